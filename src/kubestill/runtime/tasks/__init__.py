@@ -1,0 +1,1 @@
+"""One function a component: validates everything first, then works."""
