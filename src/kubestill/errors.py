@@ -1,0 +1,142 @@
+"""What can go wrong, as one tree.
+
+    KubestillError
+    ├── InvalidInput (ValueError)    the user gave something that cannot work; lists every problem
+    ├── StoreError
+    │   ├── NotFound                 no object at that key
+    │   ├── Conflict                 somebody else swapped first
+    │   ├── PermissionDenied         the store refuses these credentials
+    │   └── StoreUnavailable         transient, and retrying did not help
+    ├── CorruptData                  bytes that do not match their digest, or cannot be parsed
+    ├── Fenced                       a newer attempt owns this training
+    ├── Diverged                     the loss became NaN or infinite
+    └── TrainingFailed               an earlier attempt recorded a failure that retrying cannot mend
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+__all__ = [
+    "Conflict",
+    "CorruptData",
+    "Diverged",
+    "Fenced",
+    "InvalidInput",
+    "KubestillError",
+    "NotFound",
+    "PermissionDenied",
+    "Problem",
+    "Problems",
+    "StoreError",
+    "StoreUnavailable",
+    "TrainingFailed",
+    "nearest",
+]
+
+
+class KubestillError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with an input: which field, what it held, and what to do about it."""
+
+    field: str
+    value: object
+    remedy: str
+
+    def __str__(self) -> str:
+        shown = repr(self.value)
+        if len(shown) > 120:
+            shown = shown[:117] + "..."
+        return f"{self.field} = {shown}: {self.remedy}"
+
+
+class InvalidInput(KubestillError, ValueError):
+    """The user's input cannot work. `problems` holds every one found, not only the first."""
+
+    def __init__(self, problems: Iterable[Problem]):
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        title = "1 problem" if count == 1 else f"{count} problems"
+        super().__init__("\n  - ".join([f"{title} with the input:", *map(str, self.problems)]))
+
+
+class Problems:
+    """Gathers problems during a check and raises them all at once."""
+
+    def __init__(self) -> None:
+        self._found: list[Problem] = []
+
+    def __iter__(self) -> Iterator[Problem]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def add(self, field: str, value: object, remedy: str) -> None:
+        """Note that `field` holds `value`, which cannot work; `remedy` says what would."""
+        self._found.append(Problem(field, value, remedy))
+
+    @contextmanager
+    def collect(self) -> Iterator[None]:
+        """Turn an `InvalidInput` raised inside into problems of this list, and go on."""
+        try:
+            yield
+        except InvalidInput as error:
+            self._found.extend(error.problems)
+
+    def raise_if_any(self) -> None:
+        """Raise `InvalidInput` with everything noted so far, if there is anything."""
+        if self._found:
+            raise InvalidInput(self._found)
+
+
+class StoreError(KubestillError):
+    """A store could not do what was asked."""
+
+
+class NotFound(StoreError):
+    """There is no object at that key."""
+
+
+class Conflict(StoreError):
+    """A compare-and-swap lost: the cell no longer holds the expected version."""
+
+
+class PermissionDenied(StoreError):
+    """The store refuses these credentials; the message names the place and the permission."""
+
+
+class StoreUnavailable(StoreError):
+    """The store kept failing in a way that usually passes, longer than we were told to wait."""
+
+
+class CorruptData(KubestillError):
+    """Bytes that do not match their recorded digest or cannot be parsed."""
+
+
+class Fenced(KubestillError):
+    """A newer attempt owns this training; this one stops and deletes nothing."""
+
+
+class Diverged(KubestillError):
+    """The training loss became NaN or infinite; the last good state is kept."""
+
+
+class TrainingFailed(KubestillError):
+    """An earlier attempt recorded a permanent failure under the same fingerprint."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Say which of the `known` names are meant, nearest first: the tail of a remedy."""
+    names = sorted(known)
+    close = get_close_matches(name, names, n=3, cutoff=0.5)
+    if close:
+        return "did you mean " + " or ".join(repr(match) for match in close) + "?"
+    return "known: " + ", ".join(names)
