@@ -1,0 +1,75 @@
+"""The artifacts that tasks read and write, as far as the runtime needs to know them.
+
+Kubeflow's classes (`dsl.Dataset`, `dsl.Model`, ...) satisfy `Artifact` by shape, so that the runtime
+never imports kfp. Kubeflow passes a Model where a generic Artifact is asked for without a word, and
+all of our own types are generic to it: `kind` in the metadata is what tells them apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from kubestill.errors import Problems
+
+Kind = Literal["dataset", "model", "ledger", "checkpoint", "metrics", "report", "summary"]
+
+
+class Artifact(Protocol):
+    """What a task sees of any Kubeflow artifact."""
+
+    uri: str
+    """Where the content lives for everybody: `gs://...`, or a path under the local runner."""
+    metadata: dict[str, Any]
+    """Small JSON that travels with the artifact; `kind` says what it is."""
+
+    @property
+    def path(self) -> str:
+        """The local file or folder: read an input there, write an output there."""
+        ...
+
+
+class MetricsArtifact(Artifact, Protocol):
+    """An artifact that also takes scalars, which Kubeflow plots."""
+
+    def log_metric(self, metric: str, value: float) -> None:
+        """Record one finite scalar: NaN or infinity would fail the finished task."""
+        ...
+
+
+@dataclass
+class LocalArtifact:
+    """A plain artifact at a local path: how to call a task function without Kubeflow."""
+
+    path: str
+    uri: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        self.uri = self.uri or self.path
+
+    def log_metric(self, metric: str, value: float) -> None:
+        """Record one scalar in the metadata, as Kubeflow's Metrics does."""
+        self.metadata[metric] = value
+
+
+def check_kind(artifact: Artifact | None, kind: Kind, field: str | None = None) -> None:
+    """Check that an input artifact is what its port says; an absent optional one is fine.
+
+    Args:
+        artifact: The input, or None where an optional input was not connected.
+        kind: What the port takes.
+        field: The port's name for the message; the kind where the two are the same.
+
+    Raises:
+        InvalidInput: The artifact is of another kind, or was not made by a kubestill component.
+    """
+    if artifact is None or (found := artifact.metadata.get("kind")) == kind:
+        return
+    problems = Problems()
+    if found is None:
+        remedy = f"connect a {kind} made by a kubestill component (its metadata has no 'kind')"
+    else:
+        remedy = f"this is a {found}; connect a {kind}"
+    problems.add(field or kind, artifact.uri, remedy)
+    problems.raise_if_any()
