@@ -1,6 +1,6 @@
 """The artifacts that tasks read and write, as far as the runtime needs to know them.
 
-Kubeflow's classes (`dsl.Dataset`, `dsl.Model`, ...) satisfy `Artifact` by shape, so that the runtime
+Kubeflow's classes (`dsl.Dataset`, `dsl.Model`, ...) satisfy `Artifact` by shape, so the runtime
 never imports kfp. Kubeflow passes a Model where a generic Artifact is asked for without a word, and
 all of our own types are generic to it: `kind` in the metadata is what tells them apart.
 """
