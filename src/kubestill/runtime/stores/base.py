@@ -1,14 +1,24 @@
-"""The storage protocol: the four verbs and one cell that every store offers.
+"""The storage protocol: a few verbs and one cell that every store offers.
 
-A store is rooted at a URI. Keys are '/'-separated strings below it, never `pathlib.Path`, which would
-turn `gs://bucket` into `gs:/bucket`. Everything a store raises is a `kubestill.errors.StoreError`.
+A store is rooted at a URI. Keys are '/'-separated strings below it, never `pathlib.Path`, which
+would turn `gs://bucket` into `gs:/bucket`. Everything a store raises is a
+`kubestill.errors.StoreError`, but for a key that can never work, which is `InvalidInput`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
+
+from kubestill.errors import InvalidInput, Problem
+
+Content: TypeAlias = bytes | bytearray | memoryview
+"""Contiguous bytes; a `memoryview` is written without a copy."""
+
+ABSENT = "0"
+"""The version of a cell that was never written: what the first `swap` expects."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,14 +29,14 @@ class Entry:
     size: int
     """Bytes."""
     version: str
-    """Changes whenever the content does: a GCS generation, or size and mtime of a local file."""
+    """Changes whenever the content does: a GCS generation; a local file's size, mtime, inode."""
 
 
 class Cell(Protocol):
     """One small object that is only ever replaced by compare-and-swap."""
 
     def read(self) -> tuple[bytes | None, str]:
-        """Return (content, version); content is None where nothing was ever written.
+        """Return (content, version); (None, `ABSENT`) where nothing was ever written.
 
         Raises:
             StoreError: The store did not answer.
@@ -36,11 +46,15 @@ class Cell(Protocol):
     def swap(self, content: bytes, *, expect: str) -> str:
         """Replace version `expect` by `content` and return the new version.
 
-        The content must be unique to this writer and commit (attempt id and sequence inside): after an
-        answer was lost, a store tells its own success from somebody else's by comparing bytes.
+        The content must be unique to this writer and commit (attempt id and sequence inside): after
+        an answer was lost, a store tells its own success from somebody else's by comparing bytes.
+        Swapping the same content for the same version again therefore succeeds as long as it is
+        still current.
 
         Raises:
-            Conflict: Another writer swapped first; nothing was changed.
+            Conflict: Another writer swapped first; nothing was changed. It is a conflict, too,
+                where an answer was lost and others have built upon this very content since: read
+                again, the current content tells.
         """
         ...
 
@@ -48,8 +62,10 @@ class Cell(Protocol):
 class Store(Protocol):
     """Objects below one root URI."""
 
-    uri: str
-    """The root, without a trailing slash."""
+    @property
+    def uri(self) -> str:
+        """The root, without a trailing slash."""
+        ...
 
     def get(self, key: str) -> bytes:
         """Return the whole object.
@@ -59,16 +75,24 @@ class Store(Protocol):
         """
         ...
 
-    def put(self, key: str, content: bytes, *, create: bool = False) -> Entry:
+    def put(self, key: str, content: Content, *, create: bool = False) -> Entry:
         """Write the whole object, atomically and durably.
 
         Args:
             key: Where, below the root.
             content: What.
-            create: Fail where an object exists already, instead of replacing it.
+            create: Fail where an object exists already, instead of replacing it. Meant for small
+                objects whose content is unique to the writer.
 
         Raises:
-            Conflict: `create` was asked for and somebody else's object is there.
+            Conflict: `create` was asked for and an object of other content is there.
+        """
+        ...
+
+    def put_parts(self, key: str, parts: Sequence[Content]) -> Entry:
+        """Write the concatenation of many buffers as one object, without joining them in memory.
+
+        The buffers are read, possibly by several threads, until this returns.
         """
         ...
 
@@ -81,7 +105,7 @@ class Store(Protocol):
         ...
 
     def upload(self, path: str, key: str) -> Entry:
-        """Copy a local file of any size to `key`, durably; parallel and resumable where that helps."""
+        """Copy a local file of any size to `key`, durably, in parallel where that helps."""
         ...
 
     def download(self, key: str, path: str) -> None:
@@ -92,15 +116,39 @@ class Store(Protocol):
         """
         ...
 
+    def local_path(self, key: str) -> str | None:
+        """Return the path of the object's own file, for mapping; None where it is not a file."""
+        ...
+
     def cell(self, key: str) -> Cell:
         """Return the compare-and-swap cell at `key`."""
         ...
 
     def check_writable(self) -> None:
-        """Prove before any expensive work that objects can be created, read, listed and deleted here.
+        """Prove, before expensive work, that objects can be created, read, listed and deleted.
 
         Raises:
             PermissionDenied: Naming the root and the missing permission.
             StoreUnavailable: The store did not answer.
         """
         ...
+
+
+_RESERVED = re.compile(r"\.tmp$|\.\d{10}$")
+
+
+def check_key(key: str) -> str:
+    """Return `key` if every store can hold it.
+
+    Raises:
+        InvalidInput: It is empty, has empty or dotted segments, or ends like a store's own files
+        do.
+    """
+    segments = key.split("/")
+    if any(segment in ("", ".", "..") for segment in segments) or "\0" in key:
+        remedy = "a key is names joined by '/', without empty, '.' or '..' names"
+        raise InvalidInput([Problem("key", key, remedy)])
+    if _RESERVED.search(key):
+        remedy = "names that end in '.tmp' or '.<ten digits>' are the store's own; choose another"
+        raise InvalidInput([Problem("key", key, remedy)])
+    return key

@@ -1,0 +1,117 @@
+"""Files that appear whole or not at all, survive a power cut, and are swept after a kill."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import uuid
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+
+from kubestill.errors import StoreUnavailable
+from kubestill.runtime.stores.base import Content
+
+_TEMPORARY = re.compile(r"^\..*\.tmp$")
+
+
+@contextmanager
+def temporary_beside(target: str) -> Generator[tuple[str, int]]:
+    """Make a locked temporary in the folder of `target`, for renaming or linking it there.
+
+    Yields:
+        Its path and a descriptor open for reading and writing. A name still there at the end is
+        removed.
+    """
+    folder, name = os.path.split(target)
+    temporary = os.path.join(folder, f".{name[:80]}.{uuid.uuid4().hex}.tmp")
+    fd = _create(folder, temporary)
+    try:
+        # The kernel drops the lock of a process that dies: `sweep_temporaries` tells by it.
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield temporary, fd
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        os.close(fd)
+
+
+def publish(temporary: str, fd: int, target: str) -> None:
+    """Make the temporary's content durable under the name `target`, replacing what is there."""
+    os.fsync(fd)
+    os.replace(temporary, target)
+    fsync_folder(os.path.dirname(target))
+
+
+def write_all(fd: int, content: Content) -> None:
+    """Write all of `content` at the descriptor's position, however many calls that takes."""
+    with memoryview(content) as whole, whole.cast("B") as view:
+        done = 0
+        while done < len(view):
+            done += os.write(fd, view[done:])
+
+
+def fsync_folder(folder: str) -> None:
+    """Make the names in `folder` survive a power cut."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file of this name is an unfinished write."""
+    return _TEMPORARY.match(name) is not None
+
+
+def sweep_temporaries(root: str) -> int:
+    """Remove the temporaries below `root` whose writers are dead; return how many there were."""
+    swept = 0
+    for folder, _, names in os.walk(root):
+        for name in filter(is_temporary, names):
+            swept += _sweep(os.path.join(folder, name))
+    return swept
+
+
+def _sweep(path: str) -> bool:
+    try:
+        fd = os.open(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+        return True
+    except OSError:
+        return False  # its writer lives, or has just finished
+    finally:
+        os.close(fd)
+
+
+def _create(folder: str, temporary: str) -> int:
+    # Another process may remove the folder, empty, between its creation and that of the file in it.
+    for _ in range(100):
+        _make_folder(folder)
+        try:
+            return os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:
+            continue
+    raise StoreUnavailable(f"{folder} keeps disappearing")
+
+
+def _make_folder(folder: str) -> None:
+    if os.path.isdir(folder):
+        return
+    parent = os.path.dirname(folder)
+    _make_folder(parent)
+    try:
+        os.mkdir(folder)
+    except FileExistsError:
+        if not os.path.isdir(folder):
+            raise NotADirectoryError(errno.ENOTDIR, "a file is in the way", folder) from None
+    except FileNotFoundError:
+        return  # the parent was removed again; the caller starts over
+    else:
+        fsync_folder(parent)
