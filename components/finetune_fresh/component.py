@@ -1,0 +1,94 @@
+"""Go on training on fresh rows."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from kubestill.components._image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def finetune_fresh(
+    checkpoint: dsl.Input[dsl.Artifact],
+    dataset: dsl.Input[dsl.Dataset],
+    model: dsl.Output[dsl.Model],
+    ledger: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
+    report: dsl.Output[dsl.HTML],
+    summary: dsl.Output[dsl.Markdown],
+    validation: dsl.Input[dsl.Dataset] | None = None,
+    epochs: float = 5.0,
+    steps: int = 0,
+    batch_size: int = 128,
+    optimizer: str = "AdamW",
+    learning_rate: float = 0.0001,
+    schedule: str = "CosineAnnealingLR",
+    keep_optimizer: bool = True,
+    keep_schedule: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    checkpoint_uri: str = "",
+    experiment: str = "",
+    resume: str = "auto",
+    settings: dict = {},
+) -> NamedTuple("Outputs", [("model_uri", str)]):
+    """Fine-tune a model on fresh rows from a checkpoint taken before it began to overfit.
+
+    The checkpoint brings network, feature encoding and classes; the fresh rows must fit them.
+
+    Args:
+        checkpoint: Where to start, as select-checkpoint chose it.
+        dataset: Fresh labelled rows.
+        validation: Rows for early stopping and for choosing between checkpoints.
+        epochs: Passes over the dataset.
+        steps: Optimizer steps; overrides `epochs` when above 0.
+        batch_size: Rows a step.
+        optimizer: Class name in `torch.optim`.
+        learning_rate: Peak learning rate.
+        schedule: Class name in `torch.optim.lr_scheduler`, or `constant`.
+        keep_optimizer: Go on with the optimizer's state instead of a fresh one.
+        keep_schedule: Go on with the learning-rate schedule instead of a fresh one.
+        seed: Of the initial weights, the order of the rows and dropout.
+        device: `auto`, `cpu`, `cuda` or `cuda:1`; a GPU that is asked for and missing is an
+            error.
+        checkpoint_uri: Root of the checkpoints, local or gs://; empty keeps them beside the
+            ledger.
+        experiment: Folder below that root; empty takes the component's name.
+        resume: `auto` goes on where an earlier attempt stopped, `never` starts anew, `must`
+            fails without one.
+        settings: Everything else a training can be told; unknown names are refused.
+
+    Returns:
+        model: The exported model: weights, and a spec with its feature encoding.
+        ledger: Every checkpoint of the training: step, metrics, size, digests, URI.
+        metrics: Scalars of the exported model.
+        report: Learning curves, checkpoints, settings and cost, as a page.
+        summary: The same in short.
+        model_uri: Where the exported model lies.
+    """
+    from kubestill.runtime.tasks.finetune_fresh import finetune_fresh as run
+
+    return run(
+        checkpoint=checkpoint,
+        dataset=dataset,
+        model=model,
+        ledger=ledger,
+        metrics=metrics,
+        report=report,
+        summary=summary,
+        validation=validation,
+        epochs=epochs,
+        steps=steps,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        schedule=schedule,
+        keep_optimizer=keep_optimizer,
+        keep_schedule=keep_schedule,
+        seed=seed,
+        device=device,
+        checkpoint_uri=checkpoint_uri,
+        experiment=experiment,
+        resume=resume,
+        settings=settings,
+    )

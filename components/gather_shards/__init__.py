@@ -1,0 +1,5 @@
+"""The `gather-shards` component."""
+
+from .component import gather_shards
+
+__all__ = ["gather_shards"]

@@ -1,0 +1,28 @@
+"""Join the shards of a fan-out."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from kubestill.components._image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def gather_shards(
+    uris: list[str],
+    dataset: dsl.Output[dsl.Dataset],
+) -> NamedTuple("Outputs", [("dataset_uri", str)]):
+    """Make one dataset out of the shards of a fan-out: an index of their parts, no bytes copied.
+
+    Fan-outs join by URI strings because Kubeflow would download every shard to join artifacts.
+
+    Args:
+        uris: The shards, in order; the `dataset_uri` of each iteration.
+
+    Returns:
+        dataset: One dataset over all rows, in the order of the shards.
+        dataset_uri: Where the index lies.
+    """
+    from kubestill.runtime.tasks.gather_shards import gather_shards as run
+
+    return run(uris=uris, dataset=dataset)

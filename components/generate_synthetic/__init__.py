@@ -1,0 +1,5 @@
+"""The `generate-synthetic` component."""
+
+from .component import generate_synthetic
+
+__all__ = ["generate_synthetic"]

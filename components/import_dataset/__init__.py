@@ -1,0 +1,5 @@
+"""The `import-dataset` component."""
+
+from .component import import_dataset
+
+__all__ = ["import_dataset"]

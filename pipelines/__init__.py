@@ -1,0 +1,5 @@
+"""The pipelines: how components are wired."""
+
+from .distillation import distillation
+
+__all__ = ["distillation"]

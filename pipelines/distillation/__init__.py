@@ -1,0 +1,5 @@
+"""The `distillation` pipeline."""
+
+from .pipeline import distillation
+
+__all__ = ["distillation"]

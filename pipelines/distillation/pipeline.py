@@ -1,0 +1,186 @@
+"""Distil a large teacher into a small student, beside the same student on hard labels."""
+
+from kfp import dsl
+
+from kubestill.components import (
+    continuous_eval,
+    gather_shards,
+    generate_synthetic,
+    import_dataset,
+    label_with_teacher,
+    plan_shards,
+    select_checkpoint,
+    train_student,
+    train_teacher,
+)
+from kubestill.pipelines._policy import resilient
+
+
+@dsl.pipeline(name="distillation")
+def distillation(
+    dataset: str = "digits",
+    target: str = "",
+    task: str = "auto",
+    features: list = [],
+    kinds: dict = {},
+    validation_fraction: float = 0.15,
+    holdout_fraction: float = 0.2,
+    teacher_network: str = "mlp",
+    teacher_args: dict = {"hidden": [512, 512], "dropout": 0.2},
+    teacher_steps: int = 2000,
+    teacher_learning_rate: float = 0.001,
+    teacher_settings: dict = {},
+    method: str = "munge",
+    rows: int = 32768,
+    shards: int = 2,
+    synthetic_settings: dict = {},
+    student_network: str = "mlp",
+    student_args: dict = {"hidden": [250]},
+    student_steps: int = 4000,
+    student_learning_rate: float = 0.002,
+    student_settings: dict = {},
+    temperature: float = 4.0,
+    hard_weight: float = 0.1,
+    batch_size: int = 128,
+    thresholds: dict = {},
+    slices: list = [],
+    seed: int = 0,
+    device: str = "auto",
+    checkpoint_uri: str = "",
+):
+    """Distil a large teacher into a small student and score both on real rows nobody trained on.
+
+    The teacher learns the real rows. Synthetic rows are generated and labelled by the teacher in a
+    fan-out, and the student learns from them. A control, the same network with equally many steps,
+    learns the real rows' hard labels: what the student gains over it is what distillation is worth.
+
+    Args:
+        dataset: File, glob or folder of Parquet or CSV, local or gs://; or the built-in `digits`.
+        target: Column to predict; may stay empty for `digits`.
+        task: `regression`, `binary`, `multiclass`, or `auto` to infer it from the target.
+        features: Columns to learn from; empty takes all but the target.
+        kinds: Overrides by column: `numeric`, `boolean`, `categorical` or `tensor`.
+        validation_fraction: Share of the rows that early stopping and selection see.
+        holdout_fraction: Share of the rows that only the evaluation sees.
+        teacher_network: `mlp`, or an import path such as `my_pkg.nets:Net`.
+        teacher_args: Its keyword arguments.
+        teacher_steps: Optimizer steps of the teacher.
+        teacher_learning_rate: Peak learning rate of the teacher.
+        teacher_settings: Further settings of the teacher's training.
+        method: How synthetic rows are made: `munge`, `mixup` or `jitter`.
+        rows: Synthetic rows in total; the real ones are added to them.
+        shards: Tasks that generate and label side by side.
+        synthetic_settings: Options of the method.
+        student_network: As for the teacher.
+        student_args: Its keyword arguments.
+        student_steps: Optimizer steps of the student, and of the control.
+        student_learning_rate: Peak learning rate of the student, and of the control.
+        student_settings: Further settings of both trainings.
+        temperature: Softens teacher and student before they are compared.
+        hard_weight: Share of the hard-label loss on rows that have a label, 0 to 1.
+        batch_size: Rows a step, in all three trainings.
+        thresholds: Limits by metric that decide whether the student passes.
+        slices: Columns by whose values the scores are broken down.
+        seed: Of the split, the synthetic rows and the trainings.
+        device: `auto`, `cpu`, `cuda` or `cuda:1`.
+        checkpoint_uri: Root of the checkpoints, local or gs://.
+    """
+    data = resilient(
+        import_dataset(
+            source=dataset,
+            target=target,
+            task=task,
+            features=features,
+            kinds=kinds,
+            validation_fraction=validation_fraction,
+            holdout_fraction=holdout_fraction,
+            seed=seed,
+        )
+    )
+    teacher = resilient(
+        train_teacher(
+            dataset=data.outputs["dataset"],
+            validation=data.outputs["validation"],
+            network=teacher_network,
+            network_args=teacher_args,
+            steps=teacher_steps,
+            batch_size=batch_size,
+            learning_rate=teacher_learning_rate,
+            seed=seed,
+            device=device,
+            checkpoint_uri=checkpoint_uri,
+            experiment="teacher",
+            settings=teacher_settings,
+        )
+    )
+
+    plan = resilient(plan_shards(rows=rows, shards=shards))
+    with dsl.ParallelFor(plan.outputs["indices"]) as shard:
+        synthetic = resilient(
+            generate_synthetic(
+                original=data.outputs["dataset"],
+                method=method,
+                rows=rows,
+                shard=shard,
+                shards=plan.outputs["shards"],
+                seed=seed,
+                settings=synthetic_settings,
+            )
+        )
+        labelled = resilient(
+            label_with_teacher(
+                model=teacher.outputs["model"],
+                dataset=synthetic.outputs["dataset"],
+                device=device,
+            )
+        )
+    gathered = resilient(gather_shards(uris=dsl.Collected(labelled.outputs["dataset_uri"])))
+
+    student = resilient(
+        train_student(
+            dataset=gathered.outputs["dataset"],
+            validation=data.outputs["validation"],
+            mode="distil",
+            temperature=temperature,
+            hard_weight=hard_weight,
+            network=student_network,
+            network_args=student_args,
+            steps=student_steps,
+            batch_size=batch_size,
+            learning_rate=student_learning_rate,
+            seed=seed,
+            device=device,
+            checkpoint_uri=checkpoint_uri,
+            experiment="student",
+            settings=student_settings,
+        )
+    )
+    control = resilient(
+        train_student(
+            dataset=data.outputs["dataset"],
+            validation=data.outputs["validation"],
+            mode="hard",
+            network=student_network,
+            network_args=student_args,
+            steps=student_steps,
+            batch_size=batch_size,
+            learning_rate=student_learning_rate,
+            seed=seed,
+            device=device,
+            checkpoint_uri=checkpoint_uri,
+            experiment="control",
+            settings=student_settings,
+        )
+    ).set_display_name("train-control")
+
+    chosen = resilient(select_checkpoint(ledger=student.outputs["ledger"]))
+    resilient(
+        continuous_eval(
+            model=chosen.outputs["model"],
+            baseline=control.outputs["model"],
+            teacher=teacher.outputs["model"],
+            dataset=data.outputs["holdout"],
+            thresholds=thresholds,
+            slices=slices,
+        )
+    )

@@ -1,0 +1,72 @@
+"""Write every component and pipeline as YAML and README, or say which files are out of date."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+
+from kfp import compiler
+
+from kubestill.assets.catalog import Asset, find_assets
+from kubestill.assets.readme import render_readme
+from kubestill.components._image import IMAGE
+
+
+@dataclass(frozen=True)
+class Change:
+    """A generated file and what it should hold."""
+
+    path: str
+    content: str
+
+    @property
+    def stale(self) -> bool:
+        """Whether the file on disk is missing or differs."""
+        return _read(self.path) != self.content
+
+
+def build(output: str = "", image: str = "") -> list[Change]:
+    """Generate all files, without writing any.
+
+    Args:
+        output: Folder for copies of the YAML alone, as `components/<name>.yaml` and
+            `pipelines/<name>.yaml`; empty stands for the files beside the code, READMEs included.
+        image: The image that the copies run in; empty leaves `kubestill:<version>`.
+    """
+    changes: list[Change] = []
+    for asset in find_assets():
+        content = compile_yaml(asset, image)
+        if output:
+            path = os.path.join(output, f"{asset.kind}s", f"{asset.name}.yaml")
+            changes.append(Change(path, content))
+        else:
+            readme = render_readme(asset, previous=_read(asset.readme_path) or "")
+            changes += [Change(asset.yaml_path, content), Change(asset.readme_path, readme)]
+    return changes
+
+
+def compile_yaml(asset: Asset, image: str = "") -> str:
+    """Compile one component or pipeline to Kubeflow's YAML.
+
+    Args:
+        asset: What to compile.
+        image: Replaces `kubestill:<version>` where given.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "compiled.yaml")
+        compiler.Compiler().compile(asset.definition, path)
+        content = _read(path)
+    assert content is not None
+    if image:
+        content = re.sub(rf"^( +image: ){re.escape(IMAGE)}$", rf"\g<1>{image}", content, flags=re.M)
+    return content
+
+
+def _read(path: str) -> str | None:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None

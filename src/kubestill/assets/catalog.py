@@ -1,0 +1,60 @@
+"""Which components and pipelines there are."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Literal
+
+from kfp.dsl import base_component
+
+import kubestill.components
+import kubestill.pipelines
+
+Kind = Literal["component", "pipeline"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asset:
+    """One component or pipeline, and the folder its files live in."""
+
+    kind: Kind
+    name: str
+    """As in Python: snake_case."""
+    folder: str
+    """Absolute path."""
+    definition: base_component.BaseComponent
+    """What kfp compiles and runs."""
+
+    @property
+    def yaml_path(self) -> str:
+        """Where its compiled form lies: `component.yaml` or `pipeline.yaml`."""
+        return os.path.join(self.folder, f"{self.kind}.yaml")
+
+    @property
+    def readme_path(self) -> str:
+        """Where its generated documentation lies."""
+        return os.path.join(self.folder, "README.md")
+
+
+def find_assets() -> list[Asset]:
+    """List every component and pipeline that `kubestill.components` and `.pipelines` export."""
+    return [
+        *_exported("component", kubestill.components),
+        *_exported("pipeline", kubestill.pipelines),
+    ]
+
+
+def _exported(kind: Kind, package: ModuleType) -> list[Asset]:
+    # The real path: in a checkout the package is a link to the top-level folder.
+    root = os.path.realpath(package.__path__[0])
+    return [
+        Asset(
+            kind=kind,
+            name=name,
+            folder=os.path.join(root, name),
+            definition=getattr(package, name),
+        )
+        for name in package.__all__
+    ]

@@ -1,0 +1,96 @@
+"""A component's or pipeline's README, from its docstring and metadata.
+
+The layout is that of the Kubeflow community's component repository, so that a component can move
+there as it is. What a person wrote below the marker stays.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from kfp.dsl import structures
+
+from kubestill.assets.catalog import Asset
+
+MARKER = "<!-- custom-content -->"
+"""Everything from here on is written by hand."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output, ready for a table."""
+
+    name: str
+    type: str
+    default: str
+    description: str
+
+
+def render_readme(asset: Asset, previous: str = "") -> str:
+    """Write the README of one component or pipeline.
+
+    Args:
+        asset: What to describe; its folder holds `metadata.yaml` and `OWNERS`.
+        previous: The README so far; its hand-written part is kept.
+    """
+    metadata = _load(asset, "metadata.yaml")
+    spec = asset.definition.component_spec
+    inputs = [_port(name, part) for name, part in (spec.inputs or {}).items()]
+    outputs = [_port(name, part) for name, part in (spec.outputs or {}).items()]
+    stability = metadata["stability"]
+    lines = [f"# {asset.name.replace('_', ' ').title()}", ""]
+    if stability != "stable":
+        lines += [f"> **Stability: {stability}**. This asset is not yet stable and may change.", ""]
+    lines += ["## Overview", "", spec.description or "", ""]
+    if inputs:
+        lines += ["## Inputs", "", "| Parameter | Type | Default | Description |"]
+        lines += ["|-----------|------|---------|-------------|"]
+        lines += [f"| `{p.name}` | `{p.type}` | {p.default} | {p.description} |" for p in inputs]
+        lines += [""]
+    if outputs:
+        lines += ["## Outputs", "", "| Name | Type | Description |"]
+        lines += ["|------|------|-------------|"]
+        lines += [f"| `{p.name}` | `{p.type}` | {p.description} |" for p in outputs]
+        lines += [""]
+    lines += ["## Metadata", "", *_metadata_lines(metadata, _load(asset, "OWNERS")), "", MARKER]
+    custom = previous.partition(MARKER)[2]
+    return "\n".join(lines) + (custom or "\n")
+
+
+def _port(name: str, part: structures.InputSpec | structures.OutputSpec) -> Port:
+    description = " ".join((part.description or "").split()).replace("|", "\\|")
+    return Port(name, _type_name(str(part.type)), _default(part), description)
+
+
+def _type_name(name: str) -> str:
+    """`system.Dataset@0.0.1` as `Dataset`; parameters under their Python names."""
+    names = {"String": "str", "Integer": "int", "Float": "float", "Boolean": "bool"}
+    names |= {"List": "list", "Dict": "dict"}
+    return names.get(name, name.removeprefix("system.").partition("@")[0])
+
+
+def _default(part: structures.InputSpec | structures.OutputSpec) -> str:
+    if isinstance(part, structures.OutputSpec) or not part.optional:
+        return ""
+    if str(part.type).startswith("system."):
+        return "not connected"
+    return f"`{part.default!r}`"
+
+
+def _metadata_lines(metadata: dict[str, Any], owners: dict[str, Any]) -> list[str]:
+    lines = [f"- **Name**: {metadata['name']}", f"- **Stability**: {metadata['stability']}"]
+    lines += ["- **Dependencies**:", "  - Kubeflow:"]
+    for dependency in metadata["dependencies"]["kubeflow"]:
+        lines.append(f"    - Name: {dependency['name']}, Version: {dependency['version']}")
+    lines += ["- **Tags**:", *(f"  - {tag}" for tag in metadata["tags"])]
+    lines += [f"- **Last Verified**: {metadata['lastVerified']:%Y-%m-%d %H:%M:%S%z}"]
+    lines += ["- **Owners**:", "  - Approvers:", *(f"    - {who}" for who in owners["approvers"])]
+    return lines
+
+
+def _load(asset: Asset, name: str) -> dict[str, Any]:
+    with open(os.path.join(asset.folder, name), encoding="utf-8") as file:
+        return yaml.safe_load(file)
