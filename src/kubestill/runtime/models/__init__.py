@@ -1,0 +1,1 @@
+"""Models: what turns raw columns into predictions, how it is built, saved, loaded and served."""

@@ -1,0 +1,66 @@
+"""From what the network computes to target units, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kubestill.errors import InvalidInput, Problem
+from kubestill.runtime.models.moments import Moments
+
+__all__ = ["Decoder"]
+
+
+class Decoder(nn.Module):
+    """Target standardisation, one mean and std an output; identity for classification."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Iterable[float] = (), std: Iterable[float] = ()):
+        super().__init__()
+        self._spec = {"mean": list(mean), "std": list(std)}
+        self.identity = not self._spec["mean"]
+        for name, values in self._spec.items():
+            buffer = torch.tensor(values, dtype=torch.float64).to(torch.float32)
+            self.register_buffer(name, buffer, persistent=False)
+
+    @classmethod
+    def fit(cls, blocks: Iterable[np.ndarray]) -> Decoder:
+        """Measure regression targets in one pass over `blocks`, each [N, T] float32.
+
+        Rows without a target (NaN, in unlabelled synthetic data) do not count.
+
+        Raises:
+            InvalidInput: A target is infinite, or there is none at all.
+        """
+        moments: Moments | None = None
+        for block in blocks:
+            moments = moments or Moments(block.shape[1])
+            moments.update(block)
+        if moments is None or moments.empty:
+            raise InvalidInput([Problem("target", "no value", "train on rows that have a target")])
+        if moments.infinite:
+            raise InvalidInput([Problem("target", "inf", "remove rows with an infinite target")])
+        return cls(moments.mean, moments.std)
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        """Turn standardised outputs [B, T] into target units; leave logits [B, K] alone."""
+        return outputs if self.identity else outputs * self.std + self.mean
+
+    def standardise(self, target: Tensor) -> Tensor:
+        """Turn a target [B, T] in its own units into what the network learns."""
+        return target if self.identity else (target - self.mean) / self.std
+
+    def to_spec(self) -> dict[str, list[float]]:
+        """Return what `from_spec` needs, as JSON."""
+        return dict(self._spec)
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any]) -> Decoder:
+        """Rebuild the decoder, bit for bit."""
+        return cls(spec["mean"], spec["std"])

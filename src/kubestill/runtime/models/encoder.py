@@ -1,0 +1,190 @@
+"""From raw columns to features: the preprocessing that is part of every exported model.
+
+Features are laid out in four groups, each in schema order:
+
+    scaled      numeric (x - mean) / std, boolean x - mean, tensor elements (x - mean) / std
+    indicators  1 where the value is missing; only for columns with missing values in the training
+    data one-hot     one column a category, for categorical columns of at most 16; all zero where
+    missing codes       code + 1 for larger categorical columns, 0 where missing or unseen; `Embed`
+    reads them
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kubestill.errors import Problems
+from kubestill.runtime.models.moments import Moments
+
+if TYPE_CHECKING:
+    from kubestill.runtime.data.schema import Column, RawLayout
+
+__all__ = ["MAX_ONE_HOT", "ColumnEncoding", "Encoder"]
+
+MAX_ONE_HOT = 16
+"""Categorical columns with more categories than this are embedded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnEncoding:
+    """How one raw column becomes features."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...] = ()
+    mean: tuple[float, ...] = ()
+    """One value; one a leading channel for tensors [C, H, W]; none for categorical columns."""
+    std: tuple[float, ...] = ()
+    indicator: bool = False
+    """Whether a feature says that the value is missing."""
+    categories: int = 0
+
+    @property
+    def width(self) -> int:
+        """Raw columns it occupies."""
+        return math.prod(self.shape)
+
+    @property
+    def one_hot(self) -> bool:
+        """Whether this is a categorical column spread over one feature a category."""
+        return self.kind == "categorical" and self.categories <= MAX_ONE_HOT
+
+    @property
+    def embedded(self) -> bool:
+        """Whether this is a categorical column passed on as a code."""
+        return self.kind == "categorical" and self.categories > MAX_ONE_HOT
+
+
+class Encoder(nn.Module):
+    """Turns raw [B, R] into features [B, F], both float32, without learned parameters.
+
+    The statistics live in the spec, not in the weights: buffers are derived and not persistent.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    scaled_at: Tensor
+    indicator_at: Tensor
+    hot_at: Tensor
+    hot_code: Tensor
+    code_at: Tensor
+
+    def __init__(self, columns: Iterable[ColumnEncoding]):
+        super().__init__()
+        self.columns = tuple(columns)
+        self.vocabulary = tuple(c.categories for c in self.columns if c.embedded)
+        """Number of categories of each code column, in the order of the last features."""
+
+        starts = np.cumsum([0, *(c.width for c in self.columns)]).tolist()
+        self.raw_width: int = starts[-1]
+        placed = list(zip(self.columns, starts, strict=False))
+        scaled = [i for c, at in placed if c.mean for i in range(at, at + c.width)]
+        indicators = [at for c, at in placed if c.indicator]
+        hot = [(at, k) for c, at in placed if c.one_hot for k in range(c.categories)]
+        codes = [at for c, at in placed if c.embedded]
+        self.width = len(scaled) + len(indicators) + len(hot) + len(codes)
+
+        mean = [_spread(c, c.mean) for c in self.columns if c.mean]
+        std = [_spread(c, c.std) for c in self.columns if c.mean]
+        self._buffer("mean", np.concatenate(mean or [np.zeros(0)]).astype(np.float32))
+        self._buffer("scale", (1.0 / np.concatenate(std or [np.ones(0)])).astype(np.float32))
+        self._buffer("scaled_at", np.asarray(scaled, np.int64))
+        self._buffer("indicator_at", np.asarray(indicators, np.int64))
+        self._buffer("hot_at", np.asarray([at for at, _ in hot], np.int64))
+        self._buffer("hot_code", np.asarray([k for _, k in hot], np.float32))
+        self._buffer("code_at", np.asarray(codes, np.int64))
+        self._all_scaled = scaled == list(range(self.raw_width))
+
+    def _buffer(self, name: str, values: np.ndarray) -> None:
+        self.register_buffer(name, torch.from_numpy(values), persistent=False)
+
+    @classmethod
+    def fit(cls, blocks: Iterable[np.ndarray], layout: RawLayout) -> Encoder:
+        """Measure the columns in one pass over `blocks`, each raw [N, R] float32.
+
+        Raises:
+            InvalidInput: A column is infinite somewhere, or has no value at all; all are listed.
+        """
+        features = layout.schema.features
+        starts = np.cumsum([0, *(math.prod(c.shape) for c in features)]).tolist()
+        moments = [Moments(_channels(column)) for column in features]
+        for block in blocks:
+            for column, at, found in zip(features, starts, moments, strict=False):
+                if column.kind != "categorical":
+                    found.update(block[:, at : at + math.prod(column.shape)])
+        problems = Problems()
+        for column, found in zip(features, moments, strict=True):
+            if column.kind == "categorical":
+                continue
+            if found.infinite:
+                problems.add(column.name, "inf", "replace infinite values, or leave them missing")
+            elif found.empty:
+                problems.add(column.name, "nothing but missing values", "leave this column out")
+        problems.raise_if_any()
+        return cls(_encoding(c, found) for c, found in zip(features, moments, strict=True))
+
+    def forward(self, raw: Tensor) -> Tensor:
+        """Encode raw [B, R]; what is not a finite number counts as missing."""
+        values = raw if self._all_scaled else raw.index_select(1, self.scaled_at)
+        scaled = (values - self.mean) * self.scale
+        groups = [torch.where(torch.isfinite(scaled), scaled, 0.0)]
+        if len(self.indicator_at):
+            marked = raw.index_select(1, self.indicator_at)
+            groups.append((~torch.isfinite(marked)).to(raw.dtype))
+        if len(self.hot_at):
+            groups.append((raw.index_select(1, self.hot_at) == self.hot_code).to(raw.dtype))
+        if len(self.code_at):
+            codes = raw.index_select(1, self.code_at) + 1.0
+            groups.append(torch.where(torch.isfinite(codes), codes, 0.0))
+        return groups[0] if len(groups) == 1 else torch.cat(groups, dim=1)
+
+    def to_spec(self) -> dict[str, Any]:
+        """Return what `from_spec` needs, as JSON."""
+        return {"columns": [asdict(column) for column in self.columns]}
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any]) -> Encoder:
+        """Rebuild the encoder, bit for bit."""
+        return cls(
+            ColumnEncoding(
+                name=column["name"],
+                kind=column["kind"],
+                shape=tuple(column["shape"]),
+                mean=tuple(column["mean"]),
+                std=tuple(column["std"]),
+                indicator=column["indicator"],
+                categories=column["categories"],
+            )
+            for column in spec["columns"]
+        )
+
+
+def _channels(column: Column) -> int:
+    return column.shape[0] if column.kind == "tensor" and len(column.shape) == 3 else 1
+
+
+def _encoding(column: Column, found: Moments) -> ColumnEncoding:
+    if column.kind == "categorical":
+        count = len(column.categories or ())
+        return ColumnEncoding(name=column.name, kind=column.kind, categories=count)
+    std = found.std if column.kind != "boolean" else (1.0,)
+    return ColumnEncoding(
+        name=column.name,
+        kind=column.kind,
+        shape=column.shape,
+        mean=found.mean,
+        std=std,
+        indicator=found.missing and column.kind != "tensor",
+    )
+
+
+def _spread(column: ColumnEncoding, values: tuple[float, ...]) -> np.ndarray:
+    """Repeat one value a channel over every element of the column."""
+    return np.repeat(np.asarray(values, np.float64), column.width // len(values))

@@ -1,0 +1,191 @@
+"""A model as a folder: `model.safetensors`, `training.json` where there is one, `model.json` last.
+
+Loading executes nothing from the store: weights are safetensors, the rest is JSON, and the import
+path of a user's network may only name network factories (see `resolve`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from kubestill.errors import CorruptData, InvalidInput, NotFound, Problem
+from kubestill.runtime.models.model import Model, ModelSpec
+from kubestill.runtime.models.predict import Predictor
+from kubestill.runtime.stores import open_store
+
+if TYPE_CHECKING:
+    from kubestill.runtime.checkpoints.state import TrainingState
+
+__all__ = [
+    "SPEC_FILE",
+    "TRAINING_FILE",
+    "WEIGHTS_FILE",
+    "ModelDigest",
+    "export_from_state",
+    "export_model",
+    "load_model",
+    "read_training",
+]
+
+SPEC_FILE = "model.json"
+TRAINING_FILE = "training.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class ModelDigest:
+    """What identifies an exported model."""
+
+    weights: str
+    """SHA-256 of `model.safetensors`."""
+    model: str
+    """SHA-256 of `model.json`, which holds the former: covers preprocessing and architecture
+    too."""
+    parameters: int
+    bytes: int
+    """Size of `model.safetensors`."""
+
+
+def export_model(
+    model: Model, folder: str, *, training: Mapping[str, Any] | None = None
+) -> ModelDigest:
+    """Write the model; a reader finds a whole one or none.
+
+    Args:
+        model: On any device.
+        folder: A local folder, made where missing; an older export in it is replaced.
+        training: Content of `training.json`: curves, settings, cost, why it stopped.
+    """
+    return _write(model.spec, model.state_dict(), folder, training)
+
+
+def export_from_state(
+    state: TrainingState, folder: str, *, training: Mapping[str, Any] | None = None
+) -> ModelDigest:
+    """Export a checkpoint, without building the network.
+
+    The weights are `model/<key of Model.state_dict()>`, replaced by `ema/<key>` where the training
+    kept an exponential moving average; the spec is `meta["model_spec"]`.
+
+    Raises:
+        CorruptData: The checkpoint holds no model.
+    """
+    spec = ModelSpec.from_json(state.meta.get("model_spec", {}))
+    weights = {
+        name.removeprefix(prefix): tensor
+        for prefix in ("model/", "ema/")
+        for name, tensor in state.tensors.items()
+        if name.startswith(prefix)
+    }
+    if not weights:
+        raise CorruptData("checkpoint: no tensor named 'model/...'")
+    return _write(spec, weights, folder, training)
+
+
+def _write(
+    spec: ModelSpec,
+    weights: Mapping[str, Tensor],
+    folder: str,
+    training: Mapping[str, Any] | None,
+) -> ModelDigest:
+    os.makedirs(folder, exist_ok=True)
+    for stale in (SPEC_FILE, TRAINING_FILE):
+        if os.path.exists(os.path.join(folder, stale)):
+            os.remove(os.path.join(folder, stale))
+    content = safetensors.torch.save(_own_memory(weights))
+    digest = hashlib.sha256(content).hexdigest()
+    _publish(os.path.join(folder, WEIGHTS_FILE), content)
+    if training is not None:
+        _publish(os.path.join(folder, TRAINING_FILE), _json(training))
+    form = _json(replace(spec, digest=digest).to_json())
+    _publish(os.path.join(folder, SPEC_FILE), form)
+    return ModelDigest(digest, hashlib.sha256(form).hexdigest(), spec.parameters, len(content))
+
+
+def _own_memory(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Bring the weights to the host; tied ones, which safetensors refuses, become copies."""
+    seen: set[int] = set()
+    own: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        tensor = tensor.detach().cpu().contiguous()
+        memory = tensor.untyped_storage().data_ptr()
+        own[name] = tensor.clone() if memory in seen else tensor
+        seen.add(memory)
+    return own
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _publish(path: str, content: bytes) -> None:
+    temporary = f"{path}.tmp"
+    with open(temporary, "wb") as file:
+        file.write(content)
+    os.replace(temporary, path)
+
+
+def load_model(uri: str, *, device: str = "cpu") -> Predictor:
+    """Load an exported model as something that is called on a DataFrame.
+
+    Args:
+        uri: The folder of the export: a local path or `gs://...`.
+        device: Where it computes: "cpu", "cuda", "cuda:1".
+
+    Raises:
+        InvalidInput: There is no model there, or its network cannot be imported here.
+        CorruptData: The files are damaged, do not belong together, or are of a later format.
+        StoreError: The store did not answer.
+    """
+    files = _fetch(uri, [SPEC_FILE, WEIGHTS_FILE])
+    spec = ModelSpec.from_json(_parse(uri, files[SPEC_FILE]))
+    found = hashlib.sha256(files[WEIGHTS_FILE]).hexdigest()
+    if found != spec.digest:
+        raise CorruptData(
+            f"{uri}/{WEIGHTS_FILE}: SHA-256 {found}, but {SPEC_FILE} says {spec.digest}"
+        )
+    model = Model.from_spec(spec)
+    try:
+        model.load_state_dict(safetensors.torch.load(files[WEIGHTS_FILE]))
+    except (SafetensorError, RuntimeError) as error:
+        raise CorruptData(f"{uri}/{WEIGHTS_FILE}: {error}") from error
+    return Predictor(model.to(torch.device(device)))
+
+
+def read_training(uri: str) -> dict[str, Any] | None:
+    """Return the `training.json` of an export; None where it has none.
+
+    Raises:
+        CorruptData: It is not JSON.
+        StoreError: The store did not answer.
+    """
+    try:
+        return _parse(uri, open_store(uri).get(TRAINING_FILE))
+    except NotFound:
+        return None
+
+
+def _fetch(uri: str, names: list[str]) -> dict[str, bytes]:
+    store = open_store(uri)
+    try:
+        return {name: store.get(name) for name in names}
+    except NotFound as error:
+        remedy = f"no exported model here ({error}); give the folder that holds {SPEC_FILE}"
+        raise InvalidInput([Problem("model", uri, remedy)]) from error
+
+
+def _parse(uri: str, content: bytes) -> dict[str, Any]:
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        raise CorruptData(f"{uri}: not JSON: {error}") from error

@@ -1,0 +1,214 @@
+"""The model: encoder, network and decoder in one module, and the spec that rebuilds it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from kubestill.errors import CorruptData, Problems
+from kubestill.runtime.data.decode import RawLayout
+from kubestill.runtime.data.schema import Schema
+from kubestill.runtime.models.build import build
+from kubestill.runtime.models.decoder import Decoder
+from kubestill.runtime.models.encoder import Encoder
+from kubestill.runtime.models.resolve import source_digest
+
+__all__ = ["FORMAT", "Model", "ModelSpec", "output_names", "output_width"]
+
+FORMAT = "kubestill/model/1"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """All of a model but its weights; the content of `model.json`."""
+
+    schema: Schema
+    """Features and target only."""
+    network: dict[str, Any]
+    """`factory` (a name or an import path), `args`, and `source`: the digest of its file's text."""
+    encoder: dict[str, Any]
+    decoder: dict[str, Any]
+    parameters: int
+    """Learned numbers."""
+    digest: str | None = None
+    """SHA-256 of `model.safetensors`; None before the export."""
+
+    @property
+    def task(self) -> str:
+        """regression, binary or multiclass."""
+        assert self.schema.task is not None
+        return self.schema.task
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Class labels in the order of their index, or the names of the predicted values."""
+        return output_names(self.schema)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "format": FORMAT,
+            "task": self.task,
+            "schema": self.schema.to_json(),
+            "layout": _layout_json(self.schema),
+            "encoder": self.encoder,
+            "network": self.network,
+            "decoder": self.decoder,
+            "parameters": self.parameters,
+            "outputs": list(self.outputs),
+            "digest": self.digest,
+        }
+
+    @classmethod
+    def from_json(cls, form: Mapping[str, Any]) -> ModelSpec:
+        """Read what `to_json` wrote.
+
+        Raises:
+            CorruptData: It is not a model spec, or one of a later format.
+        """
+        if form.get("format") != FORMAT:
+            raise CorruptData(f"model spec: format {form.get('format')!r}, this reads {FORMAT!r}")
+        try:
+            return cls(
+                schema=Schema.from_json(form["schema"]),
+                network=form["network"],
+                encoder=form["encoder"],
+                decoder=form["decoder"],
+                parameters=int(form["parameters"]),
+                digest=form["digest"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptData(f"model spec: {type(error).__name__}: {error}") from error
+
+
+class Model(nn.Module):
+    """Raw rows in, logits or predictions out.
+
+    `encoder` and `decoder` hold no learned parameters, and nothing of them is in the state dict:
+    every key starts with "network.". A training encodes its data once and trains `network` on the
+    features.
+    """
+
+    def __init__(self, spec: ModelSpec, encoder: Encoder, network: nn.Module, decoder: Decoder):
+        super().__init__()
+        self.spec = spec
+        self.encoder = encoder
+        self.network = network
+        self.decoder = decoder
+
+    @classmethod
+    def create(
+        cls,
+        schema: Schema,
+        *,
+        encoder: Encoder,
+        decoder: Decoder,
+        network: str = "mlp",
+        network_args: Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ) -> Model:
+        """Build a new model with seeded initial weights, on the CPU.
+
+        Args:
+            schema: The dataset's; what is neither feature nor target is dropped.
+            encoder: Fitted on the training data.
+            decoder: Fitted on the training target, or `Decoder()` for classification.
+            network: A name ("mlp") or an import path ("package.module:attribute").
+            network_args: Keyword arguments for it.
+            seed: Seeds the initial weights.
+
+        Raises:
+            InvalidInput: There is no target or no feature, or the network does not fit; see
+                `build`.
+        """
+        problems = Problems()
+        if schema.task is None:
+            problems.add("dataset", "no target", "give one column the role 'target'")
+        if not schema.features:
+            problems.add("dataset", "no features", "give columns the role 'feature'")
+        problems.raise_if_any()
+        kept = tuple(c for c in schema.columns if c.role in ("feature", "target"))
+        schema = replace(schema, columns=kept)
+        built = build(
+            network,
+            network_args or {},
+            layout=RawLayout(schema),
+            encoder=encoder,
+            outputs=output_width(schema),
+            seed=seed,
+        )
+        source = source_digest(built.factory)
+        spec = ModelSpec(
+            schema=schema,
+            network={"factory": network, "args": built.arguments, "source": source},
+            encoder=encoder.to_spec(),
+            decoder=decoder.to_spec(),
+            parameters=sum(p.numel() for p in built.network.parameters()),
+        )
+        return cls(spec, encoder, built.network, decoder)
+
+    @classmethod
+    def from_spec(cls, spec: ModelSpec) -> Model:
+        """Rebuild the architecture; the weights are to be loaded.
+
+        Raises:
+            InvalidInput: The user's network cannot be imported here, or is not what it was.
+        """
+        model = cls.create(
+            spec.schema,
+            encoder=Encoder.from_spec(spec.encoder),
+            decoder=Decoder.from_spec(spec.decoder),
+            network=spec.network["factory"],
+            network_args=spec.network["args"],
+        )
+        if model.spec.network["source"] != spec.network["source"]:
+            log.warning(
+                "the source of %s changed since this model was made", spec.network["factory"]
+            )
+        model.spec = spec
+        return model
+
+    @property
+    def outputs(self) -> int:
+        """Numbers it puts out a row: classes, 1 for binary, values for regression."""
+        return output_width(self.spec.schema)
+
+    def forward(self, raw: Tensor) -> Tensor:
+        """Map raw [B, R] to logits [B, K], [B, 1] for binary, or to predictions [B, T]."""
+        return self.decoder(self.network(self.encoder(raw)))
+
+
+def output_width(schema: Schema) -> int:
+    """Return how many numbers a network puts out a row."""
+    if schema.task == "regression":
+        return len(output_names(schema))
+    return 1 if schema.task == "binary" else len(schema.classes)
+
+
+def output_names(schema: Schema) -> tuple[str, ...]:
+    """Return the class labels, or for regression a name for each predicted value."""
+    target = schema.target
+    assert target is not None
+    if schema.task != "regression":
+        return schema.classes
+    if not target.shape:
+        return (target.name,)
+    return tuple(f"{target.name}_{i}" for i in range(target.width))
+
+
+def _layout_json(schema: Schema) -> list[dict[str, Any]]:
+    """Say where each feature sits in a raw row, for those who serve without this package."""
+    rows: list[dict[str, Any]] = []
+    start = 0
+    for column in schema.features:
+        rows.append(
+            {"name": column.name, "kind": column.kind, "start": start, "width": column.width}
+        )
+        start += column.width
+    return rows

@@ -1,0 +1,94 @@
+"""A model as a function of a table."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from kubestill.errors import Problems, nearest
+from kubestill.runtime.data.decode import RawLayout, decode_features
+from kubestill.runtime.models.model import Model, ModelSpec
+
+__all__ = ["BATCH_ROWS", "Predictor", "probabilities"]
+
+BATCH_ROWS = 8192
+"""Rows of a batch. Fixed, counted from the first row: batch boundaries change the last bits."""
+
+
+class Predictor:
+    """Predicts from the columns that the model was trained on.
+
+    Called on a DataFrame it returns one with the same index: `prediction` holds the label (a
+    string) or the value in target units, `p_<class>` the probability of each class. Several values
+    are `prediction_0`, `prediction_1`, ....
+    """
+
+    def __init__(self, model: Model):
+        self.model = model.eval()
+        self.layout = RawLayout(model.spec.schema)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model is."""
+        return self.model.spec
+
+    def __call__(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Predict every row; the order of columns and columns of no use do not matter.
+
+        Missing values and categories never seen in training count as missing.
+
+        Raises:
+            InvalidInput: Columns are missing, or hold what cannot be read as their kind; all are
+                listed.
+        """
+        self._check(frame)
+        raw = decode_features(frame, self.layout)
+        return self.table(self.logits(raw), frame.index)
+
+    def _check(self, frame: pd.DataFrame) -> None:
+        problems = Problems()
+        there = [str(name) for name in frame.columns]
+        for column in self.spec.schema.features:
+            count = there.count(column.name)
+            if count == 0:
+                remedy = f"the model reads a column {column.name!r}; {nearest(column.name, there)}"
+                problems.add("columns", column.name, "missing: " + remedy)
+            elif count > 1:
+                problems.add("columns", column.name, f"stands there {count} times")
+        problems.raise_if_any()
+
+    def logits(self, raw: np.ndarray) -> np.ndarray:
+        """Map raw [N, R] to logits [N, K] (binary: [N, 1]) or predictions [N, T], float32."""
+        device = self.model.encoder.mean.device
+        parts: list[Tensor] = []
+        with torch.inference_mode():
+            for start in range(0, len(raw), BATCH_ROWS):
+                block = np.ascontiguousarray(raw[start : start + BATCH_ROWS])
+                parts.append(self.model(torch.from_numpy(block).to(device)).float().cpu())
+        if not parts:
+            return np.zeros((0, self.model.outputs), np.float32)
+        return torch.cat(parts).numpy()
+
+    def table(self, logits: np.ndarray, index: pd.Index | None = None) -> pd.DataFrame:
+        """Turn what `logits` gives into predictions and probabilities."""
+        names = self.spec.outputs
+        if self.spec.task == "regression":
+            plain = len(names) == 1
+            columns = ["prediction"] if plain else [f"prediction_{i}" for i in range(len(names))]
+            return pd.DataFrame(logits, columns=columns, index=index)
+        chances = probabilities(logits)
+        labels = np.asarray(names, dtype=object)[chances.argmax(axis=1)]
+        columns = [f"p_{name}" for name in names]
+        table = pd.DataFrame(chances, columns=columns, index=index)
+        table.insert(0, "prediction", pd.Series(labels, index=table.index, dtype="str"))
+        return table
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Turn logits [N, K], or [N, 1] for binary, into probabilities [N, K], [N, 2]."""
+    values = torch.from_numpy(logits)
+    if values.shape[1] == 1:
+        return torch.sigmoid(torch.cat([-values, values], dim=1)).numpy()
+    return torch.softmax(values, dim=1).numpy()
