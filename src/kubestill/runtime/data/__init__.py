@@ -1,0 +1,1 @@
+"""Datasets: what the rows mean, where they are kept, and how they become matrices."""

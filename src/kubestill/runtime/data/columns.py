@@ -1,0 +1,170 @@
+"""One column at a time: from whatever Arrow or pandas hands over to plain arrays.
+
+Every function raises `ValueError` with a remedy as its message where the values cannot be read so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+__all__ = [
+    "MISSING",
+    "UNSEEN",
+    "arrow_table",
+    "flags",
+    "floats",
+    "is_list",
+    "label_codes",
+    "label_strings",
+    "tensors",
+]
+
+MISSING = -1
+"""Code of a missing label."""
+UNSEEN = -2
+"""Code of a label that is not among the categories."""
+
+Values = pa.ChunkedArray | pa.Array
+
+
+def arrow_table(data: pa.Table | pd.DataFrame) -> pa.Table:
+    """Return `data` as an Arrow table; NaN in a DataFrame becomes null, nested arrays become lists."""
+    if isinstance(data, pa.Table):
+        return data
+    arrays = [_arrow_array(data.iloc[:, place]) for place in range(data.shape[1])]
+    return pa.Table.from_arrays(arrays, names=[str(name) for name in data.columns])
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Tell whether values of this type are lists, of fixed or variable length."""
+    types = pa.types
+    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+
+
+def floats(values: Values, dtype: type[np.floating[Any]] = np.float32) -> NDArray[Any]:
+    """Return numbers [n] as floats, NaN where missing. May be a read-only view of the Arrow memory."""
+    wanted = pa.from_numpy_dtype(np.dtype(dtype))
+    if values.type != wanted:
+        kind = values.type
+        if not _is_number(kind):
+            raise ValueError(
+                f"holds {kind}, not numbers; say kinds={{...: 'categorical'}} or drop it"
+            )
+        values = pc.cast(values, wanted, safe=False)
+    if isinstance(values, pa.ChunkedArray) and values.num_chunks == 1:
+        values = values.chunk(0)
+    if isinstance(values, pa.ChunkedArray):
+        return values.to_numpy()
+    return values.to_numpy(zero_copy_only=False)
+
+
+def flags(values: Values) -> pa.Array:
+    """Return truth values [n] as Arrow booleans; numbers count when they are 0 and 1."""
+    joined = _joined(values)
+    if pa.types.is_boolean(joined.type):
+        return joined
+    if _is_number(joined.type):
+        numbers = pc.cast(joined, pa.float64(), safe=False)
+        known = pc.is_in(numbers, value_set=pa.array([0.0, 1.0, np.nan, None]))
+        if pc.all(known).as_py() is not False:
+            return pc.equal(pc.if_else(pc.is_nan(numbers), None, numbers), 1.0)
+    raise ValueError(f"holds {joined.type}, not truth values")
+
+
+def label_strings(values: Values) -> pa.Array:
+    """Return labels [n] as text: whole numbers without a point, truth values as `true` and `false`."""
+    joined = _joined(values)
+    kind = joined.type
+    if pa.types.is_dictionary(kind):
+        return pc.take(label_strings(joined.dictionary), joined.indices)
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        numbers = pc.cast(joined, pa.float64(), safe=False)
+        numbers = pc.if_else(pc.is_nan(numbers), None, numbers)
+        if pc.all(pc.equal(numbers, pc.floor(numbers))).as_py() is False:
+            return pc.cast(numbers, pa.string())
+        joined = pc.cast(numbers, pa.int64())
+    if is_list(kind) or pa.types.is_nested(kind) or pa.types.is_binary(kind):
+        raise ValueError(f"holds {kind}, not labels")
+    return pc.cast(joined, pa.string())
+
+
+def label_codes(values: Values, categories: Sequence[str]) -> NDArray[np.int32]:
+    """Return each label's position in `categories` [n], `MISSING` or `UNSEEN`."""
+    if isinstance(values, pa.ChunkedArray):
+        chunks = [label_codes(chunk, categories) for chunk in values.chunks]
+        return np.concatenate(chunks) if chunks else np.empty(0, np.int32)
+    if not pa.types.is_dictionary(values.type):
+        values = pc.dictionary_encode(label_strings(values))
+    known = {label: code for code, label in enumerate(categories)}
+    labels = label_strings(values.dictionary).to_pylist()
+    # The last place catches missing labels: their index is filled with -1.
+    lookup = np.array(
+        [MISSING if label is None else known.get(label, UNSEEN) for label in labels] + [MISSING],
+        np.int32,
+    )
+    indices = pc.fill_null(pc.cast(values.indices, pa.int32()), -1)
+    return lookup[indices.to_numpy(zero_copy_only=False)]
+
+
+def tensors(values: Values, width: int) -> NDArray[np.float32]:
+    """Return tensors flattened to [n, width], all NaN where missing. May be a read-only view."""
+    if isinstance(values, pa.ChunkedArray):
+        if values.num_chunks != 1:
+            parts = [tensors(chunk, width) for chunk in values.chunks]
+            return np.concatenate(parts) if parts else np.empty((0, width), np.float32)
+        values = values.chunk(0)
+    count = len(values)
+    present = None
+    if values.null_count:
+        present = values.is_valid().to_numpy(zero_copy_only=False)
+        values = values.drop_null()
+    rows = len(values)
+    while is_list(values.type):
+        lengths = pc.unique(pc.list_value_length(values))
+        if len(lengths) > 1:
+            raise ValueError("holds lists of different lengths; a tensor column needs one shape")
+        values = values.flatten()
+    if len(values) != rows * width:
+        found = len(values) // max(rows, 1)
+        raise ValueError(f"holds {found} numbers a row where {width} are expected")
+    flat = floats(values).reshape(rows, width)
+    if present is None:
+        return flat
+    filled = np.full((count, width), np.nan, np.float32)
+    filled[present] = flat
+    return filled
+
+
+def _arrow_array(series: pd.Series[Any]) -> pa.Array:
+    if series.dtype == object:
+        first = next((value for value in series if isinstance(value, np.ndarray)), None)
+        if first is not None and first.ndim > 1:
+            series = series.map(
+                lambda cell: cell.tolist() if isinstance(cell, np.ndarray) else cell
+            )
+    array = pa.array(series, from_pandas=True)
+    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+
+
+def _joined(values: Values) -> pa.Array:
+    if isinstance(values, pa.ChunkedArray):
+        return values.combine_chunks()
+    return values
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    types = pa.types
+    return (
+        types.is_integer(kind)
+        or types.is_floating(kind)
+        or types.is_decimal(kind)
+        or types.is_boolean(kind)
+        or types.is_null(kind)
+    )

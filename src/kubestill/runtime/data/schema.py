@@ -1,0 +1,203 @@
+"""What a dataset's columns mean: kind, role, shape and labels. Plain values with a JSON form."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from kubestill.errors import Problems, nearest
+
+__all__ = ["Column", "Kind", "Role", "Schema", "Task", "sort_labels"]
+
+Kind = Literal["numeric", "boolean", "categorical", "tensor"]
+Role = Literal["feature", "target", "soft", "ignored"]
+Task = Literal["regression", "binary", "multiclass"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column of a dataset."""
+
+    name: str
+    kind: Kind
+    role: Role = "feature"
+    """`soft` is what a teacher put out for the row: class logits [K], or predictions [T]."""
+    shape: tuple[int, ...] = ()
+    """Shape of one row's value; `()` for everything but tensors."""
+    categories: tuple[str, ...] | None = None
+    """The labels of a categorical feature or a classification target, sorted by `sort_labels`. A
+    label's code (a target's class index) is its position here. None keeps free text (ignored
+    columns only)."""
+
+    @property
+    def width(self) -> int:
+        """Numbers that one row's value takes: the product of the shape, 1 for a scalar."""
+        return math.prod(self.shape)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form, without what is at its default."""
+        form: dict[str, Any] = {"name": self.name, "kind": self.kind, "role": self.role}
+        if self.shape:
+            form["shape"] = list(self.shape)
+        if self.categories is not None:
+            form["categories"] = list(self.categories)
+        return form
+
+    @classmethod
+    def from_json(cls, form: dict[str, Any]) -> Column:
+        """Read what `to_json` wrote; numbers may have become floats on the way."""
+        categories = form.get("categories")
+        return cls(
+            name=form["name"],
+            kind=form["kind"],
+            role=form["role"],
+            shape=tuple(int(size) for size in form.get("shape", ())),
+            categories=None if categories is None else tuple(categories),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schema:
+    """The columns of a dataset in order, and what is to be predicted.
+
+    Raises:
+        InvalidInput: Duplicate names, unknown kinds or roles, two targets, a tensor without a
+            shape, a target that does not fit the task; all problems together.
+    """
+
+    columns: tuple[Column, ...]
+    task: Task | None = None
+    """None where there is no target column."""
+
+    def __post_init__(self) -> None:
+        problems = Problems()
+        for name, count in Counter(column.name for column in self.columns).items():
+            if count > 1:
+                problems.add(
+                    "columns", name, f"stands there {count} times; rename or drop the others"
+                )
+        for column in self.columns:
+            _check_column(column, problems)
+        for role in ("target", "soft"):
+            names = [column.name for column in self.columns if column.role == role]
+            if len(names) > 1:
+                problems.add("columns", names, f"only one column can have the role {role!r}")
+        self._check_task(problems)
+        problems.raise_if_any()
+
+    def _check_task(self, problems: Problems) -> None:
+        target = self.target
+        if self.task is not None and self.task not in get_args(Task):
+            problems.add("task", self.task, nearest(str(self.task), get_args(Task)))
+        elif self.task is None and target is not None:
+            problems.add("task", None, f"the target {target.name!r} needs one of {get_args(Task)}")
+        elif self.task is not None and target is None:
+            problems.add("task", self.task, "give one column the role 'target'")
+        elif target is not None and self.task == "regression":
+            if target.kind not in ("numeric", "tensor"):
+                problems.add("task", self.task, f"the target {target.name!r} is {target.kind}")
+        elif target is not None:
+            count = len(target.categories or ())
+            if target.kind != "categorical":
+                problems.add("task", self.task, f"the target {target.name!r} is {target.kind}")
+            elif count < 2 or (self.task == "binary" and count != 2):
+                problems.add("task", self.task, f"the target {target.name!r} has {count} classes")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every column's name, in order."""
+        return tuple(column.name for column in self.columns)
+
+    @property
+    def features(self) -> tuple[Column, ...]:
+        """The columns a model reads, in order."""
+        return tuple(column for column in self.columns if column.role == "feature")
+
+    @property
+    def target(self) -> Column | None:
+        """The column to predict."""
+        return next((column for column in self.columns if column.role == "target"), None)
+
+    @property
+    def soft(self) -> Column | None:
+        """The teacher's outputs."""
+        return next((column for column in self.columns if column.role == "soft"), None)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The target's labels; empty for regression and where there is no target."""
+        return (self.target.categories or ()) if self.target else ()
+
+    def column(self, name: str) -> Column:
+        """Return the column called `name`.
+
+        Raises:
+            InvalidInput: There is none.
+        """
+        for column in self.columns:
+            if column.name == name:
+                return column
+        problems = Problems()
+        problems.add("column", name, "not in the dataset; " + nearest(name, self.names))
+        problems.raise_if_any()
+        raise AssertionError
+
+    def with_soft(self, name: str, width: int) -> Schema:
+        """Return this schema with a teacher's outputs [width] in column `name`, replacing any there."""
+        kept = tuple(column for column in self.columns if column.role != "soft")
+        soft = Column(name=name, kind="tensor", role="soft", shape=(width,))
+        return Schema(columns=(*kept, soft), task=self.task)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON form."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {"task": self.task, "columns": [column.to_json() for column in self.columns]}
+
+    @classmethod
+    def from_json(cls, form: dict[str, Any]) -> Schema:
+        """Read what `to_json` wrote."""
+        columns = tuple(Column.from_json(column) for column in form["columns"])
+        return cls(columns=columns, task=form["task"])
+
+
+def sort_labels(labels: set[str]) -> tuple[str, ...]:
+    """Sort labels: whole numbers by value ("9" before "10"), anything else as text."""
+    try:
+        return tuple(sorted(labels, key=lambda label: (int(label), label)))
+    except ValueError:
+        return tuple(sorted(labels))
+
+
+def _check_column(column: Column, problems: Problems) -> None:
+    if not column.name:
+        problems.add("columns", column.name, "every column needs a name")
+    if column.kind not in get_args(Kind):
+        problems.add(f"kind of {column.name!r}", column.kind, nearest(column.kind, get_args(Kind)))
+    if column.role not in get_args(Role):
+        problems.add(f"role of {column.name!r}", column.role, nearest(column.role, get_args(Role)))
+    if column.kind == "tensor" and (not column.shape or min(column.shape) < 1):
+        problems.add(
+            f"shape of {column.name!r}", column.shape, "a tensor needs sizes of 1 and more"
+        )
+    if column.kind != "tensor" and column.shape:
+        problems.add(f"shape of {column.name!r}", column.shape, "only tensors have a shape")
+    if column.role == "soft" and column.kind != "tensor":
+        problems.add(
+            f"kind of {column.name!r}", column.kind, "soft outputs are tensors of shape [K]"
+        )
+    if column.kind == "categorical":
+        if column.categories is None and column.role != "ignored":
+            problems.add(f"categories of {column.name!r}", None, "list its labels")
+        elif column.categories and len(set(column.categories)) < len(column.categories):
+            problems.add(f"categories of {column.name!r}", column.categories, "has duplicates")
+    elif column.categories is not None:
+        problems.add(f"categories of {column.name!r}", column.categories, "it is not categorical")
