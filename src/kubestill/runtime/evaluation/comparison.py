@@ -1,0 +1,75 @@
+"""Two models on the same rows: where they agree, and whether one really errs less."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import binomtest
+
+from kubestill.runtime.evaluation.metrics import CALIBRATION_BINS, bin_of, confidences
+from kubestill.runtime.evaluation.outcome import Floats, Outcome
+
+__all__ = ["Calibration", "McNemar", "agreement", "agreement_matrix", "calibration", "mcnemar"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class McNemar:
+    """The exact test on the rows where exactly one of two classifiers is right."""
+
+    only_first: int
+    only_second: int
+    p_value: float
+    """Two-sided: the chance of a split this uneven if both erred equally often."""
+
+
+def mcnemar(first: Outcome, second: Outcome) -> McNemar:
+    """Test whether two classifiers err equally often on the same rows (McNemar 1947, exact form)."""
+    hit, other = first.labels == first.targets, second.labels == second.targets
+    only_first, only_second = int((hit & ~other).sum()), int((~hit & other).sum())
+    discordant = only_first + only_second
+    p_value = float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
+    return McNemar(only_first=only_first, only_second=only_second, p_value=p_value)
+
+
+def agreement(first: Outcome, second: Outcome) -> float:
+    """Return the share of rows with the same class, or the R² of one regression by the other."""
+    if first.task != "regression":
+        return float((first.labels == second.labels).mean())
+    reference = second.predictions
+    total = float(np.square(reference - reference.mean(axis=0)).sum())
+    residual = float(np.square(first.predictions - reference).sum())
+    return 1 - residual / total if total else float("nan")
+
+
+def agreement_matrix(first: Outcome, second: Outcome) -> npt.NDArray[np.int64]:
+    """Return [K, K] row counts: class given by `first` down, by `second` across."""
+    classes = first.predictions.shape[1]
+    pairs = first.labels * classes + second.labels
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What was promised against what came true, in bins of stated probability."""
+
+    stated: Floats
+    """[B] mean probability of the bins that hold rows."""
+    observed: Floats
+    """[B] share of those rows where it came true."""
+    rows: npt.NDArray[np.int64]
+    """[B] rows of each."""
+
+
+def calibration(outcome: Outcome) -> Calibration:
+    """Return the reliability of a classifier's probabilities, empty bins left out."""
+    stated, hits = confidences(outcome)
+    bins = bin_of(stated)
+    rows = np.bincount(bins, minlength=CALIBRATION_BINS)
+    held = rows > 0
+    return Calibration(
+        stated=np.bincount(bins, stated, CALIBRATION_BINS)[held] / rows[held],
+        observed=np.bincount(bins, hits, CALIBRATION_BINS)[held] / rows[held],
+        rows=rows[held],
+    )

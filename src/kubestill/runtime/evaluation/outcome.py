@@ -1,0 +1,76 @@
+"""What one model said about labelled rows, in the form every metric reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import log_softmax
+
+from kubestill.runtime.data.schema import Task
+
+__all__ = ["Floats", "Outcome"]
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Targets and predictions of the same N rows.
+
+    Classification speaks in log-probabilities of K classes (a binary model's single logit becomes two),
+    regression in T values a row.
+    """
+
+    task: Task
+    targets: Floats | Ints
+    """[N] class indices, or [N, T] values in the target's own unit."""
+    predictions: Floats
+    """[N, K] log-probabilities, or [N, T] values."""
+
+    @classmethod
+    def from_logits(cls, task: Task, logits: npt.ArrayLike, targets: npt.ArrayLike) -> Outcome:
+        """Build an outcome from a model's raw output.
+
+        Args:
+            task: Decides how the output is read.
+            logits: [N, 1] for a binary task, [N, K] for a multiclass one, [N, T] for a regression.
+            targets: [N] class indices, or [N] or [N, T] values.
+        """
+        raw = np.asarray(logits, dtype=np.float64)
+        raw = raw.reshape(len(raw), -1)
+        if task == "regression":
+            values = np.asarray(targets, dtype=np.float64).reshape(raw.shape)
+            return cls(task=task, targets=values, predictions=raw)
+        if task == "binary" and raw.shape[1] == 1:
+            raw = np.concatenate([np.zeros_like(raw), raw], axis=1)
+        classes = np.asarray(targets, dtype=np.int64)
+        return cls(task=task, targets=classes, predictions=np.asarray(log_softmax(raw, axis=1)))
+
+    @property
+    def rows(self) -> int:
+        """How many rows were scored."""
+        return len(self.predictions)
+
+    @property
+    def probabilities(self) -> Floats:
+        """[N, K] probabilities of a classification."""
+        return np.exp(self.predictions)
+
+    @property
+    def labels(self) -> Ints:
+        """[N] most probable class of each row."""
+        return self.predictions.argmax(axis=1)
+
+    @property
+    def finite(self) -> npt.NDArray[np.bool_]:
+        """[N] whether the model gave a usable answer."""
+        return np.isfinite(self.predictions).all(axis=1)
+
+    def take(self, rows: npt.NDArray[np.bool_]) -> Outcome:
+        """Return the outcome of the rows where the [N] mask holds."""
+        return Outcome(
+            task=self.task, targets=self.targets[rows], predictions=self.predictions[rows]
+        )

@@ -1,0 +1,112 @@
+"""From a matplotlib figure to inline SVG that belongs to the page around it.
+
+Text stays text, in the page's font. Colours are painted with stand-ins and then replaced by the page's CSS variables,
+so that a plot follows light and dark. Every id gets the plot's name as a prefix: several plots share one document.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from html import escape
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from kubestill.runtime.reports.page import Html
+from kubestill.runtime.reports.style import COLOURS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["PAINT", "draw", "log_axis", "plain_axis"]
+
+PAINT: dict[str, str] = {
+    name: f"#fe{index:02x}{255 - index:02x}" for index, name in enumerate(COLOURS)
+}
+"""Colour name → the stand-in to paint it with."""
+
+
+def draw(
+    name: str,
+    width: float,
+    height: float,
+    build: Callable[[Figure], None],
+    *,
+    description: str,
+) -> Html:
+    """Draw a figure and return it as an `<svg>` element that fills its container's width.
+
+    Args:
+        name: Unique among the plots of one report; letters, digits and dashes.
+        width: Inches; sets the size of the text relative to the plot.
+        height: Inches.
+        build: Draws on the empty figure.
+        description: What it shows, for readers who cannot see it.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    style = str(files("kubestill.runtime.reports").joinpath("kubestill.mplstyle"))
+    with matplotlib.rc_context(fname=style, rc={"svg.hashsalt": name, **_painted()}):
+        figure = Figure(figsize=(width, height))
+        FigureCanvasSVG(figure)
+        build(figure)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    return _inline(text.getvalue(), name, description)
+
+
+def log_axis(axes: Axes, which: str, form: Callable[[float], str]) -> None:
+    """Make the `which` ("x" or "y") axis logarithmic with few ticks written by `form`."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    low, high = axis.get_view_interval()
+    narrow = low > 0 and high / low < 30
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,), numticks=8))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def plain_axis(axes: Axes, which: str, form: Callable[[float], str], ticks: int = 5) -> None:
+    """Give the `which` axis at most `ticks` round ticks written by `form`."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
+
+
+def _painted() -> dict[str, object]:
+    ink, muted, line = PAINT["ink"], PAINT["muted"], PAINT["line"]
+    return {
+        "text.color": ink,
+        "axes.titlecolor": ink,
+        "axes.labelcolor": muted,
+        "axes.edgecolor": line,
+        "grid.color": line,
+        "xtick.color": line,
+        "ytick.color": line,
+        "xtick.labelcolor": muted,
+        "ytick.labelcolor": muted,
+    }
+
+
+def _inline(svg: str, name: str, description: str) -> Html:
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)
+    view = re.search(r'viewBox="[^"]*"', body)
+    assert view is not None
+    opening = f'<svg {view.group()} role="img" aria-label="{escape(description)}">'
+    body = opening + body[body.index(">") + 1 :]
+    body = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', body)
+    body = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", body)
+    body = re.sub(r'(?:xlink:)?href="#([^"]+)"', rf'href="#{name}-\1"', body)
+    body = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--font,sans-serif)", body)
+    for colour, paint in PAINT.items():
+        body = body.replace(paint, f"var(--{colour})")
+    return Html(re.sub(r"\n\s*", "\n", body).strip())

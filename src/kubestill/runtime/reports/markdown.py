@@ -1,0 +1,29 @@
+"""The short Markdown beside each HTML report, for interfaces that do not render it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["bullet_list", "document", "markdown_table"]
+
+
+def document(title: str, *blocks: str) -> str:
+    """Return a title and blocks, apart by blank lines; empty blocks vanish."""
+    return "\n\n".join([f"# {title}", *(block for block in blocks if block)]) + "\n"
+
+
+def bullet_list(sentences: Sequence[str]) -> str:
+    """Return one bullet a sentence."""
+    return "\n".join(f"- {sentence}" for sentence in sentences)
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table, values to the right of the first column; empty without rows."""
+    if not rows:
+        return ""
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cell(value: str) -> str:
+    return value.replace("|", "\\|").replace("\n", " ")

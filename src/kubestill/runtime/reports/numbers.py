@@ -1,0 +1,81 @@
+"""How reports write numbers: short, with the unit, never a bare exponent."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["count", "duration", "percent", "range_text", "score_text", "size"]
+
+
+def count(value: float) -> str:
+    """Write a count: 950, 4.8k, 16.8k, 1.24M."""
+    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{_digits(value / limit)}{unit}"
+    return f"{value:,.0f}" if value == round(value) else _digits(value)
+
+
+def size(value: float) -> str:
+    """Write a number of bytes: 640 B, 66 kB, 2.4 MB."""
+    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if abs(value) >= limit:
+            return f"{_digits(value / limit)} {unit}"
+    return f"{value:,.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """Write a time: 38 µs, 4.2 ms, 12 s, 3 min 20 s, 2 h 05 min."""
+    if not math.isfinite(seconds):
+        return "–"
+    if seconds < 1e-3:
+        return f"{_digits(seconds * 1e6)} µs"
+    if seconds < 1:
+        return f"{_digits(seconds * 1e3)} ms"
+    if seconds < 120:
+        return f"{_digits(seconds)} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """Write a share as a percentage, with another digit where it would read 0 or 100 and is not."""
+    if not math.isfinite(share):
+        return "–"
+    ends = (0.0, 1.0)
+    while digits < 4 and share not in ends and f"{share:.{digits}%}" in _written(ends, digits):
+        digits += 1
+    return f"{share:.{digits}%}"
+
+
+def _written(shares: tuple[float, ...], digits: int) -> tuple[str, ...]:
+    return tuple(f"{share:.{digits}%}" for share in shares)
+
+
+_SHARES = ("accuracy", "macro_f1", "agreement")
+"""Metrics that people read in percent."""
+
+
+def score_text(metric: str, value: float) -> str:
+    """Write a score of the named metric."""
+    if not math.isfinite(value):
+        return "–"
+    if metric in _SHARES:
+        return f"{value:.1%}"
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 10 or value == 0 else f"{value:.3g}"
+
+
+def range_text(metric: str, low: float, high: float) -> str:
+    """Write an interval of the named metric; empty where it is not defined."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    ends = (score_text(metric, low), score_text(metric, high))
+    return f"{ends[0].removesuffix('%')} to {ends[1]}"
+
+
+def _digits(value: float) -> str:
+    """Three significant digits, without trailing noise: 4.82, 16.8, 250."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
