@@ -24,7 +24,8 @@ from kubestill.errors import Problems
 from kubestill.runtime.models.moments import Moments
 
 if TYPE_CHECKING:
-    from kubestill.runtime.data.schema import Column, RawLayout
+    from kubestill.runtime.data.decode import RawLayout
+    from kubestill.runtime.data.schema import Column
 
 __all__ = ["MAX_ONE_HOT", "ColumnEncoding", "Encoder"]
 
@@ -112,13 +113,12 @@ class Encoder(nn.Module):
         Raises:
             InvalidInput: A column is infinite somewhere, or has no value at all; all are listed.
         """
-        features = layout.schema.features
-        starts = np.cumsum([0, *(math.prod(c.shape) for c in features)]).tolist()
+        features = layout.features
         moments = [Moments(_channels(column)) for column in features]
         for block in blocks:
-            for column, at, found in zip(features, starts, moments, strict=False):
+            for column, found in zip(features, moments, strict=True):
                 if column.kind != "categorical":
-                    found.update(block[:, at : at + math.prod(column.shape)])
+                    found.update(block[:, layout.slices[column.name]])
         problems = Problems()
         for column, found in zip(features, moments, strict=True):
             if column.kind == "categorical":

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kubestill.errors import CorruptData, Problems
+from kubestill.errors import CorruptData, InvalidInput, Problem
 from kubestill.runtime.data.decode import RawLayout
 from kubestill.runtime.data.schema import Schema
 from kubestill.runtime.models.build import build
@@ -17,7 +17,7 @@ from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.encoder import Encoder
 from kubestill.runtime.models.resolve import source_digest
 
-__all__ = ["FORMAT", "Model", "ModelSpec", "output_names", "output_width"]
+__all__ = ["FORMAT", "Model", "ModelSpec", "output_names"]
 
 FORMAT = "kubestill/model/1"
 
@@ -56,7 +56,7 @@ class ModelSpec:
             "format": FORMAT,
             "task": self.task,
             "schema": self.schema.to_json(),
-            "layout": _layout_json(self.schema),
+            "layout": RawLayout(self.schema).to_json(),
             "encoder": self.encoder,
             "network": self.network,
             "decoder": self.decoder,
@@ -127,20 +127,18 @@ class Model(nn.Module):
             InvalidInput: There is no target or no feature, or the network does not fit; see
                 `build`.
         """
-        problems = Problems()
         if schema.task is None:
-            problems.add("dataset", "no target", "give one column the role 'target'")
-        if not schema.features:
-            problems.add("dataset", "no features", "give columns the role 'feature'")
-        problems.raise_if_any()
+            problem = Problem("dataset", "no target", "give one column the role 'target'")
+            raise InvalidInput([problem])
         kept = tuple(c for c in schema.columns if c.role in ("feature", "target"))
         schema = replace(schema, columns=kept)
+        layout = RawLayout(schema)
         built = build(
             network,
             network_args or {},
-            layout=RawLayout(schema),
+            layout=layout,
             encoder=encoder,
-            outputs=output_width(schema),
+            outputs=layout.outputs,
             seed=seed,
         )
         source = source_digest(built.factory)
@@ -174,21 +172,9 @@ class Model(nn.Module):
         model.spec = spec
         return model
 
-    @property
-    def outputs(self) -> int:
-        """Numbers it puts out a row: classes, 1 for binary, values for regression."""
-        return output_width(self.spec.schema)
-
     def forward(self, raw: Tensor) -> Tensor:
         """Map raw [B, R] to logits [B, K], [B, 1] for binary, or to predictions [B, T]."""
         return self.decoder(self.network(self.encoder(raw)))
-
-
-def output_width(schema: Schema) -> int:
-    """Return how many numbers a network puts out a row."""
-    if schema.task == "regression":
-        return len(output_names(schema))
-    return 1 if schema.task == "binary" else len(schema.classes)
 
 
 def output_names(schema: Schema) -> tuple[str, ...]:
@@ -200,15 +186,3 @@ def output_names(schema: Schema) -> tuple[str, ...]:
     if not target.shape:
         return (target.name,)
     return tuple(f"{target.name}_{i}" for i in range(target.width))
-
-
-def _layout_json(schema: Schema) -> list[dict[str, Any]]:
-    """Say where each feature sits in a raw row, for those who serve without this package."""
-    rows: list[dict[str, Any]] = []
-    start = 0
-    for column in schema.features:
-        rows.append(
-            {"name": column.name, "kind": column.kind, "start": start, "width": column.width}
-        )
-        start += column.width
-    return rows

@@ -7,7 +7,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from kubestill.errors import Problems, nearest
 from kubestill.runtime.data.decode import RawLayout, decode_features
 from kubestill.runtime.models.model import Model, ModelSpec
 
@@ -43,21 +42,8 @@ class Predictor:
             InvalidInput: Columns are missing, or hold what cannot be read as their kind; all are
                 listed.
         """
-        self._check(frame)
         raw = decode_features(frame, self.layout)
         return self.table(self.logits(raw), frame.index)
-
-    def _check(self, frame: pd.DataFrame) -> None:
-        problems = Problems()
-        there = [str(name) for name in frame.columns]
-        for column in self.spec.schema.features:
-            count = there.count(column.name)
-            if count == 0:
-                remedy = f"the model reads a column {column.name!r}; {nearest(column.name, there)}"
-                problems.add("columns", column.name, "missing: " + remedy)
-            elif count > 1:
-                problems.add("columns", column.name, f"stands there {count} times")
-        problems.raise_if_any()
 
     def logits(self, raw: np.ndarray) -> np.ndarray:
         """Map raw [N, R] to logits [N, K] (binary: [N, 1]) or predictions [N, T], float32."""
@@ -68,7 +54,7 @@ class Predictor:
                 block = np.ascontiguousarray(raw[start : start + BATCH_ROWS])
                 parts.append(self.model(torch.from_numpy(block).to(device)).float().cpu())
         if not parts:
-            return np.zeros((0, self.model.outputs), np.float32)
+            return np.zeros((0, self.layout.outputs), np.float32)
         return torch.cat(parts).numpy()
 
     def table(self, logits: np.ndarray, index: pd.Index | None = None) -> pd.DataFrame:
