@@ -1,0 +1,1 @@
+"""The training engine: one engine, three presets (teacher, student, fine-tune)."""

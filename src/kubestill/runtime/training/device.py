@@ -1,0 +1,110 @@
+"""Which device trains, in which arithmetic, and everything that decides the bits of a result."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from kubestill.errors import InvalidInput, Problem
+from kubestill.runtime.training.settings import TrainingSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where a training runs."""
+
+    device: torch.device
+    precision: str
+    """`float32`, `bf16` or `fp16`, resolved."""
+
+    def describe(self) -> str:
+        """Return one line for people."""
+        if self.device.type == "cuda":
+            return f"{torch.cuda.get_device_name(self.device)}, {self.precision}"
+        return f"CPU, {torch.get_num_threads()} threads, {self.precision}"
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called `name`; `auto` is a GPU where there is one.
+
+    Raises:
+        InvalidInput: No such kind of device, or a GPU was asked for and none is visible.
+    """
+    visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda:0" if visible else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise InvalidInput([Problem("device", name, "use auto, cpu, cuda or cuda:<index>")])
+    if device.type == "cuda" and (device.index or 0) >= visible:
+        remedy = (
+            f"{visible} GPUs are visible here: check the accelerator request, the node selector and the "
+            "image's CUDA build, or use device='auto'"
+        )
+        raise InvalidInput([Problem("device", name, remedy)])
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+
+
+def choose_machine(settings: TrainingSettings) -> Machine:
+    """Resolve `device` and `precision`.
+
+    Raises:
+        InvalidInput: See `choose_device`; or fp16 on a CPU.
+    """
+    device, precision = choose_device(settings.device), settings.precision
+    if precision == "auto":
+        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16" if native else "float32"
+    if precision == "fp16" and device.type == "cpu":
+        raise InvalidInput([Problem("precision", precision, "fp16 needs a GPU; use bf16 or float32")])
+    return Machine(device=device, precision=precision)
+
+
+@contextmanager
+def arithmetic(settings: TrainingSettings) -> Iterator[None]:
+    """Set threads and deterministic kernels for the duration of a training, and put them back."""
+    threads = torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    # cuBLAS is deterministic only with a fixed workspace, read when its handle is made.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    if settings.deterministic:
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+        torch.backends.cudnn.benchmark = benchmark
+
+
+def numerics_key(machine: Machine, *, step_path: str, world_size: int) -> dict[str, str]:
+    """Return everything besides settings and data that changes the bits of a result."""
+    key = {
+        "torch": torch.__version__,
+        "device": machine.device.type,
+        "precision": machine.precision,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": str(torch.get_num_threads()),
+        "deterministic": str(torch.are_deterministic_algorithms_enabled()),
+        "step_path": step_path,
+        "world_size": str(world_size),
+    }
+    if machine.device.type == "cuda":
+        key |= {
+            "gpu": torch.cuda.get_device_name(machine.device),
+            "cuda": str(torch.version.cuda),
+            "cudnn": str(torch.backends.cudnn.version()),
+            "tf32": f"{torch.backends.cuda.matmul.allow_tf32}/{torch.backends.cudnn.allow_tf32}",
+        }
+    return key

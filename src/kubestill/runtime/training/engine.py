@@ -1,0 +1,334 @@
+"""The training loop: restore, step, follow, save, stop, choose.
+
+One engine serves every preset. What differs between teacher, student and fine-tuning is settled before
+it starts: the model, the rows, the loss.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from kubestill.errors import Diverged, InvalidInput, Problem
+from kubestill.runtime.checkpoints.checkpointer import Checkpointer
+from kubestill.runtime.checkpoints.state import TrainingState
+from kubestill.runtime.training import random_state
+from kubestill.runtime.training.batches import Batches, Order, choose_window
+from kubestill.runtime.training.device import Machine
+from kubestill.runtime.training.prepare import Prepared
+from kubestill.runtime.training.schedules import LearningRates
+from kubestill.runtime.training.settings import TrainingSettings
+from kubestill.runtime.training.steps import AutogradStep, FusedStep, Step, why_not_fusible
+from kubestill.runtime.training.stopping import Stopping
+
+Say = Callable[[str], None]
+
+
+class Trainer:
+    """Trains one prepared model to its end, from wherever its checkpoints say it is.
+
+    Args:
+        prepared: Model, rows, loss and validation rows.
+        settings: Validated settings.
+        machine: Device and precision.
+        checkpointer: Where state is saved and restored from.
+        say: Takes progress lines.
+        start: State of a fine-tuning's starting point; what it holds besides the model is kept.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        settings: TrainingSettings,
+        machine: Machine,
+        checkpointer: Checkpointer,
+        *,
+        say: Say = print,
+        start: TrainingState | None = None,
+    ):
+        self.model = prepared.model
+        self.step = 0
+        self.curves: dict[str, list[dict[str, float]]] = {"train": [], "validation": []}
+        self.stop: tuple[str, str] | None = None
+        self._prepared, self._settings, self._machine = prepared, settings, machine
+        self._checkpointer, self._say, self._start = checkpointer, say, start
+        self._steps_per_epoch = -(-prepared.rows.count // settings.batch_size)
+        self.total_steps = settings.steps or max(1, round(settings.epochs * self._steps_per_epoch))
+        self._stopping = Stopping(
+            metric=prepared.metric,
+            patience=settings.patience,
+            min_delta=settings.min_delta,
+            tolerance=settings.tolerance,
+        )
+        self._rates = LearningRates(
+            settings.schedule,
+            settings.schedule_args,
+            peak=settings.learning_rate,
+            steps=self.total_steps,
+            warmup=settings.warmup_steps,
+            steps_per_tick=1 if settings.schedule_unit == "step" else self._steps_per_epoch,
+        )
+        self._loss_sum = torch.zeros((), device=machine.device)
+        self._losses_since = 0
+        self._seconds = 0.0
+        self._last_line = 0.0
+
+    def fit(self) -> dict[str, Any]:
+        """Train to the end of the budget or an early stop; return the content of `training.json`.
+
+        Raises:
+            Diverged: The loss became NaN or infinite; the last good checkpoint is kept.
+            Fenced: A newer attempt took over.
+            StoreError: The store was gone for longer than training may go on without it.
+        """
+        saved = self._checkpointer.restore()
+        self._set_up(saved)
+        self._clock = time.monotonic()
+        while self.step < self.total_steps and self.stop is None:
+            self._run_until(self._next_milestone())
+            self._milestone()
+        self.stop = self.stop or ("budget", f"{self.step} of {self.total_steps} steps done")
+        self._say(f"stopped: {self.stop[0]} ({self.stop[1]})")
+        return self._record()
+
+    def _set_up(self, saved: TrainingState | None) -> None:
+        """Build what trains, fresh or as it was saved."""
+        resolved = saved.meta["resolved"] if saved else {}
+        shuffle = resolved.get("shuffle", self._prepared.shuffle)
+        self.step_path, self._train_step = self._build_step(resolved.get("step_path"))
+        random_state.seed_everything(self._settings.seed)
+        self._average = deepcopy(self.model.network) if self._settings.ema_decay else None
+        if saved:
+            self._restore(saved)
+        elif self._start:
+            self._begin_from(self._start)
+        rows = self._prepared.rows
+        order = Order(
+            rows=rows.count,
+            batch_size=self._settings.batch_size,
+            seed=self._settings.seed,
+            shuffle=shuffle,
+            window_rows=choose_window(rows, self._settings.batch_size),
+        )
+        self._resolved = {"shuffle": shuffle, "step_path": self.step_path}
+        self._batches = Batches(rows, order).starting_at(self.step)
+        self.model.network.train()
+        self._say(
+            f"training {self.model.spec.parameters:,} parameters on {rows.count:,} rows for "
+            f"{self.total_steps:,} steps of {self._settings.batch_size}: {self._machine.describe()}, "
+            f"{self.step_path} step" + (f", from step {self.step:,}" if self.step else "")
+        )
+
+    def _build_step(self, stored: str | None) -> tuple[str, Step]:
+        settings, network = self._settings, self.model.network
+        wanted = stored or settings.step_path
+        reason = why_not_fusible(
+            network, optimizer=settings.optimizer, precision=self._machine.precision
+        )
+        if wanted == "fused" and reason:
+            raise InvalidInput([Problem("step_path", "fused", f"{reason}; use 'auto' or 'autograd'")])
+        options: dict[str, Any] = {
+            "optimizer": settings.optimizer,
+            "optimizer_args": settings.optimizer_args,
+            "clip": settings.gradient_clip,
+        }
+        if wanted == "fused" or (wanted == "auto" and not reason):
+            return "fused", FusedStep(network, self._prepared.loss, **options)  # pyright: ignore
+        precision = self._machine.precision
+        step = AutogradStep(network, self._prepared.loss, precision=precision, **options)
+        return "autograd", step
+
+    def _run_until(self, stop: int) -> None:
+        """The hot loop: nothing here waits for the device."""
+        step, rates, loss_sum = self._train_step, self._rates, self._loss_sum
+        recovery_due, average = self._checkpointer.recovery_due, self._average
+        while self.step < stop:
+            loss_sum += step(next(self._batches), rates.at(self.step))
+            self.step += 1
+            self._losses_since += 1
+            if average is not None:
+                self._update_average(average)
+            if recovery_due():
+                self._save("recovery")
+            if time.monotonic() - self._last_line >= self._settings.log_seconds:
+                self._progress()
+
+    def _next_milestone(self) -> int:
+        """Return the step of the milestone after this one: multiples of a distance, and the end."""
+        settings = self._settings
+        every = settings.milestone_every * {
+            "epochs": self._steps_per_epoch,
+            "steps": 1,
+            "examples": 1 / settings.batch_size,
+        }[settings.milestone_unit]
+        passed = math.floor(self.step / every + 1e-9)
+        step = max(round((passed + 1) * every), self.step + 1)
+        return min(step, self.total_steps)
+
+    def _milestone(self) -> None:
+        """Score, follow, save; note an early stop."""
+        train_loss = self._mean_loss()
+        metrics = {"train_loss": train_loss}
+        if self._prepared.validation:
+            network = self._average if self._average is not None else self.model.network
+            metrics |= self._prepared.validation(network)
+        position = {"step": self.step, "epoch": self.epoch, "examples": self.examples}
+        self.curves["train"].append({**position, "loss": train_loss})
+        if self._prepared.validation:
+            scores = {name: value for name, value in metrics.items() if name != "train_loss"}
+            self.curves["validation"].append({**position, **scores})
+        self._loss_sum.zero_()
+        self._losses_since = 0
+        self.stop = self._stopping.update(self.step, metrics[self._prepared.metric])
+        self._save("milestone", metrics)
+        self._progress(metrics)
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the data so far."""
+        return self.step / self._steps_per_epoch
+
+    @property
+    def examples(self) -> int:
+        """Rows trained on so far."""
+        epochs, batches = divmod(self.step, self._steps_per_epoch)
+        rows = self._prepared.rows.count
+        return epochs * rows + min(batches * self._settings.batch_size, rows)
+
+    def _mean_loss(self) -> float:
+        """Return the mean loss since the last milestone, and refuse to go on from a broken one."""
+        loss = float(self._loss_sum) / max(1, self._losses_since)
+        if not math.isfinite(loss):
+            reason = (
+                f"the loss became {loss} before step {self.step}; lower learning_rate (now "
+                f"{self._settings.learning_rate:g}), set gradient_clip, or look for extreme values in "
+                "the data. The last good checkpoint is kept"
+            )
+            self._checkpointer.fail(reason)
+            raise Diverged(reason)
+        return loss
+
+    def _save(self, kind: Literal["milestone", "recovery"], metrics: dict[str, float] | None = None):
+        if kind == "recovery":
+            self._mean_loss()
+        now = time.monotonic()
+        self._seconds, self._clock = self._seconds + now - self._clock, now
+        self._checkpointer.save(
+            self._state(),
+            kind=kind,
+            step=self.step,
+            epoch=self.epoch,
+            examples=self.examples,
+            metrics=metrics,
+        )
+
+    def _state(self) -> TrainingState:
+        """Return a view of everything a resumed training needs; the tensors are live."""
+        tensors: dict[str, Tensor] = {
+            **{f"model/{name}": tensor for name, tensor in self.model.state_dict().items()},
+            **{f"optimizer/{name}": tensor for name, tensor in self._train_step.state().items()},
+            **{f"rng/{name}": tensor for name, tensor in random_state.capture().items()},
+            "progress/loss_sum": self._loss_sum,
+        }
+        if self._average is not None:
+            average = self._average.state_dict()
+            tensors |= {f"ema/network.{name}": tensor for name, tensor in average.items()}
+        meta = {
+            "step": self.step,
+            "losses_since": self._losses_since,
+            "seconds": self._seconds,
+            "curves": self.curves,
+            "stopping": self._stopping.to_json(),
+            "stop": self.stop,
+            "resolved": self._resolved,
+            "model_spec": self.model.spec.to_json(),
+            "settings": self._settings.model_dump(mode="json"),
+        }
+        return TrainingState(tensors=tensors, meta=meta)
+
+    def _restore(self, saved: TrainingState) -> None:
+        """Continue as if nothing had happened."""
+        self._load(saved, self._train_step.load_state)
+        random_state.restore(_below("rng/", saved))
+        self._loss_sum.copy_(saved.tensors["progress/loss_sum"])
+        meta = saved.meta
+        self.step, self._losses_since = int(meta["step"]), int(meta["losses_since"])
+        self._seconds, self.curves = float(meta["seconds"]), meta["curves"]
+        self._stopping = Stopping(**meta["stopping"])
+        self.stop = tuple(meta["stop"]) if meta["stop"] else None
+
+    def _begin_from(self, start: TrainingState) -> None:
+        """Take over the optimizer of a fine-tuning's starting point, where it was kept."""
+        state = _below("optimizer/", start)
+        if state:
+            weights = {name: p.detach().clone() for name, p in self.model.network.state_dict().items()}
+            self._train_step.load_state(state)
+            self.model.network.load_state_dict(weights)
+
+    def _load(self, saved: TrainingState, load_optimizer: Callable[[dict[str, Tensor]], None]) -> None:
+        load_optimizer(_below("optimizer/", saved))
+        self.model.load_state_dict(_below("model/", saved))
+        if self._average is not None:
+            self._average.load_state_dict(_below("ema/network.", saved))
+
+    @torch.no_grad()
+    def _update_average(self, average: torch.nn.Module) -> None:
+        """Move the average towards the weights (Polyak & Juditsky 1992, exponential form)."""
+        live = self.model.network
+        torch._foreach_lerp_(
+            list(average.parameters()), list(live.parameters()), 1 - self._settings.ema_decay
+        )
+        for kept, buffer in zip(average.buffers(), live.buffers(), strict=True):
+            kept.copy_(buffer)
+
+    def _progress(self, metrics: dict[str, float] | None = None) -> None:
+        now = time.monotonic()
+        self._last_line = now
+        if metrics is None:
+            loss = float(self._loss_sum) / max(1, self._losses_since)
+            metrics = {"train_loss": loss}
+        scores = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        spent = self._seconds + now - self._clock
+        self._say(f"epoch {self.epoch:7.2f}  step {self.step:>7,}/{self.total_steps:,}  {scores}  {spent:.0f} s")
+
+    def chosen_step(self) -> tuple[int, str]:
+        """Return (step, why) of the milestone to export."""
+        if self._settings.choose == "last" or not self._prepared.validation:
+            return self.step, "the last milestone"
+        best, metric = self._stopping.best_step, self._prepared.metric
+        return best, f"best {metric} on the validation rows: {self._stopping.best_value:.6g}"
+
+    def _record(self) -> dict[str, Any]:
+        self._seconds += time.monotonic() - self._clock
+        assert self.stop is not None
+        step, why = self.chosen_step()
+        return {
+            "format": "kubestill/training/1",
+            "settings": self._settings.model_dump(mode="json"),
+            "loss": self._prepared.loss_name,
+            "metric": self._prepared.metric,
+            "device": self._machine.describe(),
+            "step_path": self.step_path,
+            "steps": self.step,
+            "epochs": self.epoch,
+            "examples": self.examples,
+            "rows": self._prepared.rows.count,
+            "seconds": self._seconds,
+            "stop": {"reason": self.stop[0], "detail": self.stop[1]},
+            "chosen": {"step": step, "why": why},
+            "curves": self.curves,
+        }
+
+
+def _below(prefix: str, state: TrainingState) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in state.tensors.items()
+        if name.startswith(prefix)
+    }

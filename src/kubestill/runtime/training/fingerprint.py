@@ -1,0 +1,68 @@
+"""What identifies a training: equal fingerprints give equal results, and share one place.
+
+A retried pod, a re-run driver and a re-submitted pipeline compute the same fingerprint and so find
+the checkpoints of the one before. Where a training runs, how often it saves and what it prints are
+not part of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from kubestill.runtime.training.settings import TrainingSettings
+
+ENGINE = "kubestill/engine/1"
+"""Raised whenever the engine gives other results for the same settings and data."""
+
+# The numerics key tells whether these changed, and a resume says so; they do not make another training.
+_NO_INFLUENCE = {"checkpoints", "log_seconds", "device", "threads", "deterministic", "step_path"}
+
+
+def fingerprint(
+    settings: TrainingSettings,
+    *,
+    data: Mapping[str, str],
+    source: str = "",
+    start: str = "",
+    resume: str = "auto",
+) -> str:
+    """Return 32 hex digits that stand for one training.
+
+    Args:
+        settings: Validated, so that `3` and `3.0` are the same.
+        data: Fingerprint of the content by role: `dataset`, `validation`.
+        source: Digest of the user's own network source.
+        start: Digest of the checkpoint a fine-tuning starts from.
+        resume: With "never" the result is a place of its own.
+    """
+    told = {k: v for k, v in settings.model_dump(mode="json").items() if k not in _NO_INFLUENCE}
+    content = {
+        "engine": ENGINE,
+        "settings": canonical(told),
+        "data": dict(data),
+        "source": source,
+        "start": start,
+    }
+    if resume == "never":
+        content["nonce"] = uuid.uuid4().hex
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def canonical(value: Any) -> Any:
+    """Return JSON data with whole floats as integers: Kubeflow turns `3` in a dict into `3.0`."""
+    match value:
+        case bool():
+            return value
+        case float() if value.is_integer():
+            return int(value)
+        case dict():
+            return {key: canonical(item) for key, item in value.items()}  # pyright: ignore
+        case list() | tuple():
+            return [canonical(item) for item in value]  # pyright: ignore
+        case _:
+            return value

@@ -1,0 +1,213 @@
+"""Losses with their gradients written out.
+
+Each loss gives its value and its gradient with respect to the network's output. The autograd step
+and the fused step share them, so the two cannot drift apart; a test holds every gradient against
+torch's own differentiation of the textbook expression.
+
+B is the batch, K the classes (1 for binary), T the regression targets. Regression outputs and
+targets are standardised.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+aten = torch.ops.aten
+
+NAMES = ("cross_entropy", "binary_cross_entropy", "mse", "l1", "huber", "distillation", "distillation_mse")
+_BY_TASK = {
+    "multiclass": ("cross_entropy", "distillation"),
+    "binary": ("binary_cross_entropy", "distillation"),
+    "regression": ("mse", "l1", "huber", "distillation_mse"),
+}
+
+Targets = tuple[Tensor, ...]
+
+
+class Loss(Protocol):
+    """A mean over the rows of a batch."""
+
+    def __call__(self, outputs: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        """Return (value [], gradient of the value with respect to outputs [B, K])."""
+        ...
+
+
+def loss_names(task: str) -> tuple[str, ...]:
+    """Return the losses that fit a task, the default first."""
+    return _BY_TASK[task]
+
+
+class CrossEntropy:
+    """Negative log-likelihood of the true class; targets: class index int64 [B]."""
+
+    def __call__(self, outputs: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        """Return (value [], gradient [B, K])."""
+        (labels,) = targets
+        log_p = torch.log_softmax(outputs, 1)
+        value = F.nll_loss(log_p, labels)
+        gradient = log_p.exp_()
+        gradient[_rows(outputs), labels] -= 1.0
+        return value, gradient.div_(len(outputs))
+
+
+class BinaryCrossEntropy:
+    """Negative log-likelihood of a 0/1 label; targets: float32 [B, 1]."""
+
+    def __call__(self, outputs: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        """Return (value [], gradient [B, 1])."""
+        (labels,) = targets
+        value = F.binary_cross_entropy_with_logits(outputs, labels)
+        return value, torch.sigmoid(outputs).sub_(labels).div_(len(outputs))
+
+
+class MeanSquaredError:
+    """Mean of squared errors; targets: float32 [B, T]."""
+
+    def __call__(self, outputs: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        """Return (value [], gradient [B, T])."""
+        (wanted,) = targets
+        error = outputs - wanted
+        value = F.mse_loss(outputs, wanted)
+        return value, error.mul_(2.0 / error.numel())
+
+
+class MeanAbsoluteError:
+    """Mean of absolute errors; targets: float32 [B, T]."""
+
+    def __call__(self, outputs: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        """Return (value [], gradient [B, T])."""
+        (wanted,) = targets
+        error = outputs - wanted
+        return error.abs().mean(), error.sign_().div_(error.numel())
+
+
+class Huber:
+    """Quadratic below one standard deviation of error, linear above (Huber 1964, delta = 1)."""
+
+    def __call__(self, outputs: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        """Return (value [], gradient [B, T])."""
+        (wanted,) = targets
+        error = outputs - wanted
+        return F.huber_loss(outputs, wanted), error.clamp_(-1.0, 1.0).div_(error.numel())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """Match the teacher's softened probabilities, beside the true label where a row has one.
+
+    A row with a label costs `(1 - hard_weight) T^2 KL(teacher_T || student_T) + hard_weight CE`; a row
+    without one, as generated rows are, costs `T^2 KL` alone. T^2 keeps the two gradients on one scale
+    whatever the temperature (Hinton et al. 2015, section 2). Targets: the teacher's probabilities at
+    T [B, K] and, when `hard_weight` is above zero, class index int64 [B], -1 where there is none.
+    """
+
+    temperature: float
+    hard_weight: float = 0.0
+
+    def __call__(self, outputs: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        """Return (value [], gradient [B, K])."""
+        teacher, rows = targets[0], len(outputs)
+        binary = outputs.shape[1] == 1
+        scaled = outputs / self.temperature
+        if binary:
+            log_p, student = None, torch.sigmoid(scaled)
+            # Divergence of two Bernoullis; the teacher's own entropy makes a perfect match cost zero.
+            soft = F.binary_cross_entropy_with_logits(scaled, teacher, reduction="none")[:, 0]
+            soft = soft + torch.special.xlogy(teacher, teacher)[:, 0]
+            soft = soft + torch.special.xlogy(1 - teacher, 1 - teacher)[:, 0]
+        else:
+            log_p = torch.log_softmax(scaled, 1)
+            student = log_p.exp()
+            soft = F.kl_div(log_p, teacher, reduction="none").sum(1)
+        value = soft * self.temperature**2
+        gradient = student.sub_(teacher).mul_(self.temperature)
+        if self.hard_weight > 0:
+            labels = targets[1]
+            labelled = (labels >= 0).to(outputs.dtype)
+            hard, hard_gradient = _per_row_hard(outputs, labels.clamp(min=0), binary)
+            weight = labelled * self.hard_weight
+            value = value * (1 - weight) + hard * weight
+            gradient = torch.lerp(gradient, hard_gradient, weight[:, None])
+        return value.mean(), gradient.div_(rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationMSE:
+    """Match the teacher's prediction, beside the true target where a row has one.
+
+    Targets: the teacher's prediction [B, T] and, when `hard_weight` is above zero, the true target
+    [B, T], NaN where there is none.
+    """
+
+    hard_weight: float = 0.0
+
+    def __call__(self, outputs: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        """Return (value [], gradient [B, T])."""
+        error = outputs - targets[0]
+        if self.hard_weight == 0:
+            return error.square().mean(), error.mul_(2.0 / error.numel())
+        labelled = ~torch.isnan(targets[1])
+        hard = torch.where(labelled, outputs - targets[1], 0.0)
+        weight = labelled * self.hard_weight
+        value = torch.lerp(error.square(), hard.square(), weight)
+        return value.mean(), torch.lerp(error, hard, weight).mul_(2.0 / error.numel())
+
+
+def build_loss(name: str, *, temperature: float = 1.0, hard_weight: float = 0.0) -> Loss:
+    """Return the loss called `name`."""
+    match name:
+        case "cross_entropy":
+            return CrossEntropy()
+        case "binary_cross_entropy":
+            return BinaryCrossEntropy()
+        case "mse":
+            return MeanSquaredError()
+        case "l1":
+            return MeanAbsoluteError()
+        case "huber":
+            return Huber()
+        case "distillation":
+            return Distillation(temperature=temperature, hard_weight=hard_weight)
+        case "distillation_mse":
+            return DistillationMSE(hard_weight=hard_weight)
+        case _:
+            raise AssertionError(f"unvalidated loss {name!r}")
+
+
+def differentiable(loss: Loss, outputs: Tensor, targets: Targets) -> Tensor:
+    """Return the loss as a node of autograd's graph whose backward is the written-out gradient."""
+    return _Node.apply(outputs, loss, targets)  # type: ignore[no-any-return]
+
+
+class _Node(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, outputs, loss, targets):  # noqa: D102  # pyright: ignore
+        value, gradient = loss(outputs.float(), targets)
+        ctx.save_for_backward(gradient.to(outputs.dtype))
+        return value
+
+    @staticmethod
+    def backward(ctx, upstream):  # noqa: D102  # pyright: ignore
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream, None, None
+
+
+def _per_row_hard(outputs: Tensor, labels: Tensor, binary: bool) -> tuple[Tensor, Tensor]:
+    """Return cross-entropy by row [B] and its gradient by row [B, K]."""
+    if binary:
+        wanted = labels[:, None].to(outputs.dtype)
+        value = F.binary_cross_entropy_with_logits(outputs, wanted, reduction="none")[:, 0]
+        return value, torch.sigmoid(outputs) - wanted
+    log_p = torch.log_softmax(outputs, 1)
+    gradient = log_p.exp()
+    gradient[_rows(outputs), labels] -= 1.0
+    return F.nll_loss(log_p, labels, reduction="none"), gradient
+
+
+def _rows(outputs: Tensor) -> Tensor:
+    return torch.arange(len(outputs), device=outputs.device)

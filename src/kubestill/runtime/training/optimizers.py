@@ -1,0 +1,206 @@
+"""Optimizers by their torch names, on lists of plain tensors.
+
+Adam, AdamW and SGD call torch's fused kernels straight: at the size of a student, `Optimizer.step`
+costs more in bookkeeping (80 us) than the whole update (15 us). The kernels are the ones that
+`fused=True` runs, so the bits are the same; a test says so. Every other optimizer, and every unusual
+argument, goes through torch's own class.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from kubestill.errors import Problems, nearest
+
+# LBFGS needs a closure, SparseAdam sparse gradients, and Muon refuses anything but matrices.
+_EXCLUDED = {"Optimizer", "LBFGS", "SparseAdam", "Muon"}
+
+# On flat parameters only an update that treats every element alone stays the same update.
+ELEMENTWISE = frozenset(
+    {"ASGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"}
+)
+
+
+def names() -> list[str]:
+    """Return the optimizers that a training can use, by their names in `torch.optim`."""
+    return sorted(
+        name
+        for name, value in vars(torch.optim).items()
+        if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer) and name not in _EXCLUDED
+    )
+
+
+def check_arguments(optimizer: str, arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments that the optimizer does not have or does not accept.
+
+    Raises:
+        InvalidInput: Naming each, with the nearest that exist.
+    """
+    problems = Problems()
+    cls = getattr(torch.optim, optimizer)
+    known = [name for name in inspect.signature(cls).parameters if name != "params"]
+    for key, value in arguments.items():
+        if key == "lr":
+            problems.add("optimizer_args.lr", value, "use the parameter 'learning_rate' instead")
+        elif key not in known:
+            problems.add(
+                f"optimizer_args.{key}", value, f"{optimizer} has no such argument; {nearest(key, known)}"
+            )
+    if not problems:
+        try:
+            cls([torch.zeros(1)], **_canonical(arguments))
+        except (TypeError, ValueError, RuntimeError) as error:
+            problems.add("optimizer_args", dict(arguments), f"{optimizer} refuses them: {error}")
+    problems.raise_if_any()
+
+
+class Optimizer(Protocol):
+    """Updates a fixed list of parameters in place."""
+
+    def step(self, gradients: Sequence[Tensor], learning_rate: float) -> None:
+        """Apply one update; `gradients` match the parameters in order and shape."""
+        ...
+
+    def state(self) -> dict[str, list[Tensor]]:
+        """Return the live state by slot, one tensor a parameter; `step` slots are scalars []."""
+        ...
+
+    def materialise(self) -> None:
+        """Make every slot exist, at the price of parameters and slots that now hold anything.
+
+        A restore calls it before it overwrites both: torch's classes make their slots at the first step.
+        """
+        ...
+
+
+def build_optimizer(name: str, arguments: Mapping[str, Any], parameters: Sequence[Tensor]) -> Optimizer:
+    """Return the optimizer `torch.optim.<name>` over `parameters`."""
+    arguments = _canonical(arguments)
+    adam = {"betas", "eps", "weight_decay"}
+    if name in ("Adam", "AdamW") and set(arguments) <= adam and hasattr(torch, "_fused_adamw_"):
+        default = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0 if name == "Adam" else 1e-2}
+        return _FusedAdam(parameters, decoupled=name == "AdamW", **(default | arguments))
+    sgd = {"momentum", "weight_decay", "nesterov"}
+    if name == "SGD" and set(arguments) <= sgd and hasattr(torch, "_fused_sgd_"):
+        return _FusedSGD(parameters, **({"momentum": 0.0, "weight_decay": 0.0, "nesterov": False} | arguments))
+    return _TorchOptimizer(parameters, getattr(torch.optim, name), arguments)
+
+
+class _FusedAdam:
+    """Adam and AdamW (Kingma & Ba 2015; Loshchilov & Hutter 2019) by torch's fused kernels."""
+
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        *,
+        decoupled: bool,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+    ):
+        self._parameters = [p.detach() for p in parameters]
+        self._first = [torch.zeros_like(p) for p in self._parameters]
+        self._second = [torch.zeros_like(p) for p in self._parameters]
+        self._steps = [torch.zeros((), device=p.device) for p in self._parameters]
+        self._kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_  # pyright: ignore
+        self._options = {
+            "beta1": float(betas[0]),
+            "beta2": float(betas[1]),
+            "eps": float(eps),
+            "weight_decay": float(weight_decay),
+            "amsgrad": False,
+            "maximize": False,
+        }
+
+    def step(self, gradients: Sequence[Tensor], learning_rate: float) -> None:
+        torch._foreach_add_(self._steps, 1)
+        self._kernel(
+            self._parameters,
+            gradients,
+            self._first,
+            self._second,
+            [],
+            self._steps,
+            lr=learning_rate,
+            **self._options,
+        )
+
+    def materialise(self) -> None:
+        pass
+
+    def state(self) -> dict[str, list[Tensor]]:
+        return {"step": self._steps, "exp_avg": self._first, "exp_avg_sq": self._second}
+
+
+class _FusedSGD:
+    """Stochastic gradient descent with momentum by torch's fused kernel."""
+
+    def __init__(
+        self, parameters: Sequence[Tensor], *, momentum: float, weight_decay: float, nesterov: bool
+    ):
+        self._parameters = [p.detach() for p in parameters]
+        self._buffers = [torch.zeros_like(p) for p in self._parameters] if momentum else []
+        self._options = {
+            "momentum": float(momentum),
+            "weight_decay": float(weight_decay),
+            "nesterov": bool(nesterov),
+            "dampening": 0.0,
+            "maximize": False,
+        }
+
+    def step(self, gradients: Sequence[Tensor], learning_rate: float) -> None:
+        # The zero buffers make the first step v = g, which is what torch's first step does.
+        torch._fused_sgd_(  # pyright: ignore
+            self._parameters,
+            gradients,
+            self._buffers,
+            lr=learning_rate,
+            is_first_step=False,
+            **self._options,
+        )
+
+    def materialise(self) -> None:
+        pass
+
+    def state(self) -> dict[str, list[Tensor]]:
+        return {"momentum_buffer": self._buffers} if self._buffers else {}
+
+
+class _TorchOptimizer:
+    """Any other `torch.optim` class, kept behind the same three verbs."""
+
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        cls: type[torch.optim.Optimizer],
+        arguments: Mapping[str, Any],
+    ):
+        self._parameters = [torch.nn.Parameter(p.detach()) for p in parameters]
+        self._optimizer = cls(self._parameters, **arguments)
+
+    def step(self, gradients: Sequence[Tensor], learning_rate: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self._optimizer.step()
+
+    def materialise(self) -> None:
+        self.step([torch.zeros_like(p) for p in self._parameters], 0.0)
+
+    def state(self) -> dict[str, list[Tensor]]:
+        slots: dict[str, list[Tensor]] = {}
+        for parameter in self._parameters:
+            for name, value in self._optimizer.state[parameter].items():
+                if isinstance(value, Tensor):
+                    slots.setdefault(name, []).append(value)
+        return slots
+
+def _canonical(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo what JSON and the runner do to arguments: pairs that became lists."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}

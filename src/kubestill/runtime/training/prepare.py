@@ -1,0 +1,218 @@
+"""From a dataset on disk to what the engine trains on: a model, rows, a loss and validation rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kubestill.errors import InvalidInput, Problem, Problems, nearest
+from kubestill.runtime.data.cache import load_decoded
+from kubestill.runtime.data.dataset import Dataset
+from kubestill.runtime.data.decode import Decoded, RawLayout
+from kubestill.runtime.models.decoder import Decoder
+from kubestill.runtime.models.encoder import Encoder
+from kubestill.runtime.models.model import Model
+from kubestill.runtime.training.batches import ResidentRows, Rows, StreamedRows
+from kubestill.runtime.training.device import Machine
+from kubestill.runtime.training.losses import Loss, build_loss, loss_names
+from kubestill.runtime.training.memory import available_bytes
+from kubestill.runtime.training.settings import TrainingSettings
+from kubestill.runtime.training.validation import MAIN_METRIC, METRICS, Validation
+
+_CHUNK = 65536
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """One training, ready to run."""
+
+    model: Model
+    rows: Rows
+    loss: Loss
+    loss_name: str
+    validation: Validation | None
+    metric: str
+    """What early stopping and the choice of a milestone look at."""
+    shuffle: str
+    """`full`, `blocks` or `none`, resolved."""
+
+
+def resolve_loss(settings: TrainingSettings, dataset: Dataset, *, distil: bool) -> str:
+    """Return the loss to use, and refuse what contradicts the data, before anything expensive.
+
+    Raises:
+        InvalidInput: The loss does not fit the task; distillation without a teacher's outputs; rows
+            without a target where every row needs one.
+    """
+    problems = Problems()
+    task = dataset.schema.task
+    if task is None:
+        problems.add("dataset", dataset.root, "has no target column; import it with one")
+        problems.raise_if_any()
+    fitting = loss_names(str(task))
+    name = fitting[-1 if distil else 0] if settings.loss == "auto" else settings.loss
+    if name not in fitting:
+        problems.add("loss", name, f"does not fit {task}; use {' or '.join(fitting)}")
+    soft = name.startswith("distillation")
+    if soft and dataset.schema.soft is None:
+        problems.add("dataset", dataset.root, "has no teacher outputs; run label-with-teacher on it first")
+    if settings.metric and settings.metric not in (*METRICS[str(task)], "train_loss"):
+        known = [*METRICS[str(task)], "train_loss"]
+        problems.add("metric", settings.metric, f"not followed while training; {nearest(settings.metric, known)}")
+    problems.raise_if_any()
+    return name
+
+
+def prepare(
+    dataset: Dataset,
+    validation: Dataset | None,
+    settings: TrainingSettings,
+    machine: Machine,
+    *,
+    loss_name: str,
+    start: Model | None = None,
+) -> Prepared:
+    """Decode, fit the preprocessing, build the network and put the rows where they are trained on.
+
+    Args:
+        dataset: Training rows.
+        validation: Rows to follow, or None.
+        settings: Of the training.
+        machine: Where it runs.
+        loss_name: From `resolve_loss`.
+        start: A model to go on from; its preprocessing is kept.
+    """
+    layout = RawLayout(dataset.schema if start is None else _with_soft(start, dataset))
+    decoded = load_decoded(dataset, layout)
+    model = start or _build(dataset, decoded, layout, settings)
+    model.to(machine.device)
+    targets = _targets(decoded, model, loss_name, settings, str(dataset.schema.task))
+    rows, shuffle = _rows(decoded, targets, model, settings, machine)
+    task = str(dataset.schema.task)
+    followed = None
+    if validation is not None:
+        held = load_decoded(validation, RawLayout(model.spec.schema))
+        assert held.target is not None
+        followed = Validation(
+            _encode_all(held.raw, model, machine),
+            torch.from_numpy(np.ascontiguousarray(held.target)).to(machine.device),
+            task=task,
+            decoder=model.decoder,
+        )
+    return Prepared(
+        model=model,
+        rows=rows,
+        loss=build_loss(
+            loss_name, temperature=settings.temperature, hard_weight=settings.hard_weight
+        ),
+        loss_name=loss_name,
+        validation=followed,
+        metric=settings.metric or (MAIN_METRIC[task] if followed else "train_loss"),
+        shuffle=shuffle,
+    )
+
+
+def _build(
+    dataset: Dataset, decoded: Decoded, layout: RawLayout, settings: TrainingSettings
+) -> Model:
+    regression = dataset.schema.task == "regression"
+    values = decoded.target if decoded.target is not None else decoded.soft
+    if regression and decoded.soft is not None and not np.isfinite(decoded.target).any():  # pyright: ignore
+        # Only generated rows: their scale is the teacher's.
+        values = decoded.soft
+    return Model.create(
+        dataset.schema,
+        encoder=Encoder.fit(_chunks(decoded.raw), layout),
+        decoder=Decoder.fit(_chunks(values)) if regression and values is not None else Decoder(),
+        network=settings.network,
+        network_args=settings.network_args,
+        seed=settings.seed,
+    )
+
+
+def _targets(
+    decoded: Decoded, model: Model, loss_name: str, settings: TrainingSettings, task: str
+) -> list[np.ndarray]:
+    """Return what the loss is told about each row, [N, ...] each.
+
+    Raises:
+        InvalidInput: Rows without a target, where the loss needs one for every row.
+    """
+    if loss_name == "distillation":
+        assert decoded.soft is not None
+        soft = [_soften(decoded.soft, settings.temperature)]
+        return [*soft, np.asarray(decoded.target)] if settings.hard_weight else soft
+    if loss_name == "distillation_mse":
+        assert decoded.soft is not None
+        soft = [_standardised(decoded.soft, model)]
+        hard = settings.hard_weight and decoded.target is not None
+        return [*soft, _standardised(decoded.target, model)] if hard else soft  # pyright: ignore
+    target = np.asarray(decoded.target)
+    missing = int((target < 0).sum() if task != "regression" else np.isnan(target).any(1).sum())
+    if missing:
+        remedy = f"{missing} rows have no target; train on them with a teacher's outputs, or drop them"
+        raise InvalidInput([Problem("dataset", f"{len(target)} rows", remedy)])
+    if task == "binary":
+        return [target.astype(np.float32)[:, None]]
+    return [target] if task == "multiclass" else [_standardised(target, model)]
+
+
+def _soften(logits: np.ndarray, temperature: float) -> np.ndarray:
+    """Return the teacher's probabilities at a temperature (Hinton et al. 2015, eq. 1), [N, K]."""
+    out = np.empty_like(logits)
+    for start in range(0, len(logits), _CHUNK):
+        scaled = torch.from_numpy(np.array(logits[start : start + _CHUNK])) / temperature
+        soft = torch.sigmoid(scaled) if logits.shape[1] == 1 else torch.softmax(scaled, 1)
+        out[start : start + _CHUNK] = soft.numpy()
+    return out
+
+
+def _standardised(values: np.ndarray, model: Model) -> np.ndarray:
+    out = np.empty_like(values)
+    device = next(model.parameters()).device
+    for start in range(0, len(values), _CHUNK):
+        chunk = torch.from_numpy(np.array(values[start : start + _CHUNK])).to(device)
+        out[start : start + _CHUNK] = model.decoder.standardise(chunk).cpu().numpy()
+    return out
+
+
+def _rows(
+    decoded: Decoded,
+    targets: list[np.ndarray],
+    model: Model,
+    settings: TrainingSettings,
+    machine: Machine,
+) -> tuple[Rows, str]:
+    """Keep the rows in memory where they fit beside everything else, else stream them."""
+    width = model.encoder(torch.zeros(1, decoded.raw.shape[1], device=machine.device)).shape[1]
+    needed = decoded.rows * 4 * width + sum(array.nbytes for array in targets)
+    # Rows, a shuffled copy of a window of them, and room for the network's own buffers.
+    resident = needed < 0.4 * available_bytes(machine.device)
+    if settings.shuffle == "blocks" or not resident:
+        shuffle = "blocks" if settings.shuffle == "auto" else settings.shuffle
+        streamed = StreamedRows(decoded.raw, targets, encode=model.encoder, device=machine.device)
+        return streamed, shuffle
+    tensors = [torch.from_numpy(np.ascontiguousarray(array)).to(machine.device) for array in targets]
+    features = _encode_all(decoded.raw, model, machine)
+    return ResidentRows([features, *tensors]), "full" if settings.shuffle == "auto" else settings.shuffle
+
+
+@torch.no_grad()
+def _encode_all(raw: np.ndarray, model: Model, machine: Machine) -> Tensor:
+    chunks = (torch.from_numpy(np.array(chunk)).to(machine.device) for chunk in _chunks(raw))
+    return torch.cat([model.encoder(chunk) for chunk in chunks])
+
+
+def _chunks(array: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(array), _CHUNK):
+        yield array[start : start + _CHUNK]
+
+
+def _with_soft(start: Model, dataset: Dataset):
+    """Return the schema of a model that goes on, with the new data's teacher outputs if it has any."""
+    schema, soft = start.spec.schema, dataset.schema.soft
+    return schema if soft is None else schema.with_soft(soft.name, soft.width)

@@ -1,0 +1,172 @@
+"""Everything a training can be told, validated in full before any data is read.
+
+The ten or so settings people change are typed parameters of the components; all others arrive in one
+`settings` dict. Both end up here, in one frozen object, and every problem is reported at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from kubestill.errors import InvalidInput, Problem, Problems, nearest
+from kubestill.runtime.checkpoints.settings import CheckpointSettings
+from kubestill.runtime.training import losses, optimizers, schedules
+
+Seconds = Annotated[float, Field(gt=0)]
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+class TrainingSettings(BaseModel):
+    """One training, fully described: two equal settings on equal data give equal bits."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    network: str = "mlp"
+    """Built-in name, or import path `package.module:attribute` of a class or factory."""
+    network_args: dict[str, Any] = {}
+    """Keyword arguments of the network."""
+
+    epochs: float = Field(default=20.0, gt=0)
+    """Passes over the dataset; fractions are allowed."""
+    steps: int = Field(default=0, ge=0)
+    """Optimizer steps; overrides `epochs` when above zero."""
+    batch_size: int = Field(default=128, gt=0)
+    """Rows a step, over all devices together."""
+
+    optimizer: str = "AdamW"
+    """Class name in `torch.optim`."""
+    optimizer_args: dict[str, Any] = {}
+    """Its arguments besides `lr`, such as `{"weight_decay": 0.01}`."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Peak learning rate."""
+    schedule: str = "CosineAnnealingLR"
+    """Class name in `torch.optim.lr_scheduler`, or `constant`."""
+    schedule_args: dict[str, Any] = {}
+    """Its arguments; the length of the training is filled in where the class asks for one."""
+    schedule_unit: Literal["step", "epoch"] = "step"
+    """What one tick of the schedule is."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps over which the learning rate rises linearly before the schedule takes over."""
+    gradient_clip: float = Field(default=0.0, ge=0)
+    """Largest L2 norm of the whole gradient; 0 leaves it alone."""
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
+    """Decay a step of the exponential moving average that is evaluated and exported; 0 is off."""
+
+    loss: str = "auto"
+    """`auto` follows the task; else one of `kubestill.runtime.training.losses`."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Softens teacher and student before they are compared (Hinton et al. 2015, eq. 1)."""
+    hard_weight: float = Field(default=0.0, ge=0, le=1)
+    """Weight of the true label beside the teacher's output, on rows that have one."""
+
+    patience: int = Field(default=0, ge=0)
+    """Milestones without improvement before an early stop; 0 never stops early."""
+    min_delta: float = Field(default=0.0, ge=0)
+    """Smallest change of the metric that counts as an improvement."""
+    metric: str = ""
+    """What early stopping and `choose` look at; empty takes log-loss or RMSE."""
+    tolerance: float = Field(default=0.0, ge=0)
+    """Stop as soon as `metric` is at or below this; 0 is off."""
+    choose: Literal["best", "last"] = "best"
+    """Which milestone is exported: the best on the validation set, or the last."""
+    milestone_every: float = Field(default=1.0, gt=0)
+    """Distance between milestones: evaluated, saved, selectable."""
+    milestone_unit: Literal["epochs", "steps", "examples"] = "epochs"
+    """Unit of `milestone_every`."""
+
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Initial weights, order of the data and dropout all follow from it."""
+    shuffle: Literal["auto", "full", "blocks", "none"] = "auto"
+    """`full` permutes all rows; `blocks` shuffles within windows and needs bounded memory."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:1`; a GPU that was asked for and is missing is an error."""
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    """Arithmetic of forward and backward; `auto` is bf16 where a GPU has it, else float32."""
+    deterministic: bool = True
+    """Only kernels that give the same bits every time (matters on GPUs)."""
+    step_path: Literal["auto", "autograd", "fused"] = "auto"
+    """`fused` is the hand-written step for plain MLPs; `auto` takes it wherever it applies."""
+    threads: int = Field(default=0, ge=0)
+    """CPU threads of one process; 0 leaves torch's default."""
+    log_seconds: Seconds = 5.0
+    """Time between two progress lines."""
+    checkpoints: CheckpointSettings = CheckpointSettings()
+    """When recovery checkpoints are taken and which checkpoints are kept."""
+
+    @field_validator("optimizer")
+    @classmethod
+    def _known_optimizer(cls, name: str) -> str:
+        known = optimizers.names()
+        if name not in known:
+            raise ValueError(f"no such optimizer in torch.optim; {nearest(name, known)}")
+        return name
+
+    @field_validator("schedule")
+    @classmethod
+    def _known_schedule(cls, name: str) -> str:
+        known = schedules.names()
+        if name not in known:
+            raise ValueError(f"no such schedule; {nearest(name, known)}")
+        return name
+
+    @field_validator("loss")
+    @classmethod
+    def _known_loss(cls, name: str) -> str:
+        known = ["auto", *losses.NAMES]
+        if name not in known:
+            raise ValueError(f"no such loss; {nearest(name, known)}")
+        return name
+
+
+def parse_settings(
+    typed: Mapping[str, Any], settings: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = None
+) -> TrainingSettings:
+    """Join a component's typed parameters and its `settings` dict into one validated object.
+
+    Args:
+        typed: Typed parameters by name.
+        settings: Everything else.
+        defaults: What the preset wants where neither says anything.
+
+    Raises:
+        InvalidInput: With every unknown key, wrong type and value out of range of both.
+    """
+    problems = Problems()
+    for key in settings:
+        if key in typed:
+            problems.add(f"settings.{key}", settings[key], f"use the parameter {key!r} instead")
+    merged = {**(defaults or {}), **settings, **typed}
+    parsed = None
+    with problems.collect():
+        parsed = validate(TrainingSettings, merged, prefixed={key: "settings." for key in settings})
+    if parsed is not None:
+        with problems.collect():
+            optimizers.check_arguments(parsed.optimizer, parsed.optimizer_args)
+        with problems.collect():
+            schedules.check_arguments(parsed.schedule, parsed.schedule_args)
+    problems.raise_if_any()
+    assert parsed is not None
+    return parsed
+
+
+def validate(
+    model: type[Settings], values: Mapping[str, Any], *, prefixed: Mapping[str, str] | None = None
+) -> Settings:
+    """Build a pydantic model; its complaints become `InvalidInput` in this package's own words."""
+    prefixed = prefixed or {}
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        problems: list[Problem] = []
+        for detail in error.errors():
+            path = ".".join(str(part) for part in detail["loc"])
+            field = prefixed.get(path.split(".")[0], "") + path
+            if detail["type"] == "extra_forbidden":
+                remedy = f"unknown key; {nearest(str(detail['loc'][-1]), model.model_fields)}"
+            else:
+                remedy = detail["msg"].removeprefix("Value error, ")
+            problems.append(Problem(field, detail["input"], remedy))
+        raise InvalidInput(problems) from error

@@ -1,0 +1,352 @@
+"""One optimizer step, in two ways that give the same bits.
+
+`AutogradStep` works for any network. `FusedStep` runs plain MLPs: for students, autograd's own
+bookkeeping costs more than the arithmetic, so the backward is written out over one flat parameter
+vector and buffers that are used again. It calls the kernels autograd would, in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from kubestill.runtime.training.losses import Loss, differentiable
+from kubestill.runtime.training.optimizers import ELEMENTWISE, build_optimizer
+
+aten = torch.ops.aten
+
+Batch = tuple[Tensor, ...]
+
+
+class Step(Protocol):
+    """Trains a network in place, a batch at a time."""
+
+    def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
+        """Apply one update; `batch` is (features [b, ...], *targets). Returns the loss before it []."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Return live optimizer state by `<parameter name>/<slot>`, and the scaler's where one is used."""
+        ...
+
+    def load_state(self, saved: Mapping[str, Tensor]) -> None:
+        """Copy saved state into the live one. Call it before the parameters are restored.
+
+        Raises:
+            KeyError: A slot is missing: the state belongs to another optimizer.
+        """
+        ...
+
+
+class AutogradStep:
+    """Forward, backward and update of any network by autograd.
+
+    Args:
+        network: Trained in place.
+        loss: What to minimise.
+        optimizer: Name in `torch.optim`.
+        optimizer_args: Its arguments.
+        clip: Largest L2 norm of the gradient; 0 leaves it alone.
+        precision: `float32`, `bf16` or `fp16` (forward and backward; parameters stay float32).
+        world_size: Processes whose gradients are averaged.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: Loss,
+        *,
+        optimizer: str,
+        optimizer_args: Mapping[str, Any],
+        clip: float = 0.0,
+        precision: str = "float32",
+        world_size: int = 1,
+    ):
+        named = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        self._network, self._loss, self._clip = network, loss, clip
+        self._names, self._parameters = list(named), list(named.values())
+        self._optimizer = build_optimizer(optimizer, optimizer_args, self._parameters)
+        self._world_size = world_size
+        device = self._parameters[0].device
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+        self._autocast: Callable[[], Any] = (
+            (lambda: torch.autocast(device.type, dtype)) if dtype is not None else nullcontext
+        )
+        self._scaler = _Scaler(device) if precision == "fp16" else None
+
+    def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
+        features, *targets = batch
+        with self._autocast():
+            outputs = self._network(features)
+        loss = differentiable(self._loss, outputs, tuple(targets))
+        scaled = loss if self._scaler is None else loss * self._scaler.scale
+        gradients = torch.autograd.grad(
+            scaled, self._parameters, allow_unused=True, materialize_grads=True
+        )
+        gradients = [g if g.is_contiguous() else g.contiguous() for g in gradients]
+        if self._world_size > 1:
+            gradients = _average(gradients, self._world_size)
+        if self._scaler is None or self._scaler.unscale(gradients):
+            _clip(gradients, self._clip)
+            self._optimizer.step(gradients, learning_rate)
+        return loss.detach()
+
+    def state(self) -> dict[str, Tensor]:
+        named = {
+            f"{name}/{slot}": tensor
+            for slot, tensors in self._optimizer.state().items()
+            for name, tensor in zip(self._names, tensors, strict=True)
+        }
+        return named if self._scaler is None else named | self._scaler.state()
+
+    def load_state(self, saved: Mapping[str, Tensor]) -> None:
+        self._optimizer.materialise()
+        for name, tensor in self.state().items():
+            tensor.copy_(saved[name])
+
+
+class FusedStep:
+    """The whole step of a plain MLP, written out over one flat parameter vector.
+
+    The network's own parameters become views of the flat vector, so it can be evaluated and saved as
+    ever. Linear layers and their activations only: `fusible` says whether a network qualifies.
+    """
+
+    def __init__(
+        self,
+        network: nn.Sequential,
+        loss: Loss,
+        *,
+        optimizer: str,
+        optimizer_args: Mapping[str, Any],
+        clip: float = 0.0,
+        world_size: int = 1,
+    ):
+        named = dict(network.named_parameters())
+        self._names, self._shapes = list(named), [p.shape for p in named.values()]
+        self._flat = torch.cat([p.detach().flatten() for p in named.values()])
+        self._gradient = torch.zeros_like(self._flat)
+        for parameter, view in zip(named.values(), self._views(self._flat), strict=True):
+            parameter.data = view
+        linear = [layer for layer in network if isinstance(layer, nn.Linear)]
+        self._weights = [layer.weight.detach() for layer in linear]
+        self._weights_t = [weight.t() for weight in self._weights]
+        self._biases = [layer.bias.detach() for layer in linear]
+        views = list(self._views(self._gradient))
+        self._weight_gradients, self._bias_gradients = views[0::2], views[1::2]
+        self._activations = [_activation(layer) for layer in network[1::2]]
+        self._loss, self._clip, self._world_size = loss, clip, world_size
+        self._optimizer = build_optimizer(optimizer, optimizer_args, [self._flat])
+        self._buffers: dict[int, _Buffers] = {}
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
+        features, *targets = batch
+        buffers = self._buffers.get(len(features))
+        if buffers is None:
+            buffers = _Buffers(len(features), self._weights, self._activations)
+            self._buffers[len(features)] = buffers
+        loss, upstream = self._loss(self._forward(features, buffers), tuple(targets))
+        self._backward(features, upstream, buffers)
+        if self._world_size > 1:
+            dist.all_reduce(self._gradient)
+            self._gradient.div_(self._world_size)
+        if self._clip:
+            _clip([*self._weight_gradients, *self._bias_gradients], self._clip)
+        self._optimizer.step([self._gradient], learning_rate)
+        return loss
+
+    def _forward(self, features: Tensor, buffers: _Buffers) -> Tensor:
+        hidden, last = features, len(self._weights) - 1
+        for i, weight_t in enumerate(self._weights_t):
+            linear = torch.addmm(self._biases[i], hidden, weight_t, out=buffers.linear[i])
+            hidden = linear if i == last else self._activations[i].forward(linear, buffers.hidden[i])
+        return hidden
+
+    def _backward(self, features: Tensor, upstream: Tensor, buffers: _Buffers) -> None:
+        for i in range(len(self._weights) - 1, -1, -1):
+            below = features if i == 0 else buffers.hidden[i - 1]
+            torch.mm(upstream.t(), below, out=self._weight_gradients[i])
+            torch.sum(upstream, 0, out=self._bias_gradients[i])
+            if i:
+                into = torch.mm(upstream, self._weights[i], out=buffers.upstream[i - 1])
+                upstream = self._activations[i - 1].backward(
+                    into, buffers.linear[i - 1], buffers.hidden[i - 1]
+                )
+
+    def state(self) -> dict[str, Tensor]:
+        named: dict[str, Tensor] = {}
+        for slot, (tensor,) in self._optimizer.state().items():
+            whole = tensor.numel() == self._flat.numel()
+            parts = self._views(tensor) if whole else [tensor] * len(self._names)
+            named |= {f"{name}/{slot}": part for name, part in zip(self._names, parts, strict=True)}
+        return named
+
+    def load_state(self, saved: Mapping[str, Tensor]) -> None:
+        self._optimizer.materialise()
+        for name, tensor in self.state().items():
+            tensor.copy_(saved[name])
+
+    def _views(self, flat: Tensor) -> Iterator[Tensor]:
+        sizes = [shape.numel() for shape in self._shapes]
+        for part, shape in zip(flat.split(sizes), self._shapes, strict=True):
+            yield part.view(shape)
+
+
+def why_not_fusible(network: nn.Module, *, optimizer: str, precision: str) -> str:
+    """Return what keeps a training from the fused step, or an empty string where nothing does."""
+    if precision != "float32":
+        return f"precision is {precision}, and the fused step is float32"
+    if optimizer not in ELEMENTWISE:
+        return f"{optimizer} treats a parameter as a whole, and the fused step has one flat vector"
+    if type(network) is not nn.Sequential or len(network) % 2 == 0:
+        return "the network is not a plain MLP (Linear, activation, ..., Linear)"
+    for i, layer in enumerate(network):
+        if i % 2 == 0 and (type(layer) is not nn.Linear or layer.bias is None):  # pyright: ignore
+            return f"layer {i} is {type(layer).__name__}, not a Linear with a bias"
+        if i % 2 and _activation_or_none(layer) is None:
+            return f"layer {i} is {type(layer).__name__}, an activation without a written-out backward"
+    if not all(p.requires_grad and p.dtype == torch.float32 for p in network.parameters()):
+        return "some parameters are frozen or not float32"
+    return ""
+
+
+class _Buffers:
+    """What one batch size needs between forward and backward."""
+
+    def __init__(self, rows: int, weights: list[Tensor], activations: list[_Activation]):
+        self.linear = [weight.new_empty(rows, len(weight)) for weight in weights]
+        # Where the backward needs the output alone, the activation works in place and stays in cache.
+        self.hidden = [
+            torch.empty_like(linear) if activation.keeps_input else linear
+            for linear, activation in zip(self.linear, activations, strict=False)
+        ]
+        self.upstream = [weight.new_empty(rows, len(weight)) for weight in weights[:-1]]
+
+
+class _Activation(Protocol):
+    keeps_input: bool
+
+    def forward(self, linear: Tensor, out: Tensor) -> Tensor: ...
+
+    def backward(self, upstream: Tensor, linear: Tensor, hidden: Tensor) -> Tensor:
+        """Turn the gradient by the activation's output into that by its input, in place."""
+        ...
+
+
+class _Relu:
+    keeps_input = False
+
+    def forward(self, linear: Tensor, out: Tensor) -> Tensor:
+        return torch.clamp_min(linear, 0, out=out)
+
+    def backward(self, upstream: Tensor, linear: Tensor, hidden: Tensor) -> Tensor:
+        return aten.threshold_backward.grad_input(upstream, hidden, 0, grad_input=upstream)
+
+
+class _Tanh:
+    keeps_input = False
+
+    def forward(self, linear: Tensor, out: Tensor) -> Tensor:
+        return torch.tanh(linear, out=out)
+
+    def backward(self, upstream: Tensor, linear: Tensor, hidden: Tensor) -> Tensor:
+        return aten.tanh_backward.grad_input(upstream, hidden, grad_input=upstream)
+
+
+class _Sigmoid:
+    keeps_input = False
+
+    def forward(self, linear: Tensor, out: Tensor) -> Tensor:
+        return torch.sigmoid(linear, out=out)
+
+    def backward(self, upstream: Tensor, linear: Tensor, hidden: Tensor) -> Tensor:
+        return aten.sigmoid_backward.grad_input(upstream, hidden, grad_input=upstream)
+
+
+class _Gelu:
+    keeps_input = True
+
+    def __init__(self, approximate: str):
+        self._approximate = approximate
+
+    def forward(self, linear: Tensor, out: Tensor) -> Tensor:
+        return aten.gelu.out(linear, approximate=self._approximate, out=out)
+
+    def backward(self, upstream: Tensor, linear: Tensor, hidden: Tensor) -> Tensor:
+        return aten.gelu_backward.grad_input(
+            upstream, linear, approximate=self._approximate, grad_input=upstream
+        )
+
+
+class _Silu:
+    keeps_input = True
+
+    def forward(self, linear: Tensor, out: Tensor) -> Tensor:
+        return aten.silu.out(linear, out=out)
+
+    def backward(self, upstream: Tensor, linear: Tensor, hidden: Tensor) -> Tensor:
+        return aten.silu_backward.grad_input(upstream, linear, grad_input=upstream)
+
+
+def _activation_or_none(layer: nn.Module) -> _Activation | None:
+    match layer:
+        case nn.ReLU():
+            return _Relu()
+        case nn.Tanh():
+            return _Tanh()
+        case nn.Sigmoid():
+            return _Sigmoid()
+        case nn.GELU():
+            return _Gelu(layer.approximate)
+        case nn.SiLU():
+            return _Silu()
+        case _:
+            return None
+
+
+def _activation(layer: nn.Module) -> _Activation:
+    activation = _activation_or_none(layer)
+    assert activation is not None, "why_not_fusible comes first"
+    return activation
+
+
+class _Scaler:
+    """Dynamic loss scaling for float16 (Micikevicius et al. 2018), with its state in two tensors."""
+
+    def __init__(self, device: torch.device):
+        self.scale = torch.full((), 65536.0, device=device)
+        self._good_steps = torch.zeros((), device=device)
+
+    def unscale(self, gradients: list[Tensor]) -> bool:
+        """Divide the gradients by the scale; False means they overflowed and the step is skipped."""
+        torch._foreach_div_(gradients, self.scale)
+        finite = bool(torch.stack([g.isfinite().all() for g in gradients]).all())
+        self._good_steps.copy_(self._good_steps + 1 if finite else torch.zeros(()))
+        if not finite:
+            self.scale.mul_(0.5)
+        elif int(self._good_steps) % 2000 == 0:
+            self.scale.mul_(2.0)
+        return finite
+
+    def state(self) -> dict[str, Tensor]:
+        return {"scaler/scale": self.scale, "scaler/good_steps": self._good_steps}
+
+
+def _clip(gradients: list[Tensor], limit: float) -> None:
+    if limit:
+        norm = torch.nn.utils.get_total_norm(gradients)
+        torch._foreach_mul_(gradients, torch.clamp(limit / (norm + 1e-6), max=1.0))
+
+
+def _average(gradients: list[Tensor], world_size: int) -> list[Tensor]:
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    flat.div_(world_size)
+    parts = flat.split([g.numel() for g in gradients])
+    return [part.view_as(g) for part, g in zip(parts, gradients, strict=True)]

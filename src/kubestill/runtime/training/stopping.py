@@ -1,0 +1,53 @@
+"""When a training ends before its budget does, and which milestone was the best."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kubestill.runtime.selection.direction import direction
+
+
+@dataclass
+class Stopping:
+    """Follows one metric over the milestones.
+
+    Early stopping after Prechelt 1998: `patience` milestones in a row without an improvement of more
+    than `min_delta`.
+    """
+
+    metric: str
+    patience: int = 0
+    min_delta: float = 0.0
+    tolerance: float = 0.0
+    best_value: float | None = None
+    best_step: int = 0
+    reference: float | None = None
+    """Value of the last improvement that counted."""
+    waited: int = 0
+
+    def update(self, step: int, value: float) -> tuple[str, str] | None:
+        """Take in a milestone; return (reason, detail) where the training should stop.
+
+        A tie keeps the earlier milestone: it cost less.
+        """
+        sign = 1.0 if direction(self.metric) == "min" else -1.0
+        if self.best_value is None or sign * value < sign * self.best_value:
+            self.best_value, self.best_step = value, step
+        if self.reference is None or sign * (self.reference - value) > self.min_delta:
+            self.reference, self.waited = value, 0
+        else:
+            self.waited += 1
+        if self.tolerance and sign * value <= sign * self.tolerance:
+            return "tolerance", f"{self.metric} {value:.6g} reached the tolerance {self.tolerance:g}"
+        if self.patience and self.waited >= self.patience:
+            detail = (
+                f"{self.metric} has not improved by more than {self.min_delta:g} for {self.waited} "
+                f"milestones; best {self.best_value:.6g} at step {self.best_step}"
+            )
+            return "early-stopping", detail
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the state a resumed training goes on from."""
+        return asdict(self)
