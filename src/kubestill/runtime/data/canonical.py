@@ -72,7 +72,7 @@ def canonical_table(data: pa.Table | pd.DataFrame, schema: Schema) -> pa.Table:
 
 
 def stored_table(table: pa.Table, columns: Sequence[Column]) -> pa.Table:
-    """Return a table as Parquet gave it back in canonical form: dictionaries in the schema's order."""
+    """Return what Parquet gave back in canonical form: dictionaries in the schema's order."""
     arrays: list[pa.ChunkedArray | pa.Array] = []
     for column in columns:
         values = table.column(column.name)

@@ -35,7 +35,7 @@ Values = pa.ChunkedArray | pa.Array
 
 
 def arrow_table(data: pa.Table | pd.DataFrame) -> pa.Table:
-    """Return `data` as an Arrow table; NaN in a DataFrame becomes null, nested arrays become lists."""
+    """Return `data` as an Arrow table; NaN of a DataFrame becomes null, arrays become lists."""
     if isinstance(data, pa.Table):
         return data
     arrays = [_arrow_array(data.iloc[:, place]) for place in range(data.shape[1])]
@@ -49,7 +49,7 @@ def is_list(kind: pa.DataType) -> bool:
 
 
 def floats(values: Values, dtype: type[np.floating[Any]] = np.float32) -> NDArray[Any]:
-    """Return numbers [n] as floats, NaN where missing. May be a read-only view of the Arrow memory."""
+    """Return numbers [n] as floats, NaN where missing; perhaps a read-only view of Arrow memory."""
     wanted = pa.from_numpy_dtype(np.dtype(dtype))
     if values.type != wanted:
         kind = values.type
@@ -79,7 +79,7 @@ def flags(values: Values) -> pa.Array:
 
 
 def label_strings(values: Values) -> pa.Array:
-    """Return labels [n] as text: whole numbers without a point, truth values as `true` and `false`."""
+    """Return labels [n] as text: whole numbers without a point, truth values `true` and `false`."""
     joined = _joined(values)
     kind = joined.type
     if pa.types.is_dictionary(kind):

@@ -98,7 +98,7 @@ class RawLayout:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        """Return how `raw` is laid out, for people and other programs; the schema tells the rest."""
+        """Return how `raw` is laid out, for other programs; the schema tells the rest."""
         return {
             "dtype": "float32",
             "width": self.width,
@@ -193,7 +193,7 @@ def stream_decoded(
     wanted: Sequence[str],
     sink: Callable[[int, dict[str, NDArray[Any]]], None],
 ) -> None:
-    """Decode row group by row group and hand each to `sink(first row, arrays)`, from several threads.
+    """Decode row group by row group; `sink(first row, arrays)` is called from several threads.
 
     No more than a few row groups (32 MiB decoded each) are in memory at any time.
     """
@@ -306,7 +306,7 @@ def _columns(layout: RawLayout, wanted: Sequence[str]) -> list[Column]:
 
 
 def _check(data: Rows, layout: RawLayout, wanted: Sequence[str]) -> None:
-    """Check that every column is there, and for a dataset that its kind can be read as the layout's."""
+    """Check that every column is there, and in a dataset of a kind that can be read as wanted."""
     problems = Problems()
     for name in ("target", "soft"):
         if name in wanted and getattr(layout.schema, name) is None:

@@ -53,7 +53,7 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the schema and the ordered content; independent of part sizes and compression."""
+        """SHA-256 of the schema and the ordered rows; independent of parts and compression."""
         return fingerprint(self.schema, self.rows, self.blocks)
 
     @classmethod

@@ -147,7 +147,7 @@ class Schema:
         raise AssertionError
 
     def with_soft(self, name: str, width: int) -> Schema:
-        """Return this schema with a teacher's outputs [width] in column `name`, replacing any there."""
+        """Return this schema with a teacher's outputs [width] in column `name`, in place of any."""
         kept = tuple(column for column in self.columns if column.role != "soft")
         soft = Column(name=name, kind="tensor", role="soft", shape=(width,))
         return Schema(columns=(*kept, soft), task=self.task)

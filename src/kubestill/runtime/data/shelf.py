@@ -39,7 +39,7 @@ class Shelf:
         return cls(root=root, max_bytes=wanted)
 
     def entry(self, name: str, make: Callable[[Path], None]) -> Path:
-        """Return the folder of entry `name`, made by `make(empty folder)` where it is not there yet.
+        """Return the folder of entry `name`; `make(empty folder)` fills it where it is not there.
 
         Two processes may make the same entry at once: the first to finish publishes, both use that.
         """
@@ -70,7 +70,7 @@ class Shelf:
             held -= size
 
     def _entries(self) -> Iterator[tuple[float, int, Path]]:
-        """Yield (last use in epoch seconds, bytes, folder) of every entry, and sweep dead drafts."""
+        """Yield (last use in epoch seconds, bytes, folder) of each entry, and sweep dead drafts."""
         now = max((place.stat().st_mtime for place in self.root.iterdir()), default=0.0)
         for place in self.root.iterdir():
             with suppress(FileNotFoundError):  # Evicted by another process meanwhile.

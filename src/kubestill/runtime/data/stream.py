@@ -34,7 +34,7 @@ def ahead(jobs: Iterable[Callable[[], T]], *, workers: int, depth: int) -> Itera
 
 
 def cut(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """Cut a stream of tables of any length into tables of exactly `rows` rows; the last may be short.
+    """Cut a stream of tables of any length into tables of `rows` rows; the last may be short.
 
     A piece that lies within one input table shares its memory.
     """
