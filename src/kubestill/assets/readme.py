@@ -44,7 +44,8 @@ def render_readme(asset: Asset, previous: str = "") -> str:
     lines = [f"# {asset.name.replace('_', ' ').title()}", ""]
     if stability != "stable":
         lines += [f"> **Stability: {stability}**. This asset is not yet stable and may change.", ""]
-    lines += ["## Overview", "", spec.description or "", ""]
+    # Kubeflow joins the summary line and the rest of a docstring by one newline.
+    lines += ["## Overview", "", (spec.description or "").replace("\n", "\n\n", 1), ""]
     if inputs:
         lines += ["## Inputs", "", "| Parameter | Type | Default | Description |"]
         lines += ["|-----------|------|---------|-------------|"]

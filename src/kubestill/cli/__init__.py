@@ -1,0 +1,5 @@
+"""The `kubestill` command."""
+
+from .main import main
+
+__all__ = ["main"]

@@ -1,0 +1,32 @@
+"""The command group, and how errors meet the user."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from kubestill import __version__
+from kubestill.cli.compile import compile_assets
+from kubestill.cli.run import run
+from kubestill.errors import KubestillError
+
+
+class _Group(click.Group):
+    """Shows our own errors as a message instead of a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KubestillError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Group)
+@click.version_option(__version__, prog_name="kubestill")
+def main() -> None:
+    """Distil large models into small ones on Kubeflow, and keep them fresh."""
+
+
+main.add_command(run)
+main.add_command(compile_assets)

@@ -1,0 +1,91 @@
+"""Check what a user gives a pipeline before anything runs."""
+
+# Protobuf makes its classes at run time.
+# pyright: reportAttributeAccessIssue=false
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import yaml
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+from kubestill.errors import Problems, nearest
+
+_Type = pipeline_spec_pb2.ParameterType
+_WANTED = {
+    _Type.STRING: ("a string", (str,)),
+    _Type.NUMBER_INTEGER: ("a whole number", (int,)),
+    _Type.NUMBER_DOUBLE: ("a number", (float, int)),
+    _Type.BOOLEAN: ("true or false", (bool,)),
+    _Type.LIST: ("a list, such as [1, 2]", (list,)),
+    _Type.STRUCT: ("a mapping, such as {hidden: [64, 64]}", (dict,)),
+}
+
+
+def read_parameters(
+    spec: pipeline_spec_pb2.PipelineSpec, assignments: Iterable[str], file: str = ""
+) -> dict[str, Any]:
+    """Join `name=value` assignments and a YAML file into the arguments of a pipeline.
+
+    Args:
+        spec: The pipeline.
+        assignments: As on the command line; they override the file. Values of lists, mappings,
+            numbers and booleans are read as YAML, strings as they are.
+        file: A YAML mapping of names to values; empty for none.
+
+    Raises:
+        InvalidInput: With every unknown name, value of a wrong type and missing parameter.
+    """
+    known = dict(spec.root.input_definitions.parameters)
+    problems = Problems()
+    given = _from_file(file, problems)
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            problems.add("-p", assignment, "write name=value")
+        elif name in known:
+            given[name] = _parse(text, known[name].parameter_type)
+        else:
+            given[name] = text
+    for name, value in given.items():
+        if name not in known:
+            problems.add(name, value, f"the pipeline has no such parameter; {nearest(name, known)}")
+        else:
+            wanted, types = _WANTED[known[name].parameter_type]
+            if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+                problems.add(name, value, f"give {wanted}")
+    for name, parameter in known.items():
+        if name not in given and not parameter.is_optional:
+            problems.add(name, None, "the pipeline needs a value; give -p " + name + "=...")
+    problems.raise_if_any()
+    return given
+
+
+def _from_file(file: str, problems: Problems) -> dict[str, Any]:
+    if not file:
+        return {}
+    try:
+        with open(file, encoding="utf-8") as stream:
+            content = yaml.safe_load(stream)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        problems.add("--params", file, f"cannot be read as YAML ({error})")
+        return {}
+    if not isinstance(content, Mapping):
+        problems.add("--params", file, "must hold a mapping of parameter names to values")
+        return {}
+    return {str(name): value for name, value in content.items()}
+
+
+def _parse(text: str, kind: int) -> Any:
+    if kind == _Type.STRING:
+        return text
+    if kind == _Type.NUMBER_DOUBLE:
+        try:
+            return float(text)  # YAML takes 1e-3 for a string
+        except ValueError:
+            return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text

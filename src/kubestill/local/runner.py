@@ -1,0 +1,201 @@
+"""Kubeflow's subprocess runner with its output in order.
+
+The DAG, its loops and conditions are run by `kfp.local`; only the function that starts one task's
+process is ours, because kfp's prints every line of every task under one indentation, with the whole
+input of each executor, and says nothing about why a task failed.
+"""
+
+# Protobuf makes its classes at run time.
+# pyright: reportAttributeAccessIssue=false
+from __future__ import annotations
+
+import builtins
+import contextlib
+import copy
+import io
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from kfp import local
+from kfp.local import pipeline_orchestrator, subprocess_task_handler
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+from kubestill.local.console import Console
+from kubestill.local.output import ProgressFilter, last_error
+
+
+@dataclass(kw_only=True)
+class TaskRun:
+    """One task of a local run."""
+
+    name: str
+    """As the pipeline shows it, with the iteration of its loop."""
+    folder: str
+    """Where its outputs lie."""
+    ok: bool
+    error: str = ""
+    """The last exception it printed, where it failed."""
+
+
+@dataclass(kw_only=True)
+class Run:
+    """One local run of a pipeline, in the order in which its tasks ended."""
+
+    folder: str = ""
+    tasks: list[TaskRun] = field(default_factory=list[TaskRun])
+    error: str = ""
+    """Why the run failed, where no task of it did."""
+
+    @property
+    def failed(self) -> TaskRun | None:
+        """The task that made the run fail."""
+        return next((task for task in self.tasks if not task.ok), None)
+
+
+def run_pipeline(
+    spec: pipeline_spec_pb2.PipelineSpec,
+    arguments: dict[str, Any],
+    *,
+    root: str,
+    verbose: bool = False,
+) -> Run:
+    """Run a pipeline to its end or to its first failure.
+
+    Args:
+        spec: What to run. Its retries are left out: a person is watching, and the next run resumes.
+        arguments: Its parameters, checked.
+        root: Folder that gets one sub-folder a run.
+        verbose: Show every line of the tasks and of kfp itself.
+    """
+    spec = _without_retries(spec)
+    tasks = _TaskStarter(spec, Console(sys.stdout), root, verbose)
+    noise = io.StringIO()
+    with _kfp_tamed(), contextlib.redirect_stdout(sys.stdout if verbose else noise):
+        local.init(
+            local.SubprocessRunner(use_venv=False),
+            pipeline_root=root,
+            workspace_root=os.path.join(root, ".workspace"),
+            raise_on_error=True,
+        )
+        subprocess_task_handler.run_local_subprocess = tasks.run
+        try:
+            pipeline_orchestrator.run_local_pipeline(spec, arguments)
+        except Exception:
+            # A failed task has said so itself; anything else is between kfp and this machine.
+            if tasks.result.failed is None:
+                tasks.result.error = noise.getvalue()[-4000:] + traceback.format_exc()
+    return tasks.result
+
+
+class _TaskStarter:
+    """Stands in for `kfp.local`'s function that runs one task in a process."""
+
+    def __init__(
+        self, spec: pipeline_spec_pb2.PipelineSpec, console: Console, root: str, verbose: bool
+    ):
+        self.result = Run()
+        self._names = _display_names(spec)
+        self._console = console
+        self._root = os.path.abspath(root)
+        self._verbose = verbose
+
+    def run(self, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
+        """Run one task and return its exit code; after a failure nothing new is started."""
+        if self.result.failed:
+            return 1
+        folder = _task_folder(full_command)
+        name = self._name(folder)
+        self._console.started(name)
+        start = time.monotonic()
+        code, lines = self._stream(name, folder, full_command, env_vars or {})
+        self._console.finished(name, time.monotonic() - start, ok=code == 0)
+        error = "" if code == 0 else last_error(lines) or f"the process ended with code {code}"
+        self.result.tasks.append(TaskRun(name=name, folder=folder, ok=code == 0, error=error))
+        return code
+
+    def _stream(
+        self, name: str, folder: str, command: list[str], env_vars: dict[str, str]
+    ) -> tuple[int, list[str]]:
+        os.makedirs(folder, exist_ok=True)
+        lines: list[str] = []
+        progress = ProgressFilter()
+        with (
+            open(os.path.join(folder, "task.log"), "w", encoding="utf-8") as log,
+            subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                bufsize=1,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **env_vars},
+            ) as process,
+        ):
+            assert process.stdout is not None
+            for line in process.stdout:
+                log.write(line)
+                lines.append(line.rstrip("\n"))
+                if progress.shows(lines[-1]) or self._verbose:
+                    self._console.progress(name, lines[-1])
+        return process.returncode, lines
+
+    def _name(self, folder: str) -> str:
+        parts = os.path.relpath(folder, self._root).split(os.sep)
+        self.result.folder = self.result.folder or os.path.join(self._root, parts[0])
+        name = self._names.get(parts[-1], parts[-1])
+        loops = [part.rpartition("-iteration-")[2] for part in parts if "-iteration-" in part]
+        return f"{name}[{','.join(loops)}]" if loops else name
+
+
+def _task_folder(full_command: list[str]) -> str:
+    executor_input = json.loads(full_command[full_command.index("--executor_input") + 1])
+    return os.path.dirname(executor_input["outputs"]["outputFile"])
+
+
+def _dags(spec: pipeline_spec_pb2.PipelineSpec) -> Iterator[pipeline_spec_pb2.DagSpec]:
+    for component in [spec.root, *spec.components.values()]:
+        if component.WhichOneof("implementation") == "dag":
+            yield component.dag
+
+
+def _display_names(spec: pipeline_spec_pb2.PipelineSpec) -> dict[str, str]:
+    """The name a task shows, by that of its folder."""
+    return {
+        task.component_ref.name.removeprefix("comp-"): task.task_info.name
+        for dag in _dags(spec)
+        for task in dag.tasks.values()
+    }
+
+
+def _without_retries(spec: pipeline_spec_pb2.PipelineSpec) -> pipeline_spec_pb2.PipelineSpec:
+    spec = copy.deepcopy(spec)
+    for dag in _dags(spec):
+        for task in dag.tasks.values():
+            task.ClearField("retry_policy")
+    return spec
+
+
+@contextlib.contextmanager
+def _kfp_tamed() -> Iterator[None]:
+    """Put back what kfp changes for the whole process, and may leave changed under ParallelFor."""
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    written, started = builtins.print, subprocess_task_handler.run_local_subprocess
+    try:
+        with warnings.catch_warnings():
+            # That our image is no stock Python image, and that display names have no effect here.
+            warnings.filterwarnings("ignore", module=r"kfp\.local\..*")
+            yield
+    finally:
+        subprocess_task_handler.run_local_subprocess = started
+        builtins.print = written
+        root.handlers[:] = handlers
+        root.setLevel(level)
