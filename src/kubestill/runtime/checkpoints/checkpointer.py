@@ -1,0 +1,404 @@
+"""What a training loop holds: one object that resumes, saves, finishes, and says when to do so.
+
+place = resolve_place(checkpoint_uri, experiment, fingerprint, ledger.uri, announce=print)
+checkpointer = Checkpointer.open(place, settings, resume="auto", numerics=numerics(),
+announce=print) with checkpointer:
+    if checkpointer.finished is None:
+        if (state := checkpointer.restore()) is not None:
+            load(state)                                       # exact if checkpointer.exact
+        while training:
+            train_one_step()
+            if milestone:
+                checkpointer.save(view(), kind="milestone", step=..., metrics=...)
+            elif checkpointer.recovery_due():
+                checkpointer.save(view(), kind="recovery", step=...)
+        checkpointer.finish(result)
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from kubestill.errors import CorruptData, Fenced, InvalidInput, Problem, StoreError
+from kubestill.runtime.checkpoints import protocol
+from kubestill.runtime.checkpoints.commits import LedgerCell
+from kubestill.runtime.checkpoints.ledger import (
+    Attempt,
+    CheckpointKind,
+    Json,
+    Ledger,
+    LedgerEntry,
+    finite,
+)
+from kubestill.runtime.checkpoints.manifest import Stamp
+from kubestill.runtime.checkpoints.place import Announce, Place
+from kubestill.runtime.checkpoints.ranks import Ranks
+from kubestill.runtime.checkpoints.restore import Restored, differences, read_state
+from kubestill.runtime.checkpoints.retention import policy_of
+from kubestill.runtime.checkpoints.saver import Saver
+from kubestill.runtime.checkpoints.schedule import RecoverySchedule
+from kubestill.runtime.checkpoints.settings import CheckpointSettings
+from kubestill.runtime.checkpoints.signals import TerminationFlag
+from kubestill.runtime.checkpoints.spill import spill_to
+from kubestill.runtime.checkpoints.state import TrainingState
+from kubestill.runtime.checkpoints.writer import CheckpointWriter, Snapshot, sweep
+
+Resume = Literal["auto", "never", "must"]
+
+
+class Checkpointer:
+    """One attempt at one training. Make it with `open`; use it as a context manager, or `close` it.
+
+    With several processes every rank opens one and makes the same calls in the same order.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        settings: CheckpointSettings,
+        *,
+        cell: LedgerCell,
+        attempt: Attempt | None,
+        ranks: Ranks,
+        numerics: dict[str, Any],
+        announce: Announce,
+    ):
+        self._place = place
+        self._cell = cell
+        self._attempt = attempt
+        self._ranks = ranks
+        self._numerics = numerics
+        self._announce = announce
+        self._resumed: Restored | None = None
+        self._exact = True
+        self._saves = 0
+        self._closed = threading.Event()
+        self._flag = TerminationFlag()
+        self._schedule = RecoverySchedule(
+            seconds=settings.recovery_seconds,
+            auto=settings.recovery_auto,
+            budget=settings.overhead_budget,
+            interruptions_per_hour=settings.interruptions_per_hour,
+            now=time.monotonic(),
+        )
+        self._saver: Saver | None = None
+        if attempt is not None:
+            self._start(attempt, settings)
+
+    @classmethod
+    def open(
+        cls,
+        place: Place,
+        settings: CheckpointSettings,
+        *,
+        resume: Resume = "auto",
+        numerics: Mapping[str, Any],
+        announce: Announce = print,
+    ) -> Checkpointer:
+        """Become the training's next attempt, or adopt the result of one that finished.
+
+        A retry of the same task takes over at once. Where another run may be training at this
+        place, this waits until that one finishes (and adopts its result) or misses three
+        heartbeats.
+
+        Args:
+            place: From `resolve_place`.
+            settings: How often to save and what to keep; `metric` should be the training's own.
+            resume: `never` starts afresh, in a place of its own; `must` fails where there is
+                nothing to resume.
+            numerics: Everything besides state and data that changes bits. Plain JSON.
+            announce: Takes progress and warnings, one line each.
+
+        Raises:
+            InvalidInput: `resume="must"` found nothing; or a ledger of another format version.
+            TrainingFailed: An earlier attempt recorded that this training cannot succeed.
+            StoreError: The store did not answer.
+        """
+        ranks = Ranks.current()
+        if resume == "never":
+            place = place.fresh()
+        cell = LedgerCell(place)
+        attempt = None
+        if ranks.rank == 0:
+            attempt = cell.claim(
+                owner=place.owner, beat_seconds=settings.heartbeat_seconds, announce=announce
+            )
+            if resume == "must" and attempt is not None and not cell.latest.newest_first:
+                remedy = f"nothing to resume at {place.uri}: use 'auto', or restore that place"
+                raise InvalidInput([Problem("resume", resume, remedy)])
+        told = json.loads(ranks.share(json.dumps(vars(attempt) if attempt else None)))
+        if ranks.rank:
+            cell.refresh()
+            attempt = Attempt(**told) if told else None
+        return cls(
+            place,
+            settings,
+            cell=cell,
+            attempt=attempt,
+            ranks=ranks,
+            numerics=json.loads(json.dumps(dict(numerics))),
+            announce=announce,
+        )
+
+    @property
+    def place(self) -> Place:
+        """Where the checkpoints are."""
+        return self._place
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger as this attempt last read or committed it."""
+        return self._cell.latest
+
+    @property
+    def finished(self) -> Json | None:
+        """The result that an earlier attempt recorded, or None: then this attempt has to train."""
+        return self.ledger.finished if self._attempt is None else None
+
+    @property
+    def resumed(self) -> LedgerEntry | None:
+        """The checkpoint that `restore` read."""
+        return self._resumed.entry if self._resumed else None
+
+    @property
+    def exact(self) -> bool:
+        """Whether what was restored continues with the bits of an uninterrupted training.
+
+        False where the numerics key or the number of ranks differs from when the state was saved.
+        """
+        return self._exact
+
+    def restore(self) -> TrainingState | None:
+        """Read the newest checkpoint that is whole, or None where there is none.
+
+        One that is missing, torn or altered is skipped loudly, and the ledger says so. All tensors
+        are on the CPU, in memory of their own.
+
+        Raises:
+            InvalidInput: The newest checkpoint was written by another format version.
+            StoreError: The store did not answer.
+            Fenced: Another attempt owns the training.
+        """
+        ranks = self._ranks
+        chosen = self._newest_whole() if ranks.rank == 0 else None
+        told = json.loads(ranks.share(json.dumps(chosen.entry.to_json() if chosen else None)))
+        if told is None:
+            return None
+        if chosen is None:
+            entry = LedgerEntry.from_json(told)
+            chosen = read_state(self._place.store, entry, rank=ranks.rank, world=ranks.world)
+        self._resumed = chosen
+        self._compare(chosen)
+        return chosen.state
+
+    def recovery_due(self) -> bool:
+        """Say whether to take a recovery checkpoint now; cheap enough for every step.
+
+        Raises:
+            Fenced: Another attempt owns the training: stop.
+            StoreError: The store refused everything for longer than the bound.
+        """
+        saver = self._running()
+        saver.check()
+        due = self._flag.raised or (self._schedule.due(time.monotonic()) and not saver.busy)
+        if self._ranks.world > 1:
+            due = self._ranks.share("due" if due else "") == "due"
+        return due
+
+    def save(
+        self,
+        view: TrainingState,
+        *,
+        kind: CheckpointKind,
+        step: int,
+        epoch: float,
+        examples: int,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Copy the state and return; writing and committing happen behind the training.
+
+        Blocks for the copy, and where both host buffers are still being written until one is free.
+        When SIGTERM asked for this save, it returns only once that is durable, and passes the
+        signal on.
+
+        Args:
+            view: The live tensors (copied before this returns) and plain JSON.
+            kind: `milestone` (evaluated, selectable) or `recovery` (only ever resumed from).
+            step: Optimizer steps done.
+            epoch: Passes over the data done.
+            examples: Training examples seen.
+            metrics: Validation metrics; those that are not finite are left out.
+
+        Raises:
+            Fenced: Another attempt owns the training.
+            StoreError: The store refused everything for longer than the bound.
+        """
+        saver = self._running()
+        self._saves += 1
+        snapshot = Snapshot(
+            stamp=Stamp(
+                step=step,
+                epoch=epoch,
+                examples=examples,
+                kind=kind,
+                metrics=finite(metrics),
+                created=time.time(),
+            ),
+            save=self._saves,
+            meta=json.dumps({k: v for k, v in view.meta.items() if k != "rank"}),
+            rank_meta=json.dumps(view.meta.get("rank")),
+        )
+        saver.submit(view.of_rank(self._ranks.rank), snapshot)
+        self._schedule.saved(time.monotonic())
+        if self._flag.raised:
+            self._announce(f"SIGTERM: making step {step} durable before stopping")
+            saver.flush()
+            self._flag.pass_on()
+
+    def mark_phases(self, phases: Mapping[int, int]) -> None:
+        """Write the phase (1, 2 or 3) of each step into its milestones; retention respects it."""
+        if self._ranks.rank == 0:
+            self._running()
+            me = self._mine()
+            now = time.time()
+            self._cell.change(lambda ledger: protocol.mark_phases(ledger, me, phases, now=now))
+
+    def report(self) -> Json:
+        """Say how often state was saved, what that cost, and what a kill is expected to cost."""
+        return self._schedule.report(time.monotonic())
+
+    def finish(self, result: Mapping[str, Any]) -> Ledger:
+        """Wait until everything is durable, then record the result for later attempts to adopt.
+
+        Calling it again, or after another attempt's result was adopted, changes nothing.
+
+        Raises:
+            Fenced: Another attempt owns the training.
+            StoreError: The store refused everything for longer than the bound.
+        """
+        if self._attempt is None:
+            return self.ledger
+        self._running().flush()
+        body = json.loads(json.dumps(dict(result), allow_nan=False))
+        if self._ranks.rank == 0:
+            self._conclude(result=body)
+        self._ranks.share("")
+        if self._ranks.rank:
+            self._cell.refresh()
+        return self.ledger
+
+    def fail(self, reason: str) -> None:
+        """Record that no retry can succeed (divergence, bad data): the next one raises at once.
+
+        Raises:
+            Fenced: Another attempt owns the training.
+            StoreError: The store did not answer.
+        """
+        if self._ranks.rank == 0 and self._attempt is not None:
+            self._conclude(failed=reason)
+
+    def close(self) -> None:
+        """Let a save that is under way end, stop the threads and put the signal handler back."""
+        self._closed.set()
+        self._flag.restore()
+        if self._saver is not None:
+            self._saver.close()
+
+    def __enter__(self) -> Checkpointer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _start(self, attempt: Attempt, settings: CheckpointSettings) -> None:
+        writer = CheckpointWriter(
+            self._place,
+            self._cell,
+            attempt,
+            rank=self._ranks.rank,
+            world=self._ranks.world,
+            numerics=self._numerics,
+            keep=policy_of(settings),
+        )
+        self._saver = Saver(
+            writer,
+            buffers=settings.buffers,
+            outage_seconds=settings.outage_seconds,
+            spill=spill_to(settings.spill_folder, self._place, self._numerics),
+            measured=self._schedule.measured,
+            announce=self._announce,
+        )
+        self._flag.install()
+        if self._ranks.rank == 0:
+            sweep(self._place.store, self.ledger.entries, attempt)
+            beating = threading.Thread(
+                target=self._beat,
+                args=(attempt, self._saver),
+                name="checkpoint-heartbeat",
+                daemon=True,
+            )
+            beating.start()
+
+    def _beat(self, me: Attempt, saver: Saver) -> None:
+        while not self._closed.wait(me.beat_seconds):
+            try:
+                self._cell.change(lambda ledger: protocol.beat(ledger, me, now=time.time()))
+            except Fenced as error:
+                saver.stop(error)
+                return
+            except StoreError:
+                continue  # the saver is the one that says so, and decides for how long
+
+    def _newest_whole(self) -> Restored | None:
+        me = self._mine()
+        for entry in self.ledger.newest_first:
+            try:
+                return read_state(self._place.store, entry, rank=0, world=self._ranks.world)
+            except CorruptData as error:
+                why = str(error)
+                self._announce(
+                    f"WARNING: the checkpoint of step {entry.step} is damaged ({why}); trying the "
+                    "one before it"
+                )
+                mark = _marking(me, entry, why)
+                self._cell.change(mark)
+        return None
+
+    def _compare(self, restored: Restored) -> None:
+        differ = differences(restored.manifest.numerics, self._numerics)
+        saved, now = len(restored.manifest.files), self._ranks.world
+        if saved != now:
+            differ.append(f"ranks: {saved} then, {now} now")
+        self._exact = not differ
+        step = restored.entry.step
+        if differ:
+            self._announce(
+                f"WARNING: resuming from step {step}, but NOT with the same bits: "
+                + "; ".join(differ)
+            )
+        else:
+            self._announce(f"resuming from step {step}, with the same bits")
+
+    def _conclude(self, *, result: Json | None = None, failed: str = "") -> None:
+        me = self._mine()
+        self._cell.change(
+            lambda ledger: protocol.conclude(
+                ledger, me, now=time.time(), result=result, failed=failed
+            )
+        )
+
+    def _mine(self) -> Attempt:
+        assert self._attempt is not None, "the training is finished: adopt `finished`"
+        return self._attempt
+
+    def _running(self) -> Saver:
+        assert self._saver is not None, "the training is finished: adopt `finished`"
+        return self._saver
+
+
+def _marking(me: Attempt, entry: LedgerEntry, why: str) -> Callable[[Ledger], Ledger]:
+    return lambda ledger: protocol.mark_damaged(ledger, me, entry, why, now=time.time())

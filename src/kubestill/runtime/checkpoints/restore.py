@@ -1,0 +1,123 @@
+"""Reading state back: the newest checkpoint that is whole, verified, and never through pickle."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from kubestill.errors import CorruptData, NotFound
+from kubestill.runtime.checkpoints.ledger import Checkpoint, LedgerEntry
+from kubestill.runtime.checkpoints.manifest import Manifest, StateFile, read_manifest
+from kubestill.runtime.checkpoints.state import RANK_PREFIX, Layout, TrainingState
+from kubestill.runtime.checkpoints.writer import digest
+from kubestill.runtime.stores import open_store
+from kubestill.runtime.stores.base import Store
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A state that was read back, and what its manifest says about it."""
+
+    entry: LedgerEntry
+    manifest: Manifest
+    state: TrainingState
+
+
+def load_state(checkpoint: Checkpoint) -> TrainingState:
+    """Read a chosen checkpoint's state: what all ranks share, and what was rank 0's own.
+
+    Downloads this one state and nothing else of the history.
+
+    Raises:
+        CorruptData: A file is missing, truncated or altered.
+        InvalidInput: It was written by another format version.
+        StoreError: The store did not answer.
+    """
+    return read_state(open_store(checkpoint.uri), checkpoint.entry, rank=0, world=1).state
+
+
+def read_state(store: Store, entry: LedgerEntry, *, rank: int, world: int) -> Restored:
+    """Read and verify one checkpoint for one of `world` ranks.
+
+    Where the checkpoint was written by another number of ranks, only what they shared comes back,
+    but for a lone reader, which also gets rank 0's own.
+
+    Raises:
+        CorruptData: A file is missing, truncated or altered.
+        InvalidInput: It was written by another format version.
+        StoreError: The store did not answer.
+    """
+    manifest = read_manifest(store, entry.manifest)
+    tensors = read_tensors(store, manifest.files[0])
+    source = rank if len(manifest.files) == world else 0
+    if source != 0 or (rank != 0 and source == 0):
+        tensors = {k: v for k, v in tensors.items() if not k.startswith(RANK_PREFIX)}
+    if source != 0:
+        tensors |= read_tensors(store, manifest.files[source])
+    meta = dict(manifest.meta)
+    own = manifest.rank_meta[source] if source == rank or world == 1 else None
+    if own is not None:
+        meta["rank"] = own
+    return Restored(entry, manifest, TrainingState(tensors, meta))
+
+
+def read_tensors(store: Store, file: StateFile) -> dict[str, torch.Tensor]:
+    """Read one state file whose size and SHA-256 are as recorded, into memory of its own.
+
+    Raises:
+        CorruptData: It is missing, truncated or altered.
+        StoreError: The store did not answer.
+    """
+    with _local_file(store, file.key) as path:
+        size = os.path.getsize(path)
+        if size != file.bytes:
+            raise CorruptData(f"{file.key} has {size} bytes instead of {file.bytes}")
+        with open(path, "rb") as opened:
+            mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
+    view = memoryview(mapped)
+    if digest([view]) != file.sha256:
+        raise CorruptData(f"{file.key} does not match its sha256")
+    layout = Layout.parse(view, source=file.key)
+    if not layout.size:
+        return dict(zip((s.name for s in layout.slots), layout.views(_EMPTY), strict=True))
+    data = torch.frombuffer(mapped, dtype=torch.uint8, offset=len(layout.header))
+    # A view into the mapping would die with the file: the store may prune it while training runs.
+    copies = [part.clone() for part in layout.views(data)]
+    return dict(zip((slot.name for slot in layout.slots), copies, strict=True))
+
+
+def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """Say in which parts two numerics keys differ; nothing where bits will be equal."""
+    names = sorted({*saved, *current})
+    return [
+        f"{name}: {saved.get(name)!r} then, {current.get(name)!r} now"
+        for name in names
+        if saved.get(name) != current.get(name)
+    ]
+
+
+_EMPTY = torch.empty(0, dtype=torch.uint8)
+
+
+@contextmanager
+def _local_file(store: Store, key: str) -> Generator[str]:
+    path = store.local_path(key)
+    if path is not None:
+        if not os.path.isfile(path):
+            raise CorruptData(f"{key} is missing")
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="kubestill-restore-") as folder:
+        path = os.path.join(folder, "state")
+        try:
+            store.download(key, path)
+        except NotFound as error:
+            raise CorruptData(f"{key} is missing") from error
+        yield path

@@ -1,0 +1,46 @@
+"""How often a training's state is saved, what is kept, and how long an outage may last."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class CheckpointSettings(BaseModel):
+    """Checkpoint policy: none of it changes a training's result, so none of it is fingerprinted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    recovery_seconds: float = Field(default=120.0, ge=0)
+    """Seconds between two recovery checkpoints: the most work a kill can cost. 0 turns them off."""
+    recovery_auto: bool = False
+    """Choose the interval from the measured cost of a save instead (Young 1974, Daly 2006)."""
+    overhead_budget: float = Field(default=0.02, gt=0, lt=1)
+    """Largest share of the training time that `recovery_auto` may spend on saving."""
+    interruptions_per_hour: float = Field(default=0.2, gt=0)
+    """How often `recovery_auto` expects the machine to be taken away."""
+
+    keep_last: int = Field(default=2, ge=1)
+    """Newest milestones to keep."""
+    keep_best: int = Field(default=3, ge=0)
+    """Best milestones by `metric` to keep."""
+    keep_every: int = Field(default=0, ge=0)
+    """Also keep every m-th milestone, counted from the first; 0 keeps none for that reason."""
+    keep_phases: bool = True
+    """Also keep the last milestone before each phase boundary."""
+    keep_recovery: int = Field(default=2, ge=1)
+    """Newest recovery checkpoints to keep: one before the last, in case that is damaged."""
+    metric: str = ""
+    """What `keep_best` ranks by; empty takes the training's own metric."""
+    mode: Literal["auto", "min", "max"] = "auto"
+    """Which way `metric` is better; `auto` knows the usual names."""
+
+    heartbeat_seconds: float = Field(default=10.0, gt=0)
+    """How often an attempt says that it lives. After three missed ones another run takes over."""
+    outage_seconds: float = Field(default=600.0, ge=0)
+    """How long training goes on while the store refuses every save, before it stops."""
+    buffers: Literal[1, 2] = 2
+    """Host copies of the state: with 2, a save may start while the last is being written."""
+    spill_folder: str = ""
+    """Local folder for the state when the store is gone for good; empty: a temporary one."""

@@ -1,0 +1,182 @@
+"""Making one checkpoint durable: state, manifest, ledger, and the pruning that follows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kubestill.errors import NotFound, StoreUnavailable
+from kubestill.runtime.checkpoints import protocol
+from kubestill.runtime.checkpoints.commits import LedgerCell
+from kubestill.runtime.checkpoints.ledger import Attempt, Json, LedgerEntry, ManifestRef
+from kubestill.runtime.checkpoints.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    Stamp,
+    StateFile,
+    attempt_number,
+    encode_manifest,
+    folder_name,
+)
+from kubestill.runtime.checkpoints.place import Place
+from kubestill.runtime.stores.base import Content, Store
+
+_HASH_CHUNK = 16 << 20
+RANK_SECONDS = 600.0
+"""How long rank 0 waits for the files of the others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """One rank's copied state, ready to be written."""
+
+    stamp: Stamp
+    save: int
+    """Counts the saves of this attempt."""
+    meta: str
+    """JSON text."""
+    rank_meta: str
+    """JSON text."""
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of one attempt, in the order that makes a crash harmless."""
+
+    def __init__(
+        self,
+        place: Place,
+        cell: LedgerCell,
+        attempt: Attempt,
+        *,
+        rank: int,
+        world: int,
+        numerics: dict[str, Any],
+        keep: protocol.Keep,
+        clock: Callable[[], float] = time.time,
+    ):
+        self._place = place
+        self._store = place.store
+        self._cell = cell
+        self._attempt = attempt
+        self._rank = rank
+        self._world = world
+        self._numerics = numerics
+        self._keep = keep
+        self._clock = clock
+
+    def write(self, snapshot: Snapshot, parts: Sequence[Content]) -> None:
+        """Make one checkpoint durable and commit it; safe to call again after a `StoreError`.
+
+        Raises:
+            Fenced: Another attempt owns the training.
+            StoreError: The store could not take it; nothing is listed that is not whole.
+        """
+        folder = folder_name(snapshot.stamp.step, self._attempt, snapshot.save)
+        file = self._put_state(folder, parts)
+        if self._rank:
+            body = {"file": vars(file), "meta": snapshot.rank_meta}
+            self._store.put(_rank_key(folder, self._rank), json.dumps(body).encode())
+            return
+        files, rank_meta = [file], [snapshot.rank_meta]
+        for rank in range(1, self._world):
+            body = self._await_rank(folder, rank)
+            files.append(StateFile(**body["file"]))
+            rank_meta.append(body["meta"])
+        self._commit(self._put_manifest(folder, snapshot, files, rank_meta))
+
+    def _put_state(self, folder: str, parts: Sequence[Content]) -> StateFile:
+        key = f"{folder}/state-{self._rank:05d}-of-{self._world:05d}.safetensors"
+        entry = self._store.put_parts(key, parts)
+        return StateFile(
+            key=key,
+            rank=self._rank,
+            bytes=sum(len(part) for part in parts),
+            sha256=digest(parts),
+            version=entry.version,
+        )
+
+    def _await_rank(self, folder: str, rank: int) -> Json:
+        deadline = time.monotonic() + RANK_SECONDS
+        while True:
+            try:
+                return json.loads(self._store.get(_rank_key(folder, rank)))
+            except NotFound:
+                if time.monotonic() > deadline:
+                    message = f"rank {rank} did not write its state to {folder} in {RANK_SECONDS} s"
+                    raise StoreUnavailable(message) from None
+                time.sleep(0.05)
+
+    def _put_manifest(
+        self, folder: str, snapshot: Snapshot, files: list[StateFile], rank_meta: list[str]
+    ) -> LedgerEntry:
+        manifest = Manifest(
+            stamp=snapshot.stamp,
+            files=tuple(files),
+            attempt=self._attempt.number,
+            attempt_id=self._attempt.id,
+            experiment=self._place.experiment,
+            fingerprint=self._place.fingerprint,
+            numerics=self._numerics,
+            meta={},
+            rank_meta=(),
+        )
+        content = encode_manifest(manifest, meta=snapshot.meta, rank_meta=rank_meta)
+        key = f"{folder}/{MANIFEST_NAME}"
+        self._store.put(key, content)
+        ref = ManifestRef(key=key, sha256=hashlib.sha256(content).hexdigest())
+        return manifest.entry(ref)
+
+    def _commit(self, entry: LedgerEntry) -> None:
+        before = self._cell.latest.entries
+        ledger = self._cell.change(
+            lambda ledger: protocol.commit(
+                ledger, self._attempt, entry, now=self._clock(), keep=self._keep
+            )
+        )
+        kept = {e.manifest.key for e in ledger.entries}
+        for gone in before:
+            if gone.manifest.key not in kept:
+                remove_checkpoint(self._store, gone.manifest.key)
+
+
+def remove_checkpoint(store: Store, manifest_key: str) -> None:
+    """Delete a checkpoint that no ledger lists any more: manifest first, then the state."""
+    store.delete(manifest_key)
+    folder = manifest_key.rpartition("/")[0]
+    for entry in list(store.list(f"{folder}/")):
+        store.delete(entry.key)
+
+
+def sweep(store: Store, listed: Sequence[LedgerEntry], me: Attempt) -> int:
+    """Delete what earlier attempts wrote and never committed; return how many folders that were.
+
+    Only folders of lower attempts go: those attempts can never commit again. Whatever this attempt
+    or a higher one writes stays, even where `listed` is out of date.
+    """
+    kept = {entry.manifest.key.rpartition("/")[0] for entry in listed}
+    folders = dict.fromkeys(entry.key.partition("/")[0] for entry in store.list())
+    swept = 0
+    for folder in folders:
+        number = attempt_number(folder)
+        if number is not None and number < me.number and folder not in kept:
+            remove_checkpoint(store, f"{folder}/{MANIFEST_NAME}")
+            swept += 1
+    return swept
+
+
+def digest(parts: Sequence[Content]) -> str:
+    """Return the SHA-256 of the concatenated buffers; other threads run meanwhile."""
+    total = hashlib.sha256()
+    for part in parts:
+        view = memoryview(part)
+        for start in range(0, len(view), _HASH_CHUNK):
+            total.update(view[start : start + _HASH_CHUNK])
+    return total.hexdigest()
+
+
+def _rank_key(folder: str, rank: int) -> str:
+    return f"{folder}/rank-{rank:05d}.json"
