@@ -1,0 +1,162 @@
+"""Finding and opening a user's own table: Parquet or CSV; a file, a glob or a folder; here or `gs://`."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from collections import Counter
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+from kubestill.errors import Problems
+from kubestill.runtime.data.parts import absolute, is_remote
+from kubestill.runtime.data.shelf import Shelf
+from kubestill.runtime.stores import Entry, open_store
+
+__all__ = ["open_source"]
+
+_PARQUET = (".parquet", ".pq")
+_CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
+_KNOWN = ", ".join(_PARQUET + _CSV)
+_WILD = "*?["
+
+
+def open_source(source: str) -> pads.Dataset:
+    """Open a table for scanning: Parquet streams from its files, CSV is read into memory.
+
+    Args:
+        source: Path or URI of a file, a folder (its Parquet and CSV files, sorted by name; hidden
+            ones and those that start with `_` are left out) or a glob.
+
+    Raises:
+        InvalidInput: Nothing there, unknown file types, unreadable or truncated files, files whose
+            columns contradict each other, duplicate column names; all problems together.
+    """
+    problems = Problems()
+    files = _find(source, problems)
+    problems.raise_if_any()
+    endings = {name for name in map(_ending, files) if name}
+    if endings & set(_PARQUET) and endings & set(_CSV):
+        problems.add(
+            "source", source, f"mixes {', '.join(sorted(endings))}; give one type at a time"
+        )
+    problems.raise_if_any()
+    if endings <= set(_PARQUET):
+        return _open_parquet(files, problems)
+    return _open_csv(files, problems)
+
+
+def _find(source: str, problems: Problems) -> list[str]:
+    """Return local files, in name order; remote ones are downloaded to the shelf."""
+    if not source:
+        problems.add("source", source, "give a path, glob, folder, URI, or the built-in 'digits'")
+        return []
+    files = _find_remote(source) if is_remote(source) else _find_local(source)
+    if not files:
+        what = "matches" if any(mark in source for mark in _WILD) else "is"
+        problems.add("source", source, f"{what} no file; check the path (known types: {_KNOWN})")
+    for file in files:
+        if not _ending(file):
+            problems.add("source", file, f"is of an unknown file type; known: {_KNOWN}")
+    return files
+
+
+def _find_local(source: str) -> list[str]:
+    path = absolute(source, "").rstrip("/")
+    if os.path.isdir(path):
+        names = (name for name in sorted(os.listdir(path)) if _is_data(name))
+        return [os.path.join(path, name) for name in names]
+    if os.path.exists(path):
+        return [path]
+    return sorted(found for found in glob.glob(path, recursive=True) if os.path.isfile(found))
+
+
+def _find_remote(source: str) -> list[str]:
+    scheme, _, rest = source.partition("://")
+    bucket, _, pattern = rest.partition("/")
+    store = open_store(f"{scheme}://{bucket}")
+    wild = [pattern.find(mark) for mark in _WILD if mark in pattern]
+    prefix = pattern[: min(wild)] if wild else pattern
+    entries = list(store.list(prefix))
+    if wild:
+        kept = [entry for entry in entries if fnmatchcase(entry.key, pattern)]
+    else:
+        kept = [entry for entry in entries if entry.key == pattern]
+        below = [entry for entry in entries if entry.key.startswith(pattern.rstrip("/") + "/")]
+        kept = kept or [e for e in below if _is_data(e.key.rpartition("/")[2])]
+    shelf = Shelf.default()
+
+    def download(entry: Entry, folder: Path) -> None:
+        store.download(entry.key, str(folder / f"rows{_ending(entry.key)}"))
+
+    files: list[str] = []
+    for entry in kept:
+        text = f"{scheme}://{bucket}/{entry.key}@{entry.version}"
+        name = f"source-{hashlib.sha256(text.encode()).hexdigest()[:40]}"
+        if _ending(entry.key):
+            files.append(
+                str(shelf.entry(name, partial(download, entry)) / f"rows{_ending(entry.key)}")
+            )
+        else:
+            files.append(f"{scheme}://{bucket}/{entry.key}")
+    return files
+
+
+def _is_data(name: str) -> bool:
+    return bool(_ending(name)) and not name.startswith((".", "_"))
+
+
+def _ending(name: str) -> str:
+    lower = name.lower()
+    return next((end for end in (*_CSV, *_PARQUET) if lower.endswith(end)), "")
+
+
+def _open_parquet(files: list[str], problems: Problems) -> pads.Dataset:
+    schemas: list[pa.Schema] = []
+    for file in files:
+        try:
+            schemas.append(pq.read_schema(file))
+        except (pa.ArrowException, OSError) as error:
+            remedy = f"cannot be read as Parquet (cut off, or not Parquet): {error}"
+            problems.add("source", file, remedy)
+    schema = _unify(schemas, problems)
+    return pads.dataset(files, schema=schema, format="parquet")
+
+
+def _open_csv(files: list[str], problems: Problems) -> pads.Dataset:
+    tables: list[pa.Table] = []
+    options = pacsv.ConvertOptions(strings_can_be_null=True)
+    for file in files:
+        tabbed = pacsv.ParseOptions(delimiter="\t" if ".tsv" in _ending(file) else ",")
+        try:
+            tables.append(pacsv.read_csv(file, parse_options=tabbed, convert_options=options))
+        except (pa.ArrowException, OSError) as error:
+            problems.add("source", file, f"cannot be read as CSV with a header line: {error}")
+    _unify([table.schema for table in tables], problems)
+    return pads.dataset(pa.concat_tables(tables, promote_options="permissive"))
+
+
+def _unify(schemas: list[pa.Schema], problems: Problems) -> pa.Schema:
+    names = Counter(name for schema in schemas for name in set(_twice(schema.names)))
+    for name in names:
+        problems.add("columns", name, "is there more than once; rename or drop the others")
+    problems.raise_if_any()
+    try:
+        return pa.unify_schemas(schemas, promote_options="permissive")
+    except (pa.ArrowException, TypeError) as error:
+        problems.add(
+            "source", f"{len(schemas)} files", f"their columns contradict each other: {error}"
+        )
+    problems.raise_if_any()
+    raise AssertionError
+
+
+def _twice(names: list[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
