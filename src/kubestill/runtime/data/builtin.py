@@ -1,5 +1,10 @@
 """Built-in tables: real data that needs no download."""
 
+# pyarrow and pandas come without types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownParameterType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 import numpy as np
@@ -16,11 +21,11 @@ def digits() -> pa.Table:
     """
     from sklearn.datasets import load_digits
 
-    found = load_digits()
-    images = np.ascontiguousarray(found.images, np.float32) / np.float32(16)
+    pixels, numbers = load_digits(return_X_y=True)
+    images = np.asarray(pixels, np.float32) / np.float32(16)
     flat = pa.FixedSizeListArray.from_arrays(pa.array(images.reshape(-1)), 8)
     column = pa.FixedSizeListArray.from_arrays(flat, 8)
-    labels = pa.array([str(label) for label in found.target])
+    labels = pa.array([str(number) for number in numbers])
     return pa.table({"image": column, "digit": labels})
 
 

@@ -4,6 +4,11 @@ Decoding Parquet costs tens of times more than mapping its result, and what is m
 than memory. Entries are keyed by content and layout, so that they are right for ever.
 """
 
+# pyarrow and pandas come without types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownParameterType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 import hashlib
@@ -84,7 +89,7 @@ def _create(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[i
 
 
 def _write_all(file: int, array: NDArray[Any], start: int) -> None:
-    left = memoryview(array).cast("B")
+    left = memoryview(array.data).cast("B")
     while left:
         written = os.pwrite(file, left, start)
         left, start = left[written:], start + written

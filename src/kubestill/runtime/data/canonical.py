@@ -5,6 +5,11 @@ labels are nullable, labels a dictionary in the schema's order. The same rows al
 bytes, whatever types, part sizes or compression they came in.
 """
 
+# pyarrow and pandas come without types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownParameterType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 import hashlib
@@ -145,7 +150,7 @@ def _dictionary(values: pa.ChunkedArray, column: Column) -> pa.Array:
     categories = column.categories or ()
     codes = read.label_codes(values, categories)
     if np.any(codes == read.UNSEEN):
-        labels = set(pc.unique(read.label_strings(values)).to_pylist()) - {None, *categories}
+        labels = set(read.label_strings(values.unique()).to_pylist()) - {None, *categories}
         shown = ", ".join(repr(label) for label in sorted(labels)[:5])
         raise ValueError(f"holds labels outside its categories: {shown}")
     indices = pa.array(codes, mask=codes == read.MISSING)
@@ -159,7 +164,7 @@ def _one_nan(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _bytes(values: NDArray[Any]) -> memoryview:
-    return memoryview(np.ascontiguousarray(values)).cast("B")
+    return memoryview(np.ascontiguousarray(values).data).cast("B")
 
 
 def _check_names(names: list[str], schema: Schema, problems: Problems) -> None:

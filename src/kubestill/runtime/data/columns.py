@@ -3,10 +3,16 @@
 Every function raises `ValueError` with a remedy as its message where the values cannot be read so.
 """
 
+# pyarrow and pandas come without types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownParameterType=false, reportUnknownLambdaType=false
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -31,7 +37,7 @@ MISSING = -1
 UNSEEN = -2
 """Code of a label that is not among the categories."""
 
-Values = pa.ChunkedArray | pa.Array
+Values: TypeAlias = "pa.ChunkedArray | pa.Array"
 
 
 def arrow_table(data: pa.Table | pd.DataFrame) -> pa.Table:
@@ -142,7 +148,7 @@ def tensors(values: Values, width: int) -> NDArray[np.float32]:
     return filled
 
 
-def _arrow_array(series: pd.Series[Any]) -> pa.Array:
+def _arrow_array(series: pd.Series) -> pa.Array:
     if series.dtype == object:
         first = next((value for value in series if isinstance(value, np.ndarray)), None)
         if first is not None and first.ndim > 1:

@@ -6,6 +6,11 @@ another dataset, a table or a DataFrame is read by the names and categories that
 trained with.
 """
 
+# pyarrow and pandas come without types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownParameterType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 import hashlib
@@ -162,7 +167,7 @@ def decode(data: Rows, layout: RawLayout, wanted: Sequence[str] = ("raw",)) -> D
     """Decode the `wanted` of "raw", "target" and "soft" in memory, in parallel over row groups."""
     _check(data, layout, wanted)
     rows = data.rows if isinstance(data, Dataset) else len(data)
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         name: np.empty((rows, *shape), dtype)
         for name, (shape, dtype) in decoded_shapes(layout, wanted).items()
     }

@@ -1,5 +1,10 @@
 """One pass over a user's table: which labels, shapes and gaps its columns have."""
 
+# pyarrow and pandas come without types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownParameterType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
@@ -24,7 +29,7 @@ class Finding:
     name: str
     type: pa.DataType
     kind: str
-    """A schema kind, "text" for what can be kept but not learned from, "" for what cannot be stored."""
+    """A schema kind; "text" can be kept but not learned from, "" cannot be stored."""
     rows: int = 0
     missing: int = 0
     infinite: int = 0

@@ -30,5 +30,5 @@ def windows(rows: int, *, window_rows: int, seed: int, epoch: int) -> Iterator[N
     step = max(window_rows // BLOCK_ROWS, 1) if window_rows < rows else max(len(blocks), 1)
     for first in range(0, len(blocks), step):
         starts = blocks[first : first + step] * BLOCK_ROWS
-        runs = [np.arange(start, min(start + BLOCK_ROWS, rows)) for start in starts]
+        runs = [np.arange(int(start), min(int(start) + BLOCK_ROWS, rows)) for start in starts]
         yield random.permutation(np.concatenate(runs))

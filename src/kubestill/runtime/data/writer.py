@@ -1,5 +1,10 @@
 """Writing a dataset: rows in, blocks hashed and Parquet encoded behind the caller's back."""
 
+# pyarrow and pandas come without types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownParameterType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 import os
@@ -178,7 +183,7 @@ class DatasetWriter:
             os.path.join(self._staging, _part_name(len(self._parts))),
             storage_schema(self._schema.columns),
             # A dictionary of random floats is half as large again as the floats.
-            use_dictionary=labels,
+            use_dictionary=labels,  # pyright: ignore[reportArgumentType]
             write_page_checksum=True,
         )
         return self._file
