@@ -1,8 +1,8 @@
 """The order of the data, and the batches cut from it.
 
-The order is a pure function of (seed, epoch), so a position in the data is a step number and nothing
-else: a resumed training cuts the very batch that comes next. Rows are gathered a window at a time
-into buffers that are used again, and a batch is a view into such a buffer.
+The order is a pure function of (seed, epoch), so a position in the data is a step number and
+nothing else: a resumed training cuts the very batch that comes next. Rows are gathered a window at
+a time into buffers that are used again, and a batch is a view into such a buffer.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 BLOCK_ROWS = 8192
 _WINDOW_BYTES = 256 << 20
@@ -27,7 +28,7 @@ class Rows(Protocol):
     row_bytes: int
 
     def gather(self, index: Tensor) -> tuple[Tensor, ...]:
-        """Return features [n, ...] and targets [n, ...] of the rows `index` int64 [n], in that order.
+        """Return features [n, ...] and targets [n, ...] of the rows `index` int64 [n].
 
         The tensors may be buffers that the next call overwrites.
         """
@@ -47,6 +48,7 @@ class ResidentRows:
         self.row_bytes = sum(t[:1].numel() * t.element_size() for t in self.tensors)
         self._buffers: tuple[Tensor, ...] = ()
 
+    @override
     def gather(self, index: Tensor) -> tuple[Tensor, ...]:
         device = self.tensors[0].device
         index = index.to(device, non_blocking=True)
@@ -82,6 +84,7 @@ class StreamedRows:
         self.count = len(raw)
         self.row_bytes = sum(array[:1].nbytes for array in self._arrays)
 
+    @override
     def gather(self, index: Tensor) -> tuple[Tensor, ...]:
         # Ascending reads touch each page once; the shuffle happens in memory afterwards.
         ascending, back = torch.sort(index)
@@ -145,7 +148,9 @@ class Order:
         if self.shuffle == "blocks":
             blocks = torch.randperm(len(blocks), generator=generator)
         for some in blocks.split(per_piece):
-            spans = [torch.arange(b * BLOCK_ROWS, min((b + 1) * BLOCK_ROWS, self.rows)) for b in some]
+            spans = [
+                torch.arange(b * BLOCK_ROWS, min((b + 1) * BLOCK_ROWS, self.rows)) for b in some
+            ]
             piece = torch.cat(spans)
             if self.shuffle == "blocks":
                 piece = piece[torch.randperm(len(piece), generator=generator)]
@@ -165,10 +170,11 @@ class Batches:
         self._order = order
 
     def starting_at(self, step: int) -> Iterator[tuple[Tensor, ...]]:
-        """Yield (features [b, ...], *targets [b, ...]) of the step after `step` finished ones, and on.
+        """Yield (features [b, ...], *targets [b, ...]) of every step after `step` finished ones.
 
-        With several ranks b is this rank's share of the batch, the same on every rank; rows of a short
-        last batch that cannot be shared evenly are left out. A batch is overwritten by the next window.
+        With several ranks b is this rank's share of the batch, the same on every rank; rows of a
+        short last batch that cannot be shared evenly are left out. A batch is overwritten by the
+        next window.
         """
         epoch, first = divmod(step, self._order.steps_per_epoch)
         while True:
@@ -179,11 +185,16 @@ class Batches:
     def _cut(self, index: Tensor) -> Iterator[tuple[Tensor, ...]]:
         size, world = self._order.batch_size, self._order.world_size
         if world > 1:
-            shares = [batch.tensor_split(world)[self._order.rank] for batch in _even(index.split(size), world)]
+            shares = [
+                batch.tensor_split(world)[self._order.rank]
+                for batch in _even(index.split(size), world)
+            ]
             sizes = [len(share) for share in shares]
             index = torch.cat(shares)
         else:
-            sizes = [size] * (len(index) // size) + ([len(index) % size] if len(index) % size else [])
+            sizes = [size] * (len(index) // size) + (
+                [len(index) % size] if len(index) % size else []
+            )
         gathered = self._rows.gather(index)
         yield from zip(*(tensor.split(sizes) for tensor in gathered), strict=True)
 

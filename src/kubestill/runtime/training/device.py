@@ -45,8 +45,8 @@ def choose_device(name: str) -> torch.device:
         raise InvalidInput([Problem("device", name, "use auto, cpu, cuda or cuda:<index>")])
     if device.type == "cuda" and (device.index or 0) >= visible:
         remedy = (
-            f"{visible} GPUs are visible here: check the accelerator request, the node selector and the "
-            "image's CUDA build, or use device='auto'"
+            f"{visible} GPUs are visible here: check the accelerator request, the node selector "
+            "and the image's CUDA build, or use device='auto'"
         )
         raise InvalidInput([Problem("device", name, remedy)])
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
@@ -63,7 +63,9 @@ def choose_machine(settings: TrainingSettings) -> Machine:
         native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bf16" if native else "float32"
     if precision == "fp16" and device.type == "cpu":
-        raise InvalidInput([Problem("precision", precision, "fp16 needs a GPU; use bf16 or float32")])
+        raise InvalidInput(
+            [Problem("precision", precision, "fp16 needs a GPU; use bf16 or float32")]
+        )
     return Machine(device=device, precision=precision)
 
 

@@ -1,7 +1,7 @@
 """The training loop: restore, step, follow, save, stop, choose.
 
-One engine serves every preset. What differs between teacher, student and fine-tuning is settled before
-it starts: the model, the rows, the loss.
+One engine serves every preset. What differs between teacher, student and fine-tuning is settled
+before it starts: the model, the rows, the loss.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -29,6 +30,21 @@ from kubestill.runtime.training.stopping import Stopping
 
 Say = Callable[[str], None]
 
+_MILESTONES = 30
+"""How many a training has where the user says nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a fine-tuning keeps of the checkpoint it starts from, besides the model."""
+
+    optimizer: dict[str, Tensor]
+    """Optimizer state; empty starts a fresh one."""
+    schedule_from: int = 0
+    """Step at which the learning-rate schedule goes on."""
+    data_from: int = 0
+    """Step at which the order of the data goes on."""
+
 
 class Trainer:
     """Trains one prepared model to its end, from wherever its checkpoints say it is.
@@ -39,7 +55,7 @@ class Trainer:
         machine: Device and precision.
         checkpointer: Where state is saved and restored from.
         say: Takes progress lines.
-        start: State of a fine-tuning's starting point; what it holds besides the model is kept.
+        start: Where a fine-tuning begins; what it keeps of the starting point besides the model.
     """
 
     def __init__(
@@ -50,7 +66,7 @@ class Trainer:
         checkpointer: Checkpointer,
         *,
         say: Say = print,
-        start: TrainingState | None = None,
+        start: Start | None = None,
     ):
         self.model = prepared.model
         self.step = 0
@@ -66,11 +82,13 @@ class Trainer:
             min_delta=settings.min_delta,
             tolerance=settings.tolerance,
         )
+        self._rate_offset = start.schedule_from if start else 0
+        self._data_offset = start.data_from if start else 0
         self._rates = LearningRates(
             settings.schedule,
             settings.schedule_args,
             peak=settings.learning_rate,
-            steps=self.total_steps,
+            steps=self._rate_offset + self.total_steps,
             warmup=settings.warmup_steps,
             steps_per_tick=1 if settings.schedule_unit == "step" else self._steps_per_epoch,
         )
@@ -106,8 +124,8 @@ class Trainer:
         self._average = deepcopy(self.model.network) if self._settings.ema_decay else None
         if saved:
             self._restore(saved)
-        elif self._start:
-            self._begin_from(self._start)
+        elif self._start and self._start.optimizer:
+            self._keep_optimizer(self._start.optimizer)
         rows = self._prepared.rows
         order = Order(
             rows=rows.count,
@@ -117,12 +135,13 @@ class Trainer:
             window_rows=choose_window(rows, self._settings.batch_size),
         )
         self._resolved = {"shuffle": shuffle, "step_path": self.step_path}
-        self._batches = Batches(rows, order).starting_at(self.step)
+        self._batches = Batches(rows, order).starting_at(self._data_offset + self.step)
         self.model.network.train()
+        position = f", from step {self.step:,}" if self.step else ""
         self._say(
             f"training {self.model.spec.parameters:,} parameters on {rows.count:,} rows for "
-            f"{self.total_steps:,} steps of {self._settings.batch_size}: {self._machine.describe()}, "
-            f"{self.step_path} step" + (f", from step {self.step:,}" if self.step else "")
+            f"{self.total_steps:,} steps of {self._settings.batch_size}: "
+            f"{self._machine.describe()}, {self.step_path} step{position}"
         )
 
     def _build_step(self, stored: str | None) -> tuple[str, Step]:
@@ -132,7 +151,9 @@ class Trainer:
             network, optimizer=settings.optimizer, precision=self._machine.precision
         )
         if wanted == "fused" and reason:
-            raise InvalidInput([Problem("step_path", "fused", f"{reason}; use 'auto' or 'autograd'")])
+            raise InvalidInput(
+                [Problem("step_path", "fused", f"{reason}; use 'auto' or 'autograd'")]
+            )
         options: dict[str, Any] = {
             "optimizer": settings.optimizer,
             "optimizer_args": settings.optimizer_args,
@@ -146,10 +167,11 @@ class Trainer:
 
     def _run_until(self, stop: int) -> None:
         """The hot loop: nothing here waits for the device."""
-        step, rates, loss_sum = self._train_step, self._rates, self._loss_sum
+        step, rates, offset = self._train_step, self._rates, self._rate_offset
+        loss_sum = self._loss_sum
         recovery_due, average = self._checkpointer.recovery_due, self._average
         while self.step < stop:
-            loss_sum += step(next(self._batches), rates.at(self.step))
+            loss_sum += step(next(self._batches), rates.at(offset + self.step))
             self.step += 1
             self._losses_since += 1
             if average is not None:
@@ -162,11 +184,12 @@ class Trainer:
     def _next_milestone(self) -> int:
         """Return the step of the milestone after this one: multiples of a distance, and the end."""
         settings = self._settings
-        every = settings.milestone_every * {
+        unit = {
             "epochs": self._steps_per_epoch,
             "steps": 1,
             "examples": 1 / settings.batch_size,
         }[settings.milestone_unit]
+        every = settings.milestone_every * unit or self.total_steps / _MILESTONES
         passed = math.floor(self.step / every + 1e-9)
         step = max(round((passed + 1) * every), self.step + 1)
         return min(step, self.total_steps)
@@ -207,14 +230,16 @@ class Trainer:
         if not math.isfinite(loss):
             reason = (
                 f"the loss became {loss} before step {self.step}; lower learning_rate (now "
-                f"{self._settings.learning_rate:g}), set gradient_clip, or look for extreme values in "
-                "the data. The last good checkpoint is kept"
+                f"{self._settings.learning_rate:g}), set gradient_clip, or look for extreme values "
+                "in the data. The last good checkpoint is kept"
             )
             self._checkpointer.fail(reason)
             raise Diverged(reason)
         return loss
 
-    def _save(self, kind: Literal["milestone", "recovery"], metrics: dict[str, float] | None = None):
+    def _save(
+        self, kind: Literal["milestone", "recovery"], metrics: dict[str, float] | None = None
+    ):
         if kind == "recovery":
             self._mean_loss()
         now = time.monotonic()
@@ -233,7 +258,7 @@ class Trainer:
         tensors: dict[str, Tensor] = {
             **{f"model/{name}": tensor for name, tensor in self.model.state_dict().items()},
             **{f"optimizer/{name}": tensor for name, tensor in self._train_step.state().items()},
-            **{f"rng/{name}": tensor for name, tensor in random_state.capture().items()},
+            **{f"rank/rng/{name}": tensor for name, tensor in random_state.capture().items()},
             "progress/loss_sum": self._loss_sum,
         }
         if self._average is not None:
@@ -254,8 +279,11 @@ class Trainer:
 
     def _restore(self, saved: TrainingState) -> None:
         """Continue as if nothing had happened."""
-        self._load(saved, self._train_step.load_state)
-        random_state.restore(_below("rng/", saved))
+        self._train_step.load_state(below("optimizer/", saved))
+        self.model.load_state_dict(below("model/", saved))
+        if self._average is not None:
+            self._average.load_state_dict(below("ema/network.", saved))
+        random_state.restore(below("rank/rng/", saved))
         self._loss_sum.copy_(saved.tensors["progress/loss_sum"])
         meta = saved.meta
         self.step, self._losses_since = int(meta["step"]), int(meta["losses_since"])
@@ -263,19 +291,11 @@ class Trainer:
         self._stopping = Stopping(**meta["stopping"])
         self.stop = tuple(meta["stop"]) if meta["stop"] else None
 
-    def _begin_from(self, start: TrainingState) -> None:
-        """Take over the optimizer of a fine-tuning's starting point, where it was kept."""
-        state = _below("optimizer/", start)
-        if state:
-            weights = {name: p.detach().clone() for name, p in self.model.network.state_dict().items()}
-            self._train_step.load_state(state)
-            self.model.network.load_state_dict(weights)
-
-    def _load(self, saved: TrainingState, load_optimizer: Callable[[dict[str, Tensor]], None]) -> None:
-        load_optimizer(_below("optimizer/", saved))
-        self.model.load_state_dict(_below("model/", saved))
-        if self._average is not None:
-            self._average.load_state_dict(_below("ema/network.", saved))
+    def _keep_optimizer(self, state: dict[str, Tensor]) -> None:
+        """Take over the optimizer of the starting point; loading it may touch the weights."""
+        weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        self._train_step.load_state(state)
+        self.model.load_state_dict(weights)
 
     @torch.no_grad()
     def _update_average(self, average: torch.nn.Module) -> None:
@@ -295,7 +315,8 @@ class Trainer:
             metrics = {"train_loss": loss}
         scores = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         spent = self._seconds + now - self._clock
-        self._say(f"epoch {self.epoch:7.2f}  step {self.step:>7,}/{self.total_steps:,}  {scores}  {spent:.0f} s")
+        position = f"epoch {self.epoch:7.2f}  step {self.step:>7,}/{self.total_steps:,}"
+        self._say(f"{position}  {scores}  {spent:.0f} s")
 
     def chosen_step(self) -> tuple[int, str]:
         """Return (step, why) of the milestone to export."""
@@ -326,7 +347,8 @@ class Trainer:
         }
 
 
-def _below(prefix: str, state: TrainingState) -> dict[str, Tensor]:
+def below(prefix: str, state: TrainingState) -> dict[str, Tensor]:
+    """Return the tensors whose names start with `prefix`, without it."""
     return {
         name.removeprefix(prefix): tensor
         for name, tensor in state.tensors.items()

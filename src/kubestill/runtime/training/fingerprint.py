@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +17,8 @@ from kubestill.runtime.training.settings import TrainingSettings
 ENGINE = "kubestill/engine/1"
 """Raised whenever the engine gives other results for the same settings and data."""
 
-# The numerics key tells whether these changed, and a resume says so; they do not make another training.
+# The numerics key tells whether these changed, and a resume says so; they do not make another
+# training.
 _NO_INFLUENCE = {"checkpoints", "log_seconds", "device", "threads", "deterministic", "step_path"}
 
 
@@ -28,7 +28,6 @@ def fingerprint(
     data: Mapping[str, str],
     source: str = "",
     start: str = "",
-    resume: str = "auto",
 ) -> str:
     """Return 32 hex digits that stand for one training.
 
@@ -36,8 +35,7 @@ def fingerprint(
         settings: Validated, so that `3` and `3.0` are the same.
         data: Fingerprint of the content by role: `dataset`, `validation`.
         source: Digest of the user's own network source.
-        start: Digest of the checkpoint a fine-tuning starts from.
-        resume: With "never" the result is a place of its own.
+        start: Where a fine-tuning starts: digest of the checkpoint, and what is kept of it.
     """
     told = {k: v for k, v in settings.model_dump(mode="json").items() if k not in _NO_INFLUENCE}
     content = {
@@ -47,8 +45,6 @@ def fingerprint(
         "source": source,
         "start": start,
     }
-    if resume == "never":
-        content["nonce"] = uuid.uuid4().hex
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 

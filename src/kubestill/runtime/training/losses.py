@@ -19,7 +19,15 @@ from torch import Tensor
 
 aten = torch.ops.aten
 
-NAMES = ("cross_entropy", "binary_cross_entropy", "mse", "l1", "huber", "distillation", "distillation_mse")
+NAMES = (
+    "cross_entropy",
+    "binary_cross_entropy",
+    "mse",
+    "l1",
+    "huber",
+    "distillation",
+    "distillation_mse",
+)
 _BY_TASK = {
     "multiclass": ("cross_entropy", "distillation"),
     "binary": ("binary_cross_entropy", "distillation"),
@@ -100,10 +108,11 @@ class Huber:
 class Distillation:
     """Match the teacher's softened probabilities, beside the true label where a row has one.
 
-    A row with a label costs `(1 - hard_weight) T^2 KL(teacher_T || student_T) + hard_weight CE`; a row
-    without one, as generated rows are, costs `T^2 KL` alone. T^2 keeps the two gradients on one scale
-    whatever the temperature (Hinton et al. 2015, section 2). Targets: the teacher's probabilities at
-    T [B, K] and, when `hard_weight` is above zero, class index int64 [B], -1 where there is none.
+    A row with a label costs `(1 - hard_weight) T^2 KL(teacher_T || student_T) + hard_weight CE`;
+    one without, as generated rows are, costs `T^2 KL` alone. T^2 keeps the two gradients on one
+    scale whatever the temperature (Hinton et al. 2015, section 2). Targets: the teacher's
+    probabilities at T [B, K] and, when `hard_weight` is above zero, class index int64 [B], -1 where
+    there is none.
     """
 
     temperature: float
@@ -116,7 +125,8 @@ class Distillation:
         scaled = outputs / self.temperature
         if binary:
             log_p, student = None, torch.sigmoid(scaled)
-            # Divergence of two Bernoullis; the teacher's own entropy makes a perfect match cost zero.
+            # Divergence of two Bernoullis; the teacher's own entropy makes a perfect match cost
+            # zero.
             soft = F.binary_cross_entropy_with_logits(scaled, teacher, reduction="none")[:, 0]
             soft = soft + torch.special.xlogy(teacher, teacher)[:, 0]
             soft = soft + torch.special.xlogy(1 - teacher, 1 - teacher)[:, 0]

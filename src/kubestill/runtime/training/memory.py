@@ -10,8 +10,8 @@ import torch
 def available_bytes(device: torch.device) -> int:
     """Return free memory of a GPU, or what this process may still take of the machine's.
 
-    A container's limit counts where it is below the machine's free memory: a pod that goes over it is
-    killed, whatever the node has left.
+    A container's limit counts where it is below the machine's free memory: a pod that goes over it
+    is killed, whatever the node has left.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)

@@ -2,8 +2,8 @@
 
 Adam, AdamW and SGD call torch's fused kernels straight: at the size of a student, `Optimizer.step`
 costs more in bookkeeping (80 us) than the whole update (15 us). The kernels are the ones that
-`fused=True` runs, so the bits are the same; a test says so. Every other optimizer, and every unusual
-argument, goes through torch's own class.
+`fused=True` runs, so the bits are the same; a test says so. Every other optimizer, and every
+unusual argument, goes through torch's own class.
 """
 
 from __future__ import annotations
@@ -22,7 +22,19 @@ _EXCLUDED = {"Optimizer", "LBFGS", "SparseAdam", "Muon"}
 
 # On flat parameters only an update that treats every element alone stays the same update.
 ELEMENTWISE = frozenset(
-    {"ASGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"}
+    {
+        "ASGD",
+        "Adadelta",
+        "Adagrad",
+        "Adam",
+        "AdamW",
+        "Adamax",
+        "NAdam",
+        "RAdam",
+        "RMSprop",
+        "Rprop",
+        "SGD",
+    }
 )
 
 
@@ -31,7 +43,9 @@ def names() -> list[str]:
     return sorted(
         name
         for name, value in vars(torch.optim).items()
-        if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer) and name not in _EXCLUDED
+        if inspect.isclass(value)
+        and issubclass(value, torch.optim.Optimizer)
+        and name not in _EXCLUDED
     )
 
 
@@ -49,7 +63,9 @@ def check_arguments(optimizer: str, arguments: Mapping[str, Any]) -> None:
             problems.add("optimizer_args.lr", value, "use the parameter 'learning_rate' instead")
         elif key not in known:
             problems.add(
-                f"optimizer_args.{key}", value, f"{optimizer} has no such argument; {nearest(key, known)}"
+                f"optimizer_args.{key}",
+                value,
+                f"{optimizer} has no such argument; {nearest(key, known)}",
             )
     if not problems:
         try:
@@ -73,21 +89,30 @@ class Optimizer(Protocol):
     def materialise(self) -> None:
         """Make every slot exist, at the price of parameters and slots that now hold anything.
 
-        A restore calls it before it overwrites both: torch's classes make their slots at the first step.
+        A restore calls it before it overwrites both: torch's classes make their slots at the first
+        step.
         """
         ...
 
 
-def build_optimizer(name: str, arguments: Mapping[str, Any], parameters: Sequence[Tensor]) -> Optimizer:
+def build_optimizer(
+    name: str, arguments: Mapping[str, Any], parameters: Sequence[Tensor]
+) -> Optimizer:
     """Return the optimizer `torch.optim.<name>` over `parameters`."""
     arguments = _canonical(arguments)
     adam = {"betas", "eps", "weight_decay"}
     if name in ("Adam", "AdamW") and set(arguments) <= adam and hasattr(torch, "_fused_adamw_"):
-        default = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0 if name == "Adam" else 1e-2}
+        default = {
+            "betas": (0.9, 0.999),
+            "eps": 1e-8,
+            "weight_decay": 0.0 if name == "Adam" else 1e-2,
+        }
         return _FusedAdam(parameters, decoupled=name == "AdamW", **(default | arguments))
     sgd = {"momentum", "weight_decay", "nesterov"}
     if name == "SGD" and set(arguments) <= sgd and hasattr(torch, "_fused_sgd_"):
-        return _FusedSGD(parameters, **({"momentum": 0.0, "weight_decay": 0.0, "nesterov": False} | arguments))
+        return _FusedSGD(
+            parameters, **({"momentum": 0.0, "weight_decay": 0.0, "nesterov": False} | arguments)
+        )
     return _TorchOptimizer(parameters, getattr(torch.optim, name), arguments)
 
 
@@ -201,6 +226,9 @@ class _TorchOptimizer:
                     slots.setdefault(name, []).append(value)
         return slots
 
+
 def _canonical(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Undo what JSON and the runner do to arguments: pairs that became lists."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
+    return {
+        key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()
+    }

@@ -1,4 +1,4 @@
-"""From a dataset on disk to what the engine trains on: a model, rows, a loss and validation rows."""
+"""From a dataset on disk to what the engine trains on: model, rows, loss and validation rows."""
 
 from __future__ import annotations
 
@@ -59,10 +59,16 @@ def resolve_loss(settings: TrainingSettings, dataset: Dataset, *, distil: bool) 
         problems.add("loss", name, f"does not fit {task}; use {' or '.join(fitting)}")
     soft = name.startswith("distillation")
     if soft and dataset.schema.soft is None:
-        problems.add("dataset", dataset.root, "has no teacher outputs; run label-with-teacher on it first")
+        problems.add(
+            "dataset", dataset.root, "has no teacher outputs; run label-with-teacher on it first"
+        )
     if settings.metric and settings.metric not in (*METRICS[str(task)], "train_loss"):
         known = [*METRICS[str(task)], "train_loss"]
-        problems.add("metric", settings.metric, f"not followed while training; {nearest(settings.metric, known)}")
+        problems.add(
+            "metric",
+            settings.metric,
+            f"not followed while training; {nearest(settings.metric, known)}",
+        )
     problems.raise_if_any()
     return name
 
@@ -154,7 +160,9 @@ def _targets(
     target = np.asarray(decoded.target)
     missing = int((target < 0).sum() if task != "regression" else np.isnan(target).any(1).sum())
     if missing:
-        remedy = f"{missing} rows have no target; train on them with a teacher's outputs, or drop them"
+        remedy = (
+            f"{missing} rows have no target; train on them with a teacher's outputs, or drop them"
+        )
         raise InvalidInput([Problem("dataset", f"{len(target)} rows", remedy)])
     if task == "binary":
         return [target.astype(np.float32)[:, None]]
@@ -196,9 +204,13 @@ def _rows(
         shuffle = "blocks" if settings.shuffle == "auto" else settings.shuffle
         streamed = StreamedRows(decoded.raw, targets, encode=model.encoder, device=machine.device)
         return streamed, shuffle
-    tensors = [torch.from_numpy(np.ascontiguousarray(array)).to(machine.device) for array in targets]
+    tensors = [
+        torch.from_numpy(np.ascontiguousarray(array)).to(machine.device) for array in targets
+    ]
     features = _encode_all(decoded.raw, model, machine)
-    return ResidentRows([features, *tensors]), "full" if settings.shuffle == "auto" else settings.shuffle
+    return ResidentRows(
+        [features, *tensors]
+    ), "full" if settings.shuffle == "auto" else settings.shuffle
 
 
 @torch.no_grad()
@@ -213,6 +225,6 @@ def _chunks(array: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _with_soft(start: Model, dataset: Dataset):
-    """Return the schema of a model that goes on, with the new data's teacher outputs if it has any."""
+    """Return the schema of a model that goes on, with the new data's teacher outputs if any."""
     schema, soft = start.spec.schema, dataset.schema.soft
     return schema if soft is None else schema.with_soft(soft.name, soft.width)

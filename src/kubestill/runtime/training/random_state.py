@@ -18,7 +18,7 @@ def seed_everything(seed: int) -> None:
 
 
 def capture() -> dict[str, Tensor]:
-    """Return the state of all global generators; drawing from them afterwards leaves it as it was."""
+    """Return a copy of the state of all global generators."""
     _, words, gauss = random.getstate()
     _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     states = {

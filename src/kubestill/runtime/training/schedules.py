@@ -51,11 +51,15 @@ def check_arguments(schedule: str, arguments: Mapping[str, Any]) -> None:
     for key, value in arguments.items():
         if key not in known:
             problems.add(
-                f"schedule_args.{key}", value, f"{schedule} has no such argument; {nearest(key, known)}"
+                f"schedule_args.{key}",
+                value,
+                f"{schedule} has no such argument; {nearest(key, known)}",
             )
     if arguments.get("cycle_momentum"):
         problems.add(
-            "schedule_args.cycle_momentum", True, "only the learning rate can follow a schedule; use false"
+            "schedule_args.cycle_momentum",
+            True,
+            "only the learning rate can follow a schedule; use false",
         )
     problems.raise_if_any()
 
@@ -106,7 +110,8 @@ class LearningRates:
     def _extend(self, scheduler: lr_scheduler.LRScheduler) -> None:
         group = scheduler.optimizer.param_groups[0]
         with warnings.catch_warnings():
-            # torch expects optimizer.step() between ticks and a known end; here only the rate is read.
+            # torch expects optimizer.step() between ticks and a known end; here only the rate is
+            # read.
             warnings.simplefilter("ignore")
             for _ in range(_CHUNK):
                 self._ticks.append(float(group["lr"]))
@@ -122,7 +127,9 @@ def _parameters(schedule: str) -> list[str]:
     if schedule == CONSTANT:
         return []
     signature = inspect.signature(getattr(lr_scheduler, schedule))
-    return [name for name in signature.parameters if name not in ("optimizer", "last_epoch", "verbose")]
+    return [
+        name for name in signature.parameters if name not in ("optimizer", "last_epoch", "verbose")
+    ]
 
 
 def _build(

@@ -1,7 +1,7 @@
 """Everything a training can be told, validated in full before any data is read.
 
-The ten or so settings people change are typed parameters of the components; all others arrive in one
-`settings` dict. Both end up here, in one frozen object, and every problem is reported at once.
+The ten or so settings people change are typed parameters of the components; all others arrive in
+one `settings` dict. Both end up here, in one frozen object, and every problem is reported at once.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class TrainingSettings(BaseModel):
     """Stop as soon as `metric` is at or below this; 0 is off."""
     choose: Literal["best", "last"] = "best"
     """Which milestone is exported: the best on the validation set, or the last."""
-    milestone_every: float = Field(default=1.0, gt=0)
-    """Distance between milestones: evaluated, saved, selectable."""
+    milestone_every: float = Field(default=0.0, ge=0)
+    """Distance between milestones (evaluated, saved, selectable); 0 makes 30 of the budget."""
     milestone_unit: Literal["epochs", "steps", "examples"] = "epochs"
     """Unit of `milestone_every`."""
 
@@ -122,7 +122,10 @@ class TrainingSettings(BaseModel):
 
 
 def parse_settings(
-    typed: Mapping[str, Any], settings: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = None
+    typed: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    *,
+    defaults: Mapping[str, Any] | None = None,
 ) -> TrainingSettings:
     """Join a component's typed parameters and its `settings` dict into one validated object.
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from typing_extensions import override
 
 from kubestill.runtime.training.losses import Loss, differentiable
 from kubestill.runtime.training.optimizers import ELEMENTWISE, build_optimizer
@@ -27,11 +28,11 @@ class Step(Protocol):
     """Trains a network in place, a batch at a time."""
 
     def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
-        """Apply one update; `batch` is (features [b, ...], *targets). Returns the loss before it []."""
+        """Apply one update by (features [b, ...], *targets); return the loss before it []."""
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """Return live optimizer state by `<parameter name>/<slot>`, and the scaler's where one is used."""
+        """Return the live optimizer state by `<parameter name>/<slot>`, and the scaler's if any."""
         ...
 
     def load_state(self, saved: Mapping[str, Tensor]) -> None:
@@ -79,6 +80,7 @@ class AutogradStep:
         )
         self._scaler = _Scaler(device) if precision == "fp16" else None
 
+    @override
     def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
         features, *targets = batch
         with self._autocast():
@@ -96,6 +98,7 @@ class AutogradStep:
             self._optimizer.step(gradients, learning_rate)
         return loss.detach()
 
+    @override
     def state(self) -> dict[str, Tensor]:
         named = {
             f"{name}/{slot}": tensor
@@ -104,6 +107,7 @@ class AutogradStep:
         }
         return named if self._scaler is None else named | self._scaler.state()
 
+    @override
     def load_state(self, saved: Mapping[str, Tensor]) -> None:
         self._optimizer.materialise()
         for name, tensor in self.state().items():
@@ -113,8 +117,8 @@ class AutogradStep:
 class FusedStep:
     """The whole step of a plain MLP, written out over one flat parameter vector.
 
-    The network's own parameters become views of the flat vector, so it can be evaluated and saved as
-    ever. Linear layers and their activations only: `fusible` says whether a network qualifies.
+    The network's own parameters become views of the flat vector, so it can be evaluated and saved
+    as ever. Linear layers and their activations only: `fusible` says whether a network qualifies.
     """
 
     def __init__(
@@ -145,6 +149,7 @@ class FusedStep:
         self._buffers: dict[int, _Buffers] = {}
 
     @torch.no_grad()
+    @override
     def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
         features, *targets = batch
         buffers = self._buffers.get(len(features))
@@ -165,7 +170,9 @@ class FusedStep:
         hidden, last = features, len(self._weights) - 1
         for i, weight_t in enumerate(self._weights_t):
             linear = torch.addmm(self._biases[i], hidden, weight_t, out=buffers.linear[i])
-            hidden = linear if i == last else self._activations[i].forward(linear, buffers.hidden[i])
+            hidden = (
+                linear if i == last else self._activations[i].forward(linear, buffers.hidden[i])
+            )
         return hidden
 
     def _backward(self, features: Tensor, upstream: Tensor, buffers: _Buffers) -> None:
@@ -179,6 +186,7 @@ class FusedStep:
                     into, buffers.linear[i - 1], buffers.hidden[i - 1]
                 )
 
+    @override
     def state(self) -> dict[str, Tensor]:
         named: dict[str, Tensor] = {}
         for slot, (tensor,) in self._optimizer.state().items():
@@ -187,6 +195,7 @@ class FusedStep:
             named |= {f"{name}/{slot}": part for name, part in zip(self._names, parts, strict=True)}
         return named
 
+    @override
     def load_state(self, saved: Mapping[str, Tensor]) -> None:
         self._optimizer.materialise()
         for name, tensor in self.state().items():
@@ -210,7 +219,9 @@ def why_not_fusible(network: nn.Module, *, optimizer: str, precision: str) -> st
         if i % 2 == 0 and (type(layer) is not nn.Linear or layer.bias is None):  # pyright: ignore
             return f"layer {i} is {type(layer).__name__}, not a Linear with a bias"
         if i % 2 and _activation_or_none(layer) is None:
-            return f"layer {i} is {type(layer).__name__}, an activation without a written-out backward"
+            return (
+                f"layer {i} is {type(layer).__name__}, an activation without a written-out backward"
+            )
     if not all(p.requires_grad and p.dtype == torch.float32 for p in network.parameters()):
         return "some parameters are frozen or not float32"
     return ""
@@ -221,7 +232,8 @@ class _Buffers:
 
     def __init__(self, rows: int, weights: list[Tensor], activations: list[_Activation]):
         self.linear = [weight.new_empty(rows, len(weight)) for weight in weights]
-        # Where the backward needs the output alone, the activation works in place and stays in cache.
+        # Where the backward needs the output alone, the activation works in place and stays in
+        # cache.
         self.hidden = [
             torch.empty_like(linear) if activation.keeps_input else linear
             for linear, activation in zip(self.linear, activations, strict=False)
@@ -317,14 +329,14 @@ def _activation(layer: nn.Module) -> _Activation:
 
 
 class _Scaler:
-    """Dynamic loss scaling for float16 (Micikevicius et al. 2018), with its state in two tensors."""
+    """Dynamic loss scaling for float16 (Micikevicius et al. 2018); its state is two tensors."""
 
     def __init__(self, device: torch.device):
         self.scale = torch.full((), 65536.0, device=device)
         self._good_steps = torch.zeros((), device=device)
 
     def unscale(self, gradients: list[Tensor]) -> bool:
-        """Divide the gradients by the scale; False means they overflowed and the step is skipped."""
+        """Divide the gradients by the scale; False: they overflowed, and the step is skipped."""
         torch._foreach_div_(gradients, self.scale)
         finite = bool(torch.stack([g.isfinite().all() for g in gradients]).all())
         self._good_steps.copy_(self._good_steps + 1 if finite else torch.zeros(()))

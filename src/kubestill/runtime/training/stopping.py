@@ -12,8 +12,8 @@ from kubestill.runtime.selection.direction import direction
 class Stopping:
     """Follows one metric over the milestones.
 
-    Early stopping after Prechelt 1998: `patience` milestones in a row without an improvement of more
-    than `min_delta`.
+    Early stopping after Prechelt 1998: `patience` milestones in a row without an improvement of
+    more than `min_delta`.
     """
 
     metric: str
@@ -39,7 +39,10 @@ class Stopping:
         else:
             self.waited += 1
         if self.tolerance and sign * value <= sign * self.tolerance:
-            return "tolerance", f"{self.metric} {value:.6g} reached the tolerance {self.tolerance:g}"
+            return (
+                "tolerance",
+                f"{self.metric} {value:.6g} reached the tolerance {self.tolerance:g}",
+            )
         if self.patience and self.waited >= self.patience:
             detail = (
                 f"{self.metric} has not improved by more than {self.min_delta:g} for {self.waited} "

@@ -1,0 +1,99 @@
+"""`train-student`: a small model on soft outputs, on hard labels, or by pure overfitting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kubestill.errors import InvalidInput, Problem, Problems, nearest
+from kubestill.runtime.artifacts import Artifact, MetricsArtifact
+from kubestill.runtime.training.run import Keeping, Ports, Preset, run_training
+from kubestill.runtime.training.settings import TrainingSettings
+
+
+def train_student(
+    *,
+    dataset: Artifact,
+    model: Artifact,
+    ledger: Artifact,
+    metrics: MetricsArtifact,
+    report: Artifact,
+    summary: Artifact,
+    validation: Artifact | None = None,
+    mode: str = "distil",
+    temperature: float = 4.0,
+    hard_weight: float = 0.1,
+    network: str = "mlp",
+    network_args: dict[str, Any] = {},  # noqa: B006
+    epochs: float = 20.0,
+    steps: int = 0,
+    batch_size: int = 128,
+    optimizer: str = "AdamW",
+    learning_rate: float = 0.001,
+    schedule: str = "CosineAnnealingLR",
+    seed: int = 0,
+    device: str = "auto",
+    checkpoint_uri: str = "",
+    experiment: str = "",
+    resume: str = "auto",
+    settings: dict[str, Any] = {},  # noqa: B006
+) -> tuple[str]:
+    """Train the small model; the component tells the parameters, `run_training` the errors."""
+    if mode not in MODES:
+        raise InvalidInput([Problem("mode", mode, nearest(mode, MODES))])
+    typed = {
+        "temperature": temperature,
+        "hard_weight": hard_weight,
+        "network": network,
+        "network_args": network_args,
+        "epochs": epochs,
+        "steps": steps,
+        "batch_size": batch_size,
+        "optimizer": optimizer,
+        "learning_rate": learning_rate,
+        "schedule": schedule,
+        "seed": seed,
+        "device": device,
+    }
+    return run_training(
+        MODES[mode],
+        typed,
+        settings,
+        ports=Ports(
+            dataset=dataset,
+            validation=validation,
+            model=model,
+            ledger=ledger,
+            metrics=metrics,
+            report=report,
+            summary=summary,
+        ),
+        keeping=Keeping(checkpoint_uri=checkpoint_uri, experiment=experiment, resume=resume),
+    )
+
+
+def _check_overfit(settings: TrainingSettings, problems: Problems) -> None:
+    """Overfitting on purpose and regularising contradict each other."""
+    contradictions = {
+        "network_args.dropout": settings.network_args.get("dropout", 0.0),
+        "settings.optimizer_args.weight_decay": settings.optimizer_args.get("weight_decay", 0.0),
+        "settings.patience": settings.patience,
+        "settings.ema_decay": settings.ema_decay,
+    }
+    for name, value in contradictions.items():
+        if value:
+            problems.add(
+                name,
+                value,
+                "mode 'overfit' interpolates exact labels without regularisation; use 0",
+            )
+
+
+MODES = {
+    "distil": Preset(name="student", distil=True),
+    "hard": Preset(name="control"),
+    "overfit": Preset(
+        name="overfit",
+        defaults={"optimizer_args": {"weight_decay": 0.0}, "choose": "last"},
+        check=_check_overfit,
+    ),
+}

@@ -1,0 +1,319 @@
+"""One training from its component's parameters to its outputs.
+
+Everything that can be wrong is found before anything expensive: parameters, inputs, device, and
+whether the checkpoints' place can be written. Then: adopt, resume or begin; train; choose; export;
+report.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kubestill.errors import Problems, nearest
+from kubestill.runtime.artifacts import Artifact, MetricsArtifact, check_kind
+from kubestill.runtime.checkpoints.checkpointer import Checkpointer
+from kubestill.runtime.checkpoints.ledger import Checkpoint, Ledger, write_ledger_artifact
+from kubestill.runtime.checkpoints.place import Place, resolve_place
+from kubestill.runtime.checkpoints.restore import load_state
+from kubestill.runtime.data.checks import check_validation
+from kubestill.runtime.data.dataset import Dataset
+from kubestill.runtime.models.export import export_from_state
+from kubestill.runtime.models.model import Model
+from kubestill.runtime.reports.training import training_report
+from kubestill.runtime.selection.phases import detect_phases
+from kubestill.runtime.training.device import Machine, arithmetic, choose_machine, numerics_key
+from kubestill.runtime.training.engine import Start, Trainer
+from kubestill.runtime.training.fingerprint import fingerprint
+from kubestill.runtime.training.prepare import prepare, resolve_loss
+from kubestill.runtime.training.settings import TrainingSettings, parse_settings
+
+_RESUME = ("auto", "never", "must")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ports:
+    """The artifacts of a training component."""
+
+    dataset: Artifact
+    validation: Artifact | None
+    model: Artifact
+    ledger: Artifact
+    metrics: MetricsArtifact
+    report: Artifact
+    summary: Artifact
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keeping:
+    """Where checkpoints are kept, and what to do with those that are there."""
+
+    checkpoint_uri: str
+    experiment: str
+    resume: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """The checkpoint a fine-tuning starts from."""
+
+    model: Model
+    start: Start
+    digest: str
+    """Covers the checkpoint and what is kept of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """What makes a training a teacher's, a student's or a fine-tuning."""
+
+    name: str
+    distil: bool = False
+    """Learn from a teacher's outputs."""
+    defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Settings where the user says nothing."""
+    check: Callable[[TrainingSettings, Problems], None] = lambda settings, problems: None
+    """Notes settings that contradict the preset."""
+
+
+def run_training(
+    preset: Preset,
+    typed: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    *,
+    ports: Ports,
+    keeping: Keeping,
+    origin: Origin | None = None,
+) -> tuple[str]:
+    """Train, and write model, ledger, metrics, report and summary.
+
+    Args:
+        preset: Which of the three trainings.
+        typed: The component's typed training parameters.
+        settings: Its `settings` dict.
+        ports: Inputs and outputs.
+        keeping: Where checkpoints live.
+        origin: For a fine-tuning.
+
+    Returns:
+        (model URI,).
+
+    Raises:
+        InvalidInput: Every problem of parameters, data and store, at once.
+        Diverged: The loss became NaN or infinite.
+        TrainingFailed: An earlier attempt recorded that this training cannot succeed.
+    """
+    job = _check(preset, typed, settings, ports, keeping)
+    with arithmetic(job.settings):
+        source = "" if origin else _source(job)
+        identity = fingerprint(
+            job.settings,
+            data=job.fingerprints | {"loss": job.loss_name},
+            source=source,
+            start=origin.digest if origin else "",
+        )
+        place = resolve_place(
+            keeping.checkpoint_uri,
+            keeping.experiment or preset.name,
+            identity,
+            ports.ledger.uri,
+            announce=_say,
+        )
+        record, ledger = _train(job, place, keeping, origin)
+    record |= {"preset": preset.name, "fingerprint": identity, "checkpoint_uri": place.uri}
+    _write_outputs(record, ledger, ports)
+    return (ports.model.uri,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """Checked parameters and inputs."""
+
+    settings: TrainingSettings
+    machine: Machine
+    dataset: Dataset
+    validation: Dataset | None
+    loss_name: str
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        found = {"dataset": self.dataset.fingerprint}
+        return found | ({"validation": self.validation.fingerprint} if self.validation else {})
+
+
+def _check(
+    preset: Preset,
+    typed: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    ports: Ports,
+    keeping: Keeping,
+) -> _Job:
+    """Find every problem that can be found without reading rows, and raise them together."""
+    problems = Problems()
+    parsed = machine = dataset = validation = loss_name = None
+    with problems.collect():
+        parsed = parse_settings(typed, settings, defaults=preset.defaults)
+    with problems.collect():
+        check_kind(ports.dataset, "dataset", "dataset")
+        dataset = Dataset.open(ports.dataset.path)
+        if not dataset.rows:
+            problems.add("dataset", dataset.root, "it has no rows; give at least one")
+    if ports.validation is not None:
+        with problems.collect():
+            check_kind(ports.validation, "dataset", "validation")
+            validation = Dataset.open(ports.validation.path)
+    if dataset and validation:
+        with problems.collect():
+            check_validation(dataset, validation)
+    if keeping.resume not in _RESUME:
+        problems.add("resume", keeping.resume, nearest(keeping.resume, _RESUME))
+    if parsed:
+        preset.check(parsed, problems)
+        _check_followed(parsed, validation, problems)
+        with problems.collect():
+            machine = choose_machine(parsed)
+    if parsed and dataset:
+        with problems.collect():
+            loss_name = resolve_loss(parsed, dataset, distil=preset.distil)
+    problems.raise_if_any()
+    assert parsed
+    assert machine
+    assert dataset
+    assert loss_name
+    return _Job(
+        settings=parsed,
+        machine=machine,
+        dataset=dataset,
+        validation=validation,
+        loss_name=loss_name,
+    )
+
+
+def _check_followed(
+    settings: TrainingSettings, validation: Dataset | None, problems: Problems
+) -> None:
+    if validation is None and settings.patience:
+        problems.add(
+            "patience",
+            settings.patience,
+            "early stopping needs a validation set; connect one, or use 0",
+        )
+    if validation is None and settings.metric not in ("", "train_loss"):
+        problems.add(
+            "metric", settings.metric, "it needs a validation set; connect one, or use 'train_loss'"
+        )
+    if validation and settings.choose == "best" and not settings.checkpoints.keep_best:
+        problems.add(
+            "settings.checkpoints.keep_best", 0, "choose='best' exports a kept one; use 1 or more"
+        )
+
+
+def _source(job: _Job) -> str:
+    """Return the digest of the user's own network source; fails early on an unknown network."""
+    from kubestill.runtime.models.resolve import resolve_network, source_digest
+
+    return source_digest(resolve_network(job.settings.network)) or ""
+
+
+def _train(
+    job: _Job, place: Place, keeping: Keeping, origin: Origin | None
+) -> tuple[dict[str, Any], Ledger]:
+    """Adopt the result of a finished training, or train to the end from wherever it is."""
+    settings = job.settings
+    prepared = None
+    numerics = numerics_key(job.machine, step_path=settings.step_path, world_size=1)
+    policy = settings.checkpoints
+    if not policy.metric and job.validation:
+        policy = policy.model_copy(update={"metric": _followed_metric(job)})
+    opened = Checkpointer.open(
+        place,
+        policy,
+        resume=keeping.resume,
+        numerics=numerics,
+        announce=_say,  # type: ignore[arg-type]
+    )
+    with opened as checkpointer:
+        if checkpointer.finished is not None:
+            _say(f"this very training is finished at {place.uri}: its result is adopted")
+            return dict(checkpointer.finished["training"]), checkpointer.ledger
+        prepared = prepare(
+            job.dataset,
+            job.validation,
+            settings,
+            job.machine,
+            loss_name=job.loss_name,
+            start=origin.model if origin else None,
+        )
+        trainer = Trainer(
+            prepared,
+            settings,
+            job.machine,
+            checkpointer,
+            say=_say,
+            start=origin.start if origin else None,
+        )
+        record = trainer.fit()
+        record["phases"] = detect_phases(record["curves"], metric=prepared.metric)
+        if checkpointer.resumed:
+            record["resumed"] = [{"step": checkpointer.resumed.step, "exact": checkpointer.exact}]
+        record["saving"] = checkpointer.report()
+        ledger = checkpointer.finish({"training": record})
+    return record, ledger
+
+
+def _followed_metric(job: _Job) -> str:
+    from kubestill.runtime.training.validation import MAIN_METRIC
+
+    return job.settings.metric or MAIN_METRIC[str(job.dataset.schema.task)]
+
+
+def _write_outputs(record: dict[str, Any], ledger: Ledger, ports: Ports) -> None:
+    step = record["chosen"]["step"]
+    entry = next(entry for entry in ledger.milestones if entry.step == step)
+    record["checkpoints"] = [
+        {"step": e.step, "kind": e.kind, "phase": e.phase, "metrics": dict(e.metrics)}
+        for e in ledger.entries
+    ]
+    state = load_state(Checkpoint.of(ledger, entry))
+    digest = export_from_state(state, ports.model.path, training=record)
+    ports.model.metadata.update(
+        kind="model",
+        digest=digest.model,
+        parameters=digest.parameters,
+        fingerprint=record["fingerprint"],
+        checkpoint_uri=record["checkpoint_uri"],
+    )
+    write_ledger_artifact(ledger, ports.ledger.path)
+    ports.ledger.metadata.update(kind="ledger", uri=ledger.uri, fingerprint=record["fingerprint"])
+    _write_scores(record, dict(entry.metrics), digest.parameters, ports.metrics)
+    html, markdown = training_report(record, state.meta["model_spec"])
+    for artifact, content, kind in (
+        (ports.report, html, "report"),
+        (ports.summary, markdown, "summary"),
+    ):
+        os.makedirs(os.path.dirname(artifact.path) or ".", exist_ok=True)
+        with open(artifact.path, "w", encoding="utf-8") as file:
+            file.write(content)
+        artifact.metadata["kind"] = kind
+    _say(f"exported step {step:,} ({record['chosen']['why']}): {digest.parameters:,} parameters")
+
+
+def _write_scores(
+    record: Mapping[str, Any], metrics: Mapping[str, float], parameters: int, port: MetricsArtifact
+) -> None:
+    port.metadata["kind"] = "metrics"
+    scores = {
+        **metrics,
+        "parameters": float(parameters),
+        "steps": float(record["steps"]),
+        "examples": float(record["examples"]),
+        "seconds": round(float(record["seconds"]), 3),
+    }
+    for name, value in scores.items():
+        port.log_metric(name, value)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
