@@ -3,40 +3,73 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 __all__ = ["Moments"]
 
 CONSTANT = 1e-7
-"""A spread below this share of the mean is float32 rounding: the column is constant."""
+"""A spread below this share of the mean is float32 rounding: the channel is constant."""
+
+TILE = 1 << 16
+"""Numbers taken in at once, so that their float64 form stays in the cache."""
 
 
 class Moments:
     """Running moments, one a channel, merged block by block (Chan et al. 1979, eq. 2.1)."""
 
-    def __init__(self, channels: int = 1):
-        self.missing = False
-        self.infinite = False
+    def __init__(self, channels: int):
         self._count = np.zeros(channels)
         self._mean = np.zeros(channels)
         self._m2 = np.zeros(channels)
+        self._nan = np.zeros(channels, bool)
+        self._inf = np.zeros(channels, bool)
 
-    def update(self, block: np.ndarray) -> None:
-        """Take in block [N, W] float32, whose W elements are the channels one after the other."""
-        values = block.reshape(len(block), len(self._count), -1).astype(np.float64)
-        finite = np.isfinite(values)
-        if not finite.all():
-            self.missing = self.missing or bool(np.isnan(values).any())
-            self.infinite = self.infinite or bool(np.isinf(values).any())
-            values = np.where(finite, values, 0.0)
-        count = finite.sum(axis=(0, 2))
+    def update(self, block: NDArray[np.float32]) -> None:
+        """Take in block [N, W], whose W elements are the channels one after the other."""
+        rows = max(1, TILE // max(1, block.shape[1]))
+        for start in range(0, len(block), rows):
+            tile = block[start : start + rows]
+            self._merge(tile.reshape(len(tile), len(self._count), -1).astype(np.float64))
+
+    def _merge(self, values: NDArray[np.float64]) -> None:
+        """Merge values [N, C, W], which are overwritten."""
+        # One sum tells whether there is anything to mask: usually not.
+        finite = None if np.isfinite(values.sum()) else np.isfinite(values)
+        if finite is None:
+            count = np.full(len(self._count), values.shape[0] * values.shape[2])
+        else:
+            self._nan |= np.isnan(values).any(axis=(0, 2))
+            self._inf |= np.isinf(values).any(axis=(0, 2))
+            values[~finite] = 0.0
+            count = finite.sum(axis=(0, 2))
         mean = values.sum(axis=(0, 2)) / np.maximum(count, 1)
-        deviation = np.where(finite, values - mean[:, None], 0.0)
+        values -= mean[:, None]
+        if finite is not None:
+            values[~finite] = 0.0
+        values *= values
         total = self._count + count
         share = count / np.maximum(total, 1)
         step = mean - self._mean
-        self._m2 += (deviation**2).sum(axis=(0, 2)) + step**2 * self._count * share
+        self._m2 += values.sum(axis=(0, 2)) + step**2 * self._count * share
         self._mean += step * share
         self._count = total
+
+    def __getitem__(self, channels: slice) -> Moments:
+        """Return the moments of some of the channels."""
+        part = Moments(0)
+        for name, values in vars(self).items():
+            setattr(part, name, values[channels])
+        return part
+
+    @property
+    def missing(self) -> bool:
+        """Whether a value was NaN."""
+        return bool(self._nan.any())
+
+    @property
+    def infinite(self) -> bool:
+        """Whether a value was infinite."""
+        return bool(self._inf.any())
 
     @property
     def empty(self) -> bool:
@@ -50,6 +83,6 @@ class Moments:
 
     @property
     def std(self) -> tuple[float, ...]:
-        """Population standard deviation, one a channel; 1 where the column is constant."""
+        """Population standard deviation, one a channel; 1 where the channel is constant."""
         std = np.sqrt(self._m2 / np.maximum(self._count, 1))
         return tuple(np.where(std > CONSTANT * np.abs(self._mean), std, 1.0).tolist())

@@ -68,8 +68,8 @@ def mlp(
         InvalidInput: Listing every argument that cannot work.
     """
     problems = Problems()
-    if any(units < 1 or units != int(units) for units in hidden):
-        problems.add("hidden", hidden, "give the units of each hidden layer as whole numbers >= 1")
+    if any(units < 1 for units in hidden):
+        problems.add("hidden", hidden, "give each hidden layer at least one unit")
     if activation not in ACTIVATIONS:
         problems.add("activation", activation, nearest(activation, ACTIVATIONS))
     if not 0.0 <= dropout < 1.0:
@@ -82,7 +82,7 @@ def mlp(
 
     layers: list[nn.Module] = []
     width = in_features
-    for units in map(int, hidden):
+    for units in hidden:
         block = [nn.Linear(width, units), *_after(units, activation, dropout, norm)]
         skips = residual and layers and width == units
         layers += [Residual(nn.Sequential(*block))] if skips else block

@@ -18,6 +18,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from torch import nn
 
 from kubestill.errors import InvalidInput, Problem, Problems, nearest
@@ -77,7 +78,7 @@ def _import(network: str, module_name: str) -> Any:
 
 def _nearest_module(name: str) -> str:
     parent, _, tail = name.rpartition(".")
-    paths = importlib.import_module(parent).__path__ if parent else None
+    paths = getattr(importlib.import_module(parent), "__path__", []) if parent else None
     known = [module.name for module in pkgutil.iter_modules(paths)]
     remedy = nearest(tail, known)
     return remedy if remedy.startswith("did") else "install it in the image that runs this step"
@@ -86,10 +87,7 @@ def _nearest_module(name: str) -> str:
 def _makes_networks(found: Any) -> bool:
     made = found
     if inspect.isfunction(found):
-        try:
-            made = typing.get_type_hints(found).get("return")
-        except NameError:
-            return False
+        made = _hints(found).get("return")
     return inspect.isclass(made) and issubclass(made, nn.Module)
 
 
@@ -98,11 +96,12 @@ def fit_arguments(
 ) -> dict[str, Any]:
     """Join the user's arguments with those `offers` that the factory's signature names.
 
-    Whole floats become ints (Kubeflow turns every number in a dict into a float) except where the
-    parameter is annotated as a float.
+    Values are read as the parameter's annotation says. Without one, whole floats become ints,
+    because Kubeflow turns every number in a dict into a float.
 
     Raises:
-        InvalidInput: Unknown or missing arguments; all of them together.
+        InvalidInput: Unknown or missing arguments, or values of the wrong type; all of them
+            together.
     """
     parameters = inspect.signature(factory).parameters
     named = {
@@ -110,35 +109,51 @@ def fit_arguments(
         for name, parameter in parameters.items()
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
-    open_ended = takes_anything(factory)
+    hints = _hints(factory.__init__ if inspect.isclass(factory) else factory)
     arguments = {name: value for name, value in offers.items() if name in named}
     problems = Problems()
     for name, value in given.items():
-        if name in named:
-            arguments[name] = value if _is_float(named[name]) else _whole(value)
-        elif open_ended:
-            arguments[name] = _whole(value)
-        else:
+        if name not in named and not takes_anything(factory):
             problems.add(f"network_args.{name}", value, "unknown; " + nearest(name, named))
-        if not _is_json(value):
-            problems.add(
-                f"network_args.{name}", value, "must be JSON: it is kept in the model's spec"
-            )
+            continue
+        try:
+            arguments[name] = _read(value, hints.get(name, Any))
+            json.dumps(arguments[name], allow_nan=False)
+        except ValidationError as error:
+            for wrong in error.errors():
+                place = ".".join(map(str, ("network_args", name, *wrong["loc"])))
+                problems.add(place, wrong["input"], wrong["msg"])
+        except (TypeError, ValueError):
+            problems.add(f"network_args.{name}", value, "must be JSON: the model's spec keeps it")
     for name, parameter in named.items():
-        if parameter.default is parameter.empty and name not in arguments:
+        if parameter.default is parameter.empty and name not in {*arguments, *given}:
             problems.add(f"network_args.{name}", "missing", "the network needs it; give a value")
     problems.raise_if_any()
     return arguments
+
+
+def _hints(function: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function)
+    except (NameError, TypeError, AttributeError):
+        # An annotation that only a type checker can follow.
+        return {}
+
+
+def _read(value: Any, hint: Any) -> Any:
+    if hint is Any:
+        return _whole(value)
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(hint)
+    except PydanticSchemaGenerationError:
+        return _whole(value)
+    return adapter.validate_python(value)
 
 
 def takes_anything(factory: Factory) -> bool:
     """Say whether the factory takes `**kwargs`, as torchvision's do."""
     parameters = inspect.signature(factory).parameters.values()
     return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-
-
-def _is_float(parameter: inspect.Parameter) -> bool:
-    return "float" in str(parameter.annotation)
 
 
 def _whole(value: Any) -> Any:
@@ -149,14 +164,6 @@ def _whole(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _whole(item) for key, item in value.items()}
     return value
-
-
-def _is_json(value: Any) -> bool:
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError):
-        return False
-    return True
 
 
 def source_digest(factory: Factory) -> str | None:
