@@ -25,6 +25,9 @@ def finetune_fresh(
     schedule: str = "CosineAnnealingLR",
     keep_optimizer: bool = True,
     keep_schedule: bool = False,
+    keep_position: bool = False,
+    shrink: float = 1.0,
+    perturb: float = 0.0,
     seed: int = 0,
     device: str = "auto",
     checkpoint_uri: str = "",
@@ -48,6 +51,9 @@ def finetune_fresh(
         schedule: Class name in `torch.optim.lr_scheduler`, or `constant`.
         keep_optimizer: Go on with the optimizer's state instead of a fresh one.
         keep_schedule: Go on with the learning-rate schedule instead of a fresh one.
+        keep_position: Go on with the order of the rows where the checkpoint left it.
+        shrink: Factor on the weights before training (Ash & Adams 2020); 1 leaves them alone.
+        perturb: Share of a fresh initialisation to add to them; 0 is off.
         seed: Of the initial weights, the order of the rows and dropout.
         device: `auto`, `cpu`, `cuda` or `cuda:1`; a GPU that is asked for and missing is an
             error.
@@ -85,6 +91,9 @@ def finetune_fresh(
         schedule=schedule,
         keep_optimizer=keep_optimizer,
         keep_schedule=keep_schedule,
+        keep_position=keep_position,
+        shrink=shrink,
+        perturb=perturb,
         seed=seed,
         device=device,
         checkpoint_uri=checkpoint_uri,

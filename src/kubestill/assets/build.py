@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import tempfile
@@ -59,9 +60,15 @@ def compile_yaml(asset: Asset, image: str = "") -> str:
         compiler.Compiler().compile(asset.definition, path)
         content = _read(path)
     assert content is not None
+    content = re.sub(r"(?<= dict \[Default: )\{.*\}(?=\]$)", _ordered, content, flags=re.M)
     if image:
         content = re.sub(rf"^( +image: ){re.escape(IMAGE)}$", rf"\g<1>{image}", content, flags=re.M)
     return content
+
+
+def _ordered(mapping: re.Match[str]) -> str:
+    """Sort a default in the header comment, where protobuf's order changes from run to run."""
+    return repr(dict(sorted(ast.literal_eval(mapping.group()).items())))
 
 
 def _read(path: str) -> str | None:

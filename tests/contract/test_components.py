@@ -1,0 +1,133 @@
+"""What every component and pipeline promises, whatever it does."""
+
+import datetime
+import importlib
+import inspect
+import re
+from typing import cast
+
+import pytest
+import yaml
+from kfp.dsl.python_component import PythonComponent
+
+import kubestill.components
+import kubestill.pipelines
+from kubestill.assets import build, compile_yaml, find_assets
+from kubestill.components._image import IMAGE
+
+ASSETS = {asset.name: asset for asset in find_assets()}
+COMPONENTS = {
+    name: cast(PythonComponent, asset.definition)
+    for name, asset in ASSETS.items()
+    if asset.kind == "component"
+}
+FILES = {change.path: change for change in build()}
+
+
+def ports_of(name):
+    spec = COMPONENTS[name].component_spec
+    return {**(spec.inputs or {}), **(spec.outputs or {})}
+
+
+@pytest.mark.parametrize(
+    "package", [kubestill.components, kubestill.pipelines], ids=lambda p: p.__name__
+)
+def test_a_package_exports_exactly_its_folders(package, root):
+    folder = root / package.__name__.removeprefix("kubestill.")
+    folders = {path.parent.name for path in folder.glob("*/metadata.yaml")}
+    assert set(package.__all__) == folders
+    assert package.__all__ == sorted(package.__all__)
+
+
+@pytest.mark.parametrize("name", ASSETS)
+def test_its_package_exports_it_alone(name):
+    kind = ASSETS[name].kind
+    package = importlib.import_module(f"kubestill.{kind}s.{name}")
+    assert package.__all__ == [name]
+    assert getattr(package, name) is ASSETS[name].definition
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: "/".join(path.split("/")[-2:]))
+def test_a_checked_in_file_is_what_the_code_generates(path):
+    assert not FILES[path].stale, "run `make compile`"
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_a_component_takes_what_its_task_takes(name):
+    def parameters(function):
+        # A task says None where Kubeflow shows an empty list or mapping.
+        return {
+            parameter.name: None if parameter.default in ([], {}) else parameter.default
+            for parameter in inspect.signature(function).parameters.values()
+        }
+
+    task = getattr(importlib.import_module(f"kubestill.runtime.tasks.{name}"), name)
+    assert parameters(COMPONENTS[name].python_func) == parameters(task)
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_a_component_is_one_runtime_call(name):
+    lines = inspect.getsource(COMPONENTS[name].python_func).split('"""')[-1].split("\n")
+    body = "\n".join(line.strip() for line in lines if line.strip())
+    assert body.startswith(f"from kubestill.runtime.tasks.{name} import {name} as run\nreturn run(")
+    assert body.count("(") == body.count(")") == 1
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_every_input_and_output_is_described(name):
+    assert [port for port, part in ports_of(name).items() if not part.description] == []
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_component_py_imports_kubeflow_and_the_standard_library_alone(name):
+    with open(f"{ASSETS[name].folder}/component.py") as file:
+        imports = re.findall(r"^(?:from|import) (\S+)", file.read(), re.MULTILINE)
+    assert set(imports) <= {"typing", "kfp", "kubestill.components._image"}
+
+
+@pytest.mark.parametrize("name", ASSETS)
+def test_it_runs_in_our_image_and_installs_nothing(name):
+    content = compile_yaml(ASSETS[name])
+    images = set(re.findall(r"^ +image: (.*)$", content, re.MULTILINE))
+    assert images == {IMAGE}
+    assert "pip install" not in content
+    pinned = compile_yaml(ASSETS[name], image="example.org/k@sha256:0")
+    assert pinned == content.replace(f"image: {IMAGE}", "image: example.org/k@sha256:0")
+
+
+@pytest.mark.parametrize("name", ASSETS)
+def test_its_metadata_has_the_communitys_format(name):
+    folder = ASSETS[name].folder
+    with open(f"{folder}/metadata.yaml") as file:
+        metadata = yaml.safe_load(file)
+    with open(f"{folder}/OWNERS") as file:
+        owners = yaml.safe_load(file)
+    assert list(metadata) == ["name", "stability", "dependencies", "tags", "lastVerified"]
+    assert metadata["name"] == name
+    assert metadata["stability"] in {"experimental", "alpha", "beta", "stable"}
+    for dependency in metadata["dependencies"]["kubeflow"]:
+        assert re.fullmatch(r"(>=|<=|==)\d+\.\d+\.\d+", dependency["version"])
+    assert metadata["tags"]
+    age = datetime.datetime.now(datetime.UTC) - metadata["lastVerified"]
+    assert age < datetime.timedelta(days=365)
+    assert list(owners)[0] == "approvers"
+    assert owners["approvers"]
+
+
+def test_the_same_port_has_the_same_type_everywhere():
+    types: dict[str, dict[str, list[str]]] = {}
+    for name in COMPONENTS:
+        for port, part in ports_of(name).items():
+            types.setdefault(port, {}).setdefault(str(part.type), []).append(name)
+    assert {port: kinds for port, kinds in types.items() if len(kinds) > 1} == {}
+
+
+def test_a_pipeline_retries_every_task_for_days_and_trusts_no_cache():
+    spec = yaml.safe_load(compile_yaml(ASSETS["distillation"]))
+    dags = [spec["root"]["dag"], spec["components"]["comp-for-loop-1"]["dag"]]
+    tasks = {name: task for dag in dags for name, task in dag["tasks"].items()}
+    assert "label-with-teacher" in tasks
+    for name, task in tasks.items():
+        if name != "for-loop-1":
+            assert task["retryPolicy"]["backoffMaxDuration"] == "172800s"
+            assert task["cachingOptions"] == {}
