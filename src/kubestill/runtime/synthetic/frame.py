@@ -83,7 +83,7 @@ class Originals(Frame):
 
 
 def spread(values: NDArray[np.floating]) -> Spread:
-    """Measure the columns of `values` [N, D], ignoring NaN; a column with no value at all is 0 ± 1."""
+    """Measure the columns of `values` [N, D], ignoring NaN; a column without any is 0 ± 1."""
     chunks = [values[at : at + CHUNK_ROWS] for at in range(0, len(values), CHUNK_ROWS)]
     low = np.fmin.reduce([np.fmin.reduce(c, axis=0) for c in chunks]).astype(np.float64)
     high = np.fmax.reduce([np.fmax.reduce(c, axis=0) for c in chunks]).astype(np.float64)

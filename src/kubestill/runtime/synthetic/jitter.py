@@ -1,4 +1,4 @@
-"""Small changes that leave the label alone: noise on numbers; shifts, rotations and noise on images."""
+"""Small changes that leave the label alone: noise on numbers, small motions of pictures."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """mixup (Zhang, Cisse, Dauphin, Lopez-Paz 2018): convex combinations of two originals.
 
-The label of such a row is left to the teacher. That is the function-matching use of mixup in distillation
-(Beyer et al. 2022); a mixed one-hot label would be a second, worse teacher.
+The label of such a row is left to the teacher. That is the function-matching use of mixup in
+distillation (Beyer et al. 2022); a mixed one-hot label would be a second, worse teacher.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class MixupSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     alpha: float = Field(1.0, gt=0, le=100)
-    """The first row's share is drawn from Beta(alpha, alpha): 1 is uniform, less stays near originals."""
+    """Shares are drawn from Beta(alpha, alpha): 1 is uniform, less stays near the originals."""
 
 
 class Mixup:
@@ -81,7 +81,7 @@ def _mix(
     share: NDArray[np.float64],
     coin: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Combine values [N, D]; where one is missing, `coin` [N, D or 1] picks one of the two instead."""
+    """Combine values [N, D]; where one is missing, `coin` [N, D or 1] picks one of the two."""
     missing = np.isnan(mine) | np.isnan(other)
     if coin.shape[1] < mine.shape[1]:
         missing = missing.any(axis=1, keepdims=True)

@@ -1,9 +1,9 @@
 """MUNGE (Bucilă, Caruana, Niculescu-Mizil 2006, "Model compression", fig. 2).
 
-Each row moves towards its nearest neighbour, attribute by attribute, so that new rows keep the dependence
-between attributes. Two things differ from the paper, both so that rows can be made in any order: a row moves
-towards its neighbour's *original* values, and the neighbour itself stays; further passes over the data restart
-from the originals instead of piling up.
+Each row moves towards its nearest neighbour, attribute by attribute, so that new rows keep the
+dependence between attributes. Two things differ from the paper, both so that rows can be made in
+any order: a row moves towards its neighbour's *original* values while the neighbour stays, and
+further passes over the data restart from the originals instead of piling up.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class MungeSettings(BaseModel):
     local_variance: float = Field(5.0, gt=0)
     """The paper's s: numbers are drawn from N(neighbour, |difference| / s)."""
     neighbour_pool: int = Field(65_536, ge=2)
-    """Neighbours are sought among at most this many different rows, spread evenly over the originals."""
+    """Neighbours are sought among at most this many different rows, spread evenly."""
 
 
 class Munge:
@@ -77,7 +77,7 @@ class Munge:
     def _move(
         self, mine: NDArray[np.floating], other: NDArray[np.floating], draws: Draws
     ) -> NDArray[np.float64]:
-        """Move values [N, D]; where either is missing there is no distance, so the other's is taken."""
+        """Move values [N, D]; where one is missing there is no distance: the other's is taken."""
         swapped = draws.take(mine.shape[1]) < self._settings.swap_probability
         noise = normals(draws.take(mine.shape[1])) / self._settings.local_variance
         near = other + noise * np.abs(mine.astype(np.float64) - other)

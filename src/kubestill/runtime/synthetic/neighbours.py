@@ -1,16 +1,19 @@
 """The nearest different row of every row, exactly: equal distances go to the lower row.
 
-Squared distance = Euclidean over standardised numbers (each tensor element is one) + 1 for each category,
-boolean or missingness that differs. Fast searches only propose candidates; a fixed-order sum in float64 judges
-them, so that neither the search used nor the batch a row was asked in can change the answer.
+Squared distance = Euclidean over standardised numbers (each tensor element is one) + 1 for each
+category, boolean or missingness that differs. Fast searches only propose candidates; a fixed-order
+sum in float64 judges them, so that neither the search used nor the batch a row was asked in can
+change the answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from kubestill.errors import InvalidInput, Problem
@@ -22,8 +25,10 @@ QUERY_ROWS = 256
 """Brute force compares this many rows with the pool at a time."""
 PAIRS = 1 << 20
 """Candidate pairs judged, and tree queries made, at a time."""
+UNKNOWN = -1
+"""Marks a point whose neighbour has not been asked for yet."""
 SLACK = 1e-5
-"""Candidates within this part of the squared norms involved are judged exactly: float32 errs less."""
+"""Candidates within this part of the squared norms are judged exactly: float32 errs less."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,39 +65,38 @@ class Neighbours:
             raise InvalidInput([Problem("original", f"{count} different row", remedy)])
         size = min(pool, count) if pool else count
         candidates = np.arange(size) * count // size
-        by_tree = points.numbers.shape[1] <= TREE_DIMENSIONS and not _varies(points.codes)
+        by_tree = points.numbers.shape[1] <= TREE_DIMENSIONS and not _varied(points.codes).any()
         self._points = points
+        self._known = np.full(count, UNKNOWN)
         self._search = (_TreeSearch if by_tree else _BruteSearch)(points, candidates)
 
     def nearest(self, rows: Rows) -> Rows:
         """Return the nearest different original [N] of each of these originals [N]."""
-        wanted, inverse = np.unique(self._points.of_row[rows], return_inverse=True)
-        found = np.concatenate([self._judge(*pairs) for pairs in self._search(wanted)])
-        return self._points.row[found][inverse]
+        points = self._points.of_row[rows]
+        wanted = np.unique(points[self._known[points] == UNKNOWN])
+        for pairs in self._search(wanted):
+            query, best = self._judge(*pairs)
+            self._known[query] = best
+        return self._points.row[self._known[points]]
 
-    def _judge(self, query: Rows, candidate: Rows) -> Rows:
-        """Return the best candidate of each different query, in the order of the queries."""
-        cuts = range(PAIRS, len(query), PAIRS)
-        distance = np.concatenate(
-            [
-                _distance(self._points, left, right)
-                for left, right in zip(
-                    np.split(query, cuts), np.split(candidate, cuts), strict=True
-                )
-            ]
-        )
+    def _judge(self, query: Rows, candidate: Rows) -> tuple[Rows, Rows]:
+        """Return each different query and its best candidate."""
+        distance = np.empty(len(query))
+        for at in range(0, len(query), PAIRS):
+            part = slice(at, at + PAIRS)
+            distance[part] = _distance(self._points, query[part], candidate[part])
         order = np.lexsort((candidate, distance, query))
         first = np.diff(query[order], prepend=-1) != 0
-        return candidate[order][first]
+        return query[order][first], candidate[order][first]
 
 
 def fold(originals: Originals) -> Points:
     """Place every original in the metric space."""
     spread = originals.numeric_spread
-    missing = [np.isnan(originals.numeric)]
+    missing: list[NDArray[np.bool_]] = [np.isnan(originals.numeric)]
     numbers = [(originals.numeric - spread.mean) / spread.std]
     for tensor, of in zip(originals.tensors, originals.tensor_spreads, strict=True):
-        missing.append(np.isnan(tensor.values).any(axis=1, keepdims=True))
+        missing.append(np.any(np.isnan(tensor.values), axis=1, keepdims=True))
         numbers.append((tensor.values - of.mean) / of.std)
     # Adding 0.0 turns -0.0 into 0.0, which has other bytes and would not fold.
     number = np.nan_to_num(np.hstack(numbers), nan=0.0) + 0.0
@@ -102,7 +106,7 @@ def fold(originals: Originals) -> Points:
 
 
 def _first_of_each(numbers: Floats, codes: Codes) -> tuple[Rows, Rows]:
-    """Return the first row [U] of each different point, ascending, and the point [N] of each row."""
+    """Return the first row [U] of each point, ascending, and the point [N] of each row."""
     packed = np.ascontiguousarray(np.hstack([numbers.view(np.int64), codes]))
     keys = packed.view(np.dtype((np.void, packed.itemsize * packed.shape[1]))).ravel()
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
@@ -112,8 +116,9 @@ def _first_of_each(numbers: Floats, codes: Codes) -> tuple[Rows, Rows]:
     return first[order], rank[inverse]
 
 
-def _varies(codes: Codes) -> bool:
-    return bool((codes != codes[:1]).any())
+def _varied(codes: Codes) -> NDArray[np.bool_]:
+    """Return which columns [C] hold more than one code."""
+    return np.any(codes != codes[:1], axis=0)
 
 
 def _distance(points: Points, left: Rows, right: Rows) -> Floats:
@@ -134,26 +139,27 @@ class _BruteSearch:
     """Compares every query with the whole pool, by a matrix product."""
 
     def __init__(self, points: Points, pool: Rows):
-        self._numbers = points.numbers.astype(np.float32)
-        self._codes = [c.astype(np.int32) for c in points.codes.T if _varies(c[:, None])]
-        self._square = (points.numbers**2).sum(axis=1).astype(np.float32)
+        varied = _varied(points.codes)
+        self._points = points
         self._pool = pool
+        self._numbers = points.numbers[pool].T.astype(np.float32)
+        self._square = (self._numbers**2).sum(axis=0)
+        self._codes = points.codes[:, varied].T
+        self._pooled_codes = np.ascontiguousarray(self._codes[:, pool])
 
     def __call__(self, queries: Rows) -> Pairs:
-        across, square = self._numbers[self._pool].T, self._square[self._pool]
-        codes = [(column, column[self._pool]) for column in self._codes]
         for at in range(0, len(queries), QUERY_ROWS):
             query = queries[at : at + QUERY_ROWS]
-            near = (-2.0 * self._numbers[query]) @ across
-            near += square
-            for column, pooled in codes:
-                near += column[query, None] != pooled
-            itself = self._pool.searchsorted(query)
-            itself[itself == len(self._pool)] = 0
-            which = np.flatnonzero(self._pool[itself] == query)
-            near[which, itself[which]] = np.inf
+            numbers = self._points.numbers[query].astype(np.float32)
+            near = (-2.0 * numbers) @ self._numbers
+            near += self._square
+            for codes, pooled in zip(self._codes, self._pooled_codes, strict=True):
+                near += codes[query, None] != pooled
+            place = np.minimum(self._pool.searchsorted(query), len(self._pool) - 1)
+            itself = np.flatnonzero(self._pool[place] == query)
+            near[itself, place[itself]] = np.inf
             # `near` lacks the query's own square, the same for all of its candidates.
-            own, best = self._square[query], near.min(axis=1)
+            own, best = (numbers**2).sum(axis=1), near.min(axis=1)
             bound = best + SLACK * (3 * own + 2 * np.maximum(best + own, 0.0) + 1.0)
             which, candidate = np.nonzero(near <= bound[:, None])
             yield query[which], self._pool[candidate]
@@ -170,13 +176,15 @@ class _TreeSearch:
     def __call__(self, queries: Rows) -> Pairs:
         for at in range(0, len(queries), PAIRS):
             query = queries[at : at + PAIRS]
-            # A query that is in the pool finds itself first; the third tells whether there is a tie.
+            # A query in the pool finds itself first; the third tells whether there is a tie.
             distance, found = self._tree.query(self._numbers[query], k=3, workers=-1)
             reach = distance[:, 1] * (1 + SLACK)
             tied = distance[:, 2] <= reach
-            hits = self._tree.query_ball_point(self._numbers[query[tied]], reach[tied])
+            hits: list[list[int]] = list(
+                self._tree.query_ball_point(self._numbers[query[tied]], reach[tied])
+            )
             left = [np.repeat(query[~tied], 2), np.repeat(query[tied], [len(hit) for hit in hits])]
-            right = [found[~tied, :2].ravel(), *hits]
-            pair, candidate = np.concatenate(left), self._pool[np.concatenate(right).astype(int)]
+            right = [found[~tied, :2].ravel(), np.fromiter(chain.from_iterable(hits), np.int64)]
+            pair, candidate = np.concatenate(left), self._pool[np.concatenate(right)]
             other = pair != candidate
             yield pair[other], candidate[other]

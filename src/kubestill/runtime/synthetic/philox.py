@@ -1,8 +1,8 @@
 """Random numbers that belong to a row: Philox(seed, stream, row), in any order and any batch.
 
-Philox is a counter-based generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"):
-word k is a pure function of (key, k). A row that needs `width` numbers owns a fixed stretch of the counter,
-so that a block of rows is one vectorised call and a single row is the very same numbers.
+Philox is counter-based (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): word k
+is a pure function of (key, k). A row that needs `width` numbers owns a fixed stretch of the
+counter, so that a block of rows is one vectorised call and a single row is the same numbers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def uniforms(seed: int, stream: int, start: int, stop: int, *, width: int) -> ND
         stream: Which independent use of the seed this is, 0 or more.
         start: First global row.
         stop: One past the last global row.
-        width: How many numbers each row owns. Part of the identity: another width is another stream.
+        width: How many numbers each row owns; with another width they are other numbers.
 
     Returns:
         [stop - start, width].
@@ -34,13 +34,15 @@ def uniforms(seed: int, stream: int, start: int, stop: int, *, width: int) -> ND
     generator = np.random.Philox(key=np.array([seed, stream], np.uint64), counter=start * steps)
     words = generator.random_raw((stop - start) * steps * WORDS_PER_STEP)
     words = words.reshape(stop - start, steps * WORDS_PER_STEP)[:, :width]
-    # The upper 52 bits, in the middle of their bin: float64 still holds that exactly, so 0 and 1 are out.
-    return ((words >> np.uint64(12)) + 0.5) * 2.0**-52
+    # The upper 52 bits, in the middle of their bin, which float64 still holds exactly.
+    numbers: NDArray[np.float64] = ((words >> np.uint64(12)) + 0.5) * 2.0**-52
+    return numbers
 
 
 def normals(uniform: NDArray[np.float64]) -> NDArray[np.float64]:
     """Turn uniforms in (0, 1) into standard normals, one for one (by the inverse distribution)."""
-    return ndtri(uniform)
+    values: NDArray[np.float64] = ndtri(uniform)
+    return values
 
 
 class Draws:

@@ -1,0 +1,171 @@
+"""One shard of a generated dataset: the originals first, then the new rows, cut on fixed blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from kubestill.errors import InvalidInput, Problem
+from kubestill.runtime.data.canonical import BLOCK_ROWS, storage_schema
+from kubestill.runtime.data.manifest import Dataset
+from kubestill.runtime.data.schema import Column, Schema
+from kubestill.runtime.data.writer import DatasetWriter
+from kubestill.runtime.synthetic.frame import Frame, Originals
+from kubestill.runtime.synthetic.jitter import Jitter, JitterSettings
+from kubestill.runtime.synthetic.mixup import Mixup, MixupSettings
+from kubestill.runtime.synthetic.munge import Munge, MungeSettings
+from kubestill.runtime.synthetic.request import Request
+from kubestill.runtime.synthetic.source import Source, load_source
+from kubestill.runtime.synthetic.tables import originals_of, table_of
+
+CHUNK_NUMBERS = 1 << 22
+"""Random numbers drawn at a time (32 MiB of them): bounds memory where rows are wide."""
+
+
+class _Unlabelled(Schema):
+    """Lets targets be null although there are no soft outputs yet: the teacher comes next."""
+
+    @property
+    def soft(self) -> Column | None:
+        return Column(name="to come", kind="tensor", role="soft", shape=(1,))
+
+
+class Maker(Protocol):
+    """Makes synthetic rows by number."""
+
+    schema: Schema
+    width: int
+    """Random numbers a row takes, roughly: what bounds the size of a call."""
+
+    def make(self, start: int, stop: int) -> pa.Table | pd.DataFrame:
+        """Return synthetic rows `start` to `stop`, counted from the first that is no original."""
+        ...
+
+
+def generate(root: str, request: Request, original: Dataset | None) -> Dataset:
+    """Write the shard that the request asks for.
+
+    Args:
+        root: Where the dataset goes.
+        request: What to make.
+        original: Real rows to augment, or to put before the rows of a source.
+
+    Raises:
+        InvalidInput: The method cannot work on this dataset, or the source is not usable.
+        CorruptData: The original dataset is damaged.
+    """
+    table, maker = _prepare(request, original)
+    schema = maker.schema
+    originals = table if request.include_original else table.slice(0, 0)
+    start, stop = shard_rows(originals.num_rows + request.rows, request.shard, request.shards)
+    provenance = _provenance(request, original)
+    with DatasetWriter(root, schema, provenance=provenance) as writer:
+        if start < min(stop, originals.num_rows):
+            writer.write(originals.slice(start, stop - start))
+        for rows in _synthetic(maker, start - originals.num_rows, stop - originals.num_rows):
+            writer.write(rows)
+    return writer.dataset
+
+
+def shard_rows(total: int, shard: int, shards: int) -> tuple[int, int]:
+    """Return the first and one past the last global row of a shard: whole blocks, but for the end.
+
+    Args:
+        total: Rows of all shards together.
+        shard: Counted from 0.
+        shards: How many; those beyond the number of blocks are empty.
+    """
+    blocks = -(-total // BLOCK_ROWS)
+    start, stop = (blocks * edge // shards * BLOCK_ROWS for edge in (shard, shard + 1))
+    return min(start, total), min(stop, total)
+
+
+def _prepare(request: Request, original: Dataset | None) -> tuple[pa.Table, Maker]:
+    """Return the originals, without any soft outputs, and what makes new rows."""
+    source = load_source(request.method, request.settings) if request.from_source else None
+    if original is None:
+        assert source is not None
+        maker = _FromSource(source, request.seed)
+        return storage_schema(maker.schema.columns).empty_table(), maker
+    # A teacher's opinion of the original says nothing about what becomes of it.
+    columns = tuple(c for c in original.schema.columns if c.role != "soft")
+    schema = replace(original.schema, columns=columns)
+    table = original.to_table(schema.names)
+    if source is None:
+        return table, _FromOriginals(table, schema, request)
+    if source.schema != schema:
+        remedy = f"its schema differs from that of the source {request.method}; leave it out"
+        raise InvalidInput([Problem("original", original.root, remedy)])
+    return table, _FromSource(source, request.seed)
+
+
+def _synthetic(maker: Maker, start: int, stop: int) -> Iterator[pa.Table | pd.DataFrame]:
+    """Yield synthetic rows `start` to `stop`, of which those below 0 are originals."""
+    step = max(1, min(BLOCK_ROWS, CHUNK_NUMBERS // max(maker.width, 1)))
+    for at in range(max(start, 0), stop, step):
+        yield maker.make(at, min(at + step, stop))
+
+
+class _FromOriginals:
+    """Varies the originals, over and over again: synthetic row s is made from original s mod N."""
+
+    def __init__(self, table: pa.Table, schema: Schema, request: Request):
+        originals = originals_of(table, schema)
+        if not len(originals):
+            raise InvalidInput([Problem("original", "0 rows", "there is nothing to augment")])
+        self._table = table
+        self._generator = _generator(originals, request)
+        self.schema = schema if self._generator.keeps_label else _Unlabelled(**vars(schema))
+        self.width = self._generator.width
+
+    def make(self, start: int, stop: int) -> pa.Table:
+        source = self._table.take(np.arange(start, stop) % self._table.num_rows)
+        frame = self._generator.rows(start, stop)
+        return table_of(frame, source, self.schema, keeps_label=self._generator.keeps_label)
+
+
+class _FromSource:
+    """Asks the user's own source."""
+
+    def __init__(self, source: Source, seed: int):
+        self._source = source
+        self._seed = seed
+        self.schema = source.schema
+        self.width = sum(column.width for column in source.schema.columns)
+
+    def make(self, start: int, stop: int) -> pd.DataFrame:
+        made: Any = self._source.sample(np.arange(start, stop), self._seed)
+        if isinstance(made, pd.DataFrame) and len(made) == stop - start:
+            return made
+        found = f"{len(made)} rows" if isinstance(made, pd.DataFrame) else type(made).__name__
+        remedy = f"`sample` was asked for {stop - start} rows as a DataFrame"
+        raise InvalidInput([Problem("method", found, remedy)])
+
+
+class _Generator(Protocol):
+    keeps_label: bool
+    width: int
+
+    def rows(self, start: int, stop: int) -> Frame: ...
+
+
+def _generator(originals: Originals, request: Request) -> _Generator:
+    settings, seed = request.settings, request.seed
+    if request.method == "munge":
+        return Munge(originals, MungeSettings(**settings), seed=seed)
+    if request.method == "mixup":
+        return Mixup(originals, MixupSettings(**settings), seed=seed)
+    return Jitter(originals, JitterSettings(**settings), seed=seed)
+
+
+def _provenance(request: Request, original: Dataset | None) -> dict[str, Any]:
+    return {
+        "made_by": "generate-synthetic",
+        **request.model_dump(),
+        "original": original.fingerprint if original else None,
+    }
