@@ -147,9 +147,7 @@ def _turned(gain: Interval) -> Interval:
     return Interval(-gain.value, -gain.high, -gain.low)
 
 
-def _gain_text(
-    gain: Interval, model: str, baseline: str, metric: Metric, confidence: float
-) -> str:
+def _gain_text(gain: Interval, model: str, baseline: str, metric: Metric, confidence: float) -> str:
     direction, size = ("better", gain) if gain.value >= 0 else ("worse", _turned(gain))
     return (
         f"The {model}'s {metric.title} is {direction} than the {baseline}'s by {_shown(size)} "

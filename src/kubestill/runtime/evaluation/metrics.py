@@ -192,9 +192,7 @@ def _variance_terms(outcome: Outcome) -> Floats:
 def _explained(means: Floats) -> Floats:
     """1 - residual / total variance, pooled over outputs so that a constant one does no harm."""
     total = means[..., 1] - np.square(means[..., 2:]).sum(axis=-1)
-    residual = np.divide(
-        means[..., 0], total, out=np.full_like(total, np.nan), where=total > 0
-    )
+    residual = np.divide(means[..., 0], total, out=np.full_like(total, np.nan), where=total > 0)
     return 1 - residual
 
 

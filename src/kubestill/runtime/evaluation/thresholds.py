@@ -61,7 +61,9 @@ def _limits(name: str, bounds: Mapping[str, Any], problems: Problems) -> list[Th
         field = f"thresholds.{name}.{kind}"
         number = isinstance(limit, int | float) and not isinstance(limit, bool)
         if kind not in ("min", "max"):
-            problems.add(field, limit, f"a limit is 'min' or 'max'; {nearest(kind, ('min', 'max'))}")
+            problems.add(
+                field, limit, f"a limit is 'min' or 'max'; {nearest(kind, ('min', 'max'))}"
+            )
         elif not number or not math.isfinite(limit):
             problems.add(field, limit, "give a finite number")
         else:

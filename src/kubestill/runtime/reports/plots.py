@@ -118,7 +118,9 @@ def _zoom(axes: Axes, values: np.ndarray) -> None:
         return
     floor = float(np.quantile(values, 0.08))
     top = float(values.max())
-    axes.set_ylim(max(0.0, floor - 0.15 * (top - floor) - 0.5), min(101.0, top + 0.08 * (top - floor) + 0.4))
+    axes.set_ylim(
+        max(0.0, floor - 0.15 * (top - floor) - 0.5), min(101.0, top + 0.08 * (top - floor) + 0.4)
+    )
 
 
 def _curve(axes: Axes, curve: Curve) -> None:
@@ -147,8 +149,12 @@ def _mark(axes: Axes, panel: Panel, marks: Marks) -> None:
     rug = axes.get_xaxis_transform()
     plain = {"linestyle": "none", "clip_on": False, "transform": rug, "zorder": 5}
     recovery, milestones = np.asarray(marks.recovery), np.asarray(marks.milestones)
-    axes.plot(recovery, np.full(len(recovery), 0.012), "|", color=PAINT["muted"], markersize=7, **plain)
-    axes.plot(milestones, np.full(len(milestones), 0.018), "^", color=PAINT["ink"], markersize=4, **plain)
+    axes.plot(
+        recovery, np.full(len(recovery), 0.012), "|", color=PAINT["muted"], markersize=7, **plain
+    )
+    axes.plot(
+        milestones, np.full(len(milestones), 0.018), "^", color=PAINT["ink"], markersize=4, **plain
+    )
     for step in marks.resumed:
         axes.axvline(step, color=PAINT["bad"], linewidth=1, linestyle=(0, (2, 2)), zorder=2)
     if marks.chosen is not None:
@@ -159,5 +165,9 @@ def _mark_chosen(axes: Axes, panel: Panel, step: float) -> None:
     axes.axvline(step, color=PAINT["student"], linewidth=1.2, zorder=2)
     curve = panel.curves[-1]
     nearest = int(np.abs(np.asarray(curve.x, dtype=float) - step).argmin())
-    ring = {"markerfacecolor": PAINT["card"], "markeredgecolor": PAINT["student"], "markeredgewidth": 2.2}
+    ring = {
+        "markerfacecolor": PAINT["card"],
+        "markeredgecolor": PAINT["student"],
+        "markeredgewidth": 2.2,
+    }
     axes.plot([curve.x[nearest]], [curve.y[nearest]], "o", markersize=9, zorder=6, **ring)

@@ -237,10 +237,14 @@ def _facts(training: Training) -> list[Tile]:
     if best:
         metric, value = best
         label = f"validation {METRIC_TITLES[metric]}"
-        facts.append(Tile(value=score_text(metric, value), label=label, detail="of the exported model"))
+        facts.append(
+            Tile(value=score_text(metric, value), label=label, detail="of the exported model")
+        )
     seconds = float(training["seconds"])
     rate = training["examples"] / seconds if seconds else 0.0
-    facts.append(Tile(value=duration(seconds), label="training time", detail=str(training["device"])))
+    facts.append(
+        Tile(value=duration(seconds), label="training time", detail=str(training["device"]))
+    )
     detail = f"{training['step_path']} step"
     facts.append(Tile(value=f"{count(rate)}/s", label="examples a second", detail=detail))
     chosen = training.get("chosen")
@@ -263,7 +267,9 @@ def _story(training: Training) -> list[str]:
     if chosen:
         lines.append(f"Exported step {chosen['step']:,}: {chosen['why']}")
     for resume in training.get("resumed") or []:
-        exact = "bit-exact" if resume.get("exact") else "not bit-exact: the machine's numerics differ"
+        exact = (
+            "bit-exact" if resume.get("exact") else "not bit-exact: the machine's numerics differ"
+        )
         lines.append(f"Resumed from step {resume['step']:,} after an interruption ({exact}).")
     kept = len(training.get("checkpoints") or [])
     where = training.get("checkpoint_uri")
@@ -279,7 +285,9 @@ def _sentence(words: str) -> str:
 
 def _model_facts(spec: Mapping[str, Any]) -> dict[str, Any]:
     outputs = [str(name) for name in spec["outputs"]]
-    shown = ", ".join(outputs[:12]) + (f" and {len(outputs) - 12} more" if len(outputs) > 12 else "")
+    shown = ", ".join(outputs[:12]) + (
+        f" and {len(outputs) - 12} more" if len(outputs) > 12 else ""
+    )
     return {
         "task": spec["task"],
         "network": spec["network"]["factory"],

@@ -1,0 +1,94 @@
+"""What each of several models costs to run, timed in turns so that a busy machine is unfair to none."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from kubestill.runtime.models.cost import flops_per_example
+from kubestill.runtime.models.predict import Predictor
+
+__all__ = ["RunningCost", "running_costs"]
+
+WARM_UP = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningCost:
+    """What one model costs to run, from raw rows to outputs."""
+
+    parameters: int
+    flops: int
+    """Floating-point operations for one row; a multiply-add counts as two."""
+    bytes: int
+    """Size of the weights."""
+    latency: Mapping[int, float]
+    """Rows in a batch → median seconds."""
+
+
+def running_costs(
+    models: Mapping[str, Predictor],
+    *,
+    batches: Sequence[int] = (1, 1024),
+    rounds: int = 60,
+    budget_seconds: float = 6.0,
+) -> dict[str, RunningCost]:
+    """Measure several models side by side on the device that they are on.
+
+    Args:
+        models: Name → predictor.
+        batches: Rows in a batch.
+        rounds: Every round times every model once; the median over rounds counts.
+        budget_seconds: No new round begins after this long; 5 rounds are the least.
+    """
+    latency: dict[str, dict[int, float]] = {name: {} for name in models}
+    for rows in batches:
+        share = budget_seconds / len(batches)
+        for name, seconds in _in_turns(models, rows, rounds, share).items():
+            latency[name][rows] = seconds
+    return {
+        name: RunningCost(
+            parameters=predictor.spec.parameters,
+            flops=flops_per_example(predictor.model),
+            bytes=sum(t.numel() * t.element_size() for t in predictor.model.state_dict().values()),
+            latency=latency[name],
+        )
+        for name, predictor in models.items()
+    }
+
+
+def _in_turns(
+    models: Mapping[str, Predictor], rows: int, rounds: int, budget: float
+) -> dict[str, float]:
+    names = list(models)
+    inputs = {name: _zeros(models[name], rows) for name in names}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    begun = time.perf_counter()
+    with torch.inference_mode():
+        for turn in range(-WARM_UP, rounds):
+            if turn >= 5 and time.perf_counter() - begun > budget:
+                break
+            # A new first one every round: whoever comes after a large model finds cold caches.
+            first = turn % len(names)
+            for name in names[first:] + names[:first]:
+                spent = _time(models[name], inputs[name])
+                if turn >= 0:
+                    seconds[name].append(spent)
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def _zeros(predictor: Predictor, rows: int) -> torch.Tensor:
+    device = predictor.model.encoder.mean.device
+    return torch.zeros(rows, predictor.layout.width, device=device)
+
+
+def _time(predictor: Predictor, batch: torch.Tensor) -> float:
+    start = time.perf_counter()
+    predictor.model(batch)
+    if batch.is_cuda:
+        torch.cuda.synchronize(batch.device)
+    return time.perf_counter() - start

@@ -1,0 +1,77 @@
+"""One model on one dataset: its answers, its losses, its scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from kubestill.errors import InvalidInput, Problem
+from kubestill.runtime.data.cache import load_decoded
+from kubestill.runtime.data.manifest import Dataset
+from kubestill.runtime.data.schema import Task
+from kubestill.runtime.evaluation.metrics import losses, score
+from kubestill.runtime.evaluation.outcome import Floats, Outcome
+from kubestill.runtime.models.model import Model
+from kubestill.runtime.models.predict import Predictor
+
+__all__ = ["Evaluation", "evaluate"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What a model said about the N labelled rows of a dataset."""
+
+    logits: npt.NDArray[np.float32]
+    """[N, K], [N, 1] for a binary task, or [N, T] predictions in the target's unit."""
+    outcome: Outcome
+    rows: npt.NDArray[np.int64]
+    """[N] which rows of the dataset these are: the ones that have a label."""
+
+    @property
+    def targets(self) -> npt.NDArray[np.float64] | npt.NDArray[np.int64]:
+        """[N] class indices in the model's order, or [N, T] values."""
+        return self.outcome.targets
+
+    @cached_property
+    def per_row(self) -> Floats:
+        """[N] loss of each row: negative log-likelihood in nats, or squared error over T."""
+        return losses(self.outcome)
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """Every metric of the task; NaN where an answer was not finite."""
+        return score(self.outcome)
+
+
+def evaluate(model: Model | Predictor, dataset: Dataset) -> Evaluation:
+    """Score a model on the labelled rows of a dataset.
+
+    Args:
+        model: Computes on the device it is on, in batches of 8,192 rows.
+        dataset: Must hold the model's feature and target columns; rows without a label are left out.
+
+    Raises:
+        InvalidInput: The dataset does not fit the model, has no labelled row, or holds classes that
+            the model does not know.
+    """
+    predictor = model if isinstance(model, Predictor) else Predictor(model)
+    task = cast("Task", predictor.spec.task)
+    decoded = load_decoded(dataset, predictor.layout)
+    target = decoded.target
+    if target is None:
+        column = predictor.spec.schema.target
+        remedy = f"has no target column; the model predicts {column.name if column else '?'!r}"
+        raise InvalidInput([Problem("dataset", dataset.root, remedy)])
+    labelled = np.isfinite(target).all(axis=1) if task == "regression" else np.asarray(target) >= 0
+    rows = np.flatnonzero(labelled)
+    if not len(rows):
+        remedy = "no row has a label, so there is nothing to score against"
+        raise InvalidInput([Problem("dataset", dataset.root, remedy)])
+    raw, known = (decoded.raw, target) if labelled.all() else (decoded.raw[rows], target[rows])
+    logits = predictor.logits(raw)
+    outcome = Outcome.from_logits(task, logits, known)
+    return Evaluation(logits=logits, outcome=outcome, rows=rows)

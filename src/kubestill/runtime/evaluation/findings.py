@@ -1,0 +1,152 @@
+"""Everything an evaluation found out: what the report draws, and what goes into `scores`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from kubestill.runtime.data.schema import Task
+from kubestill.runtime.evaluation.comparison import McNemar
+from kubestill.runtime.evaluation.cost import RunningCost
+from kubestill.runtime.evaluation.decision import Decision
+from kubestill.runtime.evaluation.evaluate import Evaluation
+from kubestill.runtime.evaluation.intervals import Bootstrap, Interval
+from kubestill.runtime.evaluation.metrics import Metric, metrics_of
+from kubestill.runtime.evaluation.slices import Slice
+
+__all__ = ["Findings", "Role", "Subject", "clean"]
+
+Role = Literal["model", "baseline", "teacher"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One of the compared models."""
+
+    role: Role
+    name: str
+    """How the report calls it: "student", "champion", ..."""
+    evaluation: Evaluation
+    cost: RunningCost
+    spec: Mapping[str, Any]
+    """Content of `model.json`."""
+    training: Mapping[str, Any] | None
+    """Content of `training.json`, where the model has one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """The judged model, what it was held against, and what came out."""
+
+    task: Task
+    classes: Sequence[str]
+    subjects: Mapping[Role, Subject]
+    scores: Bootstrap
+    """By subject name."""
+    metric: Metric
+    """What the decision was taken on."""
+    decision: Decision
+    dataset: Mapping[str, Any]
+    """`rows`, `labelled`, `fingerprint` of what was scored on."""
+    settings: Mapping[str, Any]
+    slices: Sequence[Slice] = ()
+    golden: Bootstrap | None = None
+    agreement: float = float("nan")
+    """Of the model with the teacher: share of equal classes, or R² of its values by the teacher's."""
+    mcnemar: McNemar | None = None
+    """Model against baseline."""
+    images: Any = None
+    """[N, H, W] of the scored rows, where a row is one picture."""
+    references: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Digests that the decision is bound to."""
+
+    @property
+    def model(self) -> Subject:
+        """The judged model."""
+        return self.subjects["model"]
+
+    @property
+    def baseline(self) -> Subject | None:
+        """What the model would replace, or its control."""
+        return self.subjects.get("baseline")
+
+    @property
+    def teacher(self) -> Subject | None:
+        """What the model was distilled from."""
+        return self.subjects.get("teacher")
+
+    def improvement(self, metric: Metric) -> Interval | None:
+        """Return how much better the model is than the baseline; None without one."""
+        if self.baseline is None:
+            return None
+        return self.scores.improvement(self.model.name, self.baseline.name, metric)
+
+    def recovered_gap(self, metric: Metric) -> Interval | None:
+        """Return the share of the teacher's lead over the baseline that the model regains."""
+        if self.baseline is None or self.teacher is None or metric.statistics is None:
+            return None
+        names = (self.model.name, self.baseline.name, self.teacher.name)
+        return self.scores.recovered_gap(*names, metric)
+
+    def to_scores(self) -> dict[str, Any]:
+        """Return all numbers as JSON; what is not finite becomes null."""
+        metrics = metrics_of(self.task)
+        return clean(
+            {
+                "format": "kubestill/scores/1",
+                "decision": self.decision.verdict,
+                "reasons": list(self.decision.reasons),
+                "task": self.task,
+                "metric": self.metric.name,
+                "confidence": self.scores.confidence,
+                "dataset": dict(self.dataset),
+                "models": {
+                    role: {
+                        "name": subject.name,
+                        "metrics": {
+                            name: asdict(self.scores.interval(subject.name, name))
+                            for name in metrics
+                        },
+                        "cost": _cost(subject.cost),
+                    }
+                    for role, subject in self.subjects.items()
+                },
+                "improvement": {
+                    name: _optional(self.improvement(metric)) for name, metric in metrics.items()
+                },
+                "recovered_gap": {
+                    name: _optional(self.recovered_gap(metric)) for name, metric in metrics.items()
+                },
+                "agreement": self.agreement,
+                "mcnemar": asdict(self.mcnemar) if self.mcnemar else None,
+                "slices": [asdict(part) for part in self.slices],
+                "golden": dict(self.golden.points) if self.golden else None,
+                "references": dict(self.references),
+            }
+        )
+
+
+def clean(value: Any) -> Any:
+    """Return plain JSON values; NaN and infinities become None (Kubeflow fails a task over them)."""
+    if isinstance(value, Mapping):
+        return {str(key): clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def _cost(cost: RunningCost) -> dict[str, Any]:
+    return {
+        "parameters": cost.parameters,
+        "flops": cost.flops,
+        "bytes": cost.bytes,
+        "latency_seconds": dict(cost.latency),
+    }
+
+
+def _optional(interval: Interval | None) -> dict[str, float] | None:
+    return asdict(interval) if interval else None

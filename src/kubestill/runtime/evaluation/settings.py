@@ -1,0 +1,62 @@
+"""What an evaluation can be told."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from kubestill.errors import InvalidInput, Problem, nearest
+from kubestill.runtime.data.schema import Task
+from kubestill.runtime.evaluation.findings import Role
+from kubestill.runtime.evaluation.metrics import metrics_of
+
+__all__ = ["EvaluationSettings", "check_metric", "role_names"]
+
+
+class EvaluationSettings(BaseModel):
+    """The `settings` of `continuous-eval`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    metric: str = ""
+    """What an improvement is measured in; empty takes log loss, or RMSE."""
+    min_rows: int = Field(default=100, ge=1)
+    """With fewer labelled rows nothing is decided."""
+    min_improvement: float = Field(default=0.01, ge=0, lt=1)
+    """The smallest improvement worth having, as a share of the baseline's score."""
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    """Of every interval."""
+    resamples: int = Field(default=2000, ge=100, le=100_000)
+    """Of the bootstrap."""
+    seed: int = Field(default=0, ge=0)
+    """Of the bootstrap."""
+    model_name: str = ""
+    """What the report calls the model; empty: "student", "challenger" or "model"."""
+    baseline_name: str = ""
+    """What it calls the baseline; empty: "control" beside a teacher, else "champion"."""
+    teacher_name: str = "teacher"
+    """What it calls the teacher."""
+
+
+def check_metric(metric: str, task: Task) -> None:
+    """Check that a decision can be taken on this metric.
+
+    Raises:
+        InvalidInput: The task has no such metric, or one that resampling says nothing about.
+    """
+    usable = [name for name, known in metrics_of(task).items() if known.statistics]
+    if metric and metric not in usable:
+        remedy = f"no {task} metric to decide on; {nearest(metric, usable)}"
+        raise InvalidInput([Problem("settings.metric", metric, remedy)])
+
+
+def role_names(settings: EvaluationSettings, roles: Collection[Role]) -> dict[Role, str]:
+    """Return what each model is called, by its role among those present."""
+    distilled, compared = "teacher" in roles, "baseline" in roles
+    model = "student" if distilled else "challenger" if compared else "model"
+    return {
+        "model": settings.model_name or model,
+        "baseline": settings.baseline_name or ("control" if distilled else "champion"),
+        "teacher": settings.teacher_name,
+    }

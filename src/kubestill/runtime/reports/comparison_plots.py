@@ -1,0 +1,286 @@
+"""The plots of the evaluation report: what size buys, where two models agree, whether to believe them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kubestill.runtime.evaluation.comparison import Calibration
+from kubestill.runtime.evaluation.intervals import Interval
+from kubestill.runtime.reports.canvas import PAINT, draw, log_axis, plain_axis
+from kubestill.runtime.reports.numbers import count, duration
+from kubestill.runtime.reports.page import Html
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "Look",
+    "agreement_plot",
+    "calibration_plot",
+    "cost_plot",
+    "picture",
+    "slice_plot",
+    "values_plot",
+]
+
+LARGEST_MATRIX = 16
+"""More classes than this are too many to read: the busiest are shown."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one model is drawn everywhere."""
+
+    name: str
+    colour: str
+    marker: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Priced:
+    """One model's score beside what it costs."""
+
+    look: Look
+    score: Interval
+    parameters: int
+    latency: float
+    """Seconds for one row."""
+
+
+def cost_plot(models: Sequence[Priced], title: str, form: Any, lower_is_better: bool) -> Html:
+    """Draw score against parameters and against the latency of one row, both on log axes."""
+
+    def build(figure: Figure) -> None:
+        left, right = figure.subplots(1, 2, sharey=True)
+        for axes, key in ((left, "parameters"), (right, "latency")):
+            xs = [getattr(model, key) for model in models]
+            axes.set_xlim(min(xs) / 2.6, max(xs) * 2.6)
+            for model, x in zip(models, xs, strict=True):
+                _priced(axes, model, x)
+            log_axis(axes, "x", count if key == "parameters" else duration)
+        left.set_title(f"{title} against size")
+        right.set_title(f"{title} against time")
+        left.set_xlabel("parameters")
+        right.set_xlabel("latency of one row")
+        plain_axis(left, "y", form, 6)
+        left.margins(y=0.18)
+        if lower_is_better:
+            left.invert_yaxis()
+
+    text = f"{title} of each model against its parameters and its latency"
+    return draw("cost", 11.2, 4.0, build, description=text)
+
+
+def _priced(axes: Axes, model: Priced, x: float) -> None:
+    paint, score = PAINT[model.look.colour], model.score
+    if score.known:
+        axes.plot([x, x], [score.low, score.high], color=paint, linewidth=2.4, alpha=0.45)
+    axes.plot(
+        [x],
+        [score.value],
+        model.look.marker,
+        color=paint,
+        markersize=10,
+        markeredgecolor=PAINT["card"],
+        markeredgewidth=1.4,
+        zorder=4,
+    )
+
+
+def agreement_plot(
+    matrix: npt.NDArray[np.int64], classes: Sequence[str], down: str, across: str
+) -> Html:
+    """Draw [K, K] row counts: agreement in blue on the diagonal, disagreement in orange off it."""
+    shown = _busiest(matrix)
+    cells = matrix[np.ix_(shown, shown)]
+    names = [classes[index] for index in shown]
+    side = len(shown)
+
+    def build(figure: Figure) -> None:
+        axes = figure.subplots()
+        for row in range(side):
+            for column in range(side):
+                _cell(axes, cells, row, column)
+        axes.set_xlim(-0.5, side - 0.5)
+        axes.set_ylim(side - 0.5, -0.5)
+        axes.set_aspect("equal")
+        axes.set_xticks(range(side), names, rotation=0 if _short(names) else 90)
+        axes.set_yticks(range(side), names)
+        axes.set_xlabel(across)
+        axes.set_ylabel(down)
+        axes.grid(visible=False)
+        axes.tick_params(length=0)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+
+    text = f"classes given by the {down} (down) and by the {across} (across)"
+    return draw("agreement", 5.6, 4.9, build, description=text)
+
+
+def _busiest(matrix: npt.NDArray[np.int64]) -> list[int]:
+    """Return the classes to show: all where they fit, else those with the most disagreements."""
+    if len(matrix) <= LARGEST_MATRIX:
+        return list(range(len(matrix)))
+    off = matrix - np.diag(np.diag(matrix))
+    busy = off.sum(axis=0) + off.sum(axis=1)
+    return sorted(np.argsort(-busy, kind="stable")[:LARGEST_MATRIX].tolist())
+
+
+def _short(names: Sequence[str]) -> bool:
+    return max(map(len, names)) <= 3
+
+
+def _cell(axes: Axes, cells: npt.NDArray[np.int64], row: int, column: int) -> None:
+    from matplotlib.patches import FancyBboxPatch
+
+    value, same = int(cells[row, column]), row == column
+    most = max(1, int(np.diag(cells).max() if same else (cells - np.diag(np.diag(cells))).max()))
+    strength = 0.05 if not value else (0.25 + 0.6 * value / most if same else 0.3 + 0.6 * value / most)
+    colour = PAINT["student" if same else "control"] if value else PAINT["muted"]
+    box = FancyBboxPatch(
+        (column - 0.44, row - 0.44),
+        0.88,
+        0.88,
+        boxstyle="round,pad=0,rounding_size=0.14",
+        facecolor=colour,
+        alpha=strength,
+        linewidth=0,
+    )
+    axes.add_patch(box)
+    if value:
+        style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8}
+        weight = "normal" if same else "bold"
+        axes.text(column, row, f"{value:,}", color=PAINT["ink"], fontweight=weight, **style)
+
+
+def calibration_plot(curves: Sequence[tuple[Look, Calibration]], stated: str) -> Html:
+    """Draw how often each stated probability came true; below, how often it was stated."""
+
+    def build(figure: Figure) -> None:
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+        top.plot([0, 1], [0, 1], color=PAINT["muted"], linewidth=1, linestyle=(0, (3, 3)))
+        for look, curve in curves:
+            paint = PAINT[look.colour]
+            sizes = 16 + 120 * np.sqrt(curve.rows / curve.rows.sum())
+            top.plot(curve.stated, curve.observed, color=paint, linewidth=1.4, alpha=0.75)
+            top.scatter(
+                curve.stated,
+                curve.observed,
+                s=sizes,
+                marker=look.marker,
+                color=paint,
+                edgecolor=PAINT["card"],
+                linewidth=1,
+                zorder=4,
+            )
+            share = 100 * curve.rows / curve.rows.sum()
+            bottom.plot(curve.stated, share, look.marker, color=paint, markersize=4, alpha=0.9)
+            bottom.vlines(curve.stated, 0, share, color=paint, linewidth=1.4, alpha=0.5)
+        top.set_ylabel("came true")
+        bottom.set_ylabel("rows")
+        bottom.set_xlabel(stated)
+        plain_axis(top, "y", lambda value: f"{100 * value:g}%", 6)
+        plain_axis(bottom, "y", lambda value: f"{value:g}%", 2)
+        plain_axis(bottom, "x", lambda value: f"{100 * value:g}%", 6)
+        top.set_xlim(-0.02, 1.03)
+        top.set_ylim(-0.04, 1.06)
+        bottom.set_ylim(bottom=0)
+
+    text = "share of predictions that came true against the probability stated for them"
+    return draw("calibration", 5.6, 4.9, build, description=text)
+
+
+def values_plot(
+    series: Sequence[tuple[Look, npt.NDArray[np.float64]]],
+    truth: npt.NDArray[np.float64],
+    unit: str,
+) -> Html:
+    """Draw predicted against true values of a regression; at most 600 rows, evenly picked.
+
+    Args:
+        series: Each model's [N] predictions.
+        truth: [N] true values.
+        unit: What the values are.
+    """
+    order = np.argsort(truth, kind="stable")
+    picked = order[np.unique(np.linspace(0, len(order) - 1, 600).astype(int))]
+
+    def build(figure: Figure) -> None:
+        axes = figure.subplots()
+        ends = [float(truth[picked].min()), float(truth[picked].max())]
+        axes.plot(ends, ends, color=PAINT["muted"], linewidth=1, linestyle=(0, (3, 3)))
+        for look, values in series:
+            style: dict[str, Any] = {"markersize": 4, "alpha": 0.55, "markeredgewidth": 0}
+            axes.plot(
+                truth[picked], values[picked], look.marker, color=PAINT[look.colour], **style
+            )
+        axes.set_xlabel(f"true {unit}")
+        axes.set_ylabel(f"predicted {unit}")
+        plain_axis(axes, "x", lambda value: f"{value:g}")
+        plain_axis(axes, "y", lambda value: f"{value:g}")
+
+    return draw("values", 5.6, 4.6, build, description=f"predicted against true {unit}")
+
+
+def slice_plot(
+    names: Sequence[str], series: Sequence[tuple[Look, Sequence[float]]], title: str, form: Any
+) -> Html:
+    """Draw one row of dots a slice: each model's score on it."""
+
+    def build(figure: Figure) -> None:
+        axes = figure.subplots()
+        heights = np.arange(len(names))
+        table = np.asarray([values for _, values in series], dtype=float)
+        axes.hlines(
+            heights, np.nanmin(table, 0), np.nanmax(table, 0), color=PAINT["line"], linewidth=3
+        )
+        for look, values in series:
+            axes.plot(
+                values,
+                heights,
+                look.marker,
+                color=PAINT[look.colour],
+                markersize=7,
+                markeredgecolor=PAINT["card"],
+                markeredgewidth=1,
+            )
+        axes.set_yticks(heights, names)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel(title)
+        plain_axis(axes, "x", form, 7)
+
+    height = 0.9 + 0.27 * len(names)
+    return draw("slices", 11.2, height, build, description=f"{title} on each slice")
+
+
+def picture(pixels: npt.NDArray[Any], description: str) -> Html:
+    """Draw an [H, W] picture as SVG, one path a shade; the range of the values becomes ink."""
+    height, width = pixels.shape
+    low, high = float(pixels.min()), float(pixels.max())
+    shades = 12
+    levels = np.rint((pixels - low) / ((high - low) or 1.0) * shades).astype(int)
+    paths: list[str] = []
+    for shade in range(1, shades + 1):
+        runs = "".join(_runs(levels == shade))
+        if runs:
+            paths.append(f'<path d="{runs}" fill-opacity="{shade / shades:.2f}"/>')
+    return Html(
+        f'<svg viewBox="-.5 -.5 {width + 1} {height + 1}" role="img" aria-label="{description}" '
+        f'shape-rendering="crispEdges" style="fill:var(--ink)">{"".join(paths)}</svg>'
+    )
+
+
+def _runs(mask: npt.NDArray[np.bool_]) -> list[str]:
+    """Return one rectangle, as an SVG path, for every horizontal run of set pixels."""
+    found: list[str] = []
+    for y, row in enumerate(mask):
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], row.astype(int), [0]])))
+        found += [f"M{a} {y}h{b - a}v1h{a - b}z" for a, b in edges.reshape(-1, 2).tolist()]
+    return found

@@ -1,0 +1,379 @@
+"""The report of an evaluation: what a model is worth beside the others, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from kubestill.runtime.evaluation.comparison import agreement_matrix, calibration
+from kubestill.runtime.evaluation.findings import Findings, Role, Subject
+from kubestill.runtime.evaluation.metrics import Metric, metrics_of
+from kubestill.runtime.reports.comparison_plots import (
+    Look,
+    Priced,
+    agreement_plot,
+    calibration_plot,
+    cost_plot,
+    picture,
+    slice_plot,
+    values_plot,
+)
+from kubestill.runtime.reports.headline import headline, lead, tile_row
+from kubestill.runtime.reports.markdown import bullet_list, document, markdown_table
+from kubestill.runtime.reports.numbers import count, duration, range_text, score_text, size
+from kubestill.runtime.reports.page import (
+    Cell,
+    Html,
+    bullets,
+    definitions,
+    figure,
+    flatten,
+    legend,
+    page,
+    pair,
+    pill,
+    section,
+    swatch,
+    table,
+    text,
+    tiles,
+)
+from kubestill.runtime.reports.plots import curves_plot
+from kubestill.runtime.reports.training import validation_panels
+
+__all__ = ["evaluation_report", "scores_text"]
+
+_ORDER: tuple[Role, ...] = ("teacher", "model", "baseline")
+_LOOKS: dict[Role, tuple[str, str]] = {
+    "teacher": ("teacher", "D"),
+    "model": ("student", "o"),
+    "baseline": ("control", "s"),
+}
+_TONES = {
+    "promote": "good",
+    "healthy": "good",
+    "reject": "bad",
+    "degraded": "bad",
+    "insufficient": "doubt",
+}
+PICTURES = 14
+"""Rows shown as pictures."""
+
+
+def evaluation_report(findings: Findings) -> tuple[str, str]:
+    """Write the report of an evaluation.
+
+    Returns:
+        The HTML page and the short Markdown.
+    """
+    decision = findings.decision
+    body = [
+        tiles(tile_row(findings)),
+        _scores(findings),
+        _cost_section(findings),
+        *_learning(findings),
+        _behaviour(findings),
+        *_gallery(findings),
+        *_slices(findings),
+        _costs(findings),
+        *_settings(findings),
+        _footer(findings),
+    ]
+    html = page(
+        title=f"kubestill: {decision.verdict}",
+        eyebrow=Html(
+            f"{text('kubestill · evaluation')} {pill(decision.verdict, _TONES[decision.verdict])}"
+        ),
+        headline=text(headline(findings)),
+        lead=lead(findings),
+        body=body,
+    )
+    return html, _markdown(findings)
+
+
+def subjects(findings: Findings) -> list[tuple[Subject, Look]]:
+    """Return the compared models in the order and the look of every plot."""
+    return [
+        (findings.subjects[role], Look(findings.subjects[role].name, *_LOOKS[role]))
+        for role in _ORDER
+        if role in findings.subjects
+    ]
+
+
+def _key(findings: Findings) -> Html:
+    return legend([(look.name, look.colour, look.marker) for _, look in subjects(findings)])
+
+
+def _scores(findings: Findings) -> Html:
+    metrics = list(metrics_of(findings.task).values())
+    rows: list[tuple[Html, list[Cell]]] = []
+    for subject, look in subjects(findings):
+        cells = [_score_cell(findings, subject, metric) for metric in metrics]
+        cells.append(Cell(text=count(subject.cost.parameters)))
+        rows.append((swatch(look.name, look.colour, look.marker), cells))
+    gain = _gain_cells(findings, metrics)
+    if gain:
+        rows.append(gain)
+    columns = ["", *(f"{m.title} {'↑' if m.sign > 0 else '↓'}" for m in metrics), "parameters"]
+    note = (
+        f"On {findings.dataset['labelled']:,} held-out rows; small figures are "
+        f"{findings.scores.confidence:.0%} intervals. Bold is best."
+    )
+    return section("Scores", table(columns, rows), bullets(findings.decision.reasons), note=note)
+
+
+def _score_cell(findings: Findings, subject: Subject, metric: Metric) -> Cell:
+    found = findings.scores.interval(subject.name, metric.name)
+    rivals = [metric.sign * findings.scores.points[s.name][metric.name] for s, _ in subjects(findings)]
+    best = len(rivals) > 1 and metric.sign * found.value >= max(rivals)
+    detail = range_text(metric.name, found.low, found.high)
+    return Cell(text=score_text(metric.name, found.value), detail=detail, best=best)
+
+
+def _gain_cells(
+    findings: Findings, metrics: Sequence[Metric]
+) -> tuple[Html, list[Cell]] | None:
+    """Return the row of improvements over the baseline, paired on the same rows."""
+    if findings.baseline is None:
+        return None
+    cells: list[Cell] = []
+    for metric in metrics:
+        gain = findings.improvement(metric)
+        assert gain is not None
+        sign = "+" if gain.value >= 0 else "−"
+        shown = f"{sign}{score_text(metric.name, abs(gain.value))}"
+        cells.append(Cell(text=shown, detail=_signed_range(metric.name, gain.low, gain.high)))
+    ratio = findings.model.cost.parameters / findings.baseline.cost.parameters
+    cells.append(Cell(text=f"×{ratio:.3g}"))
+    heading = text(f"better than {findings.baseline.name} by")
+    return heading, cells
+
+
+def _signed_range(metric: str, low: float, high: float) -> str:
+    if not np.isfinite([low, high]).all():
+        return ""
+    ends = (("−" if end < 0 else "") + score_text(metric, abs(end)) for end in (low, high))
+    return " to ".join(ends)
+
+
+def shown_metric(findings: Findings) -> Metric:
+    """Return the metric that people read off first: accuracy, or RMSE."""
+    return next(iter(metrics_of(findings.task).values()))
+
+
+def _cost_section(findings: Findings) -> Html:
+    metric = shown_metric(findings)
+    models = [
+        Priced(
+            look=look,
+            score=findings.scores.interval(subject.name, metric.name),
+            parameters=subject.cost.parameters,
+            latency=subject.cost.latency[1],
+        )
+        for subject, look in subjects(findings)
+    ]
+    drawn = cost_plot(
+        models,
+        metric.title,
+        lambda value: f"{100 * value:g}%" if metric.name == "accuracy" else f"{value:g}",
+        metric.better == "lower",
+    )
+    note = "Up is better, left is cheaper. The bars are the intervals of the table."
+    return section("What size buys", _key(findings), figure(drawn), note=note)
+
+
+def _learning(findings: Findings) -> list[Html]:
+    trainings = [
+        (look.name, look.colour, look.marker, subject.training)
+        for subject, look in subjects(findings)
+        if subject.training
+    ]
+    panels = validation_panels(trainings, "examples")
+    if not panels:
+        return []
+    drawn = curves_plot(panels, "examples seen")
+    note = "On each model's own validation rows, while it trained."
+    return [section("How they learned", _key(findings), figure(drawn), note=note)]
+
+
+def _behaviour(findings: Findings) -> Html:
+    if findings.task == "regression":
+        return _values(findings)
+    curves = [
+        (look, calibration(subject.evaluation.outcome)) for subject, look in subjects(findings)
+    ]
+    binary = findings.task == "binary"
+    stated = f"stated probability of {findings.classes[1]!r}" if binary else "stated confidence"
+    believed = section(
+        "Can its probabilities be believed?",
+        _key(findings),
+        figure(calibration_plot(curves, stated)),
+        note="On the dashed line, what is called 80% comes true 80% of the time.",
+    )
+    other = findings.teacher or findings.baseline
+    if other is None:
+        return believed
+    mine, theirs = findings.model.evaluation.outcome, other.evaluation.outcome
+    matrix = agreement_matrix(theirs, mine)
+    differing = int(matrix.sum() - np.trace(matrix))
+    agreed = section(
+        f"Where {findings.model.name} and {other.name} agree",
+        figure(agreement_plot(matrix, findings.classes, other.name, findings.model.name)),
+        note=(
+            f"They name the same class on {np.trace(matrix) / matrix.sum():.1%} of the rows; "
+            f"orange counts the {differing:,} where they differ."
+        ),
+    )
+    return pair(agreed, believed)
+
+
+def _values(findings: Findings) -> Html:
+    truth = np.asarray(findings.model.evaluation.targets, dtype=float)
+    series = [
+        (look, subject.evaluation.outcome.predictions[:, 0]) for subject, look in subjects(findings)
+    ]
+    unit = findings.classes[0]
+    drawn = values_plot(series, truth[:, 0], unit)
+    note = "Every dot is one row; on the dashed line the prediction is exact."
+    return section("Predicted and true", _key(findings), figure(drawn), note=note)
+
+
+def _gallery(findings: Findings) -> list[Html]:
+    """Show the rows on which the model does worst, where a row is a picture."""
+    if findings.images is None or findings.task == "regression":
+        return []
+    evaluation = findings.model.evaluation
+    worst = np.argsort(-evaluation.per_row, kind="stable")[:PICTURES].tolist()
+    names = findings.classes
+    shown: list[str] = []
+    for row in worst:
+        true = names[int(evaluation.targets[row])]
+        said = [
+            f"{subject.name}: {names[int(subject.evaluation.outcome.labels[row])]}"
+            for subject, _ in subjects(findings)
+        ]
+        drawn = picture(findings.images[row], text(f"a {true}"))
+        lines = "<br>".join([f"<b>{text('truth: ' + true)}</b>", *map(text, said)])
+        shown.append(f"<figure>{drawn}<figcaption>{lines}</figcaption></figure>")
+    gallery = Html(f'<div class="gallery">{"".join(shown)}</div>')
+    title = f"The rows that cost the {findings.model.name} most"
+    return [section(title, gallery, note="Largest loss first, and what each model says of them.")]
+
+
+def _slices(findings: Findings) -> list[Html]:
+    if not findings.slices:
+        return []
+    metric = shown_metric(findings)
+    names = [f"{part.column} = {part.value}  ({part.rows:,})" for part in findings.slices]
+    series = [
+        (look, [part.scores[subject.name][metric.name] for part in findings.slices])
+        for subject, look in subjects(findings)
+    ]
+    drawn = slice_plot(names, series, metric.title, lambda value: score_text(metric.name, value))
+    return [section("On parts of the rows", _key(findings), figure(drawn))]
+
+
+def _costs(findings: Findings) -> Html:
+    rows: list[tuple[Html, list[Cell]]] = []
+    for subject, look in subjects(findings):
+        cost, training = subject.cost, subject.training
+        batch = max(cost.latency)
+        rate = Cell(text=f"{count(batch / cost.latency[batch])}/s")
+        cells = [
+            Cell(text=count(cost.parameters)),
+            Cell(text=size(cost.bytes)),
+            Cell(text=count(cost.flops)),
+            Cell(text=duration(cost.latency[1])),
+            Cell(text=duration(cost.latency[batch])),
+            rate,
+            Cell(text=duration(training["seconds"]) if training else "–"),
+            Cell(text=count(training["examples"]) if training else "–"),
+        ]
+        rows.append((swatch(look.name, look.colour, look.marker), cells))
+    batch = max(findings.model.cost.latency)
+    columns = ["", "parameters", "weights", "FLOPs a row", "1 row", f"{batch:,} rows", "rows"]
+    columns += ["training", "examples"]
+    note = (
+        "Latency from raw rows to outputs, preprocessing included; median, the models timed in turns "
+        "on the machine that wrote this report."
+    )
+    return section("What each costs", table(columns, rows), note=note)
+
+
+def _settings(findings: Findings) -> list[Html]:
+    trained = [(subject, look) for subject, look in subjects(findings) if subject.training]
+    own = section("Settings of this evaluation", definitions(findings.settings))
+    if not trained:
+        return [own]
+    columns = [dict(flatten(_training(subject)["settings"])) for subject, _ in trained]
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    differing = [name for name in names if len({column.get(name) for column in columns}) > 1]
+    rows = [
+        (text(name), [Cell(text=column.get(name, "–")) for column in columns])
+        for name in differing
+    ]
+    heads = ["", *(look.name for _, look in trained)]
+    common = {name: columns[0].get(name, "") for name in names if name not in differing}
+    parts = [table(heads, rows)] if rows else []
+    parts.append(Html("<h3>The same for all</h3>" if len(trained) > 1 else ""))
+    parts.append(definitions(common))
+    return [section("How they were trained", *parts), own]
+
+
+def _training(subject: Subject) -> Mapping[str, Any]:
+    assert subject.training is not None
+    return subject.training
+
+
+def _footer(findings: Findings) -> Html:
+    pairs = ", ".join(f"{name} {digest[:12]}" for name, digest in findings.references.items())
+    return Html(
+        "<footer>Intervals come from a paired bootstrap: the same resampled rows for every model "
+        "(Wilson's for accuracy). They speak of these models on rows like these, not of what another "
+        f"training seed would give.<br>Judged: {text(pairs)}.</footer>"
+    )
+
+
+def _markdown(findings: Findings) -> str:
+    metrics = list(metrics_of(findings.task).values())
+    rows: list[list[str]] = []
+    for subject, look in subjects(findings):
+        scores = [findings.scores.interval(subject.name, metric.name) for metric in metrics]
+        shown = [
+            " ".join(
+                filter(None, [score_text(m.name, s.value), _bracketed(range_text(m.name, s.low, s.high))])
+            )
+            for m, s in zip(metrics, scores, strict=True)
+        ]
+        cost = subject.cost
+        rows.append([look.name, *shown, count(cost.parameters), duration(cost.latency[1])])
+    columns = ["", *(metric.title for metric in metrics), "parameters", "latency of one row"]
+    verdict = f"**{findings.decision.verdict}** on {findings.dataset['labelled']:,} rows."
+    reasons = bullet_list(findings.decision.reasons)
+    return document(headline(findings), verdict, reasons, markdown_table(columns, rows))
+
+
+def _bracketed(words: str) -> str:
+    return f"({words})" if words else ""
+
+
+def scores_text(findings: Findings) -> str:
+    """Return the scores as a plain table for a terminal."""
+    metrics = list(metrics_of(findings.task).values())
+    lines = [["", *(metric.title for metric in metrics), "parameters", "1 row"]]
+    for subject, look in subjects(findings):
+        shown = [score_text(m.name, findings.scores.points[subject.name][m.name]) for m in metrics]
+        cost = subject.cost
+        lines.append([look.name, *shown, count(cost.parameters), duration(cost.latency[1])])
+    widths = [max(len(line[index]) for line in lines) for index in range(len(lines[0]))]
+    written = [
+        "  ".join(
+            cell.ljust(width) if index == 0 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    ]
+    rule = "-" * len(written[0])
+    return "\n".join([written[0], rule, *written[1:], rule, headline(findings)])

@@ -1,0 +1,128 @@
+"""The first screen of an evaluation report: one sentence and a row of numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kubestill.runtime.evaluation.findings import Findings
+from kubestill.runtime.evaluation.metrics import metrics_of
+from kubestill.runtime.reports.numbers import count, percent, range_text, score_text
+from kubestill.runtime.reports.page import Tile
+
+__all__ = ["headline", "lead", "tile_row"]
+
+
+def headline(findings: Findings) -> str:
+    """Say in one sentence what matters most."""
+    if findings.teacher is not None:
+        return _against_teacher(findings)
+    if findings.baseline is not None:
+        return _against_baseline(findings)
+    metric = next(iter(metrics_of(findings.task).values()))
+    value = findings.scores.points[findings.model.name][metric.name]
+    verdict = findings.decision.verdict
+    reached = f"{_capital(findings.model.name)} reaches {metric.title} {score_text(metric.name, value)}"
+    return f"{reached}: {verdict}."
+
+
+def _against_teacher(findings: Findings) -> str:
+    assert findings.teacher is not None
+    metric = next(iter(metrics_of(findings.task).values()))
+    points = findings.scores.points
+    mine, theirs = points[findings.model.name][metric.name], points[findings.teacher.name][metric.name]
+    share = findings.model.cost.parameters / findings.teacher.cost.parameters
+    name = findings.model.name
+    if findings.task == "regression":
+        kept = f"errs {mine / theirs:.2f} times as much as the teacher"
+    elif mine >= theirs:
+        kept = "matches its teacher's accuracy"
+    else:
+        kept = f"keeps {percent(mine / theirs)} of the teacher's accuracy"
+    return f"The {name} {kept} with {percent(share)} of its parameters."
+
+
+def _against_baseline(findings: Findings) -> str:
+    assert findings.baseline is not None
+    gain = findings.improvement(findings.metric)
+    assert gain is not None
+    better = "better" if gain.value >= 0 else "worse"
+    size = score_text(findings.metric.name, abs(gain.value))
+    certain = "" if gain.low > 0 or gain.high < 0 else ", within noise"
+    return (
+        f"The {findings.model.name}'s {findings.metric.title} is {size} {better} than the "
+        f"{findings.baseline.name}'s{certain}: {findings.decision.verdict}."
+    )
+
+
+def lead(findings: Findings) -> str:
+    """Say on what the sentence rests."""
+    rows = f"{findings.dataset['labelled']:,}"
+    others = [s.name for s in (findings.teacher, findings.baseline) if s is not None]
+    beside = f", beside the {' and the '.join(others)} on the same rows" if others else ""
+    return f"Measured on {rows} held-out rows that no model was trained on{beside}."
+
+
+def tile_row(findings: Findings) -> list[Tile]:
+    """Return the headline numbers that the compared models allow."""
+    metric = next(iter(metrics_of(findings.task).values()))
+    found = findings.scores.interval(findings.model.name, metric.name)
+    row = [
+        Tile(
+            value=score_text(metric.name, found.value),
+            label=f"{findings.model.name} {metric.title}",
+            detail=range_text(metric.name, found.low, found.high),
+        )
+    ]
+    row += _gap_tile(findings)
+    if findings.teacher is not None and np.isfinite(findings.agreement):
+        label = "agreement with the teacher"
+        detail = "of rows get the same class"
+        if findings.task == "regression":
+            detail = "R² of its values by the teacher's"
+        row.append(Tile(value=percent(findings.agreement), label=label, detail=detail))
+    return row + _size_tiles(findings)
+
+
+def _gap_tile(findings: Findings) -> list[Tile]:
+    """Return how much of the teacher's lead was regained, in the metric of the decision."""
+    gap = findings.recovered_gap(findings.metric)
+    if gap is None:
+        return []
+    label = "of the gap recovered"
+    if not np.isfinite(gap.value):
+        return [Tile(value="–", label=label, detail="the teacher has no lead over the control")]
+    detail = f"in {findings.metric.title}"
+    if gap.known:
+        detail += f", {gap.low:.0%} to {gap.high:.0%}"
+    else:
+        detail += "; the gap itself is within noise"
+    return [Tile(value=f"{gap.value:.0%}", label=label, detail=detail)]
+
+
+def _size_tiles(findings: Findings) -> list[Tile]:
+    cost, other = findings.model.cost, findings.teacher or findings.baseline
+    if other is None or other.cost.parameters == cost.parameters:
+        return [Tile(value=count(cost.parameters), label="parameters")]
+    smaller = other.cost.parameters / cost.parameters
+    batch = max(cost.latency)
+    faster = other.cost.latency[batch] / cost.latency[batch]
+    return [
+        Tile(
+            value=f"{_times(smaller)} smaller",
+            label="in parameters",
+            detail=f"{count(cost.parameters)} against {count(other.cost.parameters)}",
+        ),
+        Tile(
+            value=f"{_times(faster)} faster",
+            label=f"on {batch:,} rows",
+            detail=f"{count(batch / cost.latency[batch])} rows a second",
+        ),
+    ]
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.0f}×" if ratio >= 10 else f"{ratio:.1f}×"
+
+
+def _capital(words: str) -> str:
+    return f"The {words}"
