@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 
-from kubestill.errors import StoreUnavailable
+from kubestill.errors import PermissionDenied, StoreError, StoreUnavailable
 from kubestill.runtime.stores.base import Content
 
 _TEMPORARY = re.compile(r"^\..*\.tmp$")
@@ -59,6 +59,15 @@ def fsync_folder(folder: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+@contextmanager
+def translated(root: str, key: str) -> Generator[None]:
+    """Raise what goes wrong with files below `root` as errors of the store there."""
+    try:
+        yield
+    except OSError as error:
+        raise _translate(error, root, key) from error
 
 
 def is_temporary(name: str) -> bool:
@@ -115,3 +124,15 @@ def _make_folder(folder: str) -> None:
         return  # the parent was removed again; the caller starts over
     else:
         fsync_folder(parent)
+
+
+def _translate(error: OSError, root: str, key: str) -> StoreError:
+    place = error.filename or os.path.join(root, key)
+    why = f"{place}: {error.strerror or error}"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return PermissionDenied(f"{why}: user {os.geteuid()} must be able to write below {root}")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreError(f"{why}: free some space below {root}")
+    if error.errno in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT):
+        return StoreUnavailable(why)
+    return StoreError(why)

