@@ -13,6 +13,9 @@ _TO_SIGMA = 1.4826
 _POINTS_PER_LAG = 15
 _LAGS = 3
 
+STEEP_SHARE = 0.8
+"""Part of a curve's fall that counts as its steep part."""
+
 
 def half_window(count: int) -> int:
     """Return the points on either side that a smoothed point averages: a tenth of all together."""
@@ -42,6 +45,24 @@ def noise(values: Sequence[float]) -> float:
     """
     lags = max(1, min(_LAGS, len(values) // _POINTS_PER_LAG))
     return max(_noise_at(values, lag) for lag in range(1, lags + 1))
+
+
+def settled_noise(values: Sequence[float]) -> float:
+    """Return the noise of a falling curve after its steep part, whose bend would pass for noise.
+
+    Args:
+        values: At least five; smaller is better.
+    """
+    smoothed = smooth(values, half_window(len(values)))
+    low = min(smoothed)
+    steep = first_below(smoothed, smoothed[0] - STEEP_SHARE * (smoothed[0] - low))
+    # Five points still give three triples.
+    return noise(values[min(steep, len(values) - 5) :])
+
+
+def first_below(values: Sequence[float], level: float) -> int:
+    """Return the index of the first value that is not above `level`; there must be one."""
+    return next(index for index, value in enumerate(values) if value <= level)
 
 
 def _noise_at(values: Sequence[float], lag: int) -> float:

@@ -4,14 +4,14 @@ The rule, in the order it is applied (`RULE` says it in short):
 
 1. Curves are taken on a log scale where they are positive, so that a fall from 1 to 0.1 counts as
    much as one from 0.1 to 0.01, and smoothed.
-2. Phase 2 ends at the minimum of the smoothed validation loss, and phase 3 begins after it, once the
-   mean of the last points lies above that minimum by `STANDARD_ERRORS` standard errors *and* by
+2. Phase 2 ends at the minimum of the smoothed validation loss, and phase 3 begins after it, once
+   the mean of the last points lies above that minimum by `STANDARD_ERRORS` standard errors *and* by
    `LEAST_RISE` of the whole fall. The standard error comes from the noise of the curve itself,
    measured after the steep part. A bump that goes away again is no overfitting: only what lasts to
    the end of the curve counts. Nor is a rise that the training loss shares: that is instability.
    Phase 3 may be absent.
-3. Phase 1 ends where the smoothed loss has made `SHARE` of its fall, counted up to the end of phase
-   2: the validation loss, or the training loss where nothing was validated.
+3. Phase 1 ends where the smoothed loss has made `STEEP_SHARE` of its fall, counted up to the end
+   of phase 2: the validation loss, or the training loss where nothing was validated.
 
 Four standard errors look like many, but the minimum was *chosen* as the lowest of all points. On
 curves without overfitting the rule finds some in about 1% of cases under independent noise, heavy
@@ -28,12 +28,17 @@ from typing import Any, Literal, TypedDict
 
 from kubestill.errors import InvalidInput
 from kubestill.runtime.selection.direction import direction
-from kubestill.runtime.selection.noise import half_window, noise, smooth
+from kubestill.runtime.selection.noise import (
+    STEEP_SHARE,
+    first_below,
+    half_window,
+    noise,
+    settled_noise,
+    smooth,
+)
 
 Phase = Literal[1, 2, 3]
 
-SHARE = 0.8
-"""Part of the fall of the training loss that is high-level structure."""
 STANDARD_ERRORS = 4.0
 """How far the validation loss must have risen to call it overfitting."""
 LEAST_RISE = 0.01
@@ -42,9 +47,9 @@ LEAST_POINTS = 6
 """Validation points below which noise cannot be told from a rise."""
 
 RULE = (
-    f"phase 1 ends where the smoothed loss has made {SHARE:.0%} of its fall on a log scale; phase 3 "
-    "begins after the minimum of the smoothed validation loss, where the end of its curve lies "
-    f"{STANDARD_ERRORS:g} standard errors above that while the training loss has not risen"
+    f"phase 1 ends where the smoothed loss has made {STEEP_SHARE:.0%} of its fall on a log scale; "
+    "phase 3 begins after the minimum of the smoothed validation loss, where the end of its curve "
+    f"lies {STANDARD_ERRORS:g} standard errors above that while the training loss has not risen"
 )
 
 
@@ -142,12 +147,10 @@ def _rise_after(
     values: Sequence[float], smoothed: Sequence[float], index: int
 ) -> tuple[float, float]:
     """Return how far the end of the curve lies above point `index`, and its standard error."""
-    count, window = len(values), 2 * half_window(len(values)) + 1
-    steep = _first_below(smoothed, smoothed[0] - SHARE * (smoothed[0] - min(smoothed)))
-    # The bend out of the steep part would pass for noise; five points still give three triples.
-    spread = noise(values[min(steep, count - 5) :])
+    window = 2 * half_window(len(values)) + 1
     after = values[index + 1 :][-window:]
-    return fmean(after) - smoothed[index], spread * math.sqrt(1 / window + 1 / len(after))
+    error = settled_noise(values) * math.sqrt(1 / window + 1 / len(after))
+    return fmean(after) - smoothed[index], error
 
 
 def _end_of_structure(curve: _Curve) -> tuple[int | None, str]:
@@ -160,8 +163,8 @@ def _end_of_structure(curve: _Curve) -> tuple[int | None, str]:
     error = noise(values) * math.sqrt(1 + 1 / (2 * half + 1))
     if fall <= STANDARD_ERRORS * error:
         return None, f"still in phase 1: {curve.name} has not fallen beyond its noise"
-    step = curve.steps[_first_below(smoothed, smoothed[0] - SHARE * fall)]
-    return step, f"{curve.name} had made {SHARE:.0%} of its fall by step {step}"
+    step = curve.steps[first_below(smoothed, smoothed[0] - STEEP_SHARE * fall)]
+    return step, f"{curve.name} had made {STEEP_SHARE:.0%} of its fall by step {step}"
 
 
 def _validation_curve(points: Sequence[Mapping[str, Any]], metric: str) -> _Curve:
@@ -192,10 +195,6 @@ def _curve(name: str, points: Iterable[Mapping[str, Any]], key: str, *, sign: in
 
 def _scaled(values: Sequence[float]) -> list[float]:
     return [math.log(value) for value in values] if min(values) > 0 else list(values)
-
-
-def _first_below(values: Sequence[float], level: float) -> int:
-    return next(index for index, value in enumerate(values) if value <= level)
 
 
 def _errors(rise: float, error: float) -> str:
