@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import mmap
-import os
-import tempfile
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from kubestill.errors import CorruptData, NotFound
 from kubestill.runtime.checkpoints.ledger import Checkpoint, LedgerEntry
 from kubestill.runtime.checkpoints.manifest import Manifest, StateFile, read_manifest
+from kubestill.runtime.checkpoints.reading import map_verified
 from kubestill.runtime.checkpoints.state import RANK_PREFIX, Layout, TrainingState
-from kubestill.runtime.checkpoints.writer import digest
 from kubestill.runtime.stores import open_store
 from kubestill.runtime.stores.base import Store
 
@@ -75,16 +70,8 @@ def read_tensors(store: Store, file: StateFile) -> dict[str, torch.Tensor]:
         CorruptData: It is missing, truncated or altered.
         StoreError: The store did not answer.
     """
-    with _local_file(store, file.key) as path:
-        size = os.path.getsize(path)
-        if size != file.bytes:
-            raise CorruptData(f"{file.key} has {size} bytes instead of {file.bytes}")
-        with open(path, "rb") as opened:
-            mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
-    view = memoryview(mapped)
-    if digest([view]) != file.sha256:
-        raise CorruptData(f"{file.key} does not match its sha256")
-    layout = Layout.parse(view, source=file.key)
+    mapped = map_verified(store, file)
+    layout = Layout.parse(memoryview(mapped), source=file.key)
     if not layout.size:
         return dict(zip((s.name for s in layout.slots), layout.views(_EMPTY), strict=True))
     data = torch.frombuffer(mapped, dtype=torch.uint8, offset=len(layout.header))
@@ -104,20 +91,3 @@ def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[st
 
 
 _EMPTY = torch.empty(0, dtype=torch.uint8)
-
-
-@contextmanager
-def _local_file(store: Store, key: str) -> Generator[str]:
-    path = store.local_path(key)
-    if path is not None:
-        if not os.path.isfile(path):
-            raise CorruptData(f"{key} is missing")
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="kubestill-restore-") as folder:
-        path = os.path.join(folder, "state")
-        try:
-            store.download(key, path)
-        except NotFound as error:
-            raise CorruptData(f"{key} is missing") from error
-        yield path

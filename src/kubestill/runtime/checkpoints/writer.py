@@ -23,9 +23,9 @@ from kubestill.runtime.checkpoints.manifest import (
     folder_name,
 )
 from kubestill.runtime.checkpoints.place import Place
+from kubestill.runtime.checkpoints.reading import digest
 from kubestill.runtime.stores.base import Content, Store
 
-_HASH_CHUNK = 16 << 20
 RANK_SECONDS = 600.0
 """How long rank 0 waits for the files of the others."""
 
@@ -41,6 +41,15 @@ class Snapshot:
     """JSON text."""
     rank_meta: str
     """JSON text."""
+
+
+@dataclass
+class _Progress:
+    """What of one save the store has acknowledged."""
+
+    save: int
+    file: StateFile | None = None
+    entry: LedgerEntry | None = None
 
 
 class CheckpointWriter:
@@ -67,26 +76,37 @@ class CheckpointWriter:
         self._numerics = numerics
         self._keep = keep
         self._clock = clock
+        self._progress = _Progress(0)
 
     def write(self, snapshot: Snapshot, parts: Sequence[Content]) -> None:
         """Make one checkpoint durable and commit it; safe to call again after a `StoreError`.
+
+        A second call goes on where the first one stopped. It never writes again what was already
+        acknowledged: the commit may have happened though its answer was lost, and listed files must
+        not change.
 
         Raises:
             Fenced: Another attempt owns the training.
             StoreError: The store could not take it; nothing is listed that is not whole.
         """
+        if self._progress.save != snapshot.save:
+            self._progress = _Progress(snapshot.save)
+        progress = self._progress
         folder = folder_name(snapshot.stamp.step, self._attempt, snapshot.save)
-        file = self._put_state(folder, parts)
+        if progress.file is None:
+            progress.file = self._put_state(folder, parts)
         if self._rank:
-            body = {"file": vars(file), "meta": snapshot.rank_meta}
+            body = {"file": vars(progress.file), "meta": snapshot.rank_meta}
             self._store.put(_rank_key(folder, self._rank), json.dumps(body).encode())
             return
-        files, rank_meta = [file], [snapshot.rank_meta]
-        for rank in range(1, self._world):
-            body = self._await_rank(folder, rank)
-            files.append(StateFile(**body["file"]))
-            rank_meta.append(body["meta"])
-        self._commit(self._put_manifest(folder, snapshot, files, rank_meta))
+        if progress.entry is None:
+            files, rank_meta = [progress.file], [snapshot.rank_meta]
+            for rank in range(1, self._world):
+                body = self._await_rank(folder, rank)
+                files.append(StateFile(**body["file"]))
+                rank_meta.append(body["meta"])
+            progress.entry = self._put_manifest(folder, snapshot, files, rank_meta)
+        self._commit(progress.entry)
 
     def _put_state(self, folder: str, parts: Sequence[Content]) -> StateFile:
         key = f"{folder}/state-{self._rank:05d}-of-{self._world:05d}.safetensors"
@@ -166,16 +186,6 @@ def sweep(store: Store, listed: Sequence[LedgerEntry], me: Attempt) -> int:
             remove_checkpoint(store, f"{folder}/{MANIFEST_NAME}")
             swept += 1
     return swept
-
-
-def digest(parts: Sequence[Content]) -> str:
-    """Return the SHA-256 of the concatenated buffers; other threads run meanwhile."""
-    total = hashlib.sha256()
-    for part in parts:
-        view = memoryview(part)
-        for start in range(0, len(view), _HASH_CHUNK):
-            total.update(view[start : start + _HASH_CHUNK])
-    return total.hexdigest()
 
 
 def _rank_key(folder: str, rank: int) -> str:
