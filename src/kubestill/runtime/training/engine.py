@@ -19,6 +19,7 @@ from torch import Tensor
 from kubestill.errors import Diverged, InvalidInput, Problem
 from kubestill.runtime.checkpoints.checkpointer import Checkpointer
 from kubestill.runtime.checkpoints.state import TrainingState
+from kubestill.runtime.selection.phases import detect_phases, phase_of
 from kubestill.runtime.training import random_state
 from kubestill.runtime.training.batches import Batches, Order, choose_window
 from kubestill.runtime.training.device import Machine
@@ -72,6 +73,7 @@ class Trainer:
         self.step = 0
         self.curves: dict[str, list[dict[str, float]]] = {"train": [], "validation": []}
         self.stop: tuple[str, str] | None = None
+        self.phases = detect_phases(self.curves)
         self._prepared, self._settings, self._machine = prepared, settings, machine
         self._checkpointer, self._say, self._start = checkpointer, say, start
         self._steps_per_epoch = -(-prepared.rows.count // settings.batch_size)
@@ -209,8 +211,17 @@ class Trainer:
         self._loss_sum.zero_()
         self._losses_since = 0
         self.stop = self._stopping.update(self.step, metrics[self._prepared.metric])
+        self._mark_phases()
         self._save("milestone", metrics)
         self._progress(metrics)
+
+    def _mark_phases(self) -> None:
+        """Tell the ledger what the curves say by now: pruning spares what precedes a boundary."""
+        phases = detect_phases(self.curves, metric=self._prepared.metric)
+        if phases["boundaries"] != self.phases["boundaries"]:
+            steps = [int(point["step"]) for point in self.curves["train"]]
+            self._checkpointer.mark_phases({step: phase_of(phases, step) for step in steps})
+        self.phases = phases
 
     @property
     def epoch(self) -> float:
@@ -344,6 +355,7 @@ class Trainer:
             "stop": {"reason": self.stop[0], "detail": self.stop[1]},
             "chosen": {"step": step, "why": why},
             "curves": self.curves,
+            "phases": self.phases,
         }
 
 

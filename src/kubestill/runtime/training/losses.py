@@ -140,7 +140,7 @@ class Distillation:
             labels = targets[1]
             labelled = (labels >= 0).to(outputs.dtype)
             hard, hard_gradient = _per_row_hard(outputs, labels.clamp(min=0), binary)
-            weight = labelled * self.hard_weight
+            weight = labelled.to(outputs.dtype) * self.hard_weight
             value = value * (1 - weight) + hard * weight
             gradient = torch.lerp(gradient, hard_gradient, weight[:, None])
         return value.mean(), gradient.div_(rows)
@@ -163,7 +163,7 @@ class DistillationMSE:
             return error.square().mean(), error.mul_(2.0 / error.numel())
         labelled = ~torch.isnan(targets[1])
         hard = torch.where(labelled, outputs - targets[1], 0.0)
-        weight = labelled * self.hard_weight
+        weight = labelled.to(outputs.dtype) * self.hard_weight
         value = torch.lerp(error.square(), hard.square(), weight)
         return value.mean(), torch.lerp(error, hard, weight).mul_(2.0 / error.numel())
 

@@ -23,7 +23,6 @@ from kubestill.runtime.data.dataset import Dataset
 from kubestill.runtime.models.export import export_from_state
 from kubestill.runtime.models.model import Model
 from kubestill.runtime.reports.training import training_report
-from kubestill.runtime.selection.phases import detect_phases
 from kubestill.runtime.training.device import Machine, arithmetic, choose_machine, numerics_key
 from kubestill.runtime.training.engine import Start, Trainer
 from kubestill.runtime.training.fingerprint import fingerprint
@@ -255,7 +254,6 @@ def _train(
             start=origin.start if origin else None,
         )
         record = trainer.fit()
-        record["phases"] = detect_phases(record["curves"], metric=prepared.metric)
         if checkpointer.resumed:
             record["resumed"] = [{"step": checkpointer.resumed.step, "exact": checkpointer.exact}]
         record["saving"] = checkpointer.report()

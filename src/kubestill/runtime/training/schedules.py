@@ -35,7 +35,9 @@ def names() -> list[str]:
     classes = [
         name
         for name, value in vars(lr_scheduler).items()
-        if inspect.isclass(value) and issubclass(value, lr_scheduler.LRScheduler)
+        if not name.startswith("_")
+        and inspect.isclass(value)
+        and issubclass(value, lr_scheduler.LRScheduler)
     ]
     return [CONSTANT, *sorted(set(classes) - _EXCLUDED)]
 

@@ -144,7 +144,11 @@ def parse_settings(
     merged = {**(defaults or {}), **settings, **typed}
     parsed = None
     with problems.collect():
-        parsed = validate(TrainingSettings, merged, prefixed={key: "settings." for key in settings})
+        parsed = validate(
+            TrainingSettings,
+            merged,
+            prefixed={key: "settings." for key in settings if key not in typed},
+        )
     if parsed is not None:
         with problems.collect():
             optimizers.check_arguments(parsed.optimizer, parsed.optimizer_args)

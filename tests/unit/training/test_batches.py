@@ -1,0 +1,73 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from kubestill.runtime.training.batches import Batches, Order, ResidentRows, StreamedRows
+
+
+def order(**changes) -> Order:
+    base = {"rows": 1000, "batch_size": 64, "seed": 7, "shuffle": "full", "window_rows": 256}
+    return Order(**{**base, **changes})
+
+
+def numbers(rows: int) -> ResidentRows:
+    return ResidentRows([torch.arange(rows)[:, None].float(), torch.arange(rows)])
+
+
+def epochs(batches: Batches, steps: int, start: int = 0) -> list[list[int]]:
+    # Batches are views into a buffer that is used again, so they are read before the next one.
+    taken = itertools.islice(batches.starting_at(start), steps)
+    return [labels.tolist() for _, labels in taken]
+
+
+@pytest.mark.parametrize("shuffle", ["full", "blocks", "none"])
+@pytest.mark.parametrize("rows", [1000, 20_000, 30], ids=["some", "blocks", "tiny"])
+def test_an_epoch_has_every_row_once(shuffle: str, rows: int) -> None:
+    plan = order(rows=rows, shuffle=shuffle, window_rows=9000)
+    seen = epochs(Batches(numbers(rows), plan), plan.steps_per_epoch)
+    assert sorted(itertools.chain(*seen)) == list(range(rows))
+    assert all(len(batch) == 64 for batch in seen[:-1])
+
+
+@pytest.mark.parametrize("shuffle", ["full", "blocks", "none"])
+@pytest.mark.parametrize("start", [1, 5, 312, 313, 320, 700])
+def test_starting_anywhere_continues_the_same_sequence(shuffle: str, start: int) -> None:
+    plan = order(rows=20_000, shuffle=shuffle, window_rows=9000)
+    whole = epochs(Batches(numbers(20_000), plan), start + 20)
+    assert epochs(Batches(numbers(20_000), plan), 20, start) == whole[start:]
+
+
+def test_full_order_does_not_depend_on_the_window() -> None:
+    small = epochs(Batches(numbers(1000), order(window_rows=64)), 40)
+    large = epochs(Batches(numbers(1000), order(window_rows=10_000)), 40)
+    assert small == large
+
+
+def test_epochs_and_seeds_differ() -> None:
+    steps = order().steps_per_epoch
+    first = epochs(Batches(numbers(1000), order()), 2 * steps)
+    assert first[:steps] != first[steps:]
+    assert first != epochs(Batches(numbers(1000), order(seed=8)), 2 * steps)
+
+
+def test_ranks_share_each_batch() -> None:
+    plans = [order(rank=rank, world_size=3) for rank in range(3)]
+    parts = [epochs(Batches(numbers(1000), plan), 16) for plan in plans]
+    alone = epochs(Batches(numbers(1000), order()), 16)
+    for step, batch in enumerate(alone):
+        shared = [row for part in parts for row in part[step]]
+        assert len({len(part[step]) for part in parts}) == 1
+        assert shared == batch[: len(shared)]
+        assert len(batch) - len(shared) < 3
+
+
+def test_streamed_rows_are_the_resident_ones() -> None:
+    raw = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32)
+    target = np.arange(500)
+    streamed = StreamedRows(raw, [target], encode=lambda x: x * 2, device=torch.device("cpu"))
+    resident = ResidentRows([torch.from_numpy(raw) * 2, torch.from_numpy(target)])
+    index = torch.randperm(500)[:100]
+    for one, two in zip(streamed.gather(index), resident.gather(index), strict=True):
+        assert torch.equal(one, two)

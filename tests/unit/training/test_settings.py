@@ -1,0 +1,101 @@
+import pytest
+
+from kubestill.errors import InvalidInput
+from kubestill.runtime.training.fingerprint import fingerprint
+from kubestill.runtime.training.settings import parse_settings
+
+
+def problems(typed: dict, settings: dict | None = None) -> dict[str, str]:
+    with pytest.raises(InvalidInput) as caught:
+        parse_settings(typed, settings or {})
+    return {problem.field: problem.remedy for problem in caught.value.problems}
+
+
+def test_whole_floats_are_integers() -> None:
+    parsed = parse_settings({"batch_size": 64.0, "steps": 10.0}, {"threads": 1.0})
+    assert (parsed.batch_size, parsed.steps, parsed.threads) == (64, 10, 1)
+
+
+@pytest.mark.parametrize(
+    ("typed", "field", "hint"),
+    [
+        ({"optimizer": "Adm"}, "optimizer", "'Adam'"),
+        ({"schedule": "CosineAnealingLR"}, "schedule", "'CosineAnnealingLR'"),
+        ({"loss": "cross_entrpy"}, "loss", "'cross_entropy'"),
+        ({"batch_size": 0}, "batch_size", "greater than 0"),
+        ({"batch_size": 1.5}, "batch_size", "integer"),
+        ({"learning_rate": "fast"}, "learning_rate", "number"),
+        ({"temperature": 0}, "temperature", "greater than 0"),
+        ({"hard_weight": 1.5}, "hard_weight", "less than or equal to 1"),
+        ({"seed": -1}, "seed", "greater than or equal to 0"),
+        ({"optimizer_args": {"weight_decai": 1}}, "optimizer_args.weight_decai", "'weight_decay'"),
+        ({"optimizer_args": {"betas": [2.0, 0.9]}}, "optimizer_args", "beta"),
+        ({"checkpoints": {"keep_lst": 2}}, "checkpoints.keep_lst", "unknown key"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_a_problem_names_field_and_remedy(typed: dict, field: str, hint: str) -> None:
+    assert hint in problems(typed)[field]
+
+
+def test_everything_is_reported_at_once() -> None:
+    found = problems(
+        {"optimizer": "Adm", "batch_size": 0}, {"patiense": 3, "batch_size": 4, "precision": "f8"}
+    )
+    assert set(found) == {
+        "optimizer",
+        "batch_size",
+        "settings.batch_size",
+        "settings.patiense",
+        "settings.precision",
+    }
+    assert "'patience'" in found["settings.patiense"]
+
+
+def identity(typed: dict, settings: dict | None = None, **changes) -> str:
+    base = {"data": {"dataset": "d1", "validation": "v1"}, "source": "s", "start": ""}
+    return fingerprint(parse_settings(typed, settings or {}), **{**base, **changes})
+
+
+@pytest.mark.parametrize(
+    ("typed", "settings"),
+    [
+        ({"learning_rate": 0.01}, {}),
+        ({"seed": 1}, {}),
+        ({"network_args": {"hidden": [64]}}, {}),
+        ({"batch_size": 64}, {}),
+        ({}, {"patience": 3}),
+        ({}, {"precision": "bf16"}),
+        ({}, {"shuffle": "blocks"}),
+        ({}, {"milestone_every": 2}),
+    ],
+    ids=lambda value: next(iter(value), None),
+)
+def test_what_makes_another_training(typed: dict, settings: dict) -> None:
+    assert identity(typed, settings) != identity({})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"data": {"dataset": "d2"}}, {"source": "t"}, {"start": "c"}],
+    ids=["data", "source", "start"],
+)
+def test_data_source_and_start_make_another_training(change: dict) -> None:
+    assert identity({}, **change) != identity({})
+
+
+@pytest.mark.parametrize(
+    ("typed", "settings"),
+    [
+        ({"device": "cpu"}, {}),
+        ({"batch_size": 128.0}, {}),
+        ({"network_args": {"b": 2.0, "a": {"d": 1, "c": 2}}}, {}),
+        ({}, {"checkpoints": {"recovery_seconds": 5, "keep_last": 9}}),
+        ({}, {"log_seconds": 1}),
+        ({}, {"threads": 1, "step_path": "autograd", "deterministic": False}),
+    ],
+    ids=["device", "float", "order-of-keys", "checkpoints", "logging", "numerics"],
+)
+def test_what_must_not_make_another_training(typed: dict, settings: dict) -> None:
+    plain = {"network_args": {"a": {"c": 2, "d": 1}, "b": 2}} if "network_args" in typed else {}
+    assert identity(typed, settings) == identity(plain)

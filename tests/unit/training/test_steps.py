@@ -1,0 +1,144 @@
+"""The fused step against autograd, bit for bit."""
+
+import pytest
+import torch
+from torch import nn
+
+from kubestill.runtime.training.losses import build_loss
+from kubestill.runtime.training.steps import AutogradStep, FusedStep, why_not_fusible
+
+ACTIVATIONS = [nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU]
+
+
+def mlp(activation: type[nn.Module], outputs: int) -> nn.Sequential:
+    torch.manual_seed(1)
+    layers = [nn.Linear(8, 32), activation(), nn.Linear(32, 16), activation()]
+    return nn.Sequential(*layers, nn.Linear(16, outputs))
+
+
+def targets(loss: str, rows: int) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(3)
+    values = torch.randn(rows, 3, generator=generator)
+    labels = torch.randint(0, 3, (rows,), generator=generator)
+    labels_with_gaps = torch.where(torch.arange(rows) % 3 == 0, -1, labels)
+    return {
+        "cross_entropy": (labels,),
+        "binary_cross_entropy": ((values > 0).float()[:, :1],),
+        "mse": (values,),
+        "l1": (values,),
+        "huber": (values,),
+        "distillation": (values.softmax(1), labels_with_gaps),
+        "distillation_mse": (values, values.where(values > 0, torch.nan)),
+    }[loss]
+
+
+def train(step: AutogradStep | FusedStep, loss: str, steps: int = 50) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    seen: list[torch.Tensor] = []
+    for i in range(steps):
+        rows = 17 if i % 5 == 4 else 64  # a short last batch now and then
+        features = torch.randn(rows, 8, generator=generator)
+        seen.append(step((features, *targets(loss, rows)), 1e-2).clone())
+    return seen
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda a: a.__name__)
+@pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "SGD", "RMSprop"])
+def test_fused_equals_autograd(activation: type[nn.Module], optimizer: str) -> None:
+    one, two = mlp(activation, 3), mlp(activation, 3)
+    loss = build_loss("mse")
+    args = {"momentum": 0.9} if optimizer == "SGD" else {}
+    by_hand = FusedStep(one, loss, optimizer=optimizer, optimizer_args=args)
+    by_torch = AutogradStep(two, loss, optimizer=optimizer, optimizer_args=args)
+    assert train(by_hand, "mse") == train(by_torch, "mse")
+    for mine, theirs in zip(one.parameters(), two.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["cross_entropy", "binary_cross_entropy", "l1", "huber", "distillation", "distillation_mse"],
+)
+def test_fused_equals_autograd_for_every_loss(name: str) -> None:
+    outputs = 1 if name == "binary_cross_entropy" else 3
+    one, two = mlp(nn.ReLU, outputs), mlp(nn.ReLU, outputs)
+    loss = build_loss(name, temperature=3.0, hard_weight=0.25)
+    by_hand = FusedStep(one, loss, optimizer="Adam", optimizer_args={})
+    by_torch = AutogradStep(two, loss, optimizer="Adam", optimizer_args={})
+    assert train(by_hand, name) == train(by_torch, name)
+    for mine, theirs in zip(one.parameters(), two.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_the_engine_equals_a_plain_torch_loop() -> None:
+    """The whole of ours against nothing of ours: textbook loss, autograd, torch.optim."""
+    one, two = mlp(nn.ReLU, 3), mlp(nn.ReLU, 3)
+    step = FusedStep(one, build_loss("mse"), optimizer="AdamW", optimizer_args={})
+    train(step, "mse", steps=30)
+    generator = torch.Generator().manual_seed(2)
+    optimizer = torch.optim.AdamW(two.parameters(), lr=1e-2, fused=True)
+    for i in range(30):
+        rows = 17 if i % 5 == 4 else 64
+        features = torch.randn(rows, 8, generator=generator)
+        optimizer.zero_grad()
+        nn.functional.mse_loss(two(features), *targets("mse", rows)).backward()
+        optimizer.step()
+    for mine, theirs in zip(one.parameters(), two.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_state_travels_between_the_two_steps() -> None:
+    one, two = mlp(nn.ReLU, 3), mlp(nn.ReLU, 3)
+    fused = FusedStep(one, build_loss("mse"), optimizer="AdamW", optimizer_args={})
+    train(fused, "mse", steps=10)
+    autograd = AutogradStep(two, build_loss("mse"), optimizer="AdamW", optimizer_args={})
+    autograd.load_state({name: tensor.clone() for name, tensor in fused.state().items()})
+    two.load_state_dict(one.state_dict())
+    assert train(fused, "mse", steps=5) == train(autograd, "mse", steps=5)
+
+
+@pytest.mark.parametrize("optimizer", ["Adagrad", "NAdam", "Rprop", "ASGD", "Adadelta"])
+def test_any_optimizer_resumes_from_its_state(optimizer: str) -> None:
+    one, two = mlp(nn.ReLU, 3), mlp(nn.ReLU, 3)
+    first = AutogradStep(one, build_loss("mse"), optimizer=optimizer, optimizer_args={})
+    train(first, "mse", steps=7)
+    state = {name: tensor.clone() for name, tensor in first.state().items()}
+    weights = {name: tensor.clone() for name, tensor in one.state_dict().items()}
+    second = AutogradStep(two, build_loss("mse"), optimizer=optimizer, optimizer_args={})
+    second.load_state(state)
+    two.load_state_dict(weights)
+    assert train(first, "mse", steps=7) == train(second, "mse", steps=7)
+
+
+def test_clipping_is_the_same_in_both() -> None:
+    one, two = mlp(nn.ReLU, 3), mlp(nn.ReLU, 3)
+    loss = build_loss("mse")
+    options = {"optimizer": "SGD", "optimizer_args": {}, "clip": 0.05}
+    fused, autograd = FusedStep(one, loss, **options), AutogradStep(two, loss, **options)
+    unclipped = mlp(nn.ReLU, 3)
+    free = AutogradStep(unclipped, loss, optimizer="SGD", optimizer_args={})
+    clipped = train(fused, "mse")
+    assert torch.allclose(torch.stack(clipped), torch.stack(train(autograd, "mse")), rtol=1e-5)
+    assert clipped[-1] > train(free, "mse")[-1]
+
+
+@pytest.mark.parametrize(
+    ("network", "optimizer", "precision", "reason"),
+    [
+        (mlp(nn.ReLU, 1), "Adam", "bf16", "precision"),
+        (
+            nn.Sequential(nn.Linear(2, 2), nn.Dropout(), nn.Linear(2, 1)),
+            "Adam",
+            "float32",
+            "Dropout",
+        ),
+        (nn.Sequential(nn.Linear(2, 2, bias=False)), "Adam", "float32", "bias"),
+        (nn.Linear(2, 2), "Adam", "float32", "plain MLP"),
+        (mlp(nn.ReLU, 1), "Adafactor", "float32", "as a whole"),
+    ],
+    ids=["bf16", "dropout", "no-bias", "not-sequential", "adafactor"],
+)
+def test_what_the_fused_step_cannot_do_it_says(
+    network: nn.Module, optimizer: str, precision: str, reason: str
+) -> None:
+    assert reason in why_not_fusible(network, optimizer=optimizer, precision=precision)
