@@ -335,7 +335,8 @@ def test_every_interleaving_with_three_switches(first: int) -> None:
 def test_a_fault_at_every_operation(fate: Fate) -> None:
     # One training alone takes some thirty operations; each of them is hit once.
     for moment in range(40):
-        run(["a"], [(0, WORKS)] * moment + [(0, fate)])
+        turns: list[tuple[int, Fate]] = [(0, "works")] * moment
+        run(["a"], [*turns, (0, fate)])
 
 
 class BrokenSwap(World):
@@ -347,6 +348,6 @@ class BrokenSwap(World):
 
 
 def test_the_model_notices_a_swap_that_does_not_compare() -> None:
-    turns = [(turn % 2, WORKS) for turn in range(60)]
+    turns: list[tuple[int, Fate]] = [(turn % 2, "works") for turn in range(60)]
     with pytest.raises(AssertionError):
         run(["a", "a"], turns, world_type=BrokenSwap)

@@ -85,6 +85,7 @@ class Checkpointer:
             interruptions_per_hour=settings.interruptions_per_hour,
             now=time.monotonic(),
         )
+        self._writer: CheckpointWriter | None = None
         self._saver: Saver | None = None
         if attempt is not None:
             self._start(attempt, settings)
@@ -260,16 +261,21 @@ class Checkpointer:
             self._flag.pass_on()
 
     def mark_phases(self, phases: Mapping[int, int]) -> None:
-        """Write the phase (1, 2 or 3) of each step into its milestones; retention respects it."""
-        if self._ranks.rank == 0:
-            self._running()
-            me = self._mine()
-            now = time.time()
-            self._cell.change(lambda ledger: protocol.mark_phases(ledger, me, phases, now=now))
+        """Note the phase (1, 2 or 3) of each step; the next commit writes it into the ledger."""
+        if self._writer is not None:
+            self._writer.phases = dict(phases)
 
     def report(self) -> Json:
-        """Say how often state was saved, what that cost, and what a kill is expected to cost."""
-        return self._schedule.report(time.monotonic())
+        """Say how often state was saved, what that cost, and what a kill costs: expected and actual.
+
+        `lost_seconds` is the training time that the attempt before this one had put in after the
+        checkpoint that was restored, as far as its last heartbeat tells.
+        """
+        report = self._schedule.report(time.monotonic())
+        before = self._cell.predecessor
+        if before is not None and self._resumed is not None:
+            report["lost_seconds"] = max(0.0, before.beat_at - self._resumed.entry.created)
+        return report
 
     def finish(self, result: Mapping[str, Any]) -> Ledger:
         """Wait until everything is durable, then record the result for later attempts to adopt.
@@ -282,10 +288,11 @@ class Checkpointer:
         """
         if self._attempt is None:
             return self.ledger
-        self._running().flush()
+        saver = self._running()
+        saver.flush()
         body = json.loads(json.dumps(dict(result), allow_nan=False))
         if self._ranks.rank == 0:
-            self._conclude(result=body)
+            saver.insist(lambda: self._conclude(result=body), what="the result")
         self._ranks.share("")
         if self._ranks.rank:
             self._cell.refresh()
@@ -294,12 +301,16 @@ class Checkpointer:
     def fail(self, reason: str) -> None:
         """Record that no retry can succeed (divergence, bad data): the next one raises at once.
 
+        A store that does not answer is announced, not raised: the caller has a better error.
+
         Raises:
             Fenced: Another attempt owns the training.
-            StoreError: The store did not answer.
         """
         if self._ranks.rank == 0 and self._attempt is not None:
-            self._conclude(failed=reason)
+            try:
+                self._conclude(failed=reason)
+            except StoreError as error:
+                self._announce(f"WARNING: the failure could not be recorded: {error}")
 
     def close(self) -> None:
         """Let a save that is under way end, stop the threads and put the signal handler back."""
@@ -315,7 +326,7 @@ class Checkpointer:
         self.close()
 
     def _start(self, attempt: Attempt, settings: CheckpointSettings) -> None:
-        writer = CheckpointWriter(
+        self._writer = CheckpointWriter(
             self._place,
             self._cell,
             attempt,
@@ -325,7 +336,7 @@ class Checkpointer:
             keep=policy_of(settings),
         )
         self._saver = Saver(
-            writer,
+            self._writer,
             buffers=settings.buffers,
             outage_seconds=settings.outage_seconds,
             spill=spill_to(settings.spill_folder, self._place, self._numerics),
@@ -385,9 +396,11 @@ class Checkpointer:
 
     def _conclude(self, *, result: Json | None = None, failed: str = "") -> None:
         me = self._mine()
+        assert self._writer is not None
+        phases = self._writer.phases
         self._cell.change(
             lambda ledger: protocol.conclude(
-                ledger, me, now=time.time(), result=result, failed=failed
+                ledger, me, now=time.time(), result=result, failed=failed, phases=phases
             )
         )
 

@@ -24,6 +24,8 @@ class LedgerCell:
         self._clock = clock
         self._lock = RLock()
         self._known: tuple[Ledger, str] | None = None
+        self.predecessor: Attempt | None = None
+        """Whose training `claim` took over."""
 
     @property
     def latest(self) -> Ledger:
@@ -142,6 +144,7 @@ class LedgerCell:
             except Conflict:
                 continue
             self._known = claimed, version
+            self.predecessor = ledger.attempt
             return me
 
     def _rebuild(self) -> Ledger:

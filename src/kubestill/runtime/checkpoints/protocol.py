@@ -99,6 +99,7 @@ def commit(
     *,
     now: float,
     keep: Keep | None = None,
+    phases: Mapping[int, int] | None = None,
 ) -> Ledger:
     """List a checkpoint, in place of any of the same step and kind, and unlist what is pruned.
 
@@ -108,13 +109,14 @@ def commit(
         entry: The new checkpoint: all its bytes are durable.
         now: Seconds since 1970.
         keep: Which of all entries stay listed; None keeps all.
+        phases: The phase (1, 2 or 3) of each step, as far as it is known by now.
 
     Raises:
         Fenced: The training belongs to a higher attempt.
     """
     alive = beat(ledger, me, now=now)
     others = (e for e in alive.entries if (e.step, e.kind) != (entry.step, entry.kind))
-    entries = in_order((*others, entry))
+    entries = with_phases(in_order((*others, entry)), phases or {})
     return replace(alive, entries=tuple(keep(entries)) if keep else entries)
 
 
@@ -134,17 +136,6 @@ def mark_damaged(
     return replace(alive, entries=entries).with_notice(text, at=now)
 
 
-def mark_phases(ledger: Ledger, me: Attempt, phases: Mapping[int, int], *, now: float) -> Ledger:
-    """Write the phase (1, 2 or 3) of each step in `phases` into its entries.
-
-    Raises:
-        Fenced: The training belongs to a higher attempt.
-    """
-    alive = beat(ledger, me, now=now)
-    entries = tuple(replace(e, phase=phases.get(e.step, e.phase)) for e in alive.entries)
-    return replace(alive, entries=entries)
-
-
 def conclude(
     ledger: Ledger,
     me: Attempt,
@@ -152,6 +143,7 @@ def conclude(
     now: float,
     result: dict[str, Any] | None = None,
     failed: str = "",
+    phases: Mapping[int, int] | None = None,
 ) -> Ledger:
     """Record how the training ended; a result that is already there stays.
 
@@ -161,12 +153,20 @@ def conclude(
     alive = beat(ledger, me, now=now)
     if alive.finished is not None:
         return alive
-    return replace(alive, finished=result, failed=failed)
+    entries = with_phases(alive.entries, phases or {})
+    return replace(alive, entries=entries, finished=result, failed=failed)
 
 
 def advance(ledger: Ledger) -> Ledger:
     """Return the ledger with the next sequence number: no two swapped contents are equal."""
     return replace(ledger, sequence=ledger.sequence + 1)
+
+
+def with_phases(
+    entries: Iterable[LedgerEntry], phases: Mapping[int, int]
+) -> tuple[LedgerEntry, ...]:
+    """Write the phase of each step in `phases` into its entries."""
+    return tuple(replace(e, phase=phases.get(e.step, e.phase)) for e in entries)
 
 
 def in_order(entries: Iterable[LedgerEntry]) -> tuple[LedgerEntry, ...]:

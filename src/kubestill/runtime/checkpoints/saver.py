@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from kubestill.errors import Fenced, StoreError, StoreUnavailable
+from kubestill.errors import StoreError, StoreUnavailable
 from kubestill.runtime.checkpoints.arena import Arena
 from kubestill.runtime.checkpoints.place import Announce
 from kubestill.runtime.checkpoints.schedule import SaveCost
@@ -131,39 +131,51 @@ class Saver:
     def _persist(self, job: _Job) -> None:
         cpu = time.thread_time()
         parts = job.arena.parts()
-        refused, pause = 0.0, 0.5
-        while True:
-            try:
-                self._writer.write(job.snapshot, parts)
-                break
-            except Fenced:
-                raise
-            except StoreError as error:
-                now = time.monotonic()
-                if not refused:
-                    refused = now
-                    self._announce(
-                        f"WARNING: the checkpoint of step {job.snapshot.stamp.step} cannot be "
-                        f"saved: {error}; training goes on for {self._outage_seconds:.0f} s"
-                    )
-                if now - refused + pause > self._outage_seconds:
-                    self._give_up(job, parts, error)
-            self._stop.wait(pause)
-            self.check()
-            pause = min(2 * pause, _LONGEST_PAUSE)
-        if refused:
-            self._announce(f"the checkpoint of step {job.snapshot.stamp.step} is saved after all")
+        try:
+            self.insist(
+                lambda: self._writer.write(job.snapshot, parts),
+                what=f"the checkpoint of step {job.snapshot.stamp.step}",
+            )
+        except StoreError as error:
+            message = f"{error}; {self._keep_locally(job, parts)}"
+            raise StoreUnavailable(message) from error
         stolen = (time.thread_time() - cpu) / (os.cpu_count() or 1)
         behind = time.monotonic() - job.copied
         self._measured(SaveCost(blocked=job.blocked, behind=behind, stolen=stolen))
 
-    def _give_up(self, job: _Job, parts: tuple[Content, ...], error: StoreError) -> None:
-        step, bound = job.snapshot.stamp.step, self._outage_seconds
+    def insist(self, act: Callable[[], object], *, what: str) -> None:
+        """Do something with the store again and again, for as long as an outage may last.
+
+        Args:
+            act: What to do; doing it twice must be harmless.
+            what: Names it in messages.
+
+        Raises:
+            StoreUnavailable: The store refused for longer than the bound.
+        """
+        refused, pause = 0.0, 0.5
+        while True:
+            try:
+                act()
+                break
+            except StoreError as error:
+                now = time.monotonic()
+                refused = refused or now
+                if now - refused + pause > self._outage_seconds:
+                    bound = f"for {self._outage_seconds:.0f} s"
+                    message = f"{what} could not be saved {bound}, training stops: {error}"
+                    raise StoreUnavailable(message) from error
+                if now == refused:
+                    self._announce(f"WARNING: {what} cannot be saved, trying again: {error}")
+            self._stop.wait(pause)
+            self.check()
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        if refused:
+            self._announce(f"{what} is saved after all")
+
+    def _keep_locally(self, job: _Job, parts: tuple[Content, ...]) -> str:
+        step = job.snapshot.stamp.step
         try:
-            kept = f"the state of step {step} is kept in {self._spill(job.snapshot, parts)}"
-        except StoreError as second:
-            kept = f"the state of step {step} could not be kept locally either: {second}"
-        message = (
-            f"checkpoints could not be saved for {bound:.0f} s ({error}); training stops, {kept}"
-        )
-        raise StoreUnavailable(message) from error
+            return f"the state of step {step} is kept in {self._spill(job.snapshot, parts)}"
+        except StoreError as error:
+            return f"the state of step {step} could not be kept locally either: {error}"

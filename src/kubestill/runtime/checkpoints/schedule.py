@@ -61,25 +61,18 @@ class RecoverySchedule:
         self._rate = interruptions_per_hour / 3600
         self._costs: deque[SaveCost] = deque(maxlen=9)
         self._started = self._last = now
+        self._interval = self._choose()
         self._blocked = 0.0
         self._saves = 0
 
     @property
     def interval(self) -> float:
         """Seconds between two recovery checkpoints; infinite where they are off."""
-        if not self._auto:
-            return self._seconds or math.inf
-        if not self._costs:
-            # The first save is early: its cost is what the choice rests on.
-            return min(self._seconds or 30.0, 30.0)
-        cost = self._typical_cost()
-        cheapest = max(best_interval(cost, 1 / self._rate), cost / self._budget)
-        behind = median(c.blocked + c.behind for c in self._costs)
-        return max(cheapest, behind, SHORTEST_SECONDS)
+        return self._interval
 
     def due(self, now: float) -> bool:
         """Say whether the interval has passed since the last save of any kind."""
-        return now - self._last >= self.interval
+        return now - self._last >= self._interval
 
     def saved(self, now: float) -> None:
         """Note that a state was copied."""
@@ -90,6 +83,7 @@ class RecoverySchedule:
         self._costs.append(cost)
         self._blocked += cost.blocked
         self._saves += 1
+        self._interval = self._choose()
 
     def report(self, now: float) -> Json:
         """Say what was chosen, what it should cost and what it did cost, in seconds and shares."""
@@ -115,3 +109,14 @@ class RecoverySchedule:
 
     def _typical_cost(self) -> float:
         return median(c.blocked + c.stolen for c in self._costs)
+
+    def _choose(self) -> float:
+        if not self._auto:
+            return self._seconds or math.inf
+        if not self._costs:
+            # The first save is early: its cost is what the choice rests on.
+            return min(self._seconds or 30.0, 30.0)
+        cost = self._typical_cost()
+        cheapest = max(best_interval(cost, 1 / self._rate), cost / self._budget)
+        behind = median(c.blocked + c.behind for c in self._costs)
+        return max(cheapest, behind, SHORTEST_SECONDS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,8 @@ class CheckpointWriter:
         self._keep = keep
         self._clock = clock
         self._progress = _Progress(0)
+        self.phases: Mapping[int, int] = {}
+        """The phase of each step, as known by now; every commit writes it into the ledger."""
 
     def write(self, snapshot: Snapshot, parts: Sequence[Content]) -> None:
         """Make one checkpoint durable and commit it; safe to call again after a `StoreError`.
@@ -154,7 +156,12 @@ class CheckpointWriter:
         before = self._cell.latest.entries
         ledger = self._cell.change(
             lambda ledger: protocol.commit(
-                ledger, self._attempt, entry, now=self._clock(), keep=self._keep
+                ledger,
+                self._attempt,
+                entry,
+                now=self._clock(),
+                keep=self._keep,
+                phases=self.phases,
             )
         )
         kept = {e.manifest.key for e in ledger.entries}
