@@ -14,7 +14,7 @@ from typing import Literal, cast, get_args
 import pyarrow as pa
 import pyarrow.dataset as pads
 
-from kubestill.errors import Problems, nearest
+from kubestill.errors import InvalidInput, Problem, Problems, nearest
 from kubestill.runtime.data.schema import Column, Kind, Schema, Task, sort_labels
 from kubestill.runtime.data.sources import open_source
 from kubestill.runtime.data.survey import MAX_LABELS, Finding, guess, report, survey
@@ -149,9 +149,16 @@ def _check_arguments(
 
 
 def _scan(source: pads.Dataset, columns: list[str]) -> Iterator[pa.Table]:
-    for batch in source.to_batches(columns=columns, batch_size=_BATCH_ROWS):
-        if batch.num_rows:
-            yield pa.Table.from_batches([batch])
+    for fragment in source.get_fragments():
+        try:
+            for batch in fragment.to_batches(
+                schema=source.schema, columns=columns, batch_size=_BATCH_ROWS
+            ):
+                if batch.num_rows:
+                    yield pa.Table.from_batches([batch])
+        except (pa.ArrowException, OSError) as error:
+            file = getattr(fragment, "path", "table")
+            raise InvalidInput([Problem("source", file, f"is damaged: {error}")]) from error
 
 
 def _why_ignored(found: Finding, *, explicit: bool) -> str:

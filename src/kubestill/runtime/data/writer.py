@@ -79,7 +79,8 @@ class DatasetWriter:
         self._provenance = provenance or {}
         self._complete_domain = complete_domain
         most = _group_rows(schema)
-        self._part_rows = part_rows or _PART_GROUPS * most
+        asked = -(-part_rows // BLOCK_ROWS) * BLOCK_ROWS if part_rows else 0
+        self._part_rows = asked or _PART_GROUPS * most
         self._group_rows = min(most, self._part_rows)
         self._parts: list[Part] = []
         self._blocks: list[str] = []
