@@ -3,6 +3,10 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
+IMAGE ?= kubestill:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+# Both have ordinary defaults: Docker's official image, and the public package index.
+BASE_IMAGE ?= python:3.11-slim-bookworm
+DOCKER ?= docker
 
 .PHONY: help
 help: ## show this list
@@ -11,7 +15,7 @@ help: ## show this list
 # uv reads its own variable for local wheels; pip's is what machines usually set.
 $(BIN)/.ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	UV_FIND_LINKS="$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-}}" $(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
@@ -25,3 +29,29 @@ lock: $(BIN)/.ready ## re-resolve requirements.lock (exact versions, no addresse
 	UV_FIND_LINKS="$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-}}" $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	  --extra dev --no-annotate --no-header --no-emit-index-url --no-emit-find-links pyproject.toml \
 	  | sed -E '/^(nvidia-|cuda-|triton==)/d; s/^(torch==[0-9.]+).*/\1/' | sort -u >requirements.lock
+
+.PHONY: run
+run: setup ## distil handwritten digits on this machine, and show the scores
+	$(BIN)/kubestill run distillation
+
+.PHONY: test
+test: setup ## all tests but those that need a Docker engine or a GPU
+	$(BIN)/pytest -m "not container and not gpu"
+
+.PHONY: lint
+lint: setup ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: types
+types: setup ## pyright, strict on the runtime
+	$(BIN)/pyright
+
+.PHONY: compile
+compile: setup ## refresh every component.yaml, pipeline.yaml and generated README
+	$(BIN)/kubestill compile
+
+.PHONY: images
+images: ## build the image that the components run in
+	DOCKER_BUILDKIT=1 $(DOCKER) build --network=host --tag $(IMAGE) --file images/Dockerfile \
+	  --build-arg BASE_IMAGE="$(BASE_IMAGE)" --build-arg PIP_FIND_LINKS="$${BUILD_FIND_LINKS:-$${PIP_FIND_LINKS:-}}" .

@@ -26,8 +26,9 @@ def generate_synthetic(
 
     Args:
         original: The real dataset to augment.
-        method: `munge` (Bucila et al. 2006), `mixup` (Zhang et al. 2018) or `jitter`.
-        rows: Generated rows over all shards together.
+        method: `munge` (Bucila et al. 2006), `mixup` (Zhang et al. 2018), `jitter`, or the import
+            path of a source of your own, `package.module:Name`.
+        rows: Generated rows over all shards together; the originals come on top.
         shard: Index of this shard, from 0.
         shards: How many shards there are.
         include_original: Also pass the real rows on, with their labels.

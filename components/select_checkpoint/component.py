@@ -25,9 +25,10 @@ def select_checkpoint(
     Args:
         ledger: The training's checkpoints.
         dataset: Rows to score the candidates on again; without it the recorded metrics decide.
-        rule: How to choose.
+        rule: `best`, `last`, `earliest-within`, `before-overfitting`, `pareto` or `step`.
         metric: What to compare; empty takes the training's own.
-        tolerance: Share of the best metric that a cheaper checkpoint may lose.
+        tolerance: For `earliest-within`: share of the best value that may be lost; 0 takes one
+            standard error.
         settings: Further options; unknown names are refused.
 
     Returns:

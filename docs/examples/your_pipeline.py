@@ -1,6 +1,6 @@
 """A pipeline of your own around two of our components, with nothing but kfp installed.
 
-Run it in a checkout to get `your_pipeline.yaml`, which Kubeflow takes as it is. Outside of one, load
+Run it in a checkout to get `your_pipeline.yaml`, which Kubeflow takes as it is. Elsewhere, load
 the same files with `components.load_component_from_url`.
 """
 

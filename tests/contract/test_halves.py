@@ -25,9 +25,7 @@ def test_a_client_module_imports_without_torch(without, module):
 
 
 def test_everything_compiles_without_torch(without, tmp_path):
-    code = "from kubestill.cli import main; main(['compile', '--output', {!r}])".format(
-        str(tmp_path)
-    )
+    code = f"from kubestill.cli import main; main(['compile', '--output', {str(tmp_path)!r}])"
     without("torch,numpy,pandas,pyarrow,pydantic,safetensors", code)
     assert (tmp_path / "pipelines" / "distillation.yaml").exists()
     assert len(list(tmp_path.glob("components/*.yaml"))) >= 9

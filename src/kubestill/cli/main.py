@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from kubestill import __version__
+from kubestill.cli.checkpoints import checkpoints
 from kubestill.cli.compile import compile_assets
 from kubestill.cli.run import run
 from kubestill.errors import KubestillError
@@ -30,3 +31,4 @@ def main() -> None:
 
 main.add_command(run)
 main.add_command(compile_assets)
+main.add_command(checkpoints)

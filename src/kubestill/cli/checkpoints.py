@@ -1,0 +1,89 @@
+"""`kubestill checkpoints`: look at what a training left behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+
+@click.group()
+def checkpoints() -> None:
+    """List, explain and check checkpoints.
+
+    URI is a checkpoint_uri, a training's folder below it, or a ledger file; local or gs://.
+    """
+
+
+@checkpoints.command("ls")
+@click.argument("uri")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON with every field.")
+def list_checkpoints(uri: str, as_json: bool) -> None:
+    """List every checkpoint, oldest first."""
+    from kubestill.runtime.checkpoints.inspection import describe
+
+    rows = describe(uri)
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    table = [["training", "step", "epoch", "kind", "phase", "MB", "metrics", "state"]]
+    table += [
+        [
+            _short(row["training"]),
+            f"{row['step']:,}",
+            f"{row['epoch']:.2f}",
+            row["kind"],
+            str(row["phase"] or ""),
+            f"{row['bytes'] / 1e6:.1f}",
+            " ".join(f"{name}={value:.4g}" for name, value in row["metrics"].items()),
+            row["state"],
+        ]
+        for row in rows
+    ]
+    _print_table(table)
+
+
+@checkpoints.command()
+@click.argument("uri")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show(uri: str, as_json: bool) -> None:
+    """Say how each training stands: finished, failed or open, and since when."""
+    from kubestill.runtime.checkpoints.inspection import show as describe_trainings
+
+    trainings = describe_trainings(uri)
+    if as_json:
+        click.echo(json.dumps(trainings, indent=2))
+        return
+    for training in trainings:
+        for name, value in training.items():
+            for line in value if isinstance(value, list) else [value]:
+                click.echo(f"{name:<12} {line}")
+        click.echo()
+
+
+@checkpoints.command()
+@click.argument("uri")
+def verify(uri: str) -> None:
+    """Read everything and compare sizes and digests; fail where something is damaged."""
+    from kubestill.runtime.checkpoints.inspection import describe
+    from kubestill.runtime.checkpoints.inspection import verify as find_damage
+
+    damage = find_damage(uri)
+    if damage:
+        raise click.ClickException("damaged:\n" + "\n".join(f"  {line}" for line in damage))
+    click.echo(f"{len(describe(uri))} checkpoints, all as their ledger says")
+
+
+def _short(training: str) -> str:
+    """Cut a fingerprint to what tells trainings apart, as git does with commits."""
+    experiment, _, fingerprint = training.rpartition("/")
+    return f"{experiment}/{fingerprint[:10]}"
+
+
+def _print_table(table: Sequence[Sequence[Any]]) -> None:
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    for row in table:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
