@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 from kubestill.errors import InvalidInput, Problem, nearest
@@ -40,15 +39,6 @@ def direction(metric: str) -> Direction:
         remedy = f"no telling whether lower or higher is better; {nearest(bare, KNOWN)}"
         raise InvalidInput([Problem("metric", metric, remedy)])
     return KNOWN[bare]
-
-
-def better(value: float, than: float, way: Direction) -> bool:
-    """Say whether `value` strictly beats `than`; NaN and infinities never win against a number."""
-    if not math.isfinite(value):
-        return False
-    if not math.isfinite(than):
-        return True
-    return value < than if way == "min" else value > than
 
 
 def _bare(metric: str) -> str:

@@ -10,7 +10,7 @@ from statistics import fmean, median
 
 _TO_SIGMA = 1.4826
 """Median absolute value of a centred normal variable times this is its standard deviation."""
-_POINTS_PER_LAG = 15
+_POINTS_PER_LAG = 8
 _LAGS = 3
 
 STEEP_SHARE = 0.8
@@ -28,8 +28,12 @@ def smooth(values: Sequence[float], half: int) -> list[float]:
     The median removes single spikes. At the start the window shrinks, so that a steep descent is
     not flattened; at the end it becomes one-sided, so that the last points are no noisier.
     """
-    despiked = [median(window) for window in _windows(values, 1)] if len(values) >= 8 else values
-    return [fmean(window) for window in _windows(despiked, half)]
+    return [fmean(window) for window in _windows(despike(values), half)]
+
+
+def despike(values: Sequence[float]) -> list[float]:
+    """Return the running median of three, which removes single spikes; short curves as they are."""
+    return [median(window) for window in _windows(values, 1)] if len(values) >= 8 else [*values]
 
 
 def noise(values: Sequence[float]) -> float:
