@@ -4,6 +4,9 @@ A fan-out gives its results in no particular order, so the order is taken from w
 about itself in its provenance, and so is the proof that none is missing, doubled or a stranger.
 """
 
+# Provenance is JSON of any depth.
+# pyright: reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

@@ -5,6 +5,11 @@ Parquet behind. The batch is the dataset's own block of 8,192 rows, counted from
 that labels do not depend on how rows were cut into shards or parts.
 """
 
+# pyarrow and pandas come without types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownParameterType=false
+
 from __future__ import annotations
 
 import hashlib
@@ -130,7 +135,7 @@ Write = Callable[[pa.Table, NDArray[np.float32]], None]
 
 def _computed(predictor: Predictor, dataset: Dataset, write: Write) -> Iterator[Callable[[], None]]:
     """Compute block by block in the caller's thread, and yield the writing of each."""
-    decode = partial(_decode, RawLayout(predictor.spec.schema))
+    decode = partial(_decode, predictor.layout)
     blocks = (partial(decode, block) for block in dataset.iter_blocks())
     for block, raw in ahead(blocks, workers=1, depth=DEPTH):
         yield partial(write, block, predictor.logits(raw))

@@ -64,8 +64,8 @@ def rows(count: int) -> pd.DataFrame:
             "id": np.arange(count),
             "size": np.where(random.random(count) < 0.1, np.nan, random.normal(size=count)),
             "count": random.integers(0, 50, count),
-            "open": pd.array(random.choice([True, False, None], count), "boolean"),
-            "colour": random.choice(["red", "green", "blue", None], count),
+            "open": pd.array(random.choice(np.array([True, False, None]), count), "boolean"),
+            "colour": random.choice(np.array(["red", "green", "blue", None]), count),
             "image": list(random.random((count, 16), np.float32)),
             "kind": random.choice(["a", "b"], count),
         }
@@ -78,6 +78,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> LocalArtifact:
     with DatasetWriter(folder, SCHEMA) as writer:
         writer.write(rows(300))
     return LocalArtifact(folder, metadata={"kind": "dataset"})
+
+
+def table(dataset: Dataset) -> Any:
+    """Return the rows as a DataFrame, which is only half typed."""
+    return dataset.to_pandas()
 
 
 def make(folder: Path, original: LocalArtifact | None, **settings: Any) -> Dataset:
@@ -112,16 +117,15 @@ def test_the_union_of_a_source_does_not_depend_on_shards(tmp_path: Path):
     settings = {"method": f"{__name__}:Doubler", "rows": 20_000, "settings": {"factor": 3.0}}
     unions = [in_shards(tmp_path, None, n, **settings) for n in (1, 2, 5)]
     assert len({union.fingerprint for union in unions}) == 1
-    table = unions[0].to_pandas()
-    assert np.array_equal(table["y"], np.arange(20_000) * 3)
+    assert np.array_equal(table(unions[0])["y"], np.arange(20_000) * 3)
 
 
 @pytest.mark.parametrize(("method", "labelled"), [("munge", False), ("jitter", True)])
 def test_originals_come_first_with_their_labels(
     tmp_path: Path, small: LocalArtifact, method: str, labelled: bool
 ):
-    made = make(tmp_path, small, method=method, rows=700).to_pandas()
-    before = Dataset.open(small.path).to_pandas()
+    made = table(make(tmp_path, small, method=method, rows=700))
+    before = table(Dataset.open(small.path))
     pd.testing.assert_frame_equal(made[:300], before)
     assert made["kind"][300:].notna().all() == labelled
     assert made["kind"][300:].isna().all() != labelled
@@ -135,19 +139,19 @@ def test_without_originals_the_new_rows_are_the_same(tmp_path: Path, small: Loca
     both = make(tmp_path / "both", small, rows=500)
     alone = make(tmp_path / "alone", small, rows=500, include_original=False)
     assert alone.rows == 500
-    pd.testing.assert_frame_equal(both.to_pandas()[300:].reset_index(drop=True), alone.to_pandas())
+    pd.testing.assert_frame_equal(table(both)[300:].reset_index(drop=True), table(alone))
 
 
 def test_kinds_survive(tmp_path: Path, small: LocalArtifact):
     made = make(tmp_path, small, rows=2000, include_original=False)
-    table = made.to_pandas()
+    rows = table(made)
     assert made.schema == SCHEMA
-    assert np.array_equal(table["count"], table["count"].round())
-    assert table["count"].between(0, 49).all()
-    assert set(table["open"].dropna()) == {True, False}
-    assert set(table["colour"].dropna()) == {"blue", "green", "red"}
-    assert 0 < table["size"].isna().mean() < 0.3
-    assert 0 < table["colour"].isna().mean() < 0.5
+    assert np.array_equal(rows["count"], rows["count"].round())
+    assert rows["count"].between(0, 49).all()
+    assert set(rows["open"].dropna()) == {True, False}
+    assert set(rows["colour"].dropna()) == {"blue", "green", "red"}
+    assert 0 < rows["size"].isna().mean() < 0.3
+    assert 0 < rows["colour"].isna().mean() < 0.5
 
 
 def test_a_retry_gives_the_same(tmp_path: Path, small: LocalArtifact):

@@ -4,6 +4,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+
 from kubestill.errors import InvalidInput
 from kubestill.runtime.synthetic.frame import Frame, Originals, Tensor
 from kubestill.runtime.synthetic.jitter import Jitter, JitterSettings, is_image, moved

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from kubestill.errors import InvalidInput
 from kubestill.runtime.synthetic import neighbours
 from kubestill.runtime.synthetic.frame import Originals, Tensor

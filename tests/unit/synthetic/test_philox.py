@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from kubestill.runtime.synthetic.philox import Draws, normals, uniforms
 
 

@@ -17,13 +17,13 @@ class JitterSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    noise: float = Field(0.05, ge=0)
+    noise: float = Field(default=0.05, ge=0)
     """Standard deviation of the noise on numbers, in standard deviations of the column."""
-    shift: float = Field(0.5, ge=0)
+    shift: float = Field(default=0.5, ge=0)
     """Images move up to this many pixels along each axis; 0 for tensors that are not pictures."""
-    rotation: float = Field(10.0, ge=0, le=180)
+    rotation: float = Field(default=10.0, ge=0, le=180)
     """Images turn up to this many degrees, either way; 0 for tensors that are not pictures."""
-    pixel_noise: float = Field(0.05, ge=0)
+    pixel_noise: float = Field(default=0.05, ge=0)
     """Standard deviation of the noise on tensor elements, in standard deviations of the column."""
 
 
@@ -91,11 +91,10 @@ def moved(images: Images, *, shift: Floats, angle: Floats) -> Images:
     """
     count, _, height, width = images.shape
     middle = np.array([height - 1, width - 1]) / 2
-    down, right = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
     # Where each pixel of the result comes from: the motion, backwards.
-    down = down - middle[0] - shift[:, 0, None, None]
-    right = right - middle[1] - shift[:, 1, None, None]
-    cos, sin = np.cos(angle)[:, None, None], np.sin(angle)[:, None, None]
+    down = np.arange(height).reshape(-1, 1) - middle[0] - shift[:, :1].reshape(-1, 1, 1)
+    right = np.arange(width) - middle[1] - shift[:, 1:].reshape(-1, 1, 1)
+    cos, sin = np.cos(angle).reshape(-1, 1, 1), np.sin(angle).reshape(-1, 1, 1)
     from_down = np.clip(cos * down + sin * right + middle[0], 0, height - 1)
     from_right = np.clip(cos * right - sin * down + middle[1], 0, width - 1)
     top = np.minimum(from_down.astype(np.int64), height - 2)
@@ -103,7 +102,7 @@ def moved(images: Images, *, shift: Floats, angle: Floats) -> Images:
     low = (from_down - top).astype(np.float32)[:, None]
     far = (from_right - left).astype(np.float32)[:, None]
     pixels = images.transpose(0, 2, 3, 1)
-    which = np.arange(count)[:, None, None]
+    which = np.arange(count).reshape(-1, 1, 1)
 
     def at(row: NDArray[np.int64], column: NDArray[np.int64]) -> Images:
         return pixels[which, row, column].transpose(0, 3, 1, 2)

@@ -4,6 +4,11 @@ The label of such a row is left to the teacher. That is the function-matching us
 distillation (Beyer et al. 2022); a mixed one-hot label would be a second, worse teacher.
 """
 
+# scipy comes without types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownParameterType=false
+
 from __future__ import annotations
 
 import numpy as np
@@ -21,7 +26,7 @@ class MixupSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    alpha: float = Field(1.0, gt=0, le=100)
+    alpha: float = Field(default=1.0, gt=0, le=100)
     """Shares are drawn from Beta(alpha, alpha): 1 is uniform, less stays near the originals."""
 
 

@@ -22,11 +22,11 @@ class MungeSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    swap_probability: float = Field(0.5, ge=0, le=1)
+    swap_probability: float = Field(default=0.5, ge=0, le=1)
     """The paper's p: how often an attribute takes (a draw around) its neighbour's value."""
-    local_variance: float = Field(5.0, gt=0)
+    local_variance: float = Field(default=5.0, gt=0)
     """The paper's s: numbers are drawn from N(neighbour, |difference| / s)."""
-    neighbour_pool: int = Field(65_536, ge=2)
+    neighbour_pool: int = Field(default=65_536, ge=2)
     """Neighbours are sought among at most this many different rows, spread evenly."""
 
 

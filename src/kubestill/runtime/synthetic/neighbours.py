@@ -6,11 +6,17 @@ sum in float64 judges them, so that neither the search used nor the batch a row 
 change the answer.
 """
 
+# scipy comes without types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownParameterType=false
+
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -177,7 +183,9 @@ class _TreeSearch:
         for at in range(0, len(queries), PAIRS):
             query = queries[at : at + PAIRS]
             # A query in the pool finds itself first; the third tells whether there is a tie.
-            distance, found = self._tree.query(self._numbers[query], k=3, workers=-1)
+            near: Any = self._tree.query(self._numbers[query], k=3, workers=-1)
+            distance: Floats = near[0]
+            found: Rows = near[1]
             reach = distance[:, 1] * (1 + SLACK)
             tied = distance[:, 2] <= reach
             hits: list[list[int]] = list(

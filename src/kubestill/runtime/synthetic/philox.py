@@ -5,6 +5,11 @@ is a pure function of (key, k). A row that needs `width` numbers owns a fixed st
 counter, so that a block of rows is one vectorised call and a single row is the same numbers.
 """
 
+# scipy comes without types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownParameterType=false
+
 from __future__ import annotations
 
 import numpy as np
@@ -35,8 +40,7 @@ def uniforms(seed: int, stream: int, start: int, stop: int, *, width: int) -> ND
     words = generator.random_raw((stop - start) * steps * WORDS_PER_STEP)
     words = words.reshape(stop - start, steps * WORDS_PER_STEP)[:, :width]
     # The upper 52 bits, in the middle of their bin, which float64 still holds exactly.
-    numbers: NDArray[np.float64] = ((words >> np.uint64(12)) + 0.5) * 2.0**-52
-    return numbers
+    return ((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 
 def normals(uniform: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -30,15 +30,15 @@ class Request(BaseModel):
 
     method: str = "munge"
     """`munge`, `mixup`, `jitter`, or `package.module:Name` of a source of one's own."""
-    rows: int = Field(32_768, ge=1)
+    rows: int = Field(default=32_768, ge=1)
     """Generated rows over all shards together; originals come on top."""
-    shard: int = Field(0, ge=0)
+    shard: int = Field(default=0, ge=0)
     """Which shard to make, counted from 0."""
-    shards: int = Field(1, ge=1)
+    shards: int = Field(default=1, ge=1)
     """How many shards there are."""
     include_original: bool = True
     """Start with the originals, labels included."""
-    seed: int = Field(0, ge=0, le=MAX_SEED)
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
     """Of all random numbers."""
     settings: dict[str, Any] = Field(default_factory=dict[str, Any])
     """Options of the method."""
@@ -64,14 +64,15 @@ def parse_request(values: Mapping[str, Any], *, has_original: bool) -> Request:
     """
     problems = Problems()
     method = str(values.get("method", "munge"))
-    settings = values.get("settings", {})
+    settings: Any = values.get("settings", {})
     if ":" not in method:
         if method not in METHODS:
             remedy = f"{nearest(method, METHODS)}; or a source as 'package.module:Name'"
             problems.add("method", method, remedy)
-        elif isinstance(settings, Mapping):
+        elif isinstance(settings, dict):
+            given = cast(dict[str, Any], settings)
             with problems.collect():
-                settings = validated(METHODS[method], settings, prefix="settings.").model_dump()
+                settings = validated(METHODS[method], given, prefix="settings.").model_dump()
         if not has_original:
             remedy = f"the method {method!r} starts from a dataset; connect one"
             problems.add("original", None, remedy)
