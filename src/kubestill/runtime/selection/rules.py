@@ -142,7 +142,7 @@ def _margin(field: _Field[M], best: M) -> tuple[float, str]:
     """Return how much may be lost, in units of the metric, and how to say that."""
     tolerance = field.request.tolerance
     if tolerance:
-        return tolerance * abs(field.loss(best)), f"{tolerance:.3g} (as a share)"
+        return tolerance * abs(field.loss(best)), f"{100 * tolerance:.3g}%"
     if best.step in field.evidence.errors:
         error = field.evidence.errors[best.step]
         return error, f"one standard error ({error:.3g}, by resampling the rows)"

@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kubestill.errors import InvalidInput
+from kubestill.runtime.selection.request import COMPARING, RULES, Evidence, Request
+from kubestill.runtime.selection.rules import select
+
+
+@dataclass(frozen=True)
+class Saved:
+    step: int
+    examples: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    kind: str = "milestone"
+
+
+def training(losses: Sequence[float], metric: str = "log_loss") -> list[Saved]:
+    """One milestone every 100 steps of 32 examples."""
+    return [
+        Saved(100 * n, 3200 * n, {metric: loss, "accuracy": 1 - loss / 4})
+        for n, loss in enumerate(losses, start=1)
+    ]
+
+
+def evidence(saved: Sequence[Saved] = (), **options) -> Evidence:
+    points = [{"step": entry.step, **entry.metrics} for entry in saved]
+    return Evidence(curves={"train": [], "validation": points}, **options)
+
+
+FALLING = [2.3, 1.2, 0.6, 0.35, 0.26, 0.22, 0.21, 0.205, 0.2, 0.201]
+OVERFIT = [2.3, 1.2, 0.6, 0.35, 0.26, 0.22, 0.2, 0.21, 0.24, 0.28, 0.33, 0.38, 0.44, 0.5, 0.56]
+
+
+def choose(losses: Sequence[float], *, own: str = "log_loss", **request):
+    saved = training(losses)
+    return select(saved, Request(**request), evidence(saved, own_metric=own))
+
+
+def test_best():
+    choice = choose(FALLING)
+    assert choice.entry.step == 900
+    assert choice.metric == "log_loss"
+    assert "log_loss 0.2 at step 900 is the best of 10 milestones" in choice.reason
+    assert "next is log_loss 0.201 at step 1,000" in choice.reason
+
+
+def test_best_by_a_metric_that_rises():
+    saved = [Saved(n, n, {"accuracy": value}) for n, value in enumerate([0.5, 0.9, 0.7])]
+    assert select(saved, Request(), evidence(saved)).entry.step == 1
+
+
+def test_mode_speaks_for_an_unknown_metric():
+    saved = [Saved(n, n, {"profit": value}) for n, value in enumerate([0.5, 0.9, 0.7])]
+    assert select(saved, Request(mode="max"), evidence(saved)).entry.step == 1
+    assert select(saved, Request(mode="min"), evidence(saved)).entry.step == 0
+    with pytest.raises(InvalidInput, match="lower or higher"):
+        select(saved, Request(), evidence(saved))
+
+
+def test_of_equals_the_cheaper_wins():
+    assert choose([0.5, 0.3, 0.3, 0.3]).entry.step == 200
+
+
+def test_last():
+    choice = choose(FALLING, rule="last")
+    assert choice.entry.step == 1000
+    assert choice.metric == ""
+    assert choice.front == ()
+
+
+def test_step():
+    choice = choose(FALLING, rule="step", step=400)
+    assert choice.entry.step == 400
+    assert "by number" in choice.reason
+
+
+@pytest.mark.parametrize(("tolerance", "step"), [(0.02, 900), (0.06, 700), (0.35, 500), (0.9, 400)])
+def test_earliest_within_a_share_of_the_best(tolerance: float, step: int):
+    choice = choose(FALLING, rule="earliest-within", tolerance=tolerance)
+    assert choice.entry.step == step
+
+
+def test_earliest_within_says_what_it_saves():
+    choice = choose(FALLING, rule="earliest-within", tolerance=0.06)
+    assert "within 6% of the best, log_loss 0.2 at step 900" in choice.reason
+    assert "22,400 examples, 78% of what the best one cost" in choice.reason
+    assert "(4 of 10 milestones lie within)" in choice.reason
+
+
+def test_earliest_within_one_standard_error_of_the_scatter():
+    noisy = [2.3, 1.0, 0.5, 0.30, 0.21, 0.24, 0.20, 0.23, 0.19, 0.22, 0.20, 0.23]
+    choice = choose(noisy, rule="earliest-within")
+    assert choice.entry.step == 500
+    assert "one standard error" in choice.reason
+    assert "from the scatter of 12 validations" in choice.reason
+
+
+def test_one_standard_error_uses_pruned_milestones_too():
+    saved = training(FALLING)
+    request = Request(rule="earliest-within", metric="log_loss")
+    assert select(saved[-2:], request, evidence(saved)).reason
+    with pytest.raises(InvalidInput, match="cannot be measured from 2 validations"):
+        select(saved[-2:], request, evidence(saved[-2:]))
+
+
+def test_a_measured_standard_error_comes_first():
+    saved = training(FALLING)
+    known = evidence(saved, own_metric="log_loss", errors={900: 0.07})
+    choice = select(saved, Request(rule="earliest-within"), known)
+    assert choice.entry.step == 500
+    assert "one standard error (0.07, by resampling the rows)" in choice.reason
+
+
+def test_before_overfitting():
+    choice = choose(OVERFIT, rule="before-overfitting")
+    assert choice.entry.step in (600, 700, 800)
+    assert "last milestone before overfitting" in choice.reason
+    assert "standard errors" in choice.reason
+
+
+def test_before_overfitting_takes_the_last_where_nothing_overfits():
+    choice = choose(FALLING, rule="before-overfitting")
+    assert choice.entry.step == 1000
+    assert "no overfitting" in choice.reason
+
+
+def test_before_overfitting_takes_what_was_kept():
+    saved = training(OVERFIT)
+    kept = [saved[2], saved[10], saved[14]]
+    known = evidence(saved, own_metric="log_loss")
+    assert select(kept, Request(rule="before-overfitting"), known).entry.step == 300
+    with pytest.raises(InvalidInput, match="keep more of them"):
+        select(kept[1:], Request(rule="before-overfitting"), known)
+
+
+def test_pareto_returns_the_front_and_its_knee():
+    losses = [2.0, 1.0, 0.4, 0.3, 0.45, 0.28, 0.27, 0.29, 0.265, 0.26]
+    choice = choose(losses, rule="pareto")
+    assert [entry.step for entry in choice.front] == [100, 200, 300, 400, 600, 700, 900, 1000]
+    assert choice.entry.step == 300
+    assert "is the knee" in choice.reason
+    assert "30% of what the best one cost" in choice.reason
+
+
+@pytest.mark.parametrize(
+    ("losses", "step"),
+    [([0.3], 100), ([0.3, 0.2], 200), ([0.9, 0.8, 0.1], 300), ([0.1, 0.2, 0.3], 100)],
+    ids=["one", "two", "returns grow", "only the first"],
+)
+def test_pareto_without_a_knee_takes_the_best(losses: list[float], step: int):
+    assert choose(losses, rule="pareto").entry.step == step
+
+
+@pytest.mark.parametrize("rule", sorted(set(RULES) - {"step"}))
+def test_recovery_checkpoints_are_never_chosen(rule: str):
+    saved = training(FALLING)
+    recovery = [
+        Saved(50 + e.step, e.examples // 2, {"log_loss": 0.001, "accuracy": 1.0}, "recovery")
+        for e in saved
+    ]
+    known = evidence(saved, own_metric="log_loss")
+    request = Request(rule=rule)
+    assert select([*recovery, *saved], request, known) == select(saved, request, known)
+
+
+def test_a_recovery_checkpoint_cannot_be_asked_for_by_number():
+    saved = [*training(FALLING), Saved(440, 14080, {}, "recovery")]
+    with pytest.raises(InvalidInput, match=r"recovery checkpoint.*nearest: 300, 400, 500"):
+        select(saved, Request(rule="step", step=440), evidence())
+
+
+def test_milestones_without_the_metric_do_not_compete():
+    saved = [Saved(0, 0), *training(FALLING)]
+    choice = select(saved, Request(), evidence(saved, own_metric="log_loss"))
+    assert len(choice.candidates) == 10
+
+
+@pytest.mark.parametrize(
+    ("request_", "fields"),
+    [
+        (Request(rule="bests"), ["rule = 'bests'", "'best'"]),
+        (Request(rule="best", tolerance=0.1), ["tolerance", "earliest-within"]),
+        (Request(rule="earliest-within", tolerance=1.5), ["tolerance = 1.5"]),
+        (Request(rule="earliest-within", tolerance=-0.1), ["tolerance = -0.1"]),
+        (Request(rule="best", step=100), ["settings.step", "rule 'step'"]),
+        (Request(rule="step"), ["settings.step = None"]),
+        (Request(rule="step", step=450), ["settings.step = 450", "nearest: 300, 400, 500"]),
+        (Request(rule="last", rescoring=True), ["dataset", "compares no scores"]),
+        (Request(metric="auc"), ["metric = 'auc'", "accuracy, log_loss"]),
+        (
+            Request(rule="last", tolerance=0.1, step=3, rescoring=True, metric="f1"),
+            ["tolerance", "settings.step", "dataset", "metric = 'f1'", "4 problems"],
+        ),
+    ],
+    ids=lambda value: value.rule if isinstance(value, Request) else "",
+)
+def test_what_cannot_work_is_said_together(request_: Request, fields: list[str]):
+    saved = training(FALLING)
+    with pytest.raises(InvalidInput) as caught:
+        select(saved, request_, evidence(saved, own_metric="log_loss"))
+    for text in fields:
+        assert text in str(caught.value)
+
+
+def test_several_metrics_and_no_favourite():
+    with pytest.raises(InvalidInput, match="recorded: accuracy, log_loss"):
+        choose(FALLING, own="")
+
+
+def test_metrics_that_were_never_recorded():
+    saved = [Saved(100, 3200), Saved(200, 6400)]
+    with pytest.raises(InvalidInput, match="train with a validation set"):
+        select(saved, Request(), evidence())
+    assert select(saved, Request(rule="last"), evidence()).entry.step == 200
+
+
+def test_a_ledger_without_milestones():
+    with pytest.raises(InvalidInput, match="no milestone to choose"):
+        select([Saved(100, 3200, {}, "recovery")], Request(), evidence())
+
+
+@settings(deadline=None)
+@given(
+    losses=st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=20),
+    rule=st.sampled_from(COMPARING),
+    tolerance=st.floats(0.001, 0.5),
+)
+def test_what_is_chosen_is_never_dominated(losses: list[float], rule: str, tolerance: float):
+    saved = training(losses)
+    request = Request(rule=rule, tolerance=tolerance if rule == "earliest-within" else 0.0)
+    choice = select(saved, request, evidence(saved, own_metric="log_loss"))
+    assert choice.entry in choice.front
+    best = min(losses)
+    if rule == "earliest-within":
+        assert choice.entry.metrics["log_loss"] <= best * (1 + tolerance) * (1 + 1e-9)
+    if rule == "best":
+        assert choice.entry.metrics["log_loss"] == best
