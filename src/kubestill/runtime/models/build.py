@@ -119,10 +119,12 @@ def build(
             offers["in_channels"] = shape[0] if len(shape) == 3 else 1
         arguments = fit_arguments(factory, network_args, offers)
         made, arguments = _call(network, factory, arguments, outputs)
+        seen: tuple[int, ...] = (offers["in_features"],)
         if shape and "in_features" not in inspect.signature(factory).parameters:
-            made = Shaped(_expected_shape(made, shape), made)
+            seen = _expected_shape(made, shape)
+            made = Shaped(seen, made)
         whole = nn.Sequential(embed, made) if embed else made
-        _prove(network, whole, encoder.width, outputs)
+        _prove(network, whole, torch.zeros(DRY_ROWS, encoder.width), seen, outputs)
     return Built(whole, arguments, factory)
 
 
@@ -161,21 +163,22 @@ def _call(
     raise AssertionError
 
 
-def _prove(name: str, network: nn.Module, features: int, outputs: int) -> None:
+def _prove(
+    name: str, network: nn.Module, features: Tensor, seen: tuple[int, ...], outputs: int
+) -> None:
     """Send one batch through the network; this also gives lazy modules their sizes."""
     training = network.training
     network.eval()
-    seen = network.shape if isinstance(network, Shaped) else (features,)
-    given = [DRY_ROWS, *seen]
+    given = [len(features), *seen]
     try:
         with torch.no_grad():
-            result: object = network(torch.zeros(DRY_ROWS, features))
+            result: object = network(features)
     except Exception as error:
         remedy = f"failed on a batch of shape {given} with {type(error).__name__}: {error}"
         raise InvalidInput([Problem("network", name, remedy)]) from error
     finally:
         network.train(training)
-    expected = [DRY_ROWS, outputs]
+    expected = [len(features), outputs]
     got = list(result.shape) if isinstance(result, Tensor) else type(result).__name__
     if got != expected:
         remedy = (

@@ -15,7 +15,7 @@ def flops_per_example(model: Model) -> int:
 
     A multiply-add counts as two operations. Preprocessing and activations are not counted.
     """
-    raw = torch.zeros(1, model.encoder.raw_width, device=model.encoder.mean.device)
+    raw = torch.zeros(1, model.encoder.raw_width, device=model.device)
     training = model.training
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model.eval()(raw)

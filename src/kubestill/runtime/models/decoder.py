@@ -26,7 +26,7 @@ class Decoder(nn.Module):
         self._spec = {"mean": list(mean), "std": list(std)}
         self.identity = not self._spec["mean"]
         for name, values in self._spec.items():
-            buffer = torch.tensor(values, dtype=torch.float64).to(torch.float32)
+            buffer = None if self.identity else torch.tensor(values, dtype=torch.float32)
             self.register_buffer(name, buffer, persistent=False)
 
     @classmethod

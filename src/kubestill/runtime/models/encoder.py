@@ -71,11 +71,11 @@ class Encoder(nn.Module):
 
     mean: Tensor
     scale: Tensor
-    scaled_at: Tensor
-    indicator_at: Tensor
-    hot_at: Tensor
-    hot_code: Tensor
-    code_at: Tensor
+    scaled_at: Tensor | None
+    indicator_at: Tensor | None
+    hot_at: Tensor | None
+    hot_code: Tensor | None
+    code_at: Tensor | None
 
     def __init__(self, columns: Iterable[ColumnEncoding]):
         super().__init__()
@@ -94,8 +94,9 @@ class Encoder(nn.Module):
 
         mean = [_spread(c, c.mean) for c in self.columns if c.mean]
         std = [_spread(c, c.std) for c in self.columns if c.mean]
-        self._buffer("mean", np.concatenate(mean or [np.zeros(0)]).astype(np.float32))
-        self._buffer("scale", (1.0 / np.concatenate(std or [np.ones(0)])).astype(np.float32))
+        # One number where no column is scaled: this buffer tells the device, too.
+        self._buffer("mean", np.concatenate(mean or [np.zeros(1)]).astype(np.float32))
+        self._buffer("scale", (1.0 / np.concatenate(std or [np.ones(1)])).astype(np.float32))
         self._buffer("scaled_at", np.asarray(scaled, np.int64))
         self._buffer("indicator_at", np.asarray(indicators, np.int64))
         self._buffer("hot_at", np.asarray([at for at, _ in hot], np.int64))
@@ -104,7 +105,9 @@ class Encoder(nn.Module):
         self._all_scaled = scaled == list(range(self.raw_width))
 
     def _buffer(self, name: str, values: np.ndarray) -> None:
-        self.register_buffer(name, torch.from_numpy(values), persistent=False)
+        # None where empty: torch.export cannot save tensors without elements.
+        kept = torch.from_numpy(values) if len(values) else None
+        self.register_buffer(name, kept, persistent=False)
 
     @classmethod
     def fit(cls, blocks: Iterable[np.ndarray], layout: RawLayout) -> Encoder:
@@ -125,18 +128,20 @@ class Encoder(nn.Module):
 
     def forward(self, raw: Tensor) -> Tensor:
         """Encode raw [B, R]; what is not a finite number counts as missing."""
-        values = raw if self._all_scaled else raw.index_select(1, self.scaled_at)
-        # In place: whole datasets pass through here, and fresh memory costs more than arithmetic.
-        scaled = (values - self.mean).mul_(self.scale).nan_to_num_(0.0, 0.0, 0.0)
-        groups = [scaled]
-        if len(self.indicator_at):
+        groups: list[Tensor] = []
+        if self.scaled_at is not None:
+            values = raw if self._all_scaled else raw.index_select(1, self.scaled_at)
+            # In place: whole datasets pass here, and fresh memory costs more than arithmetic.
+            groups.append((values - self.mean).mul_(self.scale).nan_to_num_(0.0, 0.0, 0.0))
+        if self.indicator_at is not None:
             marked = raw.index_select(1, self.indicator_at)
             groups.append((~torch.isfinite(marked)).to(raw.dtype))
-        if len(self.hot_at):
-            groups.append((raw.index_select(1, self.hot_at) == self.hot_code).to(raw.dtype))
-        if len(self.code_at):
+        if self.hot_at is not None and self.hot_code is not None:
+            hot = torch.eq(raw.index_select(1, self.hot_at), self.hot_code)
+            groups.append(hot.to(raw.dtype))
+        if self.code_at is not None:
             codes = raw.index_select(1, self.code_at) + 1.0
-            groups.append(torch.where(torch.isfinite(codes), codes, 0.0))
+            groups.append(codes.nan_to_num_(0.0, 0.0, 0.0))
         return groups[0] if len(groups) == 1 else torch.cat(groups, dim=1)
 
     def to_spec(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import safetensors.torch
 import torch
@@ -148,7 +148,7 @@ def load_model(uri: str, *, device: str = "cpu") -> Predictor:
         StoreError: The store did not answer.
     """
     files = _fetch(uri, [SPEC_FILE, WEIGHTS_FILE])
-    spec = ModelSpec.from_json(_parse(uri, files[SPEC_FILE]))
+    spec = ModelSpec.from_json(_parse(f"{uri}/{SPEC_FILE}", files[SPEC_FILE]))
     found = hashlib.sha256(files[WEIGHTS_FILE]).hexdigest()
     if found != spec.digest:
         raise CorruptData(
@@ -170,7 +170,7 @@ def read_training(uri: str) -> dict[str, Any] | None:
         StoreError: The store did not answer.
     """
     try:
-        return _parse(uri, open_store(uri).get(TRAINING_FILE))
+        return _parse(f"{uri}/{TRAINING_FILE}", open_store(uri).get(TRAINING_FILE))
     except NotFound:
         return None
 
@@ -184,8 +184,11 @@ def _fetch(uri: str, names: list[str]) -> dict[str, bytes]:
         raise InvalidInput([Problem("model", uri, remedy)]) from error
 
 
-def _parse(uri: str, content: bytes) -> dict[str, Any]:
+def _parse(what: str, content: bytes) -> dict[str, Any]:
     try:
-        return json.loads(content)
+        found: object = json.loads(content)
     except ValueError as error:
-        raise CorruptData(f"{uri}: not JSON: {error}") from error
+        raise CorruptData(f"{what}: not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise CorruptData(f"{what}: not a JSON object")
+    return cast(dict[str, Any], found)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kubestill.errors import CorruptData, InvalidInput, Problem
@@ -156,21 +157,26 @@ class Model(nn.Module):
         """Rebuild the architecture; the weights are to be loaded.
 
         Raises:
+            CorruptData: The spec is damaged.
             InvalidInput: The user's network cannot be imported here, or is not what it was.
         """
+        try:
+            encoder, decoder = Encoder.from_spec(spec.encoder), Decoder.from_spec(spec.decoder)
+            factory, args, source = (spec.network[key] for key in ("factory", "args", "source"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptData(f"model spec: {type(error).__name__}: {error}") from error
         model = cls.create(
-            spec.schema,
-            encoder=Encoder.from_spec(spec.encoder),
-            decoder=Decoder.from_spec(spec.decoder),
-            network=spec.network["factory"],
-            network_args=spec.network["args"],
+            spec.schema, encoder=encoder, decoder=decoder, network=factory, network_args=args
         )
-        if model.spec.network["source"] != spec.network["source"]:
-            log.warning(
-                "the source of %s changed since this model was made", spec.network["factory"]
-            )
+        if model.spec.network["source"] != source:
+            log.warning("%s changed since this model was made", factory)
         model.spec = spec
         return model
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.encoder.mean.device
 
     def forward(self, raw: Tensor) -> Tensor:
         """Map raw [B, R] to logits [B, K], [B, 1] for binary, or to predictions [B, T]."""

@@ -47,7 +47,7 @@ class Predictor:
 
     def logits(self, raw: np.ndarray) -> np.ndarray:
         """Map raw [N, R] to logits [N, K] (binary: [N, 1]) or predictions [N, T], float32."""
-        device = self.model.encoder.mean.device
+        device = self.model.device
         parts: list[Tensor] = []
         with torch.inference_mode():
             for start in range(0, len(raw), BATCH_ROWS):

@@ -58,5 +58,4 @@ def export_torch(model: Model, path: str) -> None:
 
 
 def _example(model: Model) -> torch.Tensor:
-    device = model.encoder.mean.device
-    return torch.zeros(EXAMPLE_ROWS, model.encoder.raw_width, device=device)
+    return torch.zeros(EXAMPLE_ROWS, model.encoder.raw_width, device=model.device)

@@ -1,0 +1,303 @@
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from model_samples import image_schema, images, make_model, mixed_frame, mixed_schema
+
+import kubestill
+from kubestill.errors import CorruptData, InvalidInput
+from kubestill.runtime.checkpoints.state import TrainingState
+from kubestill.runtime.data.decode import RawLayout, decode_features
+from kubestill.runtime.models.export import (
+    export_from_state,
+    export_model,
+    load_model,
+    read_training,
+)
+from kubestill.runtime.models.model import Model, ModelSpec
+from kubestill.runtime.stores import open_store
+
+MODELS: dict[str, tuple[Any, ...]] = {
+    "regression": (mixed_schema("regression"), mixed_frame(), {}),
+    "vector": (mixed_schema("vector"), mixed_frame(), {}),
+    "binary": (mixed_schema("binary"), mixed_frame(), {}),
+    "multiclass": (mixed_schema("multiclass"), mixed_frame(), {}),
+    "all options": (
+        mixed_schema("binary"),
+        mixed_frame(),
+        {"network_args": {"hidden": [9, 9], "norm": "batch", "dropout": 0.1, "residual": True}},
+    ),
+    "image, mlp": (image_schema(8, 8), images(8, 8), {}),
+    "image, conv": (image_schema(8, 8), images(8, 8), {"network": "own_networks:TinyConv"}),
+    "colours, conv": (image_schema(3, 8, 8), images(3, 8, 8), {"network": "own_networks:TinyConv"}),
+    "image, rows": (image_schema(6, 5), images(6, 5), {"network": "own_networks:Rows"}),
+    "open-ended": (image_schema(3, 8, 8), images(3, 8, 8), {"network": "own_networks:open_ended"}),
+    "lazy": (mixed_schema("binary"), mixed_frame(), {"network": "own_networks:Lazy"}),
+    "tied": (mixed_schema("vector"), mixed_frame(), {"network": "own_networks:Tied"}),
+}
+
+
+@pytest.fixture(params=MODELS)
+def model(request: pytest.FixtureRequest) -> Model:
+    schema, frame, options = MODELS[request.param]
+    return make_model(schema, frame, **options)
+
+
+@pytest.fixture
+def plain() -> Model:
+    return make_model(mixed_schema("binary"), mixed_frame())
+
+
+def raw_of(model: Model) -> np.ndarray:
+    shape = model.spec.schema.features[0].shape
+    frame = images(*shape) if shape else mixed_frame()
+    return decode_features(frame, RawLayout(model.spec.schema))
+
+
+@torch.no_grad()
+def outputs(model: Model, raw: np.ndarray) -> np.ndarray:
+    return model(torch.from_numpy(raw)).numpy()
+
+
+def test_round_trip_is_bit_equal(model: Model, tmp_path: Path) -> None:
+    digest = export_model(model, str(tmp_path))
+    predictor = kubestill.load_model(str(tmp_path))
+    raw = raw_of(model)
+    np.testing.assert_array_equal(predictor.logits(raw), outputs(model, raw))
+    loaded = predictor.model.state_dict()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded[name], tensor), name
+    assert predictor.spec.digest == digest.weights
+    assert predictor.spec.parameters == digest.parameters
+
+
+def test_exporting_again_gives_the_same_bytes(model: Model, tmp_path: Path) -> None:
+    first = export_model(model, str(tmp_path / "a"))
+    second = export_model(load_model(str(tmp_path / "a")).model, str(tmp_path / "b"))
+    assert first == second
+    for name in ("model.json", "model.safetensors"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_digest_covers_weights_and_preprocessing(plain: Model, tmp_path: Path) -> None:
+    digest = export_model(plain, str(tmp_path / "a"))
+    other = make_model(mixed_schema("binary"), mixed_frame().assign(age=1.5))
+    other.load_state_dict(_without_indicator(plain, other))
+    changed = export_model(other, str(tmp_path / "b"))
+    assert changed.model != digest.model
+    with torch.no_grad():
+        next(plain.parameters()).add_(1e-6)
+    assert export_model(plain, str(tmp_path / "c")).weights != digest.weights
+
+
+def _without_indicator(plain: Model, other: Model) -> dict[str, torch.Tensor]:
+    state = other.state_dict()
+    return {k: v if v.shape == state[k].shape else state[k] for k, v in plain.state_dict().items()}
+
+
+def test_spec_tells_how_rows_are_laid_out(plain: Model, tmp_path: Path) -> None:
+    export_model(plain, str(tmp_path))
+    spec = json.loads((tmp_path / "model.json").read_text())
+    assert spec["format"] == "kubestill/model/1"
+    assert spec["outputs"] == ["no", "yes"]
+    assert spec["network"]["factory"] == "mlp"
+    assert spec["layout"]["width"] == 5
+    assert [column["start"] for column in spec["layout"]["columns"]] == [0, 1, 2, 3, 4]
+    assert "soft" not in {column["role"] for column in spec["schema"]["columns"]}
+
+
+def test_parameters_that_share_one_buffer(plain: Model, tmp_path: Path) -> None:
+    """The engine's fused step keeps all parameters as views of one flat tensor."""
+    expected = outputs(plain, raw_of(plain))
+    flat = torch.cat([p.detach().flatten() for p in plain.parameters()])
+    start = 0
+    for parameter in plain.parameters():
+        parameter.data = flat[start : start + parameter.numel()].view_as(parameter)
+        start += parameter.numel()
+    digest = export_model(plain, str(tmp_path))
+    assert digest.bytes < 2 * flat.numel() * 4
+    np.testing.assert_array_equal(load_model(str(tmp_path)).logits(raw_of(plain)), expected)
+
+
+def test_training_travels_along(plain: Model, tmp_path: Path) -> None:
+    training = {"format": "kubestill/training/1", "steps": 3}
+    export_model(plain, str(tmp_path), training=training)
+    assert read_training(str(tmp_path)) == training
+    export_model(plain, str(tmp_path))
+    assert read_training(str(tmp_path)) is None, "a retried step leaves nothing of its first try"
+
+
+def test_failed_export_leaves_no_model(plain: Model, tmp_path: Path) -> None:
+    export_model(plain, str(tmp_path))
+    with pytest.raises(ValueError, match="JSON"):
+        export_model(plain, str(tmp_path), training={"loss": float("nan")})
+    with pytest.raises(InvalidInput, match="no exported model"):
+        load_model(str(tmp_path))
+
+
+def test_loads_from_a_store(plain: Model, tmp_path: Path) -> None:
+    export_model(plain, str(tmp_path), training={"steps": 3})
+    store = open_store("memory://models/one")
+    for name in os.listdir(tmp_path):
+        store.upload(str(tmp_path / name), name)
+    predictor = load_model("memory://models/one")
+    np.testing.assert_array_equal(predictor.logits(raw_of(plain)), outputs(plain, raw_of(plain)))
+    assert read_training("memory://models/one") == {"steps": 3}
+
+
+@pytest.mark.parametrize("ema", [False, True], ids=["weights", "moving average"])
+def test_checkpoint_exports_like_the_model(plain: Model, tmp_path: Path, ema: bool) -> None:
+    state = {f"model/{name}": tensor for name, tensor in plain.state_dict().items()}
+    if ema:
+        state = {
+            **{name: torch.zeros_like(tensor) for name, tensor in state.items()},
+            **{f"ema/{name}": tensor for name, tensor in plain.state_dict().items()},
+        }
+    state["optimizer/0/exp_avg"] = torch.ones(3)
+    meta = json.loads(json.dumps({"model_spec": plain.spec.to_json()}))
+    found = export_from_state(TrainingState(tensors=state, meta=meta), str(tmp_path / "a"))
+    assert found == export_model(plain, str(tmp_path / "b"))
+
+
+@pytest.mark.parametrize("meta", [{}, {"model_spec": {"format": "kubestill/model/9"}}], ids=str)
+def test_checkpoint_without_a_model(meta: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(CorruptData, match="model spec"):
+        export_from_state(TrainingState(tensors={}, meta=meta), str(tmp_path))
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE: dict[str, Any] = {
+    "bit flipped": lambda folder: _flip(folder / "model.safetensors"),
+    "weights truncated": lambda folder: os.truncate(folder / "model.safetensors", 100),
+    "weights of another": lambda folder: (folder / "model.safetensors").write_bytes(b""),
+    "spec truncated": lambda folder: os.truncate(folder / "model.json", 200),
+    "spec not UTF-8": lambda folder: (folder / "model.json").write_bytes(b"\xff\xfe"),
+    "spec a list": lambda folder: (folder / "model.json").write_text("[]"),
+    "spec incomplete": lambda folder: edit(folder, lambda spec: spec.pop("encoder")),
+    "encoder incomplete": lambda folder: edit(folder, lambda spec: spec["encoder"].pop("columns")),
+    "later format": lambda folder: edit(
+        folder, lambda spec: spec.update(format="kubestill/model/2")
+    ),
+}
+
+
+def edit(folder: Path, change: Any) -> None:
+    path = folder / "model.json"
+    spec = json.loads(path.read_text())
+    change(spec)
+    path.write_text(json.dumps(spec))
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_told(plain: Model, tmp_path: Path, damage: str) -> None:
+    export_model(plain, str(tmp_path))
+    DAMAGE[damage](tmp_path)
+    with pytest.raises(CorruptData, match="model"):
+        load_model(str(tmp_path))
+
+
+def test_weights_that_do_not_fit_the_spec(plain: Model, tmp_path: Path) -> None:
+    export_model(plain, str(tmp_path))
+    edit(tmp_path, lambda spec: spec["network"]["args"].update(hidden=[3]))
+    with pytest.raises(CorruptData, match="size mismatch"):
+        load_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
+def test_folder_without_a_model(plain: Model, tmp_path: Path, name: str) -> None:
+    export_model(plain, str(tmp_path))
+    (tmp_path / name).unlink()
+    with pytest.raises(InvalidInput, match="no exported model"):
+        load_model(str(tmp_path))
+
+
+def test_missing_network_is_named(plain: Model, tmp_path: Path) -> None:
+    export_model(plain, str(tmp_path))
+    edit(tmp_path, lambda spec: spec["network"].update(factory="own_networks:Gone"))
+    with pytest.raises(InvalidInput, match="own_networks has no 'Gone'"):
+        load_model(str(tmp_path))
+
+
+class Bomb:
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.marker),)
+
+
+def test_pickle_in_place_of_the_weights_is_not_executed(plain: Model, tmp_path: Path) -> None:
+    import hashlib
+
+    marker = tmp_path / "exploded"
+    folder = tmp_path / "model"
+    export_model(plain, str(folder))
+    content = pickle.dumps(Bomb(marker))
+    (folder / "model.safetensors").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    edit(folder, lambda spec: spec.update(digest=digest))
+    with pytest.raises(CorruptData):
+        load_model(str(folder))
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("factory", "args"),
+    [
+        ("os:mkdir", {"path": "MARKER"}),
+        ("pathlib:Path.mkdir", {"self": "MARKER"}),
+        ("numpy:savetxt", {"fname": "MARKER", "X": [1]}),
+        ("torch.hub:load", {"repo_or_dir": "MARKER", "model": "x", "source": "local"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_forged_factory_is_not_called(
+    plain: Model, tmp_path: Path, factory: str, args: dict[str, Any]
+) -> None:
+    marker = tmp_path / "exploded"
+    folder = tmp_path / "model"
+    export_model(plain, str(folder))
+    args = {key: str(marker) if value == "MARKER" else value for key, value in args.items()}
+    edit(folder, lambda spec: spec["network"].update(factory=factory, args=args))
+    with pytest.raises(InvalidInput, match="network"):
+        load_model(str(folder))
+    assert not marker.exists()
+
+
+def test_changed_source_is_mentioned(
+    plain: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    export_model(plain, str(tmp_path))
+    load_model(str(tmp_path))
+    assert not caplog.records
+    edit(tmp_path, lambda spec: spec["network"].update(source="0" * 64))
+    load_model(str(tmp_path))
+    assert "mlp changed" in caplog.text
+
+
+def test_spec_survives_json(model: Model) -> None:
+    form = json.loads(json.dumps(model.spec.to_json()))
+    assert ModelSpec.from_json(form).to_json() == form
+
+
+def test_importing_the_package_imports_no_torch() -> None:
+    code = (
+        "import sys, kubestill; assert 'torch' not in sys.modules;"
+        "assert sorted(kubestill.__all__) == ['__version__', 'load_model'];"
+        "kubestill.load_model; assert 'torch' in sys.modules and 'kfp' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
