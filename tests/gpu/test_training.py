@@ -1,0 +1,104 @@
+"""What only a GPU can show: the fused step there, bf16, and a resume with the same bits."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kubestill.runtime.artifacts import LocalArtifact
+from kubestill.runtime.models.export import load_model
+from kubestill.runtime.tasks.import_dataset import import_dataset
+from kubestill.runtime.tasks.train_teacher import train_teacher
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+    # The first call of cuBLAS in a process warns that it makes its context.
+    pytest.mark.filterwarnings("default"),
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LocalArtifact]:
+    root = tmp_path_factory.mktemp("digits")
+    ports = {n: LocalArtifact(str(root / n)) for n in ("dataset", "validation", "holdout")}
+    import_dataset(source="digits", **ports)
+    return ports
+
+
+class Interrupted(Exception):
+    """Stands for a pod that is taken away."""
+
+
+def train(
+    data: dict[str, LocalArtifact], root: Path, *, until: int | None = None, **options: Any
+) -> LocalArtifact:
+    names = ("model", "ledger", "metrics", "report", "summary")
+    out = {name: LocalArtifact(str(root / name)) for name in names}
+    settings = {"milestone_every": 20, "milestone_unit": "steps"} | options.pop("settings", {})
+    base = {"epochs": 10, "device": "cuda", "network_args": {"hidden": [64]}}
+    with pytest.MonkeyPatch.context() as patch:
+        if until:
+            _interrupt_after(patch, until)
+        train_teacher(
+            dataset=data["dataset"],
+            validation=data["validation"],
+            checkpoint_uri=str(root / "store"),
+            settings=settings,
+            **(base | options),
+            **out,
+        )
+    return out["model"]
+
+
+def _interrupt_after(patch: pytest.MonkeyPatch, milestones: int) -> None:
+    from kubestill.runtime.training.engine import Trainer
+
+    whole, seen = Trainer._milestone, []
+
+    def milestone(trainer: Trainer) -> None:
+        whole(trainer)
+        seen.append(trainer.step)
+        if len(seen) == milestones:
+            raise Interrupted
+
+    patch.setattr(Trainer, "_milestone", milestone)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"network_args": {"hidden": [64], "dropout": 0.3}},
+        {"settings": {"precision": "fp16"}},
+        {"settings": {"precision": "float32", "ema_decay": 0.9}},
+    ],
+    ids=["bf16", "dropout", "fp16-scaler", "fused-float32-ema"],
+)
+def test_an_interrupted_training_ends_with_the_same_bits(
+    data: dict[str, LocalArtifact], tmp_path: Path, options: dict[str, Any]
+) -> None:
+    calm = train(data, tmp_path / "calm", **options)
+    with pytest.raises(Interrupted):
+        train(data, tmp_path / "hit", until=2, **options)
+    resumed = train(data, tmp_path / "hit", **options)
+    one, two = load_model(calm.path).model.state_dict(), load_model(resumed.path).model.state_dict()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_fused_and_autograd_agree_on_the_gpu(
+    data: dict[str, LocalArtifact], tmp_path: Path
+) -> None:
+    models = [
+        load_model(
+            train(
+                data,
+                tmp_path / path,
+                settings={"step_path": path, "precision": "float32"},
+            ).path
+        ).model.state_dict()
+        for path in ("fused", "autograd")
+    ]
+    for name, tensor in models[0].items():
+        torch.testing.assert_close(tensor, models[1][name], rtol=1e-3, atol=1e-4)

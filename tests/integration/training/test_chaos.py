@@ -1,0 +1,103 @@
+"""Real training processes, killed at random moments: the result must not show it."""
+
+import hashlib
+import json
+import os
+import random
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kubestill.runtime.artifacts import LocalArtifact
+from kubestill.runtime.tasks.import_dataset import import_dataset
+
+# The fork server imports the worker by name.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from worker import finish, kill, start  # noqa: E402
+
+KILLS = int(os.environ.get("KUBESTILL_CHAOS_KILLS", "20"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("chaos")
+    ports = {n: LocalArtifact(str(root / n)) for n in ("dataset", "validation", "holdout")}
+    import_dataset(source="digits", **ports)
+    return root
+
+
+def copy_of(data: Path, root: Path) -> Path:
+    root.mkdir()
+    for name in ("dataset", "validation"):
+        (root / name).symlink_to(data / name)
+    return root
+
+
+def digest(root: Path) -> tuple[str, int]:
+    """Identify the exported model, and say which milestone it is."""
+    weights = hashlib.sha256((root / "model" / "model.safetensors").read_bytes()).hexdigest()
+    return weights, json.loads((root / "model" / "training.json").read_text())["chosen"]["step"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, int]:
+    root = copy_of(data, tmp_path_factory.mktemp("calm") / "run")
+    finish(start(root, str(root / "store"), "calm"), root)
+    return digest(root)
+
+
+@pytest.fixture(params=["local", "gcs"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "local":
+        return str(tmp_path / "store")
+    return f"{request.getfixturevalue('gcs').uri}/chaos"
+
+
+def test_killed_again_and_again_the_bits_are_the_same(
+    data: Path, tmp_path: Path, store: str, undisturbed: tuple[str, int]
+) -> None:
+    """SIGKILL at random moments, in the middle of writes and swaps included."""
+    root, seed = copy_of(data, tmp_path / "run"), random.randrange(10**6)
+    moments = random.Random(seed)
+    kills = 0
+    for _ in range(KILLS):
+        process = start(root, store)
+        while process.is_alive() and "training " not in _log(root):
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0.0, 0.3))
+        if not kill(process):
+            break
+        kills += 1
+    output = finish(start(root, store), root)
+    assert digest(root) == undisturbed, f"seed {seed}, after {kills} kills\n{output}"
+    assert kills, "every process ended before it could be killed"
+    ledger = json.loads((root / "ledger").read_text())
+    assert not [entry for entry in ledger["entries"] if entry["damaged"]]
+    print(f"{kills} kills, {ledger['attempt']['number']} attempts")
+
+
+def test_a_finished_training_is_adopted_within_seconds(
+    data: Path, tmp_path: Path, undisturbed: tuple[str, int]
+) -> None:
+    store = str(tmp_path / "store")
+    first, second = copy_of(data, tmp_path / "first"), copy_of(data, tmp_path / "second")
+    finish(start(first, store, "run-1"), first)
+    output = finish(start(second, store, "run-2"), second)
+    assert "adopted" in output
+    assert "epoch" not in output
+    assert digest(first) == digest(second) == undisturbed
+
+
+def test_other_settings_train_anew(
+    data: Path, tmp_path: Path, undisturbed: tuple[str, int]
+) -> None:
+    root = copy_of(data, tmp_path / "run")
+    finish(start(root, str(tmp_path / "store"), parameters={"seed": 1}), root)
+    assert digest(root)[0] != undisturbed[0]
+
+
+def _log(root: Path) -> str:
+    return (root / "log").read_text() if (root / "log").exists() else ""
