@@ -62,14 +62,29 @@ class Calibration:
     """[B] rows of each."""
 
 
-def calibration(outcome: Outcome) -> Calibration:
-    """Return the reliability of a classifier's probabilities, empty bins left out."""
+def calibration(outcome: Outcome, least: int = 12) -> Calibration:
+    """Return the reliability of a classifier's probabilities.
+
+    Bins with fewer than `least` rows say nothing and are joined with their neighbour below.
+    """
     stated, hits = confidences(outcome)
-    bins = bin_of(stated)
-    rows = np.bincount(bins, minlength=CALIBRATION_BINS)
-    held = rows > 0
+    bins = _joined(np.bincount(bin_of(stated), minlength=CALIBRATION_BINS), least)[bin_of(stated)]
+    rows = np.bincount(bins)
     return Calibration(
-        stated=np.bincount(bins, stated, CALIBRATION_BINS)[held] / rows[held],
-        observed=np.bincount(bins, hits, CALIBRATION_BINS)[held] / rows[held],
-        rows=rows[held],
+        stated=np.bincount(bins, stated) / rows, observed=np.bincount(bins, hits) / rows, rows=rows
     )
+
+
+def _joined(rows: npt.NDArray[np.int64], least: int) -> npt.NDArray[np.int64]:
+    """Return the new number of each bin, joined from the fullest end until each holds `least`."""
+    numbers = np.zeros(len(rows), dtype=np.int64)
+    number = held = 0
+    for index in reversed(range(len(rows))):
+        numbers[index] = number
+        held += int(rows[index])
+        if held >= least:
+            number, held = number + 1, 0
+    if held < least and number:
+        # What is left at the low end is too little to stand alone.
+        numbers[numbers == number] = number - 1
+    return numbers.max() - numbers

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +38,9 @@ def running_costs(
     rounds: int = 60,
     budget_seconds: float = 6.0,
 ) -> dict[str, RunningCost]:
-    """Measure several models side by side on the device that they are on.
+    """Measure several models side by side on the device that they are on, with one CPU thread.
+
+    One thread is what a replica gets that serves among others, and what a busy machine disturbs least.
 
     Args:
         models: Name → predictor.
@@ -46,10 +49,11 @@ def running_costs(
         budget_seconds: No new round begins after this long; 5 rounds are the least.
     """
     latency: dict[str, dict[int, float]] = {name: {} for name in models}
-    for rows in batches:
-        share = budget_seconds / len(batches)
-        for name, seconds in _in_turns(models, rows, rounds, share).items():
-            latency[name][rows] = seconds
+    share = budget_seconds / len(batches)
+    with _one_thread():
+        for rows in batches:
+            for name, seconds in _in_turns(models, rows, rounds, share).items():
+                latency[name][rows] = seconds
     return {
         name: RunningCost(
             parameters=predictor.spec.parameters,
@@ -59,6 +63,16 @@ def running_costs(
         )
         for name, predictor in models.items()
     }
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _in_turns(

@@ -121,7 +121,7 @@ def check_limits(scores: Bootstrap, model: str, thresholds: Sequence[Threshold])
     confidence = 1 - (1 - scores.confidence) / max(1, len(thresholds))
     for threshold in thresholds:
         found = scores.interval(model, threshold.metric, confidence)
-        shown = f"{threshold.metric} is {_shown(found)}, the limit {threshold}"
+        shown = f"{threshold.metric} is {_shown(found, confidence)}, the limit is {threshold}"
         nearest_end = found.high if threshold.kind == "min" else found.low
         if threshold.met(found.value):
             kept.append(f"Kept: {shown}.")
@@ -140,7 +140,8 @@ def _forgotten(
     gain = golden.improvement(model, baseline, metric)
     if not gain.high < 0:
         return ()
-    return (f"Forgets: on the golden set {metric.title} is worse by {_shown(_turned(gain))}.",)
+    worse = _shown(_turned(gain), golden.confidence)
+    return (f"Forgets: on the golden set {metric.title} is worse by {worse}.",)
 
 
 def _turned(gain: Interval) -> Interval:
@@ -149,16 +150,15 @@ def _turned(gain: Interval) -> Interval:
 
 def _gain_text(gain: Interval, model: str, baseline: str, metric: Metric, confidence: float) -> str:
     direction, size = ("better", gain) if gain.value >= 0 else ("worse", _turned(gain))
-    return (
-        f"The {model}'s {metric.title} is {direction} than the {baseline}'s by {_shown(size)} "
-        f"({confidence:.0%} interval)."
-    )
+    by = _shown(size, confidence)
+    return f"The {model}'s {metric.title} is {direction} than the {baseline}'s by {by}."
 
 
-def _shown(interval: Interval) -> str:
+def _shown(interval: Interval, confidence: float) -> str:
     if not interval.known:
-        return f"{interval.value:.4g}"
-    return f"{interval.value:.4g} ({interval.low:.4g} to {interval.high:.4g})"
+        return f"{interval.value:.3g}"
+    ends = f"{interval.low:.3g} to {interval.high:.3g}"
+    return f"{interval.value:.3g} ({100 * confidence:.3g}% interval {ends})"
 
 
 def _too_few(rows: int, min_rows: int) -> Decision:

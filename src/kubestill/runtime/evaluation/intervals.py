@@ -83,7 +83,8 @@ class Bootstrap:
         if not lead.low > 0:
             return Interval(value)
         scores = {name: self.samples[name][metric.name] for name in (student, control, teacher)}
-        ratio = (scores[student] - scores[control]) / (scores[teacher] - scores[control])
+        gain, whole = scores[student] - scores[control], scores[teacher] - scores[control]
+        ratio = np.divide(gain, whole, out=np.full_like(gain, np.nan), where=whole != 0)
         return self._percentiles(value, ratio, None)
 
     def _percentiles(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from kubestill.errors import Problems, nearest
-from kubestill.runtime.data.schema import Schema
+from kubestill.runtime.data.schema import Schema, sort_labels
 from kubestill.runtime.evaluation.metrics import score
 from kubestill.runtime.evaluation.outcome import Outcome
 
@@ -80,7 +80,9 @@ def _parts(values: pd.Series) -> pd.Series:
     text = values.astype("string")
     common = text.value_counts().index[:LARGEST]
     pooled = text.where(text.isin(common) | text.isna(), "other")
-    order = [*common, *(["other"] if (pooled == "other").any() and "other" not in common else [])]
+    order = list(sort_labels(set(common)))
+    if (pooled == "other").any() and "other" not in order:
+        order.append("other")
     return _with_missing(pd.Series(pd.Categorical(pooled, categories=order)))
 
 

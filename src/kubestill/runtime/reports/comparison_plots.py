@@ -59,10 +59,11 @@ def cost_plot(models: Sequence[Priced], title: str, form: Any, lower_is_better: 
     def build(figure: Figure) -> None:
         left, right = figure.subplots(1, 2, sharey=True)
         for axes, key in ((left, "parameters"), (right, "latency")):
-            xs = [getattr(model, key) for model in models]
-            axes.set_xlim(min(xs) / 2.6, max(xs) * 2.6)
-            for model, x in zip(models, xs, strict=True):
-                _priced(axes, model, x)
+            xs = _apart([float(getattr(model, key)) for model in models])
+            axes.set_xlim(min(xs) / 3, max(xs) * 3)
+            shifts = _shifts(xs, [model.score.value for model in models])
+            for model, x, shift in zip(models, xs, shifts, strict=True):
+                _priced(axes, model, x, shift)
             log_axis(axes, "x", count if key == "parameters" else duration)
         left.set_title(f"{title} against size")
         right.set_title(f"{title} against time")
@@ -77,7 +78,27 @@ def cost_plot(models: Sequence[Priced], title: str, form: Any, lower_is_better: 
     return draw("cost", 11.2, 4.0, build, description=text)
 
 
-def _priced(axes: Axes, model: Priced, x: float) -> None:
+def _apart(xs: Sequence[float]) -> list[float]:
+    """Move equal costs a little apart, so that neither marker hides the other."""
+    return [x * 1.09 ** (2 * xs[:index].count(x) - xs.count(x) + 1) for index, x in enumerate(xs)]
+
+
+def _shifts(xs: Sequence[float], ys: Sequence[float]) -> list[float]:
+    """Return how far, in points, each label moves up so that neighbours' labels do not collide."""
+    spread = (max(ys) - min(ys)) or 1.0
+    shifts: list[float] = []
+    for x, y in zip(xs, ys, strict=True):
+        near = [
+            other
+            for at, other in zip(xs, ys, strict=True)
+            if (at, other) != (x, y) and 0.4 < at / x < 2.5 and abs(other - y) < 0.2 * spread
+        ]
+        higher = bool(near) and y >= max(near)
+        shifts.append(9.0 if higher else -9.0 if near else 0.0)
+    return shifts
+
+
+def _priced(axes: Axes, model: Priced, x: float, shift: float) -> None:
     paint, score = PAINT[model.look.colour], model.score
     if score.known:
         axes.plot([x, x], [score.low, score.high], color=paint, linewidth=2.4, alpha=0.45)
@@ -90,6 +111,15 @@ def _priced(axes: Axes, model: Priced, x: float) -> None:
         markeredgecolor=PAINT["card"],
         markeredgewidth=1.4,
         zorder=4,
+    )
+    axes.annotate(
+        model.look.name,
+        (x, score.value),
+        xytext=(9, shift),
+        textcoords="offset points",
+        va="center",
+        color=paint,
+        fontweight="bold",
     )
 
 
@@ -141,7 +171,9 @@ def _cell(axes: Axes, cells: npt.NDArray[np.int64], row: int, column: int) -> No
 
     value, same = int(cells[row, column]), row == column
     most = max(1, int(np.diag(cells).max() if same else (cells - np.diag(np.diag(cells))).max()))
-    strength = 0.05 if not value else (0.25 + 0.6 * value / most if same else 0.3 + 0.6 * value / most)
+    strength = (
+        0.05 if not value else (0.25 + 0.6 * value / most if same else 0.3 + 0.6 * value / most)
+    )
     colour = PAINT["student" if same else "control"] if value else PAINT["muted"]
     box = FancyBboxPatch(
         (column - 0.44, row - 0.44),
@@ -188,7 +220,8 @@ def calibration_plot(curves: Sequence[tuple[Look, Calibration]], stated: str) ->
         plain_axis(top, "y", lambda value: f"{100 * value:g}%", 6)
         plain_axis(bottom, "y", lambda value: f"{value:g}%", 2)
         plain_axis(bottom, "x", lambda value: f"{100 * value:g}%", 6)
-        top.set_xlim(-0.02, 1.03)
+        left = min(float(curve.stated.min()) for _, curve in curves)
+        top.set_xlim(max(-0.02, left - 0.06), 1.03)
         top.set_ylim(-0.04, 1.06)
         bottom.set_ylim(bottom=0)
 
@@ -217,9 +250,7 @@ def values_plot(
         axes.plot(ends, ends, color=PAINT["muted"], linewidth=1, linestyle=(0, (3, 3)))
         for look, values in series:
             style: dict[str, Any] = {"markersize": 4, "alpha": 0.55, "markeredgewidth": 0}
-            axes.plot(
-                truth[picked], values[picked], look.marker, color=PAINT[look.colour], **style
-            )
+            axes.plot(truth[picked], values[picked], look.marker, color=PAINT[look.colour], **style)
         axes.set_xlabel(f"true {unit}")
         axes.set_ylabel(f"predicted {unit}")
         plain_axis(axes, "x", lambda value: f"{value:g}")
@@ -240,10 +271,10 @@ def slice_plot(
         axes.hlines(
             heights, np.nanmin(table, 0), np.nanmax(table, 0), color=PAINT["line"], linewidth=3
         )
-        for look, values in series:
+        for index, (look, values) in enumerate(series):
             axes.plot(
                 values,
-                heights,
+                heights + 0.16 * (index - (len(series) - 1) / 2),
                 look.marker,
                 color=PAINT[look.colour],
                 markersize=7,
@@ -256,7 +287,7 @@ def slice_plot(
         axes.set_xlabel(title)
         plain_axis(axes, "x", form, 7)
 
-    height = 0.9 + 0.27 * len(names)
+    height = 0.9 + 0.3 * len(names)
     return draw("slices", 11.2, height, build, description=f"{title} on each slice")
 
 

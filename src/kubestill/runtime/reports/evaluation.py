@@ -28,6 +28,7 @@ from kubestill.runtime.reports.page import (
     Html,
     bullets,
     definitions,
+    emphasised,
     figure,
     flatten,
     legend,
@@ -86,7 +87,7 @@ def evaluation_report(findings: Findings) -> tuple[str, str]:
         eyebrow=Html(
             f"{text('kubestill · evaluation')} {pill(decision.verdict, _TONES[decision.verdict])}"
         ),
-        headline=text(headline(findings)),
+        headline=emphasised(headline(findings)),
         lead=lead(findings),
         body=body,
     )
@@ -126,15 +127,15 @@ def _scores(findings: Findings) -> Html:
 
 def _score_cell(findings: Findings, subject: Subject, metric: Metric) -> Cell:
     found = findings.scores.interval(subject.name, metric.name)
-    rivals = [metric.sign * findings.scores.points[s.name][metric.name] for s, _ in subjects(findings)]
+    rivals = [
+        metric.sign * findings.scores.points[s.name][metric.name] for s, _ in subjects(findings)
+    ]
     best = len(rivals) > 1 and metric.sign * found.value >= max(rivals)
     detail = range_text(metric.name, found.low, found.high)
     return Cell(text=score_text(metric.name, found.value), detail=detail, best=best)
 
 
-def _gain_cells(
-    findings: Findings, metrics: Sequence[Metric]
-) -> tuple[Html, list[Cell]] | None:
+def _gain_cells(findings: Findings, metrics: Sequence[Metric]) -> tuple[Html, list[Cell]] | None:
     """Return the row of improvements over the baseline, paired on the same rows."""
     if findings.baseline is None:
         return None
@@ -147,7 +148,7 @@ def _gain_cells(
         cells.append(Cell(text=shown, detail=_signed_range(metric.name, gain.low, gain.high)))
     ratio = findings.model.cost.parameters / findings.baseline.cost.parameters
     cells.append(Cell(text=f"×{ratio:.3g}"))
-    heading = text(f"better than {findings.baseline.name} by")
+    heading = text(f"{findings.model.name} over {findings.baseline.name}")
     return heading, cells
 
 
@@ -181,7 +182,7 @@ def _cost_section(findings: Findings) -> Html:
         metric.better == "lower",
     )
     note = "Up is better, left is cheaper. The bars are the intervals of the table."
-    return section("What size buys", _key(findings), figure(drawn), note=note)
+    return section("What size buys", figure(drawn), note=note)
 
 
 def _learning(findings: Findings) -> list[Html]:
@@ -251,15 +252,20 @@ def _gallery(findings: Findings) -> list[Html]:
     for row in worst:
         true = names[int(evaluation.targets[row])]
         said = [
-            f"{subject.name}: {names[int(subject.evaluation.outcome.labels[row])]}"
+            _answer(subject.name, names[int(subject.evaluation.outcome.labels[row])], true)
             for subject, _ in subjects(findings)
         ]
         drawn = picture(findings.images[row], text(f"a {true}"))
-        lines = "<br>".join([f"<b>{text('truth: ' + true)}</b>", *map(text, said)])
+        lines = "<br>".join([f"<b>{text('truth: ' + true)}</b>", *said])
         shown.append(f"<figure>{drawn}<figcaption>{lines}</figcaption></figure>")
     gallery = Html(f'<div class="gallery">{"".join(shown)}</div>')
     title = f"The rows that cost the {findings.model.name} most"
     return [section(title, gallery, note="Largest loss first, and what each model says of them.")]
+
+
+def _answer(name: str, label: str, true: str) -> Html:
+    line = text(f"{name}: {label}")
+    return line if label == true else Html(f'<span class="wrong">{line}</span>')
 
 
 def _slices(findings: Findings) -> list[Html]:
@@ -293,11 +299,19 @@ def _costs(findings: Findings) -> Html:
         ]
         rows.append((swatch(look.name, look.colour, look.marker), cells))
     batch = max(findings.model.cost.latency)
-    columns = ["", "parameters", "weights", "FLOPs a row", "1 row", f"{batch:,} rows", "rows"]
-    columns += ["training", "examples"]
+    columns = [
+        "",
+        "parameters",
+        "weights",
+        "FLOPs a row",
+        "1 row",
+        f"{batch:,} rows",
+        "rows a second",
+    ]
+    columns += ["trained in", "examples seen"]
     note = (
-        "Latency from raw rows to outputs, preprocessing included; median, the models timed in turns "
-        "on the machine that wrote this report."
+        "Latency from raw rows to outputs, preprocessing included, on one CPU thread: the median of "
+        "runs in turns, on the machine that wrote this report."
     )
     return section("What each costs", table(columns, rows), note=note)
 
@@ -311,8 +325,7 @@ def _settings(findings: Findings) -> list[Html]:
     names = list(dict.fromkeys(name for column in columns for name in column))
     differing = [name for name in names if len({column.get(name) for column in columns}) > 1]
     rows = [
-        (text(name), [Cell(text=column.get(name, "–")) for column in columns])
-        for name in differing
+        (text(name), [Cell(text=column.get(name, "–")) for column in columns]) for name in differing
     ]
     heads = ["", *(look.name for _, look in trained)]
     common = {name: columns[0].get(name, "") for name in names if name not in differing}
@@ -343,7 +356,10 @@ def _markdown(findings: Findings) -> str:
         scores = [findings.scores.interval(subject.name, metric.name) for metric in metrics]
         shown = [
             " ".join(
-                filter(None, [score_text(m.name, s.value), _bracketed(range_text(m.name, s.low, s.high))])
+                filter(
+                    None,
+                    [score_text(m.name, s.value), _bracketed(range_text(m.name, s.low, s.high))],
+                )
             )
             for m, s in zip(metrics, scores, strict=True)
         ]

@@ -21,7 +21,9 @@ def headline(findings: Findings) -> str:
     metric = next(iter(metrics_of(findings.task).values()))
     value = findings.scores.points[findings.model.name][metric.name]
     verdict = findings.decision.verdict
-    reached = f"{_capital(findings.model.name)} reaches {metric.title} {score_text(metric.name, value)}"
+    reached = (
+        f"{_capital(findings.model.name)} reaches {metric.title} {score_text(metric.name, value)}"
+    )
     return f"{reached}: {verdict}."
 
 
@@ -29,7 +31,10 @@ def _against_teacher(findings: Findings) -> str:
     assert findings.teacher is not None
     metric = next(iter(metrics_of(findings.task).values()))
     points = findings.scores.points
-    mine, theirs = points[findings.model.name][metric.name], points[findings.teacher.name][metric.name]
+    mine, theirs = (
+        points[findings.model.name][metric.name],
+        points[findings.teacher.name][metric.name],
+    )
     share = findings.model.cost.parameters / findings.teacher.cost.parameters
     name = findings.model.name
     if findings.task == "regression":
@@ -75,8 +80,8 @@ def tile_row(findings: Findings) -> list[Tile]:
     ]
     row += _gap_tile(findings)
     if findings.teacher is not None and np.isfinite(findings.agreement):
-        label = "agreement with the teacher"
-        detail = "of rows get the same class"
+        label = "agreement"
+        detail = "rows given the teacher's class"
         if findings.task == "regression":
             detail = "R² of its values by the teacher's"
         row.append(Tile(value=percent(findings.agreement), label=label, detail=detail))
@@ -108,13 +113,13 @@ def _size_tiles(findings: Findings) -> list[Tile]:
     faster = other.cost.latency[batch] / cost.latency[batch]
     return [
         Tile(
-            value=f"{_times(smaller)} smaller",
-            label="in parameters",
+            value=_times(smaller),
+            label="fewer parameters",
             detail=f"{count(cost.parameters)} against {count(other.cost.parameters)}",
         ),
         Tile(
-            value=f"{_times(faster)} faster",
-            label=f"on {batch:,} rows",
+            value=_times(faster),
+            label="faster" if faster >= 1 else "the speed",
             detail=f"{count(batch / cost.latency[batch])} rows a second",
         ),
     ]

@@ -75,7 +75,8 @@ def range_text(metric: str, low: float, high: float) -> str:
 
 
 def _digits(value: float) -> str:
-    """Three significant digits, without trailing noise: 4.82, 16.8, 250."""
+    """Three significant digits without trailing zeros: 4.82, 16.8, 250, 1."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    digits = 1 if abs(value) >= 10 else 2
+    return f"{value:.{digits}f}".rstrip("0").rstrip(".")

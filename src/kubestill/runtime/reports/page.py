@@ -6,6 +6,7 @@ it; `Html` marks what is already markup.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -76,6 +77,11 @@ def page(*, title: str, eyebrow: Html, headline: Html, lead: str, body: Sequence
 def text(value: str) -> Html:
     """Escape plain text."""
     return Html(escape(value))
+
+
+def emphasised(sentence: str) -> Html:
+    """Escape a headline and set its numbers off."""
+    return Html(re.sub(r"(?<![\w#&])\d[\d.,]*\d?(?:%|×|k|M)?", r"<b>\g<0></b>", escape(sentence)))
 
 
 def pill(word: str, tone: str) -> Html:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,10 +18,14 @@ if TYPE_CHECKING:
 
 __all__ = ["PHASES", "Curve", "Marks", "Panel", "Phase", "curves_plot", "training_plot"]
 
-PHASES = (("1 outline", "fourth"), ("2 detail", "student"), ("3 overfitting", "control"))
-"""Name and colour of the three phases: high-level organisation, detail, overfitting."""
+PHASES = (
+    ("1", "1 high-level structure", "fourth"),
+    ("2", "2 detail", "student"),
+    ("3", "3 overfitting", "control"),
+)
+"""Label, name and colour of the three phases."""
 
-POINTS = 200
+POINTS = 80
 """A curve with more points is drawn as the mean and range of this many bins."""
 
 
@@ -140,25 +144,35 @@ def _curve(axes: Axes, curve: Curve) -> None:
 
 def _mark(axes: Axes, panel: Panel, marks: Marks) -> None:
     for phase in marks.phases:
-        name, colour = PHASES[phase.number - 1]
+        label, _, colour = PHASES[phase.number - 1]
         axes.axvspan(phase.start, phase.end, color=PAINT[colour], alpha=0.09, linewidth=0, zorder=0)
         middle = (phase.start + phase.end) / 2
         across = axes.get_xaxis_transform()
-        style = {"ha": "center", "va": "top", "fontsize": 8, "color": PAINT[colour]}
-        axes.text(middle, 0.985, name, transform=across, **style)
-    rug = axes.get_xaxis_transform()
-    plain = {"linestyle": "none", "clip_on": False, "transform": rug, "zorder": 5}
-    recovery, milestones = np.asarray(marks.recovery), np.asarray(marks.milestones)
-    axes.plot(
-        recovery, np.full(len(recovery), 0.012), "|", color=PAINT["muted"], markersize=7, **plain
-    )
-    axes.plot(
-        milestones, np.full(len(milestones), 0.018), "^", color=PAINT["ink"], markersize=4, **plain
-    )
+        style: dict[str, Any] = {"ha": "center", "va": "top", "fontweight": "bold"}
+        style["color"] = PAINT[colour]
+        axes.text(middle, 0.985, label, transform=across, **style)
+    _rug(axes, marks.recovery, "|", "muted", 7)
+    _rug(axes, marks.milestones, "^", "ink", 4)
     for step in marks.resumed:
         axes.axvline(step, color=PAINT["bad"], linewidth=1, linestyle=(0, (2, 2)), zorder=2)
     if marks.chosen is not None:
         _mark_chosen(axes, panel, marks.chosen)
+
+
+def _rug(axes: Axes, steps: Sequence[float], marker: str, colour: str, size: float) -> None:
+    """Mark steps along the lower edge."""
+    if not steps:
+        return
+    axes.plot(
+        steps,
+        [0.015] * len(steps),
+        marker,
+        color=PAINT[colour],
+        markersize=size,
+        transform=axes.get_xaxis_transform(),
+        clip_on=False,
+        zorder=5,
+    )
 
 
 def _mark_chosen(axes: Axes, panel: Panel, step: float) -> None:

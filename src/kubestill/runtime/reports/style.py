@@ -82,6 +82,7 @@ figcaption{color:var(--muted);font-size:13px;line-height:1.5;margin-top:10px;max
 .gallery figure{margin:0}
 .gallery figure>svg{border-radius:8px;background:color-mix(in srgb,var(--ink) 5%,transparent)}
 .gallery figcaption{font-size:12px;margin-top:5px;line-height:1.4}
+.wrong{color:var(--bad);font-weight:600}
 .settings{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:0 32px;margin:6px 0 0}
 .settings div{display:flex;justify-content:space-between;gap:14px;border-bottom:1px solid var(--line);
  padding:6px 0;font-size:13.5px;min-width:0}

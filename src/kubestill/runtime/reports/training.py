@@ -12,6 +12,7 @@ from kubestill.runtime.reports.page import (
     Tile,
     bullets,
     definitions,
+    emphasised,
     figure,
     flatten,
     legend,
@@ -87,7 +88,7 @@ def training_report(
     html = page(
         title=f"{name}: training",
         eyebrow=Html(f"{text('kubestill · training')} {_status(training)}"),
-        headline=text(headline),
+        headline=emphasised(headline),
         lead=_lead(training),
         body=body,
     )
@@ -138,8 +139,17 @@ def validation_panels(
 
 
 def phases_of(training: Training) -> list[Phase]:
-    """Read where the three phases lie; none where they were not told apart."""
-    return []
+    """Read where the three phases lie; none where they could not be told apart."""
+    found: Mapping[str, Any] = training.get("phases") or {}
+    bounds: Mapping[str, Any] = found.get("boundaries") or {}
+    structure, detail = bounds.get("structure"), bounds.get("detail")
+    if structure is None and detail is None:
+        return []
+    end = float(training["steps"])
+    first = end if structure is None else float(structure)
+    second = end if detail is None else float(detail)
+    spans = [(1, 0.0, min(first, second)), (2, first, second), (3, second, end)]
+    return [Phase(number=n, start=start, end=stop) for n, start, stop in spans if stop > start]
 
 
 def _plot_section(training: Training) -> Html:
@@ -151,13 +161,22 @@ def _plot_section(training: Training) -> Html:
         key.append(("recovery checkpoint", "muted", "|"))
     if marks.resumed:
         key.append(("resumed after an interruption", "bad", "|"))
+    panels = _panels(training)
+    if not panels:
+        return section("How it learned", note="No loss was recorded.")
     note = "The ring marks the checkpoint that was exported." if marks.chosen is not None else ""
     caption = ""
     if marks.phases:
-        names = " · ".join(name for name, _ in PHASES)
-        caption = f"Shaded: the three phases of the training ({names})."
-    drawn = training_plot(_panels(training), marks)
+        names = ", ".join(title for _, title, _ in PHASES)
+        caption = (
+            f"Shaded: the phases of the training ({names}). {_sentence(_why_phases(training))}"
+        )
+    drawn = training_plot(panels, marks)
     return section("How it learned", legend(key), figure(drawn, caption), note=note)
+
+
+def _why_phases(training: Training) -> str:
+    return str(training["phases"].get("why", ""))
 
 
 def _panels(training: Training) -> list[Panel]:
@@ -182,7 +201,8 @@ def _panels(training: Training) -> list[Panel]:
         )
     others = validation_panels([("validation", "student", "o", training)], "step")
     others = [panel for panel in others if panel.title != "validation loss"]
-    return [Panel(title="loss", curves=[curve for curve in curves if len(curve.x)]), *others[:1]]
+    drawn = [curve for curve in curves if curve.x]
+    return [*([Panel(title="loss", curves=drawn)] if drawn else []), *others[:1]]
 
 
 def _marks(training: Training) -> Marks:
@@ -212,15 +232,22 @@ def _best(training: Training) -> tuple[str, float] | None:
 def _headline(name: str, training: Training) -> str:
     best = _best(training)
     if best is None:
-        return f"{name} trained for {count(training['steps'])} steps in {duration(training['seconds'])}."
+        return f"{name} trained for {training['steps']:,} steps in {_spent(training)}."
     metric, value = best
-    reached = f"{METRIC_TITLES[metric]} {score_text(metric, value)}"
-    return f"{name} reaches {reached} on its validation rows in {duration(training['seconds'])}."
+    shown = score_text(metric, value)
+    reached = f"{shown} {METRIC_TITLES[metric]}"
+    if metric not in _SHARES:
+        reached = f"a validation {METRIC_TITLES[metric]} of {shown}"
+    return f"{name} reaches {reached} after {_spent(training)}."
+
+
+def _spent(training: Training) -> str:
+    return duration(float(training["seconds"]))
 
 
 def _lead(training: Training) -> str:
     return (
-        f"{count(training['examples'])} examples in {count(training['steps'])} steps "
+        f"{count(training['examples'])} examples in {training['steps']:,} steps "
         f"({training['epochs']:.3g} epochs) on {training['device']}. "
         f"{_STOPS.get(training['stop']['reason'], training['stop']['reason'])}"
     )

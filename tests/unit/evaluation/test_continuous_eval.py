@@ -1,0 +1,204 @@
+"""The whole task on small real models and datasets."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from kubestill.errors import InvalidInput
+from kubestill.runtime.artifacts import LocalArtifact
+from kubestill.runtime.data.decode import RawLayout, decode
+from kubestill.runtime.data.manifest import Dataset
+from kubestill.runtime.data.schema import Column, Schema
+from kubestill.runtime.data.writer import DatasetWriter
+from kubestill.runtime.evaluation.evaluate import evaluate
+from kubestill.runtime.models.decoder import Decoder
+from kubestill.runtime.models.encoder import Encoder
+from kubestill.runtime.models.export import export_model, load_model
+from kubestill.runtime.models.model import Model
+from kubestill.runtime.tasks.continuous_eval import continuous_eval
+
+LABELS = {"binary": ("no", "yes"), "multiclass": ("a", "b", "c")}
+
+
+def schema_of(task: str) -> Schema:
+    target = Column(name="y", kind="categorical", role="target", categories=LABELS.get(task))
+    if task == "regression":
+        target = Column(name="y", kind="numeric", role="target")
+    features = [Column(name=name, kind="numeric") for name in ("x0", "x1")]
+    place = Column(name="place", kind="categorical", categories=("north", "south"))
+    return Schema(columns=(*features, place, target), task=task)
+
+
+def frame_of(task: str, rows: int, seed: int) -> pd.DataFrame:
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(rows, 2))
+    values = x[:, 0] + 0.5 * x[:, 1] + 0.3 * random.normal(size=rows)
+    frame = pd.DataFrame({"x0": x[:, 0], "x1": x[:, 1]})
+    frame["place"] = np.where(random.random(rows) < 0.3, "north", "south")
+    if task == "regression":
+        frame["y"] = values
+    else:
+        cuts = [0.0] if task == "binary" else [-0.6, 0.6]
+        frame["y"] = np.asarray(LABELS[task], dtype=object)[np.digitize(values, cuts)]
+    return frame
+
+
+class Bench:
+    """A folder with a training set, a hold-out and models of chosen skill."""
+
+    def __init__(self, root, task: str):
+        self.root, self.task, self.schema = root, task, schema_of(task)
+        self.train = self.dataset("train", frame_of(task, 600, seed=1))
+        self.holdout = self.dataset("holdout", frame_of(task, 500, seed=2))
+
+    def dataset(self, name: str, frame: pd.DataFrame) -> LocalArtifact:
+        path = str(self.root / name)
+        with DatasetWriter(path, self.schema, provenance={}) as writer:
+            writer.write(frame)
+        return LocalArtifact(path, metadata={"kind": "dataset"})
+
+    def model(self, name: str, steps: int, hidden: int = 8) -> LocalArtifact:
+        layout = RawLayout(self.schema)
+        rows = decode(Dataset.open(self.train.path), layout, ("raw", "target"))
+        encoder = Encoder.fit(iter([rows.raw]), layout)
+        arguments = {"hidden": [hidden]}
+        model = Model.create(
+            self.schema, encoder=encoder, decoder=Decoder(), network_args=arguments, seed=0
+        )
+        target = torch.from_numpy(np.array(rows.target))
+        raw = torch.from_numpy(np.array(rows.raw))
+        optimizer = torch.optim.Adam(model.parameters(), 0.02)
+        for _ in range(steps):
+            loss = self._loss(model(raw), target)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        path = str(self.root / name)
+        digest = export_model(model, path)
+        return LocalArtifact(path, metadata={"kind": "model", "digest": digest.model})
+
+    def _loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        if self.task == "regression":
+            return torch.nn.functional.mse_loss(output, target)
+        if self.task == "binary":
+            return torch.nn.functional.binary_cross_entropy_with_logits(
+                output[:, 0], target.float()
+            )
+        return torch.nn.functional.cross_entropy(output, target)
+
+    def run(self, **inputs):
+        names = ("metrics", "report", "summary")
+        outputs = {name: LocalArtifact(str(self.root / "out" / name)) for name in names}
+        settings = {"resamples": 300.0, **inputs.pop("settings", {})}
+        arguments = {"dataset": self.holdout, **inputs}
+        return continuous_eval(**arguments, **outputs, settings=settings), outputs
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    monkeypatch.setenv("KUBESTILL_CACHE", str(tmp_path / "cache"))
+    return lambda task: Bench(tmp_path, task)
+
+
+@pytest.mark.parametrize("task", ["regression", "binary", "multiclass"])
+def test_distillation_compares_three_models(bench, task, capsys):
+    made = bench(task)
+    models = {"model": made.model("good", 60), "baseline": made.model("poor", 4)}
+    models["teacher"] = made.model("best", 200, hidden=64)
+    (decision, reason), out = made.run(**models, slices=["place"])
+    assert decision == "promote"
+    assert "better than the control's" in reason
+    metadata = out["metrics"].metadata
+    json.dumps(metadata, allow_nan=False)
+    scores = metadata["scores"]
+    assert {role: m["name"] for role, m in scores["models"].items()} == {
+        "model": "student",
+        "baseline": "control",
+        "teacher": "teacher",
+    }
+    assert scores["references"]["student"] == models["model"].metadata["digest"]
+    assert {part["value"] for part in scores["slices"]} == {"north", "south"}
+    assert sum(part["rows"] for part in scores["slices"]) == 500
+    assert metadata["agreement"] > 0.8
+    assert metadata["kind"] == "metrics"
+    assert "student" in capsys.readouterr().out
+
+
+def test_the_report_stands_alone(bench):
+    made = bench("multiclass")
+    good, poor = made.model("good", 60), made.model("poor", 4)
+    _, out = made.run(model=good, baseline=poor, teacher=good, slices=["place"])
+    with open(out["report"].path, encoding="utf-8") as file:
+        html = file.read()
+    assert not re.search(r"(?:src|href)=[\"']?(?:https?:)?//|<script|@import|url\((?!#)", html)
+    ids = re.findall(r'\bid="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+    used = set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', html))
+    assert {one or other for one, other in used} <= set(ids)
+    with open(out["summary"].path, encoding="utf-8") as file:
+        assert file.read().startswith("# The student")
+
+
+def test_equal_inputs_give_an_equal_decision_and_scores(bench):
+    made = bench("binary")
+    inputs = {"model": made.model("good", 60), "baseline": made.model("poor", 4)}
+    (first, out), (second, again) = made.run(**inputs), made.run(**inputs)
+    assert first == second
+    found = [o["metrics"].metadata["scores"] for o in (out, again)]
+    for scores in found:
+        for model in scores["models"].values():
+            del model["cost"]["latency_seconds"]
+    assert found[0] == found[1]
+
+
+def test_a_model_alone_against_thresholds(bench):
+    made = bench("multiclass")
+    good = made.model("good", 60)
+    assert made.run(model=good, thresholds={"accuracy": {"min": 0.5}})[0][0] == "healthy"
+    assert made.run(model=good, thresholds={"accuracy": {"min": 0.999}})[0][0] == "degraded"
+    few = made.dataset("few", frame_of("multiclass", 30, seed=4))
+    assert made.run(model=good, dataset=few)[0][0] == "insufficient"
+
+
+def test_rows_without_a_label_are_left_out(bench):
+    made = bench("multiclass")
+    frame = frame_of("multiclass", 400, seed=5)
+    frame.loc[::4, "y"] = None
+    frame["soft"] = list(np.zeros((400, 3), np.float32))
+    good = made.model("good", 60)
+    # Rows may lack a label only where a teacher's output stands instead.
+    made.schema = made.schema.with_soft("soft", 3)
+    found = evaluate(load_model(good.path), Dataset.open(made.dataset("gaps", frame).path))
+    assert len(found.rows) == 300
+    assert found.logits.shape == (300, 3)
+    assert not (found.rows % 4 == 0).any()
+
+
+def test_everything_wrong_is_told_at_once_and_nothing_is_written(bench, tmp_path):
+    made = bench("multiclass")
+    good = made.model("good", 10)
+    with pytest.raises(InvalidInput) as caught:
+        made.run(
+            model=good,
+            baseline=made.holdout,
+            thresholds={"acuracy": {"min": 0.9}},
+            slices=["plaice"],
+            settings={"min_row": 5, "confidence": 2},
+        )
+    told = str(caught.value)
+    assert len(caught.value.problems) == 5
+    for words in ("baseline", "'accuracy'", "'place'", "'min_rows'", "settings.confidence"):
+        assert words in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_models_that_predict_different_things_are_not_compared(bench, tmp_path):
+    made = bench("multiclass")
+    (tmp_path / "other").mkdir()
+    other = Bench(tmp_path / "other", "binary").model("m", 2)
+    with pytest.raises(InvalidInput, match="predicts something else"):
+        made.run(model=made.model("good", 10), teacher=other)
