@@ -114,15 +114,15 @@ def distillation(
         )
     )
 
-    plan = resilient(plan_shards(rows=rows, shards=shards))
-    with dsl.ParallelFor(plan.outputs["indices"]) as shard:
+    plan = resilient(plan_shards(shards=shards))
+    with dsl.ParallelFor(plan.output) as shard:
         synthetic = resilient(
             generate_synthetic(
                 original=data.outputs["dataset"],
                 method=method,
                 rows=rows,
                 shard=shard,
-                shards=plan.outputs["shards"],
+                shards=shards,
                 seed=seed,
                 settings=synthetic_settings,
             )
