@@ -101,6 +101,13 @@ def test_features_can_be_chosen(frame: pd.DataFrame, tmp_path: Path) -> None:
     assert found.schema.column("price").role == "ignored"
 
 
+def test_columns_that_nobody_learns_from_need_not_be_usable() -> None:
+    table = pa.table({"x": [1.0, 2.0], "ragged": [[1.0], [1.0, 2.0]], "huge": [np.inf, 1.0]})
+    found = read_table(table, features=["x"])
+    assert found.schema.names == ("x", "huge")
+    assert list(found.left_out) == ["ragged"]
+
+
 @pytest.mark.parametrize("nested", [False, True], ids=["flat lists", "lists of lists"])
 def test_lists_of_one_shape_are_tensors(nested: bool) -> None:
     cell: list[Any] = [[1.0, 2.0], [3.0, 4.0]] if nested else [1.0, 2.0]

@@ -118,7 +118,7 @@ class Dataset:
         """
         wanted = self._columns(columns)
         names = [column.name for column in wanted]
-        jobs = (job for _, job in part_jobs(self.root, self.parts, names))
+        jobs = (job for _, job in part_jobs(self.root, self.parts, names, verify=True))
         threads = workers()
         for table in ahead(jobs, workers=threads, depth=threads):
             yield stored_table(table, wanted)

@@ -78,9 +78,16 @@ def local_path(root: str, part: Part) -> str:
 
 
 def part_jobs(
-    root: str, parts: Sequence[Part], columns: Sequence[str]
+    root: str, parts: Sequence[Part], columns: Sequence[str], *, verify: bool
 ) -> Iterator[tuple[int, Callable[[], pa.Table]]]:
-    """Yield (first global row, job that reads one row group) in order, for `stream.ahead`."""
+    """Yield (first global row, job that reads one row group) in order, for `stream.ahead`.
+
+    Args:
+        root: Of the dataset.
+        parts: Its parts.
+        columns: Which columns.
+        verify: Check every page against its checksum, which costs about as much as decoding it.
+    """
     first = 0
     for part in parts:
         path = local_path(root, part)
@@ -89,7 +96,7 @@ def part_jobs(
         if metadata.num_rows != part.rows:
             raise CorruptData(f"{path} has {metadata.num_rows} rows, its manifest says {part.rows}")
         for group in range(metadata.num_row_groups):
-            yield first, partial(_read_group, path, metadata, group, columns)
+            yield first, partial(_read_group, path, metadata, group, columns, verify)
             first += metadata.row_group(group).num_rows
 
 
@@ -100,12 +107,12 @@ def file_digest(path: str | Path) -> str:
 
 
 def _read_group(
-    path: str, metadata: pq.FileMetaData, group: int, columns: Sequence[str]
+    path: str, metadata: pq.FileMetaData, group: int, columns: Sequence[str], verify: bool
 ) -> pa.Table:
     with (
         _reading(path),
         pq.ParquetFile(
-            path, metadata=metadata, memory_map=True, page_checksum_verification=True
+            path, metadata=metadata, memory_map=True, page_checksum_verification=verify
         ) as file,
     ):
         return file.read_row_group(group, columns=list(columns), use_threads=False)

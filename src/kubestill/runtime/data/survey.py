@@ -16,7 +16,7 @@ import pyarrow as pa
 from kubestill.errors import Problems
 from kubestill.runtime.data import columns as read
 
-__all__ = ["MAX_LABELS", "Finding", "guess", "survey"]
+__all__ = ["MAX_LABELS", "Finding", "guess", "report", "survey"]
 
 MAX_LABELS = 50_000
 """More distinct labels than this are an identifier, not a category."""

@@ -85,41 +85,49 @@ def read_table(
     if not rows:
         problems.add("source", source if isinstance(source, str) else "table", "has no rows")
     survey(_scan(opened, list(storable)), storable, counted=[target] if target else [])
+    columns, left_out = _features(storable, target, features, kinds, problems)
+    left_out |= {n: f"{findings[n].type} cannot be stored" for n in names if n not in storable}
+    chosen: Task | None = None
+    if target:
+        report(findings[target], problems, target=True)
+        chosen = _task(findings[target], task, problems)
+    if not any(column.role == "feature" for column in columns):
+        problems.add("features", names, "no column is left to learn from")
+    problems.raise_if_any()
+    if chosen:
+        columns.append(_target(findings[target], chosen))
+    schema = Schema(columns=tuple(columns), task=chosen)
+    return UserTable(source=opened, schema=schema, rows=rows, left_out=left_out)
+
+
+def _features(
+    findings: Mapping[str, Finding],
+    target: str,
+    features: Sequence[str],
+    kinds: Mapping[str, str],
+    problems: Problems,
+) -> tuple[list[Column], dict[str, str]]:
+    """Return every column but the target, and why some are not learned from or not even kept."""
     columns: list[Column] = []
-    left_out = {
-        name: f"{found.type} cannot be stored"
-        for name, found in findings.items()
-        if name not in storable
-    }
-    for name, found in storable.items():
+    left_out: dict[str, str] = {}
+    for name, found in findings.items():
         if name == target:
             continue
-        why = _why_ignored(found, explicit=name in features or name in kinds)
-        if not why and features and name not in features:
-            columns.append(_column(found, ignored=True))
+        if features and name not in features:
+            # Nobody learns from it: it is kept for slices and joins where that is possible.
+            if found.trouble or (found.kind == "tensor" and not found.shape):
+                left_out[name] = found.trouble or "holds no value"
+            else:
+                columns.append(_column(found, ignored=True))
             continue
+        why = _why_ignored(found, explicit=name in features or name in kinds)
         if why:
             left_out[name] = why
         elif found.kind == "text":
             problems.add("features", name, f"{found.type}: derive numbers such as hour or weekday")
         report(found, problems, target=False)
         columns.append(_column(found, ignored=bool(why)))
-    chosen: Task | None = None
-    if target:
-        report(findings[target], problems, target=True)
-        chosen = _task(findings[target], task, problems)
-    problems.raise_if_any()
-    if target and chosen:
-        columns.append(_target(findings[target], chosen))
-    if not any(column.role == "feature" for column in columns):
-        problems.add("features", names, "no column is left to learn from")
-    problems.raise_if_any()
-    return UserTable(
-        source=opened,
-        schema=Schema(columns=tuple(columns), task=chosen),
-        rows=rows,
-        left_out=left_out,
-    )
+    return columns, left_out
 
 
 def _check_arguments(

@@ -78,21 +78,16 @@ class DatasetWriter:
         self._schema = schema
         self._provenance = provenance or {}
         self._complete_domain = complete_domain
-        most = _group_rows(schema)
-        asked = -(-part_rows // BLOCK_ROWS) * BLOCK_ROWS if part_rows else 0
-        self._part_rows = asked or _PART_GROUPS * most
-        self._group_rows = min(most, self._part_rows)
-        self._parts: list[Part] = []
-        self._blocks: list[str] = []
-        self._rows = 0
         self._held: list[pa.Table] = []
         self._held_rows = 0
-        self._group: list[pa.Table] = []
-        self._file: pq.ParquetWriter | None = None
-        self._file_rows = 0
+        self._rows = 0
+        self._digests: list[Future[str]] = []
+        self._encoded: deque[Future[None]] = deque()
         self._staging = _staging_folder(root)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="kubestill-writer")
-        self._pending: deque[Future[None]] = deque()
+        self._files = _PartFiles(self._staging, schema, part_rows)
+        # One thread each: blocks must be encoded in order, and hashing takes as long as encoding.
+        self._encoder = ThreadPoolExecutor(1, thread_name_prefix="kubestill-encoder")
+        self._hasher = ThreadPoolExecutor(1, thread_name_prefix="kubestill-hasher")
 
     def __enter__(self) -> Self:
         return self
@@ -126,23 +121,19 @@ class DatasetWriter:
         try:
             if self._held:
                 self._submit(pa.concat_tables(self._held))
-            while self._pending:
-                self._pending.popleft().result()
-            self._flush_group()
-            self._finish_part()
-            if not self._parts:
-                self._open_part()
-                self._finish_part()
+            while self._encoded:
+                self._encoded.popleft().result()
+            parts = self._files.finish()
             self.dataset = Dataset(
                 root=self._root,
                 schema=self._schema,
-                parts=tuple(self._parts),
+                parts=tuple(parts),
                 rows=self._rows,
-                blocks=tuple(self._blocks),
+                blocks=tuple(digest.result() for digest in self._digests),
                 provenance=self._provenance,
                 complete_domain=self._complete_domain,
             )
-            _publish(self._staging, self._root, self._parts)
+            _publish(self._staging, self._root, parts)
             write_manifest(self.dataset)
         finally:
             self.abort()
@@ -150,38 +141,68 @@ class DatasetWriter:
 
     def abort(self) -> None:
         """Stop and remove everything that is not in place."""
-        self._pool.shutdown(cancel_futures=True)
-        if self._file:
-            self._file.close()
+        self._encoder.shutdown(cancel_futures=True)
+        self._hasher.shutdown(cancel_futures=True)
+        self._files.close()
         shutil.rmtree(self._staging, ignore_errors=True)
 
-    def _submit(self, block: pa.Table) -> None:
-        while len(self._pending) >= _QUEUE:
-            self._pending.popleft().result()
-        self._pending.append(self._pool.submit(self._add_block, block.combine_chunks()))
-
-    def _add_block(self, block: pa.Table) -> None:
-        self._blocks.append(block_digest(block, self._schema))
+    def _submit(self, rows: pa.Table) -> None:
+        block = rows.combine_chunks()
+        if len(self._encoded) >= _QUEUE:
+            self._encoded.popleft().result()
+            self._digests[-_QUEUE].result()
+        self._encoded.append(self._encoder.submit(self._files.add, block))
+        self._digests.append(self._hasher.submit(block_digest, block, self._schema))
         self._rows += block.num_rows
+
+
+class _PartFiles:
+    """Encodes blocks into row groups and parts of even size."""
+
+    def __init__(self, folder: str, schema: Schema, part_rows: int | None):
+        self._folder = folder
+        self._schema = schema
+        most = _group_rows(schema)
+        asked = -(-part_rows // BLOCK_ROWS) * BLOCK_ROWS if part_rows else 0
+        self._part_rows = asked or _PART_GROUPS * most
+        self._group_rows = min(most, self._part_rows)
+        self._group: list[pa.Table] = []
+        self._parts: list[Part] = []
+        self._file: pq.ParquetWriter | None = None
+        self._file_rows = 0
+
+    def add(self, block: pa.Table) -> None:
+        """Take one more block."""
         self._group.append(block)
         if sum(table.num_rows for table in self._group) >= self._group_rows:
-            self._flush_group()
+            self._write_group()
 
-    def _flush_group(self) -> None:
-        if not self._group:
-            return
+    def finish(self) -> list[Part]:
+        """Write what is left and return the parts; there is one even without rows."""
+        if self._group:
+            self._write_group()
+        if self._file or not self._parts:
+            self._finish_part(self._file or self._open_part())
+        return self._parts
+
+    def close(self) -> None:
+        """Let go of a file that is still open."""
+        if self._file:
+            self._file.close()
+
+    def _write_group(self) -> None:
         table = pa.concat_tables(self._group)
         self._group = []
         file = self._file or self._open_part()
         file.write_table(table, row_group_size=self._group_rows)
         self._file_rows += table.num_rows
         if self._file_rows >= self._part_rows:
-            self._finish_part()
+            self._finish_part(file)
 
     def _open_part(self) -> pq.ParquetWriter:
         labels = [c.name for c in self._schema.columns if c.kind == "categorical"]
         self._file = pq.ParquetWriter(
-            os.path.join(self._staging, _part_name(len(self._parts))),
+            os.path.join(self._folder, _part_name(len(self._parts))),
             storage_schema(self._schema.columns),
             # A dictionary of random floats is half as large again as the floats.
             use_dictionary=labels,  # pyright: ignore[reportArgumentType]
@@ -189,12 +210,10 @@ class DatasetWriter:
         )
         return self._file
 
-    def _finish_part(self) -> None:
-        if self._file is None:
-            return
-        self._file.close()
+    def _finish_part(self, file: pq.ParquetWriter) -> None:
+        file.close()
         name = _part_name(len(self._parts))
-        path = os.path.join(self._staging, name)
+        path = os.path.join(self._folder, name)
         size, digest = os.path.getsize(path), file_digest(path)
         self._parts.append(Part(path=name, rows=self._file_rows, bytes=size, sha256=digest))
         self._file, self._file_rows = None, 0

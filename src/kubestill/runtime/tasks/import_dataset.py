@@ -96,19 +96,7 @@ def import_dataset(
         table = _open(settings)
     problems.raise_if_any()
     assert table
-    parts = split_rows(
-        table.rows,
-        validation=settings.validation_fraction,
-        holdout=settings.holdout_fraction,
-        seed=settings.seed,
-        classes=_classes(table),
-    )
-    for part, name, artifact in (
-        (VALIDATION, "validation", validation),
-        (HOLDOUT, "holdout", holdout),
-        (TRAIN, "train", dataset),
-    ):
-        _write(table, parts == part, name, artifact, settings)
+    _split(table, settings, {TRAIN: dataset, VALIDATION: validation, HOLDOUT: holdout})
     return ImportOutputs(dataset.uri)
 
 
@@ -141,6 +129,18 @@ def _classes(table: UserTable) -> NDArray[np.int32] | None:
         return None
     pieces = table.tables([target.name])
     return np.concatenate([label_codes(p.column(target.name), target.categories) for p in pieces])
+
+
+def _split(table: UserTable, settings: _Settings, artifacts: dict[int, Artifact]) -> None:
+    parts = split_rows(
+        table.rows,
+        validation=settings.validation_fraction,
+        holdout=settings.holdout_fraction,
+        seed=settings.seed,
+        classes=_classes(table),
+    )
+    for part, name in ((VALIDATION, "validation"), (HOLDOUT, "holdout"), (TRAIN, "train")):
+        _write(table, parts == part, name, artifacts[part], settings)
 
 
 def _write(
