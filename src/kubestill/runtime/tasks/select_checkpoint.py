@@ -106,7 +106,7 @@ def select_checkpoint(
         CorruptData: Ledger, dataset or every state that could be chosen is damaged.
         StoreError: The store did not answer.
     """
-    job = _check(ledger, dataset, rule, metric, tolerance, settings or {})
+    job = check_inputs(ledger, dataset, rule, metric, tolerance, settings or {})
     with tempfile.TemporaryDirectory(prefix="kubestill-select-") as folder:
         selection = Selection(job, open_store(job.ledger.uri), folder)
         choice, digest = selection.run(model.path)
@@ -224,7 +224,7 @@ class Selection:
         print(self.notices[-1], flush=True)
 
 
-def _check(
+def check_inputs(
     ledger: Artifact,
     dataset: Artifact | None,
     rule: str,

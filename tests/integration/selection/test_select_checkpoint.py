@@ -1,0 +1,322 @@
+"""select-checkpoint over real ledgers, written by the real Checkpointer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from kubestill.errors import CorruptData, InvalidInput
+from kubestill.runtime.artifacts import LocalArtifact
+from kubestill.runtime.checkpoints import (
+    Checkpointer,
+    CheckpointSettings,
+    Ledger,
+    TrainingState,
+    load_state,
+    read_checkpoint_artifact,
+    resolve_place,
+    write_ledger_artifact,
+)
+from kubestill.runtime.data.decode import RawLayout
+from kubestill.runtime.data.schema import Column, Schema
+from kubestill.runtime.data.writer import DatasetWriter
+from kubestill.runtime.models.decoder import Decoder
+from kubestill.runtime.models.encoder import Encoder
+from kubestill.runtime.models.export import load_model, read_training
+from kubestill.runtime.models.model import Model
+from kubestill.runtime.stores import open_store
+from kubestill.runtime.stores.local import LocalStore
+from kubestill.runtime.tasks import select_checkpoint as task
+from kubestill.runtime.tasks.select_checkpoint import select_checkpoint
+
+SCHEMA = Schema(
+    columns=(
+        Column(name="x", kind="numeric"),
+        Column(name="y", kind="numeric", role="target"),
+    ),
+    task="regression",
+)
+ROWS = pd.DataFrame({"x": np.linspace(-1, 1, 400)}).assign(y=lambda rows: 3 * rows["x"])
+PADDING = 40_000
+"""float32 numbers of optimizer state: what a selection should not download needlessly."""
+
+
+def linear_model() -> Model:
+    """Predicts slope * x, where the slope is the network's only weight that matters."""
+    raw = ROWS[["x"]].to_numpy(np.float32)
+    encoder = Encoder.fit([raw], RawLayout(SCHEMA))
+    decoder = Decoder.fit([ROWS[["y"]].to_numpy(np.float32)])
+    return Model.create(SCHEMA, encoder=encoder, decoder=decoder, network_args={"hidden": []})
+
+
+def state_of(model: Model, slope: float, step: int) -> TrainingState:
+    """The state of a model that predicts `slope` times the true answer."""
+    with torch.no_grad():
+        weight, bias = model.network.parameters()
+        weight.fill_(slope)
+        bias.zero_()
+    tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
+    tensors["optimizer/0/momentum"] = torch.full((PADDING,), float(step))
+    return TrainingState(tensors, {"model_spec": model.spec.to_json()})
+
+
+def write_history(
+    root: Path,
+    slopes: list[float],
+    scores: Callable[[int], Mapping[str, float]],
+    *,
+    finish: bool = True,
+) -> Ledger:
+    """Save a milestone every 100 steps, with a recovery checkpoint before each tenth one."""
+    place = resolve_place(str(root), "history", "abc123", "", owner="test", announce=lambda _: None)
+    policy = CheckpointSettings(keep_last=1, keep_every=1, keep_recovery=9, heartbeat_seconds=60)
+    model = linear_model()
+    curve: list[dict[str, float]] = []
+    with Checkpointer.open(place, policy, numerics={}, announce=lambda _: None) as checkpointer:
+        for n, slope in enumerate(slopes, start=1):
+            step = 100 * n
+            position: dict[str, Any] = {"epoch": n / 10, "examples": 3200 * n}
+            if n % 10 == 0:
+                before = {**position, "examples": 3200 * n - 32}
+                view = state_of(model, slope, step - 1)
+                checkpointer.save(view, kind="recovery", step=step - 1, **before)
+            metrics = scores(n)
+            curve.append({"step": step, **metrics})
+            view = state_of(model, slope, step)
+            checkpointer.save(view, kind="milestone", step=step, metrics=metrics, **position)
+        if not finish:
+            return checkpointer.ledger
+        training = {
+            "metric": "rmse",
+            "curves": {
+                "train": [{"step": p["step"], "loss": 1.0 / p["step"]} for p in curve],
+                "validation": curve,
+            },
+        }
+        return checkpointer.finish({"training": training})
+
+
+def overfitting(n: int) -> dict[str, float]:
+    """Best at milestone 30 of 50."""
+    return {"rmse": 0.2 + 2.0 * 0.8**n + 0.02 * max(0, n - 30), "r2": 0.5}
+
+
+def ports(folder: Path, ledger: Ledger) -> dict[str, LocalArtifact]:
+    folder.mkdir(exist_ok=True)
+    made = LocalArtifact(str(folder / "ledger.json"), metadata={"kind": "ledger"})
+    write_ledger_artifact(ledger, made.path)
+    names = ("checkpoint", "model", "report", "summary")
+    return {"ledger": made, **{name: LocalArtifact(str(folder / name)) for name in names}}
+
+
+class CountingStore(LocalStore):
+    """A local store that hands out no paths, and counts every byte that is read."""
+
+    def __init__(self, root: str):
+        super().__init__(root)
+        self.read: dict[str, int] = {}
+
+    def get(self, key: str) -> bytes:
+        content = super().get(key)
+        self.read[key] = self.read.get(key, 0) + len(content)
+        return content
+
+    def download(self, key: str, path: str) -> None:
+        super().download(key, path)
+        self.read[key] = self.read.get(key, 0) + os.path.getsize(path)
+
+    def local_path(self, key: str) -> None:
+        return None
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
+    """50 milestones and 5 recovery checkpoints."""
+    root = tmp_path_factory.mktemp("history")
+    return write_history(root, [0.02 * n for n in range(1, 51)], overfitting)
+
+
+def test_the_history_is_what_the_tests_believe(history: Ledger):
+    assert len(history.milestones) == 50
+    assert len(history.entries) == 55
+    assert sum(entry.bytes for entry in history.entries) > 55 * 4 * PADDING
+
+
+def test_reads_only_the_ledger_and_the_chosen_state(history: Ledger, tmp_path: Path):
+    io = ports(tmp_path / "io", history)
+    job = task.check_inputs(io["ledger"], None, "best", "", 0.0, {})
+    store = CountingStore(history.uri)
+    choice, _ = task.Selection(job, store, str(tmp_path)).run(io["model"].path)
+    manifest = choice.entry.manifest.key
+    assert {os.path.dirname(key) for key in store.read} == {os.path.dirname(manifest)}
+    listed = len(open_store(history.uri).get(manifest))
+    assert sum(store.read.values()) == listed + choice.entry.bytes
+    everything = sum(entry.bytes for entry in history.entries)
+    assert sum(store.read.values()) < 0.03 * everything
+
+
+def test_writes_every_output(history: Ledger, tmp_path: Path):
+    io = ports(tmp_path, history)
+    checkpoint_uri, model_uri, reason = select_checkpoint(**io)
+    assert "rmse" in reason
+    assert "step 3,000 is the best of 50 milestones" in reason
+
+    chosen = read_checkpoint_artifact(io["checkpoint"].path)
+    assert chosen.entry == next(e for e in history.milestones if e.step == 3000)
+    assert chosen.reason == reason
+    assert os.path.getsize(io["checkpoint"].path) < 1200
+    assert checkpoint_uri == f"{history.uri}/{os.path.dirname(chosen.entry.manifest.key)}"
+    assert os.path.isdir(checkpoint_uri)
+    state = load_state(chosen)
+    assert float(state.tensors["optimizer/0/momentum"][0]) == 3000
+
+    assert model_uri == io["model"].uri
+    predictor = load_model(model_uri)
+    assert predictor(ROWS[["x"]])["prediction"].to_numpy() == pytest.approx(
+        0.6 * ROWS["y"].to_numpy(), abs=1e-5
+    )
+    training = read_training(model_uri)
+    assert training is not None
+    assert training["chosen"] == {"step": 3000, "why": reason}
+
+    summary = Path(io["summary"].path).read_text()
+    assert "Step 3,000 chosen by rule best" in summary
+    assert reason[1:] in summary
+    assert summary.count("\n| ") == 52
+    html = Path(io["report"].path).read_text()
+    assert "<svg" in html
+    assert {name: io[name].metadata["kind"] for name in ("checkpoint", "model", "report")} == {
+        "checkpoint": "checkpoint",
+        "model": "model",
+        "report": "report",
+    }
+    with open(os.path.join(model_uri, "model.json"), "rb") as file:
+        assert io["model"].metadata["digest"] == hashlib.sha256(file.read()).hexdigest()
+    assert io["checkpoint"].metadata["digest"] == chosen.entry.manifest.sha256
+    json.dumps(io["checkpoint"].metadata)
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({"rule": "last"}, {5000}),
+        ({"rule": "step", "settings": {"step": 700.0}}, {700}),
+        ({"rule": "before-overfitting"}, set(range(2500, 3300, 100))),
+        ({"rule": "earliest-within", "tolerance": 0.1}, {2100}),
+        ({"rule": "pareto"}, set(range(400, 1500, 100))),
+    ],
+    ids=lambda value: value["rule"] if isinstance(value, dict) else "",
+)
+def test_every_rule(history: Ledger, tmp_path: Path, options: dict[str, Any], steps: set[int]):
+    io = ports(tmp_path, history)
+    _, _, reason = select_checkpoint(**io, **options)
+    chosen = read_checkpoint_artifact(io["checkpoint"].path)
+    assert chosen.entry.step in steps
+    assert chosen.reason == reason
+
+
+def test_running_twice_gives_the_same(history: Ledger, tmp_path: Path):
+    io = ports(tmp_path, history)
+    names = [io[name].path for name in ("checkpoint", "report", "summary")]
+    outcomes = []
+    for _ in range(2):
+        result = select_checkpoint(**io)
+        outcomes.append((result, [Path(name).read_bytes() for name in names]))
+    assert outcomes[0] == outcomes[1]
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> LocalArtifact:
+    """400 labelled rows on which the slope 1 is exact."""
+    with DatasetWriter(str(tmp_path / "rows"), SCHEMA) as writer:
+        writer.write(ROWS)
+    return LocalArtifact(str(tmp_path / "rows"), metadata={"kind": "dataset"})
+
+
+def test_scores_candidates_again(tmp_path: Path, rows: LocalArtifact):
+    slopes = [0.2, 0.7, 0.95, 1.0, 1.3, 1.6]
+    misleading = write_history(tmp_path / "h", slopes, lambda n: {"rmse": 1.0 / n})
+    io = ports(tmp_path / "io", misleading)
+    select_checkpoint(**io)
+    assert read_checkpoint_artifact(io["checkpoint"].path).entry.step == 600
+
+    select_checkpoint(**io, dataset=rows)
+    chosen = read_checkpoint_artifact(io["checkpoint"].path)
+    assert chosen.entry.step == 400
+    assert chosen.entry.metrics == {"rmse": 0.25}  # as recorded: the artifact is the ledger's
+    assert load_model(io["model"].path)(ROWS[["x"]])["prediction"].to_numpy() == pytest.approx(
+        ROWS["y"].to_numpy(), abs=1e-4
+    )
+    assert "scored again on 400 rows" in Path(io["summary"].path).read_text()
+
+    select_checkpoint(**io, dataset=rows, rule="earliest-within", metric="r2")
+    reason = read_checkpoint_artifact(io["checkpoint"].path).reason
+    assert "by resampling the rows" in reason
+
+
+def test_a_damaged_state_is_left_out_loudly(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    ledger = write_history(tmp_path / "h", [0.1] * 8, lambda n: {"rmse": 1.0 / n})
+    best = ledger.milestones[-1]
+    folder = Path(ledger.uri, os.path.dirname(best.manifest.key))
+    state = next(path for path in folder.iterdir() if path.name != "manifest.json")
+    content = bytearray(state.read_bytes())
+    content[-100] ^= 1
+    state.write_bytes(content)
+    io = ports(tmp_path / "io", ledger)
+    select_checkpoint(**io)
+    assert read_checkpoint_artifact(io["checkpoint"].path).entry.step == 700
+    assert "WARNING: step 800 is damaged" in capsys.readouterr().out
+    assert "step 800 is damaged" in Path(io["summary"].path).read_text()
+    with pytest.raises(CorruptData):
+        select_checkpoint(**io, rule="step", settings={"step": 800})
+
+
+def test_a_training_that_never_finished_can_be_selected_from(tmp_path: Path):
+    write_history(tmp_path / "h", [0.1] * 8, overfitting, finish=False)
+    place = tmp_path / "h" / "history" / "abc123"
+    content, _ = open_store(str(place)).cell("ledger.json").read()
+    assert content is not None
+    ledger = Ledger.from_bytes(content, source="test")
+    io = ports(tmp_path / "io", ledger)
+    select_checkpoint(**io, metric="rmse")
+    assert read_checkpoint_artifact(io["checkpoint"].path).entry.step == 800
+    assert read_training(io["model"].path) is None
+
+
+def test_every_problem_at_once_before_any_state_is_read(history: Ledger, tmp_path: Path):
+    io = ports(tmp_path, history)
+    wrong = LocalArtifact(str(tmp_path), metadata={"kind": "model"})
+    with pytest.raises(InvalidInput) as caught:
+        select_checkpoint(
+            **io,
+            dataset=wrong,
+            rule="bets",
+            metric="rmsee",
+            tolerance=2.0,
+            settings={"stepp": 3, "device": "tpu"},
+        )
+    text = str(caught.value)
+    for expected in (
+        "did you mean 'best'",
+        "connect a dataset",
+        "settings.stepp",
+        "metric = 'rmsee'",
+    ):
+        assert expected in text
+    assert not os.path.exists(io["model"].path)
+
+
+def test_refuses_what_is_no_ledger(history: Ledger, tmp_path: Path):
+    io = ports(tmp_path, history)
+    io["ledger"].metadata["kind"] = "model"
+    with pytest.raises(InvalidInput, match="this is a model; connect a ledger"):
+        select_checkpoint(**io)
