@@ -19,7 +19,6 @@ import os
 import subprocess
 import sys
 import time
-import traceback
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -78,8 +77,8 @@ def run_pipeline(
     """
     spec = _without_retries(spec)
     tasks = _TaskStarter(spec, Console(sys.stdout), root, verbose)
-    noise = io.StringIO()
-    with _kfp_tamed(), contextlib.redirect_stdout(sys.stdout if verbose else noise):
+    shown = sys.stdout if verbose else io.StringIO()
+    with _kfp_tamed() as complaints, contextlib.redirect_stdout(shown):
         local.init(
             local.SubprocessRunner(use_venv=False),
             pipeline_root=root,
@@ -89,10 +88,10 @@ def run_pipeline(
         subprocess_task_handler.run_local_subprocess = tasks.run
         try:
             pipeline_orchestrator.run_local_pipeline(spec, arguments)
-        except Exception:
+        except Exception as error:
             # A failed task has said so itself; anything else is between kfp and this machine.
             if tasks.result.failed is None:
-                tasks.result.error = noise.getvalue()[-4000:] + traceback.format_exc()
+                tasks.result.error = "\n".join([*complaints, f"{type(error).__name__}: {error}"])
     return tasks.result
 
 
@@ -184,17 +183,30 @@ def _without_retries(spec: pipeline_spec_pb2.PipelineSpec) -> pipeline_spec_pb2.
 
 
 @contextlib.contextmanager
-def _kfp_tamed() -> Iterator[None]:
-    """Put back what kfp changes for the whole process, and may leave changed under ParallelFor."""
+def _kfp_tamed() -> Iterator[list[str]]:
+    """Put back what kfp changes for the whole process, and may leave changed under ParallelFor.
+
+    Yields the errors that it logs: it swallows the exceptions behind them.
+    """
+    complaints: list[str] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.ERROR:
+            complaints.append(record.getMessage())
+        return True
+
     root = logging.getLogger()
     level, handlers = root.level, root.handlers[:]
     written, started = builtins.print, subprocess_task_handler.run_local_subprocess
+    # Not a handler: kfp clears those.
+    root.addFilter(keep)
     try:
         with warnings.catch_warnings():
             # That our image is no stock Python image, and that display names have no effect here.
             warnings.filterwarnings("ignore", module=r"kfp\.local\..*")
-            yield
+            yield complaints
     finally:
+        root.removeFilter(keep)
         subprocess_task_handler.run_local_subprocess = started
         builtins.print = written
         root.handlers[:] = handlers

@@ -1,0 +1,162 @@
+"""The local runner on Kubeflow's own orchestrator, with small pipelines and real processes."""
+
+# Kubeflow turns calls into tasks and injects outputs.
+# pyright: reportCallIssue=false, reportArgumentType=false
+
+import pytest
+from kfp import compiler, dsl
+
+from kubestill.local import run_pipeline
+
+IMAGE = "kubestill:test"
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def speak(text: str, summary: dsl.Output[dsl.Markdown]) -> str:
+    print(f"saying {text}")
+    with open(summary.path, "w") as file:
+        file.write(f"said {text}")
+    return text
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def fail(text: str):
+    raise ValueError(f"cannot say {text}\n  - nor this")
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def die():
+    import os
+
+    os.kill(os.getpid(), 9)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def collect(texts: list[str]) -> str:
+    return "+".join(texts)
+
+
+@dsl.pipeline(name="speeches")
+def speeches(words: list = ["a", "b", "c"]):
+    with dsl.ParallelFor(words) as word:
+        said = speak(text=word)
+    collect(texts=dsl.Collected(said.outputs["Output"]))
+
+
+@dsl.pipeline(name="failing")
+def failing():
+    failed = fail(text="x").set_retry(3, backoff_duration="60s")
+    failed.set_display_name("refuse")
+    speak(text="never").after(failed)
+
+
+@dsl.pipeline(name="dying")
+def dying():
+    die()
+
+
+def test_a_loop_runs_and_every_line_says_whose_it_is(tmp_path, capsys):
+    result = run_pipeline(speeches.pipeline_spec, {}, root=str(tmp_path))
+    assert result.failed is None
+    assert result.error == ""
+    names = [task.name for task in result.tasks]
+    assert sorted(names[:3]) == ["speak[0]", "speak[1]", "speak[2]"]
+    assert names[3:] == ["collect"]
+    shown = capsys.readouterr().out
+    for index, word in enumerate("abc"):
+        assert f"    speak[{index}]: saying {word}\n" in shown
+    assert "Executor" not in shown
+    assert len([line for line in shown.splitlines() if "▸" in line]) == 4
+    assert len([line for line in shown.splitlines() if "✓" in line]) == 4
+
+
+def test_the_whole_output_of_a_task_stays_in_its_log(tmp_path):
+    result = run_pipeline(speeches.pipeline_spec, {"words": ["a"]}, root=str(tmp_path))
+    with open(f"{result.tasks[0].folder}/task.log") as file:
+        log = file.read()
+    assert "saying a\n" in log
+    assert "Got executor_input" in log
+
+
+def test_verbose_shows_everything(tmp_path, capsys):
+    run_pipeline(speeches.pipeline_spec, {"words": ["a"]}, root=str(tmp_path), verbose=True)
+    assert "Got executor_input" in capsys.readouterr().out
+
+
+def test_the_failing_task_is_named_with_its_message_and_nothing_runs_after(tmp_path, capsys):
+    result = run_pipeline(failing.pipeline_spec, {}, root=str(tmp_path))
+    assert result.failed
+    assert result.failed.name == "refuse"
+    assert result.failed.error == "ValueError: cannot say x\n  - nor this"
+    assert [task.name for task in result.tasks] == ["refuse"], "neither retried nor gone past"
+    shown = capsys.readouterr().out
+    assert "✗ refuse" in shown
+    assert "Traceback" not in shown
+
+
+def test_a_killed_task_is_reported_by_its_exit_code(tmp_path):
+    result = run_pipeline(dying.pipeline_spec, {}, root=str(tmp_path))
+    assert result.failed
+    assert result.failed.error == "the process ended with code 137"
+
+
+def test_trouble_between_kfp_and_this_machine_is_an_error_of_the_run(tmp_path):
+    (tmp_path / "file").write_text("")
+    result = run_pipeline(speeches.pipeline_spec, {}, root=str(tmp_path / "file"))
+    assert result.failed is None
+    assert "Not a directory" in result.error
+
+
+def test_the_runner_leaves_the_process_as_it_was(tmp_path):
+    import builtins
+    import logging
+
+    from kfp.local import subprocess_task_handler
+
+    before = (
+        builtins.print,
+        logging.getLogger().handlers[:],
+        subprocess_task_handler.run_local_subprocess,
+    )
+    run_pipeline(speeches.pipeline_spec, {}, root=str(tmp_path))
+    after = (
+        builtins.print,
+        logging.getLogger().handlers[:],
+        subprocess_task_handler.run_local_subprocess,
+    )
+    assert after == before
+
+
+@pytest.fixture
+def compiled(tmp_path):
+    path = tmp_path / "failing.yaml"
+    compiler.Compiler().compile(failing, str(path))
+    return path
+
+
+def test_the_command_runs_a_compiled_file_and_fails_with_it(tmp_path, compiled, kubestill):
+    done = kubestill("run", str(compiled), "--output", str(tmp_path / "runs"))
+    assert done.returncode == 1
+    assert "refuse failed: ValueError: cannot say x\n  - nor this" in done.stderr
+    assert "task.log" in done.stderr
+
+
+def test_the_command_prints_the_last_summary(tmp_path, kubestill):
+    path = tmp_path / "speeches.yaml"
+    compiler.Compiler().compile(speeches, str(path))
+    done = kubestill("run", str(path), "-p", "words=[hello]", "--output", str(tmp_path / "runs"))
+    assert done.returncode == 0, done.stderr
+    assert "\nsaid hello\n" in done.stdout
+
+
+def test_the_command_refuses_wrong_parameters_before_it_writes(tmp_path, compiled, kubestill):
+    done = kubestill("run", str(compiled), "-p", "x=1", "--output", str(tmp_path / "runs"))
+    assert done.returncode == 1
+    assert "no such parameter" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unknown_pipeline_is_answered_with_the_nearest(kubestill):
+    done = kubestill("run", "distilation")
+    assert done.returncode == 1
+    assert "did you mean 'distillation'?" in done.stderr
