@@ -17,6 +17,7 @@ import torch
 from kubestill.errors import CorruptData, InvalidInput
 from kubestill.runtime.artifacts import LocalArtifact
 from kubestill.runtime.checkpoints import (
+    Checkpoint,
     Checkpointer,
     CheckpointSettings,
     Ledger,
@@ -35,8 +36,7 @@ from kubestill.runtime.models.export import load_model, read_training
 from kubestill.runtime.models.model import Model
 from kubestill.runtime.stores import open_store
 from kubestill.runtime.stores.local import LocalStore
-from kubestill.runtime.tasks import select_checkpoint as task
-from kubestill.runtime.tasks.select_checkpoint import select_checkpoint
+from kubestill.runtime.tasks.select_checkpoint import Selection, check_inputs, select_checkpoint
 
 SCHEMA = Schema(
     columns=(
@@ -45,14 +45,15 @@ SCHEMA = Schema(
     ),
     task="regression",
 )
-ROWS = pd.DataFrame({"x": np.linspace(-1, 1, 400)}).assign(y=lambda rows: 3 * rows["x"])
+FEATURES = pd.DataFrame({"x": np.linspace(-1, 1, 400)})
+ROWS = FEATURES.assign(y=3 * FEATURES["x"])
 PADDING = 40_000
 """float32 numbers of optimizer state: what a selection should not download needlessly."""
 
 
 def linear_model() -> Model:
     """Predicts slope * x, where the slope is the network's only weight that matters."""
-    raw = ROWS[["x"]].to_numpy(np.float32)
+    raw = FEATURES.to_numpy(np.float32)
     encoder = Encoder.fit([raw], RawLayout(SCHEMA))
     decoder = Decoder.fit([ROWS[["y"]].to_numpy(np.float32)])
     return Model.create(SCHEMA, encoder=encoder, decoder=decoder, network_args={"hidden": []})
@@ -110,12 +111,28 @@ def overfitting(n: int) -> dict[str, float]:
     return {"rmse": 0.2 + 2.0 * 0.8**n + 0.02 * max(0, n - 30), "r2": 0.5}
 
 
-def ports(folder: Path, ledger: Ledger) -> dict[str, LocalArtifact]:
-    folder.mkdir(exist_ok=True)
-    made = LocalArtifact(str(folder / "ledger.json"), metadata={"kind": "ledger"})
-    write_ledger_artifact(ledger, made.path)
-    names = ("checkpoint", "model", "report", "summary")
-    return {"ledger": made, **{name: LocalArtifact(str(folder / name)) for name in names}}
+class Io:
+    """The artifacts of one call."""
+
+    def __init__(self, folder: Path, ledger: Ledger):
+        folder.mkdir(exist_ok=True)
+        self.ledger = LocalArtifact(str(folder / "ledger.json"), metadata={"kind": "ledger"})
+        write_ledger_artifact(ledger, self.ledger.path)
+        self.checkpoint = LocalArtifact(str(folder / "checkpoint"))
+        self.model = LocalArtifact(str(folder / "model"))
+        self.report = LocalArtifact(str(folder / "report"))
+        self.summary = LocalArtifact(str(folder / "summary"))
+
+    def select(self, **options: Any) -> tuple[str, str, str]:
+        return select_checkpoint(**vars(self), **options)
+
+    @property
+    def chosen(self) -> Checkpoint:
+        return read_checkpoint_artifact(self.checkpoint.path)
+
+    @property
+    def predictions(self) -> np.ndarray:
+        return load_model(self.model.path)(FEATURES)["prediction"].to_numpy()
 
 
 class CountingStore(LocalStore):
@@ -152,10 +169,10 @@ def test_the_history_is_what_the_tests_believe(history: Ledger):
 
 
 def test_reads_only_the_ledger_and_the_chosen_state(history: Ledger, tmp_path: Path):
-    io = ports(tmp_path / "io", history)
-    job = task.check_inputs(io["ledger"], None, "best", "", 0.0, {})
+    io = Io(tmp_path / "io", history)
+    job = check_inputs(io.ledger, None, "best", "", 0.0, {})
     store = CountingStore(history.uri)
-    choice, _ = task.Selection(job, store, str(tmp_path)).run(io["model"].path)
+    choice, _ = Selection(job, store, str(tmp_path)).run(io.model.path)
     manifest = choice.entry.manifest.key
     assert {os.path.dirname(key) for key in store.read} == {os.path.dirname(manifest)}
     listed = len(open_store(history.uri).get(manifest))
@@ -165,44 +182,38 @@ def test_reads_only_the_ledger_and_the_chosen_state(history: Ledger, tmp_path: P
 
 
 def test_writes_every_output(history: Ledger, tmp_path: Path):
-    io = ports(tmp_path, history)
-    checkpoint_uri, model_uri, reason = select_checkpoint(**io)
+    io = Io(tmp_path, history)
+    checkpoint_uri, model_uri, reason = io.select()
     assert "rmse" in reason
     assert "step 3,000 is the best of 50 milestones" in reason
 
-    chosen = read_checkpoint_artifact(io["checkpoint"].path)
+    chosen = io.chosen
     assert chosen.entry == next(e for e in history.milestones if e.step == 3000)
     assert chosen.reason == reason
-    assert os.path.getsize(io["checkpoint"].path) < 1200
+    assert os.path.getsize(io.checkpoint.path) < 1200
     assert checkpoint_uri == f"{history.uri}/{os.path.dirname(chosen.entry.manifest.key)}"
     assert os.path.isdir(checkpoint_uri)
     state = load_state(chosen)
     assert float(state.tensors["optimizer/0/momentum"][0]) == 3000
 
-    assert model_uri == io["model"].uri
-    predictor = load_model(model_uri)
-    assert predictor(ROWS[["x"]])["prediction"].to_numpy() == pytest.approx(
-        0.6 * ROWS["y"].to_numpy(), abs=1e-5
-    )
+    assert model_uri == io.model.uri
+    assert io.predictions == pytest.approx(0.6 * ROWS["y"].to_numpy(), abs=1e-5)
     training = read_training(model_uri)
     assert training is not None
     assert training["chosen"] == {"step": 3000, "why": reason}
 
-    summary = Path(io["summary"].path).read_text()
+    summary = Path(io.summary.path).read_text()
     assert "Step 3,000 chosen by rule best" in summary
     assert reason[1:] in summary
     assert summary.count("\n| ") == 52
-    html = Path(io["report"].path).read_text()
+    html = Path(io.report.path).read_text()
     assert "<svg" in html
-    assert {name: io[name].metadata["kind"] for name in ("checkpoint", "model", "report")} == {
-        "checkpoint": "checkpoint",
-        "model": "model",
-        "report": "report",
-    }
+    for kind in ("checkpoint", "model", "report", "summary"):
+        assert vars(io)[kind].metadata["kind"] == kind
     with open(os.path.join(model_uri, "model.json"), "rb") as file:
-        assert io["model"].metadata["digest"] == hashlib.sha256(file.read()).hexdigest()
-    assert io["checkpoint"].metadata["digest"] == chosen.entry.manifest.sha256
-    json.dumps(io["checkpoint"].metadata)
+        assert io.model.metadata["digest"] == hashlib.sha256(file.read()).hexdigest()
+    assert io.checkpoint.metadata["digest"] == chosen.entry.manifest.sha256
+    json.dumps(io.checkpoint.metadata)
 
 
 @pytest.mark.parametrize(
@@ -217,19 +228,19 @@ def test_writes_every_output(history: Ledger, tmp_path: Path):
     ids=lambda value: value["rule"] if isinstance(value, dict) else "",
 )
 def test_every_rule(history: Ledger, tmp_path: Path, options: dict[str, Any], steps: set[int]):
-    io = ports(tmp_path, history)
-    _, _, reason = select_checkpoint(**io, **options)
-    chosen = read_checkpoint_artifact(io["checkpoint"].path)
+    io = Io(tmp_path, history)
+    _, _, reason = io.select(**options)
+    chosen = io.chosen
     assert chosen.entry.step in steps
     assert chosen.reason == reason
 
 
 def test_running_twice_gives_the_same(history: Ledger, tmp_path: Path):
-    io = ports(tmp_path, history)
-    names = [io[name].path for name in ("checkpoint", "report", "summary")]
+    io = Io(tmp_path, history)
+    names = [io.checkpoint.path, io.report.path, io.summary.path]
     outcomes = []
     for _ in range(2):
-        result = select_checkpoint(**io)
+        result = io.select()
         outcomes.append((result, [Path(name).read_bytes() for name in names]))
     assert outcomes[0] == outcomes[1]
 
@@ -245,21 +256,19 @@ def rows(tmp_path: Path) -> LocalArtifact:
 def test_scores_candidates_again(tmp_path: Path, rows: LocalArtifact):
     slopes = [0.2, 0.7, 0.95, 1.0, 1.3, 1.6]
     misleading = write_history(tmp_path / "h", slopes, lambda n: {"rmse": 1.0 / n})
-    io = ports(tmp_path / "io", misleading)
-    select_checkpoint(**io)
-    assert read_checkpoint_artifact(io["checkpoint"].path).entry.step == 600
+    io = Io(tmp_path / "io", misleading)
+    io.select()
+    assert io.chosen.entry.step == 600
 
-    select_checkpoint(**io, dataset=rows)
-    chosen = read_checkpoint_artifact(io["checkpoint"].path)
+    io.select(dataset=rows)
+    chosen = io.chosen
     assert chosen.entry.step == 400
     assert chosen.entry.metrics == {"rmse": 0.25}  # as recorded: the artifact is the ledger's
-    assert load_model(io["model"].path)(ROWS[["x"]])["prediction"].to_numpy() == pytest.approx(
-        ROWS["y"].to_numpy(), abs=1e-4
-    )
-    assert "scored again on 400 rows" in Path(io["summary"].path).read_text()
+    assert io.predictions == pytest.approx(ROWS["y"].to_numpy(), abs=1e-4)
+    assert "scored again on 400 rows" in Path(io.summary.path).read_text()
 
-    select_checkpoint(**io, dataset=rows, rule="earliest-within", metric="r2")
-    reason = read_checkpoint_artifact(io["checkpoint"].path).reason
+    io.select(dataset=rows, rule="earliest-within", metric="r2")
+    reason = io.chosen.reason
     assert "by resampling the rows" in reason
 
 
@@ -271,13 +280,13 @@ def test_a_damaged_state_is_left_out_loudly(tmp_path: Path, capsys: pytest.Captu
     content = bytearray(state.read_bytes())
     content[-100] ^= 1
     state.write_bytes(content)
-    io = ports(tmp_path / "io", ledger)
-    select_checkpoint(**io)
-    assert read_checkpoint_artifact(io["checkpoint"].path).entry.step == 700
+    io = Io(tmp_path / "io", ledger)
+    io.select()
+    assert io.chosen.entry.step == 700
     assert "WARNING: step 800 is damaged" in capsys.readouterr().out
-    assert "step 800 is damaged" in Path(io["summary"].path).read_text()
+    assert "step 800 is damaged" in Path(io.summary.path).read_text()
     with pytest.raises(CorruptData):
-        select_checkpoint(**io, rule="step", settings={"step": 800})
+        io.select(rule="step", settings={"step": 800})
 
 
 def test_a_training_that_never_finished_can_be_selected_from(tmp_path: Path):
@@ -286,18 +295,17 @@ def test_a_training_that_never_finished_can_be_selected_from(tmp_path: Path):
     content, _ = open_store(str(place)).cell("ledger.json").read()
     assert content is not None
     ledger = Ledger.from_bytes(content, source="test")
-    io = ports(tmp_path / "io", ledger)
-    select_checkpoint(**io, metric="rmse")
-    assert read_checkpoint_artifact(io["checkpoint"].path).entry.step == 800
-    assert read_training(io["model"].path) is None
+    io = Io(tmp_path / "io", ledger)
+    io.select(metric="rmse")
+    assert io.chosen.entry.step == 800
+    assert read_training(io.model.path) is None
 
 
 def test_every_problem_at_once_before_any_state_is_read(history: Ledger, tmp_path: Path):
-    io = ports(tmp_path, history)
+    io = Io(tmp_path, history)
     wrong = LocalArtifact(str(tmp_path), metadata={"kind": "model"})
     with pytest.raises(InvalidInput) as caught:
-        select_checkpoint(
-            **io,
+        io.select(
             dataset=wrong,
             rule="bets",
             metric="rmsee",
@@ -312,11 +320,11 @@ def test_every_problem_at_once_before_any_state_is_read(history: Ledger, tmp_pat
         "metric = 'rmsee'",
     ):
         assert expected in text
-    assert not os.path.exists(io["model"].path)
+    assert not os.path.exists(io.model.path)
 
 
 def test_refuses_what_is_no_ledger(history: Ledger, tmp_path: Path):
-    io = ports(tmp_path, history)
-    io["ledger"].metadata["kind"] = "model"
+    io = Io(tmp_path, history)
+    io.ledger.metadata["kind"] = "model"
     with pytest.raises(InvalidInput, match="this is a model; connect a ledger"):
-        select_checkpoint(**io)
+        io.select()
