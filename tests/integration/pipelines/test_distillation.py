@@ -1,0 +1,104 @@
+"""The whole pipeline on real digits, through the real local runner, with small settings."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+SMALL = {
+    "teacher_args": "{hidden: [256, 256]}",
+    "teacher_steps": "400",
+    "rows": "9000",
+    "shards": "2",
+    "student_args": "{hidden: [32]}",
+    "student_steps": "600",
+}
+
+
+def arguments(output, **overrides):
+    given = [f"-p{name}={value}" for name, value in {**SMALL, **overrides}.items()]
+    return ["run", "distillation", "--output", str(output), *given]
+
+
+@pytest.fixture(scope="module")
+def run(kubestill, tmp_path_factory):
+    output = tmp_path_factory.mktemp("runs")
+    done = kubestill(*arguments(output))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout, output
+
+
+def outputs(output: Path, task: str) -> dict:
+    (file,) = output.glob(f"distillation-*/**/{task}/executor_output.json")
+    return json.loads(file.read_text())
+
+
+def test_every_task_ran(run):
+    stdout, _ = run
+    done = re.findall(r"✓ (\S+)", stdout)
+    loop = ["generate-synthetic[0]", "generate-synthetic[1]"]
+    loop += ["label-with-teacher[0]", "label-with-teacher[1]"]
+    others = ["continuous-eval", "gather-shards", "import-dataset", "plan-shards"]
+    others += ["select-checkpoint", "train-control", "train-student", "train-teacher"]
+    assert sorted(done) == sorted(loop + others)
+
+
+def test_it_ends_with_the_scores_and_the_report(run):
+    stdout, _ = run
+    table = [line for line in stdout.splitlines() if line.startswith("|")]
+    assert any("accuracy" in line for line in table)
+    reports = re.findall(r"^report: (.*)$", stdout, re.MULTILINE)
+    assert reports[-1].endswith("continuous-eval.html")
+
+
+def test_the_report_is_one_self_contained_page(run):
+    _, output = run
+    (report,) = output.glob("distillation-*/reports/continuous-eval.html")
+    html = report.read_text()
+    assert html.lstrip().lower().startswith("<!doctype html>")
+    assert "<svg" in html
+    assert not re.search(r"""(src|href)=["']https?://""", html)
+
+
+def test_the_students_learned_and_the_decision_is_a_word(run):
+    _, output = run
+    evaluation = outputs(output, "continuous-eval")
+    decision = evaluation["parameterValues"]["decision"]
+    assert re.fullmatch(r"[a-z-]+", decision)
+    (metrics,) = evaluation["artifacts"]["metrics"]["artifacts"]
+    assert metrics["metadata"]["accuracy"] > 0.9
+
+
+def test_all_gathered_rows_carry_the_teachers_output(run):
+    from kubestill.runtime.data.dataset import Dataset
+
+    _, output = run
+    folder = outputs(output, "gather-shards")["parameterValues"]["dataset_uri"]
+    gathered = Dataset.open(folder)
+    (original,) = outputs(output, "import-dataset")["artifacts"]["dataset"]["artifacts"]
+    assert gathered.rows == 9000 + original["metadata"]["rows"]
+    assert gathered.schema.soft is not None
+
+
+def test_running_again_adopts_the_finished_trainings(run, kubestill):
+    stdout, output = run
+    done = kubestill(*arguments(output))
+    assert done.returncode == 0, done.stdout + done.stderr
+    trained = [line for line in done.stdout.splitlines() if "train-" in line and "epoch" in line]
+    assert trained == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        pytest.param({"dataset": "digitz"}, "did you mean 'digits'", id="unknown-source"),
+        pytest.param({"shards": "0"}, "shards = 0: give 1 to 256", id="no-shards"),
+        pytest.param({"teacher_settings": "{momentun: 1}"}, "unknown key", id="unknown-setting"),
+    ],
+)
+def test_bad_input_fails_with_the_remedy(overrides, message, kubestill, tmp_path):
+    done = kubestill(*arguments(tmp_path / "runs", **overrides))
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
