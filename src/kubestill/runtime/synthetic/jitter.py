@@ -89,7 +89,7 @@ def moved(images: Images, *, shift: Floats, angle: Floats) -> Images:
     Returns:
         [N, C, H, W]; what comes in from outside repeats the border.
     """
-    count, _, height, width = images.shape
+    count, height, width = (int(images.shape[axis]) for axis in (0, 2, 3))
     middle = np.array([height - 1, width - 1]) / 2
     # Where each pixel of the result comes from: the motion, backwards.
     down = np.arange(height).reshape(-1, 1) - middle[0] - shift[:, :1].reshape(-1, 1, 1)
