@@ -39,7 +39,7 @@ def test_lays_out_scaled_then_indicators_then_one_hot_then_codes() -> None:
     assert age[there].mean() == pytest.approx(0, abs=1e-6)
     assert age[there].std() == pytest.approx(1, abs=1e-6)
     assert set(age[~there]) == {0.0}
-    share = frame["garden"].mean()
+    share = float(frame["garden"].to_numpy(float, na_value=np.nan)[frame["garden"].notna()].mean())
     assert {round(float(v), 5) for v in garden} == {0.0, *(round(v - share, 5) for v in (0, 1))}
     np.testing.assert_array_equal(features[:, 3], ~there)
     np.testing.assert_array_equal(features[:, 4], frame["garden"].isna())

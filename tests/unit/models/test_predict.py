@@ -19,14 +19,15 @@ def test_binary_gives_a_label_and_both_probabilities() -> None:
     assert list(table.columns) == ["prediction", "p_no", "p_yes"]
     np.testing.assert_allclose(table["p_no"] + table["p_yes"], 1, atol=1e-6)
     expected = np.where(table["p_yes"] > table["p_no"], "yes", "no")
-    assert (table["prediction"] == expected).all()
+    assert table["prediction"].tolist() == expected.tolist()
 
 
 def test_multiclass_gives_a_label_and_a_probability_each() -> None:
     table = predictor("multiclass")(mixed_frame())
     chances = table[["p_a", "p_b", "p_c", "p_d"]]
     np.testing.assert_allclose(chances.sum(axis=1), 1, atol=1e-6)
-    assert (table["prediction"] == chances.idxmax(axis=1).str.removeprefix("p_")).all()
+    expected = np.array(["a", "b", "c", "d"])[chances.to_numpy().argmax(axis=1)]
+    assert table["prediction"].tolist() == expected.tolist()
 
 
 def test_regression_is_in_target_units() -> None:
@@ -81,7 +82,7 @@ def test_unseen_category_counts_as_missing(column: str, value: str) -> None:
 def test_values_missing_everywhere_still_predict() -> None:
     frame = mixed_frame()
     nothing = pd.DataFrame(None, index=frame.index, columns=frame.columns, dtype=object)
-    assert predictor("regression")(nothing)["prediction"].notna().all()
+    assert np.isfinite(predictor("regression")(nothing)["prediction"].to_numpy()).all()
 
 
 def test_no_rows() -> None:
