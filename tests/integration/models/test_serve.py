@@ -7,7 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from model_samples import image_schema, images, make_model, mixed_frame, mixed_schema
+from model_samples import (  # pyright: ignore[reportMissingImports]
+    image_schema,
+    images,
+    make_model,
+    mixed_frame,
+    mixed_schema,
+)
 
 from kubestill.runtime.data.decode import RawLayout, decode_features
 from kubestill.runtime.models.predict import Predictor
