@@ -46,8 +46,8 @@ def test_best():
     choice = choose(FALLING)
     assert choice.entry.step == 900
     assert choice.metric == "log_loss"
-    assert "log_loss 0.2 at step 900 is the best of 10 milestones" in choice.reason
-    assert "next is log_loss 0.201 at step 1,000" in choice.reason
+    assert "step 900 with log_loss 0.2 is the best of 10 milestones" in choice.reason
+    assert "next is step 1,000 with log_loss 0.201" in choice.reason
 
 
 def test_best_by_a_metric_that_rises():
@@ -88,7 +88,7 @@ def test_earliest_within_a_share_of_the_best(tolerance: float, step: int):
 
 def test_earliest_within_says_what_it_saves():
     choice = choose(FALLING, rule="earliest-within", tolerance=0.06)
-    assert "within 6% of the best, log_loss 0.2 at step 900" in choice.reason
+    assert "within 6% of the best (step 900 with log_loss 0.2)" in choice.reason
     assert "22,400 examples, 78% of what the best one cost" in choice.reason
     assert "(4 of 10 milestones lie within)" in choice.reason
 

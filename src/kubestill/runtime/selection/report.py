@@ -72,8 +72,8 @@ def selection_report(account: Account[M]) -> tuple[str, str]:
         body=[
             tiles(_tiles(account)),
             *drawn,
-            section("Candidates", _table(head, rows, choice), note=f"Scores: {account.scored_on}."),
             section("How it was chosen", bullets(lines)),
+            section("Candidates", _table(head, rows, choice)),
         ],
     )
     markdown = document(headline, reason, bullet_list(lines), markdown_table(head, rows))
@@ -82,9 +82,10 @@ def selection_report(account: Account[M]) -> tuple[str, str]:
 
 def _story(account: Account[M]) -> list[str]:
     share = f"{size(account.bytes_read)} of the {size(account.bytes_kept)} kept"
+    compared = [f"Scores compared: {account.scored_on}."] if account.choice.metric else []
     return [
         *account.notices,
-        f"Scores compared: {account.scored_on}.",
+        *compared,
         f"Phases: {account.phases['why']}.",
         f"State read in order to choose and export: {share}.",
     ]

@@ -72,7 +72,7 @@ class _Field(Generic[M]):
         return front
 
     def told(self, entry: M) -> str:
-        return f"{self.metric} {entry.metrics[self.metric]:.6g} at step {entry.step:,}"
+        return f"step {entry.step:,} with {self.metric} {entry.metrics[self.metric]:.4g}"
 
 
 def select(entries: Sequence[M], request: Request, evidence: Evidence) -> Choice[M]:
@@ -129,9 +129,12 @@ def _earliest_within(field: _Field[M]) -> tuple[M, str]:
     margin, margin_told = _margin(field, best)
     within = [entry for entry in field.candidates if field.loss(entry) <= field.loss(best) + margin]
     chosen = min(within, key=lambda entry: (entry.examples, field.loss(entry)))
-    told = f"{margin_told} of the best, {field.told(best)}"
+    told = f"{margin_told} of the best ({field.told(best)})"
     if chosen.step == best.step:
-        return chosen, f"{field.told(chosen)}: no cheaper milestone lies within {told}"
+        return (
+            chosen,
+            f"{field.told(chosen)} is the best, and nothing cheaper is within {margin_told}",
+        )
     return chosen, (
         f"{field.told(chosen)} is the cheapest within {told}: {_cost(chosen, best)} "
         f"({len(within)} of {_milestones(field.candidates)} lie within)"
