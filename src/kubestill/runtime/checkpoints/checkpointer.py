@@ -266,7 +266,7 @@ class Checkpointer:
             self._writer.phases = dict(phases)
 
     def report(self) -> Json:
-        """Say how often state was saved, what that cost, and what a kill costs: expected and actual.
+        """Say how often state was saved, what that cost, and what a kill costs.
 
         `lost_seconds` is the training time that the attempt before this one had put in after the
         checkpoint that was restored, as far as its last heartbeat tells.
