@@ -1,0 +1,447 @@
+"""The checkpointer on a local folder: what comes back, what is refused, and what is said."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kubestill.errors import Fenced, InvalidInput, StoreUnavailable, TrainingFailed
+from kubestill.runtime.checkpoints import (
+    Checkpoint,
+    Checkpointer,
+    CheckpointSettings,
+    Ledger,
+    Place,
+    TrainingState,
+    load_state,
+    read_checkpoint_artifact,
+    read_ledger_artifact,
+    resolve_place,
+    write_checkpoint_artifact,
+    write_ledger_artifact,
+)
+from kubestill.runtime.checkpoints.inspection import describe, ledgers, show, verify
+from kubestill.runtime.checkpoints.ranks import Ranks
+
+SETTINGS = CheckpointSettings(heartbeat_seconds=0.1, keep_last=3)
+
+
+class Said(list[str]):
+    def __call__(self, line: str) -> None:
+        self.append(line)
+
+    def __contains__(self, text: object) -> bool:
+        return any(str(text) in line for line in self)
+
+
+def state(step: int) -> TrainingState:
+    generator = torch.Generator().manual_seed(step)
+    tensors = {
+        "model/w": torch.randn(7, 5, generator=generator, requires_grad=True),
+        "model/half": torch.randn(3, generator=generator).bfloat16(),
+        "model/mask": torch.tensor([True, False]),
+        "optimizer/0/step": torch.tensor(float(step)),
+        "empty": torch.zeros(0, 4),
+        "strided": torch.randn(4, 6, generator=generator).t(),
+        "rank/rng/torch": generator.get_state(),
+    }
+    return TrainingState(tensors, {"step": step, "nested": {"a": [1, None, "x"]}})
+
+
+def assert_same(one: TrainingState, other: TrainingState) -> None:
+    assert one.meta == other.meta
+    assert one.tensors.keys() == other.tensors.keys()
+    for name, tensor in one.tensors.items():
+        assert tensor.dtype == other.tensors[name].dtype
+        assert torch.equal(tensor, other.tensors[name]), name
+
+
+def place_at(folder: Path, owner: str = "me") -> Place:
+    return resolve_place(str(folder), "exp", "f00", "", owner=owner)
+
+
+def opened(folder: Path, *, said: Said | None = None, owner: str = "me", **options: Any):
+    options = {"settings": SETTINGS, "numerics": {"threads": 1}, **options}
+    settings = options.pop("settings")
+    announce = Said() if said is None else said
+    return Checkpointer.open(place_at(folder, owner), settings, announce=announce, **options)
+
+
+def save(checkpointer: Checkpointer, step: int, kind: Any = "milestone", **metrics: float) -> None:
+    checkpointer.save(
+        state(step), kind=kind, step=step, epoch=step / 2, examples=8 * step, metrics=metrics
+    )
+
+
+def trained(folder: Path, *steps: int) -> Ledger:
+    with opened(folder) as checkpointer:
+        for step in steps:
+            save(checkpointer, step)
+    return ledgers(str(folder))[0]
+
+
+def state_file(folder: Path, step: int) -> Path:
+    (found,) = folder.glob(f"exp/f00/{step:09d}-*/*.safetensors")
+    return found
+
+
+def test_every_kind_of_tensor_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    trained(tmp_path, 1, 2)
+    said = Said()
+    with opened(tmp_path, said=said) as checkpointer:
+        restored = checkpointer.restore()
+        assert restored is not None
+        assert_same(restored, state(2))
+        assert checkpointer.exact
+        assert checkpointer.resumed is not None
+        assert checkpointer.resumed.step == 2
+    assert "with the same bits" in said
+
+
+def test_a_save_holds_the_moment_it_was_called_at(tmp_path: Path) -> None:
+    live = state(1)
+    with opened(tmp_path) as checkpointer:
+        checkpointer.save(live, kind="recovery", step=1, epoch=0, examples=0)
+        with torch.no_grad():
+            live.tensors["model/w"].add_(1)
+        live.meta["nested"]["a"].append("later")
+    with opened(tmp_path) as checkpointer:
+        restored = checkpointer.restore()
+        assert restored is not None
+        assert_same(restored, state(1))
+
+
+def test_another_numerics_key_resumes_and_says_so(tmp_path: Path) -> None:
+    trained(tmp_path, 1)
+    said = Said()
+    with opened(tmp_path, said=said, numerics={"threads": 2}) as checkpointer:
+        assert checkpointer.restore() is not None
+        assert not checkpointer.exact
+    assert "NOT with the same bits: threads: 1 then, 2 now" in said
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Callable[[str], Any], tuple[str]]:
+        return (os.mkdir, (os.environ["BOMB"],))
+
+
+def make_pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps(Bomb()))
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, Path.unlink, make_pickle])
+@pytest.mark.parametrize("what", ["state", "manifest"])
+def test_a_damaged_checkpoint_is_skipped_loudly(
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+    what: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BOMB", str(tmp_path / "exploded"))
+    trained(tmp_path, 1, 2)
+    path = state_file(tmp_path, 2)
+    damage(path if what == "state" else path.with_name("manifest.json"))
+    assert len(verify(str(tmp_path))) == 1
+    said = Said()
+    with opened(tmp_path, said=said) as checkpointer:
+        restored = checkpointer.restore()
+        assert restored is not None
+        assert_same(restored, state(1))
+        assert [e.step for e in checkpointer.ledger.milestones] == [1]
+        assert "step 2" in checkpointer.ledger.notices[0].text
+        save(checkpointer, 2)
+    assert "the checkpoint of step 2 is damaged" in said
+    assert not (tmp_path / "exploded").exists()
+    # The same step, trained again, takes the damaged one's place.
+    assert [row["state"] for row in describe(str(tmp_path))] == ["ok", "ok"]
+    assert verify(str(tmp_path)) == []
+
+
+def test_nothing_whole_at_all_starts_afresh(tmp_path: Path) -> None:
+    trained(tmp_path, 1, 2)
+    flip(state_file(tmp_path, 1))
+    flip(state_file(tmp_path, 2))
+    with opened(tmp_path) as checkpointer:
+        assert checkpointer.restore() is None
+
+
+@pytest.mark.parametrize("torn", [True, False], ids=["torn", "gone"])
+def test_a_lost_ledger_is_rebuilt_from_manifests(tmp_path: Path, torn: bool) -> None:
+    before = trained(tmp_path, 1, 2)
+    for path in (tmp_path / "exp/f00").glob("ledger.json*"):
+        path.write_bytes(b'{"format": "kube') if torn else path.unlink()
+    with opened(tmp_path) as checkpointer:
+        assert checkpointer.ledger.entries == before.entries
+        attempt = checkpointer.ledger.attempt
+        assert attempt is not None
+        assert attempt.number == 2
+        assert "rebuilt" in checkpointer.ledger.notices[0].text
+
+
+def test_a_checkpoint_of_another_format_version_is_refused(tmp_path: Path) -> None:
+    trained(tmp_path, 1)
+    (path,) = [p for p in (tmp_path / "exp/f00").glob("ledger.json*")][-1:]
+    path.write_bytes(path.read_bytes().replace(b"ledger/1", b"ledger/9"))
+    with pytest.raises(InvalidInput, match=r"kubestill/ledger/9.*another version"):
+        opened(tmp_path)
+
+
+def test_a_result_is_adopted(tmp_path: Path) -> None:
+    with opened(tmp_path) as checkpointer:
+        save(checkpointer, 1)
+        assert checkpointer.finished is None
+        ledger = checkpointer.finish({"score": 1.5})
+        assert checkpointer.finish({"score": 1.5}).finished == {"score": 1.5}
+    assert [entry.step for entry in ledger.entries] == [1]
+    with opened(tmp_path, owner="another run") as checkpointer:
+        assert checkpointer.finished == {"score": 1.5}
+        assert checkpointer.finish({"score": 9}).finished == {"score": 1.5}
+    assert show(str(tmp_path))[0]["status"] == "finished"
+
+
+def test_a_permanent_failure_is_raised_again_at_once(tmp_path: Path) -> None:
+    with opened(tmp_path) as checkpointer:
+        checkpointer.fail("the loss became nan")
+    with pytest.raises(TrainingFailed, match="the loss became nan"):
+        opened(tmp_path)
+    with opened(tmp_path, resume="never") as checkpointer:
+        assert checkpointer.restore() is None
+
+
+def test_must_resume_and_there_is_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="nothing to resume"):
+        opened(tmp_path, resume="must")
+
+
+def test_a_retry_of_the_same_task_fences_the_old_one(tmp_path: Path) -> None:
+    def train_on(checkpointer: Checkpointer) -> None:
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            checkpointer.recovery_due()
+            time.sleep(0.01)
+
+    with opened(tmp_path) as old:
+        save(old, 1)
+        old._saver.flush()  # pyright: ignore
+        with opened(tmp_path) as new:
+            with pytest.raises(Fenced, match="attempt 2 of me took over"):
+                train_on(old)
+            with pytest.raises(Fenced):
+                save(old, 2)
+            with pytest.raises(Fenced):
+                old.finish({})
+            assert new.restore() is not None
+            save(new, 2)
+    assert [row["attempt"] for row in describe(str(tmp_path))] == [1, 2]
+
+
+def test_another_run_waits_while_the_first_lives_and_adopts_its_result(tmp_path: Path) -> None:
+    first = opened(tmp_path)
+    found: list[Any] = []
+    said = Said()
+
+    def second() -> None:
+        with opened(tmp_path, said=said, owner="another run") as checkpointer:
+            found.append(checkpointer.finished)
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    time.sleep(0.6)  # six heartbeats
+    assert not found
+    first.finish({"score": 2})
+    first.close()
+    thread.join()
+    assert found == [{"score": 2}]
+    assert "may be alive" in said
+
+
+def test_another_run_takes_over_after_three_missed_heartbeats(tmp_path: Path) -> None:
+    first = opened(tmp_path)
+    first.close()  # as silent as a dead one
+    started = time.monotonic()
+    with opened(tmp_path, owner="another run") as second:
+        assert second.finished is None
+    assert 0.25 < time.monotonic() - started < 5
+
+
+def test_an_unwritable_root_that_was_set_fails_and_names_it(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InvalidInput, match=r"checkpoint_uri = .*file.*cannot keep checkpoints"):
+        resolve_place(str(tmp_path / "file"), "", "f00", "")
+
+
+def test_an_unwritable_fallback_warns_and_stays_local(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    said = Said()
+    place = resolve_place("", "", "f00", "minio://bucket/run/ledger", announce=said)
+    assert not place.durable
+    assert place.uri.startswith(str(tmp_path))
+    assert "lost with this machine" in said
+
+
+def test_a_fallback_lies_beside_the_artifact(tmp_path: Path) -> None:
+    place = resolve_place("", "", "f00", str(tmp_path / "ledger"))
+    assert place.uri == str(tmp_path / "ledger.d/default/f00")
+    assert place.owner == str(tmp_path / "ledger")
+
+
+def test_a_store_that_vanishes_keeps_the_state_locally(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spill, said = tmp_path / "spill", Said()
+    settings = SETTINGS.model_copy(update={"outage_seconds": 1.0, "spill_folder": str(spill)})
+    root = tmp_path / "root"
+    with opened(root, said=said, settings=settings) as checkpointer:
+        save(checkpointer, 1)
+        checkpointer._saver.flush()  # pyright: ignore
+        os.rename(root, tmp_path / "away")
+        root.write_text("no folder any more")
+        save(checkpointer, 2)
+        with pytest.raises(StoreUnavailable, match=r"step 2 is kept in .*spill"):
+            checkpointer.finish({})
+    assert "trying again" in said
+    with opened(spill) as checkpointer:
+        restored = checkpointer.restore()
+        assert restored is not None
+        assert_same(restored, state(2))
+
+
+def test_a_short_outage_goes_unnoticed_by_the_training(tmp_path: Path) -> None:
+    root, away, said = tmp_path / "root", tmp_path / "away", Said()
+    with opened(root, said=said) as checkpointer:
+        save(checkpointer, 1)
+        checkpointer._saver.flush()  # pyright: ignore
+        os.rename(root, away)
+        root.write_text("no folder any more")
+        save(checkpointer, 2)
+        time.sleep(0.3)
+        root.unlink()
+        os.rename(away, root)
+        checkpointer.finish({})
+    assert "saved after all" in said
+    assert [row["step"] for row in describe(str(root))] == [1, 2]
+
+
+def test_recovery_checkpoints_come_by_the_clock(tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"recovery_seconds": 0.2})
+    with opened(tmp_path, settings=settings) as checkpointer:
+        assert not checkpointer.recovery_due()
+        time.sleep(0.25)
+        assert checkpointer.recovery_due()
+        for step in range(1, 5):
+            save(checkpointer, step, "recovery")
+        assert not checkpointer.recovery_due()
+        assert checkpointer.report()["interval_seconds"] == 0.2
+    assert [row["step"] for row in describe(str(tmp_path))] == [3, 4]
+    assert not ledgers(str(tmp_path))[0].milestones
+
+
+def test_phases_are_written_and_their_last_milestones_kept(tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"keep_last": 1})
+    with opened(tmp_path, settings=settings) as checkpointer:
+        for step, phases in ((1, {1: 1}), (2, {1: 1, 2: 2}), (3, {1: 1, 2: 2, 3: 2})):
+            checkpointer.mark_phases(phases)
+            save(checkpointer, step)
+    assert [(row["step"], row["phase"]) for row in describe(str(tmp_path))] == [(1, 1), (3, 2)]
+
+
+def test_artifacts_are_small_and_lead_to_the_state(tmp_path: Path) -> None:
+    ledger = trained(tmp_path, 1, 2)
+    write_ledger_artifact(ledger, str(tmp_path / "ledger"))
+    assert read_ledger_artifact(str(tmp_path / "ledger")) == ledger
+    chosen = Checkpoint.of(ledger, ledger.milestones[0], reason="the first")
+    write_checkpoint_artifact(chosen, str(tmp_path / "checkpoint"))
+    assert (tmp_path / "checkpoint").stat().st_size < 1500
+    again = read_checkpoint_artifact(str(tmp_path / "checkpoint"))
+    assert again == chosen
+    assert_same(load_state(again), state(1))
+
+
+def test_metrics_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
+    with opened(tmp_path) as checkpointer:
+        save(checkpointer, 1, loss=0.5, broken=float("nan"))
+    assert describe(str(tmp_path))[0]["metrics"] == {"loss": 0.5}
+
+
+class Pair:
+    """Two ranks in two threads that share texts as two processes would."""
+
+    def __init__(self) -> None:
+        self._barrier = threading.Barrier(2)
+        self._text = ""
+
+    def ranks(self, rank: int) -> Ranks:
+        def share(text: str) -> str:
+            if rank == 0:
+                self._text = text
+            self._barrier.wait()
+            shared = self._text
+            self._barrier.wait()
+            return shared
+
+        return Ranks(rank=rank, world=2, share=share)
+
+
+def test_two_ranks_save_together_and_one_can_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair, local = Pair(), threading.local()
+    monkeypatch.setattr(Ranks, "current", classmethod(lambda cls: local.ranks))
+    restored: dict[tuple[int, int], TrainingState | None] = {}
+
+    def rank_state(rank: int) -> TrainingState:
+        own = state(1)
+        own.tensors["rank/rng/torch"] = torch.tensor([rank], dtype=torch.uint8)
+        own.meta["rank"] = {"python": rank}
+        return own
+
+    def run(rank: int, attempt: int) -> None:
+        local.ranks = pair.ranks(rank)
+        with opened(tmp_path) as checkpointer:
+            restored[attempt, rank] = checkpointer.restore()
+            checkpointer.save(rank_state(rank), kind="milestone", step=1, epoch=0, examples=0)
+            if attempt:
+                checkpointer.finish({})
+
+    for attempt in range(2):
+        threads = [threading.Thread(target=run, args=(rank, attempt)) for rank in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    for rank in range(2):
+        assert restored[0, rank] is None
+        again = restored[1, rank]
+        assert again is not None
+        assert_same(again, rank_state(rank))
+    (ledger,) = ledgers(str(tmp_path))
+    assert verify(str(tmp_path)) == []
+    alone = load_state(Checkpoint.of(ledger, ledger.entries[0]))
+    assert_same(alone, rank_state(0))
+
+
+def test_the_ledger_is_plain_json(tmp_path: Path) -> None:
+    ledger = trained(tmp_path, 1)
+    assert Ledger.from_bytes(ledger.to_bytes(), source="here") == ledger
+    assert json.loads(ledger.to_bytes())["entries"][0]["step"] == 1

@@ -1,0 +1,160 @@
+"""Retention rules and the recovery schedule: pure functions."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kubestill.runtime.checkpoints.ledger import LedgerEntry, ManifestRef
+from kubestill.runtime.checkpoints.retention import (
+    KeepBest,
+    KeepEvery,
+    KeepLast,
+    KeepPhaseBoundaries,
+    Rule,
+    keep_entries,
+    policy_of,
+)
+from kubestill.runtime.checkpoints.schedule import RecoverySchedule, SaveCost, best_interval
+from kubestill.runtime.checkpoints.settings import CheckpointSettings
+
+
+def entry(step: int, loss: float = 0.0, **changes: object) -> LedgerEntry:
+    made = LedgerEntry(
+        step=step,
+        epoch=0,
+        examples=0,
+        kind="milestone",
+        metrics={"loss": loss, "accuracy": 1 - loss},
+        bytes=1,
+        manifest=ManifestRef(key=f"{step}-{changes}", sha256=""),
+        created=0,
+        attempt=1,
+    )
+    return replace(made, **changes)  # pyright: ignore
+
+
+HISTORY = [entry(step, loss) for step, loss in ((10, 3), (20, 1), (30, 2), (40, 4), (50, 5))]
+
+
+@pytest.mark.parametrize(
+    ("rule", "kept"),
+    [
+        pytest.param(KeepLast(2), [40, 50], id="last"),
+        pytest.param(KeepLast(0), [], id="last-none"),
+        pytest.param(KeepLast(9), [10, 20, 30, 40, 50], id="last-all"),
+        pytest.param(KeepLast(2, "recovery"), [], id="last-recovery"),
+        pytest.param(KeepBest(2, "loss"), [20, 30], id="best-low"),
+        pytest.param(KeepBest(2, "accuracy"), [20, 30], id="best-high"),
+        pytest.param(KeepBest(1, "loss", "max"), [50], id="best-told"),
+        pytest.param(KeepBest(2, "rmse"), [], id="best-unmeasured"),
+        pytest.param(KeepEvery(2), [10, 20, 40], id="every"),
+        pytest.param(KeepEvery(0), [], id="every-none"),
+    ],
+)
+def test_each_rule(rule: Rule, kept: list[int]) -> None:
+    assert sorted(e.step for e in rule.wanted(HISTORY)) == kept
+
+
+def test_the_last_before_each_phase_boundary() -> None:
+    phased = [replace(e, phase=phase) for e, phase in zip(HISTORY, (1, 1, 2, 3, None), strict=True)]
+    assert [e.step for e in KeepPhaseBoundaries().wanted(phased)] == [20, 30]
+
+
+def test_the_newest_good_one_always_stays() -> None:
+    history = [entry(1), entry(2, kind="recovery"), entry(3, damaged="flipped")]
+    assert [e.step for e in keep_entries(history, [])] == [2]
+
+
+entries = st.lists(
+    st.builds(
+        entry,
+        st.integers(1, 500),
+        st.integers(0, 5).map(float),
+        kind=st.sampled_from(["milestone", "recovery"]),
+        phase=st.sampled_from([None, 1, 2, 3]),
+    ),
+    unique_by=lambda e: (e.step, e.kind),
+    max_size=30,
+)
+
+
+@given(history=entries)
+def test_pruning_as_one_goes_keeps_what_pruning_at_the_end_would(
+    history: list[LedgerEntry],
+) -> None:
+    # Otherwise what is left would depend on when a training was interrupted.
+    history = sorted(
+        (replace(e, phase=None) for e in history), key=lambda e: (e.step, e.kind == "milestone")
+    )
+    keep = policy_of(CheckpointSettings(metric="loss", keep_best=2, keep_every=3))
+    kept: list[LedgerEntry] = []
+    for position in range(len(history)):
+        kept = list(keep([*kept, history[position]]))
+    assert kept == list(keep(history))
+
+
+def test_the_best_interval_is_where_waste_is_least() -> None:
+    cost, failures = 2.0, 7200.0
+    best = best_interval(cost, failures)
+    assert best == pytest.approx(math.sqrt(2 * cost * failures), rel=0.05)
+    assert best_interval(10.0, 2.0) == 2.0
+
+
+def schedule(**changes: object) -> RecoverySchedule:
+    options = {
+        "seconds": 120.0,
+        "auto": False,
+        "budget": 0.02,
+        "interruptions_per_hour": 1.0,
+        "now": 0.0,
+    }
+    return RecoverySchedule(**{**options, **changes})  # pyright: ignore
+
+
+def test_a_fixed_interval_is_due_again_after_any_save() -> None:
+    clock = schedule()
+    assert not clock.due(119)
+    assert clock.due(120)
+    clock.saved(130)
+    assert not clock.due(249)
+    assert clock.due(250)
+
+
+def test_zero_seconds_turn_recovery_off() -> None:
+    assert not schedule(seconds=0.0).due(1e9)
+
+
+@pytest.mark.parametrize(
+    ("cost", "budget", "interval"),
+    [
+        pytest.param(0.5, 0.02, math.sqrt(2 * 0.5 * 3600), id="young"),
+        pytest.param(5.0, 0.02, 250.0, id="budget"),
+        pytest.param(0.0, 0.02, 8.0, id="no-faster-than-a-save"),
+    ],
+)
+def test_auto_chooses_from_what_saves_cost(cost: float, budget: float, interval: float) -> None:
+    clock = schedule(auto=True, budget=budget)
+    assert clock.interval == 30.0
+    clock.measured(SaveCost(blocked=cost, behind=8.0, stolen=0.0))
+    assert clock.interval == pytest.approx(interval, rel=0.05)
+    report = clock.report(now=1000.0)
+    assert report["blocked_share"] == pytest.approx(cost / 1000)
+    assert report["expected_overhead"] <= budget
+    assert report["expected_lost_seconds_per_kill"] == pytest.approx(clock.interval / 2 + 8)
+
+
+def test_ledgers_are_read_without_torch() -> None:
+    program = (
+        "import sys; sys.modules['torch'] = None; sys.modules['kfp'] = None\n"
+        "import kubestill.runtime.checkpoints.inspection\n"
+        "import kubestill.runtime.checkpoints.writer\n"
+        "import kubestill.runtime.checkpoints.retention\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
