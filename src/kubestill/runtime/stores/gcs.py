@@ -11,14 +11,19 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
-from google.api_core.exceptions import NotFound as ObjectMissing
-
 from kubestill.errors import Conflict, NotFound
 from kubestill.runtime.stores.base import ABSENT, Content, Entry, check_key
 from kubestill.runtime.stores.files import temporary_beside, translated
 from kubestill.runtime.stores.gcs_client import TIMEOUT, Connection, connect
 from kubestill.runtime.stores.gcs_errors import is_transient, translate
-from kubestill.runtime.stores.gcs_transfer import Buffers, Download, File, Source, Upload
+from kubestill.runtime.stores.gcs_transfer import (
+    Buffers,
+    Download,
+    File,
+    Source,
+    Upload,
+    read_object,
+)
 from kubestill.runtime.stores.retry import retrying
 
 T = TypeVar("T")
@@ -74,17 +79,12 @@ class _Place:
             raise ours from error
 
     def read(self, key: str) -> tuple[bytes | None, str]:
-        blob = self.blob(key)
-
-        def download() -> bytes | None:
-            with suppress(ObjectMissing):
-                return blob.download_as_bytes(
-                    raw_download=True, checksum="crc32c", retry=None, timeout=TIMEOUT
-                )
-            return None
-
-        content = self.run("get", key, download)
-        return content, ABSENT if content is None else str(blob.generation)
+        name = self.prefix + check_key(key)
+        read = partial(read_object, self.connection, self.bucket, name)
+        try:
+            return self.run("get", key, read)
+        except NotFound:
+            return None, ABSENT
 
     def write(self, key: str, content: bytes, *, expect: str | None) -> str:
         """Write a small object, only over generation `expect` where that is given."""

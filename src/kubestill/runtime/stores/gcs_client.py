@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import google.auth
@@ -59,12 +59,15 @@ def connect(uri: str) -> Connection:
         raise PermissionDenied(f"{uri}: found no Google Cloud credentials: {remedy}") from error
 
 
-@lru_cache(maxsize=8)
+@cache
 def _connect(pid: int, emulator: str | None) -> Connection:
     credentials = AnonymousCredentials()
     project = None
     if not emulator:
         credentials, project = google.auth.default(scopes=[_SCOPE])
+    # Or the client, unasked, fetches the bucket's metadata in a thread: one more request that can
+    # be refused, and a permission that users need not grant.
+    os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
     session = AuthorizedSession(credentials)
     for scheme in ("https://", "http://"):
         session.mount(scheme, HTTPAdapter(pool_maxsize=4 * STREAMS))

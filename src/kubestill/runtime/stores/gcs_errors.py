@@ -52,18 +52,18 @@ def translate(error: Exception, bucket: str, what: str, action: str) -> StoreErr
         return Conflict(f"{what} is not at the expected generation")
     if code == 404 and action in ("get", "delete"):
         return NotFound(f"{what} does not exist")
+    needs = f"grant storage.objects.{action} on gs://{bucket}"
     if code in (401, 403, 404):
         reason = {
             401: "the credentials are missing or expired",
             403: "the credentials may not",
             404: f"the bucket {bucket!r} does not exist, or the credentials may not see it",
         }[code]
-        needs = f"grant storage.objects.{action} on gs://{bucket}"
         return PermissionDenied(f"{action} {what}: {reason}: {needs} ({_message(error)})")
     if code is not None:
         return StoreError(f"{action} {what}: {code}: {_message(error)}")
     if isinstance(error, google.auth.exceptions.GoogleAuthError):
-        return PermissionDenied(f"{action} {what}: the credentials do not work: {error}")
+        return PermissionDenied(f"{action} {what}: the credentials do not work: {needs} ({error})")
     if isinstance(error, requests.RequestException):
         return StoreError(f"{action} {what}: {error}")
     return None

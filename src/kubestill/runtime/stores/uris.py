@@ -32,7 +32,7 @@ def open_store(uri: str, *, deadline: float = DEADLINE) -> Store:
         if not uri:
             raise InvalidInput([Problem("uri", uri, f"is empty; {_SUPPORTED}")])
         return LocalStore(uri)
-    root, _, prefix = rest.strip("/").partition("/")
+    root, _, prefix = rest.rstrip("/").partition("/")
     if scheme == "file" and rest.startswith("/"):
         return LocalStore(unquote(rest))
     if scheme == "gs" and root:
