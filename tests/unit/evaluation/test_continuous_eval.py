@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from kubestill.errors import InvalidInput
 from kubestill.runtime.artifacts import LocalArtifact
 from kubestill.runtime.data.decode import RawLayout, decode
 from kubestill.runtime.data.manifest import Dataset
-from kubestill.runtime.data.schema import Column, Schema
+from kubestill.runtime.data.schema import Column, Schema, Task
 from kubestill.runtime.data.writer import DatasetWriter
 from kubestill.runtime.evaluation.evaluate import evaluate
 from kubestill.runtime.models.decoder import Decoder
@@ -24,7 +25,7 @@ from kubestill.runtime.tasks.continuous_eval import continuous_eval
 LABELS = {"binary": ("no", "yes"), "multiclass": ("a", "b", "c")}
 
 
-def schema_of(task: str) -> Schema:
+def schema_of(task: Task) -> Schema:
     target = Column(name="y", kind="categorical", role="target", categories=LABELS.get(task))
     if task == "regression":
         target = Column(name="y", kind="numeric", role="target")
@@ -50,7 +51,7 @@ def frame_of(task: str, rows: int, seed: int) -> pd.DataFrame:
 class Bench:
     """A folder with a training set, a hold-out and models of chosen skill."""
 
-    def __init__(self, root, task: str):
+    def __init__(self, root, task: Task):
         self.root, self.task, self.schema = root, task, schema_of(task)
         self.train = self.dataset("train", frame_of(task, 600, seed=1))
         self.holdout = self.dataset("holdout", frame_of(task, 500, seed=2))
@@ -94,8 +95,8 @@ class Bench:
         names = ("metrics", "report", "summary")
         outputs = {name: LocalArtifact(str(self.root / "out" / name)) for name in names}
         settings = {"resamples": 300.0, **inputs.pop("settings", {})}
-        arguments = {"dataset": self.holdout, **inputs}
-        return continuous_eval(**arguments, **outputs, settings=settings), outputs
+        arguments: dict[str, Any] = {"dataset": self.holdout, **inputs, **outputs}
+        return continuous_eval(**arguments, settings=settings), outputs
 
 
 @pytest.fixture

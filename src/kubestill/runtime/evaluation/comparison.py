@@ -25,7 +25,7 @@ class McNemar:
 
 
 def mcnemar(first: Outcome, second: Outcome) -> McNemar:
-    """Test whether two classifiers err equally often on the same rows (McNemar 1947, exact form)."""
+    """Test whether two classifiers err equally often on the same rows (McNemar 1947, exact)."""
     hit, other = first.labels == first.targets, second.labels == second.targets
     only_first, only_second = int((hit & ~other).sum()), int((~hit & other).sum())
     discordant = only_first + only_second

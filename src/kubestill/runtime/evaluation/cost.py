@@ -1,10 +1,10 @@
-"""What each of several models costs to run, timed in turns so that a busy machine is unfair to none."""
+"""What each of several models costs to run, timed in turns: a busy machine is unfair to none."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -40,7 +40,8 @@ def running_costs(
 ) -> dict[str, RunningCost]:
     """Measure several models side by side on the device that they are on, with one CPU thread.
 
-    One thread is what a replica gets that serves among others, and what a busy machine disturbs least.
+    One thread is what a replica gets that serves among others, and what a busy machine disturbs
+    least.
 
     Args:
         models: Name → predictor.
@@ -66,7 +67,7 @@ def running_costs(
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def _one_thread() -> Generator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,10 +1,11 @@
 """From scores and their noise to one word, with the reasons in sentences.
 
-Against a baseline, `promote` takes evidence of an improvement, `reject` evidence that there is none worth having (or
-that a limit is broken), and `insufficient` is said when the rows cannot tell. Alone, a model is `degraded` on evidence of a
-broken limit, `healthy` while its score keeps every limit, and `insufficient` in between. Evidence is an interval that
-lies wholly on one side; with several limits each interval is widened (Bonferroni), so that one more limit does
-not mean one more false alarm.
+Against a baseline, `promote` takes evidence of an improvement, `reject` evidence that there is
+none worth having (or that a limit is broken), and `insufficient` is said when the rows cannot
+tell. Alone, a model is `degraded` on evidence of a broken limit, `healthy` while its score keeps
+every limit, and `insufficient` in between. Evidence is an interval that lies wholly on one side;
+with several limits each interval is widened (Bonferroni), so that one more limit does not mean one
+more false alarm.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,7 @@ class Evaluation:
     """[N] which rows of the dataset these are: the ones that have a label."""
 
     @property
-    def targets(self) -> npt.NDArray[np.float64] | npt.NDArray[np.int64]:
+    def targets(self) -> npt.NDArray[Any]:
         """[N] class indices in the model's order, or [N, T] values."""
         return self.outcome.targets
 
@@ -52,7 +52,8 @@ def evaluate(model: Model | Predictor, dataset: Dataset) -> Evaluation:
 
     Args:
         model: Computes on the device it is on, in batches of 8,192 rows.
-        dataset: Must hold the model's feature and target columns; rows without a label are left out.
+        dataset: Must hold the model's feature and target columns; rows without a label are
+            left out.
 
     Raises:
         InvalidInput: The dataset does not fit the model, has no labelled row, or holds classes that

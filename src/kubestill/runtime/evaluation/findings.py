@@ -54,7 +54,7 @@ class Findings:
     slices: Sequence[Slice] = ()
     golden: Bootstrap | None = None
     agreement: float = float("nan")
-    """Of the model with the teacher: share of equal classes, or R² of its values by the teacher's."""
+    """Of model and teacher: share of equal classes, or R² of its values by the teacher's."""
     mcnemar: McNemar | None = None
     """Model against baseline."""
     images: Any = None
@@ -129,7 +129,7 @@ class Findings:
 
 
 def clean(value: Any) -> Any:
-    """Return plain JSON values; NaN and infinities become None (Kubeflow fails a task over them)."""
+    """Return plain JSON; NaN and infinities, over which Kubeflow fails a task, become None."""
     if isinstance(value, Mapping):
         return {str(key): clean(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,7 +1,8 @@
 """Paired bootstrap over rows: every model is scored on the same resampled rows.
 
-Efron & Tibshirani 1993, ch. 13 (percentile intervals). The rows are resampled, not the training, so an
-interval speaks of these models on rows like these; it does not say what another training seed would give.
+Efron & Tibshirani 1993, ch. 13 (percentile intervals). The rows are resampled, not the training,
+so an interval speaks of these models on rows like these; it does not say what another training
+seed would give.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Bootstrap:
     def improvement(
         self, model: str, other: str, metric: Metric, confidence: float | None = None
     ) -> Interval:
-        """Return how much better `model` is than `other`: positive is better, whatever the metric."""
+        """Return how much better `model` is than `other`: positive is better in any metric."""
         value = metric.sign * (self.points[model][metric.name] - self.points[other][metric.name])
         if metric.name not in self.samples[model] or metric.name not in self.samples[other]:
             return Interval(value)
@@ -73,8 +74,8 @@ class Bootstrap:
     def recovered_gap(self, student: str, control: str, teacher: str, metric: Metric) -> Interval:
         """Return (student - control) / (teacher - control): 1 is all that the teacher adds.
 
-        The bounds are NaN where the teacher's lead over the control is itself within noise, and the value
-        too where there is no lead.
+        The bounds are NaN where the teacher's lead over the control is itself within noise, and
+        the value too where there is no lead.
         """
         lead = self.improvement(teacher, control, metric)
         if not lead.value > 0:
@@ -94,7 +95,7 @@ class Bootstrap:
             return Interval(value)
         tail = (1 - (confidence or self.confidence)) / 2
         low, high = np.nanquantile(samples, [tail, 1 - tail])
-        # The calibration error of a resample is biased upwards, and may miss its own point estimate.
+        # A resample's calibration error is biased upwards, and may miss its own point estimate.
         return Interval(value, min(float(low), value), max(float(high), value))
 
 

@@ -1,8 +1,9 @@
 """The scores of each task, built so that a bootstrap over rows costs one matrix product.
 
-A metric is a mean of per-row statistics followed by a small formula: accuracy is the mean of one column,
-macro F1 the formula 2 tp / (predicted + actual) over two columns a class. Whoever resamples rows therefore only
-reweights those columns; `tests/unit/evaluation` holds every formula against scikit-learn.
+A metric is a mean of per-row statistics followed by a small formula: accuracy is the mean of one
+column, macro F1 the formula 2 tp / (predicted + actual) over two columns a class. Whoever
+resamples rows therefore only reweights those columns; `tests/unit/evaluation` holds every formula
+against scikit-learn.
 """
 
 from __future__ import annotations

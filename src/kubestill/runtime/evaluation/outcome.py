@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +21,12 @@ Ints = npt.NDArray[np.int64]
 class Outcome:
     """Targets and predictions of the same N rows.
 
-    Classification speaks in log-probabilities of K classes (a binary model's single logit becomes two),
-    regression in T values a row.
+    Classification speaks in log-probabilities of K classes (a binary model's single logit becomes
+    two), regression in T values a row.
     """
 
     task: Task
-    targets: Floats | Ints
+    targets: npt.NDArray[Any]
     """[N] class indices, or [N, T] values in the target's own unit."""
     predictions: Floats
     """[N, K] log-probabilities, or [N, T] values."""
@@ -67,7 +68,7 @@ class Outcome:
     @property
     def finite(self) -> npt.NDArray[np.bool_]:
         """[N] whether the model gave a usable answer."""
-        return np.isfinite(self.predictions).all(axis=1)
+        return np.asarray(np.isfinite(self.predictions).all(axis=1))
 
     def take(self, rows: npt.NDArray[np.bool_]) -> Outcome:
         """Return the outcome of the rows where the [N] mask holds."""

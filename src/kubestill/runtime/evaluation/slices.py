@@ -73,10 +73,9 @@ def _parts(values: pd.Series) -> pd.Series:
     """Return [N] categories: quarters of a numeric column with many values, else the values."""
     numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
     if numeric and values.nunique() > LARGEST:
-        quarters = pd.qcut(values, 4, duplicates="drop", precision=3)
+        quarters = pd.Series(pd.qcut(values, 4, duplicates="drop", precision=3))
         names = [f"{part.left:g} to {part.right:g}" for part in quarters.cat.categories]
-        quarters = quarters.cat.rename_categories(names)
-        return _with_missing(quarters)
+        return _with_missing(quarters.cat.rename_categories(names))
     text = values.astype("string")
     common = text.value_counts().index[:LARGEST]
     pooled = text.where(text.isin(common) | text.isna(), "other")

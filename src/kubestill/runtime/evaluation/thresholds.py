@@ -34,8 +34,8 @@ def parse_thresholds(thresholds: Mapping[str, Any], task: Task) -> tuple[Thresho
     """Validate what the user wrote against the metrics of the task.
 
     Raises:
-        InvalidInput: Unknown metrics or bounds (nearest names offered), values that are no numbers, limits that
-            every or no model meets, a minimum above the maximum: all of them together.
+        InvalidInput: Unknown metrics or bounds (nearest names offered), values that are no
+            numbers, limits that no model can meet, a minimum above the maximum: all together.
     """
     problems = Problems()
     found: list[Threshold] = []

@@ -1,7 +1,8 @@
 """From a matplotlib figure to inline SVG that belongs to the page around it.
 
-Text stays text, in the page's font. Colours are painted with stand-ins and then replaced by the page's CSS variables,
-so that a plot follows light and dark. Every id gets the plot's name as a prefix: several plots share one document.
+Text stays text, in the page's font. Colours are painted with stand-ins and then replaced by the
+page's CSS variables, so that a plot follows light and dark. Every id gets the plot's name as a
+prefix: several plots share one document.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from collections.abc import Callable
 from html import escape
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kubestill.runtime.reports.page import Html
 from kubestill.runtime.reports.style import COLOURS
@@ -32,7 +33,7 @@ def draw(
     name: str,
     width: float,
     height: float,
-    build: Callable[[Figure], None],
+    build: Callable[[Figure], object],
     *,
     description: str,
 ) -> Html:
@@ -81,7 +82,7 @@ def plain_axis(axes: Axes, which: str, form: Callable[[float], str], ticks: int 
     axis.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
 
 
-def _painted() -> dict[str, object]:
+def _painted() -> dict[Any, Any]:
     ink, muted, line = PAINT["ink"], PAINT["muted"], PAINT["line"]
     return {
         "text.color": ink,

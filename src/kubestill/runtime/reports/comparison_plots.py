@@ -1,4 +1,4 @@
-"""The plots of the evaluation report: what size buys, where two models agree, whether to believe them."""
+"""The plots of an evaluation: what size buys, where two models agree, whether to believe them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ def cost_plot(models: Sequence[Priced], title: str, form: Any, lower_is_better: 
         for axes, key in ((left, "parameters"), (right, "latency")):
             xs = _apart([float(getattr(model, key)) for model in models])
             axes.set_xlim(min(xs) / 3, max(xs) * 3)
-            shifts = _shifts(xs, [model.score.value for model in models])
+            sign = -1 if lower_is_better else 1
+            shifts = _shifts(xs, [sign * model.score.value for model in models])
             for model, x, shift in zip(models, xs, shifts, strict=True):
                 _priced(axes, model, x, shift)
             log_axis(axes, "x", count if key == "parameters" else duration)
@@ -234,29 +235,37 @@ def values_plot(
     truth: npt.NDArray[np.float64],
     unit: str,
 ) -> Html:
-    """Draw predicted against true values of a regression; at most 600 rows, evenly picked.
+    """Draw predicted against true values of a regression, a panel a model.
 
     Args:
         series: Each model's [N] predictions.
-        truth: [N] true values.
+        truth: [N] true values; at most 700 rows are drawn, evenly picked among them.
         unit: What the values are.
     """
     order = np.argsort(truth, kind="stable")
-    picked = order[np.unique(np.linspace(0, len(order) - 1, 600).astype(int))]
+    picked = order[np.unique(np.linspace(0, len(order) - 1, 700).astype(int))]
+    ends = [float(truth[picked].min()), float(truth[picked].max())]
 
     def build(figure: Figure) -> None:
-        axes = figure.subplots()
-        ends = [float(truth[picked].min()), float(truth[picked].max())]
-        axes.plot(ends, ends, color=PAINT["muted"], linewidth=1, linestyle=(0, (3, 3)))
-        for look, values in series:
-            style: dict[str, Any] = {"markersize": 4, "alpha": 0.55, "markeredgewidth": 0}
-            axes.plot(truth[picked], values[picked], look.marker, color=PAINT[look.colour], **style)
-        axes.set_xlabel(f"true {unit}")
-        axes.set_ylabel(f"predicted {unit}")
-        plain_axis(axes, "x", lambda value: f"{value:g}")
-        plain_axis(axes, "y", lambda value: f"{value:g}")
+        grid = figure.subplots(1, len(series), sharex=True, sharey=True, squeeze=False)[0]
+        for axes, (look, values) in zip(grid, series, strict=True):
+            axes.plot(ends, ends, color=PAINT["muted"], linewidth=1, linestyle=(0, (3, 3)))
+            axes.plot(
+                truth[picked],
+                values[picked],
+                "o",
+                color=PAINT[look.colour],
+                markersize=3.6,
+                alpha=0.5,
+                markeredgewidth=0,
+            )
+            axes.set_title(look.name, color=PAINT[look.colour])
+            axes.set_xlabel(f"true {unit}")
+            plain_axis(axes, "x", lambda value: f"{value:g}")
+        grid[0].set_ylabel(f"predicted {unit}")
+        plain_axis(grid[0], "y", lambda value: f"{value:g}")
 
-    return draw("values", 5.6, 4.6, build, description=f"predicted against true {unit}")
+    return draw("values", 11.2, 3.9, build, description=f"predicted against true {unit}")
 
 
 def slice_plot(

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from kubestill.runtime.evaluation.comparison import agreement_matrix, calibration
-from kubestill.runtime.evaluation.findings import Findings, Role, Subject
+from kubestill.runtime.evaluation.findings import Findings, Subject
 from kubestill.runtime.evaluation.metrics import Metric, metrics_of
 from kubestill.runtime.reports.comparison_plots import (
-    Look,
     Priced,
     agreement_plot,
     calibration_plot,
@@ -21,7 +20,6 @@ from kubestill.runtime.reports.comparison_plots import (
     values_plot,
 )
 from kubestill.runtime.reports.headline import headline, lead, tile_row
-from kubestill.runtime.reports.markdown import bullet_list, document, markdown_table
 from kubestill.runtime.reports.numbers import count, duration, range_text, score_text, size
 from kubestill.runtime.reports.page import (
     Cell,
@@ -42,16 +40,11 @@ from kubestill.runtime.reports.page import (
     tiles,
 )
 from kubestill.runtime.reports.plots import curves_plot
+from kubestill.runtime.reports.scores import markdown_scores, subjects
 from kubestill.runtime.reports.training import validation_panels
 
-__all__ = ["evaluation_report", "scores_text"]
+__all__ = ["evaluation_report"]
 
-_ORDER: tuple[Role, ...] = ("teacher", "model", "baseline")
-_LOOKS: dict[Role, tuple[str, str]] = {
-    "teacher": ("teacher", "D"),
-    "model": ("student", "o"),
-    "baseline": ("control", "s"),
-}
 _TONES = {
     "promote": "good",
     "healthy": "good",
@@ -73,7 +66,7 @@ def evaluation_report(findings: Findings) -> tuple[str, str]:
     body = [
         tiles(tile_row(findings)),
         _scores(findings),
-        _cost_section(findings),
+        *_cost_section(findings),
         *_learning(findings),
         _behaviour(findings),
         *_gallery(findings),
@@ -91,16 +84,7 @@ def evaluation_report(findings: Findings) -> tuple[str, str]:
         lead=lead(findings),
         body=body,
     )
-    return html, _markdown(findings)
-
-
-def subjects(findings: Findings) -> list[tuple[Subject, Look]]:
-    """Return the compared models in the order and the look of every plot."""
-    return [
-        (findings.subjects[role], Look(findings.subjects[role].name, *_LOOKS[role]))
-        for role in _ORDER
-        if role in findings.subjects
-    ]
+    return html, markdown_scores(findings)
 
 
 def _key(findings: Findings) -> Html:
@@ -164,7 +148,11 @@ def shown_metric(findings: Findings) -> Metric:
     return next(iter(metrics_of(findings.task).values()))
 
 
-def _cost_section(findings: Findings) -> Html:
+def _cost_section(findings: Findings) -> list[Html]:
+    """Draw score against cost, where the models differ in size."""
+    sizes = {subject.cost.parameters for subject, _ in subjects(findings)}
+    if max(sizes) < 1.1 * min(sizes):
+        return []
     metric = shown_metric(findings)
     models = [
         Priced(
@@ -182,7 +170,7 @@ def _cost_section(findings: Findings) -> Html:
         metric.better == "lower",
     )
     note = "Up is better, left is cheaper. The bars are the intervals of the table."
-    return section("What size buys", figure(drawn), note=note)
+    return [section("What size buys", figure(drawn), note=note)]
 
 
 def _learning(findings: Findings) -> list[Html]:
@@ -238,7 +226,7 @@ def _values(findings: Findings) -> Html:
     unit = findings.classes[0]
     drawn = values_plot(series, truth[:, 0], unit)
     note = "Every dot is one row; on the dashed line the prediction is exact."
-    return section("Predicted and true", _key(findings), figure(drawn), note=note)
+    return section("Predicted and true", figure(drawn), note=note)
 
 
 def _gallery(findings: Findings) -> list[Html]:
@@ -310,8 +298,8 @@ def _costs(findings: Findings) -> Html:
     ]
     columns += ["trained in", "examples seen"]
     note = (
-        "Latency from raw rows to outputs, preprocessing included, on one CPU thread: the median of "
-        "runs in turns, on the machine that wrote this report."
+        "Latency from raw rows to outputs, preprocessing included, on one CPU thread: the median "
+        "of runs in turns, on the machine that wrote this report."
     )
     return section("What each costs", table(columns, rows), note=note)
 
@@ -344,52 +332,6 @@ def _footer(findings: Findings) -> Html:
     pairs = ", ".join(f"{name} {digest[:12]}" for name, digest in findings.references.items())
     return Html(
         "<footer>Intervals come from a paired bootstrap: the same resampled rows for every model "
-        "(Wilson's for accuracy). They speak of these models on rows like these, not of what another "
-        f"training seed would give.<br>Judged: {text(pairs)}.</footer>"
+        "(Wilson's for accuracy). They speak of these models on rows like these, not of what "
+        f"another training seed would give.<br>Judged: {text(pairs)}.</footer>"
     )
-
-
-def _markdown(findings: Findings) -> str:
-    metrics = list(metrics_of(findings.task).values())
-    rows: list[list[str]] = []
-    for subject, look in subjects(findings):
-        scores = [findings.scores.interval(subject.name, metric.name) for metric in metrics]
-        shown = [
-            " ".join(
-                filter(
-                    None,
-                    [score_text(m.name, s.value), _bracketed(range_text(m.name, s.low, s.high))],
-                )
-            )
-            for m, s in zip(metrics, scores, strict=True)
-        ]
-        cost = subject.cost
-        rows.append([look.name, *shown, count(cost.parameters), duration(cost.latency[1])])
-    columns = ["", *(metric.title for metric in metrics), "parameters", "latency of one row"]
-    verdict = f"**{findings.decision.verdict}** on {findings.dataset['labelled']:,} rows."
-    reasons = bullet_list(findings.decision.reasons)
-    return document(headline(findings), verdict, reasons, markdown_table(columns, rows))
-
-
-def _bracketed(words: str) -> str:
-    return f"({words})" if words else ""
-
-
-def scores_text(findings: Findings) -> str:
-    """Return the scores as a plain table for a terminal."""
-    metrics = list(metrics_of(findings.task).values())
-    lines = [["", *(metric.title for metric in metrics), "parameters", "1 row"]]
-    for subject, look in subjects(findings):
-        shown = [score_text(m.name, findings.scores.points[subject.name][m.name]) for m in metrics]
-        cost = subject.cost
-        lines.append([look.name, *shown, count(cost.parameters), duration(cost.latency[1])])
-    widths = [max(len(line[index]) for line in lines) for index in range(len(lines[0]))]
-    written = [
-        "  ".join(
-            cell.ljust(width) if index == 0 else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    ]
-    rule = "-" * len(written[0])
-    return "\n".join([written[0], rule, *written[1:], rule, headline(findings)])

@@ -6,7 +6,7 @@ import numpy as np
 
 from kubestill.runtime.evaluation.findings import Findings
 from kubestill.runtime.evaluation.metrics import metrics_of
-from kubestill.runtime.reports.numbers import count, percent, range_text, score_text
+from kubestill.runtime.reports.numbers import count, duration, percent, range_text, score_text
 from kubestill.runtime.reports.page import Tile
 
 __all__ = ["headline", "lead", "tile_row"]
@@ -38,11 +38,13 @@ def _against_teacher(findings: Findings) -> str:
     share = findings.model.cost.parameters / findings.teacher.cost.parameters
     name = findings.model.name
     if findings.task == "regression":
-        kept = f"errs {mine / theirs:.2f} times as much as the teacher"
-    elif mine >= theirs:
+        return (
+            f"The {name}'s {metric.title} is {mine / theirs:.2f}× the teacher's, "
+            f"with {percent(share)} of its parameters."
+        )
+    kept = f"keeps {percent(mine / theirs)} of the teacher's accuracy"
+    if mine >= theirs:
         kept = "matches its teacher's accuracy"
-    else:
-        kept = f"keeps {percent(mine / theirs)} of the teacher's accuracy"
     return f"The {name} {kept} with {percent(share)} of its parameters."
 
 
@@ -78,7 +80,7 @@ def tile_row(findings: Findings) -> list[Tile]:
             detail=range_text(metric.name, found.low, found.high),
         )
     ]
-    row += _gap_tile(findings)
+    row += _gain_tile(findings) + _gap_tile(findings)
     if findings.teacher is not None and np.isfinite(findings.agreement):
         label = "agreement"
         detail = "rows given the teacher's class"
@@ -86,6 +88,18 @@ def tile_row(findings: Findings) -> list[Tile]:
             detail = "R² of its values by the teacher's"
         row.append(Tile(value=percent(findings.agreement), label=label, detail=detail))
     return row + _size_tiles(findings)
+
+
+def _gain_tile(findings: Findings) -> list[Tile]:
+    """Return the improvement over a champion, where no teacher takes the stage."""
+    gain = findings.improvement(findings.metric)
+    if gain is None or findings.baseline is None or findings.teacher is not None:
+        return []
+    name = findings.metric.name
+    detail = f"{range_text(name, gain.low, gain.high)}, positive is better"
+    label = f"{findings.metric.title} over the {findings.baseline.name}"
+    sign = "+" if gain.value >= 0 else "−"
+    return [Tile(value=f"{sign}{score_text(name, abs(gain.value))}", label=label, detail=detail)]
 
 
 def _gap_tile(findings: Findings) -> list[Tile]:
@@ -107,7 +121,11 @@ def _gap_tile(findings: Findings) -> list[Tile]:
 def _size_tiles(findings: Findings) -> list[Tile]:
     cost, other = findings.model.cost, findings.teacher or findings.baseline
     if other is None or other.cost.parameters == cost.parameters:
-        return [Tile(value=count(cost.parameters), label="parameters")]
+        rate = f"{count(max(cost.latency) / cost.latency[max(cost.latency)])} rows a second"
+        return [
+            Tile(value=count(cost.parameters), label="parameters"),
+            Tile(value=duration(cost.latency[1]), label="latency of one row", detail=rate),
+        ]
     smaller = other.cost.parameters / cost.parameters
     batch = max(cost.latency)
     faster = other.cost.latency[batch] / cost.latency[batch]
@@ -120,7 +138,7 @@ def _size_tiles(findings: Findings) -> list[Tile]:
         Tile(
             value=_times(faster),
             label="faster" if faster >= 1 else "the speed",
-            detail=f"{count(batch / cost.latency[batch])} rows a second",
+            detail=f"{count(batch / cost.latency[batch])} rows a second, in batches of {batch:,}",
         ),
     ]
 

@@ -1,7 +1,7 @@
 """The HTML shell of a report and the few building blocks it is made of.
 
-A report is one file: no script, no font, no image from anywhere. Every function takes plain text and escapes
-it; `Html` marks what is already markup.
+A report is one file: no script, no font, no image from anywhere. Every function takes plain text
+and escapes it; `Html` marks what is already markup.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ _MARKS = {
     "v": '<path d="M10 11 15 1.5H5z"/>',
     "-": '<rect x="0" y="4.8" width="20" height="2.4" rx="1.2"/>',
     "|": '<rect x="9" y="1" width="2" height="10"/>',
-    "#": '<rect width="20" height="12" rx="3" fill-opacity=".25"/>',
 }
 
 
@@ -118,9 +117,8 @@ def table(columns: Sequence[str], rows: Sequence[tuple[Html, Sequence[Cell]]]) -
         f'<tr><th scope="row">{heading}</th>{"".join(map(_cell, cells))}</tr>'
         for heading, cells in rows
     )
-    return Html(
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
+    inner = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+    return Html(f'<div class="scroll"><table>{inner}</table></div>')
 
 
 def _cell(cell: Cell) -> str:
@@ -136,7 +134,7 @@ def figure(svg: Html, caption: str = "") -> Html:
 
 
 def legend(entries: Sequence[tuple[str, str, str]]) -> Html:
-    """Return the key of a plot from (name, colour, mark) triples; marks are matplotlib's, or '-' and '#'."""
+    """Return the key of a plot from (name, colour, mark) triples; the marks are matplotlib's."""
     items = (f"<span>{mark(colour, shape)}{escape(name)}</span>" for name, colour, shape in entries)
     return Html(f'<div class="legend">{"".join(items)}</div>')
 

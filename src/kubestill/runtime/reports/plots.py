@@ -138,7 +138,7 @@ def _curve(axes: Axes, curve: Curve) -> None:
         axes.fill_between(x, low, high, color=paint, alpha=0.16, linewidth=0)
     axes.plot(x, y, color=paint, label=curve.name, zorder=3)
     if curve.marker and len(x) <= 40:
-        edge = {"markeredgecolor": PAINT["card"], "markeredgewidth": 1.0}
+        edge: dict[str, Any] = {"markeredgecolor": PAINT["card"], "markeredgewidth": 1.0}
         axes.plot(x, y, curve.marker, color=paint, markersize=6, zorder=4, **edge)
 
 
@@ -179,7 +179,7 @@ def _mark_chosen(axes: Axes, panel: Panel, step: float) -> None:
     axes.axvline(step, color=PAINT["student"], linewidth=1.2, zorder=2)
     curve = panel.curves[-1]
     nearest = int(np.abs(np.asarray(curve.x, dtype=float) - step).argmin())
-    ring = {
+    ring: dict[str, Any] = {
         "markerfacecolor": PAINT["card"],
         "markeredgecolor": PAINT["student"],
         "markeredgewidth": 2.2,

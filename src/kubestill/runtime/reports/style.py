@@ -1,7 +1,7 @@
 """Colours and style sheet of the reports.
 
-Series colours are Okabe and Ito's blue and orange beside a neutral and two spares: apart for every kind of colour
-vision, and each series has a marker of its own as well. Everything follows the reader's light or dark preference.
+Series are a blue and an orange beside a neutral, apart for every kind of colour vision, and each
+has a marker of its own as well. Everything follows the reader's light or dark preference.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ CSS = (
     + """
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);-webkit-font-smoothing:antialiased;
- --font:Inter,"Segoe UI",system-ui,-apple-system,"Helvetica Neue",Roboto,"Liberation Sans",Arial,sans-serif;
+ --font:Inter,"Segoe UI",system-ui,-apple-system,"Helvetica Neue",Roboto,"Liberation Sans",Arial,
+  sans-serif;
  font:15px/1.55 var(--font)}
 main{max-width:1120px;margin:0 auto;padding:40px 28px 64px}
 header{margin-bottom:26px}
@@ -51,7 +52,8 @@ section{background:var(--card);border:1px solid var(--line);border-radius:14px;p
  margin:0 0 18px;min-width:0}
 section>p.note{color:var(--muted);margin:0 0 14px;max-width:68em}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(440px,1fr));gap:18px}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(178px,1fr));gap:14px;margin:0 0 18px}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(178px,1fr));gap:14px;
+ margin:0 0 18px}
 .tile{background:var(--card);border:1px solid var(--line);border-radius:14px;padding:16px 18px}
 .tile .value{font-size:29px;font-weight:700;letter-spacing:-.025em;line-height:1.15;
  font-variant-numeric:tabular-nums;white-space:nowrap}
@@ -78,21 +80,24 @@ td.best small{font-weight:400}
 figure{margin:6px 0 0}
 figure>svg{display:block;width:100%;height:auto}
 figcaption{color:var(--muted);font-size:13px;line-height:1.5;margin-top:10px;max-width:72em}
-.gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(104px,1fr));gap:14px;margin-top:10px}
+.gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(104px,1fr));gap:14px;
+ margin-top:10px}
 .gallery figure{margin:0}
 .gallery figure>svg{border-radius:8px;background:color-mix(in srgb,var(--ink) 5%,transparent)}
 .gallery figcaption{font-size:12px;margin-top:5px;line-height:1.4}
 .wrong{color:var(--bad);font-weight:600}
-.settings{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:0 32px;margin:6px 0 0}
-.settings div{display:flex;justify-content:space-between;gap:14px;border-bottom:1px solid var(--line);
- padding:6px 0;font-size:13.5px;min-width:0}
+.settings{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:0 32px;
+ margin:6px 0 0}
+.settings div{display:flex;justify-content:space-between;gap:14px;padding:6px 0;
+ border-bottom:1px solid var(--line);font-size:13.5px;min-width:0}
 .settings dt{color:var(--muted)}
 .settings dd{margin:0;font-weight:550;text-align:right;overflow-wrap:anywhere;
  font-variant-numeric:tabular-nums}
 h3{font-size:14px;margin:20px 0 2px}
 code{font:13px ui-monospace,"Cascadia Mono",Menlo,"Liberation Mono",monospace}
 footer{color:var(--muted);font-size:12.5px;margin-top:26px;max-width:72em}
-@media(max-width:560px){main{padding:24px 14px 48px}.pair{grid-template-columns:1fr}section{padding:18px 16px}}
+@media(max-width:560px){main{padding:24px 14px 48px}.pair{grid-template-columns:1fr}
+ section{padding:18px 16px}}
 @media print{body{background:#fff}section,.tile{break-inside:avoid}}
 """
 )

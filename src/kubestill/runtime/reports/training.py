@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kubestill.runtime.evaluation.metrics import METRICS
 from kubestill.runtime.reports.markdown import bullet_list, document, markdown_table
 from kubestill.runtime.reports.numbers import count, duration, score_text
 from kubestill.runtime.reports.page import (
@@ -27,17 +28,9 @@ from kubestill.runtime.reports.plots import PHASES, Curve, Marks, Panel, Phase, 
 __all__ = ["METRIC_TITLES", "training_report", "validation_panels"]
 
 METRIC_TITLES = {
-    "accuracy": "accuracy",
-    "log_loss": "log loss",
-    "auc": "AUC",
-    "brier": "Brier score",
-    "macro_f1": "macro F1",
-    "ece": "calibration error",
-    "rmse": "RMSE",
-    "mae": "MAE",
-    "r2": "R²",
-    "loss": "loss",
-}
+    name: metric.title for known in METRICS.values() for name, metric in known.items()
+} | {"loss": "loss"}
+"""Name → how a person writes it, the most telling first."""
 _SHARES = ("accuracy", "macro_f1")
 _HEADLINES = ("accuracy", "r2", "rmse", "log_loss", "loss")
 """What the headline quotes, the first that was measured."""
@@ -81,7 +74,7 @@ def training_report(
         section(
             "Settings",
             definitions(training["settings"]),
-            note="Everything that shaped this training. Equal settings on equal data give equal bits.",
+            note="All that shaped this training. Equal settings on equal data give equal bits.",
         ),
     ]
     headline = _headline(name, training)

@@ -25,7 +25,8 @@ from kubestill.runtime.evaluation.slices import Slice, check_slices, slice_score
 from kubestill.runtime.evaluation.thresholds import Threshold, parse_thresholds
 from kubestill.runtime.models.export import load_model, read_training
 from kubestill.runtime.models.predict import Predictor
-from kubestill.runtime.reports.evaluation import evaluation_report, scores_text
+from kubestill.runtime.reports.evaluation import evaluation_report
+from kubestill.runtime.reports.scores import scores_text
 from kubestill.runtime.training.settings import validate
 
 __all__ = ["continuous_eval"]
@@ -186,19 +187,18 @@ def _check_comparable(entrants: Mapping[Role, _Entrant], problems: Problems) -> 
         spec = entrant.predictor.spec
         if (spec.task, spec.outputs) != (mine.task, mine.outputs):
             found = f"{spec.task} {list(spec.outputs)[:12]}"
-            remedy = f"it predicts something else than the model: {mine.task} {list(mine.outputs)[:12]}"
+            remedy = (
+                f"it predicts something else than the model: {mine.task} {list(mine.outputs)[:12]}"
+            )
             problems.add(role, found, remedy)
 
 
 def _examine(job: _Job) -> Findings:
     """Score every model, compare, judge."""
     settings = job.settings
-    evaluations = {role: evaluate(e.predictor, job.dataset) for role, e in job.entrants.items()}
+    evaluations = _evaluate(job, job.dataset)
     scores = _scores(job, evaluations)
-    golden = None
-    if job.golden is not None:
-        fixed = {role: evaluate(e.predictor, job.golden) for role, e in job.entrants.items()}
-        golden = _scores(job, fixed)
+    golden = _scores(job, _evaluate(job, job.golden)) if job.golden else None
     costs = running_costs({role: entrant.predictor for role, entrant in job.entrants.items()})
     subjects: dict[Role, Subject] = {
         role: Subject(
@@ -241,6 +241,10 @@ def _examine(job: _Job) -> Findings:
             "dataset": job.dataset.fingerprint,
         },
     )
+
+
+def _evaluate(job: _Job, dataset: Dataset) -> dict[Role, Evaluation]:
+    return {role: evaluate(entrant.predictor, dataset) for role, entrant in job.entrants.items()}
 
 
 def _scores(job: _Job, evaluations: Mapping[Role, Evaluation]) -> Bootstrap:
