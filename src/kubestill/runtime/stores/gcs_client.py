@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 import google.auth
+import requests
 from google.auth.credentials import AnonymousCredentials
 from google.auth.exceptions import DefaultCredentialsError
 from google.auth.transport.requests import AuthorizedSession
@@ -38,7 +39,7 @@ class Connection:
     client: Any
     """google.cloud.storage.Client, which is not typed."""
     session: Any
-    """AuthorizedSession: requests' session that adds the credentials."""
+    """requests.Session; for the real service one that adds the credentials."""
     host: str
     """The service's address: https://storage.googleapis.com, or the emulator's."""
 
@@ -61,14 +62,15 @@ def connect(uri: str) -> Connection:
 
 @cache
 def _connect(pid: int, emulator: str | None) -> Connection:
-    credentials = AnonymousCredentials()
-    project = None
-    if not emulator:
+    if emulator:
+        credentials, project = AnonymousCredentials(), None
+        session = requests.Session()
+    else:
         credentials, project = google.auth.default(scopes=[_SCOPE])
+        session = AuthorizedSession(credentials)
     # Or the client, unasked, fetches the bucket's metadata in a thread: one more request that can
     # be refused, and a permission that users need not grant.
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
-    session = AuthorizedSession(credentials)
     for scheme in ("https://", "http://"):
         session.mount(scheme, HTTPAdapter(pool_maxsize=4 * STREAMS))
     # Objects need no project; the client insists on one.
