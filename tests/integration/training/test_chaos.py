@@ -1,45 +1,16 @@
 """Real training processes, killed at random moments: the result must not show it."""
 
-import hashlib
 import json
 import os
 import random
-import sys
 import time
 from pathlib import Path
 
 import pytest
-
-from kubestill.runtime.artifacts import LocalArtifact
-from kubestill.runtime.tasks.import_dataset import import_dataset
-
-# The fork server imports the worker by name.
-sys.path.insert(0, str(Path(__file__).parent))
-
-from worker import finish, kill, start  # noqa: E402
+from chaos import copy_of, digest
+from worker import finish, kill, start
 
 KILLS = int(os.environ.get("KUBESTILL_CHAOS_KILLS", "20"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("chaos")
-    ports = {n: LocalArtifact(str(root / n)) for n in ("dataset", "validation", "holdout")}
-    import_dataset(source="digits", **ports)
-    return root
-
-
-def copy_of(data: Path, root: Path) -> Path:
-    root.mkdir()
-    for name in ("dataset", "validation"):
-        (root / name).symlink_to(data / name)
-    return root
-
-
-def digest(root: Path) -> tuple[str, int]:
-    """Identify the exported model, and say which milestone it is."""
-    weights = hashlib.sha256((root / "model" / "model.safetensors").read_bytes()).hexdigest()
-    return weights, json.loads((root / "model" / "training.json").read_text())["chosen"]["step"]
 
 
 @pytest.fixture(scope="module")

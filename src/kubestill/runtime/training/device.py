@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from kubestill.errors import InvalidInput, Problem
+from kubestill.runtime.training.distributed import local_rank
 from kubestill.runtime.training.settings import TrainingSettings
 
 
@@ -35,8 +36,10 @@ def choose_device(name: str) -> torch.device:
         InvalidInput: No such kind of device, or a GPU was asked for and none is visible.
     """
     visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name in ("auto", "cuda") and visible:
+        return torch.device("cuda", local_rank())
     if name == "auto":
-        return torch.device("cuda:0" if visible else "cpu")
+        return torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -80,13 +83,13 @@ def arithmetic(settings: TrainingSettings) -> Iterator[None]:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     if settings.deterministic:
-        torch.use_deterministic_algorithms(True)
+        _set_deterministic(True)
         torch.backends.cudnn.benchmark = False
     try:
         yield
     finally:
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)
+        _set_deterministic(deterministic)
         torch.backends.cudnn.benchmark = benchmark
 
 
@@ -110,3 +113,8 @@ def numerics_key(machine: Machine, *, step_path: str, world_size: int) -> dict[s
             "tf32": f"{torch.backends.cuda.matmul.allow_tf32}/{torch.backends.cudnn.allow_tf32}",
         }
     return key
+
+
+def _set_deterministic(on: bool) -> None:
+    # torch.use_deterministic_algorithms does this and imports the compiler too, for 2 seconds.
+    torch._C._set_deterministic_algorithms(on, warn_only=False)  # pyright: ignore

@@ -18,11 +18,13 @@ from torch import Tensor
 
 from kubestill.errors import Diverged, InvalidInput, Problem
 from kubestill.runtime.checkpoints.checkpointer import Checkpointer
+from kubestill.runtime.checkpoints.ranks import Ranks
 from kubestill.runtime.checkpoints.state import TrainingState
 from kubestill.runtime.selection.phases import detect_phases, phase_of
 from kubestill.runtime.training import random_state
 from kubestill.runtime.training.batches import Batches, Order, choose_window
 from kubestill.runtime.training.device import Machine
+from kubestill.runtime.training.distributed import average_
 from kubestill.runtime.training.prepare import Prepared
 from kubestill.runtime.training.schedules import LearningRates
 from kubestill.runtime.training.settings import TrainingSettings
@@ -71,6 +73,7 @@ class Trainer:
     ):
         self.model = prepared.model
         self.step = 0
+        self._ranks = Ranks.current()
         self.curves: dict[str, list[dict[str, float]]] = {"train": [], "validation": []}
         self.stop: tuple[str, str] | None = None
         self.phases = detect_phases(self.curves)
@@ -122,7 +125,7 @@ class Trainer:
         resolved = saved.meta["resolved"] if saved else {}
         shuffle = resolved.get("shuffle", self._prepared.shuffle)
         self.step_path, self._train_step = self._build_step(resolved.get("step_path"))
-        random_state.seed_everything(self._settings.seed)
+        random_state.seed_everything(self._settings.seed + self._ranks.rank)
         self._average = deepcopy(self.model.network) if self._settings.ema_decay else None
         if saved:
             self._restore(saved)
@@ -135,6 +138,8 @@ class Trainer:
             seed=self._settings.seed,
             shuffle=shuffle,
             window_rows=choose_window(rows, self._settings.batch_size),
+            rank=self._ranks.rank,
+            world_size=self._ranks.world,
         )
         self._resolved = {"shuffle": shuffle, "step_path": self.step_path}
         self._batches = Batches(rows, order).starting_at(self._data_offset + self.step)
@@ -160,6 +165,7 @@ class Trainer:
             "optimizer": settings.optimizer,
             "optimizer_args": settings.optimizer_args,
             "clip": settings.gradient_clip,
+            "world_size": self._ranks.world,
         }
         if wanted == "fused" or (wanted == "auto" and not reason):
             return "fused", FusedStep(network, self._prepared.loss, **options)  # pyright: ignore
@@ -192,7 +198,8 @@ class Trainer:
             "examples": 1 / settings.batch_size,
         }[settings.milestone_unit]
         every = settings.milestone_every * unit or self.total_steps / _MILESTONES
-        passed = math.floor(self.step / every + 1e-9)
+        # Milestone n is at round(n * every), up to half a step before n * every.
+        passed = math.floor((self.step + 0.5) / every - 1e-9)
         step = max(round((passed + 1) * every), self.step + 1)
         return min(step, self.total_steps)
 
@@ -217,11 +224,9 @@ class Trainer:
 
     def _mark_phases(self) -> None:
         """Tell the ledger what the curves say by now: pruning spares what precedes a boundary."""
-        phases = detect_phases(self.curves, metric=self._prepared.metric)
-        if phases["boundaries"] != self.phases["boundaries"]:
-            steps = [int(point["step"]) for point in self.curves["train"]]
-            self._checkpointer.mark_phases({step: phase_of(phases, step) for step in steps})
-        self.phases = phases
+        self.phases = detect_phases(self.curves, metric=self._prepared.metric)
+        steps = [int(point["step"]) for point in self.curves["train"]]
+        self._checkpointer.mark_phases({step: phase_of(self.phases, step) for step in steps})
 
     @property
     def epoch(self) -> float:
@@ -237,7 +242,8 @@ class Trainer:
 
     def _mean_loss(self) -> float:
         """Return the mean loss since the last milestone, and refuse to go on from a broken one."""
-        loss = float(self._loss_sum) / max(1, self._losses_since)
+        total = average_(self._loss_sum.clone(), self._ranks.world)
+        loss = float(total) / max(1, self._losses_since)
         if not math.isfinite(loss):
             reason = (
                 f"the loss became {loss} before step {self.step}; lower learning_rate (now "
@@ -270,7 +276,7 @@ class Trainer:
             **{f"model/{name}": tensor for name, tensor in self.model.state_dict().items()},
             **{f"optimizer/{name}": tensor for name, tensor in self._train_step.state().items()},
             **{f"rank/rng/{name}": tensor for name, tensor in random_state.capture().items()},
-            "progress/loss_sum": self._loss_sum,
+            "rank/loss_sum": self._loss_sum,
         }
         if self._average is not None:
             average = self._average.state_dict()
@@ -289,13 +295,17 @@ class Trainer:
         return TrainingState(tensors=tensors, meta=meta)
 
     def _restore(self, saved: TrainingState) -> None:
-        """Continue as if nothing had happened."""
+        """Continue as if nothing had happened.
+
+        One of another number of ranks brings what all of them shared; generators start anew.
+        """
         self._train_step.load_state(below("optimizer/", saved))
         self.model.load_state_dict(below("model/", saved))
         if self._average is not None:
             self._average.load_state_dict(below("ema/network.", saved))
-        random_state.restore(below("rank/rng/", saved))
-        self._loss_sum.copy_(saved.tensors["progress/loss_sum"])
+        if "rank/loss_sum" in saved.tensors:
+            random_state.restore(below("rank/rng/", saved))
+            self._loss_sum.copy_(saved.tensors["rank/loss_sum"])
         meta = saved.meta
         self.step, self._losses_since = int(meta["step"]), int(meta["losses_since"])
         self._seconds, self.curves = float(meta["seconds"]), meta["curves"]

@@ -67,7 +67,7 @@ def check_arguments(optimizer: str, arguments: Mapping[str, Any]) -> None:
                 value,
                 f"{optimizer} has no such argument; {nearest(key, known)}",
             )
-    if not problems:
+    if arguments and not problems:
         try:
             cls([torch.zeros(1)], **_canonical(arguments))
         except (TypeError, ValueError, RuntimeError) as error:

@@ -196,8 +196,7 @@ def _rows(
     machine: Machine,
 ) -> tuple[Rows, str]:
     """Keep the rows in memory where they fit beside everything else, else stream them."""
-    width = model.encoder(torch.zeros(1, decoded.raw.shape[1], device=machine.device)).shape[1]
-    needed = decoded.rows * 4 * width + sum(array.nbytes for array in targets)
+    needed = decoded.rows * 4 * model.encoder.width + sum(array.nbytes for array in targets)
     # Rows, a shuffled copy of a window of them, and room for the network's own buffers.
     resident = needed < 0.4 * available_bytes(machine.device)
     if settings.shuffle == "blocks" or not resident:

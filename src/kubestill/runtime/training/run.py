@@ -17,6 +17,7 @@ from kubestill.runtime.artifacts import Artifact, MetricsArtifact, check_kind
 from kubestill.runtime.checkpoints.checkpointer import Checkpointer
 from kubestill.runtime.checkpoints.ledger import Checkpoint, Ledger, write_ledger_artifact
 from kubestill.runtime.checkpoints.place import Place, resolve_place
+from kubestill.runtime.checkpoints.ranks import Ranks
 from kubestill.runtime.checkpoints.restore import load_state
 from kubestill.runtime.data.checks import check_validation
 from kubestill.runtime.data.dataset import Dataset
@@ -24,6 +25,7 @@ from kubestill.runtime.models.export import export_from_state
 from kubestill.runtime.models.model import Model
 from kubestill.runtime.reports.training import training_report
 from kubestill.runtime.training.device import Machine, arithmetic, choose_machine, numerics_key
+from kubestill.runtime.training.distributed import process_group
 from kubestill.runtime.training.engine import Start, Trainer
 from kubestill.runtime.training.fingerprint import fingerprint
 from kubestill.runtime.training.prepare import prepare, resolve_loss
@@ -105,7 +107,8 @@ def run_training(
         TrainingFailed: An earlier attempt recorded that this training cannot succeed.
     """
     job = _check(preset, typed, settings, ports, keeping)
-    with arithmetic(job.settings):
+    with process_group(), arithmetic(job.settings):
+        rank = Ranks.current().rank
         source = "" if origin else _source(job)
         identity = fingerprint(
             job.settings,
@@ -122,7 +125,8 @@ def run_training(
         )
         record, ledger = _train(job, place, keeping, origin)
     record |= {"preset": preset.name, "fingerprint": identity, "checkpoint_uri": place.uri}
-    _write_outputs(record, ledger, ports)
+    if rank == 0:
+        _write_outputs(record, ledger, ports)
     return (ports.model.uri,)
 
 
@@ -162,7 +166,9 @@ def _check(
     if ports.validation is not None:
         with problems.collect():
             check_kind(ports.validation, "dataset", "validation")
-            validation = Dataset.open(ports.validation.path)
+            opened = Dataset.open(ports.validation.path)
+            # An import with a validation share of zero writes a dataset without rows.
+            validation = opened if opened.rows else None
     if dataset and validation:
         with problems.collect():
             check_validation(dataset, validation)
@@ -222,7 +228,8 @@ def _train(
     """Adopt the result of a finished training, or train to the end from wherever it is."""
     settings = job.settings
     prepared = None
-    numerics = numerics_key(job.machine, step_path=settings.step_path, world_size=1)
+    world = Ranks.current().world
+    numerics = numerics_key(job.machine, step_path=settings.step_path, world_size=world)
     policy = settings.checkpoints
     if not policy.metric and job.validation:
         policy = policy.model_copy(update={"metric": _followed_metric(job)})
@@ -314,4 +321,5 @@ def _write_scores(
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    if Ranks.current().rank == 0:
+        print(line, flush=True)

@@ -158,5 +158,18 @@ def _build(
         filled[name] = int(value) if isinstance(value, float) and value.is_integer() else value
     if schedule == "OneCycleLR" and "epochs" in arguments:
         del filled["total_steps"]
-    optimizer = torch.optim.SGD([torch.zeros(1)], lr=peak)
-    return cls(optimizer, **filled)
+    return cls(_Rate(peak), **filled)
+
+
+class _Rate(torch.optim.Optimizer):
+    """An optimizer that is nothing but a learning rate.
+
+    The base class's constructor is left out on purpose: it imports torch's compiler, for 2 seconds.
+    """
+
+    def __init__(self, rate: float):
+        self.param_groups = [{"lr": rate, "params": []}]
+        self.defaults = {"lr": rate}
+
+    def step(self, closure: object = None) -> None:  # pyright: ignore
+        pass

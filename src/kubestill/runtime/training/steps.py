@@ -12,10 +12,10 @@ from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from typing_extensions import override
 
+from kubestill.runtime.training.distributed import average_, share_buffers
 from kubestill.runtime.training.losses import Loss, differentiable
 from kubestill.runtime.training.optimizers import ELEMENTWISE, build_optimizer
 
@@ -83,6 +83,7 @@ class AutogradStep:
     @override
     def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
         features, *targets = batch
+        share_buffers(self._network, self._world_size)
         with self._autocast():
             outputs = self._network(features)
         loss = differentiable(self._loss, outputs, tuple(targets))
@@ -92,7 +93,7 @@ class AutogradStep:
         )
         gradients = [g if g.is_contiguous() else g.contiguous() for g in gradients]
         if self._world_size > 1:
-            gradients = _average(gradients, self._world_size)
+            gradients = _averaged(gradients, self._world_size)
         if self._scaler is None or self._scaler.unscale(gradients):
             _clip(gradients, self._clip)
             self._optimizer.step(gradients, learning_rate)
@@ -158,9 +159,7 @@ class FusedStep:
             self._buffers[len(features)] = buffers
         loss, upstream = self._loss(self._forward(features, buffers), tuple(targets))
         self._backward(features, upstream, buffers)
-        if self._world_size > 1:
-            dist.all_reduce(self._gradient)
-            self._gradient.div_(self._world_size)
+        average_(self._gradient, self._world_size)
         if self._clip:
             _clip([*self._weight_gradients, *self._bias_gradients], self._clip)
         self._optimizer.step([self._gradient], learning_rate)
@@ -356,9 +355,7 @@ def _clip(gradients: list[Tensor], limit: float) -> None:
         torch._foreach_mul_(gradients, torch.clamp(limit / (norm + 1e-6), max=1.0))
 
 
-def _average(gradients: list[Tensor], world_size: int) -> list[Tensor]:
-    flat = torch.cat([g.flatten() for g in gradients])
-    dist.all_reduce(flat)
-    flat.div_(world_size)
+def _averaged(gradients: list[Tensor], world_size: int) -> list[Tensor]:
+    flat = average_(torch.cat([g.flatten() for g in gradients]), world_size)
     parts = flat.split([g.numel() for g in gradients])
     return [part.view_as(g) for part, g in zip(parts, gradients, strict=True)]

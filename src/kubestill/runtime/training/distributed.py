@@ -1,0 +1,46 @@
+"""One process a device: joined under `torchrun`, alone everywhere else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Join the processes that `torchrun` started, for the duration; do nothing without it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank())
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def local_rank() -> int:
+    """Return the index of this process on its machine, which is the index of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def average_(tensor: Tensor, world_size: int) -> Tensor:
+    """Replace a tensor by its mean over all ranks."""
+    if world_size > 1:
+        dist.all_reduce(tensor)
+        tensor.div_(world_size)
+    return tensor
+
+
+def share_buffers(network: nn.Module, world_size: int) -> None:
+    """Give every rank the buffers of rank 0: one training has one set of running statistics."""
+    if world_size > 1:
+        for buffer in network.buffers():
+            dist.broadcast(buffer, src=0)

@@ -1,0 +1,75 @@
+"""Two processes that train as one: killed, resumed with the same bits, and read by a single one."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from chaos import copy_of, digest
+
+WORKER = Path(__file__).parent / "worker.py"
+
+
+def launch(root: Path, ranks: int) -> subprocess.Popen[bytes]:
+    (root / "log").unlink(missing_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
+    rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}"]
+    command = [*torchrun, *rendezvous, str(WORKER), str(root), str(root / "store")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+def workers_of(process: subprocess.Popen[bytes]) -> list[int]:
+    """Return the process ids of the ranks, in the order they were started."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return sorted(
+        int(child)
+        for child in children
+        if WORKER.name in Path(f"/proc/{child}/cmdline").read_text()
+    )
+
+
+def interrupt(root: Path, rank: int) -> None:
+    """Start two ranks and SIGKILL one of them in the middle of the training."""
+    process = launch(root, 2)
+    log = root / "log"
+    while not (log.exists() and "epoch    1" in log.read_text()):
+        assert process.poll() is None, "ended before it could be killed"
+        time.sleep(0.01)
+    os.kill(workers_of(process)[rank], signal.SIGKILL)
+    assert process.wait(timeout=120) != 0
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, int]:
+    root = copy_of(data, tmp_path_factory.mktemp("two") / "run")
+    assert launch(root, 2).wait(timeout=240) == 0, (root / "log").read_text()
+    return digest(root)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_lost_rank_costs_no_bit(
+    data: Path, tmp_path: Path, undisturbed: tuple[str, int], rank: int
+) -> None:
+    root = copy_of(data, tmp_path / "run")
+    interrupt(root, rank)
+    assert launch(root, 2).wait(timeout=240) == 0, (root / "log").read_text()
+    assert "resuming from step" in (root / "log").read_text()
+    assert digest(root) == undisturbed
+
+
+def test_one_process_goes_on_where_two_were(data: Path, tmp_path: Path) -> None:
+    root = copy_of(data, tmp_path / "run")
+    interrupt(root, 1)
+    assert launch(root, 1).wait(timeout=240) == 0, (root / "log").read_text()
+    assert "ranks: 2 then, 1 now" in (root / "log").read_text()
+    assert digest(root)[1] > 0
