@@ -14,7 +14,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from kubestill.runtime.evaluation.metrics import Metric, metrics_of, point
-from kubestill.runtime.evaluation.outcome import Floats, Outcome
+from kubestill.runtime.evaluation.outcome import Floats, Ints, Outcome
 
 __all__ = ["Bootstrap", "Interval", "bootstrap"]
 
@@ -118,31 +118,24 @@ def bootstrap(
     columns: dict[str, dict[str, Floats]] = {}
     generator = np.random.Generator(np.random.Philox(seed))
     order = generator.permutation(next(iter(outcomes.values())).rows)
+    groups = min(len(order), GROUPS)
     for name, outcome in outcomes.items():
         metrics = metrics_of(outcome.task).values()
         points[name] = {metric.name: point(metric, outcome) for metric in metrics}
         columns[name] = {
-            metric.name: _grouped(metric.statistics(outcome)[order])
+            metric.name: metric.sums(outcome, order, groups)
             for metric in metrics
             if metric.statistics and np.isfinite(points[name][metric.name])
         }
-    sizes = _grouped(np.ones((len(order), 1)))
+    sizes = np.diff(np.arange(groups + 1) * len(order) // groups)[:, None]
     samples = _resample(outcomes, columns, sizes, resamples, generator)
     return Bootstrap(outcomes=outcomes, points=points, samples=samples, confidence=confidence)
-
-
-def _grouped(statistics: Floats) -> Floats:
-    """Sum [N, C] statistics over at most GROUPS groups of neighbours."""
-    if len(statistics) <= GROUPS:
-        return statistics
-    starts = np.arange(GROUPS) * len(statistics) // GROUPS
-    return np.add.reduceat(statistics, starts, axis=0)
 
 
 def _resample(
     outcomes: Mapping[str, Outcome],
     columns: Mapping[str, Mapping[str, Floats]],
-    sizes: Floats,
+    sizes: Ints,
     resamples: int,
     generator: np.random.Generator,
 ) -> dict[str, dict[str, Floats]]:

@@ -15,15 +15,21 @@ from typing import Literal
 import numpy as np
 
 from kubestill.runtime.data.schema import Task
-from kubestill.runtime.evaluation.outcome import Floats, Outcome
+from kubestill.runtime.evaluation.outcome import Floats, Ints, Outcome
+
+RowStatistics = Callable[[Ints], Floats]
 
 __all__ = ["METRICS", "PRIMARY", "Metric", "losses", "metrics_of", "score"]
 
 CALIBRATION_BINS = 15
 """Equal-width bins of the expected calibration error (Guo et al. 2017)."""
 
-RANK_BINS = 512
+RANK_BINS = 128
 """Score quantiles among which a resampled AUC is counted; the point estimate is exact."""
+
+
+CHUNK_ROWS = 16_384
+"""Rows whose columns are in memory at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +42,35 @@ class Metric:
     better: Literal["higher", "lower"]
     bounds: tuple[float, float]
     """The values it can take at all."""
-    statistics: Callable[[Outcome], Floats] | None
-    """Outcome of N rows → [N, C] columns; None where resampling rows says nothing (a maximum)."""
+    statistics: Callable[[Outcome], RowStatistics] | None
+    """Outcome → function of [n] row indices → [n, C] columns; None where resampling rows says
+    nothing (a maximum). A function, because the columns of a million rows may not fit in memory."""
     value: Callable[[Floats], Floats]
     """[..., C] means of those columns → [...] scores."""
     exact: Callable[[Outcome], float] | None = None
     """The point estimate, where the columns only approximate it."""
+
+    def sums(self, outcome: Outcome, order: Ints, groups: int) -> Floats:
+        """Return the [groups, C] sums of the columns over equal runs of the [N] rows in `order`."""
+        assert self.statistics is not None
+        columns = self.statistics(outcome)
+        starts = np.arange(groups + 1) * len(order) // groups
+        step = max(1, CHUNK_ROWS * groups // max(1, len(order)))
+        return np.concatenate(
+            [
+                np.add.reduceat(
+                    columns(order[starts[first] : starts[min(first + step, groups)]]),
+                    starts[first : min(first + step, groups)] - starts[first],
+                    axis=0,
+                )
+                for first in range(0, groups, step)
+            ]
+        )
+
+    def mean(self, outcome: Outcome) -> Floats:
+        """Return the [C] means of the columns over all rows."""
+        groups = -(-outcome.rows // CHUNK_ROWS)
+        return self.sums(outcome, np.arange(outcome.rows), groups).sum(axis=0) / outcome.rows
 
     @property
     def sign(self) -> int:
@@ -65,8 +94,7 @@ def point(metric: Metric, outcome: Outcome) -> float:
         return float("nan")
     if metric.exact is not None:
         return metric.exact(outcome)
-    assert metric.statistics is not None
-    return float(metric.value(metric.statistics(outcome).mean(axis=0)))
+    return float(metric.value(metric.mean(outcome)))
 
 
 def losses(outcome: Outcome) -> Floats:
@@ -74,6 +102,11 @@ def losses(outcome: Outcome) -> Floats:
     if outcome.task == "regression":
         return np.square(_errors(outcome)).mean(axis=1)
     return -outcome.predictions[np.arange(outcome.rows), outcome.targets]
+
+
+def _rowwise(columns: Callable[[Outcome], Floats]) -> Callable[[Outcome], RowStatistics]:
+    """Turn [N, C] columns in which each row stands for itself into statistics of any rows."""
+    return lambda outcome: lambda rows: columns(outcome.take(rows))
 
 
 def _first(means: Floats) -> Floats:
@@ -139,13 +172,17 @@ def _macro_f1(means: Floats) -> Floats:
     return f1.sum(axis=-1) / present.sum(axis=-1)
 
 
-def _rank_counts(outcome: Outcome) -> Floats:
+def _rank_counts(outcome: Outcome) -> RowStatistics:
     """[N, 2 bins]: one-hot score bin of the negatives, then of the positives."""
     margin = outcome.predictions[:, 1] - outcome.predictions[:, 0]
     edges = np.unique(np.quantile(margin, np.linspace(0, 1, RANK_BINS + 1)[1:-1]))
-    column = np.searchsorted(edges, margin, side="left") + outcome.targets * RANK_BINS
-    counts = np.zeros((outcome.rows, 2 * RANK_BINS))
-    counts[np.arange(outcome.rows), column] = 1
+    columns = np.searchsorted(edges, margin, side="left") + outcome.targets * RANK_BINS
+
+    def counts(rows: Ints) -> Floats:
+        found = np.zeros((len(rows), 2 * RANK_BINS))
+        found[np.arange(len(rows)), columns[rows]] = 1
+        return found
+
     return counts
 
 
@@ -183,11 +220,17 @@ def _absolute(outcome: Outcome) -> Floats:
     return np.abs(_errors(outcome)).mean(axis=1, keepdims=True)
 
 
-def _variance_terms(outcome: Outcome) -> Floats:
+def _variance_terms(outcome: Outcome) -> RowStatistics:
     """[N, 2 + T]: squared error, squared centred target, the T centred targets."""
-    centred = outcome.targets - outcome.targets.mean(axis=0)
-    squares = np.square(_errors(outcome)).sum(axis=1, keepdims=True)
-    return np.concatenate([squares, np.square(centred).sum(axis=1, keepdims=True), centred], axis=1)
+    middle = outcome.targets.mean(axis=0)
+
+    def terms(rows: Ints) -> Floats:
+        centred = outcome.targets[rows] - middle
+        error = outcome.predictions[rows] - outcome.targets[rows]
+        pooled = [np.square(one).sum(axis=1, keepdims=True) for one in (error, centred)]
+        return np.concatenate([*pooled, centred], axis=1)
+
+    return terms
 
 
 def _explained(means: Floats) -> Floats:
@@ -207,7 +250,7 @@ _LOG_LOSS = Metric(
     title="log loss",
     better="lower",
     bounds=(0, _ANY),
-    statistics=_log_loss,
+    statistics=_rowwise(_log_loss),
     value=_first,
 )
 _ACCURACY = Metric(
@@ -215,7 +258,7 @@ _ACCURACY = Metric(
     title="accuracy",
     better="higher",
     bounds=(0, 1),
-    statistics=_accuracy,
+    statistics=_rowwise(_accuracy),
     value=_first,
 )
 _ECE = Metric(
@@ -223,7 +266,7 @@ _ECE = Metric(
     title="calibration error",
     better="lower",
     bounds=(0, 1),
-    statistics=_calibration_gaps,
+    statistics=_rowwise(_calibration_gaps),
     value=_sum_of_absolutes,
 )
 _MACRO_F1 = Metric(
@@ -231,7 +274,7 @@ _MACRO_F1 = Metric(
     title="macro F1",
     better="higher",
     bounds=(0, 1),
-    statistics=_f1_counts,
+    statistics=_rowwise(_f1_counts),
     value=_macro_f1,
 )
 _AUC = Metric(
@@ -248,14 +291,24 @@ _BRIER = Metric(
     title="Brier score",
     better="lower",
     bounds=(0, 1),
-    statistics=_brier,
+    statistics=_rowwise(_brier),
     value=_first,
 )
 _RMSE = Metric(
-    name="rmse", title="RMSE", better="lower", bounds=(0, _ANY), statistics=_squared, value=_root
+    name="rmse",
+    title="RMSE",
+    better="lower",
+    bounds=(0, _ANY),
+    statistics=_rowwise(_squared),
+    value=_root,
 )
 _MAE = Metric(
-    name="mae", title="MAE", better="lower", bounds=(0, _ANY), statistics=_absolute, value=_first
+    name="mae",
+    title="MAE",
+    better="lower",
+    bounds=(0, _ANY),
+    statistics=_rowwise(_absolute),
+    value=_first,
 )
 _R2 = Metric(
     name="r2",

@@ -11,7 +11,7 @@ from scipy.special import log_softmax
 
 from kubestill.runtime.data.schema import Task
 
-__all__ = ["Floats", "Outcome"]
+__all__ = ["Floats", "Ints", "Outcome"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -70,8 +70,8 @@ class Outcome:
         """[N] whether the model gave a usable answer."""
         return np.asarray(np.isfinite(self.predictions).all(axis=1))
 
-    def take(self, rows: npt.NDArray[np.bool_]) -> Outcome:
-        """Return the outcome of the rows where the [N] mask holds."""
+    def take(self, rows: npt.NDArray[np.bool_] | Ints) -> Outcome:
+        """Return the outcome of some rows: a mask [N], or indices."""
         return Outcome(
             task=self.task, targets=self.targets[rows], predictions=self.predictions[rows]
         )

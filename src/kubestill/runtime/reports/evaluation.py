@@ -103,7 +103,7 @@ def _scores(findings: Findings) -> Html:
         rows.append(gain)
     columns = ["", *(f"{m.title} {'↑' if m.sign > 0 else '↓'}" for m in metrics), "parameters"]
     note = (
-        f"On {findings.dataset['labelled']:,} held-out rows; small figures are "
+        f"On {findings.dataset['labelled']:,} rows; small figures are "
         f"{findings.scores.confidence:.0%} intervals. Bold is best."
     )
     return section("Scores", table(columns, rows), bullets(findings.decision.reasons), note=note)

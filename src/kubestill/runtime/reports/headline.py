@@ -65,8 +65,8 @@ def lead(findings: Findings) -> str:
     """Say on what the sentence rests."""
     rows = f"{findings.dataset['labelled']:,}"
     others = [s.name for s in (findings.teacher, findings.baseline) if s is not None]
-    beside = f", beside the {' and the '.join(others)} on the same rows" if others else ""
-    return f"Measured on {rows} held-out rows that no model was trained on{beside}."
+    beside = f", beside the {' and the '.join(others)} on the very same ones" if others else ""
+    return f"Measured on {rows} labelled rows{beside}."
 
 
 def tile_row(findings: Findings) -> list[Tile]:
