@@ -241,7 +241,7 @@ def test_a_retry_of_the_same_task_fences_the_old_one(tmp_path: Path) -> None:
 
     with opened(tmp_path) as old:
         save(old, 1)
-        old._saver.flush()  # pyright: ignore
+        old.flush()
         with opened(tmp_path) as new:
             with pytest.raises(Fenced, match="attempt 2 of me took over"):
                 train_on(old)
@@ -314,7 +314,7 @@ def test_a_store_that_vanishes_keeps_the_state_locally(
     root = tmp_path / "root"
     with opened(root, said=said, settings=settings) as checkpointer:
         save(checkpointer, 1)
-        checkpointer._saver.flush()  # pyright: ignore
+        checkpointer.flush()
         os.rename(root, tmp_path / "away")
         root.write_text("no folder any more")
         save(checkpointer, 2)
@@ -331,7 +331,7 @@ def test_a_short_outage_goes_unnoticed_by_the_training(tmp_path: Path) -> None:
     root, away, said = tmp_path / "root", tmp_path / "away", Said()
     with opened(root, said=said) as checkpointer:
         save(checkpointer, 1)
-        checkpointer._saver.flush()  # pyright: ignore
+        checkpointer.flush()
         os.rename(root, away)
         root.write_text("no folder any more")
         save(checkpointer, 2)

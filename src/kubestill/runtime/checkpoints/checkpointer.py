@@ -20,10 +20,10 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from kubestill.errors import CorruptData, Fenced, InvalidInput, Problem, StoreError
+from kubestill.errors import Fenced, InvalidInput, Problem, StoreError
 from kubestill.runtime.checkpoints import protocol
 from kubestill.runtime.checkpoints.commits import LedgerCell
 from kubestill.runtime.checkpoints.ledger import (
@@ -37,7 +37,8 @@ from kubestill.runtime.checkpoints.ledger import (
 from kubestill.runtime.checkpoints.manifest import Stamp
 from kubestill.runtime.checkpoints.place import Announce, Place
 from kubestill.runtime.checkpoints.ranks import Ranks
-from kubestill.runtime.checkpoints.restore import Restored, differences, read_state
+from kubestill.runtime.checkpoints.restore import Restored, read_state
+from kubestill.runtime.checkpoints.resuming import newest_whole, same_bits
 from kubestill.runtime.checkpoints.retention import policy_of
 from kubestill.runtime.checkpoints.saver import Saver
 from kubestill.runtime.checkpoints.schedule import RecoverySchedule
@@ -185,15 +186,17 @@ class Checkpointer:
             Fenced: Another attempt owns the training.
         """
         ranks = self._ranks
-        chosen = self._newest_whole() if ranks.rank == 0 else None
+        store, chosen = self._place.store, None
+        if ranks.rank == 0:
+            chosen = newest_whole(store, self._cell, self._mine(), ranks.world, self._announce)
         told = json.loads(ranks.share(json.dumps(chosen.entry.to_json() if chosen else None)))
         if told is None:
             return None
         if chosen is None:
             entry = LedgerEntry.from_json(told)
-            chosen = read_state(self._place.store, entry, rank=ranks.rank, world=ranks.world)
+            chosen = read_state(store, entry, rank=ranks.rank, world=ranks.world)
         self._resumed = chosen
-        self._compare(chosen)
+        self._exact = same_bits(chosen, self._numerics, ranks.world, self._announce)
         return chosen.state
 
     def recovery_due(self) -> bool:
@@ -259,6 +262,15 @@ class Checkpointer:
             self._announce(f"SIGTERM: making step {step} durable before stopping")
             saver.flush()
             self._flag.pass_on()
+
+    def flush(self) -> None:
+        """Wait until everything that was saved is durable and committed.
+
+        Raises:
+            Fenced: Another attempt owns the training.
+            StoreError: The store refused everything for longer than the bound.
+        """
+        self._running().flush()
 
     def mark_phases(self, phases: Mapping[int, int]) -> None:
         """Note the phase (1, 2 or 3) of each step; the next commit writes it into the ledger."""
@@ -364,36 +376,6 @@ class Checkpointer:
             except StoreError:
                 continue  # the saver is the one that says so, and decides for how long
 
-    def _newest_whole(self) -> Restored | None:
-        me = self._mine()
-        for entry in self.ledger.newest_first:
-            try:
-                return read_state(self._place.store, entry, rank=0, world=self._ranks.world)
-            except CorruptData as error:
-                why = str(error)
-                self._announce(
-                    f"WARNING: the checkpoint of step {entry.step} is damaged ({why}); trying the "
-                    "one before it"
-                )
-                mark = _marking(me, entry, why)
-                self._cell.change(mark)
-        return None
-
-    def _compare(self, restored: Restored) -> None:
-        differ = differences(restored.manifest.numerics, self._numerics)
-        saved, now = len(restored.manifest.files), self._ranks.world
-        if saved != now:
-            differ.append(f"ranks: {saved} then, {now} now")
-        self._exact = not differ
-        step = restored.entry.step
-        if differ:
-            self._announce(
-                f"WARNING: resuming from step {step}, but NOT with the same bits: "
-                + "; ".join(differ)
-            )
-        else:
-            self._announce(f"resuming from step {step}, with the same bits")
-
     def _conclude(self, *, result: Json | None = None, failed: str = "") -> None:
         me = self._mine()
         assert self._writer is not None
@@ -411,7 +393,3 @@ class Checkpointer:
     def _running(self) -> Saver:
         assert self._saver is not None, "the training is finished: adopt `finished`"
         return self._saver
-
-
-def _marking(me: Attempt, entry: LedgerEntry, why: str) -> Callable[[Ledger], Ledger]:
-    return lambda ledger: protocol.mark_damaged(ledger, me, entry, why, now=time.time())

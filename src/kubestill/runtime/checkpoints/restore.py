@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -78,16 +76,6 @@ def read_tensors(store: Store, file: StateFile) -> dict[str, torch.Tensor]:
     # A view into the mapping would die with the file: the store may prune it while training runs.
     copies = [part.clone() for part in layout.views(data)]
     return dict(zip((slot.name for slot in layout.slots), copies, strict=True))
-
-
-def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """Say in which parts two numerics keys differ; nothing where bits will be equal."""
-    names = sorted({*saved, *current})
-    return [
-        f"{name}: {saved.get(name)!r} then, {current.get(name)!r} now"
-        for name in names
-        if saved.get(name) != current.get(name)
-    ]
 
 
 _EMPTY = torch.empty(0, dtype=torch.uint8)
