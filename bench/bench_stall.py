@@ -218,7 +218,7 @@ def lightning(model: nn.Module, optimizer: torch.optim.Adam, folder: str) -> Pee
             self.automatic_optimization = False
 
         def training_step(self, batch: list[Tensor], index: int) -> None:
-            self.optimizers().optimizer.step()  # pyright: ignore
+            self.optimizers().step()  # pyright: ignore
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return optimizer
@@ -229,7 +229,7 @@ def lightning(model: nn.Module, optimizer: torch.optim.Adam, folder: str) -> Pee
             callback = Timed(dirpath=folder, every_n_train_steps=1, save_top_k=1)
             trainer = L.Trainer(
                 accelerator="cpu",
-                max_steps=1,
+                max_epochs=1,
                 callbacks=[callback],
                 logger=False,
                 enable_progress_bar=False,
