@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import time
 from pathlib import Path
 
@@ -36,15 +37,15 @@ def test_killed_again_and_again_the_bits_are_the_same(
     kills = 0
     for _ in range(KILLS):
         process = start(root, store)
-        while process.is_alive() and "training " not in _log(root):
+        while process.is_alive() and not re.search("^training |adopted", _log(root), re.MULTILINE):
             time.sleep(0.005)
-        time.sleep(moments.uniform(0.0, 0.3))
-        if not kill(process):
+        time.sleep(moments.uniform(0.0, 0.25))
+        if not kill(process) or "adopted" in _log(root):
             break
         kills += 1
     output = finish(start(root, store), root)
     assert digest(root) == undisturbed, f"seed {seed}, after {kills} kills\n{output}"
-    assert kills, "every process ended before it could be killed"
+    assert kills >= KILLS // 2, "too many processes ended before they could be killed"
     ledger = json.loads((root / "ledger").read_text())
     assert not [entry for entry in ledger["entries"] if entry["damaged"]]
     print(f"{kills} kills, {ledger['attempt']['number']} attempts")

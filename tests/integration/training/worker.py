@@ -15,7 +15,7 @@ from kubestill.runtime.tasks.train_teacher import train_teacher
 
 PARAMETERS = {
     "network_args": {"hidden": [48, 48], "dropout": 0.3},
-    "epochs": 4,
+    "epochs": 12,
     "batch_size": 32,
     "experiment": "chaos",
 }

@@ -123,8 +123,8 @@ def run_training(
             ports.ledger.uri,
             announce=_say,
         )
-        record, ledger = _train(job, place, keeping, origin)
-    record |= {"preset": preset.name, "fingerprint": identity, "checkpoint_uri": place.uri}
+        about = {"preset": preset.name, "fingerprint": identity, "checkpoint_uri": place.uri}
+        record, ledger = _train(job, place, keeping, origin, about)
     if rank == 0:
         _write_outputs(record, ledger, ports)
     return (ports.model.uri,)
@@ -223,7 +223,7 @@ def _source(job: _Job) -> str:
 
 
 def _train(
-    job: _Job, place: Place, keeping: Keeping, origin: Origin | None
+    job: _Job, place: Place, keeping: Keeping, origin: Origin | None, about: Mapping[str, Any]
 ) -> tuple[dict[str, Any], Ledger]:
     """Adopt the result of a finished training, or train to the end from wherever it is."""
     settings = job.settings
@@ -260,7 +260,7 @@ def _train(
             say=_say,
             start=origin.start if origin else None,
         )
-        record = trainer.fit()
+        record = {**trainer.fit(), **about}
         if checkpointer.resumed:
             record["resumed"] = [{"step": checkpointer.resumed.step, "exact": checkpointer.exact}]
         record["saving"] = checkpointer.report()

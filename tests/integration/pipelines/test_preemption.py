@@ -1,0 +1,96 @@
+"""A pipeline whose teacher is killed, and one killed as a whole: the student must not show it."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SMALL = {
+    "teacher_args": "{hidden: [256, 256], dropout: 0.2}",
+    "teacher_steps": "600",
+    "teacher_settings": "{checkpoints: {recovery_seconds: 0.05}}",
+    "rows": "9000",
+    "shards": "1",
+    "student_args": "{hidden: [32]}",
+    "student_steps": "200",
+}
+
+
+def start(output: Path) -> subprocess.Popen[str]:
+    given = [f"-p{name}={value}" for name, value in SMALL.items()]
+    command = [sys.executable, "-m", "kubestill", "run", "distillation", "--output", str(output)]
+    return subprocess.Popen(
+        [*command, *given],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_training(process: subprocess.Popen[str], seen: list[str]) -> None:
+    """Read the output up to the teacher's next progress line."""
+    assert process.stdout
+    for line in process.stdout:
+        seen.append(line)
+        if "train-teacher: epoch" in line:
+            return
+    pytest.fail("the pipeline ended before its teacher was killed:\n" + "".join(seen))
+
+
+def teacher_process(output: Path) -> int:
+    """Return the process id of the running train-teacher step below `output`."""
+    for folder in Path("/proc").iterdir():
+        try:
+            command = (
+                (folder / "cmdline").read_bytes().split(b"\0") if folder.name.isdigit() else []
+            )
+        except OSError:
+            continue  # it ended in the meantime
+        if b"train_teacher" in command and any(str(output).encode() in part for part in command):
+            return int(folder.name)
+    pytest.fail("no train-teacher process")
+
+
+def student_bits(output: Path) -> str:
+    (weights,) = output.glob("distillation-*/train-student/model/model.safetensors")
+    return hashlib.sha256(weights.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    output = tmp_path_factory.mktemp("calm")
+    process = start(output)
+    stdout, _ = process.communicate(timeout=280)
+    assert process.returncode == 0, stdout
+    return student_bits(output)
+
+
+def test_a_teacher_killed_twice_ends_in_the_same_student(tmp_path: Path, undisturbed: str) -> None:
+    process, seen = start(tmp_path), []
+    for _ in range(2):
+        wait_for_training(process, seen)
+        os.kill(teacher_process(tmp_path), signal.SIGKILL)
+    rest, _ = process.communicate(timeout=280)
+    stdout = "".join(seen) + rest
+    assert process.returncode == 0, stdout
+    assert stdout.count("resuming from step") >= 2
+    assert student_bits(tmp_path) == undisturbed
+
+
+def test_running_a_killed_run_again_resumes_it(tmp_path: Path, undisturbed: str) -> None:
+    process, seen = start(tmp_path), []
+    wait_for_training(process, seen)
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    again = start(tmp_path)
+    stdout, _ = again.communicate(timeout=280)
+    assert again.returncode == 0, stdout
+    assert "train-teacher: resuming from step" in stdout
+    assert student_bits(tmp_path) == undisturbed
