@@ -26,18 +26,19 @@ def distillation(
     validation_fraction: float = 0.15,
     holdout_fraction: float = 0.2,
     teacher_network: str = "mlp",
-    teacher_args: dict = {"hidden": [512, 512], "dropout": 0.2},
-    teacher_steps: int = 2000,
+    teacher_args: dict = {"hidden": [512, 512]},
+    teacher_rows: int = 16384,
+    teacher_steps: int = 1500,
     teacher_learning_rate: float = 0.001,
     teacher_settings: dict = {},
-    method: str = "munge",
+    method: str = "jitter",
     rows: int = 32768,
     shards: int = 2,
     synthetic_settings: dict = {},
     student_network: str = "mlp",
     student_args: dict = {"hidden": [250]},
-    student_steps: int = 4000,
-    student_learning_rate: float = 0.002,
+    student_steps: int = 3000,
+    student_learning_rate: float = 0.004,
     student_settings: dict = {},
     temperature: float = 4.0,
     hard_weight: float = 0.1,
@@ -50,9 +51,10 @@ def distillation(
 ):
     """Distil a large teacher into a small student and score both on real rows nobody trained on.
 
-    The teacher learns the real rows. Synthetic rows are generated and labelled by the teacher in a
-    fan-out, and the student learns from them. A control, the same network with equally many steps,
-    learns the real rows' hard labels: what the student gains over it is what distillation is worth.
+    The teacher learns the real rows and slightly disturbed copies of them. Synthetic rows are
+    generated and labelled by the teacher in a fan-out, and the student learns from those. A
+    control, the same network with equally many steps, learns the real rows' hard labels: what the
+    student gains over it is what all of this is worth.
 
     Args:
         dataset: File, glob or folder of Parquet or CSV, local or gs://; or the built-in `digits`.
@@ -64,10 +66,11 @@ def distillation(
         holdout_fraction: Share of the rows that only the evaluation sees.
         teacher_network: `mlp`, or an import path such as `my_pkg.nets:Net`.
         teacher_args: Its keyword arguments.
+        teacher_rows: Disturbed copies of real rows, labels kept, that the teacher learns as well.
         teacher_steps: Optimizer steps of the teacher.
         teacher_learning_rate: Peak learning rate of the teacher.
         teacher_settings: Further settings of the teacher's training.
-        method: How synthetic rows are made: `munge`, `mixup` or `jitter`.
+        method: How synthetic rows are made: `jitter` suits images, `munge` and `mixup` tables.
         rows: Synthetic rows in total; the real ones are added to them.
         shards: Tasks that generate and label side by side.
         synthetic_settings: Options of the method.
@@ -97,9 +100,17 @@ def distillation(
             seed=seed,
         )
     )
+    augmented = resilient(
+        generate_synthetic(
+            original=data.outputs["dataset"],
+            method="jitter",
+            rows=teacher_rows,
+            seed=seed,
+        )
+    ).set_display_name("augment")
     teacher = resilient(
         train_teacher(
-            dataset=data.outputs["dataset"],
+            dataset=augmented.outputs["dataset"],
             validation=data.outputs["validation"],
             network=teacher_network,
             network_args=teacher_args,
@@ -126,7 +137,7 @@ def distillation(
                 seed=seed,
                 settings=synthetic_settings,
             )
-        )
+        ).set_display_name("generate-synthetic")
         labelled = resilient(
             label_with_teacher(
                 model=teacher.outputs["model"],

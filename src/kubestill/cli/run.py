@@ -80,12 +80,16 @@ def _show_results(result: Run) -> None:
         with open(os.path.join(summaries[-1].folder, "summary"), encoding="utf-8") as file:
             click.echo("\n" + file.read().strip() + "\n")
     folder = os.path.join(result.folder, "reports")
+    paths: list[str] = []
     for task in result.tasks:
         if _holds(task.folder, "report"):
             os.makedirs(folder, exist_ok=True)
-            path = os.path.join(folder, f"{task.name}.html")
-            shutil.copyfile(os.path.join(task.folder, "report"), path)
-            click.echo(f"report: {os.path.relpath(path)}")
+            paths.append(os.path.join(folder, f"{task.name}.html"))
+            shutil.copyfile(os.path.join(task.folder, "report"), paths[-1])
+    if len(paths) > 1:
+        click.echo(f"all reports: {os.path.relpath(folder)}")
+    if paths:
+        click.echo(f"report: {os.path.relpath(paths[-1])}")
 
 
 def _holds(folder: str, name: str) -> bool:

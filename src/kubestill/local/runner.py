@@ -135,7 +135,7 @@ class _TaskStarter:
                 stderr=subprocess.STDOUT,
                 text=True,
                 bufsize=1,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **env_vars},
+                env={**_threads(folder), **os.environ, "PYTHONUNBUFFERED": "1", **env_vars},
             ) as process,
         ):
             assert process.stdout is not None
@@ -152,6 +152,13 @@ class _TaskStarter:
         name = self._names.get(parts[-1], parts[-1])
         loops = [part.rpartition("-iteration-")[2] for part in parts if "-iteration-" in part]
         return f"{name}[{','.join(loops)}]" if loops else name
+
+
+def _threads(folder: str) -> dict[str, str]:
+    """Share the cores between the two iterations of a loop that kfp runs at a time."""
+    if "-iteration-" not in folder:
+        return {}
+    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2))}
 
 
 def _task_folder(full_command: list[str]) -> str:

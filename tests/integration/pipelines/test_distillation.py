@@ -8,6 +8,7 @@ import pytest
 
 SMALL = {
     "teacher_args": "{hidden: [256, 256]}",
+    "teacher_rows": "4096",
     "teacher_steps": "400",
     "rows": "9000",
     "shards": "2",
@@ -39,7 +40,7 @@ def test_every_task_ran(run):
     done = re.findall(r"✓ (\S+)", stdout)
     loop = ["generate-synthetic[0]", "generate-synthetic[1]"]
     loop += ["label-with-teacher[0]", "label-with-teacher[1]"]
-    others = ["continuous-eval", "gather-shards", "import-dataset", "plan-shards"]
+    others = ["augment", "continuous-eval", "gather-shards", "import-dataset", "plan-shards"]
     others += ["select-checkpoint", "train-control", "train-student", "train-teacher"]
     assert sorted(done) == sorted(loop + others)
 
