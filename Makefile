@@ -47,6 +47,7 @@ lint: setup ## ruff: rules and format
 .PHONY: types
 types: setup ## pyright, strict on the runtime
 	$(BIN)/pyright
+	$(BIN)/pyright --project pyrightconfig.strict.json
 
 .PHONY: compile
 compile: setup ## refresh every component.yaml, pipeline.yaml and generated README

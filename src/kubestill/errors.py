@@ -1,21 +1,21 @@
 """What can go wrong, as one tree.
 
-    KubestillError
-    ├── InvalidInput (ValueError)    the user gave something that cannot work; lists every problem
-    ├── StoreError
-    │   ├── NotFound                 no object at that key
-    │   ├── Conflict                 somebody else swapped first
-    │   ├── PermissionDenied         the store refuses these credentials
-    │   └── StoreUnavailable         transient, and retrying did not help
-    ├── CorruptData                  bytes that do not match their digest, or cannot be parsed
-    ├── Fenced                       a newer attempt owns this training
-    ├── Diverged                     the loss became NaN or infinite
-    └── TrainingFailed               an earlier attempt recorded a failure that retrying cannot mend
+KubestillError
+├── InvalidInput (ValueError)    the user gave something that cannot work; lists every problem
+├── StoreError
+│   ├── NotFound                 no object at that key
+│   ├── Conflict                 somebody else swapped first
+│   ├── PermissionDenied         the store refuses these credentials
+│   └── StoreUnavailable         transient, and retrying did not help
+├── CorruptData                  bytes that do not match their digest, or cannot be parsed
+├── Fenced                       a newer attempt owns this training
+├── Diverged                     the loss became NaN or infinite
+└── TrainingFailed               an earlier attempt recorded a failure that retrying cannot mend
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -84,7 +84,7 @@ class Problems:
         self._found.append(Problem(field, value, remedy))
 
     @contextmanager
-    def collect(self) -> Iterator[None]:
+    def collect(self) -> Generator[None, None, None]:
         """Turn an `InvalidInput` raised inside into problems of this list, and go on."""
         try:
             yield

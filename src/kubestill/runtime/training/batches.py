@@ -35,7 +35,7 @@ class Rows(Protocol):
         ...
 
 
-class ResidentRows:
+class ResidentRows(Rows):
     """Rows that lie in memory, on the device that trains.
 
     Args:
@@ -60,7 +60,7 @@ class ResidentRows:
         return views
 
 
-class StreamedRows:
+class StreamedRows(Rows):
     """Rows that stay on disk; a window of them is read, encoded and moved to the device at a time.
 
     Args:
@@ -148,13 +148,14 @@ class Order:
         if self.shuffle == "blocks":
             blocks = torch.randperm(len(blocks), generator=generator)
         for some in blocks.split(per_piece):
-            spans = [
-                torch.arange(b * BLOCK_ROWS, min((b + 1) * BLOCK_ROWS, self.rows)) for b in some
-            ]
+            spans = [self._rows_of(int(block)) for block in some]
             piece = torch.cat(spans)
             if self.shuffle == "blocks":
                 piece = piece[torch.randperm(len(piece), generator=generator)]
             yield piece
+
+    def _rows_of(self, block: int) -> Tensor:
+        return torch.arange(block * BLOCK_ROWS, min((block + 1) * BLOCK_ROWS, self.rows))
 
 
 class Batches:

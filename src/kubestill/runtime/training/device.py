@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,6 +11,7 @@ import torch
 
 from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.training.distributed import local_rank
+from kubestill.runtime.training.kernels import set_deterministic
 from kubestill.runtime.training.settings import TrainingSettings
 
 
@@ -73,7 +74,7 @@ def choose_machine(settings: TrainingSettings) -> Machine:
 
 
 @contextmanager
-def arithmetic(settings: TrainingSettings) -> Iterator[None]:
+def arithmetic(settings: TrainingSettings) -> Generator[None, None, None]:
     """Set threads and deterministic kernels for the duration of a training, and put them back."""
     threads = torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
@@ -83,13 +84,13 @@ def arithmetic(settings: TrainingSettings) -> Iterator[None]:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     if settings.deterministic:
-        _set_deterministic(True)
+        set_deterministic(True)
         torch.backends.cudnn.benchmark = False
     try:
         yield
     finally:
         torch.set_num_threads(threads)
-        _set_deterministic(deterministic)
+        set_deterministic(deterministic)
         torch.backends.cudnn.benchmark = benchmark
 
 
@@ -113,8 +114,3 @@ def numerics_key(machine: Machine, *, step_path: str, world_size: int) -> dict[s
             "tf32": f"{torch.backends.cuda.matmul.allow_tf32}/{torch.backends.cudnn.allow_tf32}",
         }
     return key
-
-
-def _set_deterministic(on: bool) -> None:
-    # torch.use_deterministic_algorithms does this and imports the compiler too, for 2 seconds.
-    torch._C._set_deterministic_algorithms(on, warn_only=False)  # pyright: ignore

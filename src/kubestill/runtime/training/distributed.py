@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def process_group() -> Iterator[None]:
+def process_group() -> Generator[None, None, None]:
     """Join the processes that `torchrun` started, for the duration; do nothing without it."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
         yield

@@ -25,6 +25,7 @@ from kubestill.runtime.training import random_state
 from kubestill.runtime.training.batches import Batches, Order, choose_window
 from kubestill.runtime.training.device import Machine
 from kubestill.runtime.training.distributed import average_
+from kubestill.runtime.training.kernels import foreach_lerp_
 from kubestill.runtime.training.prepare import Prepared
 from kubestill.runtime.training.schedules import LearningRates
 from kubestill.runtime.training.settings import TrainingSettings
@@ -322,7 +323,7 @@ class Trainer:
     def _update_average(self, average: torch.nn.Module) -> None:
         """Move the average towards the weights (Polyak & Juditsky 1992, exponential form)."""
         live = self.model.network
-        torch._foreach_lerp_(
+        foreach_lerp_(
             list(average.parameters()), list(live.parameters()), 1 - self._settings.ema_decay
         )
         for kept, buffer in zip(average.buffers(), live.buffers(), strict=True):

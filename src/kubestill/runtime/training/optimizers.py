@@ -16,6 +16,13 @@ import torch
 from torch import Tensor
 
 from kubestill.errors import Problems, nearest
+from kubestill.runtime.training.kernels import (
+    Kernel,
+    foreach_add_,
+    fused_adam_,
+    fused_adamw_,
+    fused_sgd_,
+)
 
 # LBFGS needs a closure, SparseAdam sparse gradients, and Muon refuses anything but matrices.
 _EXCLUDED = {"Optimizer", "LBFGS", "SparseAdam", "Muon"}
@@ -100,19 +107,13 @@ def build_optimizer(
 ) -> Optimizer:
     """Return the optimizer `torch.optim.<name>` over `parameters`."""
     arguments = _canonical(arguments)
-    adam = {"betas", "eps", "weight_decay"}
-    if name in ("Adam", "AdamW") and set(arguments) <= adam and hasattr(torch, "_fused_adamw_"):
-        default = {
-            "betas": (0.9, 0.999),
-            "eps": 1e-8,
-            "weight_decay": 0.0 if name == "Adam" else 1e-2,
-        }
-        return _FusedAdam(parameters, decoupled=name == "AdamW", **(default | arguments))
-    sgd = {"momentum", "weight_decay", "nesterov"}
-    if name == "SGD" and set(arguments) <= sgd and hasattr(torch, "_fused_sgd_"):
-        return _FusedSGD(
-            parameters, **({"momentum": 0.0, "weight_decay": 0.0, "nesterov": False} | arguments)
-        )
+    adam = fused_adamw_ if name == "AdamW" else fused_adam_
+    if name in ("Adam", "AdamW") and adam and set(arguments) <= {"betas", "eps", "weight_decay"}:
+        options: dict[str, Any] = {"weight_decay": 1e-2 if name == "AdamW" else 0.0, **arguments}
+        return _FusedAdam(parameters, adam, **options)
+    usual = set(arguments) <= {"momentum", "weight_decay", "nesterov"}
+    if name == "SGD" and fused_sgd_ and usual:
+        return _FusedSGD(parameters, fused_sgd_, **arguments)
     return _TorchOptimizer(parameters, getattr(torch.optim, name), arguments)
 
 
@@ -122,18 +123,18 @@ class _FusedAdam:
     def __init__(
         self,
         parameters: Sequence[Tensor],
+        kernel: Kernel,
         *,
-        decoupled: bool,
-        betas: tuple[float, float],
-        eps: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
         weight_decay: float,
     ):
         self._parameters = [p.detach() for p in parameters]
         self._first = [torch.zeros_like(p) for p in self._parameters]
         self._second = [torch.zeros_like(p) for p in self._parameters]
         self._steps = [torch.zeros((), device=p.device) for p in self._parameters]
-        self._kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_  # pyright: ignore
-        self._options = {
+        self._kernel = kernel
+        self._options: dict[str, Any] = {
             "beta1": float(betas[0]),
             "beta2": float(betas[1]),
             "eps": float(eps),
@@ -143,7 +144,7 @@ class _FusedAdam:
         }
 
     def step(self, gradients: Sequence[Tensor], learning_rate: float) -> None:
-        torch._foreach_add_(self._steps, 1)
+        foreach_add_(self._steps, 1)
         self._kernel(
             self._parameters,
             gradients,
@@ -166,28 +167,29 @@ class _FusedSGD:
     """Stochastic gradient descent with momentum by torch's fused kernel."""
 
     def __init__(
-        self, parameters: Sequence[Tensor], *, momentum: float, weight_decay: float, nesterov: bool
+        self,
+        parameters: Sequence[Tensor],
+        kernel: Kernel,
+        *,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
     ):
         self._parameters = [p.detach() for p in parameters]
         self._buffers = [torch.zeros_like(p) for p in self._parameters] if momentum else []
-        self._options = {
+        self._kernel = kernel
+        self._options: dict[str, Any] = {
             "momentum": float(momentum),
             "weight_decay": float(weight_decay),
             "nesterov": bool(nesterov),
             "dampening": 0.0,
             "maximize": False,
+            # Zero buffers make the first step v = g, which is what torch's first step does.
+            "is_first_step": False,
         }
 
     def step(self, gradients: Sequence[Tensor], learning_rate: float) -> None:
-        # The zero buffers make the first step v = g, which is what torch's first step does.
-        torch._fused_sgd_(  # pyright: ignore
-            self._parameters,
-            gradients,
-            self._buffers,
-            lr=learning_rate,
-            is_first_step=False,
-            **self._options,
-        )
+        self._kernel(self._parameters, gradients, self._buffers, lr=learning_rate, **self._options)
 
     def materialise(self) -> None:
         pass

@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from kubestill.errors import Problems, nearest
 from kubestill.runtime.artifacts import Artifact, MetricsArtifact, check_kind
-from kubestill.runtime.checkpoints.checkpointer import Checkpointer
+from kubestill.runtime.checkpoints.checkpointer import Checkpointer, Resume
 from kubestill.runtime.checkpoints.ledger import Checkpoint, Ledger, write_ledger_artifact
 from kubestill.runtime.checkpoints.place import Place, resolve_place
 from kubestill.runtime.checkpoints.ranks import Ranks
@@ -54,6 +54,7 @@ class Keeping:
     checkpoint_uri: str
     experiment: str
     resume: str
+    """`auto`, `never` or `must`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,9 +237,9 @@ def _train(
     opened = Checkpointer.open(
         place,
         policy,
-        resume=keeping.resume,
+        resume=cast(Resume, keeping.resume),
         numerics=numerics,
-        announce=_say,  # type: ignore[arg-type]
+        announce=_say,
     )
     with opened as checkpointer:
         if checkpointer.finished is not None:

@@ -142,21 +142,16 @@ def parse_settings(
         if key in typed:
             problems.add(f"settings.{key}", settings[key], f"use the parameter {key!r} instead")
     merged = {**(defaults or {}), **settings, **typed}
-    parsed = None
+    own = {key: "settings." for key in settings if key not in typed}
     with problems.collect():
-        parsed = validate(
-            TrainingSettings,
-            merged,
-            prefixed={key: "settings." for key in settings if key not in typed},
-        )
-    if parsed is not None:
+        parsed = validate(TrainingSettings, merged, prefixed=own)
         with problems.collect():
             optimizers.check_arguments(parsed.optimizer, parsed.optimizer_args)
         with problems.collect():
             schedules.check_arguments(parsed.schedule, parsed.schedule_args)
-    problems.raise_if_any()
-    assert parsed is not None
-    return parsed
+        if not problems:
+            return parsed
+    raise InvalidInput(problems)
 
 
 def validate(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from kubestill.runtime.training.distributed import average_, share_buffers
+from kubestill.runtime.training.kernels import foreach_div_, foreach_mul_
 from kubestill.runtime.training.losses import Loss, differentiable
 from kubestill.runtime.training.optimizers import ELEMENTWISE, build_optimizer
 
@@ -44,7 +45,7 @@ class Step(Protocol):
         ...
 
 
-class AutogradStep:
+class AutogradStep(Step):
     """Forward, backward and update of any network by autograd.
 
     Args:
@@ -115,7 +116,7 @@ class AutogradStep:
             tensor.copy_(saved[name])
 
 
-class FusedStep:
+class FusedStep(Step):
     """The whole step of a plain MLP, written out over one flat parameter vector.
 
     The network's own parameters become views of the flat vector, so it can be evaluated and saved
@@ -144,7 +145,7 @@ class FusedStep:
         self._biases = [layer.bias.detach() for layer in linear]
         views = list(self._views(self._gradient))
         self._weight_gradients, self._bias_gradients = views[0::2], views[1::2]
-        self._activations = [_activation(layer) for layer in network[1::2]]
+        self._activations = [_activation(layer) for layer in list(network)[1::2]]
         self._loss, self._clip, self._world_size = loss, clip, world_size
         self._optimizer = build_optimizer(optimizer, optimizer_args, [self._flat])
         self._buffers: dict[int, _Buffers] = {}
@@ -336,7 +337,7 @@ class _Scaler:
 
     def unscale(self, gradients: list[Tensor]) -> bool:
         """Divide the gradients by the scale; False: they overflowed, and the step is skipped."""
-        torch._foreach_div_(gradients, self.scale)
+        foreach_div_(gradients, self.scale)
         finite = bool(torch.stack([g.isfinite().all() for g in gradients]).all())
         self._good_steps.copy_(self._good_steps + 1 if finite else torch.zeros(()))
         if not finite:
@@ -352,7 +353,7 @@ class _Scaler:
 def _clip(gradients: list[Tensor], limit: float) -> None:
     if limit:
         norm = torch.nn.utils.get_total_norm(gradients)
-        torch._foreach_mul_(gradients, torch.clamp(limit / (norm + 1e-6), max=1.0))
+        foreach_mul_(gradients, torch.clamp(limit / (norm + 1e-6), max=1.0))
 
 
 def _averaged(gradients: list[Tensor], world_size: int) -> list[Tensor]:
