@@ -70,13 +70,15 @@ def run_pipeline(
     """Run a pipeline to its end or to its first failure.
 
     Args:
-        spec: What to run. Its retries are left out: a person is watching, and the next run resumes.
+        spec: What to run. A task is retried, as often as its policy says and at once, where its
+            process was killed, as a preempted pod is. One that failed by itself is not: a person is
+            watching, and the next run resumes.
         arguments: Its parameters, checked.
         root: Folder that gets one sub-folder a run.
         verbose: Show every line of the tasks and of kfp itself.
     """
-    spec = _without_retries(spec)
     tasks = _TaskStarter(spec, Console(sys.stdout), root, verbose)
+    spec = _without_retries(spec)
     shown = sys.stdout if verbose else io.StringIO()
     with _kfp_tamed() as complaints, contextlib.redirect_stdout(shown):
         local.init(
@@ -103,6 +105,7 @@ class _TaskStarter:
     ):
         self.result = Run()
         self._names = _display_names(spec)
+        self._retries = _retries(spec)
         self._console = console
         self._root = os.path.abspath(root)
         self._verbose = verbose
@@ -116,6 +119,11 @@ class _TaskStarter:
         self._console.started(name)
         start = time.monotonic()
         code, lines = self._stream(name, folder, full_command, env_vars or {})
+        for retry in range(1, self._retries.get(os.path.basename(folder), 0) + 1):
+            if code >= 0:
+                break
+            self._console.progress(name, f"killed by signal {-code}; retry {retry}")
+            code, lines = self._stream(name, folder, full_command, env_vars or {})
         self._console.finished(name, time.monotonic() - start, ok=code == 0)
         error = "" if code == 0 else last_error(lines) or f"the process ended with code {code}"
         self.result.tasks.append(TaskRun(name=name, folder=folder, ok=code == 0, error=error))
@@ -128,7 +136,7 @@ class _TaskStarter:
         lines: list[str] = []
         progress = ProgressFilter()
         with (
-            open(os.path.join(folder, "task.log"), "w", encoding="utf-8") as log,
+            open(os.path.join(folder, "task.log"), "a", encoding="utf-8") as log,
             subprocess.Popen(
                 command,
                 stdout=subprocess.PIPE,
@@ -176,6 +184,15 @@ def _display_names(spec: pipeline_spec_pb2.PipelineSpec) -> dict[str, str]:
     """The name a task shows, by that of its folder."""
     return {
         task.component_ref.name.removeprefix("comp-"): task.task_info.name
+        for dag in _dags(spec)
+        for task in dag.tasks.values()
+    }
+
+
+def _retries(spec: pipeline_spec_pb2.PipelineSpec) -> dict[str, int]:
+    """How often a task may be retried, by the name of its folder."""
+    return {
+        task.component_ref.name.removeprefix("comp-"): task.retry_policy.max_retry_count
         for dag in _dags(spec)
         for task in dag.tasks.values()
     }
