@@ -1,9 +1,10 @@
 """What soft targets are worth on real handwriting: paired seeds, equal steps, equal tuning.
 
-Each seed draws its own split, trains a teacher and three students of one architecture and one
-number of steps: on the teacher's soft outputs (generated rows and real ones), on the real rows'
-labels, and on the teacher's argmax for the very rows the first one sees. Learning rates are tuned
-for each arm over one grid on seeds that are not used again.
+Each seed draws its own split and trains a teacher on the real rows and disturbed copies of them, as
+the distillation pipeline does. Three students follow, of one architecture and one number of steps: on
+the teacher's soft outputs (generated rows and real ones), on the real rows' labels, and on the
+teacher's argmax for the very rows the first one sees. Learning rates are tuned for each arm over one
+grid on seeds that are not used again.
 
     python -m bench.bench_digits [--seeds 20]
 """
@@ -38,7 +39,7 @@ from kubestill.runtime.tasks.train_teacher import train_teacher
 ARMS = ("soft", "labels", "argmax")
 RATES = (0.0005, 0.002, 0.008)
 STEPS = 3000
-TEACHER = {"hidden": [1200, 1200], "dropout": 0.5}
+TEACHER = {"hidden": [512, 512]}
 STUDENT = {"hidden": [250]}
 TUNING_SEEDS = (1000, 1001, 1002)
 
@@ -46,7 +47,7 @@ TUNING_SEEDS = (1000, 1001, 1002)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--method", default="munge")
+    parser.add_argument("--method", default="jitter")
     told = parser.parse_args()
     rates = tune(told.method)
     print("learning rates, tuned on other seeds:", rates, flush=True)
@@ -128,12 +129,19 @@ class Trial:
         self.root, self.seed = root, seed
         self.split = {name: self._port(name) for name in ("dataset", "validation", "holdout")}
         import_dataset(source="digits", holdout_fraction=0.3, seed=seed, **self.split)
-        ports = self._ports("teacher")
+        augmented, ports = self._port("augmented"), self._ports("teacher")
+        generate_synthetic(
+            original=self.split["dataset"],
+            dataset=augmented,
+            method="jitter",
+            rows=16_384,
+            seed=seed,
+        )
         train_teacher(
-            dataset=self.split["dataset"],
+            dataset=augmented,
             validation=self.split["validation"],
             network_args=TEACHER,
-            steps=2000,
+            steps=1500,
             seed=seed,
             **ports,
         )
