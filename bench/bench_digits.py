@@ -1,10 +1,10 @@
 """What soft targets are worth on real handwriting: paired seeds, equal steps, equal tuning.
 
 Each seed draws its own split and trains a teacher on the real rows and disturbed copies of them, as
-the distillation pipeline does. Three students follow, of one architecture and one number of steps: on
-the teacher's soft outputs (generated rows and real ones), on the real rows' labels, and on the
-teacher's argmax for the very rows the first one sees. Learning rates are tuned for each arm over one
-grid on seeds that are not used again.
+the distillation pipeline does. Three students follow, of one architecture and one number of steps:
+on the teacher's soft outputs (generated rows and real ones), on the real rows' labels, and on the
+teacher's argmax for the very rows the first one sees. Learning rates are tuned for each arm over
+one grid on seeds that are not used again.
 
     python -m bench.bench_digits [--seeds 20]
 """
