@@ -178,7 +178,7 @@ class Checkpointer:
         """Read the newest checkpoint that is whole, or None where there is none.
 
         One that is missing, torn or altered is skipped loudly, and the ledger says so. All tensors
-        are on the CPU, in memory of their own.
+        are on the CPU, in fresh memory. Bytes are checked by CRC-32C; `checksum` says why.
 
         Raises:
             InvalidInput: The newest checkpoint was written by another format version.
@@ -194,7 +194,7 @@ class Checkpointer:
             return None
         if chosen is None:
             entry = LedgerEntry.from_json(told)
-            chosen = read_state(store, entry, rank=ranks.rank, world=ranks.world)
+            chosen = read_state(store, entry, rank=ranks.rank, world=ranks.world, proof="crc32c")
         self._resumed = chosen
         self._exact = same_bits(chosen, self._numerics, ranks.world, self._announce)
         return chosen.state

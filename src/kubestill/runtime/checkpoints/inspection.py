@@ -13,7 +13,7 @@ from kubestill.runtime.checkpoints.ledger import (
     read_ledger_artifact,
 )
 from kubestill.runtime.checkpoints.manifest import read_manifest
-from kubestill.runtime.checkpoints.reading import map_verified
+from kubestill.runtime.checkpoints.reading import verify_file
 from kubestill.runtime.stores import open_store
 
 
@@ -110,7 +110,7 @@ def verify(uri: str) -> list[str]:
             try:
                 manifest = read_manifest(store, entry.manifest)
                 for file in manifest.files:
-                    map_verified(store, file).close()
+                    verify_file(store, file)
             except (CorruptData, InvalidInput) as error:
                 problems.append(f"{ledger.uri}: step {entry.step} ({entry.kind}): {error}")
     return problems

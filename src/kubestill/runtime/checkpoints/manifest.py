@@ -40,6 +40,8 @@ class StateFile:
     rank: int
     bytes: int
     sha256: str
+    crc32c: int
+    """For the reader in a hurry; `checksum` says who that is."""
     version: str = ""
     """What the store called this content: a GCS generation."""
 

@@ -8,7 +8,7 @@ import torch
 
 from kubestill.runtime.checkpoints.ledger import Checkpoint, LedgerEntry
 from kubestill.runtime.checkpoints.manifest import Manifest, StateFile, read_manifest
-from kubestill.runtime.checkpoints.reading import map_verified
+from kubestill.runtime.checkpoints.reading import Proof, read_verified
 from kubestill.runtime.checkpoints.state import RANK_PREFIX, Layout, TrainingState
 from kubestill.runtime.stores import open_store
 from kubestill.runtime.stores.base import Store
@@ -26,7 +26,7 @@ class Restored:
 def load_state(checkpoint: Checkpoint) -> TrainingState:
     """Read a chosen checkpoint's state: what all ranks share, and what was rank 0's own.
 
-    Downloads this one state and nothing else of the history.
+    Downloads this one state and nothing else of the history, and checks its SHA-256.
 
     Raises:
         CorruptData: A file is missing, truncated or altered.
@@ -36,8 +36,10 @@ def load_state(checkpoint: Checkpoint) -> TrainingState:
     return read_state(open_store(checkpoint.uri), checkpoint.entry, rank=0, world=1).state
 
 
-def read_state(store: Store, entry: LedgerEntry, *, rank: int, world: int) -> Restored:
-    """Read and verify one checkpoint for one of `world` ranks.
+def read_state(
+    store: Store, entry: LedgerEntry, *, rank: int, world: int, proof: Proof = "sha256"
+) -> Restored:
+    """Read one checkpoint for one of `world` ranks, and verify it by the given `proof`.
 
     Where the checkpoint was written by another number of ranks, only what they shared comes back,
     but for a lone reader, which also gets rank 0's own.
@@ -48,12 +50,12 @@ def read_state(store: Store, entry: LedgerEntry, *, rank: int, world: int) -> Re
         StoreError: The store did not answer.
     """
     manifest = read_manifest(store, entry.manifest)
-    tensors = read_tensors(store, manifest.files[0])
+    tensors = read_tensors(store, manifest.files[0], proof)
     source = rank if len(manifest.files) == world else 0
     if source != 0 or (rank != 0 and source == 0):
         tensors = {k: v for k, v in tensors.items() if not k.startswith(RANK_PREFIX)}
     if source != 0:
-        tensors |= read_tensors(store, manifest.files[source])
+        tensors |= read_tensors(store, manifest.files[source], proof)
     meta = dict(manifest.meta)
     own = manifest.rank_meta[source] if source == rank or world == 1 else None
     if own is not None:
@@ -61,21 +63,20 @@ def read_state(store: Store, entry: LedgerEntry, *, rank: int, world: int) -> Re
     return Restored(entry, manifest, TrainingState(tensors, meta))
 
 
-def read_tensors(store: Store, file: StateFile) -> dict[str, torch.Tensor]:
-    """Read one state file whose size and SHA-256 are as recorded, into memory of its own.
+def read_tensors(store: Store, file: StateFile, proof: Proof) -> dict[str, torch.Tensor]:
+    """Read one state file that is as recorded; its tensors share one block of fresh memory.
 
     Raises:
         CorruptData: It is missing, truncated or altered.
         StoreError: The store did not answer.
     """
-    mapped = map_verified(store, file)
-    layout = Layout.parse(memoryview(mapped), source=file.key)
+    # A mapping of the file itself would die with it: the store may prune it while training runs.
+    memory = read_verified(store, file, proof=proof)
+    layout = Layout.parse(memoryview(memory), source=file.key)
     if not layout.size:
         return dict(zip((s.name for s in layout.slots), layout.views(_EMPTY), strict=True))
-    data = torch.frombuffer(mapped, dtype=torch.uint8, offset=len(layout.header))
-    # A view into the mapping would die with the file: the store may prune it while training runs.
-    copies = [part.clone() for part in layout.views(data)]
-    return dict(zip((slot.name for slot in layout.slots), copies, strict=True))
+    data = torch.frombuffer(memory, dtype=torch.uint8, offset=len(layout.header))
+    return dict(zip((slot.name for slot in layout.slots), layout.views(data), strict=True))
 
 
 _EMPTY = torch.empty(0, dtype=torch.uint8)

@@ -23,7 +23,7 @@ from kubestill.runtime.checkpoints.manifest import (
     folder_name,
 )
 from kubestill.runtime.checkpoints.place import Place
-from kubestill.runtime.checkpoints.reading import digest
+from kubestill.runtime.checkpoints.reading import digests
 from kubestill.runtime.stores.base import Content, Store
 
 RANK_SECONDS = 600.0
@@ -113,11 +113,13 @@ class CheckpointWriter:
     def _put_state(self, folder: str, parts: Sequence[Content]) -> StateFile:
         key = f"{folder}/state-{self._rank:05d}-of-{self._world:05d}.safetensors"
         entry = self._store.put_parts(key, parts)
+        sha256, crc32c = digests(parts)
         return StateFile(
             key=key,
             rank=self._rank,
             bytes=sum(len(part) for part in parts),
-            sha256=digest(parts),
+            sha256=sha256,
+            crc32c=crc32c,
             version=entry.version,
         )
 
