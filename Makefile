@@ -57,3 +57,18 @@ compile: setup ## refresh every component.yaml, pipeline.yaml and generated READ
 images: ## build the image that the components run in
 	DOCKER_BUILDKIT=1 $(DOCKER) build --network=host --tag $(IMAGE) --file images/Dockerfile \
 	  --build-arg BASE_IMAGE="$(BASE_IMAGE)" --build-arg PIP_FIND_LINKS="$${BUILD_FIND_LINKS:-$${PIP_FIND_LINKS:-}}" .
+
+.PHONY: bench
+bench: setup ## every bench that needs no special data, on a quiet machine; rewrites bench/README.md
+	for name in data labelling training digits stall transfer; do $(BIN)/python -m bench.bench_$$name || exit 1; done
+	$(BIN)/python -m bench.table
+
+SCALE ?= full
+.PHONY: bench-mnist
+bench-mnist: setup ## Hinton 2015 on MNIST: DATA=folder of the IDX files, SCALE=full or small
+	@test -n "$(DATA)" || { echo "bench-mnist needs DATA=folder of MNIST's four IDX files"; exit 2; }
+	$(BIN)/python -m bench.bench_mnist --data "$(DATA)" --scale $(SCALE)
+
+.PHONY: bench-chaos
+bench-chaos: setup ## kill real training processes 200 times, on disk and on the storage emulator
+	KUBESTILL_CHAOS_KILLS=200 $(BIN)/pytest -sv --timeout 3600 -k killed tests/integration/training/test_chaos.py

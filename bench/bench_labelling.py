@@ -1,27 +1,22 @@
 """Labelling a Parquet dataset against the bare inference loop over tensors in memory.
 
-    python bench/bench_labelling.py [--rows 1000000] [--rounds 5]
+Both do the same batches of 8,192 rows with the same threads. The bare loop neither reads nor
+writes; labelling reads Parquet, hashes and writes Parquet.
 
-Both do the same batches of 8,192 rows with the same threads, in turn. The bare loop neither reads
-nor writes; labelling reads Parquet, hashes and writes Parquet. The bar is a ratio of at least 0.9.
-Writes bench/results/labelling.json.
+    python -m bench.bench_labelling [--rows 1000000] [--rounds 5] [--device cpu]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
+from bench.harness import clock, take_turns
+from bench.results import Measure, write
 from kubestill.runtime.data.decode import RawLayout, decode_features
 from kubestill.runtime.data.manifest import BLOCK_ROWS, Dataset
 from kubestill.runtime.data.schema import Column, Schema
@@ -34,8 +29,6 @@ from kubestill.runtime.models.predict import Predictor
 
 FEATURES = 8
 HIDDEN = [512, 512, 512]
-BAR = 0.9
-RESULTS = Path(__file__).parent / "results" / "labelling.json"
 
 
 def main() -> None:
@@ -43,37 +36,34 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
-    options = parser.parse_args()
+    told = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        dataset = make_dataset(f"{folder}/rows", options.rows)
-        predictor = make_teacher(dataset, options.device)
+        dataset = make_dataset(f"{folder}/rows", told.rows)
+        predictor = make_teacher(dataset, told.device)
         raw = torch.from_numpy(decode_features(dataset, predictor.layout))
-        rounds: list[dict[str, float]] = []
-        for number in range(options.rounds + 1):
-            bare = timed(lambda: bare_loop(predictor, raw))
-            full = timed(lambda: label(predictor, dataset, f"{folder}/labelled"))
-            if number:  # The first round warms caches and threads up.
-                rounds.append({"bare": bare, "labelling": full, "ratio": bare / full})
-                print(f"bare {bare:.2f} s  labelling {full:.2f} s  ratio {bare / full:.3f}")
-    ratio = statistics.median(found["ratio"] for found in rounds)
-    report = {
-        "what": "label() over Parquet against a bare batched inference loop",
-        "rows": options.rows,
-        "network": [FEATURES, *HIDDEN, 1],
-        "batch_rows": BLOCK_ROWS,
-        "device": options.device,
-        "threads": torch.get_num_threads(),
-        "processor": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        "rounds": rounds,
-        "median_ratio": ratio,
-        "rows_per_second": options.rows / statistics.median(r["labelling"] for r in rounds),
-        "bar": BAR,
-        "passed": ratio >= BAR,
-    }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"median ratio {ratio:.3f} (bar {BAR}) -> {RESULTS.name}")
+        turns = take_turns(
+            {
+                "bare": clock(lambda: bare_loop(predictor, raw)),
+                "labelling": clock(lambda: label(predictor, dataset, f"{folder}/labelled")),
+            },
+            told.rounds,
+        )
+    name = f"labelling {told.rows:,} x {FEATURES} rows by {FEATURES}-512-512-512-1"
+    peer = "bare batched inference loop"
+    speed = told.rows / turns.median("labelling")
+    write(
+        "labelling",
+        [
+            Measure(
+                name=name,
+                value=turns.ratio("bare", "labelling"),
+                bar=0.9,
+                unit="of peer",
+                peer=peer,
+            ),
+            Measure(name=f"{name}, speed", value=speed, unit="rows/s", peer=peer),
+        ],
+    )
 
 
 def make_dataset(root: str, rows: int) -> Dataset:
@@ -106,12 +96,6 @@ def bare_loop(predictor: Predictor, raw: torch.Tensor) -> None:
         for start in range(0, len(raw), BLOCK_ROWS):
             batch = raw[start : start + BLOCK_ROWS].to(device)
             out[start : start + BLOCK_ROWS] = predictor.model(batch)
-
-
-def timed(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

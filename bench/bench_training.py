@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from bench.harness import Clocked, take_turns
 from bench.results import Measure, write
 from kubestill.runtime.checkpoints import Checkpointer, resolve_place
 from kubestill.runtime.data.decode import RawLayout
@@ -86,7 +86,7 @@ def measure(case: Case, features: Tensor, target: Tensor, rounds: int, root: Pat
     """Return the ratios of one case."""
     floor = time_floor(case, features, target, 20)
     steps = max(30, int(SECONDS / floor))
-    contestants: dict[str, Callable[[], float]] = {
+    contestants: dict[str, Clocked] = {
         "floor": lambda: time_floor(case, features, target, steps),
         "engine, autograd step": lambda: time_engine(
             case, features, target, steps, "autograd", root
@@ -102,17 +102,11 @@ def measure(case: Case, features: Tensor, target: Tensor, rounds: int, root: Pat
             case, DataLoader(Prebatched(features, target, case.batch), batch_size=None), steps // 2
         ),
     }
-    seen: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds):
-        for name, run in contestants.items():
-            seen[name].append(run())
-
-    def ratio(peer: str, ours: str) -> float:
-        return statistics.median(a / b for a, b in zip(seen[peer], seen[ours], strict=True))
+    turns = take_turns(contestants, rounds, warm_up=0)
 
     def row(ours: str, peer: str, bar: float | None) -> Measure:
         name = f"{case.name}: {ours} over {peer}"
-        return Measure(name=name, value=ratio(peer, ours), bar=bar, unit="times", peer=peer)
+        return Measure(name=name, value=turns.ratio(peer, ours), bar=bar, unit="times", peer=peer)
 
     automatic = "engine, fused step"
     return [

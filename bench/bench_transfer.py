@@ -1,10 +1,10 @@
 """One big file to and from Cloud Storage: ours against the client library and others.
 
-Every rival moves the same file in every round, in a new order, each time in a fresh process whose
-processor time is counted. The server is the fake-gcs-server on this machine, which shares its
-cores and keeps everything in memory: quote the client's processor seconds per GB beside the rate.
+Each transfer happens in a fresh process whose processor time is counted. The server is the
+fake-gcs-server on this machine, which shares its cores and keeps everything in memory: read the
+client's processor seconds per GB beside the rate. gcsfs takes part where it is installed.
 
-    python bench/bench_transfer.py --megabytes 1200 --rounds 5 --out bench/results/transfer.json
+    python -m bench.bench_transfer [--megabytes 1200] [--rounds 2]
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import platform
 import random
 import resource
 import statistics
@@ -22,96 +21,130 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from tests.emulators import GcsEmulator, gcs_emulator
 
-from emulators import GcsEmulator, gcs_emulator  # noqa: E402
+from bench.harness import Clocked, Turns, take_turns
+from bench.results import Measure, write
+
+if TYPE_CHECKING:
+    from google.cloud.storage import Blob
 
 BUCKET = "bench-bucket"
+Prepare = Callable[[str], Callable[[], object]]
+"""Does what comes before the transfer of the file at a path, and returns the transfer."""
 
 
 def main() -> None:
-    """Run the rounds and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=int, default=1200)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", default="bench/results/transfer.json")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--folder", default=tempfile.gettempdir(), help="where the files lie")
-    options = parser.parse_args()
-    if options.one:
-        print(json.dumps(measure_one(options.one, options.folder)))
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    told = parser.parse_args()
+    if told.one:
+        print(json.dumps(transfer_one(told.one, told.folder)))
         return
-    size = options.megabytes * 1_000_000
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder, gcs_emulator() as emulator:
-        digest = write_random(os.path.join(folder, "source"), size)
+    with tempfile.TemporaryDirectory(dir=told.folder) as folder, gcs_emulator() as emulator:
+        digest = write_random(f"{folder}/source", told.megabytes * 1_000_000)
         emulator.create_bucket(BUCKET)
-        rows = run_rounds(emulator, folder, digest, options.rounds)
-    report = summarise(rows, size)
-    Path(options.out).parent.mkdir(parents=True, exist_ok=True)
-    Path(options.out).write_text(json.dumps(report, indent=1) + "\n")
-    print_table(report)
+        bench = Bench(emulator, folder, digest)
+        uploads = take_turns({name: bench.upload(name) for name in UPLOADS}, told.rounds, warm_up=0)
+        bench.in_own_process(f"upload/{OURS}")
+        downloads = take_turns(
+            {name: bench.download(name) for name in DOWNLOADS}, told.rounds, warm_up=0
+        )
+    found = [
+        *figures("upload", uploads, bench.used, told.megabytes),
+        *figures("download", downloads, bench.used, told.megabytes),
+    ]
+    write("transfer", found)
 
 
-def run_rounds(
-    emulator: GcsEmulator, folder: str, digest: str, rounds: int
-) -> list[dict[str, object]]:
-    """Let every rival upload and download once a round; the server is emptied in between."""
-    dice = random.Random(0)
-    rows: list[dict[str, object]] = []
-    for number in range(rounds):
-        for direction, rivals in (("upload", UPLOADS), ("download", DOWNLOADS)):
-            names = [name for name in rivals if available(name)]
-            dice.shuffle(names)
-            if direction == "download":
-                measure(emulator, f"upload/{REFERENCE}", folder)
-            for name in names:
-                row = measure(emulator, f"{direction}/{name}", folder)
-                if direction == "download":
-                    assert sha256(os.path.join(folder, "copy")) == digest, name
-                    os.unlink(os.path.join(folder, "copy"))
-                else:
-                    emulator.clear(BUCKET)
-                rows.append({"round": number, "direction": direction, "name": name, **row})
-            emulator.clear(BUCKET)
-    return rows
+class Bench:
+    """The transfers, and the processor seconds that each of them used."""
+
+    def __init__(self, emulator: GcsEmulator, folder: str, digest: str):
+        self._emulator, self._folder, self._digest = emulator, folder, digest
+        self.used: dict[str, list[float]] = defaultdict(list)
+
+    def upload(self, name: str) -> Clocked:
+        def run() -> float:
+            seconds = self.in_own_process(f"upload/{name}")
+            self._emulator.clear(BUCKET)
+            return seconds
+
+        return run
+
+    def download(self, name: str) -> Clocked:
+        def run() -> float:
+            seconds = self.in_own_process(f"download/{name}")
+            assert sha256(f"{self._folder}/copy") == self._digest, name
+            os.unlink(f"{self._folder}/copy")
+            return seconds
+
+        return run
+
+    def in_own_process(self, which: str) -> float:
+        environment = {
+            **os.environ,
+            "STORAGE_EMULATOR_HOST": self._emulator.host,
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+        }
+        command = [sys.executable, "-m", "bench.bench_transfer", "--one", which]
+        command += ["--folder", self._folder]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{which}: {done.stderr[-2000:]}")
+        seconds, used = json.loads(done.stdout)
+        self.used[which].append(used)
+        return seconds
 
 
-def measure(emulator: GcsEmulator, which: str, folder: str) -> dict[str, float]:
-    """Run one transfer in a process of its own."""
-    environment = {
-        **os.environ,
-        "STORAGE_EMULATOR_HOST": emulator.host,
-        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
-    }
-    command = [sys.executable, __file__, "--one", which, "--folder", folder]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{which}: {done.stderr[-2000:]}")
-    return json.loads(done.stdout)
+def figures(
+    direction: str, turns: Turns, used: Mapping[str, list[float]], megabytes: int
+) -> list[Measure]:
+    """Return our rate over the best peer's, then everybody's rate and processor seconds."""
+    peers = [name for name in turns.seconds if not name.startswith(OURS)]
+    best = min(peers, key=turns.median)
+    title = f"{direction} of {megabytes / 1000:g} GB"
+    found = [
+        Measure(
+            name=f"{title}: ours over the best peer",
+            value=turns.ratio(best, OURS),
+            bar=1.0,
+            unit="times as fast",
+            peer=best,
+        )
+    ]
+    for name in turns.seconds:
+        spent = statistics.median(used[f"{direction}/{name}"]) / (megabytes / 1000)
+        speed = megabytes / turns.median(name)
+        found += [
+            Measure(name=f"{title}: {name}", value=speed, unit="MB/s", peer=""),
+            Measure(name=f"{title}: {name}, processor", value=spent, unit="s/GB", peer=""),
+        ]
+    return found
 
 
-def measure_one(which: str, folder: str) -> dict[str, float]:
-    """Time the transfer `which` in this process, warm: imports and the first request are done."""
+def transfer_one(which: str, folder: str) -> tuple[float, float]:
+    """Return wall and processor seconds of a transfer in this process, which is warm by then."""
     direction, _, name = which.partition("/")
     prepare = (UPLOADS if direction == "upload" else DOWNLOADS)[name]
-    path = os.path.join(folder, "source" if direction == "upload" else "copy")
-    transfer = prepare(path)
+    transfer = prepare(f"{folder}/{'source' if direction == 'upload' else 'copy'}")
     before, started = processor_seconds(), time.perf_counter()
     transfer()
     seconds = time.perf_counter() - started
-    return {"seconds": seconds, "processor_seconds": processor_seconds() - before}
+    return seconds, processor_seconds() - before
 
 
 def processor_seconds() -> float:
     """Return what this process and its finished children have used."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in used)
-
-
-Prepare = Callable[[str], Callable[[], object]]
 
 
 def ours(verb: str, composite: bool | None = None) -> Prepare:
@@ -129,7 +162,7 @@ def ours(verb: str, composite: bool | None = None) -> Prepare:
     return prepare
 
 
-def library(call: Callable[[object, str], object]) -> Prepare:
+def library(call: Callable[[Any, str], object]) -> Prepare:
     """The client library: `call` gets a blob and the path."""
 
     def prepare(path: str) -> Callable[[], object]:
@@ -142,7 +175,7 @@ def library(call: Callable[[object, str], object]) -> Prepare:
     return prepare
 
 
-def chunked_download(blob: object, path: str) -> None:
+def chunked_download(blob: Blob, path: str) -> None:
     """transfer_manager with threads: its processes would not share the warm connection."""
     from google.cloud.storage import transfer_manager
 
@@ -151,7 +184,7 @@ def chunked_download(blob: object, path: str) -> None:
     )
 
 
-def manager_upload(blob: object, path: str) -> None:
+def manager_upload(blob: Blob, path: str) -> None:
     """transfer_manager's upload of files (the emulator has no XML multipart uploads)."""
     from google.cloud.storage import transfer_manager
 
@@ -178,25 +211,21 @@ def gcsfs(verb: str) -> Prepare:
     return prepare
 
 
+OURS = "kubestill"
 UPLOADS: dict[str, Prepare] = {
-    "kubestill": ours("upload"),
-    "kubestill, parts": ours("upload", composite=True),
+    OURS: ours("upload"),
+    f"{OURS}, parts": ours("upload", composite=True),
     "upload_from_filename": library(lambda blob, path: blob.upload_from_filename(path)),
     "transfer_manager": library(manager_upload),
-    "gcsfs": gcsfs("upload"),
 }
 DOWNLOADS: dict[str, Prepare] = {
-    "kubestill": ours("download"),
+    OURS: ours("download"),
     "download_to_filename": library(lambda blob, path: blob.download_to_filename(path)),
     "transfer_manager": library(chunked_download),
-    "gcsfs": gcsfs("download"),
 }
-REFERENCE = "kubestill"
-
-
-def available(name: str) -> bool:
-    """Whether a rival is installed."""
-    return name != "gcsfs" or importlib.util.find_spec("gcsfs") is not None
+if importlib.util.find_spec("gcsfs") is not None:
+    UPLOADS["gcsfs"] = gcsfs("upload")
+    DOWNLOADS["gcsfs"] = gcsfs("download")
 
 
 def write_random(path: str, size: int) -> str:
@@ -216,41 +245,6 @@ def sha256(path: str) -> str:
     """Return the file's digest."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def summarise(rows: list[dict[str, object]], size: int) -> dict[str, object]:
-    """Return medians, with the spread, a rival and direction."""
-    table: list[dict[str, object]] = []
-    for direction, rivals in (("upload", UPLOADS), ("download", DOWNLOADS)):
-        for name in rivals:
-            mine = [row for row in rows if (row["direction"], row["name"]) == (direction, name)]
-            if not mine:
-                continue
-            rates = [size / 1e6 / float(str(row["seconds"])) for row in mine]
-            used = [float(str(row["processor_seconds"])) / (size / 1e9) for row in mine]
-            table.append(
-                {
-                    "direction": direction,
-                    "name": name,
-                    "rounds": len(mine),
-                    "megabytes_per_second": round(statistics.median(rates), 1),
-                    "slowest": round(min(rates), 1),
-                    "fastest": round(max(rates), 1),
-                    "processor_seconds_per_gigabyte": round(statistics.median(used), 3),
-                }
-            )
-    machine = {"processors": os.cpu_count(), "system": platform.platform(terse=True)}
-    return {"megabytes": size / 1e6, "machine": machine, "table": table, "rows": rows}
-
-
-def print_table(report: dict[str, object]) -> None:
-    """Print the summary for people."""
-    print(f"{'':10}{'':24}{'MB/s':>8}{'slowest':>9}{'fastest':>9}{'CPU s/GB':>10}")
-    for row in report["table"]:  # pyright: ignore
-        print(
-            f"{row['direction']:10}{row['name']:24}{row['megabytes_per_second']:8}"
-            f"{row['slowest']:9}{row['fastest']:9}{row['processor_seconds_per_gigabyte']:10}"
-        )
 
 
 if __name__ == "__main__":
