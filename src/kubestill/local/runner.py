@@ -16,6 +16,7 @@ import io
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -104,8 +105,7 @@ class _TaskStarter:
         self, spec: pipeline_spec_pb2.PipelineSpec, console: Console, root: str, verbose: bool
     ):
         self.result = Run()
-        self._names = _display_names(spec)
-        self._retries = _retries(spec)
+        self._infos = _tasks(spec)
         self._console = console
         self._root = os.path.abspath(root)
         self._verbose = verbose
@@ -115,17 +115,20 @@ class _TaskStarter:
         if self.result.failed:
             return 1
         folder = _task_folder(full_command)
-        name = self._name(folder)
+        name, retries = self._describe(folder)
         self._console.started(name)
         start = time.monotonic()
         code, lines = self._stream(name, folder, full_command, env_vars or {})
-        for retry in range(1, self._retries.get(os.path.basename(folder), 0) + 1):
-            if code >= 0:
-                break
-            self._console.progress(name, f"killed by signal {-code}; retry {retry}")
+        while (killer := _killed_by(code)) and retries:
+            self._console.progress(name, f"killed by signal {killer}; starting it again")
+            retries -= 1
             code, lines = self._stream(name, folder, full_command, env_vars or {})
         self._console.finished(name, time.monotonic() - start, ok=code == 0)
-        error = "" if code == 0 else last_error(lines) or f"the process ended with code {code}"
+        error = ""
+        if killer := _killed_by(code):
+            error = f"killed by signal {killer}" + " (out of memory?)" * (killer == signal.SIGKILL)
+        elif code:
+            error = last_error(lines) or f"the process ended with code {code}"
         self.result.tasks.append(TaskRun(name=name, folder=folder, ok=code == 0, error=error))
         return code
 
@@ -154,12 +157,19 @@ class _TaskStarter:
                     self._console.progress(name, lines[-1])
         return process.returncode, lines
 
-    def _name(self, folder: str) -> str:
+    def _describe(self, folder: str) -> tuple[str, int]:
+        """The name to show for the task that writes to `folder`, and how often to retry it."""
         parts = os.path.relpath(folder, self._root).split(os.sep)
         self.result.folder = self.result.folder or os.path.join(self._root, parts[0])
-        name = self._names.get(parts[-1], parts[-1])
+        task = self._infos[parts[-1]]
         loops = [part.rpartition("-iteration-")[2] for part in parts if "-iteration-" in part]
-        return f"{name}[{','.join(loops)}]" if loops else name
+        name = task.task_info.name + (f"[{','.join(loops)}]" if loops else "")
+        return name, task.retry_policy.max_retry_count
+
+
+def _killed_by(code: int) -> int:
+    """The signal that ended a process or the child of its shell; 0 where none did."""
+    return -code if code < 0 else max(0, code - 128)
 
 
 def _threads(folder: str) -> dict[str, str]:
@@ -180,19 +190,12 @@ def _dags(spec: pipeline_spec_pb2.PipelineSpec) -> Iterator[pipeline_spec_pb2.Da
             yield component.dag
 
 
-def _display_names(spec: pipeline_spec_pb2.PipelineSpec) -> dict[str, str]:
-    """The name a task shows, by that of its folder."""
+def _tasks(
+    spec: pipeline_spec_pb2.PipelineSpec,
+) -> dict[str, pipeline_spec_pb2.PipelineTaskSpec]:
+    """Every task, by the name of its folder."""
     return {
-        task.component_ref.name.removeprefix("comp-"): task.task_info.name
-        for dag in _dags(spec)
-        for task in dag.tasks.values()
-    }
-
-
-def _retries(spec: pipeline_spec_pb2.PipelineSpec) -> dict[str, int]:
-    """How often a task may be retried, by the name of its folder."""
-    return {
-        task.component_ref.name.removeprefix("comp-"): task.retry_policy.max_retry_count
+        task.component_ref.name.removeprefix("comp-"): task
         for dag in _dags(spec)
         for task in dag.tasks.values()
     }

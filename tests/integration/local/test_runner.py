@@ -1,7 +1,7 @@
 """The local runner on Kubeflow's own orchestrator, with small pipelines and real processes."""
 
 # Kubeflow turns calls into tasks and injects outputs.
-# pyright: reportCallIssue=false, reportArgumentType=false
+# pyright: reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
 
 import pytest
 from kfp import compiler, dsl
@@ -25,9 +25,15 @@ def fail(text: str):
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def die():
+def die(marker: str):
+    """Be killed, but for the second time that there is a marker."""
     import os
 
+    if marker and os.path.exists(marker):
+        return
+    if marker:
+        open(marker, "w").close()
+    print("dying")
     os.kill(os.getpid(), 9)
 
 
@@ -51,8 +57,8 @@ def failing():
 
 
 @dsl.pipeline(name="dying")
-def dying():
-    die()
+def dying(marker: str = ""):
+    die(marker=marker).set_retry(2, backoff_duration="60s")
 
 
 def test_a_loop_runs_and_every_line_says_whose_it_is(tmp_path, capsys):
@@ -94,10 +100,20 @@ def test_the_failing_task_is_named_with_its_message_and_nothing_runs_after(tmp_p
     assert "Traceback" not in shown
 
 
-def test_a_killed_task_is_reported_by_its_exit_code(tmp_path):
+def test_a_killed_task_is_started_again_at_once(tmp_path, capsys):
+    given = {"marker": str(tmp_path / "marker")}
+    result = run_pipeline(dying.pipeline_spec, given, root=str(tmp_path))
+    assert [(task.name, task.ok) for task in result.tasks] == [("die", True)]
+    assert "die: killed by signal 9; starting it again" in capsys.readouterr().out
+    with open(f"{result.tasks[0].folder}/task.log") as file:
+        assert "dying" in file.read(), "the first attempt's output was lost"
+
+
+def test_a_task_that_is_killed_every_time_fails_after_its_retries(tmp_path, capsys):
     result = run_pipeline(dying.pipeline_spec, {}, root=str(tmp_path))
     assert result.failed
-    assert result.failed.error == "the process ended with code 137"
+    assert result.failed.error == "killed by signal 9 (out of memory?)"
+    assert capsys.readouterr().out.count("starting it again") == 2
 
 
 def test_trouble_between_kfp_and_this_machine_is_an_error_of_the_run(tmp_path):
