@@ -54,7 +54,7 @@ def train(uri: str, steps: int, every: int, say: Callable[[str], None]) -> str:
     """Train to the end from wherever the place is."""
     place = resolve_place(uri, "toy", "toy", f"{uri}/ledger")
     settings = CheckpointSettings(
-        recovery_seconds=0.03, keep_last=2, keep_best=0, heartbeat_seconds=0.2
+        recovery_seconds=0.03, keep_bytes=0, keep_last=2, keep_best=0, heartbeat_seconds=0.2
     )
     opened = Checkpointer.open(place, settings, numerics={"toy": 1}, announce=lambda _: None)
     with opened as checkpointer:

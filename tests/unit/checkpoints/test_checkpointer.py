@@ -32,7 +32,7 @@ from kubestill.runtime.checkpoints import (
 from kubestill.runtime.checkpoints.inspection import describe, ledgers, show, verify
 from kubestill.runtime.checkpoints.ranks import Ranks
 
-SETTINGS = CheckpointSettings(heartbeat_seconds=0.1, keep_last=3)
+SETTINGS = CheckpointSettings(heartbeat_seconds=0.1, keep_last=3, keep_bytes=0)
 
 
 class Said(list[str]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 
 from kubestill.runtime.checkpoints.ledger import LedgerEntry, ManifestRef
 from kubestill.runtime.checkpoints.retention import (
+    MOST_BY_SIZE,
     KeepBest,
+    KeepBytes,
     KeepEvery,
     KeepLast,
     KeepPhaseBoundaries,
@@ -56,10 +59,57 @@ HISTORY = [entry(step, loss) for step, loss in ((10, 3), (20, 1), (30, 2), (40, 
         pytest.param(KeepBest(2, "rmse"), [], id="best-unmeasured"),
         pytest.param(KeepEvery(2), [10, 20, 40], id="every"),
         pytest.param(KeepEvery(0), [], id="every-none"),
+        pytest.param(KeepBytes(5), [10, 20, 30, 40, 50], id="bytes-all"),
+        pytest.param(KeepBytes(4.9), [10, 30, 40, 50], id="bytes-one-less"),
+        pytest.param(KeepBytes(3), [10, 30, 50], id="bytes-thinned"),
+        pytest.param(KeepBytes(2), [10, 50], id="bytes-ends"),
+        pytest.param(KeepBytes(1), [], id="bytes-no-room-for-two"),
+        pytest.param(KeepBytes(0), [], id="bytes-none"),
     ],
 )
 def test_each_rule(rule: Rule, kept: list[int]) -> None:
     assert sorted(e.step for e in rule.wanted(HISTORY)) == kept
+
+
+def kept_as_one_goes(rule: Rule, steps: Sequence[int]) -> list[int]:
+    kept: list[LedgerEntry] = []
+    for step in steps:
+        kept = list(rule.wanted([*kept, entry(step)]))
+    return [e.step for e in kept]
+
+
+@given(
+    room=st.integers(2, 40),
+    gaps=st.lists(st.integers(1, 3), min_size=3, max_size=150),
+)
+def test_a_history_that_outgrows_its_bytes_keeps_its_shape(room: int, gaps: list[int]) -> None:
+    steps = [sum(gaps[: n + 1]) for n in range(len(gaps))]
+    kept = kept_as_one_goes(KeepBytes(room), steps)
+    assert len(kept) == min(room, len(steps))
+    assert kept[0] == steps[0]
+    assert kept[-1] == steps[-1]
+    if len(kept) > 2:
+        # No hole is much larger than an even spread would have: nothing is forgotten.
+        widest = max(b - a for a, b in zip(kept, kept[1:], strict=False))
+        assert widest <= 3 * max(3, (steps[-1] - steps[0]) / (len(kept) - 1))
+
+
+def test_bytes_count_milestones_that_can_be_read_only() -> None:
+    history = [entry(1), entry(2, kind="recovery"), entry(3, damaged="flipped"), entry(4)]
+    assert [e.step for e in KeepBytes(2).wanted(history)] == [1, 4]
+
+
+def test_however_small_the_states_the_ledger_stays_small() -> None:
+    kept = kept_as_one_goes(KeepBytes(1e9), range(1, 3 * MOST_BY_SIZE))
+    assert len(kept) == MOST_BY_SIZE
+
+
+def test_by_default_a_small_training_keeps_its_whole_history() -> None:
+    keep = policy_of(CheckpointSettings(metric="loss"))
+    small = [entry(step, 1 / step, bytes=12_000_000) for step in range(1, 84)]
+    assert keep(small) == tuple(small)
+    large = [replace(e, bytes=1_200_000_000) for e in small]
+    assert [e.step for e in keep(large)] == [81, 82, 83]
 
 
 def test_the_last_before_each_phase_boundary() -> None:
@@ -93,7 +143,7 @@ def test_pruning_as_one_goes_keeps_what_pruning_at_the_end_would(
     history = sorted(
         (replace(e, phase=None) for e in history), key=lambda e: (e.step, e.kind == "milestone")
     )
-    keep = policy_of(CheckpointSettings(metric="loss", keep_best=2, keep_every=3))
+    keep = policy_of(CheckpointSettings(metric="loss", keep_bytes=0, keep_best=2, keep_every=3))
     kept: list[LedgerEntry] = []
     for position in range(len(history)):
         kept = list(keep([*kept, history[position]]))

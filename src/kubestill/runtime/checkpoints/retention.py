@@ -18,6 +18,9 @@ from kubestill.runtime.selection.direction import Direction, direction
 
 Entries = Sequence[LedgerEntry]
 
+MOST_BY_SIZE = 200
+"""Milestones that `KeepBytes` wants at most: the ledger that lists them is swapped all the time."""
+
 
 class Rule(Protocol):
     """One reason to keep checkpoints."""
@@ -81,6 +84,29 @@ class KeepEvery:
 
 
 @dataclass(frozen=True)
+class KeepBytes:
+    """All milestones while they fit into so many bytes, then ever fewer, evenly spread.
+
+    A choice made later (the cheapest that is good enough, the last before overfitting) needs the
+    whole history, not its newest end. So what does not fit leaves where its neighbours are closest:
+    the first and the newest stay, and gaps grow alike everywhere.
+    """
+
+    limit: float
+
+    def wanted(self, entries: Entries) -> Entries:
+        """Return them; none where `limit` has no room for two."""
+        kept = [entry for entry in entries if entry.kind == "milestone" and not entry.damaged]
+        while len(kept) > 2 and not self._fits(kept):
+            gaps = [b.step - a.step for a, b in zip(kept, kept[2:], strict=False)]
+            del kept[1 + gaps.index(min(gaps))]
+        return kept if self._fits(kept) else ()
+
+    def _fits(self, kept: Entries) -> bool:
+        return len(kept) <= MOST_BY_SIZE and sum(entry.bytes for entry in kept) <= self.limit
+
+
+@dataclass(frozen=True)
 class KeepPhaseBoundaries:
     """The last milestone of every phase but the one that is still going on."""
 
@@ -117,6 +143,7 @@ def policy_of(settings: CheckpointSettings) -> Callable[[Entries], Entries]:
         KeepLast(settings.keep_last),
         KeepLast(settings.keep_recovery, "recovery"),
         KeepEvery(settings.keep_every),
+        KeepBytes(settings.keep_bytes),
     ]
     if settings.keep_phases:
         rules.append(KeepPhaseBoundaries())

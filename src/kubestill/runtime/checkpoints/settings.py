@@ -21,6 +21,9 @@ class CheckpointSettings(BaseModel):
     interruptions_per_hour: float = Field(default=0.2, gt=0)
     """How often `recovery_auto` expects the machine to be taken away."""
 
+    keep_bytes: float = Field(default=1e9, ge=0)
+    """Keep every milestone while all together take no more bytes (and are 200 at most); beyond
+    that, as many as fit, spread evenly. What the other `keep_` settings want comes on top."""
     keep_last: int = Field(default=2, ge=1)
     """Newest milestones to keep."""
     keep_best: int = Field(default=3, ge=0)
