@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from bench import end_to_end, savers
 from bench.harness import Turns, clock, slow_down, take_turns
 from bench.results import Measure, write
-from kubestill.runtime.checkpoints import Checkpoint, load_state
 from kubestill.runtime.checkpoints.checkpointer import Checkpointer
 from kubestill.runtime.checkpoints.state import TrainingState
 
@@ -65,7 +64,6 @@ def stall(millions: int, rounds: int, folder: str) -> list[Measure]:
         peers = savers.peers(model, optimizer, live, folder)
         saves = take_turns({**own, **peers}, rounds)
         behind = checkpointer.report()["seconds_behind"]
-        checkpointer.finish({})
     size = f"{millions}M parameters"
     blocked = f"{size}: blocking of a save"
 
@@ -85,15 +83,15 @@ def stall(millions: int, rounds: int, folder: str) -> list[Measure]:
 def restore(root: str, live: dict[str, Tensor], rounds: int) -> Turns:
     """Time reading the newest checkpoint, verified, against copies of the same state."""
     with savers.open_checkpointer(root) as checkpointer:
-        checkpoint = Checkpoint.of(checkpointer.ledger, checkpointer.ledger.newest_first[0])
-    state = load_state(checkpoint)
-    assert all(torch.equal(state.tensors[name], live[name]) for name in live)
-    rivals = {
-        "restore": clock(lambda: load_state(checkpoint)),
-        "new copy": clock(lambda: [tensor.clone() for tensor in live.values()]),
-        "bare copy": savers.bare_copy(live),
-    }
-    return take_turns(rivals, rounds)
+        state = checkpointer.restore()
+        assert state is not None
+        assert all(torch.equal(state.tensors[name], live[name]) for name in live)
+        rivals = {
+            "restore": clock(checkpointer.restore),
+            "new copy": clock(lambda: [tensor.clone() for tensor in live.values()]),
+            "bare copy": savers.bare_copy(live),
+        }
+        return take_turns(rivals, rounds)
 
 
 def restoring(size: str, turns: Turns) -> list[Measure]:
