@@ -327,6 +327,22 @@ def test_a_store_that_vanishes_keeps_the_state_locally(
         assert_same(restored, state(2))
 
 
+def test_of_two_states_that_wait_for_a_lost_store_the_newest_is_kept(tmp_path: Path) -> None:
+    root, spill = tmp_path / "root", tmp_path / "spill"
+    settings = SETTINGS.model_copy(update={"outage_seconds": 1.0, "spill_folder": str(spill)})
+    with opened(root, settings=settings) as checkpointer:
+        os.rename(root, tmp_path / "away")
+        root.write_text("no folder any more")
+        save(checkpointer, 1)
+        save(checkpointer, 2, "recovery")
+        with pytest.raises(StoreUnavailable, match=r"step 1 could not .* step 2 is kept in"):
+            checkpointer.flush()
+    with opened(spill) as checkpointer:
+        restored = checkpointer.restore()
+        assert restored is not None
+        assert_same(restored, state(2))
+
+
 def test_a_short_outage_goes_unnoticed_by_the_training(tmp_path: Path) -> None:
     root, away, said = tmp_path / "root", tmp_path / "away", Said()
     with opened(root, said=said) as checkpointer:

@@ -347,11 +347,12 @@ class Checkpointer:
             numerics=self._numerics,
             keep=policy_of(settings),
         )
+        spill = spill_to(settings.spill_folder, self._place, self._numerics)
         self._saver = Saver(
             self._writer,
             buffers=settings.buffers,
             outage_seconds=settings.outage_seconds,
-            spill=spill_to(settings.spill_folder, self._place, self._numerics),
+            spill=None if self._ranks.rank else spill,
             measured=self._schedule.measured,
             announce=self._announce,
         )

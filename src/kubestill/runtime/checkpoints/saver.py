@@ -36,8 +36,8 @@ class Saver:
     """Copies state in the caller's thread and has a thread of its own write it.
 
     Back-pressure: a save waits while all arenas are still being written. What the thread cannot
-    write it tries again, for as long as the outage may last; then, or when fenced, every call
-    raises why.
+    write it tries again, for as long as the outage may last; then it spills the newest state it
+    holds, and every call raises why. When fenced, every call raises that at once.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Saver:
         *,
         buffers: int,
         outage_seconds: float,
-        spill: Spill,
+        spill: Spill | None,
         measured: Callable[[SaveCost], None],
         announce: Announce,
     ):
@@ -137,8 +137,7 @@ class Saver:
                 what=f"the checkpoint of step {job.snapshot.stamp.step}",
             )
         except StoreError as error:
-            message = f"{error}; {self._keep_locally(job, parts)}"
-            raise StoreUnavailable(message) from error
+            raise StoreUnavailable(f"{error}; {self._keep_newest_locally(job)}") from error
         stolen = (time.thread_time() - cpu) / (os.cpu_count() or 1)
         behind = time.monotonic() - job.copied
         self._measured(SaveCost(blocked=job.blocked, behind=behind, stolen=stolen))
@@ -173,9 +172,24 @@ class Saver:
         if refused:
             self._announce(f"{what} is saved after all")
 
-    def _keep_locally(self, job: _Job, parts: tuple[Content, ...]) -> str:
-        step = job.snapshot.stamp.step
-        try:
-            return f"the state of step {step} is kept in {self._spill(job.snapshot, parts)}"
-        except StoreError as error:
-            return f"the state of step {step} could not be kept locally either: {error}"
+    def _keep_newest_locally(self, job: _Job) -> str:
+        if self._spill is None:
+            return "rank 0 keeps the state"
+        job = self._newest(job)
+        while True:
+            step = job.snapshot.stamp.step
+            try:
+                where = self._spill(job.snapshot, job.arena.parts())
+                kept = f"the state of step {step} is kept in {where}"
+            except StoreError as error:
+                kept = f"the state of step {step} could not be kept locally either: {error}"
+            newest = self._newest(job)
+            if newest is job:
+                return kept
+            job = newest
+
+    def _newest(self, job: _Job) -> _Job:
+        """Return the save that was submitted last: `job`, or one that waits behind it."""
+        with self._jobs.mutex:
+            waiting = [queued for queued in self._jobs.queue if queued is not None]
+        return waiting[-1] if waiting else job
