@@ -7,10 +7,12 @@ It logs `resumed <step> <digest>`, `saved <step>` after each save was handed ove
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable
 
 import torch
+import torch.distributed as dist
 
 from kubestill.runtime.checkpoints.checkpointer import Checkpointer
 from kubestill.runtime.checkpoints.place import resolve_place
@@ -83,3 +85,37 @@ def process(uri: str, steps: int, every: int, log: str, env: dict[str, str]) -> 
     torch.set_num_threads(1)
     with open(log, "w", buffering=1) as file:
         print("done", train(uri, steps, every, lambda line: print(line, file=file)), file=file)
+
+
+def rank_process(uri: str, meet: str, rank: int, world: int, step: int, log: str) -> None:
+    """Be one of `world` gloo ranks: restore, save `step` where it is not 0, and log as JSON."""
+    torch.set_num_threads(1)
+    if world > 1:
+        dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=world)
+    said: list[str] = []
+    place = resolve_place(uri, "toy", "ranks", "", owner="toy")
+    settings = CheckpointSettings(heartbeat_seconds=0.2)
+    with Checkpointer.open(place, settings, numerics={"toy": 1}, announce=said.append) as opened:
+        restored = opened.restore()
+        found = restored.tensors if restored else {}
+        own = found.get("rank/own")
+        result = {
+            "restored": restored is not None,
+            "step": restored.meta["step"] if restored else None,
+            "weights": str(found["model/weight"].sum().item()) if found else "",
+            "own": None if own is None else int(own),
+            "meta": restored.meta.get("rank") if restored else None,
+            "exact": opened.exact,
+            "said": "\n".join(said),
+        }
+        if step:
+            state = fresh()
+            state.tensors["rank/own"] = torch.tensor(rank)
+            state.meta |= {"step": step, "rank": rank}
+            opened.save(state, kind="recovery", step=step, epoch=0.0, examples=step)
+            opened.flush()
+            result["saved"] = str(state.tensors["model/weight"].sum().item())
+    with open(log, "w") as file:
+        json.dump(result, file)
+    if world > 1:
+        dist.destroy_process_group()

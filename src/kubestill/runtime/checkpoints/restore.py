@@ -50,16 +50,17 @@ def read_state(
         StoreError: The store did not answer.
     """
     manifest = read_manifest(store, entry.manifest)
+    own: int | None = 0 if world == 1 else None
+    if len(manifest.files) == world:
+        own = rank
     tensors = read_tensors(store, manifest.files[0], proof)
-    source = rank if len(manifest.files) == world else 0
-    if source != 0 or (rank != 0 and source == 0):
+    if own != 0:
         tensors = {k: v for k, v in tensors.items() if not k.startswith(RANK_PREFIX)}
-    if source != 0:
-        tensors |= read_tensors(store, manifest.files[source], proof)
+    if own:
+        tensors |= read_tensors(store, manifest.files[own], proof)
     meta = dict(manifest.meta)
-    own = manifest.rank_meta[source] if source == rank or world == 1 else None
-    if own is not None:
-        meta["rank"] = own
+    if own is not None and manifest.rank_meta[own] is not None:
+        meta["rank"] = manifest.rank_meta[own]
     return Restored(entry, manifest, TrainingState(tensors, meta))
 
 
