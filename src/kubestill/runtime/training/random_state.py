@@ -36,14 +36,18 @@ def capture() -> dict[str, Tensor]:
 
 
 def restore(states: Mapping[str, Tensor]) -> None:
-    """Put the generators back; a GPU that is not here any more is left out."""
+    """Put the generators back; a GPU that is not here any more is left out.
+
+    Torch reads a generator's state from the start of its memory, wherever the tensor begins in it: a
+    view of a larger block has to be copied first.
+    """
     drawn, gauss = states["python_gauss"].tolist()
     random.setstate((3, tuple(states["python"].tolist()), gauss if drawn else None))
     position, has_gauss, cached = states["numpy_gauss"].tolist()
     keys = states["numpy"].numpy().astype(np.uint32)
     np.random.set_state(("MT19937", keys, int(position), int(has_gauss), cached))
-    torch.set_rng_state(states["torch"].cpu())
+    torch.set_rng_state(states["torch"].clone())
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
             if f"cuda_{i}" in states:
-                torch.cuda.set_rng_state(states[f"cuda_{i}"].cpu(), i)
+                torch.cuda.set_rng_state(states[f"cuda_{i}"].clone(), i)
