@@ -57,11 +57,16 @@ def resolve_loss(settings: TrainingSettings, dataset: Dataset, *, distil: bool) 
     name = fitting[-1 if distil else 0] if settings.loss == "auto" else settings.loss
     if name not in fitting:
         problems.add("loss", name, f"does not fit {task}; use {' or '.join(fitting)}")
-    soft = name.startswith("distillation")
-    if soft and dataset.schema.soft is None:
-        problems.add(
-            "dataset", dataset.root, "has no teacher outputs; run label-with-teacher on it first"
-        )
+    if name.startswith("distillation"):
+        soft, outputs = dataset.schema.soft, RawLayout(dataset.schema).outputs
+        if soft is None:
+            remedy = "has no teacher outputs; run label-with-teacher on it first"
+            problems.add("dataset", dataset.root, remedy)
+        elif soft.width != outputs:
+            remedy = (
+                f"its teacher has {soft.width} outputs and this student {outputs}; use a teacher"
+            )
+            problems.add("dataset", dataset.root, f"{remedy} of the same target")
     if settings.metric and settings.metric not in (*METRICS[str(task)], "train_loss"):
         known = [*METRICS[str(task)], "train_loss"]
         problems.add(

@@ -38,8 +38,8 @@ def capture() -> dict[str, Tensor]:
 def restore(states: Mapping[str, Tensor]) -> None:
     """Put the generators back; a GPU that is not here any more is left out.
 
-    Torch reads a generator's state from the start of its memory, wherever the tensor begins in it: a
-    view of a larger block has to be copied first.
+    Torch reads a generator's state from the start of its memory, wherever the tensor begins in it:
+    a view of a larger block has to be copied first.
     """
     drawn, gauss = states["python_gauss"].tolist()
     random.setstate((3, tuple(states["python"].tolist()), gauss if drawn else None))

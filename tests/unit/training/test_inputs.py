@@ -1,0 +1,145 @@
+"""Bad input to the training tasks: everything named at once, before anything is written."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kubestill.errors import InvalidInput
+from kubestill.runtime.artifacts import LocalArtifact
+from kubestill.runtime.data.dataset import DatasetWriter
+from kubestill.runtime.data.schema import Column, Schema
+from kubestill.runtime.tasks.train_student import train_student
+from kubestill.runtime.tasks.train_teacher import train_teacher
+
+CLASSES = ("a", "b", "c")
+
+
+def dataset(path: Path, *, classes: int = 3, soft: int = 0, rows: int = 60) -> LocalArtifact:
+    columns = [
+        Column(name="x", kind="numeric"),
+        Column(name="y", kind="categorical", role="target", categories=CLASSES[:classes]),
+    ]
+    frame = pd.DataFrame(
+        {"x": np.arange(rows, dtype=np.float32), "y": [CLASSES[i % classes] for i in range(rows)]}
+    )
+    if soft:
+        columns.append(Column(name="teacher_logits", kind="tensor", role="soft", shape=(soft,)))
+        frame["teacher_logits"] = list(np.zeros((rows, soft), np.float32))
+    task = "binary" if classes == 2 else "multiclass"
+    schema = Schema(columns=tuple(columns), task=task)
+    with DatasetWriter(str(path), schema, provenance={}) as writer:
+        writer.write(frame)
+    return LocalArtifact(str(path), metadata={"kind": "dataset"})
+
+
+def outputs(root: Path) -> dict[str, LocalArtifact]:
+    names = ("model", "ledger", "metrics", "report", "summary")
+    return {name: LocalArtifact(str(root / name)) for name in names}
+
+
+def problems(run: Any, out: Path, **arguments: Any) -> dict[str, str]:
+    with pytest.raises(InvalidInput) as caught:
+        run(**arguments, **outputs(out), checkpoint_uri=str(out / "store"))
+    assert not out.exists(), "something was written"
+    return {problem.field: problem.remedy for problem in caught.value.problems}
+
+
+def test_everything_wrong_with_one_call_is_said_at_once(tmp_path: Path) -> None:
+    found = problems(
+        train_student,
+        tmp_path / "out",
+        dataset=dataset(tmp_path / "train", classes=2),
+        validation=dataset(tmp_path / "validation", classes=3),
+        optimizer="Adamm",
+        device="cuda:7",
+        resume="perhaps",
+        settings={"patiense": 3},
+    )
+    assert "'Adam'" in found["optimizer"]
+    assert "'auto'" in found["resume"] or "auto" in found["resume"]
+    assert "'patience'" in found["settings.patiense"]
+    assert any("validation" in field for field in found)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "hint"),
+    [
+        ({"temperature": 0}, "temperature", "greater than 0"),
+        ({"hard_weight": 2}, "hard_weight", "less than or equal to 1"),
+        ({"mode": "distill"}, "mode", "'distil'"),
+        ({"network": "mpl"}, "network", "'mlp'"),
+        ({"network": "nowhere.nets:Net"}, "network", "nowhere"),
+        ({"device": "cuda:7"}, "device", "GPU"),
+        ({"settings": {"loss": "mse"}}, "loss", "distillation"),
+        ({"settings": {"metric": "rmse"}}, "metric", "log_loss"),
+        ({"settings": {"patience": 2}}, "patience", "validation set"),
+        ({"settings": {"step_path": "fused", "precision": "bf16"}}, "step_path", "float32"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_a_problem_names_its_remedy(
+    tmp_path: Path, arguments: dict[str, Any], field: str, hint: str
+) -> None:
+    data = dataset(tmp_path / "train", soft=3)
+    out = tmp_path / "out"
+    with pytest.raises(InvalidInput) as caught:
+        train_student(dataset=data, **arguments, **outputs(out))
+    found = {problem.field: problem.remedy for problem in caught.value.problems}
+    assert hint in found[field]
+    assert not (out / "model").exists()
+
+
+def test_distillation_needs_a_teacher(tmp_path: Path) -> None:
+    found = problems(train_student, tmp_path / "out", dataset=dataset(tmp_path / "train"))
+    assert "label-with-teacher" in found["dataset"]
+
+
+def test_teacher_and_student_must_have_the_same_outputs(tmp_path: Path) -> None:
+    found = problems(train_student, tmp_path / "out", dataset=dataset(tmp_path / "train", soft=5))
+    assert "5" in found["dataset"]
+    assert "3" in found["dataset"]
+
+
+def test_an_artifact_of_another_kind_is_refused(tmp_path: Path) -> None:
+    model = LocalArtifact(str(tmp_path / "model"), metadata={"kind": "model"})
+    found = problems(train_teacher, tmp_path / "out", dataset=model)
+    assert "dataset" in found["dataset"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"network_args": {"dropout": 0.5}}, "network_args.dropout"),
+        (
+            {"settings": {"optimizer_args": {"weight_decay": 0.1}}},
+            "settings.optimizer_args.weight_decay",
+        ),
+    ],
+    ids=["dropout", "weight-decay"],
+)
+def test_overfitting_refuses_regularisation(
+    tmp_path: Path, arguments: dict[str, Any], field: str
+) -> None:
+    data = dataset(tmp_path / "train")
+    found = problems(train_student, tmp_path / "out", dataset=data, mode="overfit", **arguments)
+    assert "without regularisation" in found[field]
+
+
+def test_diverging_stops_with_a_remedy_and_is_remembered(tmp_path: Path) -> None:
+    from kubestill.errors import Diverged, TrainingFailed
+
+    data, out = dataset(tmp_path / "train"), tmp_path / "out"
+    options: dict[str, Any] = {
+        "optimizer": "SGD",
+        "learning_rate": 1e30,
+        "network_args": {"hidden": [8]},
+        "checkpoint_uri": str(tmp_path / "store"),
+    }
+    with pytest.raises(Diverged, match="lower learning_rate"):
+        train_teacher(dataset=data, **options, **outputs(out))
+    with pytest.raises(TrainingFailed, match="learning_rate"):
+        train_teacher(dataset=data, **options, **outputs(out))
+    assert not (out / "model").exists()
