@@ -107,6 +107,22 @@ def test_every_kind_of_tensor_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert "with the same bits" in said
 
 
+def test_a_generator_takes_back_its_state_from_wherever_it_lay_in_the_file(tmp_path: Path) -> None:
+    # PyTorch reads it from the beginning of its storage, and crashes on what else lies there.
+    generator = torch.Generator().manual_seed(5)
+    noise = {f"odd/{n}": torch.full((n,), n, dtype=torch.uint8) for n in range(1, 9)}
+    made = TrainingState({**noise, "rng": generator.get_state()})
+    with opened(tmp_path) as checkpointer:
+        checkpointer.save(made, kind="recovery", step=1, epoch=0, examples=0)
+    with opened(tmp_path) as checkpointer:
+        restored = checkpointer.restore()
+    assert restored is not None
+    assert all(tensor.storage_offset() == 0 for tensor in restored.tensors.values())
+    again = torch.Generator()
+    again.set_state(restored.tensors["rng"])
+    assert torch.equal(torch.rand(9, generator=again), torch.rand(9, generator=generator))
+
+
 def test_a_save_holds_the_moment_it_was_called_at(tmp_path: Path) -> None:
     live = state(1)
     with opened(tmp_path) as checkpointer:

@@ -65,7 +65,7 @@ def read_state(
 
 
 def read_tensors(store: Store, file: StateFile, proof: Proof) -> dict[str, torch.Tensor]:
-    """Read one state file that is as recorded; its tensors share one block of fresh memory.
+    """Read one state file that is as recorded; its tensors lie in one block of fresh memory.
 
     Raises:
         CorruptData: It is missing, truncated or altered.
@@ -74,10 +74,17 @@ def read_tensors(store: Store, file: StateFile, proof: Proof) -> dict[str, torch
     # A mapping of the file itself would die with it: the store may prune it while training runs.
     memory = read_verified(store, file, proof=proof)
     layout = Layout.parse(memoryview(memory), source=file.key)
-    if not layout.size:
-        return dict(zip((s.name for s in layout.slots), layout.views(_EMPTY), strict=True))
-    data = torch.frombuffer(memory, dtype=torch.uint8, offset=len(layout.header))
-    return dict(zip((slot.name for slot in layout.slots), layout.views(data), strict=True))
-
-
-_EMPTY = torch.empty(0, dtype=torch.uint8)
+    tensors: dict[str, torch.Tensor] = {}
+    for slot in layout.slots:
+        if slot.start == slot.end:
+            tensors[slot.name] = torch.empty(slot.shape, dtype=slot.dtype)
+            continue
+        # Each with a storage of its own: `Generator.set_state` reads from a storage's beginning.
+        data = torch.frombuffer(
+            memory,
+            dtype=torch.uint8,
+            offset=len(layout.header) + slot.start,
+            count=slot.end - slot.start,
+        )
+        tensors[slot.name] = data.view(slot.dtype).view(slot.shape)
+    return tensors
