@@ -37,7 +37,7 @@ from kubestill.runtime.tasks.train_student import train_student
 from kubestill.runtime.tasks.train_teacher import train_teacher
 
 ARMS = ("soft", "labels", "argmax")
-RATES = (0.0005, 0.002, 0.008)
+RATES = (0.002, 0.008, 0.032)
 STEPS = 3000
 TEACHER = {"hidden": [512, 512]}
 STUDENT = {"hidden": [250]}
