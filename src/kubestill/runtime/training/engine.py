@@ -111,8 +111,7 @@ class Trainer:
             Fenced: A newer attempt took over.
             StoreError: The store was gone for longer than training may go on without it.
         """
-        saved = self._checkpointer.restore()
-        self._set_up(saved)
+        self._set_up(self._checkpointer.restore())
         self._clock = time.monotonic()
         while self.step < self.total_steps and self.stop is None:
             self._run_until(self._next_milestone())
