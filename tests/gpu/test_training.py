@@ -22,7 +22,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LocalArtifact]:
     root = tmp_path_factory.mktemp("digits")
-    ports = {n: LocalArtifact(str(root / n)) for n in ("dataset", "validation", "holdout")}
+    names = ("dataset", "validation", "holdout")
+    ports: dict[str, Any] = {n: LocalArtifact(str(root / n)) for n in names}
     import_dataset(source="digits", **ports)
     return ports
 
@@ -35,9 +36,9 @@ def train(
     data: dict[str, LocalArtifact], root: Path, *, until: int | None = None, **options: Any
 ) -> LocalArtifact:
     names = ("model", "ledger", "metrics", "report", "summary")
-    out = {name: LocalArtifact(str(root / name)) for name in names}
+    out: dict[str, Any] = {name: LocalArtifact(str(root / name)) for name in names}
     settings = {"milestone_every": 20, "milestone_unit": "steps"} | options.pop("settings", {})
-    base = {"epochs": 10, "device": "cuda", "network_args": {"hidden": [64]}}
+    base: dict[str, Any] = {"epochs": 10, "device": "cuda", "network_args": {"hidden": [64]}}
     with pytest.MonkeyPatch.context() as patch:
         if until:
             _interrupt_after(patch, until)

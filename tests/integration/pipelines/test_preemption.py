@@ -33,12 +33,12 @@ def start(output: Path) -> subprocess.Popen[str]:
     )
 
 
-def wait_for_training(process: subprocess.Popen[str], seen: list[str]) -> None:
-    """Read the output up to the teacher's next progress line."""
+def wait_for(text: str, process: subprocess.Popen[str], seen: list[str]) -> None:
+    """Read the output up to the teacher's next line with `text`."""
     assert process.stdout
     for line in process.stdout:
         seen.append(line)
-        if "train-teacher: epoch" in line:
+        if f"train-teacher: {text}" in line:
             return
     pytest.fail("the pipeline ended before its teacher was killed:\n" + "".join(seen))
 
@@ -73,9 +73,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_a_teacher_killed_twice_ends_in_the_same_student(tmp_path: Path, undisturbed: str) -> None:
     process, seen = start(tmp_path), []
-    for _ in range(2):
-        wait_for_training(process, seen)
-        os.kill(teacher_process(tmp_path), signal.SIGKILL)
+    wait_for("epoch", process, seen)
+    os.kill(teacher_process(tmp_path), signal.SIGKILL)
+    wait_for("resuming from step", process, seen)
+    wait_for("epoch", process, seen)
+    os.kill(teacher_process(tmp_path), signal.SIGKILL)
     rest, _ = process.communicate(timeout=280)
     stdout = "".join(seen) + rest
     assert process.returncode == 0, stdout
@@ -85,7 +87,7 @@ def test_a_teacher_killed_twice_ends_in_the_same_student(tmp_path: Path, undistu
 
 def test_running_a_killed_run_again_resumes_it(tmp_path: Path, undisturbed: str) -> None:
     process, seen = start(tmp_path), []
-    wait_for_training(process, seen)
+    wait_for("epoch", process, seen)
     time.sleep(0.5)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()

@@ -71,8 +71,9 @@ def _train(
 ) -> None:
     # The fork server keeps the environment of its first user.
     os.environ.update(environment | {"KUBESTILL_OWNER": owner})
+    parameters = {**PARAMETERS, **parameters}
     sys.stdout = sys.stderr = ((log or root) / "log").open("w", buffering=1)
-    out = {
+    out: dict[str, Any] = {
         name: LocalArtifact(str(root / name))
         for name in ("model", "ledger", "metrics", "report", "summary")
     }
@@ -81,7 +82,7 @@ def _train(
         validation=LocalArtifact(str(root / "validation"), metadata={"kind": "dataset"}),
         checkpoint_uri=store,
         **out,
-        **(PARAMETERS | parameters),
+        **parameters,
         settings=SETTINGS | settings,
     )
 

@@ -35,7 +35,7 @@ def dataset(path: Path, *, classes: int = 3, soft: int = 0, rows: int = 60) -> L
     return LocalArtifact(str(path), metadata={"kind": "dataset"})
 
 
-def outputs(root: Path) -> dict[str, LocalArtifact]:
+def outputs(root: Path) -> dict[str, Any]:
     names = ("model", "ledger", "metrics", "report", "summary")
     return {name: LocalArtifact(str(root / name)) for name in names}
 
