@@ -93,7 +93,7 @@ def test_running_again_adopts_the_finished_trainings(run, kubestill):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        pytest.param({"dataset": "digitz"}, "source = 'digitz'", id="unknown-source"),
+        pytest.param({"dataset": "digitz"}, "did you mean 'digits'", id="unknown-source"),
         pytest.param({"shards": "0"}, "shards = 0: give 1 to 256", id="no-shards"),
         pytest.param({"teacher_settings": "{momentun: 1}"}, "unknown key", id="unknown-setting"),
     ],

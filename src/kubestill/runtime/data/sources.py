@@ -20,7 +20,8 @@ import pyarrow.csv as pacsv
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from kubestill.errors import Problems
+from kubestill.errors import Problems, nearest
+from kubestill.runtime.data.builtin import BUILTIN
 from kubestill.runtime.data.parts import absolute, is_remote
 from kubestill.runtime.data.shelf import Shelf
 from kubestill.runtime.stores import Entry, open_store
@@ -66,7 +67,9 @@ def _find(source: str, problems: Problems) -> list[str]:
     files = _find_remote(source) if is_remote(source) else _find_local(source)
     if not files:
         what = "matches" if any(mark in source for mark in _WILD) else "is"
-        problems.add("source", source, f"{what} no file; check the path (known types: {_KNOWN})")
+        built_in = "" if os.sep in source else f"; built-in: {nearest(source, BUILTIN)}"
+        remedy = f"{what} no file; check the path (known types: {_KNOWN}){built_in}"
+        problems.add("source", source, remedy)
     for file in files:
         if not _ending(file):
             problems.add("source", file, f"is of an unknown file type; known: {_KNOWN}")
