@@ -46,7 +46,7 @@ lint: setup ## ruff: rules and format
 
 .PHONY: types
 types: setup ## pyright, strict on the runtime
-	$(BIN)/pyright
+	$(BIN)/pyright --project pyproject.toml
 	$(BIN)/pyright --project pyrightconfig.strict.json
 
 .PHONY: compile
