@@ -132,16 +132,23 @@ class Trainer:
         elif self._start and self._start.optimizer:
             self._keep_optimizer(self._start.optimizer)
         rows = self._prepared.rows
+        # The order of `blocks` depends on the window, and a window on how the rows are kept.
+        chosen = choose_window(rows, self._settings.batch_size)
+        window_rows = int(resolved.get("window_rows", chosen))
         order = Order(
             rows=rows.count,
             batch_size=self._settings.batch_size,
             seed=self._settings.seed,
             shuffle=shuffle,
-            window_rows=choose_window(rows, self._settings.batch_size),
+            window_rows=window_rows,
             rank=self._ranks.rank,
             world_size=self._ranks.world,
         )
-        self._resolved = {"shuffle": shuffle, "step_path": self.step_path}
+        self._resolved = {
+            "shuffle": shuffle,
+            "step_path": self.step_path,
+            "window_rows": window_rows,
+        }
         self._batches = Batches(rows, order).starting_at(self._data_offset + self.step)
         self.model.network.train()
         position = f", from step {self.step:,}" if self.step else ""
