@@ -5,29 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-
-SMALL = {
-    "teacher_args": "{hidden: [256, 256]}",
-    "teacher_rows": "4096",
-    "teacher_steps": "400",
-    "rows": "9000",
-    "shards": "2",
-    "student_args": "{hidden: [32]}",
-    "student_steps": "600",
-}
-
-
-def arguments(output, **overrides):
-    given = [f"-p{name}={value}" for name, value in {**SMALL, **overrides}.items()]
-    return ["run", "distillation", "--output", str(output), *given]
-
-
-@pytest.fixture(scope="module")
-def run(kubestill, tmp_path_factory):
-    output = tmp_path_factory.mktemp("runs")
-    done = kubestill(*arguments(output))
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout, output
+from small import arguments
 
 
 def outputs(output: Path, task: str) -> dict:
