@@ -71,4 +71,4 @@ bench-mnist: setup ## Hinton 2015 on MNIST: DATA=folder of the IDX files, SCALE=
 
 .PHONY: bench-chaos
 bench-chaos: setup ## kill real training processes 200 times, on disk and on the storage emulator
-	KUBESTILL_CHAOS_KILLS=200 $(BIN)/pytest -sv --timeout 3600 -k killed tests/integration/training/test_chaos.py
+	KUBESTILL_CHAOS_KILLS=200 $(BIN)/pytest -sv --timeout 3600 -k killed tests/integration/training/test_chaos.py tests/integration/pipelines/test_preemption.py

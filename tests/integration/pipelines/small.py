@@ -4,7 +4,7 @@ from pathlib import Path
 
 SMALL = {
     "teacher_args": "{hidden: [256, 256], dropout: 0.2}",
-    "teacher_steps": "5000",  # seconds of training, so that there is time to kill it
+    "teacher_steps": "400",
     "rows": "9000",
     "shards": "2",
     "student_args": "{hidden: [32]}",
