@@ -10,6 +10,7 @@ KubestillError
 ├── CorruptData                  bytes that do not match their digest, or cannot be parsed
 ├── Fenced                       a newer attempt owns this training
 ├── Diverged                     the loss became NaN or infinite
+├── Refused                      a check of rows, training or model said no, and why
 └── TrainingFailed               an earlier attempt recorded a failure that retrying cannot mend
 """
 
@@ -31,6 +32,7 @@ __all__ = [
     "PermissionDenied",
     "Problem",
     "Problems",
+    "Refused",
     "StoreError",
     "StoreUnavailable",
     "TrainingFailed",
@@ -127,6 +129,10 @@ class Fenced(KubestillError):
 
 class Diverged(KubestillError):
     """The training loss became NaN or infinite; the last good state is kept."""
+
+
+class Refused(KubestillError):
+    """`overfit-batch` or `certify-surrogate` looked and said no; the message is the diagnosis."""
 
 
 class TrainingFailed(KubestillError):

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from kubestill.errors import Diverged, InvalidInput, Problem
+from kubestill.errors import Diverged
 from kubestill.runtime.checkpoints.checkpointer import Checkpointer
 from kubestill.runtime.checkpoints.ranks import Ranks
 from kubestill.runtime.checkpoints.state import TrainingState
@@ -29,7 +29,7 @@ from kubestill.runtime.training.kernels import foreach_lerp_
 from kubestill.runtime.training.prepare import Prepared
 from kubestill.runtime.training.schedules import LearningRates
 from kubestill.runtime.training.settings import TrainingSettings
-from kubestill.runtime.training.steps import AutogradStep, FusedStep, Step, why_not_fusible
+from kubestill.runtime.training.steps import build_step
 from kubestill.runtime.training.stopping import Stopping
 
 Say = Callable[[str], None]
@@ -124,7 +124,14 @@ class Trainer:
         """Build what trains, fresh or as it was saved."""
         resolved = saved.meta["resolved"] if saved else {}
         shuffle = resolved.get("shuffle", self._prepared.shuffle)
-        self.step_path, self._train_step = self._build_step(resolved.get("step_path"))
+        self.step_path, self._train_step = build_step(
+            self.model.network,
+            self._prepared.loss,
+            self._settings,
+            self._machine,
+            path=resolved.get("step_path"),
+            world_size=self._ranks.world,
+        )
         random_state.seed_everything(self._settings.seed + self._ranks.rank)
         self._average = deepcopy(self.model.network) if self._settings.ema_decay else None
         if saved:
@@ -157,28 +164,6 @@ class Trainer:
             f"{self.total_steps:,} steps of {self._settings.batch_size}: "
             f"{self._machine.describe()}, {self.step_path} step{position}"
         )
-
-    def _build_step(self, stored: str | None) -> tuple[str, Step]:
-        settings, network = self._settings, self.model.network
-        wanted = stored or settings.step_path
-        reason = why_not_fusible(
-            network, optimizer=settings.optimizer, precision=self._machine.precision
-        )
-        if wanted == "fused" and reason:
-            raise InvalidInput(
-                [Problem("step_path", "fused", f"{reason}; use 'auto' or 'autograd'")]
-            )
-        options: dict[str, Any] = {
-            "optimizer": settings.optimizer,
-            "optimizer_args": settings.optimizer_args,
-            "clip": settings.gradient_clip,
-            "world_size": self._ranks.world,
-        }
-        if wanted == "fused" or (wanted == "auto" and not reason):
-            return "fused", FusedStep(network, self._prepared.loss, **options)  # pyright: ignore
-        precision = self._machine.precision
-        step = AutogradStep(network, self._prepared.loss, precision=precision, **options)
-        return "autograd", step
 
     def _run_until(self, stop: int) -> None:
         """The hot loop: nothing here waits for the device."""

@@ -15,10 +15,13 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from kubestill.errors import InvalidInput, Problem
+from kubestill.runtime.training.device import Machine
 from kubestill.runtime.training.distributed import average_, share_buffers
 from kubestill.runtime.training.kernels import foreach_div_, foreach_mul_
 from kubestill.runtime.training.losses import Loss, differentiable
 from kubestill.runtime.training.optimizers import ELEMENTWISE, build_optimizer
+from kubestill.runtime.training.settings import TrainingSettings
 
 aten = torch.ops.aten
 
@@ -43,6 +46,43 @@ class Step(Protocol):
             KeyError: A slot is missing: the state belongs to another optimizer.
         """
         ...
+
+
+def build_step(
+    network: nn.Module,
+    loss: Loss,
+    settings: TrainingSettings,
+    machine: Machine,
+    *,
+    path: str | None = None,
+    world_size: int = 1,
+) -> tuple[str, Step]:
+    """Return ("fused" or "autograd", the step that trains `network` as the settings say).
+
+    Args:
+        network: Trained in place.
+        loss: What to minimise.
+        settings: Optimizer and its arguments, gradient clipping, `step_path`.
+        machine: Precision.
+        path: What an earlier attempt took; it overrides `settings.step_path`.
+        world_size: Processes whose gradients are averaged.
+
+    Raises:
+        InvalidInput: The fused step was asked for and does not fit.
+    """
+    wanted = path or settings.step_path
+    reason = why_not_fusible(network, optimizer=settings.optimizer, precision=machine.precision)
+    if wanted == "fused" and reason:
+        raise InvalidInput([Problem("step_path", "fused", f"{reason}; use 'auto' or 'autograd'")])
+    options: dict[str, Any] = {
+        "optimizer": settings.optimizer,
+        "optimizer_args": settings.optimizer_args,
+        "clip": settings.gradient_clip,
+        "world_size": world_size,
+    }
+    if wanted == "fused" or (wanted == "auto" and not reason):
+        return "fused", FusedStep(network, loss, **options)  # pyright: ignore
+    return "autograd", AutogradStep(network, loss, precision=machine.precision, **options)
 
 
 class AutogradStep(Step):
