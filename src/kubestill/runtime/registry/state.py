@@ -1,0 +1,137 @@
+"""What the registry's one object says. Everything here is a value with a JSON form.
+
+A *window* is the rows that one run took. It has two parts: rows to *train* on, and rows that only
+*judge*. A run holds its window as the *claim*; when the run ends well the claim becomes one of
+`windows`, and only then were its rows taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["FORMAT", "Champion", "Claim", "Half", "Part", "State", "Verdict", "Window"]
+
+FORMAT = "kubestill/registry/1"
+
+Half: TypeAlias = Literal["train", "judge"]
+Part: TypeAlias = Literal["trainable", "trained", "quarantined", "golden"]
+"""What may become of a part of a window: learn from it later; it was learned from; never learn
+from it, because what it taught was rejected; keep it as the fixed set that catches forgetting."""
+Verdict: TypeAlias = Literal["", "healthy", "inconclusive", "rejected", "promoted"]
+"""How the run ended that took the window; empty while it is under way."""
+
+
+class _Value(BaseModel):
+    # A field that this version does not know was written by a newer one.
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Champion(_Value):
+    """The model in production, or one that was."""
+
+    version: int = Field(ge=1)
+    run_id: str
+    """Of the run that promoted it."""
+    window: str
+    """Whose rows judged it."""
+    promoted_at: str
+    """ISO 8601, UTC."""
+    folder: str
+    """Key below the registry: `model/`, `ledger.json` and the state before overfitting lie there.
+    `Registry.model_uri` and `ledger_uri` make URIs of it."""
+    model_digest: str
+    """SHA-256 of `model.json`, which covers the weights."""
+    ledger_digest: str = ""
+    """SHA-256 of `ledger.json`; empty where the model came without one."""
+    datasets: Mapping[str, str] = Field(default_factory=dict[str, str])
+    """Fingerprints by use: `trained`, `judged`."""
+    decision: Mapping[str, Any] = Field(default_factory=dict[str, Any])
+    """What continuous-eval wrote when it was judged; its `scores` are the record to keep."""
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """Its scores at promotion, by metric."""
+        return dict(self.decision.get("scores") or {})
+
+
+class Window(_Value):
+    """The rows that one run took."""
+
+    id: str
+    """Also its folder's name below `windows/`."""
+    run_id: str
+    end: str
+    """ISO 8601, UTC: every row is from before this instant."""
+    first: str
+    """Time of the earliest row; ISO 8601, UTC."""
+    last: str
+    """Time of the latest row."""
+    rows: int = Field(ge=1)
+    judge_rows: int = Field(ge=0)
+    late: int = 0
+    """Rows from before the end of an earlier window."""
+    manifest: str
+    """SHA-256 of `windows/<id>/window.json`, which lists files, fingerprints and identities."""
+    holdout: str
+    """Fingerprint of the dataset of its judging rows."""
+    verdict: Verdict = ""
+    train: Part = "trainable"
+    judge: Part = "trainable"
+    """Rows that have judged may be learned from by later runs, which never judge by them again."""
+    trained_by: Mapping[Half, int] = Field(default_factory=dict[Half, int])
+    """Version of the champion that learned from a part."""
+
+
+class Claim(_Value):
+    """A run under way, and the window it holds."""
+
+    run_id: str
+    owner: str = ""
+    """Names the process that drives the run, where that can be looked up; see `ownership`."""
+    at: float
+    """When it was claimed or last renewed, in seconds since 1970 by the claimant's clock."""
+    lease_seconds: float
+    champion: int = 0
+    """Version of the champion that is judged; 0 where there is none."""
+    window: Window
+    pool: tuple[tuple[str, Half], ...] = ()
+    """Parts of earlier windows that the run trains on as well."""
+    contract: Mapping[str, Any] = Field(default_factory=dict[str, Any])
+    """What the rows mean; becomes the registry's when the run ends well."""
+
+
+class State(_Value):
+    """Everything that must never disagree with itself."""
+
+    format: Literal["kubestill/registry/1"] = FORMAT
+    sequence: int = 0
+    """Grows with every change."""
+    writer: str = ""
+    """Unique to the change that wrote this: tells one's own success after a lost answer."""
+    contract: Mapping[str, Any] = Field(default_factory=dict[str, Any])
+    """What the rows mean: timestamp, target, keys and schema."""
+    champion: Champion | None = None
+    previous: tuple[Champion, ...] = ()
+    """Former champions, newest first; those rolled back are gone from here."""
+    versions: int = 0
+    """Champions ever made: version numbers are not used twice."""
+    claim: Claim | None = None
+    windows: tuple[Window, ...] = ()
+    """In the order in which their runs ended."""
+
+    @property
+    def judged_through(self) -> str:
+        """The latest end of a window: rows from before it are late. Empty before the first."""
+        return max((window.end for window in self.windows), default="")
+
+    @property
+    def trained_through(self) -> str:
+        """Time of the latest row that a champion learned from; empty before the first."""
+        return max((window.last for window in self.windows if window.trained_by), default="")
+
+    def window(self, id: str) -> Window | None:
+        """Return the window called `id`, or None."""
+        return next((window for window in self.windows if window.id == id), None)
