@@ -24,14 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from kubestill.errors import InvalidInput, Problem
+from kubestill.runtime.arguments import fit_arguments, takes_anything
 from kubestill.runtime.models.embed import Embed
 from kubestill.runtime.models.encoder import Encoder
-from kubestill.runtime.models.resolve import (
-    Factory,
-    fit_arguments,
-    resolve_network,
-    takes_anything,
-)
+from kubestill.runtime.models.resolve import Factory, resolve_network
 
 if TYPE_CHECKING:
     from kubestill.runtime.data.decode import RawLayout
@@ -117,7 +113,7 @@ def build(
         if shape:
             offers["input_shape"] = list(shape)
             offers["in_channels"] = shape[0] if len(shape) == 3 else 1
-        arguments = fit_arguments(factory, network_args, offers)
+        arguments = fit_arguments(factory, network_args, offers, prefix="network_args.")
         made, arguments = _call(network, factory, arguments, outputs)
         seen: tuple[int, ...] = (offers["in_features"],)
         if shape and "in_features" not in inspect.signature(factory).parameters:

@@ -11,20 +11,18 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-import json
 import pkgutil
 import sys
-import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from torch import nn
 
-from kubestill.errors import InvalidInput, Problem, Problems, nearest
+from kubestill.errors import InvalidInput, Problem, nearest
+from kubestill.runtime.arguments import type_hints
 from kubestill.runtime.models.networks import NETWORKS
 
-__all__ = ["Factory", "fit_arguments", "resolve_network", "source_digest"]
+__all__ = ["Factory", "resolve_network", "source_digest"]
 
 Factory = Callable[..., nn.Module]
 
@@ -87,83 +85,8 @@ def _nearest_module(name: str) -> str:
 def _makes_networks(found: Any) -> bool:
     made = found
     if inspect.isfunction(found):
-        made = _hints(found).get("return")
+        made = type_hints(found).get("return")
     return inspect.isclass(made) and issubclass(made, nn.Module)
-
-
-def fit_arguments(
-    factory: Factory, given: Mapping[str, Any], offers: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Join the user's arguments with those `offers` that the factory's signature names.
-
-    Values are read as the parameter's annotation says. Without one, whole floats become ints,
-    because Kubeflow turns every number in a dict into a float.
-
-    Raises:
-        InvalidInput: Unknown or missing arguments, or values of the wrong type; all of them
-            together.
-    """
-    parameters = inspect.signature(factory).parameters
-    named = {
-        name: parameter
-        for name, parameter in parameters.items()
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-    }
-    hints = _hints(factory.__init__ if inspect.isclass(factory) else factory)
-    arguments = {name: value for name, value in offers.items() if name in named}
-    problems = Problems()
-    for name, value in given.items():
-        if name not in named and not takes_anything(factory):
-            problems.add(f"network_args.{name}", value, "unknown; " + nearest(name, named))
-            continue
-        try:
-            arguments[name] = _read(value, hints.get(name, Any))
-            json.dumps(arguments[name], allow_nan=False)
-        except ValidationError as error:
-            for wrong in error.errors():
-                place = ".".join(map(str, ("network_args", name, *wrong["loc"])))
-                problems.add(place, wrong["input"], wrong["msg"])
-        except (TypeError, ValueError):
-            problems.add(f"network_args.{name}", value, "must be JSON: the model's spec keeps it")
-    for name, parameter in named.items():
-        if parameter.default is parameter.empty and name not in {*arguments, *given}:
-            problems.add(f"network_args.{name}", "missing", "the network needs it; give a value")
-    problems.raise_if_any()
-    return arguments
-
-
-def _hints(function: Any) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(function)
-    except (NameError, TypeError, AttributeError):
-        # An annotation that only a type checker can follow.
-        return {}
-
-
-def _read(value: Any, hint: Any) -> Any:
-    if hint is Any:
-        return _whole(value)
-    try:
-        adapter: TypeAdapter[Any] = TypeAdapter(hint)
-    except PydanticSchemaGenerationError:
-        return _whole(value)
-    return adapter.validate_python(value)
-
-
-def takes_anything(factory: Factory) -> bool:
-    """Say whether the factory takes `**kwargs`, as torchvision's do."""
-    parameters = inspect.signature(factory).parameters.values()
-    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-
-
-def _whole(value: Any) -> Any:
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, list | tuple):
-        return [_whole(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _whole(item) for key, item in value.items()}
-    return value
 
 
 def source_digest(factory: Factory) -> str | None:

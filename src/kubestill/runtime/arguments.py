@@ -1,0 +1,97 @@
+"""From a user's dict to the arguments of a function or class, read as its signature says."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
+
+from kubestill.errors import Problems, nearest
+
+__all__ = ["fit_arguments", "takes_anything", "type_hints"]
+
+
+def fit_arguments(
+    factory: Callable[..., Any], given: Mapping[str, Any], offers: Mapping[str, Any], *, prefix: str
+) -> dict[str, Any]:
+    """Join the user's arguments with those `offers` that the factory's signature names.
+
+    Values are read as the parameter's annotation says. Without one, whole floats become ints,
+    because Kubeflow turns every number in a dict into a float.
+
+    Args:
+        factory: What is to be called.
+        given: The user's arguments.
+        offers: Taken where the signature names them and the user does not.
+        prefix: Put before an argument's name in messages: where the user finds it.
+
+    Raises:
+        InvalidInput: Unknown or missing arguments, or values of the wrong type; all of them
+            together.
+    """
+    parameters = inspect.signature(factory).parameters
+    named = {
+        name: parameter
+        for name, parameter in parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    hints = type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    arguments = {name: value for name, value in offers.items() if name in named}
+    problems = Problems()
+    for name, value in given.items():
+        if name not in named and not takes_anything(factory):
+            problems.add(f"{prefix}{name}", value, "unknown; " + nearest(name, named))
+            continue
+        try:
+            arguments[name] = _read(value, hints.get(name, Any))
+            json.dumps(arguments[name], allow_nan=False)
+        except ValidationError as error:
+            for wrong in error.errors():
+                place = prefix + ".".join(map(str, (name, *wrong["loc"])))
+                problems.add(place, wrong["input"], wrong["msg"])
+        except (TypeError, ValueError):
+            problems.add(f"{prefix}{name}", value, "must be JSON: it is kept and read again")
+    for name, parameter in named.items():
+        if parameter.default is parameter.empty and name not in {*arguments, *given}:
+            problems.add(f"{prefix}{name}", "missing", "it has no default; give a value")
+    problems.raise_if_any()
+    return arguments
+
+
+def type_hints(function: Any) -> dict[str, Any]:
+    """Return a function's annotations as types; none where they cannot be followed."""
+    try:
+        return typing.get_type_hints(function)
+    except (NameError, TypeError, AttributeError):
+        # An annotation that only a type checker can follow.
+        return {}
+
+
+def _read(value: Any, hint: Any) -> Any:
+    if hint is Any:
+        return _whole(value)
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(hint)
+    except PydanticSchemaGenerationError:
+        return _whole(value)
+    return adapter.validate_python(value)
+
+
+def takes_anything(factory: Callable[..., Any]) -> bool:
+    """Say whether the factory takes `**kwargs`, as torchvision's do."""
+    parameters = inspect.signature(factory).parameters.values()
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list | tuple):
+        return [_whole(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _whole(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,81 @@
+"""From a name or an import path to a system."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kubestill.errors import InvalidInput, Problem, nearest
+from kubestill.runtime.arguments import fit_arguments
+from kubestill.runtime.systems.domain import Domain
+from kubestill.runtime.systems.system import Output, System
+
+__all__ = ["BUILTIN", "load_system"]
+
+BUILTIN = {
+    "black-scholes": "black_scholes:BlackScholes",
+    "heat": "heat:Heat",
+}
+"""Where each built-in system is, below `kubestill.runtime.systems`."""
+
+
+def load_system(system: str, args: Mapping[str, Any] | None = None) -> System:
+    """Build a system.
+
+    Args:
+        system: A built-in name, or `package.module:Name` of a subclass of `System`.
+        args: Its keyword arguments; whole floats pass as ints, as Kubeflow hands them over.
+
+    Raises:
+        InvalidInput: No such system (with the nearest), unknown or missing arguments or values that
+            the system refuses, or something that is no system.
+    """
+    factory = _factory(system)
+    arguments = fit_arguments(factory, args or {}, {}, prefix="system_args.")
+    try:
+        made = factory(**arguments)
+    except InvalidInput as error:
+        raise InvalidInput(
+            Problem(f"system_args.{problem.field}", problem.value, problem.remedy)
+            for problem in error.problems
+        ) from error
+    except Exception as error:
+        remedy = f"{system} raised {type(error).__name__}: {error}"
+        raise InvalidInput([Problem("system_args", arguments, remedy)]) from error
+    if not isinstance(made, System):
+        raise _invalid(system, "make it a subclass of kubestill.runtime.systems.System")
+    for field, kind in (("domain", Domain), ("output", Output)):
+        if not isinstance(getattr(made, field, None), kind):
+            raise _invalid(system, f"set its `{field}` to a {kind.__name__} in `__init__`")
+    return made
+
+
+def _factory(system: str) -> Callable[..., Any]:
+    path = system
+    if ":" not in system:
+        if system not in BUILTIN:
+            remedy = nearest(system, BUILTIN) + "; or give an import path, 'package.module:Name'"
+            raise _invalid(system, remedy)
+        path = f"{__package__}.{BUILTIN[system]}"
+    module_name, _, name = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        remedy = (
+            f"importing {module_name!r} raised {type(error).__name__}: {error}; is it installed in "
+            "this image?"
+        )
+        raise _invalid(system, remedy) from error
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        known = [attribute for attribute in vars(module) if not attribute.startswith("_")]
+        raise _invalid(system, f"{module_name} has no {name!r}; {nearest(name, known)}")
+    return factory
+
+
+def _invalid(system: str, remedy: str) -> InvalidInput:
+    return InvalidInput([Problem("system", system, remedy)])
