@@ -19,10 +19,9 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 
-from kubestill.errors import InvalidInput, Problem, Problems
+from kubestill.errors import Problems
 from kubestill.runtime.data.canonical import storage_schema
 from kubestill.runtime.data.decode import RawLayout, decode_features
 from kubestill.runtime.data.manifest import Dataset
@@ -111,23 +110,6 @@ def labelled_schema(spec: ModelSpec, schema: Schema) -> Schema:
 def teacher_digest(spec: ModelSpec) -> str:
     """Return the SHA-256 of the spec, which covers preprocessing, architecture and weights."""
     return hashlib.sha256(json.dumps(spec.to_json(), sort_keys=True).encode()).hexdigest()
-
-
-def resolve_device(device: str) -> str:
-    """Return where to compute: `auto` is a GPU if there is one.
-
-    Raises:
-        InvalidInput: It is no device, or a GPU that is not here.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    name, _, number = device.partition(":")
-    if name not in ("cpu", "cuda") or (number and not number.isdigit()):
-        raise InvalidInput([Problem("device", device, "one of auto, cpu, cuda, cuda:1")])
-    if name == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        remedy = f"there are {torch.cuda.device_count()} CUDA devices here; use auto or cpu"
-        raise InvalidInput([Problem("device", device, remedy)])
-    return device
 
 
 Write = Callable[[pa.Table, NDArray[np.float32]], None]

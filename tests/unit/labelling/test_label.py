@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from kubestill.errors import InvalidInput
 from kubestill.runtime.artifacts import LocalArtifact
@@ -14,7 +13,6 @@ from kubestill.runtime.data.decode import RawLayout, decode_features, decode_sof
 from kubestill.runtime.data.manifest import Dataset
 from kubestill.runtime.data.schema import Column, Schema
 from kubestill.runtime.data.writer import DatasetWriter
-from kubestill.runtime.labelling import resolve_device
 from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.encoder import Encoder
 from kubestill.runtime.models.export import export_model, load_model
@@ -150,16 +148,3 @@ def test_wrong_artifacts_settings_and_devices_together(tmp_path: Path):
         )
     fields = [problem.field for problem in caught.value.problems]
     assert fields == ["model", "dataset", "settings.batch", "device"]
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
-def test_a_missing_gpu_fails_fast(device: str):
-    with pytest.raises(InvalidInput, match="0 CUDA devices"):
-        resolve_device(device)
-
-
-@pytest.mark.parametrize("device", ["gpu", "cuda:x", "", "cpu0"])
-def test_unknown_devices(device: str):
-    with pytest.raises(InvalidInput, match="one of auto"):
-        resolve_device(device)

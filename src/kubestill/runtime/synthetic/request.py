@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from kubestill.errors import InvalidInput, Problem, Problems, nearest
+from kubestill.errors import Problems, nearest
+from kubestill.runtime.settings import validate
 from kubestill.runtime.synthetic.jitter import JitterSettings
 from kubestill.runtime.synthetic.mixup import MixupSettings
 from kubestill.runtime.synthetic.munge import MungeSettings
@@ -19,8 +20,6 @@ METHODS: dict[str, type[BaseModel]] = {
     "jitter": JitterSettings,
 }
 """Each built-in method's settings."""
-
-Model = TypeVar("Model", bound=BaseModel)
 
 
 class Request(BaseModel):
@@ -72,13 +71,13 @@ def parse_request(values: Mapping[str, Any], *, has_original: bool) -> Request:
         elif isinstance(settings, dict):
             given = cast(dict[str, Any], settings)
             with problems.collect():
-                settings = validated(METHODS[method], given, prefix="settings.").model_dump()
+                settings = validate(METHODS[method], given, prefix="settings.").model_dump()
         if not has_original:
             remedy = f"the method {method!r} starts from a dataset; connect one"
             problems.add("original", None, remedy)
     request = None
     with problems.collect():
-        request = validated(Request, {**values, "settings": settings})
+        request = validate(Request, {**values, "settings": settings})
     shard, shards = values.get("shard", 0), values.get("shards", 1)
     if request and request.shard >= request.shards:
         remedy = (
@@ -88,26 +87,3 @@ def parse_request(values: Mapping[str, Any], *, has_original: bool) -> Request:
     problems.raise_if_any()
     assert request is not None
     return request
-
-
-def validated(model: type[Model], values: Mapping[str, Any], *, prefix: str = "") -> Model:
-    """Build a pydantic model.
-
-    Raises:
-        InvalidInput: With every complaint in this package's own words.
-    """
-    try:
-        return model.model_validate(dict(values))
-    except ValidationError as error:
-        raise InvalidInput(
-            Problem(
-                prefix + ".".join(map(str, detail["loc"])), detail["input"], _remedy(model, detail)
-            )
-            for detail in error.errors()
-        ) from error
-
-
-def _remedy(model: type[BaseModel], detail: Mapping[str, Any]) -> str:
-    if detail["type"] == "extra_forbidden":
-        return f"unknown; {nearest(str(detail['loc'][-1]), model.model_fields)}"
-    return str(detail["msg"])

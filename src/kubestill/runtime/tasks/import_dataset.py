@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from kubestill.errors import Problems
 from kubestill.runtime.artifacts import Artifact
@@ -21,6 +21,7 @@ from kubestill.runtime.data.columns import label_codes
 from kubestill.runtime.data.dataset import Dataset, DatasetWriter
 from kubestill.runtime.data.split import HOLDOUT, TRAIN, VALIDATION, check_fractions, split_rows
 from kubestill.runtime.data.tables import UserTable, read_table
+from kubestill.runtime.settings import validate
 
 __all__ = ["ImportOutputs", "import_dataset"]
 
@@ -79,16 +80,17 @@ def import_dataset(
         InvalidInput: Whatever keeps the table from being used, all problems together; nothing is
             written.
     """
-    settings = _validated(
-        source=source,
-        target=target,
-        task=task,
-        features=features or [],
-        kinds=kinds or {},
-        validation_fraction=validation_fraction,
-        holdout_fraction=holdout_fraction,
-        seed=seed,
-    )
+    values = {
+        "source": source,
+        "target": target,
+        "task": task,
+        "features": features or [],
+        "kinds": kinds or {},
+        "validation_fraction": validation_fraction,
+        "holdout_fraction": holdout_fraction,
+        "seed": seed,
+    }
+    settings = validate(_Settings, values)
     problems = Problems()
     check_fractions(settings.validation_fraction, settings.holdout_fraction, problems)
     table = None
@@ -98,17 +100,6 @@ def import_dataset(
     assert table
     _split(table, settings, {TRAIN: dataset, VALIDATION: validation, HOLDOUT: holdout})
     return ImportOutputs(dataset.uri)
-
-
-def _validated(**values: Any) -> _Settings:
-    try:
-        return _Settings(**values)
-    except ValidationError as error:
-        problems = Problems()
-        for found in error.errors():
-            problems.add(".".join(map(str, found["loc"])), found["input"], found["msg"])
-        problems.raise_if_any()
-        raise AssertionError from error
 
 
 def _open(settings: _Settings) -> UserTable:

@@ -9,7 +9,8 @@ from typing import Any
 from kubestill.errors import Problems
 from kubestill.runtime.artifacts import Artifact, check_kind
 from kubestill.runtime.data.manifest import Dataset
-from kubestill.runtime.labelling import label, resolve_device
+from kubestill.runtime.device import choose_device
+from kubestill.runtime.labelling import label
 from kubestill.runtime.models.export import load_model
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def label_with_teacher(
         problems.add(f"settings.{key}", value, "unknown; labelling has no further options")
     place = "cpu"
     with problems.collect():
-        place = resolve_device(device or "auto")
+        place = str(choose_device(device))
     problems.raise_if_any()
     log.info("labelling on %s", place)
     made = label(load_model(model.path, device=place), Dataset.open(dataset.path), labelled.path)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from kubestill.errors import InvalidInput, Problem
-from kubestill.runtime.training.distributed import local_rank
+from kubestill.runtime.device import choose_device
 from kubestill.runtime.training.kernels import set_deterministic
 from kubestill.runtime.training.settings import TrainingSettings
 
@@ -28,32 +28,6 @@ class Machine:
         if self.device.type == "cuda":
             return f"{torch.cuda.get_device_name(self.device)}, {self.precision}"
         return f"CPU, {torch.get_num_threads()} threads, {self.precision}"
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device called `name`; `auto` is a GPU where there is one.
-
-    Raises:
-        InvalidInput: No such kind of device, or a GPU was asked for and none is visible.
-    """
-    visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name in ("auto", "cuda") and visible:
-        return torch.device("cuda", local_rank())
-    if name == "auto":
-        return torch.device("cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise InvalidInput([Problem("device", name, "use auto, cpu, cuda or cuda:<index>")])
-    if device.type == "cuda" and (device.index or 0) >= visible:
-        remedy = (
-            f"{visible} GPUs are visible here: check the accelerator request, the node selector "
-            "and the image's CUDA build, or use device='auto'"
-        )
-        raise InvalidInput([Problem("device", name, remedy)])
-    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
 def choose_machine(settings: TrainingSettings) -> Machine:

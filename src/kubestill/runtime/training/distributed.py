@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from kubestill.runtime.device import local_rank
+
 
 @contextmanager
 def process_group() -> Generator[None, None, None]:
@@ -24,11 +26,6 @@ def process_group() -> Generator[None, None, None]:
         yield
     finally:
         dist.destroy_process_group()
-
-
-def local_rank() -> int:
-    """Return the index of this process on its machine, which is the index of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def average_(tensor: Tensor, world_size: int) -> Tensor:

@@ -1,0 +1,48 @@
+"""From what a user wrote to a validated pydantic model, with complaints in this package's words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from kubestill.errors import InvalidInput, Problem, nearest
+
+__all__ = ["validate"]
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+def validate(
+    model: type[Settings],
+    values: Mapping[str, Any],
+    *,
+    prefixed: Mapping[str, str] | None = None,
+    prefix: str = "",
+) -> Settings:
+    """Build a pydantic model from a user's values.
+
+    Args:
+        model: Pydantic model.
+        values: What the user gave; whole floats pass as ints, as Kubeflow hands them over.
+        prefixed: What to put before a field in messages, by field: where the user finds it.
+        prefix: The same for all other fields.
+
+    Raises:
+        InvalidInput: With every unknown key, wrong type and value out of range.
+    """
+    prefixed = prefixed or {}
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        problems: list[Problem] = []
+        for detail in error.errors():
+            path = ".".join(str(part) for part in detail["loc"])
+            field = prefixed.get(path.split(".")[0], prefix) + path
+            if detail["type"] == "extra_forbidden":
+                remedy = f"unknown key; {nearest(str(detail['loc'][-1]), model.model_fields)}"
+            else:
+                remedy = detail["msg"].removeprefix("Value error, ")
+            problems.append(Problem(field, detail["input"], remedy))
+        raise InvalidInput(problems) from error
