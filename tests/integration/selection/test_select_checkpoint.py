@@ -244,6 +244,15 @@ def test_running_twice_gives_the_same(history: Ledger, tmp_path: Path):
     assert outcomes[0] == outcomes[1]
 
 
+def test_a_file_to_serve_beside_the_model(history: Ledger, tmp_path: Path):
+    io = Io(tmp_path, history)
+    io.select(rule="last", settings={"serving": "torch"})
+    program = torch.export.load(str(tmp_path / "model" / "model.pt2")).module()
+    raw = torch.tensor(FEATURES.to_numpy(), dtype=torch.float32)
+    served = program(raw).detach().numpy()[:, 0]
+    np.testing.assert_allclose(served, io.predictions, rtol=1e-5, atol=1e-6)
+
+
 @pytest.fixture
 def rows(tmp_path: Path) -> LocalArtifact:
     """400 labelled rows on which the slope 1 is exact."""

@@ -92,9 +92,10 @@ def test_data_source_and_start_make_another_training(change: dict) -> None:
         ({"network_args": {"b": 2.0, "a": {"d": 1, "c": 2}}}, {}),
         ({}, {"checkpoints": {"recovery_seconds": 5, "keep_last": 9}}),
         ({}, {"log_seconds": 1}),
+        ({}, {"serving": "torch"}),
         ({}, {"threads": 1, "step_path": "autograd", "deterministic": False}),
     ],
-    ids=["device", "float", "order-of-keys", "checkpoints", "logging", "numerics"],
+    ids=["device", "float", "order-of-keys", "checkpoints", "logging", "serving", "numerics"],
 )
 def test_what_must_not_make_another_training(typed: dict, settings: dict) -> None:
     plain = {"network_args": {"a": {"c": 2, "d": 1}, "b": 2}} if "network_args" in typed else {}

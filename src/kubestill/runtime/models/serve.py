@@ -7,14 +7,28 @@ in target units. How a raw row is laid out stands in the spec, which travels ins
 from __future__ import annotations
 
 import json
+import os
 import warnings
+from importlib.util import find_spec
+from typing import Literal
 
 import torch
-from torch.export import Dim
 
+from kubestill.errors import InvalidInput, Problem
+from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.model import Model
 
-__all__ = ["SPEC_KEY", "export_onnx", "export_torch"]
+__all__ = [
+    "SPEC_KEY",
+    "Serving",
+    "add_serving_file",
+    "check_serving",
+    "export_onnx",
+    "export_torch",
+]
+
+Serving = Literal["none", "onnx", "torch"]
+"""What a model's folder holds beside the model itself."""
 
 SPEC_KEY = "kubestill/model.json"
 """Name of the spec among an ONNX file's metadata."""
@@ -23,11 +37,40 @@ SPEC_KEY = "kubestill/model.json"
 EXAMPLE_ROWS = 2
 
 
+def check_serving(serving: Serving, field: str) -> None:
+    """Check, before anything expensive, that the file can be written here.
+
+    Raises:
+        InvalidInput: The packages that ONNX needs are not installed.
+    """
+    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
+    if serving == "onnx" and missing:
+        remedy = (
+            f"needs {' and '.join(missing)}: install kubestill[onnx] in the image, or use torch"
+        )
+        raise InvalidInput([Problem(field, serving, remedy)])
+
+
+def add_serving_file(folder: str, serving: Serving) -> None:
+    """Write `model.onnx` or `model.pt2` beside an exported model; "none" writes nothing.
+
+    Args:
+        folder: Of an export.
+        serving: Which file.
+    """
+    if serving == "onnx":
+        export_onnx(load_model(folder).model, os.path.join(folder, "model.onnx"))
+    elif serving == "torch":
+        export_torch(load_model(folder).model, os.path.join(folder, "model.pt2"))
+
+
 def export_onnx(model: Model, path: str) -> None:
     """Write an ONNX file with input `raw` [rows, R] and output `outputs` [rows, K or T].
 
     Needs the packages `onnx` and `onnxscript` (the extra `kubestill[onnx]`).
     """
+    from torch.export import Dim
+
     with warnings.catch_warnings():
         # The exporter warns about its own future, which its caller can do nothing about.
         warnings.simplefilter("ignore")
@@ -50,6 +93,8 @@ def export_torch(model: Model, path: str) -> None:
 
     The spec is the extra file `model.json`.
     """
+    from torch.export import Dim
+
     exported = torch.export.export(
         model.eval(), (_example(model),), dynamic_shapes=({0: Dim("rows")},)
     )

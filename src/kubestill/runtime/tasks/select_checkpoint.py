@@ -26,6 +26,7 @@ from kubestill.runtime.checkpoints.ledger import (
 from kubestill.runtime.checkpoints.restore import read_state
 from kubestill.runtime.checkpoints.state import TrainingState
 from kubestill.runtime.data.manifest import Dataset
+from kubestill.runtime.device import choose_device
 from kubestill.runtime.evaluation.evaluate import evaluate
 from kubestill.runtime.evaluation.intervals import bootstrap
 from kubestill.runtime.evaluation.metrics import METRICS
@@ -35,6 +36,7 @@ from kubestill.runtime.models.export import (
     export_model,
     load_model,
 )
+from kubestill.runtime.models.serve import Serving, add_serving_file, check_serving
 from kubestill.runtime.selection.report import Account, selection_report
 from kubestill.runtime.selection.request import (
     TRAIN_LOSS,
@@ -44,10 +46,9 @@ from kubestill.runtime.selection.request import (
     metric_of,
 )
 from kubestill.runtime.selection.rules import Choice, select
+from kubestill.runtime.settings import validate
 from kubestill.runtime.stores import join_uri, open_store
 from kubestill.runtime.stores.base import Store
-from kubestill.runtime.training.device import choose_device
-from kubestill.runtime.training.settings import validate
 
 __all__ = ["SelectionSettings", "select_checkpoint"]
 
@@ -66,6 +67,8 @@ class SelectionSettings(BaseModel):
     """Which way the metric is better; `auto` knows the usual names."""
     device: str = "auto"
     """Where candidates are scored again: auto, cpu, cuda, cuda:<index>."""
+    serving: Serving = "none"
+    """A file beside the model that serves it without this package: `onnx` or `torch`."""
 
 
 def select_checkpoint(
@@ -110,6 +113,7 @@ def select_checkpoint(
     with tempfile.TemporaryDirectory(prefix="kubestill-select-") as folder:
         selection = Selection(job, open_store(job.ledger.uri), folder)
         choice, digest = selection.run(model.path)
+    add_serving_file(model.path, job.serving)
     chosen = next(entry for entry in job.entries if entry.step == choice.entry.step)
     _describe(job, Checkpoint.of(job.ledger, chosen, reason=choice.reason), checkpoint)
     model.metadata.update(
@@ -133,6 +137,7 @@ class Job:
     evidence: Evidence
     dataset: Dataset | None
     device: str
+    serving: Serving
 
     @property
     def entries(self) -> list[LedgerEntry]:
@@ -241,6 +246,8 @@ def check_inputs(
     with problems.collect():
         device = str(choose_device(parsed.device))
     with problems.collect():
+        check_serving(parsed.serving, "settings.serving")
+    with problems.collect():
         check_kind(dataset, "dataset")
         rows = Dataset.open(dataset.path) if dataset else None
     with problems.collect():
@@ -262,7 +269,14 @@ def check_inputs(
     problems.raise_if_any()
     assert history
     assert evidence
-    return Job(ledger=history, request=request, evidence=evidence, dataset=rows, device=device)
+    return Job(
+        ledger=history,
+        request=request,
+        evidence=evidence,
+        dataset=rows,
+        device=device,
+        serving=parsed.serving,
+    )
 
 
 def _evidence(ledger: Ledger) -> Evidence:

@@ -19,7 +19,15 @@ ENGINE = "kubestill/engine/1"
 
 # The numerics key tells whether these changed, and a resume says so; they do not make another
 # training.
-_NO_INFLUENCE = {"checkpoints", "log_seconds", "device", "threads", "deterministic", "step_path"}
+_NO_INFLUENCE = {
+    "checkpoints",
+    "deterministic",
+    "device",
+    "log_seconds",
+    "serving",
+    "step_path",
+    "threads",
+}
 
 
 def fingerprint(

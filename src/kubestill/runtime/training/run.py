@@ -23,6 +23,8 @@ from kubestill.runtime.data.checks import check_validation
 from kubestill.runtime.data.dataset import Dataset
 from kubestill.runtime.models.export import export_from_state
 from kubestill.runtime.models.model import Model
+from kubestill.runtime.models.resolve import resolve_network, source_digest
+from kubestill.runtime.models.serve import add_serving_file
 from kubestill.runtime.reports.training import training_report
 from kubestill.runtime.training.device import Machine, arithmetic, choose_machine, numerics_key
 from kubestill.runtime.training.distributed import process_group
@@ -30,6 +32,7 @@ from kubestill.runtime.training.engine import Start, Trainer
 from kubestill.runtime.training.fingerprint import fingerprint
 from kubestill.runtime.training.prepare import prepare, resolve_loss
 from kubestill.runtime.training.settings import TrainingSettings, parse_settings
+from kubestill.runtime.training.validation import MAIN_METRIC
 
 _RESUME = ("auto", "never", "must")
 
@@ -110,11 +113,10 @@ def run_training(
     job = _check(preset, typed, settings, ports, keeping)
     with process_group(), arithmetic(job.settings):
         rank = Ranks.current().rank
-        source = "" if origin else _source(job)
         identity = fingerprint(
             job.settings,
             data=job.fingerprints | {"loss": job.loss_name},
-            source=source,
+            source="" if origin else job.source,
             start=origin.digest if origin else "",
         )
         place = resolve_place(
@@ -128,6 +130,7 @@ def run_training(
         record, ledger = _train(job, place, keeping, origin, about)
     if rank == 0:
         _write_outputs(record, ledger, ports)
+        add_serving_file(ports.model.path, job.settings.serving)
     return (ports.model.uri,)
 
 
@@ -140,6 +143,8 @@ class _Job:
     dataset: Dataset
     validation: Dataset | None
     loss_name: str
+    source: str
+    """Digest of the user's own network source."""
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -157,6 +162,7 @@ def _check(
     """Find every problem that can be found without reading rows, and raise them together."""
     problems = Problems()
     parsed = machine = dataset = validation = loss_name = None
+    source = ""
     with problems.collect():
         parsed = parse_settings(typed, settings, defaults=preset.defaults)
     with problems.collect():
@@ -180,6 +186,8 @@ def _check(
         _check_followed(parsed, validation, problems)
         with problems.collect():
             machine = choose_machine(parsed)
+        with problems.collect():
+            source = source_digest(resolve_network(parsed.network)) or ""
     if parsed and dataset:
         with problems.collect():
             loss_name = resolve_loss(parsed, dataset, distil=preset.distil)
@@ -194,6 +202,7 @@ def _check(
         dataset=dataset,
         validation=validation,
         loss_name=loss_name,
+        source=source,
     )
 
 
@@ -216,19 +225,11 @@ def _check_followed(
         )
 
 
-def _source(job: _Job) -> str:
-    """Return the digest of the user's own network source; fails early on an unknown network."""
-    from kubestill.runtime.models.resolve import resolve_network, source_digest
-
-    return source_digest(resolve_network(job.settings.network)) or ""
-
-
 def _train(
     job: _Job, place: Place, keeping: Keeping, origin: Origin | None, about: Mapping[str, Any]
 ) -> tuple[dict[str, Any], Ledger]:
     """Adopt the result of a finished training, or train to the end from wherever it is."""
     settings = job.settings
-    prepared = None
     world = Ranks.current().world
     numerics = numerics_key(job.machine, step_path=settings.step_path, world_size=world)
     policy = settings.checkpoints
@@ -270,8 +271,6 @@ def _train(
 
 
 def _followed_metric(job: _Job) -> str:
-    from kubestill.runtime.training.validation import MAIN_METRIC
-
     return job.settings.metric or MAIN_METRIC[str(job.dataset.schema.task)]
 
 

@@ -7,16 +7,17 @@ one `settings` dict. Both end up here, in one frozen object, and every problem i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from kubestill.errors import InvalidInput, Problem, Problems, nearest
+from kubestill.errors import InvalidInput, Problems, nearest
 from kubestill.runtime.checkpoints.settings import CheckpointSettings
+from kubestill.runtime.models.serve import Serving, check_serving
+from kubestill.runtime.settings import validate
 from kubestill.runtime.training import losses, optimizers, schedules
 
 Seconds = Annotated[float, Field(gt=0)]
-Settings = TypeVar("Settings", bound=BaseModel)
 
 
 class TrainingSettings(BaseModel):
@@ -91,6 +92,8 @@ class TrainingSettings(BaseModel):
     """`fused` is the hand-written step for plain MLPs; `auto` takes it wherever it applies."""
     threads: int = Field(default=0, ge=0)
     """CPU threads of one process; 0 leaves torch's default."""
+    serving: Serving = "none"
+    """A file beside the model that serves it without this package: `onnx` or `torch`."""
     log_seconds: Seconds = 5.0
     """Time between two progress lines."""
     checkpoints: CheckpointSettings = CheckpointSettings()
@@ -149,26 +152,8 @@ def parse_settings(
             optimizers.check_arguments(parsed.optimizer, parsed.optimizer_args)
         with problems.collect():
             schedules.check_arguments(parsed.schedule, parsed.schedule_args)
+        with problems.collect():
+            check_serving(parsed.serving, "settings.serving")
         if not problems:
             return parsed
     raise InvalidInput(problems)
-
-
-def validate(
-    model: type[Settings], values: Mapping[str, Any], *, prefixed: Mapping[str, str] | None = None
-) -> Settings:
-    """Build a pydantic model; its complaints become `InvalidInput` in this package's own words."""
-    prefixed = prefixed or {}
-    try:
-        return model.model_validate(dict(values))
-    except ValidationError as error:
-        problems: list[Problem] = []
-        for detail in error.errors():
-            path = ".".join(str(part) for part in detail["loc"])
-            field = prefixed.get(path.split(".")[0], "") + path
-            if detail["type"] == "extra_forbidden":
-                remedy = f"unknown key; {nearest(str(detail['loc'][-1]), model.model_fields)}"
-            else:
-                remedy = detail["msg"].removeprefix("Value error, ")
-            problems.append(Problem(field, detail["input"], remedy))
-        raise InvalidInput(problems) from error
