@@ -37,7 +37,7 @@ run: setup ## distil handwritten digits on this machine, and show the scores
 
 .PHONY: test
 test: setup ## all tests but those that need a Docker engine or a GPU
-	$(BIN)/pytest -m "not container and not gpu"
+	$(BIN)/pytest -n auto --dist loadfile -m "not container and not gpu"
 
 .PHONY: lint
 lint: setup ## ruff: rules and format

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import uuid
 from collections.abc import Iterator
@@ -9,6 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers share the cores; torch reads this when it is imported.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Test modules are imported by path, so that the helpers beside this file need one, too.
 sys.path.insert(0, str(Path(__file__).parent))
