@@ -1,24 +1,34 @@
 """The components: what Kubeflow sees. Each is a signature, a docstring and one runtime call."""
 
+from .collect_fresh import collect_fresh
 from .continuous_eval import continuous_eval
 from .finetune_fresh import finetune_fresh
 from .gather_shards import gather_shards
 from .generate_synthetic import generate_synthetic
 from .import_dataset import import_dataset
 from .label_with_teacher import label_with_teacher
+from .open_champion import open_champion
+from .overfit_batch import overfit_batch
 from .plan_shards import plan_shards
+from .promote_model import promote_model
+from .record_outcome import record_outcome
 from .select_checkpoint import select_checkpoint
 from .train_student import train_student
 from .train_teacher import train_teacher
 
 __all__ = [
+    "collect_fresh",
     "continuous_eval",
     "finetune_fresh",
     "gather_shards",
     "generate_synthetic",
     "import_dataset",
     "label_with_teacher",
+    "open_champion",
+    "overfit_batch",
     "plan_shards",
+    "promote_model",
+    "record_outcome",
     "select_checkpoint",
     "train_student",
     "train_teacher",

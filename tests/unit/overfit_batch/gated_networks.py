@@ -88,7 +88,7 @@ class RowsMixed(Mlp):
 class TinyConv(nn.Module):
     """Learns from images [B, C, H, W]."""
 
-    def __init__(self, in_channels: int, num_classes: int, channels: int = 24):
+    def __init__(self, in_channels: int, num_classes: int, channels: int = 8):
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv2d(in_channels, channels, 3, padding=1),
@@ -110,15 +110,15 @@ class Recurrent(nn.Module):
 
     def __init__(self, input_shape: list[int], out_features: int):
         super().__init__()
-        self.cell = nn.GRU(input_shape[-1], 48, batch_first=True)
-        self.head = nn.Linear(48, out_features)
+        self.cell = nn.GRU(input_shape[-1], 32, batch_first=True)
+        self.head = nn.Linear(32, out_features)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.cell(images)[0][:, -1])
 
 
 class ZeroHead(nn.Module):
-    """Normalised residual blocks whose last layer starts at zero, on purpose (Zhang et al. 2019)."""
+    """Residual blocks whose last layer starts at zero, on purpose (Zhang et al. 2019)."""
 
     def __init__(self, in_features: int, out_features: int, width: int = 64):
         super().__init__()

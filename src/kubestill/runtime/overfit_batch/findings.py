@@ -1,0 +1,113 @@
+"""What the gate found, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+__all__ = ["CODES", "LEARNED", "Check", "Findings", "Status", "Trace"]
+
+Status = Literal["ok", "fail", "undetermined", "note", "skipped"]
+
+LEARNED = "the batch is learned"
+"""The check that all is about."""
+
+CODES: dict[str, str] = {
+    "labels-constant": "every row has the same label",
+    "features-constant": "every row has the same features",
+    "features-scale": "the features are not normalised",
+    "target-scale": "the target's scale is wrong",
+    "loss": "the loss does not match the task",
+    "reduction": "the loss is not a mean over the rows",
+    "frozen": "parameters are frozen",
+    "detached": "parameters are cut off from the loss",
+    "dead": "gradients are dead",
+    "exploding": "gradients explode",
+    "softmax": "the network applies the softmax or sigmoid that the loss applies",
+    "bounded": "the network cannot put out the values that are wanted",
+    "rows-mixed": "a row's answer depends on the other rows of its batch",
+    "train-eval": "the network answers differently once training is over",
+    "learning-rate": "the learning rate does not work",
+    "too-small": "the network is too small",
+    "network": "this network does not learn where a plain one does",
+    "stuck": "no network learns this batch",
+    "budget": "there was not enough time to tell",
+    "misaligned": "labels belong to other rows",
+    "undetermined": "nothing can be learned about unseen rows",
+}
+"""Every diagnosis and what it means."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One question and its answer."""
+
+    name: str
+    """What was asked."""
+    status: Status
+    said: str
+    """What was seen, in a sentence."""
+    code: str = ""
+    """A key of `CODES`, where the answer is not fine."""
+    remedy: str = ""
+
+
+@dataclass(kw_only=True)
+class Trace:
+    """One attempt at memorising a batch."""
+
+    name: str
+    steps: list[int] = field(default_factory=list[int])
+    excess: list[float] = field(default_factory=list[float])
+    """Of the loss over its floor, 1 for the best constant answer: at each of `steps`."""
+    reached: int | None = None
+    """The step at which it was near enough to the floor."""
+    ended: Literal["reached", "steps", "time", "diverged"] = "steps"
+    seconds: float = 0.0
+    final_train_loss: float = 0.0
+    """As the step itself gave it, in training mode."""
+
+    @property
+    def best(self) -> float:
+        """The smallest excess; infinite where there is none."""
+        return min(self.excess, default=float("inf"))
+
+
+@dataclass(kw_only=True)
+class Findings:
+    """The gate's whole answer."""
+
+    checks: list[Check] = field(default_factory=list[Check])
+    traces: list[Trace] = field(default_factory=list[Trace])
+    facts: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Rows, floor, baseline, conflicts, skill on held-out rows, seconds."""
+
+    @property
+    def verdict(self) -> str:
+        """`fail` where anything failed, else `undetermined` where something could not be told."""
+        found = {check.status for check in self.checks}
+        return next((word for word in ("fail", "undetermined") if word in found), "pass")
+
+    @property
+    def diagnoses(self) -> list[Check]:
+        """The checks behind the verdict; empty where it passed."""
+        return [check for check in self.checks if check.status == self.verdict]
+
+    @property
+    def reason(self) -> str:
+        """The verdict in sentences."""
+        if self.verdict != "pass":
+            return " ".join(f"{c.code}: {c.said} {c.remedy}".rstrip() for c in self.diagnoses)
+        learned = next(check.said for check in self.checks if check.name == LEARNED)
+        return f"A batch of {self.facts['rows']} rows is learned. {learned}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON."""
+        return {
+            "format": "kubestill/overfit-batch/1",
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "checks": [asdict(check) for check in self.checks],
+            "traces": [asdict(trace) for trace in self.traces],
+            "facts": self.facts,
+        }

@@ -1,0 +1,30 @@
+"""What the gate can be told."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["GateSettings"]
+
+
+class GateSettings(BaseModel):
+    """The `gate` parameter of `overfit-batch`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    rows: int = Field(default=64, ge=2, le=4096)
+    """Rows of the batch."""
+    excess: float = Field(default=0.01, gt=0, lt=1)
+    """How near to its floor the loss must come: share of the way from the best constant answer."""
+    steps: int = Field(default=0, ge=0)
+    """Optimizer steps at most; 0 takes as many as the training itself, within 2,000 and 4,000."""
+    seconds: float = Field(default=60.0, gt=0)
+    """Time for everything together."""
+    untrained: list[str] = []
+    """Parameters that are meant not to learn, by name; `backbone.*` matches many."""
+    undetermined: Literal["refuse", "accept"] = "refuse"
+    """What to do where rows never seen cannot be told better than by a constant."""
+    held_out_rows: int = Field(default=4000, ge=0)
+    """Rows for that question; 0 does not ask it."""

@@ -1,0 +1,183 @@
+"""The report of the gate: did it learn one batch, how fast, and if not, why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kubestill.runtime.overfit_batch.findings import CODES, Check, Findings, Trace
+from kubestill.runtime.reports.canvas import PAINT, draw, log_axis, plain_axis
+from kubestill.runtime.reports.markdown import bullet_list, document, markdown_table
+from kubestill.runtime.reports.numbers import count, duration, percent
+from kubestill.runtime.reports.page import (
+    Cell,
+    Html,
+    Tile,
+    definitions,
+    emphasised,
+    figure,
+    page,
+    pill,
+    section,
+    table,
+    tiles,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["gate_report"]
+
+_TONES = {"pass": "good", "fail": "bad", "undetermined": "doubt"}
+_WORDS = {
+    "ok": ("fine", "good"),
+    "fail": ("wrong", "bad"),
+    "undetermined": ("open", "doubt"),
+    "note": ("noted", "student"),
+    "skipped": ("not asked", "muted"),
+}
+_COLOURS = ("student", "control", "fourth", "fifth", "teacher", "doubt", "good", "bad")
+LOWEST = 1e-4
+"""Excesses are drawn from here up."""
+
+
+def gate_report(findings: Findings, told: Mapping[str, Any]) -> tuple[str, str]:
+    """Return (HTML, Markdown).
+
+    Args:
+        findings: What the gate found.
+        told: What it was told, to be listed.
+    """
+    body = [tiles(_facts(findings))]
+    if findings.traces:
+        note = (
+            "Share of the way from the best constant answer (100%) to the least loss that any "
+            "function of these features can have (0%). The curve has to reach the shaded band."
+        )
+        body.append(section("Learning one batch", figure(_plot(findings)), note=note))
+    body.append(section("What was asked", _checks(findings.checks)))
+    body.append(section("How it was asked", definitions(told)))
+    html = page(
+        title=f"overfit-batch: {findings.verdict}",
+        eyebrow=Html(f"overfit-batch {pill(findings.verdict, _TONES[findings.verdict])}"),
+        headline=emphasised(_headline(findings)),
+        lead=_lead(findings),
+        body=body,
+    )
+    return html, _markdown(findings)
+
+
+def _headline(findings: Findings) -> str:
+    if findings.verdict == "pass":
+        steps = next(trace.reached for trace in findings.traces if trace.reached is not None)
+        return f"The training learns: {findings.facts['rows']} rows by heart in {steps} steps."
+    meaning = CODES[findings.diagnoses[0].code]
+    if findings.verdict == "undetermined":
+        return f"Not to be told: {meaning}."
+    return f"Stopped before the expensive step: {meaning}."
+
+
+def _lead(findings: Findings) -> str:
+    if findings.verdict != "pass":
+        return " ".join(f"{check.said} {check.remedy}" for check in findings.diagnoses)
+    return (
+        "Rows, loss, gradients and optimizer work together: one small batch goes to the floor of "
+        "its loss. Whether the model will be good is another question."
+    )
+
+
+def _facts(findings: Findings) -> list[Tile]:
+    facts, found = findings.facts, []
+    if findings.traces:
+        best = findings.traces[0]
+        reached = (
+            f"in {best.reached} steps"
+            if best.reached is not None
+            else f"after {best.steps[-1]} steps"
+        )
+        found.append(Tile(value=percent(min(best.best, 99.0)), label="excess loss", detail=reached))
+    if "floor" in facts:
+        detail = f"a constant answer costs {facts['baseline']:.4g}"
+        found.append(
+            Tile(value=f"{max(facts['floor'], 0):.3g}", label="floor of the loss", detail=detail)
+        )
+        conflicts = Tile(
+            value=str(facts["conflicts"]),
+            label="conflicting rows",
+            detail=f"of {facts['rows']}: equal features, unlike labels",
+        )
+        found.append(conflicts)
+    if "skill" in facts:
+        detail = f"of rows never seen, {facts['sigmas']:.0f} standard errors"
+        found.append(
+            Tile(value=percent(max(facts["skill"], 0.0)), label="explained", detail=detail)
+        )
+    found.append(Tile(value=duration(facts["seconds"]), label="for all of it"))
+    return found
+
+
+def _checks(checks: Sequence[Check]) -> Html:
+    rows = [
+        (
+            Html(f"{pill(*_WORDS[check.status])}&nbsp; {check.name}"),
+            [Cell(text=check.said, detail=check.remedy)],
+        )
+        for check in checks
+    ]
+    made = table(["question", "answer"], rows)
+    # Sentences wrap, unlike the numbers that tables are made for.
+    return Html(
+        "<style>.asked td{text-align:left}.asked td small{white-space:normal}</style>"
+        f'<div class="asked">{made}</div>'
+    )
+
+
+def _plot(findings: Findings) -> Html:
+    traces = sorted(findings.traces[:8], key=lambda trace: trace.steps[-1])
+
+    def build(figure: Figure) -> None:
+        axes = figure.subplots()
+        for trace in traces:
+            _curve(axes, trace, _COLOURS[findings.traces.index(trace)])
+        near = float(findings.facts["excess"])
+        axes.axhspan(LOWEST, near, color=PAINT["good"], alpha=0.13, linewidth=0)
+        axes.set_ylim(LOWEST, 3)
+        axes.set_xlim(0, max(trace.steps[-1] for trace in traces) * 1.16 + 1)
+        axes.set_xlabel("optimizer step")
+        log_axis(axes, "y", lambda value: f"{100 * value:g}%")
+        plain_axis(axes, "x", count, 8)
+
+    what = "Excess of the loss over its floor, by optimizer step, for every attempt"
+    return draw("excess", 11.2, 4.2, build, description=what)
+
+
+def _curve(axes: Axes, trace: Trace, colour: str) -> None:
+    paint = PAINT[colour]
+    values = np.clip(np.asarray(trace.excess, dtype=float), LOWEST, 3)
+    axes.plot(trace.steps, values, color=paint, zorder=3)
+    axes.plot(trace.steps[-1:], values[-1:], "o", color=paint, markersize=6, zorder=4)
+    axes.annotate(
+        trace.name,
+        (trace.steps[-1], values[-1]),
+        xytext=(8, 0),
+        textcoords="offset points",
+        color=paint,
+        va="center",
+        fontweight="bold",
+    )
+
+
+def _markdown(findings: Findings) -> str:
+    rows = [[check.name, _WORDS[check.status][0], check.said] for check in findings.checks]
+    reasons = (
+        [f"{c.said} {c.remedy}" for c in findings.diagnoses] if findings.verdict != "pass" else []
+    )
+    return document(
+        f"overfit-batch: {findings.verdict}",
+        _headline(findings),
+        bullet_list(reasons),
+        markdown_table(["question", "answer", "seen"], rows),
+    )
