@@ -9,35 +9,44 @@ from kubestill.components._image import IMAGE
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def continuous_eval(
-    model: dsl.Input[dsl.Model],
     dataset: dsl.Input[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
+    model: dsl.Input[dsl.Model] | None = None,
     baseline: dsl.Input[dsl.Model] | None = None,
     teacher: dsl.Input[dsl.Model] | None = None,
     golden: dsl.Input[dsl.Dataset] | None = None,
     thresholds: dict = {},
     slices: list = [],
     registry: str = "",
+    run_id: str = "",
+    step: str = "",
     settings: dict = {},
 ) -> NamedTuple("Outputs", [("decision", str), ("reason", str)]):
     """Score a model with confidence intervals, compare it with others, and decide.
 
+    With a registry, the champion is held against the record of its own promotion, rows are checked
+    for being fit to judge by, and the evaluation is added to the history.
+
     Args:
-        model: The model to judge.
         dataset: Labelled rows that no training has seen.
-        baseline: The model to beat, compared row by row on the same data.
+        model: The model to judge; the registry's champion where not connected.
+        baseline: The model to beat, compared row by row on the same data; the registry's champion
+            where not connected.
         teacher: The model that the judged one imitates.
         golden: A fixed second dataset that must not get worse.
         thresholds: Limits by metric that decide between pass and fail.
         slices: Columns by whose values the scores are broken down.
-        registry: Folder of the evaluation history, local or gs://; empty keeps none.
+        registry: Folder of champions and history, local or gs://; empty keeps none.
+        run_id: Of the pipeline run, for the history.
+        step: What the history calls this evaluation: `judge` or `challenge`; empty follows from
+            who is judged.
         settings: Further options; unknown names are refused.
 
     Returns:
-        metrics: Scalars of the model.
-        report: Scores, calibration, agreement and cost, as a page.
+        metrics: Scalars of the model; its metadata carries the decision, bound to digests.
+        report: Scores, record, drift, history, calibration and cost, as a page.
         summary: The same in short.
         decision: One word for the pipeline to branch on.
         reason: The sentence behind it.
@@ -56,5 +65,7 @@ def continuous_eval(
         thresholds=thresholds,
         slices=slices,
         registry=registry,
+        run_id=run_id,
+        step=step,
         settings=settings,
     )

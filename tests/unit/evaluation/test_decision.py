@@ -5,7 +5,7 @@ import pytest
 
 from kubestill.errors import InvalidInput
 from kubestill.runtime.evaluation.comparison import agreement, agreement_matrix, mcnemar
-from kubestill.runtime.evaluation.decision import judge_alone, judge_challenger
+from kubestill.runtime.evaluation.decision import Rules, judge_alone, judge_challenger
 from kubestill.runtime.evaluation.intervals import bootstrap
 from kubestill.runtime.evaluation.metrics import METRICS
 from kubestill.runtime.evaluation.outcome import Outcome
@@ -25,15 +25,19 @@ def outcomes(rows: int, seed: int = 0, **strengths: float) -> dict[str, Outcome]
     }
 
 
+def rules(thresholds=None, **others) -> Rules:
+    return Rules(
+        thresholds=parse_thresholds(thresholds or {}, "multiclass"), **{"min_rows": 100, **others}
+    )
+
+
 def judge(models, thresholds=None, golden=None, min_rows=100, min_improvement=0.01):
     return judge_challenger(
         bootstrap(models, resamples=500),
         "challenger",
         "champion",
-        parse_thresholds(thresholds or {}, "multiclass"),
+        rules(thresholds, min_rows=min_rows, min_improvement=min_improvement),
         metric=LOG_LOSS,
-        min_rows=min_rows,
-        min_improvement=min_improvement,
         golden=bootstrap(golden, resamples=500) if golden else None,
     )
 
@@ -105,7 +109,7 @@ def test_a_challenger_with_nan_is_rejected_even_on_few_rows():
 )
 def test_a_model_alone(limit, rows, expected):
     scores = bootstrap(outcomes(rows, model=1.0), resamples=500)
-    found = judge_alone(scores, "model", parse_thresholds(limit, "multiclass"), min_rows=100)
+    found = judge_alone(scores, "model", rules(limit))
     assert found.verdict == expected
     assert found.reason
 
@@ -113,7 +117,7 @@ def test_a_model_alone(limit, rows, expected):
 def test_a_limit_missed_within_noise_is_no_verdict():
     scores = bootstrap(outcomes(300, model=1.0), resamples=500)
     limit = {"accuracy": {"min": scores.points["model"]["accuracy"] + 0.005}}
-    found = judge_alone(scores, "model", parse_thresholds(limit, "multiclass"), min_rows=100)
+    found = judge_alone(scores, "model", rules(limit))
     assert found.verdict == "insufficient"
 
 
@@ -121,14 +125,14 @@ def test_false_alarms_stay_at_the_stated_rate():
     """A limit exactly at the true accuracy is called broken in at most 2.5% of windows."""
     whole = outcomes(20_000, model=1.0)["model"]
     true = float((whole.labels == whole.targets).mean())
-    limit = parse_thresholds({"accuracy": {"min": true}}, "multiclass")
+    limit = rules({"accuracy": {"min": true}})
     random = np.random.default_rng(0)
     alarms = 0
     for _ in range(150):
         mask = np.zeros(whole.rows, dtype=bool)
         mask[random.choice(whole.rows, 200, replace=False)] = True
         scores = bootstrap({"model": whole.take(mask)}, resamples=100)
-        alarms += judge_alone(scores, "model", limit, min_rows=100).verdict == "degraded"
+        alarms += judge_alone(scores, "model", limit).verdict == "degraded"
     assert alarms <= 8
 
 

@@ -1,11 +1,14 @@
 """From scores and their noise to one word, with the reasons in sentences.
 
 Against a baseline, `promote` takes evidence of an improvement, `reject` evidence that there is
-none worth having (or that a limit is broken), and `insufficient` is said when the rows cannot
-tell. Alone, a model is `degraded` on evidence of a broken limit, `healthy` while its score keeps
-every limit, and `insufficient` in between. Evidence is an interval that lies wholly on one side;
-with several limits each interval is widened (Bonferroni), so that one more limit does not mean one
-more false alarm.
+none worth having (or that a limit is broken, a slice or the golden set got worse), and
+`insufficient` is said when the rows cannot tell. Alone, a model is `degraded` on evidence of a
+broken limit or of decay since its promotion, `healthy` while its score keeps every limit, and
+`insufficient` in between. Evidence is an interval that lies wholly on one side; with several limits
+each interval is widened (Bonferroni), so that one more limit does not mean one more false alarm.
+
+Rows that are not fit to judge (see `fitness`) lead to `reject`, whoever is judged: nothing is
+learned from them and nothing is promoted on them. `bootstrap` says that there is no champion yet.
 """
 
 from __future__ import annotations
@@ -14,13 +17,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from kubestill.runtime.evaluation.decay import Decay
+from kubestill.runtime.evaluation.fitness import Shift
 from kubestill.runtime.evaluation.intervals import Bootstrap, Interval
 from kubestill.runtime.evaluation.metrics import Metric
+from kubestill.runtime.evaluation.record import GoldenMark
 from kubestill.runtime.evaluation.thresholds import Threshold
 
-__all__ = ["Decision", "Verdict", "judge_alone", "judge_challenger"]
+__all__ = ["Decision", "Rules", "Verdict", "judge_alone", "judge_challenger", "judge_first"]
 
-Verdict = Literal["promote", "reject", "healthy", "degraded", "insufficient"]
+Verdict = Literal["promote", "reject", "healthy", "degraded", "bootstrap", "insufficient"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +43,19 @@ class Decision:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What a decision is held to."""
+
+    thresholds: Sequence[Threshold] = ()
+    min_rows: int
+    """Below this many labelled rows nothing is decided."""
+    min_improvement: float = 0.01
+    """The smallest improvement worth having, as a share of the baseline's score."""
+    max_forgetting: float = 0.0
+    """How much worse the golden set may get, as a share of the best score ever reached on it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Limits:
     """How the thresholds came out."""
 
@@ -48,33 +67,83 @@ class Limits:
 
 
 def judge_alone(
-    scores: Bootstrap, model: str, thresholds: Sequence[Threshold], *, min_rows: int
+    scores: Bootstrap,
+    model: str,
+    rules: Rules,
+    *,
+    shifts: Sequence[Shift] = (),
+    decay: Sequence[Decay] = (),
 ) -> Decision:
-    """Decide whether a model in use still keeps its limits: healthy, degraded or insufficient."""
+    """Decide whether a model in use is as good as it has to be, and as it was.
+
+    Args:
+        scores: On rows that it has not seen.
+        model: Its name in `scores`.
+        rules: What it is held to.
+        shifts: How the rows differ from those it was promoted on.
+        decay: Its scores against the record of its promotion.
+    """
     rows = scores.outcomes[model].rows
-    if rows < min_rows:
-        return _too_few(rows, min_rows)
+    if unfit := _unfit(shifts):
+        return Decision(verdict="reject", reasons=unfit)
+    if rows < rules.min_rows:
+        return _too_few(rows, rules.min_rows)
     if lost := _unusable(scores, model):
         return Decision(verdict="degraded", reasons=(lost,))
-    limits = check_limits(scores, model, thresholds)
+    limits = check_limits(scores, model, rules.thresholds)
+    worse = tuple(one.sentence for one in decay if one.evident)
+    drift = tuple(shift.statement for shift in shifts)
+    if limits.broken or worse:
+        reasons = (*limits.broken, *worse, *limits.doubtful, *drift)
+        return Decision(verdict="degraded", reasons=reasons)
+    if limits.doubtful:
+        return Decision(verdict="insufficient", reasons=(*limits.doubtful, *drift))
+    kept = tuple(one.sentence for one in decay if one.part == "all rows")
+    reasons = (*limits.kept, *kept) or ("No thresholds were given, so there was nothing to break.",)
+    return Decision(verdict="healthy", reasons=(*reasons, *drift))
+
+
+def judge_first(
+    scores: Bootstrap, model: str, rules: Rules, *, guessing: bool, shifts: Sequence[Shift] = ()
+) -> Decision:
+    """Decide whether a model may become the first champion: promote, reject or insufficient.
+
+    Args:
+        scores: On rows that it has not seen.
+        model: Its name in `scores`.
+        rules: What it is held to.
+        guessing: Its answers show no knowledge of the labels.
+        shifts: How the rows differ from those that were meant to be.
+    """
+    rows = scores.outcomes[model].rows
+    if unfit := _unfit(shifts):
+        return Decision(verdict="reject", reasons=unfit)
+    if lost := _unusable(scores, model):
+        return Decision(verdict="reject", reasons=(lost,))
+    if rows < rules.min_rows:
+        return _too_few(rows, rules.min_rows)
+    if guessing:
+        why = f"The {model} does no better than by giving every row the same answer."
+        return Decision(verdict="reject", reasons=(why,))
+    limits = check_limits(scores, model, rules.thresholds)
     if limits.broken:
-        return Decision(verdict="degraded", reasons=limits.broken + limits.doubtful)
+        return Decision(verdict="reject", reasons=limits.broken + limits.doubtful)
     if limits.doubtful:
         return Decision(verdict="insufficient", reasons=limits.doubtful)
-    reasons = limits.kept or ("No thresholds were given, so there was nothing to break.",)
-    return Decision(verdict="healthy", reasons=reasons)
+    return Decision(verdict="promote", reasons=("There is no champion yet.", *limits.kept))
 
 
 def judge_challenger(
     scores: Bootstrap,
     model: str,
     baseline: str,
-    thresholds: Sequence[Threshold],
+    rules: Rules,
     *,
     metric: Metric,
-    min_rows: int,
-    min_improvement: float,
     golden: Bootstrap | None = None,
+    best: GoldenMark | None = None,
+    worse_slices: Sequence[str] = (),
+    shifts: Sequence[Shift] = (),
 ) -> Decision:
     """Decide whether `model` should replace `baseline`: promote, reject or insufficient.
 
@@ -82,24 +151,28 @@ def judge_challenger(
         scores: Of both on the same rows.
         model: The challenger's name in `scores`.
         baseline: The name of what it would replace.
-        thresholds: Limits that the challenger must keep as well.
+        rules: What the challenger is held to.
         metric: What improvement is measured in.
-        min_rows: Below this many rows nothing is decided.
-        min_improvement: The smallest improvement worth having, as a share of the baseline's score.
         golden: Scores on a fixed set that the challenger must not be worse on.
+        best: The best score a champion ever had on that set.
+        worse_slices: Sentences on slices where it is worse than the baseline.
+        shifts: How the rows differ from those the baseline was promoted on.
     """
     rows = scores.outcomes[model].rows
+    if unfit := _unfit(shifts):
+        return Decision(verdict="reject", reasons=unfit)
     if lost := _unusable(scores, model):
         return Decision(verdict="reject", reasons=(lost,))
-    if rows < min_rows:
-        return _too_few(rows, min_rows)
-    limits = check_limits(scores, model, thresholds)
-    forgotten = _forgotten(golden, model, baseline, metric)
+    if rows < rules.min_rows:
+        return _too_few(rows, rules.min_rows)
+    limits = check_limits(scores, model, rules.thresholds)
+    forgotten = _forgotten(golden, model, baseline, metric, best, rules.max_forgetting)
     gain = scores.improvement(model, baseline, metric)
     text = _gain_text(gain, model, baseline, metric, scores.confidence)
-    if limits.broken or forgotten:
-        return Decision(verdict="reject", reasons=(*limits.broken, *forgotten, text))
-    worth = min_improvement * abs(scores.points[baseline][metric.name])
+    if limits.broken or forgotten or worse_slices:
+        reasons = (*limits.broken, *forgotten, *worse_slices, text)
+        return Decision(verdict="reject", reasons=reasons)
+    worth = rules.min_improvement * abs(scores.points[baseline][metric.name])
     if gain.low > 0:
         if limits.doubtful:
             return Decision(verdict="insufficient", reasons=(text, *limits.doubtful))
@@ -134,15 +207,42 @@ def check_limits(scores: Bootstrap, model: str, thresholds: Sequence[Threshold])
 
 
 def _forgotten(
-    golden: Bootstrap | None, model: str, baseline: str, metric: Metric
+    golden: Bootstrap | None,
+    model: str,
+    baseline: str,
+    metric: Metric,
+    best: GoldenMark | None,
+    allowed: float,
 ) -> tuple[str, ...]:
+    """Say so where the golden set is worse than allowed, with evidence.
+
+    The rows are the same for ever, so the best score ever reached on them is a constant that the
+    paired interval is moved by.
+    """
     if golden is None:
         return ()
     gain = golden.improvement(model, baseline, metric)
-    if not gain.high < 0:
+    reference = golden.points[baseline][metric.name]
+    behind = 0.0
+    if best is not None and metric.sign * (best.best - reference) > 0:
+        behind = metric.sign * (best.best - reference)
+        reference = best.best
+    gain = Interval(gain.value - behind, gain.low - behind, gain.high - behind)
+    if not gain.high < -allowed * abs(reference):
         return ()
     worse = _shown(_turned(gain), golden.confidence)
-    return (f"Forgets: on the golden set {metric.title} is worse by {worse}.",)
+    than = "the best it has been" if behind else f"the {baseline}'s"
+    tolerated = f", more than the {allowed:.0%} tolerated" if allowed else ""
+    return (
+        f"Forgets: on the golden set {metric.title} is worse than {than} by {worse}{tolerated}.",
+    )
+
+
+def _unfit(shifts: Sequence[Shift]) -> tuple[str, ...]:
+    broken = tuple(shift.statement for shift in shifts if shift.unfit)
+    if not broken:
+        return ()
+    return ("These rows are not fit to judge or to learn from.", *broken)
 
 
 def _turned(gain: Interval) -> Interval:

@@ -10,10 +10,13 @@ from typing import Any, Literal
 from kubestill.runtime.data.schema import Task
 from kubestill.runtime.evaluation.comparison import McNemar
 from kubestill.runtime.evaluation.cost import RunningCost
+from kubestill.runtime.evaluation.decay import Decay
 from kubestill.runtime.evaluation.decision import Decision
 from kubestill.runtime.evaluation.evaluate import Evaluation
+from kubestill.runtime.evaluation.fitness import Shift
 from kubestill.runtime.evaluation.intervals import Bootstrap, Interval
 from kubestill.runtime.evaluation.metrics import Metric, metrics_of
+from kubestill.runtime.evaluation.record import Record
 from kubestill.runtime.evaluation.slices import Slice
 
 __all__ = ["Findings", "Role", "Subject", "clean"]
@@ -53,6 +56,12 @@ class Findings:
     settings: Mapping[str, Any]
     slices: Sequence[Slice] = ()
     golden: Bootstrap | None = None
+    shifts: Sequence[Shift] = ()
+    """How the rows differ from those the champion was promoted on."""
+    decay: Sequence[Decay] = ()
+    """The champion's scores against the record of its promotion."""
+    record: Record | None = None
+    """What the judged model is to be remembered by, where a registry may remember it."""
     agreement: float = float("nan")
     """Of model and teacher: share of equal classes, or R² of its values by the teacher's."""
     mcnemar: McNemar | None = None
@@ -123,6 +132,18 @@ class Findings:
                 "mcnemar": asdict(self.mcnemar) if self.mcnemar else None,
                 "slices": [asdict(part) for part in self.slices],
                 "golden": dict(self.golden.points) if self.golden else None,
+                "shifts": [asdict(shift) for shift in self.shifts],
+                "decay": [
+                    {
+                        "metric": one.metric.name,
+                        "part": one.part,
+                        "p_value": one.p_value,
+                        "before": one.before.value,
+                        "now": one.now.value,
+                        "evident": one.evident,
+                    }
+                    for one in self.decay
+                ],
                 "references": dict(self.references),
             }
         )

@@ -25,6 +25,21 @@ class EvaluationSettings(BaseModel):
     """With fewer labelled rows nothing is decided."""
     min_improvement: float = Field(default=0.01, ge=0, lt=1)
     """The smallest improvement worth having, as a share of the baseline's score."""
+    min_decay: float = Field(default=0.01, ge=0, lt=1)
+    """Decay that is too little to matter, as a share of the score at promotion."""
+    max_forgetting: float = Field(default=0.02, ge=0, lt=1)
+    """How much worse a challenger may be on the golden set, as a share of the best score that any
+    champion reached there."""
+    gate_slices: bool = False
+    """Whether a slice alone can decide: the champion's decay on it, or a challenger that is worse
+    there than the champion."""
+    slice_tolerance: float = Field(default=0.05, ge=0, lt=1)
+    """How much worse a slice may be before it decides, as a share of its loss."""
+    min_slice_rows: int = Field(default=50, ge=2)
+    """Slices with fewer rows decide nothing."""
+    ignore: tuple[str, ...] = ()
+    """Columns whose shifts mean nothing, such as a running number; the target's name switches the
+    checks of the labels off."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     """Of every interval."""
     resamples: int = Field(default=2000, ge=100, le=100_000)
@@ -51,10 +66,20 @@ def check_metric(metric: str, task: Task) -> None:
         raise InvalidInput([Problem("settings.metric", metric, remedy)])
 
 
-def role_names(settings: EvaluationSettings, roles: Collection[Role]) -> dict[Role, str]:
-    """Return what each model is called, by its role among those present."""
+def role_names(
+    settings: EvaluationSettings, roles: Collection[Role], *, reigning: bool = False
+) -> dict[Role, str]:
+    """Return what each model is called, by its role among those present.
+
+    Args:
+        settings: May name them.
+        roles: Those present.
+        reigning: The judged model is the registry's champion.
+    """
     distilled, compared = "teacher" in roles, "baseline" in roles
     model = "student" if distilled else "challenger" if compared else "model"
+    if reigning:
+        model = "champion"
     return {
         "model": settings.model_name or model,
         "baseline": settings.baseline_name or ("control" if distilled else "champion"),

@@ -1,5 +1,8 @@
 """The same scores on parts of the rows: one column's values, or the quarters of a numeric one."""
 
+# scipy comes without types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -8,13 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy import stats
 
 from kubestill.errors import Problems, nearest
 from kubestill.runtime.data.schema import Schema, sort_labels
-from kubestill.runtime.evaluation.metrics import score
+from kubestill.runtime.evaluation.metrics import losses, score
 from kubestill.runtime.evaluation.outcome import Outcome
 
-__all__ = ["Slice", "check_slices", "slice_scores"]
+__all__ = ["Slice", "check_slices", "parts_of", "slice_scores", "worse_slices"]
 
 LARGEST = 12
 """Values of a column shown on their own, by rows; the rest is pooled as 'other'."""
@@ -60,16 +64,66 @@ def slice_scores(
         values: [N] its values, in the order of the outcomes' rows.
         outcomes: Model → outcome.
     """
-    labels = _parts(values)
     found: list[Slice] = []
-    for value in labels.cat.categories:
-        mask: npt.NDArray[np.bool_] = np.asarray(labels == value)
+    for value, mask in parts_of(values).items():
         scores = {name: score(outcome.take(mask)) for name, outcome in outcomes.items()}
-        found.append(Slice(column=column, value=str(value), rows=int(mask.sum()), scores=scores))
-    return tuple(slice_ for slice_ in found if slice_.rows)
+        found.append(Slice(column=column, value=value, rows=int(mask.sum()), scores=scores))
+    return tuple(found)
 
 
-def _parts(values: pd.Series) -> pd.Series:
+def parts_of(values: pd.Series) -> dict[str, npt.NDArray[np.bool_]]:
+    """Return the parts of a column that have rows: value → mask [N]."""
+    labels = _labels(values)
+    masks = {str(value): np.asarray(labels == value) for value in labels.cat.categories}
+    return {value: mask for value, mask in masks.items() if mask.any()}
+
+
+def worse_slices(
+    parts: Mapping[str, npt.NDArray[np.bool_]],
+    model: Outcome,
+    baseline: Outcome,
+    *,
+    alpha: float,
+    tolerance: float,
+    min_rows: int,
+) -> tuple[str, ...]:
+    """Say on which slices a model errs more than what it would replace, row by row.
+
+    A paired one-sided t-test of the losses for each slice, against "worse by no more than the
+    tolerance"; adjusted for the number of slices (Benjamini & Hochberg 1995).
+
+    Args:
+        parts: Slice, such as `carrier = UA` → mask [N].
+        model: The challenger.
+        baseline: What it would replace, on the same rows.
+        alpha: Largest adjusted p-value that counts as evidence.
+        tolerance: How much worse is tolerated, as a share of the baseline's mean loss there.
+        min_rows: Slices with fewer rows say nothing.
+    """
+    mine, theirs = losses(model), losses(baseline)
+    tested: list[tuple[str, float, float, float]] = []
+    for name, mask in parts.items():
+        if mask.sum() < max(2, min_rows):
+            continue
+        usual = float(theirs[mask].mean())
+        excess = mine[mask] - theirs[mask]
+        if np.ptp(excess) == 0:
+            p_value = float(excess[0] <= tolerance * usual)
+        else:
+            test = stats.ttest_1samp(excess, tolerance * usual, alternative="greater")
+            p_value = float(test.pvalue)
+        tested.append((name, p_value, float(excess.mean()), usual))
+    if not tested:
+        return ()
+    adjusted = stats.false_discovery_control([p_value for _, p_value, _, _ in tested])
+    return tuple(
+        f"Worse on {name}: the mean loss rises by {excess:.3g} from {usual:.3g} (p = {p:.2g})."
+        for (name, _, excess, usual), p in zip(tested, adjusted, strict=True)
+        if p <= alpha
+    )
+
+
+def _labels(values: pd.Series) -> pd.Series:
     """Return [N] categories: quarters of a numeric column with many values, else the values."""
     numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
     if numeric and values.nunique() > LARGEST:

@@ -20,6 +20,7 @@ from kubestill.runtime.reports.comparison_plots import (
     values_plot,
 )
 from kubestill.runtime.reports.headline import headline, lead, tile_row
+from kubestill.runtime.reports.history import history_section
 from kubestill.runtime.reports.numbers import count, duration, range_text, score_text, size
 from kubestill.runtime.reports.page import (
     Cell,
@@ -42,6 +43,7 @@ from kubestill.runtime.reports.page import (
 from kubestill.runtime.reports.plots import curves_plot
 from kubestill.runtime.reports.scores import markdown_scores, subjects
 from kubestill.runtime.reports.training import validation_panels
+from kubestill.runtime.reports.upkeep import record_section, rows_section
 
 __all__ = ["evaluation_report"]
 
@@ -56,8 +58,14 @@ PICTURES = 14
 """Rows shown as pictures."""
 
 
-def evaluation_report(findings: Findings) -> tuple[str, str]:
+def evaluation_report(
+    findings: Findings, history: Sequence[Mapping[str, Any]] = ()
+) -> tuple[str, str]:
     """Write the report of an evaluation.
+
+    Args:
+        findings: What came out.
+        history: Entries of the registry's history, this evaluation's among them.
 
     Returns:
         The HTML page and the short Markdown.
@@ -66,6 +74,9 @@ def evaluation_report(findings: Findings) -> tuple[str, str]:
     body = [
         tiles(tile_row(findings)),
         _scores(findings),
+        *rows_section(findings),
+        *record_section(findings),
+        *history_section(history, findings.metric),
         *_cost_section(findings),
         *_learning(findings),
         _behaviour(findings),

@@ -21,6 +21,8 @@ def headline(findings: Findings) -> str:
     metric = next(iter(metrics_of(findings.task).values()))
     value = findings.scores.points[findings.model.name][metric.name]
     verdict = findings.decision.verdict
+    if verdict == "reject":
+        return f"These rows are not fit to judge the {findings.model.name} by: {verdict}."
     reached = (
         f"{_capital(findings.model.name)} reaches {metric.title} {score_text(metric.name, value)}"
     )

@@ -1,0 +1,107 @@
+"""Has a champion become worse than it was when it was promoted?
+
+Each score is held against the record of its promotion. Both are sample means of different rows, so
+their difference has the standard error sqrt(e1² + e2²), and its z-score is referred to the normal
+distribution, one-sided, against the hypothesis "worse by no more than the tolerance". The p-values
+of all scores and slices are adjusted together (Benjamini & Hochberg 1995): where nothing has
+changed, the chance of any alarm stays at `alpha`, however many slices are looked at.
+
+One window is one look. A schedule looks again and again, and will raise a false alarm every
+1 / alpha windows or so; that costs one fine-tuning, whose result then has to prove itself.
+"""
+
+# scipy comes without types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from scipy import stats
+
+from kubestill.runtime.data.schema import Task
+from kubestill.runtime.evaluation.metrics import Metric
+from kubestill.runtime.evaluation.record import Mark
+
+__all__ = ["WATCHED", "Decay", "find_decay"]
+
+WATCHED: dict[Task, tuple[str, ...]] = {
+    "regression": ("rmse", "r2"),
+    "binary": ("log_loss", "auc"),
+    "multiclass": ("log_loss", "accuracy"),
+}
+"""A proper score, and one that does not move when only the mix of labels does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decay:
+    """One score now, and at promotion."""
+
+    metric: Metric
+    part: str
+    """`all rows`, or a slice such as `carrier = UA`."""
+    before: Mark
+    now: Mark
+    p_value: float
+    """Of "worse by no more than the tolerance"; adjusted for all scores and slices looked at."""
+    evident: bool
+
+    @property
+    def worse_by(self) -> float:
+        """How much worse, in the metric's unit; negative where better."""
+        return self.metric.sign * (self.before.value - self.now.value)
+
+    @property
+    def sentence(self) -> str:
+        """What happened, in words."""
+        where = "" if self.part == "all rows" else f" on {self.part}"
+        verb = "worse" if self.worse_by > 0 else "better"
+        sure = "beyond noise" if self.evident else "within noise or too little to matter"
+        return (
+            f"{self.metric.title}{where} is {self.now.value:.4g}, it was {self.before.value:.4g} "
+            f"at promotion: {verb} by {abs(self.worse_by):.3g}, {sure} (p = {self.p_value:.2g})."
+        )
+
+
+def find_decay(
+    pairs: Mapping[tuple[str, str], tuple[Mark, Mark]],
+    metrics: Mapping[str, Metric],
+    *,
+    alpha: float,
+    tolerance: float,
+) -> tuple[Decay, ...]:
+    """Test every score against its record; the surest decay first.
+
+    Args:
+        pairs: (metric, part) → what it was and what it is.
+        metrics: By name.
+        alpha: Chance of any alarm where nothing has changed.
+        tolerance: How much worse is no decay yet, as a share of the score at promotion.
+    """
+    found: list[Decay] = []
+    for (name, part), (before, now) in pairs.items():
+        metric = metrics[name]
+        error = math.hypot(before.error, now.error)
+        if not all(map(math.isfinite, (before.value, now.value, error))):
+            continue
+        worse = metric.sign * (before.value - now.value) - tolerance * abs(before.value)
+        # Without any spread the difference is a fact.
+        p_value = float(stats.norm.sf(worse / error)) if error else float(worse <= 0)
+        found.append(
+            Decay(metric=metric, part=part, before=before, now=now, p_value=p_value, evident=False)
+        )
+    return _adjusted(found, alpha)
+
+
+def _adjusted(found: Sequence[Decay], alpha: float) -> tuple[Decay, ...]:
+    if not found:
+        return ()
+    p_values = stats.false_discovery_control([decay.p_value for decay in found])
+    told = [
+        replace(decay, p_value=float(p), evident=bool(p <= alpha))
+        for decay, p in zip(found, p_values, strict=True)
+    ]
+    return tuple(sorted(told, key=lambda decay: decay.p_value))

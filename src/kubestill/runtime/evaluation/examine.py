@@ -1,0 +1,270 @@
+"""Scores every model on the same rows, holds them against limits, record and each other."""
+
+# pandas comes without types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kubestill.runtime.data.cache import load_decoded
+from kubestill.runtime.data.manifest import Dataset
+from kubestill.runtime.evaluation.comparison import agreement, mcnemar
+from kubestill.runtime.evaluation.cost import running_costs
+from kubestill.runtime.evaluation.decay import WATCHED, Decay, find_decay
+from kubestill.runtime.evaluation.decision import (
+    Decision,
+    Rules,
+    judge_alone,
+    judge_challenger,
+    judge_first,
+)
+from kubestill.runtime.evaluation.evaluate import Evaluation, evaluate
+from kubestill.runtime.evaluation.findings import Findings, Role, Subject
+from kubestill.runtime.evaluation.fitness import Shift, compare_rows
+from kubestill.runtime.evaluation.inputs import Job
+from kubestill.runtime.evaluation.intervals import Bootstrap, bootstrap
+from kubestill.runtime.evaluation.labels import check_labels, skill
+from kubestill.runtime.evaluation.metrics import METRICS, PRIMARY
+from kubestill.runtime.evaluation.profile import columns_of, profile_of
+from kubestill.runtime.evaluation.record import GoldenMark, Mark, Record, mark_of, marks_of
+from kubestill.runtime.evaluation.slices import parts_of, slice_scores, worse_slices
+
+__all__ = ["examine"]
+
+Masks = Mapping[str, np.ndarray[Any, np.dtype[np.bool_]]]
+NO_SKILL = 3.0
+"""Standard errors of skill below which a first model may be guessing."""
+
+
+def examine(job: Job) -> Findings:
+    """Score every model, compare, judge."""
+    evaluations = _evaluate(job, job.dataset)
+    scores = _scores(job, evaluations)
+    golden = _scores(job, _evaluate(job, job.golden)) if job.golden else None
+    values = _slice_values(job, evaluations["model"])
+    masks: Masks = {
+        f"{column} = {value}": mask
+        for column in values
+        for value, mask in parts_of(values[column]).items()
+    }
+    shifts = _shifts(job, evaluations)
+    decay = _decay(job, evaluations, scores, masks)
+    outcomes = {job.entrants[role].name: one.outcome for role, one in evaluations.items()}
+    mine = evaluations["model"]
+    classes = job.question == "compare" and job.task != "regression"
+    return Findings(
+        task=job.task,
+        classes=job.entrants["model"].predictor.spec.outputs,
+        subjects=_subjects(job, evaluations),
+        scores=scores,
+        metric=job.metric,
+        decision=_decide(job, evaluations, scores, golden, masks, shifts, decay),
+        dataset={
+            "rows": job.dataset.rows,
+            "labelled": len(mine.rows),
+            "fingerprint": job.dataset.fingerprint,
+        },
+        settings=_shown_settings(job),
+        slices=tuple(
+            part for column in values for part in slice_scores(column, values[column], outcomes)
+        ),
+        golden=golden,
+        shifts=shifts,
+        decay=decay,
+        record=_record(job, mine, scores, golden, masks),
+        agreement=(
+            agreement(mine.outcome, evaluations["teacher"].outcome)
+            if "teacher" in evaluations
+            else float("nan")
+        ),
+        mcnemar=mcnemar(mine.outcome, evaluations["baseline"].outcome) if classes else None,
+        images=_images(job, mine),
+        references={
+            **{entrant.name: entrant.digest for entrant in job.entrants.values()},
+            "dataset": job.dataset.fingerprint,
+        },
+    )
+
+
+def _subjects(job: Job, evaluations: Mapping[Role, Evaluation]) -> dict[Role, Subject]:
+    costs = running_costs({role: entrant.predictor for role, entrant in job.entrants.items()})
+    return {
+        role: Subject(
+            role=role,
+            name=entrant.name,
+            evaluation=evaluations[role],
+            cost=costs[role],
+            spec=entrant.predictor.spec.to_json(),
+            training=entrant.training,
+        )
+        for role, entrant in job.entrants.items()
+    }
+
+
+def _evaluate(job: Job, dataset: Dataset) -> dict[Role, Evaluation]:
+    return {role: evaluate(entrant.predictor, dataset) for role, entrant in job.entrants.items()}
+
+
+def _scores(job: Job, evaluations: Mapping[Role, Evaluation]) -> Bootstrap:
+    outcomes = {job.entrants[role].name: one.outcome for role, one in evaluations.items()}
+    settings = job.settings
+    return bootstrap(
+        outcomes,
+        resamples=settings.resamples,
+        confidence=settings.confidence,
+        seed=settings.seed,
+    )
+
+
+def _shifts(job: Job, evaluations: Mapping[Role, Evaluation]) -> tuple[Shift, ...]:
+    """Compare the rows with those the champion was promoted on: labelled or not."""
+    record, schema = job.record, job.dataset.schema
+    if record is None or record.profile is None or job.reigning is None or schema.target is None:
+        return ()
+    target, ignore = schema.target.name, job.settings.ignore
+    values = columns_of(job.dataset)
+    found = compare_rows(record.profile, values, target=target, alpha=job.alpha, ignore=ignore)
+    if target in ignore:
+        return found
+    champion = evaluations[job.reigning]
+    labelled = {name: column.iloc[champion.rows] for name, column in values.items()}
+    return (*check_labels(champion.outcome, record.skill, labelled, target), *found)
+
+
+def _decay(
+    job: Job, evaluations: Mapping[Role, Evaluation], scores: Bootstrap, masks: Masks
+) -> tuple[Decay, ...]:
+    """Hold the champion against its own record."""
+    record, primary = job.record, PRIMARY[job.task]
+    if record is None or job.reigning is None:
+        return ()
+    now = marks_of(scores, job.entrants[job.reigning].name, METRICS[job.task])
+    watched = dict.fromkeys([*WATCHED[job.task], job.metric.name])
+    pairs = {
+        (name, "all rows"): (record.metrics[name], now[name])
+        for name in watched
+        if name in record.metrics and name in now
+    }
+    if job.settings.gate_slices:
+        marks = _slice_marks(job, evaluations[job.reigning], masks)
+        pairs |= {
+            (primary, part): (record.slices[part], mark)
+            for part, mark in marks.items()
+            if part in record.slices
+        }
+    return find_decay(pairs, METRICS[job.task], alpha=job.alpha, tolerance=job.settings.min_decay)
+
+
+def _decide(
+    job: Job,
+    evaluations: Mapping[Role, Evaluation],
+    scores: Bootstrap,
+    golden: Bootstrap | None,
+    masks: Masks,
+    shifts: tuple[Shift, ...],
+    decay: tuple[Decay, ...],
+) -> Decision:
+    settings, model = job.settings, job.entrants["model"].name
+    rules = Rules(
+        thresholds=job.thresholds,
+        min_rows=settings.min_rows,
+        min_improvement=settings.min_improvement,
+        max_forgetting=settings.max_forgetting,
+    )
+    mine = evaluations["model"].outcome
+    if job.question == "alone":
+        return judge_alone(scores, model, rules, shifts=shifts, decay=decay)
+    if job.question == "first":
+        guessing = skill(mine).z < NO_SKILL
+        return judge_first(scores, model, rules, guessing=guessing, shifts=shifts)
+    worse: tuple[str, ...] = ()
+    if settings.gate_slices and mine.finite.all():
+        worse = worse_slices(
+            masks,
+            mine,
+            evaluations["baseline"].outcome,
+            alpha=job.alpha,
+            tolerance=settings.slice_tolerance,
+            min_rows=settings.min_slice_rows,
+        )
+    return judge_challenger(
+        scores,
+        model,
+        job.entrants["baseline"].name,
+        rules,
+        metric=job.metric,
+        golden=golden,
+        best=_best(job),
+        worse_slices=worse,
+        shifts=shifts,
+    )
+
+
+def _best(job: Job) -> GoldenMark | None:
+    """Return the best score a champion had on the golden set, if it was this very set."""
+    mark = job.record.golden if job.record else None
+    return mark if mark and job.golden and mark.fingerprint == job.golden.fingerprint else None
+
+
+def _record(
+    job: Job, mine: Evaluation, scores: Bootstrap, golden: Bootstrap | None, masks: Masks
+) -> Record | None:
+    """Return what the judged model is to be remembered by, should it be promoted."""
+    if job.throne is None or job.reigning == "model":
+        return None
+    name, metric = job.entrants["model"].name, job.metric
+    mark = None
+    if golden is not None and job.golden is not None:
+        value, before = golden.points[name][metric.name], _best(job)
+        best = max([value, *([before.best] if before else [])], key=lambda v: metric.sign * v)
+        mark = GoldenMark(fingerprint=job.golden.fingerprint, value=value, best=best)
+    return Record(
+        metric=metric.name,
+        metrics=marks_of(scores, name, METRICS[job.task]),
+        slices=_slice_marks(job, mine, masks),
+        golden=mark if mark and np.isfinite(mark.value) else None,
+        skill=skill(mine.outcome),
+        profile=profile_of(job.dataset),
+    )
+
+
+def _slice_marks(job: Job, evaluation: Evaluation, masks: Masks) -> dict[str, Mark]:
+    found: dict[str, Mark] = {}
+    for name, mask in masks.items():
+        if mask.sum() < job.settings.min_slice_rows:
+            continue
+        mark = mark_of(evaluation.outcome.take(mask))
+        if mark is not None:
+            found[name] = mark
+    return found
+
+
+def _slice_values(job: Job, evaluation: Evaluation) -> pd.DataFrame:
+    table = job.dataset.to_pandas(columns=list(job.slices)) if job.slices else pd.DataFrame()
+    return table.iloc[evaluation.rows].reset_index(drop=True) if job.slices else table
+
+
+def _images(job: Job, evaluation: Evaluation) -> np.ndarray | None:
+    """Return [N, H, W] of the scored rows where a row is one picture of at most 64 by 64."""
+    predictor = job.entrants["model"].predictor
+    features = predictor.layout.features
+    shape = [size for size in features[0].shape if size != 1]
+    if len(features) != 1 or len(shape) != 2 or max(shape) > 64 or min(shape) < 4:
+        return None
+    raw = load_decoded(job.dataset, predictor.layout).raw
+    return np.asarray(raw)[evaluation.rows].reshape(-1, *shape)
+
+
+def _shown_settings(job: Job) -> dict[str, Any]:
+    return {
+        **job.settings.model_dump(),
+        "metric": job.metric.name,
+        "thresholds": ", ".join(map(str, job.thresholds)),
+        "slices": list(job.slices),
+    }

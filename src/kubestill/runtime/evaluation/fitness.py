@@ -1,0 +1,235 @@
+"""Are these rows fit to judge and to learn from, or is something wrong with the data itself?
+
+A model that meets a changed world should learn from it; one that meets broken data must not. So
+rows are compared with the profile of those the champion was promoted on. What has an innocent
+explanation (other values than before) is *drift*: it is reported, and the scores decide. What has
+none is *unfit* and stops everything: a column in another unit, mostly missing or far outside
+anything seen; a class that no longer occurs; labels that have nothing to do with the rows, or say
+the opposite.
+
+Every finding needs evidence and size. Evidence is a test whose p-values are adjusted over all
+columns (Benjamini & Hochberg 1995); size is what matters in practice: with enough rows everything
+differs from everything.
+"""
+
+# pandas and scipy come without types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from kubestill.runtime.evaluation.profile import Floats, Profile, Sketch, histogram, sketch
+from kubestill.runtime.evaluation.units import change_of_unit
+
+__all__ = ["MISSING_RISE", "STABILITY", "Shift", "compare_rows", "stability_index"]
+
+Kind = Literal["unit", "missing", "range", "class", "labels", "drift"]
+
+STABILITY = 0.25
+"""Population stability index from which credit scoring calls a column significantly shifted."""
+MISSING_RISE = 0.2
+"""Rise of the missing share, in absolute terms, that no process explains by itself."""
+CLASS_LEFT = 0.05
+"""A class is gone when it has less than this share of its former frequency."""
+FAR = 3.0
+"""Spreads (largest minus smallest reference value) beyond which a value is far outside."""
+FAR_SHARE = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shift:
+    """One way in which rows differ from those a model was promoted on."""
+
+    kind: Kind
+    column: str
+    statement: str
+    """A sentence that names the column, what it was and what it is."""
+    p_value: float
+    """Adjusted for all comparisons made."""
+    size: float
+    """Of the difference, in the unit of its kind: a stability index, or a change of share."""
+
+    @property
+    def unfit(self) -> bool:
+        """Whether rows like these must neither judge nor teach."""
+        return self.kind != "drift"
+
+
+def compare_rows(
+    reference: Profile,
+    values: Mapping[str, pd.Series],
+    *,
+    target: str,
+    alpha: float,
+    ignore: Sequence[str] = (),
+) -> tuple[Shift, ...]:
+    """Compare rows with the profile of earlier ones; the gravest findings first.
+
+    Args:
+        reference: Of the rows that the model in production was promoted on.
+        values: Column → [N] values, as `profile.columns_of` gives them.
+        target: Name of the target among them.
+        alpha: Largest adjusted p-value that counts as evidence.
+        ignore: Columns that are not looked at.
+    """
+    found: list[Shift] = []
+    for name, column in values.items():
+        known = reference.target if name == target else reference.columns.get(name)
+        if known is None or name in ignore or not known.present:
+            continue
+        found += _missing(name, known, column)
+        found += _classes(name, known, column) if name == target else _far(name, known, column)
+        found += _distribution(name, known, column, is_target=name == target)
+    adjusted = stats.false_discovery_control([shift.p_value for shift in found]) if found else []
+    kept = [
+        Shift(**{**shift.__dict__, "p_value": float(p)})
+        for shift, p in zip(found, adjusted, strict=True)
+        if p <= alpha and shift.size >= _LEAST[shift.kind]
+    ]
+    # A column that is in another unit has drifted, too; it is told once.
+    explained = {shift.column for shift in kept if shift.unfit}
+    kept = [shift for shift in kept if shift.unfit or shift.column not in explained]
+    return tuple(sorted(kept, key=lambda shift: (not shift.unfit, -shift.size)))
+
+
+_LEAST: dict[Kind, float] = {
+    "unit": STABILITY,
+    "missing": MISSING_RISE,
+    "range": FAR_SHARE,
+    "class": 0.0,
+    "labels": 0.0,
+    "drift": STABILITY,
+}
+
+
+def _missing(name: str, known: Sketch, column: pd.Series) -> list[Shift]:
+    rows, missing = len(column), int(column.isna().sum())
+    before, now = known.missing / known.rows, missing / rows
+    if now <= before:
+        return []
+    test = stats.fisher_exact(
+        [[known.missing, known.present], [missing, rows - missing]], alternative="less"
+    )
+    statement = f"{name}: {now:.0%} of the values are missing, {before:.0%} were."
+    return [
+        Shift(
+            kind="missing",
+            column=name,
+            statement=statement,
+            p_value=float(test.pvalue),
+            size=now - before,
+        )
+    ]
+
+
+def _classes(name: str, known: Sketch, column: pd.Series) -> list[Shift]:
+    """Return classes of the target that (nearly) stopped occurring; numbers have none."""
+    labelled = column.dropna()
+    now = sketch(labelled).counts
+    found: list[Shift] = []
+    for label, count in known.counts.items():
+        share, left = count / known.present, now.get(label, 0)
+        if left > CLASS_LEFT * share * len(labelled):
+            continue
+        test = stats.binomtest(left, len(labelled), share, alternative="less")
+        statement = (
+            f"{name}: the class {label!r} is gone: {left:,} of {len(labelled):,} rows, "
+            f"{share:.1%} had it."
+        )
+        found.append(
+            Shift(
+                kind="class",
+                column=name,
+                statement=statement,
+                p_value=float(test.pvalue),
+                size=share,
+            )
+        )
+    return found
+
+
+def _far(name: str, known: Sketch, column: pd.Series) -> list[Shift]:
+    """Return whether values lie where none could be expected: an outlier feed, a mixed unit."""
+    present = column.dropna()
+    if not known.numeric or not len(present):
+        return []
+    low, high = known.quantiles[0], known.quantiles[-1]
+    reach = FAR * (high - low)
+    numbers = present.to_numpy(np.float64)
+    outside = int(((numbers < low - reach) | (numbers > high + reach)).sum())
+    test = stats.fisher_exact(
+        [[0, known.present], [outside, len(numbers) - outside]], alternative="less"
+    )
+    share = outside / len(numbers)
+    statement = (
+        f"{name}: {share:.0%} of the values lie far outside {low:g} to {high:g}, "
+        "the range they had: mixed units, or a broken source?"
+    )
+    return [
+        Shift(
+            kind="range",
+            column=name,
+            statement=statement,
+            p_value=float(test.pvalue),
+            size=share,
+        )
+    ]
+
+
+def _distribution(name: str, known: Sketch, column: pd.Series, *, is_target: bool) -> list[Shift]:
+    before, now = histogram(known, column)
+    met = before + now > 0
+    if met.sum() < 2 or not now.sum() or not before.sum():
+        return []
+    p_value = float(stats.chi2_contingency(np.stack([before[met], now[met]])).pvalue)
+    size = stability_index(before, now)
+    change = change_of_unit(known, column) if size >= STABILITY and not is_target else None
+    statement = change or _moved(name, known, column, size)
+    return [
+        Shift(
+            kind="unit" if change else "drift",
+            column=name,
+            statement=f"{name}: {change}" if change else statement,
+            p_value=p_value,
+            size=size,
+        )
+    ]
+
+
+def _moved(name: str, known: Sketch, column: pd.Series, size: float) -> str:
+    if known.numeric:
+        grid = np.quantile(column.dropna().to_numpy(np.float64), [0.1, 0.5, 0.9])
+        last = len(known.quantiles) - 1
+        was = [known.quantiles[round(share * last)] for share in (0.1, 0.5, 0.9)]
+        return (
+            f"{name}: the middle 80% run from {grid[0]:.3g} to {grid[2]:.3g}, median "
+            f"{grid[1]:.3g}; they ran from {was[0]:.3g} to {was[2]:.3g}, median {was[1]:.3g} "
+            f"(stability index {size:.2f})."
+        )
+    before, now = histogram(known, column)
+    before, now = before / before.sum(), now / now.sum()
+    worst = int(np.abs(now - before).argmax())
+    label = [*known.counts, "other values"][worst]
+    return (
+        f"{name}: {now[worst]:.1%} are {label!r}, {before[worst]:.1%} were "
+        f"(stability index {size:.2f})."
+    )
+
+
+def stability_index(before: Floats, now: Floats) -> float:
+    """Return the population stability index of two [B] histograms: 0.1 is little, 0.25 is much.
+
+    The symmetric Kullback-Leibler divergence; half a row is added to each bin so that an empty one
+    is no infinity.
+    """
+    first = (before + 0.5) / (before + 0.5).sum()
+    second = (now + 0.5) / (now + 0.5).sum()
+    return float(((second - first) * np.log(second / first)).sum())

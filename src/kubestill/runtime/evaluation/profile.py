@@ -1,0 +1,174 @@
+"""What rows look like, small enough to be kept beside a champion and compared with later rows.
+
+A column becomes a sketch: how much is missing, and a histogram, either over the values themselves
+(labels, or numbers with few distinct values) or over the deciles of the rows it was first made
+from. A tensor is sketched by the mean and the spread of each row's elements.
+"""
+
+# pandas comes without types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pydantic import BaseModel, ConfigDict
+
+from kubestill.runtime.data.manifest import Dataset
+from kubestill.runtime.data.schema import Column
+
+__all__ = ["FEW", "Profile", "Sketch", "columns_of", "profile_of", "sketch"]
+
+Floats = npt.NDArray[np.float64]
+
+FEW = 20
+"""Numbers with at most this many distinct values are counted value by value."""
+QUANTILES = 21
+"""Kept of a numeric column, evenly spaced from the smallest value to the largest."""
+LABELS = 60
+"""Kept of a categorical column, most frequent first; what is rarer is pooled."""
+MOST_COLUMNS = 100
+"""Sketched at most, so that a profile stays some ten kilobytes; later columns are left out."""
+_DIGITS = 6
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Sketch(_Value):
+    """One column of some rows."""
+
+    rows: int
+    missing: int = 0
+    """Rows without a value."""
+    counts: dict[str, int] = {}
+    """Rows by value, where the column has few values."""
+    pooled: int = 0
+    """Rows whose value is not among `counts`."""
+    quantiles: list[float] = []
+    """[QUANTILES] of a numeric column with many values; empty otherwise."""
+    edges: list[float] = []
+    """[B - 1] ascending inner edges of its histogram; a bin takes in its upper edge."""
+    bins: list[int] = []
+    """[B] rows in each bin."""
+
+    @property
+    def present(self) -> int:
+        """Rows with a value."""
+        return self.rows - self.missing
+
+    @property
+    def numeric(self) -> bool:
+        """Whether this is a column of many different numbers."""
+        return bool(self.quantiles)
+
+
+class Profile(_Value):
+    """What some rows look like: their columns by name."""
+
+    rows: int
+    columns: dict[str, Sketch] = {}
+    target: Sketch | None = None
+
+
+def profile_of(dataset: Dataset, rows: npt.NDArray[np.int64] | None = None) -> Profile:
+    """Sketch the features and the target of a dataset.
+
+    Args:
+        dataset: Rows.
+        rows: [N] which of them; all where None.
+    """
+    values = columns_of(dataset, rows)
+    target = values.pop(dataset.schema.target.name, None) if dataset.schema.target else None
+    count = dataset.rows if rows is None else len(rows)
+    return Profile(
+        rows=count,
+        columns={name: sketch(column) for name, column in values.items()},
+        target=None if target is None else sketch(target),
+    )
+
+
+def columns_of(dataset: Dataset, rows: npt.NDArray[np.int64] | None = None) -> dict[str, pd.Series]:
+    """Return the values behind a profile by name: features, two for a tensor, and the target."""
+    schema = dataset.schema
+    wanted = [*schema.features[:MOST_COLUMNS], *([schema.target] if schema.target else [])]
+    frame = dataset.to_pandas([column.name for column in wanted])
+    if rows is not None:
+        frame = frame.iloc[rows].reset_index(drop=True)
+    found: dict[str, pd.Series] = {}
+    for column in wanted:
+        found |= _values(column, frame[column.name])
+    return found
+
+
+def _values(column: Column, values: pd.Series) -> dict[str, pd.Series]:
+    if column.kind != "tensor":
+        return {column.name: values}
+    rows = np.stack(values.to_list()).astype(np.float64).reshape(len(values), -1)
+    if column.role == "target":
+        return {column.name: pd.Series(rows[:, 0])}
+    return {
+        f"mean of {column.name}": pd.Series(rows.mean(axis=1)),
+        f"spread of {column.name}": pd.Series(rows.std(axis=1)),
+    }
+
+
+def sketch(values: pd.Series) -> Sketch:
+    """Sketch one column."""
+    missing = int(values.isna().sum())
+    known = values.dropna()
+    if is_number(known) and known.nunique() > FEW:
+        grid = np.linspace(0, 1, QUANTILES)
+        quantiles = np.quantile(known.to_numpy(np.float64), grid)
+        edges = [_short(edge) for edge in np.unique(quantiles[2:-2:2])]
+        return Sketch(
+            rows=len(values),
+            missing=missing,
+            quantiles=[_short(value) for value in quantiles],
+            edges=edges,
+            bins=[int(count) for count in _binned(known, edges)],
+        )
+    counts = known.map(_label).value_counts()
+    kept = {str(name): int(count) for name, count in counts.iloc[:LABELS].items()}
+    pooled = len(known) - sum(kept.values())
+    return Sketch(rows=len(values), missing=missing, counts=kept, pooled=pooled)
+
+
+def is_number(values: pd.Series) -> bool:
+    """Whether the values are numbers and not truth values."""
+    kind = values.dtype
+    return pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind)
+
+
+def _label(value: Any) -> str:
+    return f"{value:.{_DIGITS}g}" if isinstance(value, int | float | np.number) else str(value)
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")
+
+
+def histogram(reference: Sketch, values: pd.Series) -> tuple[Floats, Floats]:
+    """Return [B] counts of the reference and [B] counts of new values, over the reference's bins.
+
+    The last bin of a column of few values holds all other ones.
+    """
+    known = values.dropna()
+    if reference.numeric:
+        return np.asarray(reference.bins, np.float64), _binned(known, reference.edges)
+    found = known.map(_label).value_counts()
+    fresh = [float(found.get(name, 0)) for name in reference.counts]
+    return (
+        np.asarray([*reference.counts.values(), reference.pooled], np.float64),
+        np.asarray([*fresh, len(known) - sum(fresh)]),
+    )
+
+
+def _binned(known: pd.Series, edges: list[float]) -> Floats:
+    places = np.searchsorted(np.asarray(edges), known.to_numpy(np.float64), side="left")
+    return np.bincount(places, minlength=len(edges) + 1).astype(np.float64)

@@ -1,0 +1,88 @@
+"""What an evaluation leaves behind: scalars, the decision bound to digests, the history's entry."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from kubestill.runtime.evaluation.findings import Findings, clean
+from kubestill.runtime.evaluation.inputs import Job, Throne
+from kubestill.runtime.evaluation.metrics import metrics_of
+
+__all__ = ["DECISION_FORMAT", "decision_record", "history_body", "scalars"]
+
+DECISION_FORMAT = "kubestill/decision/1"
+
+
+def decision_record(job: Job, findings: Findings) -> dict[str, Any]:
+    """Return the decision, bound to what it was taken on: the promotion blesses nothing else.
+
+    `model`, `baseline` and `dataset` are digests; `record` is what the model is to be remembered by
+    if it is promoted (see `evaluation.record`).
+    """
+    digests = {role: entrant.digest for role, entrant in job.entrants.items()}
+    return clean(
+        {
+            "format": DECISION_FORMAT,
+            "decision": findings.decision.verdict,
+            "reason": findings.decision.reason,
+            "model": digests["model"],
+            "baseline": digests.get("baseline", ""),
+            "dataset": job.dataset.fingerprint,
+            "scores": _scores(findings, findings.model.name),
+            "record": findings.record.model_dump(mode="json") if findings.record else {},
+        }
+    )
+
+
+def history_body(job: Job, findings: Findings, throne: Throne) -> dict[str, Any]:
+    """Return what the history keeps: the decision, why, and what its plot is drawn from."""
+    decision = decision_record(job, findings)
+    del decision["record"]
+    return clean(
+        {
+            **decision,
+            "metric": findings.metric.name,
+            "rows": findings.dataset["labelled"],
+            "window": throne.window,
+            "end": throne.end,
+            "champion": throne.champion.version if throne.champion else 0,
+            "baseline_scores": (
+                _scores(findings, findings.baseline.name) if findings.baseline else {}
+            ),
+            "unfit": [shift.statement for shift in findings.shifts if shift.unfit],
+            "drift": [shift.statement for shift in findings.shifts if not shift.unfit],
+            "decay": [decay.sentence for decay in findings.decay if decay.evident],
+        }
+    )
+
+
+def _scores(findings: Findings, name: str) -> dict[str, dict[str, float]]:
+    rows = findings.dataset["labelled"]
+    return {
+        metric: {**asdict(findings.scores.interval(name, metric)), "rows": rows}
+        for metric in metrics_of(findings.task)
+    }
+
+
+def scalars(findings: Findings) -> dict[str, float]:
+    """Return what Kubeflow plots: finite numbers only."""
+    found: dict[str, Any] = {}
+    for role, subject in findings.subjects.items():
+        prefix = "" if role == "model" else f"{role}_"
+        for name, value in findings.scores.points[subject.name].items():
+            found[prefix + name] = value
+        found[f"{prefix}parameters"] = float(subject.cost.parameters)
+        found[f"{prefix}latency_ms"] = 1e3 * subject.cost.latency[1]
+    gain = findings.improvement(findings.metric)
+    if gain is not None:
+        found |= {f"improvement_{key}": value for key, value in asdict(gain).items()}
+    gap = findings.recovered_gap(findings.metric)
+    found["recovered_gap"] = gap.value if gap else None
+    found["agreement"] = findings.agreement
+    found["rows"] = float(findings.dataset["labelled"])
+    if findings.shifts or findings.decay:
+        found["unfit_columns"] = float(sum(shift.unfit for shift in findings.shifts))
+        found["drifted_columns"] = float(sum(not shift.unfit for shift in findings.shifts))
+        found["decayed_scores"] = float(sum(decay.evident for decay in findings.decay))
+    return {name: value for name, value in clean(found).items() if value is not None}

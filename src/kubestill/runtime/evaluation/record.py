@@ -1,0 +1,105 @@
+"""What a champion is remembered by: the scores of the day it was promoted, and its rows' profile.
+
+Written with every decision on a challenger, kept in the registry with the champion, read back when
+the champion is judged again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from kubestill.errors import CorruptData
+from kubestill.runtime.evaluation.intervals import Bootstrap
+from kubestill.runtime.evaluation.labels import Skill
+from kubestill.runtime.evaluation.metrics import Metric, losses
+from kubestill.runtime.evaluation.outcome import Outcome
+from kubestill.runtime.evaluation.profile import Profile
+
+__all__ = ["FORMAT", "GoldenMark", "Mark", "Record", "mark_of", "marks_of", "read_record"]
+
+FORMAT = "kubestill/record/1"
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Mark(_Value):
+    """One score with its sampling noise."""
+
+    value: float
+    error: float
+    """Standard error."""
+    rows: int
+
+
+class GoldenMark(_Value):
+    """How a champion did on the fixed set."""
+
+    fingerprint: str
+    """Of the fixed set: scores on another one say nothing."""
+    value: float
+    best: float
+    """The best that any champion of this line has reached: what must not be forgotten, so that
+    many small steps down are seen as the long one that they are."""
+
+
+class Record(_Value):
+    """A champion's scores at its promotion."""
+
+    format: Literal["kubestill/record/1"] = FORMAT
+    metric: str
+    """What the decision was taken on."""
+    metrics: dict[str, Mark] = {}
+    slices: dict[str, Mark] = {}
+    """Mean loss a row by slice, such as `carrier = UA`."""
+    golden: GoldenMark | None = None
+    skill: Skill | None = None
+    profile: Profile | None = None
+
+
+def read_record(form: Mapping[str, Any], source: str) -> Record | None:
+    """Return the record inside a decision; None where it holds none.
+
+    Raises:
+        CorruptData: There is one that cannot be read.
+    """
+    if not form.get("record"):
+        return None
+    try:
+        return Record.model_validate(form["record"])
+    except ValidationError as error:
+        raise CorruptData(f"{source}: the champion's record cannot be read: {error}") from error
+
+
+def marks_of(scores: Bootstrap, name: str, metrics: Mapping[str, Metric]) -> dict[str, Mark]:
+    """Return a model's scores that resampling gave a standard error, where they are finite."""
+    marks: dict[str, Mark] = {}
+    rows = scores.outcomes[name].rows
+    for metric in metrics:
+        samples = scores.samples[name].get(metric)
+        value = scores.points[name][metric]
+        if samples is None or not math.isfinite(value):
+            continue
+        error = float(np.nanstd(samples, ddof=1))
+        if math.isfinite(error):
+            marks[metric] = Mark(value=value, error=error, rows=rows)
+    return marks
+
+
+def mark_of(outcome: Outcome) -> Mark | None:
+    """Return the primary score, log loss or RMSE; None where it or its error is not known."""
+    each = losses(outcome)
+    if len(each) < 2 or not np.isfinite(each).all():
+        return None
+    value, error = float(each.mean()), float(each.std(ddof=1) / math.sqrt(len(each)))
+    if outcome.task == "regression":
+        # The delta method: d sqrt(v) = dv / (2 sqrt(v)).
+        value = math.sqrt(value)
+        error = error / (2 * value) if value else 0.0
+    return Mark(value=value, error=error, rows=len(each))

@@ -1,0 +1,145 @@
+"""A champion line's life as a plot: every judged window, every challenger, every promotion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kubestill.runtime.evaluation.intervals import Interval
+from kubestill.runtime.evaluation.metrics import Metric
+from kubestill.runtime.reports.canvas import PAINT, draw, plain_axis
+from kubestill.runtime.reports.page import Html, figure, legend, section
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["history_section"]
+
+Entry = Mapping[str, Any]
+
+SHOWN = 60
+"""Windows in the plot, the latest ones."""
+_TONES = {
+    "healthy": "good",
+    "degraded": "bad",
+    "reject": "bad",
+    "insufficient": "doubt",
+    "promote": "good",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Window:
+    """What one run made of its rows."""
+
+    label: str
+    champion: Interval | None = None
+    verdict: str = ""
+    challenger: Interval | None = None
+    outcome: str = ""
+    promoted: bool = False
+    unfit: bool = False
+
+
+def history_section(history: Sequence[Entry], metric: Metric) -> list[Html]:
+    """Return the section on what happened so far; empty before there are two windows.
+
+    Args:
+        history: Entries of the registry's history in the order they were written.
+        metric: The score that is drawn.
+    """
+    windows = _windows(history, metric.name)[-SHOWN:]
+    if len(windows) < 2:
+        return []
+    key = legend(
+        [
+            ("champion, healthy", "good", "o"),
+            ("champion, degraded or rows rejected", "bad", "o"),
+            ("not enough evidence", "doubt", "o"),
+            ("challenger", "student", "D"),
+            ("promotion", "student", "|"),
+        ]
+    )
+
+    def build(figure: Figure) -> None:
+        _draw(figure.subplots(), windows, metric)
+
+    drawn = draw(
+        "history", 11.2, 3.8, build, description=f"{metric.title} of every window since the start"
+    )
+    promoted = sum(window.promoted for window in windows)
+    note = (
+        f"{metric.title} on each window's rows, before anything was learned from them; bars are "
+        f"intervals. {len(windows)} windows, {promoted} promotions; a cross marks rows that were "
+        "not fit to judge."
+    )
+    return [section("What happened so far", key, figure(drawn), note=note)]
+
+
+def _windows(history: Sequence[Entry], metric: str) -> list[_Window]:
+    """Return one entry a run, in the order of the windows' ends."""
+    runs: dict[str, list[Entry]] = {}
+    for entry in history:
+        runs.setdefault(str(entry["run_id"]), []).append(entry)
+    found: list[tuple[str, _Window]] = []
+    for entries in runs.values():
+        judged = [entry for entry in entries if entry.get("scores")]
+        if not judged:
+            continue
+        steps = {str(entry["step"]): entry for entry in entries}
+        judge, challenge = steps.get("judge", {}), steps.get("challenge", {})
+        end = str(judged[0].get("end") or judged[0]["at"])
+        found.append(
+            (
+                end,
+                _Window(
+                    label=end[:10],
+                    champion=_interval(judge.get("scores"), metric)
+                    or _interval(challenge.get("baseline_scores"), metric),
+                    verdict=str(judge.get("decision") or "insufficient"),
+                    challenger=_interval(challenge.get("scores"), metric),
+                    outcome=str(challenge.get("decision") or ""),
+                    promoted="promote" in steps,
+                    unfit=any(entry.get("unfit") for entry in judged),
+                ),
+            )
+        )
+    return [window for _, window in sorted(found, key=lambda pair: pair[0])]
+
+
+def _interval(scores: Any, metric: str) -> Interval | None:
+    found = (scores or {}).get(metric)
+    if not found or found["value"] is None:
+        return None
+    nan = float("nan")
+    low, high = (nan if found[end] is None else found[end] for end in ("low", "high"))
+    return Interval(found["value"], low, high)
+
+
+def _draw(axes: Axes, windows: Sequence[_Window], metric: Metric) -> None:
+    axes.set_title(f"{metric.title} ({'less' if metric.sign < 0 else 'more'} is better)")
+    line = [(x, w.champion.value) for x, w in enumerate(windows) if w.champion]
+    axes.plot([x for x, _ in line], [y for _, y in line], color=PAINT["muted"], zorder=2)
+    for x, window in enumerate(windows):
+        if window.promoted:
+            axes.axvline(x, color=PAINT["student"], linewidth=1.4, zorder=1)
+        if window.champion:
+            tone = _TONES.get(window.verdict, "doubt")
+            _point(axes, x, window.champion, "X" if window.unfit else "o", tone)
+        if window.challenger:
+            _point(axes, x + 0.12, window.challenger, "D", "student")
+    step = max(1, len(windows) // 12)
+    axes.set_xticks(range(0, len(windows), step), [w.label for w in windows[::step]])
+    axes.margins(x=0.04)
+    plain_axis(axes, "y", lambda value: f"{value:g}")
+
+
+def _point(axes: Axes, x: float, score: Interval, marker: str, tone: str) -> None:
+    paint = PAINT[tone]
+    if score.known:
+        axes.plot([x, x], [score.low, score.high], color=paint, linewidth=1.6, alpha=0.7, zorder=3)
+    style: dict[str, Any] = {"markeredgecolor": PAINT["card"], "markeredgewidth": 1.0}
+    size = 6 if marker == "D" else 8
+    axes.plot([x], [score.value], marker, color=paint, markersize=size, zorder=4, **style)

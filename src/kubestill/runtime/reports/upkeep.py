@@ -1,0 +1,57 @@
+"""The parts of an evaluation's report that are about keeping a champion: its record, its rows."""
+
+from __future__ import annotations
+
+from kubestill.runtime.evaluation.decay import Decay
+from kubestill.runtime.evaluation.findings import Findings
+from kubestill.runtime.reports.numbers import score_text
+from kubestill.runtime.reports.page import Cell, Html, bullets, section, table, text
+
+__all__ = ["record_section", "rows_section"]
+
+MOST_DECAYS = 20
+"""Rows of the table; the surest come first."""
+
+
+def record_section(findings: Findings) -> list[Html]:
+    """Return the champion's scores beside those of its promotion; empty without a record."""
+    if not findings.decay:
+        return []
+    rows = [_decay_row(decay) for decay in findings.decay[:MOST_DECAYS]]
+    columns = ["", "at promotion", "now", "worse by", "p, adjusted", "decay"]
+    note = (
+        "p is the chance of a difference like this if nothing beyond the tolerance had changed, "
+        "adjusted for the number of lines."
+    )
+    return [section("Against its own record", table(columns, rows), note=note)]
+
+
+def _decay_row(decay: Decay) -> tuple[Html, list[Cell]]:
+    name = decay.metric.name
+    where = "" if decay.part == "all rows" else f", {decay.part}"
+    cells = [
+        Cell(text=score_text(name, decay.before.value), detail=f"{decay.before.rows:,} rows"),
+        Cell(text=score_text(name, decay.now.value), detail=f"{decay.now.rows:,} rows"),
+        Cell(text=f"{decay.worse_by:+.3g}".replace("-", "−")),
+        Cell(text=f"{decay.p_value:.2g}"),
+        Cell(text="yes" if decay.evident else "no", best=decay.evident),
+    ]
+    return text(f"{decay.metric.title}{where}"), cells
+
+
+def rows_section(findings: Findings) -> list[Html]:
+    """Return how the rows differ from those of the promotion; empty where they do not."""
+    unfit = [shift.statement for shift in findings.shifts if shift.unfit]
+    drift = [shift.statement for shift in findings.shifts if not shift.unfit]
+    parts: list[Html] = []
+    if unfit:
+        parts += [Html("<h3>Not fit to judge or to learn from</h3>"), bullets(unfit)]
+    if drift:
+        parts += [Html("<h3>Drift</h3>"), bullets(drift)]
+    if not parts:
+        return []
+    note = (
+        "Against the rows on which the champion was promoted. Drift is no verdict: the scores "
+        "decide what it is worth."
+    )
+    return [section("What is different about these rows", *parts, note=note)]
