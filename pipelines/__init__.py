@@ -1,5 +1,6 @@
 """The pipelines: how components are wired."""
 
+from .continuous_retraining import continuous_retraining
 from .distillation import distillation
 
-__all__ = ["distillation"]
+__all__ = ["continuous_retraining", "distillation"]

@@ -24,13 +24,22 @@ if TYPE_CHECKING:
 @click.option("-p", "assignments", multiple=True, metavar="NAME=VALUE", help="One parameter.")
 @click.option("--params", default="", metavar="FILE", help="Parameters in a YAML file.")
 @click.option("--output", default="", help="Folder of the runs; default: runs/<pipeline>.")
+@click.option(
+    "--as-of", default="", metavar="DATE", help="Replay: as if it were run then. Same as -p as_of."
+)
 @click.option("-v", "--verbose", is_flag=True, help="Show every line of the tasks.")
 def run(
-    pipeline: str, assignments: tuple[str, ...], params: str, output: str, verbose: bool
+    pipeline: str,
+    assignments: tuple[str, ...],
+    params: str,
+    output: str,
+    as_of: str,
+    verbose: bool,
 ) -> None:
     """Run PIPELINE on this machine: a name such as `distillation`, or a compiled YAML file.
 
-    Checkpoints go to one folder for all runs, so that running again resumes what was interrupted.
+    Checkpoints go to one folder for all runs, so that running again resumes what was interrupted;
+    so does the registry of a pipeline that has one.
     """
     if find_spec("torch") is None:
         raise click.ClickException(
@@ -40,9 +49,11 @@ def run(
 
     spec = _load(pipeline)
     root = os.path.abspath(output or os.path.join("runs", spec.pipeline_info.name))
-    arguments = read_parameters(spec, assignments, params)
-    if "checkpoint_uri" in spec.root.input_definitions.parameters:
-        arguments.setdefault("checkpoint_uri", os.path.join(root, "checkpoints"))
+    if as_of:
+        assignments = (*assignments, f"as_of={as_of}")
+    places = {name: os.path.join(root, name) for name in ("checkpoints", "registry")}
+    defaults = {"checkpoint_uri": places["checkpoints"], "registry": places["registry"]}
+    arguments = read_parameters(spec, assignments, params, defaults=defaults)
     result = run_pipeline(spec, arguments, root=root, verbose=verbose)
     if result.failed or result.error:
         raise click.ClickException(_failure(result))

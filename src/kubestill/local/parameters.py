@@ -24,7 +24,11 @@ _WANTED = {
 
 
 def read_parameters(
-    spec: pipeline_spec_pb2.PipelineSpec, assignments: Iterable[str], file: str = ""
+    spec: pipeline_spec_pb2.PipelineSpec,
+    assignments: Iterable[str],
+    file: str = "",
+    *,
+    defaults: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Join `name=value` assignments and a YAML file into the arguments of a pipeline.
 
@@ -33,13 +37,15 @@ def read_parameters(
         assignments: As on the command line; they override the file. Values of lists, mappings,
             numbers and booleans are read as YAML, strings as they are.
         file: A YAML mapping of names to values; empty for none.
+        defaults: Values of parameters that nobody gave, as far as the pipeline has them.
 
     Raises:
         InvalidInput: With every unknown name, value of a wrong type and missing parameter.
     """
     known = dict(spec.root.input_definitions.parameters)
     problems = Problems()
-    given = _from_file(file, problems)
+    given = {name: value for name, value in (defaults or {}).items() if name in known}
+    given |= _from_file(file, problems)
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:

@@ -79,7 +79,7 @@ def run_pipeline(
         verbose: Show every line of the tasks and of kfp itself.
     """
     tasks = _TaskStarter(spec, Console(sys.stdout), root, verbose)
-    spec = _without_retries(spec)
+    spec = _with_readable_conditions(_without_retries(spec))
     shown = sys.stdout if verbose else io.StringIO()
     with _kfp_tamed() as complaints, contextlib.redirect_stdout(shown):
         local.init(
@@ -106,15 +106,16 @@ class _TaskStarter:
     ):
         self.result = Run()
         self._infos = _tasks(spec)
+        self._exits = {name for name, task in self._infos.items() if _is_exit(task)}
         self._console = console
         self._root = os.path.abspath(root)
         self._verbose = verbose
 
     def run(self, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
-        """Run one task and return its exit code; after a failure nothing new is started."""
-        if self.result.failed:
-            return 1
+        """Run one task; after a failure only an exit handler's is started. Return its exit code."""
         folder = _task_folder(full_command)
+        if self.result.failed and folder.rpartition(os.sep)[2] not in self._exits:
+            return 1
         name, retries = self._describe(folder)
         self._console.started(name)
         start = time.monotonic()
@@ -146,7 +147,7 @@ class _TaskStarter:
                 stderr=subprocess.STDOUT,
                 text=True,
                 bufsize=1,
-                env={**_threads(folder), **os.environ, "PYTHONUNBUFFERED": "1", **env_vars},
+                env={**_threads(folder), **os.environ, **_driven(), **env_vars},
             ) as process,
         ):
             assert process.stdout is not None
@@ -179,9 +180,19 @@ def _threads(folder: str) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2))}
 
 
+def _driven() -> dict[str, str]:
+    # By the process that drives it, a run that comes later sees whether this one still lives.
+    return {"PYTHONUNBUFFERED": "1", "KUBESTILL_DRIVER": str(os.getpid())}
+
+
 def _task_folder(full_command: list[str]) -> str:
     executor_input = json.loads(full_command[full_command.index("--executor_input") + 1])
     return os.path.dirname(executor_input["outputs"]["outputFile"])
+
+
+def _is_exit(task: pipeline_spec_pb2.PipelineTaskSpec) -> bool:
+    """Whether a task ends an `ExitHandler`: only those are told how the tasks before went."""
+    return any(given.HasField("task_final_status") for given in task.inputs.parameters.values())
 
 
 def _dags(spec: pipeline_spec_pb2.PipelineSpec) -> Iterator[pipeline_spec_pb2.DagSpec]:
@@ -206,6 +217,26 @@ def _without_retries(spec: pipeline_spec_pb2.PipelineSpec) -> pipeline_spec_pb2.
     for dag in _dags(spec):
         for task in dag.tasks.values():
             task.ClearField("retry_policy")
+    return spec
+
+
+def _with_readable_conditions(
+    spec: pipeline_spec_pb2.PipelineSpec,
+) -> pipeline_spec_pb2.PipelineSpec:
+    """Name tasks and outputs in conditions as `kfp.local` reads them.
+
+    It knows an output only if that is called `Output`, or by the name that stands here; any other
+    condition would count as false.
+    """
+    for dag in _dags(spec):
+        for task in dag.tasks.values():
+            for name, given in task.inputs.parameters.items():
+                if given.HasField("task_output_parameter"):
+                    source = given.task_output_parameter
+                    channel = f"{source.producer_task}--{source.output_parameter_key}"
+                    task.trigger_policy.condition = task.trigger_policy.condition.replace(
+                        f"['{name}']", f"['pipelinechannel--{channel}']"
+                    )
     return spec
 
 

@@ -26,7 +26,7 @@ from kubestill.runtime.data.parts import absolute, is_remote
 from kubestill.runtime.data.shelf import Shelf
 from kubestill.runtime.stores import Entry, open_store
 
-__all__ = ["open_source"]
+__all__ = ["file_ending", "open_source"]
 
 _PARQUET = (".parquet", ".pq")
 _CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
@@ -48,7 +48,7 @@ def open_source(source: str) -> pads.Dataset:
     problems = Problems()
     files = _find(source, problems)
     problems.raise_if_any()
-    endings = {name for name in map(_ending, files) if name}
+    endings = {name for name in map(file_ending, files) if name}
     if endings & set(_PARQUET) and endings & set(_CSV):
         problems.add(
             "source", source, f"mixes {', '.join(sorted(endings))}; give one type at a time"
@@ -71,7 +71,7 @@ def _find(source: str, problems: Problems) -> list[str]:
         remedy = f"{what} no file; check the path (known types: {_KNOWN}){built_in}"
         problems.add("source", source, remedy)
     for file in files:
-        if not _ending(file):
+        if not file_ending(file):
             problems.add("source", file, f"is of an unknown file type; known: {_KNOWN}")
     return files
 
@@ -102,15 +102,15 @@ def _find_remote(source: str) -> list[str]:
     shelf = Shelf.default()
 
     def download(entry: Entry, folder: Path) -> None:
-        store.download(entry.key, str(folder / f"rows{_ending(entry.key)}"))
+        store.download(entry.key, str(folder / f"rows{file_ending(entry.key)}"))
 
     files: list[str] = []
     for entry in kept:
         text = f"{scheme}://{bucket}/{entry.key}@{entry.version}"
         name = f"source-{hashlib.sha256(text.encode()).hexdigest()[:40]}"
-        if _ending(entry.key):
+        if file_ending(entry.key):
             files.append(
-                str(shelf.entry(name, partial(download, entry)) / f"rows{_ending(entry.key)}")
+                str(shelf.entry(name, partial(download, entry)) / f"rows{file_ending(entry.key)}")
             )
         else:
             files.append(f"{scheme}://{bucket}/{entry.key}")
@@ -118,10 +118,11 @@ def _find_remote(source: str) -> list[str]:
 
 
 def _is_data(name: str) -> bool:
-    return bool(_ending(name)) and not name.startswith((".", "_"))
+    return bool(file_ending(name)) and not name.startswith((".", "_"))
 
 
-def _ending(name: str) -> str:
+def file_ending(name: str) -> str:
+    """Return the known ending of a data file's name, such as `.csv.gz`; "" for any other."""
     lower = name.lower()
     return next((end for end in (*_CSV, *_PARQUET) if lower.endswith(end)), "")
 
@@ -142,7 +143,7 @@ def _open_csv(files: list[str], problems: Problems) -> pads.Dataset:
     tables: list[pa.Table] = []
     options = pacsv.ConvertOptions(strings_can_be_null=True)
     for file in files:
-        tabbed = pacsv.ParseOptions(delimiter="\t" if ".tsv" in _ending(file) else ",")
+        tabbed = pacsv.ParseOptions(delimiter="\t" if ".tsv" in file_ending(file) else ",")
         try:
             tables.append(pacsv.read_csv(file, parse_options=tabbed, convert_options=options))
         except (pa.ArrowException, OSError) as error:

@@ -94,11 +94,15 @@ class Claim(_Value):
     at: float
     """When it was claimed or last renewed, in seconds since 1970 by the claimant's clock."""
     lease_seconds: float
-    champion: int = 0
+    champion: int = Field(default=0, ge=0)
     """Version of the champion that is judged; 0 where there is none."""
+    after: int = 0
+    """How many windows were closed when this one was planned."""
     window: Window
     pool: tuple[tuple[str, Half], ...] = ()
     """Parts of earlier windows that the run trains on as well."""
+    took_over: tuple[str, ...] = ()
+    """Runs that died holding a window, whose rows these are now."""
     contract: Mapping[str, Any] = Field(default_factory=dict[str, Any])
     """What the rows mean; becomes the registry's when the run ends well."""
 

@@ -12,7 +12,17 @@ from typing import TypeAlias
 from kubestill.errors import Conflict, Fenced, InvalidInput, Problem
 from kubestill.runtime.registry.state import Champion, Claim, Half, Part, State, Verdict, Window
 
-__all__ = ["Transition", "abandon", "claim", "close", "promote", "renew", "rollback"]
+__all__ = [
+    "Transition",
+    "abandon",
+    "claim",
+    "close",
+    "holding",
+    "promote",
+    "promoted",
+    "rollback",
+    "trainable",
+]
 
 Transition: TypeAlias = Callable[[State], State]
 
@@ -23,13 +33,12 @@ _AFTER: Mapping[Verdict, Part] = {
 }
 
 
-def claim(state: State, wanted: Claim, *, instead_of: str = "") -> State:
+def claim(state: State, wanted: Claim) -> State:
     """Take a window, which was planned against `wanted.champion` and the windows of that time.
 
     Args:
         state: The current one.
-        wanted: The claim.
-        instead_of: Run whose claim may be replaced, because it is known to be dead.
+        wanted: The claim; it replaces one that is held by a run it says to take over.
 
     Raises:
         Conflict: Another run holds a window, or rows were taken since the claim was planned.
@@ -37,19 +46,13 @@ def claim(state: State, wanted: Claim, *, instead_of: str = "") -> State:
     held = state.claim
     if held is not None and held.window.id == wanted.window.id:
         return state
-    if held is not None and held.run_id not in (wanted.run_id, instead_of):
+    if held is not None and held.run_id not in wanted.took_over:
         raise Conflict(f"run {held.run_id} holds the window {held.window.id}")
     if (state.champion.version if state.champion else 0) != wanted.champion:
         raise Conflict("the champion changed while rows were collected")
-    if any(window.run_id == wanted.run_id for window in state.windows):
-        raise Conflict(f"run {wanted.run_id} took its window already")
+    if len(state.windows) != wanted.after:
+        raise Conflict("another run took rows while these were collected")
     return state.model_copy(update={"claim": wanted})
-
-
-def renew(state: State, run_id: str, *, now: float) -> State:
-    """Say that the run is alive."""
-    held = holding(state, run_id)
-    return state.model_copy(update={"claim": held.model_copy(update={"at": now})})
 
 
 def abandon(state: State, run_id: str) -> State:
@@ -163,6 +166,17 @@ def holding(state: State, run_id: str) -> Claim:
         who = f"run {state.claim.run_id} does" if state.claim else "no run does"
         raise Fenced(f"run {run_id} holds no window any more ({who}); nothing was changed")
     return state.claim
+
+
+def trainable(state: State) -> tuple[tuple[str, Half], ...]:
+    """Return the parts of closed windows that a challenger may learn from, oldest first."""
+    halves: tuple[Half, ...] = ("train", "judge")
+    return tuple(
+        (window.id, half)
+        for window in state.windows
+        for half in halves
+        if getattr(window, half) == "trainable"
+    )
 
 
 def promoted(state: State, run_id: str) -> Champion | None:

@@ -1,0 +1,104 @@
+"""Take the rows that arrived since the last run."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from kubestill.components._image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def collect_fresh(
+    source: str,
+    timestamp: str,
+    target: str,
+    registry: str,
+    run_id: str,
+    dataset: dsl.Output[dsl.Dataset],
+    validation: dsl.Output[dsl.Dataset],
+    holdout: dsl.Output[dsl.Dataset],
+    fresh: dsl.Output[dsl.Dataset],
+    older: dsl.Output[dsl.Dataset],
+    summary: dsl.Output[dsl.Markdown],
+    as_of: str = "",
+    since: str = "",
+    label_delay_hours: float = 0.0,
+    task: str = "auto",
+    features: list = [],
+    kinds: dict = {},
+    keys: list = [],
+    min_rows: int = 200,
+    judge_fraction: float = 0.3,
+    validation_fraction: float = 0.15,
+    replay_rows: int = 0,
+    lease_hours: float = 12.0,
+    seed: int = 0,
+    settings: dict = {},
+) -> NamedTuple("Outputs", [("status", str), ("reason", str)]):
+    """Collect labelled rows that no run has taken yet: the window of this run.
+
+    The window is held in the registry until the run ends. Only where it ends well are its rows
+    taken; after a failure the next run takes them. A retry gets the same window.
+
+    Args:
+        source: Parquet or CSV: a file, a folder with all below it (`date=2013-04-01/` gives a
+            column), or a glob such as `gs://bucket/flights/**/*.parquet`.
+        timestamp: Column of the time a row is from.
+        target: Column to predict.
+        registry: Folder that all runs share, local or gs://.
+        run_id: Of the pipeline run: `dsl.PIPELINE_JOB_ID_PLACEHOLDER`.
+        as_of: Take rows from before this date or time; empty is now. Replays history.
+        since: Never take rows from before this date or time.
+        label_delay_hours: How long labels take to arrive: later rows are left to the next run.
+        task: `regression`, `binary`, `multiclass`, or `auto` to infer it from the target.
+        features: Columns to learn from; empty takes all but target and timestamp.
+        kinds: Overrides by column: `numeric`, `boolean`, `categorical` or `tensor`.
+        keys: Columns that identify a row; empty takes all of them, and how often a file has it.
+        min_rows: With fewer, all wait for the next run.
+        judge_fraction: Share of the rows that judge and are not learned from, above 0 and below 1.
+        validation_fraction: Share of the rows for early stopping and selection, 0 to below 1.
+        replay_rows: How many rows of the champions' own training to hand on as `older`.
+        lease_hours: After how long a run that holds its window is taken for dead.
+        seed: Of the validation split and the sample of older rows.
+        settings: `timezone` of times without one, `timestamp_format` of those not in ISO 8601.
+
+    Returns:
+        dataset: Rows to learn from: of this window, and of earlier ones nothing was learned from.
+        validation: A share of them, for early stopping and for choosing between checkpoints.
+        holdout: Rows that judge the challenger.
+        fresh: The whole window: rows that judge the champion, which has seen none of them.
+        older: A sample of what champions learned from.
+        summary: What was found in which files.
+        status: `ready`, `bootstrap` without a champion, `waiting` without enough rows, or `busy`
+            while another run is at work.
+        reason: The sentence behind it.
+    """
+    from kubestill.runtime.tasks.collect_fresh import collect_fresh as run
+
+    return run(
+        source=source,
+        timestamp=timestamp,
+        target=target,
+        registry=registry,
+        run_id=run_id,
+        dataset=dataset,
+        validation=validation,
+        holdout=holdout,
+        fresh=fresh,
+        older=older,
+        summary=summary,
+        as_of=as_of,
+        since=since,
+        label_delay_hours=label_delay_hours,
+        task=task,
+        features=features,
+        kinds=kinds,
+        keys=keys,
+        min_rows=min_rows,
+        judge_fraction=judge_fraction,
+        validation_fraction=validation_fraction,
+        replay_rows=replay_rows,
+        lease_hours=lease_hours,
+        seed=seed,
+        settings=settings,
+    )

@@ -1,0 +1,39 @@
+"""Bring the champion into a pipeline."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from kubestill.components._image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def open_champion(
+    registry: str,
+    model: dsl.Output[dsl.Model],
+    ledger: dsl.Output[dsl.Artifact],
+    golden: dsl.Output[dsl.Dataset],
+    run_id: str = "",
+) -> NamedTuple("Outputs", [("version", int)]):
+    """Copy the registry's champion into the run, with its ledger and the golden rows.
+
+    Args:
+        registry: Folder that all runs share, local or gs://.
+        run_id: Of the pipeline run; with it, the champion must be the one that the run's window is
+            for. Empty takes whichever is there.
+
+    Returns:
+        model: The champion's export.
+        ledger: Its training: the one state from before overfitting, to fine-tune from.
+        golden: Rows that no model ever learns from: the first champion's judges.
+        version: Which champion it is.
+    """
+    from kubestill.runtime.tasks.open_champion import open_champion as run
+
+    return run(
+        registry=registry,
+        model=model,
+        ledger=ledger,
+        golden=golden,
+        run_id=run_id,
+    )

@@ -1,0 +1,42 @@
+"""Make the challenger champion."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from kubestill.components._image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def promote_model(
+    model: dsl.Input[dsl.Model],
+    ledger: dsl.Input[dsl.Artifact],
+    metrics: dsl.Input[dsl.Metrics],
+    registry: str,
+    run_id: str,
+) -> NamedTuple("Outputs", [("version", int), ("model_uri", str)]):
+    """Promote the very model that was judged: copy it into the registry and swap the champion.
+
+    Refused unless the digests of challenger, champion and judging rows are those of the decision.
+    Champion and window change in one compare-and-swap; repeated, it finds its work done.
+
+    Args:
+        model: The challenger.
+        ledger: Its training; the state from before overfitting is kept, to fine-tune from.
+        metrics: Of the continuous-eval that judged it: they carry the decision.
+        registry: Folder that all runs share, local or gs://.
+        run_id: Of the pipeline run that holds the window: `dsl.PIPELINE_JOB_ID_PLACEHOLDER`.
+
+    Returns:
+        version: Of the new champion.
+        model_uri: Where it lies.
+    """
+    from kubestill.runtime.tasks.promote_model import promote_model as run
+
+    return run(
+        model=model,
+        ledger=ledger,
+        metrics=metrics,
+        registry=registry,
+        run_id=run_id,
+    )

@@ -1,0 +1,38 @@
+"""End a run, however it went."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from kubestill.components._image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def record_outcome(
+    registry: str,
+    run_id: str,
+    final_status: dsl.PipelineTaskFinalStatus,
+    summary: dsl.Output[dsl.Markdown],
+) -> NamedTuple("Outputs", [("outcome", str)]):
+    """Close the run's window or give its rows back, and write the outcome to the history.
+
+    The exit task of a pipeline: it runs after success and failure alike.
+
+    Args:
+        registry: Folder that all runs share, local or gs://.
+        run_id: Of the pipeline run: `dsl.PIPELINE_JOB_ID_PLACEHOLDER`.
+        final_status: What Kubeflow says about the steps before; filled in by Kubeflow.
+
+    Returns:
+        summary: How the run ended, and how the registry stands.
+        outcome: `promoted`, `healthy`, `inconclusive`, `rejected`, `waiting`, `busy`, `failed` or
+            `abandoned`.
+    """
+    from kubestill.runtime.tasks.record_outcome import record_outcome as run
+
+    return run(
+        registry=registry,
+        run_id=run_id,
+        final_status=final_status,
+        summary=summary,
+    )

@@ -1,0 +1,223 @@
+"""Keep a model fresh: notice decay, fine-tune, prove the challenger better, swap; or do nothing."""
+
+from kfp import dsl
+
+from kubestill.components import (
+    collect_fresh,
+    continuous_eval,
+    finetune_fresh,
+    open_champion,
+    promote_model,
+    record_outcome,
+    select_checkpoint,
+    train_teacher,
+)
+from kubestill.pipelines._policy import resilient
+
+RUN = dsl.PIPELINE_JOB_ID_PLACEHOLDER
+
+
+@dsl.pipeline(name="continuous-retraining")
+def continuous_retraining(
+    source: str,
+    timestamp: str,
+    target: str,
+    registry: str,
+    as_of: str = "",
+    since: str = "",
+    label_delay_hours: float = 0.0,
+    task: str = "auto",
+    features: list = [],
+    kinds: dict = {},
+    keys: list = [],
+    min_rows: int = 200,
+    judge_fraction: float = 0.3,
+    validation_fraction: float = 0.15,
+    lease_hours: float = 12.0,
+    collect_settings: dict = {},
+    network: str = "mlp",
+    network_args: dict = {"hidden": [64, 64]},
+    epochs: float = 20.0,
+    batch_size: int = 128,
+    learning_rate: float = 0.001,
+    training_settings: dict = {},
+    finetune_epochs: float = 3.0,
+    finetune_learning_rate: float = 0.0005,
+    replay_rows: int = 0,
+    shrink: float = 1.0,
+    perturb: float = 0.0,
+    finetune_settings: dict = {},
+    thresholds: dict = {},
+    slices: list = [],
+    evaluation_settings: dict = {},
+    seed: int = 0,
+    device: str = "auto",
+    checkpoint_uri: str = "",
+):
+    """Take the rows that arrived, judge the champion by them, and replace it where it decayed.
+
+    The first run trains a champion from scratch. Every later one judges it by rows that no model
+    has seen. Only where it has decayed is a challenger fine-tuned, from the champion's state before
+    overfitting, and promoted only if it is proven better on rows that neither has seen and does not
+    forget the golden ones. However the run goes, its outcome is written to the registry's history,
+    and no row is lost or counted twice: a failed run's rows are the next run's.
+
+    Args:
+        source: Parquet or CSV that new rows arrive in: a folder, or a glob; local or gs://.
+        timestamp: Column of the time a row is from.
+        target: Column to predict.
+        registry: Folder of champions, windows and history, local or gs://; one for each model.
+        as_of: Take rows from before this date or time; empty is now. Replays history.
+        since: Never take rows from before this date or time.
+        label_delay_hours: How long labels take to arrive: later rows are left to the next run.
+        task: `regression`, `binary`, `multiclass`, or `auto` to infer it from the target.
+        features: Columns to learn from; empty takes all but target and timestamp.
+        kinds: Overrides by column: `numeric`, `boolean`, `categorical` or `tensor`.
+        keys: Columns that identify a row; empty takes all of them, and how often a file has it.
+        min_rows: With fewer fresh rows, all wait for the next run.
+        judge_fraction: Share of the fresh rows that judge the challenger and are not learned from.
+        validation_fraction: Share of the fresh rows for early stopping and selection.
+        lease_hours: After how long a run that holds its window is taken for dead.
+        collect_settings: Further options of collect-fresh.
+        network: `mlp`, or an import path such as `my_pkg.nets:Net`.
+        network_args: Its keyword arguments.
+        epochs: Passes over the rows of the first run, which trains from scratch.
+        batch_size: Rows a step, in both trainings.
+        learning_rate: Peak learning rate of the first run's training.
+        training_settings: Further settings of the first run's training.
+        finetune_epochs: Passes over the fresh rows.
+        finetune_learning_rate: Peak learning rate of the fine-tuning.
+        replay_rows: Older rows that are mixed into the fine-tuning, against forgetting.
+        shrink: Factor on the weights before fine-tuning (Ash & Adams 2020); 1 leaves them alone.
+        perturb: Share of a fresh initialisation to add to them; 0 is off.
+        finetune_settings: Further settings of the fine-tuning.
+        thresholds: Limits by metric that champion and challenger must keep.
+        slices: Columns by whose values the scores are broken down.
+        evaluation_settings: Further options of continuous-eval.
+        seed: Of splits and trainings.
+        device: `auto`, `cpu`, `cuda` or `cuda:1`.
+        checkpoint_uri: Root of the checkpoints, local or gs://.
+    """
+    ended = resilient(record_outcome(registry=registry, run_id=RUN))
+    with dsl.ExitHandler(ended, name="retraining"):
+        collected = resilient(
+            collect_fresh(
+                source=source,
+                timestamp=timestamp,
+                target=target,
+                registry=registry,
+                run_id=RUN,
+                as_of=as_of,
+                since=since,
+                label_delay_hours=label_delay_hours,
+                task=task,
+                features=features,
+                kinds=kinds,
+                keys=keys,
+                min_rows=min_rows,
+                judge_fraction=judge_fraction,
+                validation_fraction=validation_fraction,
+                replay_rows=replay_rows,
+                lease_hours=lease_hours,
+                seed=seed,
+                settings=collect_settings,
+            )
+        )
+        with dsl.If(collected.outputs["status"] == "ready", name="champion"):
+            champion = resilient(open_champion(registry=registry, run_id=RUN))
+            judged = resilient(
+                continuous_eval(
+                    model=champion.outputs["model"],
+                    dataset=collected.outputs["fresh"],
+                    thresholds=thresholds,
+                    slices=slices,
+                    registry=registry,
+                    run_id=RUN,
+                    step="judge",
+                    settings=evaluation_settings,
+                )
+            ).set_display_name("judge-champion")
+            with dsl.If(judged.outputs["decision"] == "degraded", name="degraded"):
+                chosen = resilient(
+                    select_checkpoint(ledger=champion.outputs["ledger"], rule="before-overfitting")
+                )
+                tuned = resilient(
+                    finetune_fresh(
+                        checkpoint=chosen.outputs["checkpoint"],
+                        dataset=collected.outputs["dataset"],
+                        validation=collected.outputs["validation"],
+                        epochs=finetune_epochs,
+                        batch_size=batch_size,
+                        learning_rate=finetune_learning_rate,
+                        shrink=shrink,
+                        perturb=perturb,
+                        seed=seed,
+                        device=device,
+                        checkpoint_uri=checkpoint_uri,
+                        experiment="finetune",
+                        settings=finetune_settings,
+                    )
+                )
+                challenged = resilient(
+                    continuous_eval(
+                        model=tuned.outputs["model"],
+                        baseline=champion.outputs["model"],
+                        dataset=collected.outputs["holdout"],
+                        golden=champion.outputs["golden"],
+                        thresholds=thresholds,
+                        slices=slices,
+                        registry=registry,
+                        run_id=RUN,
+                        step="challenge",
+                        settings=evaluation_settings,
+                    )
+                ).set_display_name("judge-challenger")
+                with dsl.If(challenged.outputs["decision"] == "promote", name="better"):
+                    resilient(
+                        promote_model(
+                            model=tuned.outputs["model"],
+                            ledger=tuned.outputs["ledger"],
+                            metrics=challenged.outputs["metrics"],
+                            registry=registry,
+                            run_id=RUN,
+                        )
+                    )
+        with dsl.If(collected.outputs["status"] == "bootstrap", name="bootstrap"):
+            first = resilient(
+                train_teacher(
+                    dataset=collected.outputs["dataset"],
+                    validation=collected.outputs["validation"],
+                    network=network,
+                    network_args=network_args,
+                    epochs=epochs,
+                    batch_size=batch_size,
+                    learning_rate=learning_rate,
+                    seed=seed,
+                    device=device,
+                    checkpoint_uri=checkpoint_uri,
+                    experiment="first",
+                    settings=training_settings,
+                )
+            ).set_display_name("train-first")
+            tried = resilient(
+                continuous_eval(
+                    model=first.outputs["model"],
+                    dataset=collected.outputs["holdout"],
+                    thresholds=thresholds,
+                    slices=slices,
+                    registry=registry,
+                    run_id=RUN,
+                    step="challenge",
+                    settings=evaluation_settings,
+                )
+            ).set_display_name("judge-first")
+            with dsl.If(tried.outputs["decision"] == "promote", name="good-enough"):
+                resilient(
+                    promote_model(
+                        model=first.outputs["model"],
+                        ledger=first.outputs["ledger"],
+                        metrics=tried.outputs["metrics"],
+                        registry=registry,
+                        run_id=RUN,
+                    )
+                ).set_display_name("promote-first")

@@ -1,0 +1,153 @@
+"""Task of the component `promote-model`: make the challenger champion, if it is the one judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from kubestill.errors import InvalidInput, Problem, Problems
+from kubestill.runtime.artifacts import Artifact, check_kind
+from kubestill.runtime.checkpoints.ledger import Ledger, read_ledger_artifact
+from kubestill.runtime.fresh.request import check_placeholders
+from kubestill.runtime.registry import Champion, Claim, Registry, State, open_registry, transitions
+from kubestill.runtime.registry.champions import (
+    check_champion,
+    copy_model,
+    copy_training,
+    model_digest,
+)
+from kubestill.runtime.selection.request import Evidence, Request
+from kubestill.runtime.selection.rules import select
+
+__all__ = ["promote_model"]
+
+_PROMOTING = ("promote", "bootstrap")
+
+
+def promote_model(
+    *, model: Artifact, ledger: Artifact, metrics: Artifact, registry: str, run_id: str
+) -> tuple[int, str]:
+    """Copy the challenger into the registry and swap the state, in one change.
+
+    Args:
+        model: The challenger.
+        ledger: Its training.
+        metrics: Of the continuous-eval that judged it: they carry its decision.
+        registry: Where.
+        run_id: The run whose window judged it.
+
+    Returns:
+        version: Of the new champion.
+        model_uri: Where it lies.
+
+    Raises:
+        InvalidInput: The challenger, its rows or its opponent are not those of the decision, or the
+            decision is another; all problems together. Nothing was changed.
+        CorruptData: The model or its training state is damaged.
+        Conflict: Another champion came in between.
+        Fenced: Another run has taken the window over.
+    """
+    store = open_registry(registry)
+    state = store.read()
+    digest, history, record = _check(model, ledger, metrics, {"run_id": run_id})
+    champion = transitions.promoted(state, run_id)
+    if champion is None:
+        held = transitions.holding(state, run_id)
+        _check_judged(record, digest, state, held)
+        check_champion(store, state)
+        champion = _promote(store, held, model, history, record, digest)
+    elif champion.model_digest != digest:
+        remedy = f"this run promoted another model already: {champion.model_digest}"
+        raise InvalidInput([Problem("model", digest, remedy)])
+    store.append(
+        run_id,
+        "promote",
+        {
+            "version": champion.version,
+            "model": digest,
+            "window": champion.window,
+            "reason": record["reason"],
+        },
+    )
+    print(f"champion {champion.version}: {record['reason']}", flush=True)
+    return champion.version, store.model_uri(champion)
+
+
+def _check(
+    model: Artifact, ledger: Artifact, metrics: Artifact, names: Mapping[str, str]
+) -> tuple[str, Ledger, Mapping[str, Any]]:
+    problems = Problems()
+    check_placeholders(names, problems)
+    digest, history = "", None
+    with problems.collect():
+        check_kind(model, "model")
+        digest = model_digest(model.path)
+    with problems.collect():
+        check_kind(ledger, "ledger")
+        history = read_ledger_artifact(ledger.path)
+    with problems.collect():
+        check_kind(metrics, "metrics")
+    record = metrics.metadata.get("decision_record")
+    if not isinstance(record, dict):
+        remedy = "has no decision; connect the `metrics` of the continuous-eval that judged it"
+        problems.add("metrics", metrics.uri, remedy)
+    problems.raise_if_any()
+    assert history
+    return digest, history, record  # pyright: ignore[reportUnknownVariableType]
+
+
+def _check_judged(record: Mapping[str, Any], digest: str, state: State, held: Claim) -> None:
+    """Refuse to bless anything else than what was judged."""
+    problems = Problems()
+    if record["decision"] not in _PROMOTING:
+        problems.add("decision", record["decision"], "only 'promote' makes a champion")
+    current = state.champion.model_digest if state.champion else ""
+    for field, found, judged, what in (
+        ("model", digest, record["model"], "the challenger"),
+        ("baseline", current, record["baseline"], "the champion it was compared with"),
+        ("dataset", held.window.holdout, record["dataset"], "the rows it was judged by"),
+    ):
+        if found != judged:
+            remedy = f"{what} had the digest {judged!r} when it was judged; judge again"
+            problems.add(field, found, remedy)
+    problems.raise_if_any()
+
+
+def _promote(
+    registry: Registry,
+    held: Claim,
+    model: Artifact,
+    ledger: Ledger,
+    record: Mapping[str, Any],
+    digest: str,
+) -> Champion:
+    folder = f"models/{held.window.id}"
+    copy_model(registry, model.path, folder)
+    request = Request(rule="before-overfitting")
+    entries = [entry for entry in ledger.entries if not entry.damaged]
+    choice = select(entries, request, _evidence(ledger))
+    print(f"kept to learn on from: {choice.reason}", flush=True)
+    champion = Champion(
+        version=1,
+        run_id=held.run_id,
+        window=held.window.id,
+        promoted_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        folder=folder,
+        model_digest=digest,
+        ledger_digest=copy_training(registry, ledger, choice.entry, folder),
+        datasets={"judged": held.window.holdout},
+        decision=dict(record),
+    )
+    changed = registry.change(lambda state: transitions.promote(state, champion))
+    made = transitions.promoted(changed, held.run_id)
+    assert made
+    return made
+
+
+def _evidence(ledger: Ledger) -> Evidence:
+    training = (ledger.finished or {}).get("training")
+    if training is None:
+        remedy = "its training is not finished; promote what a finished training exported"
+        raise InvalidInput([Problem("ledger", ledger.uri, remedy)])
+    return Evidence(curves=training["curves"], own_metric=training["metric"])
