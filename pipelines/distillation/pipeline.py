@@ -8,6 +8,7 @@ from kubestill.components import (
     generate_synthetic,
     import_dataset,
     label_with_teacher,
+    overfit_batch,
     plan_shards,
     select_checkpoint,
     train_student,
@@ -45,6 +46,8 @@ def distillation(
     batch_size: int = 128,
     thresholds: dict = {},
     slices: list = [],
+    gate: dict = {},
+    strict: bool = True,
     seed: int = 0,
     device: str = "auto",
     checkpoint_uri: str = "",
@@ -54,7 +57,8 @@ def distillation(
     The teacher learns the real rows and slightly disturbed copies of them. Synthetic rows are
     generated and labelled by the teacher in a fan-out, and the student learns from those. A
     control, the same network with equally many steps, learns the real rows' hard labels: what the
-    student gains over it is what all of this is worth.
+    student gains over it is what all of this is worth. Before any of it, teacher and student each
+    have to overfit one small batch, which takes seconds.
 
     Args:
         dataset: File, glob or folder of Parquet or CSV, local or gs://; or the built-in `digits`.
@@ -84,6 +88,8 @@ def distillation(
         batch_size: Rows a step, in all three trainings.
         thresholds: Limits by metric that decide whether the student passes.
         slices: Columns by whose values the scores are broken down.
+        gate: Options of the check before the training; see overfit-batch.
+        strict: Stop where that check does not pass.
         seed: Of the split, the synthetic rows and the trainings.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
         checkpoint_uri: Root of the checkpoints, local or gs://.
@@ -108,6 +114,36 @@ def distillation(
             seed=seed,
         )
     ).set_display_name("augment")
+    sound_teacher = resilient(
+        overfit_batch(
+            dataset=augmented.outputs["dataset"],
+            network=teacher_network,
+            network_args=teacher_args,
+            steps=teacher_steps,
+            batch_size=batch_size,
+            learning_rate=teacher_learning_rate,
+            seed=seed,
+            device=device,
+            settings=teacher_settings,
+            strict=strict,
+            gate=gate,
+        )
+    ).set_display_name("overfit-batch-teacher")
+    sound_student = resilient(
+        overfit_batch(
+            dataset=data.outputs["dataset"],
+            network=student_network,
+            network_args=student_args,
+            steps=student_steps,
+            batch_size=batch_size,
+            learning_rate=student_learning_rate,
+            seed=seed,
+            device=device,
+            settings=student_settings,
+            strict=strict,
+            gate=gate,
+        )
+    ).set_display_name("overfit-batch-student")
     teacher = resilient(
         train_teacher(
             dataset=augmented.outputs["dataset"],
@@ -123,7 +159,7 @@ def distillation(
             experiment="teacher",
             settings=teacher_settings,
         )
-    )
+    ).after(sound_teacher, sound_student)
 
     plan = resilient(plan_shards(shards=shards))
     with dsl.ParallelFor(plan.output) as shard:

@@ -19,6 +19,7 @@ def test_every_task_ran(run):
     loop = ["generate-synthetic[0]", "generate-synthetic[1]"]
     loop += ["label-with-teacher[0]", "label-with-teacher[1]"]
     others = ["augment", "continuous-eval", "gather-shards", "import-dataset", "plan-shards"]
+    others += ["overfit-batch-student", "overfit-batch-teacher"]
     others += ["select-checkpoint", "train-control", "train-student", "train-teacher"]
     assert sorted(done) == sorted(loop + others)
 
