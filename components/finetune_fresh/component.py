@@ -17,6 +17,8 @@ def finetune_fresh(
     report: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
     validation: dsl.Input[dsl.Dataset] | None = None,
+    replay: dsl.Input[dsl.Dataset] | None = None,
+    replay_share: float = 0.5,
     epochs: float = 5.0,
     steps: int = 0,
     batch_size: int = 128,
@@ -43,7 +45,10 @@ def finetune_fresh(
         checkpoint: Where to start, as select-checkpoint chose it.
         dataset: Fresh labelled rows.
         validation: Rows for early stopping and for choosing between checkpoints.
-        epochs: Passes over the dataset.
+        replay: Older rows, some of which are mixed in against forgetting.
+        replay_share: Share of the mix that is replayed, from 0 (off) to below 1; all of `replay`
+            where that is less.
+        epochs: Passes over the dataset, or over the mix.
         steps: Optimizer steps; overrides `epochs` when above 0.
         batch_size: Rows a step.
         optimizer: Class name in `torch.optim`.
@@ -83,6 +88,8 @@ def finetune_fresh(
         report=report,
         summary=summary,
         validation=validation,
+        replay=replay,
+        replay_share=replay_share,
         epochs=epochs,
         steps=steps,
         batch_size=batch_size,

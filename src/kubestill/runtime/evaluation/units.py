@@ -65,7 +65,7 @@ def change_of_unit(known: Sketch, column: pd.Series) -> str | None:
         return float(np.abs((now - offset) / factor - before).mean()) / spread
 
     factor = float((now * before).sum() / np.square(before).sum())
-    material = abs(factor) > 0 and not 1 / LEAST_FACTOR < factor < LEAST_FACTOR
+    material = factor > 0 and not 1 / LEAST_FACTOR < factor < LEAST_FACTOR
     if material and misfit(factor) <= min(SHAPE, misfit(1.0) / 3):
         return f"{_named(factor)} Has its unit changed?"
     for (scale, offset), name in _OFFSETS.items():
@@ -75,11 +75,8 @@ def change_of_unit(known: Sketch, column: pd.Series) -> str | None:
 
 
 def _named(factor: float) -> str:
-    size = abs(factor)
-    times = f"{size:,.0f} times" if size >= 100 else f"{size:.3g} times"
+    times = f"{factor:,.0f} times" if factor >= 100 else f"{factor:.3g} times"
     shown = f"values are {times} what they were"
-    if factor < 0:
-        return f"values have changed their sign and are {times} what they were."
     for known, name in _FACTORS.items():
         if abs(factor / known - 1) < 0.05:
             return f"{shown}, as from {name}."

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from typing import Any
 
 import torch
 
 from kubestill.errors import Problems
-from kubestill.runtime.artifacts import Artifact, MetricsArtifact, check_kind
+from kubestill.runtime.artifacts import Artifact, LocalArtifact, MetricsArtifact, check_kind
 from kubestill.runtime.checkpoints.ledger import Checkpoint, read_checkpoint_artifact
 from kubestill.runtime.checkpoints.restore import load_state
 from kubestill.runtime.checkpoints.state import TrainingState
+from kubestill.runtime.data.dataset import Dataset
 from kubestill.runtime.models.model import Model, ModelSpec
+from kubestill.runtime.replay import check_replay, mix
 from kubestill.runtime.training.engine import Start, below
 from kubestill.runtime.training.run import Keeping, Origin, Ports, Preset, run_training
 
@@ -30,6 +33,8 @@ def finetune_fresh(
     report: Artifact,
     summary: Artifact,
     validation: Artifact | None = None,
+    replay: Artifact | None = None,
+    replay_share: float = 0.5,
     epochs: float = 5.0,
     steps: int = 0,
     batch_size: int = 128,
@@ -49,7 +54,8 @@ def finetune_fresh(
     settings: dict[str, Any] = {},  # noqa: B006
 ) -> tuple[str]:
     """Fine-tune; the component tells the parameters, `run_training` the errors."""
-    _check(shrink, perturb, settings, checkpoint)
+    _check(shrink, perturb, replay_share, settings, checkpoint)
+    older = _older(dataset, replay, float(replay_share))
     chosen = read_checkpoint_artifact(checkpoint.path)
     state = load_state(chosen)
     kept = {
@@ -81,25 +87,28 @@ def finetune_fresh(
         ),
         digest=_digest(chosen, kept),
     )
-    return run_training(
-        FINETUNE,
-        typed,
-        settings,
-        ports=Ports(
-            dataset=dataset,
+    keeping = Keeping(checkpoint_uri=checkpoint_uri, experiment=experiment, resume=resume)
+    with tempfile.TemporaryDirectory(prefix="kubestill-replay-") as folder:
+        rows = dataset if older is None else _mixed(dataset, older, replay_share, seed, folder)
+        ports = Ports(
+            dataset=rows,
             validation=validation,
             model=model,
             ledger=ledger,
             metrics=metrics,
             report=report,
             summary=summary,
-        ),
-        keeping=Keeping(checkpoint_uri=checkpoint_uri, experiment=experiment, resume=resume),
-        origin=origin,
-    )
+        )
+        return run_training(FINETUNE, typed, settings, ports=ports, keeping=keeping, origin=origin)
 
 
-def _check(shrink: float, perturb: float, settings: dict[str, Any], checkpoint: Artifact) -> None:
+def _check(
+    shrink: float,
+    perturb: float,
+    replay_share: float,
+    settings: dict[str, Any],
+    checkpoint: Artifact,
+) -> None:
     problems = Problems()
     with problems.collect():
         check_kind(checkpoint, "checkpoint", "checkpoint")
@@ -109,12 +118,39 @@ def _check(shrink: float, perturb: float, settings: dict[str, Any], checkpoint: 
         )
     if not 0 <= perturb < float("inf"):
         problems.add("perturb", perturb, "use 0 (off) or a positive share of the initial scale")
+    if not 0 <= replay_share < 1:
+        remedy = "use a share of the mix from 0 (off) up to, but not, 1"
+        problems.add("replay_share", replay_share, remedy)
     for key in ("network", "network_args"):
         if key in settings:
             problems.add(
                 f"settings.{key}", settings[key], "the checkpoint brings its network; leave it out"
             )
     problems.raise_if_any()
+
+
+def _older(dataset: Artifact, replay: Artifact | None, share: float) -> Dataset | None:
+    """Return the rows to replay some of; None where there is nothing to replay."""
+    if replay is None or not share:
+        return None
+    problems = Problems()
+    with problems.collect():
+        check_kind(dataset, "dataset")
+    with problems.collect():
+        check_kind(replay, "dataset", "replay")
+    problems.raise_if_any()
+    older = Dataset.open(replay.path)
+    if not older.rows:
+        return None
+    check_replay(Dataset.open(dataset.path), older)
+    return older
+
+
+def _mixed(dataset: Artifact, older: Dataset, share: float, seed: int, folder: str) -> Artifact:
+    fresh = Dataset.open(dataset.path)
+    mixed = mix(fresh, older, share=float(share), seed=int(seed), folder=folder)
+    print(f"{fresh.rows:,} fresh rows and {mixed.rows - fresh.rows:,} replayed ones", flush=True)
+    return LocalArtifact(mixed.root, metadata={**dataset.metadata})
 
 
 @torch.no_grad()
