@@ -18,7 +18,7 @@ def collect_fresh(
     validation: dsl.Output[dsl.Dataset],
     holdout: dsl.Output[dsl.Dataset],
     fresh: dsl.Output[dsl.Dataset],
-    older: dsl.Output[dsl.Dataset],
+    replay: dsl.Output[dsl.Dataset],
     summary: dsl.Output[dsl.Markdown],
     as_of: str = "",
     since: str = "",
@@ -57,7 +57,7 @@ def collect_fresh(
         min_rows: With fewer, all wait for the next run.
         judge_fraction: Share of the rows that judge and are not learned from, above 0 and below 1.
         validation_fraction: Share of the rows for early stopping and selection, 0 to below 1.
-        replay_rows: How many rows of the champions' own training to hand on as `older`.
+        replay_rows: How many rows of the champions' own training to hand on as `replay`.
         lease_hours: After how long a run that holds its window is taken for dead.
         seed: Of the validation split and the sample of older rows.
         settings: `timezone` of times without one, `timestamp_format` of those not in ISO 8601.
@@ -67,7 +67,7 @@ def collect_fresh(
         validation: A share of them, for early stopping and for choosing between checkpoints.
         holdout: Rows that judge the challenger.
         fresh: The whole window: rows that judge the champion, which has seen none of them.
-        older: A sample of what champions learned from.
+        replay: A sample of what champions learned from.
         summary: What was found in which files.
         status: `ready`, `bootstrap` without a champion, `waiting` without enough rows, or `busy`
             while another run is at work.
@@ -85,7 +85,7 @@ def collect_fresh(
         validation=validation,
         holdout=holdout,
         fresh=fresh,
-        older=older,
+        replay=replay,
         summary=summary,
         as_of=as_of,
         since=since,

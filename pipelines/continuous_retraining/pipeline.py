@@ -7,12 +7,14 @@ from kubestill.components import (
     continuous_eval,
     finetune_fresh,
     open_champion,
+    overfit_batch,
     promote_model,
     record_outcome,
     select_checkpoint,
     train_teacher,
 )
-from kubestill.pipelines._policy import resilient
+from kubestill.components._image import IMAGE
+from kubestill.pipelines._policy import Placement
 
 RUN = dsl.PIPELINE_JOB_ID_PLACEHOLDER
 
@@ -41,9 +43,12 @@ def continuous_retraining(
     batch_size: int = 128,
     learning_rate: float = 0.001,
     training_settings: dict = {},
+    gate: dict = {},
+    strict: bool = True,
     finetune_epochs: float = 3.0,
     finetune_learning_rate: float = 0.0005,
-    replay_rows: int = 0,
+    replay_rows: int = 20000,
+    replay_share: float = 0.5,
     shrink: float = 1.0,
     perturb: float = 0.0,
     finetune_settings: dict = {},
@@ -53,6 +58,14 @@ def continuous_retraining(
     seed: int = 0,
     device: str = "auto",
     checkpoint_uri: str = "",
+    image: str = IMAGE,
+    gpu_image: str = IMAGE,
+    cpu: str = "2",
+    memory: str = "4Gi",
+    accelerator: str = "nvidia.com/gpu",
+    accelerators: str = "",
+    node_selector: dict = {},
+    tolerations: list = [],
 ):
     """Take the rows that arrived, judge the champion by them, and replace it where it decayed.
 
@@ -85,9 +98,12 @@ def continuous_retraining(
         batch_size: Rows a step, in both trainings.
         learning_rate: Peak learning rate of the first run's training.
         training_settings: Further settings of the first run's training.
+        gate: Options of the check before that training; see overfit-batch.
+        strict: Stop where that check does not pass.
         finetune_epochs: Passes over the fresh rows.
         finetune_learning_rate: Peak learning rate of the fine-tuning.
-        replay_rows: Older rows that are mixed into the fine-tuning, against forgetting.
+        replay_rows: Older rows to draw those from that are mixed into the fine-tuning.
+        replay_share: Share of the mix that is older rows, against forgetting; 0 is off.
         shrink: Factor on the weights before fine-tuning (Ash & Adams 2020); 1 leaves them alone.
         perturb: Share of a fresh initialisation to add to them; 0 is off.
         finetune_settings: Further settings of the fine-tuning.
@@ -97,10 +113,28 @@ def continuous_retraining(
         seed: Of splits and trainings.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
         checkpoint_uri: Root of the checkpoints, local or gs://.
+        image: Image of the small steps.
+        gpu_image: Image of the steps that have a device: training, labelling and gates.
+        cpu: Processors that each of those asks for.
+        memory: Memory that each of those asks for and may use.
+        accelerator: Kubernetes' name of the accelerator.
+        accelerators: How many of them each such step gets; empty is none: CPUs only.
+        node_selector: Labels of the nodes that such steps run on.
+        tolerations: Taints that such steps put up with, such as those of spot nodes.
     """
-    ended = resilient(record_outcome(registry=registry, run_id=RUN))
+    place = Placement(
+        image=image,
+        gpu_image=gpu_image,
+        cpu=cpu,
+        memory=memory,
+        accelerator=accelerator,
+        accelerators=accelerators,
+        node_selector=node_selector,
+        tolerations=tolerations,
+    )
+    ended = place(record_outcome(registry=registry, run_id=RUN))
     with dsl.ExitHandler(ended, name="retraining"):
-        collected = resilient(
+        collected = place(
             collect_fresh(
                 source=source,
                 timestamp=timestamp,
@@ -124,8 +158,8 @@ def continuous_retraining(
             )
         )
         with dsl.If(collected.outputs["status"] == "ready", name="champion"):
-            champion = resilient(open_champion(registry=registry, run_id=RUN))
-            judged = resilient(
+            champion = place(open_champion(registry=registry, run_id=RUN))
+            judged = place(
                 continuous_eval(
                     model=champion.outputs["model"],
                     dataset=collected.outputs["fresh"],
@@ -138,14 +172,16 @@ def continuous_retraining(
                 )
             ).set_display_name("judge-champion")
             with dsl.If(judged.outputs["decision"] == "degraded", name="degraded"):
-                chosen = resilient(
+                chosen = place(
                     select_checkpoint(ledger=champion.outputs["ledger"], rule="before-overfitting")
                 )
-                tuned = resilient(
+                tuned = place(
                     finetune_fresh(
                         checkpoint=chosen.outputs["checkpoint"],
                         dataset=collected.outputs["dataset"],
                         validation=collected.outputs["validation"],
+                        replay=collected.outputs["replay"],
+                        replay_share=replay_share,
                         epochs=finetune_epochs,
                         batch_size=batch_size,
                         learning_rate=finetune_learning_rate,
@@ -158,7 +194,7 @@ def continuous_retraining(
                         settings=finetune_settings,
                     )
                 )
-                challenged = resilient(
+                challenged = place(
                     continuous_eval(
                         model=tuned.outputs["model"],
                         baseline=champion.outputs["model"],
@@ -173,7 +209,7 @@ def continuous_retraining(
                     )
                 ).set_display_name("judge-challenger")
                 with dsl.If(challenged.outputs["decision"] == "promote", name="better"):
-                    resilient(
+                    place(
                         promote_model(
                             model=tuned.outputs["model"],
                             ledger=tuned.outputs["ledger"],
@@ -183,23 +219,27 @@ def continuous_retraining(
                         )
                     )
         with dsl.If(collected.outputs["status"] == "bootstrap", name="bootstrap"):
-            first = resilient(
-                train_teacher(
-                    dataset=collected.outputs["dataset"],
-                    validation=collected.outputs["validation"],
-                    network=network,
-                    network_args=network_args,
-                    epochs=epochs,
-                    batch_size=batch_size,
-                    learning_rate=learning_rate,
-                    seed=seed,
-                    device=device,
-                    checkpoint_uri=checkpoint_uri,
-                    experiment="first",
-                    settings=training_settings,
+            first = (
+                place(
+                    train_teacher(
+                        dataset=collected.outputs["dataset"],
+                        validation=collected.outputs["validation"],
+                        network=network,
+                        network_args=network_args,
+                        epochs=epochs,
+                        batch_size=batch_size,
+                        learning_rate=learning_rate,
+                        seed=seed,
+                        device=device,
+                        checkpoint_uri=checkpoint_uri,
+                        experiment="first",
+                        settings=training_settings,
+                    )
                 )
-            ).set_display_name("train-first")
-            tried = resilient(
+                .after(sound)
+                .set_display_name("train-first")
+            )
+            tried = place(
                 continuous_eval(
                     model=first.outputs["model"],
                     dataset=collected.outputs["holdout"],
@@ -212,7 +252,7 @@ def continuous_retraining(
                 )
             ).set_display_name("judge-first")
             with dsl.If(tried.outputs["decision"] == "promote", name="good-enough"):
-                resilient(
+                place(
                     promote_model(
                         model=first.outputs["model"],
                         ledger=first.outputs["ledger"],

@@ -39,7 +39,7 @@ class Outputs:
     """This window's judging part."""
     fresh: Artifact
     """The whole window, which no model has seen."""
-    older: Artifact
+    replay: Artifact
     """A sample of what champions have learned from."""
 
 
@@ -68,7 +68,7 @@ def write_outputs(
     _write(outputs.holdout, schema, mine["judge"].iter_tables(), "holdout", claim)
     whole = (table for half in mine.values() for table in half.iter_tables())
     _write(outputs.fresh, schema, whole, "fresh", claim)
-    _write(outputs.older, schema, _sample(windows, state, request), "older", claim)
+    _write(outputs.replay, schema, _sample(windows, state, request), "replay", claim)
 
 
 def _joined(datasets: Iterable[Dataset], schema: Schema) -> pa.Table:

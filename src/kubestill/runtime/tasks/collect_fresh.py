@@ -43,7 +43,7 @@ def collect_fresh(
     validation: Artifact,
     holdout: Artifact,
     fresh: Artifact,
-    older: Artifact,
+    replay: Artifact,
     summary: Artifact,
     as_of: str = "",
     since: str = "",
@@ -97,7 +97,7 @@ def collect_fresh(
     result = _collect(store, request, run_id)
     if result.claim is not None:
         outputs = Outputs(
-            dataset=dataset, validation=validation, holdout=holdout, fresh=fresh, older=older
+            dataset=dataset, validation=validation, holdout=holdout, fresh=fresh, replay=replay
         )
         write_outputs(store, store.read(), result.claim, request, outputs)
     _tell(result, summary)
