@@ -94,9 +94,15 @@ def compare_rows(
         for shift, p in zip(found, adjusted, strict=True)
         if p <= alpha and shift.size >= _LEAST[shift.kind]
     ]
-    # A column that is in another unit has drifted, too; it is told once.
-    explained = {shift.column for shift in kept if shift.unfit}
-    kept = [shift for shift in kept if shift.unfit or shift.column not in explained]
+    # A column that is in another unit has drifted and left its range, too; it is told once.
+    for kind, weaker in (
+        ("unit", ("range", "drift")),
+        ("range", ("drift",)),
+        ("class", ("drift",)),
+        ("missing", ("drift",)),
+    ):
+        explained = {shift.column for shift in kept if shift.kind == kind}
+        kept = [s for s in kept if not (s.column in explained and s.kind in weaker)]
     return tuple(sorted(kept, key=lambda shift: (not shift.unfit, -shift.size)))
 
 

@@ -21,6 +21,7 @@ SHAPE = 0.05
 _FACTORS: dict[float, str] = {
     1.609344: "miles to kilometres",
     3.28084: "metres to feet",
+    10.76391: "square metres to square feet",
     2.54: "inches to centimetres",
     25.4: "inches to millimetres",
     2.204623: "kilograms to pounds",
@@ -64,7 +65,7 @@ def change_of_unit(known: Sketch, column: pd.Series) -> str | None:
     def misfit(factor: float, offset: float = 0.0) -> float:
         return float(np.abs((now - offset) / factor - before).mean()) / spread
 
-    factor = float((now * before).sum() / np.square(before).sum())
+    factor = float(np.median(now[before != 0] / before[before != 0]))
     material = factor > 0 and not 1 / LEAST_FACTOR < factor < LEAST_FACTOR
     if material and misfit(factor) <= min(SHAPE, misfit(1.0) / 3):
         return f"{_named(factor)} Has its unit changed?"

@@ -1,0 +1,316 @@
+"""A champion in a registry: judged by its record, defended against bad rows, replaced, told of."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from kubestill.errors import InvalidInput
+from kubestill.runtime.artifacts import LocalArtifact
+from kubestill.runtime.data.dataset import Dataset, DatasetWriter
+from kubestill.runtime.data.decode import RawLayout, decode
+from kubestill.runtime.data.schema import Column, Schema
+from kubestill.runtime.models.decoder import Decoder
+from kubestill.runtime.models.encoder import Encoder
+from kubestill.runtime.models.export import export_model
+from kubestill.runtime.models.model import Model
+from kubestill.runtime.registry import Champion, open_registry
+from kubestill.runtime.tasks.continuous_eval import continuous_eval
+
+LABELS = ("no", "yes")
+PLACES = ("north", "south")
+SCHEMA = Schema(
+    columns=(
+        Column(name="size", kind="numeric"),
+        Column(name="age", kind="numeric"),
+        Column(name="place", kind="categorical", categories=PLACES),
+        Column(name="sold", kind="categorical", role="target", categories=LABELS),
+    ),
+    task="binary",
+)
+
+
+def frame_of(rows: int, seed: int, *, shift: float = 0.0, south: float = 0.5) -> pd.DataFrame:
+    """Houses; `shift` moves the rule of who buys, `south` is the share sold in the south."""
+    random = np.random.default_rng(seed)
+    size, age = random.lognormal(4, 0.5, rows), random.gamma(4, 5, rows)
+    place = np.where(random.random(rows) < south, "south", "north")
+    score = 1.5 * (np.log(size) - 4) - 0.1 * (age - 20) + np.where(place == "south", 1, -1) * shift
+    sold = random.random(rows) < 1 / (1 + np.exp(-2 * score))
+    frame = pd.DataFrame({"size": size, "age": age, "place": place})
+    return frame.assign(sold=np.where(sold, "yes", "no"))
+
+
+class House:
+    """A folder with datasets, models and a registry."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.registry = open_registry(str(root / "registry"))
+        self.made = 0
+
+    def rows(self, frame: pd.DataFrame) -> LocalArtifact:
+        self.made += 1
+        path = str(self.root / f"rows-{self.made}")
+        with DatasetWriter(path, SCHEMA) as writer:
+            writer.write(frame)
+        return LocalArtifact(path, metadata={"kind": "dataset"})
+
+    def model(self, frame: pd.DataFrame, steps: int = 150) -> LocalArtifact:
+        layout = RawLayout(SCHEMA)
+        decoded = decode(Dataset.open(self.rows(frame).path), layout, ("raw", "target"))
+        encoder = Encoder.fit(iter([decoded.raw]), layout)
+        model = Model.create(
+            SCHEMA, encoder=encoder, decoder=Decoder(), network_args={"hidden": [16]}, seed=0
+        )
+        raw, target = torch.from_numpy(decoded.raw), torch.from_numpy(np.array(decoded.target))
+        optimizer = torch.optim.Adam(model.parameters(), 0.02)
+        for _ in range(steps):
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(
+                model(raw)[:, 0], target.float()
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        path = str(self.root / f"model-{self.made}")
+        export_model(model, path)
+        return LocalArtifact(path, metadata={"kind": "model"})
+
+    def eval(self, dataset, **inputs):
+        names = ("metrics", "report", "summary")
+        out = {n: LocalArtifact(str(self.root / "out" / f"{self.made}-{n}")) for n in names}
+        settings = {"resamples": 400, **inputs.pop("settings", {})}
+        told = continuous_eval(
+            dataset=dataset, registry=self.registry.uri, settings=settings, **inputs, **out
+        )
+        return *told, out
+
+    def crown(self, model: LocalArtifact, decision: dict) -> None:
+        """Make a model the champion, as promote-model does."""
+        folder = f"models/{self.made}"
+        shutil.copytree(model.path, self.root / "registry" / folder / "model")
+        with open(f"{model.path}/model.json", "rb") as file:
+            digest = hashlib.sha256(file.read()).hexdigest()
+        champion = Champion(
+            version=1,
+            run_id="run",
+            window="w",
+            promoted_at="2026-01-01T00:00:00Z",
+            folder=folder,
+            model_digest=digest,
+            decision=decision,
+        )
+        self.registry.change(lambda state: state.model_copy(update={"champion": champion}))
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch):
+    monkeypatch.setenv("KUBESTILL_CACHE", str(tmp_path / "cache"))
+    torch.set_num_threads(1)
+    return House(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """The first model and the decision to promote it."""
+    torch.set_num_threads(1)
+    house = House(tmp_path_factory.mktemp("first"))
+    model = house.model(frame_of(3000, seed=1))
+    verdict, reason, out = house.eval(
+        house.rows(frame_of(2000, seed=2)), model=model, run_id="r0", slices=["place"]
+    )
+    assert verdict == "promote", reason
+    return model, out["metrics"].metadata["decision_record"]
+
+
+@pytest.fixture
+def reign(house, first):
+    """A house with a champion."""
+    house.crown(*first)
+    return house
+
+
+def test_without_a_champion_there_is_nothing_to_judge(house):
+    verdict, reason, out = house.eval(house.rows(frame_of(300, seed=1)), run_id="r0")
+    assert verdict == "bootstrap"
+    assert "no champion" in reason
+    with open(out["report"].path, encoding="utf-8") as file:
+        assert "300" in file.read()
+    assert house.registry.entry("r0", "judge")["decision"] == "bootstrap"
+
+
+def test_a_first_model_that_only_guesses_is_no_champion(house):
+    first = house.model(frame_of(300, seed=1), steps=0)
+    frame = frame_of(2000, seed=2)
+    frame["sold"] = frame.sold.sample(frac=1, random_state=0).to_numpy()
+    verdict, reason, _ = house.eval(house.rows(frame), model=first, run_id="r0")
+    assert verdict == "reject"
+    assert "same answer" in reason
+
+
+def test_a_healthy_window_leaves_the_champion_alone(reign):
+    verdict, reason, out = reign.eval(reign.rows(frame_of(2000, seed=3)), run_id="r1")
+    assert verdict == "healthy", reason
+    assert "at promotion" in reason
+    metadata = out["metrics"].metadata
+    json.dumps(metadata, allow_nan=False)
+    assert metadata["decision_record"]["record"] == {}
+    entry = reign.registry.entry("r1", "judge")
+    assert entry["decision"] == "healthy"
+    assert entry["scores"]["log_loss"]["rows"] == 2000
+    assert not entry["unfit"]
+
+
+def test_decay_is_noticed_and_the_better_challenger_promoted(reign):
+    changed = frame_of(2000, seed=4, shift=1.5)
+    verdict, reason, _ = reign.eval(reign.rows(changed), run_id="r1")
+    assert verdict == "degraded"
+    assert "beyond noise" in reason
+    challenger = reign.model(frame_of(3000, seed=5, shift=1.5))
+    verdict, reason, out = reign.eval(reign.rows(changed), model=challenger, run_id="r1")
+    assert verdict == "promote", reason
+    decision = out["metrics"].metadata["decision_record"]
+    champion = reign.registry.read().champion
+    assert decision["baseline"] == champion.model_digest
+    assert decision["model"] != champion.model_digest
+    assert decision["dataset"] == Dataset.open(reign.rows(changed).path).fingerprint
+    assert decision["record"]["profile"]["rows"] == 2000
+
+
+def test_decay_on_one_slice_alone_decides_where_slices_gate(reign):
+    """South is a tenth of the rows, so that the whole hardly moves."""
+    frame = frame_of(3000, seed=6, south=0.1)
+    turned = (frame.place == "south") & (frame.index % 2 == 0)
+    frame["sold"] = frame.sold.where(~turned, frame.sold.map({"yes": "no", "no": "yes"}))
+    rows = reign.rows(frame)
+    told = reign.eval(
+        rows, run_id="r1", slices=["place"], settings={"gate_slices": True, "min_decay": 0.15}
+    )
+    assert told[0] == "degraded", told[1]
+    assert "place = south" in told[1]
+    assert reign.eval(rows, run_id="r2", settings={"min_decay": 0.15})[0] == "healthy"
+
+
+def other_unit(frame):
+    return frame.assign(size=frame["size"] * 10.7639)
+
+
+def missing(frame):
+    return frame.assign(age=frame.age.mask(frame.index % 5 < 3))
+
+
+def class_gone(frame):
+    return frame[frame.sold == "no"]
+
+
+def shuffled(frame):
+    return frame.assign(sold=frame.sold.sample(frac=1, random_state=0).to_numpy())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (other_unit, "as from square metres to square feet"),
+        (missing, "age: 60% of the values are missing"),
+        (class_gone, "sold: the class 'yes' is gone"),
+        (shuffled, "sold: labels have nothing to do with the rows"),
+    ],
+    ids=["unit", "missing", "class gone", "shuffled"],
+)
+def test_a_bad_month_neither_retrains_nor_promotes_and_is_named(reign, spoil, words):
+    rows = reign.rows(spoil(frame_of(4000, seed=7)))
+    verdict, reason, out = reign.eval(rows, run_id="r1")
+    assert verdict == "reject"
+    assert words in reason
+    for port in ("report", "summary"):
+        with open(out[port].path, encoding="utf-8") as file:
+            assert words.replace("'", "&#x27;" if port == "report" else "'") in file.read()
+    assert any(words in line for line in reign.registry.entry("r1", "judge")["unfit"])
+    # However well it does on such rows, nothing is promoted on them.
+    challenger = reign.model(spoil(frame_of(2000, seed=8)))
+    verdict, reason, _ = reign.eval(rows, model=challenger, run_id="r1")
+    assert verdict == "reject"
+    assert words in reason
+
+
+def test_a_challenger_that_is_worse_on_a_slice_is_rejected(reign):
+    """It learned that the south buys everything, which costs little where the south is rare."""
+    odd = frame_of(3000, seed=9)
+    odd["sold"] = odd.sold.where(odd.place == "north", "yes")
+    challenger = reign.model(odd)
+    rows = reign.rows(frame_of(2000, seed=10))
+    verdict, reason, _ = reign.eval(
+        rows,
+        model=challenger,
+        run_id="r1",
+        slices=["place"],
+        settings={"gate_slices": True},
+    )
+    assert verdict == "reject"
+    assert "Worse on place = south" in reason
+
+
+def test_forgetting_in_small_steps_is_held_against_the_best_ever(reign):
+    """Each step is within the tolerance of the one before; the sum is not."""
+    golden = reign.rows(frame_of(2000, seed=11))
+    changed = frame_of(2000, seed=12, shift=0.6)
+    verdicts: list[str] = []
+    for number, shift in enumerate((0.2, 0.4, 0.6)):
+        challenger = reign.model(frame_of(6000, seed=13, shift=shift))
+        verdict, reason, out = reign.eval(
+            reign.rows(changed),
+            model=challenger,
+            golden=golden,
+            run_id=f"r{number}",
+            settings={"max_forgetting": 0.07},
+        )
+        verdicts.append(verdict)
+        if verdict == "promote":
+            reign.crown(challenger, out["metrics"].metadata["decision_record"])
+    assert verdicts[0] == "promote"
+    assert verdicts[-1] == "reject", reason
+    assert "the best it has been" in reason
+
+
+def test_the_word_of_the_first_attempt_stands(reign):
+    rows = reign.rows(frame_of(2000, seed=14))
+    first = reign.eval(rows, run_id="r1")
+    again = reign.eval(rows, run_id="r1", settings={"min_rows": 5000})
+    assert again[:2] == first[:2]
+    assert len([e for e in reign.registry.history() if e["run_id"] == "r1"]) == 1
+
+
+def test_the_report_shows_the_history(reign):
+    for month in range(3):
+        rows = reign.rows(frame_of(1500, seed=20 + month))
+        out = reign.eval(rows, run_id=f"month-{month}")[2]
+    with open(out["report"].path, encoding="utf-8") as file:
+        html = file.read()
+    assert "What happened so far" in html
+    assert "Against its own record" in html
+
+
+def test_a_champion_deleted_or_changed_by_hand_is_told(reign):
+    champion = reign.registry.read().champion
+    rows = reign.rows(frame_of(300, seed=3))
+    spec = reign.root / "registry" / champion.folder / "model" / "model.json"
+    spec.write_text(spec.read_text() + "\n")
+    with pytest.raises(InvalidInput, match="not the model that was promoted"):
+        reign.eval(rows, run_id="r1")
+    shutil.rmtree(spec.parent)
+    with pytest.raises(InvalidInput, match="rollback"):
+        reign.eval(rows, run_id="r1")
+
+
+def test_a_registry_of_a_newer_version_is_not_guessed_at(reign):
+    state = reign.registry.read()
+    content = state.model_dump_json().replace("kubestill/registry/1", "kubestill/registry/9")
+    cell = reign.registry.store.cell("state.json")
+    cell.swap(content.encode(), expect=cell.read()[1])
+    with pytest.raises(InvalidInput, match="newer"):
+        reign.eval(reign.rows(frame_of(300, seed=3)), run_id="r1")
