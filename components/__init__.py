@@ -1,5 +1,6 @@
 """The components: what Kubeflow sees. Each is a signature, a docstring and one runtime call."""
 
+from .certify_surrogate import certify_surrogate
 from .collect_fresh import collect_fresh
 from .continuous_eval import continuous_eval
 from .finetune_fresh import finetune_fresh
@@ -17,6 +18,7 @@ from .train_student import train_student
 from .train_teacher import train_teacher
 
 __all__ = [
+    "certify_surrogate",
     "collect_fresh",
     "continuous_eval",
     "finetune_fresh",

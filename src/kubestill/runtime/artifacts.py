@@ -12,7 +12,9 @@ from typing import Any, Literal, Protocol
 
 from kubestill.errors import Problems
 
-Kind = Literal["dataset", "model", "ledger", "checkpoint", "metrics", "report", "summary"]
+Kind = Literal[
+    "dataset", "model", "ledger", "checkpoint", "certificate", "metrics", "report", "summary"
+]
 
 
 class Artifact(Protocol):

@@ -1,0 +1,49 @@
+"""Bounds on the error of unseen points that hold whatever its distribution."""
+
+# scipy comes without types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["covered_share", "quantile_bound", "samples_needed", "share_above"]
+
+
+def quantile_bound(
+    errors: NDArray[np.float64], quantile: float, *, confidence: float
+) -> float | None:
+    """Return an upper confidence bound on a quantile of the distribution that `errors` [N] are of.
+
+    The k-th smallest of N independent samples exceeds the quantile with probability
+    P(Binomial(N, quantile) <= k - 1), whatever the distribution (Wilks 1941; David & Nagaraja 2003,
+    section 7.1); k is the least that reaches the confidence. None where even the largest does not.
+    """
+    from scipy.stats import binom
+
+    rank = int(binom.ppf(confidence, len(errors), quantile)) + 1
+    return float(np.partition(errors, rank - 1)[rank - 1]) if rank <= len(errors) else None
+
+
+def samples_needed(quantile: float, *, confidence: float) -> int:
+    """Return how many samples it takes until the largest bounds a quantile (Wilks 1941)."""
+    return math.ceil(math.log(1 - confidence) / math.log(quantile))
+
+
+def covered_share(samples: int, *, confidence: float) -> float:
+    """Return the share of the domain that errs no more than the largest of the samples did."""
+    return (1 - confidence) ** (1 / samples)
+
+
+def share_above(
+    errors: NDArray[np.float64], tolerance: float, *, confidence: float
+) -> tuple[float, float]:
+    """Return the share of samples above a tolerance, and its bound (Clopper & Pearson 1934)."""
+    from scipy.stats import beta
+
+    above, count = int((errors > tolerance).sum()), len(errors)
+    bound = 1.0 if above == count else float(beta.ppf(confidence, above + 1, count - above))
+    return above / count, bound

@@ -1,0 +1,257 @@
+"""The plots of a certificate: solution beside surrogate, where it errs, and what it saves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kubestill.runtime.certificate.views import Cases, Drawn, Image, Line, Map
+from kubestill.runtime.reports.canvas import PAINT, draw, log_axis, plain_axis
+from kubestill.runtime.reports.numbers import duration, percent, size
+from kubestill.runtime.reports.page import Html
+from kubestill.runtime.systems.inputs import Continuous
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["bars_plot", "cases_plot", "image_plot", "lines_plot", "map_plot", "survival_plot"]
+
+Floats = NDArray[np.float64]
+
+_HUES = {"solution": "viridis", "error": "inferno"}
+
+
+def image_plot(picture: Image, *, classes: bool) -> Html:
+    """Draw solution, surrogate and error on the plane through the worst point."""
+
+    def build(figure: Figure) -> None:
+        axes = figure.subplots(1, 3, sharey=True)
+        both = np.concatenate([picture.solution.ravel(), picture.surrogate.ravel()])
+        low, high = float(both.min()), float(both.max())
+        panels = [("solution", picture.solution), ("surrogate", picture.surrogate)]
+        for panel, (title, values) in zip(axes, panels, strict=False):
+            mesh = _mesh(panel, picture, values, low, high, _HUES["solution"])
+            panel.set_title(title)
+            if not classes:
+                _key(figure, mesh, panel)
+        apart = picture.solution - picture.surrogate
+        error = (apart != 0).astype(float) if classes else np.abs(apart)
+        mesh = _mesh(axes[2], picture, error, 0.0, float(error.max()) or 1.0, _HUES["error"])
+        axes[2].set_title("disagreement" if classes else "|error|")
+        if not classes:
+            _key(figure, mesh, axes[2])
+        axes[0].set_ylabel(_label(picture.up))
+
+    what = "Solution, surrogate and their difference on a plane through the worst point"
+    return draw("plane", 11.2, 3.9, build, description=what)
+
+
+def cases_plot(shown: Cases, axes_of: Sequence[Any]) -> Html:
+    """Draw whole outputs: lines over one axis, pictures over two."""
+    flat = len(axes_of) > 1
+
+    def build(figure: Figure) -> None:
+        if flat:
+            _pictures(figure, shown)
+            return
+        grid = figure.subplots(1, len(shown.names), sharey=False, squeeze=False)[0]
+        x = np.asarray(axes_of[0].values)
+        for panel, name, exact, told in zip(
+            grid, shown.names, shown.solution, shown.surrogate, strict=True
+        ):
+            panel.plot(x, exact, color=PAINT["teacher"], linewidth=4.5, alpha=0.4, label="solution")
+            panel.plot(x, told, color=PAINT["student"], linewidth=1.6, label="surrogate")
+            panel.set_title(name)
+            panel.set_xlabel(_unit(axes_of[0].name, axes_of[0].unit))
+            plain_axis(panel, "x", lambda value: f"{value:g}", 4)
+            plain_axis(panel, "y", lambda value: f"{value:g}", 5)
+
+    what = "Solution and surrogate of the worst case and of usual ones"
+    return draw("cases", 11.2, 3.4 if not flat else 2.8 * 3, build, description=what)
+
+
+def _pictures(figure: Figure, shown: Cases) -> None:
+    grid = figure.subplots(3, len(shown.names), squeeze=False)
+    for column, (name, exact, told) in enumerate(
+        zip(shown.names, shown.solution, shown.surrogate, strict=True)
+    ):
+        exact, told = (values.reshape(values.shape[0], -1) for values in (exact, told))
+        low, high = float(exact.min()), float(exact.max())
+        for row, (title, values, hue) in enumerate(
+            (
+                ("solution", exact, "viridis"),
+                ("surrogate", told, "viridis"),
+                ("|error|", np.abs(exact - told), "inferno"),
+            )
+        ):
+            limits = {"vmin": low, "vmax": high} if row < 2 else {"vmin": 0.0}
+            drawn = grid[row][column].imshow(values, aspect="auto", cmap=hue, **limits)
+            grid[row][column].set_axis_off()
+            grid[row][column].set_title(f"{name}: {title}" if column == 0 or not row else title)
+            if row == 2:
+                _key(figure, drawn, grid[row][column])
+
+
+def lines_plot(shown: Sequence[Line], *, classes: bool) -> Html:
+    """Draw solution and surrogate along each input through the worst point."""
+
+    def build(figure: Figure) -> None:
+        grid = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+        for panel, line in zip(grid, shown, strict=True):
+            style: dict[str, Any] = {"drawstyle": "steps-mid"} if classes else {}
+            panel.plot(
+                line.x, line.solution, color=PAINT["teacher"], linewidth=4.5, alpha=0.4, **style
+            )
+            panel.plot(line.x, line.surrogate, color=PAINT["student"], linewidth=1.6, **style)
+            panel.axvline(line.at, color=PAINT["bad"], linewidth=1, linestyle=(0, (2, 2)))
+            panel.set_xlabel(_label(line.along))
+            _axis(panel, "x", line.along)
+
+    what = "Solution and surrogate along lines through the worst point"
+    return draw("lines", 11.2, 3.0, build, description=what)
+
+
+def map_plot(shown: Map, form: Any) -> Html:
+    """Draw the largest error of each cell, and where the worst is."""
+
+    def build(figure: Figure) -> None:
+        axes = figure.subplots()
+        if shown.up is None:
+            middle = (shown.x[1:] + shown.x[:-1]) / 2
+            axes.plot(middle, shown.largest[0], color=PAINT["student"])
+            plain_axis(axes, "y", form)
+        else:
+            axes.grid(False)
+            mesh = axes.pcolormesh(
+                shown.x, shown.y, shown.largest, cmap=_HUES["error"], vmin=0.0, rasterized=True
+            )
+            _key(figure, mesh, axes)
+            axes.set_ylabel(_label(shown.up))
+            _axis(axes, "y", shown.up)
+            style: dict[str, Any] = {"markeredgecolor": "#ffffff", "markerfacecolor": "none"}
+            axes.plot(*shown.worst, "o", markersize=12, markeredgewidth=2, clip_on=False, **style)
+        axes.set_xlabel(_label(shown.across))
+        _axis(axes, "x", shown.across)
+
+    return draw("map", 5.4, 4.0, build, description="The largest error by two of the inputs")
+
+
+def survival_plot(
+    samples: Mapping[str, tuple[Floats, str]],
+    bounds: Sequence[tuple[float, float]],
+    tolerance: float,
+) -> Html:
+    """Draw which share of points errs more than so much.
+
+    Args:
+        samples: Name → (errors [N], colour).
+        bounds: (quantile, upper bound) pairs.
+        tolerance: 0 where there is none.
+    """
+
+    def build(figure: Figure) -> None:
+        axes = figure.subplots()
+        for name, (errors, colour) in samples.items():
+            ordered = np.sort(errors)[::-1]
+            share = np.arange(1, len(ordered) + 1) / len(ordered)
+            keep = np.unique(np.geomspace(1, len(ordered), 300).astype(int) - 1)
+            ordered = np.maximum(ordered, 1e-300)
+            axes.plot(ordered[keep], share[keep], color=PAINT[colour], label=name)
+        if bounds:
+            x, y = [bound for _, bound in bounds], [1 - quantile for quantile, _ in bounds]
+            axes.plot(x, y, "v", color=PAINT["control"], markersize=7, zorder=5)
+        if tolerance:
+            axes.axvline(tolerance, color=PAINT["good"], linewidth=1.6, linestyle=(0, (4, 2)))
+        largest = max(float(errors.max()) for errors, _ in samples.values())
+        axes.set_xlim(left=max(largest, tolerance, 1e-300) / 3000)
+        log_axis(axes, "x", lambda value: f"{value:.0e}".replace("e-0", "e-"))
+        log_axis(axes, "y", percent)
+        axes.set_xlabel("|error|")
+        axes.set_ylabel("share of points that err more")
+
+    what = "Share of points with an error above each size"
+    return draw("survival", 5.4, 4.0, build, description=what)
+
+
+def bars_plot(sizes: Mapping[str, float], times: Mapping[str, float], batch: int) -> Html:
+    """Draw bytes and seconds of table or solver against the surrogate's, on log axes."""
+
+    def build(figure: Figure) -> None:
+        grid = figure.subplots(1, 2 if times else 1, squeeze=False)[0]
+        _bars(grid[0], sizes, size, "size")
+        if times:
+            _bars(grid[1], times, duration, f"time of {batch:,} rows")
+
+    return draw("bars", 11.2, 1.9, build, description="Size and time of both, on log axes")
+
+
+def _bars(axes: Axes, values: Mapping[str, float], form: Any, title: str) -> None:
+    names, lengths = list(values), list(values.values())
+    colours = ["teacher", "student"]
+    low = min(lengths) / 4
+    axes.grid(False)
+    axes.barh(names, lengths, left=0, color=[PAINT[c] for c in colours], height=0.62)
+    axes.set_xscale("log")
+    axes.set_xlim(low, max(lengths) * 6)
+    for place, (name, length) in enumerate(values.items()):
+        del name
+        axes.annotate(
+            form(length),
+            (length, place),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            fontweight="bold",
+        )
+    axes.invert_yaxis()
+    axes.set_title(title)
+    axes.get_xaxis().set_visible(False)
+    for side in ("bottom", "left"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+def _mesh(axes: Axes, picture: Image, values: Floats, low: float, high: float, hue: str) -> Any:
+    axes.grid(False)
+    mesh = axes.pcolormesh(
+        picture.x,
+        picture.y,
+        values,
+        cmap=hue,
+        vmin=low,
+        vmax=high,
+        shading="nearest",
+        rasterized=True,
+    )
+    axes.set_xlabel(_label(picture.across))
+    _axis(axes, "x", picture.across)
+    _axis(axes, "y", picture.up)
+    return mesh
+
+
+def _key(figure: Figure, mesh: Any, axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    bar = figure.colorbar(mesh, ax=axes, pad=0.02, aspect=28, ticks=MaxNLocator(4))
+    bar.outline.set_visible(False)  # pyright: ignore
+    bar.ax.tick_params(length=0, labelsize=8)
+    bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+
+
+def _axis(axes: Axes, which: str, given: Drawn) -> None:
+    if isinstance(given, Continuous) and given.mapping == "log":
+        log_axis(axes, which, lambda value: f"{value:g}")
+    else:
+        plain_axis(axes, which, lambda value: f"{value:g}", 5)
+
+
+def _label(given: Drawn) -> str:
+    return _unit(given.name, given.unit)
+
+
+def _unit(name: str, unit: str) -> str:
+    return f"{name} ({unit})" if unit else name
