@@ -1,19 +1,91 @@
-"""How every task of our pipelines fails, retries and caches."""
+"""Where every task of our pipelines runs, and how it fails, retries and caches."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from kfp import kubernetes
 from kfp.dsl import PipelineTask
 
+from kubestill.pipelines._resources import DEFAULT, Resources
 
-def resilient(task: PipelineTask) -> PipelineTask:
-    """Retry the task, without a deadline that a long training would miss, and never skip it.
+_resources = DEFAULT
 
-    Argo counts the backoff's maximum from the start of the first attempt: with Kubeflow's default
-    of an hour a long training is never retried (kubeflow/pipelines#13452), so it is set to 48.
-    Kubeflow's cache keys hold no content: a source that changed would go unnoticed, so it is off.
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """What a run chooses for its tasks: parameters of the pipeline, known when it starts.
+
+    Tasks that have a device (training, labelling, gates) run in `gpu_image` on the nodes that
+    `node_selector` and `tolerations` name. With no `accelerators` they run on CPUs. All others are
+    small, run in `image` anywhere, and ask for what `resources.yaml` says.
     """
-    task.set_retry(
-        num_retries=3,
-        backoff_duration="30s",
-        backoff_factor=2.0,
-        backoff_max_duration="172800s",
-    )
-    return task.set_caching_options(enable_caching=False)
+
+    image: str
+    gpu_image: str
+    cpu: str
+    memory: str
+    accelerator: str
+    accelerators: str
+    node_selector: dict
+    tolerations: list
+
+    def __call__(self, task: PipelineTask) -> PipelineTask:
+        """Place a task, retry it, and never skip it.
+
+        Argo counts the backoff's maximum from the start of the first attempt: with Kubeflow's
+        default of an hour a long training is never retried (kubeflow/pipelines#13452). Kubeflow's
+        cache keys hold no content: a source that changed would go unnoticed, so caching is off.
+        """
+        step = _resources.of(task.component_spec.name)
+        if "device" in (task.component_spec.inputs or {}):
+            self._on_device(task, step)
+        else:
+            task.set_container_image(self.image)
+            _size(task, step.cpu, step.memory)
+        task.set_retry(
+            num_retries=step.retries,
+            backoff_duration=step.backoff,
+            backoff_factor=step.backoff_factor,
+            backoff_max_duration=step.backoff_max,
+        )
+        if step.timeout_s:
+            kubernetes.set_timeout(task, step.timeout_s)
+        return task.set_caching_options(enable_caching=False)
+
+    def _on_device(self, task: PipelineTask, step: Resources) -> None:
+        task.set_container_image(self.gpu_image)
+        own = _resources.steps.get(task.component_spec.name, {})
+        _size(task, own.get("cpu", self.cpu), own.get("memory", self.memory))
+        task.set_accelerator_type(self.accelerator).set_accelerator_limit(self.accelerators)
+        kubernetes.add_node_selector_json(task, self.node_selector)
+        kubernetes.add_toleration_json(task, self.tolerations)
+        if step.shared_memory:
+            # Workers that load data hand over tensors here; a container's default is 64 MB.
+            kubernetes.empty_dir_mount(
+                task, "shm", "/dev/shm", medium="Memory", size_limit=step.shared_memory
+            )
+
+
+def parallelism() -> int | None:
+    """How many iterations of a fan-out run at a time; None for all."""
+    return _resources.parallelism or None
+
+
+@contextmanager
+def using(resources: Resources) -> Iterator[None]:
+    """Compile the pipelines that are defined inside with other resources."""
+    global _resources
+    before, _resources = _resources, resources
+    try:
+        yield
+    finally:
+        _resources = before
+
+
+def _size(task: PipelineTask, cpu: str, memory: str) -> None:
+    """Ask for processors, and for memory with the same limit: no limit slows a processor down."""
+    task.set_cpu_request(cpu)
+    task.set_memory_request(memory).set_memory_limit(memory)

@@ -219,26 +219,38 @@ def continuous_retraining(
                         )
                     )
         with dsl.If(collected.outputs["status"] == "bootstrap", name="bootstrap"):
-            first = (
-                place(
-                    train_teacher(
-                        dataset=collected.outputs["dataset"],
-                        validation=collected.outputs["validation"],
-                        network=network,
-                        network_args=network_args,
-                        epochs=epochs,
-                        batch_size=batch_size,
-                        learning_rate=learning_rate,
-                        seed=seed,
-                        device=device,
-                        checkpoint_uri=checkpoint_uri,
-                        experiment="first",
-                        settings=training_settings,
-                    )
+            sound = place(
+                overfit_batch(
+                    dataset=collected.outputs["dataset"],
+                    network=network,
+                    network_args=network_args,
+                    epochs=epochs,
+                    batch_size=batch_size,
+                    learning_rate=learning_rate,
+                    seed=seed,
+                    device=device,
+                    settings=training_settings,
+                    strict=strict,
+                    gate=gate,
                 )
-                .after(sound)
-                .set_display_name("train-first")
             )
+            first = place(
+                train_teacher(
+                    dataset=collected.outputs["dataset"],
+                    validation=collected.outputs["validation"],
+                    network=network,
+                    network_args=network_args,
+                    epochs=epochs,
+                    batch_size=batch_size,
+                    learning_rate=learning_rate,
+                    seed=seed,
+                    device=device,
+                    checkpoint_uri=checkpoint_uri,
+                    experiment="first",
+                    settings=training_settings,
+                )
+            ).set_display_name("train-first")
+            first.after(sound)
             tried = place(
                 continuous_eval(
                     model=first.outputs["model"],

@@ -14,7 +14,8 @@ from kubestill.components import (
     train_student,
     train_teacher,
 )
-from kubestill.pipelines._policy import resilient
+from kubestill.components._image import IMAGE
+from kubestill.pipelines._policy import Placement, parallelism
 
 
 @dsl.pipeline(name="distillation")
@@ -51,6 +52,14 @@ def distillation(
     seed: int = 0,
     device: str = "auto",
     checkpoint_uri: str = "",
+    image: str = IMAGE,
+    gpu_image: str = IMAGE,
+    cpu: str = "2",
+    memory: str = "4Gi",
+    accelerator: str = "nvidia.com/gpu",
+    accelerators: str = "",
+    node_selector: dict = {},
+    tolerations: list = [],
 ):
     """Distil a large teacher into a small student and score both on real rows nobody trained on.
 
@@ -93,8 +102,26 @@ def distillation(
         seed: Of the split, the synthetic rows and the trainings.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
         checkpoint_uri: Root of the checkpoints, local or gs://.
+        image: Image of the small steps.
+        gpu_image: Image of the steps that have a device: training, labelling and gates.
+        cpu: Processors that each of those asks for.
+        memory: Memory that each of those asks for and may use.
+        accelerator: Kubernetes' name of the accelerator.
+        accelerators: How many of them each such step gets; empty is none: CPUs only.
+        node_selector: Labels of the nodes that such steps run on.
+        tolerations: Taints that such steps put up with, such as those of spot nodes.
     """
-    data = resilient(
+    place = Placement(
+        image=image,
+        gpu_image=gpu_image,
+        cpu=cpu,
+        memory=memory,
+        accelerator=accelerator,
+        accelerators=accelerators,
+        node_selector=node_selector,
+        tolerations=tolerations,
+    )
+    data = place(
         import_dataset(
             source=dataset,
             target=target,
@@ -106,7 +133,7 @@ def distillation(
             seed=seed,
         )
     )
-    augmented = resilient(
+    augmented = place(
         generate_synthetic(
             original=data.outputs["dataset"],
             method="jitter",
@@ -114,7 +141,7 @@ def distillation(
             seed=seed,
         )
     ).set_display_name("augment")
-    sound_teacher = resilient(
+    sound_teacher = place(
         overfit_batch(
             dataset=augmented.outputs["dataset"],
             network=teacher_network,
@@ -129,7 +156,7 @@ def distillation(
             gate=gate,
         )
     ).set_display_name("overfit-batch-teacher")
-    sound_student = resilient(
+    sound_student = place(
         overfit_batch(
             dataset=data.outputs["dataset"],
             network=student_network,
@@ -144,7 +171,7 @@ def distillation(
             gate=gate,
         )
     ).set_display_name("overfit-batch-student")
-    teacher = resilient(
+    teacher = place(
         train_teacher(
             dataset=augmented.outputs["dataset"],
             validation=data.outputs["validation"],
@@ -161,9 +188,9 @@ def distillation(
         )
     ).after(sound_teacher, sound_student)
 
-    plan = resilient(plan_shards(shards=shards))
-    with dsl.ParallelFor(plan.output) as shard:
-        synthetic = resilient(
+    plan = place(plan_shards(shards=shards))
+    with dsl.ParallelFor(plan.output, parallelism=parallelism()) as shard:
+        synthetic = place(
             generate_synthetic(
                 original=data.outputs["dataset"],
                 method=method,
@@ -174,16 +201,16 @@ def distillation(
                 settings=synthetic_settings,
             )
         ).set_display_name("generate-synthetic")
-        labelled = resilient(
+        labelled = place(
             label_with_teacher(
                 model=teacher.outputs["model"],
                 dataset=synthetic.outputs["dataset"],
                 device=device,
             )
         )
-    gathered = resilient(gather_shards(uris=dsl.Collected(labelled.outputs["dataset_uri"])))
+    gathered = place(gather_shards(uris=dsl.Collected(labelled.outputs["dataset_uri"])))
 
-    student = resilient(
+    student = place(
         train_student(
             dataset=gathered.outputs["dataset"],
             validation=data.outputs["validation"],
@@ -202,7 +229,7 @@ def distillation(
             settings=student_settings,
         )
     )
-    control = resilient(
+    control = place(
         train_student(
             dataset=data.outputs["dataset"],
             validation=data.outputs["validation"],
@@ -220,8 +247,8 @@ def distillation(
         )
     ).set_display_name("train-control")
 
-    chosen = resilient(select_checkpoint(ledger=student.outputs["ledger"]))
-    resilient(
+    chosen = place(select_checkpoint(ledger=student.outputs["ledger"]))
+    place(
         continuous_eval(
             model=chosen.outputs["model"],
             baseline=control.outputs["model"],

@@ -7,6 +7,7 @@ KubestillError
 │   ├── Conflict                 somebody else swapped first
 │   ├── PermissionDenied         the store refuses these credentials
 │   └── StoreUnavailable         transient, and retrying did not help
+├── ClusterError                 Kubeflow or a registry refused or failed; says what to do about it
 ├── CorruptData                  bytes that do not match their digest, or cannot be parsed
 ├── Fenced                       a newer attempt owns this training
 ├── Diverged                     the loss became NaN or infinite
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 __all__ = [
+    "ClusterError",
     "Conflict",
     "CorruptData",
     "Diverged",
@@ -117,6 +119,17 @@ class PermissionDenied(StoreError):
 
 class StoreUnavailable(StoreError):
     """The store kept failing in a way that usually passes, longer than we were told to wait."""
+
+
+class ClusterError(KubestillError):
+    """Kubeflow's API, or an image registry, refused, failed or could not be reached.
+
+    `status` is the HTTP status of its answer, 0 where there was none.
+    """
+
+    def __init__(self, message: str, status: int = 0):
+        super().__init__(message)
+        self.status = status
 
 
 class CorruptData(KubestillError):

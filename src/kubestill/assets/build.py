@@ -8,11 +8,13 @@ import re
 import tempfile
 from dataclasses import dataclass
 
-from kfp import compiler
+from kfp import compiler, dsl
 
 from kubestill.assets.catalog import Asset, find_assets
 from kubestill.assets.readme import render_readme
 from kubestill.components._image import IMAGE
+from kubestill.pipelines._policy import using
+from kubestill.pipelines._resources import read_resources
 
 
 @dataclass(frozen=True)
@@ -28,17 +30,21 @@ class Change:
         return _read(self.path) != self.content
 
 
-def build(output: str = "", image: str = "") -> list[Change]:
+def build(
+    output: str = "", image: str = "", gpu_image: str = "", resources: str = ""
+) -> list[Change]:
     """Generate all files, without writing any.
 
     Args:
         output: Folder for copies of the YAML alone, as `components/<name>.yaml` and
             `pipelines/<name>.yaml`; empty stands for the files beside the code, READMEs included.
         image: The image that the copies run in; empty leaves `kubestill:<version>`.
+        gpu_image: The image of steps that have a device; empty stands for `image`.
+        resources: File of compile-time resources; empty stands for the defaults.
     """
     changes: list[Change] = []
     for asset in find_assets():
-        content = compile_yaml(asset, image)
+        content = compile_yaml(asset, image, gpu_image, resources)
         if output:
             path = os.path.join(output, f"{asset.kind}s", f"{asset.name}.yaml")
             changes.append(Change(path, content))
@@ -48,22 +54,39 @@ def build(output: str = "", image: str = "") -> list[Change]:
     return changes
 
 
-def compile_yaml(asset: Asset, image: str = "") -> str:
+def compile_yaml(asset: Asset, image: str = "", gpu_image: str = "", resources: str = "") -> str:
     """Compile one component or pipeline to Kubeflow's YAML.
 
     Args:
         asset: What to compile.
         image: Replaces `kubestill:<version>` where given.
+        gpu_image: The same for steps that have a device; empty stands for `image`.
+        resources: File of compile-time resources; empty stands for the defaults.
+
+    Raises:
+        InvalidInput: For resources that cannot work.
     """
+    definition = asset.definition
+    if resources and asset.kind == "pipeline":
+        with using(read_resources(resources)):
+            name = definition.pipeline_spec.pipeline_info.name
+            definition = dsl.pipeline(name=name)(definition.pipeline_func)
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "compiled.yaml")
-        compiler.Compiler().compile(asset.definition, path)
+        compiler.Compiler().compile(definition, path)
         content = _read(path)
     assert content is not None
     content = re.sub(r"(?<= dict \[Default: )\{.*\}(?=\]$)", _ordered, content, flags=re.M)
-    if image:
-        content = re.sub(rf"^( +image: ){re.escape(IMAGE)}$", rf"\g<1>{image}", content, flags=re.M)
-    return content
+    return _with_images(content, image or IMAGE, gpu_image or image or IMAGE)
+
+
+def _with_images(content: str, image: str, gpu_image: str) -> str:
+    """Pin the images: in a component its own, in a pipeline the defaults of its parameters."""
+    ours = re.escape(IMAGE)
+    named = rf"(gpu_image: str \[Default: '|gpu_image:\n +defaultValue: ){ours}(?='?\]?$)"
+    content = re.sub(named, rf"\g<1>{gpu_image}", content, flags=re.M)
+    named = rf"(\bimage: str \[Default: '|\bimage: |\bimage:\n +defaultValue: ){ours}(?='?\]?$)"
+    return re.sub(named, rf"\g<1>{image}", content, flags=re.M)
 
 
 def _ordered(mapping: re.Match[str]) -> str:

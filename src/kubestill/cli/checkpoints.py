@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any
 
 import click
+
+from kubestill.cli.tables import print_table
 
 
 @click.group()
@@ -42,7 +42,7 @@ def list_checkpoints(uri: str, as_json: bool) -> None:
         ]
         for row in rows
     ]
-    _print_table(table)
+    print_table(table)
 
 
 @checkpoints.command()
@@ -80,10 +80,3 @@ def _short(training: str) -> str:
     """Cut a fingerprint to what tells trainings apart, as git does with commits."""
     experiment, _, fingerprint = training.rpartition("/")
     return f"{experiment}/{fingerprint[:10]}"
-
-
-def _print_table(table: Sequence[Sequence[Any]]) -> None:
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    for row in table:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())

@@ -6,20 +6,25 @@ import os
 
 import click
 
+from kubestill.cli.connection import named_images
+
 
 @click.command("compile")
 @click.option("--output", default="", help="Folder for the YAML; default: beside the code.")
-@click.option("--image", default="", help="Image the copies run in (writes to dist/ by default).")
+@click.option("--resources", default="", help="Compile-time resources, a YAML file.")
+@named_images
 @click.option("--check", is_flag=True, help="Write nothing; fail if a file is out of date.")
-def compile_assets(output: str, image: str, check: bool) -> None:
+def compile_assets(output: str, resources: str, image: str, gpu_image: str, check: bool) -> None:
     """Write every component and pipeline to YAML.
 
     Without options it refreshes the files beside the code: component.yaml, pipeline.yaml and
-    READMEs.
+    READMEs. With images or resources of your own it writes copies, to dist/ unless you say
+    otherwise.
     """
     from kubestill.assets import build
 
-    stale = [change for change in build(output or ("dist" if image else ""), image) if change.stale]
+    output = output or ("dist" if image or gpu_image or resources else "")
+    stale = [change for change in build(output, image, gpu_image, resources) if change.stale]
     if check and stale:
         names = "\n".join(f"  {os.path.relpath(change.path)}" for change in stale)
         raise click.ClickException(f"out of date; run `kubestill compile`:\n{names}")

@@ -10,6 +10,8 @@ from kubestill import __version__
 from kubestill.cli.checkpoints import checkpoints
 from kubestill.cli.compile import compile_assets
 from kubestill.cli.run import run
+from kubestill.cli.schedule import schedule
+from kubestill.cli.upload import upload
 from kubestill.errors import KubestillError
 
 
@@ -32,3 +34,5 @@ def main() -> None:
 main.add_command(run)
 main.add_command(compile_assets)
 main.add_command(checkpoints)
+main.add_command(upload)
+main.add_command(schedule)

@@ -1,21 +1,18 @@
-"""`kubestill run`: a pipeline on this machine."""
+"""`kubestill run`: a pipeline on this machine, or on the cluster."""
 
-# Protobuf makes its classes at run time.
-# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import os
 import shutil
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from kubestill.errors import Problems, nearest
+from kubestill.cli.connection import connect, named_images, with_connection
 
 if TYPE_CHECKING:
-    from kfp.pipeline_spec import pipeline_spec_pb2
-
+    from kubestill.assets.packages import Package
     from kubestill.local import Run
 
 
@@ -28,6 +25,14 @@ if TYPE_CHECKING:
     "--as-of", default="", metavar="DATE", help="Replay: as if it were run then. Same as -p as_of."
 )
 @click.option("-v", "--verbose", is_flag=True, help="Show every line of the tasks.")
+@click.option("--remote", is_flag=True, help="Run it on Kubeflow, and follow it to its end.")
+@click.option("--no-wait", is_flag=True, help="Remote: start it and return.")
+@click.option("--experiment", default="", help="Remote: default: the pipeline's name.")
+@click.option("--service-account", default="", help="Remote: Kubernetes service account.")
+@click.option("--pipeline-root", default="", help="Remote: where artifacts go.")
+@click.option("--resources", default="", help="Compile-time resources, a YAML file.")
+@named_images
+@with_connection
 def run(
     pipeline: str,
     assignments: tuple[str, ...],
@@ -35,46 +40,65 @@ def run(
     output: str,
     as_of: str,
     verbose: bool,
+    remote: bool,
+    no_wait: bool,
+    experiment: str,
+    service_account: str,
+    pipeline_root: str,
+    resources: str,
+    image: str,
+    gpu_image: str,
+    **connection: str,
 ) -> None:
-    """Run PIPELINE on this machine: a name such as `distillation`, or a compiled YAML file.
+    """Run PIPELINE: a name such as `distillation`, or a compiled YAML file.
 
-    Checkpoints go to one folder for all runs, so that running again resumes what was interrupted;
-    so does the registry of a pipeline that has one.
+    On this machine checkpoints go to one folder for all runs, so that running again resumes what
+    was interrupted; so does the registry of a pipeline that has one. With --remote it is uploaded,
+    unless it is there already, and started with the same parameters on the cluster.
     """
+    from kubestill.assets.packages import load_package
+
+    package = load_package(pipeline, image=image, gpu_image=gpu_image, resources=resources)
+    if as_of:
+        assignments = (*assignments, f"as_of={as_of}")
+    if not remote:
+        _run_here(package, assignments, params, output, verbose)
+        return
+    from kubestill.cli.remote import run_remote
+    from kubestill.local import read_parameters
+
+    arguments = read_parameters(package.spec, assignments, params)
+    run_remote(
+        connect(connection),
+        package,
+        arguments,
+        experiment=experiment,
+        service_account=service_account,
+        pipeline_root=pipeline_root,
+        wait=not no_wait,
+    )
+
+
+def _run_here(
+    package: Package, assignments: tuple[str, ...], params: str, output: str, verbose: bool
+) -> None:
     if find_spec("torch") is None:
         raise click.ClickException(
             "running needs the runtime too: pip install 'kubestill[client,runtime]'"
         )
     from kubestill.local import read_parameters, run_pipeline
 
-    spec = _load(pipeline)
-    root = os.path.abspath(output or os.path.join("runs", spec.pipeline_info.name))
-    if as_of:
-        assignments = (*assignments, f"as_of={as_of}")
+    root = os.path.abspath(output or os.path.join("runs", package.name))
     places = {name: os.path.join(root, name) for name in ("checkpoints", "registry")}
-    defaults = {"checkpoint_uri": places["checkpoints"], "registry": places["registry"]}
-    arguments = read_parameters(spec, assignments, params, defaults=defaults)
-    result = run_pipeline(spec, arguments, root=root, verbose=verbose)
+    defaults: dict[str, Any] = {
+        "checkpoint_uri": places["checkpoints"],
+        "registry": places["registry"],
+    }
+    arguments = read_parameters(package.spec, assignments, params, defaults=defaults)
+    result = run_pipeline(package.spec, arguments, root=root, verbose=verbose)
     if result.failed or result.error:
         raise click.ClickException(_failure(result))
     _show_results(result)
-
-
-def _load(pipeline: str) -> pipeline_spec_pb2.PipelineSpec:
-    if pipeline.endswith((".yaml", ".yml")) and os.path.exists(pipeline):
-        from kfp.components import load_component_from_file
-
-        return load_component_from_file(pipeline).pipeline_spec
-    import kubestill.pipelines
-
-    known = kubestill.pipelines.__all__
-    name = pipeline.replace("-", "_")
-    if name not in known:
-        problems = Problems()
-        shown = [entry.replace("_", "-") for entry in known]
-        problems.add("PIPELINE", pipeline, f"no such pipeline or file; {nearest(pipeline, shown)}")
-        problems.raise_if_any()
-    return getattr(kubestill.pipelines, name).pipeline_spec
 
 
 def _failure(result: Run) -> str:

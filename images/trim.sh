@@ -1,0 +1,18 @@
+#!/bin/sh
+# Removes what no step needs; warm.py, which runs next, shows that all imports still work.
+set -eu
+# kfp's client and what only that needs: a step runs kfp's executor, which imports none of it.
+uv pip uninstall --quiet kfp-server-api kubernetes oauthlib requests-oauthlib requests-toolbelt \
+  tabulate websocket-client
+cd /opt/kubestill/lib/python3*/site-packages
+# Headers, build parts, test libraries, and readers of stores that we read ourselves. Kept, because
+# plain imports load them: torch/testing/_internal and libarrow_substrait.
+rm -rf torch/include torch/share torch/test pyarrow/include pyarrow/libarrow_flight* \
+  pyarrow/_flight* pyarrow/libarrow_s3* pyarrow/_s3fs* matplotlib/mpl-data/sample_data
+rm -f torch/lib/*test*.so torch/lib/libbackend_with_compiler.so torch/lib/libaoti_custom_ops.so
+find torch/bin -type f ! -name torch_shm_manager -delete
+find . -type d -name tests -prune -exec rm -rf {} +
+find . -type f \( -name '*.a' -o -name '*.h' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' \
+  -o -name '*.c' -o -name '*.cpp' \) -delete
+# Not in *.libs: what auditwheel has patched, strip would break.
+find . -name '*.libs' -prune -o -type f -name '*.so*' -exec strip --strip-unneeded {} +

@@ -1,0 +1,120 @@
+"""What must be known when a pipeline is compiled: `resources.yaml`, checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import yaml
+
+from kubestill.errors import Problems, nearest
+
+_QUANTITY = r"\d+(\.\d+)?([munkMGTPE]|[KMGTPE]i)?"
+_DURATION = r"(\d+)([smhd])"
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """Retries, deadlines and sizes; Kubeflow takes none of them as a run's parameter."""
+
+    retries: int = 3
+    """How often a task is started again after a failure."""
+    backoff: str = "30s"
+    """Before the first retry."""
+    backoff_factor: float = 2.0
+    """What each further pause is longer by."""
+    backoff_max: str = "48h"
+    """Counted from the first attempt's start: longer than any training takes."""
+    timeout: str = ""
+    """After which an attempt is killed; empty for never."""
+    cpu: str = "1"
+    """Processors that a task without a device asks for."""
+    memory: str = "2Gi"
+    """Memory that a task without a device asks for and may use."""
+    shared_memory: str = "2Gi"
+    """Size of /dev/shm of a task with a device; empty leaves the node's default."""
+    parallelism: int = 0
+    """Iterations of a fan-out at a time; 0 for all."""
+    steps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+    """Any of the above for one component, by its name, such as `train-teacher`."""
+
+    def of(self, component: str) -> Resources:
+        """What holds for one component."""
+        return replace(self, **self.steps.get(component, {}))
+
+    @property
+    def timeout_s(self) -> int:
+        """The timeout in seconds, 0 for none."""
+        match = re.fullmatch(_DURATION, self.timeout)
+        return int(match[1]) * _SECONDS[match[2]] if match else 0
+
+
+_CHECKS = {
+    "retries": (int, "", "give a whole number, 0 or more"),
+    "backoff": (str, _DURATION, "give a duration such as 30s"),
+    "backoff_factor": ((int, float), "", "give a number above 0"),
+    "backoff_max": (str, _DURATION, "give a duration such as 48h"),
+    "timeout": (str, f"({_DURATION})?", "give a duration such as 12h, or '' for none"),
+    "cpu": (str, _QUANTITY, "give a quantity as a string, such as '2' or '500m'"),
+    "memory": (str, _QUANTITY, "give a quantity such as 4Gi"),
+    "shared_memory": (str, f"({_QUANTITY})?", "give a quantity such as 2Gi, or '' for none"),
+    "parallelism": (int, "", "give a whole number, 0 for all"),
+}
+
+
+def read_resources(path: str) -> Resources:
+    """Read a `resources.yaml`; what it leaves out keeps its default.
+
+    Raises:
+        InvalidInput: With every unknown name and every value that cannot work.
+    """
+    problems = Problems()
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = yaml.safe_load(file) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        problems.add("--resources", path, f"cannot be read as YAML ({error})")
+        content = {}
+    if not isinstance(content, dict):
+        problems.add("--resources", path, "write lines such as `retries: 3`")
+        content = {}
+    steps = content.get("steps") or {}
+    _check({name: value for name, value in content.items() if name != "steps"}, "", problems)
+    if not isinstance(steps, dict):
+        problems.add("steps", steps, "map a component's name to its own settings")
+        steps = {}
+    import kubestill.components
+
+    known = [name.replace("_", "-") for name in kubestill.components.__all__]
+    for step, own in steps.items():
+        if step not in known:
+            problems.add("steps", step, f"no such component; {nearest(str(step), known)}")
+        elif not isinstance(own, dict):
+            problems.add(f"steps.{step}", own, "write lines such as `retries: 3`")
+        else:
+            _check(own, f"steps.{step}.", problems)
+    problems.raise_if_any()
+    return Resources(**content)
+
+
+def _check(values: dict[str, Any], prefix: str, problems: Problems) -> None:
+    for name, value in values.items():
+        if name not in _CHECKS or (prefix and name == "parallelism"):
+            problems.add(
+                prefix + str(name), value, f"no such setting; {nearest(str(name), _CHECKS)}"
+            )
+            continue
+        kind, pattern, remedy = _CHECKS[name]
+        fits = isinstance(value, kind) and not isinstance(value, bool)
+        if fits and pattern:
+            fits = re.fullmatch(pattern, value) is not None
+        elif fits:
+            fits = value >= 0 if kind is int else value > 0
+        if not fits:
+            problems.add(prefix + name, value, remedy)
+
+
+DEFAULT = Resources()

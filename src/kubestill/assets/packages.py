@@ -1,0 +1,102 @@
+"""A compiled pipeline, ready to be run or uploaded: found by name or read from a file."""
+
+# Protobuf makes its classes at run time.
+# pyright: reportAttributeAccessIssue=false
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import yaml
+from google.protobuf import json_format
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+from kubestill.assets.build import compile_yaml
+from kubestill.assets.catalog import find_assets
+from kubestill.errors import Problems, nearest
+
+
+@dataclass(frozen=True)
+class Package:
+    """One pipeline as Kubeflow takes it."""
+
+    text: str
+    """The compiled YAML."""
+
+    @cached_property
+    def documents(self) -> dict[str, Any]:
+        """What the YAML says: `pipeline_spec`, and `platform_spec` where there is one."""
+        found = list(yaml.safe_load_all(self.text))
+        return dict(zip(("pipeline_spec", "platform_spec"), found, strict=False))
+
+    @cached_property
+    def spec(self) -> pipeline_spec_pb2.PipelineSpec:
+        """The pipeline without its platform's part, as kfp reads it."""
+        return json_format.ParseDict(
+            self.documents["pipeline_spec"], pipeline_spec_pb2.PipelineSpec()
+        )
+
+    @property
+    def name(self) -> str:
+        """As the pipeline calls itself."""
+        return self.spec.pipeline_info.name
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of what it says, whatever its comments and layout."""
+        canonical = json.dumps(self.documents, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def load_package(
+    pipeline: str, *, image: str = "", gpu_image: str = "", resources: str = ""
+) -> Package:
+    """Find a pipeline by name, or read a compiled one from its file.
+
+    Args:
+        pipeline: A name such as `distillation`, or the path of a YAML file.
+        image: What our own pipelines run in; a file keeps what it names.
+        gpu_image: The same for steps that have a device.
+        resources: File of compile-time resources for our own pipelines.
+
+    Raises:
+        InvalidInput: For an unknown name, or a file that holds no compiled pipeline.
+    """
+    problems = Problems()
+    if pipeline.endswith((".yaml", ".yml")):
+        package = _read(pipeline, problems)
+        for name, value in (
+            ("--image", image),
+            ("--gpu-image", gpu_image),
+            ("--resources", resources),
+        ):
+            if value:
+                problems.add(name, value, "a compiled file has its own; compile it with that")
+    else:
+        assets = {asset.name: asset for asset in find_assets() if asset.kind == "pipeline"}
+        asset = assets.get(pipeline.replace("-", "_"))
+        package = Package(compile_yaml(asset, image, gpu_image, resources)) if asset else None
+        if package is None:
+            shown = nearest(pipeline, [name.replace("_", "-") for name in assets])
+            problems.add("PIPELINE", pipeline, f"no such pipeline or file; {shown}")
+    problems.raise_if_any()
+    assert package is not None
+    return package
+
+
+def _read(path: str, problems: Problems) -> Package | None:
+    try:
+        with open(path, encoding="utf-8") as file:
+            package = Package(file.read())
+        if package.name:
+            return package
+    except (OSError, UnicodeDecodeError) as error:
+        problems.add("PIPELINE", path, f"cannot be read ({error})")
+        return None
+    except (yaml.YAMLError, json_format.ParseError, KeyError, AttributeError, TypeError):
+        pass
+    problems.add("PIPELINE", path, "is no pipeline that `kfp` or `kubestill compile` compiled")
+    return None

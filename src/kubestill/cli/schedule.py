@@ -1,0 +1,184 @@
+"""`kubestill schedule`: recurring runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from kubestill.cli.connection import connected, named_images
+from kubestill.cli.tables import print_table
+
+if TYPE_CHECKING:
+    from kubestill.client import Api
+
+
+@click.group()
+def schedule() -> None:
+    """Run pipelines again and again, one run at a time, without catching up on missed ones."""
+
+
+@schedule.command("set")
+@click.argument("pipeline")
+@click.option("--name", default="", help="Name of the schedule; default: the pipeline's.")
+@click.option("--cron", default="", help="Five fields, such as '0 6 * * 1-5'.")
+@click.option("--every", default="", help="Interval instead, such as 90m, 6h or 1d.")
+@click.option("--time-zone", default="UTC", show_default=True, help="Zone of the cron.")
+@click.option(
+    "--cluster-time-zone",
+    default="UTC",
+    show_default=True,
+    help="Zone that Kubeflow's controller reads crons in (its CRON_SCHEDULE_TIMEZONE).",
+)
+@click.option("-p", "assignments", multiple=True, metavar="NAME=VALUE", help="One parameter.")
+@click.option("--params", default="", metavar="FILE", help="Parameters in a YAML file.")
+@click.option("--latest", is_flag=True, help="Run the latest version; default: this very one.")
+@click.option("--paused", is_flag=True, help="Create it, but do not let it fire yet.")
+@click.option("--wait", is_flag=True, help="Wait for runs of the schedule it replaces.")
+@click.option("--experiment", default="", help="Default: the name of the schedule.")
+@click.option("--service-account", default="", help="Kubernetes service account of the runs.")
+@click.option("--pipeline-root", default="", help="Where artifacts go; default: Kubeflow's own.")
+@click.option("--resources", default="", help="Compile-time resources, a YAML file.")
+@named_images
+@connected
+def set_schedule(
+    api: Api,
+    pipeline: str,
+    name: str,
+    cron: str,
+    every: str,
+    time_zone: str,
+    cluster_time_zone: str,
+    assignments: tuple[str, ...],
+    params: str,
+    latest: bool,
+    paused: bool,
+    wait: bool,
+    experiment: str,
+    service_account: str,
+    pipeline_root: str,
+    resources: str,
+    image: str,
+    gpu_image: str,
+) -> None:
+    """Have exactly this schedule for PIPELINE, whatever is there under its name.
+
+    A run that the schedule has already started goes on, also when the schedule changes.
+    """
+    from kubestill.assets.packages import load_package
+    from kubestill.client import (
+        Schedule,
+        check_arguments,
+        ensure_version,
+        put_schedule,
+        read_trigger,
+    )
+    from kubestill.errors import Problems
+    from kubestill.local import read_parameters
+
+    package = load_package(pipeline, image=image, gpu_image=gpu_image, resources=resources)
+    problems = Problems()
+    trigger, arguments = None, {}
+    with problems.collect():
+        trigger = read_trigger(
+            cron, every, time_zone=time_zone, cluster_time_zone=cluster_time_zone
+        )
+    with problems.collect():
+        arguments = read_parameters(package.spec, assignments, params)
+    with problems.collect():
+        check_arguments(arguments)
+    problems.raise_if_any()
+    assert trigger is not None
+    version = ensure_version(api, package)
+    name = name or package.name
+    change = put_schedule(
+        api,
+        Schedule(
+            name=name,
+            pipeline_id=version.pipeline_id,
+            version_id="" if latest else version.version_id,
+            arguments=arguments,
+            trigger=trigger,
+            experiment=experiment or name,
+            service_account=service_account,
+            pipeline_root=pipeline_root,
+            paused=paused,
+        ),
+        wait=wait,
+        say=click.echo,
+    )
+    click.echo(f"{name}: {'set' if change.changed else 'as it was'}, {version.name}")
+    if trigger.next_at and not paused:
+        click.echo(f"next run: {trigger.next_at:%a %Y-%m-%d %H:%M %Z}")
+    if trigger.shift_at:
+        click.echo(
+            f"clocks change by {trigger.shift_at:%Y-%m-%d}: Kubeflow's schedules do not follow; "
+            "set it again then"
+        )
+    _say_kept(change.kept)
+
+
+@schedule.command()
+@click.argument("name")
+@connected
+def pause(api: Api, name: str) -> None:
+    """Let schedule NAME fire no more; a run that it has started goes on."""
+    from kubestill.client import set_paused
+
+    set_paused(api, name, True)
+    click.echo(f"{name}: paused")
+
+
+@schedule.command()
+@click.argument("name")
+@connected
+def resume(api: Api, name: str) -> None:
+    """Let schedule NAME fire again; what it missed is not caught up on."""
+    from kubestill.client import set_paused
+
+    set_paused(api, name, False)
+    click.echo(f"{name}: resumed")
+
+
+@schedule.command("ls")
+@connected
+def list_all(api: Api) -> None:
+    """List all schedules, newest first."""
+    from kubestill.client import list_schedules
+
+    table = [["name", "when", "version", "state", "created"]]
+    for one in list_schedules(api):
+        trigger = one.get("trigger") or {}
+        every = (trigger.get("periodic_schedule") or {}).get("interval_second")
+        reference = one.get("pipeline_version_reference") or {}
+        table.append(
+            [
+                one["display_name"],
+                f"every {every} s" if every else (trigger.get("cron_schedule") or {})["cron"],
+                reference.get("pipeline_version_id") or "latest",
+                one.get("status", one.get("mode", "")).lower(),
+                one.get("created_at", ""),
+            ]
+        )
+    print_table(table)
+
+
+@schedule.command("rm")
+@click.argument("name")
+@click.option("--wait", is_flag=True, help="Wait for a run that still goes on.")
+@connected
+def remove(api: Api, name: str, wait: bool) -> None:
+    """Remove schedule NAME; it stops at once, and goes once none of its runs is going."""
+    from kubestill.client import remove_schedule
+
+    kept = remove_schedule(api, name, wait=wait, say=click.echo)
+    click.echo(f"{name}: {'stopped' if kept else 'removed'}")
+    _say_kept(kept)
+
+
+def _say_kept(kept: tuple[str, ...]) -> None:
+    if kept:
+        click.echo(
+            f"still going: {', '.join(kept)}. Kubeflow would kill it with its schedule, so that "
+            "stays, disabled; `set` or `rm` again removes it"
+        )

@@ -1,0 +1,37 @@
+"""`kubestill upload`: a pipeline on the cluster."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from kubestill.cli.connection import connected, named_images
+
+if TYPE_CHECKING:
+    from kubestill.client import Api
+
+
+@click.command()
+@click.argument("pipeline")
+@click.option("--name", default="", help="Name on the cluster; default: the pipeline's own.")
+@click.option("--version", default="", help="Name of the version; default: from its content.")
+@click.option("--resources", default="", help="Compile-time resources, a YAML file.")
+@named_images
+@connected
+def upload(
+    api: Api, pipeline: str, name: str, version: str, resources: str, image: str, gpu_image: str
+) -> None:
+    """Upload PIPELINE: a name such as `distillation`, or a compiled YAML file.
+
+    A version is named by its content, so that uploading the same again changes nothing.
+    """
+    from kubestill.assets.packages import load_package
+    from kubestill.client import ensure_version
+
+    package = load_package(pipeline, image=image, gpu_image=gpu_image, resources=resources)
+    made = ensure_version(api, package, pipeline=name, version=version)
+    click.echo(f"{made.name} {'uploaded' if made.created else 'was there already'}")
+    click.echo(
+        f"{api.connection.host}/#/pipelines/details/{made.pipeline_id}/version/{made.version_id}"
+    )
