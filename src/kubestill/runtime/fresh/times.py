@@ -104,12 +104,12 @@ def _from_text(values: pa.ChunkedArray, zone: str, form: str) -> Times:
             naive=False,
         )
     texts = values.to_pandas().astype("str")
-    with_zone = texts.str.contains(_ZONED, regex=True).to_numpy(dtype=bool, na_value=False)
-    with_zone &= values.is_valid().to_numpy()
+    valid = values.is_valid().to_numpy()
+    with_zone = valid & texts.str.contains(_ZONED, regex=True).to_numpy(dtype=bool, na_value=False)
     pattern = form or "ISO8601"
     micros = np.full(len(texts), NO_TIME, np.int64)
     for zoned in (True, False):
-        chosen = (with_zone == zoned) & values.is_valid().to_numpy()
+        chosen = (with_zone == zoned) & valid
         if chosen.any():
             read = pd.to_datetime(texts[chosen], format=pattern, errors="coerce", utc=zoned)
             column = pa.chunked_array(
