@@ -22,7 +22,7 @@ from kubestill.runtime.data.cache import load_decoded
 from kubestill.runtime.data.dataset import Dataset, DatasetWriter
 from kubestill.runtime.data.decode import RawLayout, decode, decode_features
 from kubestill.runtime.data.schema import Column, Schema
-from kubestill.runtime.data.windows import windows
+from kubestill.runtime.training.batches import Order
 
 FEATURES = 8
 PIECE = 1 << 18
@@ -124,11 +124,15 @@ def memory(dataset: Dataset) -> list[Measure]:
     size = dataset.rows * FEATURES * 4
     with AnonymousPeak() as decoding_peak:
         decoded = load_decoded(dataset, layout)
+    window = 1 << 18
+    order = Order(
+        rows=decoded.rows, batch_size=window, seed=0, shuffle="blocks", window_rows=window
+    )
     total = 0.0
     with AnonymousPeak() as shuffling_peak:
         start = time.perf_counter()
-        for rows in windows(decoded.rows, window_rows=1 << 18, seed=0, epoch=0):
-            total += float(decoded.raw[rows].sum())
+        for rows in order.windows(0):
+            total += float(decoded.raw[rows.numpy()].sum())
         seconds = time.perf_counter() - start
     peer = f"{size / 1e9:.2f} GB decoded"
     epoch = "an epoch in shuffled windows"

@@ -43,7 +43,13 @@ def gather_shards(uris: Sequence[str], root: str) -> Dataset:
     problems.raise_if_any()
     if len(shards) > 1 or _place(shards[0].provenance):
         shards = _in_order(shards)
-    return gather(shards, root, provenance=_without_place(shards[0].provenance))
+    first = shards[0]
+    return gather(
+        shards,
+        root,
+        provenance=_without_place(first.provenance),
+        complete_domain=first.complete_domain or _complete(first.provenance),
+    )
 
 
 def _in_order(shards: Sequence[Dataset]) -> list[Dataset]:
@@ -81,6 +87,15 @@ def _place(provenance: Provenance) -> tuple[int, int] | None:
             return None
         provenance = provenance["rows_from"]
     return int(provenance["shard"]), int(provenance["shards"])
+
+
+def _complete(provenance: Provenance) -> bool:
+    """Tell whether all shards together, which are there by now, are a complete domain."""
+    while "complete_domain" not in provenance:
+        if "rows_from" not in provenance:
+            return False
+        provenance = provenance["rows_from"]
+    return bool(provenance["complete_domain"])
 
 
 def _without_place(provenance: Provenance) -> dict[str, Any]:

@@ -120,6 +120,22 @@ def test_an_empty_dataset_can_be_written_and_read(tmp_path: Path, schema: Schema
     assert dataset.to_pandas().columns.tolist() == list(schema.names)
 
 
+def test_writing_no_rows_of_tensors_changes_nothing(
+    tmp_path: Path, schema: Schema, make_rows: MakeRows
+) -> None:
+    rows = make_rows(5)
+    with DatasetWriter(str(tmp_path / "one"), schema) as one:
+        one.write(rows)
+    with DatasetWriter(str(tmp_path / "two"), schema) as two:
+        two.write(rows.iloc[:0])
+        two.write(rows)
+        two.write(rows.iloc[:0])
+    with DatasetWriter(str(tmp_path / "none"), schema) as none:
+        none.write(rows.iloc[:0])
+    assert one.dataset.fingerprint == two.dataset.fingerprint
+    assert none.dataset.rows == 0
+
+
 def test_provenance_and_domain_are_kept(tmp_path: Path, schema: Schema) -> None:
     with DatasetWriter(str(tmp_path), schema, provenance={"by": "me"}, complete_domain=True):
         pass

@@ -187,7 +187,7 @@ def test_all_problems_at_once_and_nothing_written(tmp_path: Path):
             dataset=out,
             original=LocalArtifact("m", metadata={"kind": "model"}),
             method="munge",
-            rows=0,
+            rows=-1,
             shard=-1,
             shards=0,
             seed=-5,

@@ -45,18 +45,21 @@ def storage_schema(columns: Sequence[Column]) -> pa.Schema:
     return pa.schema([_storage_field(column) for column in columns])
 
 
-def canonical_table(data: pa.Table | pd.DataFrame, schema: Schema) -> pa.Table:
+def canonical_table(
+    data: pa.Table | pd.DataFrame, schema: Schema, *, unlabelled: bool = False
+) -> pa.Table:
     """Check rows against a schema and return them in canonical form.
 
     Args:
         data: Rows with exactly the columns of the schema, in any order and of any type that can be
             read as the column's kind.
         schema: What the columns mean.
+        unlabelled: Rows may lack a target although there are no soft outputs yet.
 
     Raises:
         InvalidInput: Missing, duplicate or unknown columns, values that do not fit the column's
-            kind, labels outside its categories, infinite numbers, missing targets without soft
-            outputs; all problems together.
+            kind, labels outside its categories, infinite numbers, missing targets where they are
+            needed; all problems together.
     """
     problems = Problems()
     names = list(data.columns if isinstance(data, pd.DataFrame) else data.column_names)
@@ -70,7 +73,8 @@ def canonical_table(data: pa.Table | pd.DataFrame, schema: Schema) -> pa.Table:
         except (pa.ArrowException, ValueError) as error:
             problems.add(f"column {column.name!r}", str(table.column(column.name).type), str(error))
             continue
-        _check_values(array, column, schema, problems)
+        labelled = schema.soft is None and not unlabelled
+        _check_values(array, column, labelled, problems)
         arrays.append(array)
     problems.raise_if_any()
     return pa.Table.from_arrays(arrays, schema=storage_schema(schema.columns))
@@ -178,7 +182,7 @@ def _check_names(names: list[str], schema: Schema, problems: Problems) -> None:
             problems.add("columns", name, "is not in the schema; " + nearest(name, schema.names))
 
 
-def _check_values(array: pa.Array, column: Column, schema: Schema, problems: Problems) -> None:
+def _check_values(array: pa.Array, column: Column, labelled: bool, problems: Problems) -> None:
     field = f"column {column.name!r}"
     if column.role != "ignored" and column.kind in ("numeric", "tensor"):
         numbers = array.flatten() if column.kind == "tensor" else array
@@ -194,6 +198,6 @@ def _check_values(array: pa.Array, column: Column, schema: Schema, problems: Pro
         missing = array.null_count
     if missing and column.role == "soft":
         problems.add(field, f"{missing} missing values", "soft outputs must be there for every row")
-    if missing and column.role == "target" and schema.soft is None:
+    if missing and column.role == "target" and labelled:
         remedy = "drop these rows; only rows with soft outputs may lack a target"
         problems.add(f"target {column.name!r}", f"{missing} missing or NaN values", remedy)

@@ -150,12 +150,24 @@ class Dataset:
         return tuple(self.schema.column(name) for name in names)
 
 
-def gather(datasets: Sequence[Dataset], root: str, *, provenance: dict[str, Any]) -> Dataset:
+def gather(
+    datasets: Sequence[Dataset],
+    root: str,
+    *,
+    provenance: dict[str, Any],
+    complete_domain: bool = False,
+) -> Dataset:
     """Write an index of several datasets' parts, in order, to `root`: no row is copied.
 
     The result has the fingerprint that one dataset with all the rows would have. Where every shard
     but the last ends on a block boundary the manifests are enough; otherwise the rows are read
     once.
+
+    Args:
+        datasets: In the order of their rows.
+        root: Where the index goes.
+        provenance: How the rows came to be; JSON.
+        complete_domain: All of them together are all possible inputs.
 
     Raises:
         InvalidInput: No datasets, or schemas that differ.
@@ -179,7 +191,7 @@ def gather(datasets: Sequence[Dataset], root: str, *, provenance: dict[str, Any]
         rows=sum(dataset.rows for dataset in datasets),
         blocks=tuple(block for dataset in datasets for block in dataset.blocks),
         provenance=provenance,
-        complete_domain=False,
+        complete_domain=complete_domain,
     )
     if any(dataset.rows % BLOCK_ROWS for dataset in datasets[:-1]):
         digests = (block_digest(block, index.schema) for block in index.iter_blocks())

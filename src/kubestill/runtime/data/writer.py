@@ -62,6 +62,7 @@ class DatasetWriter:
         *,
         provenance: dict[str, Any] | None = None,
         complete_domain: bool = False,
+        unlabelled: bool = False,
         part_rows: int | None = None,
     ):
         """Prepare to write.
@@ -71,6 +72,8 @@ class DatasetWriter:
             schema: What the columns mean.
             provenance: How the rows came to be; JSON.
             complete_domain: The rows are all possible inputs.
+            unlabelled: Rows may lack a target although there are no soft outputs: a teacher is to
+                come.
             part_rows: Rows of a part, rounded up to whole blocks; by size (about 512 MiB decoded)
                 where None.
         """
@@ -78,6 +81,7 @@ class DatasetWriter:
         self._schema = schema
         self._provenance = provenance or {}
         self._complete_domain = complete_domain
+        self._unlabelled = unlabelled
         self._held: list[pa.Table] = []
         self._held_rows = 0
         self._rows = 0
@@ -104,7 +108,9 @@ class DatasetWriter:
         Raises:
             InvalidInput: The rows do not fit the schema (see `canonical_table`).
         """
-        table = canonical_table(rows, self._schema)
+        table = canonical_table(rows, self._schema, unlabelled=self._unlabelled)
+        if not table.num_rows:
+            return
         self._held.append(table)
         self._held_rows += table.num_rows
         if self._held_rows < BLOCK_ROWS:

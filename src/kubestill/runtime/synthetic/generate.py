@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -18,8 +18,9 @@ import pyarrow as pa
 from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.data.canonical import BLOCK_ROWS, storage_schema
 from kubestill.runtime.data.manifest import Dataset
-from kubestill.runtime.data.schema import Column, Schema
+from kubestill.runtime.data.schema import Schema
 from kubestill.runtime.data.writer import DatasetWriter
+from kubestill.runtime.synthetic.covering import Covering
 from kubestill.runtime.synthetic.frame import Frame, Originals
 from kubestill.runtime.synthetic.jitter import Jitter, JitterSettings
 from kubestill.runtime.synthetic.mixup import Mixup, MixupSettings
@@ -27,17 +28,14 @@ from kubestill.runtime.synthetic.munge import Munge, MungeSettings
 from kubestill.runtime.synthetic.request import Request
 from kubestill.runtime.synthetic.source import Source, load_source
 from kubestill.runtime.synthetic.tables import originals_of, table_of
+from kubestill.runtime.systems.system import System
+
+if TYPE_CHECKING:
+    from kubestill.runtime.models.predict import Predictor
+    from kubestill.runtime.synthetic.adaptive import Adaptive
 
 CHUNK_NUMBERS = 1 << 22
 """Random numbers drawn at a time (32 MiB of them): bounds memory where rows are wide."""
-
-
-class _Unlabelled(Schema):
-    """Lets targets be null although there are no soft outputs yet: the teacher comes next."""
-
-    @property
-    def soft(self) -> Column | None:
-        return Column(name="to come", kind="tensor", role="soft", shape=(1,))
 
 
 class Maker(Protocol):
@@ -45,31 +43,49 @@ class Maker(Protocol):
 
     schema: Schema
     width: int
-    """Random numbers a row takes, roughly: what bounds the size of a call."""
+    """Numbers a row takes, roughly: what bounds the size of a call."""
 
     def make(self, start: int, stop: int) -> pa.Table | pd.DataFrame:
         """Return synthetic rows `start` to `stop`, counted from the first that is no original."""
         ...
 
 
-def generate(root: str, request: Request, original: Dataset | None) -> Dataset:
+def generate(
+    root: str,
+    request: Request,
+    original: Dataset | None,
+    *,
+    system: System | None = None,
+    surrogate: Predictor | None = None,
+) -> Dataset:
     """Write the shard that the request asks for.
 
     Args:
         root: Where the dataset goes.
         request: What to make.
-        original: Real rows to augment, or to put before the rows of a source.
+        original: Real rows to augment, or to put before those of a source or a system.
+        system: What the request names.
+        surrogate: Where it errs, the method `adaptive` looks closer.
 
     Raises:
         InvalidInput: The method cannot work on this dataset, or the source is not usable.
         CorruptData: The original dataset is damaged.
     """
-    table, maker = _prepare(request, original)
+    maker = _maker(request, system, surrogate)
+    table, maker = _prepare(request, original, maker)
     schema = maker.schema
     originals = table if request.include_original else table.slice(0, 0)
     start, stop = shard_rows(originals.num_rows + request.rows, request.shard, request.shards)
-    provenance = _provenance(request, original)
-    with DatasetWriter(root, schema, provenance=provenance) as writer:
+    complete = request.method == "grid" and system is not None
+    complete = complete and system.domain.complete(request.settings["points"])
+    writing = DatasetWriter(
+        root,
+        schema,
+        provenance=_provenance(request, original, surrogate, complete=complete),
+        complete_domain=complete and request.shards == 1,
+        unlabelled=isinstance(maker, _FromOriginals) and not maker.keeps_label,
+    )
+    with writing as writer:
         if start < min(stop, originals.num_rows):
             writer.write(originals.slice(start, stop - start))
         for rows in _synthetic(maker, start - originals.num_rows, stop - originals.num_rows):
@@ -90,23 +106,42 @@ def shard_rows(total: int, shard: int, shards: int) -> tuple[int, int]:
     return min(start, total), min(stop, total)
 
 
-def _prepare(request: Request, original: Dataset | None) -> tuple[pa.Table, Maker]:
+def _maker(
+    request: Request, system: System | None, surrogate: Predictor | None
+) -> Covering | Adaptive | _FromSource | None:
+    """Return what makes rows from nothing; None where they come from the originals."""
+    if system is not None:
+        if request.method == "adaptive":
+            from kubestill.runtime.synthetic.adaptive import Adaptive
+
+            assert surrogate is not None
+            oversample = int(request.settings["oversample"])
+            return Adaptive(
+                system, surrogate, oversample=oversample, rows=request.rows, seed=request.seed
+            )
+        return Covering(
+            system, request.method, request.settings, rows=request.rows, seed=request.seed
+        )
+    if request.from_source:
+        return _FromSource(load_source(request.method, request.settings), request.seed)
+    return None
+
+
+def _prepare(
+    request: Request, original: Dataset | None, maker: Maker | None
+) -> tuple[pa.Table, Maker]:
     """Return the originals, without any soft outputs, and what makes new rows."""
-    source = load_source(request.method, request.settings) if request.from_source else None
     if original is None:
-        assert source is not None
-        maker = _FromSource(source, request.seed)
+        assert maker is not None
         return storage_schema(maker.schema.columns).empty_table(), maker
     # A teacher's opinion of the original says nothing about what becomes of it.
     columns = tuple(c for c in original.schema.columns if c.role != "soft")
     schema = replace(original.schema, columns=columns)
-    table = original.to_table(schema.names)
-    if source is None:
-        return table, _FromOriginals(table, schema, request)
-    if source.schema != schema:
-        remedy = f"its schema differs from that of the source {request.method}; leave it out"
+    if maker is not None and maker.schema != schema:
+        remedy = f"its schema differs from that of {request.system or request.method}; leave it out"
         raise InvalidInput([Problem("original", original.root, remedy)])
-    return table, _FromSource(source, request.seed)
+    table = original.to_table(schema.names)
+    return table, maker or _FromOriginals(table, schema, request)
 
 
 def _synthetic(maker: Maker, start: int, stop: int) -> Iterator[pa.Table | pd.DataFrame]:
@@ -121,17 +156,18 @@ class _FromOriginals:
 
     def __init__(self, table: pa.Table, schema: Schema, request: Request):
         originals = originals_of(table, schema)
-        if not len(originals):
+        if not len(originals) and request.rows:
             raise InvalidInput([Problem("original", "0 rows", "there is nothing to augment")])
         self._table = table
         self._generator = _generator(originals, request)
-        self.schema = schema if self._generator.keeps_label else _Unlabelled(**vars(schema))
+        self.schema = schema
+        self.keeps_label = self._generator.keeps_label
         self.width = self._generator.width
 
     def make(self, start: int, stop: int) -> pa.Table:
         source = self._table.take(np.arange(start, stop) % self._table.num_rows)
         frame = self._generator.rows(start, stop)
-        return table_of(frame, source, self.schema, keeps_label=self._generator.keeps_label)
+        return table_of(frame, source, self.schema, keeps_label=self.keeps_label)
 
 
 class _FromSource:
@@ -168,9 +204,14 @@ def _generator(originals: Originals, request: Request) -> _Generator:
     return Jitter(originals, JitterSettings(**settings), seed=seed)
 
 
-def _provenance(request: Request, original: Dataset | None) -> dict[str, Any]:
+def _provenance(
+    request: Request, original: Dataset | None, surrogate: Predictor | None, *, complete: bool
+) -> dict[str, Any]:
     return {
         "made_by": "generate-synthetic",
         **request.model_dump(),
         "original": original.fingerprint if original else None,
+        "surrogate": surrogate.spec.digest if surrogate else None,
+        # Of all shards together.
+        "complete_domain": complete,
     }

@@ -210,6 +210,56 @@ class Integer(Input):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Levels(Input):
+    """One of several numbers, such as the points of a table along one of its axes."""
+
+    name: str
+    values: tuple[float, ...]
+    """Ascending, each once."""
+    unit: str = ""
+    """What they are measured in, for people."""
+
+    @property
+    @override
+    def column(self) -> Column:
+        return Column(name=self.name, kind="numeric")
+
+    @property
+    @override
+    def levels(self) -> int:
+        return len(self.values)
+
+    @override
+    def at(self, unit: Floats) -> Floats:
+        return self._stored[(unit[:, 0] * self.levels).astype(np.int64)]
+
+    @override
+    def on_grid(self, index: Indices, points: int) -> Floats:
+        return self._stored[np.rint(index * (self.levels - 1) / max(points - 1, 1)).astype(int)]
+
+    @override
+    def contains(self, values: Values) -> NDArray[np.bool_]:
+        return np.isin(values.astype(np.float64), self._stored)
+
+    def index(self, values: Values) -> Indices:
+        """Return which level each of these values is: [N]."""
+        edges = (self._stored[1:] + self._stored[:-1]) / 2
+        return np.searchsorted(edges, values.astype(np.float64)).astype(np.int64)
+
+    @override
+    def check(self, problems: Problems) -> None:
+        if not len(self.values) or not np.isfinite(self.values).all():
+            problems.add(f"input {self.name!r}", self.values, "list at least one finite number")
+        elif not (np.diff(self._stored) > 0).all():
+            remedy = "list its numbers in ascending order, each once and apart in float32"
+            problems.add(f"input {self.name!r}", self.values, remedy)
+
+    @property
+    def _stored(self) -> Floats:
+        return np.asarray(self.values, np.float32).astype(np.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Choice(Input):
     """One of several labels."""
 

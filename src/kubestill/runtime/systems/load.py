@@ -18,7 +18,12 @@ __all__ = ["BUILTIN", "load_system"]
 
 BUILTIN = {
     "black-scholes": "black_scholes:BlackScholes",
+    "burgers": "burgers:Burgers",
+    "collision-avoidance": "collision_avoidance:CollisionAvoidance",
     "heat": "heat:Heat",
+    "heston": "heston:Heston",
+    "lorenz": "lorenz:Lorenz",
+    "table": "table:Table",
 }
 """Where each built-in system is, below `kubestill.runtime.systems`."""
 

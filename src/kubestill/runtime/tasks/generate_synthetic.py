@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kubestill.errors import Problems
 from kubestill.runtime.artifacts import Artifact, check_kind
@@ -11,25 +11,33 @@ from kubestill.runtime.data.manifest import Dataset
 from kubestill.runtime.synthetic.generate import generate
 from kubestill.runtime.synthetic.request import parse_request
 
+if TYPE_CHECKING:
+    from kubestill.runtime.models.predict import Predictor
+
 
 def generate_synthetic(
     *,
     dataset: Artifact,
     original: Artifact | None = None,
-    method: str = "munge",
+    model: Artifact | None = None,
+    method: str = "auto",
     rows: int = 32_768,
     shard: int = 0,
     shards: int = 1,
     include_original: bool = True,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
+    system: str = "",
+    system_args: Mapping[str, Any] | None = None,
 ) -> tuple[str]:
     """Write one shard of generated rows to `dataset`.
 
     Args:
         dataset: Output.
-        original: The real dataset to augment.
-        method: `munge`, `mixup`, `jitter`, or `package.module:Name` of a source (see
+        original: The dataset to augment, or to put before the rows of a system or source.
+        model: A surrogate, for the method `adaptive`.
+        method: `munge`, `mixup`, `jitter`; `grid`, `sobol`, `latin-hypercube`, `random`,
+            `adaptive` for a system; or `package.module:Name` of a source (see
             `kubestill.runtime.synthetic.source`).
         rows: Generated rows over all shards together.
         shard: Index of this shard, from 0.
@@ -37,6 +45,8 @@ def generate_synthetic(
         include_original: Start with the real rows, labels included.
         seed: Of the random numbers.
         settings: Options of the method.
+        system: What labels the rows, by name or import path (see `kubestill.runtime.systems`).
+        system_args: Its arguments.
 
     Returns:
         The URI of the shard.
@@ -48,7 +58,9 @@ def generate_synthetic(
     problems = Problems()
     with problems.collect():
         check_kind(original, "dataset", "original")
-    request = None
+    with problems.collect():
+        check_kind(model, "model", "model")
+    request = numerical = None
     with problems.collect():
         values = {
             "method": method,
@@ -58,11 +70,22 @@ def generate_synthetic(
             "include_original": include_original,
             "seed": seed,
             "settings": settings or {},
+            "system": system,
+            "system_args": system_args or {},
         }
-        request = parse_request(values, has_original=original is not None)
+        request, numerical = parse_request(
+            values, has_original=original is not None, has_model=model is not None
+        )
     problems.raise_if_any()
     assert request is not None
     source = Dataset.open(original.path) if original else None
-    made = generate(dataset.path, request, source)
+    surrogate = _surrogate(model) if model else None
+    made = generate(dataset.path, request, source, system=numerical, surrogate=surrogate)
     dataset.metadata |= {"kind": "dataset", "fingerprint": made.fingerprint, "rows": made.rows}
     return (dataset.uri,)
+
+
+def _surrogate(model: Artifact) -> Predictor:
+    from kubestill.runtime.models.export import load_model
+
+    return load_model(model.path)
