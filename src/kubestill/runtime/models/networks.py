@@ -7,20 +7,10 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from kubestill.errors import Problems, nearest
+from kubestill.runtime.models.functions import fno, fourier, resmlp, siren
+from kubestill.runtime.models.layers import ACTIVATIONS
 
 __all__ = ["ACTIVATIONS", "NETWORKS", "NORMS", "Residual", "mlp"]
-
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "elu": nn.ELU,
-    "gelu": nn.GELU,
-    "leaky_relu": nn.LeakyReLU,
-    "mish": nn.Mish,
-    "relu": nn.ReLU,
-    "sigmoid": nn.Sigmoid,
-    "silu": nn.SiLU,
-    "softplus": nn.Softplus,
-    "tanh": nn.Tanh,
-}
 
 NORMS: dict[str, Callable[[int], nn.Module] | None] = {
     "none": None,
@@ -97,5 +87,11 @@ def _after(units: int, activation: str, dropout: float, norm: str) -> list[nn.Mo
     return [*after, nn.Dropout(dropout)] if dropout else after
 
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "fno": fno,
+    "fourier": fourier,
+    "mlp": mlp,
+    "resmlp": resmlp,
+    "siren": siren,
+}
 """Every network that has a name; anything else is given as `package.module:attribute`."""

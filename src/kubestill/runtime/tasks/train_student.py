@@ -75,17 +75,30 @@ def _check_overfit(settings: TrainingSettings, problems: Problems) -> None:
     """Overfitting on purpose and regularising contradict each other."""
     contradictions = {
         "network_args.dropout": settings.network_args.get("dropout", 0.0),
+        "network_args.norm": settings.network_args.get("norm") == "batch",
         "settings.optimizer_args.weight_decay": settings.optimizer_args.get("weight_decay", 0.0),
         "settings.patience": settings.patience,
         "settings.ema_decay": settings.ema_decay,
+        "settings.metric": settings.metric == "train_loss",
     }
     for name, value in contradictions.items():
         if value:
             problems.add(
                 name,
                 value,
-                "mode 'overfit' interpolates exact labels without regularisation; use 0",
+                "mode 'overfit' interpolates exact labels without regularisation, noise or early "
+                f"stopping; {_INSTEAD.get(name, 'use 0')}",
             )
+    if settings.choose == "last" and settings.tolerance:
+        remedy = "the tolerance is met by the best milestone; use 'best'"
+        problems.add("settings.choose", "last", remedy)
+
+
+_INSTEAD = {
+    "network_args.norm": "use 'layer' or 'none': statistics of a batch are noise",
+    "settings.metric": "use an error over the whole domain: max_error, mean_error, rmse, "
+    "error_rate or log_loss",
+}
 
 
 MODES = {
@@ -93,7 +106,8 @@ MODES = {
     "hard": Preset(name="control"),
     "overfit": Preset(
         name="overfit",
-        defaults={"optimizer_args": {"weight_decay": 0.0}, "choose": "last"},
+        whole_domain=True,
+        defaults={"optimizer_args": {"weight_decay": 0.0}, "converged_after": 10},
         check=_check_overfit,
     ),
 }

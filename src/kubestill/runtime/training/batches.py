@@ -34,6 +34,13 @@ class Rows(Protocol):
         """
         ...
 
+    def between(self, start: int, stop: int) -> tuple[Tensor, ...]:
+        """Return features and targets of the rows from `start` up to `stop`, for reading only.
+
+        Unlike `gather` it leaves the batches of a window that is being trained on alone.
+        """
+        ...
+
 
 class ResidentRows(Rows):
     """Rows that lie in memory, on the device that trains.
@@ -58,6 +65,10 @@ class ResidentRows(Rows):
         for tensor, view in zip(self.tensors, views, strict=True):
             torch.index_select(tensor, 0, index, out=view)
         return views
+
+    @override
+    def between(self, start: int, stop: int) -> tuple[Tensor, ...]:
+        return tuple(tensor[start:stop] for tensor in self.tensors)
 
 
 class StreamedRows(Rows):
@@ -94,6 +105,10 @@ class StreamedRows(Rows):
         order[back] = torch.arange(len(back))
         features, *targets = (part[order].to(self._device) for part in read)
         return (self._encode(features), *targets)
+
+    @override
+    def between(self, start: int, stop: int) -> tuple[Tensor, ...]:
+        return self.gather(torch.arange(start, stop))
 
 
 @dataclass(frozen=True, kw_only=True)

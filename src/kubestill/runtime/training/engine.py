@@ -25,9 +25,10 @@ from kubestill.runtime.training import random_state
 from kubestill.runtime.training.batches import Batches, Order, choose_window
 from kubestill.runtime.training.device import Machine
 from kubestill.runtime.training.distributed import average_
+from kubestill.runtime.training.finish import ITERATIONS, Finish
 from kubestill.runtime.training.kernels import foreach_lerp_
 from kubestill.runtime.training.prepare import Prepared
-from kubestill.runtime.training.schedules import LearningRates
+from kubestill.runtime.training.schedules import CONSTANT, LearningRates
 from kubestill.runtime.training.settings import TrainingSettings
 from kubestill.runtime.training.steps import build_step
 from kubestill.runtime.training.stopping import Stopping
@@ -36,6 +37,9 @@ Say = Callable[[str], None]
 
 _MILESTONES = 30
 """How many a training has where the user says nothing."""
+_FINISH_MILESTONES = 20
+_SETTLED_RATE = 0.1
+"""Share of its peak at which a learning rate no longer hides convergence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +85,16 @@ class Trainer:
         self._prepared, self._settings, self._machine = prepared, settings, machine
         self._checkpointer, self._say, self._start = checkpointer, say, start
         self._steps_per_epoch = -(-prepared.rows.count // settings.batch_size)
-        self.total_steps = settings.steps or max(1, round(settings.epochs * self._steps_per_epoch))
+        first_order = settings.steps or max(1, round(settings.epochs * self._steps_per_epoch))
+        self._finish_from = first_order
+        self.total_steps = first_order + settings.finish_steps
+        self._finish: Finish | None = None
         self._stopping = Stopping(
             metric=prepared.metric,
             patience=settings.patience,
             min_delta=settings.min_delta,
             tolerance=settings.tolerance,
+            converged_after=settings.converged_after,
         )
         self._rate_offset = start.schedule_from if start else 0
         self._data_offset = start.data_from if start else 0
@@ -94,7 +102,7 @@ class Trainer:
             settings.schedule,
             settings.schedule_args,
             peak=settings.learning_rate,
-            steps=self._rate_offset + self.total_steps,
+            steps=self._rate_offset + first_order,
             warmup=settings.warmup_steps,
             steps_per_tick=1 if settings.schedule_unit == "step" else self._steps_per_epoch,
         )
@@ -114,7 +122,11 @@ class Trainer:
         self._set_up(self._checkpointer.restore())
         self._clock = time.monotonic()
         while self.step < self.total_steps and self.stop is None:
-            self._run_until(self._next_milestone())
+            stop = self._next_milestone()
+            if self.step < self._finish_from:
+                self._run_until(stop)
+            else:
+                self._finish_until(stop)
             self._milestone()
         self.stop = self.stop or ("budget", f"{self.step} of {self.total_steps} steps done")
         self._say(f"stopped: {self.stop[0]} ({self.stop[1]})")
@@ -181,19 +193,47 @@ class Trainer:
             if time.monotonic() - self._last_line >= self._settings.log_seconds:
                 self._progress()
 
+    def _finish_until(self, stop: int) -> None:
+        """Take second-order steps: each sees every row ten times and more."""
+        finish = self._finish or self._start_finish()
+        while self.step < stop:
+            self._loss_sum += finish()
+            self.step += 1
+            self._losses_since += 1
+            if self._checkpointer.recovery_due():
+                self._save("recovery")
+            if time.monotonic() - self._last_line >= self._settings.log_seconds:
+                self._progress()
+
+    def _start_finish(self) -> Finish:
+        self._finish = Finish(
+            self.model.network,
+            self._prepared.loss,
+            self._prepared.rows,
+            history=self._settings.finish_history,
+        )
+        return self._finish
+
     def _next_milestone(self) -> int:
-        """Return the step of the milestone after this one: multiples of a distance, and the end."""
+        """Return the step of the milestone after this one: multiples of a distance, and the ends.
+
+        The first-order steps end with one, and the finish has its own.
+        """
         settings = self._settings
+        if self.step >= self._finish_from:
+            every = max(1, settings.finish_steps // _FINISH_MILESTONES)
+            done = self.step - self._finish_from
+            return min(self._finish_from + (done // every + 1) * every, self.total_steps)
         unit = {
             "epochs": self._steps_per_epoch,
             "steps": 1,
             "examples": 1 / settings.batch_size,
         }[settings.milestone_unit]
-        every = settings.milestone_every * unit or self.total_steps / _MILESTONES
+        every = settings.milestone_every * unit or self._finish_from / _MILESTONES
         # Milestone n is at round(n * every), up to half a step before n * every.
         passed = math.floor((self.step + 0.5) / every - 1e-9)
         step = max(round((passed + 1) * every), self.step + 1)
-        return min(step, self.total_steps)
+        return min(step, self._finish_from)
 
     def _milestone(self) -> None:
         """Score, follow, save; note an early stop."""
@@ -209,7 +249,8 @@ class Trainer:
             self.curves["validation"].append({**position, **scores})
         self._loss_sum.zero_()
         self._losses_since = 0
-        self.stop = self._stopping.update(self.step, metrics[self._prepared.metric])
+        value = metrics[self._prepared.metric]
+        self.stop = self._stopping.update(self.step, value, settled=self._settled())
         self._mark_phases()
         self._save("milestone", metrics)
         self._progress(metrics)
@@ -220,17 +261,29 @@ class Trainer:
         steps = [int(point["step"]) for point in self.curves["train"]]
         self._checkpointer.mark_phases({step: phase_of(self.phases, step) for step in steps})
 
+    def _settled(self) -> bool:
+        """Whether an error that hardly changes any more has converged, rather than wait."""
+        if self._settings.finish_steps:
+            return self.step > self._finish_from
+        if self._settings.schedule == CONSTANT:
+            return True
+        rate = self._rates.at(self._rate_offset + self.step)
+        return rate <= _SETTLED_RATE * self._settings.learning_rate
+
     @property
     def epoch(self) -> float:
-        """Passes over the data so far."""
-        return self.step / self._steps_per_epoch
+        """Passes over the data so far; an iteration of the finish counts as one."""
+        first, second = min(self.step, self._finish_from), max(0, self.step - self._finish_from)
+        return first / self._steps_per_epoch + ITERATIONS * second
 
     @property
     def examples(self) -> int:
         """Rows trained on so far."""
-        epochs, batches = divmod(self.step, self._steps_per_epoch)
+        first, second = min(self.step, self._finish_from), max(0, self.step - self._finish_from)
+        epochs, batches = divmod(first, self._steps_per_epoch)
         rows = self._prepared.rows.count
-        return epochs * rows + min(batches * self._settings.batch_size, rows)
+        passes = epochs + ITERATIONS * second
+        return passes * rows + min(batches * self._settings.batch_size, rows)
 
     def _mean_loss(self) -> float:
         """Return the mean loss since the last milestone, and refuse to go on from a broken one."""
@@ -270,6 +323,8 @@ class Trainer:
             **{f"rank/rng/{name}": tensor for name, tensor in random_state.capture().items()},
             "rank/loss_sum": self._loss_sum,
         }
+        if self._finish is not None:
+            tensors |= {f"finish/{name}": t for name, t in self._finish.state().items()}
         if self._average is not None:
             average = self._average.state_dict()
             tensors |= {f"ema/network.{name}": tensor for name, tensor in average.items()}
@@ -295,6 +350,8 @@ class Trainer:
         self.model.load_state_dict(below("model/", saved))
         if self._average is not None:
             self._average.load_state_dict(below("ema/network.", saved))
+        if finish := below("finish/", saved):
+            self._start_finish().load_state(finish)
         if "rank/loss_sum" in saved.tensors:
             random_state.restore(below("rank/rng/", saved))
             self._loss_sum.copy_(saved.tensors["rank/loss_sum"])
@@ -336,7 +393,8 @@ class Trainer:
         if self._settings.choose == "last" or not self._prepared.validation:
             return self.step, "the last milestone"
         best, metric = self._stopping.best_step, self._prepared.metric
-        return best, f"best {metric} on the validation rows: {self._stopping.best_value:.6g}"
+        where = self._prepared.validation.where
+        return best, f"best {metric} {where}: {self._stopping.best_value:.6g}"
 
     def _record(self) -> dict[str, Any]:
         self._seconds += time.monotonic() - self._clock

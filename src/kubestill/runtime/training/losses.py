@@ -25,13 +25,14 @@ NAMES = (
     "mse",
     "l1",
     "huber",
+    "relative_l2",
     "distillation",
     "distillation_mse",
 )
 _BY_TASK = {
     "multiclass": ("cross_entropy", "distillation"),
     "binary": ("binary_cross_entropy", "distillation"),
-    "regression": ("mse", "l1", "huber", "distillation_mse"),
+    "regression": ("mse", "l1", "huber", "relative_l2", "distillation_mse"),
 }
 
 Targets = tuple[Tensor, ...]
@@ -102,6 +103,23 @@ class Huber:
         (wanted,) = targets
         error = outputs - wanted
         return F.huber_loss(outputs, wanted), error.clamp_(-1.0, 1.0).div_(error.numel())
+
+
+class RelativeL2:
+    """Mean over rows of ||error|| / ||target||, as neural operators are trained (Li et al. 2020).
+
+    Targets: float32 [B, T], standardised; norms go over the T values of a row.
+    """
+
+    def __call__(self, outputs: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        """Return (value [], gradient [B, T])."""
+        (wanted,) = targets
+        error = outputs - wanted
+        tiny = torch.finfo(error.dtype).tiny
+        length = torch.linalg.vector_norm(error, dim=1, keepdim=True)
+        scale = torch.linalg.vector_norm(wanted, dim=1, keepdim=True).clamp_(min=1e-6)
+        gradient = error / (length.clamp(min=tiny) * scale * len(outputs))
+        return (length / scale).mean(), gradient
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +199,8 @@ def build_loss(name: str, *, temperature: float = 1.0, hard_weight: float = 0.0)
             return MeanAbsoluteError()
         case "huber":
             return Huber()
+        case "relative_l2":
+            return RelativeL2()
         case "distillation":
             return Distillation(temperature=temperature, hard_weight=hard_weight)
         case "distillation_mse":
@@ -197,7 +217,7 @@ def differentiable(loss: Loss, outputs: Tensor, targets: Targets) -> Tensor:
 class _Node(torch.autograd.Function):
     @staticmethod
     def forward(ctx, outputs, loss, targets):  # noqa: D102  # pyright: ignore
-        value, gradient = loss(outputs.float(), targets)
+        value, gradient = loss(_at_least_single(outputs), targets)
         ctx.save_for_backward(gradient.to(outputs.dtype))
         return value
 
@@ -205,6 +225,10 @@ class _Node(torch.autograd.Function):
     def backward(ctx, upstream):  # noqa: D102  # pyright: ignore
         (gradient,) = ctx.saved_tensors
         return gradient * upstream, None, None
+
+
+def _at_least_single(outputs: Tensor) -> Tensor:
+    return outputs if outputs.dtype == torch.float64 else outputs.float()
 
 
 def _per_row_hard(outputs: Tensor, labels: Tensor, binary: bool) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from kubestill.runtime.models.encoder import Encoder
 from kubestill.runtime.models.model import Model
 from kubestill.runtime.training.batches import ResidentRows, Rows, StreamedRows
 from kubestill.runtime.training.device import Machine
+from kubestill.runtime.training.domain_error import DOMAIN_METRICS, DomainError
 from kubestill.runtime.training.losses import Loss, build_loss, loss_names
 from kubestill.runtime.training.memory import available_bytes
 from kubestill.runtime.training.settings import TrainingSettings
@@ -34,14 +35,24 @@ class Prepared:
     rows: Rows
     loss: Loss
     loss_name: str
-    validation: Validation | None
+    validation: Validation | DomainError | None
+    """What is followed: the validation rows, or every row where those are the whole domain."""
     metric: str
     """What early stopping and the choice of a milestone look at."""
     shuffle: str
     """`full`, `blocks` or `none`, resolved."""
 
 
-def resolve_loss(settings: TrainingSettings, dataset: Dataset, *, distil: bool) -> str:
+def main_metric(task: str, followed: bool, whole_domain: bool) -> str:
+    """Return what early stopping and the choice of a milestone look at by default."""
+    if whole_domain:
+        return DOMAIN_METRICS[task][0]
+    return MAIN_METRIC[task] if followed else "train_loss"
+
+
+def resolve_loss(
+    settings: TrainingSettings, dataset: Dataset, *, distil: bool, whole_domain: bool = False
+) -> str:
     """Return the loss to use, and refuse what contradicts the data, before anything expensive.
 
     Raises:
@@ -67,8 +78,9 @@ def resolve_loss(settings: TrainingSettings, dataset: Dataset, *, distil: bool) 
                 f"its teacher has {soft.width} outputs and this student {outputs}; use a teacher"
             )
             problems.add("dataset", dataset.root, f"{remedy} of the same target")
-    if settings.metric and settings.metric not in (*METRICS[str(task)], "train_loss"):
-        known = [*METRICS[str(task)], "train_loss"]
+    followed = DOMAIN_METRICS if whole_domain else METRICS
+    known = [*followed[str(task)], "train_loss"]
+    if settings.metric and settings.metric not in known:
         problems.add(
             "metric",
             settings.metric,
@@ -86,6 +98,7 @@ def prepare(
     *,
     loss_name: str,
     start: Model | None = None,
+    whole_domain: bool = False,
 ) -> Prepared:
     """Decode, fit the preprocessing, build the network and put the rows where they are trained on.
 
@@ -96,6 +109,7 @@ def prepare(
         machine: Where it runs.
         loss_name: From `resolve_loss`.
         start: A model to go on from; its preprocessing is kept.
+        whole_domain: The training rows are all there is: follow the error over all of them.
     """
     layout = RawLayout(dataset.schema if start is None else _with_soft(start, dataset))
     decoded = load_decoded(dataset, layout)
@@ -105,7 +119,9 @@ def prepare(
     rows, shuffle = _rows(decoded, targets, model, settings, machine)
     task = str(dataset.schema.task)
     followed = None
-    if validation is not None:
+    if whole_domain:
+        followed = DomainError(rows, task=task, decoder=model.decoder)
+    elif validation is not None:
         held = load_decoded(validation, RawLayout(model.spec.schema))
         assert held.target is not None
         followed = Validation(
@@ -122,7 +138,7 @@ def prepare(
         ),
         loss_name=loss_name,
         validation=followed,
-        metric=settings.metric or (MAIN_METRIC[task] if followed else "train_loss"),
+        metric=settings.metric or main_metric(task, followed is not None, whole_domain),
         shuffle=shuffle,
     )
 
@@ -138,11 +154,19 @@ def _build(
     return Model.create(
         dataset.schema,
         encoder=Encoder.fit(_chunks(decoded.raw), layout),
-        decoder=Decoder.fit(_chunks(values)) if regression and values is not None else Decoder(),
+        decoder=_fit_decoder(values, settings) if regression and values is not None else Decoder(),
         network=settings.network,
         network_args=settings.network_args,
         seed=settings.seed,
     )
+
+
+def _fit_decoder(values: np.ndarray, settings: TrainingSettings) -> Decoder:
+    if settings.target_scale == "each":
+        return Decoder.fit(_chunks(values))
+    width = values.shape[1]
+    together = Decoder.fit(chunk.reshape(-1, 1) for chunk in _chunks(values)).to_spec()
+    return Decoder(together["mean"] * width, together["std"] * width)
 
 
 def _targets(

@@ -30,9 +30,8 @@ from kubestill.runtime.training.device import Machine, arithmetic, choose_machin
 from kubestill.runtime.training.distributed import process_group
 from kubestill.runtime.training.engine import Start, Trainer
 from kubestill.runtime.training.fingerprint import fingerprint
-from kubestill.runtime.training.prepare import prepare, resolve_loss
+from kubestill.runtime.training.prepare import main_metric, prepare, resolve_loss
 from kubestill.runtime.training.settings import TrainingSettings, parse_settings
-from kubestill.runtime.training.validation import MAIN_METRIC
 
 _RESUME = ("auto", "never", "must")
 
@@ -77,6 +76,8 @@ class Preset:
     name: str
     distil: bool = False
     """Learn from a teacher's outputs."""
+    whole_domain: bool = False
+    """The rows are all there is: follow the error over every one of them."""
     defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Settings where the user says nothing."""
     check: Callable[[TrainingSettings, Problems], None] = lambda settings, problems: None
@@ -143,12 +144,15 @@ class _Job:
     dataset: Dataset
     validation: Dataset | None
     loss_name: str
+    whole_domain: bool
     source: str
     """Digest of the user's own network source."""
 
     @property
     def fingerprints(self) -> dict[str, str]:
         found = {"dataset": self.dataset.fingerprint}
+        # What is followed decides when a training stops and which milestone is exported.
+        found |= {"followed": "whole domain"} if self.whole_domain else {}
         return found | ({"validation": self.validation.fingerprint} if self.validation else {})
 
 
@@ -170,7 +174,13 @@ def _check(
         dataset = Dataset.open(ports.dataset.path)
         if not dataset.rows:
             problems.add("dataset", dataset.root, "it has no rows; give at least one")
-    if ports.validation is not None:
+    if ports.validation is not None and preset.whole_domain:
+        remedy = (
+            "the error is followed over every row of the dataset; disconnect it, and let "
+            "certify-surrogate tell the error between the rows"
+        )
+        problems.add("validation", ports.validation.uri, remedy)
+    elif ports.validation is not None:
         with problems.collect():
             check_kind(ports.validation, "dataset", "validation")
             opened = Dataset.open(ports.validation.path)
@@ -183,14 +193,17 @@ def _check(
         problems.add("resume", keeping.resume, nearest(keeping.resume, _RESUME))
     if parsed:
         preset.check(parsed, problems)
-        _check_followed(parsed, validation, problems)
+        followed = dataset if preset.whole_domain else validation
+        _check_followed(parsed, followed, problems)
         with problems.collect():
             machine = choose_machine(parsed)
         with problems.collect():
             source = source_digest(resolve_network(parsed.network)) or ""
     if parsed and dataset:
         with problems.collect():
-            loss_name = resolve_loss(parsed, dataset, distil=preset.distil)
+            loss_name = resolve_loss(
+                parsed, dataset, distil=preset.distil, whole_domain=preset.whole_domain
+            )
     problems.raise_if_any()
     assert parsed
     assert machine
@@ -203,26 +216,33 @@ def _check(
         validation=validation,
         loss_name=loss_name,
         source=source,
+        whole_domain=preset.whole_domain,
     )
 
 
 def _check_followed(
-    settings: TrainingSettings, validation: Dataset | None, problems: Problems
+    settings: TrainingSettings, followed: Dataset | None, problems: Problems
 ) -> None:
-    if validation is None and settings.patience:
+    if followed is None and settings.patience:
         problems.add(
             "patience",
             settings.patience,
             "early stopping needs a validation set; connect one, or use 0",
         )
-    if validation is None and settings.metric not in ("", "train_loss"):
+    if followed is None and settings.metric not in ("", "train_loss"):
         problems.add(
             "metric", settings.metric, "it needs a validation set; connect one, or use 'train_loss'"
         )
-    if validation and settings.choose == "best" and not settings.checkpoints.keep_best:
+    if followed and settings.choose == "best" and not settings.checkpoints.keep_best:
         problems.add(
             "settings.checkpoints.keep_best", 0, "choose='best' exports a kept one; use 1 or more"
         )
+    if settings.finish_steps and settings.ema_decay:
+        remedy = "the finish moves the weights themselves, not their average; use 0"
+        problems.add("settings.ema_decay", settings.ema_decay, remedy)
+    if settings.finish_steps and settings.network_args.get("dropout"):
+        remedy = "L-BFGS needs the same loss for the same weights; use 0, or no finish_steps"
+        problems.add("network_args.dropout", settings.network_args["dropout"], remedy)
 
 
 def _train(
@@ -233,7 +253,7 @@ def _train(
     world = Ranks.current().world
     numerics = numerics_key(job.machine, step_path=settings.step_path, world_size=world)
     policy = settings.checkpoints
-    if not policy.metric and job.validation:
+    if not policy.metric and (job.validation or job.whole_domain):
         policy = policy.model_copy(update={"metric": _followed_metric(job)})
     opened = Checkpointer.open(
         place,
@@ -253,6 +273,7 @@ def _train(
             job.machine,
             loss_name=job.loss_name,
             start=origin.model if origin else None,
+            whole_domain=job.whole_domain,
         )
         trainer = Trainer(
             prepared,
@@ -271,7 +292,8 @@ def _train(
 
 
 def _followed_metric(job: _Job) -> str:
-    return job.settings.metric or MAIN_METRIC[str(job.dataset.schema.task)]
+    task = str(job.dataset.schema.task)
+    return job.settings.metric or main_metric(task, True, job.whole_domain)
 
 
 def _write_outputs(record: dict[str, Any], ledger: Ledger, ports: Ports) -> None:

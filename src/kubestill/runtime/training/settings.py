@@ -56,6 +56,11 @@ class TrainingSettings(BaseModel):
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
     """Decay a step of the exponential moving average that is evaluated and exported; 0 is off."""
 
+    finish_steps: int = Field(default=0, ge=0)
+    """Steps of ten L-BFGS iterations over all rows at once, in float64, after all others."""
+    finish_history: int = Field(default=50, ge=1)
+    """Pairs of vectors by which L-BFGS remembers curvature; each is twice the model in float64."""
+
     loss: str = "auto"
     """`auto` follows the task; else one of `kubestill.runtime.training.losses`."""
     temperature: float = Field(default=1.0, gt=0)
@@ -71,6 +76,13 @@ class TrainingSettings(BaseModel):
     """What early stopping and `choose` look at; empty takes log-loss or RMSE."""
     tolerance: float = Field(default=0.0, ge=0)
     """Stop as soon as `metric` is at or below this; 0 is off."""
+    converged_after: int = Field(default=0, ge=0)
+    """Stop once the best of `metric` has fallen by less than 1% over so many milestones, counted
+    where the learning rate is constant or below a tenth of its peak, and in the finish where there
+    is one; 0 is off."""
+    target_scale: Literal["each", "together"] = "each"
+    """Whether a tensor target is standardised by each of its values, or by one mean and standard
+    deviation for all, as suits fields."""
     choose: Literal["best", "last"] = "best"
     """Which milestone is exported: the best on the validation set, or the last."""
     milestone_every: float = Field(default=0.0, ge=0)

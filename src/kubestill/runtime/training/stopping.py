@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from kubestill.runtime.selection.direction import direction
+
+CONVERGED_GAIN = 0.01
+"""An improvement by a smaller share over the whole window is none."""
+TINY = 1e-300
 
 
 @dataclass
@@ -25,9 +29,18 @@ class Stopping:
     reference: float | None = None
     """Value of the last improvement that counted."""
     waited: int = 0
+    converged_after: int = 0
+    settled: list[float] = field(default_factory=list[float])
+    """The best value at each milestone since the learning rate settled."""
 
-    def update(self, step: int, value: float) -> tuple[str, str] | None:
+    def update(self, step: int, value: float, *, settled: bool = False) -> tuple[str, str] | None:
         """Take in a milestone; return (reason, detail) where the training should stop.
+
+        Args:
+            step: Of the milestone.
+            value: Of the metric there.
+            settled: The learning rate is as small as it gets, or constant: from here on a metric
+                that hardly changes has converged.
 
         A tie keeps the earlier milestone: it cost less.
         """
@@ -43,6 +56,14 @@ class Stopping:
                 "tolerance",
                 f"{self.metric} {value:.6g} reached the tolerance {self.tolerance:g}",
             )
+        if settled and self.converged_after:
+            self.settled.append(self.best_value)
+            gained = self._gained(sign)
+            if gained is not None and gained < CONVERGED_GAIN:
+                return "converged", (
+                    f"{self.metric} has improved by {gained:.2%} over {self.converged_after} "
+                    f"milestones; best {self.best_value:.6g} at step {self.best_step}"
+                )
         if self.patience and self.waited >= self.patience:
             detail = (
                 f"{self.metric} has not improved by more than {self.min_delta:g} for {self.waited} "
@@ -50,6 +71,13 @@ class Stopping:
             )
             return "early-stopping", detail
         return None
+
+    def _gained(self, sign: float) -> float | None:
+        """Return by which share the best has improved over the window; None before it is full."""
+        if len(self.settled) <= self.converged_after:
+            return None
+        before, now = self.settled[-1 - self.converged_after], self.settled[-1]
+        return sign * (before - now) / max(abs(before), TINY)
 
     def to_json(self) -> dict[str, Any]:
         """Return the state a resumed training goes on from."""

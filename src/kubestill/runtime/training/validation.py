@@ -32,6 +32,8 @@ class Validation:
         decoder: Turns standardised outputs into target units.
     """
 
+    where = "on the validation rows"
+
     def __init__(self, features: Tensor, target: Tensor, *, task: str, decoder: Decoder):
         self._features, self._target = features, target
         self._decoder = decoder

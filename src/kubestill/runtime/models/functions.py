@@ -1,0 +1,283 @@
+"""Networks for smooth functions and for fields."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kubestill.errors import Problems, nearest
+from kubestill.runtime.models.layers import ACTIVATIONS
+
+__all__ = ["fno", "fourier", "resmlp", "siren"]
+
+
+class Sine(nn.Module):
+    """A linear layer and the sine of its outputs (Sitzmann et al. 2020, "SIREN").
+
+    Args:
+        inputs: Width below.
+        outputs: Width above.
+        frequency: omega_0.
+        first: Whether it sees the features: sections 3.2 and supplement 1.5 tell the two
+            initialisations.
+    """
+
+    def __init__(self, inputs: int, outputs: int, frequency: float, *, first: bool):
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+        self.frequency = frequency
+        bound = 1 / inputs if first else math.sqrt(6 / inputs) / frequency
+        with torch.no_grad():
+            self.linear.weight.uniform_(-bound, bound)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map [B, inputs] to [B, outputs]."""
+        return torch.sin(self.frequency * self.linear(features))
+
+
+def siren(
+    in_features: int,
+    out_features: int,
+    hidden: Sequence[int] = (128, 128, 128),
+    first_frequency: float = 3.0,
+    frequency: float = 3.0,
+) -> nn.Sequential:
+    """Build a network of sine layers (Sitzmann et al. 2020), for smooth functions and fields.
+
+    Args:
+        in_features: Features of a row, standardised.
+        out_features: Outputs of a row.
+        hidden: Units of each hidden layer.
+        first_frequency: omega_0 of the first layer: raise it (30 in the paper, for images) where
+            the function oscillates.
+        frequency: omega_0 of the others.
+
+    Raises:
+        InvalidInput: Listing every argument that cannot work.
+    """
+    problems = Problems()
+    _check_hidden(hidden, problems)
+    for name, value in (("first_frequency", first_frequency), ("frequency", frequency)):
+        if not value > 0:
+            problems.add(name, value, "must be above 0")
+    problems.raise_if_any()
+    layers: list[nn.Module] = []
+    width = in_features
+    for place, units in enumerate(hidden):
+        omega = frequency if place else first_frequency
+        layers.append(Sine(width, units, omega, first=not place))
+        width = units
+    last = nn.Linear(width, out_features)
+    with torch.no_grad():
+        bound = math.sqrt(6 / width) / frequency
+        last.weight.uniform_(-bound, bound)
+    return nn.Sequential(*layers, last)
+
+
+class FourierFeatures(nn.Module):
+    """cos and sin of random projections beside the features (Tancik et al. 2020, eq. 5).
+
+    Args:
+        inputs: Features.
+        count: Random frequencies.
+        scale: Their standard deviation, in radians a standard deviation of a feature.
+    """
+
+    projection: Tensor
+
+    def __init__(self, inputs: int, count: int, scale: float):
+        super().__init__()
+        self.register_buffer("projection", scale * torch.randn(count, inputs))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map [B, inputs] to [B, inputs + 2 count]."""
+        angle = F.linear(features, self.projection)
+        return torch.cat([features, torch.cos(angle), torch.sin(angle)], dim=1)
+
+
+def fourier(
+    in_features: int,
+    out_features: int,
+    hidden: Sequence[int] = (128, 128),
+    frequencies: int = 64,
+    scale: float = 1.0,
+    activation: str = "silu",
+) -> nn.Sequential:
+    """Build an MLP on random Fourier features (Tancik et al. 2020), for functions with fine detail.
+
+    Args:
+        in_features: Features of a row, standardised.
+        out_features: Outputs of a row.
+        hidden: Units of each hidden layer.
+        frequencies: How many; fixed, not learned.
+        scale: Their standard deviation: too low blurs, too high turns into noise between rows.
+        activation: Of the hidden layers.
+
+    Raises:
+        InvalidInput: Listing every argument that cannot work.
+    """
+    problems = Problems()
+    _check_hidden(hidden, problems)
+    _check_activation(activation, problems)
+    if frequencies < 1:
+        problems.add("frequencies", frequencies, "give at least one")
+    if not scale > 0:
+        problems.add("scale", scale, "must be above 0")
+    problems.raise_if_any()
+    layers: list[nn.Module] = [FourierFeatures(in_features, frequencies, scale)]
+    width = in_features + 2 * frequencies
+    for units in hidden:
+        layers += [nn.Linear(width, units), ACTIVATIONS[activation]()]
+        width = units
+    return nn.Sequential(*layers, nn.Linear(width, out_features))
+
+
+class ResidualBlock(nn.Module):
+    """x + W2 act(W1 x), the second matrix zero at the start, so that depth costs nothing."""
+
+    def __init__(self, width: int, activation: str):
+        super().__init__()
+        self.first, self.second = nn.Linear(width, width), nn.Linear(width, width)
+        self.activation = ACTIVATIONS[activation]()
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map [B, width] to [B, width]."""
+        return features + self.second(self.activation(self.first(features)))
+
+
+def resmlp(
+    in_features: int,
+    out_features: int,
+    width: int = 128,
+    blocks: int = 3,
+    activation: str = "silu",
+) -> nn.Sequential:
+    """Build a residual MLP of two-layer blocks (He et al. 2016), for functions of many inputs.
+
+    Args:
+        in_features: Features of a row.
+        out_features: Outputs of a row.
+        width: Units of every layer.
+        blocks: Of two layers each.
+        activation: One of those of `mlp`.
+
+    Raises:
+        InvalidInput: Listing every argument that cannot work.
+    """
+    problems = Problems()
+    _check_activation(activation, problems)
+    for name, value in (("width", width), ("blocks", blocks)):
+        if value < 1:
+            problems.add(name, value, "give at least one")
+    problems.raise_if_any()
+    body = [ResidualBlock(width, activation) for _ in range(blocks)]
+    return nn.Sequential(
+        nn.Linear(in_features, width),
+        *body,
+        ACTIVATIONS[activation](),
+        nn.Linear(width, out_features),
+    )
+
+
+class SpectralConv1d(nn.Module):
+    """A learned complex matrix for each of the lowest modes (Li et al. 2021, eq. 5)."""
+
+    def __init__(self, channels: int, modes: int):
+        super().__init__()
+        # Real pairs, since optimizers and checkpoints know no complex numbers.
+        self.weight = nn.Parameter(torch.rand(modes, channels, channels, 2) / channels**2)
+        self.modes = modes
+
+    def forward(self, fields: Tensor) -> Tensor:
+        """Map [B, channels, L] to [B, channels, L]."""
+        spectrum = torch.fft.rfft(fields)[..., : self.modes]
+        mixed = torch.einsum("bim,mio->bom", spectrum, torch.view_as_complex(self.weight))
+        return torch.fft.irfft(mixed, n=fields.shape[-1])
+
+
+class FNO1d(nn.Module):
+    """A Fourier neural operator on a periodic or plain grid (Li et al. 2021, section 4).
+
+    Args:
+        length: Points of the field.
+        channels: Width of the lifted field.
+        modes: Fourier modes kept in each layer.
+        layers: Of the operator.
+        projection: Units of the hidden layer that maps channels to values.
+    """
+
+    place: Tensor
+
+    def __init__(self, length: int, channels: int, modes: int, layers: int, projection: int):
+        super().__init__()
+        self.lift = nn.Conv1d(3, channels, 1)
+        self.spectral = nn.ModuleList(SpectralConv1d(channels, modes) for _ in range(layers))
+        self.local = nn.ModuleList(nn.Conv1d(channels, channels, 1) for _ in range(layers))
+        self.hidden = nn.Conv1d(channels, projection, 1)
+        self.last = nn.Conv1d(projection, 1, 1)
+        angle = 2 * torch.pi * torch.arange(length) / length
+        self.register_buffer("place", torch.stack([angle.sin(), angle.cos()])[None])
+
+    def forward(self, fields: Tensor) -> Tensor:
+        """Map fields [B, L] to fields [B, L]."""
+        rows, length = fields.shape
+        place = self.place.to(fields.dtype).expand(rows, -1, length)
+        state = self.lift(torch.cat([fields[:, None], place], dim=1))
+        for number, (spectral, local) in enumerate(zip(self.spectral, self.local, strict=True)):
+            state = spectral(state) + local(state)
+            if number < len(self.local) - 1:
+                state = F.gelu(state)
+        return self.last(F.gelu(self.hidden(state)))[:, 0]
+
+
+def fno(
+    in_features: int,
+    out_features: int,
+    channels: int = 64,
+    modes: int = 16,
+    layers: int = 4,
+    projection: int = 128,
+) -> FNO1d:
+    """Build a Fourier neural operator in one dimension (Li et al. 2021), from field to field.
+
+    The only feature is a field [L], the target another on the same grid. Train it with the setting
+    target_scale='together', so that every point keeps the same scale.
+
+    Args:
+        in_features: Points of the field.
+        out_features: The same number.
+        channels: Width of the lifted field.
+        modes: Fourier modes kept, at most L / 2.
+        layers: Of the operator.
+        projection: Units of the last hidden layer.
+
+    Raises:
+        InvalidInput: Listing every argument that cannot work.
+    """
+    problems = Problems()
+    if in_features != out_features:
+        remedy = f"maps a field to another on its own grid of {in_features} points; use mlp"
+        problems.add("out_features", out_features, remedy)
+    if not 1 <= modes <= in_features // 2:
+        problems.add("modes", modes, f"give 1 to {in_features // 2}, half of the field's points")
+    for name, value in (("channels", channels), ("layers", layers), ("projection", projection)):
+        if value < 1:
+            problems.add(name, value, "give at least one")
+    problems.raise_if_any()
+    return FNO1d(in_features, channels, modes, layers, projection)
+
+
+def _check_hidden(hidden: Sequence[int], problems: Problems) -> None:
+    if not hidden or any(units < 1 for units in hidden):
+        problems.add("hidden", hidden, "give at least one hidden layer, each at least one unit")
+
+
+def _check_activation(activation: str, problems: Problems) -> None:
+    if activation not in ACTIVATIONS:
+        problems.add("activation", activation, nearest(activation, ACTIVATIONS))
