@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import yaml
 
 from kubeflow_description import find_problem, read_operations
+from kubestill.assets.packages import Package
 
 _ROOT = "/apis/v2beta1/"
 _OPERATIONS = read_operations()
@@ -244,3 +245,20 @@ def kubeflow() -> Generator[Kubeflow]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def make_package(greeting: str) -> Package:
+    """A tiny compiled pipeline; another greeting makes another content."""
+    return Package(
+        "# PIPELINE DEFINITION\n"
+        "pipelineInfo: {name: greet}\n"
+        "schemaVersion: 2.1.0\n"
+        "root:\n"
+        "  dag: {tasks: {}}\n"
+        "  inputDefinitions:\n"
+        "    parameters:\n"
+        f"      who: {{parameterType: STRING, isOptional: true, defaultValue: {greeting}}}\n"
+        "      times: {parameterType: NUMBER_INTEGER, isOptional: true, defaultValue: 1.0}\n"
+        "---\n"
+        "platforms: {kubernetes: {deploymentSpec: {executors: {}}}}\n"
+    )

@@ -9,6 +9,7 @@ import click
 from kubestill import __version__
 from kubestill.cli.checkpoints import checkpoints
 from kubestill.cli.compile import compile_assets
+from kubestill.cli.registry import registry
 from kubestill.cli.run import run
 from kubestill.cli.schedule import schedule
 from kubestill.cli.upload import upload
@@ -34,5 +35,6 @@ def main() -> None:
 main.add_command(run)
 main.add_command(compile_assets)
 main.add_command(checkpoints)
+main.add_command(registry)
 main.add_command(upload)
 main.add_command(schedule)

@@ -22,7 +22,6 @@ def run_remote(
     service_account: str,
     pipeline_root: str,
     wait: bool,
-    pause_s: float = 10.0,
 ) -> None:
     """Upload what is not there yet, start it, and show its tasks until it ends.
 
@@ -50,7 +49,7 @@ def run_remote(
         click.echo(f"{minutes:3}:{seconds:02}  {_MARKS.get(state, ' ')} {task}{label}")
 
     try:
-        run = follow_run(api, run_id, show, pause_s=pause_s)
+        run = follow_run(api, run_id, show)
     except KeyboardInterrupt:
         raise click.ClickException(f"no longer watching; run {run_id} goes on") from None
     if run["state"] not in ("SUCCEEDED", "SKIPPED"):

@@ -13,6 +13,8 @@ from kubestill.errors import ClusterError
 ENDED = {"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"}
 GOOD = {"SUCCEEDED", "SKIPPED"}
 _QUIET = {"", "RUNTIME_STATE_UNSPECIFIED", "PENDING"}
+PAUSE_S = 10.0
+"""Between two questions about a run that goes on."""
 _OUTAGE_S = 600.0
 """How long a server may be away while a run is followed: an upgrade takes minutes."""
 
@@ -62,7 +64,7 @@ def follow_run(
     run_id: str,
     show: Callable[[str, str], None],
     *,
-    pause_s: float = 10.0,
+    pause_s: float | None = None,
     outage_s: float = _OUTAGE_S,
 ) -> dict[str, Any]:
     """Wait for a run's end and return it.
@@ -71,7 +73,7 @@ def follow_run(
         api: The server; it may be away for a while.
         run_id: Which run.
         show: Gets the name and the new state of each task, and of nothing else.
-        pause_s: Seconds between two questions.
+        pause_s: Seconds between two questions; default: `PAUSE_S`.
         outage_s: Seconds that the server may be away.
 
     Raises:
@@ -94,7 +96,7 @@ def follow_run(
                     show(name, state)
             if run.get("state") in ENDED:
                 return run
-        time.sleep(pause_s)
+        time.sleep(PAUSE_S if pause_s is None else pause_s)
 
 
 def failures(run: dict[str, Any]) -> list[str]:

@@ -72,10 +72,7 @@ def read_trigger(
         return Trigger(body={"periodic_schedule": {"interval_second": str(seconds)}})
     home, cluster = zones["--time-zone"], zones["--cluster-time-zone"]
     now = (now or datetime.now(home)).astimezone(home)
-    try:
-        next_at = next(CronSim(" ".join(fields[1:]), now))
-    except StopIteration:
-        raise _problem("--cron", cron, "never fires: no year has such a day") from None
+    next_at = next(CronSim(" ".join(fields[1:]), now))
     moved = _move(cron, fields, home, cluster, next_at)
     return Trigger(
         body={"cron_schedule": {"cron": " ".join(moved)}},
@@ -101,7 +98,10 @@ def _read_cron(cron: str, problems: Problems) -> list[str]:
             raise CronSimError("only numbers, names and * , - / are understood by Kubeflow")
         CronSim(" ".join(fields[1:]), datetime(2026, 1, 1))
     except CronSimError as error:
-        problems.add("--cron", cron, f"{error}; write five fields, {_EXAMPLE}")
+        said = str(error)
+        if said == "Bad day-of-month" and max(map(int, re.findall(r"\d+", fields[3]))) <= 31:
+            said = "never fires: no year has such a day"
+        problems.add("--cron", cron, f"{said}; write five fields, {_EXAMPLE}")
     return fields
 
 

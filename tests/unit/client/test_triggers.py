@@ -5,6 +5,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from cronsim import CronSim
+
 from kubestill.client import read_trigger
 from kubestill.errors import InvalidInput
 
@@ -54,7 +55,8 @@ def test_a_cron_moves_from_its_zone_to_the_clusters(cron, zone, six):
 def test_a_change_of_the_clocks_is_told():
     trigger = read_trigger("0 9 * * *", "", time_zone="Europe/Berlin", now=NOW)
     assert trigger.next_at == datetime(2026, 1, 15, 8, tzinfo=UTC)
-    assert trigger.shift_at and trigger.shift_at.date().isoformat() == "2026-03-29"
+    assert trigger.shift_at is not None
+    assert trigger.shift_at.date().isoformat() == "2026-03-29"
     both = {"time_zone": "Europe/Berlin", "cluster_time_zone": "Europe/Paris"}
     assert read_trigger("0 9 * * *", "", now=NOW, **both).shift_at is None
 
@@ -71,6 +73,8 @@ def test_an_interval_is_sent_in_seconds(every, seconds):
     ("arguments", "said"),
     [
         (("0 0 30 2 *", ""), "never fires"),
+        (("0 0 31 2,4 *", ""), "never fires"),
+        (("0 6 32 * *", ""), "Bad day-of-month"),
         (("0 6 * *", ""), "has 4 fields"),
         (("0 0 6 * * 1 2026", ""), "has 7 fields"),
         (("0 25 * * *", ""), "write five fields"),
