@@ -2,5 +2,6 @@
 
 from .continuous_retraining import continuous_retraining
 from .distillation import distillation
+from .surrogate import surrogate
 
-__all__ = ["continuous_retraining", "distillation"]
+__all__ = ["continuous_retraining", "distillation", "surrogate"]

@@ -1,0 +1,5 @@
+"""The `surrogate` pipeline."""
+
+from .pipeline import surrogate
+
+__all__ = ["surrogate"]

@@ -1,0 +1,159 @@
+"""Turn a solver or a table into a network, with a certificate."""
+
+from kfp import dsl
+
+from kubestill.components import (
+    certify_surrogate,
+    gather_shards,
+    generate_synthetic,
+    overfit_batch,
+    plan_shards,
+    train_student,
+)
+from kubestill.components._image import IMAGE
+from kubestill.pipelines._policy import Placement, parallelism
+
+
+@dsl.pipeline(name="surrogate")
+def surrogate(
+    system: str = "heat",
+    system_args: dict = {},
+    method: str = "auto",
+    rows: int = 32768,
+    shards: int = 2,
+    covering: dict = {},
+    network: str = "mlp",
+    network_args: dict = {"hidden": [64, 64, 64], "activation": "tanh"},
+    steps: int = 6000,
+    batch_size: int = 1024,
+    learning_rate: float = 0.004,
+    student_settings: dict = {},
+    tolerance: float = 0.0,
+    statistic: str = "max",
+    samples: int = 20_000,
+    exceptions: bool = False,
+    certificate_settings: dict = {},
+    gate: dict = {},
+    strict: bool = True,
+    seed: int = 0,
+    device: str = "auto",
+    checkpoint_uri: str = "",
+    image: str = IMAGE,
+    gpu_image: str = IMAGE,
+    cpu: str = "2",
+    memory: str = "4Gi",
+    accelerator: str = "nvidia.com/gpu",
+    accelerators: str = "",
+    node_selector: dict = {},
+    tolerations: list = [],
+):
+    """Cover a system's domain, overfit a network to its exact solutions, and certify the result.
+
+    Nothing is held out and nothing is regularised: where labels carry no noise and the whole domain
+    is covered, there is nothing unseen to generalise to. Whether that is so, and how wrong the
+    network is on every row and between the rows, stands in the certificate.
+
+    Args:
+        system: A built-in such as `heat`, `black-scholes` or `table`, or `package.module:Name`.
+        system_args: Its arguments.
+        method: `grid`, `sobol`, `latin-hypercube` or `random`; `auto` takes the whole grid where
+            every input is discrete, else `sobol`.
+        rows: Solutions in total; a grid of discrete inputs has its own number.
+        shards: Tasks that solve side by side.
+        covering: Options of the method, such as `{"points": 33}` for a grid.
+        network: `mlp`, another built-in name, or an import path such as `my_pkg.nets:Net`.
+        network_args: Its keyword arguments.
+        steps: Optimizer steps at most.
+        batch_size: Rows a step.
+        learning_rate: Peak learning rate.
+        student_settings: Further settings of the training.
+        tolerance: Largest error allowed, in the output's own unit; for classes the share of rows
+            that may disagree. 0 states none for numbers, and wants all rows for classes.
+        statistic: `max`, `p999` or `mean`: what the tolerance is held against.
+        samples: Random points for the error between the rows.
+        exceptions: Classes only: write down every row that disagrees, and count it in the size.
+        certificate_settings: Further options of certify-surrogate.
+        gate: Options of the check before the training; see overfit-batch.
+        strict: Stop where that check does not pass, and fail where no certificate is given.
+        seed: Of the covering, the training and the random points.
+        device: `auto`, `cpu`, `cuda` or `cuda:1`.
+        checkpoint_uri: Root of the checkpoints, local or gs://.
+        image: Image of the small steps.
+        gpu_image: Image of the steps that have a device: the gate and the training.
+        cpu: Processors that each of those asks for.
+        memory: Memory that each of those asks for and may use.
+        accelerator: Kubernetes' name of the accelerator.
+        accelerators: How many of them each such step gets; empty is none: CPUs only.
+        node_selector: Labels of the nodes that such steps run on.
+        tolerations: Taints that such steps put up with, such as those of spot nodes.
+    """
+    place = Placement(
+        image=image,
+        gpu_image=gpu_image,
+        cpu=cpu,
+        memory=memory,
+        accelerator=accelerator,
+        accelerators=accelerators,
+        node_selector=node_selector,
+        tolerations=tolerations,
+    )
+    plan = place(plan_shards(shards=shards))
+    with dsl.ParallelFor(plan.output, parallelism=parallelism()) as shard:
+        solved = place(
+            generate_synthetic(
+                system=system,
+                system_args=system_args,
+                method=method,
+                rows=rows,
+                shard=shard,
+                shards=shards,
+                seed=seed,
+                settings=covering,
+            )
+        )
+    gathered = place(gather_shards(uris=dsl.Collected(solved.outputs["dataset_uri"])))
+    sound = place(
+        overfit_batch(
+            dataset=gathered.outputs["dataset"],
+            mode="overfit",
+            network=network,
+            network_args=network_args,
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            seed=seed,
+            device=device,
+            settings=student_settings,
+            strict=strict,
+            gate=gate,
+        )
+    )
+    student = place(
+        train_student(
+            dataset=gathered.outputs["dataset"],
+            mode="overfit",
+            network=network,
+            network_args=network_args,
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            seed=seed,
+            device=device,
+            checkpoint_uri=checkpoint_uri,
+            experiment="surrogate",
+            settings=student_settings,
+        )
+    ).after(sound)
+    place(
+        certify_surrogate(
+            model=student.outputs["model"],
+            dataset=gathered.outputs["dataset"],
+            tolerance=tolerance,
+            statistic=statistic,
+            samples=samples,
+            exceptions=exceptions,
+            seed=seed,
+            strict=strict,
+            settings=certificate_settings,
+        )
+    )
