@@ -42,12 +42,15 @@ def train_student(
 
     Args:
         dataset: Rows to learn from; with soft outputs for `distil`, with labels otherwise.
-        validation: Rows for early stopping and for choosing between checkpoints.
-        mode: `distil` imitates the teacher, `hard` learns the labels alone, `overfit`
-            interpolates noise-free labels without regularisation.
+        validation: Rows for early stopping and for choosing between checkpoints; not for
+            `overfit`.
+        mode: `distil` imitates the teacher, `hard` learns the labels alone, `overfit` interpolates
+            noise-free labels: no regularisation, the error followed over every row, and a stop
+            at `settings.tolerance`, at convergence or at the end of the budget.
         temperature: Softens teacher and student before they are compared; above 0.
         hard_weight: Share of the hard-label loss where a row has a label, 0 to 1.
-        network: `mlp`, or the import path of a class or factory such as `my_pkg.nets:Net`.
+        network: `mlp`, `resmlp`, `siren` and `fourier` for functions, `fno` for fields, or the
+            import path of a class or factory such as `my_pkg.nets:Net`.
         network_args: Its keyword arguments, such as `{"hidden": [128, 128]}`.
         epochs: Passes over the dataset.
         steps: Optimizer steps; overrides `epochs` when above 0.

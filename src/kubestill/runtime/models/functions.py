@@ -210,25 +210,38 @@ class FNO1d(nn.Module):
         modes: Fourier modes kept in each layer.
         layers: Of the operator.
         projection: Units of the hidden layer that maps channels to values.
+        places: Whether it is told where a point lies, by sine and cosine.
     """
 
-    place: Tensor
+    place: Tensor | None
 
-    def __init__(self, length: int, channels: int, modes: int, layers: int, projection: int):
+    def __init__(
+        self,
+        length: int,
+        channels: int,
+        modes: int,
+        layers: int,
+        projection: int,
+        *,
+        places: bool,
+    ):
         super().__init__()
-        self.lift = nn.Conv1d(3, channels, 1)
+        self.lift = nn.Conv1d(3 if places else 1, channels, 1)
         self.spectral = nn.ModuleList(SpectralConv1d(channels, modes) for _ in range(layers))
         self.local = nn.ModuleList(nn.Conv1d(channels, channels, 1) for _ in range(layers))
         self.hidden = nn.Conv1d(channels, projection, 1)
         self.last = nn.Conv1d(projection, 1, 1)
         angle = 2 * torch.pi * torch.arange(length) / length
-        self.register_buffer("place", torch.stack([angle.sin(), angle.cos()])[None])
+        place = torch.stack([angle.sin(), angle.cos()])[None] if places else None
+        self.register_buffer("place", place, persistent=False)
 
     def forward(self, fields: Tensor) -> Tensor:
         """Map fields [B, L] to fields [B, L]."""
-        rows, length = fields.shape
-        place = self.place.to(fields.dtype).expand(rows, -1, length)
-        state = self.lift(torch.cat([fields[:, None], place], dim=1))
+        given = fields[:, None]
+        if self.place is not None:
+            place = self.place.to(fields.dtype).expand(len(fields), -1, -1)
+            given = torch.cat([given, place], dim=1)
+        state = self.lift(given)
         for number, (spectral, local) in enumerate(zip(self.spectral, self.local, strict=True)):
             state = spectral(state) + local(state)
             if number < len(self.local) - 1:
@@ -243,6 +256,7 @@ def fno(
     modes: int = 16,
     layers: int = 4,
     projection: int = 128,
+    places: bool = True,
 ) -> FNO1d:
     """Build a Fourier neural operator in one dimension (Li et al. 2021), from field to field.
 
@@ -256,6 +270,9 @@ def fno(
         modes: Fourier modes kept, at most L / 2.
         layers: Of the operator.
         projection: Units of the last hidden layer.
+        places: Whether the network is told where a point lies. Without it, shifting the field
+            around shifts the result and nothing else: right for periodic problems that are the same
+            everywhere, which then need far fewer rows.
 
     Raises:
         InvalidInput: Listing every argument that cannot work.
@@ -270,7 +287,7 @@ def fno(
         if value < 1:
             problems.add(name, value, "give at least one")
     problems.raise_if_any()
-    return FNO1d(in_features, channels, modes, layers, projection)
+    return FNO1d(in_features, channels, modes, layers, projection, places=places)
 
 
 def _check_hidden(hidden: Sequence[int], problems: Problems) -> None:

@@ -126,7 +126,8 @@ def _solved(distances: int, angles: int, horizon: int) -> NDArray[np.float32]:
     shape = (distances, angles, angles)
     actions = len(ADVISORIES)
     table = np.empty((horizon + 1, actions, *shape, actions), np.float32)
-    table[0] = -np.broadcast_to((distance < CONFLICT)[:, None, None, None], (*shape, actions))
+    collision = np.where(distance < CONFLICT, -1.0, 0.0)
+    table[0] = np.broadcast_to(collision[:, None, None, None], (*shape, actions))
     moves = [_successors(grid, turn) for turn in TURNS]
     for second in range(1, horizon + 1):
         for action in range(actions):
