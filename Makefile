@@ -69,6 +69,12 @@ bench-mnist: setup ## Hinton 2015 on MNIST: DATA=folder of the IDX files, SCALE=
 	@test -n "$(DATA)" || { echo "bench-mnist needs DATA=folder of MNIST's four IDX files"; exit 2; }
 	$(BIN)/python -m bench.bench_mnist --data "$(DATA)" --scale $(SCALE)
 
+SEEDS ?= 1
+.PHONY: bench-retraining
+bench-retraining: setup ## a real year of flights through continuous-retraining; SEEDS=5 for all
+	$(BIN)/python -m bench.bench_retraining --seeds $(SEEDS)
+	$(BIN)/python -m bench.table
+
 .PHONY: bench-chaos
 bench-chaos: setup ## kill real training processes 200 times, on disk and on the storage emulator
 	KUBESTILL_CHAOS_KILLS=200 $(BIN)/pytest -sv --timeout 3600 -k killed tests/integration/training/test_chaos.py tests/integration/pipelines/test_preemption.py
