@@ -36,7 +36,7 @@ from kubestill.runtime.data.tables import read_table
 from kubestill.runtime.data.writer import DatasetWriter
 from kubestill.runtime.evaluation.evaluate import evaluate
 from kubestill.runtime.models.export import load_model
-from kubestill.runtime.registry import open_registry
+from kubestill.runtime.registry import Registry, open_registry
 from kubestill.runtime.tasks.train_teacher import train_teacher
 
 NETWORK = {"hidden": [64, 64]}
@@ -81,14 +81,16 @@ class Arm:
 
 
 def main() -> None:
+    """Run every arm, a seed at a time, and keep the figures after each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--months", type=int, default=9, help="scheduled runs, April onwards")
+    parser.add_argument("--pipeline", default="continuous-retraining", help="or compiled YAML")
     parser.add_argument("--keep", default="", help="folder to work in and to keep")
     told = parser.parse_args()
     with contextlib.ExitStack() as stack:
         keep = told.keep or stack.enter_context(tempfile.TemporaryDirectory())
-        year = Year(Path(keep), months=told.months)
+        year = Year(Path(keep), pipeline=told.pipeline, months=told.months)
         arms: list[dict[str, Arm]] = []
         for seed in range(told.seeds):
             arms.append(one_seed(year, seed))
@@ -164,8 +166,8 @@ def mean(seeds: list[dict[str, Arm]], name: str, what: str) -> float:
 class Year:
     """The months as files that arrive, and as datasets to score on."""
 
-    def __init__(self, root: Path, *, months: int):
-        self.root = root
+    def __init__(self, root: Path, *, pipeline: str, months: int):
+        self.root, self.pipeline = root, pipeline
         rows = by_month(flights())
         self.scored = list(rows)[len(FIRST) : len(FIRST) + months]
         self.source = root / "source"
@@ -206,8 +208,7 @@ def fine_tuned(year: Year, seed: int) -> tuple[Arm, Arm]:
         static.score(registry.model_uri(first), year.datasets[month])
         tuned.score(registry.model_uri(champion), year.datasets[month])
         run_pipeline(year, root, seed, "2014-01-02" if month == 12 else f"2013-{month + 1:02}-01")
-        for entry in registry.history()[-4:]:
-            print("  ", month, entry["step"], entry.get("decision"), entry.get("reason"))
+        print(f"seed {seed}, month {month}: {told(registry)}", flush=True)
     trainings = list(trained(root))
     static.examples, static.seconds = trainings[0]
     # The last run learns from the last month, which nobody is scored after.
@@ -218,6 +219,13 @@ def fine_tuned(year: Year, seed: int) -> tuple[Arm, Arm]:
     return static, tuned
 
 
+def told(registry: Registry) -> str:
+    """Return what the latest run decided at each step."""
+    history = registry.history()
+    latest = [entry for entry in history if entry["run_id"] == history[-1]["run_id"]]
+    return ", ".join(f"{entry['step']} {entry.get('decision', '')}".strip() for entry in latest)
+
+
 def run_pipeline(year: Year, root: Path, seed: int, as_of: str) -> None:
     """Run the pipeline as a schedule would on that day."""
     parameters = {
@@ -226,7 +234,7 @@ def run_pipeline(year: Year, root: Path, seed: int, as_of: str) -> None:
         "registry": str(root / "registry"),
         "seed": seed,
     }
-    command = [sys.executable, "-m", "kubestill", "run", "continuous-retraining"]
+    command = [sys.executable, "-m", "kubestill", "run", year.pipeline]
     command += ["--output", str(root / "runs"), "--as-of", as_of]
     for name, value in parameters.items():
         shown = value if isinstance(value, str) else json.dumps(value)

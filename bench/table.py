@@ -23,7 +23,7 @@ over to other machines, absolute numbers do not. A bar that is missed says so.
 | `python -m bench.bench_stall --end-to-end` | what saving costs a large training in all |
 | `python -m bench.bench_transfer` | uploads and downloads against the emulator |
 | `python -m bench.bench_gate` | continuous-eval: false alarms, power, bad months named |
-| `make bench-retraining SEEDS=5` | a real year of flights through the real pipeline; 1 seed unless told |
+| `make bench-retraining SEEDS=5` | a real year through the real pipeline; one seed unless told |
 | `make bench-mnist DATA=…` | Hinton et al. 2015 on MNIST (IDX files); `SCALE=small` for 2 cores |
 | `make bench-chaos` | 200 kills of real training processes, in each kind of store |
 """
