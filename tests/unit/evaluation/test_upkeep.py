@@ -285,6 +285,19 @@ def test_the_word_of_the_first_attempt_stands(reign):
     assert len([e for e in reign.registry.history() if e["run_id"] == "r1"]) == 1
 
 
+def test_a_word_on_another_model_is_not_borrowed(reign):
+    """A run that trains again elsewhere may come with other weights: they are judged anew."""
+    changed = frame_of(2000, seed=15, shift=1.5)
+    good = reign.model(frame_of(3000, seed=16, shift=1.5))
+    poor = reign.model(frame_of(300, seed=17), steps=2)
+    rows = reign.rows(changed)
+    assert reign.eval(rows, model=good, run_id="r1")[0] == "promote"
+    verdict, _, out = reign.eval(rows, model=poor, run_id="r1")
+    assert verdict == "reject"
+    assert out["metrics"].metadata["decision_record"]["decision"] == "reject"
+    assert len([e for e in reign.registry.history() if e["run_id"] == "r1"]) == 2
+
+
 def test_the_report_shows_the_history(reign):
     for month in range(3):
         rows = reign.rows(frame_of(1500, seed=20 + month))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -112,8 +113,18 @@ def _no_champion(
 
 
 def _remember(job: Job, throne: Throne, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Append to the history; where an earlier attempt of this step decided, its word stands."""
-    return throne.registry.append(throne.run_id, job.step, dict(body))
+    """Append to the history; where an earlier attempt of this step decided, its word stands.
+
+    Only a word on the very same models and rows stands: the decision on another model, which a
+    training repeated elsewhere may have given, is another entry.
+    """
+    stands = throne.registry.append(throne.run_id, job.step, dict(body))
+    bound = ("model", "baseline", "dataset")
+    if all(stands.get(key) == body.get(key) for key in bound):
+        return stands
+    told = "/".join(str(body.get(key, "")) for key in bound)
+    own = f"{job.step}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+    return throne.registry.append(throne.run_id, own, dict(body))
 
 
 def _write(pages: tuple[str, str], report: Artifact, summary: Artifact) -> None:
