@@ -141,7 +141,7 @@ class FrozenBackbone(Mlp):
     """Random features by design: only the head learns."""
 
     def __init__(self, in_features: int, out_features: int):
-        super().__init__(in_features, out_features, width=256)
+        super().__init__(in_features, out_features, width=128)
         self.first.requires_grad_(False)
         self.second.requires_grad_(False)
 

@@ -121,27 +121,47 @@ def held_out_skill(
     leaves: Sequence[float] = LEAVES,
 ) -> Skill:
     """Learn from 70% of the rows; return how well the other 30% are told, by the best leaves."""
-    from sklearn.ensemble import ExtraTreesRegressor
-
     order = np.random.default_rng(seed).permutation(len(features))
     train, test = order[: len(order) * 7 // 10], order[len(order) * 7 // 10 :]
     constant = targets[train].mean(0)
     apart = np.square(targets[test] - constant).sum(1)
-    wanted = targets[:, 0] if targets.shape[1] == 1 else targets
     best: Skill | None = None
     for leaf in leaves:
-        size = max(2, int(leaf * len(train)))
-        trees = ExtraTreesRegressor(
-            _TREES, min_samples_leaf=size, max_features=_tried(features), random_state=seed
-        )
-        told = trees.fit(features[train], wanted[train]).predict(features[test])
-        error = np.square(targets[test] - told.reshape(len(test), -1)).sum(1)
+        told = _told(features, targets, train, test, max(2, int(leaf * len(train))), seed)
+        error = np.square(targets[test] - told).sum(1)
         explained = float(1 - error.sum() / max(apart.sum(), 1e-300))
         found = Skill(gain=apart - error, share=explained, leaf=leaf)
         if best is None or found.sigmas > best.sigmas:
             best = found
     assert best is not None
     return best
+
+
+def _told(
+    features: NDArray[Any],
+    targets: NDArray[Any],
+    train: NDArray[np.int64],
+    test: NDArray[np.int64],
+    leaf: int,
+    seed: int,
+) -> NDArray[np.float64]:
+    """Return predictions [n, k]: chances where the targets are one column a class."""
+    from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
+
+    options: dict[str, Any] = {
+        "n_estimators": _TREES,
+        "min_samples_leaf": leaf,
+        "max_features": _tried(features),
+        "random_state": seed,
+    }
+    if targets.shape[1] > 1 and (targets.sum(1) == 1).all() and targets.max() == 1:
+        chosen = ExtraTreesClassifier(**options).fit(features[train], targets[train].argmax(1))
+        chances = np.zeros((len(test), targets.shape[1]))
+        chances[:, chosen.classes_] = chosen.predict_proba(features[test])
+        return chances
+    wanted = targets[:, 0] if targets.shape[1] == 1 else targets
+    trees = ExtraTreesRegressor(**options).fit(features[train], wanted[train])
+    return trees.predict(features[test]).reshape(len(test), -1)
 
 
 def _as_targets(labels: NDArray[Any]) -> NDArray[np.float64]:

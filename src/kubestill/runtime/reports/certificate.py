@@ -249,14 +249,15 @@ def _quantiles(made: Certificate) -> list[Html]:
     note = (
         f"From {off['rows']:,} independent random points. The bounds hold with "
         f"{off['confidence']:.0%} confidence each, whatever the distribution of the error (order "
-        f"statistics, Wilks 1941). No more than {off['max']:.3g}, the largest error observed, is "
-        f"erred by {percent(off['covered_by_max'], 2)} of the domain, with the same confidence."
+        f"statistics, Wilks 1941). With the same confidence {percent(off['covered_by_max'], 2)} of "
+        f"the domain err no more than the largest error observed, {off['max']:.3g}."
     )
     return [section("Between the rows of the dataset", table(columns, rows), note=note)]
 
 
 def _shown(made: Certificate) -> dict[str, Any]:
     about = {key: value for key, value in made.about.items() if key not in ("settings", "domain")}
+    about |= {key: str(about[key])[:16] for key in ("model", "dataset")}
     for number, line in enumerate(made.about["domain"] or [], 1):
         about[f"input {number}"] = line
     return {**about, **{key: value for key, value in made.about["settings"].items()}}

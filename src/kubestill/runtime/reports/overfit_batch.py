@@ -102,7 +102,11 @@ def _facts(findings: Findings) -> list[Tile]:
     if "floor" in facts:
         detail = f"a constant answer costs {facts['baseline']:.4g}"
         found.append(
-            Tile(value=f"{max(facts['floor'], 0):.3g}", label="floor of the loss", detail=detail)
+            Tile(
+                value=_floor(facts["floor"], facts["baseline"]),
+                label="floor of the loss",
+                detail=detail,
+            )
         )
         conflicts = Tile(
             value=str(facts["conflicts"]),
@@ -119,6 +123,10 @@ def _facts(findings: Findings) -> list[Tile]:
     return found
 
 
+def _floor(floor: float, baseline: float) -> str:
+    return "0" if floor < 1e-6 * abs(baseline) else f"{floor:.3g}"
+
+
 def _checks(checks: Sequence[Check]) -> Html:
     rows = [
         (
@@ -130,8 +138,8 @@ def _checks(checks: Sequence[Check]) -> Html:
     made = table(["question", "answer"], rows)
     # Sentences wrap, unlike the numbers that tables are made for.
     return Html(
-        "<style>.asked td{text-align:left}.asked td small{white-space:normal}</style>"
-        f'<div class="asked">{made}</div>'
+        "<style>.asked td,.asked thead th{text-align:left}.asked td small{white-space:normal}"
+        f'</style><div class="asked">{made}</div>'
     )
 
 
