@@ -185,7 +185,7 @@ def published_recipe(features: np.ndarray, target: np.ndarray) -> Any:
             loss.backward()
             optimizer.step()
         if epoch % 50 == 49:
-            print(f"published recipe, epoch {epoch + 1}: last batch {float(loss):.4f}", flush=True)
+            print(f"published recipe, epoch {epoch + 1}: last batch {loss.item():.4f}", flush=True)
 
     def predict(raw: np.ndarray) -> np.ndarray:
         with torch.no_grad():

@@ -288,7 +288,7 @@ def _save(
     """Bytes and seconds saved."""
     column = dataset.schema.target
     assert column is not None
-    own = int(getattr(system, "table_bytes", 0) or 0)
+    own = system.table_bytes if system else 0
     table = settings.table_bytes or own or dataset.rows * 4 * column.width
     what = f"{dataset.rows:,} rows of {column.width} float32"
     if settings.table_bytes or own:

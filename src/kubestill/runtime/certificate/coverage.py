@@ -92,7 +92,7 @@ def _gridded(
     domain: Domain, raw: NDArray[np.float32], layout: RawLayout, points: dict[str, int]
 ) -> Condition:
     """Compare with every point of the grid, in whatever order the rows are."""
-    total = int(np.prod([points[name] for name in domain.names], dtype=np.int64))
+    total = int(np.prod(list(points.values()), dtype=np.int64))
     there = np.unique(row_hashes(raw))
     missing, example = 0, None
     for start in range(0, total, _CHUNK):
@@ -101,7 +101,7 @@ def _gridded(
         if absent.any() and example is None:
             example = frame.iloc[int(absent.argmax())].to_dict()
         missing += int(absent.sum())
-    sides = " x ".join(str(points[name]) for name in domain.names)
+    sides = " x ".join(f"{count:,}" for count in points.values())
     if missing:
         return Condition(
             name=NAME,
@@ -110,6 +110,15 @@ def _gridded(
             said=f"{missing:,} of the {total:,} points of the grid {sides} are not in it, such as "
             f"{_point(example)}.",
             remedy="Generate them, or name the smaller domain.",
+        )
+    extra = len(there) - total
+    if domain.grid_rows is not None and extra:
+        return Condition(
+            name=NAME,
+            status="failed",
+            code="outside",
+            said=f"{extra:,} different inputs are no points of the grid {sides}.",
+            remedy="Certify the domain that the rows were made for.",
         )
     if domain.grid_rows is not None:
         said = f"All {total:,} inputs there are, {sides}: complete."

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from kubestill.runtime.certificate.certify import Examined
 from kubestill.runtime.certificate.truth import Truth
-from kubestill.runtime.systems.inputs import Choice, Continuous, Integer
+from kubestill.runtime.systems.inputs import Choice, Continuous, Integer, Levels
 
 __all__ = ["Cases", "Image", "Line", "Map", "cases", "error_map", "image", "lines"]
 
 Floats = NDArray[np.float64]
-Drawn = Continuous | Integer
+Drawn = Continuous | Integer | Levels
 
 SIDE = 72
 """Points along each side of a picture."""
@@ -180,7 +180,7 @@ def _drawable(found: Examined) -> list[Drawn]:
     return [
         given
         for given in found.truth.system.domain.inputs
-        if isinstance(given, Continuous | Integer) and given.low < given.high
+        if isinstance(given, Continuous | Integer | Levels) and given.levels != 1
     ]
 
 
@@ -203,7 +203,7 @@ def _lively(found: Examined) -> list[Drawn]:
 
 def _places(given: Drawn, count: int) -> Floats:
     """Return values along an input, evenly spread as it is mapped."""
-    if isinstance(given, Integer):
+    if isinstance(given, Integer | Levels):
         return given.on_grid(np.arange(min(count, given.levels)), min(count, given.levels))
     if given.mapping in ("linear", "log"):
         return given.on_grid(np.arange(count), count)
@@ -211,6 +211,10 @@ def _places(given: Drawn, count: int) -> Floats:
 
 
 def _edges(given: Drawn, values: Floats) -> Floats:
+    if isinstance(given, Levels) and given.levels <= BINS:
+        levels = np.asarray(given.values)
+        middle = (levels[1:] + levels[:-1]) / 2
+        return np.concatenate([[2 * levels[0] - middle[0]], middle, [2 * levels[-1] - middle[-1]]])
     if isinstance(given, Integer) and given.levels <= BINS:
         return np.arange(given.low, given.high + 2) - 0.5
     low, high = float(values.min()), float(values.max())

@@ -103,6 +103,11 @@ class CollisionAvoidance(System):
         """Q [seconds, advisory, distance, bearing, heading, action]: the table to be replaced."""
         return _solved(*self._size)
 
+    @property
+    def table_bytes(self) -> int:
+        """Size of the Q-table in float32."""
+        return self.q_table.nbytes
+
     def solve(self, inputs: pd.DataFrame) -> NDArray[Any]:
         """Return advisories [N], or Q [N, 5]."""
         advisory = {name: place for place, name in enumerate(ADVISORIES)}

@@ -86,6 +86,11 @@ class System(ABC):
     that labels carry no noise. None where there is none."""
 
     @property
+    def table_bytes(self) -> int:
+        """Size of the table that a surrogate would replace; 0 where its labels alone are it."""
+        return 0
+
+    @property
     def schema(self) -> Schema:
         """Of the datasets it makes: the inputs, then the output as target."""
         return Schema(columns=(*self.domain.columns, self.output.column), task=self.output.task)
