@@ -55,7 +55,7 @@ Spoil = Callable[[pd.DataFrame, np.random.Generator], pd.DataFrame]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=2000, help="of each window")
+    parser.add_argument("--rows", type=int, default=4000, help="of each window")
     told = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         gate = Gate(Path(folder), told.rows)
@@ -126,10 +126,10 @@ class Gate:
         months = by_month(flights())
         winter = pd.concat([months[1], months[2], months[3]])[[*FEATURES, TARGET]]
         winter = winter.sample(frac=1, random_state=0).reset_index(drop=True)
-        learn, recorded, self.pool = winter[:40_000], winter[40_000:45_000], winter[45_000:]
+        learn, recorded, self.pool = winter[:40_000], winter[40_000:50_000], winter[50_000:]
         self.schema = read_table(pa.Table.from_pandas(winter), target=TARGET).schema
         self.champion = self.train("champion", learn)
-        self.weaker = self.train("weaker", learn[:4000])
+        self.weaker = self.train("weaker", learn[:10_000])
         self.twin = self.train("twin", learn, seed=1)
         outcome = self.outcome(self.champion, recorded)
         scores = bootstrap({"champion": outcome}, resamples=SETTINGS.resamples)

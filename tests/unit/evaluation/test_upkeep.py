@@ -289,7 +289,8 @@ def test_a_word_on_another_model_is_not_borrowed(reign):
     """A run that trains again elsewhere may come with other weights: they are judged anew."""
     changed = frame_of(2000, seed=15, shift=1.5)
     good = reign.model(frame_of(3000, seed=16, shift=1.5))
-    poor = reign.model(frame_of(300, seed=17), steps=2)
+    wrong = frame_of(1000, seed=17)
+    poor = reign.model(wrong.assign(sold=wrong.sold.map({"yes": "no", "no": "yes"})))
     rows = reign.rows(changed)
     assert reign.eval(rows, model=good, run_id="r1")[0] == "promote"
     verdict, _, out = reign.eval(rows, model=poor, run_id="r1")

@@ -15,11 +15,12 @@ differs from everything.
 # pandas and scipy come without types.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -90,7 +91,7 @@ def compare_rows(
         found += _distribution(name, known, column, is_target=name == target)
     adjusted = stats.false_discovery_control([shift.p_value for shift in found]) if found else []
     kept = [
-        Shift(**{**shift.__dict__, "p_value": float(p)})
+        replace(shift, p_value=float(p))
         for shift, p in zip(found, adjusted, strict=True)
         if p <= alpha and shift.size >= _LEAST[shift.kind]
     ]

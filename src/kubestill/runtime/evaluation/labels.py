@@ -8,6 +8,7 @@ or inverted on their way leave neither.
 # pandas and scipy come without types.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
@@ -129,8 +130,8 @@ def informative(values: Mapping[str, pd.Series], target: str) -> bool:
 
 def _association(column: pd.Series, labels: pd.Series) -> float | None:
     """Return the p-value of independence: rank correlation, rank sums, or a table of counts."""
-    known = column.notna()
-    column, labels = column[known], labels[known]
+    both = pd.DataFrame({"column": column, "labels": labels}).dropna()
+    column, labels = both["column"], both["labels"]
     if column.nunique() < 2 or labels.nunique() < 2:
         return None
     numbers, quantity = _many(column), _many(labels)
@@ -140,8 +141,9 @@ def _association(column: pd.Series, labels: pd.Series) -> float | None:
         measured, groups = (column, labels) if numbers else (labels, column)
         return _rank_sums(measured, groups)
     table = pd.crosstab(column.astype(str), labels.astype(str)).to_numpy(np.float64)
-    # Counts too small for the test's approximation are left out, not trusted.
-    table = table[table.sum(axis=1) >= 5 * table.shape[1]]
+    # Where fewer than five rows would be expected the test is too bold: such values are left out.
+    rarest = table.sum(axis=0).min() / table.sum()
+    table = table[table.sum(axis=1) * rarest >= 5]
     if len(table) < 2 or (table.sum(axis=0) == 0).any():
         return None
     return float(stats.chi2_contingency(table).pvalue)

@@ -2,6 +2,7 @@
 
 # scipy comes without types.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
