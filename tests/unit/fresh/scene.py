@@ -32,7 +32,7 @@ class Scene:
     def __init__(self, folder: Path, registry: str = ""):
         self.folder = folder
         self.source = folder / "source"
-        self.source.mkdir(parents=True)
+        self.source.mkdir(parents=True, exist_ok=True)
         self.registry: Registry = open_registry(registry or str(folder / "registry"))
         self.number = 0
 
@@ -50,7 +50,7 @@ class Scene:
         self.number += 1
         run_id = run_id or f"run{self.number}"
         out = self.folder / "out" / f"{run_id}-{self.number}"
-        out.mkdir(parents=True)
+        out.mkdir(parents=True, exist_ok=True)
         ports = {name: LocalArtifact(str(out / name)) for name in PORTS}
         values = {
             "source": str(self.source),

@@ -200,8 +200,7 @@ def _take(
     except Conflict:
         windows.discard(window.id)
         raise
-    if state.claim is not None:
-        windows.discard(state.claim.window.id)
+    # A run that was taken over may still be reading its window: it is swept another day.
     WindowStore(registry, changed).sweep()
     return _claimed(registry, changed, claim)
 

@@ -1,0 +1,91 @@
+"""`kubestill registry`: who is champion, which rows were taken, and how to go back."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from kubestill.cli.tables import print_table
+
+
+@click.group()
+def registry() -> None:
+    """Look at a registry of continuous-retraining, and return to a former champion.
+
+    URI is its folder, local or gs://.
+    """
+
+
+@registry.command("ls")
+@click.argument("uri")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_runs(uri: str, as_json: bool) -> None:
+    """List every run and how it ended, oldest first."""
+    from kubestill.runtime.registry.inspection import runs
+
+    found = runs(uri)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    table = [["run", "rows before", "rows", "outcome", "champion", "why"]]
+    table += [
+        [
+            run["run_id"][:24],
+            run["end"][:16],
+            f"{run['rows']:,}",
+            run["outcome"],
+            str(run["version"] or ""),
+            _cut(run["reason"]),
+        ]
+        for run in found
+    ]
+    print_table(table)
+
+
+@registry.command()
+@click.argument("uri")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show(uri: str, as_json: bool) -> None:
+    """Show the champions, the run at work, and what became of the rows."""
+    from kubestill.runtime.registry.inspection import standing
+
+    found = standing(uri)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    for name, value in found.items():
+        if not isinstance(value, list):
+            click.echo(f"{name:<16} {value}")
+    _show("champions", found["champions"])
+    _show("windows", found["windows"])
+
+
+@registry.command()
+@click.argument("uri")
+@click.option("--to", default=0, metavar="VERSION", help="Which; default: the one before.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def rollback(uri: str, to: int, yes: bool) -> None:
+    """Make a former champion the champion again.
+
+    Rows that only the champions given up had learned from are quarantined: no run learns from
+    them again. A run at work will not promote: its challenger was judged against another champion.
+    """
+    from kubestill.runtime.registry.inspection import roll_back, standing
+
+    if not yes:
+        now = standing(uri)["champion"]
+        click.confirm(f"The champion is {now}. Roll back to {to or 'the one before'}?", abort=True)
+    click.echo(roll_back(uri, to=to))
+
+
+def _show(title: str, rows: list[dict[str, Any]]) -> None:
+    if rows:
+        click.echo(f"\n{title}")
+        print_table([list(rows[0]), *([str(value) for value in row.values()] for row in rows)])
+
+
+def _cut(text: str) -> str:
+    first = text.partition(". ")[0]
+    return first if len(first) <= 80 else first[:77] + "..."
