@@ -1,0 +1,76 @@
+"""The task around the gate: what it refuses, what it writes, when it fails."""
+
+import json
+
+import pytest
+from gated_cases import shuffled
+from gated_rows import digits, write
+
+from kubestill.errors import InvalidInput, Refused
+from kubestill.runtime.artifacts import LocalArtifact
+from kubestill.runtime.tasks.overfit_batch import overfit_batch
+
+OUTPUTS = ("metrics", "report", "summary")
+
+
+@pytest.fixture
+def call(tmp_path):
+    def run(change=lambda frame: frame, **options):
+        write(digits(), str(tmp_path / "rows"), change)
+        dataset = LocalArtifact(str(tmp_path / "rows"), metadata={"kind": "dataset"})
+        outputs = {name: LocalArtifact(str(tmp_path / name)) for name in OUTPUTS}
+        given = {"network_args": {"hidden": [32.0]}, "settings": {"threads": 1}, **options}
+        told = overfit_batch(dataset=dataset, **outputs, **given)  # pyright: ignore
+        return told, outputs
+
+    return run
+
+
+def test_it_writes_a_page_a_summary_and_scalars(call, tmp_path):
+    (verdict, reason), outputs = call()
+    assert verdict == "pass"
+    assert "A batch of 64 rows is learned" in reason
+    html = (tmp_path / "report").read_text()
+    assert "<svg" in html
+    assert "rows by heart" in html
+    assert (tmp_path / "summary").read_text().startswith("# overfit-batch: pass")
+    metadata = outputs["metrics"].metadata
+    assert metadata["steps_to_floor"] > 0
+    assert json.loads(json.dumps(metadata, allow_nan=False))["findings"]["verdict"] == "pass"
+
+
+def test_strict_fails_with_the_diagnosis_after_the_report(call, tmp_path):
+    with pytest.raises(Refused, match="fail. learning-rate: At a learning rate of 1e-09"):
+        call(learning_rate=1e-9)
+    assert "the learning rate does not work" in (tmp_path / "report").read_text()
+
+
+def test_without_strict_the_verdict_is_handed_on(call):
+    (verdict, reason), _ = call(change=shuffled, strict=False)
+    assert verdict == "undetermined"
+    assert "noise, or labels of other rows" in reason
+
+
+def test_what_cannot_be_told_may_be_accepted(call):
+    (verdict, _), _ = call(change=shuffled, gate={"undetermined": "accept"})
+    assert verdict == "pass"
+
+
+def test_too_little_time_is_said(call):
+    (verdict, reason), _ = call(
+        learning_rate=1e-9, gate={"seconds": 0.05, "steps": 1_000_000}, strict=False
+    )
+    assert verdict == "undetermined"
+    assert "gate.seconds" in reason
+
+
+def test_everything_wrong_is_said_at_once(call):
+    with pytest.raises(InvalidInput) as caught:
+        call(mode="distil", optimizer="Adm", gate={"row": 8, "excess": 2.0})
+    message = str(caught.value)
+    for part in ("did you mean 'rows'", "gate.excess", "did you mean 'Adam'"):
+        assert part in message
+    with pytest.raises(InvalidInput, match="no teacher outputs"):
+        call(mode="distil")
+    with pytest.raises(InvalidInput, match="did you mean 'hard'"):
+        call(mode="herd")
