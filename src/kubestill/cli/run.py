@@ -25,6 +25,14 @@ if TYPE_CHECKING:
     "--as-of", default="", metavar="DATE", help="Replay: as if it were run then. Same as -p as_of."
 )
 @click.option("-v", "--verbose", is_flag=True, help="Show every line of the tasks.")
+@click.option(
+    "--runner",
+    type=click.Choice(["process", "docker"]),
+    default="process",
+    show_default=True,
+    help="Here: run tasks as processes, or in containers of their image.",
+)
+@click.option("--docker-arg", multiple=True, help="One more argument of `docker run`.")
 @click.option("--remote", is_flag=True, help="Run it on Kubeflow, and follow it to its end.")
 @click.option("--no-wait", is_flag=True, help="Remote: start it and return.")
 @click.option("--experiment", default="", help="Remote: default: the pipeline's name.")
@@ -40,6 +48,8 @@ def run(
     output: str,
     as_of: str,
     verbose: bool,
+    runner: str,
+    docker_arg: tuple[str, ...],
     remote: bool,
     no_wait: bool,
     experiment: str,
@@ -62,7 +72,8 @@ def run(
     if as_of:
         assignments = (*assignments, f"as_of={as_of}")
     if not remote:
-        _run_here(package, assignments, params, output, verbose)
+        docker = docker_arg if runner == "docker" else None
+        _run_here(package, assignments, params, output, verbose, docker)
         return
     from kubestill.cli.remote import run_remote
     from kubestill.local import read_parameters
@@ -80,13 +91,18 @@ def run(
 
 
 def _run_here(
-    package: Package, assignments: tuple[str, ...], params: str, output: str, verbose: bool
+    package: Package,
+    assignments: tuple[str, ...],
+    params: str,
+    output: str,
+    verbose: bool,
+    docker: tuple[str, ...] | None,
 ) -> None:
-    if find_spec("torch") is None:
+    if docker is None and find_spec("torch") is None:
         raise click.ClickException(
             "running needs the runtime too: pip install 'kubestill[client,runtime]'"
         )
-    from kubestill.local import read_parameters, run_pipeline
+    from kubestill.local import Containers, read_parameters, run_pipeline
 
     root = os.path.abspath(output or os.path.join("runs", package.name))
     places = {name: os.path.join(root, name) for name in ("checkpoints", "registry")}
@@ -95,7 +111,10 @@ def _run_here(
         "registry": places["registry"],
     }
     arguments = read_parameters(package.spec, assignments, params, defaults=defaults)
-    result = run_pipeline(package.spec, arguments, root=root, verbose=verbose)
+    containers = None if docker is None else Containers(arguments=docker)
+    result = run_pipeline(
+        package.spec, arguments, root=root, verbose=verbose, containers=containers
+    )
     if result.failed or result.error:
         raise click.ClickException(_failure(result))
     _show_results(result)

@@ -30,6 +30,7 @@ from kfp.local import pipeline_orchestrator, subprocess_task_handler
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from kubestill.local.console import Console
+from kubestill.local.containers import Containers
 from kubestill.local.output import ProgressFilter, last_error
 
 
@@ -67,6 +68,7 @@ def run_pipeline(
     *,
     root: str,
     verbose: bool = False,
+    containers: Containers | None = None,
 ) -> Run:
     """Run a pipeline to its end or to its first failure.
 
@@ -77,8 +79,12 @@ def run_pipeline(
         arguments: Its parameters, checked.
         root: Folder that gets one sub-folder a run.
         verbose: Show every line of the tasks and of kfp itself.
+        containers: How to run each task in its image; None runs it in this Python.
     """
-    tasks = _TaskStarter(spec, Console(sys.stdout), root, verbose)
+    if containers:
+        containers.check()
+        os.makedirs(root, exist_ok=True)
+    tasks = _TaskStarter(spec, Console(sys.stdout), root, verbose, containers)
     spec = _with_readable_conditions(_without_retries(spec))
     shown = sys.stdout if verbose else io.StringIO()
     with _kfp_tamed() as complaints, contextlib.redirect_stdout(shown):
@@ -102,10 +108,17 @@ class _TaskStarter:
     """Stands in for `kfp.local`'s function that runs one task in a process."""
 
     def __init__(
-        self, spec: pipeline_spec_pb2.PipelineSpec, console: Console, root: str, verbose: bool
+        self,
+        spec: pipeline_spec_pb2.PipelineSpec,
+        console: Console,
+        root: str,
+        verbose: bool,
+        containers: Containers | None,
     ):
         self.result = Run()
         self._infos = _tasks(spec)
+        self._images = _images(spec)
+        self._containers = containers
         self._exits = {name for name, task in self._infos.items() if _is_exit(task)}
         self._console = console
         self._root = os.path.abspath(root)
@@ -119,22 +132,37 @@ class _TaskStarter:
         name, retries = self._describe(folder)
         self._console.started(name)
         start = time.monotonic()
-        code, lines = self._stream(name, folder, full_command, env_vars or {})
+        code, lines, why = self._attempt(name, folder, full_command, env_vars or {})
         while (killer := _killed_by(code)) and retries:
-            self._console.progress(name, f"killed by signal {killer}; starting it again")
+            reason = why or f"killed by signal {killer}"
+            self._console.progress(name, f"{reason}; starting it again")
             retries -= 1
-            code, lines = self._stream(name, folder, full_command, env_vars or {})
+            code, lines, why = self._attempt(name, folder, full_command, env_vars or {})
         self._console.finished(name, time.monotonic() - start, ok=code == 0)
         error = ""
         if killer := _killed_by(code):
-            error = f"killed by signal {killer}" + " (out of memory?)" * (killer == signal.SIGKILL)
+            guess = " (out of memory?)" * (killer == signal.SIGKILL)
+            error = why or f"killed by signal {killer}{guess}"
         elif code:
-            error = last_error(lines) or f"the process ended with code {code}"
+            error = last_error(lines) or why or f"the process ended with code {code}"
         self.result.tasks.append(TaskRun(name=name, folder=folder, ok=code == 0, error=error))
         return code
 
-    def _stream(
+    def _attempt(
         self, name: str, folder: str, command: list[str], env_vars: dict[str, str]
+    ) -> tuple[int, list[str], str]:
+        """Start a task once: its exit code, what it printed, and why it was killed if known."""
+        env_vars = _threads(folder) | env_vars
+        if self._containers is None:
+            return *self._stream(name, folder, command, {**os.environ, **_driven(), **env_vars}), ""
+        image = self._images[os.path.basename(folder)]
+        container, command = self._containers.wrap(command, image, self._root, env_vars)
+        code, lines = self._stream(name, folder, command, dict(os.environ))
+        code, why = self._containers.verdict(container, code)
+        return code, lines, why
+
+    def _stream(
+        self, name: str, folder: str, command: list[str], environment: dict[str, str]
     ) -> tuple[int, list[str]]:
         os.makedirs(folder, exist_ok=True)
         lines: list[str] = []
@@ -147,7 +175,7 @@ class _TaskStarter:
                 stderr=subprocess.STDOUT,
                 text=True,
                 bufsize=1,
-                env={**_threads(folder), **os.environ, **_driven(), **env_vars},
+                env=environment,
             ) as process,
         ):
             assert process.stdout is not None
@@ -209,6 +237,16 @@ def _tasks(
         task.component_ref.name.removeprefix("comp-"): task
         for dag in _dags(spec)
         for task in dag.tasks.values()
+    }
+
+
+def _images(spec: pipeline_spec_pb2.PipelineSpec) -> dict[str, str]:
+    """The image of every task, by the name of its folder."""
+    executors = spec.deployment_spec["executors"]
+    return {
+        name.removeprefix("comp-"): executors[component.executor_label]["container"]["image"]
+        for name, component in spec.components.items()
+        if component.executor_label
     }
 
 

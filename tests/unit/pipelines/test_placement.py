@@ -1,0 +1,145 @@
+"""Where the compiled pipelines say that their tasks run, and how they fail."""
+
+from typing import Any
+
+import pytest
+import yaml
+
+from kubestill.assets import compile_yaml, find_assets
+from kubestill.errors import InvalidInput
+from kubestill.local import read_parameters
+from kubestill.pipelines._resources import DEFAULT, Resources, read_resources
+
+IMAGE = "registry.example/kubestill@sha256:" + "a" * 64
+GPU_IMAGE = "registry.example/kubestill@sha256:" + "b" * 64
+PIPELINES = [asset for asset in find_assets() if asset.kind == "pipeline"]
+
+
+def compiled(asset, **options: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    spec, platform = yaml.safe_load_all(compile_yaml(asset, **options))
+    return spec, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+
+
+def tasks(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    dags = [spec["root"], *spec["components"].values()]
+    found = [task for dag in dags for task in dag.get("dag", {}).get("tasks", {}).values()]
+    return [task for task in found if "executorLabel" in component(spec, task)]
+
+
+def component(spec: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
+    return spec["components"][task["componentRef"]["name"]]
+
+
+def container(spec: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
+    label = component(spec, task)["executorLabel"]
+    return spec["deploymentSpec"]["executors"][label]["container"]
+
+
+@pytest.mark.parametrize("asset", PIPELINES, ids=lambda asset: asset.name)
+def test_every_task_is_placed_sized_retried_and_never_skipped(asset):
+    spec, platform = compiled(asset, image=IMAGE, gpu_image=GPU_IMAGE)
+    parameters = spec["root"]["inputDefinitions"]["parameters"]
+    assert parameters["image"]["defaultValue"] == IMAGE
+    assert parameters["gpu_image"]["defaultValue"] == GPU_IMAGE
+    assert len(tasks(spec)) >= 4
+    for task in tasks(spec):
+        on_device = "device" in component(spec, task)["inputDefinitions"]["parameters"]
+        box = container(spec, task)
+        named = "gpu_image" if on_device else "image"
+        assert box["image"] == f"{{{{$.inputs.parameters['pipelinechannel--{named}']}}}}"
+        assert {"resourceCpuRequest", "resourceMemoryRequest", "resourceMemoryLimit"} <= set(
+            box["resources"]
+        )
+        assert task["retryPolicy"] == {
+            "maxRetryCount": 3,
+            "backoffDuration": "30s",
+            "backoffFactor": 2.0,
+            "backoffMaxDuration": "172800s",
+        }
+        assert "enableCache" not in task["cachingOptions"]
+        assert "pip install" not in " ".join(box["command"])
+        extra = platform.get(component(spec, task)["executorLabel"], {})
+        assert on_device == ("accelerator" in box["resources"]) == ("nodeSelector" in extra)
+        if on_device:
+            assert extra["emptyDirMounts"][0] | {"volumeName": ""} == {
+                "medium": "Memory",
+                "mountPath": "/dev/shm",
+                "sizeLimit": "2Gi",
+                "volumeName": "",
+            }
+
+
+@pytest.mark.parametrize("asset", PIPELINES, ids=lambda asset: asset.name)
+def test_without_accelerators_a_run_asks_for_none(asset):
+    parameters = compiled(asset)[0]["root"]["inputDefinitions"]["parameters"]
+    # Kubeflow's driver leaves an accelerator out whose count is empty.
+    assert parameters["accelerators"]["defaultValue"] == ""
+    assert parameters["node_selector"]["defaultValue"] == {}
+    assert parameters["tolerations"]["defaultValue"] == []
+
+
+def test_resources_hold_for_all_and_for_one(tmp_path):
+    path = tmp_path / "resources.yaml"
+    path.write_text(
+        "retries: 5\ntimeout: 12h\nparallelism: 4\nshared_memory: ''\n"
+        "steps: {train-teacher: {retries: 9, timeout: 2d, memory: 64Gi, shared_memory: 8Gi}}\n"
+    )
+    asset = next(asset for asset in PIPELINES if asset.name == "distillation")
+    spec, platform = compiled(asset, resources=str(path))
+    retries = {
+        task["taskInfo"]["name"]: task["retryPolicy"]["maxRetryCount"] for task in tasks(spec)
+    }
+    assert retries["train-teacher"] == 9
+    assert retries["import-dataset"] == retries["train-student"] == 5
+    deadlines = {name: part.get("activeDeadlineSeconds") for name, part in platform.items()}
+    assert deadlines["exec-train-teacher"] == "172800"
+    assert deadlines["exec-train-student"] == "43200"
+    assert platform["exec-train-teacher"]["emptyDirMounts"][0]["sizeLimit"] == "8Gi"
+    assert "emptyDirMounts" not in platform["exec-train-student"]
+    teacher = next(task for task in tasks(spec) if task["taskInfo"]["name"] == "train-teacher")
+    assert container(spec, teacher)["resources"]["resourceMemoryLimit"] == "64Gi"
+    loops = [task for task in spec["root"]["dag"]["tasks"].values() if "iteratorPolicy" in task]
+    assert loops[0]["iteratorPolicy"] == {"parallelismLimit": 4}
+
+
+def test_the_example_says_the_defaults(request):
+    path = request.config.rootpath / "docs" / "examples" / "resources.yaml"
+    assert read_resources(str(path)) == DEFAULT
+
+
+def test_everything_wrong_with_resources_is_told_at_once(tmp_path):
+    path = tmp_path / "resources.yaml"
+    path.write_text(
+        "retrys: 3\nretries: -1\nbackoff: soon\ncpu: 2\n"
+        "steps: {train-techer: {}, train-teacher: {parallelism: 2}, import-dataset: 3}\n"
+    )
+    with pytest.raises(InvalidInput) as error:
+        read_resources(str(path))
+    assert [problem.field for problem in error.value.problems] == [
+        "retrys",
+        "retries",
+        "backoff",
+        "cpu",
+        "steps",
+        "steps.train-teacher.parallelism",
+        "steps.import-dataset",
+    ]
+    assert "did you mean 'train-teacher'" in str(error.value)
+
+
+def test_a_timeout_is_seconds():
+    assert [Resources(timeout=text).timeout_s for text in ("", "90s", "2h")] == [0, 90, 7200]
+
+
+@pytest.mark.parametrize("preset", ["gke-spot-l4", "nvidia-device-plugin"])
+def test_each_preset_fits_every_pipeline(request, preset):
+    path = request.config.rootpath / "docs" / "examples" / "presets" / f"{preset}.yaml"
+    for asset in PIPELINES:
+        spec = asset.definition.pipeline_spec
+        needed = {
+            name: "x"
+            for name, part in spec.root.input_definitions.parameters.items()
+            if not part.is_optional
+        }
+        given = read_parameters(spec, [f"{name}=x" for name in needed], str(path))
+        assert given["accelerators"] == "1"
