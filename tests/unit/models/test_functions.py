@@ -26,7 +26,7 @@ def test_it_trains_and_takes_any_number_of_rows(name: str) -> None:
         loss.backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < losses[0] / 5
     assert network(features[:1]).shape == (1, outputs)
 
@@ -39,9 +39,10 @@ def test_sines_keep_their_scale_through_the_layers() -> None:
     )
     state = torch.rand(4096, 2) * 2 - 1
     spreads: list[float] = []
-    for layer in list(network.children())[:-1]:
-        state = layer(state)
-        spreads.append(float(state.std()))
+    with torch.no_grad():
+        for layer in list(network.children())[:-1]:
+            state = layer(state)
+            spreads.append(float(state.std()))
     assert all(abs(spread - 0.5**0.5) < 0.06 for spread in spreads)
 
 

@@ -162,6 +162,7 @@ def test_a_sobol_sequence_covers_more_evenly_than_chance(tmp_path: Path) -> None
         ),
         ({"system": OWN, "system_args": {"high": -1}}, "system_args.input 'share'", "below"),
         ({"system": f"{__name__}:Path"}, "system", "subclass"),
+        ({"system": "burgers", "method": "grid"}, "settings.points", "use the method random"),
         ({"system": f"{__name__}:Broken", "method": "random"}, "system", "not finite"),
         ({"system": f"{__name__}:Narrow", "method": "random"}, "system", "gave an array"),
     ],

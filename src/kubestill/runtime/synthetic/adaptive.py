@@ -1,8 +1,7 @@
 """Refinement: exact labels where a surrogate errs most.
 
 Each block of rows is chosen among its own stretch of a Sobol sequence, so that blocks can be made
-anywhere and in any order. Candidates beyond those that an earlier round with the same seed has
-taken come from another seed.
+anywhere and in any order. Give every further round of refinement a seed of its own.
 """
 
 # pandas comes without types.

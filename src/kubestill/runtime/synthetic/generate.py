@@ -76,8 +76,11 @@ def generate(
     schema = maker.schema
     originals = table if request.include_original else table.slice(0, 0)
     start, stop = shard_rows(originals.num_rows + request.rows, request.shard, request.shards)
-    complete = request.method == "grid" and system is not None
-    complete = complete and system.domain.complete(request.settings["points"])
+    complete = (
+        request.method == "grid"
+        and system is not None
+        and system.domain.complete(request.settings["points"])
+    )
     writing = DatasetWriter(
         root,
         schema,

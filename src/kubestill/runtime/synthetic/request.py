@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from kubestill.errors import Problems, nearest
+from kubestill.errors import InvalidInput, Problem, Problems, nearest
 from kubestill.runtime.settings import validate
 from kubestill.runtime.synthetic.covering import COVERINGS, MAX_SOBOL_WIDTH, SOBOL_BITS
 from kubestill.runtime.synthetic.jitter import JitterSettings
@@ -149,14 +149,12 @@ def _covered(request: Request, system: System) -> Request:
     problems.raise_if_any()
     if request.method != "grid":
         return request
-    with problems.collect():
+    try:
         points = system.domain.points(request.settings["points"], rows=max(request.rows, 1))
-        return request.model_copy(
-            update={"settings": {"points": points}, "rows": math.prod(points.values())}
-        )
-    prefixed = [(p.field, p.value, p.remedy) for p in problems]
-    problems = Problems()
-    for field, value, remedy in prefixed:
-        problems.add(field if field == "method" else f"settings.{field}", value, remedy)
-    problems.raise_if_any()
-    raise AssertionError
+    except InvalidInput as error:
+        raise InvalidInput(
+            Problem(f"settings.{problem.field}", problem.value, problem.remedy)
+            for problem in error.problems
+        ) from error
+    resolved = {"settings": {"points": points}, "rows": math.prod(points.values())}
+    return request.model_copy(update=resolved)

@@ -110,10 +110,10 @@ class CollisionAvoidance(System):
 
     def solve(self, inputs: pd.DataFrame) -> NDArray[Any]:
         """Return advisories [N], or Q [N, 5]."""
-        advisory = {name: place for place, name in enumerate(ADVISORIES)}
+        advisory = pd.Index(ADVISORIES).get_indexer(inputs["advisory"].astype(str))
         values = self.q_table[
             inputs["seconds"].to_numpy().astype(np.int64),
-            inputs["advisory"].astype(str).map(advisory).to_numpy().astype(np.int64),
+            advisory,
             self._distance.index(inputs["distance"].to_numpy()),
             self._bearing.index(inputs["bearing"].to_numpy()),
             self._heading.index(inputs["heading"].to_numpy()),

@@ -99,8 +99,8 @@ class Domain:
         found: dict[str, int | None] = {}
         for given in self.inputs:
             if isinstance(given, Field):
-                remedy = f"{given.name} is a field and has no grid; use sobol, latin-hypercube or "
-                problems.add("method", "grid", remedy + "random")
+                remedy = f"{given.name} is a field and has no grid; use the method random or sobol"
+                problems.add("points", asked, remedy)
             every = asked if isinstance(asked, int) and given.levels is None else given.levels
             found[given.name] = named.get(given.name, every)
             count = found[given.name]
@@ -145,7 +145,7 @@ class Domain:
         return [_line(given) for given in self.inputs]
 
 
-def stacked(values: pd.Series) -> NDArray[Any]:
+def stacked(values: Any) -> NDArray[Any]:
     """Return a column as an array: [N], or [N, W] where a cell is a flat field."""
     if len(values) and isinstance(values.iloc[0], np.ndarray):
         return np.stack(values.to_list())

@@ -325,7 +325,8 @@ class Field(Input):
 
     @override
     def contains(self, values: Values) -> NDArray[np.bool_]:
-        return np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+        finite: NDArray[np.bool_] = np.isfinite(values.reshape(len(values), -1))
+        return np.logical_and.reduce(finite, axis=1)
 
     @override
     def check(self, problems: Problems) -> None:

@@ -25,8 +25,9 @@ from kubestill.runtime.training import random_state
 from kubestill.runtime.training.batches import Batches, Order, choose_window
 from kubestill.runtime.training.device import Machine
 from kubestill.runtime.training.distributed import average_
-from kubestill.runtime.training.finish import ITERATIONS, Finish
+from kubestill.runtime.training.finish import Finish
 from kubestill.runtime.training.kernels import foreach_lerp_
+from kubestill.runtime.training.plan import Plan
 from kubestill.runtime.training.prepare import Prepared
 from kubestill.runtime.training.schedules import CONSTANT, LearningRates
 from kubestill.runtime.training.settings import TrainingSettings
@@ -35,9 +36,6 @@ from kubestill.runtime.training.stopping import Stopping
 
 Say = Callable[[str], None]
 
-_MILESTONES = 30
-"""How many a training has where the user says nothing."""
-_FINISH_MILESTONES = 20
 _SETTLED_RATE = 0.1
 """Share of its peak at which a learning rate no longer hides convergence."""
 
@@ -84,10 +82,8 @@ class Trainer:
         self.phases = detect_phases(self.curves)
         self._prepared, self._settings, self._machine = prepared, settings, machine
         self._checkpointer, self._say, self._start = checkpointer, say, start
-        self._steps_per_epoch = -(-prepared.rows.count // settings.batch_size)
-        first_order = settings.steps or max(1, round(settings.epochs * self._steps_per_epoch))
-        self._finish_from = first_order
-        self.total_steps = first_order + settings.finish_steps
+        self._plan = Plan(rows=prepared.rows.count, settings=settings)
+        self.total_steps = self._plan.steps
         self._finish: Finish | None = None
         self._stopping = Stopping(
             metric=prepared.metric,
@@ -102,9 +98,9 @@ class Trainer:
             settings.schedule,
             settings.schedule_args,
             peak=settings.learning_rate,
-            steps=self._rate_offset + first_order,
+            steps=self._rate_offset + self._plan.finish_from,
             warmup=settings.warmup_steps,
-            steps_per_tick=1 if settings.schedule_unit == "step" else self._steps_per_epoch,
+            steps_per_tick=1 if settings.schedule_unit == "step" else self._plan.steps_per_epoch,
         )
         self._loss_sum = torch.zeros((), device=machine.device)
         self._losses_since = 0
@@ -122,8 +118,8 @@ class Trainer:
         self._set_up(self._checkpointer.restore())
         self._clock = time.monotonic()
         while self.step < self.total_steps and self.stop is None:
-            stop = self._next_milestone()
-            if self.step < self._finish_from:
+            stop = self._plan.next_milestone(self.step)
+            if self.step < self._plan.finish_from:
                 self._run_until(stop)
             else:
                 self._finish_until(stop)
@@ -214,27 +210,6 @@ class Trainer:
         )
         return self._finish
 
-    def _next_milestone(self) -> int:
-        """Return the step of the milestone after this one: multiples of a distance, and the ends.
-
-        The first-order steps end with one, and the finish has its own.
-        """
-        settings = self._settings
-        if self.step >= self._finish_from:
-            every = max(1, settings.finish_steps // _FINISH_MILESTONES)
-            done = self.step - self._finish_from
-            return min(self._finish_from + (done // every + 1) * every, self.total_steps)
-        unit = {
-            "epochs": self._steps_per_epoch,
-            "steps": 1,
-            "examples": 1 / settings.batch_size,
-        }[settings.milestone_unit]
-        every = settings.milestone_every * unit or self._finish_from / _MILESTONES
-        # Milestone n is at round(n * every), up to half a step before n * every.
-        passed = math.floor((self.step + 0.5) / every - 1e-9)
-        step = max(round((passed + 1) * every), self.step + 1)
-        return min(step, self._finish_from)
-
     def _milestone(self) -> None:
         """Score, follow, save; note an early stop."""
         train_loss = self._mean_loss()
@@ -264,7 +239,7 @@ class Trainer:
     def _settled(self) -> bool:
         """Whether an error that hardly changes any more has converged, rather than wait."""
         if self._settings.finish_steps:
-            return self.step > self._finish_from
+            return self.step > self._plan.finish_from
         if self._settings.schedule == CONSTANT:
             return True
         rate = self._rates.at(self._rate_offset + self.step)
@@ -272,18 +247,13 @@ class Trainer:
 
     @property
     def epoch(self) -> float:
-        """Passes over the data so far; an iteration of the finish counts as one."""
-        first, second = min(self.step, self._finish_from), max(0, self.step - self._finish_from)
-        return first / self._steps_per_epoch + ITERATIONS * second
+        """Passes over the data so far."""
+        return self._plan.epochs(self.step)
 
     @property
     def examples(self) -> int:
         """Rows trained on so far."""
-        first, second = min(self.step, self._finish_from), max(0, self.step - self._finish_from)
-        epochs, batches = divmod(first, self._steps_per_epoch)
-        rows = self._prepared.rows.count
-        passes = epochs + ITERATIONS * second
-        return passes * rows + min(batches * self._settings.batch_size, rows)
+        return self._plan.examples(self.step)
 
     def _mean_loss(self) -> float:
         """Return the mean loss since the last milestone, and refuse to go on from a broken one."""
