@@ -97,7 +97,8 @@ def _gridded(
     missing, example = 0, None
     for start in range(0, total, _CHUNK):
         frame = domain.grid(np.arange(start, min(start + _CHUNK, total)), points)
-        absent = ~np.isin(row_hashes(decode_features(frame, layout)), there)
+        wanted = row_hashes(decode_features(frame, layout))
+        absent = there[np.minimum(np.searchsorted(there, wanted), len(there) - 1)] != wanted
         if absent.any() and example is None:
             example = frame.iloc[int(absent.argmax())].to_dict()
         missing += int(absent.sum())

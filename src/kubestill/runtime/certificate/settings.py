@@ -30,6 +30,8 @@ class CertificateSettings(BaseModel):
     """Of the bounds off the grid."""
     resolve_rows: int = Field(default=2048, ge=16)
     """Rows of the dataset that are solved again."""
+    reference_rows: int = Field(default=256, ge=16)
+    """Of these, rows that the reference solver solves too: it is usually slow."""
     hunts: int = Field(default=16, ge=0)
     """Worst points around which still worse ones are looked for; 0 does not look."""
     batch: int = Field(default=4096, ge=1)

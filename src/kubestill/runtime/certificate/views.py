@@ -219,7 +219,7 @@ def _edges(given: Drawn, values: Floats) -> Floats:
         return np.arange(given.low, given.high + 2) - 0.5
     low, high = float(values.min()), float(values.max())
     if isinstance(given, Continuous) and given.mapping == "log":
-        return np.geomspace(low, high * (1 + 1e-9), BINS + 1)
+        return np.geomspace(low, high * (1 + 1e-9), BINS + 1).astype(np.float64)
     return np.linspace(low, high + 1e-9 * (high - low), BINS + 1)
 
 

@@ -90,10 +90,10 @@ def _right_answers(
     given: Targets, targets: Targets, task: str, outputs: int, temperature: float
 ) -> Tensor | None:
     """Return outputs [B, K] that are right; None where soft and hard labels may disagree."""
+    first, hard = targets[0], not given[0].is_floating_point()
     if len(targets) > 1:
         return None
-    first = targets[0]
-    if not given[0].is_floating_point():
+    if hard:
         return 60.0 * torch.nn.functional.one_hot(first.clamp(min=0), outputs).double()
     if task == "regression":
         return first

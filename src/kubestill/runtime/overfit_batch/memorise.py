@@ -121,7 +121,9 @@ def _norms(network: nn.Module, batch: Batch, loss: Loss) -> dict[str, float | No
     if not outputs.requires_grad:
         return dict.fromkeys(named)
     value = differentiable(loss, outputs, batch.targets)
-    parts = torch.autograd.grad(value, list(named.values()), allow_unused=True)
+    parts: tuple[Tensor | None, ...] = torch.autograd.grad(
+        value, list(named.values()), allow_unused=True
+    )
     return {
         name: None if part is None else float(part.norm())
         for name, part in zip(named, parts, strict=True)

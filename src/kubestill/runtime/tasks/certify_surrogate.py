@@ -129,7 +129,7 @@ def _check(
             problems.add("dataset", rows.root, "it has no rows; give what the surrogate learned")
         if rows.schema.target is None:
             problems.add("dataset", rows.root, "it has no labels; give what the surrogate learned")
-    if rows is not None:
+    if rows:
         told = rows.provenance
         name = system or str(told.get("system", ""))
         args = system_args if system or system_args else told.get("system_args", {})
