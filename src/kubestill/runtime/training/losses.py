@@ -81,7 +81,8 @@ class MeanSquaredError:
         """Return (value [], gradient [B, T])."""
         (wanted,) = targets
         error = outputs - wanted
-        value = F.mse_loss(outputs, wanted)
+        # What F.mse_loss calls, less its check of shapes (35 us of a student's 700).
+        value = aten.mse_loss(outputs, wanted)
         return value, error.mul_(2.0 / error.numel())
 
 

@@ -19,7 +19,7 @@ from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.training.device import Machine
 from kubestill.runtime.training.distributed import average_, share_buffers
 from kubestill.runtime.training.kernels import foreach_div_, foreach_mul_
-from kubestill.runtime.training.losses import Loss, differentiable
+from kubestill.runtime.training.losses import Loss
 from kubestill.runtime.training.optimizers import ELEMENTWISE, build_optimizer
 from kubestill.runtime.training.settings import TrainingSettings
 
@@ -127,10 +127,13 @@ class AutogradStep(Step):
         share_buffers(self._network, self._world_size)
         with self._autocast():
             outputs = self._network(features)
-        loss = differentiable(self._loss, outputs, tuple(targets))
-        scaled = loss if self._scaler is None else loss * self._scaler.scale
+        # The loss brings its own gradient: autograd starts at the outputs.
+        loss, upstream = self._loss(outputs.detach().float(), tuple(targets))
+        upstream = upstream.to(outputs.dtype)
+        if self._scaler is not None:
+            upstream = upstream * self._scaler.scale
         gradients = torch.autograd.grad(
-            scaled, self._parameters, allow_unused=True, materialize_grads=True
+            outputs, self._parameters, upstream, allow_unused=True, materialize_grads=True
         )
         gradients = [g if g.is_contiguous() else g.contiguous() for g in gradients]
         if self._world_size > 1:
@@ -138,7 +141,7 @@ class AutogradStep(Step):
         if self._scaler is None or self._scaler.unscale(gradients):
             _clip(gradients, self._clip)
             self._optimizer.step(gradients, learning_rate)
-        return loss.detach()
+        return loss
 
     @override
     def state(self) -> dict[str, Tensor]:
