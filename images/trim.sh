@@ -11,8 +11,12 @@ rm -rf torch/include torch/share torch/test pyarrow/include pyarrow/libarrow_fli
   pyarrow/_flight* pyarrow/libarrow_s3* pyarrow/_s3fs* matplotlib/mpl-data/sample_data \
   matplotlib/mpl-data/fonts/afm matplotlib/mpl-data/fonts/pdfcorefonts
 # A wheel holds no links, so this library is there three times.
-ln -sf libarrow_python.so.[0-9]*.* pyarrow/libarrow_python.so
-ln -sf libarrow_python.so.[0-9]*.* pyarrow/libarrow_python.so.2600
+(
+  cd pyarrow
+  real=$(ls libarrow_python.so.*.*.*)
+  ln -sf "$real" libarrow_python.so
+  ln -sf "$real" "${real%.*.*}"
+)
 rm -f torch/lib/*test*.so torch/lib/libbackend_with_compiler.so torch/lib/libaoti_custom_ops.so
 find torch/bin -type f ! -name torch_shm_manager -delete
 find . -type d -name tests -prune -exec rm -rf {} +

@@ -9,6 +9,7 @@ import click
 from kubestill import __version__
 from kubestill.cli.checkpoints import checkpoints
 from kubestill.cli.compile import compile_assets
+from kubestill.cli.doctor import doctor
 from kubestill.cli.registry import registry
 from kubestill.cli.run import run
 from kubestill.cli.schedule import schedule
@@ -38,3 +39,4 @@ main.add_command(checkpoints)
 main.add_command(registry)
 main.add_command(upload)
 main.add_command(schedule)
+main.add_command(doctor)

@@ -1,0 +1,91 @@
+"""Check everything that a run on the cluster will need, and say what to do where it is missing."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from kubestill.client.api import Api
+from kubestill.client.digests import find_image
+from kubestill.errors import ClusterError, KubestillError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    said: str
+    """What was found, or what to do about it."""
+
+
+def examine(api: Api, *, store: str = "", images: tuple[str, ...] = ()) -> Iterator[Finding]:
+    """Look at one thing after the other; what depends on a failed one is left out.
+
+    Args:
+        api: The installation.
+        store: A checkpoint_uri or pipeline root to write to and read from; empty for none.
+        images: Images that must be there.
+    """
+    yield _look("packages", _packages)
+    host = _look("host", lambda: _host(api))
+    yield host
+    if host.ok:
+        yield _look("access", lambda: _access(api))
+    if store:
+        yield _look("store", lambda: _store(store))
+    for image in images:
+        yield _look(f"image {image}", lambda image=image: find_image(image))
+
+
+def _look(name: str, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name=name, ok=True, said=check())
+    except KubestillError as error:
+        return Finding(name=name, ok=False, said=str(error))
+
+
+def _packages() -> str:
+    found: list[str] = []
+    for name in ("kubestill", "kfp", "kfp-kubernetes"):
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            raise ClusterError(f"{name} is missing: pip install 'kubestill[client]'") from None
+    return ", ".join(found)
+
+
+def _host(api: Api) -> str:
+    health = api.get("healthz")
+    users = "several users" if health.get("multi_user") else "a single user"
+    if health.get("multi_user") and not api.connection.namespace:
+        raise ClusterError(
+            f"{api.connection.host} serves several users: name yours with --namespace"
+        )
+    return f"{api.connection.host}, Kubeflow's v2beta1 API, {users}"
+
+
+def _access(api: Api) -> str:
+    """Read what a run needs to read; a run's right to write shows only when it is written."""
+    namespace = api.connection.namespace
+    for path in ("pipelines", "runs", "recurringruns"):
+        api.get(path, page_size=1, namespace=namespace)
+    return f"signed in with {api.connection.way_in}"
+
+
+def _store(uri: str) -> str:
+    """Write, read and delete one small object."""
+    from kubestill.runtime.stores import open_store
+
+    store, content = open_store(uri), uuid.uuid4().hex.encode()
+    key = f".kubestill-doctor-{content.decode()}"
+    store.put(key, content)
+    try:
+        if store.get(key) != content:
+            raise ClusterError(f"{uri} gives back other bytes than were written")
+    finally:
+        store.delete(key)
+    return f"{uri} can be written, read and deleted from with this machine's credentials"

@@ -1,0 +1,99 @@
+"""The doctor: what is in order, and what to do where it is not, on a real registry's answers."""
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from click.testing import CliRunner
+
+from kubestill.cli import main
+from kubestill.client.digests import find_image
+from kubestill.errors import ClusterError
+
+DIGEST = "sha256:" + "a" * 64
+
+
+class _Registry(BaseHTTPRequestHandler):
+    def do_HEAD(self) -> None:  # noqa: N802
+        name, _, reference = self.path.removeprefix("/v2/").partition("/manifests/")
+        allowed = self.headers.get("Authorization") == "Bearer anybody"
+        if name == "secret/kubestill" or (name == "public/kubestill" and not allowed):
+            self.send_response(401)
+            realm = f"http://{self.headers['Host']}/token"
+            if name == "public/kubestill":
+                self.send_header("WWW-Authenticate", f'Bearer realm="{realm}",service="r"')
+        elif reference in ("0.1.0", DIGEST):
+            self.send_response(200)
+            self.send_header("Docker-Content-Digest", DIGEST)
+        else:
+            self.send_response(404)
+        self.end_headers()
+
+    def do_GET(self) -> None:  # noqa: N802
+        content = b'{"token": "anybody"}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep quiet."""
+
+
+@pytest.fixture
+def registry() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Registry)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_digest_is_found_and_a_tag_told_to_be_pinned(registry):
+    assert find_image(f"{registry}/kubestill@{DIGEST}") == "is there"
+    assert f"kubestill@{DIGEST}" in find_image(f"{registry}/kubestill:0.1.0")
+    assert find_image(f"{registry}/public/kubestill@{DIGEST}") == "is there"
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        ("kubestill@sha256:" + "b" * 64, "make push"),
+        ("secret/kubestill:0.1.0", "credentials"),
+    ],
+    ids=["no-such-digest", "private"],
+)
+def test_an_image_that_cannot_be_used_says_what_to_do(registry, image, said):
+    with pytest.raises(ClusterError, match=said):
+        find_image(f"{registry}/{image}")
+
+
+def test_a_registry_that_is_away_is_told():
+    with pytest.raises(ClusterError, match="cannot reach the registry 127.0.0.1:9"):
+        find_image("127.0.0.1:9/kubestill:0.1.0")
+
+
+def test_all_is_well(server, registry, tmp_path, monkeypatch):
+    monkeypatch.setenv("KUBESTILL_HOST", server.host)
+    image = f"{registry}/kubestill@{DIGEST}"
+    arguments = ["doctor", "--store", str(tmp_path / "store"), "--image", image]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert result.output.count("✓") == 5
+    assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+
+
+def test_everything_wrong_is_told(server, registry, tmp_path, monkeypatch):
+    monkeypatch.setenv("KUBESTILL_HOST", server.host)
+    monkeypatch.setenv("KUBESTILL_TOKEN", "expired")
+    server.token = "another"
+    (tmp_path / "file").write_text("no folder")
+    arguments = ["doctor", "--store", str(tmp_path / "file"), "--image", f"{registry}/kubestill:9"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1
+    assert result.output.count("✗") == 3
+    assert "sign in" in result.output
+    assert "make push" in result.output
