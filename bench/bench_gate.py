@@ -28,7 +28,7 @@ from kubestill.runtime.artifacts import LocalArtifact
 from kubestill.runtime.data.decode import decode_features
 from kubestill.runtime.data.tables import read_table
 from kubestill.runtime.data.writer import DatasetWriter
-from kubestill.runtime.evaluation.decay import WATCHED, find_decay
+from kubestill.runtime.evaluation.decay import BIAS, WATCHED, find_decay
 from kubestill.runtime.evaluation.decision import Decision, Rules, judge_alone, judge_challenger
 from kubestill.runtime.evaluation.fitness import Shift, compare_rows
 from kubestill.runtime.evaluation.intervals import Bootstrap, bootstrap
@@ -36,7 +36,7 @@ from kubestill.runtime.evaluation.labels import check_labels, skill
 from kubestill.runtime.evaluation.metrics import METRICS
 from kubestill.runtime.evaluation.outcome import Outcome
 from kubestill.runtime.evaluation.profile import Profile, sketch
-from kubestill.runtime.evaluation.record import marks_of
+from kubestill.runtime.evaluation.record import bias_of, marks_of
 from kubestill.runtime.evaluation.settings import EvaluationSettings
 from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.predict import Predictor
@@ -134,7 +134,7 @@ class Gate:
         outcome = self.outcome(self.champion, recorded)
         scores = bootstrap({"champion": outcome}, resamples=SETTINGS.resamples)
         self.record = marks_of(scores, "champion", METRICS["binary"])
-        self.skill = skill(outcome)
+        self.bias, self.skill = bias_of(outcome), skill(outcome)
         columns = {name: sketch(recorded[name]) for name in [*FEATURES, TARGET]}
         target = columns.pop(TARGET)
         self.profile = Profile(rows=len(recorded), target=target, columns=columns)
@@ -229,7 +229,16 @@ class Gate:
             for name in WATCHED["binary"]
             if name in now
         }
-        decay = find_decay(pairs, METRICS["binary"], alpha=alpha, tolerance=SETTINGS.min_decay)
+        bias = bias_of(outcome)
+        if self.bias and bias:
+            pairs["bias", "all rows"] = (self.bias, bias)
+        decay = find_decay(
+            pairs,
+            {**METRICS["binary"], BIAS.name: BIAS},
+            alpha=alpha,
+            tolerance=SETTINGS.min_decay,
+            max_bias=SETTINGS.max_bias,
+        )
         return Verdict(judge_alone(scores, "champion", RULES, shifts=shifts, decay=decay), shifts)
 
     def promoted(self, challenger: Predictor, baseline: Predictor) -> float:

@@ -182,6 +182,15 @@ def test_decay_is_noticed_and_the_better_challenger_promoted(reign):
     assert decision["record"]["profile"]["rows"] == 2000
 
 
+def test_an_easier_month_hides_no_wrong_probabilities(reign):
+    """Fewer are sold than the champion says, which makes its log loss no worse."""
+    frame = frame_of(6000, seed=18)
+    kept = (frame.sold == "no") | (frame.index % 5 < 3)
+    verdict, reason, _ = reign.eval(reign.rows(frame[kept]), run_id="r1")
+    assert verdict == "degraded"
+    assert "calibration bias" in reason
+
+
 def test_decay_on_one_slice_alone_decides_where_slices_gate(reign):
     """South is a tenth of the rows, so that the whole hardly moves."""
     frame = frame_of(3000, seed=6, south=0.1)

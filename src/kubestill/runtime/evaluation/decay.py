@@ -26,7 +26,7 @@ from kubestill.runtime.data.schema import Task
 from kubestill.runtime.evaluation.metrics import Metric
 from kubestill.runtime.evaluation.record import Mark
 
-__all__ = ["WATCHED", "Decay", "find_decay"]
+__all__ = ["BIAS", "WATCHED", "Decay", "find_decay"]
 
 WATCHED: dict[Task, tuple[str, ...]] = {
     "regression": ("rmse", "r2"),
@@ -34,6 +34,16 @@ WATCHED: dict[Task, tuple[str, ...]] = {
     "multiclass": ("log_loss", "accuracy"),
 }
 """A proper score, and one that does not move when only the mix of labels does."""
+BIAS = Metric(
+    name="bias",
+    title="calibration bias",
+    better="lower",
+    bounds=(0, 1),
+    statistics=None,
+    value=lambda means: means[..., 0],
+)
+"""See `record.bias_of`. It alone shows a champion that has become wrong in a month that happens to
+be easier than the one it was promoted in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +82,7 @@ def find_decay(
     *,
     alpha: float,
     tolerance: float,
+    max_bias: float,
 ) -> tuple[Decay, ...]:
     """Test every score against its record; the surest decay first.
 
@@ -80,6 +91,7 @@ def find_decay(
         metrics: By name.
         alpha: Chance of any alarm where nothing has changed.
         tolerance: How much worse is no decay yet, as a share of the score at promotion.
+        max_bias: The same for the calibration bias, which is small itself: in absolute terms.
     """
     found: list[Decay] = []
     for (name, part), (before, now) in pairs.items():
@@ -87,7 +99,8 @@ def find_decay(
         error = math.hypot(before.error, now.error)
         if not all(map(math.isfinite, (before.value, now.value, error))):
             continue
-        worse = metric.sign * (before.value - now.value) - tolerance * abs(before.value)
+        allowed = max_bias if metric is BIAS else tolerance * abs(before.value)
+        worse = metric.sign * (before.value - now.value) - allowed
         # Without any spread the difference is a fact.
         p_value = float(stats.norm.sf(worse / error)) if error else float(worse <= 0)
         found.append(

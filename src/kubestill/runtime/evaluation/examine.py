@@ -16,7 +16,7 @@ from kubestill.runtime.data.cache import load_decoded
 from kubestill.runtime.data.manifest import Dataset
 from kubestill.runtime.evaluation.comparison import agreement, mcnemar
 from kubestill.runtime.evaluation.cost import running_costs
-from kubestill.runtime.evaluation.decay import WATCHED, Decay, find_decay
+from kubestill.runtime.evaluation.decay import BIAS, WATCHED, Decay, find_decay
 from kubestill.runtime.evaluation.decision import (
     Decision,
     Rules,
@@ -32,7 +32,7 @@ from kubestill.runtime.evaluation.intervals import Bootstrap, bootstrap
 from kubestill.runtime.evaluation.labels import check_labels, skill
 from kubestill.runtime.evaluation.metrics import METRICS, PRIMARY
 from kubestill.runtime.evaluation.profile import columns_of, profile_of
-from kubestill.runtime.evaluation.record import GoldenMark, Mark, Record, mark_of, marks_of
+from kubestill.runtime.evaluation.record import GoldenMark, Mark, Record, bias_of, mark_of, marks_of
 from kubestill.runtime.evaluation.slices import parts_of, slice_scores, worse_slices
 
 __all__ = ["examine"]
@@ -151,6 +151,9 @@ def _decay(
         for name in watched
         if name in record.metrics and name in now
     }
+    bias = bias_of(evaluations[job.reigning].outcome)
+    if record.bias and bias:
+        pairs["bias", "all rows"] = (record.bias, bias)
     if job.settings.gate_slices:
         marks = _slice_marks(job, evaluations[job.reigning], masks)
         pairs |= {
@@ -158,7 +161,13 @@ def _decay(
             for part, mark in marks.items()
             if part in record.slices
         }
-    return find_decay(pairs, METRICS[job.task], alpha=job.alpha, tolerance=job.settings.min_decay)
+    return find_decay(
+        pairs,
+        {**METRICS[job.task], BIAS.name: BIAS},
+        alpha=job.alpha,
+        tolerance=job.settings.min_decay,
+        max_bias=job.settings.max_bias,
+    )
 
 
 def _decide(
@@ -229,6 +238,7 @@ def _record(
         metrics=marks_of(scores, name, METRICS[job.task]),
         slices=_slice_marks(job, mine, masks),
         golden=mark if mark and np.isfinite(mark.value) else None,
+        bias=bias_of(mine.outcome),
         skill=skill(mine.outcome),
         profile=profile_of(job.dataset),
     )

@@ -217,8 +217,8 @@ def _moved(name: str, known: Sketch, column: pd.Series, size: float) -> str:
         last = len(known.quantiles) - 1
         was = [known.quantiles[round(share * last)] for share in (0.1, 0.5, 0.9)]
         return (
-            f"{name}: the middle 80% run from {grid[0]:.3g} to {grid[2]:.3g}, median "
-            f"{grid[1]:.3g}; they ran from {was[0]:.3g} to {was[2]:.3g}, median {was[1]:.3g} "
+            f"{name}: the middle 80% run from {grid[0]:.4g} to {grid[2]:.4g}, median "
+            f"{grid[1]:.4g}; they ran from {was[0]:.4g} to {was[2]:.4g}, median {was[1]:.4g} "
             f"(stability index {size:.2f})."
         )
     before, now = histogram(known, column)

@@ -20,7 +20,16 @@ from kubestill.runtime.evaluation.metrics import Metric, losses
 from kubestill.runtime.evaluation.outcome import Outcome
 from kubestill.runtime.evaluation.profile import Profile
 
-__all__ = ["FORMAT", "GoldenMark", "Mark", "Record", "mark_of", "marks_of", "read_record"]
+__all__ = [
+    "FORMAT",
+    "GoldenMark",
+    "Mark",
+    "Record",
+    "bias_of",
+    "mark_of",
+    "marks_of",
+    "read_record",
+]
 
 FORMAT = "kubestill/record/1"
 
@@ -59,6 +68,8 @@ class Record(_Value):
     slices: dict[str, Mark] = {}
     """Mean loss a row by slice, such as `carrier = UA`."""
     golden: GoldenMark | None = None
+    bias: Mark | None = None
+    """How far stated probabilities were off on average."""
     skill: Skill | None = None
     profile: Profile | None = None
 
@@ -103,3 +114,18 @@ def mark_of(outcome: Outcome) -> Mark | None:
         value = math.sqrt(value)
         error = error / (2 * value) if value else 0.0
     return Mark(value=value, error=error, rows=len(each))
+
+
+def bias_of(outcome: Outcome) -> Mark | None:
+    """Return how far the stated probability of a class is from its frequency, at the worst class.
+
+    None for a regression, and where answers are not finite.
+    """
+    if outcome.task == "regression" or outcome.rows < 2 or not outcome.finite.all():
+        return None
+    gaps = outcome.probabilities
+    gaps[np.arange(outcome.rows), outcome.targets] -= 1
+    means = gaps.mean(axis=0)
+    worst = int(np.abs(means).argmax())
+    error = float(gaps[:, worst].std(ddof=1) / math.sqrt(outcome.rows))
+    return Mark(value=float(abs(means[worst])), error=error, rows=outcome.rows)

@@ -27,6 +27,8 @@ class EvaluationSettings(BaseModel):
     """The smallest improvement worth having, as a share of the baseline's score."""
     min_decay: float = Field(default=0.01, ge=0, lt=1)
     """Decay that is too little to matter, as a share of the score at promotion."""
+    max_bias: float = Field(default=0.01, ge=0, lt=1)
+    """How much further than at promotion stated probabilities may be off, on average."""
     max_forgetting: float = Field(default=0.02, ge=0, lt=1)
     """How much worse a challenger may be on the golden set, as a share of the best score that any
     champion reached there."""
