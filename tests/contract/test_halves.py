@@ -3,7 +3,7 @@
 import pytest
 
 CLIENT = ["kubestill.assets", "kubestill.cli", "kubestill.components", "kubestill.local"]
-CLIENT += ["kubestill.pipelines", "kubestill.errors"]
+CLIENT += ["kubestill.pipelines", "kubestill.errors", "kubestill.client", "kubestill.client.doctor"]
 LEDGERS = ["kubestill.runtime.checkpoints", "kubestill.runtime.checkpoints.protocol"]
 LEDGERS += ["kubestill.runtime.selection", "kubestill.runtime.stores"]
 IMPORT_ALL = """
