@@ -8,6 +8,7 @@ from typing import Any
 from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.registry import transitions
 from kubestill.runtime.registry.champions import check_champion
+from kubestill.runtime.registry.outcomes import TAKEN_OVER
 from kubestill.runtime.registry.registry import Registry, open_registry
 from kubestill.runtime.registry.state import Champion, State
 
@@ -104,14 +105,16 @@ def _run(run_id: str, steps: dict[str, dict[str, Any]], state: State) -> dict[st
     collected = steps.get("collect", {})
     at_work = state.claim is not None and state.claim.run_id == run_id
     outcome = steps.get("outcome", {})
+    lost = [entry for step, entry in steps.items() if step.startswith(TAKEN_OVER)]
+    otherwise = "at work" if at_work else "abandoned" if lost else "unknown"
     return {
         "run_id": run_id,
         "at": min(entry["at"] for entry in steps.values()),
         "end": collected.get("end", ""),
         "rows": collected.get("rows", 0),
-        "outcome": outcome.get("outcome", "at work" if at_work else "unknown"),
+        "outcome": outcome.get("outcome", otherwise),
         "version": steps.get("promote", outcome).get("version"),
-        "reason": outcome.get("reason", ""),
+        "reason": outcome.get("reason", lost[-1]["reason"] if lost else ""),
         "drift": collected.get("told", []),
     }
 

@@ -11,8 +11,10 @@ from kubestill.runtime.registry import transitions
 from kubestill.runtime.registry.registry import Registry
 from kubestill.runtime.registry.state import Claim, State, Verdict
 
-__all__ = ["Outcome", "conclude", "record_abandoned", "record_missing"]
+__all__ = ["TAKEN_OVER", "Outcome", "conclude", "record_missing", "record_taken_over"]
 
+TAKEN_OVER = "taken-over"
+"""How the steps are called that tell of a window taken from a run."""
 _VERDICTS: Mapping[str, Verdict] = {
     "healthy": "healthy",
     "insufficient": "inconclusive",
@@ -56,14 +58,14 @@ def record_missing(registry: Registry, state: State) -> None:
             _record(registry, window.run_id, _of_window(registry, window.run_id, window.verdict))
 
 
-def record_abandoned(registry: Registry, claim: Claim) -> None:
-    """Write the outcome of every run whose window this claim took over."""
-    for run_id in claim.took_over:
+def record_taken_over(registry: Registry, claim: Claim) -> None:
+    """Write down which windows this claim took from which runs, for those may never end."""
+    for run_id, window in claim.took_over:
         reason = (
             f"It died holding its window, or was believed to: run {claim.run_id} took the rows "
             "over. None was lost."
         )
-        _record(registry, run_id, Outcome(outcome="abandoned", reason=reason))
+        registry.append(run_id, f"{TAKEN_OVER}-{window}", {"window": window, "reason": reason})
 
 
 def _settle(registry: Registry, run_id: str, *, succeeded: bool, failure: str) -> Outcome:
@@ -75,6 +77,8 @@ def _settle(registry: Registry, run_id: str, *, succeeded: bool, failure: str) -
     collected = registry.entry(run_id, "collect")
     if succeeded and not held and collected and collected["status"] in ("waiting", "busy"):
         return Outcome(outcome=collected["status"], reason=collected["reason"])
+    if not held and (lost := registry.entries(run_id, TAKEN_OVER)):
+        return Outcome(outcome="abandoned", reason=lost[-1]["reason"])
     told = _told(registry, run_id)
     verdict = _VERDICTS.get(told.get("decision", ""))
     if succeeded and verdict and state.claim is not None and held:

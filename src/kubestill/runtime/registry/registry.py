@@ -120,6 +120,11 @@ class Registry:
         found = [entry for entry in self.store.list(key) if entry.key == key]
         return json.loads(self.store.get(key)) if found else None
 
+    def entries(self, run_id: str, prefix: str) -> list[dict[str, Any]]:
+        """Return the run's entries whose steps start with `prefix`, in order of step."""
+        found = self.store.list(f"history/{run_id}-{prefix}")
+        return [json.loads(self.store.get(entry.key)) for entry in found]
+
     def history(self) -> list[dict[str, Any]]:
         """Return every entry, in the order in which they were written."""
         entries = [json.loads(self.store.get(found.key)) for found in self.store.list("history/")]

@@ -101,8 +101,8 @@ class Claim(_Value):
     window: Window
     pool: tuple[tuple[str, Half], ...] = ()
     """Parts of earlier windows that the run trains on as well."""
-    took_over: tuple[str, ...] = ()
-    """Runs that died holding a window, whose rows these are now."""
+    took_over: tuple[tuple[str, str], ...] = ()
+    """Runs that seemed dead, and the windows that were taken from them: the rows are these now."""
     contract: Mapping[str, Any] = Field(default_factory=dict[str, Any])
     """What the rows mean; becomes the registry's when the run ends well."""
 

@@ -46,7 +46,7 @@ def claim(state: State, wanted: Claim) -> State:
     held = state.claim
     if held is not None and held.window.id == wanted.window.id:
         return state
-    if held is not None and held.run_id not in wanted.took_over:
+    if held is not None and (held.run_id, held.window.id) not in wanted.took_over:
         raise Conflict(f"run {held.run_id} holds the window {held.window.id}")
     if (state.champion.version if state.champion else 0) != wanted.champion:
         raise Conflict("the champion changed while rows were collected")

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from kubestill.errors import Conflict, Problems
+from kubestill.errors import Conflict, Fenced, Problems
 from kubestill.runtime.artifacts import Artifact
 from kubestill.runtime.fresh.outputs import Outputs, write_outputs
 from kubestill.runtime.fresh.report import collected_text
@@ -22,7 +22,7 @@ from kubestill.runtime.fresh.survey import Fresh, survey
 from kubestill.runtime.fresh.windows import WindowStore
 from kubestill.runtime.registry import Claim, Registry, State, open_registry, transitions
 from kubestill.runtime.registry.champions import check_champion
-from kubestill.runtime.registry.outcomes import record_abandoned, record_missing
+from kubestill.runtime.registry.outcomes import record_missing, record_taken_over
 from kubestill.runtime.registry.ownership import find_driver, seems_alive
 
 __all__ = ["collect_fresh"]
@@ -70,6 +70,7 @@ def collect_fresh(
         InvalidInput: Everything wrong with parameters, files and registry, at once.
         CorruptData: The champion, or a window that the registry lists, is damaged.
         Conflict: Files kept changing while they were read.
+        Fenced: The run has ended already.
     """
     request = _check(
         {
@@ -136,8 +137,7 @@ def _collect(registry: Registry, request: Request, run_id: str) -> _Result:
         if state.claim is not None and state.claim.run_id == run_id:
             # A retry: the window was taken, and the claim says which.
             return _claimed(registry, state, state.claim)
-        if any(window.run_id == run_id for window in state.windows):
-            return _Result(status="waiting", reason=f"Run {run_id} has ended already.")
+        _check_open(registry, state, run_id)
         if state.claim is not None and seems_alive(state.claim, now=time.time()):
             return _busy(registry, run_id, state.claim)
         record_missing(registry, state)
@@ -192,7 +192,7 @@ def _take(
         after=len(state.windows),
         window=window,
         pool=transitions.trainable(state),
-        took_over=(state.claim.run_id, *state.claim.took_over) if state.claim else (),
+        took_over=_taken_over(state.claim),
         contract=found.contract,
     )
     try:
@@ -205,8 +205,20 @@ def _take(
     return _claimed(registry, changed, claim)
 
 
+def _taken_over(held: Claim | None) -> tuple[tuple[str, str], ...]:
+    return ((held.run_id, held.window.id), *held.took_over) if held else ()
+
+
+def _check_open(registry: Registry, state: State, run_id: str) -> None:
+    """Refuse a run that has ended: its outcome is written, and stays."""
+    ended = registry.entry(run_id, "outcome")
+    if ended or any(window.run_id == run_id for window in state.windows):
+        how = f" ({ended['outcome']})" if ended else ""
+        raise Fenced(f"run {run_id} has ended{how}; start a new run, which takes what it left")
+
+
 def _claimed(registry: Registry, state: State, claim: Claim) -> _Result:
-    record_abandoned(registry, claim)
+    record_taken_over(registry, claim)
     about = WindowStore(registry, state).manifest(claim.window)
     window = claim.window
     status: Status = "ready" if claim.champion else "bootstrap"
