@@ -212,14 +212,14 @@ def _places(given: Drawn, count: int) -> Floats:
 
 def _edges(given: Drawn, values: Floats) -> Floats:
     if isinstance(given, Levels) and given.levels <= BINS:
-        levels = np.asarray(given.values)
+        levels = np.asarray(given.values, np.float64)
         middle = (levels[1:] + levels[:-1]) / 2
         return np.concatenate([[2 * levels[0] - middle[0]], middle, [2 * levels[-1] - middle[-1]]])
     if isinstance(given, Integer) and given.levels <= BINS:
         return np.arange(given.low, given.high + 2) - 0.5
     low, high = float(values.min()), float(values.max())
     if isinstance(given, Continuous) and given.mapping == "log":
-        return np.geomspace(low, high * (1 + 1e-9), BINS + 1).astype(np.float64)
+        return np.exp(np.linspace(np.log(low), np.log(high) + 1e-9, BINS + 1))
     return np.linspace(low, high + 1e-9 * (high - low), BINS + 1)
 
 

@@ -6,6 +6,7 @@ import math
 import time
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -121,8 +122,9 @@ def _norms(network: nn.Module, batch: Batch, loss: Loss) -> dict[str, float | No
     if not outputs.requires_grad:
         return dict.fromkeys(named)
     value = differentiable(loss, outputs, batch.targets)
-    parts: tuple[Tensor | None, ...] = torch.autograd.grad(
-        value, list(named.values()), allow_unused=True
+    parts = cast(
+        "tuple[Tensor | None, ...]",
+        torch.autograd.grad(value, list(named.values()), allow_unused=True),
     )
     return {
         name: None if part is None else float(part.norm())
