@@ -2,7 +2,7 @@
 
 # pandas comes without types.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false
+# pyright: reportUnknownVariableType=false, reportArgumentType=false
 
 from __future__ import annotations
 
@@ -231,7 +231,9 @@ def _record(
     mark = None
     if golden is not None and job.golden is not None:
         value, before = golden.points[name][metric.name], _best(job)
-        best = max([value, *([before.best] if before else [])], key=lambda v: metric.sign * v)
+        best = value
+        if before and metric.sign * (before.best - value) > 0:
+            best = before.best
         mark = GoldenMark(fingerprint=job.golden.fingerprint, value=value, best=best)
     return Record(
         metric=metric.name,

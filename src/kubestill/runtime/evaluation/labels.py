@@ -130,8 +130,8 @@ def informative(values: Mapping[str, pd.Series], target: str) -> bool:
 
 def _association(column: pd.Series, labels: pd.Series) -> float | None:
     """Return the p-value of independence: rank correlation, rank sums, or a table of counts."""
-    both = pd.DataFrame({"column": column, "labels": labels}).dropna()
-    column, labels = both["column"], both["labels"]
+    known = np.flatnonzero(column.notna().to_numpy() & labels.notna().to_numpy())
+    column, labels = column.iloc[known], labels.iloc[known]
     if column.nunique() < 2 or labels.nunique() < 2:
         return None
     numbers, quantity = _many(column), _many(labels)
