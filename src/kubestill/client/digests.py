@@ -52,10 +52,10 @@ def find_image(reference: str) -> str:
 
 
 def _split(reference: str) -> tuple[str, str, str]:
-    """Registry, repository, and tag or digest; Docker's own registry where none is named."""
+    """Registry, repository, and tag or digest."""
     first, slash, rest = reference.partition("/")
     if not slash or not re.search(r"[.:]|^localhost$", first):
-        first, rest = "registry-1.docker.io", reference if slash else f"library/{reference}"
+        raise ClusterError(f"{reference} names no registry: write it as HOST/NAME@sha256:...")
     if "@" in rest:
         name, _, tag = rest.partition("@")
         return first, name.partition(":")[0], tag

@@ -76,6 +76,11 @@ def test_a_registry_that_is_away_is_told():
         find_image("127.0.0.1:9/kubestill:0.1.0")
 
 
+def test_an_image_without_a_registry_is_refused():
+    with pytest.raises(ClusterError, match="names no registry"):
+        find_image("kubestill:0.1.0")
+
+
 def test_all_is_well(server, registry, tmp_path, monkeypatch):
     monkeypatch.setenv("KUBESTILL_HOST", server.host)
     image = f"{registry}/kubestill@{DIGEST}"
