@@ -3,7 +3,7 @@
 The table to be replaced is Q of every state and action in float32; what it is asked for is the
 action. Every form is counted with the exceptions that make it agree in every state, coded alike.
 
-    python -m bench.bench_table [--distances 32] [--angles 37] [--horizon 15] [--steps 30000]
+    python -m bench.bench_table [--distances 32] [--angles 37] [--horizon 15] [--steps 6000]
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def main() -> None:
     parser.add_argument("--distances", type=int, default=32)
     parser.add_argument("--angles", type=int, default=37)
     parser.add_argument("--horizon", type=int, default=15)
-    parser.add_argument("--hidden", type=int, nargs="+", default=[48, 48, 48])
-    parser.add_argument("--steps", type=int, default=30_000)
+    parser.add_argument("--hidden", type=int, nargs="+", default=[40, 40, 40])
+    parser.add_argument("--steps", type=int, default=6_000)
     parser.add_argument("--batch", type=int, default=8192)
     parser.add_argument("--rate", type=float, default=0.004)
     parser.add_argument("--device", default="auto")
@@ -139,6 +139,7 @@ def certified(folder: Path, args: dict[str, int], told: argparse.Namespace) -> t
         batch_size=told.batch,
         learning_rate=told.rate,
         device=told.device,
+        settings={"milestone_every": told.steps / 6, "milestone_unit": "steps"},
         checkpoint_uri=str(folder / "checkpoints"),
     )
     certificate = artifact("certificate", "certificate")
