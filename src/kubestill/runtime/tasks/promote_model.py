@@ -88,13 +88,13 @@ def _check(
         history = read_ledger_artifact(ledger.path)
     with problems.collect():
         check_kind(metrics, "metrics")
-    record = metrics.metadata.get("decision_record")
-    if not isinstance(record, dict):
+    record: Mapping[str, Any] = metrics.metadata.get("decision_record") or {}
+    if "decision" not in record:
         remedy = "has no decision; connect the `metrics` of the continuous-eval that judged it"
         problems.add("metrics", metrics.uri, remedy)
     problems.raise_if_any()
     assert history
-    return digest, history, record  # pyright: ignore[reportUnknownVariableType]
+    return digest, history, record
 
 
 def _check_judged(record: Mapping[str, Any], digest: str, state: State, held: Claim) -> None:
