@@ -58,7 +58,11 @@ class Placement:
     def _on_device(self, task: PipelineTask, step: Resources) -> None:
         task.set_container_image(self.gpu_image)
         own = _resources.steps.get(task.component_spec.name, {})
-        _size(task, own.get("cpu", self.cpu), own.get("memory", self.memory))
+        sizes = own.get("cpu", self.cpu), own.get("memory", self.memory)
+        _size(task, *sizes)
+        # kfp registers the image by itself, but none of these: a loop would not hand them on.
+        chosen = (*sizes, self.accelerator, self.accelerators)
+        task.register_pipeline_channels([one for one in chosen if not isinstance(one, str)])
         task.set_accelerator_type(self.accelerator).set_accelerator_limit(self.accelerators)
         kubernetes.add_node_selector_json(task, self.node_selector)
         kubernetes.add_toleration_json(task, self.tolerations)

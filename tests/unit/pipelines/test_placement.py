@@ -1,5 +1,6 @@
 """Where the compiled pipelines say that their tasks run, and how they fail."""
 
+import re
 from typing import Any
 
 import pytest
@@ -67,6 +68,20 @@ def test_every_task_is_placed_sized_retried_and_never_skipped(asset):
                 "sizeLimit": "2Gi",
                 "volumeName": "",
             }
+
+
+@pytest.mark.parametrize("asset", PIPELINES, ids=lambda asset: asset.name)
+def test_what_a_task_names_is_handed_down_to_it_through_loops_and_conditions(asset):
+    spec = compiled(asset)[0]
+    for dag in [spec["root"], *spec["components"].values()]:
+        handed = set(dag.get("inputDefinitions", {}).get("parameters", {}))
+        for task in dag.get("dag", {}).get("tasks", {}).values():
+            inputs = task.get("inputs", {}).get("parameters", {})
+            taken = {part.get("componentInputParameter") for part in inputs.values()} - {None}
+            assert taken <= handed
+            if "executorLabel" in component(spec, task):
+                box = str(container(spec, task))
+                assert set(re.findall(r"inputs\.parameters\['([^']+)'\]", box)) <= set(inputs)
 
 
 @pytest.mark.parametrize("asset", PIPELINES, ids=lambda asset: asset.name)
