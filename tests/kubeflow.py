@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
@@ -223,7 +223,9 @@ class _Handler(BaseHTTPRequestHandler):
 def _files(kind: str, content: bytes) -> dict[str, bytes]:
     message = BytesParser().parsebytes(f"Content-Type: {kind}\r\n\r\n".encode() + content)
     return {
-        str(part.get_param("name", header="Content-Disposition")): part.get_payload(decode=True)
+        str(part.get_param("name", header="Content-Disposition")): cast(
+            bytes, part.get_payload(decode=True)
+        )
         for part in message.walk()
         if part.get_filename()
     }

@@ -6,6 +6,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kfp import dsl
@@ -44,7 +45,8 @@ def act(what: str, where: str) -> str:
 
 @dsl.pipeline(name="acting")
 def acting(what: str, where: str = ""):
-    act(what=what, where=where).set_retry(num_retries=2)
+    task: Any = act(what=what, where=where)
+    task.set_retry(num_retries=2)
 
 
 def run(tmp_path: Path, what: str, *arguments: str, where: str = "") -> Run:

@@ -9,6 +9,7 @@ import tempfile
 from dataclasses import dataclass
 
 from kfp import compiler, dsl
+from kfp.dsl import graph_component
 
 from kubestill.assets.catalog import Asset, find_assets
 from kubestill.assets.readme import render_readme
@@ -67,7 +68,7 @@ def compile_yaml(asset: Asset, image: str = "", gpu_image: str = "", resources: 
         InvalidInput: For resources that cannot work.
     """
     definition = asset.definition
-    if resources and asset.kind == "pipeline":
+    if resources and isinstance(definition, graph_component.GraphComponent):
         with using(read_resources(resources)):
             name = definition.pipeline_spec.pipeline_info.name
             definition = dsl.pipeline(name=name)(definition.pipeline_func)
