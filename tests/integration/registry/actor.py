@@ -5,7 +5,7 @@ from pathlib import Path
 
 # The scene that the unit tests of collect-fresh are set in.
 sys.path.insert(0, str(Path(__file__).parents[2] / "unit" / "fresh"))
-from scene import Scene, rows  # noqa: E402
+from scene import Scene, rows  # noqa: E402  # pyright: ignore
 
 __all__ = ["Scene", "rows", "whole_run"]
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,13 +18,13 @@ from kubestill.runtime.registry import open_registry
 
 sys.path.insert(0, str(Path(__file__).parent))
 import actor  # noqa: E402
-from actor import Scene, rows  # noqa: E402
+from actor import Scene, rows  # noqa: E402  # pyright: ignore
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["actor"])
 
 
-def start(folder: Path, run_id: str, decision: str) -> multiprocessing.Process:
+def start(folder: Path, run_id: str, decision: str) -> Any:
     process = FORKS.Process(
         target=actor.whole_run, args=(str(folder), run_id, decision), daemon=True
     )

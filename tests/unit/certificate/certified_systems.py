@@ -46,7 +46,7 @@ class Stochastic(Plane):
     """Monte Carlo without a seed."""
 
     name = "stochastic"
-    reference = None
+    reference = None  # pyright: ignore
 
     def solve(self, inputs: pd.DataFrame) -> np.ndarray:
         return super().solve(inputs) + np.random.default_rng().normal(0, 0.01, len(inputs))
@@ -56,7 +56,7 @@ class BatchRounding(Plane):
     """Rounds differently by the batch a row is in, as vectorised kernels do."""
 
     name = "batch-rounding"
-    reference = None
+    reference = None  # pyright: ignore
 
     def solve(self, inputs: pd.DataFrame) -> np.ndarray:
         return super().solve(inputs) * (1 + 1e-15 * (len(inputs) > 200))

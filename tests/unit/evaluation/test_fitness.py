@@ -1,5 +1,7 @@
 """Rows that are broken are told from rows that are merely different."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -34,7 +36,7 @@ def frame_of(rows: int = ROWS, seed: int = 0) -> pd.DataFrame:
     )
 
 
-def values_of(frame: pd.DataFrame) -> dict[str, pd.Series]:
+def values_of(frame: pd.DataFrame) -> dict[str, Any]:
     return {str(name): frame[name] for name in frame.columns}
 
 
@@ -123,8 +125,9 @@ def test_healthy_rows_raise_no_alarm():
 
 
 def test_a_small_factor_is_growth_and_a_large_one_a_unit():
-    column = frame_of(seed=5)["miles"]
-    known = sketch(frame_of(seed=6)["miles"])
+    column: Any = frame_of(seed=5)["miles"]
+    other: Any = frame_of(seed=6)["miles"]
+    known = sketch(other)
     assert change_of_unit(known, column * 1.2) is None
     assert "a unit to its thousandth" in (change_of_unit(known, column * 1000) or "")
     assert change_of_unit(known, -column) is None

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -83,7 +84,9 @@ class House:
 
     def eval(self, dataset, **inputs):
         names = ("metrics", "report", "summary")
-        out = {n: LocalArtifact(str(self.root / "out" / f"{self.made}-{n}")) for n in names}
+        out: dict[str, Any] = {
+            n: LocalArtifact(str(self.root / "out" / f"{self.made}-{n}")) for n in names
+        }
         settings = {"resamples": 400, **inputs.pop("settings", {})}
         told = continuous_eval(
             dataset=dataset, registry=self.registry.uri, settings=settings, **inputs, **out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -256,7 +257,7 @@ def test_changes_of_the_columns_are_told_and_survived(scene: Scene) -> None:
         "column 'k' has labels never seen: 'c'",
     ):
         assert part in taken.summary
-    got = taken.frame()
+    got: Any = taken.frame()
     assert set(got["k"]) == {"c"}
     assert got["x"].isna().sum() == 1
     assert (got["x"].dropna() == 1.5).all()

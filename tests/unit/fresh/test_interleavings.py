@@ -253,7 +253,7 @@ def taken_rows(registry: Registry, state: State) -> list[int]:
 
 
 Step = tuple[str, int, Fate, Decision]
-FATES: list[Fate] = ["works"] * 12 + ["dies-before", "dies-after", "refused", "lost"]
+FATES: list[Fate] = [*(["works"] * 12), "dies-before", "dies-after", "refused", "lost"]  # pyright: ignore
 DECISIONS: list[Decision] = ["healthy", "insufficient", "reject", "promote", "promote", "fails"]
 turns = st.tuples(
     st.sampled_from(["step"] * 8 + ["start", "deliver"]),

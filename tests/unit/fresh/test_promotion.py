@@ -129,7 +129,9 @@ def test_what_a_rolled_back_champion_learned_from_teaches_nobody(scene: Scene) -
     assert not set(third.ids("dataset")) & set(second.ids("dataset"))
     scene.crown(third)
     # Numbers are not used twice: champion 2 was another.
-    assert scene.registry.read().champion.version == 3
+    champion = scene.registry.read().champion
+    assert champion is not None
+    assert champion.version == 3
 
 
 @pytest.mark.parametrize("to", ["0", "7"])

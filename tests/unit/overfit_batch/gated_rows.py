@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ def digits() -> Table:
     """Real handwritten digits, 8 by 8."""
     from sklearn.datasets import load_digits
 
-    found = load_digits()
+    found: Any = load_digits()
     order = np.random.default_rng(0).permutation(len(found.target))
     image = Column(name="image", kind="tensor", shape=(8, 8))
     labels = tuple(map(str, range(10)))

@@ -14,7 +14,7 @@ from kubestill.runtime.systems import load_system
 from kubestill.runtime.systems.collision_avoidance import ADVISORIES, CollisionAvoidance
 from kubestill.runtime.tasks.generate_synthetic import generate_synthetic
 
-SMALL = {"distances": 12, "angles": 9, "horizon": 6}
+SMALL: dict[str, Any] = {"distances": 12, "angles": 9, "horizon": 6}
 
 
 @pytest.fixture(scope="module")

@@ -216,7 +216,7 @@ def _edges(given: Drawn, values: Floats) -> Floats:
         middle = (levels[1:] + levels[:-1]) / 2
         return np.concatenate([[2 * levels[0] - middle[0]], middle, [2 * levels[-1] - middle[-1]]])
     if isinstance(given, Integer) and given.levels <= BINS:
-        return np.arange(given.low, given.high + 2) - 0.5
+        return np.arange(given.low, given.high + 2, dtype=np.float64) - 0.5
     low, high = float(values.min()), float(values.max())
     if isinstance(given, Continuous) and given.mapping == "log":
         return np.exp(np.linspace(np.log(low), np.log(high) + 1e-9, BINS + 1))

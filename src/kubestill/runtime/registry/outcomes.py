@@ -93,7 +93,7 @@ def _settle(registry: Registry, run_id: str, *, succeeded: bool, failure: str) -
         except Fenced as fenced:
             return Outcome(outcome="failed", reason=str(fenced))
     registry.change(lambda now: transitions.abandon(now, run_id))
-    return Outcome(outcome="failed", reason=_failure(told, succeeded, failure))
+    return Outcome(outcome="failed", reason=_failure(registry, run_id, told, succeeded, failure))
 
 
 def _told(registry: Registry, run_id: str) -> dict[str, Any]:
@@ -107,12 +107,21 @@ def _of_window(registry: Registry, run_id: str, verdict: str) -> Outcome:
     return Outcome(outcome=verdict, reason=str(_told(registry, run_id).get("reason", "")))
 
 
-def _failure(told: Mapping[str, Any], succeeded: bool, failure: str) -> str:
-    lines = [failure] if failure else []
+def _failure(
+    registry: Registry, run_id: str, told: Mapping[str, Any], succeeded: bool, failure: str
+) -> str:
+    told_of = sorted(registry.entries(run_id, ""), key=lambda entry: entry["at"])
+    done = [entry["step"] for entry in told_of]
+    if succeeded:
+        lines = ["Every step ended well, but no verdict closes its window."]
+    elif done:
+        lines = [f"It failed after its step {done[-1]!r}."]
+    else:
+        lines = ["It failed before it had collected anything."]
+    if failure:
+        lines.append(f"Kubeflow says: {failure}")
     if told:
         lines.append(f"The last verdict was {told['decision']!r}: {told['reason']}")
-    if succeeded:
-        lines.append("Every step ended well, but no verdict closes its window.")
     lines.append("Its rows were given back: the next run takes them.")
     return " ".join(lines)
 

@@ -110,7 +110,7 @@ class CollisionAvoidance(System):
 
     def solve(self, inputs: pd.DataFrame) -> NDArray[Any]:
         """Return advisories [N], or Q [N, 5]."""
-        advisory = pd.Index(ADVISORIES).get_indexer(inputs["advisory"].astype(str))
+        advisory = pd.Index(ADVISORIES).get_indexer(inputs["advisory"].to_numpy().astype(str))
         values = self.q_table[
             inputs["seconds"].to_numpy().astype(np.int64),
             advisory,
