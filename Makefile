@@ -100,4 +100,4 @@ bench-retraining: setup ## a real year of flights through continuous-retraining;
 
 .PHONY: bench-chaos
 bench-chaos: setup ## kill real training processes 200 times, on disk and on the storage emulator
-	KUBESTILL_CHAOS_KILLS=200 $(BIN)/pytest -sv --timeout 3600 -k killed tests/integration/training/test_chaos.py tests/integration/pipelines/test_preemption.py
+	KUBESTILL_CHAOS_KILLS=200 $(BIN)/pytest -sv --timeout 3600 -k killed tests/integration/training/test_chaos.py tests/integration/pipelines/test_preemption.py tests/integration/pipelines/test_retraining.py

@@ -1,0 +1,175 @@
+"""Scheduled runs of the real pipeline, through the real local runner, on rows that drift."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kubestill.runtime.data.dataset import Dataset
+from kubestill.runtime.fresh.windows import WindowStore
+from kubestill.runtime.registry import open_registry
+
+# Three whole runs: on a busy machine they take their time.
+pytestmark = pytest.mark.timeout(900)
+
+ROWS = 1500
+STEPS = [
+    "collect-fresh",
+    "open-champion",
+    "judge-champion",
+    "select-checkpoint",
+    "finetune-fresh",
+    "judge-challenger",
+    "promote-model",
+    "record-outcome",
+]
+
+
+def month(number: int, drift: float = 0.0) -> pd.DataFrame:
+    """A month of rows whose labels follow two columns; with `drift`, the second turns around."""
+    random = np.random.default_rng(number)
+    x = random.normal(size=(ROWS, 2))
+    chance = 1 / (1 + np.exp(-2.0 * x[:, 0] - (1.0 - drift) * x[:, 1]))
+    return pd.DataFrame(
+        {
+            "t": pd.date_range(f"2013-{number:02d}-01", periods=ROWS, freq="20min"),
+            "id": [f"row {number * ROWS + place}" for place in range(ROWS)],
+            "x0": x[:, 0],
+            "x1": x[:, 1],
+            "late": np.where(random.random(ROWS) < chance, "yes", "no"),
+        }
+    )
+
+
+def arguments(place: Path, as_of: str) -> list[str]:
+    given = {
+        "source": place / "source",
+        "timestamp": "t",
+        "target": "late",
+        "features": "[x0, x1]",
+        "network_args": "{hidden: [16]}",
+        "epochs": 8,
+        "learning_rate": 0.01,
+        "finetune_learning_rate": 0.01,
+        "strict": "false",
+        "evaluation_settings": "{resamples: 200}",
+    }
+    return [
+        "run",
+        "continuous-retraining",
+        f"--output={place / 'runs'}",
+        f"--as-of={as_of}",
+        *(f"-p{name}={value}" for name, value in given.items()),
+    ]
+
+
+@pytest.fixture(scope="module")
+def place(kubestill, tmp_path_factory) -> Path:
+    """A source with three months, and a registry whose champion learned from the first."""
+    place = tmp_path_factory.mktemp("retraining")
+    (place / "source").mkdir()
+    for number in (1, 2, 3):
+        path = place / "source" / f"2013-{number:02d}.parquet"
+        month(number, drift=0.0 if number == 1 else 1.6).to_parquet(path)
+    done = kubestill(*arguments(place, "2013-02-01"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "**promoted**" in done.stdout
+    return place
+
+
+def test_a_decayed_champion_is_replaced_and_the_next_run_does_nothing(place, kubestill) -> None:
+    done = kubestill(*arguments(place, "2013-03-01"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.findall(r"✓ (\S+)", done.stdout) == STEPS
+    assert "**promoted**" in done.stdout
+    again = kubestill(*arguments(place, "2013-03-01"))
+    assert re.findall(r"✓ (\S+)", again.stdout) == ["collect-fresh", "record-outcome"]
+    assert "**waiting**: 0 fresh rows" in again.stdout
+    check(place, months=2, champions=2)
+
+
+def test_a_failed_run_is_written_down_and_takes_nothing(place, kubestill) -> None:
+    before = open_registry(str(place / "runs" / "registry")).read()
+    bad = place / "source" / "bad.parquet"
+    bad.write_bytes(b"PAR1 and then nothing")
+    done = kubestill(*arguments(place, "2013-05-01"))
+    bad.unlink()
+    assert done.returncode == 1
+    assert "bad.parquet" in done.stderr
+    assert "failed: It failed before it had collected anything." in done.stdout
+    assert open_registry(str(place / "runs" / "registry")).read() == before
+
+
+@pytest.mark.skipif(
+    "KUBESTILL_CHAOS_KILLS" not in os.environ,
+    reason="two whole runs, minutes long: set KUBESTILL_CHAOS_KILLS (make bench-chaos)",
+)
+def test_every_step_is_killed_and_so_is_the_whole_run(place, kubestill) -> None:
+    before = open_registry(str(place / "runs" / "registry")).read().versions
+    with start(place, "2013-04-01") as process:
+        for line in process.stdout:
+            if "▸ judge-champion" in line:
+                os.killpg(process.pid, signal.SIGKILL)
+    killed: list[str] = []
+    lines: list[str] = []
+    with start(place, "2013-04-01") as process:
+        for line in process.stdout:
+            lines.append(line)
+            started = re.search(r"▸ (\S+)", line)
+            if started:
+                killed += kill_step(process.pid, started[1])
+    assert process.returncode == 0, "".join(lines)
+    assert len(killed) >= 4
+    check(place, months=3, champions=before + ("**promoted**" in "".join(lines)))
+
+
+def start(place: Path, as_of: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "kubestill", *arguments(place, as_of)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def kill_step(leader: int, name: str) -> list[str]:
+    """Kill the step's own process a moment after it began; its shell dies with it."""
+    time.sleep(0.8)
+    for folder in Path("/proc").iterdir():
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0") if folder.name.isdigit() else []
+            mine = bool(words) and os.getpgid(int(folder.name)) == leader
+        except OSError:
+            continue  # it ended in the meantime
+        if mine and b"kfp.dsl.executor_main" in words:
+            os.kill(int(folder.name), signal.SIGKILL)
+            return [name]
+    return []
+
+
+def check(place: Path, *, months: int, champions: int) -> None:
+    """Every row of the first months is in exactly one window, and every run has an outcome."""
+    registry = open_registry(str(place / "runs" / "registry"))
+    state = registry.read()
+    windows = WindowStore(registry, state)
+    ids: Counter[str] = Counter()
+    for window in state.windows:
+        for half in ("train", "judge"):
+            ids.update(Dataset.open(windows.uri(window.id, half)).to_pandas()["id"])
+    assert ids == Counter(f"row {number}" for number in range(ROWS, (months + 1) * ROWS))
+    assert state.claim is None
+    assert state.champion is not None
+    assert state.champion.version == champions
+    outcomes = {entry["run_id"] for entry in registry.history() if entry["step"] == "outcome"}
+    assert {window.run_id for window in state.windows} <= outcomes
