@@ -43,23 +43,23 @@ NETWORK = {"hidden": [64, 64]}
 BATCH = 512
 RATE = 0.001
 FIRST = (1, 2, 3)
-FIRST_EPOCHS = 2
+FIRST_EPOCHS = 3
 BUDGETS = (1, 2, 3, 4)
 """Epochs of a training from scratch, of which the best in hindsight is its figure."""
 PIPELINE: dict[str, Any] = {
     "timestamp": TIMESTAMP,
     "target": TARGET,
     "features": FEATURES,
-    "judge_fraction": 0.15,
-    "validation_fraction": 0.1,
+    "judge_fraction": 0.1,
+    "validation_fraction": 0.05,
     "network_args": NETWORK,
     "epochs": FIRST_EPOCHS,
     "batch_size": BATCH,
     "learning_rate": RATE,
     "finetune_epochs": 2,
     "finetune_learning_rate": RATE,
-    "replay_rows": 30_000,
-    "replay_share": 0.5,
+    "replay_rows": 60_000,
+    "replay_share": 0.667,
     # Winter is what the golden set holds: the other seasons may cost it this much.
     "evaluation_settings": {"max_forgetting": 0.05},
 }
