@@ -20,7 +20,6 @@ import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -50,9 +49,12 @@ class WindowStore:
     def __init__(self, registry: Registry, state: State):
         self._registry = registry
         self._state = state
+        self._exhausted: set[tuple[str, str]] | None = None
 
     def exhausted(self, file: SourceFile) -> bool:
         """Tell whether earlier runs looked at this very content, and none of it is still due."""
+        if self._exhausted is None:
+            self._exhausted = self._find_exhausted()
         return (file.uri, file.version) in self._exhausted
 
     def identities(self, span: tuple[int, int] | None) -> Identities:
@@ -165,8 +167,7 @@ class WindowStore:
             if id < oldest:
                 self.discard(id)
 
-    @cached_property
-    def _exhausted(self) -> set[tuple[str, str]]:
+    def _find_exhausted(self) -> set[tuple[str, str]]:
         with ThreadPoolExecutor(_READERS) as readers:
             manifests = readers.map(self.manifest, self._state.windows)
             return {

@@ -47,6 +47,8 @@ def conclude(registry: Registry, run_id: str, *, succeeded: bool, failure: str =
     if standing is None:
         outcome = _settle(registry, run_id, succeeded=succeeded, failure=failure)
         standing = _record(registry, run_id, outcome)
+    # Only now: who dies in between leaves a claim behind, which the next run takes over.
+    registry.change(lambda now: transitions.abandon(now, run_id))
     return Outcome(outcome=standing["outcome"], reason=standing["reason"])
 
 
@@ -84,7 +86,6 @@ def _settle(registry: Registry, run_id: str, *, succeeded: bool, failure: str) -
     if succeeded and verdict and state.claim is not None and held:
         if not state.claim.champion:
             # Nothing was judged but the first candidate: the rows are needed for the next one.
-            registry.change(lambda now: transitions.abandon(now, run_id))
             reason = f"{told['reason']} There is no champion yet, so its rows were given back."
             return Outcome(outcome=verdict, reason=reason)
         try:
@@ -92,7 +93,6 @@ def _settle(registry: Registry, run_id: str, *, succeeded: bool, failure: str) -
             return Outcome(outcome=verdict, reason=told["reason"])
         except Fenced as fenced:
             return Outcome(outcome="failed", reason=str(fenced))
-    registry.change(lambda now: transitions.abandon(now, run_id))
     return Outcome(outcome="failed", reason=_failure(registry, run_id, told, succeeded, failure))
 
 
