@@ -46,6 +46,8 @@ def main() -> None:
             parts.append(
                 f"| {row['name']} | {value} | {bar} | {row['unit']} | {row['peer']} | {holds} |"
             )
+        if path.with_suffix(".svg").exists():
+            parts.append(f"\n![{path.stem}](results/{path.stem}.svg)")
     (HERE / "README.md").write_text("\n".join(parts) + "\n")
 
 
