@@ -116,8 +116,11 @@ def _run_here(
         package.spec, arguments, root=root, verbose=verbose, containers=containers
     )
     if result.failed or result.error:
+        # A step that refused, such as a gate, has written down why.
+        _show_reports(result)
         raise click.ClickException(_failure(result))
-    _show_results(result)
+    _show_summary(result)
+    _show_reports(result)
 
 
 def _failure(result: Run) -> str:
@@ -127,12 +130,16 @@ def _failure(result: Run) -> str:
     return f"{result.failed.name} failed: {result.failed.error}\n\nIts whole output: {log}"
 
 
-def _show_results(result: Run) -> None:
-    """Print the last task's summary, and copies of the reports that a browser knows as HTML."""
+def _show_summary(result: Run) -> None:
+    """Print the summary of the last task that wrote one."""
     summaries = [task for task in result.tasks if _holds(task.folder, "summary")]
     if summaries:
         with open(os.path.join(summaries[-1].folder, "summary"), encoding="utf-8") as file:
             click.echo("\n" + file.read().strip() + "\n")
+
+
+def _show_reports(result: Run) -> None:
+    """Copy the reports to where a browser knows them as HTML, and say where."""
     folder = os.path.join(result.folder, "reports")
     paths: list[str] = []
     for task in result.tasks:

@@ -57,3 +57,5 @@ def test_a_network_that_cannot_learn_stops_before_the_training(kubestill, tmp_pa
     assert done.returncode == 1
     assert "overfit-batch: fail. learning-rate" in done.stderr
     assert "▸ train-student" not in done.stdout
+    assert "report: " in done.stdout
+    assert "overfit-batch.html" in done.stdout
