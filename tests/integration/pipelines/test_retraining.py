@@ -117,12 +117,14 @@ def test_a_failed_run_is_written_down_and_takes_nothing(place, kubestill) -> Non
 def test_every_step_is_killed_and_so_is_the_whole_run(place, kubestill) -> None:
     before = open_registry(str(place / "runs" / "registry")).read().versions
     with start(place, "2013-04-01") as process:
+        assert process.stdout
         for line in process.stdout:
             if "▸ judge-champion" in line:
                 os.killpg(process.pid, signal.SIGKILL)
     killed: list[str] = []
     lines: list[str] = []
     with start(place, "2013-04-01") as process:
+        assert process.stdout
         for line in process.stdout:
             lines.append(line)
             started = re.search(r"▸ (\S+)", line)
