@@ -71,13 +71,16 @@ class Shelf:
 
     def _entries(self) -> Iterator[tuple[float, int, Path]]:
         """Yield (last use in epoch seconds, bytes, folder) of each entry, and sweep dead drafts."""
-        now = max((place.stat().st_mtime for place in self.root.iterdir()), default=0.0)
+        used: dict[Path, float] = {}
         for place in self.root.iterdir():
-            with suppress(FileNotFoundError):  # Evicted by another process meanwhile.
-                used = place.stat().st_mtime
+            with suppress(FileNotFoundError):  # Published or evicted by another process meanwhile.
+                used[place] = place.stat().st_mtime
+        now = max(used.values(), default=0.0)
+        for place, when in used.items():
+            with suppress(FileNotFoundError):
                 if not place.name.startswith("draft-"):
-                    yield used, _size(place), place
-                elif now - used > _ABANDONED_SECONDS:
+                    yield when, _size(place), place
+                elif now - when > _ABANDONED_SECONDS:
                     shutil.rmtree(place, ignore_errors=True)
 
 
