@@ -6,13 +6,12 @@ import os
 
 import click
 
-from kubestill.cli.connection import named_images
+from kubestill.cli.connection import compile_options
 
 
 @click.command("compile")
 @click.option("--output", default="", help="Folder for the YAML; default: beside the code.")
-@click.option("--resources", default="", help="Compile-time resources, a YAML file.")
-@named_images
+@compile_options
 @click.option("--check", is_flag=True, help="Write nothing; fail if a file is out of date.")
 def compile_assets(output: str, resources: str, image: str, gpu_image: str, check: bool) -> None:
     """Write every component and pipeline to YAML.

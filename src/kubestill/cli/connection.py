@@ -1,4 +1,4 @@
-"""The options that every command about a cluster has."""
+"""The options that commands about pipelines and clusters share."""
 
 from __future__ import annotations
 
@@ -49,11 +49,12 @@ def connect(options: dict[str, str]) -> Api:
     return Api(read_connection({name: options[name] for name in _HELP}))
 
 
-def named_images(command: Callable[..., None]) -> Callable[..., None]:
-    """Add --image and --gpu-image."""
+def compile_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add what is settled when a pipeline is compiled: --resources, --image and --gpu-image."""
     for option, text in (
         ("--gpu-image", "Image of the steps that have a device; default: that of --image."),
         ("--image", "Image of the steps, best by its digest; default: kubestill:<version>."),
+        ("--resources", "Compile-time resources, a YAML file."),
     ):
         command = click.option(option, default="", help=text)(command)
     return command

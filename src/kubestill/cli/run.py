@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kubestill.cli.connection import connect, named_images, with_connection
+from kubestill.cli.connection import compile_options, connect, with_connection
 
 if TYPE_CHECKING:
     from kubestill.assets.packages import Package
@@ -38,8 +38,7 @@ if TYPE_CHECKING:
 @click.option("--experiment", default="", help="Remote: default: the pipeline's name.")
 @click.option("--service-account", default="", help="Remote: Kubernetes service account.")
 @click.option("--pipeline-root", default="", help="Remote: where artifacts go.")
-@click.option("--resources", default="", help="Compile-time resources, a YAML file.")
-@named_images
+@compile_options
 @with_connection
 def run(
     pipeline: str,

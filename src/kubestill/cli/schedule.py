@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kubestill.cli.connection import connected, named_images
+from kubestill.cli.connection import compile_options, connected
 from kubestill.cli.tables import print_table
 
 if TYPE_CHECKING:
@@ -38,8 +38,7 @@ def schedule() -> None:
 @click.option("--experiment", default="", help="Default: the name of the schedule.")
 @click.option("--service-account", default="", help="Kubernetes service account of the runs.")
 @click.option("--pipeline-root", default="", help="Where artifacts go; default: Kubeflow's own.")
-@click.option("--resources", default="", help="Compile-time resources, a YAML file.")
-@named_images
+@compile_options
 @connected
 def set_schedule(
     api: Api,

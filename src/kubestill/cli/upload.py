@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kubestill.cli.connection import connected, named_images
+from kubestill.cli.connection import compile_options, connected
 
 if TYPE_CHECKING:
     from kubestill.client import Api
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 @click.argument("pipeline")
 @click.option("--name", default="", help="Name on the cluster; default: the pipeline's own.")
 @click.option("--version", default="", help="Name of the version; default: from its content.")
-@click.option("--resources", default="", help="Compile-time resources, a YAML file.")
-@named_images
+@compile_options
 @connected
 def upload(
     api: Api, pipeline: str, name: str, version: str, resources: str, image: str, gpu_image: str
