@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import typing
@@ -10,9 +11,35 @@ from typing import Any
 
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from kubestill.errors import Problems, nearest
+from kubestill.errors import InvalidInput, Problem, Problems, nearest
 
-__all__ = ["fit_arguments", "takes_anything", "type_hints"]
+__all__ = ["fit_arguments", "import_factory", "takes_anything", "type_hints"]
+
+
+def import_factory(path: str, *, field: str, named: str = "") -> Callable[..., Any]:
+    """Return the class or function at an import path.
+
+    Args:
+        path: `package.module:Name`.
+        field: The parameter that the user gave it in.
+        named: What the user wrote, where that was another name for it.
+
+    Raises:
+        InvalidInput: Importing it fails, or there is nothing of that name to call.
+    """
+    module_name, _, name = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        said = f"importing {module_name!r} raised {type(error).__name__}: {error}"
+        remedy = f"{said}; is it installed in this image?"
+        raise InvalidInput([Problem(field, named or path, remedy)]) from error
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        known = [attribute for attribute in vars(module) if not attribute.startswith("_")]
+        remedy = f"{module_name} has no {name!r}; {nearest(name, known)}"
+        raise InvalidInput([Problem(field, named or path, remedy)])
+    return factory
 
 
 def fit_arguments(

@@ -20,15 +20,15 @@ that order. Row g may depend on g and the seed alone; `philox.uniforms` gives su
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kubestill.errors import InvalidInput, Problem, nearest
+from kubestill.errors import InvalidInput, Problem
+from kubestill.runtime.arguments import import_factory
 from kubestill.runtime.data.schema import Schema
 
 
@@ -53,7 +53,7 @@ def load_source(path: str, settings: Mapping[str, Any]) -> Source:
     Raises:
         InvalidInput: It cannot be imported or built, or offers no schema and `sample`.
     """
-    factory = _import(path)
+    factory = import_factory(path, field="method")
     try:
         source = factory(**settings)
     except Exception as error:
@@ -63,19 +63,6 @@ def load_source(path: str, settings: Mapping[str, Any]) -> Source:
     if not callable(getattr(source, "sample", None)):
         _refuse("method", path, "give it a method `sample(rows, seed)` that returns a DataFrame")
     return source
-
-
-def _import(path: str) -> Callable[..., Any]:
-    module_name, _, name = path.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        remedy = f"importing {module_name!r} raised {_said(error)}; is it installed in this image?"
-        _refuse("method", path, remedy, error)
-    if not callable(getattr(module, name, None)):
-        known = [attribute for attribute in vars(module) if not attribute.startswith("_")]
-        _refuse("method", path, f"{module_name} has no {name!r}; {nearest(name, known)}")
-    return getattr(module, name)
 
 
 def _said(error: Exception) -> str:

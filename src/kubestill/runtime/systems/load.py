@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from kubestill.errors import InvalidInput, Problem, nearest
-from kubestill.runtime.arguments import fit_arguments
+from kubestill.runtime.arguments import fit_arguments, import_factory
 from kubestill.runtime.systems.domain import Domain
 from kubestill.runtime.systems.system import Output, System
 
@@ -66,20 +65,7 @@ def _factory(system: str) -> Callable[..., Any]:
             remedy = nearest(system, BUILTIN) + "; or give an import path, 'package.module:Name'"
             raise _invalid(system, remedy)
         path = f"{__package__}.{BUILTIN[system]}"
-    module_name, _, name = path.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        remedy = (
-            f"importing {module_name!r} raised {type(error).__name__}: {error}; is it installed in "
-            "this image?"
-        )
-        raise _invalid(system, remedy) from error
-    factory = getattr(module, name, None)
-    if not callable(factory):
-        known = [attribute for attribute in vars(module) if not attribute.startswith("_")]
-        raise _invalid(system, f"{module_name} has no {name!r}; {nearest(name, known)}")
-    return factory
+    return import_factory(path, field="system", named=system)
 
 
 def _invalid(system: str, remedy: str) -> InvalidInput:
