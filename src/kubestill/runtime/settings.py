@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from kubestill.errors import InvalidInput, Problem, nearest
+from kubestill.errors import InvalidInput, Problem, Problems, nearest
 
-__all__ = ["validate"]
+__all__ = ["check_overlap", "validate"]
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -46,3 +46,22 @@ def validate(
                 remedy = detail["msg"].removeprefix("Value error, ")
             problems.append(Problem(field, detail["input"], remedy))
         raise InvalidInput(problems) from error
+
+
+def check_overlap(
+    settings: Mapping[str, Any], typed: Collection[str], problems: Problems
+) -> dict[str, str]:
+    """Note settings that a parameter of the component stands for.
+
+    Args:
+        settings: A component's `settings`.
+        typed: Names of its typed parameters.
+        problems: Takes what is wrong.
+
+    Returns:
+        What `validate` puts before the names of the others.
+    """
+    for key in settings:
+        if key in typed:
+            problems.add(f"settings.{key}", settings[key], f"use the parameter {key!r} instead")
+    return {key: "settings." for key in settings if key not in typed}

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from kubestill.errors import InvalidInput, Problems, nearest
 from kubestill.runtime.checkpoints.settings import CheckpointSettings
 from kubestill.runtime.models.serve import Serving, check_serving
-from kubestill.runtime.settings import validate
+from kubestill.runtime.settings import check_overlap, validate
 from kubestill.runtime.training import losses, optimizers, schedules
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -153,11 +153,8 @@ def parse_settings(
         InvalidInput: With every unknown key, wrong type and value out of range of both.
     """
     problems = Problems()
-    for key in settings:
-        if key in typed:
-            problems.add(f"settings.{key}", settings[key], f"use the parameter {key!r} instead")
+    own = check_overlap(settings, typed, problems)
     merged = {**(defaults or {}), **settings, **typed}
-    own = {key: "settings." for key in settings if key not in typed}
     with problems.collect():
         parsed = validate(TrainingSettings, merged, prefixed=own)
         with problems.collect():
