@@ -115,13 +115,8 @@ def judge_first(
         guessing: Its answers show no knowledge of the labels.
         shifts: How the rows differ from those that were meant to be.
     """
-    rows = scores.outcomes[model].rows
-    if unfit := _unfit(shifts):
-        return Decision(verdict="reject", reasons=unfit)
-    if lost := _unusable(scores, model):
-        return Decision(verdict="reject", reasons=(lost,))
-    if rows < rules.min_rows:
-        return _too_few(rows, rules.min_rows)
+    if settled := _settled(scores, model, rules, shifts):
+        return settled
     if guessing:
         why = f"The {model} does no better than by giving every row the same answer."
         return Decision(verdict="reject", reasons=(why,))
@@ -158,13 +153,9 @@ def judge_challenger(
         worse_slices: Sentences on slices where it is worse than the baseline.
         shifts: How the rows differ from those the baseline was promoted on.
     """
+    if settled := _settled(scores, model, rules, shifts):
+        return settled
     rows = scores.outcomes[model].rows
-    if unfit := _unfit(shifts):
-        return Decision(verdict="reject", reasons=unfit)
-    if lost := _unusable(scores, model):
-        return Decision(verdict="reject", reasons=(lost,))
-    if rows < rules.min_rows:
-        return _too_few(rows, rules.min_rows)
     limits = check_limits(scores, model, rules.thresholds)
     forgotten = _forgotten(golden, model, baseline, metric, best, rules.max_forgetting)
     gain = scores.improvement(model, baseline, metric)
@@ -185,6 +176,20 @@ def judge_challenger(
         f"(more than {worth:.3g}) are both still possible."
     )
     return Decision(verdict="insufficient", reasons=(text, why))
+
+
+def _settled(
+    scores: Bootstrap, model: str, rules: Rules, shifts: Sequence[Shift]
+) -> Decision | None:
+    """Return the decision on a candidate whose scores need not be looked at, or None."""
+    rows = scores.outcomes[model].rows
+    if unfit := _unfit(shifts):
+        return Decision(verdict="reject", reasons=unfit)
+    if lost := _unusable(scores, model):
+        return Decision(verdict="reject", reasons=(lost,))
+    if rows < rules.min_rows:
+        return _too_few(rows, rules.min_rows)
+    return None
 
 
 def check_limits(scores: Bootstrap, model: str, thresholds: Sequence[Threshold]) -> Limits:
