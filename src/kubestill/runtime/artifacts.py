@@ -7,6 +7,9 @@ all of our own types are generic to it: `kind` in the metadata is what tells the
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -75,3 +78,39 @@ def check_kind(artifact: Artifact | None, kind: Kind, field: str | None = None) 
         remedy = f"this is a {found}; connect a {kind}"
     problems.add(field or kind, artifact.uri, remedy)
     problems.raise_if_any()
+
+
+def write_pages(pages: tuple[str, str], report: Artifact, summary: Artifact) -> None:
+    """Write what people read of a task.
+
+    Args:
+        pages: HTML and Markdown, as the functions in `kubestill.runtime.reports` make them.
+        report: Output: the HTML.
+        summary: Output: the Markdown.
+    """
+    html, markdown = pages
+    _write_text(report, html, "report")
+    write_summary(markdown, summary)
+
+
+def write_summary(markdown: str, summary: Artifact) -> None:
+    """Write the Markdown of a task that has no page."""
+    _write_text(summary, markdown, "summary")
+
+
+def _write_text(artifact: Artifact, content: str, kind: Kind) -> None:
+    os.makedirs(os.path.dirname(artifact.path) or ".", exist_ok=True)
+    with open(artifact.path, "w", encoding="utf-8") as file:
+        file.write(content)
+    artifact.metadata["kind"] = kind
+
+
+def clean(value: Any) -> Any:
+    """Return plain JSON; NaN and infinities, over which Kubeflow fails a task, become None."""
+    if isinstance(value, Mapping):
+        return {str(key): clean(item) for key, item in value.items()}  # pyright: ignore
+    if isinstance(value, list | tuple):
+        return [clean(item) for item in value]  # pyright: ignore
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value

@@ -116,6 +116,11 @@ class Ledger:
     notices: tuple[Notice, ...] = ()
 
     @property
+    def training(self) -> Json | None:
+        """The training's own record, once it is finished."""
+        return (self.finished or {}).get("training")
+
+    @property
     def milestones(self) -> tuple[LedgerEntry, ...]:
         """The selectable checkpoints, in order of step."""
         return tuple(e for e in self.entries if e.kind == "milestone" and not e.damaged)

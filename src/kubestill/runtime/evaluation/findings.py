@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from kubestill.runtime.artifacts import clean
 from kubestill.runtime.data.schema import Task
 from kubestill.runtime.evaluation.comparison import McNemar
 from kubestill.runtime.evaluation.cost import RunningCost
@@ -19,7 +19,7 @@ from kubestill.runtime.evaluation.metrics import Metric, metrics_of
 from kubestill.runtime.evaluation.record import Record
 from kubestill.runtime.evaluation.slices import Slice
 
-__all__ = ["Findings", "Role", "Subject", "clean"]
+__all__ = ["Findings", "Role", "Subject"]
 
 Role = Literal["model", "baseline", "teacher"]
 
@@ -147,17 +147,6 @@ class Findings:
                 "references": dict(self.references),
             }
         )
-
-
-def clean(value: Any) -> Any:
-    """Return plain JSON; NaN and infinities, over which Kubeflow fails a task, become None."""
-    if isinstance(value, Mapping):
-        return {str(key): clean(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [clean(item) for item in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    return value
 
 
 def _cost(cost: RunningCost) -> dict[str, Any]:

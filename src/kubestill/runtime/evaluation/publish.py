@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from kubestill.runtime.evaluation.findings import Findings, clean
+from kubestill.runtime.artifacts import clean
+from kubestill.runtime.evaluation.findings import Findings
 from kubestill.runtime.evaluation.inputs import Job, Throne
 from kubestill.runtime.evaluation.metrics import metrics_of
 

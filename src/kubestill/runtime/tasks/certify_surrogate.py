@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kubestill.errors import Problems, Refused
-from kubestill.runtime.artifacts import Artifact, MetricsArtifact, check_kind
+from kubestill.runtime.artifacts import Artifact, MetricsArtifact, check_kind, write_pages
 from kubestill.runtime.certificate import CertificateSettings, certify
 from kubestill.runtime.certificate.certify import Examined
 from kubestill.runtime.certificate.cost import weights_bytes
@@ -17,13 +17,11 @@ from kubestill.runtime.data.dataset import Dataset
 from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.reports.certificate import certificate_report
-from kubestill.runtime.settings import validate
+from kubestill.runtime.settings import check_overlap, validate
 from kubestill.runtime.systems.load import load_system
 from kubestill.runtime.systems.system import System
 
 __all__ = ["certify_surrogate"]
-
-TYPED = ("tolerance", "statistic", "samples", "exceptions", "seed")
 
 
 def certify_surrogate(
@@ -113,11 +111,8 @@ def _check(
     """Find every problem that can be found before anything is solved, and raise them together."""
     problems = Problems()
     predictor = rows = parsed = solver = None
-    for key in settings:
-        if key in TYPED:
-            problems.add(f"settings.{key}", settings[key], f"use the parameter {key!r} instead")
+    own = check_overlap(settings, typed, problems)
     with problems.collect():
-        own = {key: "settings." for key in settings if key not in TYPED}
         parsed = validate(CertificateSettings, {**settings, **typed}, prefixed=own)
     with problems.collect():
         check_kind(model, "model")
@@ -190,12 +185,7 @@ def _write(
     certificate.metadata.update(
         kind="certificate", verdict=made.verdict, model=str(made.about["model"])
     )
-    html, markdown = certificate_report(found)
-    for artifact, content, kind in ((report, html, "report"), (summary, markdown, "summary")):
-        os.makedirs(os.path.dirname(artifact.path) or ".", exist_ok=True)
-        with open(artifact.path, "w", encoding="utf-8") as file:
-            file.write(content)
-        artifact.metadata["kind"] = kind
+    write_pages(certificate_report(found), report, summary)
     metrics.metadata["kind"] = "metrics"
     scalars = {
         **{f"data_{name}": value for name, value in made.errors["data"].items()},

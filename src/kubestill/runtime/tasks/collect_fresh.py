@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from kubestill.errors import Conflict, Fenced, Problems
-from kubestill.runtime.artifacts import Artifact
+from kubestill.runtime.artifacts import Artifact, write_summary
 from kubestill.runtime.fresh.outputs import Outputs, write_outputs
 from kubestill.runtime.fresh.report import collected_text
 from kubestill.runtime.fresh.request import Request, check_placeholders
@@ -264,9 +264,7 @@ def _busy(registry: Registry, run_id: str, held: Claim) -> _Result:
 
 def _tell(result: _Result, summary: Artifact) -> None:
     text = collected_text(result.status, result.reason, result.about or {})
-    with open(summary.path, "w", encoding="utf-8") as file:
-        file.write(text)
-    summary.metadata["kind"] = "summary"
+    write_summary(text, summary)
     print(f"{result.status}: {result.reason}", flush=True)
     for line in (result.about or {}).get("told", []):
         print(f"drift: {line}", flush=True)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kubestill.runtime.artifacts import Artifact, MetricsArtifact
+from kubestill.runtime.artifacts import Artifact, MetricsArtifact, write_pages
 from kubestill.runtime.evaluation.examine import examine
 from kubestill.runtime.evaluation.findings import Findings
 from kubestill.runtime.evaluation.inputs import Job, Throne, check_inputs
@@ -87,7 +86,7 @@ def continuous_eval(
         stands = _remember(job, job.throne, history_body(job, findings, job.throne))
         decision |= {key: stands[key] for key in ("decision", "reason")}
     history = job.throne.registry.history() if job.throne else []
-    _write(evaluation_report(findings, history), report, summary)
+    write_pages(evaluation_report(findings, history), report, summary)
     _log(findings, decision, metrics)
     print(scores_text(findings), flush=True)
     print(f"{decision['decision']}: {decision['reason']}", flush=True)
@@ -106,7 +105,7 @@ def _no_champion(
     body = {"decision": "bootstrap", "reason": reason, "dataset": job.dataset.fingerprint}
     body |= {"rows": job.dataset.rows, "window": job.throne.window, "end": job.throne.end}
     _remember(job, job.throne, body)
-    _write(bootstrap_report(job.dataset, reason), report, summary)
+    write_pages(bootstrap_report(job.dataset, reason), report, summary)
     metrics.log_metric("rows", float(job.dataset.rows))
     print(f"bootstrap: {reason}", flush=True)
     return "bootstrap", reason
@@ -125,16 +124,6 @@ def _remember(job: Job, throne: Throne, body: Mapping[str, Any]) -> dict[str, An
     told = "/".join(str(body.get(key, "")) for key in bound)
     own = f"{job.step}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
     return throne.registry.append(throne.run_id, own, dict(body))
-
-
-def _write(pages: tuple[str, str], report: Artifact, summary: Artifact) -> None:
-    for artifact, content, kind in zip(
-        (report, summary), pages, ("report", "summary"), strict=True
-    ):
-        os.makedirs(os.path.dirname(artifact.path) or ".", exist_ok=True)
-        with open(artifact.path, "w", encoding="utf-8") as file:
-            file.write(content)
-        artifact.metadata["kind"] = kind
 
 
 def _log(findings: Findings, decision: Mapping[str, Any], metrics: MetricsArtifact) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from kubestill.errors import InvalidInput, Problem, Problems, Refused, nearest
-from kubestill.runtime.artifacts import Artifact, MetricsArtifact, check_kind
+from kubestill.runtime.artifacts import Artifact, MetricsArtifact, check_kind, clean, write_pages
 from kubestill.runtime.data.cache import load_decoded
 from kubestill.runtime.data.dataset import Dataset
 from kubestill.runtime.data.decode import RawLayout
@@ -170,12 +168,7 @@ def _write(
         "dataset rows": job.dataset.rows,
         "gate": job.gate.model_dump(),
     }
-    html, markdown = gate_report(findings, told)
-    for artifact, content, kind in ((report, html, "report"), (summary, markdown, "summary")):
-        os.makedirs(os.path.dirname(artifact.path) or ".", exist_ok=True)
-        with open(artifact.path, "w", encoding="utf-8") as file:
-            file.write(content)
-        artifact.metadata["kind"] = kind
+    write_pages(gate_report(findings, told), report, summary)
     found = (
         {**findings.facts, "steps_to_floor": findings.traces[0].reached}
         if findings.traces
@@ -185,6 +178,4 @@ def _write(
         if isinstance(value, int | float) and abs(value) < float("inf"):
             metrics.log_metric(name, float(value))
     metrics.metadata["kind"] = "metrics"
-    metrics.metadata["findings"] = json.loads(
-        json.dumps(findings.to_json()).replace("Infinity", "null")
-    )
+    metrics.metadata["findings"] = clean(findings.to_json())

@@ -146,8 +146,7 @@ def _promote(
 
 
 def _evidence(ledger: Ledger) -> Evidence:
-    training = (ledger.finished or {}).get("training")
-    if training is None:
+    if ledger.training is None:
         remedy = "its training is not finished; promote what a finished training exported"
         raise InvalidInput([Problem("ledger", ledger.uri, remedy)])
-    return Evidence(curves=training["curves"], own_metric=training["metric"])
+    return Evidence(curves=ledger.training["curves"], own_metric=ledger.training["metric"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from kubestill.errors import Problems
-from kubestill.runtime.artifacts import Artifact
+from kubestill.runtime.artifacts import Artifact, write_summary
 from kubestill.runtime.fresh.request import check_placeholders
 from kubestill.runtime.registry import Registry, open_registry
 from kubestill.runtime.registry.outcomes import Outcome, conclude
@@ -45,9 +45,7 @@ def record_outcome(
     store = open_registry(registry)
     failure = final_status.error_message or ""
     done = conclude(store, run_id, succeeded=final_status.state == "SUCCEEDED", failure=failure)
-    with open(summary.path, "w", encoding="utf-8") as file:
-        file.write(_text(store, done))
-    summary.metadata["kind"] = "summary"
+    write_summary(_text(store, done), summary)
     print(f"{done.outcome}: {done.reason}", flush=True)
     return (done.outcome,)
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from kubestill.errors import CorruptData, Problems
-from kubestill.runtime.artifacts import Artifact, check_kind
+from kubestill.runtime.artifacts import Artifact, check_kind, write_pages
 from kubestill.runtime.checkpoints.ledger import (
     Checkpoint,
     Ledger,
@@ -144,11 +144,6 @@ class Job:
         """Everything that is not known to be damaged."""
         return [entry for entry in self.ledger.entries if not entry.damaged]
 
-    @property
-    def training(self) -> dict[str, Any] | None:
-        """The training's own record, once it is finished."""
-        return (self.ledger.finished or {}).get("training")
-
 
 @dataclass
 class Selection:
@@ -186,7 +181,7 @@ class Selection:
                 self._leave_out(choice.entry, error)
 
     def _export(self, choice: Choice[LedgerEntry], path: str) -> ModelDigest:
-        step, training = choice.entry.step, self.job.training
+        step, training = choice.entry.step, self.job.ledger.training
         if training is not None:
             training = {**training, "chosen": {"step": step, "why": choice.reason}}
         if self.job.dataset is not None:
@@ -281,7 +276,7 @@ def check_inputs(
 
 def _evidence(ledger: Ledger) -> Evidence:
     """Return the whole training's curves; those of the kept milestones where it is unfinished."""
-    training = (ledger.finished or {}).get("training")
+    training = ledger.training
     if training is not None:
         return Evidence(curves=training["curves"], own_metric=training["metric"])
     train: list[dict[str, float]] = []
@@ -323,7 +318,7 @@ def _write_report(
 ) -> None:
     job = selection.job
     again = job.dataset and f"scored again on {job.dataset.rows:,} rows"
-    html, markdown = selection_report(
+    pages = selection_report(
         Account(
             choice=choice,
             phases=job.evidence.phases,
@@ -333,8 +328,4 @@ def _write_report(
             notices=selection.notices,
         )
     )
-    for artifact, content, kind in ((report, html, "report"), (summary, markdown, "summary")):
-        os.makedirs(os.path.dirname(artifact.path) or ".", exist_ok=True)
-        with open(artifact.path, "w", encoding="utf-8") as file:
-            file.write(content)
-        artifact.metadata["kind"] = kind
+    write_pages(pages, report, summary)

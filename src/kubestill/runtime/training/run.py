@@ -7,13 +7,12 @@ report.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from kubestill.errors import Problems, nearest
-from kubestill.runtime.artifacts import Artifact, MetricsArtifact, check_kind
+from kubestill.runtime.artifacts import Artifact, MetricsArtifact, check_kind, write_pages
 from kubestill.runtime.checkpoints.checkpointer import Checkpointer, Resume
 from kubestill.runtime.checkpoints.ledger import Checkpoint, Ledger, write_ledger_artifact
 from kubestill.runtime.checkpoints.place import Place, resolve_place
@@ -315,15 +314,8 @@ def _write_outputs(record: dict[str, Any], ledger: Ledger, ports: Ports) -> None
     write_ledger_artifact(ledger, ports.ledger.path)
     ports.ledger.metadata.update(kind="ledger", uri=ledger.uri, fingerprint=record["fingerprint"])
     _write_scores(record, dict(entry.metrics), digest.parameters, ports.metrics)
-    html, markdown = training_report(record, state.meta["model_spec"])
-    for artifact, content, kind in (
-        (ports.report, html, "report"),
-        (ports.summary, markdown, "summary"),
-    ):
-        os.makedirs(os.path.dirname(artifact.path) or ".", exist_ok=True)
-        with open(artifact.path, "w", encoding="utf-8") as file:
-            file.write(content)
-        artifact.metadata["kind"] = kind
+    pages = training_report(record, state.meta["model_spec"])
+    write_pages(pages, ports.report, ports.summary)
     _say(f"exported step {step:,} ({record['chosen']['why']}): {digest.parameters:,} parameters")
 
 
