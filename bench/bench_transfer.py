@@ -151,9 +151,10 @@ def ours(verb: str, composite: bool | None = None) -> Prepare:
     """Our store."""
 
     def prepare(path: str) -> Callable[[], object]:
-        from kubestill.runtime.stores.gcs import GcsStore
+        from kubestill.runtime.stores.cloud import CloudStore
+        from kubestill.runtime.stores.gcs import GcsService
 
-        store = GcsStore(BUCKET, deadline=60, composite=composite)
+        store = CloudStore(GcsService(BUCKET, composite=composite), deadline=60)
         list(store.list("warm"))
         if verb == "download":
             return lambda: store.download("object", path)

@@ -14,7 +14,8 @@ import pytest
 from emulators import Fault, FaultProxy, Request
 from kubestill.errors import Conflict, NotFound, PermissionDenied, StoreUnavailable
 from kubestill.runtime.stores import ABSENT, Store, open_store
-from kubestill.runtime.stores.gcs import GcsStore
+from kubestill.runtime.stores.cloud import CloudStore
+from kubestill.runtime.stores.gcs import GcsService
 
 BIG = 80_000_000
 """Bytes: more than two parts."""
@@ -150,7 +151,7 @@ def test_a_store_that_stays_away_is_given_up(impatient: Store, gcs_proxy: FaultP
 def test_big_uploads_survive_faults(
     gcs_proxy: FaultProxy, gcs: Any, big: Path, composite: bool, kind: Any
 ) -> None:
-    store = GcsStore(gcs.bucket, "root", deadline=20, composite=composite)
+    store = CloudStore(GcsService(gcs.bucket, "root", composite=composite), deadline=20)
     gcs_proxy.faults = [Fault(kind, times=2, match=is_upload)]
     store.upload(str(big), "big")
 
@@ -160,7 +161,7 @@ def test_big_uploads_survive_faults(
 
 
 def test_a_broken_compose_is_retried(gcs_proxy: FaultProxy, gcs: Any, big: Path) -> None:
-    store = GcsStore(gcs.bucket, "root", deadline=20, composite=True)
+    store = CloudStore(GcsService(gcs.bucket, "root", composite=True), deadline=20)
     gcs_proxy.faults = [Fault("late", match=lambda request: request.path.endswith("/compose"))]
     store.put_parts("big", [memoryview(big.read_bytes())])
 

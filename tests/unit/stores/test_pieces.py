@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from kubestill.errors import InvalidInput, StoreUnavailable
 from kubestill.runtime.stores import crc32c, open_store, split_uri
-from kubestill.runtime.stores.gcs_transfer import Buffers
 from kubestill.runtime.stores.retry import retrying
+from kubestill.runtime.stores.transfer import Buffers
 from kubestill.runtime.stores.uris import DEADLINE
 
 

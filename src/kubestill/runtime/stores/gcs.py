@@ -4,234 +4,159 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
+from urllib.parse import quote
 
-from kubestill.errors import Conflict, NotFound
-from kubestill.runtime.stores.base import ABSENT, Content, Entry, check_key
-from kubestill.runtime.stores.files import temporary_beside, translated
-from kubestill.runtime.stores.gcs_client import TIMEOUT, Connection, connect
-from kubestill.runtime.stores.gcs_errors import is_transient, translate
-from kubestill.runtime.stores.gcs_transfer import (
-    Buffers,
-    Download,
-    File,
-    Source,
-    Upload,
-    read_object,
-)
-from kubestill.runtime.stores.retry import retrying
-
-T = TypeVar("T")
-
-SMALL = 8_000_000
-"""Bytes up to which an object goes in one request of the client library."""
+from kubestill.errors import NotFound, StoreError
+from kubestill.runtime.stores import crc32c
+from kubestill.runtime.stores.base import Entry
+from kubestill.runtime.stores.gcs_client import Connection, connect
+from kubestill.runtime.stores.gcs_errors import checked, is_transient, translate
+from kubestill.runtime.stores.gcs_transfer import Upload
+from kubestill.runtime.stores.transfer import CHUNK, TIMEOUT, Garbled, Patience, Source, receive
 
 _PARTS = ".parts.tmp/"
 _ABANDONED = timedelta(days=1)
+_AS_STORED = {"Accept-Encoding": "gzip"}
+"""Otherwise the service unpacks what is stored compressed, and no checksum or range fits."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Place:
-    """What a store and its cells share: a bucket, a prefix, and how patient to be."""
-
-    bucket: str
-    prefix: str
-    """Empty, or with a trailing slash."""
-    deadline: float
-
-    @property
-    def uri(self) -> str:
-        return f"gs://{self.bucket}/{self.prefix}".rstrip("/")
-
-    @property
-    def connection(self) -> Connection:
-        return connect(self.uri)
-
-    def blob(self, key: str) -> Any:
-        return self.connection.client.bucket(self.bucket).blob(self.prefix + check_key(key))
-
-    def run(
-        self,
-        action: str,
-        key: str,
-        operation: Callable[[], T],
-        *,
-        progress: Callable[[], object] = lambda: None,
-    ) -> T:
-        """Call `operation` patiently; `action` is what its permission is called, like `create`."""
-        what = f"{self.uri}/{key}".rstrip("/")
-        try:
-            return retrying(
-                operation,
-                transient=is_transient,
-                deadline=self.deadline,
-                what=f"{action} {what}",
-                progress=progress,
-            )
-        except Exception as error:
-            if (ours := translate(error, self.bucket, what, action)) is None:
-                raise
-            raise ours from error
-
-    def read(self, key: str) -> tuple[bytes | None, str]:
-        name = self.prefix + check_key(key)
-        read = partial(read_object, self.connection, self.bucket, name)
-        try:
-            return self.run("get", key, read)
-        except NotFound:
-            return None, ABSENT
-
-    def write(self, key: str, content: bytes, *, expect: str | None) -> str:
-        """Write a small object, only over generation `expect` where that is given."""
-        blob = self.blob(key)
-        try:
-            self.run(
-                "create",
-                key,
-                lambda: blob.upload_from_string(
-                    content,
-                    content_type="application/octet-stream",
-                    if_generation_match=None if expect is None else int(expect),
-                    checksum="crc32c",
-                    retry=None,
-                    timeout=TIMEOUT,
-                ),
-            )
-            return str(blob.generation)
-        except Conflict:
-            # It may be our own success: a write that was done, its answer lost, then tried again.
-            current, version = self.read(key)
-            if current != content:
-                raise
-            return version
-
-
-class GcsStore:
+class GcsService:
     """Objects below `gs://bucket/prefix`, with the credentials of the environment.
 
     Where STORAGE_EMULATOR_HOST is set, requests go there, anonymously.
     """
 
-    def __init__(
-        self, bucket: str, prefix: str = "", *, deadline: float, composite: bool | None = None
-    ):
-        """Describe the store; nothing is sent yet.
+    def __init__(self, bucket: str, prefix: str = "", *, composite: bool | None = None):
+        """Describe the place; nothing is sent yet.
 
         Args:
             bucket: The bucket's name.
             prefix: Where in it; '/'-separated, without a slash at either end.
-            deadline: Seconds for which an operation retries transient failures.
             composite: Upload big objects as parts that are then composed into one. True is faster
                 on the real service; an emulator copies the parts, slower than it takes one request.
                 By default, therefore, only where STORAGE_EMULATOR_HOST is not set.
         """
-        self._place = _Place(
-            bucket=bucket, prefix=f"{prefix}/" if prefix else "", deadline=deadline
-        )
+        self._bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
         self._composite = composite
 
     @property
     def uri(self) -> str:
         """The root, without a trailing slash."""
-        return self._place.uri
+        return f"gs://{self._bucket}/{self._prefix}".rstrip("/")
 
-    def get(self, key: str) -> bytes:
-        """Return the whole object; see `Store.get`."""
-        content, _ = self._place.read(key)
-        if content is None:
-            raise NotFound(f"{self.uri} has no object {key!r}")
-        return content
+    def is_transient(self, error: Exception) -> bool:
+        """See `Service.is_transient`."""
+        return is_transient(error)
 
-    def put(self, key: str, content: Content, *, create: bool = False) -> Entry:
-        """Write the whole object; see `Store.put`."""
-        if not create:
-            return self.put_parts(key, [content])
-        data = bytes(content)
-        version = self._place.write(key, data, expect=ABSENT)
-        return Entry(key=key, size=len(data), version=version)
+    def translate(self, error: Exception, what: str, action: str) -> StoreError | None:
+        """See `Service.translate`."""
+        return translate(error, self._bucket, what, action)
 
-    def put_parts(self, key: str, parts: Sequence[Content]) -> Entry:
-        """Write the concatenation of the buffers; see `Store.put_parts`."""
-        return self._send(key, Buffers(parts))
+    def read(self, key: str) -> tuple[bytes, str]:
+        """Return (content, generation) of a small object.
 
-    def list(self, prefix: str = "") -> Iterator[Entry]:
-        """Yield the objects below `prefix` in key order; see `Store.list`."""
-        for blob in self._blobs(prefix):
-            key = blob.name.removeprefix(self._place.prefix)
-            if not key.startswith(_PARTS):
-                yield Entry(key=key, size=blob.size, version=str(blob.generation))
+        Not by the client library: it never closes the connection on which it heard that there is
+        none.
+        """
+        connection = self._connection
+        with connection.session.get(
+            _address(connection, self._bucket, self._prefix + key),
+            params={"alt": "media"},
+            headers=_AS_STORED,
+            stream=True,
+            timeout=TIMEOUT,
+        ) as response:
+            content: bytes = checked(response).raw.read(decode_content=False)
+        found = response.headers["X-Goog-Hash"].split(",")
+        hashes = dict(item.strip().split("=", 1) for item in found)
+        if crc32c.from_base64(hashes["crc32c"]) != crc32c.extend(0, content):
+            raise Garbled(f"{key} arrived with another checksum")
+        return content, response.headers["X-Goog-Generation"]
 
-    def delete(self, key: str) -> None:
-        """Remove the object; see `Store.delete`."""
-        self._delete(self._place.blob(key), key)
+    def write(self, key: str, content: bytes, *, expect: str | None) -> str:
+        """See `Service.write`."""
+        blob = self._blob(key)
+        blob.upload_from_string(
+            content,
+            content_type="application/octet-stream",
+            if_generation_match=None if expect is None else int(expect),
+            checksum="crc32c",
+            retry=None,
+            timeout=TIMEOUT,
+        )
+        return str(blob.generation)
 
-    def upload(self, path: str, key: str) -> Entry:
-        """Copy a local file; see `Store.upload`."""
-        with translated(os.path.dirname(path), path), File(path) as source:
-            return self._send(key, source)
-
-    def download(self, key: str, path: str) -> None:
-        """Copy the object to a local file; see `Store.download`."""
-        target = os.path.abspath(path)
-        blob = self._place.blob(key)
-        try:
-            self._place.run("get", key, lambda: blob.reload(retry=None, timeout=TIMEOUT))
-        except NotFound:
-            raise NotFound(f"{self.uri} has no object {key!r}") from None
-        with translated(os.path.dirname(target), target), temporary_beside(target) as (name, fd):
-            Download(self._place.connection, blob, fd, partial(self._place.run, "get", key)).run()
-            os.replace(name, target)
-
-    def local_path(self, key: str) -> str | None:
-        """Return None: there are no files."""
-        check_key(key)
-        return None
-
-    def cell(self, key: str) -> GcsCell:
-        """Return the compare-and-swap cell at `key`."""
-        return GcsCell(self._place, check_key(key))
-
-    def check_writable(self) -> None:
-        """Create, read, list and delete a probe, then sweep the parts of uploads that died."""
-        key = f".kubestill-probe-{uuid.uuid4().hex}"
-        self.put(key, b"probe", create=True)
-        self.get(key)
-        next(self.list(key))
-        self.delete(key)
-        for blob in self._blobs(_PARTS):
-            if datetime.now(UTC) - blob.updated > _ABANDONED:
-                self._delete(blob, blob.name)
-
-    def _send(self, key: str, source: Source) -> Entry:
-        place = self._place
-        if source.size <= SMALL:
-            version = place.write(key, source.read(0, source.size), expect=None)
-            return Entry(key=key, size=source.size, version=version)
+    def send(self, key: str, source: Source, patiently: Patience) -> str:
+        """See `Service.send`."""
         composite = self._composite
         if composite is None:
             composite = not os.environ.get("STORAGE_EMULATOR_HOST")
-        scratch = f"{place.prefix}{_PARTS}{uuid.uuid4().hex}/" if composite else None
-        blob = place.blob(key)
-        upload = Upload(place.connection, blob, source, partial(place.run, "create", key))
-        return Entry(key=key, size=source.size, version=upload.run(scratch))
+        scratch = f"{self._prefix}{_PARTS}{uuid.uuid4().hex}/" if composite else None
+        return Upload(self._connection, self._blob(key), source, patiently).run(scratch)
 
-    def _blobs(self, prefix: str) -> Iterator[Any]:
+    def receive(self, key: str, fd: int, patiently: Patience) -> None:
+        """See `Service.receive`."""
+        blob = self._blob(key)
+        patiently(lambda: blob.reload(retry=None, timeout=TIMEOUT))
+        receive(
+            partial(_chunks, self._connection, blob),
+            fd,
+            size=int(blob.size),
+            checksum=crc32c.from_base64(blob.crc32c),
+            what=blob.name,
+            patiently=patiently,
+        )
+
+    def pages(self, prefix: str, patiently: Patience) -> Iterator[Sequence[Entry]]:
+        """See `Service.pages`."""
+        for blobs in self._pages(prefix, patiently):
+            entries = (
+                Entry(
+                    key=blob.name.removeprefix(self._prefix),
+                    size=blob.size,
+                    version=str(blob.generation),
+                )
+                for blob in blobs
+            )
+            yield [entry for entry in entries if not entry.key.startswith(_PARTS)]
+
+    def delete(self, key: str) -> None:
+        """See `Service.delete`."""
+        self._blob(key).delete(retry=None, timeout=TIMEOUT)
+
+    def sweep(self, patiently: Patience) -> None:
+        """See `Service.sweep`."""
+        for blobs in self._pages(_PARTS, patiently):
+            for blob in blobs:
+                if datetime.now(UTC) - blob.updated > _ABANDONED:
+                    with suppress(NotFound):
+                        patiently(partial(blob.delete, retry=None, timeout=TIMEOUT))
+
+    @property
+    def _connection(self) -> Connection:
+        return connect(self.uri)
+
+    def _blob(self, key: str) -> Any:
+        return self._connection.client.bucket(self._bucket).blob(self._prefix + key)
+
+    def _pages(self, prefix: str, patiently: Patience) -> Iterator[Sequence[Any]]:
         token: str | None = None
         while True:
-            blobs, token = self._place.run("list", "", partial(self._page, prefix, token))
-            yield from blobs
+            blobs, token = patiently(partial(self._page, prefix, token))
+            yield blobs
             if not token:
                 return
 
     def _page(self, prefix: str, token: str | None) -> tuple[Sequence[Any], str | None]:
-        listing = self._place.connection.client.list_blobs(
-            self._place.bucket,
-            prefix=self._place.prefix + prefix,
+        listing = self._connection.client.list_blobs(
+            self._bucket,
+            prefix=self._prefix + prefix,
             page_token=token,
             fields="items(name,size,generation,updated),nextPageToken",
             retry=None,
@@ -240,22 +165,24 @@ class GcsStore:
         page = next(listing.pages, ())
         return tuple(page), listing.next_page_token
 
-    def _delete(self, blob: Any, key: str) -> None:
-        with suppress(NotFound):
-            self._place.run("delete", key, lambda: blob.delete(retry=None, timeout=TIMEOUT))
+
+def _chunks(connection: Connection, blob: Any, start: int, end: int) -> Iterator[bytes]:
+    """Yield the bytes of a span as they come."""
+    # The generation keeps spans of two versions of an object from being mixed.
+    params = {"alt": "media", "generation": str(blob.generation)}
+    headers = {"Range": f"bytes={start}-{end - 1}", **_AS_STORED}
+    with connection.session.get(
+        _address(connection, blob.bucket.name, blob.name),
+        params=params,
+        headers=headers,
+        stream=True,
+        timeout=TIMEOUT,
+    ) as response:
+        raw, left = checked(response).raw, end - start
+        while chunk := raw.read(min(CHUNK, left), decode_content=False):
+            left -= len(chunk)
+            yield chunk
 
 
-class GcsCell:
-    """One small object replaced only where its generation is the expected one."""
-
-    def __init__(self, place: _Place, key: str):
-        self._place = place
-        self._key = key
-
-    def read(self) -> tuple[bytes | None, str]:
-        """Return (content, version); see `Cell.read`."""
-        return self._place.read(self._key)
-
-    def swap(self, content: bytes, *, expect: str) -> str:
-        """Replace version `expect`; see `Cell.swap`."""
-        return self._place.write(self._key, content, expect=expect)
+def _address(connection: Connection, bucket: str, name: str) -> str:
+    return f"{connection.host}/storage/v1/b/{bucket}/o/{quote(name, safe='')}"

@@ -19,15 +19,10 @@ from google.cloud.storage import Client
 from requests.adapters import HTTPAdapter
 
 from kubestill.errors import PermissionDenied
-
-TIMEOUT = (10.0, 60.0)
-"""Seconds to connect, and seconds without a byte of the answer."""
+from kubestill.runtime.stores.transfer import STREAMS
 
 LONG = (10.0, 300.0)
-"""The same for a request that the service takes its time for."""
-
-STREAMS = 8
-"""Requests that one transfer has in flight at most."""
+"""Seconds to connect, and without a byte, where the service takes its time for an answer."""
 
 _SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 

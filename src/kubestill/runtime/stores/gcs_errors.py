@@ -12,12 +12,9 @@ from google.api_core.exceptions import GoogleAPICallError, from_http_response
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 
 from kubestill.errors import Conflict, NotFound, PermissionDenied, StoreError
+from kubestill.runtime.stores.transfer import Garbled
 
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
-
-
-class Garbled(Exception):
-    """The checksum of what arrived is not that of what was sent: try again."""
 
 
 def checked(response: requests.Response) -> requests.Response:

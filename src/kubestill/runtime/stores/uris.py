@@ -37,9 +37,10 @@ def open_store(uri: str, *, deadline: float = DEADLINE) -> Store:
         return LocalStore(unquote(rest))
     if scheme == "gs" and root:
         # The client library takes half a second to import: only those who need it pay.
-        from kubestill.runtime.stores.gcs import GcsStore
+        from kubestill.runtime.stores.cloud import CloudStore
+        from kubestill.runtime.stores.gcs import GcsService
 
-        return GcsStore(root, prefix, deadline=deadline)
+        return CloudStore(GcsService(root, prefix), deadline=deadline)
     if scheme == "memory" and root:
         return MemoryStore(root, prefix)
     raise InvalidInput([Problem("uri", uri, _SUPPORTED)])
