@@ -30,6 +30,7 @@ from kubestill.runtime.checkpoints import (
     write_ledger_artifact,
 )
 from kubestill.runtime.checkpoints.inspection import describe, ledgers, show, verify
+from kubestill.runtime.checkpoints.place import local_root
 from kubestill.runtime.checkpoints.ranks import Ranks
 
 SETTINGS = CheckpointSettings(heartbeat_seconds=0.1, keep_last=3, keep_bytes=0)
@@ -477,3 +478,11 @@ def test_the_ledger_is_plain_json(tmp_path: Path) -> None:
     ledger = trained(tmp_path, 1)
     assert Ledger.from_bytes(ledger.to_bytes(), source="here") == ledger
     assert json.loads(ledger.to_bytes())["entries"][0]["step"] == 1
+
+
+def test_a_user_id_that_no_list_knows_has_a_folder_too(monkeypatch):
+    """Clusters give such ids; the name behind one cannot be looked up."""
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    assert "54321" in local_root()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import os
 import re
@@ -110,8 +109,11 @@ def resolve_place(
 
 
 def local_root() -> str:
-    """Return this user's own folder for checkpoints that have no better place."""
-    return os.path.join(tempfile.gettempdir(), f"kubestill-checkpoints-{getpass.getuser()}")
+    """Return this user's own folder for checkpoints that have no better place.
+
+    By number: a cluster may give a user id that no list of users knows.
+    """
+    return os.path.join(tempfile.gettempdir(), f"kubestill-checkpoints-{os.getuid()}")
 
 
 def _folder_name(experiment: str) -> str:
