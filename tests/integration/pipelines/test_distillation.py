@@ -4,7 +4,6 @@ import json
 import re
 from pathlib import Path
 
-import pytest
 from small import arguments
 
 
@@ -61,24 +60,8 @@ def test_all_gathered_rows_carry_the_teachers_output(run):
     assert gathered.schema.soft is not None
 
 
-def test_running_again_adopts_the_finished_trainings(run, kubestill):
-    stdout, output = run
-    done = kubestill(*arguments(output))
-    assert done.returncode == 0, done.stdout + done.stderr
-    trained = [line for line in done.stdout.splitlines() if "train-" in line and "epoch" in line]
-    assert trained == []
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        pytest.param({"dataset": "digitz"}, "did you mean 'digits'", id="unknown-source"),
-        pytest.param({"shards": "0"}, "shards = 0: give 1 to 256", id="no-shards"),
-        pytest.param({"teacher_settings": "{momentun: 1}"}, "unknown key", id="unknown-setting"),
-    ],
-)
-def test_bad_input_fails_with_the_remedy(overrides, message, kubestill, tmp_path):
-    done = kubestill(*arguments(tmp_path / "runs", **overrides))
+def test_bad_input_fails_with_the_remedy(kubestill, tmp_path):
+    done = kubestill(*arguments(tmp_path / "runs", dataset="digitz"))
     assert done.returncode == 1
-    assert message in done.stderr
+    assert "did you mean 'digits'" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr

@@ -1,6 +1,7 @@
 """Two processes that train as one: killed, resumed with the same bits, and read by a single one."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -42,7 +43,7 @@ def interrupt(root: Path, rank: int) -> None:
     """Start two ranks and SIGKILL one of them in the middle of the training."""
     process = launch(root, 2)
     log = root / "log"
-    while not (log.exists() and "epoch    1" in log.read_text()):
+    while not (log.exists() and re.search(r"epoch +[1-9]", log.read_text())):
         assert process.poll() is None, "ended before it could be killed"
         time.sleep(0.01)
     os.kill(workers_of(process)[rank], signal.SIGKILL)
@@ -56,12 +57,10 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[s
     return digest(root)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_lost_rank_costs_no_bit(
-    data: Path, tmp_path: Path, undisturbed: tuple[str, int], rank: int
-) -> None:
+def test_lost_ranks_cost_no_bit(data: Path, tmp_path: Path, undisturbed: tuple[str, int]) -> None:
     root = copy_of(data, tmp_path / "run")
-    interrupt(root, rank)
+    interrupt(root, rank=0)
+    interrupt(root, rank=1)
     assert launch(root, 2).wait(timeout=240) == 0, (root / "log").read_text()
     assert "resuming from step" in (root / "log").read_text()
     assert digest(root) == undisturbed

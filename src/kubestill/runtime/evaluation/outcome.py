@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import log_softmax
 
 from kubestill.runtime.data.schema import Task
 
@@ -48,7 +47,10 @@ class Outcome:
         if task == "binary" and raw.shape[1] == 1:
             raw = np.concatenate([np.zeros_like(raw), raw], axis=1)
         classes = np.asarray(targets, dtype=np.int64)
-        return cls(task=task, targets=classes, predictions=np.asarray(log_softmax(raw, axis=1)))
+        # Not scipy's log_softmax: importing it takes longer than many a training.
+        with np.errstate(invalid="ignore"):
+            log_shares = raw - np.logaddexp.reduce(raw, axis=1, keepdims=True)
+        return cls(task=task, targets=classes, predictions=log_shares)
 
     @property
     def rows(self) -> int:
