@@ -25,8 +25,8 @@ def record_outcome(
 
     Returns:
         summary: How the run ended, and how the registry stands.
-        outcome: `promoted`, `healthy`, `inconclusive`, `rejected`, `waiting`, `busy`, `failed` or
-            `abandoned`.
+        outcome: `promoted`, `healthy`, `inconclusive`, `rejected` (the challenger), `unfit` (the
+            rows), `waiting`, `busy`, `failed` or `abandoned`.
     """
     from kubestill.runtime.tasks.record_outcome import record_outcome as run
 

@@ -1,4 +1,4 @@
-"""`kubestill registry`: who is champion, which rows were taken, and how to go back."""
+"""`kubestill registry`: who is champion, which rows were taken, and how to overrule a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kubestill.cli.tables import print_table
 
 @click.group()
 def registry() -> None:
-    """Look at a registry of continuous-retraining, and return to a former champion.
+    """Look at a registry of continuous-retraining, and overrule what its runs decided.
 
     URI is its folder, local or gs://.
     """
@@ -78,6 +78,33 @@ def rollback(uri: str, to: int, yes: bool) -> None:
         now = standing(uri)["champion"]
         click.confirm(f"The champion is {now}. Roll back to {to or 'the one before'}?", abort=True)
     click.echo(roll_back(uri, to=to))
+
+
+@registry.command()
+@click.argument("uri")
+@click.argument("windows", nargs=-1, required=True, metavar="WINDOW...")
+def release(uri: str, windows: tuple[str, ...]) -> None:
+    """Let later runs learn from quarantined windows after all.
+
+    WINDOW is as `kubestill registry show` lists it. They were judged, and never judge again.
+    """
+    from kubestill.runtime.registry.inspection import release
+
+    click.echo(release(uri, windows))
+
+
+@registry.command()
+@click.argument("uri")
+@click.argument("windows", nargs=-1, required=True, metavar="WINDOW...")
+def quarantine(uri: str, windows: tuple[str, ...]) -> None:
+    """Keep later runs from learning from windows that turned out to be bad.
+
+    WINDOW is as `kubestill registry show` lists it. What a champion has learned already is undone
+    by a rollback.
+    """
+    from kubestill.runtime.registry.inspection import quarantine
+
+    click.echo(quarantine(uri, windows))
 
 
 def _show(title: str, rows: list[dict[str, Any]]) -> None:

@@ -62,6 +62,7 @@ def arguments(place: Path, as_of: str) -> list[str]:
         "learning_rate": 0.01,
         "finetune_learning_rate": 0.01,
         "strict": "false",
+        "gate": "{steps: 50}",
         "evaluation_settings": "{resamples: 200}",
     }
     return [
@@ -75,34 +76,55 @@ def arguments(place: Path, as_of: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def place(kubestill, tmp_path_factory) -> Path:
-    """A source with three months, and a registry whose champion learned from the first."""
+    """A source of four months, and a registry whose champion learned from the first.
+
+    The second has its labels shuffled; from the third on the world has changed.
+    """
     place = tmp_path_factory.mktemp("retraining")
     (place / "source").mkdir()
-    for number in (1, 2, 3):
-        path = place / "source" / f"2013-{number:02d}.parquet"
-        month(number, drift=0.0 if number == 1 else 1.6).to_parquet(path)
+    for number in (1, 2, 3, 4):
+        rows = month(number, drift=0.0 if number < 3 else 1.6)
+        if number == 2:
+            rows["late"] = rows.late.sample(frac=1, random_state=0).to_numpy()
+        rows.to_parquet(place / "source" / f"2013-{number:02d}.parquet")
     done = kubestill(*arguments(place, "2013-02-01"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "**promoted**" in done.stdout
     return place
 
 
-def test_a_decayed_champion_is_replaced_and_the_next_run_does_nothing(place, kubestill) -> None:
+def test_a_bad_month_promotes_nobody_and_is_told_in_the_report(place, kubestill) -> None:
     done = kubestill(*arguments(place, "2013-03-01"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.findall(r"✓ (\S+)", done.stdout) == [*STEPS[:3], "record-outcome"]
+    why = "late: labels have nothing to do with the rows"
+    assert f"**unfit**: These rows are not fit to judge or to learn from. {why}" in done.stdout
+    (report,) = (place / "runs").glob("*/reports/judge-champion.html")
+    assert why in report.read_text()
+    check(place, months=2, champions=1)
+    # What `registry release` is to be told stands in the summary.
+    told = re.search(r"registry release (\S+) (\S+)`", done.stdout)
+    assert told
+    window = open_registry(told[1]).read().windows[-1]
+    assert (window.id, window.train) == (told[2], "quarantined")
+
+
+def test_a_decayed_champion_is_replaced_and_the_next_run_does_nothing(place, kubestill) -> None:
+    done = kubestill(*arguments(place, "2013-04-01"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.findall(r"✓ (\S+)", done.stdout) == STEPS
     assert "**promoted**" in done.stdout
-    again = kubestill(*arguments(place, "2013-03-01"))
+    again = kubestill(*arguments(place, "2013-04-01"))
     assert re.findall(r"✓ (\S+)", again.stdout) == ["collect-fresh", "record-outcome"]
     assert "**waiting**: 0 fresh rows" in again.stdout
-    check(place, months=2, champions=2)
+    check(place, months=3, champions=2)
 
 
 def test_a_failed_run_is_written_down_and_takes_nothing(place, kubestill) -> None:
     before = open_registry(str(place / "runs" / "registry")).read()
     bad = place / "source" / "bad.parquet"
     bad.write_bytes(b"PAR1 and then nothing")
-    done = kubestill(*arguments(place, "2013-05-01"))
+    done = kubestill(*arguments(place, "2013-06-01"))
     bad.unlink()
     assert done.returncode == 1
     assert "bad.parquet" in done.stderr
@@ -116,14 +138,14 @@ def test_a_failed_run_is_written_down_and_takes_nothing(place, kubestill) -> Non
 )
 def test_every_step_is_killed_and_so_is_the_whole_run(place, kubestill) -> None:
     before = open_registry(str(place / "runs" / "registry")).read().versions
-    with start(place, "2013-04-01") as process:
+    with start(place, "2013-05-01") as process:
         assert process.stdout
         for line in process.stdout:
             if "▸ judge-champion" in line:
                 os.killpg(process.pid, signal.SIGKILL)
     killed: list[str] = []
     lines: list[str] = []
-    with start(place, "2013-04-01") as process:
+    with start(place, "2013-05-01") as process:
         assert process.stdout
         for line in process.stdout:
             lines.append(line)
@@ -132,7 +154,7 @@ def test_every_step_is_killed_and_so_is_the_whole_run(place, kubestill) -> None:
                 killed += kill_step(process.pid, started[1])
     assert process.returncode == 0, "".join(lines)
     assert len(killed) >= 4
-    check(place, months=3, champions=before + ("**promoted**" in "".join(lines)))
+    check(place, months=4, champions=before + ("**promoted**" in "".join(lines)))
 
 
 def start(place: Path, as_of: str) -> subprocess.Popen[str]:

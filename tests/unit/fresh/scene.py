@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -64,9 +65,11 @@ class Scene:
         status, reason = collect_fresh(run_id=run_id, as_of=as_of, **ports, **values)
         return Taken(run_id, status, reason, out)
 
-    def judged(self, taken: Taken, decision: str, *, succeeded: bool = True) -> Outcome:
-        """End a run that leaves the champion alone."""
-        body = {"decision": decision, "reason": f"It is {decision}."}
+    def judged(
+        self, taken: Taken, decision: str, *, unfit: Sequence[str] = (), succeeded: bool = True
+    ) -> Outcome:
+        """End a run that leaves the champion alone; `unfit` is what is wrong with its rows."""
+        body = {"decision": decision, "reason": f"It is {decision}.", "unfit": list(unfit)}
         self.registry.append(taken.run_id, "judge", body)
         return conclude(self.registry, taken.run_id, succeeded=succeeded)
 

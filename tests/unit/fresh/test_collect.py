@@ -86,18 +86,23 @@ def test_a_run_that_died_is_taken_over_and_refused_from_then_on(scene: Scene) ->
 
 
 @pytest.mark.parametrize(
-    ("decision", "part", "next_ids"),
+    ("decision", "unfit", "outcome", "part", "next_ids"),
     [
-        pytest.param("healthy", "trainable", range(100, 200), id="healthy"),
-        pytest.param("insufficient", "trainable", range(100, 200), id="inconclusive"),
-        pytest.param("reject", "quarantined", range(150, 200), id="rejected"),
+        ("healthy", [], "healthy", "trainable", range(100, 200)),
+        ("insufficient", [], "inconclusive", "trainable", range(100, 200)),
+        ("reject", [], "rejected", "trainable", range(100, 200)),
+        ("reject", ["x: in another unit."], "unfit", "quarantined", range(150, 200)),
     ],
+    ids=["healthy", "inconclusive", "the challenger lost", "the rows are unfit"],
 )
-def test_what_later_runs_may_learn_from(scene: Scene, decision: str, part: str, next_ids) -> None:
+def test_what_later_runs_may_learn_from(
+    scene: Scene, decision: str, unfit: list[str], outcome: str, part: str, next_ids
+) -> None:
     scene.started()
     scene.deliver("b.parquet", rows(100, 50, day="2013-02-01"))
-    scene.judged(scene.run("2013-03-01"), decision)
+    done = scene.judged(scene.run("2013-03-01"), decision, unfit=unfit)
     window = scene.registry.read().windows[-1]
+    assert done.outcome == window.verdict == outcome
     assert (window.train, window.judge) == (part, part)
     scene.deliver("c.parquet", rows(150, 50, day="2013-03-01"))
     taken = scene.run("2013-04-01")

@@ -144,17 +144,55 @@ def test_there_must_be_somebody_to_return_to(scene: Scene, to: str) -> None:
 
 
 def test_the_command_lists_runs_and_shows_how_things_stand(scene: Scene, second: Taken) -> None:
-    scene.judged(second, "reject")
+    scene.judged(second, "reject", unfit=["x: in another unit."])
     listed = CliRunner().invoke(main, ["registry", "ls", scene.registry.uri]).output
     lines = listed.splitlines()
     assert len(lines) == 3
     assert "promoted" in lines[1]
-    assert "rejected" in lines[2]
+    assert "unfit" in lines[2]
     shown = CliRunner().invoke(main, ["registry", "show", scene.registry.uri]).output
     assert "champion         champion 1" in shown
     assert "quarantined" in shown
     as_json = CliRunner().invoke(main, ["registry", "ls", "--json", scene.registry.uri]).output
-    assert [run["outcome"] for run in json.loads(as_json)] == ["promoted", "rejected"]
+    assert [run["outcome"] for run in json.loads(as_json)] == ["promoted", "unfit"]
+
+
+def test_a_quarantined_window_is_released_by_hand(scene: Scene, second: Taken) -> None:
+    scene.judged(second, "reject", unfit=["x: in another unit."])
+    window = scene.registry.read().windows[-1].id
+    asked = ["registry", "release", scene.registry.uri, window]
+    for _ in range(2):
+        done = CliRunner().invoke(main, asked)
+        assert (done.exit_code, "released by hand" in done.output) == (0, True), done.output
+    listed = CliRunner().invoke(main, ["registry", "ls", scene.registry.uri]).output
+    assert listed.count(f"to be learned from: {window}") == 2
+    scene.deliver("c.parquet", rows(150, 50, day="2013-03-01"))
+    third = scene.run("2013-04-01")
+    # Its rows have judged: they may teach now, and never judge again.
+    assert set(second.ids()) <= set(third.ids("dataset"))
+    assert not set(second.ids()) & set(third.ids("holdout"))
+
+
+def test_only_quarantined_windows_can_be_released(scene: Scene, second: Taken) -> None:
+    first = scene.registry.read().windows[0].id
+    asked = ["registry", "release", scene.registry.uri, first, "20130101T000000-0"]
+    done = CliRunner().invoke(main, asked)
+    assert done.exit_code == 1
+    assert "train: trained, judge: golden; nothing is quarantined" in done.output
+    assert "no such window" in done.output
+
+
+def test_a_challenger_that_learned_from_a_window_quarantined_since_is_refused(
+    scene: Scene, second: Taken
+) -> None:
+    scene.judged(second, "healthy")
+    scene.deliver("c.parquet", rows(150, 50, day="2013-03-01"))
+    third = scene.run("2013-04-01")
+    window = scene.registry.read().windows[-1].id
+    done = CliRunner().invoke(main, ["registry", "quarantine", scene.registry.uri, window])
+    assert "quarantined by hand" in done.output
+    with pytest.raises(Conflict, match=f"learned from {window}, which was quarantined"):
+        scene.crown(third)
 
 
 def test_no_registry_is_an_error_not_an_empty_table(tmp_path) -> None:

@@ -1,7 +1,8 @@
-"""What people ask of a registry: how runs went, how things stand, and to go back."""
+"""What people ask of a registry: how runs went, how things stand, and to overrule a run."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +13,7 @@ from kubestill.runtime.registry.outcomes import TAKEN_OVER
 from kubestill.runtime.registry.registry import Registry, open_registry
 from kubestill.runtime.registry.state import Champion, State
 
-__all__ = ["roll_back", "runs", "standing"]
+__all__ = ["quarantine", "release", "roll_back", "runs", "standing"]
 
 
 def runs(uri: str) -> list[dict[str, Any]]:
@@ -44,6 +45,7 @@ def standing(uri: str) -> dict[str, Any]:
         "champions": [_champion(champion) for champion in made],
         "windows": [
             {
+                "window": window.id,
                 "before": window.end[:16],
                 "rows": window.rows,
                 "late": window.late,
@@ -79,7 +81,6 @@ def roll_back(uri: str, *, to: int = 0) -> str:
     changed = registry.change(lambda now: transitions.rollback(now, to=wanted))
     if wanted == before:
         return f"{_named(changed.champion)} is the champion already"
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     quarantined = sum(
         (window.train, window.judge).count("quarantined") for window in changed.windows
     )
@@ -87,8 +88,40 @@ def roll_back(uri: str, *, to: int = 0) -> str:
         f"{_named(changed.champion)} is the champion again, instead of champion {before}; "
         f"{quarantined} parts of windows are quarantined"
     )
-    body = {"outcome": "rollback", "reason": reason, "from": before, "version": wanted}
-    registry.append(f"rollback-{stamp}", "outcome", body)
+    return _tell(registry, "rollback", reason, {"from": before, "version": wanted})
+
+
+def release(uri: str, windows: Sequence[str]) -> str:
+    """Let later runs learn from quarantined windows, and write that to the history.
+
+    Args:
+        uri: The registry.
+        windows: Their ids, as `standing` lists them.
+
+    Returns:
+        What was done, in a sentence.
+
+    Raises:
+        InvalidInput: There is no such window, or nothing of it is quarantined.
+    """
+    registry, _ = _open(uri)
+    registry.change(lambda now: transitions.release(now, windows))
+    reason = f"released by hand, to be learned from: {', '.join(windows)}"
+    return _tell(registry, "release", reason, {"windows": list(windows)})
+
+
+def quarantine(uri: str, windows: Sequence[str]) -> str:
+    """Keep later runs from learning from windows; as `release`, the other way round."""
+    registry, _ = _open(uri)
+    registry.change(lambda now: transitions.quarantine(now, windows))
+    reason = f"quarantined by hand, nobody learns from it: {', '.join(windows)}"
+    return _tell(registry, "quarantine", reason, {"windows": list(windows)})
+
+
+def _tell(registry: Registry, what: str, reason: str, body: dict[str, Any]) -> str:
+    """Add what a person did to the history, as a run of its own."""
+    name = f"{what}-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"
+    registry.append(name, "outcome", {"outcome": what, "reason": reason, **body})
     return reason
 
 

@@ -27,7 +27,7 @@ class Outcome:
     """How one run ended."""
 
     outcome: str
-    """`promoted`, `healthy`, `inconclusive`, `rejected`, `waiting`, `busy`, `failed`,
+    """`promoted`, `healthy`, `inconclusive`, `rejected`, `unfit`, `waiting`, `busy`, `failed`,
     `abandoned`."""
     reason: str
 
@@ -82,7 +82,7 @@ def _settle(registry: Registry, run_id: str, *, succeeded: bool, failure: str) -
     if not held and (lost := registry.entries(run_id, TAKEN_OVER)):
         return Outcome(outcome="abandoned", reason=lost[-1]["reason"])
     told = _told(registry, run_id)
-    verdict = _VERDICTS.get(told.get("decision", ""))
+    verdict = _verdict(told)
     if succeeded and verdict and state.claim is not None and held:
         if not state.claim.champion:
             # Nothing was judged but the first candidate: the rows are needed for the next one.
@@ -101,6 +101,13 @@ def _told(registry: Registry, run_id: str) -> dict[str, Any]:
     judged = registry.entry(run_id, "judge")
     challenged = registry.entry(run_id, "challenge")
     return challenged or judged or {}
+
+
+def _verdict(told: Mapping[str, Any]) -> Verdict | None:
+    """Tell a challenger that lost, whose rows taught nothing wrong, from rows that are unfit."""
+    if told.get("decision") == "reject" and told.get("unfit"):
+        return "unfit"
+    return _VERDICTS.get(told.get("decision", ""))
 
 
 def _of_window(registry: Registry, run_id: str, verdict: str) -> Outcome:

@@ -19,9 +19,11 @@ FORMAT = "kubestill/registry/1"
 Half: TypeAlias = Literal["train", "judge"]
 Part: TypeAlias = Literal["trainable", "trained", "quarantined", "golden"]
 """What may become of a part of a window: learn from it later; it was learned from; never learn
-from it, because what it taught was rejected; keep it as the fixed set that catches forgetting."""
-Verdict: TypeAlias = Literal["", "healthy", "inconclusive", "rejected", "promoted"]
-"""How the run ended that took the window; empty while it is under way."""
+from it, because its rows are unfit or what they taught was given up; keep it as the fixed set that
+catches forgetting."""
+Verdict: TypeAlias = Literal["", "healthy", "inconclusive", "rejected", "unfit", "promoted"]
+"""How the run ended that took the window; empty while it is under way. `rejected` was the
+challenger, `unfit` are the rows."""
 
 
 class _Value(BaseModel):
@@ -134,7 +136,8 @@ class State(_Value):
     @property
     def trained_through(self) -> str:
         """Time of the latest row that a champion learned from; empty before the first."""
-        return max((window.last for window in self.windows if window.trained_by), default="")
+        trained = (w.last for w in self.windows if "trained" in (w.train, w.judge))
+        return max(trained, default="")
 
     def window(self, id: str) -> Window | None:
         """Return the window called `id`, or None."""

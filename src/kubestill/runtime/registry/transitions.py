@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias
 
-from kubestill.errors import Conflict, Fenced, InvalidInput, Problem
+from kubestill.errors import Conflict, Fenced, InvalidInput, Problem, Problems
 from kubestill.runtime.registry.state import Champion, Claim, Half, Part, State, Verdict, Window
 
 __all__ = [
@@ -20,6 +20,8 @@ __all__ = [
     "holding",
     "promote",
     "promoted",
+    "quarantine",
+    "release",
     "rollback",
     "trainable",
 ]
@@ -29,8 +31,11 @@ Transition: TypeAlias = Callable[[State], State]
 _AFTER: Mapping[Verdict, Part] = {
     "healthy": "trainable",
     "inconclusive": "trainable",
-    "rejected": "quarantined",
+    # A challenger that lost says nothing against the rows: the next one has more of them.
+    "rejected": "trainable",
+    "unfit": "quarantined",
 }
+_HALVES: tuple[Half, ...] = ("train", "judge")
 
 
 def claim(state: State, wanted: Claim) -> State:
@@ -94,7 +99,8 @@ def promote(state: State, champion: Champion) -> State:
 
     Raises:
         Fenced: The window belongs to another run by now.
-        Conflict: It was judged against a champion that no longer is.
+        Conflict: It was judged against a champion that no longer is, or has learned from rows that
+            were quarantined since.
     """
     if promoted(state, champion.run_id) is not None:
         return state
@@ -105,6 +111,9 @@ def promote(state: State, champion: Champion) -> State:
             f"the challenger was judged against champion {held.champion}, "
             f"but champion {current} is in production now; the next run judges again"
         )
+    gone = sorted({id for id, _ in set(held.pool) - set(trainable(state))})
+    if gone:
+        raise Conflict(f"it learned from {', '.join(gone)}, which was quarantined in the meantime")
     version = state.versions + 1
     windows = _learned(state.windows, held.pool, version)
     mine = _learned([held.window], [(held.window.id, "train")], version)[0]
@@ -156,6 +165,24 @@ def rollback(state: State, *, to: int = 0) -> State:
     )
 
 
+def release(state: State, ids: Iterable[str]) -> State:
+    """Let later runs learn from windows that were quarantined.
+
+    Raises:
+        InvalidInput: There is no such window, or nothing of it is quarantined.
+    """
+    return _moved(state, ids, "quarantined", "trainable")
+
+
+def quarantine(state: State, ids: Iterable[str]) -> State:
+    """Keep later runs from learning from windows; a run at work that does will not promote.
+
+    Raises:
+        InvalidInput: There is no such window, or a champion has learned from all of it.
+    """
+    return _moved(state, ids, "trainable", "quarantined")
+
+
 def holding(state: State, run_id: str) -> Claim:
     """Return the run's claim.
 
@@ -170,11 +197,10 @@ def holding(state: State, run_id: str) -> Claim:
 
 def trainable(state: State) -> tuple[tuple[str, Half], ...]:
     """Return the parts of closed windows that a challenger may learn from, oldest first."""
-    halves: tuple[Half, ...] = ("train", "judge")
     return tuple(
         (window.id, half)
         for window in state.windows
-        for half in halves
+        for half in _HALVES
         if getattr(window, half) == "trainable"
     )
 
@@ -183,6 +209,31 @@ def promoted(state: State, run_id: str) -> Champion | None:
     """Return the champion that the run promoted, in production or not, or None."""
     made = (state.champion, *state.previous)
     return next((one for one in made if one is not None and one.run_id == run_id), None)
+
+
+def _moved(state: State, ids: Iterable[str], before: Part, after: Part) -> State:
+    wanted = set(ids)
+    found = {id: _parts(state.window(id)) for id in wanted}
+    problems = Problems()
+    for id, parts in sorted(found.items()):
+        if not {before, after} & set(parts.values()):
+            has = [w.id for w in state.windows if before in _parts(w).values()]
+            known = f"{before} in: {', '.join(has)}" if has else f"nothing is {before}"
+            stands = ", ".join(f"{half}: {part}" for half, part in parts.items())
+            problems.add("window", id, f"{stands or 'no such window'}; {known}")
+    problems.raise_if_any()
+    moving = {
+        id: {half: after for half, part in parts.items() if part == before}
+        for id, parts in found.items()
+    }
+    if not any(moving.values()):
+        return state
+    windows = (window.model_copy(update=moving.get(window.id, {})) for window in state.windows)
+    return state.model_copy(update={"windows": tuple(windows)})
+
+
+def _parts(window: Window | None) -> dict[Half, Part]:
+    return {"train": window.train, "judge": window.judge} if window else {}
 
 
 def _learned(

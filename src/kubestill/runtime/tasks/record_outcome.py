@@ -45,12 +45,12 @@ def record_outcome(
     store = open_registry(registry)
     failure = final_status.error_message or ""
     done = conclude(store, run_id, succeeded=final_status.state == "SUCCEEDED", failure=failure)
-    write_summary(_text(store, done), summary)
+    write_summary(_text(store, run_id, done), summary)
     print(f"{done.outcome}: {done.reason}", flush=True)
     return (done.outcome,)
 
 
-def _text(registry: Registry, done: Outcome) -> str:
+def _text(registry: Registry, run_id: str, done: Outcome) -> str:
     state = registry.read()
     lines = [f"**{done.outcome}**: {done.reason}", ""]
     if state.champion is None:
@@ -64,4 +64,8 @@ def _text(registry: Registry, done: Outcome) -> str:
             f"Judged are the rows before {state.judged_through[:16]}, in {len(state.windows)} "
             f"windows, {quarantined} of them quarantined."
         )
+    if done.outcome == "unfit":
+        mine = " ".join(window.id for window in state.windows if window.run_id == run_id)
+        remedy = f"`kubestill registry release {registry.uri} {mine}`"
+        lines += ["", f"Nobody learns from its rows. Are they sound after all? {remedy}"]
     return "\n".join(lines) + "\n"
