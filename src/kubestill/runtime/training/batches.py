@@ -1,13 +1,15 @@
 """The order of the data, and the batches cut from it.
 
 The order is a pure function of (seed, epoch), so a position in the data is a step number and
-nothing else: a resumed training cuts the very batch that comes next. Rows are gathered a window at
-a time into buffers that are used again, and a batch is a view into such a buffer.
+nothing else: a resumed training cuts the very batch that comes next. Rows are gathered a chunk of
+batches at a time, by a thread that works one chunk ahead, into two sets of buffers that take turns;
+a batch is a view into such a buffer.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,8 +19,14 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from kubestill.runtime.data.stream import ahead
+
 BLOCK_ROWS = 8192
 _WINDOW_BYTES = 256 << 20
+_CHUNK_BYTES = 8 << 20
+"""Small enough to stay in a cache until it is trained on."""
+_CHUNK_BATCHES = 64
+"""Enough to hand over rarely; more would only delay the first step."""
 
 
 class Rows(Protocol):
@@ -26,11 +34,13 @@ class Rows(Protocol):
 
     count: int
     row_bytes: int
+    whole_windows: bool
+    """Whether a window is best gathered at once, however large."""
 
     def gather(self, index: Tensor) -> tuple[Tensor, ...]:
-        """Return features [n, ...] and targets [n, ...] of the rows `index` int64 [n].
+        """Return features [n, ...] and targets [n, ...] of the rows `index` int32 or int64 [n].
 
-        The tensors may be buffers that the next call overwrites.
+        The tensors may be buffers that the next call but one overwrites.
         """
         ...
 
@@ -49,19 +59,23 @@ class ResidentRows(Rows):
         tensors: Features and targets, equal in their first dimension.
     """
 
+    whole_windows = False
+
     def __init__(self, tensors: Sequence[Tensor]):
         self.tensors = tuple(tensor.contiguous() for tensor in tensors)
         self.count = len(self.tensors[0])
         self.row_bytes = sum(t[:1].numel() * t.element_size() for t in self.tensors)
-        self._buffers: tuple[Tensor, ...] = ()
+        self._next: tuple[Tensor, ...] = ()
+        self._last: tuple[Tensor, ...] = ()
 
     @override
     def gather(self, index: Tensor) -> tuple[Tensor, ...]:
         device = self.tensors[0].device
         index = index.to(device, non_blocking=True)
-        if not self._buffers or len(self._buffers[0]) < len(index):
-            self._buffers = tuple(t.new_empty(len(index), *t.shape[1:]) for t in self.tensors)
-        views = tuple(buffer[: len(index)] for buffer in self._buffers)
+        if not self._next or len(self._next[0]) < len(index):
+            self._next = tuple(t.new_empty(len(index), *t.shape[1:]) for t in self.tensors)
+        views = tuple(buffer[: len(index)] for buffer in self._next)
+        self._next, self._last = self._last, self._next
         for tensor, view in zip(self.tensors, views, strict=True):
             torch.index_select(tensor, 0, index, out=view)
         return views
@@ -80,6 +94,8 @@ class StreamedRows(Rows):
         encode: Raw features [n, R] to what the network takes.
         device: Where the batches are wanted.
     """
+
+    whole_windows = True
 
     def __init__(
         self,
@@ -131,13 +147,13 @@ class Order:
         return -(-self.rows // self.batch_size)
 
     def windows(self, epoch: int, first_batch: int = 0) -> Iterator[Tensor]:
-        """Yield the row numbers of the batches from `first_batch` on, int64, a window at a time.
+        """Yield the row numbers of the batches from `first_batch` on, a window at a time.
 
         Every window but the last holds whole batches.
         """
         per_window = max(1, self.window_rows // self.batch_size) * self.batch_size
         start = first_batch * self.batch_size
-        position, held = 0, torch.empty(0, dtype=torch.int64)
+        position, held = 0, torch.empty(0, dtype=self._dtype)
         for piece in self._pieces(epoch):
             if position + len(held) + len(piece) <= start:
                 position += len(held) + len(piece)
@@ -156,7 +172,7 @@ class Order:
         """Yield the whole epoch's row numbers in order, in pieces that are cheap to hold."""
         generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
         if self.shuffle == "full":
-            yield torch.randperm(self.rows, generator=generator)
+            yield torch.randperm(self.rows, generator=generator, dtype=self._dtype)
             return
         per_piece = max(1, self.window_rows // BLOCK_ROWS)
         blocks = torch.arange(-(-self.rows // BLOCK_ROWS))
@@ -170,7 +186,13 @@ class Order:
             yield piece
 
     def _rows_of(self, block: int) -> Tensor:
-        return torch.arange(block * BLOCK_ROWS, min((block + 1) * BLOCK_ROWS, self.rows))
+        first, last = block * BLOCK_ROWS, min((block + 1) * BLOCK_ROWS, self.rows)
+        return torch.arange(first, last, dtype=self._dtype)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Of row numbers: half the bytes shuffle in two thirds of the time."""
+        return torch.int32 if self.rows < 2**31 else torch.int64
 
 
 class Batches:
@@ -184,35 +206,54 @@ class Batches:
     def __init__(self, rows: Rows, order: Order):
         self._rows = rows
         self._order = order
+        if rows.whole_windows:
+            batches = order.window_rows // order.batch_size
+        else:
+            batches = _CHUNK_BYTES // max(1, rows.row_bytes * order.batch_size)
+            batches = min(batches, _CHUNK_BATCHES)
+        self._chunk_rows = max(1, batches) * order.batch_size
 
     def starting_at(self, step: int) -> Iterator[tuple[Tensor, ...]]:
         """Yield (features [b, ...], *targets [b, ...]) of every step after `step` finished ones.
 
         With several ranks b is this rank's share of the batch, the same on every rank; rows of a
-        short last batch that cannot be shared evenly are left out. A batch is overwritten by the
-        next window.
+        short last batch that cannot be shared evenly are left out. A batch may be overwritten once
+        the next one is asked for.
         """
+        chunks = self._chunks(step)
+        jobs = itertools.repeat(lambda: self._gather(next(chunks)))
+        for parts in ahead(jobs, workers=1, depth=1):
+            yield from zip(*parts, strict=True)
+
+    def _chunks(self, step: int) -> Iterator[list[Tensor]]:
+        """Yield the row numbers of batches that are gathered together; epochs may share a chunk."""
+        held: list[Tensor] = []
+        rows = 0
+        for window in self._windows(step):
+            for piece in window.split(self._chunk_rows):
+                if held and rows + len(piece) > self._chunk_rows:
+                    yield held
+                    held, rows = [], 0
+                held += self._shares(piece)
+                rows += len(piece)
+
+    def _windows(self, step: int) -> Iterator[Tensor]:
         epoch, first = divmod(step, self._order.steps_per_epoch)
         while True:
-            for index in self._order.windows(epoch, first):
-                yield from self._cut(index)
+            yield from self._order.windows(epoch, first)
             epoch, first = epoch + 1, 0
 
-    def _cut(self, index: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        size, world = self._order.batch_size, self._order.world_size
-        if world > 1:
-            shares = [
-                batch.tensor_split(world)[self._order.rank]
-                for batch in _even(index.split(size), world)
-            ]
-            sizes = [len(share) for share in shares]
-            index = torch.cat(shares)
-        else:
-            sizes = [size] * (len(index) // size) + (
-                [len(index) % size] if len(index) % size else []
-            )
-        gathered = self._rows.gather(index)
-        yield from zip(*(tensor.split(sizes) for tensor in gathered), strict=True)
+    def _shares(self, index: Tensor) -> Sequence[Tensor]:
+        """Cut row numbers into this rank's shares of the batches."""
+        world = self._order.world_size
+        batches = index.split(self._order.batch_size)
+        if world == 1:
+            return batches
+        return [batch.tensor_split(world)[self._order.rank] for batch in _even(batches, world)]
+
+    def _gather(self, batches: list[Tensor]) -> list[Sequence[Tensor]]:
+        sizes = [len(batch) for batch in batches]
+        return [part.split(sizes) for part in self._rows.gather(torch.cat(batches))]
 
 
 def choose_window(rows: Rows, batch_size: int) -> int:
