@@ -125,7 +125,7 @@ def first(tmp_path_factory):
     house = House(tmp_path_factory.mktemp("first"))
     model = house.model(frame_of(3000, seed=1))
     verdict, reason, out = house.eval(
-        house.rows(frame_of(2000, seed=2)), model=model, run_id="r0", slices=["place"]
+        house.rows(frame_of(2000, seed=2)), model=model, run_id="r0", slices=["place", "size"]
     )
     assert verdict == "promote", reason
     return model, out["metrics"].metadata["decision_record"]
@@ -208,6 +208,21 @@ def test_decay_on_one_slice_alone_decides_where_slices_gate(reign):
     assert reign.eval(rows, run_id="r2", settings={"min_decay": 0.15})[0] == "healthy"
 
 
+def test_a_numeric_column_is_cut_as_it_was_at_promotion(reign):
+    """Larger houses: a quarter of these rows would be another slice than a quarter of those."""
+    champion = reign.registry.read().champion
+    frame = frame_of(2000, seed=19)
+    rows = reign.rows(frame.assign(size=frame["size"] * 1.3))
+    out = reign.eval(rows, run_id="r1", slices=["size"], settings={"gate_slices": True})[2]
+    scores = out["metrics"].metadata["scores"]
+    found = {f"size = {part['value']}": part["rows"] for part in scores["slices"]}
+    kept = [name for name in champion.decision["record"]["slices"] if name.startswith("size = ")]
+    assert sorted(found) == sorted(kept)
+    assert sum(found.values()) == 2000
+    assert min(found.values()) < 400
+    assert set(kept) <= {decay["part"] for decay in scores["decay"]}
+
+
 def other_unit(frame):
     return frame.assign(size=frame["size"] * 10.7639)
 
@@ -265,6 +280,15 @@ def test_a_challenger_that_is_worse_on_a_slice_is_rejected(reign):
     )
     assert verdict == "reject"
     assert "Worse on place = south" in reason
+
+
+def test_the_best_on_the_golden_set_counts_the_champion_that_is_replaced(reign):
+    golden = reign.rows(frame_of(2000, seed=11))
+    challenger = reign.model(frame_of(6000, seed=13, shift=0.2))
+    rows = reign.rows(frame_of(2000, seed=12, shift=0.6))
+    out = reign.eval(rows, model=challenger, golden=golden, run_id="r1")[2]
+    mark = out["metrics"].metadata["decision_record"]["record"]["golden"]
+    assert mark["best"] < mark["value"]
 
 
 def test_forgetting_in_small_steps_is_held_against_the_best_ever(reign):

@@ -31,9 +31,9 @@ from kubestill.runtime.evaluation.inputs import Job
 from kubestill.runtime.evaluation.intervals import Bootstrap, bootstrap
 from kubestill.runtime.evaluation.labels import check_labels, skill
 from kubestill.runtime.evaluation.metrics import METRICS, PRIMARY
-from kubestill.runtime.evaluation.profile import columns_of, profile_of
+from kubestill.runtime.evaluation.profile import columns_of, is_number, profile_of
 from kubestill.runtime.evaluation.record import GoldenMark, Mark, Record, bias_of, mark_of, marks_of
-from kubestill.runtime.evaluation.slices import parts_of, slice_scores, worse_slices
+from kubestill.runtime.evaluation.slices import Cut, cut_of, parts_of, slice_scores, worse_slices
 
 __all__ = ["examine"]
 
@@ -48,11 +48,8 @@ def examine(job: Job) -> Findings:
     scores = _scores(job, evaluations)
     golden = _scores(job, _evaluate(job, job.golden)) if job.golden else None
     values = _slice_values(job, evaluations["model"])
-    masks: Masks = {
-        f"{column} = {value}": mask
-        for column in values
-        for value, mask in parts_of(values[column]).items()
-    }
+    parts = _parts(values, job.record.cuts if job.record else {})
+    masks = _named(parts)
     shifts = _shifts(job, evaluations)
     decay = _decay(job, evaluations, scores, masks)
     outcomes = {job.entrants[role].name: one.outcome for role, one in evaluations.items()}
@@ -72,12 +69,12 @@ def examine(job: Job) -> Findings:
         },
         settings=_shown_settings(job),
         slices=tuple(
-            part for column in values for part in slice_scores(column, values[column], outcomes)
+            scored for column in parts for scored in slice_scores(column, parts[column], outcomes)
         ),
         golden=golden,
         shifts=shifts,
         decay=decay,
-        record=_record(job, mine, scores, golden, masks),
+        record=_record(job, mine, scores, golden, values),
         agreement=(
             agreement(mine.outcome, evaluations["teacher"].outcome)
             if "teacher" in evaluations
@@ -222,7 +219,7 @@ def _best(job: Job) -> GoldenMark | None:
 
 
 def _record(
-    job: Job, mine: Evaluation, scores: Bootstrap, golden: Bootstrap | None, masks: Masks
+    job: Job, mine: Evaluation, scores: Bootstrap, golden: Bootstrap | None, values: pd.DataFrame
 ) -> Record | None:
     """Return what the judged model is to be remembered by, should it be promoted."""
     if job.throne is None or job.reigning == "model":
@@ -230,20 +227,46 @@ def _record(
     name, metric = job.entrants["model"].name, job.metric
     mark = None
     if golden is not None and job.golden is not None:
-        value, before = golden.points[name][metric.name], _best(job)
-        best = value
-        if before and metric.sign * (before.best - value) > 0:
-            best = before.best
+        value = golden.points[name][metric.name]
+        reached = [value]
+        if job.reigning:
+            reached.append(golden.points[job.entrants[job.reigning].name][metric.name])
+        if before := _best(job):
+            reached.append(before.best)
+        finite = filter(np.isfinite, reached)
+        best = max(finite, key=lambda one: metric.sign * one, default=value)
         mark = GoldenMark(fingerprint=job.golden.fingerprint, value=value, best=best)
+    # The next windows are compared with these rows: cut anew, not as the champion's were.
+    cuts = {str(column): cut_of(values[column]) for column in values}
     return Record(
         metric=metric.name,
         metrics=marks_of(scores, name, METRICS[job.task]),
-        slices=_slice_marks(job, mine, masks),
+        slices=_slice_marks(job, mine, _named(_parts(values, cuts))),
+        cuts=cuts,
         golden=mark if mark and np.isfinite(mark.value) else None,
         bias=bias_of(mine.outcome),
         skill=skill(mine.outcome),
         profile=profile_of(job.dataset),
     )
+
+
+def _parts(values: pd.DataFrame, cuts: Mapping[str, Cut]) -> dict[str, Masks]:
+    """Cut every column as it was cut before, where it was."""
+    found: dict[str, Masks] = {}
+    for name, column in values.items():
+        known = cuts.get(str(name))
+        if known is None or (known.edges and not is_number(column)):
+            known = cut_of(column)
+        found[str(name)] = parts_of(column, known)
+    return found
+
+
+def _named(parts: Mapping[str, Masks]) -> Masks:
+    return {
+        f"{column} = {value}": mask
+        for column, masks in parts.items()
+        for value, mask in masks.items()
+    }
 
 
 def _slice_marks(job: Job, evaluation: Evaluation, masks: Masks) -> dict[str, Mark]:

@@ -19,6 +19,7 @@ from kubestill.runtime.evaluation.labels import Skill
 from kubestill.runtime.evaluation.metrics import Metric, losses
 from kubestill.runtime.evaluation.outcome import Outcome
 from kubestill.runtime.evaluation.profile import Profile
+from kubestill.runtime.evaluation.slices import Cut
 
 __all__ = [
     "FORMAT",
@@ -67,6 +68,8 @@ class Record(_Value):
     metrics: dict[str, Mark] = {}
     slices: dict[str, Mark] = {}
     """Mean loss a row by slice, such as `carrier = UA`."""
+    cuts: dict[str, Cut] = {}
+    """How those slices were cut, by column."""
     golden: GoldenMark | None = None
     bias: Mark | None = None
     """How far stated probabilities were off on average."""

@@ -1,4 +1,8 @@
-"""The same scores on parts of the rows: one column's values, or the quarters of a numeric one."""
+"""The same scores on parts of the rows: one column's values, or the quarters of a numeric one.
+
+How a column was cut is kept in the champion's record, and later rows are cut the same way: a
+quarter of other rows would be another slice, and its score no sign of decay.
+"""
 
 # scipy comes without types.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
@@ -12,17 +16,32 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
 from kubestill.errors import Problems, nearest
 from kubestill.runtime.data.schema import Schema, sort_labels
 from kubestill.runtime.evaluation.metrics import losses, score
 from kubestill.runtime.evaluation.outcome import Outcome
+from kubestill.runtime.evaluation.profile import is_number
 
-__all__ = ["Slice", "check_slices", "parts_of", "slice_scores", "worse_slices"]
+__all__ = ["Cut", "Slice", "check_slices", "cut_of", "parts_of", "slice_scores", "worse_slices"]
+
+Masks = Mapping[str, npt.NDArray[np.bool_]]
 
 LARGEST = 12
 """Values of a column shown on their own, by rows; the rest is pooled as 'other'."""
+
+
+class Cut(BaseModel):
+    """How one column is cut into parts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    edges: tuple[float, ...] = ()
+    """Ascending inner edges, of a column of many numbers; a part takes in its upper edge."""
+    values: tuple[str, ...] = ()
+    """Values that are parts of their own, of any other column; the rest is pooled as `other`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,32 +74,48 @@ def check_slices(slices: Sequence[str], schema: Schema) -> None:
     problems.raise_if_any()
 
 
-def slice_scores(
-    column: str, values: pd.Series, outcomes: Mapping[str, Outcome]
-) -> tuple[Slice, ...]:
+def slice_scores(column: str, parts: Masks, outcomes: Mapping[str, Outcome]) -> tuple[Slice, ...]:
     """Score every model on each part of one column.
 
     Args:
         column: Its name.
-        values: [N] its values, in the order of the outcomes' rows.
-        outcomes: Model → outcome.
+        parts: Value → mask [N].
+        outcomes: Model → outcome of the N rows.
     """
     found: list[Slice] = []
-    for value, mask in parts_of(values).items():
+    for value, mask in parts.items():
         scores = {name: score(outcome.take(mask)) for name, outcome in outcomes.items()}
         found.append(Slice(column=column, value=value, rows=int(mask.sum()), scores=scores))
     return tuple(found)
 
 
-def parts_of(values: pd.Series) -> dict[str, npt.NDArray[np.bool_]]:
+def cut_of(values: pd.Series) -> Cut:
+    """Cut a column into quarters where it has many different numbers, else by its values."""
+    if is_number(values) and values.nunique() > LARGEST:
+        return Cut(edges=_quarters(values.dropna().to_numpy(np.float64)))
+    common = values.astype("string").value_counts().index[:LARGEST]
+    return Cut(values=tuple(sort_labels({str(value) for value in common})))
+
+
+def parts_of(values: pd.Series, cut: Cut) -> dict[str, npt.NDArray[np.bool_]]:
     """Return the parts of a column that have rows: value → mask [N]."""
-    labels = _labels(values)
-    masks = {str(value): np.asarray(labels == value) for value in labels.cat.categories}
+    missing = np.asarray(values.isna())
+    if cut.edges:
+        numbers = values.to_numpy(np.float64, na_value=np.nan)
+        places = np.searchsorted(np.asarray(cut.edges), numbers, side="left")
+        names = _names(cut.edges)
+        masks = {name: (places == place) & ~missing for place, name in enumerate(names)}
+    else:
+        text = values.astype("string").to_numpy(object, na_value="")
+        masks = {value: (text == value) & ~missing for value in cut.values}
+        rest = ~np.isin(text, cut.values) & ~missing
+        masks["other"] = masks.get("other", np.zeros(len(rest), bool)) | rest
+    masks["missing"] = masks.get("missing", np.zeros(len(missing), bool)) | missing
     return {value: mask for value, mask in masks.items() if mask.any()}
 
 
 def worse_slices(
-    parts: Mapping[str, npt.NDArray[np.bool_]],
+    parts: Masks,
     model: Outcome,
     baseline: Outcome,
     *,
@@ -124,23 +159,14 @@ def worse_slices(
     )
 
 
-def _labels(values: pd.Series) -> pd.Series:
-    """Return [N] categories: quarters of a numeric column with many values, else the values."""
-    numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
-    if numeric and values.nunique() > LARGEST:
-        quarters = pd.Series(pd.qcut(values, 4, duplicates="drop", precision=3))
-        names = [f"{part.left:g} to {part.right:g}" for part in quarters.cat.categories]
-        return _with_missing(quarters.cat.rename_categories(names))
-    text = values.astype("string")
-    common = text.value_counts().index[:LARGEST]
-    pooled = text.where(text.isin(common) | text.isna(), "other")
-    order = list(sort_labels(set(common)))
-    if (pooled == "other").any() and "other" not in order:
-        order.append("other")
-    return _with_missing(pd.Series(pd.Categorical(pooled, categories=order)))
+def _quarters(numbers: npt.NDArray[np.float64]) -> tuple[float, ...]:
+    """Return the quartiles, rounded to the fewest digits that keep them apart."""
+    exact = np.unique(np.quantile(numbers, [0.25, 0.5, 0.75]))
+    rounded = ({float(f"{edge:.{digits}g}") for edge in exact} for digits in (3, 4, 5, 6, 8, 17))
+    return tuple(sorted(next(edges for edges in rounded if len(edges) == len(exact))))
 
 
-def _with_missing(labels: pd.Series) -> pd.Series:
-    if not labels.isna().any():
-        return labels
-    return labels.cat.add_categories("missing").fillna("missing")
+def _names(edges: Sequence[float]) -> list[str]:
+    shown = [f"{edge:.17g}" if float(f"{edge:g}") != edge else f"{edge:g}" for edge in edges]
+    between = [f"{low} to {high}" for low, high in zip(shown, shown[1:], strict=False)]
+    return [f"up to {shown[0]}", *between, f"over {shown[-1]}"]
