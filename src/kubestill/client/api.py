@@ -65,7 +65,8 @@ class Api:
 
     def upload(self, path: str, content: bytes, **query: Any) -> dict[str, Any]:
         """Send a file as the form field `uploadfile`."""
-        return self._send("POST", path, query, files={"uploadfile": ("pipeline.yaml", content)})
+        file = ("pipeline.yaml", content, "application/yaml")
+        return self._send("POST", path, query, files={"uploadfile": file})
 
     def pages(self, path: str, field: str, **query: Any) -> Iterator[dict[str, Any]]:
         """List everything, page by page; `field` names the list in the answer."""
