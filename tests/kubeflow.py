@@ -38,6 +38,7 @@ class Kubeflow:
 
     def __init__(self) -> None:
         self.host = ""
+        self.version = "2.17.0"
         self.page_size = 2
         """Small, so that every list has pages."""
         self.token = ""
@@ -76,7 +77,11 @@ class Kubeflow:
         parts = [unquote(part) for part in re.split(r"[/:]", path)]
         match [verb, *parts]:
             case ["GET", "healthz"]:
-                return {"multi_user": False, "pipeline_store": "database"}
+                return {
+                    "multi_user": False,
+                    "pipeline_store": "database",
+                    "tag_name": self.version,
+                }
             case ["GET", "pipelines"]:
                 return self._page("pipelines", self.pipelines, query)
             case ["GET", "pipelines", "names", name]:

@@ -2,27 +2,71 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from kubestill.cli.connection import connected
+from kubestill.cli.connection import compile_options, connected
 
 if TYPE_CHECKING:
     from kubestill.client import Api
 
+_MARKS = {True: "✓", False: "✗", None: "?"}
+
 
 @click.command()
-@click.option("--store", default="", help="A checkpoint_uri to write to, such as gs://bucket/x.")
-@click.option("--image", multiple=True, help="An image that must be there.")
+@click.argument("pipeline", default="")
+@click.option("-p", "assignments", multiple=True, metavar="NAME=VALUE", help="One parameter.")
+@click.option("--params", default="", metavar="FILE", help="Parameters in a YAML file.")
+@click.option("--store", default="", help="Another place to write to, such as gs://bucket/x.")
+@compile_options
 @connected
-def doctor(api: Api, store: str, image: tuple[str, ...]) -> None:
-    """Check packages, host, access, store and images, and say what to do."""
-    from kubestill.client.doctor import examine
+def doctor(
+    api: Api,
+    pipeline: str,
+    assignments: tuple[str, ...],
+    params: str,
+    store: str,
+    resources: str,
+    image: str,
+    gpu_image: str,
+) -> None:
+    """Check packages, host, version and access, and what a run of PIPELINE would need.
 
+    With a pipeline and its parameters, as `run` takes them: its checkpoints' store, its images, and
+    whether there are nodes that can take its steps. Without one, what --store and --image name.
+    What cannot be looked at from here is marked "?".
+    """
+    from kubestill.client.doctor import examine
+    from kubestill.client.pools import read_request
+
+    images = {image, gpu_image}
+    request = None
+    if pipeline:
+        arguments = _arguments(pipeline, assignments, params, resources, image, gpu_image)
+        store = store or arguments.get("checkpoint_uri", "")
+        images = {arguments.get("image", ""), arguments.get("gpu_image", "")}
+        request = read_request(arguments)
+    elif assignments or params:
+        raise click.UsageError("-p and --params are parameters of a pipeline: name it")
     ok = True
-    for finding in examine(api, store=store, images=image):
-        ok &= finding.ok
-        click.echo(f"{'✓' if finding.ok else '✗'} {finding.name}: {finding.said}")
+    for finding in examine(api, store=store, images=tuple(sorted(images - {""})), request=request):
+        ok &= finding.ok is not False
+        click.echo(f"{_MARKS[finding.ok]} {finding.name}: {finding.said}")
     if not ok:
         raise click.ClickException("not everything is in order")
+
+
+def _arguments(
+    pipeline: str,
+    assignments: tuple[str, ...],
+    params: str,
+    resources: str,
+    image: str,
+    gpu_image: str,
+) -> dict[str, Any]:
+    from kubestill.assets.packages import load_package
+    from kubestill.local import read_parameters, with_defaults
+
+    package = load_package(pipeline, image=image, gpu_image=gpu_image, resources=resources)
+    return with_defaults(package.spec, read_parameters(package.spec, assignments, params))

@@ -72,8 +72,9 @@ def set_schedule(
         put_schedule,
         read_trigger,
     )
+    from kubestill.client.pools import read_request
     from kubestill.errors import Problems
-    from kubestill.local import read_parameters
+    from kubestill.local import read_parameters, with_defaults
 
     package = load_package(pipeline, image=image, gpu_image=gpu_image, resources=resources)
     problems = Problems()
@@ -86,6 +87,8 @@ def set_schedule(
         arguments = read_parameters(package.spec, assignments, params)
     with problems.collect():
         check_arguments(arguments)
+    with problems.collect():
+        read_request(with_defaults(package.spec, arguments))
     problems.raise_if_any()
     assert trigger is not None
     version = ensure_version(api, package)

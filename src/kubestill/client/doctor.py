@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from kubestill.client.api import Api
 from kubestill.client.digests import find_image
+from kubestill.client.pools import NotChecked, Request, find_pool, list_nodes
 from kubestill.errors import ClusterError, KubestillError
 
 
@@ -17,18 +19,26 @@ class Finding:
     """One thing that was looked at."""
 
     name: str
-    ok: bool
+    ok: bool | None
+    """None where it could not be looked at from here."""
     said: str
     """What was found, or what to do about it."""
 
 
-def examine(api: Api, *, store: str = "", images: tuple[str, ...] = ()) -> Iterator[Finding]:
+_OLDEST = (2, 15)
+"""Of Kubeflow Pipelines; our pipelines hold fields that older ones do not know."""
+
+
+def examine(
+    api: Api, *, store: str = "", images: tuple[str, ...] = (), request: Request | None = None
+) -> Iterator[Finding]:
     """Look at one thing after the other; what depends on a failed one is left out.
 
     Args:
         api: The installation.
         store: A checkpoint_uri or pipeline root to write to and read from; empty for none.
         images: Images that must be there.
+        request: What steps ask of their nodes; None looks at no nodes.
     """
     yield _look("packages", _packages)
     host = _look("host", lambda: _host(api))
@@ -39,11 +49,15 @@ def examine(api: Api, *, store: str = "", images: tuple[str, ...] = ()) -> Itera
         yield _look("store", lambda: _store(store))
     for image in images:
         yield _look(f"image {image}", lambda image=image: find_image(image))
+    if request:
+        yield _look("nodes", lambda: find_pool(request, list_nodes()))
 
 
 def _look(name: str, check: Callable[[], str]) -> Finding:
     try:
         return Finding(name=name, ok=True, said=check())
+    except NotChecked as error:
+        return Finding(name=name, ok=None, said=str(error))
     except KubestillError as error:
         return Finding(name=name, ok=False, said=str(error))
 
@@ -65,7 +79,15 @@ def _host(api: Api) -> str:
         raise ClusterError(
             f"{api.connection.host} serves several users: name yours with --namespace"
         )
-    return f"{api.connection.host}, Kubeflow's v2beta1 API, {users}"
+    version = str(health.get("tag_name") or "")
+    found = re.match(r"v?(\d+)\.(\d+)", version)
+    if found and (int(found[1]), int(found[2])) < _OLDEST:
+        raise ClusterError(
+            f"{api.connection.host} is Kubeflow Pipelines {version}: our pipelines need "
+            f"{_OLDEST[0]}.{_OLDEST[1]} or later"
+        )
+    shown = f"Kubeflow Pipelines {version}" if found else "Kubeflow of a version it does not tell"
+    return f"{api.connection.host}, {shown}, {users}"
 
 
 def _access(api: Api) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
+from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from kubestill.errors import Problems, nearest
@@ -66,6 +67,19 @@ def read_parameters(
             problems.add(name, None, "the pipeline needs a value; give -p " + name + "=...")
     problems.raise_if_any()
     return given
+
+
+def with_defaults(
+    spec: pipeline_spec_pb2.PipelineSpec, arguments: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Add what holds for the parameters of a pipeline that nobody gave."""
+    known = spec.root.input_definitions.parameters.items()
+    defaults = {
+        name: json_format.MessageToDict(parameter.default_value)
+        for name, parameter in known
+        if parameter.HasField("default_value")
+    }
+    return defaults | dict(arguments)
 
 
 def _from_file(file: str, problems: Problems) -> dict[str, Any]:

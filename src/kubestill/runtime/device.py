@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 
 import torch
 
@@ -15,12 +17,20 @@ def choose_device(name: str) -> torch.device:
     """Return the device called `name`; `auto` is a GPU where there is one.
 
     Raises:
-        InvalidInput: No such kind of device, or a GPU was asked for and none is visible.
+        InvalidInput: No such kind of device, or a GPU was asked for and none is visible: by `name`,
+            or by the accelerators that our pipelines give a task.
     """
     visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    missing = (
+        f"torch {torch.__version__} sees {visible} GPUs here: check the accelerator's name, the "
+        "node selector and that gpu_image holds a CUDA build, or "
+    )
     if name in ("auto", "cuda") and visible:
         return torch.device("cuda", local_rank())
     if name == "auto":
+        if asked := _accelerators():
+            remedy = missing + "leave accelerators empty for CPUs"
+            raise InvalidInput([Problem("accelerators", asked, remedy)])
         return torch.device("cpu")
     try:
         device = torch.device(name)
@@ -29,10 +39,7 @@ def choose_device(name: str) -> torch.device:
     if device is None or device.type not in ("cpu", "cuda"):
         raise InvalidInput([Problem("device", name, "use auto, cpu, cuda or cuda:<index>")])
     if device.type == "cuda" and (device.index or 0) >= visible:
-        remedy = (
-            f"{visible} GPUs are visible here: check the accelerator request, the node selector "
-            "and the image's CUDA build, or use device='auto'"
-        )
+        remedy = missing + "use device='auto'"
         raise InvalidInput([Problem("device", name, remedy)])
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
@@ -40,3 +47,16 @@ def choose_device(name: str) -> torch.device:
 def local_rank() -> int:
     """Return the index of this process on its machine, which is the index of its GPU."""
     return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def _accelerators() -> str:
+    """How many accelerators the pipeline asked for on behalf of this task; empty for none.
+
+    Kubeflow hands each task, beside its own inputs, the pipeline's parameters that its resources
+    name. It is the only trace of them in a pod: a node without GPUs leaves no other.
+    """
+    if "--executor_input" not in sys.argv:
+        return ""
+    executor_input = json.loads(sys.argv[sys.argv.index("--executor_input") + 1])
+    given = executor_input.get("inputs", {}).get("parameterValues", {})
+    return str(given.get("pipelinechannel--accelerators", ""))

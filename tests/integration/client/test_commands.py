@@ -49,6 +49,8 @@ def test_a_pipeline_of_ours_by_name_with_images(server, command):
         (("run", "greet.yaml", "--remote", "-p", "times=often"), "give a whole number"),
         (("schedule", "set", "greet.yaml", "--cron", "0 6 * *", "-p", "whom=x"), "2 problems"),
         (("schedule", "set", "greet.yaml", "--every", "1d", "-p", "who=[[x]]"), "placeholders"),
+        (("run", "surrogate", "--remote", "-p", "device=cuda"), "no pod gets a GPU"),
+        (("schedule", "set", "surrogate", "--every", "1d", "-p", "memory=x"), "4Gi"),
         (("upload", "greting"), "no such pipeline or file"),
         (("upload", "nothing.yaml"), "cannot be read"),
         (("upload", "none"), "no such pipeline"),

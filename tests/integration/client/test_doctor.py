@@ -88,6 +88,7 @@ def test_all_is_well(server, registry, tmp_path, monkeypatch):
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     assert result.output.count("✓") == 5
+    assert "Kubeflow Pipelines 2.17.0" in result.output
     assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
 
 

@@ -1,0 +1,174 @@
+"""Whether nodes can take what a run asks for: by its parameters, by a Kubernetes API's answer."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from kubestill.cli import main
+from kubestill.client.pools import NotChecked, find_pool, read_request
+from kubestill.errors import ClusterError, InvalidInput
+
+GPU = {
+    "accelerator": "nvidia.com/gpu",
+    "accelerators": "1",
+    "cpu": "6",
+    "memory": "24Gi",
+    "node_selector": {"pool": "l4"},
+    "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    "device": "auto",
+}
+
+
+def node(pool: str = "l4", gpus: int = 1, memory: str = "30Gi", **taint: str) -> dict[str, Any]:
+    allocatable = {"cpu": "7910m", "memory": memory, "nvidia.com/gpu": str(gpus)}
+    taints = [{"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}]
+    return {
+        "metadata": {"labels": {"pool": pool}},
+        "spec": {"taints": [*taints, *([taint] if taint else [])]},
+        "status": {"allocatable": allocatable},
+    }
+
+
+SPOT = {"key": "spot", "value": "true", "effect": "NoSchedule"}
+
+
+def look(nodes: list[dict[str, Any]], **changes: Any) -> str:
+    request = read_request(GPU | changes)
+    assert request
+    return find_pool(request, nodes)
+
+
+def test_a_pool_that_can_take_a_step():
+    nodes = [node(), node(**SPOT), node(pool="cpus", gpus=0)]
+    assert look(nodes) == "1 of 2 nodes with pool=l4 can take a step with 1 nvidia.com/gpu"
+    spot = [*GPU["tolerations"], {"key": "spot", "value": "true"}]
+    assert look(nodes, tolerations=spot).startswith("2 of 2")
+    assert look(nodes, tolerations=[{"operator": "Exists"}]).startswith("2 of 2")
+    soft = node(key="spot", value="true", effect="PreferNoSchedule")
+    assert look([soft]).startswith("1 of 1")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "changes", "said"),
+    [
+        ([node(gpus=0)], {}, "none offers 1 nvidia.com/gpu.*device plugin"),
+        ([node(gpus=2)], {"accelerators": "4"}, "none offers 4 nvidia.com/gpu: 2 at most"),
+        ([node()], {"accelerator": "amd.com/gpu"}, "they have nvidia.com/gpu; choose another"),
+        ([node(**SPOT)], {}, "add tolerations for spot=true:NoSchedule"),
+        ([node()], {"memory": "64Gi"}, "the largest 7910m and 30Gi"),
+    ],
+    ids=["no-gpu", "too-few", "another-kind", "taint", "too-small"],
+)
+def test_a_pool_that_cannot_says_why(nodes, changes, said):
+    with pytest.raises(ClusterError, match=said):
+        look(nodes, **changes)
+
+
+def test_a_pool_scaled_to_zero_is_not_judged():
+    with pytest.raises(NotChecked, match="no node has pool=l5 now.*pool is cpus, l4"):
+        look([node(), node(pool="cpus")], node_selector={"pool": "l5"})
+
+
+def test_everything_that_no_cluster_could_do_is_told_at_once():
+    with pytest.raises(InvalidInput) as error:
+        read_request(
+            GPU
+            | {
+                "accelerator": "nvidia-l4",
+                "accelerators": "one",
+                "memory": "lots",
+                "device": "cuda",
+                "node_selector": {"spot": True},
+                "tolerations": [{"key": "a", "operator": "Exists", "value": "b"}, {"kei": "a"}],
+            }
+        )
+    fields = [problem.field for problem in error.value.problems]
+    wanted = ["accelerators", "accelerator", "device", "memory", "node_selector.spot"]
+    assert fields == [*wanted, "tolerations", "tolerations"]
+
+
+def test_pipelines_without_such_parameters_are_left_alone():
+    assert read_request({"memory": "of an elephant"}) is None
+
+
+class _Kubernetes(BaseHTTPRequestHandler):
+    nodes: list[dict[str, Any]] | None
+
+    def do_GET(self) -> None:  # noqa: N802
+        assert self.path == "/api/v1/nodes"
+        content = json.dumps({"kind": "NodeList", "items": self.nodes}).encode()
+        self.send_response(200 if self.nodes is not None else 403)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep quiet."""
+
+
+@pytest.fixture
+def kubernetes(tmp_path: Path, monkeypatch) -> Iterator[type[_Kubernetes]]:
+    """A Kubernetes API with two nodes that the kube config points at."""
+    handler = type("Handler", (_Kubernetes,), {"nodes": [node(), node(gpus=0, pool="cpus")]})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    path = tmp_path / "kube.yaml"
+    cluster = {"server": f"http://127.0.0.1:{server.server_port}"}
+    content = {
+        "clusters": [{"name": "c", "cluster": cluster}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+        "current-context": "x",
+    }
+    path.write_text(yaml.safe_dump(content))
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
+    yield handler
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def doctor(server: Any, tmp_path: Path, monkeypatch, **parameters: Any) -> tuple[int, str]:
+    monkeypatch.setenv("KUBESTILL_HOST", server.host)
+    monkeypatch.setenv("KUBESTILL_CONFIG", str(tmp_path / "none"))
+    (tmp_path / "none").write_text("")
+    (tmp_path / "given.yaml").write_text(yaml.safe_dump(GPU | parameters))
+    arguments = ["doctor", "surrogate", "--params", str(tmp_path / "given.yaml")]
+    result = CliRunner().invoke(main, [*arguments, "-p", f"checkpoint_uri={tmp_path}/store"])
+    return result.exit_code, result.output
+
+
+def test_doctor_looks_at_what_a_run_would_need(server, kubernetes, tmp_path, monkeypatch):
+    code, output = doctor(server, tmp_path, monkeypatch)
+    assert "✓ nodes: 1 of 1 nodes with pool=l4" in output
+    assert "✓ store: " in output
+    # The image that nobody has pushed.
+    assert "✗ image kubestill:" in output
+    assert code == 1
+    code, output = doctor(server, tmp_path, monkeypatch, node_selector={"pool": "cpus"})
+    assert "✗ nodes: 1 nodes have pool=cpus, but none offers 1 nvidia.com/gpu" in output
+
+
+def test_doctor_says_plainly_what_it_cannot_look_at(server, kubernetes, tmp_path, monkeypatch):
+    kubernetes.nodes = None
+    output = doctor(server, tmp_path, monkeypatch)[1]
+    assert "? nodes: not checked: Kubernetes answers 403" in output
+    nowhere = str(tmp_path / "nowhere")
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", nowhere)
+    output = doctor(server, tmp_path, monkeypatch)[1]
+    assert "? nodes: not checked: there is no kube config here" in output
+
+
+def test_a_server_that_is_too_old_is_told(server, tmp_path, monkeypatch):
+    server.version = "2.0.5"
+    output = doctor(server, tmp_path, monkeypatch, accelerators="", node_selector={})[1]
+    assert "Kubeflow Pipelines 2.0.5: our pipelines need 2.15 or later" in output
