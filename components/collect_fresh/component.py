@@ -27,6 +27,7 @@ def collect_fresh(
     features: list = [],
     kinds: dict = {},
     keys: list = [],
+    golden_source: str = "",
     min_rows: int = 200,
     judge_fraction: float = 0.3,
     validation_fraction: float = 0.15,
@@ -54,6 +55,8 @@ def collect_fresh(
         features: Columns to learn from; empty takes all but target and timestamp.
         kinds: Overrides by column: `numeric`, `boolean`, `categorical` or `tensor`.
         keys: Columns that identify a row; empty takes all of them, and how often a file has it.
+        golden_source: Parquet or CSV of rows on which a challenger must not get worse; copied into
+            the registry once. Empty: the rows that judged the first champion.
         min_rows: With fewer, all wait for the next run.
         judge_fraction: Share of the rows that judge and are not learned from, above 0 and below 1.
         validation_fraction: Share of the rows for early stopping and selection, 0 to below 1.
@@ -94,6 +97,7 @@ def collect_fresh(
         features=features,
         kinds=kinds,
         keys=keys,
+        golden_source=golden_source,
         min_rows=min_rows,
         judge_fraction=judge_fraction,
         validation_fraction=validation_fraction,

@@ -25,7 +25,7 @@ def open_champion(
     Returns:
         model: The champion's export.
         ledger: Its training: the one state from before overfitting, to fine-tune from.
-        golden: Rows that no model ever learns from: the first champion's judges.
+        golden: Rows that no model ever learns from: the user's own, or the first champion's judges.
         version: Which champion it is.
     """
     from kubestill.runtime.tasks.open_champion import open_champion as run

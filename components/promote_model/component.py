@@ -14,6 +14,9 @@ def promote_model(
     metrics: dsl.Input[dsl.Metrics],
     registry: str,
     run_id: str,
+    summary: dsl.Output[dsl.Markdown],
+    model_registry: str = "",
+    model_name: str = "",
 ) -> NamedTuple("Outputs", [("version", int), ("model_uri", str)]):
     """Promote the very model that was judged: copy it into the registry and swap the champion.
 
@@ -26,8 +29,13 @@ def promote_model(
         metrics: Of the continuous-eval that judged it: they carry the decision.
         registry: Folder that all runs share, local or gs://.
         run_id: Of the pipeline run that holds the window: `dsl.PIPELINE_JOB_ID_PLACEHOLDER`.
+        model_registry: Address of the Kubeflow Model Registry to tell, such as
+            `http://model-registry-service.kubeflow:8080`; empty: nobody is told. Whether it answers
+            changes nothing about the promotion.
+        model_name: What it calls the model; empty: the registry's last folder.
 
     Returns:
+        summary: Who is champion, and whether the Model Registry was told.
         version: Of the new champion.
         model_uri: Where it lies.
     """
@@ -39,4 +47,7 @@ def promote_model(
         metrics=metrics,
         registry=registry,
         run_id=run_id,
+        summary=summary,
+        model_registry=model_registry,
+        model_name=model_name,
     )

@@ -32,6 +32,7 @@ def continuous_retraining(
     features: list = [],
     kinds: dict = {},
     keys: list = [],
+    golden_source: str = "",
     min_rows: int = 200,
     judge_fraction: float = 0.3,
     validation_fraction: float = 0.15,
@@ -55,6 +56,8 @@ def continuous_retraining(
     thresholds: dict = {},
     slices: list = [],
     evaluation_settings: dict = {},
+    model_registry: str = "",
+    model_name: str = "",
     seed: int = 0,
     device: str = "auto",
     checkpoint_uri: str = "",
@@ -87,6 +90,8 @@ def continuous_retraining(
         features: Columns to learn from; empty takes all but target and timestamp.
         kinds: Overrides by column: `numeric`, `boolean`, `categorical` or `tensor`.
         keys: Columns that identify a row; empty takes all of them, and how often a file has it.
+        golden_source: Parquet or CSV of fixed rows on which no challenger may get worse; empty
+            takes those that judged the first champion.
         min_rows: With fewer fresh rows, all wait for the next run.
         judge_fraction: Share of the fresh rows that judge the challenger and are not learned from.
         validation_fraction: Share of the fresh rows for early stopping and selection.
@@ -110,6 +115,8 @@ def continuous_retraining(
         thresholds: Limits by metric that champion and challenger must keep.
         slices: Columns by whose values the scores are broken down.
         evaluation_settings: Further options of continuous-eval.
+        model_registry: Address of the Kubeflow Model Registry to tell of promotions; empty is none.
+        model_name: What it calls the model; empty takes the last folder of `registry`.
         seed: Of splits and trainings.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
         checkpoint_uri: Root of the checkpoints, local or gs://.
@@ -148,6 +155,7 @@ def continuous_retraining(
                 features=features,
                 kinds=kinds,
                 keys=keys,
+                golden_source=golden_source,
                 min_rows=min_rows,
                 judge_fraction=judge_fraction,
                 validation_fraction=validation_fraction,
@@ -216,6 +224,8 @@ def continuous_retraining(
                             metrics=challenged.outputs["metrics"],
                             registry=registry,
                             run_id=RUN,
+                            model_registry=model_registry,
+                            model_name=model_name,
                         )
                     )
         with dsl.If(collected.outputs["status"] == "bootstrap", name="bootstrap"):
@@ -271,5 +281,7 @@ def continuous_retraining(
                         metrics=tried.outputs["metrics"],
                         registry=registry,
                         run_id=RUN,
+                        model_registry=model_registry,
+                        model_name=model_name,
                     )
                 ).set_display_name("promote-first")

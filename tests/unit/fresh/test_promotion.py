@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -15,6 +16,7 @@ from kubestill.runtime.checkpoints.ledger import Ledger, write_ledger_artifact
 from kubestill.runtime.registry import transitions
 from kubestill.runtime.tasks.open_champion import open_champion
 from kubestill.runtime.tasks.promote_model import promote_model
+from model_registry import model_registry
 
 
 @pytest.fixture
@@ -51,6 +53,7 @@ def challenger(scene: Scene, taken: Taken, **changed: str) -> dict:
         "metrics": LocalArtifact("m", metadata={"kind": "metrics", "decision_record": record}),
         "registry": scene.registry.uri,
         "run_id": taken.run_id,
+        "summary": LocalArtifact(str(scene.folder / "promoted.md")),
     }
 
 
@@ -102,7 +105,14 @@ def test_promotion_finds_its_work_done(scene: Scene, second: Taken) -> None:
         update={"model_digest": inputs["metrics"].metadata["decision_record"]["model"]}
     )
     scene.registry.change(lambda now: transitions.promote(now, champion))
-    assert promote_model(**inputs)[0] == 2
+    with model_registry() as served:
+        asked = {"model_registry": served.host, "model_name": "flights"}
+        assert promote_model(**inputs, **asked)[0] == 2
+    assert [one["name"] for one in served.versions] == ["2"]
+    assert "Model Registry: version 2 of 'flights'" in Path(inputs["summary"].path).read_text()
+    # Nobody answers any more, and the champion stays champion.
+    assert promote_model(**inputs, **asked)[0] == 2
+    assert "not registered" in Path(inputs["summary"].path).read_text()
     assert scene.registry.read().versions == 2
 
 

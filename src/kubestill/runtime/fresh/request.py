@@ -28,6 +28,7 @@ class Request(BaseModel):
     features: tuple[str, ...] = ()
     kinds: Mapping[str, str] = Field(default_factory=dict[str, str])
     keys: tuple[str, ...] = ()
+    golden_source: str = ""
     as_of: str = ""
     since: str = ""
     label_delay_hours: float = Field(default=0.0, ge=0, allow_inf_nan=False)

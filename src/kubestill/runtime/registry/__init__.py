@@ -1,6 +1,6 @@
 """The registry: who is champion, which rows were judged and trained on, and what happened when."""
 
 from kubestill.runtime.registry.registry import Registry, open_registry
-from kubestill.runtime.registry.state import Champion, Claim, Part, State, Window
+from kubestill.runtime.registry.state import Champion, Claim, Golden, Part, State, Window
 
-__all__ = ["Champion", "Claim", "Part", "Registry", "State", "Window", "open_registry"]
+__all__ = ["Champion", "Claim", "Golden", "Part", "Registry", "State", "Window", "open_registry"]

@@ -41,6 +41,7 @@ def standing(uri: str) -> dict[str, Any]:
         "model": registry.model_uri(state.champion) if state.champion else "",
         "judged through": state.judged_through[:19],
         "trained through": state.trained_through[:19],
+        "golden": f"{state.golden.rows:,} rows of {state.golden.source}" if state.golden else "",
         "at work": f"run {state.claim.run_id}" if state.claim else "nobody",
         "champions": [_champion(champion) for champion in made],
         "windows": [

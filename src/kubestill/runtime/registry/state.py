@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["FORMAT", "Champion", "Claim", "Half", "Part", "State", "Verdict", "Window"]
+__all__ = ["FORMAT", "Champion", "Claim", "Golden", "Half", "Part", "State", "Verdict", "Window"]
 
 FORMAT = "kubestill/registry/1"
 
@@ -87,6 +87,17 @@ class Window(_Value):
     """Version of the champion that learned from a part."""
 
 
+class Golden(_Value):
+    """The user's own fixed rows, as they were when they were imported."""
+
+    source: str
+    """Where they came from; another one is imported anew."""
+    folder: str
+    """Key of the copy below the registry."""
+    fingerprint: str
+    rows: int = Field(ge=1)
+
+
 class Claim(_Value):
     """A run under way, and the window it holds."""
 
@@ -107,6 +118,8 @@ class Claim(_Value):
     """Runs that seemed dead, and the windows that were taken from them: the rows are these now."""
     contract: Mapping[str, Any] = Field(default_factory=dict[str, Any])
     """What the rows mean; becomes the registry's when the run ends well."""
+    golden: Golden | None = None
+    """Rows that were imported for this run and those after it; they are the registry's at once."""
 
 
 class State(_Value):
@@ -124,6 +137,8 @@ class State(_Value):
     """Former champions, newest first; those rolled back are gone from here."""
     versions: int = 0
     """Champions ever made: version numbers are not used twice."""
+    golden: Golden | None = None
+    """What catches forgetting, where it is the user's own; else the parts of windows named so."""
     claim: Claim | None = None
     windows: tuple[Window, ...] = ()
     """In the order in which their runs ended."""

@@ -57,7 +57,7 @@ def claim(state: State, wanted: Claim) -> State:
         raise Conflict("the champion changed while rows were collected")
     if len(state.windows) != wanted.after:
         raise Conflict("another run took rows while these were collected")
-    return state.model_copy(update={"claim": wanted})
+    return state.model_copy(update={"claim": wanted, "golden": wanted.golden or state.golden})
 
 
 def abandon(state: State, run_id: str) -> State:
@@ -90,8 +90,8 @@ def close(state: State, run_id: str, verdict: Verdict) -> State:
 def promote(state: State, champion: Champion) -> State:
     """Swap the champion and close the window it was judged on, in one change.
 
-    The first champion's judging rows become the golden set; a later one's may be learned from by
-    the runs to come.
+    The first champion's judging rows become the golden set, unless the user has one; a later
+    one's may be learned from by the runs to come.
 
     Args:
         state: The current one.
@@ -117,7 +117,7 @@ def promote(state: State, champion: Champion) -> State:
     version = state.versions + 1
     windows = _learned(state.windows, held.pool, version)
     mine = _learned([held.window], [(held.window.id, "train")], version)[0]
-    judge: Part = "trainable" if held.champion else "golden"
+    judge: Part = "trainable" if held.champion or state.golden else "golden"
     mine = mine.model_copy(update={"verdict": "promoted", "judge": judge})
     former = () if state.champion is None else (state.champion,)
     return state.model_copy(

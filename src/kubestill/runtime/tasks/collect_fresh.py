@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from kubestill.errors import Conflict, Fenced, Problems
 from kubestill.runtime.artifacts import Artifact, write_summary
+from kubestill.runtime.fresh.golden import import_golden
 from kubestill.runtime.fresh.outputs import Outputs, write_outputs
 from kubestill.runtime.fresh.report import collected_text
 from kubestill.runtime.fresh.request import Request, check_placeholders
@@ -52,6 +53,7 @@ def collect_fresh(
     features: Sequence[str] | None = None,
     kinds: Mapping[str, str] | None = None,
     keys: Sequence[str] | None = None,
+    golden_source: str = "",
     min_rows: int = 200,
     judge_fraction: float = 0.3,
     validation_fraction: float = 0.15,
@@ -84,6 +86,7 @@ def collect_fresh(
             "features": tuple(features or ()),
             "kinds": dict(kinds or {}),
             "keys": tuple(keys or ()),
+            "golden_source": golden_source,
             "min_rows": min_rows,
             "judge_fraction": judge_fraction,
             "validation_fraction": validation_fraction,
@@ -164,6 +167,7 @@ def _take(
     windows: WindowStore,
     found: Fresh,
 ) -> _Result:
+    golden = import_golden(registry, state, request.golden_source, found.schema)
     judge = found.identities.shares < request.judge_fraction
     window = windows.write(
         run_id,
@@ -194,6 +198,7 @@ def _take(
         pool=transitions.trainable(state),
         took_over=_taken_over(state.claim),
         contract=found.contract,
+        golden=golden,
     )
     try:
         changed = registry.change(lambda now: transitions.claim(now, claim))
@@ -229,6 +234,8 @@ def _claimed(registry: Registry, state: State, claim: Claim) -> _Result:
     )
     if window.late == window.rows:
         reason += " All of them are late: what is judged is the past, not the present."
+    if claim.golden:
+        reason += f" {claim.golden.rows:,} golden rows were imported from {claim.golden.source}."
     body = {"status": status, "reason": reason, "window": window.id, "end": window.end}
     registry.append(claim.run_id, "collect", {**body, "rows": window.rows, "told": about["told"]})
     return _Result(status=status, reason=reason, claim=claim, about=about)

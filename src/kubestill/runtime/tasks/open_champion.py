@@ -8,6 +8,7 @@ from kubestill.errors import CorruptData, InvalidInput, Problem
 from kubestill.runtime.artifacts import Artifact
 from kubestill.runtime.checkpoints.ledger import write_ledger_artifact
 from kubestill.runtime.data.manifest import Dataset, gather
+from kubestill.runtime.fresh.golden import open_golden
 from kubestill.runtime.fresh.windows import WindowStore
 from kubestill.runtime.registry import Champion, Registry, State, open_registry, transitions
 from kubestill.runtime.registry.champions import check_champion, model_digest, read_ledger
@@ -77,9 +78,17 @@ def _copy(registry: Registry, champion: Champion, model: Artifact) -> None:
 
 
 def _golden(registry: Registry, state: State, golden: Artifact) -> int:
-    windows = WindowStore(registry, state)
-    kept = [window for window in state.windows if window.judge == "golden"]
-    parts: list[Dataset] = [windows.dataset(window, "judge") for window in kept]
-    made = gather(parts, golden.path, provenance={"made-by": "open-champion"})
+    made = gather(
+        _golden_parts(registry, state), golden.path, provenance={"made-by": "open-champion"}
+    )
     golden.metadata.update(kind="dataset", fingerprint=made.fingerprint, rows=made.rows)
     return made.rows
+
+
+def _golden_parts(registry: Registry, state: State) -> list[Dataset]:
+    """Return the user's own golden rows, or else those that judged the first champion."""
+    if state.golden is not None:
+        return [open_golden(registry, state.golden)]
+    windows = WindowStore(registry, state)
+    kept = [window for window in state.windows if window.judge == "golden"]
+    return [windows.dataset(window, "judge") for window in kept]

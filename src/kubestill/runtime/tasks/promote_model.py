@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kubestill.errors import InvalidInput, Problem, Problems
-from kubestill.runtime.artifacts import Artifact, check_kind
+from kubestill.runtime.artifacts import Artifact, check_kind, write_summary
 from kubestill.runtime.checkpoints.ledger import Ledger, read_ledger_artifact
 from kubestill.runtime.fresh.request import check_placeholders
 from kubestill.runtime.registry import Champion, Claim, Registry, State, open_registry, transitions
@@ -17,6 +17,7 @@ from kubestill.runtime.registry.champions import (
     copy_training,
     model_digest,
 )
+from kubestill.runtime.registry.kubeflow import NotRegistered, check_address, register
 from kubestill.runtime.selection.request import Evidence, Request
 from kubestill.runtime.selection.rules import select
 
@@ -26,7 +27,15 @@ _PROMOTING = ("promote", "bootstrap")
 
 
 def promote_model(
-    *, model: Artifact, ledger: Artifact, metrics: Artifact, registry: str, run_id: str
+    *,
+    model: Artifact,
+    ledger: Artifact,
+    metrics: Artifact,
+    registry: str,
+    run_id: str,
+    summary: Artifact,
+    model_registry: str = "",
+    model_name: str = "",
 ) -> tuple[int, str]:
     """Copy the challenger into the registry and swap the state, in one change.
 
@@ -36,6 +45,9 @@ def promote_model(
         metrics: Of the continuous-eval that judged it: they carry its decision.
         registry: Where.
         run_id: The run whose window judged it.
+        summary: Output: Markdown.
+        model_registry: Address of the Kubeflow Model Registry that is told; empty: nobody is.
+        model_name: What it calls the model; empty: the registry's last folder.
 
     Returns:
         version: Of the new champion.
@@ -50,7 +62,12 @@ def promote_model(
     """
     store = open_registry(registry)
     state = store.read()
-    digest, history, record = _check(model, ledger, metrics, {"run_id": run_id})
+    digest, history, record = _check(
+        model,
+        ledger,
+        metrics,
+        {"run_id": run_id, "model_registry": model_registry, "model_name": model_name},
+    )
     champion = transitions.promoted(state, run_id)
     if champion is None:
         held = transitions.holding(state, run_id)
@@ -70,8 +87,22 @@ def promote_model(
             "reason": record["reason"],
         },
     )
-    print(f"champion {champion.version}: {record['reason']}", flush=True)
-    return champion.version, store.model_uri(champion)
+    told = f"champion {champion.version}: {record['reason']}"
+    uri = store.model_uri(champion)
+    if model_registry:
+        name = model_name or store.uri.rstrip("/").rpartition("/")[2]
+        told += "\n\nModel Registry: " + _publish(model_registry, name, champion, uri)
+    write_summary(told + "\n", summary)
+    print(told, flush=True)
+    return champion.version, uri
+
+
+def _publish(address: str, name: str, champion: Champion, uri: str) -> str:
+    """Register the champion; whether that works changes nothing about who is champion."""
+    try:
+        return f"{register(address, name, champion, uri)}."
+    except NotRegistered as error:
+        return f"**not registered**, but champion all the same: {error}"
 
 
 def _check(
@@ -79,6 +110,7 @@ def _check(
 ) -> tuple[str, Ledger, Mapping[str, Any]]:
     problems = Problems()
     check_placeholders(names, problems)
+    check_address(names["model_registry"], problems)
     digest, history = "", None
     with problems.collect():
         check_kind(model, "model")
