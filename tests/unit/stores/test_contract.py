@@ -1,4 +1,4 @@
-"""What every store promises, on the real local, memory and Cloud Storage ones."""
+"""What every store promises: the local one, the one in memory, Cloud Storage, S3."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from kubestill.errors import Conflict, InvalidInput, NotFound
 from kubestill.runtime.stores import ABSENT, Store, fetch, join_uri, open_store, read_any
 
 
-@pytest.fixture(params=["local", "memory", "gcs"])
+@pytest.fixture(params=["local", "memory", "gcs", "s3"])
 def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "gcs":
-        gcs: Any = request.getfixturevalue("gcs")
-        return f"{gcs.uri}/some/root"
+    if request.param in ("gcs", "s3"):
+        cloud: Any = request.getfixturevalue(request.param)
+        return f"{cloud.uri}/some/root"
     return str(tmp_path / "root") if request.param == "local" else f"memory://{uuid.uuid4().hex}"
 
 
@@ -174,7 +174,7 @@ def test_a_cell_is_an_object_to_those_who_only_read(store: Store) -> None:
 
 @pytest.mark.parametrize("via", ["create", "cell"])
 def test_of_many_at_once_exactly_one_wins(store: Store, via: str) -> None:
-    barrier = threading.Barrier(16)
+    barrier = threading.Barrier(8)
 
     def attempt(number: int) -> bool:
         content = b"writer %d" % number
@@ -188,8 +188,8 @@ def test_of_many_at_once_exactly_one_wins(store: Store, via: str) -> None:
             return False
         return True
 
-    with ThreadPoolExecutor(16) as pool:
-        won = list(pool.map(attempt, range(16)))
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(attempt, range(8)))
 
     assert won.count(True) == 1
     assert store.get("x") == b"writer %d" % won.index(True)
@@ -209,13 +209,13 @@ def append(store: Store, name: str, item: str) -> None:
 
 def test_no_commit_of_many_threads_is_lost(store: Store) -> None:
     def commit(writer: int) -> None:
-        for number in range(25):
+        for number in range(15):
             append(store, "ledger", f"{writer}-{number}")
 
     run_all([lambda writer=writer: commit(writer) for writer in range(4)])
 
     lines = store.get("ledger").decode().split()
-    assert sorted(lines) == sorted(f"{w}-{n}" for w in range(4) for n in range(25))
+    assert sorted(lines) == sorted(f"{w}-{n}" for w in range(4) for n in range(15))
 
 
 def run_all(jobs: list[Callable[[], None]]) -> None:

@@ -109,6 +109,7 @@ def test_buffers_read_like_their_concatenation(parts: list[bytes], start: int, s
     [
         ("gs://b/a/c.json", ("gs://b/a", "c.json")),
         ("gs://b/c.json", ("gs://b", "c.json")),
+        ("minio://b/a/c.json", ("minio://b/a", "c.json")),
         ("/a/b/c", ("/a/b", "c")),
         ("/c", ("/", "c")),
         ("c", (".", "c")),
@@ -129,7 +130,8 @@ def test_split_uri_wants_a_name(uri: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "uri", ["", "s3://bucket/x", "gs://", "gs:///x", "file://host/x", "ftp://x"]
+    "uri",
+    ["", "az://bucket/x", "gs://", "s3:///x", "minio://", "gs:///x", "file://host/x", "ftp://x"],
 )
 def test_unknown_uris_say_what_is_supported(uri: str) -> None:
     with pytest.raises(InvalidInput, match="supported: a local path") as caught:
@@ -148,7 +150,7 @@ def test_roots_are_normalised(uri: str, root: str) -> None:
 def test_neither_torch_nor_the_cloud_is_imported_for_local_files() -> None:
     code = (
         "import sys; from kubestill.runtime.stores import open_store; open_store('/tmp');"
-        "print([m for m in ('torch', 'numpy', 'kfp', 'google.cloud.storage') if m in sys.modules])"
+        "print([m for m in ('torch', 'numpy', 'kfp', 'google.cloud.storage', 'botocore') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

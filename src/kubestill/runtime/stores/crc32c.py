@@ -39,8 +39,13 @@ def combine(first: int, second: int, length: int) -> int:
 
 
 def from_base64(text: str) -> int:
-    """Read a checksum the way Cloud Storage writes it: base64 of four big-endian bytes."""
+    """Read a checksum the way Cloud Storage and S3 write it: base64 of four big-endian bytes."""
     return int.from_bytes(base64.b64decode(text), "big")
+
+
+def to_base64(checksum: int) -> str:
+    """Write a checksum the way `from_base64` reads it."""
+    return base64.b64encode(checksum.to_bytes(4, "big")).decode()
 
 
 def _apply(operator: list[int], vector: int) -> int:

@@ -13,19 +13,23 @@ from kubestill.runtime.stores.memory import MemoryStore
 DEADLINE = 120.0
 """Seconds for which one operation goes on retrying what usually passes."""
 
-_SUPPORTED = "supported: a local path, file:///path, gs://bucket/prefix, memory://name (tests)"
+_SUPPORTED = (
+    "supported: a local path, file:///path, gs://bucket/prefix, s3://bucket/prefix, "
+    "minio://bucket/prefix, memory://name (tests)"
+)
 
 
 def open_store(uri: str, *, deadline: float = DEADLINE) -> Store:
     """Return the store rooted at `uri`; nothing is read or created yet.
 
     Args:
-        uri: A local path, `file:///path`, `gs://bucket/prefix`, or `memory://name` for tests.
+        uri: A local path, `file:///path`, `gs://bucket/prefix`, `s3://bucket/prefix`,
+            `minio://bucket/prefix`, or `memory://name` for tests.
         deadline: Seconds for which one operation retries transient failures before it gives up. For
             a file that goes up or down in parts: seconds without progress of a part.
 
     Raises:
-        InvalidInput: The URI is empty or its scheme is unknown.
+        InvalidInput: The URI is empty, its scheme is unknown, or a package for it is missing.
     """
     scheme, separator, rest = uri.partition("://")
     if not separator:
@@ -35,12 +39,21 @@ def open_store(uri: str, *, deadline: float = DEADLINE) -> Store:
     root, _, prefix = rest.rstrip("/").partition("/")
     if scheme == "file" and rest.startswith("/"):
         return LocalStore(unquote(rest))
+    # The vendors' libraries take half a second to import: only those who need one pay.
     if scheme == "gs" and root:
-        # The client library takes half a second to import: only those who need it pay.
         from kubestill.runtime.stores.cloud import CloudStore
         from kubestill.runtime.stores.gcs import GcsService
 
         return CloudStore(GcsService(root, prefix), deadline=deadline)
+    if scheme in ("s3", "minio") and root:
+        from kubestill.runtime.stores.cloud import CloudStore
+
+        try:
+            from kubestill.runtime.stores.s3 import S3Service
+        except ModuleNotFoundError as error:
+            remedy = f"needs {error.name}: pip install 'kubestill[s3]'"
+            raise InvalidInput([Problem("uri", uri, remedy)]) from error
+        return CloudStore(S3Service(scheme, root, prefix), deadline=deadline)
     if scheme == "memory" and root:
         return MemoryStore(root, prefix)
     raise InvalidInput([Problem("uri", uri, _SUPPORTED)])
