@@ -19,6 +19,8 @@ def train_student(
     mode: str = "distil",
     temperature: float = 4.0,
     hard_weight: float = 0.1,
+    tolerance: float = 0.0,
+    statistic: str = "max",
     network: str = "mlp",
     network_args: dict = {},
     epochs: float = 20.0,
@@ -46,9 +48,14 @@ def train_student(
             `overfit`.
         mode: `distil` imitates the teacher, `hard` learns the labels alone, `overfit` interpolates
             noise-free labels: no regularisation, the error followed over every row, and a stop
-            at `settings.tolerance`, at convergence or at the end of the budget.
+            at `tolerance`, at convergence or at the end of the budget.
         temperature: Softens teacher and student before they are compared; above 0.
         hard_weight: Share of the hard-label loss where a row has a label, 0 to 1.
+        tolerance: For `overfit`: what certify-surrogate is to be told. Training stops at half of
+            it on the rows, for between them the error is larger, or at `settings.tolerance`; 0
+            is off.
+        statistic: For `overfit`: `max`, `p999` or `mean`, as certify-surrogate takes it; training
+            follows the largest error for the first two.
         network: `mlp`, `resmlp`, `siren` and `fourier` for functions, `fno` for fields, or the
             import path of a class or factory such as `my_pkg.nets:Net`.
         network_args: Its keyword arguments, such as `{"hidden": [128, 128]}`.
@@ -89,6 +96,8 @@ def train_student(
         mode=mode,
         temperature=temperature,
         hard_weight=hard_weight,
+        tolerance=tolerance,
+        statistic=statistic,
         network=network,
         network_args=network_args,
         epochs=epochs,

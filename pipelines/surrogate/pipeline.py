@@ -68,7 +68,8 @@ def surrogate(
         learning_rate: Peak learning rate.
         student_settings: Further settings of the training.
         tolerance: Largest error allowed, in the output's own unit; for classes the share of rows
-            that may disagree. 0 states none for numbers, and wants all rows for classes.
+            that may disagree. 0 states none for numbers, and wants all rows for classes. The
+            training stops at half of it, or at `student_settings.tolerance`.
         statistic: `max`, `p999` or `mean`: what the tolerance is held against.
         samples: Random points for the error between the rows.
         exceptions: Classes only: write down every row that disagrees, and count it in the size.
@@ -132,6 +133,8 @@ def surrogate(
         train_student(
             dataset=gathered.outputs["dataset"],
             mode="overfit",
+            tolerance=tolerance,
+            statistic=statistic,
             network=network,
             network_args=network_args,
             steps=steps,

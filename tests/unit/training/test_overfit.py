@@ -111,6 +111,20 @@ def test_it_says_which_stop_it_was(
     assert (run["steps"] < 600) == (stop != "budget")
 
 
+@pytest.mark.parametrize(
+    ("settings", "at"), [({}, 0.5), ({"tolerance": 0.4}, 0.4)], ids=["half of it", "typed apart"]
+)
+def test_it_stops_where_the_certificate_will_find_it_good_enough(
+    wave: LocalArtifact, tmp_path: Path, settings: dict[str, Any], at: float
+) -> None:
+    run = overfit(wave, tmp_path, steps=600, tolerance=1.0, settings=settings)
+    assert (run["stop"]["reason"], run["settings"]["tolerance"]) == ("tolerance", at)
+    assert run["curves"]["validation"][-1]["max_error"] <= at
+    html = (tmp_path / "report").read_text()
+    assert "whole-domain largest error" in html
+    assert "validation" not in html.partition("<h2>Settings")[0]
+
+
 def test_a_network_becomes_the_table(parity: LocalArtifact, tmp_path: Path) -> None:
     run = overfit(parity, tmp_path, steps=2000, settings={"tolerance": 0.1})
     assert run["stop"]["reason"] == "tolerance"
@@ -130,6 +144,9 @@ def test_a_network_becomes_the_table(parity: LocalArtifact, tmp_path: Path) -> N
         ({"settings": {"ema_decay": 0.9}}, "settings.ema_decay"),
         ({"settings": {"metric": "train_loss"}}, "settings.metric"),
         ({"settings": {"metric": "r2"}}, "metric"),
+        ({"tolerance": -1.0}, "tolerance"),
+        ({"tolerance": 0.1, "statistic": "median"}, "statistic"),
+        ({"tolerance": 0.1, "mode": "hard"}, "tolerance"),
         ({"settings": {"choose": "last", "tolerance": 1.0}}, "settings.choose"),
         ({"validation": LocalArtifact("v", metadata={"kind": "dataset"})}, "validation"),
     ],

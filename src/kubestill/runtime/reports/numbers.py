@@ -53,7 +53,7 @@ def _written(shares: tuple[float, ...], digits: int) -> tuple[str, ...]:
     return tuple(f"{share:.{digits}%}" for share in shares)
 
 
-_SHARES = ("accuracy", "macro_f1", "agreement")
+_SHARES = ("accuracy", "macro_f1", "agreement", "error_rate")
 """Metrics that people read in percent."""
 
 

@@ -28,13 +28,23 @@ from kubestill.runtime.reports.plots import PHASES, Curve, Marks, Panel, Phase, 
 __all__ = ["METRIC_TITLES", "training_report", "validation_panels"]
 
 METRIC_TITLES = {
-    name: metric.title for known in METRICS.values() for name, metric in known.items()
-} | {"loss": "loss"}
+    "max_error": "largest error",
+    "error_rate": "error rate",
+    **{name: metric.title for known in METRICS.values() for name, metric in known.items()},
+    "mean_error": "mean error",
+    "loss": "loss",
+}
 """Name → how a person writes it, the most telling first."""
-_SHARES = ("accuracy", "macro_f1")
-_HEADLINES = ("accuracy", "r2", "rmse", "log_loss", "loss")
+_SHARES = ("accuracy", "macro_f1", "error_rate")
+_HEADLINES = ("max_error", "error_rate", "accuracy", "r2", "rmse", "log_loss", "loss")
 """What the headline quotes, the first that was measured."""
-_PRESETS = {"teacher": "The teacher", "student": "The student", "finetune": "The fine-tuned model"}
+_PRESETS = {
+    "teacher": "The teacher",
+    "student": "The student",
+    "control": "The control",
+    "finetune": "The fine-tuned model",
+    "overfit": "The surrogate",
+}
 _STOPS = {
     "budget": "It ran to the end of its budget.",
     "early-stopping": "It stopped early: no milestone got better any more.",
@@ -126,9 +136,15 @@ def validation_panels(
             )
             for name, colour, marker, one in held
         ]
-        title = f"validation {METRIC_TITLES[metric]}"
+        where = {_followed(one) for *_, one in held}
+        title = f"{' and '.join(sorted(where))} {METRIC_TITLES[metric]}"
         panels.append(Panel(title=title, curves=curves, share=scale == 100))
     return panels
+
+
+def _followed(training: Training) -> str:
+    """Name the rows that the error was followed over."""
+    return "whole-domain" if training["preset"] == "overfit" else "validation"
 
 
 def phases_of(training: Training) -> list[Phase]:
@@ -147,7 +163,7 @@ def phases_of(training: Training) -> list[Phase]:
 
 def _plot_section(training: Training) -> Html:
     marks = _marks(training)
-    key = [("training", "muted", "-"), ("validation", "student", "o")]
+    key = [("training", "muted", "-"), (_followed(training), "student", "o")]
     if marks.milestones:
         key.append(("milestone", "ink", "^"))
     if marks.recovery:
@@ -185,15 +201,16 @@ def _panels(training: Training) -> list[Panel]:
     if validation and all("loss" in row for row in validation):
         curves.append(
             Curve(
-                name="validation",
+                name=_followed(training),
                 colour="student",
                 marker="o",
                 x=[row["step"] for row in validation],
                 y=[row["loss"] for row in validation],
             )
         )
-    others = validation_panels([("validation", "student", "o", training)], "step")
-    others = [panel for panel in others if panel.title != "validation loss"]
+    followed = _followed(training)
+    others = validation_panels([(followed, "student", "o", training)], "step")
+    others = [panel for panel in others if panel.title != f"{followed} loss"]
     drawn = [curve for curve in curves if curve.x]
     return [*([Panel(title="loss", curves=drawn)] if drawn else []), *others[:1]]
 
@@ -230,7 +247,7 @@ def _headline(name: str, training: Training) -> str:
     shown = score_text(metric, value)
     reached = f"{shown} {METRIC_TITLES[metric]}"
     if metric not in _SHARES:
-        reached = f"a validation {METRIC_TITLES[metric]} of {shown}"
+        reached = f"a {_followed(training)} {METRIC_TITLES[metric]} of {shown}"
     return f"{name} reaches {reached} after {_spent(training)}."
 
 
@@ -256,7 +273,7 @@ def _facts(training: Training) -> list[Tile]:
     best = _best(training)
     if best:
         metric, value = best
-        label = f"validation {METRIC_TITLES[metric]}"
+        label = f"{_followed(training)} {METRIC_TITLES[metric]}"
         facts.append(
             Tile(value=score_text(metric, value), label=label, detail="of the exported model")
         )

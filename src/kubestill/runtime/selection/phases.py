@@ -85,7 +85,12 @@ class _Curve:
         return _Curve(self.name, self.steps[:count], self.values[:count])
 
 
-def detect_phases(curves: Mapping[str, Sequence[Mapping[str, Any]]], *, metric: str = "") -> Phases:
+def detect_phases(
+    curves: Mapping[str, Sequence[Mapping[str, Any]]],
+    *,
+    metric: str = "",
+    followed: str = "validation",
+) -> Phases:
     """Tell the three phases apart from a training's curves so far.
 
     Args:
@@ -94,9 +99,10 @@ def detect_phases(curves: Mapping[str, Sequence[Mapping[str, Any]]], *, metric: 
         metric: What the training followed. It is read from the validation points where smaller is
             better, else the first loss they hold: overfitting shows in a loss long before it
             shows in an accuracy.
+        followed: What those points are called in `why`: "whole-domain" where they are of all rows.
     """
     train = _curve("training loss", curves.get("train", ()), "loss", sign=1)
-    validation = _validation_curve(curves.get("validation", ()), metric)
+    validation = _validation_curve(curves.get("validation", ()), metric, followed)
     detail, why_detail = _end_of_detail(validation, train)
     source = validation if len(validation.steps) >= 3 else train
     structure, why_structure = _end_of_structure(source.until(detail))
@@ -118,7 +124,7 @@ def phase_of(phases: Phases, step: int) -> Phase:
 def _end_of_detail(validation: _Curve, train: _Curve) -> tuple[int | None, str]:
     count = len(validation.steps)
     if count < LEAST_POINTS:
-        return None, f"too few validation points ({count}) to see overfitting"
+        return None, f"too few points ({count}) to see overfitting"
     values = _scaled(validation.values)
     smoothed = smooth(values, half_window(count))
     lowest = min(range(count), key=smoothed.__getitem__)
@@ -168,13 +174,13 @@ def _end_of_structure(curve: _Curve) -> tuple[int | None, str]:
     return step, f"{curve.name} had made {STEEP_SHARE:.0%} of its fall by step {step}"
 
 
-def _validation_curve(points: Sequence[Mapping[str, Any]], metric: str) -> _Curve:
+def _validation_curve(points: Sequence[Mapping[str, Any]], metric: str, followed: str) -> _Curve:
     recorded = sorted(filter(_falls, {name for point in points for name in point}))
     if metric in recorded:
-        return _curve(f"validation {metric}", points, metric, sign=1)
+        return _curve(f"{followed} {metric}", points, metric, sign=1)
     if recorded:
-        return _curve(f"validation {recorded[0]}", points, recorded[0], sign=1)
-    return _curve(f"validation {metric} (negated)", points, metric, sign=-1)
+        return _curve(f"{followed} {recorded[0]}", points, recorded[0], sign=1)
+    return _curve(f"{followed} {metric} (negated)", points, metric, sign=-1)
 
 
 def _falls(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from kubestill.errors import InvalidInput, Problem, Problems, nearest
@@ -22,6 +23,8 @@ def train_student(
     mode: str = "distil",
     temperature: float = 4.0,
     hard_weight: float = 0.1,
+    tolerance: float = 0.0,
+    statistic: str = "max",
     network: str = "mlp",
     network_args: dict[str, Any] = {},  # noqa: B006
     epochs: float = 20.0,
@@ -40,6 +43,7 @@ def train_student(
     """Train the small model; the component tells the parameters, `run_training` the errors."""
     if mode not in MODES:
         raise InvalidInput([Problem("mode", mode, nearest(mode, MODES))])
+    settings = {**_stop(mode, tolerance, statistic), **settings}
     typed = {
         "temperature": temperature,
         "hard_weight": hard_weight,
@@ -71,6 +75,20 @@ def train_student(
     )
 
 
+def _stop(mode: str, tolerance: float, statistic: str) -> dict[str, Any]:
+    """Return the settings that stop a training whose certificate asks for this tolerance."""
+    problems = Problems()
+    if statistic not in _FOLLOWED:
+        problems.add("statistic", statistic, nearest(statistic, _FOLLOWED))
+    if not 0 <= tolerance < math.inf:
+        problems.add("tolerance", tolerance, "give a number from 0, in the output's own unit")
+    if tolerance and mode != "overfit":
+        remedy = "only mode 'overfit' follows an error over the whole domain; use settings"
+        problems.add("tolerance", tolerance, remedy)
+    problems.raise_if_any()
+    return {"tolerance": MARGIN * tolerance, **_FOLLOWED[statistic]} if tolerance else {}
+
+
 def _check_overfit(settings: TrainingSettings, problems: Problems) -> None:
     """Overfitting on purpose and regularising contradict each other."""
     contradictions = {
@@ -93,6 +111,15 @@ def _check_overfit(settings: TrainingSettings, problems: Problems) -> None:
         remedy = "the tolerance is met by the best milestone; use 'best'"
         problems.add("settings.choose", "last", remedy)
 
+
+MARGIN = 0.5
+"""Of the tolerance: between the rows, where the certificate looks too, the error is larger."""
+_FOLLOWED: dict[str, dict[str, Any]] = {
+    # Followed where nobody says otherwise: the largest error, or the share of wrong labels.
+    "max": {},
+    "p999": {},
+    "mean": {"metric": "mean_error"},
+}
 
 _INSTEAD = {
     "network_args.norm": "use 'layer' or 'none': statistics of a batch are noise",

@@ -34,6 +34,7 @@ class DomainError:
     """
 
     where = "over the whole domain"
+    followed = "whole-domain"
 
     def __init__(self, rows: Rows, *, task: str, decoder: Decoder):
         self._rows, self._task, self._decoder = rows, task, decoder

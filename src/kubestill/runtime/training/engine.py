@@ -232,7 +232,12 @@ class Trainer:
 
     def _mark_phases(self) -> None:
         """Tell the ledger what the curves say by now: pruning spares what precedes a boundary."""
-        self.phases = detect_phases(self.curves, metric=self._prepared.metric)
+        followed = self._prepared.validation
+        self.phases = detect_phases(
+            self.curves,
+            metric=self._prepared.metric,
+            followed=followed.followed if followed else "validation",
+        )
         steps = [int(point["step"]) for point in self.curves["train"]]
         self._checkpointer.mark_phases({step: phase_of(self.phases, step) for step in steps})
 

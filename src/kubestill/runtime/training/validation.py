@@ -33,6 +33,7 @@ class Validation:
     """
 
     where = "on the validation rows"
+    followed = "validation"
 
     def __init__(self, features: Tensor, target: Tensor, *, task: str, decoder: Decoder):
         self._features, self._target = features, target
