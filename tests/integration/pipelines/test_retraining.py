@@ -18,6 +18,7 @@ import pytest
 from kubestill.runtime.data.dataset import Dataset
 from kubestill.runtime.fresh.windows import WindowStore
 from kubestill.runtime.registry import open_registry
+from model_registry import model_registry
 
 # Three whole runs: on a busy machine they take their time.
 pytestmark = pytest.mark.timeout(900)
@@ -51,9 +52,10 @@ def month(number: int, drift: float = 0.0) -> pd.DataFrame:
     )
 
 
-def arguments(place: Path, as_of: str) -> list[str]:
+def arguments(place: Path, as_of: str, **more: str) -> list[str]:
     given = {
         "source": place / "source",
+        "golden_source": place / "golden.parquet",
         "timestamp": "t",
         "target": "late",
         "features": "[x0, x1]",
@@ -63,7 +65,8 @@ def arguments(place: Path, as_of: str) -> list[str]:
         "finetune_learning_rate": 0.01,
         "strict": "false",
         "gate": "{steps: 50}",
-        "evaluation_settings": "{resamples: 200}",
+        "evaluation_settings": "{resamples: 200, max_forgetting: 0.9}",
+        **more,
     }
     return [
         "run",
@@ -87,6 +90,8 @@ def place(kubestill, tmp_path_factory) -> Path:
         if number == 2:
             rows["late"] = rows.late.sample(frac=1, random_state=0).to_numpy()
         rows.to_parquet(place / "source" / f"2013-{number:02d}.parquet")
+    # Nobody forgets this much: that golden rows are scored on is to be seen, not what they decide.
+    month(7).head(300).to_parquet(place / "golden.parquet")
     done = kubestill(*arguments(place, "2013-02-01"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "**promoted**" in done.stdout
@@ -110,9 +115,17 @@ def test_a_bad_month_promotes_nobody_and_is_told_in_the_report(place, kubestill)
 
 
 def test_a_decayed_champion_is_replaced_and_the_next_run_does_nothing(place, kubestill) -> None:
-    done = kubestill(*arguments(place, "2013-04-01"))
+    with model_registry() as served:
+        told = {"model_registry": served.host, "model_name": "late"}
+        done = kubestill(*arguments(place, "2013-04-01", **told))
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.findall(r"✓ (\S+)", done.stdout) == STEPS
+    registry = open_registry(str(place / "runs" / "registry"))
+    state = registry.read()
+    assert state.champion
+    assert state.golden
+    assert state.champion.decision["record"]["golden"]["fingerprint"] == state.golden.fingerprint
+    assert [one["uri"] for one in served.artifacts] == [registry.model_uri(state.champion)]
     assert "**promoted**" in done.stdout
     again = kubestill(*arguments(place, "2013-04-01"))
     assert re.findall(r"✓ (\S+)", again.stdout) == ["collect-fresh", "record-outcome"]
