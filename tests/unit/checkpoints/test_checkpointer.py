@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pickle
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,6 +124,18 @@ def test_a_generator_takes_back_its_state_from_wherever_it_lay_in_the_file(tmp_p
     again = torch.Generator()
     again.set_state(restored.tensors["rng"])
     assert torch.equal(torch.rand(9, generator=again), torch.rand(9, generator=generator))
+
+
+def test_a_state_that_was_taken_over_takes_no_more_memory(tmp_path: Path) -> None:
+    trained(tmp_path, 1)
+    with opened(tmp_path) as checkpointer:
+        restored = checkpointer.restore()
+        assert restored is not None
+        alive = weakref.ref(restored)
+        del restored
+        gc.collect()
+        assert alive() is None
+        assert checkpointer.resumed is not None
 
 
 def test_a_save_holds_the_moment_it_was_called_at(tmp_path: Path) -> None:

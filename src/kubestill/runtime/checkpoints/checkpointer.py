@@ -37,7 +37,7 @@ from kubestill.runtime.checkpoints.ledger import (
 from kubestill.runtime.checkpoints.manifest import Stamp
 from kubestill.runtime.checkpoints.place import Announce, Place
 from kubestill.runtime.checkpoints.ranks import Ranks
-from kubestill.runtime.checkpoints.restore import Restored, read_state
+from kubestill.runtime.checkpoints.restore import read_state
 from kubestill.runtime.checkpoints.resuming import newest_whole, same_bits
 from kubestill.runtime.checkpoints.retention import policy_of
 from kubestill.runtime.checkpoints.saver import Saver
@@ -74,7 +74,7 @@ class Checkpointer:
         self._ranks = ranks
         self._numerics = numerics
         self._announce = announce
-        self._resumed: Restored | None = None
+        self._resumed: LedgerEntry | None = None
         self._exact = True
         self._saves = 0
         self._closed = threading.Event()
@@ -164,7 +164,7 @@ class Checkpointer:
     @property
     def resumed(self) -> LedgerEntry | None:
         """The checkpoint that `restore` read."""
-        return self._resumed.entry if self._resumed else None
+        return self._resumed
 
     @property
     def exact(self) -> bool:
@@ -195,7 +195,8 @@ class Checkpointer:
         if chosen is None:
             entry = LedgerEntry.from_json(told)
             chosen = read_state(store, entry, rank=ranks.rank, world=ranks.world, proof="crc32c")
-        self._resumed = chosen
+        # Not the state, which would take up as much memory again for as long as training goes on.
+        self._resumed = chosen.entry
         self._exact = same_bits(chosen, self._numerics, ranks.world, self._announce)
         return chosen.state
 
@@ -286,7 +287,7 @@ class Checkpointer:
         report = self._schedule.report(time.monotonic())
         before = self._cell.predecessor
         if before is not None and self._resumed is not None:
-            report["lost_seconds"] = max(0.0, before.beat_at - self._resumed.entry.created)
+            report["lost_seconds"] = max(0.0, before.beat_at - self._resumed.created)
         return report
 
     def finish(self, result: Mapping[str, Any]) -> Ledger:
