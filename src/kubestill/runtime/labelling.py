@@ -1,8 +1,9 @@
 """The teacher's soft outputs beside the rows they belong to.
 
-Three things go on at once: a thread decodes the blocks ahead, this thread computes, another writes
-Parquet behind. The batch is the dataset's own block of 8,192 rows, counted from its first row, so
-that labels do not depend on how rows were cut into shards or parts.
+A thread reads blocks ahead, every core computes a block of its own, and others write Parquet
+behind. Cores that shared each product would wait for the one that reading or writing has just
+interrupted. The batch is the dataset's own block of 8,192 rows, counted from its first row, so that
+labels depend neither on how rows were cut into shards or parts, nor on the number of cores.
 """
 
 # pyarrow and pandas come without types.
@@ -14,11 +15,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 
 from kubestill.errors import Problems
@@ -35,8 +38,8 @@ LOGITS = "teacher_logits"
 """Column of a classifier's outputs: [K], or [1] for two classes."""
 PREDICTION = "teacher_prediction"
 """Column of a regression's outputs [T], in target units."""
-DEPTH = 4
-"""Blocks that may wait before, and after, the computation."""
+DEPTH = 2
+"""Blocks that may wait to be written, for each that is computed at a time."""
 
 
 def label(predictor: Predictor, dataset: Dataset, root: str) -> Dataset:
@@ -64,9 +67,10 @@ def label(predictor: Predictor, dataset: Dataset, root: str) -> Dataset:
     with DatasetWriter(
         root, schema, provenance=provenance, complete_domain=dataset.complete_domain
     ) as writer:
-        write = partial(_write, writer, schema)
-        for _ in ahead(_computed(predictor, dataset, write), workers=1, depth=DEPTH):
-            pass
+        jobs = (partial(_compute, predictor, block) for block in dataset.iter_blocks())
+        with _a_thread_each(predictor.model.device) as workers:
+            for block, outputs in ahead(jobs, workers=workers, depth=DEPTH * workers):
+                _write(writer, schema, block, outputs)
     return writer.dataset
 
 
@@ -112,19 +116,22 @@ def teacher_digest(spec: ModelSpec) -> str:
     return hashlib.sha256(json.dumps(spec.to_json(), sort_keys=True).encode()).hexdigest()
 
 
-Write = Callable[[pa.Table, NDArray[np.float32]], None]
+@contextmanager
+def _a_thread_each(device: torch.device) -> Iterator[int]:
+    """Give every block a thread of its own; how many may be computed at a time."""
+    threads = torch.get_num_threads()
+    if device.type != "cpu":
+        yield 2  # one decodes while the device computes for the other
+        return
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
 
 
-def _computed(predictor: Predictor, dataset: Dataset, write: Write) -> Iterator[Callable[[], None]]:
-    """Compute block by block in the caller's thread, and yield the writing of each."""
-    decode = partial(_decode, predictor.layout)
-    blocks = (partial(decode, block) for block in dataset.iter_blocks())
-    for block, raw in ahead(blocks, workers=1, depth=DEPTH):
-        yield partial(write, block, predictor.logits(raw))
-
-
-def _decode(layout: RawLayout, block: pa.Table) -> tuple[pa.Table, NDArray[np.float32]]:
-    return block, decode_features(block, layout)
+def _compute(predictor: Predictor, block: pa.Table) -> tuple[pa.Table, NDArray[np.float32]]:
+    return block, predictor.logits(decode_features(block, predictor.layout))
 
 
 def _write(
