@@ -46,7 +46,7 @@ __all__ = [
 
 Rows = Dataset | pa.Table | pd.DataFrame
 
-_TILE_ROWS = 4096
+_TILE_ROWS = 8192
 """Rows written column by column before moving on, so that the output tile stays in the cache."""
 
 
