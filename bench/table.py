@@ -1,11 +1,15 @@
-"""Write bench/README.md from the results: one table a bench, with date and machine kind."""
+"""Write bench/README.md from the results, a table a bench, and what docs/costs.md shows of them."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+from bench.results import RESULTS
+
 HERE = Path(__file__).parent
+COSTS = HERE.parent / "docs" / "costs.md"
 HEAD = """# Benches
 
 `make bench` runs what needs no special data and rewrites this page from `bench/results/*.json`.
@@ -23,6 +27,7 @@ over to other machines, absolute numbers do not. A bar that is missed says so.
 | `python -m bench.bench_stall` | how long a save stops the training, and restoring |
 | `python -m bench.bench_stall --end-to-end` | what saving costs a large training in all |
 | `python -m bench.bench_transfer` | uploads and downloads against the emulator |
+| `python -m bench.bench_containers` | a step's start and imports in its image; needs Docker |
 | `python -m bench.bench_gate` | continuous-eval: false alarms, power, bad months named |
 | `make bench-retraining SEEDS=5` | a real year through the real pipeline; one seed unless told |
 | `make bench-mnist DATA=…` | Hinton et al. 2015 on MNIST (IDX files); `SCALE=small` for 2 cores |
@@ -30,10 +35,16 @@ over to other machines, absolute numbers do not. A bar that is missed says so.
 """
 
 
+_MEASURED = re.compile(
+    r"(<!-- measured: ([\w, -]+?)(?: \(only ([^\n]+)\))? -->\n).*?(?=<!-- end -->)", re.S
+)
+"""Where a page shows results: `<!-- measured: stall, transfer (only 100M|upload) -->`."""
+
+
 def main() -> None:
-    """Rewrite the page."""
+    """Rewrite the page, and the results in the page of costs."""
     parts = [HEAD]
-    for path in sorted((HERE / "results").glob("*.json")):
+    for path in sorted(RESULTS.glob("*.json")):
         rows = json.loads(path.read_text())
         first = rows[0]
         parts.append(f"\n## {path.stem}\n\n{first.get('date', '')}, {first.get('machine', '')}\n")
@@ -49,6 +60,21 @@ def main() -> None:
         if path.with_suffix(".svg").exists():
             parts.append(f"\n![{path.stem}](results/{path.stem}.svg)")
     (HERE / "README.md").write_text("\n".join(parts) + "\n")
+    COSTS.write_text(_MEASURED.sub(_fill, COSTS.read_text()))
+
+
+def _fill(place: re.Match[str]) -> str:
+    """Write what was measured to where a page asks for it."""
+    lines: list[str] = []
+    for name in place[2].split(", "):
+        path = RESULTS / f"{name}.json"
+        for row in json.loads(path.read_text()) if path.exists() else []:
+            if not place[3] or re.search(place[3], row["name"]):
+                against = f" ({row['peer']})" if row["peer"] else ""
+                lines.append(f"| {row['name']}{against} | {row['value']:.3g} | {row['unit']} |")
+    if not lines:
+        return f"{place[1]}\nNot measured yet: `make bench`, on a quiet machine.\n\n"
+    return "\n".join([place[1], "| measured | | |", "| --- | ---: | --- |", *lines, "\n"])
 
 
 if __name__ == "__main__":
