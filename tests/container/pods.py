@@ -123,9 +123,7 @@ def drive(
     folder = f"{root}/{name}/{uuid.uuid4()}/{name}/{uuid.uuid4()}"
     outputs = spec["outputDefinitions"]
     made = {
-        port: {
-            "artifacts": [{"name": port, "uri": f"{folder}/{port}", "type": one["artifactType"]}]
-        }
+        port: {"name": port, "uri": f"{folder}/{port}", "type": one["artifactType"]}
         for port, one in outputs.get("artifacts", {}).items()
     }
     files = {port: {"outputFile": f"/tmp/kfp/outputs/{port}"} for port in outputs["parameters"]}

@@ -14,7 +14,7 @@ from pods import Attempt, Task, drive
 
 from emulators import GcsEmulator
 
-pytestmark = pytest.mark.container
+pytestmark = [pytest.mark.container, pytest.mark.timeout(900)]
 
 TEACHER: dict[str, Any] = {
     "network_args": {"hidden": [128, 128], "dropout": 0.2},
@@ -36,7 +36,7 @@ class Cluster:
         self.root = f"gs://{self.bucket}/v2/artifacts"
 
     def task(self, component: str, **given: Any) -> Task:
-        environment = {"STORAGE_EMULATOR_HOST": self._emulator.host}
+        environment = {"STORAGE_EMULATOR_HOST": self._emulator.host, "OMP_NUM_THREADS": "1"}
         return drive(
             component, root=self.root, scratch=self._scratch, environment=environment, **given
         )

@@ -56,15 +56,17 @@ class Containers:
         Args:
             command: As `kfp.local` would start it on this machine.
             image: What to run it in; `{{$...}}` stands for the task's own parameter.
-            root: Folder of the runs; the container sees it under the same path.
+            root: Folder of the runs, absolute; the container sees it under the same path.
             environment: Further variables.
         """
         name = f"kubestill-{uuid.uuid4().hex[:12]}"
         here = os.getcwd()
         options = ["--name", name, "--user", f"{os.getuid()}:{os.getgid()}", "--shm-size", "1g"]
         # What parameters name by local paths lies below here; only the runs may be written.
-        options += ["--volume", f"{here}:{here}:ro", "--workdir", here]
-        options += ["--volume", f"{root}:{root}", "--tmpfs", "/tmp:exec,mode=1777"]
+        mounts = {here: f"{here}:{here}:ro", root: f"{root}:{root}"}
+        for mount in mounts.values():
+            options += ["--volume", mount]
+        options += ["--workdir", here, "--tmpfs", "/tmp:exec,mode=1777"]
         for variable, value in environment.items():
             options += ["--env", f"{variable}={value}"]
         inside = [part.replace(sys.executable, "python3") for part in command]
