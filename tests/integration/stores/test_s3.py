@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from click.testing import CliRunner
 
+from kubestill.cli import main
 from kubestill.errors import InvalidInput, PermissionDenied, StoreError, StoreUnavailable
 from kubestill.runtime.checkpoints.place import resolve_place
 from kubestill.runtime.stores import ABSENT, open_store, s3_client, s3_secret
@@ -129,6 +131,18 @@ def test_a_server_that_does_not_honour_conditions_is_refused(
         store.put("x", b"content")
         assert store.get("x") == b"content"
         assert list(server.objects) == ["/bucket/root/x"]
+
+
+def test_doctor_finds_such_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(Careless("ignores")) as address:
+        monkeypatch.setenv("KUBESTILL_MINIO_ENDPOINT", address)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "any")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "any")
+        arguments = ["doctor", "--host", f"http://{address}", "--store", "minio://bucket/root"]
+        result = CliRunner().invoke(main, arguments)
+
+    assert result.exit_code == 1
+    assert f"http://{address} does not honour conditions on writes" in result.output
 
 
 def test_the_server_behind_minio_is_its_own(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
