@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -106,7 +107,7 @@ def test_promotion_finds_its_work_done(scene: Scene, second: Taken) -> None:
     )
     scene.registry.change(lambda now: transitions.promote(now, champion))
     with model_registry() as served:
-        asked = {"model_registry": served.host, "model_name": "flights"}
+        asked: dict[str, Any] = {"model_registry": served.host, "model_name": "flights"}
         assert promote_model(**inputs, **asked)[0] == 2
     assert [one["name"] for one in served.versions] == ["2"]
     assert "Model Registry: version 2 of 'flights'" in Path(inputs["summary"].path).read_text()

@@ -47,8 +47,9 @@ class OnData:
 
     @property
     def worst(self) -> int:
-        """Row number of the largest error."""
-        return int(self.errors.argmax())
+        """Row number of the largest error; of many as large, as with classes, the middle one."""
+        largest = np.flatnonzero(self.errors == self.errors.max())
+        return int(largest[len(largest) // 2])
 
 
 def on_data(predictor: Predictor, raw: NDArray[np.float32], labels: NDArray[Any]) -> OnData:

@@ -63,15 +63,15 @@ class Cases:
 
 @dataclass(frozen=True, kw_only=True)
 class Map:
-    """The largest error in each cell of two inputs, over all that was compared; NaN where none."""
+    """The error in each cell of two inputs, over all that was compared; NaN where none."""
 
     across: Drawn
     up: Drawn | None
     x: Floats
     """Edges of the cells."""
     y: Floats
-    largest: Floats
-    """[y, x]"""
+    errors: Floats
+    """[y, x], the largest; of classes, where any cell has one, the share that disagrees."""
     worst: tuple[float, float]
 
 
@@ -144,16 +144,20 @@ def error_map(found: Examined) -> Map | None:
     row = np.zeros(len(errors), np.int64)
     if up:
         row = np.clip(np.searchsorted(y, values[up.name], side="right") - 1, 0, len(y) - 2)
-    largest = np.full((len(y) - 1) * (len(x) - 1), -1.0)
-    np.maximum.at(largest, row * (len(x) - 1) + column, errors)
-    largest[largest < 0] = np.nan
+    cell, cells = row * (len(x) - 1) + column, (len(y) - 1) * (len(x) - 1)
+    counts = np.bincount(cell, minlength=cells)
+    if found.truth.system.output.classes:
+        shown = np.bincount(cell, errors, minlength=cells) / np.maximum(counts, 1)
+    else:
+        shown = np.zeros(cells)
+        np.maximum.at(shown, cell, errors)
     worst = found.worst.iloc[0]
     return Map(
         across=across,
         up=up,
         x=x,
         y=y,
-        largest=largest.reshape(len(y) - 1, len(x) - 1),
+        errors=np.where(counts > 0, shown, np.nan).reshape(len(y) - 1, len(x) - 1),
         worst=(float(worst[across.name]), float(worst[up.name]) if up else 0.5),
     )
 

@@ -102,13 +102,20 @@ def _facts(found: Examined) -> list[Tile]:
         detail = f"on {off['rows']:,} points; mean {off['mean']:.2g}"
         tiled.append(Tile(value=f"{off['max']:.2g}", label="largest between rows", detail=detail))
         tiled += _bound_tile(off)
-    ratio = made.size["ratio"]
     detail = f"{size(made.size['surrogate_bytes'])} for {size(made.size['table_bytes'])}"
-    tiled.append(Tile(value=f"{count(ratio)}×", label="smaller than the table", detail=detail))
+    label = "{} than the table"
+    tiled.append(_ratio(made.size["ratio"], label, ("smaller", "larger"), detail))
     if made.speed:
         detail = f"than the solver, {made.speed['batch']:,} rows at a time"
-        tiled.append(Tile(value=f"{count(made.speed['ratio'])}×", label="faster", detail=detail))
+        tiled.append(_ratio(made.speed["ratio"], "{}", ("faster", "slower"), detail))
     return tiled
+
+
+def _ratio(ratio: float, label: str, words: tuple[str, str], detail: str) -> Tile:
+    """Say by how many times, in the word for the side it is on."""
+    better = ratio >= 1
+    times = ratio if better else 1 / ratio
+    return Tile(value=f"{count(times)}×", label=label.format(words[not better]), detail=detail)
 
 
 def _bound_tile(off: dict[str, Any]) -> list[Tile]:
@@ -122,7 +129,7 @@ def _bound_tile(off: dict[str, Any]) -> list[Tile]:
 
 
 def _pictures(found: Examined) -> list[Html]:
-    classes = found.predictor.spec.task != "regression"
+    classes = found.truth.system.output.classes if found.truth else ()
     made: list[Html] = []
     tensors = cases(found)
     if tensors is not None:
@@ -135,25 +142,37 @@ def _pictures(found: Examined) -> list[Html]:
         )
     plane = image(found)
     if plane is not None:
-        note = "Two inputs vary; all others are as they are at the worst point."
+        note = f"Two inputs vary; all others are as they are at {_point(found)}."
         drawn = figure(image_plot(plane, classes=classes))
         made.append(section("Solution and surrogate", drawn, note=note))
     through = lines(found)
     if through:
-        note = "One input at a time, through the worst point (dashed)."
+        note = f"One input at a time, through {_point(found)} (dashed)."
         drawn = figure(lines_plot(through, classes=classes))
         made.append(section("Along every input", legend(_KEY), drawn, note=note))
     return made
 
 
+def _point(found: Examined) -> str:
+    """Name the point that the pictures go through."""
+    if found.predictor.spec.task == "regression":
+        return "the worst point"
+    wrong = found.certificate.errors["data"]["disagreements"]
+    return "one of the disagreements" if wrong else "some row"
+
+
 def _where(found: Examined) -> list[Html]:
     made, sections = found.certificate, []
     shown = error_map(found)
+    classes = found.predictor.spec.task != "regression"
     if shown is not None:
-        note = "Largest error of each cell, over everything compared; the ring is the worst point."
-        drawn = figure(map_plot(shown, lambda value: f"{value:.2g}"), _worst(made))
+        what = "Share of disagreements in" if classes else "Largest error of"
+        note = f"{what} each cell, over everything compared; the ring is {_point(found)}."
+        # Nothing stands beside it where there are classes.
+        plot = map_plot(shown, lambda value: f"{value:.2g}", wide=classes)
+        drawn = figure(plot, _worst(found))
         sections.append(section("Where it errs", drawn, note=note))
-    if found.predictor.spec.task == "regression":
+    if not classes:
         samples = {"rows of the dataset": (found.on_data.errors, "student")}
         entries = [("rows of the dataset", "student", "-")]
         bounds: list[tuple[float, float]] = []
@@ -174,8 +193,8 @@ def _where(found: Examined) -> list[Html]:
     return [pair(*sections)] if sections else []
 
 
-def _worst(made: Certificate) -> str:
-    worst = made.worst
+def _worst(found: Examined) -> str:
+    worst = found.certificate.worst
     where = ", ".join(
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {_short(value)}"
         for name, value in worst["inputs"].items()
@@ -186,8 +205,10 @@ def _worst(made: Certificate) -> str:
         if isinstance(told, str) and isinstance(worst["surrogate"], float)
         else worst["surrogate"]
     )
+    named = _point(found)
     return (
-        f"The worst is {worst['found']}: at {where} the solution is {told}, the surrogate {said}."
+        f"{named[0].upper()}{named[1:]}, {worst['found']}: at {where} the solution is {told}, the "
+        f"surrogate {said}."
     )
 
 

@@ -79,8 +79,9 @@ def text(value: str) -> Html:
 
 
 def emphasised(sentence: str) -> Html:
-    """Escape a headline and set its numbers off."""
-    return Html(re.sub(r"(?<![\w#&])\d[\d.,]*\d?(?:%|×|k|M)?", r"<b>\g<0></b>", escape(sentence)))
+    """Escape a headline and set its numbers off, times with their units."""
+    number = r"(?<![\w#&])\d[\d.,]*\d?(?:%|×|k|M| (?:µs|ms|s|min|h)\b)?"
+    return Html(re.sub(number, r"<b>\g<0></b>", escape(sentence)))
 
 
 def pill(word: str, tone: str) -> Html:

@@ -25,19 +25,21 @@ Floats = NDArray[np.float64]
 _HUES = {"solution": "viridis", "error": "inferno"}
 
 
-def image_plot(picture: Image, *, classes: bool) -> Html:
+def image_plot(picture: Image, *, classes: Sequence[str]) -> Html:
     """Draw solution, surrogate and error on the plane through the worst point."""
 
     def build(figure: Figure) -> None:
         axes = figure.subplots(1, 3, sharey=True)
         both = np.concatenate([picture.solution.ravel(), picture.surrogate.ravel()])
         low, high = float(both.min()), float(both.max())
+        hue = _HUES["solution"]
+        if classes:
+            low, high, hue = -0.5, len(classes) - 0.5, _steps(hue, len(classes))
         panels = [("solution", picture.solution), ("surrogate", picture.surrogate)]
         for panel, (title, values) in zip(axes, panels, strict=False):
-            mesh = _mesh(panel, picture, values, low, high, _HUES["solution"])
+            mesh = _mesh(panel, picture, values, low, high, hue)
             panel.set_title(title)
-            if not classes:
-                _key(figure, mesh, panel)
+            _key(figure, mesh, panel, classes)
         apart = picture.solution - picture.surrogate
         error = (apart != 0).astype(float) if classes else np.abs(apart)
         mesh = _mesh(axes[2], picture, error, 0.0, float(error.max()) or 1.0, _HUES["error"])
@@ -96,7 +98,7 @@ def _pictures(figure: Figure, shown: Cases) -> None:
                 _key(figure, drawn, grid[row][column])
 
 
-def lines_plot(shown: Sequence[Line], *, classes: bool) -> Html:
+def lines_plot(shown: Sequence[Line], *, classes: Sequence[str]) -> Html:
     """Draw solution and surrogate along each input through the worst point."""
 
     def build(figure: Figure) -> None:
@@ -110,34 +112,42 @@ def lines_plot(shown: Sequence[Line], *, classes: bool) -> Html:
             panel.axvline(line.at, color=PAINT["bad"], linewidth=1, linestyle=(0, (2, 2)))
             panel.set_xlabel(_label(line.along))
             _axis(panel, "x", line.along)
+        if classes:
+            grid[0].set_yticks(range(len(classes)), classes)
+            grid[0].set_ylim(-0.5, len(classes) - 0.5)
 
     what = "Solution and surrogate along lines through the worst point"
     return draw("lines", 11.2, 3.0, build, description=what)
 
 
-def map_plot(shown: Map, form: Any) -> Html:
-    """Draw the largest error of each cell, and where the worst is."""
+def map_plot(shown: Map, form: Any, *, wide: bool = False) -> Html:
+    """Draw the error of each cell, and where the worst is; `wide` for a card of its own."""
 
     def build(figure: Figure) -> None:
         axes = figure.subplots()
         if shown.up is None:
             middle = (shown.x[1:] + shown.x[:-1]) / 2
-            axes.plot(middle, shown.largest[0], color=PAINT["student"])
+            axes.plot(middle, shown.errors[0], color=PAINT["student"])
             plain_axis(axes, "y", form)
         else:
             axes.grid(False)
             mesh = axes.pcolormesh(
-                shown.x, shown.y, shown.largest, cmap=_HUES["error"], vmin=0.0, rasterized=True
+                shown.x, shown.y, shown.errors, cmap=_HUES["error"], vmin=0.0, rasterized=True
             )
             _key(figure, mesh, axes)
             axes.set_ylabel(_label(shown.up))
             _axis(axes, "y", shown.up)
-            style: dict[str, Any] = {"markeredgecolor": "#ffffff", "markerfacecolor": "none"}
-            axes.plot(*shown.worst, "o", markersize=12, markeredgewidth=2, clip_on=False, **style)
+            # The worst point often lies on the edge: the ring stands over it, and moves no limit.
+            axes.set(xlim=(shown.x[0], shown.x[-1]), ylim=(shown.y[0], shown.y[-1]))
+            for colour, width in ((PAINT["ink"], 4.0), ("#ffffff", 2.0)):
+                style: dict[str, Any] = {"markeredgecolor": colour, "markeredgewidth": width}
+                style |= {"markerfacecolor": "none", "clip_on": False, "zorder": 5}
+                axes.plot(*shown.worst, "o", markersize=12, **style)
         axes.set_xlabel(_label(shown.across))
         _axis(axes, "x", shown.across)
 
-    return draw("map", 5.4, 4.0, build, description="The largest error by two of the inputs")
+    width = 11.2 if wide else 5.4
+    return draw("map", width, 4.0, build, description="The error by two of the inputs")
 
 
 def survival_plot(
@@ -215,7 +225,7 @@ def _bars(axes: Axes, values: Mapping[str, float], form: Any, title: str) -> Non
     axes.tick_params(axis="y", length=0)
 
 
-def _mesh(axes: Axes, picture: Image, values: Floats, low: float, high: float, hue: str) -> Any:
+def _mesh(axes: Axes, picture: Image, values: Floats, low: float, high: float, hue: Any) -> Any:
     axes.grid(False)
     mesh = axes.pcolormesh(
         picture.x,
@@ -233,13 +243,24 @@ def _mesh(axes: Axes, picture: Image, values: Floats, low: float, high: float, h
     return mesh
 
 
-def _key(figure: Figure, mesh: Any, axes: Axes) -> None:
+def _steps(hue: str, count: int) -> Any:
+    """Return a map of as many colours as there are classes."""
+    from matplotlib import colormaps
+
+    return colormaps[hue].resampled(count)
+
+
+def _key(figure: Figure, mesh: Any, axes: Axes, classes: Sequence[str] = ()) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    bar = figure.colorbar(mesh, ax=axes, pad=0.02, aspect=28, ticks=MaxNLocator(4))
+    ticks = range(len(classes)) if classes else MaxNLocator(4)
+    bar = figure.colorbar(mesh, ax=axes, pad=0.02, aspect=28, ticks=ticks)
     bar.outline.set_visible(False)  # pyright: ignore
     bar.ax.tick_params(length=0, labelsize=8)
-    bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+    if classes:
+        bar.ax.set_yticklabels(classes)
+    else:
+        bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
 
 
 def _axis(axes: Axes, which: str, given: Drawn) -> None:
