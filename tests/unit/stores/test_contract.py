@@ -156,14 +156,15 @@ def test_the_same_swap_again_is_its_own_success(store: Store) -> None:
 
 def test_a_cell_is_an_object_to_those_who_only_read(store: Store) -> None:
     cell = store.cell("p/ledger.json")
-    version = ABSENT
-    for number in range(200):
+    version, number = ABSENT, 0
+    # A disk prunes old versions, after more than a hundred.
+    for number in range(20 if "://" in store.uri else 200):
         version = cell.swap(b"%d" % number, expect=version)
     store.put("p/other", b"")
 
-    assert store.get("p/ledger.json") == b"199"
+    assert store.get("p/ledger.json") == b"%d" % number
     assert keys(store) == ["p/ledger.json", "p/other"]
-    assert [entry.size for entry in store.list("p/led")] == [3]
+    assert [entry.size for entry in store.list("p/led")] == [len(b"%d" % number)]
 
     store.delete("p/ledger.json")
     assert keys(store) == ["p/other"]

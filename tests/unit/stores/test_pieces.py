@@ -150,7 +150,8 @@ def test_roots_are_normalised(uri: str, root: str) -> None:
 def test_neither_torch_nor_the_cloud_is_imported_for_local_files() -> None:
     code = (
         "import sys; from kubestill.runtime.stores import open_store; open_store('/tmp');"
-        "print([m for m in ('torch', 'numpy', 'kfp', 'google.cloud.storage', 'botocore') if m in sys.modules])"
+        "unwanted = ('torch', 'numpy', 'kfp', 'google.cloud.storage', 'botocore');"
+        "print([name for name in unwanted if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
