@@ -55,21 +55,26 @@ compile: setup ## refresh every component.yaml, pipeline.yaml and generated READ
 
 # CPU by default; TARGET=cuda for GPUs. PIP_FIND_LINKS as a build sees it: BUILD_FIND_LINKS where set.
 TARGET ?= cpu
+# The CUDA of TARGET=cuda: one of PyTorch's builds, or empty for the package index's own.
+TORCH_BACKEND ?= cu128
 IMAGE_REGISTRY ?=
 .PHONY: images
 images: ## build the image that the components run in: TARGET=cpu or cuda
 	DOCKER_BUILDKIT=1 $(DOCKER) build --network=host --target $(TARGET) --file images/Dockerfile \
 	  --tag $(IMAGE)$(if $(filter cuda,$(TARGET)),-cuda) --build-arg BASE_IMAGE="$(BASE_IMAGE)" \
-	  --build-arg PIP_FIND_LINKS="$${BUILD_FIND_LINKS:-$${PIP_FIND_LINKS:-}}" \
+	  --build-arg PIP_FIND_LINKS="$${BUILD_FIND_LINKS:-$${PIP_FIND_LINKS:-}}" --build-arg TORCH_BACKEND=$(TORCH_BACKEND) \
 	  --build-arg VERSION=$(lastword $(subst :, ,$(IMAGE))) --build-arg REVISION=$$(git rev-parse HEAD) .
 
+# The image for GPUs goes along once it is built: `make images TARGET=cuda`.
 .PHONY: push
-push: ## push the image and compile pipelines pinned to its digest into dist/: IMAGE_REGISTRY=host/folder
+push: ## push the images and compile everything pinned to their digests into dist/: IMAGE_REGISTRY=host/folder
 	@test -n "$(IMAGE_REGISTRY)" || { echo "push needs IMAGE_REGISTRY=host/folder"; exit 2; }
-	$(DOCKER) tag $(IMAGE) $(IMAGE_REGISTRY)/$(IMAGE)
-	$(DOCKER) push --quiet $(IMAGE_REGISTRY)/$(IMAGE)
-	$(BIN)/kubestill compile --image \
-	  "$$($(DOCKER) inspect --format '{{range .RepoDigests}}{{println .}}{{end}}' $(IMAGE) | grep -m1 '^$(IMAGE_REGISTRY)/')"
+	@pinned() { \
+	  $(DOCKER) tag $$1 $(IMAGE_REGISTRY)/$$1 && $(DOCKER) push --quiet $(IMAGE_REGISTRY)/$$1 >&2 && \
+	  $(DOCKER) inspect --format '{{range .RepoDigests}}{{println .}}{{end}}' $$1 | grep -m1 '^$(IMAGE_REGISTRY)/'; }; \
+	cpu=$$(pinned $(IMAGE)) || exit 1; cuda=; \
+	if $(DOCKER) inspect $(IMAGE)-cuda >/dev/null 2>&1; then cuda=$$(pinned $(IMAGE)-cuda) || exit 1; fi; \
+	$(BIN)/kubestill compile --image "$$cpu" --gpu-image "$$cuda"
 
 .PHONY: sbom
 sbom: setup ## list everything in the image as SPDX, to dist/sbom.spdx.json
@@ -84,6 +89,11 @@ test-containers: setup images ## the tests that need a Docker engine
 .PHONY: bench
 bench: setup ## every bench that needs no special data, on a quiet machine; rewrites bench/README.md
 	for name in data labelling training digits stall transfer gate table surrogates; do $(BIN)/python -m bench.bench_$$name || exit 1; done
+	$(BIN)/python -m bench.table
+
+.PHONY: bench-containers
+bench-containers: setup images ## what a step in the image costs: its start, its imports; needs a Docker engine
+	DOCKER=$(DOCKER) $(BIN)/python -m bench.bench_containers
 	$(BIN)/python -m bench.table
 
 SCALE ?= full

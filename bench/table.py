@@ -27,7 +27,7 @@ over to other machines, absolute numbers do not. A bar that is missed says so.
 | `python -m bench.bench_stall` | how long a save stops the training, and restoring |
 | `python -m bench.bench_stall --end-to-end` | what saving costs a large training in all |
 | `python -m bench.bench_transfer` | uploads and downloads against the emulator |
-| `python -m bench.bench_containers` | a step's start and imports in its image; needs Docker |
+| `make bench-containers` | a step's start and imports in its image; needs a Docker engine |
 | `python -m bench.bench_gate` | continuous-eval: false alarms, power, bad months named |
 | `make bench-retraining SEEDS=5` | a real year through the real pipeline; one seed unless told |
 | `make bench-mnist DATA=…` | Hinton et al. 2015 on MNIST (IDX files); `SCALE=small` for 2 cores |
