@@ -164,6 +164,7 @@ def test_the_command_lists_runs_and_shows_how_things_stand(scene: Scene, second:
     shown = CliRunner().invoke(main, ["registry", "show", scene.registry.uri]).output
     assert "champion         champion 1" in shown
     assert "quarantined" in shown
+    assert "rows that judged the first champion" in shown
     as_json = CliRunner().invoke(main, ["registry", "ls", "--json", scene.registry.uri]).output
     assert [run["outcome"] for run in json.loads(as_json)] == ["promoted", "unfit"]
 

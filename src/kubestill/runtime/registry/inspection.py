@@ -41,7 +41,7 @@ def standing(uri: str) -> dict[str, Any]:
         "model": registry.model_uri(state.champion) if state.champion else "",
         "judged through": state.judged_through[:19],
         "trained through": state.trained_through[:19],
-        "golden": f"{state.golden.rows:,} rows of {state.golden.source}" if state.golden else "",
+        "golden": _golden(state),
         "at work": f"run {state.claim.run_id}" if state.claim else "nobody",
         "champions": [_champion(champion) for champion in made],
         "windows": [
@@ -161,6 +161,13 @@ def _champion(champion: Champion) -> dict[str, Any]:
         "digest": champion.model_digest[:12],
         "run": champion.run_id[:24],
     }
+
+
+def _golden(state: State) -> str:
+    if state.golden is not None:
+        return f"{state.golden.rows:,} rows of {state.golden.source}"
+    judges = sum(window.judge_rows for window in state.windows if window.judge == "golden")
+    return f"{judges:,} rows that judged the first champion" if judges else "none"
 
 
 def _named(champion: Champion | None) -> str:
