@@ -66,7 +66,7 @@ def examine(
         machine: Where both run.
         gate: Of this gate.
     """
-    begun = time.monotonic()
+    begun, deadline = time.monotonic(), time.thread_time() + gate.seconds
     index = first_rows(prepared, _SAMPLE, batch_size=settings.batch_size, seed=settings.seed)
     features, *targets = (tensor.clone() for tensor in prepared.rows.gather(index))
     batch = draw(prepared, index, rows.labels, gate.rows)
@@ -77,7 +77,7 @@ def examine(
         machine=machine,
         steps=gate.steps or _steps(prepared, settings),
         near=gate.excess,
-        deadline=begun + gate.seconds,
+        deadline=deadline,
     )
     findings.checks += _look(prepared, rows, features, targets[0], batch, attempt, gate)
     if findings.verdict == "pass":

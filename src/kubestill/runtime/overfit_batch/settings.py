@@ -21,7 +21,7 @@ class GateSettings(BaseModel):
     steps: int = Field(default=0, ge=0)
     """Optimizer steps at most; 0 takes as many as the training itself, within 2,000 and 4,000."""
     seconds: float = Field(default=60.0, gt=0)
-    """Time for everything together."""
+    """Time for everything together, while a processor works on it."""
     untrained: list[str] = []
     """Parameters that are meant not to learn, by name; `backbone.*` matches many."""
     undetermined: Literal["refuse", "accept"] = "refuse"
