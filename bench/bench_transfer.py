@@ -25,10 +25,9 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from tests.emulators import GcsEmulator, gcs_emulator
-
 from bench.harness import Clocked, Turns, take_turns
 from bench.results import Measure, write
+from emulators import GcsEmulator, gcs_emulator
 
 if TYPE_CHECKING:
     from google.cloud.storage import Blob

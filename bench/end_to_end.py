@@ -16,11 +16,11 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
-from tests.emulators import gcs_emulator
 
 from bench import savers
 from bench.harness import clock, slow_down, take_turns
 from bench.results import Measure
+from emulators import gcs_emulator
 from kubestill.runtime.checkpoints.state import TrainingState
 
 LAYERS, BATCH = 4, 64
