@@ -26,7 +26,12 @@ GPU = {
 }
 
 
-def node(pool: str = "l4", gpus: int = 1, memory: str = "30Gi", **taint: str) -> dict[str, Any]:
+def node(
+    pool: str = "l4",
+    gpus: int = 1,
+    memory: str = "30Gi",
+    taint: dict[str, str] | None = None,
+) -> dict[str, Any]:
     allocatable = {"cpu": "7910m", "memory": memory, "nvidia.com/gpu": str(gpus)}
     taints = [{"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}]
     return {
@@ -46,12 +51,12 @@ def look(nodes: list[dict[str, Any]], **changes: Any) -> str:
 
 
 def test_a_pool_that_can_take_a_step():
-    nodes = [node(), node(**SPOT), node(pool="cpus", gpus=0)]
+    nodes = [node(), node(taint=SPOT), node(pool="cpus", gpus=0)]
     assert look(nodes) == "1 of 2 nodes with pool=l4 can take a step with 1 nvidia.com/gpu"
     spot = [*GPU["tolerations"], {"key": "spot", "value": "true"}]
     assert look(nodes, tolerations=spot).startswith("2 of 2")
     assert look(nodes, tolerations=[{"operator": "Exists"}]).startswith("2 of 2")
-    soft = node(key="spot", value="true", effect="PreferNoSchedule")
+    soft = node(taint=SPOT | {"effect": "PreferNoSchedule"})
     assert look([soft]).startswith("1 of 1")
 
 
@@ -61,7 +66,7 @@ def test_a_pool_that_can_take_a_step():
         ([node(gpus=0)], {}, "none offers 1 nvidia.com/gpu.*device plugin"),
         ([node(gpus=2)], {"accelerators": "4"}, "none offers 4 nvidia.com/gpu: 2 at most"),
         ([node()], {"accelerator": "amd.com/gpu"}, "they have nvidia.com/gpu; choose another"),
-        ([node(**SPOT)], {}, "add tolerations for spot=true:NoSchedule"),
+        ([node(taint=SPOT)], {}, "add tolerations for spot=true:NoSchedule"),
         ([node()], {"memory": "64Gi"}, "the largest 7910m and 30Gi"),
     ],
     ids=["no-gpu", "too-few", "another-kind", "taint", "too-small"],
