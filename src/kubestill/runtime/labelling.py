@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import partial
 
@@ -117,7 +117,7 @@ def teacher_digest(spec: ModelSpec) -> str:
 
 
 @contextmanager
-def _a_thread_each(device: torch.device) -> Iterator[int]:
+def _a_thread_each(device: torch.device) -> Generator[int]:
     """Give every block a thread of its own; how many may be computed at a time."""
     threads = torch.get_num_threads()
     if device.type != "cpu":
