@@ -166,6 +166,7 @@ def test_a_picture_has_every_dark_pixel():
         (score_text("accuracy", 0.981), "98.1%"),
         (score_text("log_loss", float("nan")), "–"),
         (emphasised("keeps 97.5% & 12 <b>"), "keeps <b>97.5%</b> &amp; <b>12</b> &lt;b&gt;"),
+        (emphasised("off by 0.19."), "off by <b>0.19</b>."),
         (emphasised("after 2 min 51 s"), "after <b>2 min</b> <b>51 s</b>"),
     ],
 )

@@ -84,8 +84,9 @@ def _error(made: Certificate) -> str:
 def _lead(made: Certificate) -> str:
     if made.failed:
         return " ".join(f"{c.said} {c.remedy}".rstrip() for c in made.failed)
-    missing = [c.said for c in made.conditions if c.status == "not shown"]
-    return " ".join([made.conditions[-1].said, *missing[:1]])
+    *others, last = made.conditions
+    missing = [c.said for c in others if c.status == "not shown"]
+    return " ".join([last.said, *missing[:1]])
 
 
 def _facts(found: Examined) -> list[Tile]:
@@ -188,7 +189,7 @@ def _where(found: Examined) -> list[Html]:
         if tolerance:
             entries.append(("tolerance", "good", "|"))
         note = "Share of the points that err by more than so much."
-        drawn = figure(survival_plot(samples, bounds, tolerance))
+        drawn = figure(survival_plot(samples, bounds, tolerance, wide=not sections))
         sections.append(section("How often it errs", legend(entries), drawn, note=note))
     return [pair(*sections)] if sections else []
 

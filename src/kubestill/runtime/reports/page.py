@@ -80,7 +80,7 @@ def text(value: str) -> Html:
 
 def emphasised(sentence: str) -> Html:
     """Escape a headline and set its numbers off, times with their units."""
-    number = r"(?<![\w#&])\d[\d.,]*\d?(?:%|×|k|M| (?:µs|ms|s|min|h)\b)?"
+    number = r"(?<![\w#&])\d(?:[\d.,]*\d)?(?:%|×|k|M| (?:µs|ms|s|min|h)\b)?"
     return Html(re.sub(number, r"<b>\g<0></b>", escape(sentence)))
 
 

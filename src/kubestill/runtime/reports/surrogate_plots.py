@@ -154,6 +154,8 @@ def survival_plot(
     samples: Mapping[str, tuple[Floats, str]],
     bounds: Sequence[tuple[float, float]],
     tolerance: float,
+    *,
+    wide: bool = False,
 ) -> Html:
     """Draw which share of points errs more than so much.
 
@@ -161,6 +163,7 @@ def survival_plot(
         samples: Name → (errors [N], colour).
         bounds: (quantile, upper bound) pairs.
         tolerance: 0 where there is none.
+        wide: For a card of its own.
     """
 
     def build(figure: Figure) -> None:
@@ -184,7 +187,7 @@ def survival_plot(
         axes.set_ylabel("share of points that err more")
 
     what = "Share of points with an error above each size"
-    return draw("survival", 5.4, 4.0, build, description=what)
+    return draw("survival", 11.2 if wide else 5.4, 4.0, build, description=what)
 
 
 def bars_plot(sizes: Mapping[str, float], times: Mapping[str, float], batch: int) -> Html:
