@@ -7,8 +7,6 @@ warm, from the start of its Python to its end, against `import torch` alone.
     python -m bench.bench_containers [--rounds 7]     # needs a Docker engine and `make images`
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import subprocess

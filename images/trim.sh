@@ -5,6 +5,8 @@ set -eu
 uv pip uninstall --quiet kfp-server-api kubernetes oauthlib requests-oauthlib requests-toolbelt \
   tabulate websocket-client
 cd /opt/kubestill/lib/python3*/site-packages
+# No step runs pip; images that are made from this one do, once.
+find pip -type d -name __pycache__ -prune -exec rm -rf {} +
 # Headers, build parts, test libraries, and readers of stores that we read ourselves. Kept, because
 # plain imports load them: torch/testing/_internal and libarrow_substrait.
 rm -rf torch/include torch/share torch/test pyarrow/include pyarrow/libarrow_flight* \
