@@ -282,6 +282,11 @@ class _Buffers:
             for linear, activation in zip(self.linear, activations, strict=False)
         ]
         self.upstream = [weight.new_empty(rows, len(weight)) for weight in weights[:-1]]
+        # A layer's outputs are done with once the backward is below it: gradients go there, which
+        # keeps a student's whole step in a core's cache.
+        for i, above in enumerate(self.hidden[1:]):
+            if above.shape == self.upstream[i].shape:
+                self.upstream[i] = above
 
 
 class _Activation(Protocol):
