@@ -15,10 +15,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
@@ -26,6 +25,9 @@ from numpy.typing import NDArray
 from kubestill.errors import Problems, nearest
 from kubestill.runtime.data import columns as read
 from kubestill.runtime.data.schema import Column, Schema
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = [
     "BLOCK_ROWS",
@@ -62,7 +64,7 @@ def canonical_table(
             needed; all problems together.
     """
     problems = Problems()
-    names = list(data.columns if isinstance(data, pd.DataFrame) else data.column_names)
+    names = list(data.column_names if isinstance(data, pa.Table) else data.columns)
     _check_names([str(name) for name in names], schema, problems)
     problems.raise_if_any()
     table = read.arrow_table(data)

@@ -18,10 +18,9 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -31,6 +30,9 @@ from kubestill.runtime.data.manifest import Dataset
 from kubestill.runtime.data.parts import part_jobs, workers
 from kubestill.runtime.data.schema import Column, Schema
 from kubestill.runtime.data.stream import ahead
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = [
     "Decoded",
@@ -44,7 +46,7 @@ __all__ = [
     "stream_decoded",
 ]
 
-Rows = Dataset | pa.Table | pd.DataFrame
+Rows: TypeAlias = "Dataset | pa.Table | pd.DataFrame"
 
 _TILE_ROWS = 8192
 """Rows written column by column before moving on, so that the output tile stays in the cache."""
@@ -192,7 +194,7 @@ def decode(
     else:
         names = [column.name for column in _columns(layout, wanted)]
         _fill(
-            read.arrow_table(data[names] if isinstance(data, pd.DataFrame) else data),
+            read.arrow_table(data if isinstance(data, pa.Table) else data[names]),
             layout,
             arrays,
         )
@@ -355,6 +357,5 @@ def _names(data: Rows) -> list[str]:
     if isinstance(data, Dataset):
         return list(data.schema.names)
     return [
-        str(name)
-        for name in (data.columns if isinstance(data, pd.DataFrame) else data.column_names)
+        str(name) for name in (data.column_names if isinstance(data, pa.Table) else data.columns)
     ]

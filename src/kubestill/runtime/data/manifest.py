@@ -16,9 +16,8 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow as pa
 
 from kubestill.errors import CorruptData, InvalidInput, NotFound, Problem, Problems, nearest
@@ -33,6 +32,9 @@ from kubestill.runtime.data.parts import Part, absolute, is_remote, part_jobs, w
 from kubestill.runtime.data.schema import Column, Schema
 from kubestill.runtime.data.stream import ahead, cut
 from kubestill.runtime.stores import open_store
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["FORMAT", "MANIFEST", "Dataset", "gather", "write_manifest"]
 

@@ -14,9 +14,8 @@ import uuid
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -31,6 +30,9 @@ from kubestill.runtime.data.manifest import MANIFEST, Dataset, write_manifest
 from kubestill.runtime.data.parts import Part, absolute, file_digest, is_remote
 from kubestill.runtime.data.schema import Schema
 from kubestill.runtime.stores import open_store
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["DatasetWriter"]
 
