@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,16 +16,17 @@ WORKER = Path(__file__).parent / "worker.py"
 
 def launch(root: Path, ranks: int) -> subprocess.Popen[bytes]:
     (root / "log").unlink(missing_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
-    rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}"]
-    command = [*torchrun, *rendezvous, str(WORKER), str(root), str(root / "store")]
+    # It binds a port of its own: one chosen here may be another test's by the time it has started.
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*torchrun, "--nproc-per-node", str(ranks), str(WORKER), str(root)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    with open(root / "stderr", "wb") as stderr:
+        return subprocess.Popen(
+            [*command, str(root / "store")],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+        )
 
 
 def workers_of(process: subprocess.Popen[bytes]) -> list[int]:
@@ -44,7 +44,7 @@ def interrupt(root: Path, rank: int) -> None:
     process = launch(root, 2)
     log = root / "log"
     while not (log.exists() and re.search(r"epoch +[1-9]", log.read_text())):
-        assert process.poll() is None, "ended before it could be killed"
+        assert process.poll() is None, (root / "stderr").read_text()
         time.sleep(0.01)
     os.kill(workers_of(process)[rank], signal.SIGKILL)
     assert process.wait(timeout=120) != 0
