@@ -63,6 +63,17 @@ def test_ranks_share_each_batch() -> None:
         assert len(batch) - len(shared) < 3
 
 
+@pytest.mark.parametrize("rows", [129, 2], ids=["in the last batch", "in all"])
+def test_a_batch_of_fewer_rows_than_ranks_is_every_ranks(rows: int) -> None:
+    for rank in range(3):
+        plan = order(rows=rows, rank=rank, world_size=3)
+        whole = epochs(Batches(numbers(rows), plan), 3 * plan.steps_per_epoch)
+        assert all(whole)
+        for start in range(len(whole)):
+            resumed = epochs(Batches(numbers(rows), plan), len(whole) - start, start)
+            assert resumed == whole[start:]
+
+
 def test_streamed_rows_are_the_resident_ones() -> None:
     raw = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32)
     target = np.arange(500)

@@ -216,9 +216,10 @@ class Batches:
     def starting_at(self, step: int) -> Iterator[tuple[Tensor, ...]]:
         """Yield (features [b, ...], *targets [b, ...]) of every step after `step` finished ones.
 
-        With several ranks b is this rank's share of the batch, the same on every rank; rows of a
-        short last batch that cannot be shared evenly are left out. A batch may be overwritten once
-        the next one is asked for.
+        With several ranks b is this rank's share of the batch, as large on every rank; rows that
+        cannot be shared evenly are left out. A batch of fewer rows than ranks is every rank's: were
+        it left out, a step number would mean another batch to another number of ranks. A batch may
+        be overwritten once the next one is asked for.
         """
         chunks = self._chunks(step)
         jobs = itertools.repeat(lambda: self._gather(next(chunks)))
@@ -245,11 +246,14 @@ class Batches:
 
     def _shares(self, index: Tensor) -> Sequence[Tensor]:
         """Cut row numbers into this rank's shares of the batches."""
-        world = self._order.world_size
+        rank, world = self._order.rank, self._order.world_size
         batches = index.split(self._order.batch_size)
         if world == 1:
             return batches
-        return [batch.tensor_split(world)[self._order.rank] for batch in _even(batches, world)]
+        return [
+            batch[rank * share : (rank + 1) * share] if (share := len(batch) // world) else batch
+            for batch in batches
+        ]
 
     def _gather(self, batches: list[Tensor]) -> list[Sequence[Tensor]]:
         sizes = [len(batch) for batch in batches]
@@ -259,11 +263,6 @@ class Batches:
 def choose_window(rows: Rows, batch_size: int) -> int:
     """Return how many rows to gather at a time: whole batches within 256 MB, at least one."""
     return max(batch_size, min(rows.count, _WINDOW_BYTES // max(1, rows.row_bytes)))
-
-
-def _even(batches: Sequence[Tensor], world_size: int) -> list[Tensor]:
-    trimmed = [batch[: len(batch) // world_size * world_size] for batch in batches]
-    return [batch for batch in trimmed if len(batch)]
 
 
 def _mix(seed: int, epoch: int) -> int:
