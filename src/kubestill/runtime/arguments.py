@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import pkgutil
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,26 +21,50 @@ def import_factory(path: str, *, field: str, named: str = "") -> Callable[..., A
     """Return the class or function at an import path.
 
     Args:
-        path: `package.module:Name`.
+        path: `package.module:Name`; the name may be dotted.
         field: The parameter that the user gave it in.
         named: What the user wrote, where that was another name for it.
 
     Raises:
         InvalidInput: Importing it fails, or there is nothing of that name to call.
     """
-    module_name, _, name = path.partition(":")
+    module_name, _, attribute = path.partition(":")
     try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        said = f"importing {module_name!r} raised {type(error).__name__}: {error}"
-        remedy = f"{said}; is it installed in this image?"
-        raise InvalidInput([Problem(field, named or path, remedy)]) from error
-    factory = getattr(module, name, None)
-    if not callable(factory):
-        known = [attribute for attribute in vars(module) if not attribute.startswith("_")]
-        remedy = f"{module_name} has no {name!r}; {nearest(name, known)}"
+        found = _import(module_name)
+    except ImportError as error:
+        raise InvalidInput([Problem(field, named or path, str(error))]) from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            known = [name for name in vars(found) if not name.startswith("_")]
+            remedy = f"{module_name} has no {attribute!r}; {nearest(part, known)}"
+            raise InvalidInput([Problem(field, named or path, remedy)])
+        found = getattr(found, part)
+    if not callable(found):
+        remedy = "is neither a class nor a function, and must be called"
         raise InvalidInput([Problem(field, named or path, remedy)])
-    return factory
+    return found
+
+
+def _import(name: str) -> Any:
+    """Import a module; an ImportError says in the user's words what is wrong with it."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            message = f"importing {name} needs {error.name!r}, which is not installed"
+        else:
+            message = f"no module {error.name!r}; {_nearest_module(error.name)}"
+        raise ImportError(message) from error
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+        raise ImportError(f"importing {name} raised {said}") from error
+
+
+def _nearest_module(name: str) -> str:
+    parent, _, tail = name.rpartition(".")
+    paths = getattr(importlib.import_module(parent), "__path__", []) if parent else None
+    remedy = nearest(tail, [module.name for module in pkgutil.iter_modules(paths)])
+    return remedy if remedy.startswith("did") else "install it in the image that runs this step"
 
 
 def fit_arguments(

@@ -214,7 +214,7 @@ def test_all_problems_at_once_and_nothing_written(tmp_path: Path):
         ({"shard": 3, "shards": 3}, "at most 2"),
         ({"rows": 2.5}, "rows = 2.5"),
         ({"settings": {"alpha": 0.5}}, "settings.alpha"),
-        ({"method": "nowhere:Source"}, "No module named 'nowhere'"),
+        ({"method": "nowhere:Source"}, "no module 'nowhere'"),
         ({"method": f"{__name__}:Doubbler"}, "did you mean 'Doubler'"),
         ({"method": f"{__name__}:Doubler", "settings": {"speed": 1}}, "unexpected keyword"),
         ({"method": f"{__name__}:Mute"}, "schema"),

@@ -9,9 +9,8 @@ included.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
-import pkgutil
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from kubestill.errors import InvalidInput, Problem, nearest
-from kubestill.runtime.arguments import type_hints
+from kubestill.runtime.arguments import import_factory, type_hints
 from kubestill.runtime.models.networks import NETWORKS
 
 __all__ = ["Factory", "resolve_network", "source_digest"]
@@ -39,14 +38,9 @@ def resolve_network(network: str) -> Factory:
             return NETWORKS[network]
         remedy = nearest(network, NETWORKS) + "; or give an import path, 'package.module:attribute'"
         raise _invalid(network, remedy)
-    module_name, _, attribute = network.partition(":")
-    module = _import(network, module_name)
-    found: Any = module
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            names = [name for name in vars(found) if not name.startswith("_")]
-            raise _invalid(network, f"{module_name} has no {attribute!r}; {nearest(part, names)}")
-        found = getattr(found, part)
+    if re.split("[.:]", network)[0] in sys.stdlib_module_names:
+        raise _invalid(network, "a module of the standard library makes no networks")
+    found = import_factory(network, field="network")
     if not _makes_networks(found):
         remedy = (
             "must be a subclass of torch.nn.Module, or a function annotated to return one "
@@ -55,31 +49,6 @@ def resolve_network(network: str) -> Factory:
         )
         raise _invalid(network, remedy)
     return found
-
-
-def _import(network: str, module_name: str) -> Any:
-    if module_name.partition(".")[0] in sys.stdlib_module_names:
-        raise _invalid(network, "a module of the standard library makes no networks")
-    try:
-        return importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise _invalid(
-                network, f"importing {module_name} needs {error.name!r}, which is not installed"
-            ) from error
-        raise _invalid(
-            network, f"no module {error.name!r}; {_nearest_module(error.name)}"
-        ) from error
-    except Exception as error:
-        raise _invalid(network, f"importing {module_name} raised {_say(error)}") from error
-
-
-def _nearest_module(name: str) -> str:
-    parent, _, tail = name.rpartition(".")
-    paths = getattr(importlib.import_module(parent), "__path__", []) if parent else None
-    known = [module.name for module in pkgutil.iter_modules(paths)]
-    remedy = nearest(tail, known)
-    return remedy if remedy.startswith("did") else "install it in the image that runs this step"
 
 
 def _makes_networks(found: Any) -> bool:
@@ -104,7 +73,3 @@ def source_digest(factory: Factory) -> str | None:
 
 def _invalid(network: str, remedy: str) -> InvalidInput:
     return InvalidInput([Problem("network", network, remedy)])
-
-
-def _say(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
