@@ -10,7 +10,7 @@ import uuid
 
 import pyarrow as pa
 
-from kubestill.errors import CorruptData, InvalidInput, Problems, nearest
+from kubestill.errors import CorruptData, InvalidInput, Problem, Problems, nearest
 from kubestill.runtime.data.dataset import Dataset, DatasetWriter
 from kubestill.runtime.data.schema import Schema
 from kubestill.runtime.data.sources import open_source
@@ -42,11 +42,8 @@ def import_golden(registry: Registry, state: State, source: str, schema: Schema)
     try:
         table = open_source(source).to_table()
     except InvalidInput as error:
-        problems = Problems()
-        for problem in error.problems:
-            problems.add("golden_source", problem.value, problem.remedy)
-        problems.raise_if_any()
-        raise AssertionError from error
+        told = [Problem("golden_source", given.value, given.remedy) for given in error.problems]
+        raise InvalidInput(told) from error
     _check_columns(table, schema)
     drift = Drift()
     rows, usable = conform(table, schema, drift)

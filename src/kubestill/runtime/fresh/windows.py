@@ -49,6 +49,8 @@ class WindowStore:
     def __init__(self, registry: Registry, state: State):
         self._registry = registry
         self._state = state
+        # Not a cached_property: before Python 3.12 its lock is one for all instances, and would be
+        # held while files are read.
         self._exhausted: set[tuple[str, str]] | None = None
 
     def exhausted(self, file: SourceFile) -> bool:

@@ -8,6 +8,7 @@ would turn `gs://bucket` into `gs:/bucket`. Everything a store raises is a
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
@@ -152,3 +153,12 @@ def check_key(key: str) -> str:
         remedy = "names that end in '.tmp' or '.<ten digits>' are the store's own; choose another"
         raise InvalidInput([Problem("key", key, remedy)])
     return key
+
+
+def probe(store: Store) -> None:
+    """Create, read, list and delete an object that nobody else has."""
+    key = f".kubestill-probe-{uuid.uuid4().hex}"
+    store.put(key, b"probe", create=True)
+    store.get(key)
+    next(store.list(key))
+    store.delete(key)

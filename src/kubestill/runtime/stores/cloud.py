@@ -7,14 +7,13 @@ the recognition of its own success behind a refused condition.
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Protocol, TypeVar
 
 from kubestill.errors import Conflict, NotFound, StoreError
-from kubestill.runtime.stores.base import ABSENT, Content, Entry, check_key
+from kubestill.runtime.stores.base import ABSENT, Content, Entry, check_key, probe
 from kubestill.runtime.stores.files import temporary_beside, translated
 from kubestill.runtime.stores.retry import retrying
 from kubestill.runtime.stores.transfer import Buffers, File, Patience, Source
@@ -147,11 +146,7 @@ class CloudStore:
 
     def check_writable(self) -> None:
         """Create, read, list and delete a probe, then sweep what uploads that died left behind."""
-        key = f".kubestill-probe-{uuid.uuid4().hex}"
-        self.put(key, b"probe", create=True)
-        self.get(key)
-        next(self.list(key))
-        self.delete(key)
+        probe(self)
         self._service.sweep(self._patience("delete", ""))
 
     def read(self, key: str) -> tuple[bytes | None, str]:

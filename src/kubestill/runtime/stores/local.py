@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import uuid
 from collections.abc import Iterator, Sequence
 
 from kubestill.errors import Conflict, NotFound
-from kubestill.runtime.stores.base import Content, Entry, check_key
+from kubestill.runtime.stores.base import Content, Entry, check_key, probe
 from kubestill.runtime.stores.files import (
     fsync_folder,
     is_temporary,
@@ -120,11 +119,7 @@ class LocalStore:
 
     def check_writable(self) -> None:
         """Create, read, list and delete a probe, then sweep what dead writers left behind."""
-        key = f".kubestill-probe-{uuid.uuid4().hex}"
-        self.put(key, b"probe", create=True)
-        self.get(key)
-        next(self.list(key))
-        self.delete(key)
+        probe(self)
         with translated(self._root, ""):
             sweep_temporaries(self._root)
 

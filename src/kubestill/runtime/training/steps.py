@@ -7,6 +7,7 @@ vector and buffers that are used again. It calls the kernels autograd would, in 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, Protocol
@@ -281,12 +282,12 @@ class _Buffers:
             torch.empty_like(linear) if activation.keeps_input else linear
             for linear, activation in zip(self.linear, activations, strict=False)
         ]
-        self.upstream = [weight.new_empty(rows, len(weight)) for weight in weights[:-1]]
         # A layer's outputs are done with once the backward is below it: gradients go there, which
         # keeps a student's whole step in a core's cache.
-        for i, above in enumerate(self.hidden[1:]):
-            if above.shape == self.upstream[i].shape:
-                self.upstream[i] = above
+        self.upstream = [
+            above if above is not None and above.shape == hidden.shape else torch.empty_like(hidden)
+            for hidden, above in itertools.zip_longest(self.hidden, self.hidden[1:])
+        ]
 
 
 class _Activation(Protocol):
