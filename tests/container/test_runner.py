@@ -133,3 +133,18 @@ def test_the_image_is_what_it_says():
     assert '"User":"1000:0"' in config
     assert "org.opencontainers.image.version" in config
     assert int(docker("inspect", "--format", "{{.Size}}", IMAGE)) <= 1_050_000_000
+
+
+def test_all_that_a_step_imports_has_its_bytecode():
+    # What has none is compiled again at the start of every step: the image is read-only.
+    look = """
+import importlib, os, pkgutil, sys
+import kubestill.runtime.tasks as tasks
+for module in pkgutil.iter_modules(tasks.__path__, tasks.__name__ + "."):
+    importlib.import_module(module.name)
+specs = [getattr(module, "__spec__", None) for module in sys.modules.values()]
+cached = {spec.name: spec.cached for spec in specs if spec is not None and spec.cached}
+assert len(cached) > 1000
+print(*[name for name, path in cached.items() if not os.path.exists(path)])
+"""
+    assert docker("run", "--rm", *HARDENED, IMAGE, "python", "-c", look) == ""
