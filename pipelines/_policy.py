@@ -46,6 +46,11 @@ class Placement:
             else:
                 task.set_container_image(self.image)
                 _size(task, step.cpu, step.memory)
+            for name, value in step.env.items():
+                task.set_env_variable(name, value)
+        for name, place in step.secrets.items():
+            secret, key = place.split("/")
+            kubernetes.use_secret_as_env(task, secret, {key: name})
         task.set_retry(
             num_retries=step.retries,
             backoff_duration=step.backoff,

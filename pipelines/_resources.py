@@ -12,6 +12,7 @@ import yaml
 from kubestill.errors import Problems, nearest
 
 _QUANTITY = r"\d+(\.\d+)?([munkMGTPE]|[KMGTPE]i)?"
+_VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 _DURATION = r"(\d+)([smhd])"
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -38,12 +39,19 @@ class Resources:
     """Size of /dev/shm of a task with a device; empty leaves the node's default."""
     parallelism: int = 0
     """Iterations of a fan-out at a time; 0 for all."""
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Environment variables of every task, such as the address of an S3 server."""
+    secrets: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Those that come from secrets of the namespace: `secret/key` by the variable's name."""
     steps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
     """Any of the above for one component, by its name, such as `train-teacher`."""
 
     def of(self, component: str) -> Resources:
-        """What holds for one component."""
-        return replace(self, **self.steps.get(component, {}))
+        """What holds for one component; its variables come on top of everybody's."""
+        own = self.steps.get(component, {})
+        env = {**self.env, **own.get("env", {})}
+        secrets = {**self.secrets, **own.get("secrets", {})}
+        return replace(self, **{**own, "env": env, "secrets": secrets})
 
     @property
     def timeout_s(self) -> int:
@@ -62,6 +70,12 @@ _CHECKS = {
     "memory": (str, _QUANTITY, "give a quantity such as 4Gi"),
     "shared_memory": (str, f"({_QUANTITY})?", "give a quantity such as 2Gi, or '' for none"),
     "parallelism": (int, "", "give a whole number, 0 for all"),
+    "env": (dict, "", "map the names of variables to strings, such as {AWS_REGION: eu-west-1}"),
+    "secrets": (
+        dict,
+        r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9._-]+",
+        "map the names of variables to secret/key, such as {AWS_SECRET_ACCESS_KEY: my-store/key}",
+    ),
 }
 
 
@@ -108,13 +122,24 @@ def _check(values: dict[str, Any], prefix: str, problems: Problems) -> None:
             )
             continue
         kind, pattern, remedy = _CHECKS[name]
-        fits = isinstance(value, kind) and not isinstance(value, bool)
-        if fits and pattern:
-            fits = re.fullmatch(pattern, value) is not None
-        elif fits:
-            fits = value >= 0 if kind is int else value > 0
-        if not fits:
-            problems.add(prefix + name, value, remedy)
+        if kind is dict and isinstance(value, dict):
+            wrong = {
+                f"{name}.{variable}": given
+                for variable, given in value.items()
+                if not re.fullmatch(_VARIABLE, str(variable)) or not _fits(given, str, pattern)
+            }
+        else:
+            wrong = {} if kind is not dict and _fits(value, kind, pattern) else {name: value}
+        for place, given in wrong.items():
+            problems.add(prefix + place, given, remedy)
+
+
+def _fits(value: Any, kind: Any, pattern: str) -> bool:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        return False
+    if isinstance(value, str):
+        return not pattern or re.fullmatch(pattern, value) is not None
+    return value >= 0 if kind is int else value > 0
 
 
 DEFAULT = Resources()

@@ -119,6 +119,34 @@ def test_resources_hold_for_all_and_for_one(tmp_path):
     assert loops[0]["iteratorPolicy"] == {"parallelismLimit": 4}
 
 
+def test_variables_and_secrets_reach_every_task(tmp_path):
+    path = tmp_path / "resources.yaml"
+    path.write_text(
+        "env: {AWS_ENDPOINT_URL: 'https://s3.example'}\n"
+        "secrets: {AWS_ACCESS_KEY_ID: store/id, AWS_SECRET_ACCESS_KEY: store/secret}\n"
+        "steps: {train-teacher: {env: {HF_HOME: /tmp}}}\n"
+    )
+    for asset in PIPELINES:
+        spec, platform = compiled(asset, resources=str(path))
+        for task in tasks(spec):
+            label = component(spec, task)["executorLabel"]
+            env = {"AWS_ENDPOINT_URL": "https://s3.example"}
+            if label.startswith("exec-train-teacher"):
+                env["HF_HOME"] = "/tmp"
+            set_to = {one["name"]: one["value"] for one in container(spec, task)["env"]}
+            assert set_to.items() >= env.items()
+            assert ("HF_HOME" in set_to) == ("HF_HOME" in env)
+            secrets = {
+                mapped["envVar"]: (secret["secretName"], mapped["secretKey"])
+                for secret in platform[label]["secretAsEnv"]
+                for mapped in secret["keyToEnv"]
+            }
+            assert secrets == {
+                "AWS_ACCESS_KEY_ID": ("store", "id"),
+                "AWS_SECRET_ACCESS_KEY": ("store", "secret"),
+            }
+
+
 def test_the_example_says_the_defaults(request):
     path = request.config.rootpath / "docs" / "examples" / "resources.yaml"
     assert read_resources(str(path)) == DEFAULT
@@ -128,6 +156,7 @@ def test_everything_wrong_with_resources_is_told_at_once(tmp_path):
     path = tmp_path / "resources.yaml"
     path.write_text(
         "retrys: 3\nretries: -1\nbackoff: soon\ncpu: 2\n"
+        "env: {A-B: x, PORT: 80}\nsecrets: {KEY: store}\n"
         "steps: {train-techer: {}, train-teacher: {parallelism: 2}, import-dataset: 3}\n"
     )
     with pytest.raises(InvalidInput) as error:
@@ -137,6 +166,9 @@ def test_everything_wrong_with_resources_is_told_at_once(tmp_path):
         "retries",
         "backoff",
         "cpu",
+        "env.A-B",
+        "env.PORT",
+        "secrets.KEY",
         "steps",
         "steps.train-teacher.parallelism",
         "steps.import-dataset",
