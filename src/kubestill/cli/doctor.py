@@ -18,7 +18,7 @@ _MARKS = {True: "✓", False: "✗", None: "?"}
 @click.argument("pipeline", default="")
 @click.option("-p", "assignments", multiple=True, metavar="NAME=VALUE", help="One parameter.")
 @click.option("--params", default="", metavar="FILE", help="Parameters in a YAML file.")
-@click.option("--store", default="", help="Another place to write to, such as gs://bucket/x.")
+@click.option("--store", default="", help="One more place to write to, such as gs://bucket/x.")
 @compile_options
 @connected
 def doctor(
@@ -33,24 +33,26 @@ def doctor(
 ) -> None:
     """Check packages, host, version and access, and what a run of PIPELINE would need.
 
-    With a pipeline and its parameters, as `run` takes them: its checkpoints' store, its images, and
-    whether there are nodes that can take its steps. Without one, what --store and --image name.
+    With a pipeline and its parameters, as `run` takes them: its checkpoints' store, its registry,
+    its images, and whether there are nodes that can take its steps. Without one, what --store and
+    --image name.
     What cannot be looked at from here is marked "?".
     """
     from kubestill.client.doctor import examine
     from kubestill.client.pools import read_request
 
-    images = {image, gpu_image}
+    images, stores = {image, gpu_image}, {store}
     request = None
     if pipeline:
         arguments = _arguments(pipeline, assignments, params, resources, image, gpu_image)
-        store = store or arguments.get("checkpoint_uri", "")
+        stores |= {arguments.get("checkpoint_uri", ""), arguments.get("registry", "")}
         images = {arguments.get("image", ""), arguments.get("gpu_image", "")}
         request = read_request(arguments)
     elif assignments or params:
         raise click.UsageError("-p and --params are parameters of a pipeline: name it")
     ok = True
-    for finding in examine(api, store=store, images=tuple(sorted(images - {""})), request=request):
+    images, stores = (sorted(named - {""}) for named in (images, stores))
+    for finding in examine(api, stores=stores, images=images, request=request):
         ok &= finding.ok is not False
         click.echo(f"{_MARKS[finding.ok]} {finding.name}: {finding.said}")
     if not ok:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
@@ -29,13 +29,17 @@ _OLDEST = (2, 15)
 
 
 def examine(
-    api: Api, *, store: str = "", images: tuple[str, ...] = (), request: Request | None = None
+    api: Api,
+    *,
+    stores: Sequence[str] = (),
+    images: Sequence[str] = (),
+    request: Request | None = None,
 ) -> Iterator[Finding]:
     """Look at one thing after the other; what depends on a failed one is left out.
 
     Args:
         api: The installation.
-        store: A checkpoint_uri or pipeline root to write to and read from; empty for none.
+        stores: Checkpoint roots, registries or pipeline roots to write to and read from.
         images: Images that must be there.
         request: What steps ask of their nodes; None looks at no nodes.
     """
@@ -44,8 +48,8 @@ def examine(
     yield host
     if host.ok:
         yield _look("access", lambda: _access(api))
-    if store:
-        yield _look("store", lambda: _store(store))
+    for store in stores:
+        yield _look("store", lambda store=store: _store(store))
     for image in images:
         yield _look(f"image {image}", lambda image=image: find_image(image))
     if request:

@@ -92,6 +92,22 @@ def test_all_is_well(server, registry, tmp_path, monkeypatch):
     assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
 
 
+def test_a_pipeline_s_checkpoints_and_registry_are_written_to(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("KUBESTILL_HOST", server.host)
+    (tmp_path / "file").write_text("no folder")
+    given = {
+        "source": str(tmp_path),
+        "timestamp": "at",
+        "target": "y",
+        "registry": str(tmp_path / "file"),
+        "checkpoint_uri": str(tmp_path / "checkpoints"),
+    }
+    parameters = [part for name, value in given.items() for part in ("-p", f"{name}={value}")]
+    output = CliRunner().invoke(main, ["doctor", "continuous-retraining", *parameters]).output
+    assert f"✓ store: {tmp_path}/checkpoints can be written" in output
+    assert f"✗ store: {tmp_path}/file" in output
+
+
 def test_everything_wrong_is_told(server, registry, tmp_path, monkeypatch):
     monkeypatch.setenv("KUBESTILL_HOST", server.host)
     monkeypatch.setenv("KUBESTILL_TOKEN", "expired")
