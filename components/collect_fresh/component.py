@@ -46,7 +46,7 @@ def collect_fresh(
             column), or a glob such as `gs://bucket/flights/**/*.parquet`.
         timestamp: Column of the time a row is from.
         target: Column to predict.
-        registry: Folder that all runs share, local or gs://.
+        registry: Folder that all runs share, local, gs:// or s3://.
         run_id: Of the pipeline run: `dsl.PIPELINE_JOB_ID_PLACEHOLDER`.
         as_of: Take rows from before this date or time; empty is now. Replays history.
         since: Never take rows from before this date or time.

@@ -38,7 +38,7 @@ def continuous_eval(
         golden: A fixed second dataset that must not get worse.
         thresholds: Limits by metric that decide between pass and fail.
         slices: Columns by whose values the scores are broken down.
-        registry: Folder of champions and history, local or gs://; empty keeps none.
+        registry: Folder of champions and history, local, gs:// or s3://; empty keeps none.
         run_id: Of the pipeline run, for the history.
         step: What the history calls this evaluation: `judge` or `challenge`; empty follows from
             who is judged.

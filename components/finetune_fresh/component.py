@@ -62,7 +62,7 @@ def finetune_fresh(
         seed: Of the initial weights, the order of the rows and dropout.
         device: `auto`, `cpu`, `cuda` or `cuda:1`; a GPU that is asked for and missing is an
             error.
-        checkpoint_uri: Root of the checkpoints, local or gs://; empty keeps them beside the
+        checkpoint_uri: Root of the checkpoints, local, gs:// or s3://; empty keeps them beside the
             ledger.
         experiment: Folder below that root; empty takes the component's name.
         resume: `auto` goes on where an earlier attempt stopped, `never` starts anew, `must`

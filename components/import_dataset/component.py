@@ -27,7 +27,7 @@ def import_dataset(
     the seed alone, so a retry or a second run gives the same three datasets.
 
     Args:
-        source: File, glob or folder of Parquet or CSV, local or gs://; or the built-in `digits`.
+        source: File, glob or folder of Parquet or CSV, local, gs:// or s3://; or `digits`.
         target: Column to predict; may stay empty for `digits`.
         task: `regression`, `binary`, `multiclass`, or `auto` to infer it from the target.
         features: Columns to learn from; empty takes all but the target.

@@ -18,7 +18,7 @@ def open_champion(
     """Copy the registry's champion into the run, with its ledger and the golden rows.
 
     Args:
-        registry: Folder that all runs share, local or gs://.
+        registry: Folder that all runs share, local, gs:// or s3://.
         run_id: Of the pipeline run; with it, the champion must be the one that the run's window is
             for. Empty takes whichever is there.
 

@@ -27,7 +27,7 @@ def promote_model(
         model: The challenger.
         ledger: Its training; the state from before overfitting is kept, to fine-tune from.
         metrics: Of the continuous-eval that judged it: they carry the decision.
-        registry: Folder that all runs share, local or gs://.
+        registry: Folder that all runs share, local, gs:// or s3://.
         run_id: Of the pipeline run that holds the window: `dsl.PIPELINE_JOB_ID_PLACEHOLDER`.
         model_registry: Address of the Kubeflow Model Registry to tell, such as
             `http://model-registry-service.kubeflow:8080`; empty: nobody is told. Whether it answers

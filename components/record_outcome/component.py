@@ -19,7 +19,7 @@ def record_outcome(
     The exit task of a pipeline: it runs after success and failure alike.
 
     Args:
-        registry: Folder that all runs share, local or gs://.
+        registry: Folder that all runs share, local, gs:// or s3://.
         run_id: Of the pipeline run: `dsl.PIPELINE_JOB_ID_PLACEHOLDER`.
         final_status: What Kubeflow says about the steps before; filled in by Kubeflow.
 

@@ -79,10 +79,11 @@ def continuous_retraining(
     and no row is lost or counted twice: a failed run's rows are the next run's.
 
     Args:
-        source: Parquet or CSV that new rows arrive in: a folder, or a glob; local or gs://.
+        source: Parquet or CSV that new rows arrive in: a folder, or a glob; local, gs:// or s3://.
         timestamp: Column of the time a row is from.
         target: Column to predict.
-        registry: Folder of champions, windows and history, local or gs://; one for each model.
+        registry: Folder of champions, windows and history, one for each model; local, gs:// or
+            s3://.
         as_of: Take rows from before this date or time; empty is now. Replays history.
         since: Never take rows from before this date or time.
         label_delay_hours: How long labels take to arrive: later rows are left to the next run.
@@ -119,7 +120,7 @@ def continuous_retraining(
         model_name: What it calls the model; empty takes the last folder of `registry`.
         seed: Of splits and trainings.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
-        checkpoint_uri: Root of the checkpoints, local or gs://.
+        checkpoint_uri: Root of the checkpoints, local, gs:// or s3://.
         image: Image of the small steps.
         gpu_image: Image of the steps that have a device: training, labelling and gates.
         cpu: Processors that each of those asks for.

@@ -70,7 +70,7 @@ def distillation(
     have to overfit one small batch, which takes seconds.
 
     Args:
-        dataset: File, glob or folder of Parquet or CSV, local or gs://; or the built-in `digits`.
+        dataset: File, glob or folder of Parquet or CSV, local, gs:// or s3://; or `digits`.
         target: Column to predict; may stay empty for `digits`.
         task: `regression`, `binary`, `multiclass`, or `auto` to infer it from the target.
         features: Columns to learn from; empty takes all but the target.
@@ -101,7 +101,7 @@ def distillation(
         strict: Stop where that check does not pass.
         seed: Of the split, the synthetic rows and the trainings.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
-        checkpoint_uri: Root of the checkpoints, local or gs://.
+        checkpoint_uri: Root of the checkpoints, local, gs:// or s3://.
         image: Image of the small steps.
         gpu_image: Image of the steps that have a device: training, labelling and gates.
         cpu: Processors that each of those asks for.

@@ -78,7 +78,7 @@ def surrogate(
         strict: Stop where that check does not pass, and fail where no certificate is given.
         seed: Of the covering, the training and the random points.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
-        checkpoint_uri: Root of the checkpoints, local or gs://.
+        checkpoint_uri: Root of the checkpoints, local, gs:// or s3://.
         image: Image of the small steps.
         gpu_image: Image of the steps that have a device: the gate and the training.
         cpu: Processors that each of those asks for.

@@ -13,7 +13,7 @@ from kubestill.cli.tables import print_table
 def checkpoints() -> None:
     """List, explain and check checkpoints.
 
-    URI is a checkpoint_uri, a training's folder below it, or a ledger file; local or gs://.
+    URI is a checkpoint_uri, a training's folder below it, or a ledger file; local, gs:// or s3://.
     """
 
 

@@ -14,7 +14,7 @@ from kubestill.cli.tables import print_table
 def registry() -> None:
     """Look at a registry of continuous-retraining, and overrule what its runs decided.
 
-    URI is its folder, local or gs://.
+    URI is its folder, local, gs:// or s3://.
     """
 
 
