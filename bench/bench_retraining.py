@@ -57,11 +57,13 @@ PIPELINE: dict[str, Any] = {
     "batch_size": BATCH,
     "learning_rate": RATE,
     "finetune_epochs": 2,
-    "finetune_learning_rate": RATE,
+    "finetune_learning_rate": RATE / 2,
+    "finetune_settings": {"choose": "last"},
     "replay_rows": 60_000,
     "replay_share": 0.667,
-    # Winter is what the golden set holds: the other seasons may cost it this much.
-    "evaluation_settings": {"max_forgetting": 0.05},
+    # Winter is what the golden set holds: the other seasons may cost it this much. And seasons turn
+    # faster than scores tell.
+    "evaluation_settings": {"max_forgetting": 0.05, "max_shift": 0.25},
 }
 
 

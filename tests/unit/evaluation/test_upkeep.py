@@ -169,6 +169,22 @@ def test_a_healthy_window_leaves_the_champion_alone(reign):
     assert not entry["unfit"]
 
 
+def test_other_rows_are_decay_only_where_that_was_asked_for(reign):
+    """Older houses sell as their age says: the scores hold, and yet nothing was learned there."""
+    rows = reign.rows(frame_of(4000, seed=7).query("age > 14"))
+    verdict, reason, _ = reign.eval(rows, run_id="r1")
+    assert verdict == "healthy", reason
+    verdict, reason, _ = reign.eval(rows, run_id="r2", settings={"max_shift": 0.25})
+    assert verdict == "degraded"
+    assert "unlike those it was promoted on" in reason
+    assert "age: " in reason
+    assert reign.eval(rows, run_id="r3", settings={"max_shift": 50})[0] == "healthy"
+    same = reign.rows(frame_of(2000, seed=3))
+    assert reign.eval(same, run_id="r4", settings={"max_shift": 0.25})[0] == "healthy"
+    with pytest.raises(InvalidInput, match="shifts below 0.25 are not looked for"):
+        reign.eval(same, run_id="r5", settings={"max_shift": 0.1})
+
+
 def test_decay_is_noticed_and_the_better_challenger_promoted(reign):
     changed = frame_of(2000, seed=4, shift=1.5)
     verdict, reason, _ = reign.eval(reign.rows(changed), run_id="r1")

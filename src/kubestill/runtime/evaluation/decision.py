@@ -3,9 +3,10 @@
 Against a baseline, `promote` takes evidence of an improvement, `reject` evidence that there is
 none worth having (or that a limit is broken, a slice or the golden set got worse), and
 `insufficient` is said when the rows cannot tell. Alone, a model is `degraded` on evidence of a
-broken limit or of decay since its promotion, `healthy` while its score keeps every limit, and
-`insufficient` in between. Evidence is an interval that lies wholly on one side; with several limits
-each interval is widened (Bonferroni), so that one more limit does not mean one more false alarm.
+broken limit, of decay since its promotion, or, where asked for, of other rows than then; `healthy`
+while its score keeps every limit, and `insufficient` in between. Evidence is an interval that lies
+wholly on one side; with several limits each interval is widened (Bonferroni), so that one more
+limit does not mean one more false alarm.
 
 Rows that are not fit to judge (see `fitness`) lead to `reject`, whoever is judged: nothing is
 learned from them and nothing is promoted on them. `bootstrap` says that there is no champion yet.
@@ -51,6 +52,8 @@ class Rules:
     """Below this many labelled rows nothing is decided."""
     min_improvement: float = 0.01
     """The smallest improvement worth having, as a share of the baseline's score."""
+    max_shift: float = 0.0
+    """Stability index of a column from which a champion has decayed by itself; 0 is off."""
     max_forgetting: float = 0.0
     """How much worse the golden set may get, as a share of the best score ever reached on it."""
 
@@ -93,6 +96,9 @@ def judge_alone(
     limits = check_limits(scores, model, rules.thresholds)
     worse = tuple(one.sentence for one in decay if one.evident)
     drift = tuple(shift.statement for shift in shifts)
+    if rules.max_shift and any(shift.size >= rules.max_shift for shift in shifts):
+        limit = f"stability index of {rules.max_shift:g} or more"
+        worse += (f"The rows are unlike those it was promoted on ({limit}), as told below.",)
     if limits.broken or worse:
         reasons = (*limits.broken, *worse, *limits.doubtful, *drift)
         return Decision(verdict="degraded", reasons=reasons)

@@ -181,6 +181,7 @@ def _decide(
         thresholds=job.thresholds,
         min_rows=settings.min_rows,
         min_improvement=settings.min_improvement,
+        max_shift=settings.max_shift,
         max_forgetting=settings.max_forgetting,
     )
     mine = evaluations["model"].outcome

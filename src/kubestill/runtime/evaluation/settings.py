@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from kubestill.errors import InvalidInput, Problem, nearest
 from kubestill.runtime.data.schema import Task
 from kubestill.runtime.evaluation.findings import Role
+from kubestill.runtime.evaluation.fitness import STABILITY
 from kubestill.runtime.evaluation.metrics import metrics_of
 
 __all__ = ["EvaluationSettings", "check_metric", "role_names"]
@@ -29,6 +30,10 @@ class EvaluationSettings(BaseModel):
     """Decay that is too little to matter, as a share of the score at promotion."""
     max_bias: float = Field(default=0.01, ge=0, lt=1)
     """How much further than at promotion stated probabilities may be off, on average."""
+    max_shift: float = Field(default=0.0, ge=0)
+    """Population stability index of a column from which a champion counts as decayed although its
+    scores do not show it: it has not learned from rows like these. At least 0.25, the least that is
+    looked for; 0 leaves the decision to the scores."""
     max_forgetting: float = Field(default=0.02, ge=0, lt=1)
     """How much worse a challenger may be on the golden set, as a share of the best score that any
     champion reached there."""
@@ -54,6 +59,13 @@ class EvaluationSettings(BaseModel):
     """What it calls the baseline; empty: "control" beside a teacher, else "champion"."""
     teacher_name: str = "teacher"
     """What it calls the teacher."""
+
+    @field_validator("max_shift")
+    @classmethod
+    def _is_looked_for(cls, size: float) -> float:
+        if 0 < size < STABILITY:
+            raise ValueError(f"shifts below {STABILITY} are not looked for; give more, or 0")
+        return size
 
 
 def check_metric(metric: str, task: Task) -> None:
