@@ -57,7 +57,7 @@ PIPELINE: dict[str, Any] = {
     "batch_size": BATCH,
     "learning_rate": RATE,
     "finetune_epochs": 2,
-    "finetune_learning_rate": RATE / 2,
+    "finetune_learning_rate": RATE,
     "finetune_settings": {"choose": "last"},
     "replay_rows": 60_000,
     "replay_share": 0.667,
