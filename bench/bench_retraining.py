@@ -65,6 +65,8 @@ PIPELINE: dict[str, Any] = {
     # faster than scores tell.
     "evaluation_settings": {"max_forgetting": 0.05, "max_shift": 0.25},
 }
+"""The fine-tuning's rate, last milestone and `max_shift` were chosen in hindsight as well, by seeds
+0, 1 and 4 of this very year; 2 and 3 were not looked at before."""
 
 
 @dataclass(kw_only=True)
