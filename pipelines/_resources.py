@@ -129,7 +129,7 @@ def _check(values: dict[str, Any], prefix: str, problems: Problems) -> None:
                 if not re.fullmatch(_VARIABLE, str(variable)) or not _fits(given, str, pattern)
             }
         else:
-            wrong = {} if kind is not dict and _fits(value, kind, pattern) else {name: value}
+            wrong = {} if _fits(value, kind, pattern) else {name: value}
         for place, given in wrong.items():
             problems.add(prefix + place, given, remedy)
 

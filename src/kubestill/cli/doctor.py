@@ -35,8 +35,7 @@ def doctor(
 
     With a pipeline and its parameters, as `run` takes them: its checkpoints' store, its registry,
     its images, and whether there are nodes that can take its steps. Without one, what --store and
-    --image name.
-    What cannot be looked at from here is marked "?".
+    --image name. What cannot be looked at from here is marked "?".
     """
     from kubestill.client.doctor import examine
     from kubestill.client.pools import read_request
