@@ -3,10 +3,15 @@
 Windows of `seconds` with one save and windows without take turns. The training is pinned to one
 core; the saver's threads and the storage emulator to another, since a real bucket would not take
 processor time of the training.
+
+Windows half a minute apart differ by more than a save costs. So two figures from within the windows
+with a save stand beside the slow-down: how long training stood still, and how its steps beside the
+writing compare with those after it, a few seconds later.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import statistics
@@ -14,6 +19,8 @@ import tempfile
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
+from typing import NamedTuple
 
 import torch
 
@@ -43,6 +50,17 @@ def measure(millions: int, windows: int, seconds: float, folder: str | None) -> 
         return found + training.measure("gs", f"gs://{BUCKET}", windows, peer)
 
 
+class Cost(NamedTuple):
+    """What one save cost."""
+
+    stood: float
+    """Seconds that training stood still."""
+    spent: float
+    """Processor seconds of the other threads."""
+    beside: float
+    """How many times as long a step took beside the writing as after it."""
+
+
 class Training:
     """A training whose windows last about `seconds`."""
 
@@ -59,40 +77,64 @@ class Training:
     def measure(self, where: str, root: str, windows: int, peer: str) -> list[Measure]:
         # Threads inherit the core on which they are started.
         with pinned(self._save_on), savers.open_checkpointer(root) as checkpointer:
-            done = 0
-            spent: list[float] = []
+            costs: list[Cost] = []
 
-            def saving() -> None:
-                nonlocal done
-                done += 1
-                self._train(1)
+            def saving() -> float:
+                done, before = len(costs) + 1, other_threads_seconds()
                 view = TrainingState(self._live, {"step": done})
-                checkpointer.save(view, kind="recovery", step=done, epoch=0, examples=done)
-                self._train(self._steps - 1)
-
-            def with_saves() -> float:
-                before = other_threads_seconds()
-                seconds = clock(saving)()
+                save = partial(checkpointer.save, view, kind="recovery", epoch=0)
+                first = self._train(1)
+                stood = clock(partial(save, step=done, examples=done))()
+                steps = self._train(self._steps - 1)
                 checkpointer.flush()
-                spent.append(other_threads_seconds() - before)
-                return seconds
+                behind = checkpointer.report()["seconds_behind"]
+                spent = other_threads_seconds() - before
+                costs.append(Cost(stood, spent, early_over_late(steps, behind)))
+                return sum(first) + stood + sum(steps)
 
             def without() -> None:
                 self._train(self._steps)
 
             with pinned(self._train_on):
-                turns = take_turns({"without": clock(without), "with": with_saves}, windows)
+                turns = take_turns({"without": clock(without), "with": saving}, windows)
         gigabytes = sum(tensor.nbytes for tensor in self._live.values()) / 1e9
         name = f"{gigabytes:.1f} GB every {self._seconds:g} s to {where}"
-        used = statistics.median(spent) / gigabytes
+        typical = Cost(*(statistics.median(values) for values in zip(*costs[1:], strict=True)))
+        still = 100 * typical.stood / turns.median("without")
+        after = "the steps after it, in the same window"
         return [
             *slow_down(name, turns, bar=3.5, peer=peer),
-            Measure(name=f"{name}: saver's processor seconds", value=used, unit="s/GB", peer=""),
+            Measure(name=f"{name}: of which standing still", value=still, unit="%", peer=""),
+            Measure(
+                name=f"{name}: a step beside the writing",
+                value=typical.beside,
+                unit="times",
+                peer=after,
+            ),
+            Measure(
+                name=f"{name}: saver's processor seconds",
+                value=typical.spent / gigabytes,
+                unit="s/GB",
+                peer="",
+            ),
         ]
 
-    def _train(self, steps: int) -> None:
-        for _ in range(steps):
-            savers.train_step(self._model, self._optimizer, self._rows)
+    def _train(self, steps: int) -> list[float]:
+        """Return the seconds of each step."""
+        step = clock(lambda: savers.train_step(self._model, self._optimizer, self._rows))
+        return [step() for _ in range(steps)]
+
+
+def early_over_late(steps: list[float], until: float) -> float:
+    """Return the mean of the steps that began before `until` seconds over that of the others.
+
+    No more than half of the time counts as early, however slow the store is.
+    """
+    until = min(until, sum(steps) / 2)
+    begun = list(itertools.accumulate(steps, initial=0.0))[:-1]
+    early = [step for step, at in zip(steps, begun, strict=True) if at < until]
+    late = [step for step, at in zip(steps, begun, strict=True) if at >= until]
+    return statistics.mean(early) / statistics.mean(late)
 
 
 def other_threads_seconds() -> float:

@@ -1,18 +1,20 @@
 """What a training loop holds: one object that resumes, saves, finishes, and says when to do so.
 
-place = resolve_place(checkpoint_uri, experiment, fingerprint, ledger.uri, announce=print)
-checkpointer = Checkpointer.open(place, settings, resume="auto", numerics=numerics(),
-announce=print) with checkpointer:
-    if checkpointer.finished is None:
-        if (state := checkpointer.restore()) is not None:
-            load(state)                                       # exact if checkpointer.exact
-        while training:
-            train_one_step()
-            if milestone:
-                checkpointer.save(view(), kind="milestone", step=..., metrics=...)
-            elif checkpointer.recovery_due():
-                checkpointer.save(view(), kind="recovery", step=...)
-        checkpointer.finish(result)
+In use:
+
+    place = resolve_place(checkpoint_uri, experiment, fingerprint, ledger.uri, announce=print)
+    checkpointer = Checkpointer.open(place, settings, numerics=numerics(), announce=print)
+    with checkpointer:
+        if checkpointer.finished is None:
+            if (state := checkpointer.restore()) is not None:
+                load(state)  # exact if checkpointer.exact
+            while training:
+                train_one_step()
+                if milestone:
+                    checkpointer.save(view(), kind="milestone", step=..., metrics=...)
+                elif checkpointer.recovery_due():
+                    checkpointer.save(view(), kind="recovery", step=...)
+            checkpointer.finish(result)
 """
 
 from __future__ import annotations

@@ -92,11 +92,13 @@ def part_jobs(
     for part in parts:
         path = local_path(root, part)
         with _reading(path):
-            metadata = pq.read_metadata(path)
+            # One mapping for all of a part's jobs: to map its pages anew costs a fifth of a job.
+            source = pa.memory_map(path)
+            metadata = pq.read_metadata(source)
         if metadata.num_rows != part.rows:
             raise CorruptData(f"{path} has {metadata.num_rows} rows, its manifest says {part.rows}")
         for group in range(metadata.num_row_groups):
-            yield first, partial(_read_group, path, metadata, group, columns, verify)
+            yield first, partial(_read_group, path, source, metadata, group, columns, verify)
             first += metadata.row_group(group).num_rows
 
 
@@ -107,14 +109,15 @@ def file_digest(path: str | Path) -> str:
 
 
 def _read_group(
-    path: str, metadata: pq.FileMetaData, group: int, columns: Sequence[str], verify: bool
+    path: str,
+    source: pa.MemoryMappedFile,
+    metadata: pq.FileMetaData,
+    group: int,
+    columns: Sequence[str],
+    verify: bool,
 ) -> pa.Table:
-    with (
-        _reading(path),
-        pq.ParquetFile(
-            path, metadata=metadata, memory_map=True, page_checksum_verification=verify
-        ) as file,
-    ):
+    with _reading(path):
+        file = pq.ParquetFile(source, metadata=metadata, page_checksum_verification=verify)
         return file.read_row_group(group, columns=list(columns), use_threads=False)
 
 
