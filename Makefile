@@ -101,6 +101,7 @@ SCALE ?= full
 bench-mnist: setup ## Hinton 2015 on MNIST: DATA=folder of the IDX files, SCALE=full or small
 	@test -n "$(DATA)" || { echo "bench-mnist needs DATA=folder of MNIST's four IDX files"; exit 2; }
 	$(BIN)/python -m bench.bench_mnist --data "$(DATA)" --scale $(SCALE)
+	$(BIN)/python -m bench.table
 
 SEEDS ?= 1
 .PHONY: bench-retraining

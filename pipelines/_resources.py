@@ -49,9 +49,11 @@ class Resources:
     def of(self, component: str) -> Resources:
         """What holds for one component; its variables come on top of everybody's."""
         own = self.steps.get(component, {})
-        env = {**self.env, **own.get("env", {})}
-        secrets = {**self.secrets, **own.get("secrets", {})}
-        return replace(self, **{**own, "env": env, "secrets": secrets})
+        own_env, own_secrets = own.get("env", {}), own.get("secrets", {})
+        env = {name: value for name, value in self.env.items() if name not in own_secrets}
+        secrets = {name: value for name, value in self.secrets.items() if name not in own_env}
+        variables = {"env": {**env, **own_env}, "secrets": {**secrets, **own_secrets}}
+        return replace(self, **{**own, **variables})
 
     @property
     def timeout_s(self) -> int:
@@ -132,6 +134,10 @@ def _check(values: dict[str, Any], prefix: str, problems: Problems) -> None:
             wrong = {} if _fits(value, kind, pattern) else {name: value}
         for place, given in wrong.items():
             problems.add(prefix + place, given, remedy)
+    env, secrets = values.get("env"), values.get("secrets")
+    if isinstance(env, dict) and isinstance(secrets, dict):
+        for name in sorted(env.keys() & secrets.keys(), key=str):
+            problems.add(f"{prefix}env.{name}", env[name], "is a secret, too; keep one of the two")
 
 
 def _fits(value: Any, kind: Any, pattern: str) -> bool:

@@ -147,6 +147,17 @@ def test_variables_and_secrets_reach_every_task(tmp_path):
             }
 
 
+def test_a_steps_own_variable_replaces_everybodys():
+    resources = Resources(
+        env={"A": "1", "B": "2"},
+        secrets={"C": "store/c"},
+        steps={"train-teacher": {"env": {"C": "3"}, "secrets": {"A": "store/a"}}},
+    )
+    own = resources.of("train-teacher")
+    assert (own.env, own.secrets) == ({"B": "2", "C": "3"}, {"A": "store/a"})
+    assert resources.of("train-student").secrets == {"C": "store/c"}
+
+
 def test_the_example_says_the_defaults(request):
     path = request.config.rootpath / "docs" / "examples" / "resources.yaml"
     assert read_resources(str(path)) == DEFAULT
@@ -156,7 +167,7 @@ def test_everything_wrong_with_resources_is_told_at_once(tmp_path):
     path = tmp_path / "resources.yaml"
     path.write_text(
         "retrys: 3\nretries: -1\nbackoff: soon\ncpu: 2\n"
-        "env: {A-B: x, PORT: 80}\nsecrets: {KEY: store}\n"
+        "env: {A-B: x, PORT: 80, TWICE: x}\nsecrets: {KEY: store, TWICE: store/x}\n"
         "steps: {train-techer: {}, train-teacher: {parallelism: 2}, import-dataset: 3}\n"
     )
     with pytest.raises(InvalidInput) as error:
@@ -169,6 +180,7 @@ def test_everything_wrong_with_resources_is_told_at_once(tmp_path):
         "env.A-B",
         "env.PORT",
         "secrets.KEY",
+        "env.TWICE",
         "steps",
         "steps.train-teacher.parallelism",
         "steps.import-dataset",
