@@ -51,8 +51,8 @@ SCALES: dict[str, dict[str, Any]] = {
         "jittered": 24_000,
         "teacher": 400,
         "student": 100,
-        "teacher_epochs": 10,
-        "student_epochs": 20,
+        "teacher_epochs": 100,
+        "student_epochs": 60,
     },
 }
 

@@ -346,9 +346,9 @@ class Trainer:
     def _update_average(self, average: torch.nn.Module) -> None:
         """Move the average towards the weights (Polyak & Juditsky 1992, exponential form)."""
         live = self.model.network
-        foreach_lerp_(
-            list(average.parameters()), list(live.parameters()), 1 - self._settings.ema_decay
-        )
+        # It must forget the initial weights, in short trainings too.
+        decay = min(self._settings.ema_decay, (1 + self.step) / (10 + self.step))
+        foreach_lerp_(list(average.parameters()), list(live.parameters()), 1 - decay)
         for kept, buffer in zip(average.buffers(), live.buffers(), strict=True):
             kept.copy_(buffer)
 

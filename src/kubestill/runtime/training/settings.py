@@ -54,7 +54,8 @@ class TrainingSettings(BaseModel):
     gradient_clip: float = Field(default=0.0, ge=0)
     """Largest L2 norm of the whole gradient; 0 leaves it alone."""
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
-    """Decay a step of the exponential moving average that is evaluated and exported; 0 is off."""
+    """Decay a step of the exponential moving average that is evaluated and exported; 0 is off.
+    Early on it is (1 + step) / (10 + step), where that is less."""
 
     finish_steps: int = Field(default=0, ge=0)
     """Steps of ten L-BFGS iterations over all rows at once, in float64, after all others."""
