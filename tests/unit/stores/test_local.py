@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from kubestill.errors import Conflict, PermissionDenied, StoreError
-from kubestill.runtime.stores import ABSENT, open_store
+from kubestill.runtime.stores import ABSENT, files, open_store
 from kubestill.runtime.stores.files import temporary_beside
 from kubestill.runtime.stores.local_cell import KEPT, CellFiles
 
@@ -105,6 +105,26 @@ def test_temporaries_of_killed_writers_are_swept_and_those_of_living_ones_kept(
     store.check_writable()
 
     assert not os.path.exists(left)
+
+
+def test_a_temporary_that_is_swept_before_its_writer_locks_it_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes start at once: one sweeps while the other is just writing its first file."""
+    create, swept = files._create, list[int]()  # pyright: ignore[reportPrivateUsage]
+
+    def interrupted(folder: str, temporary: str) -> int:
+        fd = create(folder, temporary)
+        if not swept:
+            swept.append(files.sweep_temporaries(str(tmp_path)))
+        return fd
+
+    monkeypatch.setattr(files, "_create", interrupted)
+    cell = open_store(str(tmp_path)).cell("ledger.json")
+    cell.swap(b"one", expect=ABSENT)
+    assert swept == [1]
+    assert cell.read()[0] == b"one"
+    assert not list(tmp_path.glob(".*.tmp"))
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:

@@ -24,12 +24,8 @@ def temporary_beside(target: str) -> Generator[tuple[str, int]]:
         Its path and a descriptor open for reading and writing. A name still there at the end is
         removed.
     """
-    folder, name = os.path.split(target)
-    temporary = os.path.join(folder, f".{name[:80]}.{uuid.uuid4().hex}.tmp")
-    fd = _create(folder, temporary)
+    temporary, fd = _create_locked(target)
     try:
-        # The kernel drops the lock of a process that dies: `sweep_temporaries` tells by it.
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield temporary, fd
     finally:
         with suppress(FileNotFoundError):
@@ -96,6 +92,23 @@ def _sweep(path: str) -> bool:
     except OSError:
         return False  # its writer lives, or has just finished
     finally:
+        os.close(fd)
+
+
+def _create_locked(target: str) -> tuple[str, int]:
+    """Create a temporary and lock it: the kernel drops the lock of a process that dies.
+
+    `sweep_temporaries` tells by it. One that was swept between its creation and its lock has no
+    name left: then another is made.
+    """
+    folder, name = os.path.split(target)
+    while True:
+        temporary = os.path.join(folder, f".{name[:80]}.{uuid.uuid4().hex}.tmp")
+        fd = _create(folder, temporary)
+        with suppress(BlockingIOError):  # a sweeper holds it, and is about to remove it
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(fd).st_nlink:
+                return temporary, fd
         os.close(fd)
 
 
