@@ -34,6 +34,7 @@ from kubestill.runtime.checkpoints import (
 from kubestill.runtime.checkpoints.inspection import describe, ledgers, show, verify
 from kubestill.runtime.checkpoints.place import local_root
 from kubestill.runtime.checkpoints.ranks import Ranks
+from kubestill.runtime.checkpoints.writer import CheckpointWriter
 
 SETTINGS = CheckpointSettings(heartbeat_seconds=0.1, keep_last=3, keep_bytes=0)
 
@@ -261,6 +262,36 @@ def test_a_permanent_failure_is_raised_again_at_once(tmp_path: Path) -> None:
 def test_must_resume_and_there_is_nothing(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="nothing to resume"):
         opened(tmp_path, resume="must")
+    # Nothing was claimed: who trains here next is the first, and need not wait.
+    assert not list(tmp_path.glob("exp/f00/ledger.json*"))
+    with opened(tmp_path, owner="another run") as checkpointer:
+        assert checkpointer.ledger.attempt is not None
+        assert checkpointer.ledger.attempt.number == 1
+
+
+def test_must_resume_and_nothing_is_whole(tmp_path: Path) -> None:
+    trained(tmp_path, 1, 2)
+    flip(state_file(tmp_path, 2))
+    with opened(tmp_path, resume="must") as checkpointer:
+        assert checkpointer.restore() is not None
+    flip(state_file(tmp_path, 1))
+    remedy = "nothing to resume at .*every checkpoint there is damaged.*use 'auto'"
+    with opened(tmp_path, resume="must") as checkpointer:
+        with pytest.raises(InvalidInput, match=remedy) as caught:
+            checkpointer.restore()
+    (problem,) = caught.value.problems
+    assert (problem.field, problem.value) == ("resume", "must")
+    before = ledgers(str(tmp_path))[0].attempt
+    with pytest.raises(InvalidInput, match="nothing to resume"):
+        opened(tmp_path, resume="must")
+    assert ledgers(str(tmp_path))[0].attempt == before
+
+
+def test_must_resume_adopts_a_result_that_lists_nothing(tmp_path: Path) -> None:
+    with opened(tmp_path) as checkpointer:
+        checkpointer.finish({"score": 1})
+    with opened(tmp_path, resume="must") as checkpointer:
+        assert checkpointer.finished == {"score": 1}
 
 
 def test_a_retry_of_the_same_task_fences_the_old_one(tmp_path: Path) -> None:
@@ -285,13 +316,16 @@ def test_a_retry_of_the_same_task_fences_the_old_one(tmp_path: Path) -> None:
     assert [row["attempt"] for row in describe(str(tmp_path))] == [1, 2]
 
 
-def test_another_run_waits_while_the_first_lives_and_adopts_its_result(tmp_path: Path) -> None:
+@pytest.mark.parametrize("resume", ["auto", "must"])
+def test_another_run_waits_while_the_first_lives_and_adopts_its_result(
+    tmp_path: Path, resume: str
+) -> None:
     first = opened(tmp_path)
     found: list[Any] = []
     said = Said()
 
     def second() -> None:
-        with opened(tmp_path, said=said, owner="another run") as checkpointer:
+        with opened(tmp_path, said=said, owner="another run", resume=resume) as checkpointer:
             found.append(checkpointer.finished)
 
     thread = threading.Thread(target=second)
@@ -356,6 +390,25 @@ def test_a_store_that_vanishes_keeps_the_state_locally(
         restored = checkpointer.restore()
         assert restored is not None
         assert_same(restored, state(2))
+        checkpointer.finish({})
+
+
+def test_a_training_that_ended_where_it_was_spilled_is_spilled_elsewhere(tmp_path: Path) -> None:
+    root, spill = tmp_path / "root", tmp_path / "spill"
+    with opened(spill) as checkpointer:
+        save(checkpointer, 1)
+        checkpointer.finish({})
+    settings = SETTINGS.model_copy(update={"outage_seconds": 1.0, "spill_folder": str(spill)})
+    with opened(root, settings=settings) as checkpointer:
+        os.rename(root, tmp_path / "away")
+        root.write_text("no folder any more")
+        save(checkpointer, 2)
+        with pytest.raises(StoreUnavailable, match=r"step 2 is kept in .*spill-2 "):
+            checkpointer.flush()
+    with opened(tmp_path / "spill-2") as checkpointer:
+        restored = checkpointer.restore()
+        assert restored is not None
+        assert_same(restored, state(2))
 
 
 def test_of_two_states_that_wait_for_a_lost_store_the_newest_is_kept(tmp_path: Path) -> None:
@@ -413,6 +466,27 @@ def test_phases_are_written_and_their_last_milestones_kept(tmp_path: Path) -> No
     assert [(row["step"], row["phase"]) for row in describe(str(tmp_path))] == [(1, 1), (3, 2)]
 
 
+def test_what_is_pruned_does_not_depend_on_how_fast_a_store_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the time of the commit more is known of the phases than when the state was copied."""
+    write, answering = CheckpointWriter.write, threading.Event()
+
+    def slow(self: CheckpointWriter, *arguments: Any) -> None:
+        answering.wait(10)
+        write(self, *arguments)
+
+    monkeypatch.setattr(CheckpointWriter, "write", slow)
+    settings = SETTINGS.model_copy(update={"keep_last": 1})
+    with opened(tmp_path, settings=settings) as checkpointer:
+        for step, phases in ((1, {1: 1}), (2, {1: 1, 2: 2})):
+            checkpointer.mark_phases(phases)
+            save(checkpointer, step)
+        checkpointer.mark_phases({1: 2, 2: 2})
+        answering.set()
+    assert [(row["step"], row["phase"]) for row in describe(str(tmp_path))] == [(1, 1), (2, 2)]
+
+
 def test_artifacts_are_small_and_lead_to_the_state(tmp_path: Path) -> None:
     ledger = trained(tmp_path, 1, 2)
     write_ledger_artifact(ledger, str(tmp_path / "ledger"))
@@ -436,18 +510,17 @@ class Pair:
 
     def __init__(self) -> None:
         self._barrier = threading.Barrier(2)
-        self._text = ""
+        self._texts = ["", ""]
 
     def ranks(self, rank: int) -> Ranks:
-        def share(text: str) -> str:
-            if rank == 0:
-                self._text = text
+        def gather(text: str) -> list[str]:
+            self._texts[rank] = text
             self._barrier.wait()
-            shared = self._text
+            gathered = list(self._texts)
             self._barrier.wait()
-            return shared
+            return gathered
 
-        return Ranks(rank=rank, world=2, share=share)
+        return Ranks(rank=rank, world=2, share=lambda text: gather(text)[0], gather=gather)
 
 
 def test_two_ranks_save_together_and_one_can_read_it(

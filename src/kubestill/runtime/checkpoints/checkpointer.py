@@ -39,7 +39,6 @@ from kubestill.runtime.checkpoints.ledger import (
 from kubestill.runtime.checkpoints.manifest import Stamp
 from kubestill.runtime.checkpoints.place import Announce, Place
 from kubestill.runtime.checkpoints.ranks import Ranks
-from kubestill.runtime.checkpoints.restore import read_state
 from kubestill.runtime.checkpoints.resuming import newest_whole, same_bits
 from kubestill.runtime.checkpoints.retention import policy_of
 from kubestill.runtime.checkpoints.saver import Saver
@@ -67,6 +66,7 @@ class Checkpointer:
         cell: LedgerCell,
         attempt: Attempt | None,
         ranks: Ranks,
+        resume: Resume,
         numerics: dict[str, Any],
         announce: Announce,
     ):
@@ -74,6 +74,7 @@ class Checkpointer:
         self._cell = cell
         self._attempt = attempt
         self._ranks = ranks
+        self._resume = resume
         self._numerics = numerics
         self._announce = announce
         self._resumed: LedgerEntry | None = None
@@ -88,6 +89,7 @@ class Checkpointer:
             interruptions_per_hour=settings.interruptions_per_hour,
             now=time.monotonic(),
         )
+        self._phases: Mapping[int, int] = {}
         self._writer: CheckpointWriter | None = None
         self._saver: Saver | None = None
         if attempt is not None:
@@ -124,16 +126,18 @@ class Checkpointer:
         """
         ranks = Ranks.current()
         if resume == "never":
-            place = place.fresh()
+            place = place.fresh(ranks.share)
         cell = LedgerCell(place)
         attempt = None
         if ranks.rank == 0:
+            if resume == "must" and _starts_afresh(cell.read()[0], place.owner):
+                raise _nothing_to_resume(place)
             attempt = cell.claim(
                 owner=place.owner, beat_seconds=settings.heartbeat_seconds, announce=announce
             )
+            # Again: the claim may have waited for another run that died before it saved anything.
             if resume == "must" and attempt is not None and not cell.latest.newest_first:
-                remedy = f"nothing to resume at {place.uri}: use 'auto', or restore that place"
-                raise InvalidInput([Problem("resume", resume, remedy)])
+                raise _nothing_to_resume(place)
         told = json.loads(ranks.share(json.dumps(vars(attempt) if attempt else None)))
         if ranks.rank:
             cell.refresh()
@@ -144,6 +148,7 @@ class Checkpointer:
             cell=cell,
             attempt=attempt,
             ranks=ranks,
+            resume=resume,
             numerics=json.loads(json.dumps(dict(numerics))),
             announce=announce,
         )
@@ -179,24 +184,23 @@ class Checkpointer:
     def restore(self) -> TrainingState | None:
         """Read the newest checkpoint that is whole, or None where there is none.
 
-        One that is missing, torn or altered is skipped loudly, and the ledger says so. All tensors
-        are on the CPU, in fresh memory. Bytes are checked by CRC-32C; `checksum` says why.
+        One that any rank finds missing, torn or altered is skipped loudly by all, and the ledger
+        says so. All tensors are on the CPU, in fresh memory. Bytes are checked by CRC-32C;
+        `checksum` says why.
 
         Raises:
-            InvalidInput: The newest checkpoint was written by another format version.
+            InvalidInput: The newest checkpoint was written by another format version; or
+                `resume="must"`, and none is whole.
             StoreError: The store did not answer.
             Fenced: Another attempt owns the training.
         """
         ranks = self._ranks
-        store, chosen = self._place.store, None
-        if ranks.rank == 0:
-            chosen = newest_whole(store, self._cell, self._mine(), ranks.world, self._announce)
-        told = json.loads(ranks.share(json.dumps(chosen.entry.to_json() if chosen else None)))
-        if told is None:
-            return None
+        store = self._place.store
+        chosen = newest_whole(store, self._cell, self._mine(), ranks, self._announce)
+        if chosen is None and self._resume == "must":
+            raise _nothing_to_resume(self._place, "every checkpoint there is damaged")
         if chosen is None:
-            entry = LedgerEntry.from_json(told)
-            chosen = read_state(store, entry, rank=ranks.rank, world=ranks.world, proof="crc32c")
+            return None
         # Not the state, which would take up as much memory again for as long as training goes on.
         self._resumed = chosen.entry
         self._exact = same_bits(chosen, self._numerics, ranks.world, self._announce)
@@ -258,6 +262,7 @@ class Checkpointer:
             save=self._saves,
             meta=json.dumps({k: v for k, v in view.meta.items() if k != "rank"}),
             rank_meta=json.dumps(view.meta.get("rank")),
+            phases=self._phases,
         )
         saver.submit(view.of_rank(self._ranks.rank), snapshot)
         self._schedule.saved(time.monotonic())
@@ -276,9 +281,8 @@ class Checkpointer:
         self._running().flush()
 
     def mark_phases(self, phases: Mapping[int, int]) -> None:
-        """Note the phase (1, 2 or 3) of each step; the next commit writes it into the ledger."""
-        if self._writer is not None:
-            self._writer.phases = dict(phases)
+        """Note the phase (1, 2 or 3) of each step; the next save writes it into the ledger."""
+        self._phases = dict(phases)
 
     def report(self) -> Json:
         """Say how often state was saved, what that cost, and what a kill costs.
@@ -361,14 +365,19 @@ class Checkpointer:
         )
         self._flag.install()
         if self._ranks.rank == 0:
-            sweep(self._place.store, self.ledger.entries, attempt)
             beating = threading.Thread(
                 target=self._beat,
                 args=(attempt, self._saver),
                 name="checkpoint-heartbeat",
                 daemon=True,
             )
+            # Before the sweep, which may take longer than others wait for a sign of life.
             beating.start()
+            try:
+                sweep(self._place.store, self.ledger.entries, attempt)
+            except BaseException:
+                self.close()  # nobody else can: `open` fails, and the heart would go on beating
+                raise
 
     def _beat(self, me: Attempt, saver: Saver) -> None:
         while not self._closed.wait(me.beat_seconds):
@@ -382,8 +391,7 @@ class Checkpointer:
 
     def _conclude(self, *, result: Json | None = None, failed: str = "") -> None:
         me = self._mine()
-        assert self._writer is not None
-        phases = self._writer.phases
+        phases = self._phases
         self._cell.change(
             lambda ledger: protocol.conclude(
                 ledger, me, now=time.time(), result=result, failed=failed, phases=phases
@@ -397,3 +405,16 @@ class Checkpointer:
     def _running(self) -> Saver:
         assert self._saver is not None, "the training is finished: adopt `finished`"
         return self._saver
+
+
+def _starts_afresh(ledger: Ledger, owner: str) -> bool:
+    """Whether a claim would begin a new training now, rather than adopt, wait for or resume one."""
+    if ledger.finished is not None or ledger.failed or ledger.newest_first:
+        return False
+    return protocol.judge(ledger, owner=owner, now=time.time()).act == "claim"
+
+
+def _nothing_to_resume(place: Place, why: str = "") -> InvalidInput:
+    found = f"nothing to resume at {place.uri}" + (f" ({why})" if why else "")
+    remedy = f"{found}: use 'auto', or restore that place"
+    return InvalidInput([Problem("resume", "must", remedy)])

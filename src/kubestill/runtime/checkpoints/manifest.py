@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from kubestill.errors import CorruptData, InvalidInput, NotFound
+from kubestill.errors import CorruptData, NotFound
 from kubestill.runtime.checkpoints.ledger import (
     Attempt,
     CheckpointKind,
@@ -173,8 +173,13 @@ def parse_manifest(content: bytes, *, source: str) -> Manifest:
 def rebuild_ledger(store: Store, *, experiment: str, fingerprint: str, now: float) -> Ledger:
     """Make a ledger from what lies at a place: empty where nothing does.
 
-    Of one step and kind, the highest attempt counts. Manifests that cannot be read, or were written
-    by another format version, are left out, and the ledger says so.
+    Of one step and kind, the highest attempt counts. Manifests that cannot be read are left out,
+    and the ledger says so.
+
+    Raises:
+        InvalidInput: A manifest was written by another format version: left out, its checkpoint
+            would be swept away as something that nobody committed.
+        StoreError: The store did not answer.
     """
     ledger = Ledger(uri=store.uri, experiment=experiment, fingerprint=fingerprint)
     found: dict[tuple[int, str], LedgerEntry] = {}
@@ -191,7 +196,7 @@ def rebuild_ledger(store: Store, *, experiment: str, fingerprint: str, now: floa
         try:
             content = store.get(key)
             manifest = parse_manifest(content, source=f"{store.uri}/{key}")
-        except (CorruptData, InvalidInput, NotFound) as error:
+        except (CorruptData, NotFound) as error:
             skipped.append(f"{key} left out: {error}")
             continue
         entry = manifest.entry(ManifestRef(key=key, sha256=hashlib.sha256(content).hexdigest()))

@@ -39,14 +39,15 @@ class Place:
         """The place as a URI."""
         return self.store.uri
 
-    def fresh(self) -> Place:
+    def fresh(self, share: Callable[[str], str]) -> Place:
         """Return a place of its own beside this one, for `resume="never"`.
 
         In a pod it is the same one again after a retry, because the owner is: a training that must
         not resume another run's work still survives its own preemption. Elsewhere it is always new.
+        `share` gives every rank the text of rank 0: all write parts of the same checkpoints.
         """
         stable = OWNER_VARIABLE in os.environ or _IN_A_POD in os.environ
-        text = self.owner if stable else uuid.uuid4().hex
+        text = share(self.owner if stable else uuid.uuid4().hex)
         nonce = hashlib.sha256(text.encode()).hexdigest()[:12]
         fingerprint = f"{self.fingerprint}-{nonce}"
         store = open_store(f"{self.uri}-{nonce}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -10,29 +11,41 @@ from typing import Any
 from kubestill.errors import CorruptData
 from kubestill.runtime.checkpoints import protocol
 from kubestill.runtime.checkpoints.commits import LedgerCell
-from kubestill.runtime.checkpoints.ledger import Attempt
+from kubestill.runtime.checkpoints.ledger import Attempt, LedgerEntry
 from kubestill.runtime.checkpoints.place import Announce
+from kubestill.runtime.checkpoints.ranks import Ranks
 from kubestill.runtime.checkpoints.restore import Restored, read_state
 from kubestill.runtime.stores.base import Store
 
 
 def newest_whole(
-    store: Store, cell: LedgerCell, me: Attempt, world: int, announce: Announce
+    store: Store, cell: LedgerCell, me: Attempt, ranks: Ranks, announce: Announce
 ) -> Restored | None:
-    """Read the newest checkpoint that is whole, for rank 0 of `world`; None where there is none.
+    """Read the newest checkpoint that is whole for every rank; None where there is none.
 
-    What is missing, torn or altered is skipped: announced, and marked in the ledger.
+    What any rank finds missing, torn or altered is skipped by all; rank 0 announces it, and marks
+    it in the ledger.
 
     Raises:
         InvalidInput: The newest checkpoint was written by another format version.
         StoreError: The store did not answer.
         Fenced: Another attempt owns the training.
     """
-    for entry in cell.latest.newest_first:
+    # Rank 0's list: what another rank knows of the ledger may be older.
+    listed = ranks.share(json.dumps([entry.to_json() for entry in cell.latest.newest_first]))
+    for entry in map(LedgerEntry.from_json, json.loads(listed)):
+        # Let go of what only this rank could read: two states may not fit into memory.
+        restored, found = None, ""
         try:
-            return read_state(store, entry, rank=0, world=world, proof="crc32c")
+            restored = read_state(store, entry, rank=ranks.rank, world=ranks.world, proof="crc32c")
         except CorruptData as error:
-            why = str(error)
+            found = str(error)
+        # Ranks that read the same file say the same of it.
+        why = "; ".join(dict.fromkeys(filter(None, ranks.gather(found))))
+        if not why:
+            return restored
+        if ranks.rank:
+            continue
         announce(
             f"WARNING: the checkpoint of step {entry.step} is damaged ({why}); trying the one "
             "before it"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from kubestill.errors import TrainingFailed
 from kubestill.runtime.checkpoints.commits import LedgerCell
 from kubestill.runtime.checkpoints.place import Place, local_root
 from kubestill.runtime.checkpoints.writer import CheckpointWriter, Snapshot
@@ -26,17 +28,25 @@ def spill_to(
         place: The place that cannot be written.
         numerics: What the checkpoint records as its numerics key.
     """
-    root = folder or local_root()
+    first = folder or local_root()
 
     def spill(snapshot: Snapshot, parts: tuple[Content, ...]) -> str:
-        store = open_store(f"{root}/{place.experiment}/{place.fingerprint}")
-        local = replace(place, store=store, durable=False)
-        cell = LedgerCell(local)
-        attempt = cell.claim(owner=place.owner, beat_seconds=1.0, announce=lambda _: None)
-        assert attempt is not None, "nothing ever finishes in a spill folder"
-        CheckpointWriter(local, cell, attempt, rank=0, world=1, numerics=numerics, keep=list).write(
-            snapshot, parts
-        )
-        return f"{root} (give it as checkpoint_uri to resume)"
+        # Another root where a training that was told to go on in this one has ended there.
+        for root in itertools.chain([first], (f"{first}-{n}" for n in itertools.count(2))):
+            store = open_store(f"{root}/{place.experiment}/{place.fingerprint}")
+            local = replace(place, store=store, durable=False)
+            cell = LedgerCell(local)
+            try:
+                attempt = cell.claim(owner=place.owner, beat_seconds=1.0, announce=lambda _: None)
+            except TrainingFailed:
+                continue
+            if attempt is None:
+                continue
+            writer = CheckpointWriter(
+                local, cell, attempt, rank=0, world=1, numerics=numerics, keep=list
+            )
+            writer.write(snapshot, parts)
+            return f"{root} (give it as checkpoint_uri to resume)"
+        raise AssertionError("there is always another root")
 
     return spill

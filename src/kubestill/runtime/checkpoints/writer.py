@@ -6,10 +6,10 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from kubestill.errors import NotFound, StoreUnavailable
+from kubestill.errors import NotFound, StoreError, StoreUnavailable
 from kubestill.runtime.checkpoints import protocol
 from kubestill.runtime.checkpoints.commits import LedgerCell
 from kubestill.runtime.checkpoints.ledger import Attempt, Json, LedgerEntry, ManifestRef
@@ -41,6 +41,9 @@ class Snapshot:
     """JSON text."""
     rank_meta: str
     """JSON text."""
+    phases: Mapping[int, int] = field(default_factory=dict[int, int])
+    """The phase of each step as known when the state was copied: what is pruned must not depend on
+    how fast a store is."""
 
 
 @dataclass
@@ -77,8 +80,8 @@ class CheckpointWriter:
         self._keep = keep
         self._clock = clock
         self._progress = _Progress(0)
-        self.phases: Mapping[int, int] = {}
-        """The phase of each step, as known by now; every commit writes it into the ledger."""
+        self._stored: dict[str, None] = {}
+        """Manifests that were listed once and are not deleted yet, oldest first."""
 
     def write(self, snapshot: Snapshot, parts: Sequence[Content]) -> None:
         """Make one checkpoint durable and commit it; safe to call again after a `StoreError`.
@@ -108,7 +111,7 @@ class CheckpointWriter:
                 files.append(StateFile(**body["file"]))
                 rank_meta.append(body["meta"])
             progress.entry = self._put_manifest(folder, snapshot, files, rank_meta)
-        self._commit(progress.entry)
+        self._commit(progress.entry, snapshot.phases)
 
     def _put_state(self, folder: str, parts: Sequence[Content]) -> StateFile:
         key = f"{folder}/state-{self._rank:05d}-of-{self._world:05d}.safetensors"
@@ -154,8 +157,11 @@ class CheckpointWriter:
         ref = ManifestRef(key=key, sha256=hashlib.sha256(content).hexdigest())
         return manifest.entry(ref)
 
-    def _commit(self, entry: LedgerEntry) -> None:
-        before = self._cell.latest.entries
+    def _commit(self, entry: LedgerEntry, phases: Mapping[int, int]) -> None:
+        # Remembered until it is deleted, not compared with the ledger before this commit: a commit
+        # whose answer was lost has unlisted some of it already.
+        listed = (*self._cell.latest.entries, entry)
+        self._stored.update(dict.fromkeys(e.manifest.key for e in listed))
         ledger = self._cell.change(
             lambda ledger: protocol.commit(
                 ledger,
@@ -163,13 +169,16 @@ class CheckpointWriter:
                 entry,
                 now=self._clock(),
                 keep=self._keep,
-                phases=self.phases,
+                phases=phases,
             )
         )
         kept = {e.manifest.key for e in ledger.entries}
-        for gone in before:
-            if gone.manifest.key not in kept:
-                remove_checkpoint(self._store, gone.manifest.key)
+        for key in [key for key in self._stored if key not in kept]:
+            try:
+                remove_checkpoint(self._store, key)
+            except StoreError:
+                continue  # the save is committed all the same; the next one deletes it
+            del self._stored[key]
 
 
 def remove_checkpoint(store: Store, manifest_key: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from kubestill import __version__
 from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.device import choose_device
 from kubestill.runtime.training.kernels import set_deterministic
@@ -71,6 +72,7 @@ def arithmetic(settings: TrainingSettings) -> Generator[None, None, None]:
 def numerics_key(machine: Machine, *, step_path: str, world_size: int) -> dict[str, str]:
     """Return everything besides settings and data that changes the bits of a result."""
     key = {
+        "kubestill": __version__,
         "torch": torch.__version__,
         "device": machine.device.type,
         "precision": machine.precision,
