@@ -51,11 +51,11 @@ def finetune_fresh(
         epochs: Passes over the dataset, or over the mix.
         steps: Optimizer steps; overrides `epochs` when above 0.
         batch_size: Rows a step.
-        optimizer: Class name in `torch.optim`.
+        optimizer: Class name in `torch.optim`; the checkpoint's own goes on where it is kept.
         learning_rate: Peak learning rate.
         schedule: Class name in `torch.optim.lr_scheduler`, or `constant`.
-        keep_optimizer: Go on with the optimizer's state instead of a fresh one.
-        keep_schedule: Go on with the learning-rate schedule instead of a fresh one.
+        keep_optimizer: Go on with its optimizer, arguments and state included, not a fresh one.
+        keep_schedule: Go on with its learning-rate schedule, at its own length, not a fresh one.
         keep_position: Go on with the order of the rows where the checkpoint left it.
         shrink: Factor on the weights before training (Ash & Adams 2020); 1 leaves them alone.
         perturb: Share of a fresh initialisation to add to them; 0 is off.

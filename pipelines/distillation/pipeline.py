@@ -159,6 +159,8 @@ def distillation(
     sound_student = place(
         overfit_batch(
             dataset=data.outputs["dataset"],
+            temperature=temperature,
+            hard_weight=hard_weight,
             network=student_network,
             network_args=student_args,
             steps=student_steps,
@@ -171,6 +173,9 @@ def distillation(
             gate=gate,
         )
     ).set_display_name("overfit-batch-student")
+    plan = place(
+        plan_shards(shards=shards, method=method, rows=rows, settings=synthetic_settings)
+    )
     teacher = place(
         train_teacher(
             dataset=augmented.outputs["dataset"],
@@ -186,9 +191,8 @@ def distillation(
             experiment="teacher",
             settings=teacher_settings,
         )
-    ).after(sound_teacher, sound_student)
+    ).after(sound_teacher, sound_student, plan)
 
-    plan = place(plan_shards(shards=shards))
     with dsl.ParallelFor(plan.output, parallelism=parallelism()) as shard:
         synthetic = place(
             generate_synthetic(

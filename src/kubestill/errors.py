@@ -88,12 +88,19 @@ class Problems:
         self._found.append(Problem(field, value, remedy))
 
     @contextmanager
-    def collect(self) -> Generator[None, None, None]:
-        """Turn an `InvalidInput` raised inside into problems of this list, and go on."""
+    def collect(self, field: str = "", value: object = None) -> Generator[None, None, None]:
+        """Turn an `InvalidInput` raised inside into problems of this list, and go on.
+
+        Where `field` is named, `CorruptData` becomes a problem of that field, too.
+        """
         try:
             yield
         except InvalidInput as error:
             self._found.extend(error.problems)
+        except CorruptData as error:
+            if not field:
+                raise
+            self.add(field, value, f"{error}; run what made it again")
 
     def raise_if_any(self) -> None:
         """Raise `InvalidInput` with everything noted so far, if there is anything."""

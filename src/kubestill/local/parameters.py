@@ -46,7 +46,9 @@ def read_parameters(
     known = dict(spec.root.input_definitions.parameters)
     problems = Problems()
     given = {name: value for name, value in (defaults or {}).items() if name in known}
-    given |= _from_file(file, problems)
+    for name, value in _from_file(file, problems).items():
+        number = isinstance(value, str) and name in known and _is_number(known[name])
+        given[name] = _parse(value, known[name].parameter_type) if number else value
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
@@ -97,14 +99,28 @@ def _from_file(file: str, problems: Problems) -> dict[str, Any]:
     return {str(name): value for name, value in content.items()}
 
 
+def _parse_number(text: str, *, whole: bool) -> int | float | str:
+    """Read a number as people write it: YAML takes 1e-3 for a string, and 010 for eight."""
+    try:
+        return int(text) if whole else float(text)
+    except ValueError:
+        pass
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return int(number) if number.is_integer() else number
+
+
+def _is_number(parameter: Any) -> bool:
+    return parameter.parameter_type in (_Type.NUMBER_INTEGER, _Type.NUMBER_DOUBLE)
+
+
 def _parse(text: str, kind: int) -> Any:
     if kind == _Type.STRING:
         return text
-    if kind == _Type.NUMBER_DOUBLE:
-        try:
-            return float(text)  # YAML takes 1e-3 for a string
-        except ValueError:
-            return text
+    if kind in (_Type.NUMBER_INTEGER, _Type.NUMBER_DOUBLE):
+        return _parse_number(text, whole=kind == _Type.NUMBER_INTEGER)
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import inspect
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from kubestill.errors import InvalidInput, Problem, Problems, nearest
+from kubestill.errors import InvalidInput, Problems, nearest
 
-__all__ = ["check_overlap", "validate"]
+__all__ = ["check_overlap", "read", "validate"]
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -32,20 +33,52 @@ def validate(
     Raises:
         InvalidInput: With every unknown key, wrong type and value out of range.
     """
-    prefixed = prefixed or {}
+    problems = Problems()
+    parsed = read(model, values, problems, prefixed=prefixed, prefix=prefix)
+    if parsed is None or problems:
+        raise InvalidInput(problems)
+    return parsed
+
+
+def read(
+    model: type[Settings],
+    values: Mapping[str, Any],
+    problems: Problems,
+    *,
+    prefixed: Mapping[str, str] | None = None,
+    prefix: str = "",
+) -> Settings | None:
+    """Do what `validate` does, but note what is wrong and leave that at its default.
+
+    So whoever called can go on and find what else is wrong. None where a field that has no default
+    is wrong or missing.
+    """
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        problems: list[Problem] = []
+        wrong: set[str] = set()
         for detail in error.errors():
-            path = ".".join(str(part) for part in detail["loc"])
-            field = prefixed.get(path.split(".")[0], prefix) + path
+            first, *_ = names = [str(part) for part in detail["loc"]] or [""]
+            field = (prefixed or {}).get(first, prefix) + ".".join(names)
             if detail["type"] == "extra_forbidden":
-                remedy = f"unknown key; {nearest(str(detail['loc'][-1]), model.model_fields)}"
+                remedy = f"unknown key; {nearest(names[-1], _fields(model, names[:-1]))}"
             else:
                 remedy = detail["msg"].removeprefix("Value error, ")
-            problems.append(Problem(field, detail["input"], remedy))
-        raise InvalidInput(problems) from error
+            problems.add(field, detail["input"], remedy)
+            wrong.add(first)
+    try:
+        return model.model_validate({k: v for k, v in values.items() if k not in wrong})
+    except ValidationError:
+        return None
+
+
+def _fields(model: type[BaseModel], path: Iterable[str]) -> Iterable[str]:
+    """Return the names of the fields of the model that lies at `path` below another."""
+    for name in path:
+        field = model.model_fields.get(name)
+        if field and inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel):
+            model = field.annotation
+    return model.model_fields
 
 
 def check_overlap(

@@ -79,12 +79,14 @@ def test_an_empty_training_set(tmp_path: Path, schema: Schema) -> None:
         check_trainable(writer.dataset)
 
 
-def test_nothing_to_learn(tmp_path: Path, write: Write) -> None:
-    schema = Schema(columns=(Column(name="x", kind="numeric"),))
-    dataset = write(tmp_path, schema, pd.DataFrame({"x": [1.0]}))
-    with pytest.raises(InvalidInput, match="no target"):
-        check_trainable(dataset)
-    soft = write(tmp_path, schema.with_soft("s", 1), pd.DataFrame({"x": [1.0], "s": [[2.0]]}))
-    check_trainable(soft, need_target=False)
-    with pytest.raises(InvalidInput, match="no target"):
-        check_trainable(soft)
+def test_nothing_to_learn_from(tmp_path: Path, write: Write) -> None:
+    schema = Schema(columns=(Column(name="y", kind="numeric", role="target"),), task="regression")
+    with pytest.raises(InvalidInput, match="no feature"):
+        check_trainable(write(tmp_path, schema, pd.DataFrame({"y": [1.0]})))
+
+
+def test_a_part_that_was_cut_off(tmp_path: Path, train: Dataset) -> None:
+    part = Path(train.root) / train.parts[0].path
+    part.write_bytes(part.read_bytes()[:50])
+    with pytest.raises(InvalidInput, match="50 bytes where .* run what made it again"):
+        check_trainable(train)

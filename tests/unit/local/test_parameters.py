@@ -59,7 +59,7 @@ def test_assignments_override_the_file(tmp_path):
         pytest.param(["rowz=1"], "rowz = '1': .* did you mean 'rows'", id="unknown-name"),
         pytest.param(["rows"], "write name=value", id="no-equals-sign"),
         pytest.param(["rows=1.5"], "rows = 1.5: give a whole number", id="fraction"),
-        pytest.param(["rows=true"], "rows = True: give a whole number", id="bool-for-int"),
+        pytest.param(["rows=true"], "rows = 'true': give a whole number", id="bool-for-int"),
         pytest.param(["rate=fast"], "rate = 'fast': give a number", id="word-for-number"),
         pytest.param(["deep=1"], "deep = 1: give true or false", id="number-for-bool"),
         pytest.param(["args=[1]"], "give a mapping", id="list-for-mapping"),

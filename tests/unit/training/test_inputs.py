@@ -143,3 +143,82 @@ def test_diverging_stops_with_a_remedy_and_is_remembered(tmp_path: Path) -> None
     with pytest.raises(TrainingFailed, match="learning_rate"):
         train_teacher(dataset=data, **options, **outputs(out))
     assert not (out / "model").exists()
+
+
+def test_one_wrong_field_hides_no_other(tmp_path: Path) -> None:
+    found = problems(
+        train_student,
+        tmp_path / "out",
+        dataset=dataset(tmp_path / "train"),
+        mode="distl",
+        statistic="meen",
+        learning_rate=-1,
+        network="mpl",
+        device="cuda:7",
+        resume="perhaps",
+        settings={"patience": 3, "loss": "mse", "optimizer_args": {"wieght_decay": 1}},
+    )
+    assert found.keys() == {
+        "mode",
+        "statistic",
+        "learning_rate",
+        "network",
+        "device",
+        "resume",
+        "patience",
+        "loss",
+        "optimizer_args.wieght_decay",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"settings": {"schedule_args": {"T_max": "x"}}}, "schedule_args"),
+        ({"settings": {"schedule_args": {"T_max": 0}}}, "schedule_args"),
+        ({"schedule": "StepLR", "settings": {"schedule_args": {"step_size": 0}}}, "schedule_args"),
+        ({"settings": {"optimizer_args": {"betas": [0.9]}}}, "optimizer_args"),
+        ({"epochs": float("inf")}, "epochs"),
+        ({"temperature": float("inf")}, "temperature"),
+        ({"network_args": {"hiden": [3]}}, "network_args.hiden"),
+        ({"network_args": {"hidden": [-3]}}, "network_args"),
+        ({"settings": {"checkpoints": {"keep_bst": 1}}}, "settings.checkpoints.keep_bst"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_what_torch_would_stumble_over_is_found_before_the_store_is_touched(
+    tmp_path: Path, arguments: dict[str, Any], field: str
+) -> None:
+    data = dataset(tmp_path / "train")
+    found = problems(train_student, tmp_path / "out", dataset=data, mode="hard", **arguments)
+    (named,) = found
+    assert named.startswith(field)
+    if "keep_bst" in field:
+        assert "'keep_best'" in found[field]
+
+
+def test_a_damaged_manifest_hides_no_other_problem(tmp_path: Path) -> None:
+    data = dataset(tmp_path / "train")
+    manifest = Path(data.path) / "dataset.json"
+    manifest.write_bytes(manifest.read_bytes()[:40])
+    found = problems(train_teacher, tmp_path / "out", dataset=data, optimizer="Adm")
+    assert found.keys() == {"dataset", "optimizer"}
+
+
+def test_a_students_loss_must_learn_from_the_teacher(tmp_path: Path) -> None:
+    data = dataset(tmp_path / "train", soft=3)
+    found = problems(
+        train_student, tmp_path / "out", dataset=data, settings={"loss": "cross_entropy"}
+    )
+    assert "mode hard" in found["loss"]
+
+
+def test_keeping_by_another_metric_than_the_exported_one(tmp_path: Path) -> None:
+    found = problems(
+        train_teacher,
+        tmp_path / "out",
+        dataset=dataset(tmp_path / "train"),
+        validation=dataset(tmp_path / "validation"),
+        settings={"checkpoints": {"metric": "train_loss"}},
+    )
+    assert "log_loss" in found["settings.checkpoints.metric"]

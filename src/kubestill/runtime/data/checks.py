@@ -10,28 +10,26 @@ from __future__ import annotations
 from kubestill.errors import Problems, nearest
 from kubestill.runtime.data.columns import label_strings
 from kubestill.runtime.data.manifest import Dataset
+from kubestill.runtime.data.parts import absolute, is_remote, local_path
 
 __all__ = ["check_trainable", "check_validation"]
 
 
-def check_trainable(dataset: Dataset, *, need_target: bool = True) -> None:
-    """Check that a dataset has rows, features and something to learn.
-
-    Args:
-        dataset: The training rows.
-        need_target: Hard labels are needed; otherwise soft outputs do as well.
+def check_trainable(dataset: Dataset) -> None:
+    """Check that a dataset has rows and features, and that its local files are as long as ever.
 
     Raises:
         InvalidInput: With every problem found.
     """
     problems = Problems()
-    schema = dataset.schema
     if not dataset.rows:
         problems.add("dataset", dataset.root, "is empty; give at least one row")
-    if not schema.features:
-        problems.add("dataset", dataset.root, "has no feature column")
-    if schema.target is None and (need_target or schema.soft is None):
-        problems.add("dataset", dataset.root, "has no target column to learn")
+    if not dataset.schema.features:
+        problems.add("dataset", dataset.root, "has no feature column; import it with one")
+    for part in dataset.parts:
+        with problems.collect("dataset", dataset.root):
+            if not is_remote(absolute(dataset.root, part.path)):
+                local_path(dataset.root, part)
     problems.raise_if_any()
 
 

@@ -11,7 +11,11 @@ import torch
 
 from kubestill.errors import Problems
 from kubestill.runtime.artifacts import Artifact, LocalArtifact, MetricsArtifact, check_kind
-from kubestill.runtime.checkpoints.ledger import Checkpoint, read_checkpoint_artifact
+from kubestill.runtime.checkpoints.ledger import (
+    Checkpoint,
+    LedgerEntry,
+    read_checkpoint_artifact,
+)
 from kubestill.runtime.checkpoints.restore import load_state
 from kubestill.runtime.checkpoints.state import TrainingState
 from kubestill.runtime.data.dataset import Dataset
@@ -19,8 +23,11 @@ from kubestill.runtime.models.model import Model, ModelSpec
 from kubestill.runtime.replay import check_replay, mix
 from kubestill.runtime.training.engine import Start, below
 from kubestill.runtime.training.run import Keeping, Origin, Ports, Preset, run_training
+from kubestill.runtime.training.settings import read_settings
 
-FINETUNE = Preset(name="finetune")
+_OPTIMIZER = ("optimizer_args",)
+_SCHEDULE = ("schedule_args", "schedule_unit", "warmup_steps")
+"""Settings that come along with what is kept, unless `settings` says otherwise."""
 
 
 def finetune_fresh(
@@ -54,7 +61,17 @@ def finetune_fresh(
     settings: dict[str, Any] = {},  # noqa: B006
 ) -> tuple[str]:
     """Fine-tune; the component tells the parameters, `run_training` the errors."""
-    _check(shrink, perturb, replay_share, settings, checkpoint)
+    typed = {
+        "epochs": epochs,
+        "steps": steps,
+        "batch_size": batch_size,
+        "optimizer": optimizer,
+        "learning_rate": learning_rate,
+        "schedule": schedule,
+        "seed": seed,
+        "device": device,
+    }
+    _check(shrink, perturb, replay_share, keep_schedule, typed, settings, checkpoint)
     older = _older(dataset, replay, float(replay_share))
     chosen = read_checkpoint_artifact(checkpoint.path)
     state = load_state(chosen)
@@ -66,24 +83,18 @@ def finetune_fresh(
         "perturb": float(perturb),
     }
     before = state.meta["settings"]
-    typed = {
-        "network": before["network"],
-        "network_args": before["network_args"],
-        "epochs": epochs,
-        "steps": steps,
-        "batch_size": batch_size,
-        "optimizer": before["optimizer"] if keep_optimizer else optimizer,
-        "learning_rate": before["learning_rate"] if keep_schedule else learning_rate,
-        "schedule": before["schedule"] if keep_schedule else schedule,
-        "seed": seed,
-        "device": device,
-    }
+    typed |= {name: before[name] for name in ("network", "network_args")}
+    preset = Preset(name="finetune", defaults=_kept(before, keep_optimizer, keep_schedule))
+    if keep_optimizer:
+        typed["optimizer"] = before["optimizer"]
+    if keep_schedule:
+        typed |= {name: before[name] for name in ("learning_rate", "schedule")}
     origin = Origin(
         model=_model(state, shrink=float(shrink), perturb=float(perturb), seed=int(seed)),
         start=Start(
             optimizer=below("optimizer/", state) if keep_optimizer else {},
-            schedule_from=chosen.entry.step if keep_schedule else 0,
             data_from=chosen.entry.step if keep_position else 0,
+            **(_schedule(before, chosen.entry) if keep_schedule else {}),
         ),
         digest=_digest(chosen, kept),
     )
@@ -99,17 +110,22 @@ def finetune_fresh(
             report=report,
             summary=summary,
         )
-        return run_training(FINETUNE, typed, settings, ports=ports, keeping=keeping, origin=origin)
+        return run_training(preset, typed, settings, ports=ports, keeping=keeping, origin=origin)
 
 
 def _check(
     shrink: float,
     perturb: float,
     replay_share: float,
+    keep_schedule: bool,
+    typed: dict[str, Any],
     settings: dict[str, Any],
     checkpoint: Artifact,
 ) -> None:
+    """Find what is wrong before anything is downloaded."""
     problems = Problems()
+    own = {k: v for k, v in settings.items() if k not in _OPTIMIZER + _SCHEDULE}
+    read_settings(typed, own, problems)
     with problems.collect():
         check_kind(checkpoint, "checkpoint", "checkpoint")
     if not 0 < shrink <= 1:
@@ -121,12 +137,33 @@ def _check(
     if not 0 <= replay_share < 1:
         remedy = "use a share of the mix from 0 (off) up to, but not, 1"
         problems.add("replay_share", replay_share, remedy)
+    if keep_schedule and settings.get("warmup_steps"):
+        remedy = (
+            "the schedule goes on after its own warm-up; leave it out, or use keep_schedule false"
+        )
+        problems.add("settings.warmup_steps", settings["warmup_steps"], remedy)
     for key in ("network", "network_args"):
         if key in settings:
             problems.add(
                 f"settings.{key}", settings[key], "the checkpoint brings its network; leave it out"
             )
     problems.raise_if_any()
+
+
+def _kept(before: dict[str, Any], optimizer: bool, schedule: bool) -> dict[str, Any]:
+    names = (_OPTIMIZER if optimizer else ()) + (_SCHEDULE if schedule else ())
+    return {name: before[name] for name in names}
+
+
+def _schedule(before: dict[str, Any], entry: LedgerEntry) -> dict[str, int]:
+    """Return where the schedule goes on, how long it was to be, and how long its epochs were."""
+    steps_per_epoch = max(1, round(entry.step / entry.epoch)) if entry.epoch else 0
+    steps = before["steps"] or round(before["epochs"] * steps_per_epoch)
+    return {
+        "schedule_from": entry.step,
+        "schedule_steps": steps,
+        "steps_per_epoch": steps_per_epoch,
+    }
 
 
 def _older(dataset: Artifact, replay: Artifact | None, share: float) -> Dataset | None:
@@ -161,7 +198,8 @@ def _model(state: TrainingState, *, shrink: float, perturb: float, seed: int) ->
     """
     spec = ModelSpec.from_json(state.meta["model_spec"])
     model = Model.from_spec(spec)
-    model.load_state_dict(below("model/", state))
+    # Where there is an average, it is what was scored and chosen.
+    model.load_state_dict({**below("model/", state), **below("ema/", state)})
     if shrink != 1.0 or perturb:
         fresh = Model.create(
             spec.schema,

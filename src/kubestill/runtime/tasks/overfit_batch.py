@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kubestill.errors import InvalidInput, Problem, Problems, Refused, nearest
+from kubestill.errors import Problems, Refused, nearest
 from kubestill.runtime.artifacts import Artifact, MetricsArtifact, check_kind, clean, write_pages
 from kubestill.runtime.data.cache import load_decoded
+from kubestill.runtime.data.checks import check_trainable
 from kubestill.runtime.data.dataset import Dataset
 from kubestill.runtime.data.decode import RawLayout
 from kubestill.runtime.overfit_batch import Findings, GateSettings, Rows, examine
@@ -17,7 +18,7 @@ from kubestill.runtime.settings import validate
 from kubestill.runtime.tasks.train_student import MODES
 from kubestill.runtime.training.device import Machine, arithmetic, choose_machine
 from kubestill.runtime.training.prepare import prepare, resolve_loss
-from kubestill.runtime.training.settings import TrainingSettings, parse_settings
+from kubestill.runtime.training.settings import TrainingSettings, read_settings
 
 __all__ = ["overfit_batch"]
 
@@ -77,11 +78,9 @@ def overfit_batch(
         InvalidInput: Everything wrong with parameters and data, at once.
         Refused: The verdict is not `pass`, and `strict` is set.
     """
-    if mode not in MODES:
-        raise InvalidInput([Problem("mode", mode, nearest(mode, MODES))])
-    soft = {"temperature": temperature, "hard_weight": hard_weight} if mode == "distil" else {}
     typed = {
-        **soft,
+        "temperature": temperature,
+        "hard_weight": hard_weight,
         "network": network,
         "network_args": network_args,
         "epochs": epochs,
@@ -124,23 +123,26 @@ def _check(
 ) -> _Job:
     """Find every problem that can be found without reading rows, and raise them together."""
     problems = Problems()
-    rows = parsed = machine = loss_name = asked = None
+    rows = machine = loss_name = asked = None
+    if mode not in MODES:
+        problems.add("mode", mode, nearest(mode, MODES))
+    preset = MODES.get(mode, MODES["hard"])
     with problems.collect():
         asked = validate(GateSettings, gate, prefix="gate.")
+    parsed = read_settings(typed, settings, problems, defaults=preset.defaults)
     with problems.collect():
-        parsed = parse_settings(typed, settings, defaults=MODES[mode].defaults)
         machine = choose_machine(parsed)
-    with problems.collect():
+    with problems.collect("dataset", dataset.uri):
         check_kind(dataset, "dataset")
         rows = Dataset.open(dataset.path)
-        if rows.rows < 2:
-            problems.add("dataset", f"{rows.rows} rows", "give at least two")
-    if parsed and rows:
+        if rows.rows == 1:
+            problems.add("dataset", "1 row", "give at least two")
+        check_trainable(rows)
+    if rows:
         with problems.collect():
-            loss_name = resolve_loss(parsed, rows, distil=MODES[mode].distil)
+            loss_name = resolve_loss(parsed, rows, distil=preset.distil)
     problems.raise_if_any()
     assert rows
-    assert parsed
     assert machine
     assert loss_name
     assert asked

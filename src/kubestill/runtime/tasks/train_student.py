@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from kubestill.errors import InvalidInput, Problem, Problems, nearest
+from kubestill.errors import Problems, nearest
 from kubestill.runtime.artifacts import Artifact, MetricsArtifact
 from kubestill.runtime.training.run import Keeping, Ports, Preset, run_training
 from kubestill.runtime.training.settings import TrainingSettings
@@ -41,9 +41,10 @@ def train_student(
     settings: dict[str, Any] = {},  # noqa: B006
 ) -> tuple[str]:
     """Train the small model; the component tells the parameters, `run_training` the errors."""
+    problems = Problems()
     if mode not in MODES:
-        raise InvalidInput([Problem("mode", mode, nearest(mode, MODES))])
-    settings = {**_stop(mode, tolerance, statistic), **settings}
+        problems.add("mode", mode, nearest(mode, MODES))
+    settings = {**_stop(mode, tolerance, statistic, problems), **settings}
     typed = {
         "temperature": temperature,
         "hard_weight": hard_weight,
@@ -59,7 +60,7 @@ def train_student(
         "device": device,
     }
     return run_training(
-        MODES[mode],
+        MODES.get(mode, MODES["hard"]),
         typed,
         settings,
         ports=Ports(
@@ -72,12 +73,12 @@ def train_student(
             summary=summary,
         ),
         keeping=Keeping(checkpoint_uri=checkpoint_uri, experiment=experiment, resume=resume),
+        problems=problems,
     )
 
 
-def _stop(mode: str, tolerance: float, statistic: str) -> dict[str, Any]:
+def _stop(mode: str, tolerance: float, statistic: str, problems: Problems) -> dict[str, Any]:
     """Return the settings that stop a training whose certificate asks for this tolerance."""
-    problems = Problems()
     if statistic not in _FOLLOWED:
         problems.add("statistic", statistic, nearest(statistic, _FOLLOWED))
     if not 0 <= tolerance < math.inf:
@@ -85,8 +86,8 @@ def _stop(mode: str, tolerance: float, statistic: str) -> dict[str, Any]:
     if tolerance and mode != "overfit":
         remedy = "only mode 'overfit' follows an error over the whole domain; use settings"
         problems.add("tolerance", tolerance, remedy)
-    problems.raise_if_any()
-    return {"tolerance": MARGIN * tolerance, **_FOLLOWED[statistic]} if tolerance else {}
+    usable = tolerance and not problems
+    return {"tolerance": MARGIN * tolerance, **_FOLLOWED[statistic]} if usable else {}
 
 
 def _check_overfit(settings: TrainingSettings, problems: Problems) -> None:

@@ -48,6 +48,10 @@ class Start:
     """Optimizer state; empty starts a fresh one."""
     schedule_from: int = 0
     """Step at which the learning-rate schedule goes on."""
+    schedule_steps: int = 0
+    """Its length, steps; it goes on for as long as the fine-tuning does."""
+    steps_per_epoch: int = 0
+    """Of the training it belongs to; 0 takes this one's."""
     data_from: int = 0
     """Step at which the order of the data goes on."""
 
@@ -94,13 +98,16 @@ class Trainer:
         )
         self._rate_offset = start.schedule_from if start else 0
         self._data_offset = start.data_from if start else 0
+        steps_per_epoch = (start.steps_per_epoch if start else 0) or self._plan.steps_per_epoch
         self._rates = LearningRates(
             settings.schedule,
             settings.schedule_args,
             peak=settings.learning_rate,
-            steps=self._rate_offset + self._plan.finish_from,
+            steps=max(
+                self._rate_offset + self._plan.finish_from, start.schedule_steps if start else 0
+            ),
             warmup=settings.warmup_steps,
-            steps_per_tick=1 if settings.schedule_unit == "step" else self._plan.steps_per_epoch,
+            steps_per_tick=1 if settings.schedule_unit == "step" else steps_per_epoch,
         )
         self._loss_sum = torch.zeros((), device=machine.device)
         self._losses_since = 0
@@ -221,7 +228,11 @@ class Trainer:
         self.curves["train"].append({**position, "loss": train_loss})
         if self._prepared.validation:
             scores = {name: value for name, value in metrics.items() if name != "train_loss"}
-            self.curves["validation"].append({**position, **scores})
+            if all(map(math.isfinite, scores.values())):
+                self.curves["validation"].append({**position, **scores})
+            else:
+                where = self._prepared.validation.where
+                self._say(f"WARNING: not a number {where} at step {self.step:,}: {scores}")
         self._loss_sum.zero_()
         self._losses_since = 0
         value = metrics[self._prepared.metric]
@@ -330,8 +341,9 @@ class Trainer:
         if "rank/loss_sum" in saved.tensors:
             random_state.restore(below("rank/rng/", saved))
             self._loss_sum.copy_(saved.tensors["rank/loss_sum"])
+            self._losses_since = int(saved.meta["losses_since"])
         meta = saved.meta
-        self.step, self._losses_since = int(meta["step"]), int(meta["losses_since"])
+        self.step = int(meta["step"])
         self._seconds, self.curves = float(meta["seconds"]), meta["curves"]
         self._stopping = Stopping(**meta["stopping"])
         self.stop = tuple(meta["stop"]) if meta["stop"] else None
@@ -367,9 +379,11 @@ class Trainer:
         """Return (step, why) of the milestone to export."""
         if self._settings.choose == "last" or not self._prepared.validation:
             return self.step, "the last milestone"
-        best, metric = self._stopping.best_step, self._prepared.metric
+        best, metric = self._stopping.best_value, self._prepared.metric
         where = self._prepared.validation.where
-        return best, f"best {metric} {where}: {self._stopping.best_value:.6g}"
+        if best is None:
+            return self.step, f"the last milestone: {metric} {where} was never a number"
+        return self._stopping.best_step, f"best {metric} {where}: {best:.6g}"
 
     def _record(self) -> dict[str, Any]:
         self._seconds += time.monotonic() - self._clock

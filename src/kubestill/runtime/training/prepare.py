@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kubestill.errors import InvalidInput, Problem, Problems, nearest
 from kubestill.runtime.data.cache import load_decoded
 from kubestill.runtime.data.dataset import Dataset
 from kubestill.runtime.data.decode import Decoded, RawLayout
+from kubestill.runtime.models.build import build_network
 from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.encoder import Encoder
 from kubestill.runtime.models.model import Model
@@ -68,6 +69,10 @@ def resolve_loss(
     name = fitting[-1 if distil else 0] if settings.loss == "auto" else settings.loss
     if name not in fitting:
         problems.add("loss", name, f"does not fit {task}; use {' or '.join(fitting)}")
+    elif distil and not name.startswith("distillation"):
+        problems.add(
+            "loss", name, f"learns nothing from a teacher; use {fitting[-1]}, or mode hard"
+        )
     if name.startswith("distillation"):
         soft, outputs = dataset.schema.soft, RawLayout(dataset.schema).outputs
         if soft is None:
@@ -88,6 +93,24 @@ def resolve_loss(
         )
     problems.raise_if_any()
     return name
+
+
+def probe_network(dataset: Dataset, settings: TrainingSettings) -> nn.Module:
+    """Build the network as a training would, but without looking at a row.
+
+    Raises:
+        InvalidInput: It cannot be built, or does not fit the data; see `models.build`.
+    """
+    layout = RawLayout(dataset.schema)
+    encoder = Encoder.fit([np.zeros((2, layout.width), np.float32)], layout)
+    return build_network(
+        settings.network,
+        settings.network_args,
+        layout=layout,
+        encoder=encoder,
+        outputs=layout.outputs,
+        seed=settings.seed,
+    )
 
 
 def prepare(

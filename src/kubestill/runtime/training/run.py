@@ -7,30 +7,44 @@ report.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from kubestill.errors import Problems, nearest
+from kubestill.errors import CorruptData, InvalidInput, NotFound, Problems, nearest
 from kubestill.runtime.artifacts import Artifact, MetricsArtifact, check_kind, write_pages
 from kubestill.runtime.checkpoints.checkpointer import Checkpointer, Resume
-from kubestill.runtime.checkpoints.ledger import Checkpoint, Ledger, write_ledger_artifact
+from kubestill.runtime.checkpoints.ledger import (
+    Checkpoint,
+    Ledger,
+    LedgerEntry,
+    write_ledger_artifact,
+)
 from kubestill.runtime.checkpoints.place import Place, resolve_place
 from kubestill.runtime.checkpoints.ranks import Ranks
 from kubestill.runtime.checkpoints.restore import load_state
-from kubestill.runtime.data.checks import check_validation
+from kubestill.runtime.checkpoints.state import TrainingState
+from kubestill.runtime.data.checks import check_trainable, check_validation
 from kubestill.runtime.data.dataset import Dataset
 from kubestill.runtime.models.export import export_from_state
 from kubestill.runtime.models.model import Model
 from kubestill.runtime.models.resolve import resolve_network, source_digest
 from kubestill.runtime.models.serve import add_serving_file
 from kubestill.runtime.reports.training import training_report
+from kubestill.runtime.selection.direction import direction
 from kubestill.runtime.training.device import Machine, arithmetic, choose_machine, numerics_key
 from kubestill.runtime.training.distributed import process_group
 from kubestill.runtime.training.engine import Start, Trainer
 from kubestill.runtime.training.fingerprint import fingerprint
-from kubestill.runtime.training.prepare import main_metric, prepare, resolve_loss
-from kubestill.runtime.training.settings import TrainingSettings, parse_settings
+from kubestill.runtime.training.prepare import (
+    main_metric,
+    prepare,
+    probe_network,
+    resolve_loss,
+)
+from kubestill.runtime.training.settings import TrainingSettings, read_settings
+from kubestill.runtime.training.steps import check_step_path
 
 _RESUME = ("auto", "never", "must")
 
@@ -91,6 +105,7 @@ def run_training(
     ports: Ports,
     keeping: Keeping,
     origin: Origin | None = None,
+    problems: Problems | None = None,
 ) -> tuple[str]:
     """Train, and write model, ledger, metrics, report and summary.
 
@@ -101,6 +116,7 @@ def run_training(
         ports: Inputs and outputs.
         keeping: Where checkpoints live.
         origin: For a fine-tuning.
+        problems: What the component has already found wrong.
 
     Returns:
         (model URI,).
@@ -110,13 +126,13 @@ def run_training(
         Diverged: The loss became NaN or infinite.
         TrainingFailed: An earlier attempt recorded that this training cannot succeed.
     """
-    job = _check(preset, typed, settings, ports, keeping)
+    job = _check(preset, typed, settings, ports, keeping, origin, problems or Problems())
     with process_group(), arithmetic(job.settings):
         rank = Ranks.current().rank
         identity = fingerprint(
             job.settings,
             data=job.fingerprints | {"loss": job.loss_name},
-            source="" if origin else job.source,
+            source=job.source,
             start=origin.digest if origin else "",
         )
         place = resolve_place(
@@ -161,18 +177,16 @@ def _check(
     settings: Mapping[str, Any],
     ports: Ports,
     keeping: Keeping,
+    origin: Origin | None,
+    problems: Problems,
 ) -> _Job:
     """Find every problem that can be found without reading rows, and raise them together."""
-    problems = Problems()
-    parsed = machine = dataset = validation = loss_name = None
+    machine = dataset = validation = loss_name = None
     source = ""
-    with problems.collect():
-        parsed = parse_settings(typed, settings, defaults=preset.defaults)
-    with problems.collect():
+    parsed = read_settings(typed, settings, problems, defaults=preset.defaults)
+    with problems.collect("dataset", ports.dataset.uri):
         check_kind(ports.dataset, "dataset", "dataset")
         dataset = Dataset.open(ports.dataset.path)
-        if not dataset.rows:
-            problems.add("dataset", dataset.root, "it has no rows; give at least one")
     if ports.validation is not None and preset.whole_domain:
         remedy = (
             "the error is followed over every row of the dataset; disconnect it, and let "
@@ -180,7 +194,7 @@ def _check(
         )
         problems.add("validation", ports.validation.uri, remedy)
     elif ports.validation is not None:
-        with problems.collect():
+        with problems.collect("validation", ports.validation.uri):
             check_kind(ports.validation, "dataset", "validation")
             opened = Dataset.open(ports.validation.path)
             # An import with a validation share of zero writes a dataset without rows.
@@ -190,21 +204,26 @@ def _check(
             check_validation(dataset, validation)
     if keeping.resume not in _RESUME:
         problems.add("resume", keeping.resume, nearest(keeping.resume, _RESUME))
-    if parsed:
-        preset.check(parsed, problems)
-        followed = dataset if preset.whole_domain else validation
-        _check_followed(parsed, followed, problems)
+    preset.check(parsed, problems)
+    _check_followed(parsed, dataset, validation, preset.whole_domain, problems)
+    with problems.collect():
+        machine = choose_machine(parsed)
+    network = None
+    with problems.collect():
+        source = source_digest(resolve_network(parsed.network)) or ""
+        if dataset and dataset.schema.features and dataset.schema.task and origin is None:
+            network = probe_network(dataset, parsed)
+    if network and machine:
         with problems.collect():
-            machine = choose_machine(parsed)
+            check_step_path(parsed.step_path, network, parsed, machine)
+    if dataset:
         with problems.collect():
-            source = source_digest(resolve_network(parsed.network)) or ""
-    if parsed and dataset:
+            check_trainable(dataset)
         with problems.collect():
             loss_name = resolve_loss(
                 parsed, dataset, distil=preset.distil, whole_domain=preset.whole_domain
             )
     problems.raise_if_any()
-    assert parsed
     assert machine
     assert dataset
     assert loss_name
@@ -220,8 +239,13 @@ def _check(
 
 
 def _check_followed(
-    settings: TrainingSettings, followed: Dataset | None, problems: Problems
+    settings: TrainingSettings,
+    dataset: Dataset | None,
+    validation: Dataset | None,
+    whole_domain: bool,
+    problems: Problems,
 ) -> None:
+    followed = dataset if whole_domain else validation
     if followed is None and settings.patience:
         problems.add(
             "patience",
@@ -236,6 +260,12 @@ def _check_followed(
         problems.add(
             "settings.checkpoints.keep_best", 0, "choose='best' exports a kept one; use 1 or more"
         )
+    kept_by = settings.checkpoints.metric
+    if followed and followed.schema.task and settings.choose == "best" and kept_by:
+        exported_by = settings.metric or main_metric(followed.schema.task, True, whole_domain)
+        if kept_by != exported_by:
+            remedy = f"choose='best' exports the best by {exported_by}, which is kept; leave it out"
+            problems.add("settings.checkpoints.metric", kept_by, remedy)
     if settings.finish_steps and settings.ema_decay:
         remedy = "the finish moves the weights themselves, not their average; use 0"
         problems.add("settings.ema_decay", settings.ema_decay, remedy)
@@ -265,15 +295,20 @@ def _train(
         if checkpointer.finished is not None:
             _say(f"this very training is finished at {place.uri}: its result is adopted")
             return dict(checkpointer.finished["training"]), checkpointer.ledger
-        prepared = prepare(
-            job.dataset,
-            job.validation,
-            settings,
-            job.machine,
-            loss_name=job.loss_name,
-            start=origin.model if origin else None,
-            whole_domain=job.whole_domain,
-        )
+        try:
+            prepared = prepare(
+                job.dataset,
+                job.validation,
+                settings,
+                job.machine,
+                loss_name=job.loss_name,
+                start=origin.model if origin else None,
+                whole_domain=job.whole_domain,
+            )
+        except InvalidInput as error:
+            # The rows are wrong, and equal rows will be: no retry is to read them again.
+            checkpointer.fail(str(error))
+            raise
         trainer = Trainer(
             prepared,
             settings,
@@ -296,13 +331,11 @@ def _followed_metric(job: _Job) -> str:
 
 
 def _write_outputs(record: dict[str, Any], ledger: Ledger, ports: Ports) -> None:
-    step = record["chosen"]["step"]
-    entry = next(entry for entry in ledger.milestones if entry.step == step)
+    entry, state = _chosen_state(record, ledger)
     record["checkpoints"] = [
         {"step": e.step, "kind": e.kind, "phase": e.phase, "metrics": dict(e.metrics)}
         for e in ledger.entries
     ]
-    state = load_state(Checkpoint.of(ledger, entry))
     digest = export_from_state(state, ports.model.path, training=record)
     ports.model.metadata.update(
         kind="model",
@@ -316,7 +349,38 @@ def _write_outputs(record: dict[str, Any], ledger: Ledger, ports: Ports) -> None
     _write_scores(record, dict(entry.metrics), digest.parameters, ports.metrics)
     pages = training_report(record, state.meta["model_spec"])
     write_pages(pages, ports.report, ports.summary)
-    _say(f"exported step {step:,} ({record['chosen']['why']}): {digest.parameters:,} parameters")
+    why = record["chosen"]["why"]
+    _say(f"exported step {entry.step:,} ({why}): {digest.parameters:,} parameters")
+
+
+def _chosen_state(record: dict[str, Any], ledger: Ledger) -> tuple[LedgerEntry, TrainingState]:
+    """Return the milestone to export: the chosen one, or loudly the next best that can be read.
+
+    The chosen one is missing where a training went on from a spilled state, elsewhere than it
+    began, and damaged where somebody or a disk damaged it.
+
+    Raises:
+        CorruptData: No milestone can be read.
+    """
+    metric, chosen = record["metric"], record["chosen"]
+    sign = 1 if direction(metric) == "min" else -1
+
+    def rank(entry: LedgerEntry) -> tuple[bool, float]:
+        score = sign * entry.metrics[metric] if metric in entry.metrics else math.inf
+        return entry.step != chosen["step"], score
+
+    for entry in sorted(ledger.milestones, key=rank):
+        try:
+            state = load_state(Checkpoint.of(ledger, entry))
+        except (CorruptData, NotFound) as error:
+            _say(f"WARNING: step {entry.step:,} cannot be exported: {error}")
+            continue
+        if entry.step != chosen["step"]:
+            why = f"step {chosen['step']:,}, the {chosen['why']}, is gone or damaged"
+            _say(f"WARNING: {why}: exporting step {entry.step:,}")
+            record["chosen"] = {"step": entry.step, "why": f"{why}; the next best"}
+        return entry, state
+    raise CorruptData(f"no milestone below {ledger.uri} can be read; train with resume='never'")
 
 
 def _write_scores(

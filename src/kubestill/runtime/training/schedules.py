@@ -8,6 +8,7 @@ learning rate, whoever computes it.
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -43,7 +44,7 @@ def names() -> list[str]:
 
 
 def check_arguments(schedule: str, arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments the schedule does not have.
+    """Refuse arguments the schedule does not have, or that break it.
 
     Raises:
         InvalidInput: Naming each, with the nearest that exist.
@@ -63,6 +64,15 @@ def check_arguments(schedule: str, arguments: Mapping[str, Any]) -> None:
             True,
             "only the learning rate can follow a schedule; use false",
         )
+    if arguments and not problems:
+        try:
+            rate = LearningRates(schedule, arguments, peak=1.0, steps=_CHUNK).at(1)
+            refused = "" if math.isfinite(rate) else f"the learning rate becomes {rate}"
+        except Exception as error:  # whatever torch stumbles over: a step_size of 0, say
+            refused = f"{type(error).__name__}: {error}"
+        if refused:
+            remedy = f"{schedule} refuses them: {refused}; see torch.optim.lr_scheduler.{schedule}"
+            problems.add("schedule_args", dict(arguments), remedy)
     problems.raise_if_any()
 
 

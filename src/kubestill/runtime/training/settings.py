@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from kubestill.errors import InvalidInput, Problems, nearest
+from kubestill.errors import Problems, nearest
 from kubestill.runtime.checkpoints.settings import CheckpointSettings
 from kubestill.runtime.models.serve import Serving, check_serving
-from kubestill.runtime.settings import check_overlap, validate
+from kubestill.runtime.settings import check_overlap, read
 from kubestill.runtime.training import losses, optimizers, schedules
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -23,7 +23,9 @@ Seconds = Annotated[float, Field(gt=0)]
 class TrainingSettings(BaseModel):
     """One training, fully described: two equal settings on equal data give equal bits."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     network: str = "mlp"
     """Built-in name, or import path `package.module:attribute` of a class or factory."""
@@ -106,7 +108,8 @@ class TrainingSettings(BaseModel):
     threads: int = Field(default=0, ge=0)
     """CPU threads of one process; 0 leaves torch's default."""
     serving: Serving = "none"
-    """A file beside the model that serves it without this package: `onnx` or `torch`."""
+    """A file beside the model that serves it without this package: `onnx` or `torch`. A network that
+    cannot be exported so costs that file, not the model."""
     log_seconds: Seconds = 5.0
     """Time between two progress lines."""
     checkpoints: CheckpointSettings = CheckpointSettings()
@@ -154,16 +157,27 @@ def parse_settings(
         InvalidInput: With every unknown key, wrong type and value out of range of both.
     """
     problems = Problems()
+    parsed = read_settings(typed, settings, problems, defaults=defaults)
+    problems.raise_if_any()
+    return parsed
+
+
+def read_settings(
+    typed: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    problems: Problems,
+    *,
+    defaults: Mapping[str, Any] | None = None,
+) -> TrainingSettings:
+    """Do what `parse_settings` does, but note what is wrong and leave that at its default."""
     own = check_overlap(settings, typed, problems)
     merged = {**(defaults or {}), **settings, **typed}
+    parsed = read(TrainingSettings, merged, problems, prefixed=own)
+    assert parsed, "every field has a default"
     with problems.collect():
-        parsed = validate(TrainingSettings, merged, prefixed=own)
-        with problems.collect():
-            optimizers.check_arguments(parsed.optimizer, parsed.optimizer_args)
-        with problems.collect():
-            schedules.check_arguments(parsed.schedule, parsed.schedule_args)
-        with problems.collect():
-            check_serving(parsed.serving, "settings.serving")
-        if not problems:
-            return parsed
-    raise InvalidInput(problems)
+        optimizers.check_arguments(parsed.optimizer, parsed.optimizer_args)
+    with problems.collect():
+        schedules.check_arguments(parsed.schedule, parsed.schedule_args)
+    with problems.collect():
+        check_serving(parsed.serving, "settings.serving")
+    return parsed

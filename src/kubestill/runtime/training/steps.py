@@ -8,7 +8,7 @@ vector and buffers that are used again. It calls the kernels autograd would, in 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, Protocol
 
@@ -44,7 +44,7 @@ class Step(Protocol):
         """Copy saved state into the live one. Call it before the parameters are restored.
 
         Raises:
-            KeyError: A slot is missing: the state belongs to another optimizer.
+            InvalidInput: The state belongs to another optimizer.
         """
         ...
 
@@ -65,25 +65,43 @@ def build_step(
         loss: What to minimise.
         settings: Optimizer and its arguments, gradient clipping, `step_path`.
         machine: Precision.
-        path: What an earlier attempt took; it overrides `settings.step_path`.
+        path: What an earlier attempt took; it overrides `settings.step_path` where it still fits:
+            on a machine of another precision the fused step may not.
         world_size: Processes whose gradients are averaged.
 
     Raises:
         InvalidInput: The fused step was asked for and does not fit.
     """
+    check_step_path(settings.step_path, network, settings, machine)
     wanted = path or settings.step_path
-    reason = why_not_fusible(network, optimizer=settings.optimizer, precision=machine.precision)
-    if wanted == "fused" and reason:
-        raise InvalidInput([Problem("step_path", "fused", f"{reason}; use 'auto' or 'autograd'")])
+    if wanted != "autograd":
+        wanted = "autograd" if _why_not_fusible(network, settings, machine) else "fused"
     options: dict[str, Any] = {
         "optimizer": settings.optimizer,
         "optimizer_args": settings.optimizer_args,
         "clip": settings.gradient_clip,
         "world_size": world_size,
     }
-    if wanted == "fused" or (wanted == "auto" and not reason):
+    if wanted == "fused":
         return "fused", FusedStep(network, loss, **options)  # pyright: ignore
     return "autograd", AutogradStep(network, loss, precision=machine.precision, **options)
+
+
+def check_step_path(
+    path: str, network: nn.Module, settings: TrainingSettings, machine: Machine
+) -> None:
+    """Refuse the fused step for a training that it cannot take.
+
+    Raises:
+        InvalidInput: Saying why.
+    """
+    reason = _why_not_fusible(network, settings, machine) if path == "fused" else ""
+    if reason:
+        raise InvalidInput([Problem("step_path", "fused", f"{reason}; use 'auto' or 'autograd'")])
+
+
+def _why_not_fusible(network: nn.Module, settings: TrainingSettings, machine: Machine) -> str:
+    return why_not_fusible(network, optimizer=settings.optimizer, precision=machine.precision)
 
 
 class AutogradStep(Step):
@@ -156,8 +174,7 @@ class AutogradStep(Step):
     @override
     def load_state(self, saved: Mapping[str, Tensor]) -> None:
         self._optimizer.materialise()
-        for name, tensor in self.state().items():
-            tensor.copy_(saved[name])
+        _load(self.state(), saved)
 
 
 class FusedStep(Step):
@@ -242,8 +259,7 @@ class FusedStep(Step):
     @override
     def load_state(self, saved: Mapping[str, Tensor]) -> None:
         self._optimizer.materialise()
-        for name, tensor in self.state().items():
-            tensor.copy_(saved[name])
+        _load(self.state(), saved)
 
     def _views(self, flat: Tensor) -> Iterator[Tensor]:
         sizes = [shape.numel() for shape in self._shapes]
@@ -397,6 +413,24 @@ class _Scaler:
 
     def state(self) -> dict[str, Tensor]:
         return {"scaler/scale": self.scale, "scaler/good_steps": self._good_steps}
+
+
+def _load(live: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    """Copy saved optimizer state; a scaler is taken over where both have one."""
+
+    def slots(names: Iterable[str]) -> str:
+        kept = {n.rpartition("/")[2] for n in names if not n.startswith("scaler/")}
+        return " and ".join(sorted(kept)) or "nothing"
+
+    if slots(live) != slots(saved):
+        remedy = (
+            f"this optimizer keeps {slots(live)} for a parameter: give it the optimizer_args of "
+            "the one that was saved, or set keep_optimizer to false"
+        )
+        raise InvalidInput([Problem("saved optimizer state", slots(saved), remedy)])
+    for name, tensor in live.items():
+        if name in saved or not name.startswith("scaler/"):
+            tensor.copy_(saved[name])
 
 
 def _clip(gradients: list[Tensor], limit: float) -> None:

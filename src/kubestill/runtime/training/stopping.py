@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -42,12 +43,17 @@ class Stopping:
             settled: The learning rate is as small as it gets, or constant: from here on a metric
                 that hardly changes has converged.
 
-        A tie keeps the earlier milestone: it cost less.
+        A tie keeps the earlier milestone: it cost less. A value that is not finite is no
+        improvement.
         """
         sign = 1.0 if direction(self.metric) == "min" else -1.0
-        if self.best_value is None or sign * value < sign * self.best_value:
+        if not math.isfinite(value):
+            value = sign * math.inf
+        elif self.best_value is None or sign * value < sign * self.best_value:
             self.best_value, self.best_step = value, step
-        if self.reference is None or sign * (self.reference - value) > self.min_delta:
+        if math.isfinite(value) and (
+            self.reference is None or sign * (self.reference - value) > self.min_delta
+        ):
             self.reference, self.waited = value, 0
         else:
             self.waited += 1
@@ -56,21 +62,26 @@ class Stopping:
                 "tolerance",
                 f"{self.metric} {value:.6g} reached the tolerance {self.tolerance:g}",
             )
-        if settled and self.converged_after:
+        if settled and self.converged_after and self.best_value is not None:
             self.settled.append(self.best_value)
             gained = self._gained(sign)
             if gained is not None and gained < CONVERGED_GAIN:
                 return "converged", (
                     f"{self.metric} has improved by {gained:.2%} over {self.converged_after} "
-                    f"milestones; best {self.best_value:.6g} at step {self.best_step}"
+                    f"milestones; {self._best()}"
                 )
         if self.patience and self.waited >= self.patience:
             detail = (
                 f"{self.metric} has not improved by more than {self.min_delta:g} for {self.waited} "
-                f"milestones; best {self.best_value:.6g} at step {self.best_step}"
+                f"milestones; {self._best()}"
             )
             return "early-stopping", detail
         return None
+
+    def _best(self) -> str:
+        if self.best_value is None:
+            return "it was never finite"
+        return f"best {self.best_value:.6g} at step {self.best_step}"
 
     def _gained(self, sign: float) -> float | None:
         """Return by which share the best has improved over the window; None before it is full."""

@@ -1,0 +1,106 @@
+"""Trainings that meet trouble which must not cost them their result."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from kubestill.errors import InvalidInput, TrainingFailed
+from kubestill.runtime.training import run as training_run
+from kubestill.runtime.training.device import Machine
+from kubestill.runtime.training.engine import Trainer
+from kubestill.runtime.training.stopping import Stopping
+
+Train = Callable[..., Path]
+Make = Callable[..., Any]
+
+
+def record(out: Path) -> dict[str, Any]:
+    return json.loads((out / "model" / "training.json").read_text())
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, train: Train, **parameters: Any) -> None:
+    """Let a training die at its third milestone."""
+    milestone, seen = Trainer._milestone, 0  # pyright: ignore[reportPrivateUsage]
+
+    def dying(self: Trainer) -> None:
+        nonlocal seen
+        milestone(self)
+        seen += 1
+        if seen == 3:
+            raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_milestone", dying)
+        with pytest.raises(RuntimeError, match="killed"):
+            train(**parameters)
+
+
+def test_scores_that_are_no_numbers_are_left_out(
+    train: Train, line: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Float32 overflows on a feature of 1.9e38; the training itself is sound."""
+    out = train(validation=line("held", [0.1, 1.9e38], y=[0.3, 0.0]))
+    assert "WARNING: not a number" in capsys.readouterr().out
+    found = record(out)
+    assert found["curves"]["validation"] == []
+    assert found["chosen"]["step"] == 60
+    assert "never a number" in found["chosen"]["why"]
+
+
+def test_a_metric_that_begins_as_no_number_can_still_become_the_best() -> None:
+    stopping = Stopping(metric="rmse", patience=3)
+    assert [stopping.update(n, v) for n, v in enumerate([np.nan, np.inf, 2.0, np.nan])] == [
+        None
+    ] * 4
+    assert (stopping.best_step, stopping.best_value, stopping.waited) == (2, 2.0, 1)
+    json.dumps(stopping.to_json(), allow_nan=False)
+    never = Stopping(metric="accuracy", patience=2)
+    assert never.update(1, np.nan) is None
+    stop = never.update(2, np.nan)
+    assert stop is not None
+    assert "never finite" in stop[1]
+
+
+def test_a_training_goes_on_where_the_precision_is_another(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A pool of older GPUs trains in float32, by the fused step that bf16 cannot take."""
+    interrupt(monkeypatch, train)
+    assert "fused step" in capsys.readouterr().out
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(
+        training_run, "choose_machine", lambda _: Machine(device=cpu, precision="bf16")
+    )
+    found = record(train())
+    assert found["step_path"] == "autograd"
+    assert found["resumed"][0]["step"] > 0
+    assert not found["resumed"][0]["exact"]
+
+
+def test_the_next_best_is_exported_where_the_chosen_state_is_damaged(
+    train: Train, line: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"validation": line("held", np.linspace(-0.9, 0.9, 50)), "dataset": line("rows")}
+    chosen = record(train("first", **given))["chosen"]["step"]
+    (state,) = (tmp_path / "store").rglob(f"{chosen:09d}-*/state-*")
+    content = bytearray(state.read_bytes())
+    content[-1] ^= 1
+    state.write_bytes(content)
+    found = record(train("second", **given))["chosen"]
+    assert found["step"] != chosen
+    assert "next best" in found["why"]
+    assert "WARNING" in capsys.readouterr().out
+
+
+def test_rows_that_cannot_be_trained_on_are_read_once(train: Train, line: Make) -> None:
+    rows = line("labelled", [0.5, 0.6], y=[1.5, np.nan], teacher=[[1.5], [1.8]])
+    given = {"dataset": rows}
+    with pytest.raises(InvalidInput, match="1 rows have no target"):
+        train(**given)
+    with pytest.raises(TrainingFailed, match="1 rows have no target"):
+        train(**given)
