@@ -109,6 +109,7 @@ bench-retraining: setup ## a real year of flights through continuous-retraining;
 	$(BIN)/python -m bench.bench_retraining --seeds $(SEEDS)
 	$(BIN)/python -m bench.table
 
+KILLS ?= 200
 .PHONY: bench-chaos
-bench-chaos: setup ## kill real training processes 200 times, on disk and on the storage emulator
-	KUBESTILL_CHAOS_KILLS=200 $(BIN)/pytest -sv --timeout 3600 -k killed tests/integration/training/test_chaos.py tests/integration/pipelines/test_preemption.py tests/integration/pipelines/test_retraining.py
+bench-chaos: setup ## kill real trainings KILLS times, on disk and on the emulator, and whole pipelines
+	KUBESTILL_CHAOS_KILLS=$(KILLS) $(BIN)/pytest -sv --timeout 3600 -k killed tests/integration/training/test_chaos.py tests/integration/pipelines/test_preemption.py tests/integration/pipelines/test_retraining.py

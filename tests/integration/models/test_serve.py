@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from model_samples import (  # pyright: ignore[reportMissingImports]
@@ -16,8 +17,27 @@ from model_samples import (  # pyright: ignore[reportMissingImports]
 )
 
 from kubestill.runtime.data.decode import RawLayout, decode_features
+from kubestill.runtime.data.schema import Column, Schema
+from kubestill.runtime.models.export import export_model
+from kubestill.runtime.models.networks import NETWORKS
 from kubestill.runtime.models.predict import Predictor
-from kubestill.runtime.models.serve import SPEC_KEY, export_onnx, export_torch
+from kubestill.runtime.models.serve import (
+    SPEC_KEY,
+    Serving,
+    add_serving_file,
+    export_onnx,
+    export_torch,
+)
+
+# The one kind of data that every built-in network takes: a field, and another on its grid.
+FIELDS = Schema(
+    columns=(
+        Column(name="before", kind="tensor", shape=(16,)),
+        Column(name="after", kind="tensor", role="target", shape=(16,)),
+    ),
+    task="regression",
+)
+SMALLER = {"fno": {"modes": 4, "channels": 8, "layers": 2}}
 
 MODELS: dict[str, tuple[Any, ...]] = {
     "mixed, regression": (mixed_schema("regression"), mixed_frame(), {}),
@@ -28,6 +48,17 @@ MODELS: dict[str, tuple[Any, ...]] = {
     ),
     "image, mlp": (image_schema(8, 8), images(8, 8), {}),
     "colours, conv": (image_schema(3, 8, 8), images(3, 8, 8), {"network": "own_networks:TinyConv"}),
+}
+
+
+def fields() -> pd.DataFrame:
+    rows = np.random.default_rng(3).random((30, 16)).astype(np.float32)
+    return pd.DataFrame({"before": [row.tolist() for row in rows]})
+
+
+MODELS |= {
+    f"field, {name}": (FIELDS, fields(), {"network": name, "network_args": SMALLER.get(name, {})})
+    for name in NETWORKS
 }
 
 
@@ -66,3 +97,69 @@ def test_torch_export_gives_what_the_predictor_gives(
         found = program(torch.from_numpy(raw[:rows])).detach().numpy()
         np.testing.assert_allclose(found, predictor.logits(raw[:rows]), rtol=1e-6, atol=1e-6)
     assert json.loads(extra["model.json"])["task"] == predictor.spec.task
+
+
+OWN = """
+from torch import nn
+
+class Steep(nn.Module):
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__()
+        self.layer = nn.Linear(in_features, out_features)
+
+    def forward(self, features):
+        found = self.layer(features)
+        return found * 2 if found.sum() > 0 else found
+"""
+
+
+@pytest.mark.parametrize(("serving", "name"), [("torch", "model.pt2"), ("onnx", "model.onnx")])
+def test_a_network_that_cannot_be_exported_costs_no_training(
+    serving: Serving,
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "branching.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    model = make_model(mixed_schema("regression"), mixed_frame(), network="branching:Steep")
+    folder = tmp_path / "model"
+    export_model(model, str(folder))
+    whole = sorted(item.name for item in folder.iterdir())
+    (folder / name).write_bytes(b"of an earlier model")
+    add_serving_file(str(folder), serving)
+    shown = capsys.readouterr()
+    (warning,) = [line for line in shown.out.splitlines() if line.startswith("WARNING")]
+    assert f"no {name}: the network 'branching:Steep'" in warning
+    assert f"serving={serving!r}" in warning
+    assert "data-dependent" in warning
+    assert "if found.sum() > 0" in warning, "the line at fault"
+    assert "class GraphModule" not in shown.err, "pages that bury the warning"
+    assert sorted(item.name for item in folder.iterdir()) == whole
+
+
+@pytest.mark.parametrize(("serving", "name"), [("torch", "model.pt2"), ("onnx", "model.onnx")])
+def test_the_file_replaces_an_earlier_one(serving: Serving, name: str, tmp_path: Path) -> None:
+    export_model(make_model(mixed_schema("binary"), mixed_frame()), str(tmp_path))
+    whole = [item.name for item in tmp_path.iterdir()]
+    (tmp_path / name).write_bytes(b"of an earlier model")
+    add_serving_file(str(tmp_path), serving)
+    assert sorted(item.name for item in tmp_path.iterdir()) == sorted([*whole, name])
+    if serving == "torch":
+        program = torch.export.load(str(tmp_path / name)).module()
+        assert program(torch.zeros(5, 5)).shape == (5, 1)
+    else:
+        import onnx
+
+        onnx.checker.check_model(str(tmp_path / name))
+
+
+def test_a_place_that_takes_no_file_is_no_fault_of_the_network(tmp_path: Path) -> None:
+    export_model(make_model(mixed_schema("binary"), mixed_frame()), str(tmp_path))
+    whole = sorted(item.name for item in tmp_path.iterdir())
+    (tmp_path / "model.pt2").mkdir()
+    (tmp_path / "model.pt2" / "in the way").touch()
+    with pytest.raises(OSError, match=r"model\.pt2"):
+        add_serving_file(str(tmp_path), "torch")
+    assert sorted(item.name for item in tmp_path.iterdir()) == sorted([*whole, "model.pt2"])

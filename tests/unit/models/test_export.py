@@ -225,6 +225,17 @@ def test_folder_without_a_model(plain: Model, tmp_path: Path, name: str) -> None
         load_model(str(tmp_path))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize(
+    ("device", "remedy"), [("cuda", "sees 0 GPUs here"), ("gpu", "use auto, cpu, cuda")]
+)
+def test_a_device_that_is_not_here(plain: Model, tmp_path: Path, device: str, remedy: str) -> None:
+    export_model(plain, str(tmp_path))
+    with pytest.raises(InvalidInput, match=remedy):
+        load_model(str(tmp_path), device=device)
+    assert load_model(str(tmp_path), device="auto").model.device.type == "cpu"
+
+
 def test_missing_network_is_named(plain: Model, tmp_path: Path) -> None:
     export_model(plain, str(tmp_path))
     edit(tmp_path, lambda spec: spec["network"].update(factory="own_networks:Gone"))

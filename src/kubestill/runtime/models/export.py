@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from kubestill.errors import CorruptData, InvalidInput, NotFound, Problem
+from kubestill.runtime.device import choose_device
 from kubestill.runtime.models.model import Model, ModelSpec
 from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.stores import open_store
@@ -140,13 +140,15 @@ def load_model(uri: str, *, device: str = "cpu") -> Predictor:
 
     Args:
         uri: The folder of the export: a local path or `gs://...`.
-        device: Where it computes: "cpu", "cuda", "cuda:1".
+        device: Where it computes: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
 
     Raises:
-        InvalidInput: There is no model there, or its network cannot be imported here.
+        InvalidInput: There is no such device here, no model there, or its network cannot be
+            imported here.
         CorruptData: The files are damaged, do not belong together, or are of a later format.
         StoreError: The store did not answer.
     """
+    place = choose_device(device)
     files = _fetch(uri, [SPEC_FILE, WEIGHTS_FILE])
     spec = ModelSpec.from_json(_parse(f"{uri}/{SPEC_FILE}", files[SPEC_FILE]))
     found = hashlib.sha256(files[WEIGHTS_FILE]).hexdigest()
@@ -159,7 +161,7 @@ def load_model(uri: str, *, device: str = "cpu") -> Predictor:
         model.load_state_dict(safetensors.torch.load(files[WEIGHTS_FILE]))
     except (SafetensorError, RuntimeError) as error:
         raise CorruptData(f"{uri}/{WEIGHTS_FILE}: {error}") from error
-    return Predictor(model.to(torch.device(device)))
+    return Predictor(model.to(place))
 
 
 def read_training(uri: str) -> dict[str, Any] | None:

@@ -272,7 +272,8 @@ class FNO1d(nn.Module):
         """Map fields [B, L] to fields [B, L]."""
         given = fields[..., None]
         if self.place is not None:
-            place = self.place.to(fields.dtype).expand(len(fields), -1, -1)
+            # Not len(), which torch.export takes for a constant.
+            place = self.place.to(fields.dtype).expand(fields.shape[0], -1, -1)
             given = torch.cat([given, place], dim=2)
         state = self.lift(given)
         for number, (spectral, local) in enumerate(zip(self.spectral, self.local, strict=True)):

@@ -6,9 +6,13 @@ in target units. How a raw row is laid out stands in the spec, which travels ins
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import tempfile
 import warnings
+from collections.abc import Callable
+from contextlib import redirect_stderr, suppress
 from importlib.util import find_spec
 from typing import Literal
 
@@ -54,14 +58,54 @@ def check_serving(serving: Serving, field: str) -> None:
 def add_serving_file(folder: str, serving: Serving) -> None:
     """Write `model.onnx` or `model.pt2` beside an exported model; "none" writes nothing.
 
+    Not every network can be exported, and whether one can shows only here, after the training. The
+    model outlives that: a line starting with WARNING tells the reason, and there is no such file.
+
     Args:
         folder: Of an export.
         serving: Which file.
+
+    Raises:
+        OSError: The file cannot be written.
     """
-    if serving == "onnx":
-        export_onnx(load_model(folder).model, os.path.join(folder, "model.onnx"))
-    elif serving == "torch":
-        export_torch(load_model(folder).model, os.path.join(folder, "model.pt2"))
+    if serving == "none":
+        return
+    name, export = _EXPORTS[serving]
+    model = load_model(folder).model
+    # A folder, since both exporters care about the file's name.
+    with tempfile.TemporaryDirectory(prefix=".serving-", dir=folder) as draft:
+        try:
+            # Where it fails, torch prints the whole graph there, which would bury the warning.
+            with redirect_stderr(io.StringIO()):
+                export(model, os.path.join(draft, name))
+        except OSError:
+            # Of the disk, not of the network: trying again may help.
+            raise
+        except Exception as error:
+            # The file of an earlier model in this folder would pass for this one's.
+            with suppress(FileNotFoundError):
+                os.remove(os.path.join(folder, name))
+            network = model.spec.network["factory"]
+            print(
+                f"WARNING: no {name}: the network {network!r} cannot be exported with "
+                f"serving={serving!r} ({_reason(error)}). The model itself is complete; to serve "
+                "it, use kubestill.load_model, or change the network's forward and train again",
+                flush=True,
+            )
+            return
+        for made in os.listdir(draft):
+            os.replace(os.path.join(draft, made), os.path.join(folder, made))
+
+
+def _reason(error: BaseException) -> str:
+    """Return one line on what an exporter, which wraps errors in pages of advice, stumbled over."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [type(error).__name__, *lines[:1]]
+    # Torch quotes the user's own line as a traceback does.
+    places = [place for place, line in enumerate(lines[:-1]) if line.startswith('File "')]
+    return ": ".join(told + [line for place in places[-1:] for line in lines[place : place + 2]])
 
 
 def export_onnx(model: Model, path: str) -> None:
@@ -100,6 +144,12 @@ def export_torch(model: Model, path: str) -> None:
     )
     extra = {"model.json": json.dumps(model.spec.to_json())}
     torch.export.save(exported, path, extra_files=extra)
+
+
+_EXPORTS: dict[Serving, tuple[str, Callable[[Model, str], None]]] = {
+    "onnx": ("model.onnx", export_onnx),
+    "torch": ("model.pt2", export_torch),
+}
 
 
 def _example(model: Model) -> torch.Tensor:
