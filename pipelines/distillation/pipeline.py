@@ -173,9 +173,7 @@ def distillation(
             gate=gate,
         )
     ).set_display_name("overfit-batch-student")
-    plan = place(
-        plan_shards(shards=shards, method=method, rows=rows, settings=synthetic_settings)
-    )
+    plan = place(plan_shards(shards=shards, method=method, rows=rows, settings=synthetic_settings))
     teacher = place(
         train_teacher(
             dataset=augmented.outputs["dataset"],

@@ -108,8 +108,8 @@ class TrainingSettings(BaseModel):
     threads: int = Field(default=0, ge=0)
     """CPU threads of one process; 0 leaves torch's default."""
     serving: Serving = "none"
-    """A file beside the model that serves it without this package: `onnx` or `torch`. A network that
-    cannot be exported so costs that file, not the model."""
+    """A file beside the model that serves it without this package: `onnx` or `torch`. Where a
+    network cannot be exported so, that costs the file, not the model."""
     log_seconds: Seconds = 5.0
     """Time between two progress lines."""
     checkpoints: CheckpointSettings = CheckpointSettings()
