@@ -63,7 +63,7 @@ def interrupt(root: Path, place: str, moments: random.Random) -> bool:
     while process.is_alive() and not re.search("^training |adopted", _log(root), re.MULTILINE):
         time.sleep(0.005)
     # Early ones fall into the first commits; late ones anywhere, up to the export of the model.
-    time.sleep(moments.uniform(0.0, moments.choice([0.25, 1.5])))
+    time.sleep(moments.uniform(0.0, moments.choice([0.1, 0.4, 1.0])))
     return kill(process) and "adopted" not in _log(root)
 
 

@@ -67,8 +67,9 @@ class SelectionSettings(BaseModel):
     """Which way the metric is better; `auto` knows the usual names."""
     device: str = "auto"
     """Where candidates are scored again: auto, cpu, cuda, cuda:<index>."""
-    serving: Serving = "none"
-    """A file beside the model that serves it without this package: `onnx` or `torch`."""
+    serving: Serving | Literal["auto"] = "auto"
+    """A file beside the model that serves it without this package: `onnx` or `torch`; `none`, or as
+    the training was told."""
 
 
 def select_checkpoint(
@@ -241,13 +242,14 @@ def check_inputs(
     with problems.collect():
         device = str(choose_device(parsed.device))
     with problems.collect():
-        check_serving(parsed.serving, "settings.serving")
-    with problems.collect():
         check_kind(dataset, "dataset")
         rows = Dataset.open(dataset.path) if dataset else None
     with problems.collect():
         check_kind(ledger, "ledger")
         history = read_ledger_artifact(ledger.path)
+    serving = _serving(history) if parsed.serving == "auto" else parsed.serving
+    with problems.collect():
+        check_serving(serving, "settings.serving")
     request = Request(
         rule=rule,
         metric=metric,
@@ -270,8 +272,14 @@ def check_inputs(
         evidence=evidence,
         dataset=rows,
         device=device,
-        serving=parsed.serving,
+        serving=serving,
     )
+
+
+def _serving(ledger: Ledger | None) -> Serving:
+    """Return what the training was told; nothing where another loop than ours wrote the ledger."""
+    training = (ledger.training if ledger else None) or {}
+    return training.get("settings", {}).get("serving", "none")
 
 
 def _evidence(ledger: Ledger) -> Evidence:
