@@ -5,7 +5,6 @@ about itself in its provenance, and so is the proof that none is missing, double
 """
 
 # Provenance is JSON of any depth.
-# pyright: reportUnknownArgumentType=false
 
 from __future__ import annotations
 

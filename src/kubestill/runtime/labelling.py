@@ -6,11 +6,6 @@ interrupted. The batch is the dataset's own block of 8,192 rows, counted from it
 labels depend neither on how rows were cut into shards or parts, nor on the number of cores.
 """
 
-# pyarrow and pandas come without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false
-
 from __future__ import annotations
 
 import hashlib

@@ -3,10 +3,6 @@
 Rehearsal (Robins 1995): the cheapest remedy for forgetting that works.
 """
 
-# pyarrow comes without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-
 from __future__ import annotations
 
 import os

@@ -1,8 +1,5 @@
 """Bounds on the error of unseen points that hold whatever its distribution."""
 
-# scipy comes without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 import math

@@ -4,11 +4,6 @@ Decoding Parquet costs tens of times more than mapping its result, and what is m
 than memory. Entries are keyed by content and layout, so that they are right for ever.
 """
 
-# pyarrow and pandas come without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false, reportUnknownLambdaType=false
-
 from __future__ import annotations
 
 import hashlib

@@ -5,11 +5,6 @@ labels are nullable, labels a dictionary in the schema's order. The same rows al
 bytes, whatever types, part sizes or compression they came in.
 """
 
-# pyarrow and pandas come without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false, reportUnknownLambdaType=false
-
 from __future__ import annotations
 
 import hashlib

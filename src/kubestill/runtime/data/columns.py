@@ -4,9 +4,6 @@ Every function raises `ValueError` with a remedy as its message where the values
 """
 
 # pyarrow and pandas come without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false, reportUnknownLambdaType=false
 # pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations

@@ -1,10 +1,5 @@
 """Reading the Parquet parts of a dataset, wherever they lie."""
 
-# pyarrow and pandas come without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false, reportUnknownLambdaType=false
-
 from __future__ import annotations
 
 import hashlib

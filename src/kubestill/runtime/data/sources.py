@@ -1,10 +1,5 @@
 """Finding and opening a user's own table: Parquet or CSV; a file, a glob or a folder; here or `gs://`."""
 
-# pyarrow and pandas come without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false, reportUnknownLambdaType=false
-
 from __future__ import annotations
 
 import glob

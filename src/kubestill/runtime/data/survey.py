@@ -1,10 +1,5 @@
 """One pass over a user's table: which labels, shapes and gaps its columns have."""
 
-# pyarrow and pandas come without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false, reportUnknownLambdaType=false
-
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator

@@ -1,10 +1,5 @@
 """A user's own table as a dataset: kinds, roles and the task inferred from what is in it."""
 
-# pyarrow and pandas come without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false, reportUnknownLambdaType=false
-
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -10,10 +10,6 @@ One window is one look. A schedule looks again and again, and will raise a false
 1 / alpha windows or so; that costs one fine-tuning, whose result then has to prove itself.
 """
 
-# scipy comes without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-
 from __future__ import annotations
 
 import math

@@ -1,8 +1,7 @@
 """Scores every model on the same rows, holds them against limits, record and each other."""
 
 # pandas comes without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportArgumentType=false
+# pyright: reportArgumentType=false
 
 from __future__ import annotations
 

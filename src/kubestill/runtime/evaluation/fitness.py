@@ -13,8 +13,6 @@ differs from everything.
 """
 
 # pandas and scipy come without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations

@@ -6,8 +6,6 @@ or inverted on their way leave neither.
 """
 
 # pandas and scipy come without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations

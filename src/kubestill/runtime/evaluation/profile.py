@@ -6,8 +6,6 @@ from. A tensor is sketched by the mean and the spread of each row's elements.
 """
 
 # pandas comes without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportArgumentType=false
 
 from __future__ import annotations

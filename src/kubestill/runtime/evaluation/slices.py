@@ -5,7 +5,6 @@ quarter of other rows would be another slice, and its score no sign of decay.
 """
 
 # scipy comes without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 # pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations

@@ -1,9 +1,5 @@
 """Recognising a column that is measured in another unit than it was."""
 
-# pandas comes without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-
 from __future__ import annotations
 
 import numpy as np

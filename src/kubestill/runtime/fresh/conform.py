@@ -1,9 +1,6 @@
 """Rows as they come into the form that the registry agreed on, and what did not fit."""
 
 # pyarrow and pandas come without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false, reportUnknownLambdaType=false
 # pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations

@@ -1,9 +1,5 @@
 """The user's own golden rows: copied into the registry once, and then as fixed as it is."""
 
-# pyarrow comes without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-
 from __future__ import annotations
 
 import uuid

@@ -8,9 +8,6 @@ no more than k.
 """
 
 # pyarrow and pandas come without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false, reportUnknownLambdaType=false
 # pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations

@@ -1,10 +1,5 @@
 """From a claimed window to the datasets that the run's other steps read."""
 
-# pyarrow and pandas come without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false
-
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator

@@ -1,9 +1,6 @@
 """When each row is from: whatever a file holds, as microseconds since 1970 in UTC."""
 
 # pyarrow and pandas come without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false, reportUnknownLambdaType=false
 # pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations

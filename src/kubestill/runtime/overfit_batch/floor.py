@@ -6,7 +6,6 @@ Both are convex problems for every loss here, and are solved on the loss itself,
 """
 
 # torch.optim's LBFGS is only partly typed.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -5,9 +5,6 @@ another learner: extremely randomised trees (Geurts et al. 2006), which need no 
 second. Labels are moved by a few rows to see whether they belong there.
 """
 
-# scikit-learn comes without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 from collections.abc import Sequence

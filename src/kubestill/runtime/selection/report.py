@@ -1,7 +1,6 @@
 """What was compared and what was chosen, as a page and in short."""
 
 # matplotlib is only partly typed.
-# pyright: reportUnknownMemberType=false
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """One authorised connection pool a process, shared by every `gs://` store in it."""
 
 # The client library is not typed.
-# pyright: basic, reportMissingTypeStubs=false
+# pyright: basic
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What Cloud Storage's client raises, sorted: passing, or one of ours."""
 
 # The client library is not typed.
-# pyright: basic, reportMissingTypeStubs=false
+# pyright: basic
 
 from __future__ import annotations
 

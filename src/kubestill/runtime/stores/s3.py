@@ -1,7 +1,7 @@
 """Amazon S3 and servers like it, MinIO and SeaweedFS among them, through botocore."""
 
 # botocore is not typed.
-# pyright: basic, reportMissingTypeStubs=false
+# pyright: basic
 
 from __future__ import annotations
 

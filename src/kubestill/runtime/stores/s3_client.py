@@ -11,7 +11,7 @@ botocore is the part of boto3 that talks to the service; the rest of boto3 is no
 """
 
 # botocore is not typed.
-# pyright: basic, reportMissingTypeStubs=false
+# pyright: basic
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ exactly one may win.
 """
 
 # botocore is not typed.
-# pyright: basic, reportMissingTypeStubs=false
+# pyright: basic
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What an S3 client raises, sorted: passing, or one of ours."""
 
 # botocore is not typed.
-# pyright: basic, reportMissingTypeStubs=false
+# pyright: basic
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Objects on their way to S3: one request, or parts that the server joins."""
 
 # botocore is not typed.
-# pyright: basic, reportMissingTypeStubs=false
+# pyright: basic
 
 from __future__ import annotations
 

@@ -4,11 +4,6 @@ Each block of rows is chosen among its own stretch of a Sobol sequence, so that 
 anywhere and in any order. Give every further round of refinement a seed of its own.
 """
 
-# pandas comes without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false
-
 from __future__ import annotations
 
 import numpy as np

@@ -4,11 +4,6 @@ Row g depends on the method, the seed and g (for a Latin hypercube also on the n
 never on the shard that makes it.
 """
 
-# pandas and scipy come without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false
-
 from __future__ import annotations
 
 import math

@@ -4,11 +4,6 @@ The label of such a row is left to the teacher. That is the function-matching us
 distillation (Beyer et al. 2022); a mixed one-hot label would be a second, worse teacher.
 """
 
-# scipy comes without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false
-
 from __future__ import annotations
 
 import numpy as np

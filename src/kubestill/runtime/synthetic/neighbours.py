@@ -6,11 +6,6 @@ sum in float64 judges them, so that neither the search used nor the batch a row 
 change the answer.
 """
 
-# scipy comes without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false
-
 from __future__ import annotations
 
 from collections.abc import Iterator

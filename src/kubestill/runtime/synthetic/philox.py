@@ -5,11 +5,6 @@ is a pure function of (key, k). A row that needs `width` numbers owns a fixed st
 counter, so that a block of rows is one vectorised call and a single row is the same numbers.
 """
 
-# scipy comes without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false
-
 from __future__ import annotations
 
 import numpy as np

@@ -13,11 +13,6 @@ A source is any object with a schema and a method that makes rows by number:
 that order. Row g may depend on g and the seed alone; `philox.uniforms` gives such numbers.
 """
 
-# pyarrow and pandas come without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false
-
 from __future__ import annotations
 
 from collections.abc import Mapping

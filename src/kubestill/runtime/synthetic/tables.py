@@ -1,10 +1,5 @@
 """Between a dataset's tables and the arrays that generators work on."""
 
-# pyarrow and pandas come without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false
-
 from __future__ import annotations
 
 import numpy as np

@@ -1,9 +1,5 @@
 """Burgers' equation in one dimension, from a random initial condition."""
 
-# pandas comes without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-
 from __future__ import annotations
 
 import numpy as np

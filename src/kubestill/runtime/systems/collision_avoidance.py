@@ -1,9 +1,5 @@
 """A policy table: which way an aircraft should turn from another."""
 
-# pandas comes without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-
 from __future__ import annotations
 
 from functools import lru_cache

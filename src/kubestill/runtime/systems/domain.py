@@ -1,10 +1,5 @@
 """All inputs that a system is defined for, and how to cover them."""
 
-# pandas comes without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false
-
 from __future__ import annotations
 
 import math

@@ -1,9 +1,5 @@
 """Heat in a rod whose ends are kept cold."""
 
-# pandas and scipy come without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-
 from __future__ import annotations
 
 import numpy as np

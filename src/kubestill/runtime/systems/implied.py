@@ -1,9 +1,5 @@
 """Implied volatility from the logarithm of a price, however small the price."""
 
-# scipy comes without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-
 from __future__ import annotations
 
 import numpy as np

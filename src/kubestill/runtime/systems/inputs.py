@@ -4,11 +4,6 @@ Every value is one that a dataset can hold (float32), so that the label of a sto
 solution at exactly that row: rounding happens here, towards the inside of the bounds.
 """
 
-# pandas and scipy come without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false
-
 from __future__ import annotations
 
 import math

@@ -1,10 +1,5 @@
 """A user's own table as a system: its rows are the domain, and a look-up is the solution."""
 
-# pandas and pyarrow come without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false
-
 from __future__ import annotations
 
 from collections.abc import Mapping

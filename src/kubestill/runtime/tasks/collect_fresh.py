@@ -1,9 +1,5 @@
 """Task of the component `collect-fresh`: take the rows that nobody took, or say why not."""
 
-# pyarrow and pandas come without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-
 from __future__ import annotations
 
 import time

@@ -1,10 +1,5 @@
 """Bring a user's table into a pipeline as training, validation and hold-out datasets."""
 
-# pyarrow and pandas come without types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false, reportUnknownLambdaType=false
-
 from __future__ import annotations
 
 from typing import Any, NamedTuple

@@ -5,10 +5,6 @@ of the error is curvature: quasi-Newton steps take it down further than any sche
 float64 while it runs; the live network follows, rounded.
 """
 
-# torch.optim.LBFGS keeps its state in an untyped dict.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
-
 from __future__ import annotations
 
 from collections.abc import Mapping
