@@ -29,6 +29,8 @@ def overfit_batch(
     settings: dict = {},
     strict: bool = True,
     gate: dict = {},
+    thresholds: dict = {},
+    slices: list = [],
 ) -> NamedTuple("Outputs", [("verdict", str), ("reason", str)]):
     """Overfit one small batch on purpose before the expensive training, or say why that fails.
 
@@ -56,6 +58,8 @@ def overfit_batch(
         settings: Everything else the training is told.
         strict: Fail unless the verdict is `pass`.
         gate: Options of this check: `rows`, `seconds`, `excess`, `untrained`, `undetermined`.
+        thresholds: Of the continuous-eval that ends the pipeline: refused here, not at its end.
+        slices: Columns of the same.
 
     Returns:
         metrics: Floor, excess, steps to the floor, skill on held-out rows.
@@ -87,4 +91,6 @@ def overfit_batch(
         settings=settings,
         strict=strict,
         gate=gate,
+        thresholds=thresholds,
+        slices=slices,
     )

@@ -171,6 +171,8 @@ def distillation(
             settings=student_settings,
             strict=strict,
             gate=gate,
+            thresholds=thresholds,
+            slices=slices,
         )
     ).set_display_name("overfit-batch-student")
     plan = place(plan_shards(shards=shards, method=method, rows=rows, settings=synthetic_settings))

@@ -71,9 +71,17 @@ def test_too_little_time_is_said(call):
 
 def test_everything_wrong_is_said_at_once(call):
     with pytest.raises(InvalidInput) as caught:
-        call(mode="distil", optimizer="Adm", gate={"row": 8, "excess": 2.0})
+        call(
+            mode="distil",
+            optimizer="Adm",
+            temperature=0,
+            gate={"row": 8, "excess": 2.0},
+            thresholds={"acuracy": {"min": 0.9}},
+            slices=["nowhere"],
+        )
     message = str(caught.value)
-    for part in ("did you mean 'rows'", "gate.excess", "did you mean 'Adam'"):
+    remedies = ("did you mean 'rows'", "did you mean 'Adam'", "did you mean 'accuracy'")
+    for part in (*remedies, "gate.excess", "temperature", "slices[0]", "no teacher outputs"):
         assert part in message
     with pytest.raises(InvalidInput, match="no teacher outputs"):
         call(mode="distil")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ from kubestill.runtime.data.cache import load_decoded
 from kubestill.runtime.data.checks import check_trainable
 from kubestill.runtime.data.dataset import Dataset
 from kubestill.runtime.data.decode import RawLayout
+from kubestill.runtime.evaluation.slices import check_slices
+from kubestill.runtime.evaluation.thresholds import parse_thresholds
 from kubestill.runtime.overfit_batch import Findings, GateSettings, Rows, examine
 from kubestill.runtime.reports.overfit_batch import gate_report
 from kubestill.runtime.settings import validate
@@ -45,6 +47,8 @@ def overfit_batch(
     settings: dict[str, Any] = {},  # noqa: B006
     strict: bool = True,
     gate: dict[str, Any] = {},  # noqa: B006
+    thresholds: dict[str, Any] = {},  # noqa: B006
+    slices: list[str] = [],  # noqa: B006
 ) -> tuple[str, str]:
     """Learn one small batch to the floor of its loss, and find out why where that fails.
 
@@ -69,6 +73,8 @@ def overfit_batch(
         settings: ″
         strict: Raise where the verdict is not `pass`.
         gate: See `GateSettings`.
+        thresholds: Of the evaluation to come; checked here, before anything is trained.
+        slices: ″
 
     Returns:
         verdict: `pass`, `fail` or `undetermined`.
@@ -92,7 +98,7 @@ def overfit_batch(
         "seed": seed,
         "device": device,
     }
-    job = _check(dataset, mode, typed, settings, gate)
+    job = _check(dataset, mode, typed, settings, gate, thresholds, slices)
     findings = _examine(job)
     _write(findings, job, metrics, report, summary)
     for check in findings.checks:
@@ -120,6 +126,8 @@ def _check(
     typed: Mapping[str, Any],
     settings: Mapping[str, Any],
     gate: Mapping[str, Any],
+    thresholds: Mapping[str, Any],
+    slices: Sequence[str],
 ) -> _Job:
     """Find every problem that can be found without reading rows, and raise them together."""
     problems = Problems()
@@ -138,6 +146,11 @@ def _check(
         if rows.rows == 1:
             problems.add("dataset", "1 row", "give at least two")
         check_trainable(rows)
+    if rows and rows.schema.task:
+        with problems.collect():
+            parse_thresholds(thresholds, rows.schema.task)
+        with problems.collect():
+            check_slices(slices, rows.schema)
     if rows:
         with problems.collect():
             loss_name = resolve_loss(parsed, rows, distil=preset.distil)
