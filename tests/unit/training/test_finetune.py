@@ -88,6 +88,22 @@ def test_a_kept_schedule_goes_on_as_if_nothing_had_happened(
         assert rates[step] == pytest.approx(whole[step])
 
 
+def test_a_schedule_that_was_kept_once_can_be_kept_again(
+    train: Train, finetune: Train, tmp_path: Path
+) -> None:
+    first = finetune(milestone(train(), 30), keep_schedule=True, keep_position=True)
+    kept = last_state(first).meta["kept"]
+    assert kept == {
+        "schedule_from": 40,
+        "schedule_steps": 60,
+        "steps_per_epoch": 4,
+        "data_from": 40,
+    }
+    (tmp_path / "fine").rename(tmp_path / "first")
+    again = finetune(milestone(tmp_path / "first", 10), keep_schedule=True)
+    assert last_state(again).meta["kept"]["schedule_from"] == 50
+
+
 def test_where_there_is_an_average_it_is_gone_on_from(train: Train, finetune: Train) -> None:
     before = train(settings={"ema_decay": 0.99})
     after = last_state(finetune(milestone(before, 60), learning_rate=1e-12))

@@ -222,3 +222,26 @@ def test_keeping_by_another_metric_than_the_exported_one(tmp_path: Path) -> None
         settings={"checkpoints": {"metric": "train_loss"}},
     )
     assert "log_loss" in found["settings.checkpoints.metric"]
+
+
+def test_the_arguments_of_a_misspelt_optimizer_are_not_called_wrong(tmp_path: Path) -> None:
+    found = problems(
+        train_teacher,
+        tmp_path / "out",
+        dataset=dataset(tmp_path / "train"),
+        optimizer="SDG",
+        settings={"optimizer_args": {"momentum": 0.9}},
+    )
+    assert found.keys() == {"optimizer"}
+
+
+def test_a_network_may_count_on_a_feature_that_only_gaps_make(tmp_path: Path) -> None:
+    schema = Schema(
+        columns=(Column(name="x", kind="numeric"), Column(name="y", kind="numeric", role="target")),
+        task="regression",
+    )
+    with DatasetWriter(str(tmp_path / "rows"), schema) as writer:
+        writer.write(pd.DataFrame({"x": [0.0, np.nan] * 8, "y": [0.0, 1.0] * 8}))
+    rows = LocalArtifact(str(tmp_path / "rows"), metadata={"kind": "dataset"})
+    out = outputs(tmp_path / "out")
+    train_teacher(dataset=rows, steps=3, network_args={"in_features": 2, "hidden": [4]}, **out)

@@ -105,10 +105,16 @@ def _create_locked(target: str) -> tuple[str, int]:
     while True:
         temporary = os.path.join(folder, f".{name[:80]}.{uuid.uuid4().hex}.tmp")
         fd = _create(folder, temporary)
-        with suppress(BlockingIOError):  # a sweeper holds it, and is about to remove it
+        try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(fd).st_nlink:
                 return temporary, fd
+        except BlockingIOError:
+            pass  # a sweeper holds it, and is about to remove it
+        except OSError:  # a file system without locks
+            os.unlink(temporary)
+            os.close(fd)
+            raise
         os.close(fd)
 
 

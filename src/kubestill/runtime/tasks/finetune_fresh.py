@@ -11,11 +11,7 @@ import torch
 
 from kubestill.errors import Problems
 from kubestill.runtime.artifacts import Artifact, LocalArtifact, MetricsArtifact, check_kind
-from kubestill.runtime.checkpoints.ledger import (
-    Checkpoint,
-    LedgerEntry,
-    read_checkpoint_artifact,
-)
+from kubestill.runtime.checkpoints.ledger import Checkpoint, read_checkpoint_artifact
 from kubestill.runtime.checkpoints.restore import load_state
 from kubestill.runtime.checkpoints.state import TrainingState
 from kubestill.runtime.data.dataset import Dataset
@@ -25,6 +21,7 @@ from kubestill.runtime.training.engine import Start, below
 from kubestill.runtime.training.run import Keeping, Origin, Ports, Preset, run_training
 from kubestill.runtime.training.settings import read_settings
 
+_KEPT_OF_SCHEDULE = ("schedule_from", "schedule_steps", "steps_per_epoch")
 _OPTIMIZER = ("optimizer_args",)
 _SCHEDULE = ("schedule_args", "schedule_unit", "warmup_steps")
 """Settings that come along with what is kept, unless `settings` says otherwise."""
@@ -89,12 +86,15 @@ def finetune_fresh(
         typed["optimizer"] = before["optimizer"]
     if keep_schedule:
         typed |= {name: before[name] for name in ("learning_rate", "schedule")}
+    names = [
+        *(_KEPT_OF_SCHEDULE if keep_schedule else ()),
+        *(["data_from"] if keep_position else []),
+    ]
     origin = Origin(
         model=_model(state, shrink=float(shrink), perturb=float(perturb), seed=int(seed)),
         start=Start(
             optimizer=below("optimizer/", state) if keep_optimizer else {},
-            data_from=chosen.entry.step if keep_position else 0,
-            **(_schedule(before, chosen.entry) if keep_schedule else {}),
+            **{name: state.meta["kept"][name] for name in names},
         ),
         digest=_digest(chosen, kept),
     )
@@ -153,17 +153,6 @@ def _check(
 def _kept(before: dict[str, Any], optimizer: bool, schedule: bool) -> dict[str, Any]:
     names = (_OPTIMIZER if optimizer else ()) + (_SCHEDULE if schedule else ())
     return {name: before[name] for name in names}
-
-
-def _schedule(before: dict[str, Any], entry: LedgerEntry) -> dict[str, int]:
-    """Return where the schedule goes on, how long it was to be, and how long its epochs were."""
-    steps_per_epoch = max(1, round(entry.step / entry.epoch)) if entry.epoch else 0
-    steps = before["steps"] or round(before["epochs"] * steps_per_epoch)
-    return {
-        "schedule_from": entry.step,
-        "schedule_steps": steps,
-        "steps_per_epoch": steps_per_epoch,
-    }
 
 
 def _older(dataset: Artifact, replay: Artifact | None, share: float) -> Dataset | None:

@@ -9,11 +9,11 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from kubestill.errors import CorruptData, Problems
+from kubestill.errors import CorruptData, InvalidInput, Problems
 from kubestill.runtime.artifacts import Artifact, check_kind, write_pages
 from kubestill.runtime.checkpoints.ledger import (
     Checkpoint,
@@ -277,9 +277,15 @@ def check_inputs(
 
 
 def _serving(ledger: Ledger | None) -> Serving:
-    """Return what the training was told; nothing where another loop than ours wrote the ledger."""
+    """Return what the training was told, as far as this image can do it."""
     training = (ledger.training if ledger else None) or {}
-    return training.get("settings", {}).get("serving", "none")
+    told = training.get("settings", {}).get("serving", "none")
+    try:
+        check_serving(told, "serving")
+    except InvalidInput as error:
+        print(f"WARNING: the training wrote {told} and this step does not: {error}", flush=True)
+        return "none"
+    return told if told in get_args(Serving) else "none"
 
 
 def _evidence(ledger: Ledger) -> Evidence:

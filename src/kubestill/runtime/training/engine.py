@@ -18,6 +18,7 @@ from torch import Tensor
 
 from kubestill.errors import Diverged
 from kubestill.runtime.checkpoints.checkpointer import Checkpointer
+from kubestill.runtime.checkpoints.ledger import finite
 from kubestill.runtime.checkpoints.ranks import Ranks
 from kubestill.runtime.checkpoints.state import TrainingState
 from kubestill.runtime.selection.phases import detect_phases, phase_of
@@ -98,16 +99,19 @@ class Trainer:
         )
         self._rate_offset = start.schedule_from if start else 0
         self._data_offset = start.data_from if start else 0
-        steps_per_epoch = (start.steps_per_epoch if start else 0) or self._plan.steps_per_epoch
+        self._steps_per_epoch = (
+            start.steps_per_epoch if start else 0
+        ) or self._plan.steps_per_epoch
+        self._schedule_steps = max(
+            self._rate_offset + self._plan.finish_from, start.schedule_steps if start else 0
+        )
         self._rates = LearningRates(
             settings.schedule,
             settings.schedule_args,
             peak=settings.learning_rate,
-            steps=max(
-                self._rate_offset + self._plan.finish_from, start.schedule_steps if start else 0
-            ),
+            steps=self._schedule_steps,
             warmup=settings.warmup_steps,
-            steps_per_tick=1 if settings.schedule_unit == "step" else steps_per_epoch,
+            steps_per_tick=1 if settings.schedule_unit == "step" else self._steps_per_epoch,
         )
         self._loss_sum = torch.zeros((), device=machine.device)
         self._losses_since = 0
@@ -228,11 +232,12 @@ class Trainer:
         self.curves["train"].append({**position, "loss": train_loss})
         if self._prepared.validation:
             scores = {name: value for name, value in metrics.items() if name != "train_loss"}
-            if all(map(math.isfinite, scores.values())):
-                self.curves["validation"].append({**position, **scores})
-            else:
+            sound = finite(scores)
+            if sound:
+                self.curves["validation"].append({**position, **sound})
+            if lost := ", ".join(name for name in scores if name not in sound):
                 where = self._prepared.validation.where
-                self._say(f"WARNING: not a number {where} at step {self.step:,}: {scores}")
+                self._say(f"WARNING: not a number {where} at step {self.step:,}: {lost}")
         self._loss_sum.zero_()
         self._losses_since = 0
         value = metrics[self._prepared.metric]
@@ -321,6 +326,12 @@ class Trainer:
             "curves": self.curves,
             "stopping": self._stopping.to_json(),
             "stop": self.stop,
+            "kept": {
+                "schedule_from": self._rate_offset + self.step,
+                "schedule_steps": self._schedule_steps,
+                "steps_per_epoch": self._steps_per_epoch,
+                "data_from": self._data_offset + self.step,
+            },
             "resolved": self._resolved,
             "model_spec": self.model.spec.to_json(),
             "settings": self._settings.model_dump(mode="json"),

@@ -95,22 +95,32 @@ def resolve_loss(
     return name
 
 
-def probe_network(dataset: Dataset, settings: TrainingSettings) -> nn.Module:
+def probe_network(dataset: Dataset, settings: TrainingSettings) -> nn.Module | None:
     """Build the network as a training would, but without looking at a row.
+
+    Returns:
+        The network; None where only the rows can tell whether it fits: a column with gaps becomes
+        two features, which a network of a fixed width may count on.
 
     Raises:
         InvalidInput: It cannot be built, or does not fit the data; see `models.build`.
     """
     layout = RawLayout(dataset.schema)
     encoder = Encoder.fit([np.zeros((2, layout.width), np.float32)], layout)
-    return build_network(
-        settings.network,
-        settings.network_args,
-        layout=layout,
-        encoder=encoder,
-        outputs=layout.outputs,
-        seed=settings.seed,
-    )
+    try:
+        return build_network(
+            settings.network,
+            settings.network_args,
+            layout=layout,
+            encoder=encoder,
+            outputs=layout.outputs,
+            seed=settings.seed,
+        )
+    except InvalidInput as error:
+        gaps = any(column.kind != "tensor" for column in layout.features)
+        if gaps and {problem.field for problem in error.problems} == {"network"}:
+            return None
+        raise
 
 
 def prepare(

@@ -174,10 +174,14 @@ def read_settings(
     merged = {**(defaults or {}), **settings, **typed}
     parsed = read(TrainingSettings, merged, problems, prefixed=own)
     assert parsed, "every field has a default"
+    wrong = {problem.field.rpartition(".")[2] for problem in problems}
+    # Arguments are those of a name: where that is misspelt nobody knows what they are for.
     with problems.collect():
-        optimizers.check_arguments(parsed.optimizer, parsed.optimizer_args)
+        if "optimizer" not in wrong:
+            optimizers.check_arguments(parsed.optimizer, parsed.optimizer_args)
     with problems.collect():
-        schedules.check_arguments(parsed.schedule, parsed.schedule_args)
+        if "schedule" not in wrong:
+            schedules.check_arguments(parsed.schedule, parsed.schedule_args)
     with problems.collect():
         check_serving(parsed.serving, "settings.serving")
     return parsed
