@@ -17,7 +17,9 @@ def test_a_selected_model_has_the_file_that_its_training_was_told_to_write(
     out = train(settings={"serving": "torch"})
     assert (out / "model" / "model.pt2").exists()
     names = ("checkpoint", "model", "report", "summary")
-    ports = {name: LocalArtifact(str(tmp_path / f"selected-{name}")) for name in names}
+    ports: dict[str, Any] = {
+        name: LocalArtifact(str(tmp_path / f"selected-{name}")) for name in names
+    }
     ledger = LocalArtifact(str(out / "ledger"), metadata={"kind": "ledger"})
     select_checkpoint(ledger=ledger, settings=settings, **ports)
     assert (tmp_path / "selected-model" / "model.pt2").exists() == there
