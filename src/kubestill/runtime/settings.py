@@ -58,14 +58,14 @@ def read(
     except ValidationError as error:
         wrong: set[str] = set()
         for detail in error.errors():
-            first, *_ = names = [str(part) for part in detail["loc"]] or [""]
-            field = (prefixed or {}).get(first, prefix) + ".".join(names)
+            names = [str(part) for part in detail["loc"]] or [""]
+            field = (prefixed or {}).get(names[0], prefix) + ".".join(names)
             if detail["type"] == "extra_forbidden":
                 remedy = f"unknown key; {nearest(names[-1], _fields(model, names[:-1]))}"
             else:
                 remedy = detail["msg"].removeprefix("Value error, ")
             problems.add(field, detail["input"], remedy)
-            wrong.add(first)
+            wrong.add(names[0])
     try:
         return model.model_validate({k: v for k, v in values.items() if k not in wrong})
     except ValidationError:

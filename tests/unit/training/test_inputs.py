@@ -205,6 +205,19 @@ def test_a_damaged_manifest_hides_no_other_problem(tmp_path: Path) -> None:
     assert found.keys() == {"dataset", "optimizer"}
 
 
+def test_a_part_that_was_cut_off_hides_no_other_problem(tmp_path: Path) -> None:
+    """Classes are compared by reading labels, which such a part does not give."""
+    data = dataset(tmp_path / "train")
+    (part,) = Path(data.path).glob("*.parquet")
+    part.write_bytes(part.read_bytes()[:50])
+    held = dataset(tmp_path / "validation")
+    found = problems(
+        train_teacher, tmp_path / "out", dataset=data, validation=held, optimizer="Adm"
+    )
+    assert {"dataset", "optimizer"} <= found.keys()
+    assert "50 bytes" in found["dataset"]
+
+
 def test_a_students_loss_must_learn_from_the_teacher(tmp_path: Path) -> None:
     data = dataset(tmp_path / "train", soft=3)
     found = problems(

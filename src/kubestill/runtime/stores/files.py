@@ -112,7 +112,8 @@ def _create_locked(target: str) -> tuple[str, int]:
         except BlockingIOError:
             pass  # a sweeper holds it, and is about to remove it
         except OSError:  # a file system without locks
-            os.unlink(temporary)
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
             os.close(fd)
             raise
         os.close(fd)

@@ -21,10 +21,11 @@ from kubestill.runtime.training.engine import Start, below
 from kubestill.runtime.training.run import Keeping, Origin, Ports, Preset, run_training
 from kubestill.runtime.training.settings import read_settings
 
-_KEPT_OF_SCHEDULE = ("schedule_from", "schedule_steps", "steps_per_epoch")
-_OPTIMIZER = ("optimizer_args",)
-_SCHEDULE = ("schedule_args", "schedule_unit", "warmup_steps")
-"""Settings that come along with what is kept, unless `settings` says otherwise."""
+_OPTIMIZER = ("optimizer", "optimizer_args")
+_SCHEDULE = ("learning_rate", "schedule", "schedule_args", "schedule_unit", "warmup_steps")
+"""Settings that come along with what is kept. Where there is no parameter for one, `settings` may
+say otherwise."""
+_SCHEDULE_POSITION = ("schedule_from", "schedule_steps", "steps_per_epoch")
 
 
 def finetune_fresh(
@@ -80,22 +81,14 @@ def finetune_fresh(
         "perturb": float(perturb),
     }
     before = state.meta["settings"]
-    typed |= {name: before[name] for name in ("network", "network_args")}
-    preset = Preset(name="finetune", defaults=_kept(before, keep_optimizer, keep_schedule))
-    if keep_optimizer:
-        typed["optimizer"] = before["optimizer"]
-    if keep_schedule:
-        typed |= {name: before[name] for name in ("learning_rate", "schedule")}
-    names = [
-        *(_KEPT_OF_SCHEDULE if keep_schedule else ()),
-        *(["data_from"] if keep_position else []),
-    ]
+    names = ("network", "network_args")
+    names += (_OPTIMIZER if keep_optimizer else ()) + (_SCHEDULE if keep_schedule else ())
+    inherited = {name: before[name] for name in names}
+    typed |= {name: value for name, value in inherited.items() if name in typed}
+    preset = Preset(name="finetune", defaults=inherited)
     origin = Origin(
         model=_model(state, shrink=float(shrink), perturb=float(perturb), seed=int(seed)),
-        start=Start(
-            optimizer=below("optimizer/", state) if keep_optimizer else {},
-            **{name: state.meta["kept"][name] for name in names},
-        ),
+        start=_start(state, keep_optimizer, keep_schedule, keep_position),
         digest=_digest(chosen, kept),
     )
     keeping = Keeping(checkpoint_uri=checkpoint_uri, experiment=experiment, resume=resume)
@@ -124,7 +117,9 @@ def _check(
 ) -> None:
     """Find what is wrong before anything is downloaded."""
     problems = Problems()
-    own = {k: v for k, v in settings.items() if k not in _OPTIMIZER + _SCHEDULE}
+    # What may be for the checkpoint's own optimizer and schedule is checked once they are known.
+    later = {*_OPTIMIZER, *_SCHEDULE} - typed.keys()
+    own = {name: value for name, value in settings.items() if name not in later}
     read_settings(typed, own, problems)
     with problems.collect():
         check_kind(checkpoint, "checkpoint", "checkpoint")
@@ -150,9 +145,12 @@ def _check(
     problems.raise_if_any()
 
 
-def _kept(before: dict[str, Any], optimizer: bool, schedule: bool) -> dict[str, Any]:
-    names = (_OPTIMIZER if optimizer else ()) + (_SCHEDULE if schedule else ())
-    return {name: before[name] for name in names}
+def _start(state: TrainingState, optimizer: bool, schedule: bool, position: bool) -> Start:
+    names = (_SCHEDULE_POSITION if schedule else ()) + (("data_from",) if position else ())
+    return Start(
+        optimizer=below("optimizer/", state) if optimizer else {},
+        **{name: state.meta["kept"][name] for name in names},
+    )
 
 
 def _older(dataset: Artifact, replay: Artifact | None, share: float) -> Dataset | None:

@@ -247,9 +247,12 @@ def check_inputs(
     with problems.collect():
         check_kind(ledger, "ledger")
         history = read_ledger_artifact(ledger.path)
-    serving = _serving(history) if parsed.serving == "auto" else parsed.serving
-    with problems.collect():
-        check_serving(serving, "settings.serving")
+    serving = parsed.serving
+    if serving == "auto":
+        serving = _serving(history)
+    else:
+        with problems.collect():
+            check_serving(serving, "settings.serving")
     request = Request(
         rule=rule,
         metric=metric,

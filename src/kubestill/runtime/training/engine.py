@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -45,7 +45,7 @@ _SETTLED_RATE = 0.1
 class Start:
     """What a fine-tuning keeps of the checkpoint it starts from, besides the model."""
 
-    optimizer: dict[str, Tensor]
+    optimizer: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     """Optimizer state; empty starts a fresh one."""
     schedule_from: int = 0
     """Step at which the learning-rate schedule goes on."""
@@ -86,7 +86,8 @@ class Trainer:
         self.stop: tuple[str, str] | None = None
         self.phases = detect_phases(self.curves)
         self._prepared, self._settings, self._machine = prepared, settings, machine
-        self._checkpointer, self._say, self._start = checkpointer, say, start
+        self._checkpointer, self._say = checkpointer, say
+        self._start = start = start or Start()
         self._plan = Plan(rows=prepared.rows.count, settings=settings)
         self.total_steps = self._plan.steps
         self._finish: Finish | None = None
@@ -97,13 +98,10 @@ class Trainer:
             tolerance=settings.tolerance,
             converged_after=settings.converged_after,
         )
-        self._rate_offset = start.schedule_from if start else 0
-        self._data_offset = start.data_from if start else 0
-        self._steps_per_epoch = (
-            start.steps_per_epoch if start else 0
-        ) or self._plan.steps_per_epoch
+        self._rate_offset, self._data_offset = start.schedule_from, start.data_from
+        self._steps_per_epoch = start.steps_per_epoch or self._plan.steps_per_epoch
         self._schedule_steps = max(
-            self._rate_offset + self._plan.finish_from, start.schedule_steps if start else 0
+            start.schedule_from + self._plan.finish_from, start.schedule_steps
         )
         self._rates = LearningRates(
             settings.schedule,
@@ -155,7 +153,7 @@ class Trainer:
         self._average = deepcopy(self.model.network) if self._settings.ema_decay else None
         if saved:
             self._restore(saved)
-        elif self._start and self._start.optimizer:
+        elif self._start.optimizer:
             self._keep_optimizer(self._start.optimizer)
         rows = self._prepared.rows
         # The order of `blocks` depends on the window, and a window on how the rows are kept.

@@ -187,6 +187,7 @@ def _check(
     with problems.collect("dataset", ports.dataset.uri):
         check_kind(ports.dataset, "dataset", "dataset")
         dataset = Dataset.open(ports.dataset.path)
+        check_trainable(dataset)
     if ports.validation is not None and preset.whole_domain:
         remedy = (
             "the error is followed over every row of the dataset; disconnect it, and let "
@@ -200,7 +201,7 @@ def _check(
             # An import with a validation share of zero writes a dataset without rows.
             validation = opened if opened.rows else None
     if dataset and validation:
-        with problems.collect():
+        with problems.collect("validation", validation.root):
             check_validation(dataset, validation)
     if keeping.resume not in _RESUME:
         problems.add("resume", keeping.resume, nearest(keeping.resume, _RESUME))
@@ -215,10 +216,8 @@ def _check(
             network = probe_network(dataset, parsed)
     if network and machine:
         with problems.collect():
-            check_step_path(parsed.step_path, network, parsed, machine)
+            check_step_path(network, parsed, machine)
     if dataset:
-        with problems.collect():
-            check_trainable(dataset)
         with problems.collect():
             loss_name = resolve_loss(
                 parsed, dataset, distil=preset.distil, whole_domain=preset.whole_domain

@@ -72,36 +72,28 @@ def build_step(
     Raises:
         InvalidInput: The fused step was asked for and does not fit.
     """
-    check_step_path(settings.step_path, network, settings, machine)
-    wanted = path or settings.step_path
-    if wanted != "autograd":
-        wanted = "autograd" if _why_not_fusible(network, settings, machine) else "fused"
+    unfit = check_step_path(network, settings, machine)
     options: dict[str, Any] = {
         "optimizer": settings.optimizer,
         "optimizer_args": settings.optimizer_args,
         "clip": settings.gradient_clip,
         "world_size": world_size,
     }
-    if wanted == "fused":
-        return "fused", FusedStep(network, loss, **options)  # pyright: ignore
-    return "autograd", AutogradStep(network, loss, precision=machine.precision, **options)
+    if unfit or (path or settings.step_path) == "autograd":
+        return "autograd", AutogradStep(network, loss, precision=machine.precision, **options)
+    return "fused", FusedStep(network, loss, **options)  # pyright: ignore
 
 
-def check_step_path(
-    path: str, network: nn.Module, settings: TrainingSettings, machine: Machine
-) -> None:
-    """Refuse the fused step for a training that it cannot take.
+def check_step_path(network: nn.Module, settings: TrainingSettings, machine: Machine) -> str:
+    """Return what keeps a training from the fused step, or an empty string where nothing does.
 
     Raises:
-        InvalidInput: Saying why.
+        InvalidInput: Something does, and the settings ask for that step.
     """
-    reason = _why_not_fusible(network, settings, machine) if path == "fused" else ""
-    if reason:
+    reason = why_not_fusible(network, optimizer=settings.optimizer, precision=machine.precision)
+    if reason and settings.step_path == "fused":
         raise InvalidInput([Problem("step_path", "fused", f"{reason}; use 'auto' or 'autograd'")])
-
-
-def _why_not_fusible(network: nn.Module, settings: TrainingSettings, machine: Machine) -> str:
-    return why_not_fusible(network, optimizer=settings.optimizer, precision=machine.precision)
+    return reason
 
 
 class AutogradStep(Step):

@@ -47,17 +47,15 @@ class Stopping:
         improvement.
         """
         sign = 1.0 if direction(self.metric) == "min" else -1.0
-        if not math.isfinite(value):
-            value = sign * math.inf
-        elif self.best_value is None or sign * value < sign * self.best_value:
+        sound = math.isfinite(value)
+        if sound and (self.best_value is None or sign * value < sign * self.best_value):
             self.best_value, self.best_step = value, step
-        if math.isfinite(value) and (
-            self.reference is None or sign * (self.reference - value) > self.min_delta
-        ):
+        gain = math.inf if self.reference is None else sign * (self.reference - value)
+        if sound and gain > self.min_delta:
             self.reference, self.waited = value, 0
         else:
             self.waited += 1
-        if self.tolerance and sign * value <= sign * self.tolerance:
+        if self.tolerance and sound and sign * value <= sign * self.tolerance:
             return (
                 "tolerance",
                 f"{self.metric} {value:.6g} reached the tolerance {self.tolerance:g}",
