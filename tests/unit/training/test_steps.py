@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from kubestill.runtime.models.networks import mlp as built_in
+from kubestill.runtime.training import kernels
 from kubestill.runtime.training.losses import build_loss
 from kubestill.runtime.training.steps import AutogradStep, FusedStep, why_not_fusible
 
@@ -86,6 +88,36 @@ def test_the_engine_equals_a_plain_torch_loop() -> None:
         optimizer.step()
     for mine, theirs in zip(one.parameters(), two.parameters(), strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_the_built_in_mlp_trains_as_layers_that_share_no_memory() -> None:
+    """Its activations write over their inputs; torch's own do not."""
+    ours, theirs = built_in(8, 3, hidden=(32, 16)), mlp(nn.ReLU, 3)
+    theirs.load_state_dict(ours.state_dict())
+    for network in (ours, theirs):
+        step = AutogradStep(network, build_loss("mse"), optimizer="Adam", optimizer_args={})
+        train(step, "mse")
+    for mine, plain in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(mine, plain)
+
+
+@pytest.mark.parametrize("engine", ["called straight", "of a torch that has it elsewhere"])
+def test_gradients_are_those_of_torch(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if engine != "called straight":
+        monkeypatch.setattr(kernels, "_run_backward", None)
+    network, idle = mlp(nn.Tanh, 3), torch.ones(2, 5, requires_grad=True)
+    kernel = torch.randn(4, 8).t().requires_grad_()  # its gradient has its strides
+    features, upstream = torch.randn(7, 8) @ kernel @ torch.randn(4, 8), torch.randn(7, 3)
+    inputs = [*network.parameters(), kernel, idle]
+    theirs = torch.autograd.grad(
+        network(features), inputs, upstream, allow_unused=True, retain_graph=True
+    )
+    ours = kernels.gradients(network(features), upstream, inputs)
+    assert all(gradient.is_contiguous() for gradient in ours)
+    assert torch.equal(ours[-1], torch.zeros_like(idle))
+    for mine, reference in zip(ours[:-1], theirs[:-1], strict=True):
+        assert reference is not None
+        assert torch.equal(mine, reference)
 
 
 def test_state_travels_between_the_two_steps() -> None:

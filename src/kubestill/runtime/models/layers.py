@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 
@@ -13,7 +14,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
     "leaky_relu": nn.LeakyReLU,
     "mish": nn.Mish,
-    "relu": nn.ReLU,
+    # Its gradient needs the output alone, so that the input's memory may hold it.
+    "relu": partial(nn.ReLU, inplace=True),
     "sigmoid": nn.Sigmoid,
     "silu": nn.SiLU,
     "softplus": nn.Softplus,

@@ -18,7 +18,6 @@ from torch import Tensor
 from kubestill.errors import Problems, nearest
 from kubestill.runtime.training.kernels import (
     Kernel,
-    foreach_add_,
     fused_adam_,
     fused_adamw_,
     fused_sgd_,
@@ -132,7 +131,9 @@ class _FusedAdam:
         self._parameters = [p.detach() for p in parameters]
         self._first = [torch.zeros_like(p) for p in self._parameters]
         self._second = [torch.zeros_like(p) for p in self._parameters]
-        self._steps = [torch.zeros((), device=p.device) for p in self._parameters]
+        # All parameters take every step: one count is theirs together, where torch has one each.
+        self._count = torch.zeros((), device=self._parameters[0].device)
+        self._steps = [self._count] * len(self._parameters)
         self._kernel = kernel
         self._options: dict[str, Any] = {
             "beta1": float(betas[0]),
@@ -144,7 +145,7 @@ class _FusedAdam:
         }
 
     def step(self, gradients: Sequence[Tensor], learning_rate: float) -> None:
-        foreach_add_(self._steps, 1)
+        self._count.add_(1)
         self._kernel(
             self._parameters,
             gradients,

@@ -19,7 +19,7 @@ from typing_extensions import override
 from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.training.device import Machine
 from kubestill.runtime.training.distributed import average_, share_buffers
-from kubestill.runtime.training.kernels import foreach_div_, foreach_mul_
+from kubestill.runtime.training.kernels import foreach_div_, foreach_mul_, gradients
 from kubestill.runtime.training.losses import Loss
 from kubestill.runtime.training.optimizers import ELEMENTWISE, build_optimizer
 from kubestill.runtime.training.settings import TrainingSettings
@@ -143,15 +143,12 @@ class AutogradStep(Step):
         upstream = upstream.to(outputs.dtype)
         if self._scaler is not None:
             upstream = upstream * self._scaler.scale
-        gradients = torch.autograd.grad(
-            outputs, self._parameters, upstream, allow_unused=True, materialize_grads=True
-        )
-        gradients = [g if g.is_contiguous() else g.contiguous() for g in gradients]
+        found = gradients(outputs, upstream, self._parameters)
         if self._world_size > 1:
-            gradients = _averaged(gradients, self._world_size)
-        if self._scaler is None or self._scaler.unscale(gradients):
-            _clip(gradients, self._clip)
-            self._optimizer.step(gradients, learning_rate)
+            found = _averaged(found, self._world_size)
+        if self._scaler is None or self._scaler.unscale(found):
+            _clip(found, self._clip)
+            self._optimizer.step(found, learning_rate)
         return loss
 
     @override
