@@ -44,15 +44,13 @@ def label(predictor: Predictor, dataset: Dataset, root: str) -> Dataset:
     with no value in it, so that a student knows what it learns.
 
     Args:
-        predictor: The teacher, on the device that is to compute.
+        predictor: The teacher, on the device that is to compute; `check_fit` says whether it can.
         dataset: Rows to label; none is fine.
         root: Where the labelled dataset goes.
 
     Raises:
-        InvalidInput: The teacher reads columns that are not there, or knows other classes.
         CorruptData: The dataset is damaged.
     """
-    check_fit(predictor.spec, dataset.schema)
     schema = labelled_schema(predictor.spec, dataset.schema)
     provenance = {
         "made_by": "label-with-teacher",

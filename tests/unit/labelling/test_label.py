@@ -130,9 +130,14 @@ def test_all_misfits_at_once_and_nothing_written(tmp_path: Path):
     data = pd.DataFrame({"colour": [True], "teacher_logits": [1.0], "y": ["no"]})
     dataset = write(tmp_path / "d", schema, data)
     with pytest.raises(InvalidInput) as caught:
-        label(tmp_path, teacher(tmp_path / "m", "binary"), dataset)
+        label_with_teacher(
+            model=teacher(tmp_path / "m", "binary"),
+            dataset=dataset,
+            labelled=LocalArtifact(str(tmp_path / "labelled")),
+            settings={"batch": 3},
+        )
     message = str(caught.value)
-    for hint in ("size", "colour", "maybe", "rename this column"):
+    for hint in ("size", "colour", "maybe", "rename this column", "settings.batch"):
         assert hint in message
     assert not (tmp_path / "labelled").exists()
 
@@ -147,4 +152,19 @@ def test_wrong_artifacts_settings_and_devices_together(tmp_path: Path):
             settings={"batch": 3},
         )
     fields = [problem.field for problem in caught.value.problems]
-    assert fields == ["model", "dataset", "settings.batch", "device"]
+    assert fields == ["device", "model", "dataset", "settings.batch"]
+
+
+def test_a_damaged_teacher_and_a_damaged_dataset_together(tmp_path: Path):
+    made, data = (
+        teacher(tmp_path / "m", "binary"),
+        write(tmp_path / "d", SCHEMAS["binary"], rows("binary", 9)),
+    )
+    for path in (tmp_path / "m" / "model.safetensors", tmp_path / "d" / "dataset.json"):
+        path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(InvalidInput) as caught:
+        label_with_teacher(
+            model=made, dataset=data, labelled=LocalArtifact(str(tmp_path / "labelled"))
+        )
+    assert [problem.field for problem in caught.value.problems] == ["model", "dataset"]
+    assert not (tmp_path / "labelled").exists()

@@ -10,7 +10,7 @@ from kubestill.errors import Problems
 from kubestill.runtime.artifacts import Artifact, check_kind
 from kubestill.runtime.data.manifest import Dataset
 from kubestill.runtime.device import choose_device
-from kubestill.runtime.labelling import label
+from kubestill.runtime.labelling import check_fit, label
 from kubestill.runtime.models.export import load_model
 
 log = logging.getLogger(__name__)
@@ -38,20 +38,27 @@ def label_with_teacher(
 
     Raises:
         InvalidInput: With everything that is wrong, before anything is written.
-        CorruptData: Model or dataset are damaged.
+        CorruptData: Rows of the dataset are damaged.
     """
     problems = Problems()
-    with problems.collect():
-        check_kind(model, "model")
-    with problems.collect():
-        check_kind(dataset, "dataset")
-    for key, value in (settings or {}).items():
-        problems.add(f"settings.{key}", value, "unknown; labelling has no further options")
     place = "cpu"
     with problems.collect():
         place = str(choose_device(device))
+    teacher = rows = None
+    with problems.collect("model", model.uri):
+        check_kind(model, "model")
+        teacher = load_model(model.path, device=place)
+    with problems.collect("dataset", dataset.uri):
+        check_kind(dataset, "dataset")
+        rows = Dataset.open(dataset.path)
+    if teacher and rows:
+        with problems.collect():
+            check_fit(teacher.spec, rows.schema)
+    for key, value in (settings or {}).items():
+        problems.add(f"settings.{key}", value, "unknown; labelling has no further options")
     problems.raise_if_any()
+    assert teacher and rows  # either is missing with a problem
     log.info("labelling on %s", place)
-    made = label(load_model(model.path, device=place), Dataset.open(dataset.path), labelled.path)
+    made = label(teacher, rows, labelled.path)
     labelled.metadata |= {"kind": "dataset", "fingerprint": made.fingerprint, "rows": made.rows}
     return (labelled.uri,)
