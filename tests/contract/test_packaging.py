@@ -60,25 +60,46 @@ def test_the_sdist_holds_every_component_and_pipeline_file(root, archives):
 
 
 @pytest.fixture(scope="module")
-def stranger(archives, tmp_path_factory):
-    """A fresh environment with the wheel and its client half only."""
-    folder = tmp_path_factory.mktemp("stranger")
-    subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
-    python = str(folder / "venv" / "bin" / "python")
-    wheel = next(archives.glob("*.whl"))
-    lock = folder / "lock.txt"
+def lock(tmp_path_factory):
+    """The versions that are installed here."""
     frozen = subprocess.run(
         [sys.executable, "-m", "pip", "freeze", "--exclude", "kubestill"],
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    lock.write_text("\n".join(line for line in frozen.splitlines() if re.match(r"^\S+==", line)))
-    subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", "-c", str(lock), f"{wheel}[client]"],
-        check=True,
-    )
-    return python
+    path = tmp_path_factory.mktemp("lock") / "lock.txt"
+    path.write_text("\n".join(line for line in frozen.splitlines() if re.match(r"^\S+==", line)))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def environment(lock, tmp_path_factory):
+    """Makes a fresh environment with some packages, by the installer that keeps what it fetched."""
+    uv = str(Path(sys.executable).with_name("uv"))
+
+    def make(*packages):
+        folder = tmp_path_factory.mktemp("environment")
+        subprocess.run(
+            [uv, "venv", "--quiet", "--python", sys.executable, "venv"], cwd=folder, check=True
+        )
+        python = str(folder / "venv" / "bin" / "python")
+        install = [uv, "pip", "install", "--quiet", "--python", python, "--constraint", lock]
+        subprocess.run([*install, *packages], check=True)
+        return python
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def stranger(archives, environment):
+    """The wheel and its client half only."""
+    return environment(f"kubestill[client] @ {next(archives.glob('*.whl')).as_uri()}")
+
+
+@pytest.fixture(scope="module")
+def kfp_only(environment):
+    return environment("kfp")
 
 
 def run(python, code, folder):
@@ -98,13 +119,10 @@ def test_a_stranger_compiles_a_pipeline_of_ours_and_one_of_theirs(stranger, tmp_
     assert "comp-train-teacher" in (tmp_path / "mine.yaml").read_text()
 
 
-def test_kfp_alone_is_enough_to_use_our_yaml(root, stranger, tmp_path):
+def test_kfp_alone_is_enough_to_use_our_yaml(root, kfp_only, tmp_path):
+    run(kfp_only, "import importlib.util as u; assert u.find_spec('kubestill') is None", tmp_path)
     example = str(root / "docs" / "examples" / "your_pipeline.py")
-    code = (
-        "import runpy, sys; sys.modules['kubestill'] = None\n"
-        f"runpy.run_path({example!r}, run_name='__main__')"
-    )
-    run(stranger, code, tmp_path)
+    run(kfp_only, f"import runpy; runpy.run_path({example!r}, run_name='__main__')", tmp_path)
     content = (tmp_path / "your_pipeline.yaml").read_text()
     assert "comp-import-dataset" in content
     assert "comp-train-teacher" in content
