@@ -50,8 +50,9 @@ types: setup ## pyright, strict on the runtime
 	$(BIN)/pyright --project pyrightconfig.strict.json
 
 .PHONY: compile
-compile: setup ## refresh every component.yaml, pipeline.yaml and generated README
+compile: setup ## refresh every component.yaml, pipeline.yaml, generated README and docs/settings.md
 	$(BIN)/kubestill compile
+	$(BIN)/python docs/settings.py
 
 # CPU by default; TARGET=cuda for GPUs. PIP_FIND_LINKS as a build sees it: BUILD_FIND_LINKS where set.
 TARGET ?= cpu

@@ -45,7 +45,7 @@ def certify_surrogate(
         exceptions: Classes only: write down every row that disagrees, and count it in the size.
         seed: Of the random points.
         strict: Fail where the certificate is refused.
-        settings: Further options; unknown names are refused.
+        settings: Further options: docs/settings.md lists them.
 
     Returns:
         certificate: A folder with `certificate.json`, and `exceptions.bin` where asked for.

@@ -42,7 +42,7 @@ def continuous_eval(
         run_id: Of the pipeline run, for the history.
         step: What the history calls this evaluation: `judge` or `challenge`; empty follows from
             who is judged.
-        settings: Further options; unknown names are refused.
+        settings: Further options: docs/settings.md lists them.
 
     Returns:
         metrics: Scalars of the model; its metadata carries the decision, bound to digests.

@@ -67,7 +67,7 @@ def finetune_fresh(
         experiment: Folder below that root; empty takes the component's name.
         resume: `auto` goes on where an earlier attempt stopped, `never` starts anew, `must`
             fails without one.
-        settings: Everything else a training can be told; unknown names are refused.
+        settings: Everything else a training can be told: docs/settings.md lists it.
 
     Returns:
         model: The exported model: weights, and a spec with its feature encoding.

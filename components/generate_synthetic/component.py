@@ -42,7 +42,7 @@ def generate_synthetic(
         shards: How many shards there are.
         include_original: Also pass the real rows on, with their labels.
         seed: Of the random numbers.
-        settings: Options of the method; unknown names are refused.
+        settings: Options of the method: docs/settings.md lists them.
         system: What labels the rows exactly: a built-in name such as `heat` or `heston`, or the
             import path of a system of your own, `package.module:Name`.
         system_args: Its arguments.

@@ -24,7 +24,7 @@ def label_with_teacher(
         model: The teacher.
         dataset: Rows to label, usually one shard.
         device: `auto`, `cpu`, `cuda` or `cuda:1`; a GPU that is asked for and missing is an error.
-        settings: Further options; unknown names are refused.
+        settings: There are none yet; any name is refused.
 
     Returns:
         labelled: The same rows with the soft outputs beside them.

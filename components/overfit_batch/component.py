@@ -55,9 +55,9 @@ def overfit_batch(
         schedule: Class name in `torch.optim.lr_scheduler`, or `constant`.
         seed: Of the initial weights and the order of the rows.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
-        settings: Everything else the training is told.
+        settings: Everything else the training is told: docs/settings.md lists it.
         strict: Fail unless the verdict is `pass`.
-        gate: Options of this check: `rows`, `seconds`, `excess`, `untrained`, `undetermined`.
+        gate: Options of this check: docs/settings.md lists them.
         thresholds: Of the continuous-eval that ends the pipeline: refused here, not at its end.
         slices: Columns of the same.
 

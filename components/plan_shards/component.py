@@ -23,7 +23,7 @@ def plan_shards(
         shards: How many tasks to spread the work over, 1 to 256.
         method: Of `generate-synthetic` from a dataset; empty checks none of these.
         rows: Its rows.
-        settings: Its settings.
+        settings: Its settings: docs/settings.md lists them.
 
     Returns:
         Output: 0 to shards - 1.

@@ -29,7 +29,7 @@ def select_checkpoint(
         metric: What to compare; empty takes the training's own.
         tolerance: For `earliest-within`: share of the best value that may be lost; 0 takes one
             standard error.
-        settings: Further options; unknown names are refused.
+        settings: Further options: docs/settings.md lists them.
 
     Returns:
         checkpoint: Reference to the chosen one: URI and digests, a few hundred bytes.

@@ -1,4 +1,5 @@
 import re
+import runpy
 from pathlib import Path
 
 TEST = re.compile(r"\btest_\w+(?:\.py)?")
@@ -21,3 +22,8 @@ def test_links_between_documents_lead_somewhere(root: Path) -> None:
             if not (page.parent / target).exists():
                 broken.append(f"{page.name}: {target}")
     assert broken == []
+
+
+def test_the_page_of_settings_is_the_one_that_the_models_give(root: Path) -> None:
+    page = runpy.run_path(str(root / "docs" / "settings.py"))["page"]
+    assert (root / "docs" / "settings.md").read_text() == page(), "run `make compile`"

@@ -30,7 +30,7 @@ SMALLEST = 2.0**-53
 class GridSettings(BaseModel):
     """A full grid over the domain; with all levels of all discrete inputs it is complete."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     points: int | dict[str, int] | None = None
     """Points along every continuous input, or by the input's name; where nothing is said, as many
@@ -40,7 +40,7 @@ class GridSettings(BaseModel):
 class SobolSettings(BaseModel):
     """A Sobol sequence (Sobol 1967; direction numbers of Joe & Kuo 2008)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     scramble: bool = True
     """Random linear scrambling and a digital shift (Matousek 1998), from the seed."""
@@ -49,13 +49,13 @@ class SobolSettings(BaseModel):
 class PlainSettings(BaseModel):
     """Methods without options: `latin-hypercube`, `random`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class AdaptiveSettings(BaseModel):
     """Sobol candidates, of which those are kept where a surrogate errs most."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     oversample: int = Field(default=8, ge=2, le=1024)
     """Candidates for each row kept."""

@@ -15,7 +15,7 @@ Images = NDArray[np.float32]
 class JitterSettings(BaseModel):
     """How much rows change."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     noise: float = Field(default=0.05, ge=0)
     """Standard deviation of the noise on numbers, in standard deviations of the column."""

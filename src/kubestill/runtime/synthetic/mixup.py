@@ -19,7 +19,7 @@ from kubestill.runtime.synthetic.philox import Draws
 class MixupSettings(BaseModel):
     """How strongly rows mix."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     alpha: float = Field(default=1.0, gt=0, le=100)
     """Shares are drawn from Beta(alpha, alpha): 1 is uniform, less stays near the originals."""

@@ -20,7 +20,7 @@ from kubestill.runtime.synthetic.philox import Draws, normals
 class MungeSettings(BaseModel):
     """How far rows move."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     swap_probability: float = Field(default=0.5, ge=0, le=1)
     """The paper's p: how often an attribute takes (a draw around) its neighbour's value."""

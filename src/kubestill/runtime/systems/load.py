@@ -10,7 +10,7 @@ from kubestill.runtime.arguments import fit_arguments, import_factory
 from kubestill.runtime.systems.domain import Domain
 from kubestill.runtime.systems.system import Output, System
 
-__all__ = ["BUILTIN", "load_system"]
+__all__ = ["BUILTIN", "import_system", "load_system"]
 
 BUILTIN = {
     "black-scholes": "black_scholes:BlackScholes",
@@ -35,7 +35,7 @@ def load_system(system: str, args: Mapping[str, Any] | None = None) -> System:
         InvalidInput: No such system (with the nearest), unknown or missing arguments or values that
             the system refuses, or something that is no system.
     """
-    factory = _factory(system)
+    factory = import_system(system)
     arguments = fit_arguments(factory, args or {}, {}, prefix="system_args.")
     try:
         made = factory(**arguments)
@@ -55,7 +55,12 @@ def load_system(system: str, args: Mapping[str, Any] | None = None) -> System:
     return made
 
 
-def _factory(system: str) -> Callable[..., Any]:
+def import_system(system: str) -> Callable[..., Any]:
+    """Return what makes a system, by the name or import path that `load_system` takes.
+
+    Raises:
+        InvalidInput: There is none.
+    """
     path = system
     if ":" not in system:
         if system not in BUILTIN:

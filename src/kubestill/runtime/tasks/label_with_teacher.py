@@ -57,7 +57,8 @@ def label_with_teacher(
     for key, value in (settings or {}).items():
         problems.add(f"settings.{key}", value, "unknown; labelling has no further options")
     problems.raise_if_any()
-    assert teacher and rows  # either is missing with a problem
+    assert teacher
+    assert rows
     log.info("labelling on %s", place)
     made = label(teacher, rows, labelled.path)
     labelled.metadata |= {"kind": "dataset", "fingerprint": made.fingerprint, "rows": made.rows}

@@ -66,7 +66,7 @@ class SelectionSettings(BaseModel):
     mode: Literal["auto", "min", "max"] = "auto"
     """Which way the metric is better; `auto` knows the usual names."""
     device: str = "auto"
-    """Where candidates are scored again: auto, cpu, cuda, cuda:<index>."""
+    """Where candidates are scored again: `auto`, `cpu`, `cuda` or `cuda:1`."""
     serving: Serving | Literal["auto"] = "auto"
     """A file beside the model that serves it without this package: `onnx` or `torch`; `none`, or as
     the training was told."""

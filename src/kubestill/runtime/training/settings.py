@@ -65,7 +65,8 @@ class TrainingSettings(BaseModel):
     """Pairs of vectors by which L-BFGS remembers curvature; each is twice the model in float64."""
 
     loss: str = "auto"
-    """`auto` follows the task; else one of `kubestill.runtime.training.losses`."""
+    """`auto` follows the task; else `cross_entropy` or `binary_cross_entropy`; `mse`, `l1`, `huber`
+    or `relative_l2`; from a teacher's outputs `distillation` or `distillation_mse`."""
     temperature: float = Field(default=1.0, gt=0)
     """Softens teacher and student before they are compared (Hinton et al. 2015, eq. 1)."""
     hard_weight: float = Field(default=0.0, ge=0, le=1)
