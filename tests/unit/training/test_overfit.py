@@ -92,6 +92,14 @@ def test_the_errors_are_those_of_the_exported_model_in_target_units(
     assert "over the whole domain" in run["chosen"]["why"]
 
 
+@pytest.mark.parametrize(("told", "taken"), [({}, "float32"), ({"precision": "bf16"}, "bf16")])
+def test_what_bf16_rounds_away_counts_unless_told_otherwise(
+    wave: LocalArtifact, tmp_path: Path, told: dict[str, Any], taken: str
+) -> None:
+    run = overfit(wave, tmp_path, steps=8, settings=told)
+    assert run["settings"]["precision"] == taken
+
+
 @pytest.mark.parametrize(
     ("settings", "stop"),
     [

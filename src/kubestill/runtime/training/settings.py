@@ -101,7 +101,8 @@ class TrainingSettings(BaseModel):
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:1`; a GPU that was asked for and is missing is an error."""
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
-    """Arithmetic of forward and backward; `auto` is bf16 where a GPU has it, else float32."""
+    """Arithmetic of forward and backward; `auto` is bf16 where a GPU has it, else float32. Mode
+    `overfit` takes float32 unless told otherwise. On a CPU, bf16 pays where it has matrix units."""
     deterministic: bool = True
     """Only kernels that give the same bits every time (matters on GPUs)."""
     step_path: Literal["auto", "autograd", "fused"] = "auto"
