@@ -21,6 +21,8 @@ def test_whole_floats_are_integers() -> None:
     [
         ({"optimizer": "Adm"}, "optimizer", "'Adam'"),
         ({"schedule": "CosineAnealingLR"}, "schedule", "'CosineAnnealingLR'"),
+        ({"optimizer": "Muon"}, "optimizer", "nothing but matrices"),
+        ({"schedule": "ReduceLROnPlateau"}, "schedule", "follows a metric"),
         ({"loss": "cross_entrpy"}, "loss", "'cross_entropy'"),
         ({"batch_size": 0}, "batch_size", "greater than 0"),
         ({"batch_size": 1.5}, "batch_size", "integer"),

@@ -7,6 +7,7 @@ from torch import nn
 from kubestill.runtime.models.networks import mlp as built_in
 from kubestill.runtime.training import kernels
 from kubestill.runtime.training.losses import build_loss
+from kubestill.runtime.training.optimizers import names
 from kubestill.runtime.training.steps import AutogradStep, FusedStep, why_not_fusible
 
 ACTIVATIONS = [nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU]
@@ -130,7 +131,7 @@ def test_state_travels_between_the_two_steps() -> None:
     assert train(fused, "mse", steps=5) == train(autograd, "mse", steps=5)
 
 
-@pytest.mark.parametrize("optimizer", ["Adagrad", "NAdam", "Rprop", "ASGD", "Adadelta"])
+@pytest.mark.parametrize("optimizer", names())
 def test_any_optimizer_resumes_from_its_state(optimizer: str) -> None:
     one, two = mlp(nn.ReLU, 3), mlp(nn.ReLU, 3)
     first = AutogradStep(one, build_loss("mse"), optimizer=optimizer, optimizer_args={})

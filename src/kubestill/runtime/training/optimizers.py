@@ -23,8 +23,12 @@ from kubestill.runtime.training.kernels import (
     fused_sgd_,
 )
 
-# LBFGS needs a closure, SparseAdam sparse gradients, and Muon refuses anything but matrices.
-_EXCLUDED = {"Optimizer", "LBFGS", "SparseAdam", "Muon"}
+_EXCLUDED = {
+    "LBFGS": "needs the loss several times a step; `finish_steps` ends a training with it",
+    "Muon": "takes nothing but matrices",
+    "Optimizer": "is what all of them inherit from",
+    "SparseAdam": "needs sparse gradients",
+}
 
 # On flat parameters only an update that treats every element alone stays the same update.
 ELEMENTWISE = frozenset(
@@ -53,6 +57,13 @@ def names() -> list[str]:
         and issubclass(value, torch.optim.Optimizer)
         and name not in _EXCLUDED
     )
+
+
+def what_is_wrong_with(name: str) -> str:
+    """Return what to say of an optimizer that is not among `names`, or nothing."""
+    if name in _EXCLUDED:
+        return f"{name} {_EXCLUDED[name]}; use one of {', '.join(names())}"
+    return "" if name in names() else f"no such optimizer in torch.optim; {nearest(name, names())}"
 
 
 def check_arguments(optimizer: str, arguments: Mapping[str, Any]) -> None:
@@ -88,8 +99,8 @@ class Optimizer(Protocol):
         """Apply one update; `gradients` match the parameters in order and shape."""
         ...
 
-    def state(self) -> dict[str, list[Tensor]]:
-        """Return the live state by slot, one tensor a parameter; `step` slots are scalars []."""
+    def state(self) -> list[dict[str, Tensor]]:
+        """Return the live state, the slots of each parameter; those named `step` are scalars []."""
         ...
 
     def materialise(self) -> None:
@@ -160,8 +171,11 @@ class _FusedAdam:
     def materialise(self) -> None:
         pass
 
-    def state(self) -> dict[str, list[Tensor]]:
-        return {"step": self._steps, "exp_avg": self._first, "exp_avg_sq": self._second}
+    def state(self) -> list[dict[str, Tensor]]:
+        slots = zip(self._steps, self._first, self._second, strict=True)
+        return [
+            {"step": step, "exp_avg": first, "exp_avg_sq": second} for step, first, second in slots
+        ]
 
 
 class _FusedSGD:
@@ -195,8 +209,10 @@ class _FusedSGD:
     def materialise(self) -> None:
         pass
 
-    def state(self) -> dict[str, list[Tensor]]:
-        return {"momentum_buffer": self._buffers} if self._buffers else {}
+    def state(self) -> list[dict[str, Tensor]]:
+        if not self._buffers:
+            return [{} for _ in self._parameters]
+        return [{"momentum_buffer": buffer} for buffer in self._buffers]
 
 
 class _TorchOptimizer:
@@ -221,13 +237,11 @@ class _TorchOptimizer:
     def materialise(self) -> None:
         self.step([torch.zeros_like(p) for p in self._parameters], 0.0)
 
-    def state(self) -> dict[str, list[Tensor]]:
-        slots: dict[str, list[Tensor]] = {}
-        for parameter in self._parameters:
-            for name, value in self._optimizer.state[parameter].items():
-                if isinstance(value, Tensor):
-                    slots.setdefault(name, []).append(value)
-        return slots
+    def state(self) -> list[dict[str, Tensor]]:
+        return [
+            {k: v for k, v in self._optimizer.state[parameter].items() if isinstance(v, Tensor)}
+            for parameter in self._parameters
+        ]
 
 
 def _canonical(arguments: Mapping[str, Any]) -> dict[str, Any]:

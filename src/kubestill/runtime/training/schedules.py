@@ -20,14 +20,13 @@ from kubestill.errors import Problems, nearest
 
 CONSTANT = "constant"
 _CHUNK = 1024
-# Not functions of the step: they need a metric, other schedules, or a user's function.
 _EXCLUDED = {
-    "ChainedScheduler",
-    "LambdaLR",
-    "LRScheduler",
-    "MultiplicativeLR",
-    "ReduceLROnPlateau",
-    "SequentialLR",
+    "ChainedScheduler": "is made of other schedules",
+    "LambdaLR": "needs a function",
+    "LRScheduler": "is what all of them inherit from",
+    "MultiplicativeLR": "needs a function",
+    "ReduceLROnPlateau": "follows a metric, and these follow the step alone",
+    "SequentialLR": "is made of other schedules",
 }
 
 
@@ -40,7 +39,14 @@ def names() -> list[str]:
         and inspect.isclass(value)
         and issubclass(value, lr_scheduler.LRScheduler)
     ]
-    return [CONSTANT, *sorted(set(classes) - _EXCLUDED)]
+    return [CONSTANT, *sorted(set(classes) - _EXCLUDED.keys())]
+
+
+def what_is_wrong_with(name: str) -> str:
+    """Return what to say of a schedule that is not among `names`, or nothing."""
+    if name in _EXCLUDED:
+        return f"{name} {_EXCLUDED[name]}; use one of {', '.join(names())}"
+    return "" if name in names() else f"no such schedule; {nearest(name, names())}"
 
 
 def check_arguments(schedule: str, arguments: Mapping[str, Any]) -> None:

@@ -120,17 +120,15 @@ class TrainingSettings(BaseModel):
     @field_validator("optimizer")
     @classmethod
     def _known_optimizer(cls, name: str) -> str:
-        known = optimizers.names()
-        if name not in known:
-            raise ValueError(f"no such optimizer in torch.optim; {nearest(name, known)}")
+        if wrong := optimizers.what_is_wrong_with(name):
+            raise ValueError(wrong)
         return name
 
     @field_validator("schedule")
     @classmethod
     def _known_schedule(cls, name: str) -> str:
-        known = schedules.names()
-        if name not in known:
-            raise ValueError(f"no such schedule; {nearest(name, known)}")
+        if wrong := schedules.what_is_wrong_with(name):
+            raise ValueError(wrong)
         return name
 
     @field_validator("loss")

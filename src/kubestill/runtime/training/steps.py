@@ -155,8 +155,8 @@ class AutogradStep(Step):
     def state(self) -> dict[str, Tensor]:
         named = {
             f"{name}/{slot}": tensor
-            for slot, tensors in self._optimizer.state().items()
-            for name, tensor in zip(self._names, tensors, strict=True)
+            for name, own in zip(self._names, self._optimizer.state(), strict=True)
+            for slot, tensor in own.items()
         }
         return named if self._scaler is None else named | self._scaler.state()
 
@@ -239,10 +239,12 @@ class FusedStep(Step):
     @override
     def state(self) -> dict[str, Tensor]:
         named: dict[str, Tensor] = {}
-        for slot, (tensor,) in self._optimizer.state().items():
-            whole = tensor.numel() == self._flat.numel()
-            parts = self._views(tensor) if whole else [tensor] * len(self._names)
-            named |= {f"{name}/{slot}": part for name, part in zip(self._names, parts, strict=True)}
+        for own in self._optimizer.state():
+            for slot, tensor in own.items():
+                whole = tensor.numel() == self._flat.numel()
+                parts = self._views(tensor) if whole else [tensor] * len(self._names)
+                pairs = zip(self._names, parts, strict=True)
+                named |= {f"{name}/{slot}": part for name, part in pairs}
         return named
 
     @override
