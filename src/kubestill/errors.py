@@ -10,7 +10,7 @@ KubestillError
 ├── ClusterError                 Kubeflow or a registry refused or failed; says what to do about it
 ├── CorruptData                  bytes that do not match their digest, or cannot be parsed
 ├── Fenced                       a newer attempt owns this training
-├── Diverged                     the loss became NaN or infinite
+├── Diverged                     loss or weights became NaN or infinite
 ├── Refused                      a check of rows, training or model said no, and why
 └── TrainingFailed               an earlier attempt recorded a failure that retrying cannot mend
 """
@@ -148,7 +148,7 @@ class Fenced(KubestillError):
 
 
 class Diverged(KubestillError):
-    """The training loss became NaN or infinite; the last good state is kept."""
+    """Loss or weights became NaN or infinite; what was saved before is kept."""
 
 
 class Refused(KubestillError):

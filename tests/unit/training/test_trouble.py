@@ -1,6 +1,7 @@
 """Trainings that meet trouble which must not cost them their result."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from kubestill.errors import InvalidInput, TrainingFailed
+from kubestill.errors import Diverged, InvalidInput, TrainingFailed
+from kubestill.runtime.checkpoints import Checkpoint, load_state
+from kubestill.runtime.checkpoints.inspection import ledgers
 from kubestill.runtime.training import run as training_run
 from kubestill.runtime.training.device import Machine
 from kubestill.runtime.training.engine import Trainer
@@ -50,6 +53,27 @@ def test_scores_that_are_no_numbers_are_left_out(
     assert found["curves"]["validation"] == []
     assert found["chosen"]["step"] == 60
     assert "never a number" in found["chosen"]["why"]
+
+
+def test_what_a_divergence_leaves_is_sound(train: Train, tmp_path: Path) -> None:
+    """The learning rate rises until it is too high; by then milestones have been saved."""
+    settings = {"warmup_steps": 60, "milestone_every": 2, "milestone_unit": "steps"}
+    given = {"network_args": {"hidden": []}, "optimizer": "SGD", "learning_rate": 1e3}
+    with pytest.raises(Diverged, match=r"The state of step \d+ is kept") as caught:
+        train(**given, settings=settings)
+    step = int(re.findall(r"step (\d+) is kept", str(caught.value))[0])
+    (ledger,) = ledgers(str(tmp_path / "store"))
+    assert step == ledger.entries[-1].step
+    for entry in ledger.entries:
+        tensors = load_state(Checkpoint.of(ledger, entry)).tensors
+        assert all(bool(t.isfinite().all()) for t in tensors.values() if t.is_floating_point())
+
+
+def test_weights_that_the_last_step_broke_are_not_exported(train: Train, tmp_path: Path) -> None:
+    """Their loss is not known yet, and nothing is validated that would show it."""
+    with pytest.raises(Diverged, match="weights became infinite or NaN.*Nothing was saved"):
+        train(optimizer="SGD", learning_rate=1e39, steps=1)
+    assert not (tmp_path / "out" / "model").exists()
 
 
 def test_a_metric_that_begins_as_no_number_can_still_become_the_best() -> None:
@@ -97,10 +121,10 @@ def test_the_next_best_is_exported_where_the_chosen_state_is_damaged(
     assert "WARNING" in capsys.readouterr().out
 
 
-def test_rows_that_cannot_be_trained_on_are_read_once(train: Train, line: Make) -> None:
-    rows = line("labelled", [0.5, 0.6], y=[1.5, np.nan], teacher=[[1.5], [1.8]])
-    given = {"dataset": rows}
-    with pytest.raises(InvalidInput, match="1 rows have no target"):
+def test_rows_that_a_network_cannot_take_are_read_once(train: Train) -> None:
+    """A column with gaps becomes two features; only the rows tell that there is none."""
+    given = {"network_args": {"in_features": 2, "hidden": [4]}}
+    with pytest.raises(InvalidInput, match="network"):
         train(**given)
-    with pytest.raises(TrainingFailed, match="1 rows have no target"):
+    with pytest.raises(TrainingFailed, match="network"):
         train(**given)

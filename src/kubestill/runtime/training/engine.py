@@ -6,17 +6,17 @@ before it starts: the model, the rows, the loss.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor
 
-from kubestill.errors import Diverged
+from kubestill.errors import Diverged, StoreError
 from kubestill.runtime.checkpoints.checkpointer import Checkpointer
 from kubestill.runtime.checkpoints.ledger import finite
 from kubestill.runtime.checkpoints.ranks import Ranks
@@ -33,7 +33,7 @@ from kubestill.runtime.training.prepare import Prepared
 from kubestill.runtime.training.schedules import CONSTANT, LearningRates
 from kubestill.runtime.training.settings import TrainingSettings
 from kubestill.runtime.training.steps import build_step
-from kubestill.runtime.training.stopping import Stopping
+from kubestill.runtime.training.stopping import Stopping, what_is_broken
 
 Say = Callable[[str], None]
 
@@ -120,7 +120,7 @@ class Trainer:
         """Train to the end of the budget or an early stop; return the content of `training.json`.
 
         Raises:
-            Diverged: The loss became NaN or infinite; the last good checkpoint is kept.
+            Diverged: Loss or weights became NaN or infinite; what was saved before is kept.
             Fenced: A newer attempt took over.
             StoreError: The store was gone for longer than training may go on without it.
         """
@@ -275,18 +275,25 @@ class Trainer:
         return self._plan.examples(self.step)
 
     def _mean_loss(self) -> float:
-        """Return the mean loss since the last milestone, and refuse to go on from a broken one."""
+        """Return the mean loss since the last milestone; refuse to save what is broken."""
         total = average_(self._loss_sum.clone(), self._ranks.world)
         loss = float(total) / max(1, self._losses_since)
-        if not math.isfinite(loss):
-            reason = (
-                f"the loss became {loss} before step {self.step}; lower learning_rate (now "
-                f"{self._settings.learning_rate:g}), set gradient_clip, or look for extreme values "
-                "in the data. The last good checkpoint is kept"
-            )
-            self._checkpointer.fail(reason)
-            raise Diverged(reason)
+        if broken := what_is_broken(loss, self.model.network):
+            self._diverge(broken)
         return loss
+
+    def _diverge(self, what: str) -> NoReturn:
+        with suppress(StoreError):
+            self._checkpointer.flush()
+        saved = self._checkpointer.ledger.entries
+        kept = f"The state of step {saved[-1].step:,} is kept" if saved else "Nothing was saved yet"
+        reason = (
+            f"{what} before step {self.step}; lower learning_rate (now "
+            f"{self._settings.learning_rate:g}), set gradient_clip, or look for extreme values "
+            f"in the data. {kept}"
+        )
+        self._checkpointer.fail(reason)
+        raise Diverged(reason)
 
     def _save(
         self, kind: Literal["milestone", "recovery"], metrics: dict[str, float] | None = None

@@ -6,6 +6,9 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
+from torch import nn
+
 from kubestill.runtime.selection.direction import direction
 
 CONVERGED_GAIN = 0.01
@@ -91,3 +94,15 @@ class Stopping:
     def to_json(self) -> dict[str, Any]:
         """Return the state a resumed training goes on from."""
         return asdict(self)
+
+
+def what_is_broken(loss: float, network: nn.Module) -> str:
+    """Return what makes a training not worth saving, or nothing.
+
+    A loss is that before its step's update: weights that the last one broke show in none yet.
+    """
+    if not math.isfinite(loss):
+        return f"the loss became {loss}"
+    held = [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
+    sound = bool(torch.stack([tensor.float().sum() for tensor in held]).isfinite().all())
+    return "" if sound else "weights became infinite or NaN"
