@@ -28,20 +28,20 @@ def gather_shards(uris: Sequence[str], root: str) -> Dataset:
         root: Where the index goes.
 
     Raises:
-        InvalidInput: Not a dataset, different schemas, teachers or settings, shards missing or
-            doubled; all of them.
-        CorruptData: A manifest is damaged.
+        InvalidInput: Not a dataset, a damaged manifest, different schemas, teachers or settings,
+            shards missing or doubled; all of them.
+        CorruptData: Rows are damaged, where shards are so short that they must be read.
     """
     problems = Problems()
     shards: list[Dataset] = []
     if not uris:
         problems.add("uris", [], "give at least one")
     for uri in uris:
-        with problems.collect():
+        with problems.collect("uris", uri):
             shards.append(Dataset.open(uri))
+    if shards and (len(uris) > 1 or _place(shards[0].provenance)):
+        shards = _in_order(shards, len(uris) - len(shards), problems)
     problems.raise_if_any()
-    if len(shards) > 1 or _place(shards[0].provenance):
-        shards = _in_order(shards)
     first = shards[0]
     return gather(
         shards,
@@ -51,9 +51,14 @@ def gather_shards(uris: Sequence[str], root: str) -> Dataset:
     )
 
 
-def _in_order(shards: Sequence[Dataset]) -> list[Dataset]:
-    """Return the shards by their number, once it is proven that they are one whole."""
-    problems = Problems()
+def _in_order(shards: Sequence[Dataset], unread: int, problems: Problems) -> list[Dataset]:
+    """Return the shards by their number; note whatever keeps them from being one whole.
+
+    Args:
+        shards: Those whose manifests could be read.
+        unread: How many could not, and may be any of those that are missing.
+        problems: Takes what is wrong.
+    """
     by_number: dict[int, Dataset] = {}
     first = shards[0]
     for shard in shards:
@@ -72,10 +77,11 @@ def _in_order(shards: Sequence[Dataset]) -> list[Dataset]:
             problems.add("uris", shard.root, f"its {key} differs from that of {first.root}")
     place = _place(first.provenance)
     missing = sorted(set(range(place[1] if place else 0)) - by_number.keys())
-    if missing:
+    if len(missing) > unread:
         shown = ", ".join(map(str, missing[:20]))
-        problems.add("uris", f"{len(by_number)} shards", f"missing: {shown} (counted from 0)")
-    problems.raise_if_any()
+        known = f"; {unread} of them may be among those that cannot be read" if unread else ""
+        remedy = f"missing: {shown} (counted from 0){known}"
+        problems.add("uris", f"{len(by_number)} shards", remedy)
     return [by_number[number] for number in sorted(by_number)]
 
 

@@ -331,6 +331,45 @@ def test_every_problem_at_once_before_any_state_is_read(history: Ledger, tmp_pat
     assert not os.path.exists(io.model.path)
 
 
+def test_a_damaged_ledger_hides_nothing_else(history: Ledger, tmp_path: Path):
+    io = Io(tmp_path, history)
+    Path(io.ledger.path).write_text("{")
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    (rows / "dataset.json").write_text("{")
+    with pytest.raises(InvalidInput) as caught:
+        io.select(
+            dataset=LocalArtifact(str(rows), metadata={"kind": "dataset"}),
+            rule="bets",
+            tolerance=2.0,
+            settings={"stepp": 3, "mode": "up", "device": "tpu"},
+        )
+    assert {problem.field for problem in caught.value.problems} == {
+        "ledger",
+        "dataset",
+        "rule",
+        "tolerance",
+        "settings.stepp",
+        "settings.mode",
+        "device",
+    }
+    assert not os.path.exists(io.model.path)
+
+
+def test_a_tolerance_that_is_no_number_is_told_with_the_rest(history: Ledger, tmp_path: Path):
+    io = Io(tmp_path, history)
+    with pytest.raises(InvalidInput) as caught:
+        io.select(rule="bets", tolerance="much")
+    assert [problem.field for problem in caught.value.problems] == ["tolerance", "rule"]
+
+
+def test_a_ledger_that_is_not_there(history: Ledger, tmp_path: Path):
+    io = Io(tmp_path, history)
+    os.remove(io.ledger.path)
+    with pytest.raises(InvalidInput, match=r"ledger = .*no ledger"):
+        io.select()
+
+
 def test_refuses_what_is_no_ledger(history: Ledger, tmp_path: Path):
     io = Io(tmp_path, history)
     io.ledger.metadata["kind"] = "model"

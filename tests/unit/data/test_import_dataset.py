@@ -88,6 +88,56 @@ def test_parameters_of_the_wrong_type_come_together(tmp_path: Path) -> None:
     assert fields == ["target", "features.0", "kinds.a", "seed"]
 
 
+def test_every_problem_of_call_table_and_values_comes_at_once(tmp_path: Path) -> None:
+    rows = "a,a,x,z,w\n1,2,inf,3,4\n1,2,5,inf,6\n"
+    (tmp_path / "rows.csv").write_text(rows)
+    with pytest.raises(InvalidInput) as caught:
+        run(
+            tmp_path,
+            source=str(tmp_path / "rows.csv"),
+            target="y",
+            task="binry",
+            features=["x", "xx"],
+            kinds={"zz": "numeric", "w": "number"},
+            validation_fraction=2,
+            seed=-1,
+        )
+    assert {problem.field for problem in caught.value.problems} == {
+        "columns",
+        "target",
+        "task",
+        "features",
+        "kinds",
+        "kinds['w']",
+        "column 'x'",
+        "validation_fraction",
+        "seed",
+    }
+    assert os.listdir(tmp_path) == ["rows.csv"]
+
+
+def test_a_damaged_source_hides_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "rows.parquet").write_bytes(b"PAR1 and more")
+    with pytest.raises(InvalidInput) as caught:
+        run(
+            tmp_path,
+            source=str(tmp_path / "rows.parquet"),
+            task="binry",
+            kinds={"w": "number"},
+            holdout_fraction=2,
+            seed="much",
+        )
+    fields = {problem.field for problem in caught.value.problems}
+    assert fields == {"source", "task", "kinds['w']", "holdout_fraction", "seed"}
+
+
+@pytest.mark.parametrize("source", [None, 3])
+def test_a_source_that_is_no_text(tmp_path: Path, source: Any) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        run(tmp_path, source=source, seed=-1)
+    assert [problem.field for problem in caught.value.problems] == ["source", "seed"]
+
+
 def test_too_few_rows(tmp_path: Path) -> None:
     pd.DataFrame({"x": [1.0], "y": [0.5]}).to_parquet(tmp_path / "rows.parquet")
     with pytest.raises(InvalidInput, match="of 1 rows is none"):

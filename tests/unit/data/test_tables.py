@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
@@ -220,6 +221,34 @@ class TestBadInput:
     def test_problems_of_the_call_come_together(self) -> None:
         options = {"target": "z", "task": "?", "features": ["q"], "kinds": {"r": "s"}}
         assert len(problems(pa.table({"x": [1]}), **options)) == 5
+
+    def test_wrong_names_hide_no_wrong_values(self) -> None:
+        table = pa.table({"a": [1.0, np.inf], "b": [1.0, 2.0], "y": [0.5, np.nan]})
+        found = problems(table, target="y", features=["a", "q"], kinds={"r": "numeric", "b": "?"})
+        assert len(found) == 5
+        assert any("column 'a' = '1 infinite values'" in told for told in found)
+        assert any("target 'y' = '1 missing or NaN values'" in told for told in found)
+
+    def test_wrong_features_alone_are_not_also_told_to_leave_none(self) -> None:
+        assert len(problems(pa.table({"x": [1.0, np.inf]}), features=["xx"])) == 1
+
+    @pytest.mark.parametrize("target", ["z", "x"])
+    @pytest.mark.parametrize("ending", ["parquet", "csv"])
+    def test_doubled_columns_hide_nothing_else(
+        self, tmp_path: Path, ending: str, target: str
+    ) -> None:
+        columns = [pa.array([1.0, 2.0]), pa.array([3.0, 4.0]), pa.array([1.0, np.inf])]
+        table = pa.Table.from_arrays(columns, names=["x", "x", "b"])
+        path = str(tmp_path / f"rows.{ending}")
+        if ending == "csv":
+            pacsv.write_csv(table, path)
+        else:
+            pq.write_table(table, path)
+        fields = ["columns = 'x'", *(["target = 'z'"] if target == "z" else []), "column 'b'"]
+        found = problems(path, target=target)
+        assert len(found) == len(fields)
+        for told, field in zip(found, fields, strict=True):
+            assert told.startswith(field)
 
     @pytest.mark.parametrize(
         ("name", "content", "message"),

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -195,6 +196,78 @@ def test_everything_wrong_is_told_at_once_and_nothing_is_written(bench, tmp_path
     for words in ("baseline", "'accuracy'", "'place'", "'min_rows'", "settings.confidence"):
         assert words in told
     assert not (tmp_path / "out").exists()
+
+
+def damage(artifact: LocalArtifact, file: str) -> LocalArtifact:
+    Path(artifact.path, file).write_text("{")
+    return artifact
+
+
+def fields_of(caught: pytest.ExceptionInfo[InvalidInput]) -> set[str]:
+    return {problem.field for problem in caught.value.problems}
+
+
+def test_damaged_inputs_hide_nothing_else(bench, tmp_path):
+    made = bench("multiclass")
+    good = made.model("good", 2)
+    empty = made.dataset("empty", frame_of("multiclass", 0, seed=3))
+    with pytest.raises(InvalidInput) as caught:
+        made.run(
+            model=good,
+            baseline=damage(made.model("poor", 1), "model.json"),
+            teacher=damage(made.model("best", 1), "training.json"),
+            dataset=damage(made.train, "dataset.json"),
+            golden=empty,
+            registry=str(tmp_path / "registry"),
+            thresholds={"acuracy": {"min": 0.9}},
+            settings={"min_row": 5, "metric": "loss"},
+        )
+    assert fields_of(caught) == {
+        "baseline",
+        "teacher",
+        "dataset",
+        "golden",
+        "thresholds.acuracy",
+        "settings.min_row",
+        "settings.metric",
+    }
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_model_hides_nothing_else(bench):
+    made = bench("multiclass")
+    with pytest.raises(InvalidInput) as caught:
+        made.run(
+            model=damage(made.model("good", 1), "model.json"),
+            dataset=made.dataset("empty", frame_of("multiclass", 0, seed=3)),
+            thresholds={"acuracy": {"min": 0.9}},
+            slices=["plaice"],
+        )
+    assert fields_of(caught) == {"model", "dataset", "thresholds.acuracy", "slices[0]"}
+
+
+def test_rows_that_do_not_fit_are_told_before_scoring_and_once(bench):
+    made = bench("multiclass")
+    good = made.model("good", 2)
+    kept = [column for column in made.schema.columns if column.name != "x1"]
+    made.schema = Schema(columns=tuple(kept), task="multiclass")
+    narrow = made.dataset("narrow", frame_of("multiclass", 20, seed=3).drop(columns="x1"))
+    made.schema = Schema(columns=tuple(kept[:-1]))
+    bare = made.dataset("bare", frame_of("multiclass", 20, seed=4).drop(columns=["x1", "y"]))
+    with pytest.raises(InvalidInput) as caught:
+        made.run(
+            model=good,
+            teacher=good,
+            dataset=narrow,
+            golden=bare,
+            thresholds={"acuracy": {"min": 0.9}},
+        )
+    assert [(problem.field, problem.value) for problem in caught.value.problems] == [
+        ("thresholds.acuracy", {"min": 0.9}),
+        ("dataset: columns", "x1"),
+        ("golden", bare.path),
+        ("golden: columns", "x1"),
+    ]
 
 
 def test_models_that_predict_different_things_are_not_compared(bench, tmp_path):

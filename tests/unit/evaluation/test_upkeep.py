@@ -373,6 +373,40 @@ def test_a_champion_deleted_or_changed_by_hand_is_told(reign):
         reign.eval(rows, run_id="r1")
 
 
+def test_a_damaged_champion_is_told_with_the_rest(reign):
+    champion = reign.registry.read().champion
+    folder = reign.root / "registry" / champion.folder / "model"
+    (folder / "model.safetensors").write_bytes(b"")
+    with pytest.raises(InvalidInput) as caught:
+        reign.eval(
+            reign.rows(frame_of(0, seed=3)),
+            run_id="r1",
+            thresholds={"acuracy": {"min": 0.9}},
+            settings={"confidence": 2},
+        )
+    assert [problem.field for problem in caught.value.problems] == [
+        "settings.confidence",
+        "registry",
+        "thresholds.acuracy",
+        "dataset",
+    ]
+    assert "rollback" in str(caught.value)
+
+
+def test_a_damaged_registry_is_told_with_the_rest(reign):
+    cell = reign.registry.store.cell("state.json")
+    cell.swap(b"{", expect=cell.read()[1])
+    with pytest.raises(InvalidInput) as caught:
+        reign.eval(
+            reign.rows(frame_of(300, seed=3)),
+            run_id="r1",
+            thresholds={"acuracy": {"min": 0.9}},
+            slices=["plaice"],
+        )
+    fields = [problem.field for problem in caught.value.problems]
+    assert fields == ["registry", "thresholds.acuracy", "slices[0]"]
+
+
 def test_a_registry_of_a_newer_version_is_not_guessed_at(reign):
     state = reign.registry.read()
     content = state.model_dump_json().replace("kubestill/registry/1", "kubestill/registry/9")

@@ -96,6 +96,42 @@ def test_everything_wrong_is_listed(tmp_path: Path):
     assert not (tmp_path / "all").exists()
 
 
+def test_everything_wrong_beside_a_damaged_shard(tmp_path: Path):
+    damaged = shard(tmp_path, 1, 5)
+    Path(damaged, "dataset.json").write_text("{")
+    absent = str(tmp_path / "nowhere")
+    uris = [
+        damaged,
+        shard(tmp_path, 0, 5),
+        absent,
+        shard(tmp_path, 0, 5),
+        shard(tmp_path, 2, 5, name="y", seed=9),
+        shard(tmp_path, 7, 9),
+    ]
+    with pytest.raises(InvalidInput) as caught:
+        gather(tmp_path, uris)
+    message = str(caught.value)
+    for hint in (
+        f"uris = {damaged!r}",
+        f"{absent!r}: there is no dataset.json",
+        "shard 0 is there twice",
+        "its schema differs",
+        "its seed differs",
+        "its shards differs",
+        "missing: 1, 3, 4 (counted from 0); 2 of them may be among those that cannot be read",
+    ):
+        assert hint in message
+    assert not (tmp_path / "all").exists()
+
+
+def test_a_damaged_shard_is_not_called_missing_as_well(tmp_path: Path):
+    uris = [shard(tmp_path, number, 3) for number in range(3)]
+    Path(uris[1], "dataset.json").write_text("{")
+    with pytest.raises(InvalidInput, match="1 problem with") as caught:
+        gather(tmp_path, uris)
+    assert caught.value.problems[0].value == uris[1]
+
+
 def test_shards_of_two_teachers_do_not_mix(tmp_path: Path):
     uris = [shard(tmp_path, number, 2, teacher=f"t{number}") for number in range(2)]
     with pytest.raises(InvalidInput, match="its teacher differs"):

@@ -207,6 +207,42 @@ def test_all_problems_at_once_and_nothing_written(tmp_path: Path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_damaged_original_hides_nothing_else(tmp_path: Path):
+    for name, file in (("rows", "dataset.json"), ("surrogate", "model.json")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text("{")
+    (tmp_path / "surrogate" / "model.safetensors").touch()
+    with pytest.raises(InvalidInput) as caught:
+        generate_synthetic(
+            dataset=LocalArtifact(str(tmp_path / "out")),
+            original=LocalArtifact(str(tmp_path / "rows"), metadata={"kind": "dataset"}),
+            model=LocalArtifact(str(tmp_path / "surrogate"), metadata={"kind": "model"}),
+            method="adaptive",
+            rows=-1,
+            seed=-5,
+            settings={"oversampel": 2},
+        )
+    assert {problem.field for problem in caught.value.problems} == {
+        "original",
+        "model",
+        "method",
+        "rows",
+        "seed",
+        "settings.oversampel",
+    }
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["nowhere", "damaged"])
+def test_an_original_that_cannot_be_opened_is_told_with_the_rest(tmp_path: Path, name: str):
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "dataset.json").write_text("{")
+    original = LocalArtifact(str(tmp_path / name), metadata={"kind": "dataset"})
+    with pytest.raises(InvalidInput) as caught:
+        make(tmp_path / "out", original, rows=-1)
+    assert [problem.value for problem in caught.value.problems] == [original.uri, -1]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

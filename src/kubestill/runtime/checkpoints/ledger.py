@@ -215,10 +215,10 @@ def read_ledger_artifact(path: str) -> Ledger:
 
     Raises:
         CorruptData: The file is no ledger.
-        InvalidInput: It was written by another format version.
+        InvalidInput: It was written by another format version, or there is no such file.
     """
-    with open(path, "rb") as file:
-        return Ledger.from_bytes(file.read(), source=path)
+    remedy = "there is no ledger; connect that of a training that finished"
+    return Ledger.from_bytes(_read(path, "ledger", remedy), source=path)
 
 
 def write_checkpoint_artifact(checkpoint: Checkpoint, path: str) -> None:
@@ -232,15 +232,23 @@ def read_checkpoint_artifact(path: str) -> Checkpoint:
 
     Raises:
         CorruptData: The file is no checkpoint artifact.
-        InvalidInput: It was written by another format version.
+        InvalidInput: It was written by another format version, or there is no such file.
     """
-    with open(path, "rb") as file:
-        data = _parse(file.read(), path, CHECKPOINT_FORMAT, "checkpoint")
+    remedy = "there is no checkpoint; connect that of a select-checkpoint"
+    data = _parse(_read(path, "checkpoint", remedy), path, CHECKPOINT_FORMAT, "checkpoint")
     try:
         fields: Json = {**data, "entry": LedgerEntry.from_json(data["entry"])}
         return Checkpoint(**fields)
     except (KeyError, TypeError) as error:
         raise CorruptData(f"{path} is not a complete checkpoint artifact: {error}") from error
+
+
+def _read(path: str, what: str, remedy: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise InvalidInput([Problem(what, path, remedy)]) from error
 
 
 def finite(metrics: Mapping[str, Any] | None) -> dict[str, float]:

@@ -33,6 +33,7 @@ __all__ = [
     "Decoded",
     "RawLayout",
     "Rows",
+    "check_columns",
     "decode",
     "decode_features",
     "decode_soft",
@@ -172,7 +173,7 @@ def decode(
         verify: Check a dataset's pages against their checksums, at half the speed. `load_decoded`
             and `Dataset.iter_blocks` always do.
     """
-    _check(data, layout, wanted)
+    check_columns(data, layout, wanted)
     rows = data.rows if isinstance(data, Dataset) else len(data)
     arrays: dict[str, NDArray[Any]] = {
         name: np.empty((rows, *shape), dtype)
@@ -209,7 +210,7 @@ def stream_decoded(
 
     No more than a few row groups (32 MiB decoded each) are in memory at any time.
     """
-    _check(dataset, layout, wanted)
+    check_columns(dataset, layout, wanted)
     shapes = decoded_shapes(layout, wanted)
 
     def fill(first: int, table: pa.Table) -> None:
@@ -319,8 +320,17 @@ def _columns(layout: RawLayout, wanted: Sequence[str]) -> list[Column]:
     return [column for column in layout.schema.columns if column.role in roles]
 
 
-def _check(data: Rows, layout: RawLayout, wanted: Sequence[str]) -> None:
-    """Check that every column is there, and in a dataset of a kind that can be read as wanted."""
+def check_columns(data: Rows, layout: RawLayout, wanted: Sequence[str]) -> None:
+    """Check that every column is there, and in a dataset of a kind that can be read as wanted.
+
+    Args:
+        data: Rows, of which none is read.
+        layout: The model's layout.
+        wanted: Which of "raw", "target" and "soft".
+
+    Raises:
+        InvalidInput: With every column that is missing or cannot be read.
+    """
     problems = Problems()
     for name in ("target", "soft"):
         if name in wanted and getattr(layout.schema, name) is None:

@@ -6,9 +6,11 @@ import glob
 import hashlib
 import os
 from collections import Counter
+from collections.abc import Collection
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
@@ -21,12 +23,21 @@ from kubestill.runtime.data.parts import absolute, is_remote
 from kubestill.runtime.data.shelf import Shelf
 from kubestill.runtime.stores import Entry, open_store
 
-__all__ = ["file_ending", "open_source"]
+__all__ = ["Opened", "file_ending", "open_source", "try_source"]
 
 _PARQUET = (".parquet", ".pq")
 _CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 _KNOWN = ", ".join(_PARQUET + _CSV)
 _WILD = "*?["
+
+
+class Opened(NamedTuple):
+    """What can be read of a source."""
+
+    rows: pads.Dataset
+    """Without the doubled columns, which cannot be told apart."""
+    doubled: tuple[str, ...] = ()
+    """Names of columns that are there more than once."""
 
 
 def open_source(source: str) -> pads.Dataset:
@@ -41,14 +52,23 @@ def open_source(source: str) -> pads.Dataset:
             columns contradict each other, duplicate column names; all problems together.
     """
     problems = Problems()
-    files = _find(source, problems)
+    opened = try_source(source, problems)
     problems.raise_if_any()
+    assert opened
+    return opened.rows
+
+
+def try_source(source: str, problems: Problems) -> Opened | None:
+    """Do what `open_source` does, but note what is wrong; None where that leaves no columns."""
+    before = len(problems)
+    files = _find(source, problems)
     endings = {name for name in map(file_ending, files) if name}
     if endings & set(_PARQUET) and endings & set(_CSV):
         problems.add(
             "source", source, f"mixes {', '.join(sorted(endings))}; give one type at a time"
         )
-    problems.raise_if_any()
+    if len(problems) > before:
+        return None
     if endings <= set(_PARQUET):
         return _open_parquet(files, problems)
     return _open_csv(files, problems)
@@ -122,7 +142,7 @@ def file_ending(name: str) -> str:
     return next((end for end in (*_CSV, *_PARQUET) if lower.endswith(end)), "")
 
 
-def _open_parquet(files: list[str], problems: Problems) -> pads.Dataset:
+def _open_parquet(files: list[str], problems: Problems) -> Opened | None:
     schemas: list[pa.Schema] = []
     for file in files:
         try:
@@ -130,11 +150,16 @@ def _open_parquet(files: list[str], problems: Problems) -> pads.Dataset:
         except (pa.ArrowException, OSError) as error:
             remedy = f"cannot be read as Parquet (cut off, or not Parquet): {error}"
             problems.add("source", file, remedy)
-    schema = _unify(schemas, problems)
-    return pads.dataset(files, schema=schema, format="parquet")
+    doubled = _doubled(schemas, problems)
+    if len(schemas) < len(files):
+        return None
+    schema = _unify([_single(schema, doubled) for schema in schemas], problems)
+    if schema is None:
+        return None
+    return Opened(pads.dataset(files, schema=schema, format="parquet"), doubled)
 
 
-def _open_csv(files: list[str], problems: Problems) -> pads.Dataset:
+def _open_csv(files: list[str], problems: Problems) -> Opened | None:
     tables: list[pa.Table] = []
     options = pacsv.ConvertOptions(strings_can_be_null=True)
     for file in files:
@@ -143,23 +168,35 @@ def _open_csv(files: list[str], problems: Problems) -> pads.Dataset:
             tables.append(pacsv.read_csv(file, parse_options=tabbed, convert_options=options))
         except (pa.ArrowException, OSError) as error:
             problems.add("source", file, f"cannot be read as CSV with a header line: {error}")
-    _unify([table.schema for table in tables], problems)
-    return pads.dataset(pa.concat_tables(tables, promote_options="permissive"))
+    doubled = _doubled([table.schema for table in tables], problems)
+    if len(tables) < len(files):
+        return None
+    tables = [table.select(_single(table.schema, doubled).names) for table in tables]
+    if _unify([table.schema for table in tables], problems) is None:
+        return None
+    return Opened(pads.dataset(pa.concat_tables(tables, promote_options="permissive")), doubled)
 
 
-def _unify(schemas: list[pa.Schema], problems: Problems) -> pa.Schema:
-    names = Counter(name for schema in schemas for name in set(_twice(schema.names)))
+def _doubled(schemas: list[pa.Schema], problems: Problems) -> tuple[str, ...]:
+    names = dict.fromkeys(name for schema in schemas for name in _twice(schema.names))
     for name in names:
         problems.add("columns", name, "is there more than once; rename or drop the others")
-    problems.raise_if_any()
+    return tuple(names)
+
+
+def _single(schema: pa.Schema, doubled: Collection[str]) -> pa.Schema:
+    fields = [field for field in schema if field.name not in doubled]
+    return pa.schema(fields, metadata=schema.metadata)
+
+
+def _unify(schemas: list[pa.Schema], problems: Problems) -> pa.Schema | None:
     try:
         return pa.unify_schemas(schemas, promote_options="permissive")
     except (pa.ArrowException, TypeError) as error:
         problems.add(
             "source", f"{len(schemas)} files", f"their columns contradict each other: {error}"
         )
-    problems.raise_if_any()
-    raise AssertionError
+    return None
 
 
 def _twice(names: list[str]) -> list[str]:

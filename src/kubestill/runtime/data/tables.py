@@ -11,7 +11,7 @@ import pyarrow.dataset as pads
 
 from kubestill.errors import InvalidInput, Problem, Problems, nearest
 from kubestill.runtime.data.schema import Column, Kind, Schema, Task, sort_labels
-from kubestill.runtime.data.sources import open_source
+from kubestill.runtime.data.sources import Opened, try_source
 from kubestill.runtime.data.survey import MAX_LABELS, Finding, guess, report, survey
 
 __all__ = ["UserTable", "read_table"]
@@ -64,35 +64,59 @@ def read_table(
     Raises:
         InvalidInput: Whatever keeps the table from being used; all problems together.
     """
-    opened = pads.dataset(source) if isinstance(source, pa.Table) else open_source(source)
-    names = list(opened.schema.names)
-    kinds = dict(kinds or {})
     problems = Problems()
-    _check_arguments(names, target, task, features, kinds, problems)
-    problems.raise_if_any()
-    findings = {
-        name: Finding(name=name, type=kind, kind=kinds.get(name, guess(kind)))
-        for name, kind in zip(names, opened.schema.types, strict=True)
-    }
+    kinds = dict(kinds or {})
+    _check_words(target, task, kinds, problems)
+    opened = _open(source, problems)
+    names = [*opened.rows.schema.names, *opened.doubled]
+    _check_names(names, target, features, kinds, problems)
+    sound = not problems
+    findings = _findings(opened.rows.schema, kinds)
+    # What is named wrongly is left out from here on: the values of the rest are looked at still.
+    target = target if target in findings else ""
     asked = {*features, *kinds, target}
     storable = {name: found for name, found in findings.items() if found.kind or name in asked}
-    rows = opened.count_rows()
-    if not rows:
+    rows = opened.rows.count_rows()
+    if not rows and opened.rows.schema.names:
         problems.add("source", source if isinstance(source, str) else "table", "has no rows")
-    survey(_scan(opened, list(storable)), storable, counted=[target] if target else [])
+    try:
+        survey(_scan(opened.rows, list(storable)), storable, counted=[target] if target else [])
+    except InvalidInput as error:
+        # Of half the rows there is nothing more to say.
+        raise InvalidInput([*problems, *error.problems]) from error
     columns, left_out = _features(storable, target, features, kinds, problems)
-    left_out |= {n: f"{findings[n].type} cannot be stored" for n in names if n not in storable}
+    left_out |= {n: f"{f.type} cannot be stored" for n, f in findings.items() if n not in storable}
     chosen: Task | None = None
     if target:
         report(findings[target], problems, target=True)
         chosen = _task(findings[target], task, problems)
-    if not any(column.role == "feature" for column in columns):
+    if sound and not any(column.role == "feature" for column in columns):
         problems.add("features", names, "no column is left to learn from")
     problems.raise_if_any()
     if chosen:
         columns.append(_target(findings[target], chosen))
     schema = Schema(columns=tuple(columns), task=chosen)
-    return UserTable(source=opened, schema=schema, rows=rows, left_out=left_out)
+    return UserTable(source=opened.rows, schema=schema, rows=rows, left_out=left_out)
+
+
+def _open(source: str | pa.Table, problems: Problems) -> Opened:
+    """Return what can be read; raises with everything noted where nothing can."""
+    if isinstance(source, pa.Table):
+        return Opened(pads.dataset(source))
+    opened = try_source(source, problems)
+    if opened is None:
+        raise InvalidInput(problems)
+    return opened
+
+
+def _findings(schema: pa.Schema, kinds: Mapping[str, str]) -> dict[str, Finding]:
+    """Return what is known of each column before a row is read; of no column of unknown kind."""
+    findings = {
+        name: Finding(name=name, type=kind, kind=kinds.get(name, guess(kind)))
+        for name, kind in zip(schema.names, schema.types, strict=True)
+    }
+    known = get_args(Kind)
+    return {n: f for n, f in findings.items() if n not in kinds or kinds[n] in known}
 
 
 def _features(
@@ -125,30 +149,35 @@ def _features(
     return columns, left_out
 
 
-def _check_arguments(
-    names: list[str],
-    target: str,
-    task: str,
-    features: Sequence[str],
-    kinds: dict[str, str],
-    problems: Problems,
-) -> None:
-    if target and target not in names:
-        problems.add("target", target, "there is no such column; " + nearest(target, names))
+def _check_words(target: str, task: str, kinds: Mapping[str, str], problems: Problems) -> None:
+    """Note what is wrong whatever the table is."""
     if task not in ("auto", *get_args(Task)):
         problems.add("task", task, nearest(task, ("auto", *get_args(Task))))
     elif task != "auto" and not target:
         problems.add("task", task, "needs a target column")
+    for name, kind in kinds.items():
+        if kind not in get_args(Kind):
+            problems.add(f"kinds[{name!r}]", kind, nearest(str(kind), get_args(Kind)))
+
+
+def _check_names(
+    names: list[str],
+    target: str,
+    features: Sequence[str],
+    kinds: Mapping[str, str],
+    problems: Problems,
+) -> None:
+    """Note what the table does not have."""
+    if target and target not in names:
+        problems.add("target", target, "there is no such column; " + nearest(target, names))
     for name in features:
         if name not in names:
             problems.add("features", name, "there is no such column; " + nearest(name, names))
         elif name == target:
             problems.add("features", name, "is the target; a model must not read what it predicts")
-    for name, kind in kinds.items():
+    for name in kinds:
         if name not in names:
             problems.add("kinds", name, "there is no such column; " + nearest(name, names))
-        if kind not in get_args(Kind):
-            problems.add(f"kinds[{name!r}]", kind, nearest(str(kind), get_args(Kind)))
 
 
 def _scan(source: pads.Dataset, columns: list[str]) -> Iterator[pa.Table]:
@@ -198,6 +227,8 @@ def _target(found: Finding, task: Task) -> Column:
 
 
 def _task(found: Finding, asked: str, problems: Problems) -> Task | None:
+    if asked not in ("auto", *get_args(Task)):
+        return None
     count = len(found.labels)
     if asked == "auto":
         task = _guess_task(found)

@@ -9,8 +9,9 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from kubestill.errors import InvalidInput, Problem
+from kubestill.errors import InvalidInput, Problem, Problems
 from kubestill.runtime.data.cache import load_decoded
+from kubestill.runtime.data.decode import RawLayout, check_columns
 from kubestill.runtime.data.manifest import Dataset
 from kubestill.runtime.data.schema import Task
 from kubestill.runtime.evaluation.metrics import losses, score
@@ -18,7 +19,7 @@ from kubestill.runtime.evaluation.outcome import Floats, Outcome
 from kubestill.runtime.models.model import Model
 from kubestill.runtime.models.predict import Predictor
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluation", "check_scorable", "evaluate"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,24 @@ class Evaluation:
         return score(self.outcome)
 
 
+def check_scorable(layout: RawLayout, dataset: Dataset) -> None:
+    """Check, without reading a row, that a model can be scored on a dataset.
+
+    Raises:
+        InvalidInput: There is no target, or columns that the model needs are missing or of another
+            kind; all of them.
+    """
+    problems = Problems()
+    column, wanted = layout.schema.target, ["raw", "target"]
+    if column is None or dataset.schema.target is None:
+        remedy = f"has no target column; the model predicts {column.name if column else '?'!r}"
+        problems.add("dataset", dataset.root, remedy)
+        wanted.remove("target")
+    with problems.collect():
+        check_columns(dataset, layout, wanted)
+    problems.raise_if_any()
+
+
 def evaluate(model: Model | Predictor, dataset: Dataset) -> Evaluation:
     """Score a model on the labelled rows of a dataset.
 
@@ -61,12 +80,10 @@ def evaluate(model: Model | Predictor, dataset: Dataset) -> Evaluation:
     """
     predictor = model if isinstance(model, Predictor) else Predictor(model)
     task = cast("Task", predictor.spec.task)
+    check_scorable(predictor.layout, dataset)
     decoded = load_decoded(dataset, predictor.layout)
     target = decoded.target
-    if target is None:
-        column = predictor.spec.schema.target
-        remedy = f"has no target column; the model predicts {column.name if column else '?'!r}"
-        raise InvalidInput([Problem("dataset", dataset.root, remedy)])
+    assert target is not None
     labelled = np.isfinite(target).all(axis=1) if task == "regression" else np.asarray(target) >= 0
     rows = np.flatnonzero(labelled)
     if not len(rows):

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
-from kubestill.errors import InvalidInput, NotFound, Problem, Problems
+from kubestill.errors import CorruptData, InvalidInput, NotFound, Problem, Problems
 from kubestill.runtime.artifacts import Artifact, check_kind
 from kubestill.runtime.data.manifest import Dataset
 from kubestill.runtime.data.schema import Task
+from kubestill.runtime.evaluation.evaluate import check_scorable
 from kubestill.runtime.evaluation.findings import Role
 from kubestill.runtime.evaluation.metrics import METRICS, PRIMARY, Metric
 from kubestill.runtime.evaluation.record import Record, read_record
@@ -20,7 +21,7 @@ from kubestill.runtime.evaluation.thresholds import Threshold, parse_thresholds
 from kubestill.runtime.models.export import SPEC_FILE, load_model, read_training
 from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.registry import Champion, Registry, open_registry
-from kubestill.runtime.settings import validate
+from kubestill.runtime.settings import read
 from kubestill.runtime.stores import open_store
 
 __all__ = ["Entrant", "Job", "Question", "Throne", "check_inputs"]
@@ -123,21 +124,18 @@ def check_inputs(
     A registry's champion is the model where none is connected, and else the baseline where none is.
 
     Raises:
-        InvalidInput: With all problems.
-        CorruptData: A model, a dataset or the registry is damaged.
+        InvalidInput: With all problems; a damaged model, dataset or registry is one of them.
     """
     problems = Problems()
-    parsed = EvaluationSettings()
-    with problems.collect():
-        prefixes = dict.fromkeys(settings, "settings.")
-        parsed = validate(EvaluationSettings, settings, prefixed=prefixes)
+    parsed = read(EvaluationSettings, settings, problems, prefix="settings.")
+    parsed = parsed or EvaluationSettings()
     rows = _open(dataset, "dataset", problems)
     fixed = _open(golden, "golden", problems)
     present: dict[Role, Artifact] = {role: a for role, a in artifacts.items() if a is not None}
     throne = _throne(registry, run_id, problems)
     if "model" not in present:
         _check_alone(present, throne, registry, problems)
-    reigning = _reigning(present, throne) if not problems else None
+    reigning = _reigning(present, throne)
     names = role_names(
         parsed, {*present, *([reigning] if reigning else [])}, reigning=reigning == "model"
     )
@@ -145,7 +143,10 @@ def check_inputs(
     if reigning and reigning not in present and throne and throne.champion:
         with problems.collect():
             entrants[reigning] = _enthroned(throne.registry, throne.champion, names[reigning])
-    limits = _check_models(entrants, parsed, thresholds, problems)
+    limits = _check_models(entrants, rows, parsed, thresholds, problems)
+    for field, opened in (("dataset", rows), ("golden", fixed)):
+        if opened and (present or reigning):
+            _check_rows(opened, field, entrants, problems)
     if rows:
         with problems.collect():
             check_slices(slices, rows.schema)
@@ -169,7 +170,7 @@ def check_inputs(
 def _open(artifact: Artifact | None, field: str, problems: Problems) -> Dataset | None:
     if artifact is None:
         return None
-    with problems.collect():
+    with problems.collect(field, artifact.uri):
         check_kind(artifact, "dataset", field)
         return Dataset.open(artifact.path)
     return None
@@ -179,21 +180,29 @@ def _throne(registry: str, run_id: str, problems: Problems) -> Throne | None:
     if not registry:
         return None
     with problems.collect():
-        opened = open_registry(registry)
-        state = opened.read()
-        champion, claim = state.champion, state.claim
-        source = f"{opened.uri}: champion {champion.version}" if champion else ""
-        record = read_record(champion.decision, source) if champion else None
-        window = claim.window if claim and claim.run_id == run_id else None
-        return Throne(
-            registry=opened,
-            run_id=run_id,
-            champion=champion,
-            record=record,
-            window=window.id if window else "",
-            end=window.end if window else "",
-        )
+        try:
+            return _read_throne(registry, run_id)
+        except CorruptData as error:
+            # What made it is a line of runs, which nobody can run again.
+            problems.add("registry", registry, f"{error}; restore it, or use another registry")
     return None
+
+
+def _read_throne(registry: str, run_id: str) -> Throne:
+    opened = open_registry(registry)
+    state = opened.read()
+    champion, claim = state.champion, state.claim
+    source = f"{opened.uri}: champion {champion.version}" if champion else ""
+    record = read_record(champion.decision, source) if champion else None
+    window = claim.window if claim and claim.run_id == run_id else None
+    return Throne(
+        registry=opened,
+        run_id=run_id,
+        champion=champion,
+        record=record,
+        window=window.id if window else "",
+        end=window.end if window else "",
+    )
 
 
 def _check_alone(
@@ -222,7 +231,7 @@ def _load(
 ) -> dict[Role, Entrant]:
     loaded: dict[Role, Entrant] = {}
     for role, artifact in present.items():
-        with problems.collect():
+        with problems.collect(role, artifact.uri):
             check_kind(artifact, "model", role)
             predictor = load_model(artifact.path)
             loaded[role] = Entrant(
@@ -238,11 +247,11 @@ def _enthroned(registry: Registry, champion: Champion, name: str) -> Entrant:
     """Load the champion from the registry and check that it is the model that was promoted."""
     uri = registry.model_uri(champion)
     try:
-        predictor, found = load_model(uri), _digest(uri)
-    except InvalidInput as error:
+        predictor, found, training = load_model(uri), _digest(uri), read_training(uri)
+    except (InvalidInput, CorruptData) as error:
         remedy = (
-            f"champion {champion.version} is not where it was promoted to ({error}); restore the "
-            "folder, or go back with `kubestill registry rollback`"
+            f"champion {champion.version} cannot be loaded from where it was promoted to "
+            f"({error}); restore the folder, or go back with `kubestill registry rollback`"
         )
         raise InvalidInput([Problem("registry", registry.uri, remedy)]) from error
     if found != champion.model_digest:
@@ -252,7 +261,7 @@ def _enthroned(registry: Registry, champion: Champion, name: str) -> Entrant:
             "or go back with `kubestill registry rollback`"
         )
         raise InvalidInput([Problem("registry", registry.uri, remedy)])
-    return Entrant(name=name, predictor=predictor, training=read_training(uri), digest=found)
+    return Entrant(name=name, predictor=predictor, training=training, digest=found)
 
 
 def _digest(uri: str) -> str:
@@ -265,14 +274,18 @@ def _digest(uri: str) -> str:
 
 def _check_models(
     entrants: Mapping[Role, Entrant],
+    rows: Dataset | None,
     settings: EvaluationSettings,
     thresholds: Mapping[str, Any],
     problems: Problems,
 ) -> Sequence[Threshold]:
-    if "model" not in entrants:
+    # Where there is no model to ask, its task is that of the rows it is to be judged on.
+    task = rows.schema.task if rows else None
+    if "model" in entrants:
+        _check_comparable(entrants, problems)
+        task = cast("Task", entrants["model"].predictor.spec.task)
+    if task is None:
         return ()
-    _check_comparable(entrants, problems)
-    task = cast("Task", entrants["model"].predictor.spec.task)
     with problems.collect():
         check_metric(settings.metric, task)
     with problems.collect():
@@ -290,6 +303,24 @@ def _check_comparable(entrants: Mapping[Role, Entrant], problems: Problems) -> N
                 f"it predicts something else than the model: {mine.task} {list(mine.outputs)[:12]}"
             )
             problems.add(role, found, remedy)
+
+
+def _check_rows(
+    rows: Dataset, field: str, entrants: Mapping[Role, Entrant], problems: Problems
+) -> None:
+    """Note what keeps rows from being scored; once, however many of the models say so."""
+    if not rows.rows:
+        problems.add(field, rows.root, "is empty; give at least one labelled row")
+        return
+    found: dict[Problem, None] = {}
+    for entrant in entrants.values():
+        own = Problems()
+        with own.collect():
+            check_scorable(entrant.predictor.layout, rows)
+        found |= dict.fromkeys(own)
+    for problem in found:
+        place = field if problem.field == "dataset" else f"{field}: {problem.field}"
+        problems.add(place, problem.value, problem.remedy)
 
 
 def _name_of(rows: Dataset, entrants: Mapping[Role, Entrant]) -> str:

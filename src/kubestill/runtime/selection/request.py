@@ -133,10 +133,8 @@ def check_request(
         InvalidInput: Every unknown name and contradiction, at once.
     """
     problems = Problems()
-    if request.rule not in RULES:
-        problems.add("rule", request.rule, nearest(request.rule, RULES))
-    else:
-        _check_contradictions(request, problems)
+    with problems.collect():
+        check_rule(request)
     milestones = [entry for entry in entries if entry.kind == "milestone"]
     if not milestones:
         count = len(entries)
@@ -150,12 +148,26 @@ def check_request(
     problems.raise_if_any()
 
 
-def _check_contradictions(request: Request, problems: Problems) -> None:
-    rule = request.rule
+def check_rule(request: Request) -> None:
+    """Find everything wrong with a request whatever the training was.
+
+    Raises:
+        InvalidInput: An unknown rule, a tolerance that is no share, and contradictions, at once.
+    """
+    problems = Problems()
     if not 0 <= request.tolerance < 1:
         remedy = "use a share of the best value: 0 (one standard error) up to, not including, 1"
         problems.add("tolerance", request.tolerance, remedy)
-    elif request.tolerance and rule != "earliest-within":
+    if request.rule not in RULES:
+        problems.add("rule", request.rule, nearest(request.rule, RULES))
+    else:
+        _check_contradictions(request, problems)
+    problems.raise_if_any()
+
+
+def _check_contradictions(request: Request, problems: Problems) -> None:
+    rule = request.rule
+    if 0 < request.tolerance < 1 and rule != "earliest-within":
         remedy = f"rule '{rule}' has no tolerance; use 'earliest-within', or leave it 0"
         problems.add("tolerance", request.tolerance, remedy)
     if request.step is not None and rule != "step":

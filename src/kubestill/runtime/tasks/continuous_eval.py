@@ -64,7 +64,7 @@ def continuous_eval(
 
     Raises:
         InvalidInput: With everything that is wrong, before anything is scored.
-        CorruptData: A model, a dataset or the registry is damaged.
+        CorruptData: Rows of a dataset are damaged.
     """
     job = check_inputs(
         {"model": model, "baseline": baseline, "teacher": teacher},

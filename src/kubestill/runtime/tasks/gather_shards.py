@@ -20,7 +20,7 @@ def gather_shards(*, uris: Sequence[str], dataset: Artifact) -> tuple[str]:
 
     Raises:
         InvalidInput: With everything that is wrong, before anything is written.
-        CorruptData: A shard's manifest is damaged.
+        CorruptData: Rows of a shard are damaged, where they must be read.
     """
     made = gather.gather_shards(uris, dataset.path)
     dataset.metadata |= {"kind": "dataset", "fingerprint": made.fingerprint, "rows": made.rows}

@@ -53,14 +53,18 @@ def generate_synthetic(
 
     Raises:
         InvalidInput: With everything that is wrong, before anything is written.
-        CorruptData: The original dataset is damaged.
+        CorruptData: Rows of the original dataset are damaged.
     """
     problems = Problems()
-    with problems.collect():
-        check_kind(original, "dataset", "original")
-    with problems.collect():
-        check_kind(model, "model", "model")
-    request = numerical = None
+    source = surrogate = request = numerical = None
+    if original is not None:
+        with problems.collect("original", original.uri):
+            check_kind(original, "dataset", "original")
+            source = Dataset.open(original.path)
+    if model is not None:
+        with problems.collect("model", model.uri):
+            check_kind(model, "model")
+            surrogate = _surrogate(model)
     with problems.collect():
         values = {
             "method": method,
@@ -78,8 +82,6 @@ def generate_synthetic(
         )
     problems.raise_if_any()
     assert request is not None
-    source = Dataset.open(original.path) if original else None
-    surrogate = _surrogate(model) if model else None
     made = generate(dataset.path, request, source, system=numerical, surrogate=surrogate)
     dataset.metadata |= {"kind": "dataset", "fingerprint": made.fingerprint, "rows": made.rows}
     return (dataset.uri,)

@@ -16,7 +16,7 @@ from kubestill.runtime.data.columns import label_codes
 from kubestill.runtime.data.dataset import Dataset, DatasetWriter
 from kubestill.runtime.data.split import HOLDOUT, TRAIN, VALIDATION, check_fractions, split_rows
 from kubestill.runtime.data.tables import UserTable, read_table
-from kubestill.runtime.settings import validate
+from kubestill.runtime.settings import read
 
 __all__ = ["ImportOutputs", "import_dataset"]
 
@@ -30,14 +30,14 @@ class ImportOutputs(NamedTuple):
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: str
-    target: str
-    task: str
-    features: list[str]
-    kinds: dict[str, str]
-    validation_fraction: float
-    holdout_fraction: float
-    seed: int = Field(ge=0)
+    source: str = ""
+    target: str = ""
+    task: str = "auto"
+    features: list[str] = []
+    kinds: dict[str, str] = {}
+    validation_fraction: float = 0.15
+    holdout_fraction: float = 0.2
+    seed: int = Field(default=0, ge=0)
 
 
 def import_dataset(
@@ -85,12 +85,13 @@ def import_dataset(
         "holdout_fraction": holdout_fraction,
         "seed": seed,
     }
-    settings = validate(_Settings, values)
     problems = Problems()
+    settings = read(_Settings, values, problems) or _Settings()
     check_fractions(settings.validation_fraction, settings.holdout_fraction, problems)
     table = None
-    with problems.collect():
-        table = _open(settings)
+    if all(problem.field != "source" for problem in problems):
+        with problems.collect():
+            table = _open(settings)
     problems.raise_if_any()
     assert table
     _split(table, settings, {TRAIN: dataset, VALIDATION: validation, HOLDOUT: holdout})

@@ -43,10 +43,11 @@ from kubestill.runtime.selection.request import (
     Evidence,
     Request,
     check_request,
+    check_rule,
     metric_of,
 )
 from kubestill.runtime.selection.rules import Choice, select
-from kubestill.runtime.settings import validate
+from kubestill.runtime.settings import read
 from kubestill.runtime.stores import join_uri, open_store
 from kubestill.runtime.stores.base import Store
 
@@ -70,6 +71,16 @@ class SelectionSettings(BaseModel):
     serving: Serving | Literal["auto"] = "auto"
     """A file beside the model that serves it without this package: `onnx` or `torch`; `none`, or as
     the training was told."""
+
+
+class _Typed(BaseModel):
+    """What the component's typed parameters say about the choice."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rule: str = "best"
+    metric: str = ""
+    tolerance: float = 0.0
 
 
 def select_checkpoint(
@@ -107,7 +118,7 @@ def select_checkpoint(
 
     Raises:
         InvalidInput: Everything wrong with the inputs, at once, before any state is read.
-        CorruptData: Ledger, dataset or every state that could be chosen is damaged.
+        CorruptData: Rows of the dataset, or every state that could be chosen, are damaged.
         StoreError: The store did not answer.
     """
     job = check_inputs(ledger, dataset, rule, metric, tolerance, settings or {})
@@ -235,16 +246,17 @@ def check_inputs(
 ) -> Job:
     """Find every problem that can be found without reading state, and raise them together."""
     problems = Problems()
-    parsed, device, rows, history = SelectionSettings(), "cpu", None, None
-    with problems.collect():
-        prefixes = dict.fromkeys(settings, "settings.")
-        parsed = validate(SelectionSettings, settings, prefixed=prefixes)
+    device, rows, history = "cpu", None, None
+    asked = {"rule": rule, "metric": metric, "tolerance": tolerance}
+    typed = read(_Typed, asked, problems) or _Typed()
+    parsed = read(SelectionSettings, settings, problems, prefix="settings.") or SelectionSettings()
     with problems.collect():
         device = str(choose_device(parsed.device))
-    with problems.collect():
-        check_kind(dataset, "dataset")
-        rows = Dataset.open(dataset.path) if dataset else None
-    with problems.collect():
+    if dataset is not None:
+        with problems.collect("dataset", dataset.uri):
+            check_kind(dataset, "dataset")
+            rows = Dataset.open(dataset.path)
+    with problems.collect("ledger", ledger.uri):
         check_kind(ledger, "ledger")
         history = read_ledger_artifact(ledger.path)
     serving = parsed.serving
@@ -254,18 +266,20 @@ def check_inputs(
         with problems.collect():
             check_serving(serving, "settings.serving")
     request = Request(
-        rule=rule,
-        metric=metric,
+        rule=typed.rule,
+        metric=typed.metric,
         mode=parsed.mode,
-        tolerance=float(tolerance),
+        tolerance=typed.tolerance,
         step=parsed.step,
         rescoring=dataset is not None,
     )
     evidence = _evidence(history) if history else None
-    if history and evidence:
-        with problems.collect():
+    with problems.collect():
+        if history and evidence:
             kept = [entry for entry in history.entries if not entry.damaged]
             check_request(request, evidence, kept, _recorded(history, rows))
+        else:
+            check_rule(request)
     problems.raise_if_any()
     assert history
     assert evidence
