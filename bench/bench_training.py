@@ -187,7 +187,9 @@ def time_engine(
         loss=build_loss("mse"),
         loss_name="mse",
         validation=Validation(
-            features[:held], target[:held], task="regression", decoder=model.decoder
+            ResidentRows([features[:held], target[:held]]),
+            task="regression",
+            decoder=model.decoder,
         ),
         metric="rmse",
         shuffle="full",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kubestill.runtime.training.batches import Batches, Order, ResidentRows, StreamedRows
+from kubestill.runtime.training.batches import Batches, Order, ResidentRows, Source, StreamedRows
 
 
 def order(**changes) -> Order:
@@ -77,7 +77,8 @@ def test_a_batch_of_fewer_rows_than_ranks_is_every_ranks(rows: int) -> None:
 def test_streamed_rows_are_the_resident_ones() -> None:
     raw = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32)
     target = np.arange(500)
-    streamed = StreamedRows(raw, [target], encode=lambda x: x * 2, device=torch.device("cpu"))
+    features = Source(stored=raw, convert=lambda x: x * 2)
+    streamed = StreamedRows(features, [Source(stored=target)], device=torch.device("cpu"))
     resident = ResidentRows([torch.from_numpy(raw) * 2, torch.from_numpy(target)])
     index = torch.randperm(500)[:100]
     for one, two in zip(streamed.gather(index), resident.gather(index), strict=True):

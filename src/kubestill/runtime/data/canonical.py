@@ -86,6 +86,19 @@ def stored_table(table: pa.Table, columns: Sequence[Column]) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=storage_schema(columns))
 
 
+def unlabelled_rows(table: pa.Table, schema: Schema) -> int:
+    """Return how many rows of a canonical table have no target, or lack a part of it."""
+    target = schema.target
+    if target is None:
+        return 0
+    values = table.column(target.name)
+    if target.kind == "tensor":
+        return int(np.isnan(read.tensors(values, target.width)).any(1).sum())
+    if target.kind == "numeric":
+        return int(np.isnan(read.floats(values, _number_type(target))).sum())
+    return values.null_count
+
+
 def block_digest(block: pa.Table, schema: Schema) -> str:
     """Return the SHA-256 of one canonical block's values."""
     digest = hashlib.sha256(str(block.num_rows).encode())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from kubestill.errors import Problems, nearest
 from kubestill.runtime.data.columns import label_strings
 from kubestill.runtime.data.manifest import Dataset
 from kubestill.runtime.data.parts import absolute, is_remote, local_path
+from kubestill.runtime.data.schema import Schema
 
-__all__ = ["check_trainable", "check_validation"]
+__all__ = ["check_continues", "check_trainable", "check_validation"]
 
 
 def check_trainable(dataset: Dataset) -> None:
@@ -28,50 +31,78 @@ def check_trainable(dataset: Dataset) -> None:
     problems.raise_if_any()
 
 
-def check_validation(train: Dataset, validation: Dataset) -> None:
+def check_validation(train: Dataset, validation: Dataset, *, learned: Collection[str] = ()) -> None:
     """Check that a model trained on `train` can be judged on `validation`.
 
+    Args:
+        train: Its training rows.
+        validation: The rows to judge it on.
+        learned: Classes that it knows from an earlier training.
+
     Raises:
-        InvalidInput: The validation set is empty, lacks the target or a feature, has columns of
-            another kind or shape, another task, or classes that no training row has; all problems
-            together.
+        InvalidInput: The validation set is empty, lacks the target, in some row or altogether, or a
+            feature, has columns of another kind or shape, another task, or classes that no training
+            row has; all problems together.
     """
     problems = Problems()
     if not validation.rows:
         problems.add(
             "validation", validation.root, "is empty; leave it out or give at least one row"
         )
-    _check_columns(train, validation, problems)
+    elif validation.unlabelled:
+        unlabelled = f"{validation.unlabelled} of {validation.rows} rows"
+        problems.add("validation", unlabelled, "have no target to be scored by; drop them")
+    _check_columns(train.schema, validation.schema, "validation", "the training rows", problems)
     if not len(problems) and train.schema.classes:
-        _check_classes(train, validation, problems)
+        _check_classes(train, validation, set(learned), problems)
     problems.raise_if_any()
 
 
-def _check_columns(train: Dataset, validation: Dataset, problems: Problems) -> None:
-    target = train.schema.target
-    for column in (*train.schema.features, *([target] if target else [])):
-        if column.name not in validation.schema.names:
-            remedy = f"{column.role} is missing; {nearest(column.name, validation.schema.names)}"
-            problems.add("validation columns", column.name, remedy)
+def check_continues(known: Schema, dataset: Dataset) -> None:
+    """Check that a model that learned from rows of the schema `known` can learn from a dataset.
+
+    Raises:
+        InvalidInput: It lacks a feature or the target, has columns of another kind or shape,
+            another task, or classes that the model does not know; all problems together.
+    """
+    problems = Problems()
+    _check_columns(known, dataset.schema, "dataset", "the checkpoint", problems)
+    target = known.target
+    if not problems and target and known.classes:
+        new = set(dataset.schema.classes) - set(known.classes)
+        if unseen := new and _labels(dataset, target.name) & new:
+            remedy = f"the checkpoint knows {', '.join(known.classes)}; drop them, or train anew"
+            problems.add(f"dataset classes of {target.name!r}", sorted(unseen), remedy)
+    problems.raise_if_any()
+
+
+def _check_columns(
+    known: Schema, schema: Schema, role: str, other_side: str, problems: Problems
+) -> None:
+    target = known.target
+    for column in (*known.features, *([target] if target else [])):
+        if column.name not in schema.names:
+            remedy = f"{column.role} is missing; {nearest(column.name, schema.names)}"
+            problems.add(f"{role} columns", column.name, remedy)
             continue
-        other = validation.schema.column(column.name)
+        other = schema.column(column.name)
         if (other.kind, other.shape) != (column.kind, column.shape):
-            remedy = f"the training rows hold {column.kind} {list(column.shape)}"
+            remedy = f"that of {other_side} is {column.kind} {list(column.shape)}"
             problems.add(
-                f"validation column {column.name!r}", f"{other.kind} {list(other.shape)}", remedy
+                f"{role} column {column.name!r}", f"{other.kind} {list(other.shape)}", remedy
             )
-    if target and target.name in validation.schema.names:
-        if validation.schema.task != train.schema.task:
-            remedy = f"the training rows are for {train.schema.task}"
-            problems.add("validation task", validation.schema.task, remedy)
+    if target and target.name in schema.names and schema.task != known.task:
+        problems.add(f"{role} task", schema.task, f"that of {other_side} is {known.task}")
 
 
-def _check_classes(train: Dataset, validation: Dataset, problems: Problems) -> None:
+def _check_classes(
+    train: Dataset, validation: Dataset, learned: set[str], problems: Problems
+) -> None:
     assert train.schema.target
     name = train.schema.target.name
     # A student learns classes from soft outputs too, so all that its teacher knows count as seen.
     known = set(train.schema.classes) if train.schema.soft else _labels(train, name)
-    unseen = _labels(validation, name) - known
+    unseen = _labels(validation, name) - known - learned
     if unseen:
         remedy = "no training row has these classes; move some rows over or drop them"
         problems.add(f"validation classes of {name!r}", sorted(unseen), remedy)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["FORMAT", "MANIFEST", "Dataset", "gather", "write_manifest"]
 
 MANIFEST = "dataset.json"
-FORMAT = "kubestill/dataset/1"
+FORMAT = "kubestill/dataset/2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,8 @@ class Dataset:
     """How it was made."""
     complete_domain: bool = False
     """Every possible input is in it: there is nothing unseen to generalise to."""
+    unlabelled: int = 0
+    """Rows without a target."""
 
     @property
     def fingerprint(self) -> str:
@@ -87,6 +89,7 @@ class Dataset:
             blocks=tuple(form["blocks"]),
             provenance=form["provenance"],
             complete_domain=form["complete_domain"],
+            unlabelled=form["unlabelled_rows"],
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -95,6 +98,7 @@ class Dataset:
             "format": FORMAT,
             "fingerprint": self.fingerprint,
             "rows": self.rows,
+            "unlabelled_rows": self.unlabelled,
             "complete_domain": self.complete_domain,
             "schema": self.schema.to_json(),
             "provenance": self.provenance,
@@ -189,6 +193,7 @@ def gather(
         blocks=tuple(block for dataset in datasets for block in dataset.blocks),
         provenance=provenance,
         complete_domain=complete_domain,
+        unlabelled=sum(dataset.unlabelled for dataset in datasets),
     )
     if any(dataset.rows % BLOCK_ROWS for dataset in datasets[:-1]):
         digests = (block_digest(block, index.schema) for block in index.iter_blocks())

@@ -20,6 +20,7 @@ from kubestill.runtime.data.canonical import (
     block_digest,
     canonical_table,
     storage_schema,
+    unlabelled_rows,
 )
 from kubestill.runtime.data.manifest import MANIFEST, Dataset, write_manifest
 from kubestill.runtime.data.parts import Part, absolute, file_digest, is_remote
@@ -81,7 +82,7 @@ class DatasetWriter:
         self._unlabelled = unlabelled
         self._held: list[pa.Table] = []
         self._held_rows = 0
-        self._rows = 0
+        self._rows = self._rows_unlabelled = 0
         self._digests: list[Future[str]] = []
         self._encoded: deque[Future[None]] = deque()
         self._staging = _staging_folder(root)
@@ -135,6 +136,7 @@ class DatasetWriter:
                 blocks=tuple(digest.result() for digest in self._digests),
                 provenance=self._provenance,
                 complete_domain=self._complete_domain,
+                unlabelled=self._rows_unlabelled,
             )
             _publish(self._staging, self._root, parts)
             write_manifest(self.dataset)
@@ -157,6 +159,7 @@ class DatasetWriter:
         self._encoded.append(self._encoder.submit(self._files.add, block))
         self._digests.append(self._hasher.submit(block_digest, block, self._schema))
         self._rows += block.num_rows
+        self._rows_unlabelled += unlabelled_rows(block, self._schema)
 
 
 class _PartFiles:

@@ -25,6 +25,8 @@ BLOCK_ROWS = 8192
 _WINDOW_BYTES = 256 << 20
 _CHUNK_BYTES = 8 << 20
 """Small enough to stay in a cache until it is trained on."""
+_PART_BYTES = 1 << 20
+"""Rows converted at a time: each step of a conversion finds them in the cache."""
 _CHUNK_BATCHES = 64
 """Enough to hand over rarely; more would only delay the first step."""
 
@@ -85,46 +87,77 @@ class ResidentRows(Rows):
         return tuple(tensor[start:stop] for tensor in self.tensors)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """An array as it is stored, and how its rows become what is trained on."""
+
+    stored: np.ndarray
+    """[N, ...], typically a memory map."""
+    convert: Callable[[Tensor], Tensor] = lambda rows: rows
+    """Stored rows [n, ...] on the CPU to trained ones [n, ...] on any device; each row by itself:
+    its bits do not depend on which others are read with it."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Of one row as it is trained on."""
+        return self.read(slice(0, 1)).nbytes
+
+    def read(self, rows: slice | np.ndarray) -> Tensor:
+        """Return rows as they are trained on [n, ...], perhaps as a view of what is stored."""
+        return self.convert(torch.from_numpy(np.asarray(self.stored[rows])))
+
+    def read_all(self, device: torch.device) -> Tensor:
+        """Return every row, [N, ...]."""
+        out = self._empty(len(self.stored), device)
+        for part in self._parts(len(self.stored)):
+            out[part] = self.read(part)
+        return out
+
+    def scatter(self, rows: np.ndarray, places: Tensor, device: torch.device) -> Tensor:
+        """Return the rows numbered `rows` [n], each at its place of `places` int64 [n]."""
+        out = self._empty(len(rows), device)
+        for part in self._parts(len(rows)):
+            out.index_copy_(0, places[part].to(device), self.read(rows[part]).to(device))
+        return out
+
+    def _empty(self, rows: int, device: torch.device) -> Tensor:
+        one = self.read(slice(0, 1))
+        return one.new_empty((rows, *one.shape[1:]), device=device)
+
+    def _parts(self, rows: int) -> Iterator[slice]:
+        """Cut so that what is made on the way to the result is small."""
+        size = max(1, _PART_BYTES // max(1, self.stored[:1].nbytes))
+        return (slice(start, start + size) for start in range(0, rows, size))
+
+
 class StreamedRows(Rows):
-    """Rows that stay on disk; a window of them is read, encoded and moved to the device at a time.
+    """Rows that stay on disk; a window of them is read, converted and moved at a time.
 
     Args:
-        raw: Raw features [N, R], typically a memory map.
-        targets: Targets [N, ...] in memory or mapped.
-        encode: Raw features [n, R] to what the network takes.
+        features: Raw features [N, R], and how they are encoded.
+        targets: Targets [N, ...], and what the loss is told of them.
         device: Where the batches are wanted.
     """
 
     whole_windows = True
 
-    def __init__(
-        self,
-        raw: np.ndarray,
-        targets: Sequence[np.ndarray],
-        *,
-        encode: Callable[[Tensor], Tensor],
-        device: torch.device,
-    ):
-        self._arrays = (raw, *targets)
-        self._encode = encode
+    def __init__(self, features: Source, targets: Sequence[Source], *, device: torch.device):
+        self._sources = (features, *targets)
         self._device = device
-        self.count = len(raw)
-        self.row_bytes = sum(array[:1].nbytes for array in self._arrays)
+        self.count = len(features.stored)
+        # The size of a window, and so the order of the rows, follows from the raw features.
+        self.row_bytes = features.stored[:1].nbytes + sum(t.row_bytes for t in targets)
 
     @override
     def gather(self, index: Tensor) -> tuple[Tensor, ...]:
-        # Ascending reads touch each page once; the shuffle happens in memory afterwards.
-        ascending, back = torch.sort(index)
+        # Ascending reads touch each page once; each row goes straight to its place in the shuffle.
+        ascending, places = torch.sort(index)
         rows = ascending.numpy()
-        read = [torch.from_numpy(np.ascontiguousarray(array[rows])) for array in self._arrays]
-        order = torch.empty_like(back)
-        order[back] = torch.arange(len(back))
-        features, *targets = (part[order].to(self._device) for part in read)
-        return (self._encode(features), *targets)
+        return tuple(source.scatter(rows, places, self._device) for source in self._sources)
 
     @override
     def between(self, start: int, stop: int) -> tuple[Tensor, ...]:
-        return self.gather(torch.arange(start, stop))
+        return tuple(source.read(slice(start, stop)).to(self._device) for source in self._sources)
 
 
 @dataclass(frozen=True, kw_only=True)

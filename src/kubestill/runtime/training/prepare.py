@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kubestill.errors import InvalidInput, Problem, Problems, nearest
+from kubestill.errors import InvalidInput, Problems, nearest
 from kubestill.runtime.data.cache import load_decoded
 from kubestill.runtime.data.dataset import Dataset
 from kubestill.runtime.data.decode import Decoded, RawLayout
@@ -17,7 +18,7 @@ from kubestill.runtime.models.build import build_network
 from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.encoder import Encoder
 from kubestill.runtime.models.model import Model
-from kubestill.runtime.training.batches import ResidentRows, Rows, StreamedRows
+from kubestill.runtime.training.batches import ResidentRows, Rows, Source, StreamedRows
 from kubestill.runtime.training.device import Machine
 from kubestill.runtime.training.domain_error import DOMAIN_METRICS, DomainError
 from kubestill.runtime.training.losses import Loss, build_loss, loss_names
@@ -26,6 +27,8 @@ from kubestill.runtime.training.settings import TrainingSettings
 from kubestill.runtime.training.validation import MAIN_METRIC, METRICS, Validation
 
 _CHUNK = 65536
+_LANES, _ONE_THREAD = 64, 1 << 14
+"""Numbers that fill the vectors of any CPU, and that torch leaves to a single thread."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +86,10 @@ def resolve_loss(
                 f"its teacher has {soft.width} outputs and this student {outputs}; use a teacher"
             )
             problems.add("dataset", dataset.root, f"{remedy} of the same target")
+    elif dataset.unlabelled:
+        unlabelled = f"{dataset.unlabelled} of {dataset.rows} rows"
+        remedy = "have no target; train on them with a teacher's outputs, or drop them"
+        problems.add("dataset", unlabelled, remedy)
     followed = DOMAIN_METRICS if whole_domain else METRICS
     known = [*followed[str(task)], "train_loss"]
     if settings.metric and settings.metric not in known:
@@ -148,21 +155,17 @@ def prepare(
     decoded = load_decoded(dataset, layout)
     model = start or _build(dataset, decoded, layout, settings)
     model.to(machine.device)
-    targets = _targets(decoded, model, loss_name, settings, str(dataset.schema.task))
-    rows, shuffle = _rows(decoded, targets, model, settings, machine)
     task = str(dataset.schema.task)
+    targets = _targets(decoded, model, loss_name, settings, task)
+    rows = _rows(decoded, targets, model, settings, machine)
     followed = None
     if whole_domain:
         followed = DomainError(rows, task=task, decoder=model.decoder)
     elif validation is not None:
         held = load_decoded(validation, RawLayout(model.spec.schema))
         assert held.target is not None
-        followed = Validation(
-            _encode_all(held.raw, model, machine),
-            torch.from_numpy(np.ascontiguousarray(held.target)).to(machine.device),
-            task=task,
-            decoder=model.decoder,
-        )
+        held_rows = _rows(held, [Source(stored=held.target)], model, settings, machine)
+        followed = Validation(held_rows, task=task, decoder=model.decoder)
     return Prepared(
         model=model,
         rows=rows,
@@ -172,7 +175,7 @@ def prepare(
         loss_name=loss_name,
         validation=followed,
         metric=settings.metric or main_metric(task, followed is not None, whole_domain),
-        shuffle=shuffle,
+        shuffle=_shuffle(rows, settings),
     )
 
 
@@ -180,10 +183,10 @@ def _build(
     dataset: Dataset, decoded: Decoded, layout: RawLayout, settings: TrainingSettings
 ) -> Model:
     regression = dataset.schema.task == "regression"
-    values = decoded.target if decoded.target is not None else decoded.soft
-    if regression and decoded.soft is not None and not np.isfinite(decoded.target).any():  # pyright: ignore
+    soft, values = decoded.soft, decoded.target if decoded.target is not None else decoded.soft
+    if regression and values is not None and soft is not None:
         # Only generated rows: their scale is the teacher's.
-        values = decoded.soft
+        values = values if any(np.isfinite(chunk).any() for chunk in _chunks(values)) else soft
     return Model.create(
         dataset.schema,
         encoder=Encoder.fit(_chunks(decoded.raw), layout),
@@ -204,80 +207,64 @@ def _fit_decoder(values: np.ndarray, settings: TrainingSettings) -> Decoder:
 
 def _targets(
     decoded: Decoded, model: Model, loss_name: str, settings: TrainingSettings, task: str
-) -> list[np.ndarray]:
-    """Return what the loss is told about each row, [N, ...] each.
-
-    Raises:
-        InvalidInput: Rows without a target, where the loss needs one for every row.
-    """
-    if loss_name == "distillation":
-        assert decoded.soft is not None
-        soft = [_soften(decoded.soft, settings.temperature)]
-        return [*soft, np.asarray(decoded.target)] if settings.hard_weight else soft
-    if loss_name == "distillation_mse":
-        assert decoded.soft is not None
-        soft = [_standardised(decoded.soft, model)]
-        hard = settings.hard_weight and decoded.target is not None
-        return [*soft, _standardised(decoded.target, model)] if hard else soft  # pyright: ignore
-    target = np.asarray(decoded.target)
-    missing = int((target < 0).sum() if task != "regression" else np.isnan(target).any(1).sum())
-    if missing:
-        remedy = (
-            f"{missing} rows have no target; train on them with a teacher's outputs, or drop them"
-        )
-        raise InvalidInput([Problem("dataset", f"{len(target)} rows", remedy)])
+) -> list[Source]:
+    """Return what the loss is told about each row, [N, ...] each."""
+    target, soft = decoded.target, decoded.soft
+    if loss_name.startswith("distillation"):
+        assert soft is not None
+        hard = [target] if settings.hard_weight and target is not None else []
+        if loss_name == "distillation_mse":
+            return [_standardised(values, model) for values in (soft, *hard)]
+        return [_softened(soft, settings.temperature), *(Source(stored=each) for each in hard)]
+    assert target is not None
     if task == "binary":
-        return [target.astype(np.float32)[:, None]]
-    return [target] if task == "multiclass" else [_standardised(target, model)]
+        return [Source(stored=target, convert=lambda rows: rows.float()[:, None])]
+    return [Source(stored=target)] if task == "multiclass" else [_standardised(target, model)]
 
 
-def _soften(logits: np.ndarray, temperature: float) -> np.ndarray:
+def _softened(logits: np.ndarray, temperature: float) -> Source:
     """Return the teacher's probabilities at a temperature (Hinton et al. 2015, eq. 1), [N, K]."""
-    out = np.empty_like(logits)
-    for start in range(0, len(logits), _CHUNK):
-        scaled = torch.from_numpy(np.array(logits[start : start + _CHUNK])) / temperature
-        soft = torch.sigmoid(scaled) if logits.shape[1] == 1 else torch.softmax(scaled, 1)
-        out[start : start + _CHUNK] = soft.numpy()
-    return out
+    normalise = _sigmoid if logits.shape[1] == 1 else partial(torch.softmax, dim=1)
+    return Source(stored=logits, convert=lambda rows: normalise(rows / temperature))
 
 
-def _standardised(values: np.ndarray, model: Model) -> np.ndarray:
-    out = np.empty_like(values)
+def _sigmoid(logits: Tensor) -> Tensor:
+    """Return sigmoid [n, 1], the same bits for a row whichever others it comes with.
+
+    torch rounds the last few of a call, or of a thread, which fill no vector, in another way.
+    """
+    padded = nn.functional.pad(logits.flatten(), (0, -len(logits) % _LANES))
+    parts = [torch.sigmoid(part) for part in padded.split(_ONE_THREAD)]
+    return torch.cat(parts)[: len(logits), None]
+
+
+def _standardised(values: np.ndarray, model: Model) -> Source:
     device = next(model.parameters()).device
-    for start in range(0, len(values), _CHUNK):
-        chunk = torch.from_numpy(np.array(values[start : start + _CHUNK])).to(device)
-        out[start : start + _CHUNK] = model.decoder.standardise(chunk).cpu().numpy()
-    return out
+    return Source(stored=values, convert=lambda rows: model.decoder.standardise(rows.to(device)))
 
 
 def _rows(
     decoded: Decoded,
-    targets: list[np.ndarray],
+    targets: list[Source],
     model: Model,
     settings: TrainingSettings,
     machine: Machine,
-) -> tuple[Rows, str]:
+) -> Rows:
     """Keep the rows in memory where they fit beside everything else, else stream them."""
-    needed = decoded.rows * 4 * model.encoder.width + sum(array.nbytes for array in targets)
+    device = machine.device
+    features = Source(stored=decoded.raw, convert=lambda rows: model.encoder(rows.to(device)))
+    needed = decoded.rows * sum(source.row_bytes for source in (features, *targets))
     # Rows, a shuffled copy of a window of them, and room for the network's own buffers.
-    resident = needed < 0.4 * available_bytes(machine.device)
-    if settings.shuffle == "blocks" or not resident:
-        shuffle = "blocks" if settings.shuffle == "auto" else settings.shuffle
-        streamed = StreamedRows(decoded.raw, targets, encode=model.encoder, device=machine.device)
-        return streamed, shuffle
-    tensors = [
-        torch.from_numpy(np.ascontiguousarray(array)).to(machine.device) for array in targets
-    ]
-    features = _encode_all(decoded.raw, model, machine)
-    return ResidentRows(
-        [features, *tensors]
-    ), "full" if settings.shuffle == "auto" else settings.shuffle
+    if settings.shuffle == "blocks" or needed >= 0.4 * available_bytes(device):
+        return StreamedRows(features, targets, device=device)
+    return ResidentRows([source.read_all(device) for source in (features, *targets)])
 
 
-@torch.no_grad()
-def _encode_all(raw: np.ndarray, model: Model, machine: Machine) -> Tensor:
-    chunks = (torch.from_numpy(np.array(chunk)).to(machine.device) for chunk in _chunks(raw))
-    return torch.cat([model.encoder(chunk) for chunk in chunks])
+def _shuffle(rows: Rows, settings: TrainingSettings) -> str:
+    """Return the order of the data: rows that are streamed are shuffled where they lie close."""
+    if settings.shuffle != "auto":
+        return settings.shuffle
+    return "blocks" if isinstance(rows, StreamedRows) else "full"
 
 
 def _chunks(array: np.ndarray) -> Iterator[np.ndarray]:
