@@ -19,6 +19,7 @@ def import_dataset(
     kinds: dict = {},
     validation_fraction: float = 0.15,
     holdout_fraction: float = 0.2,
+    require_holdout: bool = False,
     seed: int = 0,
 ) -> NamedTuple("Outputs", [("dataset_uri", str)]):
     """Read a Parquet or CSV table and split it into training, validation and hold-out rows.
@@ -34,6 +35,7 @@ def import_dataset(
         kinds: Overrides by column: `numeric`, `boolean`, `categorical` or `tensor`.
         validation_fraction: Share of the rows, 0 to below 1.
         holdout_fraction: Share of the rows, 0 to below 1.
+        require_holdout: Refuse a share of 0: something later judges by these rows.
         seed: Of the split.
 
     Returns:
@@ -55,5 +57,6 @@ def import_dataset(
         kinds=kinds,
         validation_fraction=validation_fraction,
         holdout_fraction=holdout_fraction,
+        require_holdout=require_holdout,
         seed=seed,
     )

@@ -13,6 +13,7 @@ def overfit_batch(
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
+    validation: dsl.Input[dsl.Dataset] | None = None,
     mode: str = "hard",
     temperature: float = 4.0,
     hard_weight: float = 0.1,
@@ -42,6 +43,7 @@ def overfit_batch(
 
     Args:
         dataset: Rows of the training to come.
+        validation: Its validation rows: what it is told of them is checked here.
         mode: `hard`, `distil` or `overfit`, as in train-student; `hard` for a teacher.
         temperature: As in the training to come, and so are all parameters down to `settings`.
         hard_weight: Share of the hard-label loss in mode `distil`.
@@ -72,6 +74,7 @@ def overfit_batch(
 
     return run(
         dataset=dataset,
+        validation=validation,
         metrics=metrics,
         report=report,
         summary=summary,

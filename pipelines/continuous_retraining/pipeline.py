@@ -233,6 +233,7 @@ def continuous_retraining(
             sound = place(
                 overfit_batch(
                     dataset=collected.outputs["dataset"],
+                    validation=collected.outputs["validation"],
                     network=network,
                     network_args=network_args,
                     epochs=epochs,

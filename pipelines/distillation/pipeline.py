@@ -130,6 +130,7 @@ def distillation(
             kinds=kinds,
             validation_fraction=validation_fraction,
             holdout_fraction=holdout_fraction,
+            require_holdout=True,
             seed=seed,
         )
     )
@@ -144,6 +145,7 @@ def distillation(
     sound_teacher = place(
         overfit_batch(
             dataset=augmented.outputs["dataset"],
+            validation=data.outputs["validation"],
             network=teacher_network,
             network_args=teacher_args,
             steps=teacher_steps,
@@ -159,6 +161,7 @@ def distillation(
     sound_student = place(
         overfit_batch(
             dataset=data.outputs["dataset"],
+            validation=data.outputs["validation"],
             temperature=temperature,
             hard_weight=hard_weight,
             network=student_network,

@@ -38,6 +38,15 @@ def test_the_report_is_one_self_contained_page(run):
     assert html.lstrip().lower().startswith("<!doctype html>")
     assert "<svg" in html
     assert not re.search(r"""(src|href)=["']https?://""", html)
+    sections = (
+        "How they learned",
+        "What size buys",
+        "Where student and teacher agree",
+        "Can its probabilities be believed?",
+        "What each costs",
+        "How they were trained",
+    )
+    assert [title for title in sections if title not in html] == []
 
 
 def test_the_students_learned_and_the_decision_is_a_word(run):

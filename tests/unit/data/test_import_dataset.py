@@ -138,6 +138,11 @@ def test_a_source_that_is_no_text(tmp_path: Path, source: Any) -> None:
     assert [problem.field for problem in caught.value.problems] == ["source", "seed"]
 
 
+def test_rows_to_judge_by_may_be_required(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="holdout_fraction = 0.*hold some out"):
+        run(tmp_path, source="digits", holdout_fraction=0, require_holdout=True)
+
+
 def test_too_few_rows(tmp_path: Path) -> None:
     pd.DataFrame({"x": [1.0], "y": [0.5]}).to_parquet(tmp_path / "rows.parquet")
     with pytest.raises(InvalidInput, match="of 1 rows is none"):

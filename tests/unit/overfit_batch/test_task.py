@@ -87,3 +87,22 @@ def test_everything_wrong_is_said_at_once(call):
         call(mode="distil")
     with pytest.raises(InvalidInput, match="did you mean 'hard'"):
         call(mode="herd")
+
+
+def test_it_refuses_what_the_training_would_refuse_of_its_validation_rows(call, tmp_path):
+    write(digits(), str(tmp_path / "held"), lambda frame: frame.head(100))
+    held = LocalArtifact(str(tmp_path / "held"), metadata={"kind": "dataset"})
+    settings = {"step_path": "fused", "checkpoints": {"keep_best": 0}}
+    given = {"network_args": {"hidden": [32.0], "dropout": 0.1}, "settings": settings}
+    with pytest.raises(InvalidInput) as caught:
+        call(validation=held, **given)
+    fields = {problem.field for problem in caught.value.problems}
+    assert fields == {"step_path", "settings.checkpoints.keep_best"}
+    (tmp_path / "held" / "dataset.json").write_text("{")
+    with pytest.raises(InvalidInput, match="held"):
+        call(validation=held)
+
+
+def test_a_training_may_follow_rows_that_the_gate_is_not_shown(call):
+    (verdict, _), _ = call(settings={"threads": 1, "patience": 3, "metric": "accuracy"})
+    assert verdict == "pass"

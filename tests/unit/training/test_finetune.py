@@ -4,11 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from kubestill.errors import InvalidInput
 from kubestill.runtime.artifacts import LocalArtifact
+from kubestill.runtime.checkpoints.inspection import ledgers
 from kubestill.runtime.checkpoints.ledger import (
     Checkpoint,
     read_ledger_artifact,
@@ -16,10 +19,13 @@ from kubestill.runtime.checkpoints.ledger import (
 )
 from kubestill.runtime.checkpoints.restore import load_state
 from kubestill.runtime.checkpoints.state import TrainingState
+from kubestill.runtime.data.dataset import DatasetWriter
+from kubestill.runtime.data.schema import Column, Schema
 from kubestill.runtime.tasks.finetune_fresh import finetune_fresh
 from kubestill.runtime.training.schedules import LearningRates
 
 Train = Callable[..., Path]
+Make = Callable[..., LocalArtifact]
 MOMENTUM = {"optimizer_args": {"momentum": 0.9}}
 
 
@@ -123,27 +129,77 @@ def test_shrink_and_perturb(train: Train, finetune: Train) -> None:
         torch.testing.assert_close(new[name], 0.5 * old[name], atol=1e-6, rtol=1e-4)
 
 
-def test_everything_wrong_is_said_before_anything_is_read(finetune: Train, tmp_path: Path) -> None:
+def test_everything_wrong_is_said_before_anything_is_read(
+    finetune: Train, line: Make, tmp_path: Path
+) -> None:
     """There is no such checkpoint: it would be the next thing to fail."""
     nowhere = LocalArtifact(str(tmp_path / "nowhere"), metadata={"kind": "checkpoint"})
+    damaged = line("damaged")
+    (Path(damaged.path) / "dataset.json").write_text("{")
     with pytest.raises(InvalidInput) as caught:
         finetune(
             nowhere,
+            dataset=damaged,
+            replay=damaged,
             shrink=2.0,
             perturb=-1.0,
             replay_share=1.0,
             keep_schedule=True,
             optimizer="Admm",
             epochs=-1,
+            resume="perhaps",
             settings={"patiense": 1, "warmup_steps": 5, "network": "mlp"},
         )
     assert {problem.field for problem in caught.value.problems} == {
+        "checkpoint",
+        "dataset",
+        "replay",
         "shrink",
         "perturb",
         "replay_share",
         "optimizer",
         "epochs",
+        "resume",
         "settings.patiense",
         "settings.warmup_steps",
         "settings.network",
     }
+
+
+def labelled(root: Path, name: str, labels: str, classes: str) -> LocalArtifact:
+    """Write one row a letter of `labels`."""
+    columns = (
+        Column(name="x", kind="numeric"),
+        Column(name="y", kind="categorical", role="target", categories=tuple(classes)),
+    )
+    schema = Schema(columns=columns, task="multiclass")
+    with DatasetWriter(str(root / name), schema) as writer:
+        writer.write(pd.DataFrame({"x": np.arange(len(labels)), "y": list(labels)}))
+    return LocalArtifact(str(root / name), metadata={"kind": "dataset"})
+
+
+def test_rows_that_the_checkpoint_does_not_know_are_refused_before_it_is_loaded(
+    train: Train, finetune: Train, line: Make, tmp_path: Path
+) -> None:
+    chosen = milestone(train(dataset=labelled(tmp_path, "old", "abcabc", "abc")), 60)
+    (store,) = ledgers(str(tmp_path / "store"))
+    for fresh, field in (
+        (labelled(tmp_path, "new", "abd", "abd"), "dataset classes of 'y'"),
+        (line("numbers"), "dataset column 'y'"),
+    ):
+        with pytest.raises(InvalidInput, match="checkpoint") as caught:
+            finetune(chosen, dataset=fresh, resume="perhaps")
+        assert {field, "resume"} <= {problem.field for problem in caught.value.problems}
+    assert ledgers(str(tmp_path / "store")) == [store]
+
+
+def test_a_class_may_be_missing_among_the_fresh_rows(
+    train: Train, finetune: Train, tmp_path: Path
+) -> None:
+    """The model knows it, and is judged on it."""
+    chosen = milestone(train(dataset=labelled(tmp_path, "old", "abcabc", "abc")), 60)
+    fresh, held_out = (
+        labelled(tmp_path, "new", "abab", "ab"),
+        labelled(tmp_path, "held", "cc", "bc"),
+    )
+    assert last_state(finetune(chosen, dataset=fresh, validation=held_out)).meta

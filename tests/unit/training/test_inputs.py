@@ -1,7 +1,7 @@
 """Bad input to the training tasks: everything named at once, before anything is written."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -216,6 +216,38 @@ def test_a_part_that_was_cut_off_hides_no_other_problem(tmp_path: Path) -> None:
     )
     assert {"dataset", "optimizer"} <= found.keys()
     assert "50 bytes" in found["dataset"]
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_rows_without_a_target_are_refused_beside_everything_else(
+    tmp_path: Path, task: Literal["binary", "multiclass", "regression"]
+) -> None:
+    """Such rows come with a teacher's outputs, which only a distillation can do with."""
+    classes = {"binary": ("a", "b"), "multiclass": ("a", "b", "c"), "regression": None}[task]
+    kind = "numeric" if classes is None else "categorical"
+    columns = (
+        Column(name="x", kind="numeric"),
+        Column(name="y", kind=kind, role="target", categories=classes),
+    )
+    width = len(classes) if classes and len(classes) > 2 else 1
+    schema = Schema(columns=columns, task=task).with_soft("teacher", width)
+    labels = list(classes or (1.0, 2.0)) * 4
+    frame = pd.DataFrame(
+        {"x": 1.0, "y": [*labels, None], "teacher": [[0.5] * width] * (len(labels) + 1)}
+    )
+    with DatasetWriter(str(tmp_path / "rows"), schema) as writer:
+        writer.write(frame)
+    rows = LocalArtifact(str(tmp_path / "rows"), metadata={"kind": "dataset"})
+    given: dict[str, Any] = {"dataset": rows, "validation": rows, "optimizer": "Adm"}
+    out = tmp_path / "out"
+    found = problems(train_teacher, out, **given)
+    assert found.keys() == {"dataset", "validation", "optimizer"}
+    assert "no target" in found["dataset"]
+    assert "no target" in found["validation"]
+    assert problems(train_student, out, mode="distil", **given).keys() == {
+        "validation",
+        "optimizer",
+    }
 
 
 def test_a_students_loss_must_learn_from_the_teacher(tmp_path: Path) -> None:

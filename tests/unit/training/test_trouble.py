@@ -13,7 +13,7 @@ import torch
 from kubestill.errors import Diverged, InvalidInput, TrainingFailed
 from kubestill.runtime.checkpoints import Checkpoint, load_state
 from kubestill.runtime.checkpoints.inspection import ledgers
-from kubestill.runtime.training import run as training_run
+from kubestill.runtime.training import job as training_job
 from kubestill.runtime.training.device import Machine
 from kubestill.runtime.training.engine import Trainer
 from kubestill.runtime.training.stopping import Stopping
@@ -90,6 +90,16 @@ def test_a_metric_that_begins_as_no_number_can_still_become_the_best() -> None:
     assert "never finite" in stop[1]
 
 
+def test_the_step_that_is_chosen_gives_the_bits_of_autograd(train: Train, tmp_path: Path) -> None:
+    chosen = train("chosen", settings={"threads": 1})
+    elsewhere = str(tmp_path / "elsewhere")
+    settings = {"threads": 1, "step_path": "autograd"}
+    told = train("told", settings=settings, checkpoint_uri=elsewhere)
+    assert [record(out)["step_path"] for out in (chosen, told)] == ["fused", "autograd"]
+    weights = [(out / "model" / "model.safetensors").read_bytes() for out in (chosen, told)]
+    assert weights[0] == weights[1]
+
+
 def test_a_training_goes_on_where_the_precision_is_another(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,7 +108,7 @@ def test_a_training_goes_on_where_the_precision_is_another(
     assert "fused step" in capsys.readouterr().out
     cpu = torch.device("cpu")
     monkeypatch.setattr(
-        training_run, "choose_machine", lambda _: Machine(device=cpu, precision="bf16")
+        training_job, "choose_machine", lambda _: Machine(device=cpu, precision="bf16")
     )
     found = record(train())
     assert found["step_path"] == "autograd"

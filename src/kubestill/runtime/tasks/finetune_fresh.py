@@ -12,19 +12,22 @@ import torch
 from kubestill.errors import Problems
 from kubestill.runtime.artifacts import Artifact, LocalArtifact, MetricsArtifact, check_kind
 from kubestill.runtime.checkpoints.ledger import Checkpoint, read_checkpoint_artifact
+from kubestill.runtime.checkpoints.manifest import read_manifest
 from kubestill.runtime.checkpoints.restore import load_state
 from kubestill.runtime.checkpoints.state import TrainingState
 from kubestill.runtime.data.dataset import Dataset
 from kubestill.runtime.models.model import Model, ModelSpec
 from kubestill.runtime.replay import check_replay, mix
+from kubestill.runtime.stores import open_store
 from kubestill.runtime.training.engine import Start, below
-from kubestill.runtime.training.run import Keeping, Origin, Ports, Preset, run_training
-from kubestill.runtime.training.settings import read_settings
+from kubestill.runtime.training.job import Preset, check_job
+from kubestill.runtime.training.run import Keeping, Origin, Ports, check_resume, run_training
 
 _OPTIMIZER = ("optimizer", "optimizer_args")
 _SCHEDULE = ("learning_rate", "schedule", "schedule_args", "schedule_unit", "warmup_steps")
 """Settings that come along with what is kept. Where there is no parameter for one, `settings` may
 say otherwise."""
+_KEPT = (*_OPTIMIZER, *_SCHEDULE)
 _SCHEDULE_POSITION = ("schedule_from", "schedule_steps", "steps_per_epoch")
 
 
@@ -69,9 +72,31 @@ def finetune_fresh(
         "seed": seed,
         "device": device,
     }
-    _check(shrink, perturb, replay_share, keep_schedule, typed, settings, checkpoint)
-    older = _older(dataset, replay, float(replay_share))
-    chosen = read_checkpoint_artifact(checkpoint.path)
+    problems = Problems()
+    _check_own(shrink, perturb, replay_share, keep_schedule, settings, problems)
+    check_resume(resume, problems)
+    chosen, before = _read(checkpoint, problems)
+    older = _older(replay, replay_share, problems)
+    names = ("network", "network_args")
+    names += (_OPTIMIZER if keep_optimizer else ()) + (_SCHEDULE if keep_schedule else ())
+    inherited = {name: before["settings"][name] for name in names} if before else {}
+    typed |= {name: value for name, value in inherited.items() if name in typed}
+    preset = Preset(name="finetune", defaults=inherited)
+    job = check_job(
+        preset,
+        typed,
+        # Without the checkpoint nobody knows what optimizer or schedule these may be for.
+        settings if before else {k: v for k, v in settings.items() if k not in _KEPT},
+        problems,
+        dataset=dataset,
+        validation=validation,
+        start=ModelSpec.from_json(before["model_spec"]) if before else None,
+    )
+    if job and older:
+        with problems.collect():
+            check_replay(job.dataset, older)
+    problems.raise_if_any()
+    assert chosen
     state = load_state(chosen)
     kept = {
         "keep_optimizer": keep_optimizer,
@@ -80,12 +105,6 @@ def finetune_fresh(
         "shrink": float(shrink),
         "perturb": float(perturb),
     }
-    before = state.meta["settings"]
-    names = ("network", "network_args")
-    names += (_OPTIMIZER if keep_optimizer else ()) + (_SCHEDULE if keep_schedule else ())
-    inherited = {name: before[name] for name in names}
-    typed |= {name: value for name, value in inherited.items() if name in typed}
-    preset = Preset(name="finetune", defaults=inherited)
     origin = Origin(
         model=_model(state, shrink=float(shrink), perturb=float(perturb), seed=int(seed)),
         start=_start(state, keep_optimizer, keep_schedule, keep_position),
@@ -106,23 +125,15 @@ def finetune_fresh(
         return run_training(preset, typed, settings, ports=ports, keeping=keeping, origin=origin)
 
 
-def _check(
+def _check_own(
     shrink: float,
     perturb: float,
     replay_share: float,
     keep_schedule: bool,
-    typed: dict[str, Any],
     settings: dict[str, Any],
-    checkpoint: Artifact,
+    problems: Problems,
 ) -> None:
-    """Find what is wrong before anything is downloaded."""
-    problems = Problems()
-    # What may be for the checkpoint's own optimizer and schedule is checked once they are known.
-    later = {*_OPTIMIZER, *_SCHEDULE} - typed.keys()
-    own = {name: value for name, value in settings.items() if name not in later}
-    read_settings(typed, own, problems)
-    with problems.collect():
-        check_kind(checkpoint, "checkpoint", "checkpoint")
+    """Note what is wrong with the parameters that only a fine-tuning has."""
     if not 0 < shrink <= 1:
         problems.add(
             "shrink", shrink, "use a factor above 0 and up to 1 (1 leaves the weights alone)"
@@ -142,7 +153,28 @@ def _check(
             problems.add(
                 f"settings.{key}", settings[key], "the checkpoint brings its network; leave it out"
             )
-    problems.raise_if_any()
+
+
+def _read(
+    checkpoint: Artifact, problems: Problems
+) -> tuple[Checkpoint | None, dict[str, Any] | None]:
+    """Return the checkpoint and what its manifest says of it: its tensors are not read yet."""
+    chosen = before = None
+    with problems.collect("checkpoint", checkpoint.uri):
+        check_kind(checkpoint, "checkpoint", "checkpoint")
+        chosen = read_checkpoint_artifact(checkpoint.path)
+        before = read_manifest(open_store(chosen.uri), chosen.entry.manifest).meta
+    return chosen, before
+
+
+def _older(replay: Artifact | None, share: float, problems: Problems) -> Dataset | None:
+    """Return the rows to replay some of; None where there is nothing to replay."""
+    older = None
+    if replay is not None and share:
+        with problems.collect("replay", replay.uri):
+            check_kind(replay, "dataset", "replay")
+            older = Dataset.open(replay.path)
+    return older if older and older.rows else None
 
 
 def _start(state: TrainingState, optimizer: bool, schedule: bool, position: bool) -> Start:
@@ -151,23 +183,6 @@ def _start(state: TrainingState, optimizer: bool, schedule: bool, position: bool
         optimizer=below("optimizer/", state) if optimizer else {},
         **{name: state.meta["kept"][name] for name in names},
     )
-
-
-def _older(dataset: Artifact, replay: Artifact | None, share: float) -> Dataset | None:
-    """Return the rows to replay some of; None where there is nothing to replay."""
-    if replay is None or not share:
-        return None
-    problems = Problems()
-    with problems.collect():
-        check_kind(dataset, "dataset")
-    with problems.collect():
-        check_kind(replay, "dataset", "replay")
-    problems.raise_if_any()
-    older = Dataset.open(replay.path)
-    if not older.rows:
-        return None
-    check_replay(Dataset.open(dataset.path), older)
-    return older
 
 
 def _mixed(dataset: Artifact, older: Dataset, share: float, seed: int, folder: str) -> Artifact:

@@ -52,6 +52,7 @@ def import_dataset(
     kinds: dict[str, Any] | None = None,
     validation_fraction: float = 0.15,
     holdout_fraction: float = 0.2,
+    require_holdout: bool = False,
     seed: int = 0,
 ) -> ImportOutputs:
     """Read a table, infer what its columns mean and write the three datasets.
@@ -69,6 +70,7 @@ def import_dataset(
         kinds: Kind by column where inference gets it wrong.
         validation_fraction: Share of the rows, 0 to below 1.
         holdout_fraction: Share of the rows, 0 to below 1.
+        require_holdout: Refuse a share of 0: something later judges by these rows.
         seed: Of the split.
 
     Raises:
@@ -88,6 +90,9 @@ def import_dataset(
     problems = Problems()
     settings = read(_Settings, values, problems) or _Settings()
     check_fractions(settings.validation_fraction, settings.holdout_fraction, problems)
+    if require_holdout and settings.holdout_fraction == 0:
+        remedy = "what judges the models needs rows that none has seen; hold some out"
+        problems.add("holdout_fraction", holdout_fraction, remedy)
     table = None
     if all(problem.field != "source" for problem in problems):
         with problems.collect():

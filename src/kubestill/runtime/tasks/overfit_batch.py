@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from typing import Any
 
-from kubestill.errors import Problems, Refused, nearest
-from kubestill.runtime.artifacts import Artifact, MetricsArtifact, check_kind, clean, write_pages
+from kubestill.errors import CorruptData, InvalidInput, Problems, Refused, nearest
+from kubestill.runtime.artifacts import Artifact, MetricsArtifact, clean, write_pages
 from kubestill.runtime.data.cache import load_decoded
-from kubestill.runtime.data.checks import check_trainable
 from kubestill.runtime.data.dataset import Dataset
 from kubestill.runtime.data.decode import RawLayout
 from kubestill.runtime.evaluation.slices import check_slices
@@ -18,9 +17,9 @@ from kubestill.runtime.overfit_batch import Findings, GateSettings, Rows, examin
 from kubestill.runtime.reports.overfit_batch import gate_report
 from kubestill.runtime.settings import validate
 from kubestill.runtime.tasks.train_student import MODES
-from kubestill.runtime.training.device import Machine, arithmetic, choose_machine
-from kubestill.runtime.training.prepare import prepare, resolve_loss
-from kubestill.runtime.training.settings import TrainingSettings, read_settings
+from kubestill.runtime.training.device import arithmetic
+from kubestill.runtime.training.job import Job, check_job
+from kubestill.runtime.training.prepare import prepare
 
 __all__ = ["overfit_batch"]
 
@@ -31,6 +30,7 @@ def overfit_batch(
     metrics: MetricsArtifact,
     report: Artifact,
     summary: Artifact,
+    validation: Artifact | None = None,
     mode: str = "hard",
     temperature: float = 4.0,
     hard_weight: float = 0.1,
@@ -57,6 +57,8 @@ def overfit_batch(
         metrics: Output: scalars; `metadata["findings"]` holds everything.
         report: Output: HTML.
         summary: Output: Markdown.
+        validation: Rows that the training to come is followed on; only what it is told of them is
+            checked.
         mode: `hard`, `distil` or `overfit`, as in `train-student`; `hard` for a teacher.
         temperature: As in the training to come, and so are all that follow.
         hard_weight: ″
@@ -98,9 +100,9 @@ def overfit_batch(
         "seed": seed,
         "device": device,
     }
-    job = _check(dataset, mode, typed, settings, gate, thresholds, slices)
-    findings = _examine(job)
-    _write(findings, job, metrics, report, summary)
+    job, asked = _check(dataset, validation, mode, typed, settings, gate, thresholds, slices)
+    findings = _examine(job, asked)
+    _write(findings, job, asked, metrics, report, summary)
     for check in findings.checks:
         print(f"{check.status}: {check.name}. {check.said}", flush=True)
     print(f"{findings.verdict}: {findings.reason}", flush=True)
@@ -109,69 +111,63 @@ def overfit_batch(
     return findings.verdict, findings.reason
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """Checked parameters and inputs."""
-
-    dataset: Dataset
-    settings: TrainingSettings
-    machine: Machine
-    loss_name: str
-    gate: GateSettings
-
-
 def _check(
     dataset: Artifact,
+    validation: Artifact | None,
     mode: str,
     typed: Mapping[str, Any],
     settings: Mapping[str, Any],
     gate: Mapping[str, Any],
     thresholds: Mapping[str, Any],
     slices: Sequence[str],
-) -> _Job:
-    """Find every problem that can be found without reading rows, and raise them together."""
+) -> tuple[Job, GateSettings]:
+    """Find every problem that can be found without reading features, and raise them together."""
     problems = Problems()
-    rows = machine = loss_name = asked = None
+    asked = None
     if mode not in MODES:
         problems.add("mode", mode, nearest(mode, MODES))
-    preset = MODES.get(mode, MODES["hard"])
     with problems.collect():
         asked = validate(GateSettings, gate, prefix="gate.")
-    parsed = read_settings(typed, settings, problems, defaults=preset.defaults)
-    with problems.collect():
-        machine = choose_machine(parsed)
-    with problems.collect("dataset", dataset.uri):
-        check_kind(dataset, "dataset")
+    job = check_job(
+        MODES.get(mode, MODES["hard"]),
+        typed,
+        settings,
+        problems,
+        dataset=dataset,
+        validation=validation,
+        validation_known=validation is not None,
+    )
+    rows = None
+    with suppress(InvalidInput, CorruptData):  # then it has been told
         rows = Dataset.open(dataset.path)
-        if rows.rows == 1:
-            problems.add("dataset", "1 row", "give at least two")
-        check_trainable(rows)
+    if rows and rows.rows == 1:
+        problems.add("dataset", "1 row", "give at least two")
     if rows and rows.schema.task:
         with problems.collect():
             parse_thresholds(thresholds, rows.schema.task)
         with problems.collect():
             check_slices(slices, rows.schema)
-    if rows:
-        with problems.collect():
-            loss_name = resolve_loss(parsed, rows, distil=preset.distil)
     problems.raise_if_any()
-    assert rows
-    assert machine
-    assert loss_name
+    assert job
     assert asked
-    return _Job(dataset=rows, settings=parsed, machine=machine, loss_name=loss_name, gate=asked)
+    return job, asked
 
 
-def _examine(job: _Job) -> Findings:
+def _examine(job: Job, gate: GateSettings) -> Findings:
     with arithmetic(job.settings):
         prepared = prepare(job.dataset, None, job.settings, job.machine, loss_name=job.loss_name)
         decoded = load_decoded(job.dataset, RawLayout(job.dataset.schema))
         rows = Rows(labels=decoded.target, soft=decoded.soft, complete=job.dataset.complete_domain)
-        return examine(prepared, rows, job.settings, job.machine, job.gate)
+        return examine(prepared, rows, job.settings, job.machine, gate)
 
 
 def _write(
-    findings: Findings, job: _Job, metrics: MetricsArtifact, report: Artifact, summary: Artifact
+    findings: Findings,
+    job: Job,
+    gate: GateSettings,
+    metrics: MetricsArtifact,
+    report: Artifact,
+    summary: Artifact,
 ) -> None:
     told = {
         "network": job.settings.network,
@@ -181,7 +177,7 @@ def _write(
         "learning rate": job.settings.learning_rate,
         "device": job.machine.describe(),
         "dataset rows": job.dataset.rows,
-        "gate": job.gate.model_dump(),
+        "gate": gate.model_dump(),
     }
     write_pages(gate_report(findings, told), report, summary)
     found = (

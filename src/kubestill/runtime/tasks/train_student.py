@@ -7,7 +7,8 @@ from typing import Any
 
 from kubestill.errors import Problems, nearest
 from kubestill.runtime.artifacts import Artifact, MetricsArtifact
-from kubestill.runtime.training.run import Keeping, Ports, Preset, run_training
+from kubestill.runtime.training.job import Preset
+from kubestill.runtime.training.run import Keeping, Ports, run_training
 from kubestill.runtime.training.settings import TrainingSettings
 
 

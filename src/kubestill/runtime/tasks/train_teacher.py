@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from kubestill.runtime.artifacts import Artifact, MetricsArtifact
-from kubestill.runtime.training.run import Keeping, Ports, Preset, run_training
+from kubestill.runtime.training.job import Preset
+from kubestill.runtime.training.run import Keeping, Ports, run_training
 
 TEACHER = Preset(name="teacher")
 

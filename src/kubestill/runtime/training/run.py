@@ -8,12 +8,12 @@ report.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 from kubestill.errors import CorruptData, InvalidInput, NotFound, Problems, nearest
-from kubestill.runtime.artifacts import Artifact, MetricsArtifact, check_kind, write_pages
+from kubestill.runtime.artifacts import Artifact, MetricsArtifact, write_pages
 from kubestill.runtime.checkpoints.checkpointer import Checkpointer, Resume
 from kubestill.runtime.checkpoints.ledger import (
     Checkpoint,
@@ -25,26 +25,20 @@ from kubestill.runtime.checkpoints.place import Place, resolve_place
 from kubestill.runtime.checkpoints.ranks import Ranks
 from kubestill.runtime.checkpoints.restore import load_state
 from kubestill.runtime.checkpoints.state import TrainingState
-from kubestill.runtime.data.checks import check_trainable, check_validation
-from kubestill.runtime.data.dataset import Dataset
 from kubestill.runtime.models.export import export_from_state
 from kubestill.runtime.models.model import Model
-from kubestill.runtime.models.resolve import resolve_network, source_digest
 from kubestill.runtime.models.serve import add_serving_file
 from kubestill.runtime.reports.training import training_report
 from kubestill.runtime.selection.direction import direction
-from kubestill.runtime.training.device import Machine, arithmetic, choose_machine, numerics_key
+from kubestill.runtime.training.device import arithmetic, numerics_key
 from kubestill.runtime.training.distributed import process_group
 from kubestill.runtime.training.engine import Start, Trainer
 from kubestill.runtime.training.fingerprint import fingerprint
+from kubestill.runtime.training.job import Job, Preset, check_job
 from kubestill.runtime.training.prepare import (
     main_metric,
     prepare,
-    probe_network,
-    resolve_loss,
 )
-from kubestill.runtime.training.settings import TrainingSettings, read_settings
-from kubestill.runtime.training.steps import check_step_path
 
 _RESUME = ("auto", "never", "must")
 
@@ -82,19 +76,10 @@ class Origin:
     """Covers the checkpoint and what is kept of it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Preset:
-    """What makes a training a teacher's, a student's or a fine-tuning."""
-
-    name: str
-    distil: bool = False
-    """Learn from a teacher's outputs."""
-    whole_domain: bool = False
-    """The rows are all there is: follow the error over every one of them."""
-    defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Settings where the user says nothing."""
-    check: Callable[[TrainingSettings, Problems], None] = lambda settings, problems: None
-    """Notes settings that contradict the preset."""
+def check_resume(resume: str, problems: Problems) -> None:
+    """Note a `resume` that is none."""
+    if resume not in _RESUME:
+        problems.add("resume", resume, nearest(resume, _RESUME))
 
 
 def run_training(
@@ -123,10 +108,22 @@ def run_training(
 
     Raises:
         InvalidInput: Every problem of parameters, data and store, at once.
-        Diverged: The loss became NaN or infinite.
+        Diverged: Loss or weights became NaN or infinite.
         TrainingFailed: An earlier attempt recorded that this training cannot succeed.
     """
-    job = _check(preset, typed, settings, ports, keeping, origin, problems or Problems())
+    problems = problems or Problems()
+    check_resume(keeping.resume, problems)
+    job = check_job(
+        preset,
+        typed,
+        settings,
+        problems,
+        dataset=ports.dataset,
+        validation=ports.validation,
+        start=origin.model.spec if origin else None,
+    )
+    problems.raise_if_any()
+    assert job
     with process_group(), arithmetic(job.settings):
         rank = Ranks.current().rank
         identity = fingerprint(
@@ -150,131 +147,8 @@ def run_training(
     return (ports.model.uri,)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """Checked parameters and inputs."""
-
-    settings: TrainingSettings
-    machine: Machine
-    dataset: Dataset
-    validation: Dataset | None
-    loss_name: str
-    whole_domain: bool
-    source: str
-    """Digest of the user's own network source."""
-
-    @property
-    def fingerprints(self) -> dict[str, str]:
-        found = {"dataset": self.dataset.fingerprint}
-        # What is followed decides when a training stops and which milestone is exported.
-        found |= {"followed": "whole domain"} if self.whole_domain else {}
-        return found | ({"validation": self.validation.fingerprint} if self.validation else {})
-
-
-def _check(
-    preset: Preset,
-    typed: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    ports: Ports,
-    keeping: Keeping,
-    origin: Origin | None,
-    problems: Problems,
-) -> _Job:
-    """Find every problem that can be found without reading rows, and raise them together."""
-    machine = dataset = validation = loss_name = None
-    source = ""
-    parsed = read_settings(typed, settings, problems, defaults=preset.defaults)
-    with problems.collect("dataset", ports.dataset.uri):
-        check_kind(ports.dataset, "dataset", "dataset")
-        dataset = Dataset.open(ports.dataset.path)
-        check_trainable(dataset)
-    if ports.validation is not None and preset.whole_domain:
-        remedy = (
-            "the error is followed over every row of the dataset; disconnect it, and let "
-            "certify-surrogate tell the error between the rows"
-        )
-        problems.add("validation", ports.validation.uri, remedy)
-    elif ports.validation is not None:
-        with problems.collect("validation", ports.validation.uri):
-            check_kind(ports.validation, "dataset", "validation")
-            opened = Dataset.open(ports.validation.path)
-            # An import with a validation share of zero writes a dataset without rows.
-            validation = opened if opened.rows else None
-    if dataset and validation:
-        with problems.collect("validation", validation.root):
-            check_validation(dataset, validation)
-    if keeping.resume not in _RESUME:
-        problems.add("resume", keeping.resume, nearest(keeping.resume, _RESUME))
-    preset.check(parsed, problems)
-    _check_followed(parsed, dataset, validation, preset.whole_domain, problems)
-    with problems.collect():
-        machine = choose_machine(parsed)
-    network = None
-    with problems.collect():
-        source = source_digest(resolve_network(parsed.network)) or ""
-        if dataset and dataset.schema.features and dataset.schema.task and origin is None:
-            network = probe_network(dataset, parsed)
-    if network and machine:
-        with problems.collect():
-            check_step_path(network, parsed, machine)
-    if dataset:
-        with problems.collect():
-            loss_name = resolve_loss(
-                parsed, dataset, distil=preset.distil, whole_domain=preset.whole_domain
-            )
-    problems.raise_if_any()
-    assert machine
-    assert dataset
-    assert loss_name
-    return _Job(
-        settings=parsed,
-        machine=machine,
-        dataset=dataset,
-        validation=validation,
-        loss_name=loss_name,
-        source=source,
-        whole_domain=preset.whole_domain,
-    )
-
-
-def _check_followed(
-    settings: TrainingSettings,
-    dataset: Dataset | None,
-    validation: Dataset | None,
-    whole_domain: bool,
-    problems: Problems,
-) -> None:
-    followed = dataset if whole_domain else validation
-    if followed is None and settings.patience:
-        problems.add(
-            "patience",
-            settings.patience,
-            "early stopping needs a validation set; connect one, or use 0",
-        )
-    if followed is None and settings.metric not in ("", "train_loss"):
-        problems.add(
-            "metric", settings.metric, "it needs a validation set; connect one, or use 'train_loss'"
-        )
-    if followed and settings.choose == "best" and not settings.checkpoints.keep_best:
-        problems.add(
-            "settings.checkpoints.keep_best", 0, "choose='best' exports a kept one; use 1 or more"
-        )
-    kept_by = settings.checkpoints.metric
-    if followed and followed.schema.task and settings.choose == "best" and kept_by:
-        exported_by = settings.metric or main_metric(followed.schema.task, True, whole_domain)
-        if kept_by != exported_by:
-            remedy = f"choose='best' exports the best by {exported_by}, which is kept; leave it out"
-            problems.add("settings.checkpoints.metric", kept_by, remedy)
-    if settings.finish_steps and settings.ema_decay:
-        remedy = "the finish moves the weights themselves, not their average; use 0"
-        problems.add("settings.ema_decay", settings.ema_decay, remedy)
-    if settings.finish_steps and settings.network_args.get("dropout"):
-        remedy = "L-BFGS needs the same loss for the same weights; use 0, or no finish_steps"
-        problems.add("network_args.dropout", settings.network_args["dropout"], remedy)
-
-
 def _train(
-    job: _Job, place: Place, keeping: Keeping, origin: Origin | None, about: Mapping[str, Any]
+    job: Job, place: Place, keeping: Keeping, origin: Origin | None, about: Mapping[str, Any]
 ) -> tuple[dict[str, Any], Ledger]:
     """Adopt the result of a finished training, or train to the end from wherever it is."""
     settings = job.settings
@@ -324,7 +198,7 @@ def _train(
     return record, ledger
 
 
-def _followed_metric(job: _Job) -> str:
+def _followed_metric(job: Job) -> str:
     task = str(job.dataset.schema.task)
     return job.settings.metric or main_metric(task, True, job.whole_domain)
 

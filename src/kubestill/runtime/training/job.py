@@ -1,0 +1,179 @@
+"""What a training is asked to do, and everything that is wrong with that, before it does anything.
+
+The trainings and the gate before them look by the same eyes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kubestill.errors import Problems
+from kubestill.runtime.artifacts import Artifact, check_kind
+from kubestill.runtime.data.checks import check_continues, check_trainable, check_validation
+from kubestill.runtime.data.dataset import Dataset
+from kubestill.runtime.models.model import ModelSpec
+from kubestill.runtime.models.resolve import resolve_network, source_digest
+from kubestill.runtime.training.device import Machine, choose_machine
+from kubestill.runtime.training.prepare import main_metric, probe_network, resolve_loss
+from kubestill.runtime.training.settings import TrainingSettings, read_settings
+from kubestill.runtime.training.steps import check_step_path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """What makes a training a teacher's, a student's or a fine-tuning."""
+
+    name: str
+    distil: bool = False
+    """Learn from a teacher's outputs."""
+    whole_domain: bool = False
+    """The rows are all there is: follow the error over every one of them."""
+    defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Settings where the user says nothing."""
+    check: Callable[[TrainingSettings, Problems], None] = lambda settings, problems: None
+    """Notes settings that contradict the preset."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Checked parameters and inputs."""
+
+    settings: TrainingSettings
+    machine: Machine
+    dataset: Dataset
+    validation: Dataset | None
+    loss_name: str
+    whole_domain: bool
+    source: str
+    """Digest of the user's own network source."""
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of the data that decide the result."""
+        found = {"dataset": self.dataset.fingerprint}
+        # What is followed decides when a training stops and which milestone is exported.
+        found |= {"followed": "whole domain"} if self.whole_domain else {}
+        return found | ({"validation": self.validation.fingerprint} if self.validation else {})
+
+
+def check_job(
+    preset: Preset,
+    typed: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    problems: Problems,
+    *,
+    dataset: Artifact,
+    validation: Artifact | None = None,
+    start: ModelSpec | None = None,
+    validation_known: bool = True,
+) -> Job | None:
+    """Note every problem that can be found without reading features; the job where there is none.
+
+    Args:
+        preset: Which of the trainings.
+        typed: The component's typed training parameters.
+        settings: Its `settings` dict.
+        problems: Where problems are noted.
+        dataset: Training rows.
+        validation: Rows to follow.
+        start: The model that a fine-tuning goes on from.
+        validation_known: Whether the training has no validation rows where there are none here.
+    """
+    machine = rows = held_out = network = loss_name = None
+    source = ""
+    parsed = read_settings(typed, settings, problems, defaults=preset.defaults)
+    with problems.collect("dataset", dataset.uri):
+        check_kind(dataset, "dataset", "dataset")
+        rows = Dataset.open(dataset.path)
+        check_trainable(rows)
+    if rows and start:
+        with problems.collect("dataset", dataset.uri):
+            check_continues(start.schema, rows)
+    held_out = _held_out(preset, validation, problems)
+    if rows and held_out:
+        with problems.collect("validation", held_out.root):
+            check_validation(rows, held_out, learned=start.schema.classes if start else ())
+    preset.check(parsed, problems)
+    if validation_known or preset.whole_domain:
+        _check_followed(parsed, rows, held_out, preset.whole_domain, problems)
+    with problems.collect():
+        machine = choose_machine(parsed)
+    with problems.collect():
+        source = source_digest(resolve_network(parsed.network)) or ""
+        if rows and rows.schema.features and rows.schema.task and start is None:
+            network = probe_network(rows, parsed)
+    if network and machine:
+        with problems.collect():
+            check_step_path(network, parsed, machine)
+    if rows:
+        with problems.collect():
+            loss_name = resolve_loss(
+                parsed, rows, distil=preset.distil, whole_domain=preset.whole_domain
+            )
+    if problems or not (rows and machine and loss_name):
+        return None
+    return Job(
+        settings=parsed,
+        machine=machine,
+        dataset=rows,
+        validation=held_out,
+        loss_name=loss_name,
+        source=source,
+        whole_domain=preset.whole_domain,
+    )
+
+
+def _held_out(preset: Preset, validation: Artifact | None, problems: Problems) -> Dataset | None:
+    if validation is None:
+        return None
+    if preset.whole_domain:
+        remedy = (
+            "the error is followed over every row of the dataset; disconnect it, and let "
+            "certify-surrogate tell the error between the rows"
+        )
+        problems.add("validation", validation.uri, remedy)
+        return None
+    opened = None
+    with problems.collect("validation", validation.uri):
+        check_kind(validation, "dataset", "validation")
+        opened = Dataset.open(validation.path)
+    # An import with a validation share of zero writes a dataset without rows.
+    return opened if opened and opened.rows else None
+
+
+def _check_followed(
+    settings: TrainingSettings,
+    dataset: Dataset | None,
+    validation: Dataset | None,
+    whole_domain: bool,
+    problems: Problems,
+) -> None:
+    followed = dataset if whole_domain else validation
+    if followed is None and settings.patience:
+        problems.add(
+            "patience",
+            settings.patience,
+            "early stopping needs a validation set; connect one, or use 0",
+        )
+    if followed is None and settings.metric not in ("", "train_loss"):
+        problems.add(
+            "metric", settings.metric, "it needs a validation set; connect one, or use 'train_loss'"
+        )
+    if followed and settings.choose == "best" and not settings.checkpoints.keep_best:
+        problems.add(
+            "settings.checkpoints.keep_best", 0, "choose='best' exports a kept one; use 1 or more"
+        )
+    kept_by = settings.checkpoints.metric
+    if followed and followed.schema.task and settings.choose == "best" and kept_by:
+        exported_by = settings.metric or main_metric(followed.schema.task, True, whole_domain)
+        if kept_by != exported_by:
+            remedy = f"choose='best' exports the best by {exported_by}, which is kept; leave it out"
+            problems.add("settings.checkpoints.metric", kept_by, remedy)
+    if settings.finish_steps and settings.ema_decay:
+        remedy = "the finish moves the weights themselves, not their average; use 0"
+        problems.add("settings.ema_decay", settings.ema_decay, remedy)
+    if settings.finish_steps and settings.network_args.get("dropout"):
+        remedy = "L-BFGS needs the same loss for the same weights; use 0, or no finish_steps"
+        problems.add("network_args.dropout", settings.network_args["dropout"], remedy)
