@@ -1,6 +1,7 @@
 """Reading data: decoding against bare pyarrow, the decoded cache, memory, shuffled windows.
 
 python -m bench.bench_data [--rows 1000000] [--rounds 15] [--big-rows 24000000]
+    [--wide-rows 4000000]
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,14 +20,18 @@ import pyarrow.parquet as pq
 
 from bench.harness import clock, take_turns
 from bench.results import Measure, write
+from kubestill.runtime.artifacts import LocalArtifact
 from kubestill.runtime.data.cache import load_decoded
 from kubestill.runtime.data.dataset import Dataset, DatasetWriter
 from kubestill.runtime.data.decode import RawLayout, decode, decode_features
 from kubestill.runtime.data.schema import Column, Schema
+from kubestill.runtime.tasks.train_student import train_student
 from kubestill.runtime.training.batches import Order
 
 FEATURES = 8
 PIECE = 1 << 18
+WIDE = 128
+WIDE_PIECE = 1 << 14
 
 
 def main() -> None:
@@ -33,6 +39,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--big-rows", type=int, default=24_000_000)
+    parser.add_argument("--wide-rows", type=int, default=4_000_000)
     told = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["KUBESTILL_CACHE"] = f"{folder}/cache"
@@ -41,6 +48,7 @@ def main() -> None:
             *decoding(dataset, told.rounds),
             *writing(dataset, folder, max(told.rounds // 3, 1)),
             *memory(make_dataset(f"{folder}/big", told.big_rows)),
+            training_memory(folder, told.wide_rows),
         ]
     write("data", measures)
 
@@ -153,6 +161,56 @@ def memory(dataset: Dataset) -> list[Measure]:
         ),
         Measure(name=epoch, value=size / 1e6 / seconds, unit="MB/s", peer=peer),
     ]
+
+
+def training_memory(folder: str, rows: int) -> Measure:
+    """Peak of own memory of a whole training that streams, with as wide a validation set."""
+    schema = Schema(
+        columns=(
+            Column(name="x", kind="tensor", shape=(FEATURES,)),
+            Column(name="y", kind="tensor", role="target", shape=(WIDE,)),
+        ),
+        task="regression",
+    ).with_soft("teacher", WIDE)
+
+    def make(name: str, count: int) -> LocalArtifact:
+        random = np.random.default_rng(0)
+        with DatasetWriter(f"{folder}/{name}", schema) as writer:
+            for first in range(0, count, WIDE_PIECE):
+                size = min(WIDE_PIECE, count - first)
+                writer.write(
+                    pa.table({c.name: tensors(random, size, c.width) for c in schema.columns})
+                )
+        return LocalArtifact(f"{folder}/{name}", metadata={"kind": "dataset"})
+
+    names = ("model", "ledger", "metrics", "report", "summary")
+    ports: dict[str, Any] = {name: LocalArtifact(f"{folder}/out/{name}") for name in names}
+    dataset, validation = make("wide", rows), make("held", rows // 4)
+    with AnonymousPeak() as peak:
+        train_student(
+            dataset=dataset,
+            validation=validation,
+            **ports,
+            epochs=1,
+            batch_size=4096,
+            network_args={"hidden": [32]},
+            checkpoint_uri=f"{folder}/store",
+            settings={"shuffle": "blocks"},
+        )
+    size = (rows + rows // 4) * 4 * (FEATURES + 2 * WIDE)
+    return Measure(
+        name="own memory, a training with wide targets and teacher outputs, streamed",
+        value=peak.bytes / size,
+        bar=0.25,
+        at_least=False,
+        unit="of the data",
+        peer=f"{size / 1e9:.2f} GB decoded, windows of 256 MB",
+    )
+
+
+def tensors(random: np.random.Generator, rows: int, width: int) -> pa.FixedSizeListArray:
+    values = random.standard_normal(rows * width, np.float32)
+    return pa.FixedSizeListArray.from_arrays(pa.array(values), width)
 
 
 class AnonymousPeak:
