@@ -80,6 +80,7 @@ def decoding(dataset: Dataset, rounds: int) -> list[Measure]:
             ),
             "checked": clock(lambda: decode(dataset, layout, verify=True)),
             "cached": clock(lambda: touch(load_decoded(dataset, layout).raw)),
+            "summed": clock(lambda: load_decoded(dataset, layout).raw.sum()),
             "copied": clock(lambda: np.array(load_decoded(dataset, layout).raw)),
         },
         rounds,
@@ -102,6 +103,7 @@ def decoding(dataset: Dataset, rounds: int) -> list[Measure]:
         Measure(name="Parquet to row-major, speed", value=speed, unit="MB/s", peer=bare),
         faster(f"{cached}, every page touched", "decode", "cached", own, bar=8),
         faster(f"{cached}, every page touched", "bare", "cached", bare),
+        faster(f"{cached}, every value summed", "decode", "summed", own),
         faster(f"{cached}, copied to memory", "decode", "copied", own),
     ]
 
