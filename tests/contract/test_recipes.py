@@ -32,7 +32,8 @@ def test_every_pipeline_compiles(root, tmp_path, monkeypatch):
         path.write_text(code)
         before = set(tmp_path.glob("*.yaml"))
         exec(compile(code, str(path), "exec"), {"__name__": path.stem})
-        assert set(tmp_path.glob("*.yaml")) > before, f"{where} compiles nothing"
+        if "kfp" in code:
+            assert set(tmp_path.glob("*.yaml")) > before, f"{where} compiles nothing"
 
 
 def commands(root) -> list[tuple[str, list[str]]]:
