@@ -49,12 +49,12 @@ def check_validation(train: Dataset, validation: Dataset, *, learned: Collection
         problems.add(
             "validation", validation.root, "is empty; leave it out or give at least one row"
         )
-    elif validation.unlabelled:
-        unlabelled = f"{validation.unlabelled} of {validation.rows} rows"
-        problems.add("validation", unlabelled, "have no target to be scored by; drop them")
     _check_columns(train.schema, validation.schema, "validation", "the training rows", problems)
     if not len(problems) and train.schema.classes:
         _check_classes(train, validation, set(learned), problems)
+    if validation.unlabelled:
+        unlabelled = f"{validation.unlabelled} of {validation.rows} rows"
+        problems.add("validation", unlabelled, "have no target to be scored by; drop them")
     problems.raise_if_any()
 
 

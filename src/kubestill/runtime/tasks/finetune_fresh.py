@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from kubestill.errors import Problems
-from kubestill.runtime.artifacts import Artifact, LocalArtifact, MetricsArtifact, check_kind
+from kubestill.runtime.artifacts import Artifact, MetricsArtifact, check_kind
 from kubestill.runtime.checkpoints.ledger import Checkpoint, read_checkpoint_artifact
 from kubestill.runtime.checkpoints.manifest import read_manifest
 from kubestill.runtime.checkpoints.restore import load_state
@@ -21,7 +22,8 @@ from kubestill.runtime.replay import check_replay, mix
 from kubestill.runtime.stores import open_store
 from kubestill.runtime.training.engine import Start, below
 from kubestill.runtime.training.job import Preset, check_job
-from kubestill.runtime.training.run import Keeping, Origin, Ports, check_resume, run_training
+from kubestill.runtime.training.prepare import resolve_loss
+from kubestill.runtime.training.run import Keeping, Origin, Ports, check_resume, train
 
 _OPTIMIZER = ("optimizer", "optimizer_args")
 _SCHEDULE = ("learning_rate", "schedule", "schedule_args", "schedule_unit", "warmup_steps")
@@ -61,7 +63,7 @@ def finetune_fresh(
     resume: str = "auto",
     settings: dict[str, Any] = {},  # noqa: B006
 ) -> tuple[str]:
-    """Fine-tune; the component tells the parameters, `run_training` the errors."""
+    """Fine-tune; the component tells the parameters, `check_job` and `train` the errors."""
     typed = {
         "epochs": epochs,
         "steps": steps,
@@ -97,6 +99,7 @@ def finetune_fresh(
             check_replay(job.dataset, older)
     problems.raise_if_any()
     assert chosen
+    assert job
     state = load_state(chosen)
     kept = {
         "keep_optimizer": keep_optimizer,
@@ -112,9 +115,13 @@ def finetune_fresh(
     )
     keeping = Keeping(checkpoint_uri=checkpoint_uri, experiment=experiment, resume=resume)
     with tempfile.TemporaryDirectory(prefix="kubestill-replay-") as folder:
-        rows = dataset if older is None else _mixed(dataset, older, replay_share, seed, folder)
+        if older:
+            mixed = _mixed(job.dataset, older, replay_share, seed, folder)
+            # Older rows may lack the target that the fresh ones have.
+            resolve_loss(job.settings, mixed, distil=preset.distil)
+            job = replace(job, dataset=mixed)
         ports = Ports(
-            dataset=rows,
+            dataset=dataset,
             validation=validation,
             model=model,
             ledger=ledger,
@@ -122,7 +129,7 @@ def finetune_fresh(
             report=report,
             summary=summary,
         )
-        return run_training(preset, typed, settings, ports=ports, keeping=keeping, origin=origin)
+        return train(preset.name, job, ports=ports, keeping=keeping, origin=origin)
 
 
 def _check_own(
@@ -185,11 +192,10 @@ def _start(state: TrainingState, optimizer: bool, schedule: bool, position: bool
     )
 
 
-def _mixed(dataset: Artifact, older: Dataset, share: float, seed: int, folder: str) -> Artifact:
-    fresh = Dataset.open(dataset.path)
+def _mixed(fresh: Dataset, older: Dataset, share: float, seed: int, folder: str) -> Dataset:
     mixed = mix(fresh, older, share=float(share), seed=int(seed), folder=folder)
     print(f"{fresh.rows:,} fresh rows and {mixed.rows - fresh.rows:,} replayed ones", flush=True)
-    return LocalArtifact(mixed.root, metadata={**dataset.metadata})
+    return mixed
 
 
 @torch.no_grad()

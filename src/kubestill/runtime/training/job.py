@@ -81,7 +81,7 @@ def check_job(
         start: The model that a fine-tuning goes on from.
         validation_known: Whether the training has no validation rows where there are none here.
     """
-    machine = rows = held_out = network = loss_name = None
+    machine = rows = network = loss_name = None
     source = ""
     parsed = read_settings(typed, settings, problems, defaults=preset.defaults)
     with problems.collect("dataset", dataset.uri):

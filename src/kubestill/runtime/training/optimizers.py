@@ -23,12 +23,13 @@ from kubestill.runtime.training.kernels import (
     fused_sgd_,
 )
 
-_EXCLUDED = {
+EXCLUDED = {
     "LBFGS": "needs the loss several times a step; `finish_steps` ends a training with it",
     "Muon": "takes nothing but matrices",
     "Optimizer": "is what all of them inherit from",
     "SparseAdam": "needs sparse gradients",
 }
+"""Why torch has an optimizer of that name and a training cannot have it."""
 
 # On flat parameters only an update that treats every element alone stays the same update.
 ELEMENTWISE = frozenset(
@@ -55,15 +56,8 @@ def names() -> list[str]:
         for name, value in vars(torch.optim).items()
         if inspect.isclass(value)
         and issubclass(value, torch.optim.Optimizer)
-        and name not in _EXCLUDED
+        and name not in EXCLUDED
     )
-
-
-def what_is_wrong_with(name: str) -> str:
-    """Return what to say of an optimizer that is not among `names`, or nothing."""
-    if name in _EXCLUDED:
-        return f"{name} {_EXCLUDED[name]}; use one of {', '.join(names())}"
-    return "" if name in names() else f"no such optimizer in torch.optim; {nearest(name, names())}"
 
 
 def check_arguments(optimizer: str, arguments: Mapping[str, Any]) -> None:

@@ -35,10 +35,7 @@ from kubestill.runtime.training.distributed import process_group
 from kubestill.runtime.training.engine import Start, Trainer
 from kubestill.runtime.training.fingerprint import fingerprint
 from kubestill.runtime.training.job import Job, Preset, check_job
-from kubestill.runtime.training.prepare import (
-    main_metric,
-    prepare,
-)
+from kubestill.runtime.training.prepare import main_metric, prepare
 
 _RESUME = ("auto", "never", "must")
 
@@ -89,10 +86,9 @@ def run_training(
     *,
     ports: Ports,
     keeping: Keeping,
-    origin: Origin | None = None,
     problems: Problems | None = None,
 ) -> tuple[str]:
-    """Train, and write model, ledger, metrics, report and summary.
+    """Check what a training is asked to do, and do it.
 
     Args:
         preset: Which of the three trainings.
@@ -100,16 +96,13 @@ def run_training(
         settings: Its `settings` dict.
         ports: Inputs and outputs.
         keeping: Where checkpoints live.
-        origin: For a fine-tuning.
         problems: What the component has already found wrong.
 
     Returns:
         (model URI,).
 
     Raises:
-        InvalidInput: Every problem of parameters, data and store, at once.
-        Diverged: Loss or weights became NaN or infinite.
-        TrainingFailed: An earlier attempt recorded that this training cannot succeed.
+        InvalidInput: Every problem of parameters and data, at once; and what `train` raises.
     """
     problems = problems or Problems()
     check_resume(keeping.resume, problems)
@@ -120,10 +113,32 @@ def run_training(
         problems,
         dataset=ports.dataset,
         validation=ports.validation,
-        start=origin.model.spec if origin else None,
     )
     problems.raise_if_any()
     assert job
+    return train(preset.name, job, ports=ports, keeping=keeping)
+
+
+def train(
+    name: str, job: Job, *, ports: Ports, keeping: Keeping, origin: Origin | None = None
+) -> tuple[str]:
+    """Train, and write model, ledger, metrics, report and summary.
+
+    Args:
+        name: Of the preset; the experiment's where it has none of its own.
+        job: The training, checked.
+        ports: Outputs.
+        keeping: Where checkpoints live.
+        origin: For a fine-tuning.
+
+    Returns:
+        (model URI,).
+
+    Raises:
+        InvalidInput: What only rows can tell, or the store, at once.
+        Diverged: Loss or weights became NaN or infinite.
+        TrainingFailed: An earlier attempt recorded that this training cannot succeed.
+    """
     with process_group(), arithmetic(job.settings):
         rank = Ranks.current().rank
         identity = fingerprint(
@@ -134,12 +149,12 @@ def run_training(
         )
         place = resolve_place(
             keeping.checkpoint_uri,
-            keeping.experiment or preset.name,
+            keeping.experiment or name,
             identity,
             ports.ledger.uri,
             announce=_say,
         )
-        about = {"preset": preset.name, "fingerprint": identity, "checkpoint_uri": place.uri}
+        about = {"preset": name, "fingerprint": identity, "checkpoint_uri": place.uri}
         record, ledger = _train(job, place, keeping, origin, about)
     if rank == 0:
         _write_outputs(record, ledger, ports)

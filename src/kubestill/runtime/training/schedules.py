@@ -20,7 +20,7 @@ from kubestill.errors import Problems, nearest
 
 CONSTANT = "constant"
 _CHUNK = 1024
-_EXCLUDED = {
+EXCLUDED = {
     "ChainedScheduler": "is made of other schedules",
     "LambdaLR": "needs a function",
     "LRScheduler": "is what all of them inherit from",
@@ -28,6 +28,7 @@ _EXCLUDED = {
     "ReduceLROnPlateau": "follows a metric, and these follow the step alone",
     "SequentialLR": "is made of other schedules",
 }
+"""Why torch has a schedule of that name and a training cannot have it."""
 
 
 def names() -> list[str]:
@@ -39,14 +40,7 @@ def names() -> list[str]:
         and inspect.isclass(value)
         and issubclass(value, lr_scheduler.LRScheduler)
     ]
-    return [CONSTANT, *sorted(set(classes) - _EXCLUDED.keys())]
-
-
-def what_is_wrong_with(name: str) -> str:
-    """Return what to say of a schedule that is not among `names`, or nothing."""
-    if name in _EXCLUDED:
-        return f"{name} {_EXCLUDED[name]}; use one of {', '.join(names())}"
-    return "" if name in names() else f"no such schedule; {nearest(name, names())}"
+    return [CONSTANT, *sorted(set(classes) - EXCLUDED.keys())]
 
 
 def check_arguments(schedule: str, arguments: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ one `settings` dict. Both end up here, in one frozen object, and every problem i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -120,24 +120,32 @@ class TrainingSettings(BaseModel):
     @field_validator("optimizer")
     @classmethod
     def _known_optimizer(cls, name: str) -> str:
-        if wrong := optimizers.what_is_wrong_with(name):
-            raise ValueError(wrong)
-        return name
+        return _known(name, optimizers.names(), "optimizer in torch.optim", optimizers.EXCLUDED)
 
     @field_validator("schedule")
     @classmethod
     def _known_schedule(cls, name: str) -> str:
-        if wrong := schedules.what_is_wrong_with(name):
-            raise ValueError(wrong)
-        return name
+        return _known(name, schedules.names(), "schedule", schedules.EXCLUDED)
 
     @field_validator("loss")
     @classmethod
     def _known_loss(cls, name: str) -> str:
-        known = ["auto", *losses.NAMES]
-        if name not in known:
-            raise ValueError(f"no such loss; {nearest(name, known)}")
+        return _known(name, ["auto", *losses.NAMES], "loss")
+
+
+def _known(
+    name: str, known: Sequence[str], what: str, excluded: Mapping[str, str] | None = None
+) -> str:
+    """Return a name that is known; of one that is `excluded`, say why.
+
+    Raises:
+        ValueError: It is not, with the nearest that are.
+    """
+    if name in known:
         return name
+    if excluded and name in excluded:
+        raise ValueError(f"{name} {excluded[name]}; use one of {', '.join(known)}")
+    raise ValueError(f"no such {what}; {nearest(name, known)}")
 
 
 def parse_settings(
