@@ -75,7 +75,8 @@ def test_the_finish_takes_the_error_far_below_the_first_order_one(
     finished = overfit(wave, tmp_path / "finished", steps=300, settings={"finish_steps": 30})
     first, last = (run["curves"]["validation"][-1]["max_error"] for run in (plain, finished))
     assert last < first / 5
-    assert finished["steps"] == 330
+    # At which step L-BFGS has converged depends on the processor's rounding.
+    assert 300 < finished["steps"] <= 330
 
 
 def test_the_errors_are_those_of_the_exported_model_in_target_units(
