@@ -13,10 +13,11 @@ def continuous_eval(
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
-    model: dsl.Input[dsl.Model] | None = None,
-    baseline: dsl.Input[dsl.Model] | None = None,
-    teacher: dsl.Input[dsl.Model] | None = None,
-    golden: dsl.Input[dsl.Dataset] | None = None,
+    record: dsl.Output[dsl.Artifact],
+    model: dsl.Input[dsl.Model] = None,
+    baseline: dsl.Input[dsl.Model] = None,
+    teacher: dsl.Input[dsl.Model] = None,
+    golden: dsl.Input[dsl.Dataset] = None,
     thresholds: dict = {},
     slices: list = [],
     registry: str = "",
@@ -45,9 +46,10 @@ def continuous_eval(
         settings: Further options: docs/settings.md lists them.
 
     Returns:
-        metrics: Scalars of the model; its metadata carries the decision, bound to digests.
+        metrics: Scalars of the model.
         report: Scores, record, drift, history, calibration and cost, as a page.
         summary: The same in short.
+        record: The decision, bound to digests, and all scores, as JSON: what `promote-model` takes.
         decision: One word for the pipeline to branch on.
         reason: The sentence behind it.
     """
@@ -59,6 +61,7 @@ def continuous_eval(
         metrics=metrics,
         report=report,
         summary=summary,
+        record=record,
         baseline=baseline,
         teacher=teacher,
         golden=golden,

@@ -10,8 +10,8 @@ from kubestill.components._image import IMAGE
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def generate_synthetic(
     dataset: dsl.Output[dsl.Dataset],
-    original: dsl.Input[dsl.Dataset] | None = None,
-    model: dsl.Input[dsl.Model] | None = None,
+    original: dsl.Input[dsl.Dataset] = None,
+    model: dsl.Input[dsl.Model] = None,
     method: str = "auto",
     rows: int = 32768,
     shard: int = 0,

@@ -13,7 +13,8 @@ def overfit_batch(
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
-    validation: dsl.Input[dsl.Dataset] | None = None,
+    findings: dsl.Output[dsl.Artifact],
+    validation: dsl.Input[dsl.Dataset] = None,
     mode: str = "hard",
     temperature: float = 4.0,
     hard_weight: float = 0.1,
@@ -67,6 +68,7 @@ def overfit_batch(
         metrics: Floor, excess, steps to the floor, skill on held-out rows.
         report: Learning curves of every attempt and every question asked, as a page.
         summary: The same in short.
+        findings: All that was found, as JSON.
         verdict: `pass`, `fail` or `undetermined`.
         reason: The diagnosis in sentences.
     """
@@ -78,6 +80,7 @@ def overfit_batch(
         metrics=metrics,
         report=report,
         summary=summary,
+        findings=findings,
         mode=mode,
         temperature=temperature,
         hard_weight=hard_weight,

@@ -11,10 +11,11 @@ from kubestill.components._image import IMAGE
 def promote_model(
     model: dsl.Input[dsl.Model],
     ledger: dsl.Input[dsl.Artifact],
-    metrics: dsl.Input[dsl.Metrics],
     registry: str,
     run_id: str,
     summary: dsl.Output[dsl.Markdown],
+    record: dsl.Input[dsl.Artifact] = None,
+    metrics: dsl.Input[dsl.Metrics] = None,
     model_registry: str = "",
     model_name: str = "",
 ) -> NamedTuple("Outputs", [("version", int), ("model_uri", str)]):
@@ -26,9 +27,10 @@ def promote_model(
     Args:
         model: The challenger.
         ledger: Its training; the state from before overfitting is kept, to fine-tune from.
-        metrics: Of the continuous-eval that judged it: they carry the decision.
         registry: Folder that all runs share, local, gs:// or s3://.
         run_id: Of the pipeline run that holds the window: `dsl.PIPELINE_JOB_ID_PLACEHOLDER`.
+        record: Of the continuous-eval that judged it: it holds the decision.
+        metrics: Of the same, where it was run by a version that kept the decision there.
         model_registry: Address of the Kubeflow Model Registry to tell, such as
             `http://model-registry-service.kubeflow:8080`; empty: nobody is told. Whether it answers
             changes nothing about the promotion.
@@ -44,10 +46,11 @@ def promote_model(
     return run(
         model=model,
         ledger=ledger,
-        metrics=metrics,
         registry=registry,
         run_id=run_id,
         summary=summary,
+        record=record,
+        metrics=metrics,
         model_registry=model_registry,
         model_name=model_name,
     )

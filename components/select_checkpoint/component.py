@@ -14,7 +14,7 @@ def select_checkpoint(
     model: dsl.Output[dsl.Model],
     report: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
-    dataset: dsl.Input[dsl.Dataset] | None = None,
+    dataset: dsl.Input[dsl.Dataset] = None,
     rule: str = "best",
     metric: str = "",
     tolerance: float = 0.0,

@@ -15,7 +15,7 @@ def train_student(
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
-    validation: dsl.Input[dsl.Dataset] | None = None,
+    validation: dsl.Input[dsl.Dataset] = None,
     mode: str = "distil",
     temperature: float = 4.0,
     hard_weight: float = 0.1,

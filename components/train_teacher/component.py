@@ -15,7 +15,7 @@ def train_teacher(
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
-    validation: dsl.Input[dsl.Dataset] | None = None,
+    validation: dsl.Input[dsl.Dataset] = None,
     network: str = "mlp",
     network_args: dict = {},
     epochs: float = 20.0,

@@ -222,7 +222,7 @@ def continuous_retraining(
                         promote_model(
                             model=tuned.outputs["model"],
                             ledger=tuned.outputs["ledger"],
-                            metrics=challenged.outputs["metrics"],
+                            record=challenged.outputs["record"],
                             registry=registry,
                             run_id=RUN,
                             model_registry=model_registry,
@@ -280,7 +280,7 @@ def continuous_retraining(
                     promote_model(
                         model=first.outputs["model"],
                         ledger=first.outputs["ledger"],
-                        metrics=tried.outputs["metrics"],
+                        record=tried.outputs["record"],
                         registry=registry,
                         run_id=RUN,
                         model_registry=model_registry,

@@ -7,16 +7,26 @@ all of our own types are generic to it: `kind` in the metadata is what tells the
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from kubestill.errors import Problems
+from kubestill.errors import CorruptData, Problems
 
 Kind = Literal[
-    "dataset", "model", "ledger", "checkpoint", "certificate", "metrics", "report", "summary"
+    "dataset",
+    "model",
+    "ledger",
+    "checkpoint",
+    "certificate",
+    "decision",
+    "findings",
+    "metrics",
+    "report",
+    "summary",
 ]
 
 
@@ -26,7 +36,11 @@ class Artifact(Protocol):
     uri: str
     """Where the content lives for everybody: `gs://...`, or a path under the local runner."""
     metadata: dict[str, Any]
-    """Small JSON that travels with the artifact; `kind` says what it is."""
+    """Strings and numbers that travel with the artifact; `kind` says what it is.
+
+    Never more: Kubeflow wraps dicts and lists on the way (`read_metadata`), shows them as raw
+    protobuf, and keeps several copies. A record is the file of an artifact of its own.
+    """
 
     @property
     def path(self) -> str:
@@ -103,6 +117,41 @@ def _write_text(artifact: Artifact, content: str, kind: Kind) -> None:
     with open(artifact.path, "w", encoding="utf-8") as file:
         file.write(content)
     artifact.metadata["kind"] = kind
+
+
+def write_record(artifact: Artifact, kind: Kind, body: Mapping[str, Any]) -> None:
+    """Write a record as the JSON file of its own artifact; what is not finite becomes null."""
+    _write_text(artifact, json.dumps(clean(body), indent=1, allow_nan=False) + "\n", kind)
+
+
+def read_record(artifact: Artifact) -> dict[str, Any]:
+    """Read what `write_record` wrote.
+
+    Raises:
+        CorruptData: The file is missing or holds no JSON object.
+    """
+    try:
+        with open(artifact.path, encoding="utf-8") as file:
+            body = json.load(file)
+    except (OSError, ValueError, RecursionError) as error:
+        raise CorruptData(f"{artifact.uri} cannot be read: {error}") from error
+    if not isinstance(body, dict):
+        raise CorruptData(f"{artifact.uri} holds no JSON object")
+    return body  # pyright: ignore[reportUnknownVariableType]
+
+
+def read_metadata(artifact: Artifact, name: str) -> Any:
+    """Return a value of an input's metadata as it was written, None where there is none.
+
+    Kubeflow hands a dict on as `{"struct": {...}}` and a list as `{"list": [...]}`; what lies
+    inside of them stays as it is.
+    """
+    value = artifact.metadata.get(name)
+    if isinstance(value, Mapping) and len(value) == 1:  # pyright: ignore[reportUnknownArgumentType]
+        for wrapper, kind in (("struct", Mapping), ("list", list)):
+            if isinstance(value.get(wrapper), kind):
+                return value[wrapper]
+    return value
 
 
 def clean(value: Any) -> Any:

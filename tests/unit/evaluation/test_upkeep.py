@@ -1,7 +1,6 @@
 """A champion in a registry: judged by its record, defended against bad rows, replaced, told of."""
 
 import hashlib
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 import torch
 
 from kubestill.errors import InvalidInput
-from kubestill.runtime.artifacts import LocalArtifact
+from kubestill.runtime.artifacts import LocalArtifact, read_record
 from kubestill.runtime.data.dataset import Dataset, DatasetWriter
 from kubestill.runtime.data.decode import RawLayout, decode
 from kubestill.runtime.data.schema import Column, Schema
@@ -83,7 +82,7 @@ class House:
         return LocalArtifact(path, metadata={"kind": "model"})
 
     def eval(self, dataset, **inputs):
-        names = ("metrics", "report", "summary")
+        names = ("metrics", "report", "summary", "record")
         out: dict[str, Any] = {
             n: LocalArtifact(str(self.root / "out" / f"{self.made}-{n}")) for n in names
         }
@@ -128,7 +127,7 @@ def first(tmp_path_factory):
         house.rows(frame_of(2000, seed=2)), model=model, run_id="r0", slices=["place", "size"]
     )
     assert verdict == "promote", reason
-    return model, out["metrics"].metadata["decision_record"]
+    return model, read_record(out["record"])["decision"]
 
 
 @pytest.fixture
@@ -160,9 +159,7 @@ def test_a_healthy_window_leaves_the_champion_alone(reign):
     verdict, reason, out = reign.eval(reign.rows(frame_of(2000, seed=3)), run_id="r1")
     assert verdict == "healthy", reason
     assert "at promotion" in reason
-    metadata = out["metrics"].metadata
-    json.dumps(metadata, allow_nan=False)
-    assert metadata["decision_record"]["record"] == {}
+    assert read_record(out["record"])["decision"]["record"] == {}
     entry = reign.registry.entry("r1", "judge")
     assert entry["decision"] == "healthy"
     assert entry["scores"]["log_loss"]["rows"] == 2000
@@ -193,7 +190,7 @@ def test_decay_is_noticed_and_the_better_challenger_promoted(reign):
     challenger = reign.model(frame_of(3000, seed=5, shift=1.5))
     verdict, reason, out = reign.eval(reign.rows(changed), model=challenger, run_id="r1")
     assert verdict == "promote", reason
-    decision = out["metrics"].metadata["decision_record"]
+    decision = read_record(out["record"])["decision"]
     champion = reign.registry.read().champion
     assert decision["baseline"] == champion.model_digest
     assert decision["model"] != champion.model_digest
@@ -230,7 +227,7 @@ def test_a_numeric_column_is_cut_as_it_was_at_promotion(reign):
     frame = frame_of(2000, seed=19)
     rows = reign.rows(frame.assign(size=frame["size"] * 1.3))
     out = reign.eval(rows, run_id="r1", slices=["size"], settings={"gate_slices": True})[2]
-    scores = out["metrics"].metadata["scores"]
+    scores = read_record(out["record"])["scores"]
     found = {f"size = {part['value']}": part["rows"] for part in scores["slices"]}
     kept = [name for name in champion.decision["record"]["slices"] if name.startswith("size = ")]
     assert sorted(found) == sorted(kept)
@@ -303,7 +300,7 @@ def test_the_best_on_the_golden_set_counts_the_champion_that_is_replaced(reign):
     challenger = reign.model(frame_of(6000, seed=13, shift=0.2))
     rows = reign.rows(frame_of(2000, seed=12, shift=0.6))
     out = reign.eval(rows, model=challenger, golden=golden, run_id="r1")[2]
-    mark = out["metrics"].metadata["decision_record"]["record"]["golden"]
+    mark = read_record(out["record"])["decision"]["record"]["golden"]
     assert mark["best"] < mark["value"]
 
 
@@ -323,7 +320,7 @@ def test_forgetting_in_small_steps_is_held_against_the_best_ever(reign):
         )
         verdicts.append(verdict)
         if verdict == "promote":
-            reign.crown(challenger, out["metrics"].metadata["decision_record"])
+            reign.crown(challenger, read_record(out["record"])["decision"])
     assert verdicts[0] == "promote"
     assert verdicts[-1] == "reject", reason
     assert "the best it has been" in reason
@@ -347,7 +344,7 @@ def test_a_word_on_another_model_is_not_borrowed(reign):
     assert reign.eval(rows, model=good, run_id="r1")[0] == "promote"
     verdict, _, out = reign.eval(rows, model=poor, run_id="r1")
     assert verdict == "reject"
-    assert out["metrics"].metadata["decision_record"]["decision"] == "reject"
+    assert read_record(out["record"])["decision"]["decision"] == "reject"
     assert len([e for e in reign.registry.history() if e["run_id"] == "r1"]) == 2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from scene import Scene, Taken, rows
 
 from kubestill.cli.main import main
 from kubestill.errors import Conflict, CorruptData, Fenced, InvalidInput
-from kubestill.runtime.artifacts import LocalArtifact
+from kubestill.runtime.artifacts import LocalArtifact, read_record, write_record
 from kubestill.runtime.checkpoints.ledger import Ledger, write_ledger_artifact
 from kubestill.runtime.registry import transitions
 from kubestill.runtime.tasks.open_champion import open_champion
@@ -40,7 +41,7 @@ def challenger(scene: Scene, taken: Taken, **changed: str) -> dict:
         (folder / name).write_bytes(scene.registry.store.get(f"models/challenger/model/{name}"))
     ledger = str(scene.folder / "ledger")
     write_ledger_artifact(Ledger(uri=str(scene.folder / "training")), ledger)
-    record = {
+    decision = {
         "decision": "promote",
         "reason": "It is better.",
         "model": made.model_digest,
@@ -48,10 +49,12 @@ def challenger(scene: Scene, taken: Taken, **changed: str) -> dict:
         "dataset": state.claim.window.holdout,
         **changed,
     }
+    artifact = LocalArtifact(str(scene.folder / "record"))
+    write_record(artifact, "decision", {"decision": decision})
     return {
         "model": LocalArtifact(str(folder), metadata={"kind": "model"}),
         "ledger": LocalArtifact(ledger, metadata={"kind": "ledger"}),
-        "metrics": LocalArtifact("m", metadata={"kind": "metrics", "decision_record": record}),
+        "record": artifact,
         "registry": scene.registry.uri,
         "run_id": taken.run_id,
         "summary": LocalArtifact(str(scene.folder / "promoted.md")),
@@ -90,11 +93,41 @@ def test_a_run_without_a_window_promotes_nothing(scene: Scene, second: Taken) ->
         promote_model(**inputs)
 
 
-def test_metrics_without_a_decision_are_refused(scene: Scene, second: Taken) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", "holds no decision; connect the `record`"),
+        ('{"decision": []}', "holds no decision; connect the `record`"),
+        ("[]", "holds no JSON object"),
+        ("", "cannot be read"),
+    ],
+    ids=["empty", "another-type", "a-list", "no-json"],
+)
+def test_a_record_without_a_decision_is_refused(
+    scene: Scene, second: Taken, content: str, message: str
+) -> None:
     inputs = challenger(scene, second)
-    del inputs["metrics"].metadata["decision_record"]
-    with pytest.raises(InvalidInput, match="has no decision; connect the `metrics`"):
+    Path(inputs["record"].path).write_text(content)
+    with pytest.raises(InvalidInput, match=message):
         promote_model(**inputs)
+
+
+def test_without_any_record_nothing_is_promoted(scene: Scene, second: Taken) -> None:
+    inputs = challenger(scene, second)
+    del inputs["record"]
+    with pytest.raises(InvalidInput, match="connect the `record`"):
+        promote_model(**inputs)
+
+
+@pytest.mark.parametrize("wrap", [lambda it: it, lambda it: {"struct": it}], ids=["bare", "struct"])
+def test_the_metrics_of_an_older_version_hold_the_decision(
+    scene: Scene, second: Taken, wrap: Callable[[Any], Any]
+) -> None:
+    inputs = challenger(scene, second)
+    decision = read_record(inputs.pop("record"))["decision"] | {"decision": "insufficient"}
+    metadata = {"kind": "metrics", "decision_record": wrap(decision)}
+    with pytest.raises(InvalidInput, match="only 'promote' makes a champion"):
+        promote_model(**inputs, metrics=LocalArtifact("m", metadata=metadata))
 
 
 def test_promotion_finds_its_work_done(scene: Scene, second: Taken) -> None:
@@ -103,7 +136,7 @@ def test_promotion_finds_its_work_done(scene: Scene, second: Taken) -> None:
     assert state.claim is not None
     champion = scene.champion(second.run_id, state.claim.window.id)
     champion = champion.model_copy(
-        update={"model_digest": inputs["metrics"].metadata["decision_record"]["model"]}
+        update={"model_digest": read_record(inputs["record"])["decision"]["model"]}
     )
     scene.registry.change(lambda now: transitions.promote(now, champion))
     with model_registry() as served:

@@ -6,9 +6,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kubestill.runtime.artifacts import Artifact, MetricsArtifact, write_pages
+from kubestill.runtime.artifacts import Artifact, MetricsArtifact, write_pages, write_record
 from kubestill.runtime.evaluation.examine import examine
-from kubestill.runtime.evaluation.findings import Findings
 from kubestill.runtime.evaluation.inputs import Job, Throne, check_inputs
 from kubestill.runtime.evaluation.publish import decision_record, history_body, scalars
 from kubestill.runtime.reports.bootstrap import bootstrap_report
@@ -24,6 +23,7 @@ def continuous_eval(
     metrics: MetricsArtifact,
     report: Artifact,
     summary: Artifact,
+    record: Artifact,
     model: Artifact | None = None,
     baseline: Artifact | None = None,
     teacher: Artifact | None = None,
@@ -39,10 +39,10 @@ def continuous_eval(
 
     Args:
         dataset: Labelled rows that no training has seen.
-        metrics: Output: scalars; `metadata["scores"]` holds everything, and
-            `metadata["decision_record"]` the decision, bound to digests.
+        metrics: Output: scalars.
         report: Output: HTML.
         summary: Output: Markdown.
+        record: Output: JSON; `decision` is bound to digests, `scores` holds everything.
         model: The model to judge; the registry's champion where not connected.
         baseline: What the model would replace, or its control; the registry's champion where not
             connected.
@@ -79,7 +79,7 @@ def continuous_eval(
     )
     metrics.metadata["kind"] = "metrics"
     if job.question == "bootstrap":
-        return _no_champion(job, metrics, report, summary)
+        return _no_champion(job, metrics, report, summary, record)
     findings = examine(job)
     decision = decision_record(job, findings)
     if job.throne:
@@ -87,14 +87,16 @@ def continuous_eval(
         decision |= {key: stands[key] for key in ("decision", "reason")}
     history = job.throne.registry.history() if job.throne else []
     write_pages(evaluation_report(findings, history), report, summary)
-    _log(findings, decision, metrics)
+    for name, value in scalars(findings).items():
+        metrics.log_metric(name, value)
+    write_record(record, "decision", {"decision": decision, "scores": findings.to_scores()})
     print(scores_text(findings), flush=True)
     print(f"{decision['decision']}: {decision['reason']}", flush=True)
     return decision["decision"], decision["reason"]
 
 
 def _no_champion(
-    job: Job, metrics: MetricsArtifact, report: Artifact, summary: Artifact
+    job: Job, metrics: MetricsArtifact, report: Artifact, summary: Artifact, record: Artifact
 ) -> tuple[str, str]:
     """Say that there is nothing to judge yet."""
     assert job.throne is not None
@@ -107,6 +109,7 @@ def _no_champion(
     _remember(job, job.throne, body)
     write_pages(bootstrap_report(job.dataset, reason), report, summary)
     metrics.log_metric("rows", float(job.dataset.rows))
+    write_record(record, "decision", {"decision": body, "scores": {}})
     print(f"bootstrap: {reason}", flush=True)
     return "bootstrap", reason
 
@@ -124,10 +127,3 @@ def _remember(job: Job, throne: Throne, body: Mapping[str, Any]) -> dict[str, An
     told = "/".join(str(body.get(key, "")) for key in bound)
     own = f"{job.step}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
     return throne.registry.append(throne.run_id, own, dict(body))
-
-
-def _log(findings: Findings, decision: Mapping[str, Any], metrics: MetricsArtifact) -> None:
-    for name, value in scalars(findings).items():
-        metrics.log_metric(name, value)
-    metrics.metadata["scores"] = findings.to_scores()
-    metrics.metadata["decision_record"] = dict(decision)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from kubestill.errors import CorruptData, InvalidInput, Problems, Refused, nearest
-from kubestill.runtime.artifacts import Artifact, MetricsArtifact, clean, write_pages
+from kubestill.runtime.artifacts import Artifact, MetricsArtifact, write_pages, write_record
 from kubestill.runtime.data.cache import load_decoded
 from kubestill.runtime.data.dataset import Dataset
 from kubestill.runtime.data.decode import RawLayout
@@ -30,6 +30,7 @@ def overfit_batch(
     metrics: MetricsArtifact,
     report: Artifact,
     summary: Artifact,
+    findings: Artifact,
     validation: Artifact | None = None,
     mode: str = "hard",
     temperature: float = 4.0,
@@ -54,9 +55,10 @@ def overfit_batch(
 
     Args:
         dataset: Rows of the training to come.
-        metrics: Output: scalars; `metadata["findings"]` holds everything.
+        metrics: Output: scalars.
         report: Output: HTML.
         summary: Output: Markdown.
+        findings: Output: everything that was found, as JSON.
         validation: Rows that the training to come is followed on; only what it is told of them is
             checked.
         mode: `hard`, `distil` or `overfit`, as in `train-student`; `hard` for a teacher.
@@ -101,14 +103,15 @@ def overfit_batch(
         "device": device,
     }
     job, asked = _check(dataset, validation, mode, typed, settings, gate, thresholds, slices)
-    findings = _examine(job, asked)
-    _write(findings, job, asked, metrics, report, summary)
-    for check in findings.checks:
+    found = _examine(job, asked)
+    write_record(findings, "findings", found.to_json())
+    _write(found, job, asked, metrics, report, summary)
+    for check in found.checks:
         print(f"{check.status}: {check.name}. {check.said}", flush=True)
-    print(f"{findings.verdict}: {findings.reason}", flush=True)
-    if strict and findings.verdict != "pass":
-        raise Refused(f"overfit-batch: {findings.verdict}. {findings.reason}")
-    return findings.verdict, findings.reason
+    print(f"{found.verdict}: {found.reason}", flush=True)
+    if strict and found.verdict != "pass":
+        raise Refused(f"overfit-batch: {found.verdict}. {found.reason}")
+    return found.verdict, found.reason
 
 
 def _check(
@@ -189,4 +192,3 @@ def _write(
         if isinstance(value, int | float) and abs(value) < float("inf"):
             metrics.log_metric(name, float(value))
     metrics.metadata["kind"] = "metrics"
-    metrics.metadata["findings"] = clean(findings.to_json())

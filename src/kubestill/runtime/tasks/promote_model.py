@@ -7,7 +7,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kubestill.errors import InvalidInput, Problem, Problems
-from kubestill.runtime.artifacts import Artifact, check_kind, write_summary
+from kubestill.runtime.artifacts import (
+    Artifact,
+    check_kind,
+    read_metadata,
+    read_record,
+    write_summary,
+)
 from kubestill.runtime.checkpoints.ledger import Ledger, read_ledger_artifact
 from kubestill.runtime.fresh.request import check_placeholders
 from kubestill.runtime.registry import Champion, Claim, Registry, State, open_registry, transitions
@@ -30,10 +36,11 @@ def promote_model(
     *,
     model: Artifact,
     ledger: Artifact,
-    metrics: Artifact,
     registry: str,
     run_id: str,
     summary: Artifact,
+    record: Artifact | None = None,
+    metrics: Artifact | None = None,
     model_registry: str = "",
     model_name: str = "",
 ) -> tuple[int, str]:
@@ -42,10 +49,11 @@ def promote_model(
     Args:
         model: The challenger.
         ledger: Its training.
-        metrics: Of the continuous-eval that judged it: they carry its decision.
         registry: Where.
         run_id: The run whose window judged it.
         summary: Output: Markdown.
+        record: Of the continuous-eval that judged it: it holds the decision.
+        metrics: Of the same, where a version made it that kept the decision in their metadata.
         model_registry: Address of the Kubeflow Model Registry that is told; empty: nobody is.
         model_name: What it calls the model; empty: the registry's last folder.
 
@@ -62,18 +70,19 @@ def promote_model(
     """
     store = open_registry(registry)
     state = store.read()
-    digest, history, record = _check(
+    digest, history, decision = _check(
         model,
         ledger,
+        record,
         metrics,
         {"run_id": run_id, "model_registry": model_registry, "model_name": model_name},
     )
     champion = transitions.promoted(state, run_id)
     if champion is None:
         held = transitions.holding(state, run_id)
-        _check_judged(record, digest, state, held)
+        _check_judged(decision, digest, state, held)
         check_champion(store, state)
-        champion = _promote(store, held, model, history, record, digest)
+        champion = _promote(store, held, model, history, decision, digest)
     elif champion.model_digest != digest:
         remedy = f"this run promoted another model already: {champion.model_digest}"
         raise InvalidInput([Problem("model", digest, remedy)])
@@ -84,10 +93,10 @@ def promote_model(
             "version": champion.version,
             "model": digest,
             "window": champion.window,
-            "reason": record["reason"],
+            "reason": decision["reason"],
         },
     )
-    told = f"champion {champion.version}: {record['reason']}"
+    told = f"champion {champion.version}: {decision['reason']}"
     uri = store.model_uri(champion)
     if model_registry:
         name = model_name or store.uri.rstrip("/").rpartition("/")[2]
@@ -106,7 +115,11 @@ def _publish(address: str, name: str, champion: Champion, uri: str) -> str:
 
 
 def _check(
-    model: Artifact, ledger: Artifact, metrics: Artifact, names: Mapping[str, str]
+    model: Artifact,
+    ledger: Artifact,
+    record: Artifact | None,
+    metrics: Artifact | None,
+    names: Mapping[str, str],
 ) -> tuple[str, Ledger, Mapping[str, Any]]:
     problems = Problems()
     check_placeholders(names, problems)
@@ -118,27 +131,40 @@ def _check(
     with problems.collect():
         check_kind(ledger, "ledger")
         history = read_ledger_artifact(ledger.path)
-    with problems.collect():
-        check_kind(metrics, "metrics")
-    record: Mapping[str, Any] = metrics.metadata.get("decision_record") or {}
-    if "decision" not in record:
-        remedy = "has no decision; connect the `metrics` of the continuous-eval that judged it"
-        problems.add("metrics", metrics.uri, remedy)
+    decision: Mapping[str, Any] = {}
+    with problems.collect("record", record.uri if record else None):
+        decision = _read_decision(record, metrics)
     problems.raise_if_any()
     assert history
-    return digest, history, record
+    return digest, history, decision
 
 
-def _check_judged(record: Mapping[str, Any], digest: str, state: State, held: Claim) -> None:
+def _read_decision(record: Artifact | None, metrics: Artifact | None) -> Mapping[str, Any]:
+    """Return the decision, from the record or from the metadata of older metrics."""
+    check_kind(record, "decision", "record")
+    check_kind(metrics, "metrics")
+    found: Any = None
+    if record:
+        found = read_record(record).get("decision")
+    elif metrics:
+        found = read_metadata(metrics, "decision_record")
+    if isinstance(found, Mapping) and "decision" in found:
+        return found  # pyright: ignore[reportUnknownVariableType]
+    given = record or metrics
+    remedy = "holds no decision; connect the `record` of the continuous-eval that judged the model"
+    raise InvalidInput([Problem("record", given.uri if given else None, remedy)])
+
+
+def _check_judged(decision: Mapping[str, Any], digest: str, state: State, held: Claim) -> None:
     """Refuse to bless anything else than what was judged."""
     problems = Problems()
-    if record["decision"] not in _PROMOTING:
-        problems.add("decision", record["decision"], "only 'promote' makes a champion")
+    if decision["decision"] not in _PROMOTING:
+        problems.add("decision", decision["decision"], "only 'promote' makes a champion")
     current = state.champion.model_digest if state.champion else ""
     for field, found, judged, what in (
-        ("model", digest, record["model"], "the challenger"),
-        ("baseline", current, record["baseline"], "the champion it was compared with"),
-        ("dataset", held.window.holdout, record["dataset"], "the rows it was judged by"),
+        ("model", digest, decision["model"], "the challenger"),
+        ("baseline", current, decision["baseline"], "the champion it was compared with"),
+        ("dataset", held.window.holdout, decision["dataset"], "the rows it was judged by"),
     ):
         if found != judged:
             remedy = f"{what} had the digest {judged!r} when it was judged; judge again"
@@ -151,7 +177,7 @@ def _promote(
     held: Claim,
     model: Artifact,
     ledger: Ledger,
-    record: Mapping[str, Any],
+    decision: Mapping[str, Any],
     digest: str,
 ) -> Champion:
     folder = f"models/{held.window.id}"
@@ -169,7 +195,7 @@ def _promote(
         model_digest=digest,
         ledger_digest=copy_training(registry, ledger, choice.entry, folder),
         datasets={"judged": held.window.holdout},
-        decision=dict(record),
+        decision=dict(decision),
     )
     changed = registry.change(lambda state: transitions.promote(state, champion))
     made = transitions.promoted(changed, held.run_id)
