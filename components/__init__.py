@@ -1,5 +1,6 @@
 """The components: what Kubeflow sees. Each is a signature, a docstring and one runtime call."""
 
+from ._command import name_instead_of_source
 from .certify_surrogate import certify_surrogate
 from .collect_fresh import collect_fresh
 from .continuous_eval import continuous_eval
@@ -35,3 +36,6 @@ __all__ = [
     "train_student",
     "train_teacher",
 ]
+
+for _component in __all__:
+    name_instead_of_source(globals()[_component])
