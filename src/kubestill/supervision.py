@@ -15,7 +15,7 @@ How the child's end is read:
     any other exception, or SystemExit            failed: the same input fails the same way
     SIGTERM or SIGINT, sent to either             stopped: somebody wants the step to end
 
-The parent forwards SIGTERM and SIGINT once and waits: a training run saves a checkpoint first. If the
+The parent forwards SIGTERM and SIGINT and waits: a training run saves a checkpoint first. If the
 parent dies, the kernel kills the child. Only the standard library is imported here.
 """
 
@@ -33,20 +33,20 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any, NoReturn
 
 from kubestill.errors import ClusterError, InvalidInput, KubestillError, StoreUnavailable
 
-__all__ = ["LAST_END", "RESTARTS", "Ended", "Try", "allowed_restarts", "forget_outputs"]
-__all__ += ["may_pass", "supervise"]
+__all__ = ["RESTARTS", "Ended", "Try", "allowed_restarts", "forget_outputs", "last_try", "may_pass"]
+__all__ += ["supervise"]
 
 RESTARTS = "KUBESTILL_RESTARTS"
 """Environment variable: how often a step is started again within its pod; 0 turns that off."""
-LAST_END = "KUBESTILL_LAST_END"
-"""Environment variable that tells a child how the try before it ended; absent in the first."""
+_LAST_TRY = "KUBESTILL_LAST_TRY"
 
 _DEFAULT_RESTARTS = 3
 _RESUMABLE = frozenset({"train_teacher", "train_student", "finetune_fresh"})
@@ -85,19 +85,29 @@ class Ended:
     tries: tuple[Try, ...] = ()
     """All of this process's, the last one included."""
 
+    @property
+    def words(self) -> str:
+        """What ended it, in one line; empty where it succeeded."""
+        if self.error.startswith("SIG"):
+            return self.message
+        first = self.message.strip().partition("\n")[0]
+        return f"{self.error}: {first}".removesuffix(": ") if self.error else ""
+
 
 def allowed_restarts(component: str, environment: Mapping[str, str] = os.environ) -> int:
     """Return how often a component's process may be started again within one pod.
 
-    Training resumes from its last checkpoint, so each try gets further: 3, or `$KUBESTILL_RESTARTS`.
-    Any other step starts over. That is safe, because every component may run twice, and it is what a
-    retried pod does; but what kills it twice at the same place kills it again: 1 at most.
+    Training resumes from its last checkpoint, so that each try gets further: 3 times, or
+    `$KUBESTILL_RESTARTS`. Any other step starts over, once at most. That is safe, because every
+    component may run twice and a retried pod does the same; but what kills it twice at the same
+    place would kill it again.
     """
     text = environment.get(RESTARTS, "").strip()
-    if text and not text.isascii() or text and not text.isdigit():
-        print(f"WARNING: {RESTARTS} = {text!r} is no whole number of 0 or more: 3 is used")
-        text = ""
-    allowed = int(text) if text else _DEFAULT_RESTARTS
+    allowed = _DEFAULT_RESTARTS
+    if re.fullmatch("[0-9]{1,6}", text):
+        allowed = int(text)
+    elif text:
+        print(f"WARNING: {RESTARTS} = {text!r}: give a whole number, 0 for none; {allowed} is used")
     return allowed if component in _RESUMABLE else min(1, allowed)
 
 
@@ -121,7 +131,38 @@ def supervise(
             places of its outputs (`forget_outputs`).
         say: Takes what happens, one line each.
     """
-    raise NotImplementedError
+    tries: list[Try] = []
+    with _Child.of_this_process() as child:
+        while True:
+            started = time.time()
+            ended = child.call(run, tries[-1] if tries else None)
+            tries.append(Try(started=started, seconds=time.time() - started, ended=ended.words))
+            ended = replace(ended, stopped=ended.stopped or child.asked_to_stop, tries=tuple(tries))
+            if not ended.code or ended.stopped or not ended.may_pass:
+                return ended
+            if len(tries) > restarts:
+                if restarts:
+                    say(f"{ended.words}: the last of {len(tries)} tries in this pod")
+                return ended
+            pause = _FIRST_PAUSE_SECONDS * _PAUSE_GROWTH ** (len(tries) - 1)
+            say(
+                f"{ended.words}: starting the step again in {pause:.0f} s "
+                f"(restart {len(tries)} of {restarts} in this pod)"
+            )
+            sys.stdout.flush()
+            try:
+                forget()
+            except OSError as error:
+                say(f"WARNING: not started again: its outputs cannot be cleared: {error}")
+                return ended
+            if not child.wait_for(pause):
+                return replace(ended, stopped=True)
+
+
+def last_try(environment: Mapping[str, str] = os.environ) -> Try | None:
+    """Return the try before this one, where this process is a child that was started again."""
+    text = environment.get(_LAST_TRY, "")
+    return Try(**json.loads(text)) if text else None
 
 
 def forget_outputs(executor_input: Mapping[str, Any]) -> None:
@@ -132,8 +173,22 @@ def forget_outputs(executor_input: Mapping[str, Any]) -> None:
 
     Args:
         executor_input: What Kubeflow hands to the step.
+
+    Raises:
+        OSError: Something cannot be removed.
     """
-    raise NotImplementedError
+    outputs: dict[str, Any] = executor_input["outputs"]
+    places = [outputs.get("outputFile", "")]
+    places += [given["outputFile"] for given in outputs.get("parameters", {}).values()]
+    for name, given in outputs.get("artifacts", {}).items():
+        if name != "executor-logs":
+            places += [_local_path(artifact["uri"]) for artifact in given.get("artifacts", [])]
+    for place in filter(None, places):
+        if os.path.isdir(place) and not os.path.islink(place):
+            shutil.rmtree(place)
+        else:
+            with suppress(FileNotFoundError):
+                os.remove(place)
 
 
 def may_pass(error: BaseException) -> bool:
@@ -143,4 +198,222 @@ def may_pass(error: BaseException) -> bool:
     memory: yes. Bad input, divergence, a newer attempt, a bug: no. An error that was translated
     counts as what caused it: `InvalidInput` raised from `StoreUnavailable` may pass.
     """
-    raise NotImplementedError
+    cause: BaseException | None = error
+    while cause is not None:
+        verdict = _verdict(cause)
+        if verdict is not None:
+            return verdict
+        cause = cause.__cause__
+    return False
+
+
+_OF_TORCH = ("DistBackendError", "DistNetworkError", "DistStoreError", "OutOfMemoryError")
+"""Classes by name: importing torch would make every fork of the parent expensive."""
+_OF_THE_NETWORK = (errno.EIO, errno.ESTALE, errno.ENETUNREACH, errno.EHOSTUNREACH)
+_OF_THE_MACHINE = re.compile(
+    r"uncorrectable (ECC|NVLink) error|unspecified launch failure|launch timed out|hardware"
+    r"|illegal memory access|is/are busy or unavailable|(device|GPU) is lost|fallen off the bus"
+    r"|CUDA error: (unknown|initialization) error|NCCL|nccl[A-Z]\w+Error"
+    r"|CU(BLAS|DNN)_STATUS_(EXECUTION_FAILED|INTERNAL_ERROR)"
+    r"|Connection (closed by|reset by) peer|killed by signal"
+)
+"""Words of CUDA, NCCL, gloo and torch's loaders by which a RuntimeError may pass. An illegal access
+may also be a bug in a kernel; failing hardware looks the same, and there are few tries."""
+
+
+def _verdict(error: BaseException) -> bool | None:
+    """Judge one error by itself; None where what caused it decides."""
+    if isinstance(error, StoreUnavailable | ConnectionError | TimeoutError):
+        return True
+    if isinstance(error, ClusterError):
+        return error.status == 429 or error.status >= 500
+    if isinstance(error, InvalidInput):
+        return None
+    if isinstance(error, KubestillError):
+        return False
+    if isinstance(error, OSError) and error.errno in _OF_THE_NETWORK:
+        return True
+    if any(kind.__name__ in _OF_TORCH for kind in type(error).__mro__):
+        return True
+    if isinstance(error, RuntimeError) and _OF_THE_MACHINE.search(str(error)):
+        return True
+    return None
+
+
+def _local_path(uri: str) -> str:
+    """Return where Kubeflow's launcher and its local runner keep an artifact."""
+    scheme, separator, rest = uri.partition("://")
+    return f"/{'gcs' if scheme == 'gs' else scheme}/{rest}" if separator else uri
+
+
+class _Child:
+    """The process that works, one after the other; signals to stop go to it."""
+
+    def __init__(self) -> None:
+        self._pid = 0
+        self.asked_to_stop = False
+
+    @classmethod
+    @contextmanager
+    def of_this_process(cls) -> Iterator[_Child]:
+        """Forward signals until the end of the block."""
+        child = cls()
+        before = {number: signal.signal(number, child._forward) for number in _STOPPING}
+        try:
+            yield child
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def call(self, run: Callable[[], object], last: Try | None) -> Ended:
+        """Fork, call `run` there, and return how the child ended."""
+        parent, kills = os.getpid(), _kills_for_memory()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        receiver, sender = os.pipe()
+        # A signal between the fork and the next line would reach a child that nobody knows yet, or
+        # run this object's handler in the child.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+        self._pid = os.fork()
+        if not self._pid:
+            os.close(receiver)
+            _work(run, parent, sender, last)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+        os.close(sender)
+        try:
+            _, status = os.waitpid(self._pid, 0)
+            group, self._pid = self._pid, 0
+            # What it left behind, such as loaders of data, holds memory that the next try needs.
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGKILL)
+            # Not to the end of the file: such a process may hold it open for a moment still.
+            os.set_blocking(receiver, False)
+            told = b""
+            with suppress(BlockingIOError):
+                told = os.read(receiver, _MESSAGE_BYTES)
+        finally:
+            os.close(receiver)
+        return _read_end(status, told, kills)
+
+    def wait_for(self, seconds: float) -> bool:
+        """Wait; returns False at once when asked to stop."""
+        until = time.monotonic() + seconds
+        while not self.asked_to_stop and time.monotonic() < until:
+            time.sleep(0.1)
+        return not self.asked_to_stop
+
+    def _forward(self, number: int, frame: FrameType | None) -> None:
+        self.asked_to_stop = True
+        if self._pid:
+            os.kill(self._pid, number)
+
+
+_MESSAGE_BYTES = 32768
+"""Less than a pipe takes without a reader."""
+_PR_SET_PDEATHSIG = 1
+
+
+def _work(run: Callable[[], object], parent: int, sender: int, last: Try | None) -> NoReturn:
+    """Be the child: call `run` and leave."""
+    # A group of its own: what reaches the parent's whole group, such as Ctrl-C, comes once.
+    os.setpgid(0, 0)
+    _die_with(parent)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+    os.environ.pop(_LAST_TRY, None)
+    if last:
+        os.environ[_LAST_TRY] = json.dumps(vars(last))
+    code = 1
+    try:
+        run()
+        code = 0
+    except SystemExit as error:
+        code = _exit_code(error)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    except BaseException as error:
+        # From the step's own frames on.
+        own = error.__traceback__.tb_next if error.__traceback__ else None
+        traceback.print_exception(type(error), error, own)
+        _tell(sender, error)
+    _leave(code)
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies; only Linux can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _exit_code(error: SystemExit) -> int:
+    if error.code is None or isinstance(error.code, int):
+        return int(error.code or 0)
+    print(error.code, file=sys.stderr)
+    return 1
+
+
+def _tell(sender: int, error: BaseException) -> None:
+    said = {"error": type(error).__name__, "message": str(error), "may_pass": may_pass(error)}
+    said["message"] = said["message"][: _MESSAGE_BYTES // 8]  # JSON takes up to six bytes for one
+    os.write(sender, json.dumps(said).encode())
+
+
+def _leave(code: int) -> NoReturn:
+    """End as the interpreter does, but without returning to what called `supervise`."""
+    try:
+        threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def _read_end(status: int, told: bytes, kills: int) -> Ended:
+    """Say how a child ended, from its status and from what it told."""
+    code = os.waitstatus_to_exitcode(status)
+    if told:  # whatever happened to it afterwards
+        return Ended(code=code if code > 0 else 1, **json.loads(told))
+    if code >= 0:
+        return Ended(code=code, error="SystemExit" * bool(code), message=str(code) * bool(code))
+    name = signal.Signals(-code).name
+    return Ended(
+        code=128 - code,
+        error=name,
+        message=f"killed by {name}{_guess(-code, kills)}",
+        may_pass=-code not in _STOPPING,
+        stopped=-code in _STOPPING,
+    )
+
+
+def _guess(number: int, kills: int) -> str:
+    """Say why a process may have been killed."""
+    if number != signal.SIGKILL:
+        return ""
+    if _kills_for_memory() > kills:
+        return f" because the pod is out of memory{_limit()}; raise its memory"
+    return " (out of memory, or by hand)"
+
+
+def _kills_for_memory() -> int:
+    """Count the processes of this container that the kernel has killed for lack of memory."""
+    found = re.search(r"^oom_kill (\d+)", _of_cgroup("memory.events"), re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+def _limit() -> str:
+    text = _of_cgroup("memory.max").strip()
+    return f", of which it has {int(text) / 2**30:.3g} GiB" if text.isdigit() else ""
+
+
+def _of_cgroup(name: str) -> str:
+    """Read a file of this container's control group (version 2); empty where there is none."""
+    try:
+        with open(f"/sys/fs/cgroup/{name}", encoding="ascii") as file:
+            return file.read()
+    except OSError:
+        return ""
