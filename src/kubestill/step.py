@@ -1,4 +1,4 @@
-"""What a compiled step starts: `python3 -m kubestill.step kfp.dsl.executor_main --executor_input …`.
+"""What a compiled step starts: `python3 -m kubestill.step kfp.dsl.executor_main …`.
 
 A step carries no source. Argo keeps four copies of whatever a step's command says, and a megabyte
 of them stops Kubeflow's list of tasks; so the command names a component, and the function is the
@@ -14,19 +14,28 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from kubestill.supervision import Ended, allowed_restarts, forget_outputs, supervise
+
 EXECUTOR = "kfp.dsl.executor_main"
 """Whose place this module takes. `kfp.local` runs no command that does not name it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one step; returns its exit code."""
+    """Run one step, again where it was killed; returns its exit code."""
     parser = argparse.ArgumentParser(prog="python3 -m kubestill.step", description=__doc__)
     parser.add_argument("executor", choices=[EXECUTOR], help="whose arguments follow")
     parser.add_argument("--executor_input", required=True, help="what Kubeflow hands over, as JSON")
     parser.add_argument("--function_to_execute", required=True, help="the component's name")
     given = parser.parse_args(argv)
-    execute(given.function_to_execute, json.loads(given.executor_input))
-    return 0
+    component, executor_input = given.function_to_execute, json.loads(given.executor_input)
+    ended = supervise(
+        lambda: execute(component, executor_input),
+        restarts=allowed_restarts(component),
+        forget=lambda: forget_outputs(executor_input),
+    )
+    if ended.code and not ended.stopped:
+        _leave_the_cause(component, executor_input, ended)
+    return ended.code
 
 
 def execute(component: str, executor_input: dict[str, Any]) -> None:
@@ -40,6 +49,20 @@ def execute(component: str, executor_input: dict[str, Any]) -> None:
     from kfp.dsl.executor import Executor
 
     Executor(executor_input=executor_input, function_to_execute=function).execute()
+
+
+def _leave_the_cause(component: str, executor_input: dict[str, Any], ended: Ended) -> None:
+    # Here, not in the child, which may have been killed; late, for only a failure needs a store.
+    from kubestill.runtime.failures import record_failure
+
+    record_failure(
+        executor_input,
+        error=ended.error,
+        message=ended.message,
+        component=component,
+        attempt=len(ended.tries),
+        curable=ended.may_pass,
+    )
 
 
 def load_function(component: str) -> Callable[..., Any]:
