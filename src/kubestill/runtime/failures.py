@@ -108,7 +108,7 @@ def record_failure(
             error=error,
             message=_shorten(redact(message)),
             attempt=attempt,
-            at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            at=datetime.now(UTC).isoformat(timespec="microseconds"),
             curable=curable,
         )
         content = json.dumps(dataclasses.asdict(failure), indent=1).encode()

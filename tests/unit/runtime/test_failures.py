@@ -36,6 +36,12 @@ def executor_input(root: str, task: str = "train-teacher-2", which: str = DRIVEN
     }
 
 
+def left(given: Any, error: Exception, *, component: str = "x", **more: Any) -> Failure | None:
+    """What a step leaves that ends with this error."""
+    said = {"error": type(error).__name__, "message": str(error)}
+    return record_failure(given, component=component, **said, **more)
+
+
 @pytest.fixture
 def root() -> str:
     return f"memory://{uuid.uuid4().hex}/v2/artifacts/distillation/{uuid.uuid4()}"
@@ -44,7 +50,7 @@ def root() -> str:
 def test_a_record_says_who_failed_why_and_whether_to_try_again(root: str) -> None:
     error = InvalidInput([Problem("epochs", -1, "use more than 0")])
     given = executor_input(root)
-    written = record_failure(given, error, component="train_teacher", attempt=2, curable=True)
+    written = left(given, error, component="train_teacher", attempt=2, curable=True)
     (read,) = read_failures(root)
     assert read == written
     assert (read.task, read.component, read.attempt) == ("train-teacher-2", "train_teacher", 2)
@@ -57,22 +63,22 @@ def test_a_record_says_who_failed_why_and_whether_to_try_again(root: str) -> Non
 def test_the_last_attempt_of_a_step_has_the_word(root: str) -> None:
     given = executor_input(root)
     for number in (1, 2):
-        record_failure(given, OSError(f"number {number}"), component="x", attempt=number)
+        left(given, OSError(f"number {number}"), attempt=number)
     assert [failure.message for failure in read_failures(root)] == ["number 2"]
 
 
 def test_iterations_of_a_loop_have_a_record_each(root: str) -> None:
     for number in range(3):
         given = executor_input(root, "label-with-teacher", str(uuid.uuid4()))
-        record_failure(given, OSError(f"number {number}"), component="label_with_teacher")
+        left(given, OSError(f"number {number}"), component="label_with_teacher")
     found = read_failures(root)
     assert [failure.message for failure in found] == ["number 0", "number 1", "number 2"]
 
 
 def test_a_step_that_went_well_in_the_end_leaves_nothing(root: str) -> None:
     """Else a later step that dies without a word would have its failure put down to this one."""
-    record_failure(executor_input(root), OSError("once"), component="x")
-    record_failure(executor_input(root, "other"), OSError("stays"), component="x")
+    left(executor_input(root), OSError("once"))
+    left(executor_input(root, "other"), OSError("stays"))
     clear_failure(executor_input(root))
     clear_failure(executor_input(root))
     assert [failure.task for failure in read_failures(root)] == ["other"]
@@ -103,7 +109,7 @@ def test_a_local_runner_names_the_root(tmp_path: Path, monkeypatch: pytest.Monke
             "outputFile": f"{root}/loop-1/label-with-teacher/executor_output.json",
         }
     }
-    record_failure(given, KeyError("x"), component="label_with_teacher")
+    left(given, KeyError("x"), component="label_with_teacher")
     (failure,) = read_failures(root)
     assert failure.task == "label-with-teacher"
     assert find_run_root(f"{root}/record-outcome/summary") == root
@@ -112,7 +118,7 @@ def test_a_local_runner_names_the_root(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_step_without_artifacts_is_found_by_its_output_file(tmp_path: Path) -> None:
     given = {"outputs": {"outputFile": f"{tmp_path}/p/RUN/plan/{DRIVEN}/output_metadata.json"}}
-    assert record_failure(given, OSError("no"), component="plan")
+    assert left(given, OSError("no"), component="plan")
     assert [failure.task for failure in read_failures(f"{tmp_path}/p/RUN")] == ["plan"]
 
 
@@ -134,23 +140,30 @@ def test_a_run_without_failures_has_none(root: str, tmp_path: Path) -> None:
     ids=["nothing", "no URI", "null", "nobody may write", "no such store", "no object"],
 )
 def test_what_cannot_be_recorded_never_fails_the_step(given: Any) -> None:
-    assert record_failure(given, OSError("the step's own"), component="x") is None
+    assert left(given, OSError("the step's own")) is None
     clear_failure(given)
 
 
 def test_the_log_says_why_nothing_was_recorded(capsys: pytest.CaptureFixture[str]) -> None:
-    record_failure(executor_input("/proc/p/RUN"), OSError("own"), component="x")
+    left(executor_input("/proc/p/RUN"), OSError("own"))
     assert "could not be recorded for later: /proc" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\xff\xfe", b"[]", b"[" * 50_000, b'{"message": "whose?"}', b'{"task": 3}', b" " * 70_000],
-    ids=["empty", "bytes", "list", "deep", "nobody's", "number", "large"],
-)  # fmt: skip
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"\xff\xfe", id="bytes"),
+        pytest.param(b"[]", id="list"),
+        pytest.param(b"[" * 50_000, id="deep"),
+        pytest.param(b'{"message": "whose?"}', id="nobody's"),
+        pytest.param(b'{"task": 3}', id="number"),
+        pytest.param(b'{"task": "t"}' + b" " * 70_000, id="large"),
+    ],
+)
 def test_strange_records_are_passed_over(root: str, content: bytes) -> None:
     open_store(root).put("failures/strange.json", content)
-    record_failure(executor_input(root), OSError("mine"), component="x")
+    left(executor_input(root), OSError("mine"))
     assert [failure.message for failure in read_failures(root)] == ["mine"]
 
 
@@ -166,7 +179,7 @@ def test_a_store_that_cannot_be_read_is_said() -> None:
 
 
 def test_long_messages_keep_their_beginning_and_end(root: str) -> None:
-    record_failure(executor_input(root), OSError("BEGIN" + "x" * 100_000 + "END"), component="x")
+    left(executor_input(root), OSError("BEGIN" + "x" * 100_000 + "END"))
     (failure,) = read_failures(root)
     assert failure.message.startswith("BEGIN")
     assert failure.message.endswith("END")
@@ -190,6 +203,6 @@ def test_long_messages_keep_their_beginning_and_end(root: str) -> None:
 )
 def test_credentials_are_left_out(root: str, text: str, clean: str) -> None:
     assert redact(text) == clean
-    record_failure(executor_input(root), OSError(text), component="x")
+    left(executor_input(root), OSError(text))
     assert "SECRET@" not in read_failures(root)[0].message
     assert read_failures(root)[0].message == clean
