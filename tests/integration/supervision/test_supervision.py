@@ -1,0 +1,179 @@
+"""Real processes that die in every way a step can, under the supervisor that a step starts with."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+VICTIM = str(Path(__file__).with_name("victim.py"))
+
+
+def command(folder: Path, restarts: int, *words: str) -> list[str]:
+    return [sys.executable, VICTIM, str(folder), str(restarts), *words]
+
+
+def ended(folder: Path, *words: str, restarts: int = 3) -> subprocess.CompletedProcess[str]:
+    run = command(folder, restarts, *words)
+    return subprocess.run(run, capture_output=True, text=True, check=False, timeout=60)
+
+
+def tries(folder: Path) -> list[str]:
+    """How the try before each one ended."""
+    return [line.partition(" ")[2] for line in (folder / "tries").read_text().splitlines()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def wait_until(met: object, seconds: float = 10.0) -> None:
+    until = time.monotonic() + seconds
+    while not met():  # type: ignore[operator]
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_a_step_that_goes_well_is_tried_once(tmp_path: Path) -> None:
+    run = ended(tmp_path, "fine")
+    assert run.returncode == 0
+    assert run.stdout.splitlines() == [
+        "try: fine",
+        "left in order",
+        "ended: , may pass: False, tries: 1",
+    ]
+    assert not (tmp_path / "forgotten").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("killed", "killed by SIGKILL"),
+        ("segfault", "killed by SIGSEGV"),
+        ("no store", "InvalidInput: 1 problem with the input:"),
+    ],
+)
+def test_what_may_pass_is_tried_again_in_a_new_process(
+    tmp_path: Path, word: str, reason: str
+) -> None:
+    run = ended(tmp_path, word, "fine")
+    assert run.returncode == 0, run.stderr
+    first, second = tries(tmp_path)
+    assert not first
+    assert second.startswith(reason)
+    assert f"{second}: starting the step again in 1 s (restart 1 of 3 in this pod)" in run.stdout
+    assert (tmp_path / "forgotten").read_text() == "once\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "error", "code"),
+    [
+        ("bad input", "InvalidInput", 1),
+        ("exit", "SystemExit", 7),
+        ("crash on the way out", "ValueError", 1),
+    ],
+)
+def test_what_cannot_pass_is_not_tried_again(
+    tmp_path: Path, word: str, error: str, code: int
+) -> None:
+    run = ended(tmp_path, word, "fine")
+    assert run.returncode == code
+    assert f"ended: {error}, may pass: False, tries: 1" in run.stdout
+    assert "again" not in run.stdout
+
+
+def test_a_traceback_shows_the_steps_own_frames(tmp_path: Path) -> None:
+    run = ended(tmp_path, "bad input")
+    assert run.stderr.count("Traceback") == 1
+    assert "supervision.py" not in run.stderr
+    assert run.stderr.rstrip().endswith("epochs = -1: use 1 or more")
+
+
+def test_restarts_are_bounded_and_the_last_end_is_told_as_before(tmp_path: Path) -> None:
+    run = ended(tmp_path, "segfault", "killed", restarts=1)
+    assert run.returncode == 128 + signal.SIGKILL
+    assert "the last of 2 tries in this pod" in run.stdout
+    assert "ended: SIGKILL, may pass: True, tries: 2" in run.stdout
+
+
+def test_none_is_none(tmp_path: Path) -> None:
+    run = ended(tmp_path, "killed", restarts=0)
+    assert run.returncode == 128 + signal.SIGKILL
+    assert len(tries(tmp_path)) == 1
+
+
+def test_sigterm_reaches_the_step_which_gets_its_time_and_is_not_tried_again(
+    tmp_path: Path,
+) -> None:
+    step = subprocess.Popen(command(tmp_path, 3, "saves when stopped"), stdout=subprocess.PIPE)
+    wait_until((tmp_path / "ready").exists)
+    step.send_signal(signal.SIGTERM)
+    step.communicate(timeout=20)
+    assert step.returncode == 128 + signal.SIGTERM
+    assert (tmp_path / "saved").exists()
+    assert len(tries(tmp_path)) == 1
+
+
+def test_a_signal_to_the_whole_group_reaches_the_step_once(tmp_path: Path) -> None:
+    """As Ctrl-C in a terminal and Argo's end of a pod do: a second one would end the save."""
+    run = command(tmp_path, 3, "saves when stopped")
+    step = subprocess.Popen(run, stdout=subprocess.PIPE, start_new_session=True)
+    wait_until((tmp_path / "ready").exists)
+    os.killpg(step.pid, signal.SIGTERM)
+    step.communicate(timeout=20)
+    assert (tmp_path / "saved").read_text() == "once\n"
+
+
+def test_sigterm_while_it_waits_to_try_again_ends_it(tmp_path: Path) -> None:
+    run = command(tmp_path, 3, "killed", "fine")
+    step = subprocess.Popen(run, stdout=subprocess.PIPE, text=True)
+    assert step.stdout is not None
+    while "again" not in step.stdout.readline():
+        pass
+    step.send_signal(signal.SIGTERM)
+    step.communicate(timeout=20)
+    assert step.returncode == 128 + signal.SIGKILL
+    assert len(tries(tmp_path)) == 1
+
+
+def test_a_step_dies_with_its_parent(tmp_path: Path) -> None:
+    step = subprocess.Popen(command(tmp_path, 3, "saves when stopped"), stdout=subprocess.PIPE)
+    wait_until((tmp_path / "ready").exists)
+    child = int((tmp_path / "tries").read_text().split()[0])
+    step.kill()
+    step.communicate(timeout=20)
+    wait_until(lambda: not alive(child))
+    assert not (tmp_path / "saved").exists()
+
+
+def test_what_a_dead_step_leaves_behind_dies_too(tmp_path: Path) -> None:
+    run = ended(tmp_path, "leaves a process behind", "fine")
+    assert run.returncode == 0
+    left = int((tmp_path / "left").read_text())
+    wait_until(lambda: not alive(left))
+
+
+def test_a_child_costs_little(tmp_path: Path) -> None:
+    """Against the same interpreter without one; the best of a few, on a busy machine."""
+
+    def best(*arguments: str) -> float:
+        spent: list[float] = []
+        for _ in range(5):
+            start = time.perf_counter()
+            subprocess.run([sys.executable, "-c", *arguments], check=True)
+            spent.append(time.perf_counter() - start)
+        return min(spent)
+
+    bare = best("import argparse, importlib, json, kubestill.errors")
+    call = "from kubestill.supervision import supervise; supervise(lambda: None, restarts=3)"
+    extra = best(f"import argparse, importlib, json; {call}") - bare
+    assert extra < 0.05, f"{1000 * extra:.0f} ms"

@@ -1,0 +1,84 @@
+"""A step that ends as its arguments say, one word a try: `victim.py FOLDER RESTARTS WORD...`.
+
+Each try appends its process id and the try before it to FOLDER/tries.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from kubestill.errors import InvalidInput, Problem, StoreUnavailable
+from kubestill.supervision import last_try, supervise
+
+FOLDER, RESTARTS, WORDS = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+TRIES = FOLDER / "tries"
+
+
+def run() -> None:
+    """Be one try."""
+    before = last_try()
+    with TRIES.open("a") as file:
+        file.write(f"{os.getpid()} {before.ended if before else ''}\n")
+    atexit.register(lambda: print("left in order"))
+    word = WORDS[len(TRIES.read_text().splitlines()) - 1]
+    print(f"try: {word}", flush=True)
+    match word:
+        case "fine":
+            return
+        case "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "segfault":
+            ctypes.string_at(0)
+        case "bad input":
+            raise InvalidInput([Problem("epochs", -1, "use 1 or more")])
+        case "no store":
+            try:
+                raise StoreUnavailable("s3://bucket does not answer")
+            except StoreUnavailable as error:
+                raise InvalidInput([Problem("checkpoint_uri", "s3://bucket", "no")]) from error
+        case "exit":
+            sys.exit(7)
+        case "crash on the way out":
+            atexit.register(os.abort)
+            raise ValueError("of a bug")
+        case "saves when stopped":
+            signal.signal(signal.SIGTERM, save)
+            (FOLDER / "ready").touch()
+            time.sleep(60)
+        case "leaves a process behind":
+            if not os.fork():
+                (FOLDER / "left").write_text(str(os.getpid()))
+                time.sleep(60)
+            while not (FOLDER / "left").exists():
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGKILL)
+        case _:
+            raise AssertionError(word)
+
+
+def save(*_: object) -> None:
+    """Take a moment for a checkpoint, then end as the signal wants."""
+    with (FOLDER / "saved").open("a") as file:
+        file.write("once\n")
+    time.sleep(0.3)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def forget() -> None:
+    """Note that the outputs were to be cleared."""
+    with (FOLDER / "forgotten").open("a") as file:
+        file.write("once\n")
+
+
+heavy = {"kfp", "torch", "numpy", "google", "multiprocessing"} & set(sys.modules)
+assert not heavy, f"the parent imports {heavy}"
+ended = supervise(run, restarts=RESTARTS, forget=forget)
+print(f"ended: {ended.error}, may pass: {ended.may_pass}, tries: {len(ended.tries)}")
+sys.exit(ended.code)
