@@ -9,11 +9,11 @@ from typing import Any
 from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.registry import transitions
 from kubestill.runtime.registry.champions import check_champion
-from kubestill.runtime.registry.outcomes import TAKEN_OVER
+from kubestill.runtime.registry.outcomes import TAKEN_OVER, Outcome, abandon
 from kubestill.runtime.registry.registry import Registry, open_registry
 from kubestill.runtime.registry.state import Champion, State
 
-__all__ = ["quarantine", "release", "roll_back", "runs", "standing"]
+__all__ = ["free_claim", "quarantine", "release", "roll_back", "runs", "standing"]
 
 
 def runs(uri: str) -> list[dict[str, Any]]:
@@ -117,6 +117,28 @@ def quarantine(uri: str, windows: Sequence[str]) -> str:
     registry.change(lambda now: transitions.quarantine(now, windows))
     reason = f"quarantined by hand, nobody learns from it: {', '.join(windows)}"
     return _tell(registry, "quarantine", reason, {"windows": list(windows)})
+
+
+def free_claim(uri: str, run_id: str) -> Outcome | None:
+    """Give back the rows of a run that was terminated by hand, and write that to the history.
+
+    May be repeated. No other run's rows are touched, and a run that ended by itself keeps its own
+    outcome; one that is still at work is refused from here on.
+
+    Args:
+        uri: The registry.
+        run_id: Which run.
+
+    Returns:
+        How it ended; None where it never did anything in this registry.
+
+    Raises:
+        InvalidInput: There is no registry at `uri`, or a newer version wrote it.
+        CorruptData: It cannot be read.
+        StoreError: It did not answer.
+    """
+    registry, _ = _open(uri)
+    return abandon(registry, run_id, "It was terminated by hand.")
 
 
 def _tell(registry: Registry, what: str, reason: str, body: dict[str, Any]) -> str:

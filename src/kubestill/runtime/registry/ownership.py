@@ -1,8 +1,9 @@
-"""Whether the run that holds a window is still alive.
+"""Whether the run that holds a window is still at work.
 
 Where one process drives the run on this very machine, as `kubestill run` does, it can be looked up.
-Anywhere else the claim's lease decides. Neither has to be right: whoever takes over changes the
-state, and the run that was thought dead is refused by it from then on.
+Of a run of Kubeflow its API knows. Where neither can say, the claim's lease decides. None has to be
+right: whoever takes over changes the state, and the run that was thought dead is refused by it from
+then on.
 """
 
 from __future__ import annotations
@@ -10,30 +11,46 @@ from __future__ import annotations
 import os
 import socket
 
+from kubestill.runtime.registry.kubeflow_runs import describe_end, find_experiment
 from kubestill.runtime.registry.state import Claim
 
-__all__ = ["DRIVER_VARIABLE", "find_driver", "seems_alive"]
+__all__ = ["DRIVER_VARIABLE", "find_end", "find_owner", "seems_alive"]
 
 DRIVER_VARIABLE = "KUBESTILL_DRIVER"
 """Environment variable: the id of the process that drives this run on this machine."""
+_KUBEFLOW = "kubeflow"
 
 
-def find_driver() -> str:
-    """Name the process that drives this run; empty where nobody said."""
+def find_owner(run_id: str) -> str:
+    """Name what drives this run: `<machine>/<process>/<its start>`, or `kubeflow/<experiment>`.
+
+    Empty where nobody says.
+    """
     pid = os.environ.get(DRIVER_VARIABLE, "")
-    started = _started(pid)
-    return f"{_machine()}/{pid}/{started}" if started else ""
+    if pid:
+        started = _started(pid)
+        return f"{_machine()}/{pid}/{started}" if started else ""
+    experiment = find_experiment(run_id)
+    return f"{_KUBEFLOW}/{experiment}" if experiment else ""
+
+
+def find_end(claim: Claim) -> str:
+    """Say how the run ended that holds a claim; empty where it has not, or nobody can say."""
+    kind, _, experiment = claim.owner.rpartition("/")
+    if kind not in ("", _KUBEFLOW):
+        return ""
+    return describe_end(claim.run_id, experiment)
 
 
 def seems_alive(claim: Claim, *, now: float) -> bool:
-    """Tell whether the run may still be at work.
+    """Tell whether the run may still be at work, as far as this machine can see.
 
     Args:
         claim: What it holds.
         now: Seconds since 1970.
     """
     machine, _, process = claim.owner.rpartition("/")[0].rpartition("/")
-    if machine == _machine():
+    if machine and machine == _machine():
         return _started(process) == claim.owner.rpartition("/")[2]
     return now < claim.at + claim.lease_seconds
 

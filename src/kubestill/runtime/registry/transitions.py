@@ -191,7 +191,10 @@ def holding(state: State, run_id: str) -> Claim:
     """
     if state.claim is None or state.claim.run_id != run_id:
         who = f"run {state.claim.run_id} does" if state.claim else "no run does"
-        raise Fenced(f"run {run_id} holds no window any more ({who}); nothing was changed")
+        raise Fenced(
+            f"run {run_id} holds no window any more ({who}); nothing was changed. It was over, or "
+            "seemed so, and its rows were given back: start a new run instead of retrying this one"
+        )
     return state.claim
 
 

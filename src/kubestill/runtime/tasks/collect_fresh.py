@@ -19,8 +19,13 @@ from kubestill.runtime.fresh.survey import Fresh, survey
 from kubestill.runtime.fresh.windows import WindowStore
 from kubestill.runtime.registry import Claim, Registry, State, open_registry, transitions
 from kubestill.runtime.registry.champions import check_champion
-from kubestill.runtime.registry.outcomes import record_missing, record_taken_over
-from kubestill.runtime.registry.ownership import find_driver, seems_alive
+from kubestill.runtime.registry.outcomes import (
+    TAKEN_OVER,
+    abandon,
+    record_missing,
+    record_taken_over,
+)
+from kubestill.runtime.registry.ownership import find_end, find_owner, seems_alive
 
 __all__ = ["collect_fresh"]
 
@@ -137,6 +142,8 @@ def _collect(registry: Registry, request: Request, run_id: str) -> _Result:
             # A retry: the window was taken, and the claim says which.
             return _claimed(registry, state, state.claim)
         _check_open(registry, state, run_id)
+        if state.claim is not None and _freed(registry, state.claim):
+            continue
         if state.claim is not None and seems_alive(state.claim, now=time.time()):
             return _busy(registry, run_id, state.claim)
         record_missing(registry, state)
@@ -185,7 +192,7 @@ def _take(
     )
     claim = Claim(
         run_id=run_id,
-        owner=find_driver(),
+        owner=find_owner(run_id),
         at=time.time(),
         lease_seconds=request.lease_hours * 3600,
         champion=state.champion.version if state.champion else 0,
@@ -210,10 +217,23 @@ def _taken_over(held: Claim | None) -> tuple[tuple[str, str], ...]:
     return ((held.run_id, held.window.id), *held.took_over) if held else ()
 
 
+def _freed(registry: Registry, held: Claim) -> bool:
+    """Give back the window of a run that is known to be over; whether there was one."""
+    ended = registry.entry(held.run_id, "outcome")
+    why = f"It ended: {ended['outcome']}." if ended else find_end(held)
+    if why:
+        print(f"run {held.run_id} holds a window, and is over: {why}", flush=True)
+        abandon(registry, held.run_id, why)
+    return bool(why)
+
+
 def _check_open(registry: Registry, state: State, run_id: str) -> None:
-    """Refuse a run that has ended: its outcome is written, and stays."""
+    """Refuse a run that has ended, or whose window another took: what it wrote is of other rows."""
     ended = registry.entry(run_id, "outcome")
-    if ended or any(window.run_id == run_id for window in state.windows):
+    lost = registry.entries(run_id, TAKEN_OVER) or any(
+        run_id == robbed for robbed, _ in (state.claim.took_over if state.claim else ())
+    )
+    if ended or lost or any(window.run_id == run_id for window in state.windows):
         how = f" ({ended['outcome']})" if ended else ""
         raise Fenced(f"run {run_id} has ended{how}; start a new run, which takes what it left")
 

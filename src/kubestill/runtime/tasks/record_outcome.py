@@ -4,27 +4,36 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from kubestill.errors import Problems
+from kubestill.errors import KubestillError, Problems
 from kubestill.runtime.artifacts import Artifact, write_summary
+from kubestill.runtime.failures import Failure, find_run_root, read_failures
 from kubestill.runtime.fresh.request import check_placeholders
 from kubestill.runtime.registry import Registry, open_registry
 from kubestill.runtime.registry.outcomes import Outcome, conclude
 
 __all__ = ["record_outcome"]
 
+_FAILED = ("FAILED", "CANCELED")
+"""The only states that say something: a run that skips its conditions and goes well is `RUNNING`,
+and so is one whose pod was killed before it could tell."""
+
 
 class FinalStatus(Protocol):
     """What Kubeflow says about the tasks before: its `PipelineTaskFinalStatus`."""
 
     state: str
-    """`SUCCEEDED`, `FAILED`, `CANCELLED`."""
+    """`COMPLETE`, `RUNNING`, `FAILED` or `CANCELED`; under plain `kfp.local`, `SUCCEEDED`."""
     error_message: str | None
+    """Empty on a Kubeflow: the steps say more."""
 
 
 def record_outcome(
     *, registry: str, run_id: str, final_status: FinalStatus, summary: Artifact
 ) -> tuple[str]:
     """Close the run's window or give it back, and write the outcome to the history.
+
+    How the run ended follows from what its own steps wrote down, in the registry and where they
+    failed; Kubeflow's word only adds that one did.
 
     Args:
         registry: Where.
@@ -43,11 +52,33 @@ def record_outcome(
     check_placeholders({"registry": registry, "run_id": run_id}, problems)
     problems.raise_if_any()
     store = open_registry(registry)
-    failure = final_status.error_message or ""
-    done = conclude(store, run_id, succeeded=final_status.state == "SUCCEEDED", failure=failure)
+    succeeded = final_status.state not in _FAILED
+    failure = _why(final_status, _failures(summary.uri))
+    done = conclude(store, run_id, succeeded=succeeded, failure=failure)
     write_summary(_text(store, run_id, done), summary)
     print(f"{done.outcome}: {done.reason}", flush=True)
     return (done.outcome,)
+
+
+def _failures(output_uri: str) -> list[Failure]:
+    """Read what the run's steps left, but for what an earlier attempt of this one did."""
+    try:
+        root = find_run_root(output_uri)
+        found = read_failures(root) if root else []
+    except KubestillError as error:
+        print(f"why steps failed cannot be read: {error}", flush=True)
+        return []
+    return [failure for failure in found if failure.component != "record_outcome"]
+
+
+def _why(final_status: FinalStatus, failures: list[Failure]) -> str:
+    """Say which step ended the run and why, in one line; empty where nobody says."""
+    if failures:
+        said = " ".join(failures[-1].describe().split())
+        return said if said.endswith((".", "!", "?")) else f"{said}."
+    if final_status.error_message:
+        return f"Kubeflow says: {final_status.error_message}"
+    return "It was canceled." if final_status.state == "CANCELED" else ""
 
 
 def _text(registry: Registry, run_id: str, done: Outcome) -> str:
