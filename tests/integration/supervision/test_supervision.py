@@ -133,6 +133,16 @@ def test_a_signal_to_the_whole_group_reaches_the_step_once(tmp_path: Path) -> No
     assert (tmp_path / "saved").read_text() == "once\n"
 
 
+def test_a_step_that_was_stopped_is_not_tried_again_however_it_ends(tmp_path: Path) -> None:
+    run = command(tmp_path, 3, "is killed when stopped", "fine")
+    step = subprocess.Popen(run, stdout=subprocess.PIPE, text=True)
+    wait_until((tmp_path / "ready").exists)
+    step.send_signal(signal.SIGTERM)
+    output, _ = step.communicate(timeout=20)
+    assert step.returncode == 128 + signal.SIGKILL
+    assert "again" not in output
+
+
 def test_sigterm_while_it_waits_to_try_again_ends_it(tmp_path: Path) -> None:
     run = command(tmp_path, 3, "killed", "fine")
     step = subprocess.Popen(run, stdout=subprocess.PIPE, text=True)

@@ -51,6 +51,10 @@ def run() -> None:
             signal.signal(signal.SIGTERM, save)
             (FOLDER / "ready").touch()
             time.sleep(60)
+        case "is killed when stopped":
+            signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+            (FOLDER / "ready").touch()
+            time.sleep(60)
         case "leaves a process behind":
             if not os.fork():
                 (FOLDER / "left").write_text(str(os.getpid()))
