@@ -59,7 +59,7 @@ def run(tmp_path: Path, what: str, *arguments: str, where: str = "") -> Run:
 
 
 def output(result: Run) -> str:
-    written = Path(result.tasks[0].folder, "executor_output.json").read_text()
+    written = Path(result.tasks[0].folder, "output_metadata.json").read_text()
     return json.loads(written)["parameterValues"]["Output"]
 
 
@@ -118,7 +118,7 @@ def test_a_killed_container_is_started_again(tmp_path):
     result = run(tmp_path, "once", where=str(marker))
     thread.join()
     assert (result.failed, result.error) == (None, "")
-    log = Path(result.tasks[0].folder, "task.log").read_text()
+    log = Path(result.tasks[0].log).read_text()
     assert log.count("Looking for component") == 2
 
 

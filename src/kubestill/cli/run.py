@@ -127,7 +127,7 @@ def _run_here(
 def _failure(result: Run) -> str:
     if result.failed is None:
         return result.error
-    log = os.path.relpath(os.path.join(result.failed.folder, "task.log"))
+    log = os.path.relpath(result.failed.log)
     return f"{result.failed.name} failed: {result.failed.error}\n\nIts whole output: {log}"
 
 

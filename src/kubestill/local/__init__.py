@@ -2,6 +2,7 @@
 
 from .containers import Containers
 from .parameters import read_parameters, with_defaults
-from .runner import Run, TaskRun, run_pipeline
+from .runner import run_pipeline
+from .tasks import Run, TaskRun
 
 __all__ = ["Containers", "Run", "TaskRun", "read_parameters", "run_pipeline", "with_defaults"]

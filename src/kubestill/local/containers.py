@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
-import sys
 import uuid
 from dataclasses import dataclass
 
@@ -18,6 +18,20 @@ from kubestill.errors import KubestillError
 
 LOST = 125
 """Exit code where nothing is known of the container, as Docker's own for "could not start"."""
+
+_KILLED = (128 + signal.SIGKILL, 128 + signal.SIGTERM)
+
+
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """How a container ended."""
+
+    code: int
+    """Its own exit code, never 0 where that is unknown."""
+    why: str = ""
+    """Why it was ended, if it was."""
+    from_outside: bool = False
+    """Whether somebody ended it, as a node that is lost ends a pod."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +68,8 @@ class Containers:
         """Turn a task's command into one that runs it in a container; returns its name too.
 
         Args:
-            command: As `kfp.local` would start it on this machine.
-            image: What to run it in; `{{$...}}` stands for the task's own parameter.
+            command: As the cluster would start it.
+            image: What to run it in.
             root: Folder of the runs, absolute; the container sees it under the same path.
             environment: Further variables.
         """
@@ -69,37 +83,34 @@ class Containers:
         options += ["--workdir", here, "--tmpfs", "/tmp:exec,mode=1777"]
         for variable, value in environment.items():
             options += ["--env", f"{variable}={value}"]
-        inside = [part.replace(sys.executable, "python3") for part in command]
-        named = _image(command) if "{{$" in image else image
-        return name, [self._docker, "run", *options, *self.arguments, named, *inside]
+        return name, [self._docker, "run", *options, *self.arguments, image, *command]
 
-    def verdict(self, name: str, code: int) -> tuple[int, str]:
+    def removal(self, name: str) -> list[str]:
+        """Return the command that ends and removes a container."""
+        return [self._docker, "rm", "--force", name]
+
+    def read_end(self, name: str, code: int) -> End:
         """Read how a container ended, and remove it.
 
         Args:
             name: Of the container.
             code: What the client that watched it ended with.
-
-        Returns:
-            Its own exit code, never 0 where that is unknown, and why it was ended, if it was.
         """
         try:
             state = json.loads(self._ask("inspect", "--format", "{{json .State}}", name))
         except (OSError, subprocess.CalledProcessError, ValueError):
-            return code or LOST, "" if code else "its container is gone"
+            # Without a code of its own the client saw it start.
+            why = "" if code else "its container is gone"
+            return End(code=code or LOST, why=why, from_outside=code in (0, *_KILLED))
         self._ask("rm", "--force", name)
         if state["Running"]:
-            return code or LOST, "it was still running when Docker's client ended"
-        killed = "out of memory" if state["OOMKilled"] else state["Error"]
-        return state["ExitCode"], killed
+            return End(code=code or LOST, why="it was still running when Docker's client ended")
+        why = "out of memory" if state["OOMKilled"] else state["Error"]
+        killed = state["ExitCode"] in _KILLED
+        return End(code=state["ExitCode"], why=why, from_outside=killed and not state["OOMKilled"])
 
     def _ask(self, *arguments: str) -> str:
         done = subprocess.run(
             [self._docker, *arguments], check=True, capture_output=True, text=True
         )
         return done.stdout
-
-
-def _image(command: list[str]) -> str:
-    executor_input = json.loads(command[command.index("--executor_input") + 1])
-    return executor_input["inputs"]["parameterValues"]["base_image"]

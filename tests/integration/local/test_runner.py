@@ -25,15 +25,10 @@ def fail(text: str):
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def die(marker: str):
-    """Be killed, but for the second time that there is a marker."""
+def die():
     import os
 
-    if marker and os.path.exists(marker):
-        return
-    if marker:
-        open(marker, "w").close()
-    print("dying")
+    print("dying", flush=True)
     os.kill(os.getpid(), 9)
 
 
@@ -57,8 +52,8 @@ def failing():
 
 
 @dsl.pipeline(name="dying")
-def dying(marker: str = ""):
-    die(marker=marker).set_retry(2, backoff_duration="60s")
+def dying():
+    die().set_retry(2, backoff_duration="60s")
 
 
 def test_a_loop_runs_and_every_line_says_whose_it_is(tmp_path, capsys):
@@ -78,7 +73,7 @@ def test_a_loop_runs_and_every_line_says_whose_it_is(tmp_path, capsys):
 
 def test_the_whole_output_of_a_task_stays_in_its_log(tmp_path):
     result = run_pipeline(speeches.pipeline_spec, {"words": ["a"]}, root=str(tmp_path))
-    with open(f"{result.tasks[0].folder}/task.log") as file:
+    with open(result.tasks[0].log) as file:
         log = file.read()
     assert "saying a\n" in log
     assert "Got executor_input" in log
@@ -100,20 +95,14 @@ def test_the_failing_task_is_named_with_its_message_and_nothing_runs_after(tmp_p
     assert "Traceback" not in shown
 
 
-def test_a_killed_task_is_started_again_at_once(tmp_path, capsys):
-    given = {"marker": str(tmp_path / "marker")}
-    result = run_pipeline(dying.pipeline_spec, given, root=str(tmp_path))
-    assert [(task.name, task.ok) for task in result.tasks] == [("die", True)]
-    assert "die: killed by signal 9; starting it again" in capsys.readouterr().out
-    with open(f"{result.tasks[0].folder}/task.log") as file:
-        assert "dying" in file.read(), "the first attempt's output was lost"
-
-
-def test_a_task_that_is_killed_every_time_fails_after_its_retries(tmp_path, capsys):
+def test_a_task_that_is_killed_is_not_started_again(tmp_path, capsys):
+    # As in 2.17's manifests: what is killed in its pod has failed, and failures are not retried.
     result = run_pipeline(dying.pipeline_spec, {}, root=str(tmp_path))
     assert result.failed
     assert result.failed.error == "killed by signal 9 (out of memory?)"
-    assert capsys.readouterr().out.count("starting it again") == 2
+    assert "starting it again" not in capsys.readouterr().out
+    with open(result.failed.log) as file:
+        assert file.read().count("dying") == 1
 
 
 def test_trouble_between_kfp_and_this_machine_is_an_error_of_the_run(tmp_path):
@@ -154,7 +143,7 @@ def test_the_command_runs_a_compiled_file_and_fails_with_it(tmp_path, compiled, 
     done = kubestill("run", str(compiled), "--output", str(tmp_path / "runs"))
     assert done.returncode == 1
     assert "refuse failed: ValueError: cannot say x\n  - nor this" in done.stderr
-    assert "task.log" in done.stderr
+    assert "executor-logs-0" in done.stderr
 
 
 def test_the_command_prints_the_last_summary(tmp_path, kubestill):

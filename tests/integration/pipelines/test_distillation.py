@@ -8,7 +8,7 @@ from small import arguments
 
 
 def outputs(output: Path, task: str) -> dict:
-    (file,) = output.glob(f"distillation-*/**/{task}/executor_output.json")
+    (file,) = output.glob(f"distillation-*/**/{task}/*/output_metadata.json")
     return json.loads(file.read_text())
 
 

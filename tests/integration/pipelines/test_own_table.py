@@ -53,7 +53,7 @@ def test_distillation_of_a_table_with_gaps_and_a_regression_target(kubestill, tm
     done = kubestill(*arguments(tmp_path / "runs", **given))
     assert done.returncode == 0, done.stdout + done.stderr
 
-    (file,) = tmp_path.glob("runs/distillation-*/import-dataset/executor_output.json")
+    (file,) = tmp_path.glob("runs/distillation-*/import-dataset/*/output_metadata.json")
     (data,) = json.loads(file.read_text())["artifacts"]["dataset"]["artifacts"]
     kinds = {column.name: column.kind for column in Dataset.open(data["uri"]).schema.columns}
     assert kinds == {
@@ -64,7 +64,7 @@ def test_distillation_of_a_table_with_gaps_and_a_regression_target(kubestill, tm
         "price": "numeric",
     }
 
-    (file,) = tmp_path.glob("runs/distillation-*/continuous-eval/executor_output.json")
+    (file,) = tmp_path.glob("runs/distillation-*/continuous-eval/*/output_metadata.json")
     (metrics,) = json.loads(file.read_text())["artifacts"]["metrics"]["artifacts"]
     for model in ("", "teacher_", "baseline_"):
         for name in ("rmse", "mae", "r2", "max_error"):

@@ -80,7 +80,7 @@ def teacher_process(output: Path) -> int:
 
 
 def student_bits(output: Path) -> str:
-    (weights,) = output.glob("distillation-*/train-student/model/model.safetensors")
+    (weights,) = output.glob("distillation-*/train-student/*/model/model.safetensors")
     return hashlib.sha256(weights.read_bytes()).hexdigest()
 
 

@@ -1,0 +1,328 @@
+"""Run one task as Kubeflow's driver, launcher and pod do together, in a process or a container."""
+
+# Protobuf makes its classes at run time.
+# pyright: reportAttributeAccessIssue=false
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from kfp.local import placeholder_utils, status
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+from kubestill.errors import KubestillError
+from kubestill.local.backend import LOGS, Backend, build_input, read_outputs
+from kubestill.local.console import Console
+from kubestill.local.containers import Containers, End
+from kubestill.local.folders import (
+    choose_folder,
+    find_changed,
+    find_unwritten,
+    set_aside,
+    stamp_inputs,
+)
+from kubestill.local.output import ProgressFilter, last_error
+from kubestill.local.processes import Processes
+
+_EXECUTOR = "kfp.dsl.executor_main"
+_RETRIES = 2
+"""How often Argo starts a pod again that vanished, where the task sets nothing: as the manifests of
+Kubeflow Pipelines 2.17 have it. A process that fails or is killed in its pod is not started again
+(`OnError`), whatever the task sets."""
+
+
+@dataclass(kw_only=True)
+class TaskRun:
+    """One task of a local run."""
+
+    name: str
+    """As the pipeline shows it, with the iteration of its loop."""
+    folder: str
+    """Where its outputs lie; of a task that failed, where they were moved to."""
+    log: str
+    """File of all that it printed."""
+    ok: bool
+    error: str = ""
+    """Why it failed, in its own words where it left any."""
+
+
+@dataclass(kw_only=True)
+class Run:
+    """One local run of a pipeline, in the order in which its tasks ended."""
+
+    folder: str = ""
+    tasks: list[TaskRun] = field(default_factory=list[TaskRun])
+    error: str = ""
+    """Why the run failed, where no task of it did."""
+
+    @property
+    def failed(self) -> TaskRun | None:
+        """The task that made the run fail."""
+        return next((task for task in self.tasks if not task.ok), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """What there is to run."""
+
+    name: str
+    """As a person sees it."""
+    plain: str
+    """As its folder is called."""
+    executor_input: dict[str, Any]
+    command: list[str]
+    image: str
+    environment: dict[str, str]
+    retries: int
+
+    @property
+    def folder(self) -> str:
+        return os.path.dirname(self.executor_input["outputs"]["outputFile"])
+
+    @property
+    def log(self) -> str:
+        return self.executor_input["outputs"]["artifacts"][LOGS]["artifacts"][0]["uri"]
+
+
+class Tasks:
+    """Stands in for `kfp.local`'s function that runs one task."""
+
+    def __init__(
+        self,
+        spec: pipeline_spec_pb2.PipelineSpec,
+        backend: Backend,
+        processes: Processes,
+        console: Console,
+        *,
+        root: str,
+        verbose: bool = False,
+        containers: Containers | None = None,
+    ):
+        self.result = Run()
+        self._specs = _tasks(spec)
+        self._backend = backend
+        self._processes = processes
+        self._console = console
+        self._root = root
+        self._verbose = verbose
+        self._containers = containers
+        self._run_id = str(uuid.uuid4())
+        self._started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        self._installing = threading.Lock()
+
+    def run(
+        self,
+        *,
+        pipeline_resource_name: str,
+        component_name: str,
+        component_spec: pipeline_spec_pb2.ComponentSpec,
+        executor_spec: pipeline_spec_pb2.PipelineDeploymentConfig.ExecutorSpec,
+        arguments: Mapping[str, Any],
+        **_: Any,
+    ) -> tuple[dict[str, Any], status.Status]:
+        """Run one task; after a failure only an exit handler's is started.
+
+        Returns:
+            Its outputs, and how it ended.
+        """
+        spec = self._specs[component_name]
+        if self.result.failed and not _is_exit(spec):
+            return {}, status.Status.FAILURE
+        task = self._prepare(pipeline_resource_name, spec, component_spec, executor_spec, arguments)
+        self._console.started(task.name)
+        start = time.monotonic()
+        inputs = stamp_inputs(task.executor_input)
+        attempt, outputs = 1, dict[str, Any]()
+        end, lines = self._attempt(task)
+        while end.from_outside and attempt <= task.retries:
+            self._console.progress(task.name, f"{_reason(end)}; starting it again")
+            set_aside(task.executor_input, attempt)
+            attempt += 1
+            end, lines = self._attempt(task)
+        error = self._explain(task, end, lines)
+        if not error:
+            try:
+                outputs = read_outputs(task.executor_input, component_spec)
+                outputs = {name: self._backend.record(name, one) for name, one in outputs.items()}
+            except KubestillError as trouble:
+                error = str(trouble)
+        error = error or "; ".join(find_changed(inputs, stamp_inputs(task.executor_input)))
+        folder = set_aside(task.executor_input, attempt) if error else task.folder
+        self._console.finished(task.name, time.monotonic() - start, ok=not error)
+        self.result.tasks.append(
+            TaskRun(name=task.name, folder=folder, log=task.log, ok=not error, error=error)
+        )
+        if error:
+            return {}, status.Status.FAILURE
+        with open(task.log, "a", encoding="utf-8") as log:
+            for name in find_unwritten(task.executor_input):
+                log.write(f"WARNING: nothing was written for the output {name!r}\n")
+        return outputs, status.Status.SUCCESS
+
+    def _prepare(
+        self,
+        resource: str,
+        spec: pipeline_spec_pb2.PipelineTaskSpec,
+        component: pipeline_spec_pb2.ComponentSpec,
+        executor: pipeline_spec_pb2.PipelineDeploymentConfig.ExecutorSpec,
+        arguments: Mapping[str, Any],
+    ) -> _Task:
+        """Do the driver's work: resolve inputs, name the folder, fill in the command."""
+        parts = resource.split("/")
+        run = os.path.join(self._root, parts[0])
+        self.result.folder = run
+        loops = [part.rpartition("-iteration-")[2] for part in parts if "-iteration-" in part]
+        plain = spec.component_ref.name.removeprefix("comp-")
+        name = spec.task_info.name + (f"[{','.join(loops)}]" if loops else "")
+        folder = choose_folder(run, plain)
+        os.makedirs(folder, exist_ok=True)
+        # The exit handler's own task tells whose status it is about.
+        producer = next(
+            (
+                one.task_final_status.producer_task
+                for one in spec.inputs.parameters.values()
+                if one.HasField("task_final_status")
+            ),
+            "",
+        )
+        told = self._backend.final_status(producer) if producer else None
+        executor_input = build_input(component, arguments, folder, told)
+        values: dict[str, Any] = executor_input["inputs"].get("parameterValues", {})
+        for key, value in values.items():
+            if isinstance(value, str):
+                values[key] = self._fill_in(value)
+        places = {
+            "pipeline_resource_name": parts[0],
+            "task_resource_name": plain,
+            "pipeline_root": self._root,
+        }
+        executor_input = placeholder_utils.resolve_self_references_in_executor_input(
+            executor_input, **places, pipeline_job_id=self._run_id, pipeline_task_id=folder[-36:]
+        )
+        container = executor.container
+        image, *command = placeholder_utils.replace_placeholders(
+            [
+                self._fill_in(part)
+                for part in (container.image, *container.command, *container.args)
+            ],
+            executor_input,
+            **places,
+            unique_pipeline_id=self._run_id,
+        )
+        environment = {"PYTHONUNBUFFERED": "1", "KUBESTILL_RUN_ROOT": run}
+        if loops:
+            # kfp runs two iterations of a loop at a time.
+            environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // 2))
+        environment |= {variable.name: variable.value for variable in container.env}
+        return _Task(
+            name=name,
+            plain=plain,
+            executor_input=executor_input,
+            command=command,
+            image=image,
+            environment=environment,
+            retries=spec.retry_policy.max_retry_count or _RETRIES,
+        )
+
+    def _fill_in(self, text: str) -> str:
+        """Put in what `kfp.local` leaves as it is."""
+        for name in ("pipeline_job_create_time_utc", "pipeline_job_schedule_time_utc"):
+            text = text.replace(f"{{{{$.{name}}}}}", self._started)
+        return text
+
+    def _attempt(self, task: _Task) -> tuple[End, list[str]]:
+        """Start a task once; returns how it ended and what it printed."""
+        if self._containers is None:
+            if not any(_EXECUTOR in part for part in task.command):
+                why = "its command is no Python function's; run it with --runner docker"
+                return End(code=1, why=why), []
+            with self._alone(task):
+                code, lines = self._stream(task, task.command, _here() | task.environment)
+            return End(code=128 - code if code < 0 else code), lines
+        name, command = self._containers.wrap(
+            task.command, task.image, self._root, task.environment
+        )
+        undo = self._containers.removal(name)
+        code, lines = self._stream(task, command, dict(os.environ), undo)
+        return self._containers.read_end(name, code), lines
+
+    def _alone(self, task: _Task) -> Any:
+        """Let only one task at a time install packages here."""
+        installs = any("pip install" in part for part in task.command)
+        return self._installing if installs else threading.Lock()
+
+    def _stream(
+        self,
+        task: _Task,
+        command: list[str],
+        environment: dict[str, str],
+        undo: list[str] | None = None,
+    ) -> tuple[int, list[str]]:
+        lines: list[str] = []
+        progress = ProgressFilter()
+        with (
+            open(task.log, "a", encoding="utf-8") as log,
+            self._processes.start(command, environment, undo=undo or ()) as process,
+        ):
+            assert process.stdout is not None
+            for line in process.stdout:
+                log.write(line)
+                lines.append(line.rstrip("\n"))
+                if progress.shows(lines[-1]) or self._verbose:
+                    self._console.progress(task.name, lines[-1])
+        return process.returncode, lines
+
+    def _explain(self, task: _Task, end: End, lines: list[str]) -> str:
+        """Return why a task failed; empty where it did not."""
+        if not end.code:
+            return ""
+        # What the step itself left for others says most; strangers' steps leave nothing.
+        left = _read_cause(self.result.folder, task)
+        if end.code > 128 and not end.why and not left:
+            return _reason(end)
+        return left or last_error(lines) or end.why or f"the process ended with code {end.code}"
+
+
+def _read_cause(run: str, task: _Task) -> str:
+    from kubestill.runtime.failures import read_failures
+
+    found = [one for one in read_failures(run) if one.task == task.plain]
+    return found[-1].describe().removeprefix(f"{task.plain}: ") if found else ""
+
+
+def _reason(end: End) -> str:
+    """Say what ended a process by force."""
+    number = end.code - 128
+    return end.why or f"killed by signal {number}{' (out of memory?)' * (number == 9)}"
+
+
+def _here() -> dict[str, str]:
+    """Return this process's environment for a step beside it, with the same Python first.
+
+    By the process that drives it, a run that comes later sees whether this one still lives.
+    """
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
+    return {**os.environ, "PATH": path, "KUBESTILL_DRIVER": str(os.getpid())}
+
+
+def _is_exit(task: pipeline_spec_pb2.PipelineTaskSpec) -> bool:
+    """Whether a task ends an `ExitHandler`: only those are told how the tasks before went."""
+    return any(given.HasField("task_final_status") for given in task.inputs.parameters.values())
+
+
+def _tasks(
+    spec: pipeline_spec_pb2.PipelineSpec,
+) -> dict[str, pipeline_spec_pb2.PipelineTaskSpec]:
+    """Return every task by the name of its component."""
+    return {
+        task.component_ref.name: task
+        for component in [spec.root, *spec.components.values()]
+        for task in component.dag.tasks.values()
+    }
