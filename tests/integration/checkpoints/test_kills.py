@@ -116,5 +116,9 @@ def test_sigterm_saves_and_then_ends_the_process(tmp_path: Path) -> None:
     assert training.process.exitcode == -15
     # The save that the signal asked for does not return: what is logged came before it.
     logged = max(int(line.split()[1]) for line in lines)
-    assert max(row["step"] for row in describe(uri)) > logged
+    saved = max(row["step"] for row in describe(uri))
+    assert saved > logged
     assert verify(uri) == []
+    (ledger,) = ledgers(uri)
+    assert ledger.attempt
+    assert ledger.attempt.ended == f"stopped by SIGTERM, after step {saved} was saved"

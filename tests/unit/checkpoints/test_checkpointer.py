@@ -25,6 +25,7 @@ from kubestill.runtime.checkpoints import (
     Place,
     TrainingState,
     load_state,
+    protocol,
     read_checkpoint_artifact,
     read_ledger_artifact,
     resolve_place,
@@ -573,3 +574,63 @@ def test_a_user_id_that_no_list_knows_has_a_folder_too(monkeypatch):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(os, "getuid", lambda: 54321)
     assert "54321" in local_root()
+
+
+def attempts(folder: Path) -> list[tuple[int, int | None, str]]:
+    """(number, step it went on from, what ended it) of all attempts, from the ledger's own file."""
+    ledger = ledgers(str(folder))[0]
+    assert ledger.attempt
+    return [(a.number, a.resumed_from, a.ended) for a in [*ledger.past, ledger.attempt]]
+
+
+def test_the_ledger_remembers_every_attempt_and_what_ended_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = time.time()
+    trained(tmp_path, 1, 2)
+    last = {"started": began, "seconds": 1.0, "ended": "killed by SIGSEGV"}
+    monkeypatch.setenv("KUBESTILL_LAST_TRY", json.dumps(last))
+    said = Said()
+    with opened(tmp_path, said=said) as checkpointer:
+        checkpointer.restore()
+        save(checkpointer, 3)
+        checkpointer.flush()  # beats and commits keep what was noted
+        told = checkpointer.attempts
+    assert "attempt 2 takes over from attempt 1: killed by SIGSEGV" in said
+    assert attempts(tmp_path) == [(1, None, "killed by SIGSEGV"), (2, 2, "")]
+    assert [(a["number"], a["resumed_from"], a["ended"]) for a in told] == attempts(tmp_path)
+    assert began <= told[0]["began"] <= told[0]["last_sign"] <= told[1]["began"] <= time.time()
+
+
+@pytest.mark.parametrize(
+    ("owner", "age"), [("me", -60.0), ("another", 60.0)], ids=["a later pod", "another run"]
+)
+def test_an_end_is_not_put_down_to_an_attempt_it_was_not_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: str, age: float
+) -> None:
+    """The try that was killed had not claimed the training yet: its end says nothing of others."""
+    with opened(tmp_path, owner=owner) as checkpointer:
+        save(checkpointer, 1)
+    last = {"started": time.time() - age, "seconds": 1.0, "ended": "killed by SIGSEGV"}
+    monkeypatch.setenv("KUBESTILL_LAST_TRY", json.dumps(last))
+    said = Said()
+    opened(tmp_path, said=said).close()
+    assert "attempt 2 takes over from attempt 1: it left no word" in said
+    assert "SIGSEGV" not in attempts(tmp_path)[0][2]
+
+
+def test_a_ledger_from_before_attempts_were_remembered_is_read(tmp_path: Path) -> None:
+    ledger = trained(tmp_path, 1)
+    assert ledger.attempt
+    old = ledger.to_json()
+    del old["past"]
+    old["attempt"] = {
+        name: old["attempt"][name]
+        for name in ("number", "id", "owner", "beat", "beat_at", "beat_seconds")
+    }
+    content = json.dumps(old).encode()
+    read = Ledger.from_bytes(content, source="old")
+    assert read.past == ()
+    assert read.attempt
+    assert read.attempt.number == 1
+    assert protocol.claim(read, ledger.attempt).past == ()

@@ -22,6 +22,24 @@ SPEC = {
     "outputs": ["a", "b", "<c>"],
     "digest": "0" * 64,
 }
+ATTEMPTS = [
+    {
+        "number": 1,
+        "began": 1.7e9,
+        "last_sign": 1.7e9 + 95,
+        "resumed_from": None,
+        "exact": True,
+        "ended": "killed by SIGKILL <out of memory>",
+    },
+    {
+        "number": 2,
+        "began": 1.7e9 + 120,
+        "last_sign": 1.7e9 + 300,
+        "resumed_from": 1120,
+        "exact": True,
+        "ended": "",
+    },
+]
 
 
 def record(**changes):
@@ -50,7 +68,7 @@ def record(**changes):
         "seconds": 3.5,
         "stop": {"reason": "budget", "detail": ""},
         "chosen": {"step": 540, "why": "the best log loss <of all>"},
-        "resumed": [{"step": 120, "exact": True}],
+        "attempts": ATTEMPTS,
         "curves": {"train": loss, "validation": validation},
         "checkpoints": [{"step": s, "kind": "milestone", "phase": 1} for s in steps]
         + [{"step": 130, "kind": "recovery", "phase": None}],
@@ -96,7 +114,7 @@ def test_the_training_report_is_well_formed_and_repeatable():
     [
         {"curves": {"train": [], "validation": []}, "checkpoints": [], "chosen": None},
         {"curves": {**record()["curves"], "validation": []}, "phases": None},
-        {"resumed": [], "checkpoints": [], "phases": {"boundaries": {"structure": None}}},
+        {"attempts": [], "checkpoints": [], "phases": {"boundaries": {"structure": None}}},
     ],
     ids=["nothing recorded", "no validation", "phases not told apart"],
 )
@@ -113,6 +131,26 @@ def test_phases_are_shaded_and_checkpoints_marked():
     assert "recovery checkpoint" in html
     plain, _ = training_report(record(phases=None), SPEC)
     assert "3 overfitting" not in plain
+
+
+def test_attempts_are_told_where_there_was_more_than_one():
+    html, markdown = training_report(record(), SPEC)
+    told = ["2023-11-14 22:13:20 UTC", "after 95 s", "the beginning", "step 1,120", "finished"]
+    for words in [*told, "with the same bits", "Resumed once after an interruption"]:
+        assert words in html, words
+        assert words in markdown, words
+    assert "killed by SIGKILL &lt;out of memory&gt;" in html
+    assert "resumed after an interruption" in html
+    for attempts in ([], ATTEMPTS[:1]):
+        html, markdown = training_report(record(attempts=attempts), SPEC)
+        assert "Attempts" not in html + markdown
+
+
+def test_an_attempt_that_changed_the_bits_says_so():
+    changed = [ATTEMPTS[0], ATTEMPTS[1] | {"exact": False}]
+    html, markdown = training_report(record(attempts=changed), SPEC)
+    assert "NOT with the same bits" in html
+    assert "NOT with the same bits" in markdown
 
 
 def test_plots_take_their_colours_and_font_from_the_page():

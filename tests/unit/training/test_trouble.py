@@ -112,8 +112,10 @@ def test_a_training_goes_on_where_the_precision_is_another(
     )
     found = record(train())
     assert found["step_path"] == "autograd"
-    assert found["resumed"][0]["step"] > 0
-    assert not found["resumed"][0]["exact"]
+    first, second = found["attempts"]
+    assert first["resumed_from"] is None
+    assert second["resumed_from"] > 0
+    assert not second["exact"]
 
 
 def test_the_next_best_is_exported_where_the_chosen_state_is_damaged(

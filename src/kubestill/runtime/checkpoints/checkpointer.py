@@ -23,6 +23,7 @@ import json
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Literal
 
 from kubestill.errors import Fenced, InvalidInput, Problem, StoreError
@@ -204,6 +205,7 @@ class Checkpointer:
         # Not the state, which would take up as much memory again for as long as training goes on.
         self._resumed = chosen.entry
         self._exact = same_bits(chosen, self._numerics, ranks.world, self._announce)
+        self._note(resumed_from=chosen.entry.step, exact=self._exact)
         return chosen.state
 
     def recovery_due(self) -> bool:
@@ -269,6 +271,8 @@ class Checkpointer:
         if self._flag.raised:
             self._announce(f"SIGTERM: making step {step} durable before stopping")
             saver.flush()
+            with suppress(StoreError, Fenced):
+                self._note(ended=f"stopped by SIGTERM, after step {step} was saved")
             self._flag.pass_on()
 
     def flush(self) -> None:
@@ -279,6 +283,13 @@ class Checkpointer:
             StoreError: The store refused everything for longer than the bound.
         """
         self._running().flush()
+
+    @property
+    def attempts(self) -> list[Json]:
+        """Every attempt at this training run, this one last: when, from where, ended by what."""
+        ledger = self.ledger
+        everyone = [*ledger.past, ledger.attempt] if ledger.attempt else ledger.past
+        return [attempt.to_record() for attempt in everyone]
 
     def mark_phases(self, phases: Mapping[int, int]) -> None:
         """Note the phase (1, 2 or 3) of each step; the next save writes it into the ledger."""
@@ -388,6 +399,12 @@ class Checkpointer:
                 return
             except StoreError:
                 continue  # the saver is the one that says so, and decides for how long
+
+    def _note(self, **facts: Any) -> None:
+        if self._ranks.rank:
+            return
+        me = self._mine()
+        self._cell.change(lambda ledger: protocol.note(ledger, me, now=time.time(), **facts))
 
     def _conclude(self, *, result: Json | None = None, failed: str = "") -> None:
         me = self._mine()

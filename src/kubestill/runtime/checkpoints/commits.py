@@ -13,6 +13,7 @@ from kubestill.runtime.checkpoints import protocol
 from kubestill.runtime.checkpoints.ledger import LEDGER_KEY, Attempt, Ledger
 from kubestill.runtime.checkpoints.manifest import rebuild_ledger
 from kubestill.runtime.checkpoints.place import Announce, Place
+from kubestill.supervision import last_try
 
 
 class LedgerCell:
@@ -130,21 +131,26 @@ class LedgerCell:
                 if still < verdict.seconds:
                     sleep(min(verdict.seconds - still, verdict.seconds / 10, 1.0))
                     continue
-            number = ledger.attempt.number + 1 if ledger.attempt else 1
+            number = mine.number + 1 if mine else 1
             me = Attempt(
                 number=number,
                 id=f"a{number}-{identity}",
                 owner=owner,
                 beat_at=now,
                 beat_seconds=beat_seconds,
+                began=now,
             )
-            claimed = protocol.claim(ledger, me)
+            ended = _last_end(mine, owner) if mine else ""
+            claimed = protocol.claim(ledger, me, ended=ended)
             try:
                 version = self._cell.swap(claimed.to_bytes(), expect=version)
             except Conflict:
                 continue
             self._known = claimed, version
-            self.predecessor = ledger.attempt
+            self.predecessor = mine
+            if mine:
+                why = claimed.past[-1].ended if mine.began else protocol.NO_WORD
+                announce(f"attempt {number} takes over from attempt {mine.number}: {why}")
             return me
 
     def _rebuild(self) -> Ledger:
@@ -154,3 +160,11 @@ class LedgerCell:
             fingerprint=self._place.fingerprint,
             now=self._clock(),
         )
+
+
+def _last_end(before: Attempt, owner: str) -> str:
+    """Say what ended `before`, where it was the try of this process that came before this one."""
+    last = last_try()
+    if last is None or before.owner != owner or before.began < last.started:
+        return ""
+    return last.ended

@@ -83,6 +83,25 @@ class Attempt:
     """When it last grew, in seconds since 1970 by the owner's clock."""
     beat_seconds: float = 10.0
     """How often it promises to grow."""
+    began: float = 0.0
+    """When it claimed the training, in seconds since 1970; 0 where nobody noted it."""
+    resumed_from: int | None = None
+    """Step of the checkpoint it went on from; None where it began at the beginning."""
+    exact: bool = True
+    """Whether it went on with the bits of an uninterrupted training."""
+    ended: str = ""
+    """What ended it, as far as itself or the process that started it again could tell."""
+
+    def to_record(self) -> Json:
+        """Return what a reader of the training's record wants to know."""
+        return {
+            "number": self.number,
+            "began": self.began,
+            "last_sign": self.beat_at,
+            "resumed_from": self.resumed_from,
+            "exact": self.exact,
+            "ended": self.ended,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +126,8 @@ class Ledger:
     """Grows with every swap."""
     attempt: Attempt | None = None
     """Who owns the training; None before anybody did."""
+    past: tuple[Attempt, ...] = ()
+    """Those who owned it before, the newest 30."""
     entries: tuple[LedgerEntry, ...] = ()
     """In order of step."""
     finished: Json | None = None
@@ -143,6 +164,7 @@ class Ledger:
             "format": LEDGER_FORMAT,
             **vars(self),
             "attempt": vars(self.attempt) if self.attempt else None,
+            "past": [vars(attempt) for attempt in self.past],
             "entries": [entry.to_json() for entry in self.entries],
             "notices": [vars(notice) for notice in self.notices],
         }
@@ -172,6 +194,7 @@ class Ledger:
                 fingerprint=data["fingerprint"],
                 sequence=data["sequence"],
                 attempt=Attempt(**attempt) if attempt else None,
+                past=tuple(Attempt(**one) for one in data.get("past", ())),
                 entries=tuple(LedgerEntry.from_json(entry) for entry in data["entries"]),
                 finished=data["finished"],
                 failed=data["failed"],

@@ -2,6 +2,7 @@
 
     claim      nobody, a dead attempt or my own earlier retry  ->  attempt n+1 is mine
     beat       I live
+    note       I resumed from there; that ended me
     commit     one more checkpoint exists (and pruned ones do not)
     conclude   the result is final, or the training can never succeed
 
@@ -25,6 +26,10 @@ Keep: TypeAlias = Callable[[Sequence[LedgerEntry]], Sequence[LedgerEntry]]
 
 MISSED_BEATS = 3
 """After how many missed heartbeats an attempt counts as dead."""
+PAST_ATTEMPTS = 30
+"""How many earlier attempts a ledger remembers."""
+NO_WORD = "it left no word: its pod or machine is gone, or cut off"
+"""What is known of an attempt that nobody saw end."""
 CLOCK_SKEW_SECONDS = 300.0
 """Clocks of two machines are trusted this far: an older heartbeat needs no watching."""
 
@@ -60,10 +65,17 @@ def judge(ledger: Ledger, *, owner: str, now: float) -> Verdict:
     return Verdict(act="wait", why=why, seconds=patience)
 
 
-def claim(ledger: Ledger, me: Attempt) -> Ledger:
-    """Make `me` (its number still open) the next attempt; what was listed stays listed."""
-    number = ledger.attempt.number + 1 if ledger.attempt else me.number
-    return advance(replace(ledger, attempt=replace(me, number=number)))
+def claim(ledger: Ledger, me: Attempt, *, ended: str = "") -> Ledger:
+    """Make `me` (its number still open) the next attempt; what was listed stays listed.
+
+    `ended` says what ended the attempt before, where it did not say so itself and that is known.
+    """
+    before, past = ledger.attempt, ledger.past
+    if before is None:
+        return advance(replace(ledger, attempt=me))
+    if before.began:
+        past = (*past, replace(before, ended=before.ended or ended or NO_WORD))[-PAST_ATTEMPTS:]
+    return advance(replace(ledger, attempt=replace(me, number=before.number + 1), past=past))
 
 
 def assert_mine(ledger: Ledger, me: Attempt) -> None:
@@ -88,8 +100,21 @@ def beat(ledger: Ledger, me: Attempt, *, now: float) -> Ledger:
         Fenced: The training belongs to a higher attempt.
     """
     assert_mine(ledger, me)
-    beats = ledger.attempt.beat if ledger.attempt else me.beat
-    return advance(replace(ledger, attempt=replace(me, beat=beats + 1, beat_at=now)))
+    current = ledger.attempt
+    beats = current.beat if current else me.beat
+    noted = current if current and current.id == me.id else me
+    return advance(replace(ledger, attempt=replace(noted, beat=beats + 1, beat_at=now)))
+
+
+def note(ledger: Ledger, me: Attempt, *, now: float, **facts: Any) -> Ledger:
+    """Note facts about `me`: `resumed_from` and `exact`, or `ended`.
+
+    Raises:
+        Fenced: The training belongs to a higher attempt.
+    """
+    alive = beat(ledger, me, now=now)
+    assert alive.attempt
+    return replace(alive, attempt=replace(alive.attempt, **facts))
 
 
 def commit(

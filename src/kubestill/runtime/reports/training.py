@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kubestill.runtime.evaluation.metrics import METRICS
+from kubestill.runtime.reports.attempts import attempts_section, attempts_table, resumed_steps
 from kubestill.runtime.reports.markdown import bullet_list, document, markdown_table
 from kubestill.runtime.reports.numbers import count, duration, score_text
 from kubestill.runtime.reports.page import (
@@ -80,6 +81,7 @@ def training_report(
         tiles([*facts, _size_tile(spec)]),
         _plot_section(training),
         section("What happened", bullets(reasons)),
+        *attempts_section(_attempts(training)),
         section("The model", definitions({**_model_facts(spec), **(extra or {})})),
         section(
             "Settings",
@@ -101,6 +103,7 @@ def training_report(
         headline,
         bullet_list(reasons),
         markdown_table(("", "value", ""), rows),
+        *attempts_table(_attempts(training)),
         markdown_table(("setting", "value"), settings),
     )
     return html, markdown
@@ -223,10 +226,14 @@ def _marks(training: Training) -> Marks:
     return Marks(
         milestones=steps["milestone"],
         recovery=steps["recovery"],
-        resumed=[resume["step"] for resume in training.get("resumed") or []],
+        resumed=resumed_steps(_attempts(training)),
         phases=phases_of(training),
         chosen=chosen["step"] if chosen else None,
     )
+
+
+def _attempts(training: Training) -> Sequence[Mapping[str, Any]]:
+    return training.get("attempts") or []
 
 
 def _best(training: Training) -> tuple[str, float] | None:
@@ -303,11 +310,12 @@ def _story(training: Training) -> list[str]:
         lines[0] += f" {_sentence(str(stop['detail']))}"
     if chosen:
         lines.append(f"Exported step {chosen['step']:,}: {chosen['why']}")
-    for resume in training.get("resumed") or []:
-        exact = (
-            "bit-exact" if resume.get("exact") else "not bit-exact: the machine's numerics differ"
-        )
-        lines.append(f"Resumed from step {resume['step']:,} after an interruption ({exact}).")
+    attempts = _attempts(training)
+    if resumed := len(resumed_steps(attempts)):
+        exact = all(one["exact"] for one in attempts)
+        bits = "with the same bits" if exact else "NOT always with the same bits"
+        times = "once" if resumed == 1 else f"{resumed} times"
+        lines.append(f"Resumed {times} after an interruption, {bits}: see Attempts.")
     kept = len(training.get("checkpoints") or [])
     where = training.get("checkpoint_uri")
     if kept:

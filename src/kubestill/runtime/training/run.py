@@ -206,8 +206,7 @@ def _train(
             start=origin.start if origin else None,
         )
         record = {**trainer.fit(), **about}
-        if checkpointer.resumed:
-            record["resumed"] = [{"step": checkpointer.resumed.step, "exact": checkpointer.exact}]
+        record["attempts"] = checkpointer.attempts
         record["saving"] = checkpointer.report()
         ledger = checkpointer.finish({"training": record})
     return record, ledger

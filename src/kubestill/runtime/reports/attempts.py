@@ -1,0 +1,64 @@
+"""The part of a training report that tells what interrupted it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from kubestill.runtime.reports.markdown import markdown_table
+from kubestill.runtime.reports.numbers import duration
+from kubestill.runtime.reports.page import Cell, Html, section, table, text
+
+__all__ = ["attempts_section", "attempts_table", "resumed_steps"]
+
+_COLUMNS = ("attempt", "began", "last sign", "went on from", "ended by")
+
+Attempts = Sequence[Mapping[str, Any]]
+
+
+def attempts_section(attempts: Attempts) -> list[Html]:
+    """Return the section on all attempts; empty where the first one went through.
+
+    Args:
+        attempts: `attempts` of a `training.json`, in order.
+    """
+    if len(attempts) < 2:
+        return []
+    rows = [
+        (text(number), [Cell(text=cell) for cell in cells]) for number, *cells in _rows(attempts)
+    ]
+    note = "Each attempt is one process, in the same pod or another, that took over from the last."
+    return [section("Attempts", table(_COLUMNS, rows), note=note)]
+
+
+def attempts_table(attempts: Attempts) -> list[str]:
+    """Return the same as Markdown blocks."""
+    if len(attempts) < 2:
+        return []
+    return ["## Attempts", markdown_table(_COLUMNS, _rows(attempts))]
+
+
+def resumed_steps(attempts: Attempts) -> list[int]:
+    """Return the steps that attempts went on from, oldest first."""
+    return [one["resumed_from"] for one in attempts if one["resumed_from"] is not None]
+
+
+def _rows(attempts: Attempts) -> list[list[str]]:
+    return [
+        [
+            str(one["number"]),
+            datetime.fromtimestamp(one["began"], UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
+            f"after {duration(max(0.0, one['last_sign'] - one['began']))}",
+            _origin(one),
+            one["ended"] or "finished",
+        ]
+        for one in attempts
+    ]
+
+
+def _origin(one: Mapping[str, Any]) -> str:
+    if one["resumed_from"] is None:
+        return "the beginning"
+    exact = "with the same bits" if one["exact"] else "NOT with the same bits"
+    return f"step {one['resumed_from']:,}, {exact}"
