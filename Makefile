@@ -113,5 +113,6 @@ bench-retraining: setup ## a real year of flights through continuous-retraining;
 
 KILLS ?= 200
 .PHONY: bench-chaos
-bench-chaos: setup ## kill real trainings KILLS times, on disk and on the emulator, and whole pipelines
+bench-chaos: setup ## end training at every point there is, then kill real runs KILLS times, and whole pipelines
+	KUBESTILL_CRASH_POINTS=all $(BIN)/pytest -sv --timeout 3600 tests/integration/training/test_crash_points.py
 	KUBESTILL_CHAOS_KILLS=$(KILLS) $(BIN)/pytest -sv --timeout 3600 -k killed tests/integration/training/test_chaos.py tests/integration/pipelines/test_preemption.py tests/integration/pipelines/test_retraining.py

@@ -193,7 +193,8 @@ class Trainer:
             self._losses_since += 1
             if average is not None:
                 self._update_average(average)
-            if recovery_due():
+            # A milestone is part of its step: resuming from a state between the two would skip it.
+            if recovery_due() and self.step < stop:
                 self._save("recovery")
             if time.monotonic() - self._last_line >= self._settings.log_seconds:
                 self._progress()
@@ -205,7 +206,7 @@ class Trainer:
             self._loss_sum += finish()
             self.step += 1
             self._losses_since += 1
-            if self._checkpointer.recovery_due():
+            if self._checkpointer.recovery_due() and self.step < stop:
                 self._save("recovery")
             if time.monotonic() - self._last_line >= self._settings.log_seconds:
                 self._progress()

@@ -1,0 +1,58 @@
+"""Wherever a training run ends, starting it again ends as if nothing had happened.
+
+Every point where it can end is listed, none is hoped for; see `crashes`. `make test` tries those
+around steps and saves and a share of the others; with KUBESTILL_CRASH_POINTS=all, as in
+`make bench-chaos`, it is every one.
+"""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from crashes import CASES, SAVE, STEP, Case, count_events, end_and_resume, fresh, outcome, points_of
+
+from kubestill.runtime.data.dataset import DatasetWriter
+from kubestill.runtime.data.schema import Column, Schema
+
+WAVE = Schema(
+    columns=(Column(name="x", kind="numeric"), Column(name="y", kind="numeric", role="target")),
+    task="regression",
+)
+ALL = os.environ.get("KUBESTILL_CRASH_POINTS", "") == "all"
+SHARE = 12
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a dataset of a wave and, beside it, its validation rows."""
+    root = tmp_path_factory.mktemp("rows")
+    for name, count in (("dataset", 72), ("validation", 30)):
+        x = np.linspace(-1, 1, count, dtype=np.float32)
+        with DatasetWriter(str(root / name), WAVE) as writer:
+            writer.write(pd.DataFrame({"x": x, "y": np.sin(3 * x)}))
+    return root / "dataset"
+
+
+@pytest.mark.timeout(3600 if ALL else 300)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "-"))
+def test_a_run_ends_alike_wherever_it_was_ended(case: Case, rows: Path, tmp_path: Path) -> None:
+    events = count_events(case, tmp_path / "undisturbed", rows)
+    expected = outcome(tmp_path / "undisturbed")
+    points = [
+        point
+        for number, point in enumerate(points_of(events))
+        if ALL
+        or number % SHARE == 0
+        or (point.way == "terminated before" and events[point.event - 1] in (STEP, SAVE))
+    ]
+    tried: Counter[str] = Counter()
+    for point in points:
+        root = fresh(tmp_path / "ended")
+        printed = end_and_resume(case, root, rows, point)
+        assert outcome(root) == expected, (point, events[point.event - 1], printed)
+        assert "NOT with the same bits" not in printed
+        tried[f"{point.way} {events[point.event - 1]}"] += 1
+    print(f"{case.name}: {len(points)} of {len(points_of(events))} points:", dict(tried))
