@@ -24,6 +24,8 @@ class Change:
 
     path: str
     content: str
+    is_pipeline: bool = False
+    """Whether it is a compiled pipeline: no component, no README."""
 
     @property
     def stale(self) -> bool:
@@ -48,10 +50,11 @@ def build(
         content = compile_yaml(asset, image, gpu_image, resources)
         if output:
             path = os.path.join(output, f"{asset.kind}s", f"{asset.name}.yaml")
-            changes.append(Change(path, content))
+            changes.append(Change(path, content, asset.kind == "pipeline"))
         else:
             readme = render_readme(asset, previous=_read(asset.readme_path) or "")
-            changes += [Change(asset.yaml_path, content), Change(asset.readme_path, readme)]
+            changes.append(Change(asset.yaml_path, content, asset.kind == "pipeline"))
+            changes.append(Change(asset.readme_path, readme))
     return changes
 
 
@@ -67,7 +70,7 @@ def compile_yaml(asset: Asset, image: str = "", gpu_image: str = "", resources: 
     Raises:
         InvalidInput: For resources that cannot work.
     """
-    definition = asset.definition
+    definition = asset.documented
     if resources and isinstance(definition, graph_component.GraphComponent):
         with using(read_resources(resources)):
             name = definition.pipeline_spec.pipeline_info.name

@@ -7,6 +7,7 @@ import os
 import click
 
 from kubestill.cli.connection import compile_options
+from kubestill.cli.size import warn_of_size
 
 
 @click.command("compile")
@@ -21,9 +22,14 @@ def compile_assets(output: str, resources: str, image: str, gpu_image: str, chec
     otherwise.
     """
     from kubestill.assets import build
+    from kubestill.assets.packages import Package
 
     output = output or ("dist" if image or gpu_image or resources else "")
-    stale = [change for change in build(output, image, gpu_image, resources) if change.stale]
+    changes = build(output, image, gpu_image, resources)
+    for change in changes:
+        if change.is_pipeline:
+            warn_of_size(Package(change.content))
+    stale = [change for change in changes if change.stale]
     if check and stale:
         names = "\n".join(f"  {os.path.relpath(change.path)}" for change in stale)
         raise click.ClickException(f"out of date; run `kubestill compile`:\n{names}")

@@ -75,11 +75,13 @@ def run(
         _run_here(package, assignments, params, output, verbose, docker)
         return
     from kubestill.cli.remote import run_remote
+    from kubestill.cli.size import warn_of_size
     from kubestill.client.pools import read_request
     from kubestill.local import read_parameters, with_defaults
 
     arguments = read_parameters(package.spec, assignments, params)
     read_request(with_defaults(package.spec, arguments))
+    warn_of_size(package, arguments)
     run_remote(
         connect(connection),
         package,

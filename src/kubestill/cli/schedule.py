@@ -65,6 +65,7 @@ def set_schedule(
     A run that the schedule has already started goes on, also when the schedule changes.
     """
     from kubestill.assets.packages import load_package
+    from kubestill.cli.size import warn_of_size
     from kubestill.client import (
         Schedule,
         check_arguments,
@@ -91,6 +92,7 @@ def set_schedule(
         read_request(with_defaults(package.spec, arguments))
     problems.raise_if_any()
     assert trigger is not None
+    warn_of_size(package, arguments)
     version = ensure_version(api, package)
     name = name or package.name
     change = put_schedule(

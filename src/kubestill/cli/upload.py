@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kubestill.cli.connection import compile_options, connected
+from kubestill.cli.size import warn_of_size
 
 if TYPE_CHECKING:
     from kubestill.client import Api
@@ -29,6 +30,7 @@ def upload(
     from kubestill.client import ensure_version
 
     package = load_package(pipeline, image=image, gpu_image=gpu_image, resources=resources)
+    warn_of_size(package)
     made = ensure_version(api, package, pipeline=name, version=version)
     click.echo(f"{made.name} {'uploaded' if made.created else 'was there already'}")
     click.echo(

@@ -1,0 +1,134 @@
+"""How large the workflow of a run grows, and what to do before it grows too large.
+
+The model was held against a real Kubeflow Pipelines 2.17.0 (Argo 4.0.8), by runs of `distillation`:
+
+| what, in KB | measured | here |
+|---|---|---|
+| nodes, 1 shard | 1300 | 1287 |
+| nodes, 2 shards | 1470 | 1452 |
+| the same, compressed | 212 | 219 |
+| nodes, 2 shards, steps that carry no source | 1110 | 1102 |
+| the same, compressed | 152 | 147 |
+| whole workflow, 40 shards, compressed | about 1000 | 1019 |
+
+So it errs by less than 2 % in what is not compressed, by less than 4 % in what is. Specifications
+of 130 workflows in Kubeflow's own tests come out 1 to 4 % too small.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kubestill.assets.spec import spec_size
+from kubestill.assets.workflow import Run, to_json, whole_numbers
+
+LIMIT = 1024 * 1024
+"""Bytes of a workflow above which Argo compresses its nodes, and above which those that are
+compressed fail it: `getMaxWorkflowSize` in argo-workflows' packer.go."""
+_LEVEL = 4
+"""Of zlib, which packs as tightly as the Go library that Argo uses does at its default."""
+_NEAR = 0.9
+"""Of the limit: from here on somebody's longer names and parameters may pass it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """What a run costs Kubernetes; nothing of it is retried."""
+
+    pods: int
+    """Drivers and executors."""
+    spec: int
+    """Bytes of the workflow before it starts."""
+    nodes: int
+    """Bytes of all nodes' states at the end."""
+    compressed_nodes: int
+    """The same as Argo stores it in a workflow that is too large."""
+
+    @property
+    def whole(self) -> int:
+        """Bytes of the workflow; above the limit, Kubeflow's list of tasks stands still."""
+        return self.spec + self.nodes
+
+    @property
+    def whole_compressed(self) -> int:
+        """Bytes of the workflow with compressed nodes; above the limit, the run fails."""
+        return self.spec + self.compressed_nodes
+
+
+def measure(
+    documents: Mapping[str, Any],
+    *,
+    iterations: int = 2,
+    arguments: Mapping[str, Any] | None = None,
+) -> Footprint:
+    """Measure the workflow of a compiled pipeline at the end of its run.
+
+    Args:
+        documents: `pipeline_spec` and, where there is one, `platform_spec`, as the YAML has them.
+        iterations: Of loops over a list that only a run knows.
+        arguments: The run's parameters, where they differ from the defaults.
+    """
+    documents = whole_numbers(documents)
+    platforms = (documents.get("platform_spec") or {}).get("platforms", {})
+    executors = platforms.get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
+    run = Run(
+        pipeline=documents["pipeline_spec"],
+        kubernetes=executors,
+        iterations=iterations,
+        arguments=whole_numbers(arguments or {}),
+    )
+    run.execute()
+    # Argo's map of nodes is sorted by ids, which are hashes: equal texts stand far from each other.
+    nodes = to_json(dict(sorted(run.nodes.items()))).encode()
+    return Footprint(
+        pods=sum(node["type"] == "Pod" for node in run.nodes.values()),
+        spec=spec_size(run),
+        nodes=len(nodes),
+        compressed_nodes=len(base64.b64encode(gzip.compress(nodes, _LEVEL))),
+    )
+
+
+def size_warnings(
+    documents: Mapping[str, Any], arguments: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Say what a pipeline's run will suffer from the size of its workflow; nothing where it fits.
+
+    Args:
+        documents: As for `measure`.
+        arguments: The run's parameters. `shards`, which our own pipelines have, counts the
+            iterations of loops over a list that only a run knows; without it they are taken for 2.
+    """
+    inputs = documents["pipeline_spec"]["root"].get("inputDefinitions", {}).get("parameters", {})
+    given = {name: spec.get("defaultValue") for name, spec in inputs.items()} | dict(
+        arguments or {}
+    )
+    shards = given.get("shards")
+    counted = int(shards) if isinstance(shards, int | float) and shards >= 1 else 2
+    found = measure(documents, iterations=counted, arguments=arguments)
+    remedies = "take fewer steps or iterations, shorter parameters, or components without source"
+    said: list[str] = []
+    if found.whole > _NEAR * LIMIT:
+        said.append(
+            f"workflow size: {_mb(found.whole)} at the end of a run ({_mb(found.nodes)} of "
+            f"{found.pods} pods' states, {_mb(found.spec)} of specification): above {_mb(LIMIT)} "
+            "Argo compresses it, and Kubeflow's list of tasks stands still, though the run goes "
+            f"on; {remedies}"
+        )
+    if found.whole_compressed > LIMIT / 2:
+        more = measure(documents, iterations=2 * counted, arguments=arguments)
+        each = (more.whole_compressed - found.whole_compressed) / counted
+        room = LIMIT - found.whole_compressed
+        last = f", which about {int(counted + room / each)} iterations make" if each > 1 else ""
+        said.append(
+            f"compressed workflow size: {_mb(found.whole_compressed)} with {counted} iterations of "
+            f"its loops: above {_mb(LIMIT)}{last}, the run fails; {remedies}"
+        )
+    return said
+
+
+def _mb(size: float) -> str:
+    return f"{size / 1e6:.2f} MB"

@@ -1,0 +1,508 @@
+"""The Argo workflow that Kubeflow makes of a run, with all that it holds when the run is over.
+
+Kubeflow turns a compiled pipeline into a workflow: one Kubernetes object, in which Argo keeps what
+every step was told and what it answered. This module writes the same nodes, with made-up values
+where only a run knows better, so that they can be measured before there is a run.
+
+Read in kubeflow/pipelines 2.17 (argocompiler/container.go and dag.go, driver/driver.go) and
+argo-workflows 4.0 (controller/operator.go and dag.go):
+
+- A task is two pods. Its driver is told the task, its component's interface and its container, and
+  answers with a patch of the pod's spec, which holds the executor's input and the interface once
+  more. The executor is told that patch twice: as a DAG, and as the pod inside of it.
+- A loop, a branch and an exit handler have a driver each, and so has every iteration of a loop; it
+  is told everything that lies inside.
+- Kubeflow's manifests let Argo retry every template, and a retried template is two nodes with the
+  same inputs and outputs. So all of this is there twice, and the patch six times.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from graphlib import TopologicalSorter
+from typing import Any
+
+Json = dict[str, Any]
+
+_TIME = "2026-01-01T00:00:00Z"
+_SESSION = {
+    "Provider": "minio",
+    "Params": {
+        "accessKeyKey": "accesskey",
+        "disableSSL": "true",
+        "endpoint": "seaweedfs.kubeflow:9000",
+        "fromEnv": "false",
+        "maxRetries": "5",
+        "region": "minio",
+        "secretKeyKey": "secretkey",
+        "secretName": "mlpipeline-minio-artifact",
+    },
+}
+"""How the store of an artifact is reached; every step that reads the artifact is told."""
+_DRIVER_DEFAULTS = {
+    "runtime-config": "",
+    "task": "",
+    "task-name": "",
+    "parent-dag-id": "0",
+    "iteration-index": "-1",
+    "driver-type": "DAG",
+}
+_RETRIES = {
+    "maxRetryCount": "retry-max-count",
+    "backoffDuration": "retry-backoff-duration",
+    "backoffFactor": "retry-backoff-factor",
+    "backoffMaxDuration": "retry-backoff-max-duration",
+}
+
+
+_EQUALS = re.compile(r"inputs\.parameter_values\['(.+)'\] == '.*'")
+"""A branch's condition, as kfp writes it."""
+
+
+def to_json(value: Any) -> str:
+    """Write JSON as compact as Kubeflow and Argo do."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def whole_numbers(value: Any) -> Any:
+    """Return the same JSON with whole numbers as integers, as Go prints them."""
+    if isinstance(value, Mapping):
+        return {key: whole_numbers(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [whole_numbers(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def retry_parameters(task: Json) -> list[Json]:
+    """List what a task's executor is told of retries; none for a task without."""
+    policy = task.get("retryPolicy", {})
+    return [
+        {"name": name, "value": str(policy[key]).removesuffix("s")}
+        for key, name in _RETRIES.items()
+        if key in policy
+    ]
+
+
+def is_exit(task: Json) -> bool:
+    """Whether a task runs however the others ended."""
+    return task.get("triggerPolicy", {}).get("strategy") == "ALL_UPSTREAM_TASKS_COMPLETED"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scope:
+    """What a DAG or a task was told: the values behind its inputs."""
+
+    place: str = ""
+    """Tells the iterations of a loop apart."""
+    parameters: Json = field(default_factory=dict[str, Any])
+    artifacts: Json = field(default_factory=dict[str, Any])
+
+
+@dataclass(kw_only=True)
+class Run:
+    """A run in which every step succeeds at once.
+
+    Every branch is taken, but of those that exclude each other only the largest.
+    """
+
+    pipeline: Json
+    """The pipeline's specification, as in the compiled YAML."""
+    kubernetes: Json = field(default_factory=dict[str, Any])
+    """What Kubernetes is told of each executor."""
+    iterations: int
+    """Of a loop whose list only a run knows."""
+    arguments: Json = field(default_factory=dict[str, Any])
+    """Parameters other than the defaults."""
+    nodes: dict[str, Json] = field(default_factory=dict[str, Json])
+    """What Argo has written down of each node, by its id."""
+
+    @property
+    def name(self) -> str:
+        """As Kubeflow names the workflow: the pipeline, and five letters."""
+        return f"{self.pipeline['pipelineInfo']['name'].rpartition('/')[2]}-xxxxx"
+
+    @property
+    def runtime_config(self) -> str:
+        """The run's parameters, as the first driver is told them."""
+        return to_json({"parameterValues": self._parameters()})
+
+    def execute(self) -> None:
+        """Fill `nodes`."""
+        root = self.pipeline["root"]
+        entry = self._template(self.name, "entrypoint", "", [], kind="DAG")
+        told = {"runtime-config": self.runtime_config, "driver-type": "ROOT_DAG"}
+        driver = self._dag_driver(f"{entry}.root-driver", entry, root, told)
+        inside = self._template(f"{entry}.root", "root", entry, [_PARENT], kind="DAG")
+        self._hang(entry, [f"{entry}.root-driver"])
+        self._hang(driver, [f"{entry}.root"])
+        self._dag("root", root, inside, Scope(parameters=self._parameters()))
+
+    def component(self, task: Json) -> Json:
+        """Return the component that a task refers to."""
+        return self.pipeline["components"][task["componentRef"]["name"]]
+
+    def _parameters(self) -> Json:
+        inputs = self.pipeline["root"].get("inputDefinitions", {}).get("parameters", {})
+        defaults = {name: spec.get("defaultValue", "") for name, spec in inputs.items()}
+        return defaults | self.arguments
+
+    # What runs. Each answers with the nodes that whatever follows hangs from.
+
+    def _dag(self, name: str, component: Json, path: str, scope: Scope) -> list[str]:
+        tasks = component["dag"]["tasks"]
+        before = {key: task.get("dependentTasks", []) for key, task in tasks.items()}
+        skipped = self._skipped(name, tasks)
+        ends: dict[str, list[str]] = {}
+        for key in TopologicalSorter(before).static_order():
+            task = tasks[key]
+            if is_exit(task):
+                hook = f"{path}.{before[key][0]}.onExit"
+                self._hang(f"{path}.{before[key][0]}", [hook])
+                inside = self._template(
+                    hook, f"exit-hook-{name}-{key}", path, [_PARENT], kind="DAG"
+                )
+                self._hang(inside, [f"{inside}.{key}-driver"])
+                self._task(key, task, component, inside, scope)
+                continue
+            if key in skipped:
+                ends[key] = self._skip(key, task, path)
+            else:
+                ends[key] = self._task(key, task, component, path, scope)
+            first = f"{path}.{key}" + ("" if "parameterIterator" in task else "-driver")
+            for parent in [end for other in before[key] for end in ends[other]] or [path]:
+                self._hang(parent, [first])
+        followed = {other for key in ends for other in before[key]}
+        return self._close(path, [end for key in ends.keys() - followed for end in ends[key]])
+
+    def _skipped(self, name: str, tasks: Json) -> set[str]:
+        """Choose the branches that are not taken: of those that ask the same thing, all but one."""
+        chosen: dict[str, tuple[int, str]] = {}
+        branches: dict[str, str] = {}
+        for key, task in tasks.items():
+            condition = task.get("triggerPolicy", {}).get("condition", "")
+            asked = _EQUALS.fullmatch(condition)
+            source = task.get("inputs", {}).get("parameters", {}).get(asked[1]) if asked else None
+            if condition and name.startswith("comp-condition-branches"):
+                branches[key] = name
+            elif source:
+                branches[key] = to_json(source)
+        for key, question in branches.items():
+            size = self._size(tasks[key])
+            chosen[question] = max(chosen.get(question, (0, "")), (size, key))
+        return {key for key, question in branches.items() if chosen[question][1] != key}
+
+    def _size(self, task: Json) -> int:
+        inside = self.component(task).get("dag", {}).get("tasks", {})
+        return len(to_json(task)) + sum(self._size(one) for one in inside.values())
+
+    def _skip(self, key: str, task: Json, path: str) -> list[str]:
+        told = {"task": to_json(task), "task-name": key, "parent-dag-id": "42"}
+        self._dag_driver(f"{path}.{key}-driver", path, self.component(task), told)
+        self._node(f"{path}.{key}", task["componentRef"]["name"], path, "Skipped")
+        self._hang(f"{path}.{key}-driver(0)", [f"{path}.{key}"])
+        return [f"{path}.{key}"]
+
+    def _task(self, key: str, task: Json, parent: Json, path: str, scope: Scope) -> list[str]:
+        component, inside = self.component(task), self._enter(key, task, parent, scope)
+        if "parameterIterator" in task:
+            return self._loop(key, task, path, inside)
+        if "dag" not in component:
+            return self._executor(key, task, path, inside)
+        told = {"task": to_json(task), "task-name": key, "parent-dag-id": "42"}
+        driver = self._dag_driver(f"{path}.{key}-driver", path, component, told)
+        reference = task["componentRef"]["name"]
+        dag = self._template(f"{path}.{key}", reference, path, [_PARENT], kind="DAG")
+        self._hang(driver, [f"{path}.{key}"])
+        return self._dag(reference, component, dag, inside)
+
+    def _loop(self, key: str, task: Json, path: str, scope: Scope) -> list[str]:
+        component, reference = self.component(task), task["componentRef"]["name"]
+        told = {"task": to_json(task), "task-name": key, "parent-dag-id": "42"}
+        dag = self._template(
+            f"{path}.{key}", f"{reference}-{key}-iterator", path, [_PARENT], kind="DAG"
+        )
+        driver = self._dag_driver(f"{dag}.iteration-driver", dag, component, told)
+        group = f"{dag}.iteration-iterations"
+        self._node(group, f"{reference}-iteration", dag, "TaskGroup")
+        self._hang(dag, [f"{dag}.iteration-driver"])
+        self._hang(driver, [group])
+        iterator = task["parameterIterator"]
+        ends: list[str] = []
+        for index, item in enumerate(self._items(iterator, scope)):
+            at = f"{group}({index}:{index})"
+            inputs = [_PARENT, {"name": "iteration-index", "value": str(index)}]
+            one = self._template(at, f"{reference}-iteration", dag, inputs, kind="DAG")
+            self._hang(group, [at])
+            self._hang(one, [f"{one}.iteration-item-driver"])
+            body = replace(
+                scope,
+                place=f"{scope.place}{index}/",
+                parameters={**scope.parameters, iterator["itemInput"]: item},
+            )
+            if "dag" in component:
+                step = f"{one}.iteration-item-driver"
+                step = self._dag_driver(step, one, component, {**told, "iteration-index": index})
+                item_dag = self._template(
+                    f"{one}.iteration-item", reference, one, [_PARENT], kind="DAG"
+                )
+                self._hang(step, [f"{one}.iteration-item"])
+                last = self._dag(reference, component, item_dag, body)
+            else:
+                last = self._executor("iteration-item", task, one, body)
+            ends += self._close(one, last)
+        return self._close(dag, ends or [driver])
+
+    def _executor(self, key: str, task: Json, path: str, scope: Scope) -> list[str]:
+        component = self.component(task)
+        executor = self.pipeline["deploymentSpec"]["executors"][component["executorLabel"]]
+        told: Json = {"component": to_json(component), "task": to_json(task)}
+        if "importer" in executor:
+            told |= {"importer": to_json(executor["importer"]), "parent-dag-id": "42"}
+            inputs = [{"name": name, "value": value} for name, value in told.items()]
+            return [self._template(f"{path}.{key}", "system-importer", path, inputs)]
+        kubernetes = self.kubernetes.get(component["executorLabel"], {})
+        told |= {"container": to_json(executor["container"]), "task-name": key}
+        told |= {"parent-dag-id": "42"}
+        inputs = [{"name": name, "value": value} for name, value in told.items()]
+        inputs.append({"name": "iteration-index", "default": "-1", "value": "-1"})
+        settings = to_json(kubernetes) if kubernetes else ""
+        inputs.append({"name": "kubernetes-config", "default": "", "value": settings})
+        patch = to_json(self._pod(key, component, executor["container"], kubernetes, scope))
+        answers = {"pod-spec-patch": patch, "cached-decision": "false", "condition": "true"}
+        driver = self._template(
+            f"{path}.{key}-driver", "system-container-driver", path, inputs, answers
+        )
+        retries = retry_parameters(task)
+        prefix = "retry-" if retries else ""
+        given = {"name": "pod-spec-patch", "value": patch}
+        inputs = [given, {"name": "cached-decision", "default": "false", "value": "false"}]
+        inputs += [{**one, "default": "0"} for one in retries]
+        dag = self._template(
+            f"{path}.{key}", f"{prefix}system-container-executor", path, inputs, kind="DAG"
+        )
+        inside = f"{dag}.executor"
+        pod = self._template(inside, f"{prefix}system-container-impl", dag, [given, *retries])
+        self._hang(driver, [f"{path}.{key}"])
+        self._hang(dag, [inside])
+        return self._close(dag, [pod])
+
+    def _pod(
+        self, key: str, component: Json, container: Json, kubernetes: Json, scope: Scope
+    ) -> Json:
+        """Write a driver's answer: `initPodSpecPatch` and `extendPodSpecPatch` in its source."""
+        values = _resolve(scope.parameters, scope.parameters)
+        place = self._place(scope, key)
+        outputs = component.get("outputDefinitions", {})
+        logs = {"artifactType": {"schemaTitle": "system.Artifact"}}
+        artifacts = {**outputs.get("artifacts", {}), "executor-logs": logs}
+        told = {
+            "inputs": {"parameterValues": values, "artifacts": scope.artifacts},
+            "outputs": {
+                "parameters": {
+                    name: {"outputFile": f"/tmp/kfp/outputs/{name}"}
+                    for name in outputs.get("parameters", {})
+                },
+                "artifacts": {
+                    name: _one(name=name, type=spec["artifactType"], uri=f"{place}/{name}")
+                    for name, spec in artifacts.items()
+                },
+                "outputFile": f"{place.replace('minio://', '/minio/')}/output_metadata.json",
+            },
+        }
+        main: Json = {
+            "name": "main",
+            "image": container["image"],
+            "command": [
+                *("/kfp-launcher/launch", "--executor_type", "container"),
+                *("--pipeline_name", self.pipeline["pipelineInfo"]["name"]),
+                *("--run_id", _unique(self.name), "--execution_id", "4242"),
+                *("--executor_input", to_json(told), "--component_spec", to_json(component)),
+                *("--pod_name", "$(KFP_POD_NAME)", "--pod_uid", "$(KFP_POD_UID)"),
+                *("--ml_pipeline_server_address", "ml-pipeline.kubeflow"),
+                *("--ml_pipeline_server_port", "8887"),
+                *("--mlmd_server_address", "metadata-grpc-service.kubeflow"),
+                *("--mlmd_server_port", "8080", "--publish_logs", "true"),
+                *("--ml_pipeline_tls_enabled=false", "--metadata_tls_enabled=false"),
+                *("--ca_cert_path", "", "--cache_disabled=false", "--log_level", "1", "--"),
+            ],
+            "args": [*container.get("command", []), *container.get("args", [])],
+            "env": container.get("env", []),
+            "resources": container.get("resources", {}),
+        }
+        patch = _resolve({"containers": [main], **kubernetes}, values)
+        # Neither knows placeholders: they are JSON inside of the command.
+        patch["containers"][0]["command"] = main["command"]
+        return patch
+
+    # What tasks hand on.
+
+    def _enter(self, key: str, task: Json, parent: Json, scope: Scope) -> Scope:
+        """Look up the inputs of a task; what another task gives is made up."""
+        inputs = task.get("inputs", {})
+        parameters: Json = {}
+        for name, source in inputs.get("parameters", {}).items():
+            if "runtimeValue" in source:
+                parameters[name] = source["runtimeValue"]["constant"]
+            elif "componentInputParameter" in source:
+                parameters[name] = scope.parameters.get(source["componentInputParameter"], "")
+            elif "taskOutputParameter" in source:
+                origin = source["taskOutputParameter"]
+                parameters[name] = self._output(origin, parent, scope)
+            else:
+                parameters[name] = {"state": "COMPLETE", "error": {}}
+        artifacts: Json = {}
+        for name, source in inputs.get("artifacts", {}).items():
+            if "componentInputArtifact" in source:
+                artifacts[name] = scope.artifacts.get(source["componentInputArtifact"], _one())
+                continue
+            origin = source["taskOutputArtifact"]
+            producer = parent["dag"]["tasks"][origin["producerTask"]]
+            count = self.iterations if "parameterIterator" in producer else 1
+            found = [self._artifact(origin, scope, index) for index in range(count)]
+            artifacts[name] = {"artifacts": found}
+        return Scope(place=scope.place, parameters=parameters, artifacts=artifacts)
+
+    def _output(self, origin: Json, parent: Json, scope: Scope) -> Any:
+        producer = parent["dag"]["tasks"][origin["producerTask"]]
+        outputs = self.component(producer).get("outputDefinitions", {}).get("parameters", {})
+        kind = outputs.get(origin["outputParameterKey"], {}).get("parameterType")
+        uris = [
+            self._place(scope, f"{index}/{origin['producerTask']}") + "/dataset"
+            for index in range(self.iterations)
+        ]
+        if "parameterIterator" in producer:
+            return uris
+        known = {"LIST": list(range(self.iterations)), "STRUCT": {}, "BOOLEAN": True}
+        known |= {"NUMBER_INTEGER": 4096, "NUMBER_DOUBLE": 0.0123456789}
+        return known.get(kind or "", uris[0] if uris else "")
+
+    def _artifact(self, origin: Json, scope: Scope, index: int) -> Json:
+        """Make up an artifact as large as those of our own components."""
+        key = origin["outputArtifactKey"]
+        place = self._place(scope, f"{index}/{origin['producerTask']}")
+        return {
+            "name": "424",
+            "type": {"instanceSchema": ""},
+            "uri": f"{place}/{key}",
+            "metadata": {
+                "display_name": key,
+                "fingerprint": (_unique(place) + _unique(key)).replace("-", ""),
+                "kind": key,
+                "rows": 4096,
+                "store_session_info": to_json(_SESSION),
+                "task": "multiclass",
+            },
+        }
+
+    def _items(self, iterator: Json, scope: Scope) -> list[Any]:
+        """List what a loop runs over; as many as asked for where only a run knows."""
+        items = iterator["items"]
+        found = json.loads(items["raw"]) if "raw" in items else None
+        found = found or scope.parameters.get(items.get("inputParameter", ""))
+        return found if isinstance(found, list) and found else list(range(self.iterations))
+
+    def _place(self, scope: Scope, task: str) -> str:
+        """Make up where the outputs of a task lie."""
+        root = f"minio://mlpipeline/v2/artifacts/{self.pipeline['pipelineInfo']['name']}"
+        name = task.rpartition("/")[2]
+        return f"{root}/{_unique(self.name)}/{name}/{_unique(scope.place + task)}"
+
+    # What Argo writes down.
+
+    def _dag_driver(self, path: str, boundary: str, component: Json, told: Json) -> str:
+        inputs: list[Json] = [{"name": "component", "value": to_json(component)}]
+        for name, default in _DRIVER_DEFAULTS.items():
+            inputs.append({"name": name, "default": default, "value": str(told.get(name, default))})
+        answers = {"execution-id": "42", "iteration-count": "0", "condition": "true"}
+        return self._template(path, "system-dag-driver", boundary, inputs, answers)
+
+    def _template(
+        self,
+        path: str,
+        template: str,
+        boundary: str,
+        inputs: list[Json],
+        answers: Mapping[str, str] | None = None,
+        kind: str = "Pod",
+    ) -> str:
+        """Write the two nodes of a template; the attempt's path."""
+        told: Json = {"inputs": {"parameters": inputs}} if inputs else {}
+        if kind == "Pod":
+            log = f"private-artifacts/kubeflow/{self.name}/2026/01/01/{self._id(path)}/main.log"
+            told["outputs"] = {"artifacts": [{"name": "main-logs", "s3": {"key": log}}]}
+            told["outputs"]["exitCode"] = "0"
+            told["outputs"]["parameters"] = [
+                {"name": name, "value": value, "valueFrom": _answer_file(name)}
+                for name, value in (answers or {}).items()
+            ]
+        attempt = f"{path}(0)"
+        self._node(path, template, boundary, "Retry", told)
+        self._node(attempt, template, boundary, kind, {**told, "nodeFlag": {"retried": True}})
+        self._hang(path, [attempt])
+        return attempt
+
+    def _node(
+        self, path: str, template: str, boundary: str, kind: str, told: Json | None = None
+    ) -> None:
+        node: Json = {
+            "id": self._id(path),
+            "name": path,
+            "displayName": path.removeprefix(f"{boundary}."),
+            "type": kind,
+            "templateName": template,
+            "templateScope": f"local/{self.name}",
+            "phase": "Succeeded",
+            "boundaryID": self._id(boundary),
+            "startedAt": _TIME,
+            "finishedAt": _TIME,
+            "progress": "1/1",
+            "resourcesDuration": {"cpu": 0, "memory": 10},
+            **(told or {}),
+            "children": [],
+        }
+        if kind == "Pod":
+            node |= {"hostNodeName": "a-node-of-the-cluster", "taskResultSynced": True}
+        self.nodes[node["id"]] = node
+
+    def _hang(self, parent: str, children: Iterable[str]) -> None:
+        self.nodes[self._id(parent)]["children"] += [self._id(child) for child in children]
+
+    def _close(self, path: str, ends: list[str]) -> list[str]:
+        self.nodes[self._id(path)]["outboundNodes"] = [self._id(end) for end in ends]
+        return ends
+
+    def _id(self, path: str) -> str:
+        number = zlib.crc32(path.encode())
+        return path if path == self.name else f"{self.name}-{number:010d}"
+
+
+_PARENT = {"name": "parent-dag-id", "value": "42"}
+
+
+def _one(**artifact: Any) -> Json:
+    return {"artifacts": [artifact]}
+
+
+def _answer_file(name: str) -> Json:
+    return {"path": f"/tmp/outputs/{name}", "default": ""}
+
+
+def _unique(text: str) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, text))
+
+
+def _resolve(value: Any, parameters: Json) -> Any:
+    """Put parameters where placeholders name them."""
+    if isinstance(value, Mapping):
+        return {key: _resolve(one, parameters) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_resolve(one, parameters) for one in value]
+    if not isinstance(value, str) or "{{$.inputs.parameters" not in value:
+        return value
+    pattern = r"\{\{\$\.inputs\.parameters\[['\"](.+?)['\"]\]\}\}"
+    return re.sub(pattern, lambda found: str(parameters.get(found[1], "")), value)
