@@ -1,7 +1,8 @@
 """The components: what Kubeflow sees. Each is a signature, a docstring and one runtime call."""
 
-from ._command import name_instead_of_source
+from ._command import leave_out_descriptions, name_instead_of_source
 from .certify_surrogate import certify_surrogate
+from .check_distillation import check_distillation
 from .collect_fresh import collect_fresh
 from .continuous_eval import continuous_eval
 from .finetune_fresh import finetune_fresh
@@ -20,6 +21,7 @@ from .train_teacher import train_teacher
 
 __all__ = [
     "certify_surrogate",
+    "check_distillation",
     "collect_fresh",
     "continuous_eval",
     "finetune_fresh",
@@ -39,3 +41,4 @@ __all__ = [
 
 for _component in __all__:
     name_instead_of_source(globals()[_component])
+    leave_out_descriptions(globals()[_component])

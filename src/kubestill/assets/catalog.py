@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Literal
 
-from kfp.dsl import base_component
+from kfp.dsl import base_component, component_factory, python_component
 
 import kubestill.components
 import kubestill.pipelines
+from kubestill.components._command import name_instead_of_source
+from kubestill.components._image import IMAGE
 
 Kind = Literal["component", "pipeline"]
 
@@ -25,7 +27,18 @@ class Asset:
     folder: str
     """Absolute path."""
     definition: base_component.BaseComponent
-    """What kfp compiles and runs."""
+    """What kfp compiles and runs, and what pipelines take."""
+
+    @property
+    def documented(self) -> base_component.BaseComponent:
+        """The same with the descriptions of its ports, which pipelines leave out."""
+        if not isinstance(self.definition, python_component.PythonComponent):
+            return self.definition
+        made = component_factory.create_component_from_func(
+            self.definition.python_func, base_image=IMAGE, install_kfp_package=False
+        )
+        name_instead_of_source(made)
+        return made
 
     @property
     def yaml_path(self) -> str:

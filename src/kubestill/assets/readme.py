@@ -37,7 +37,7 @@ def render_readme(asset: Asset, previous: str = "") -> str:
         previous: The README so far; its hand-written part is kept.
     """
     metadata = _load(asset, "metadata.yaml")
-    spec = asset.definition.component_spec
+    spec = asset.documented.component_spec
     inputs = [_port(name, part) for name, part in (spec.inputs or {}).items()]
     outputs = [_port(name, part) for name, part in (spec.outputs or {}).items()]
     stability = metadata["stability"]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["gate_report"]
+__all__ = ["gate_report", "gates_report"]
 
 _TONES = {"pass": "good", "fail": "bad", "undetermined": "doubt"}
 _WORDS = {
@@ -51,23 +51,57 @@ def gate_report(findings: Findings, told: Mapping[str, Any]) -> tuple[str, str]:
         findings: What the gate found.
         told: What it was told, to be listed.
     """
+    html = page(
+        title=f"overfit-batch: {findings.verdict}",
+        eyebrow=Html(f"overfit-batch {pill(findings.verdict, _TONES[findings.verdict])}"),
+        headline=emphasised(_headline(findings)),
+        lead=_lead(findings),
+        body=_body(findings, told),
+    )
+    return html, document(f"overfit-batch: {findings.verdict}", *_markdown(findings))
+
+
+def gates_report(
+    title: str, verdict: str, gates: Mapping[str, tuple[Findings, Mapping[str, Any]]]
+) -> tuple[str, str]:
+    """Return (HTML, Markdown) of several trainings' gates on one page.
+
+    Args:
+        title: What asked them.
+        verdict: Of all together.
+        gates: What each found and was told, by the name of its training.
+    """
+    decisive = next(found for found, _ in gates.values() if found.verdict == verdict)
+    body = [
+        Html(f"<h2>{name} {pill(found.verdict, _TONES[found.verdict])}</h2>{''.join(parts)}")
+        for name, (found, told) in gates.items()
+        for parts in [_body(found, told, f"-{name}")]
+    ]
+    html = page(
+        title=f"{title}: {verdict}",
+        eyebrow=Html(f"{title} {pill(verdict, _TONES[verdict])}"),
+        headline=emphasised(_headline(decisive)),
+        lead=_lead(decisive),
+        body=body,
+    )
+    parts = [
+        part for name, (found, _) in gates.items() for part in (f"## {name}", *_markdown(found))
+    ]
+    return html, document(f"{title}: {verdict}", *parts)
+
+
+def _body(findings: Findings, told: Mapping[str, Any], suffix: str = "") -> list[Html]:
     body = [tiles(_facts(findings))]
     if findings.traces:
         note = (
             "Share of the way from the best constant answer (100%) to the least loss that any "
             "function of these features can have (0%). The curve has to reach the shaded band."
         )
-        body.append(section("Learning one batch", figure(_plot(findings)), note=note))
+        plot = figure(_plot(findings, f"excess{suffix}"))
+        body.append(section("Learning one batch", plot, note=note))
     body.append(section("What was asked", _checks(findings.checks)))
     body.append(section("How it was asked", definitions(told)))
-    html = page(
-        title=f"overfit-batch: {findings.verdict}",
-        eyebrow=Html(f"overfit-batch {pill(findings.verdict, _TONES[findings.verdict])}"),
-        headline=emphasised(_headline(findings)),
-        lead=_lead(findings),
-        body=body,
-    )
-    return html, _markdown(findings)
+    return body
 
 
 def _headline(findings: Findings) -> str:
@@ -143,7 +177,7 @@ def _checks(checks: Sequence[Check]) -> Html:
     )
 
 
-def _plot(findings: Findings) -> Html:
+def _plot(findings: Findings, name: str) -> Html:
     traces = sorted(findings.traces[:8], key=lambda trace: trace.steps[-1])
 
     def build(figure: Figure) -> None:
@@ -159,7 +193,7 @@ def _plot(findings: Findings) -> Html:
         plain_axis(axes, "x", count, 8)
 
     what = "Excess of the loss over its floor, by optimizer step, for every attempt"
-    return draw("excess", 11.2, 4.2, build, description=what)
+    return draw(name, 11.2, 4.2, build, description=what)
 
 
 def _curve(axes: Axes, trace: Trace, colour: str) -> None:
@@ -178,14 +212,10 @@ def _curve(axes: Axes, trace: Trace, colour: str) -> None:
     )
 
 
-def _markdown(findings: Findings) -> str:
+def _markdown(findings: Findings) -> list[str]:
     rows = [[check.name, _WORDS[check.status][0], check.said] for check in findings.checks]
     reasons = (
         [f"{c.said} {c.remedy}" for c in findings.diagnoses] if findings.verdict != "pass" else []
     )
-    return document(
-        f"overfit-batch: {findings.verdict}",
-        _headline(findings),
-        bullet_list(reasons),
-        markdown_table(["question", "answer", "seen"], rows),
-    )
+    table_of_checks = markdown_table(["question", "answer", "seen"], rows)
+    return [_headline(findings), bullet_list(reasons), table_of_checks]

@@ -21,7 +21,7 @@ from kubestill.runtime.training.device import arithmetic
 from kubestill.runtime.training.job import Job, check_job
 from kubestill.runtime.training.prepare import prepare
 
-__all__ = ["overfit_batch"]
+__all__ = ["check_gate", "describe", "examine_job", "log_facts", "overfit_batch"]
 
 
 def overfit_batch(
@@ -102,10 +102,17 @@ def overfit_batch(
         "seed": seed,
         "device": device,
     }
-    job, asked = _check(dataset, validation, mode, typed, settings, gate, thresholds, slices)
-    found = _examine(job, asked)
+    problems = Problems()
+    job, asked = check_gate(
+        dataset, validation, mode, typed, settings, gate, thresholds, slices, problems=problems
+    )
+    problems.raise_if_any()
+    assert job
+    assert asked
+    found = examine_job(job, asked)
     write_record(findings, "findings", found.to_json())
-    _write(found, job, asked, metrics, report, summary)
+    write_pages(gate_report(found, describe(job, asked)), report, summary)
+    log_facts(found, metrics)
     for check in found.checks:
         print(f"{check.status}: {check.name}. {check.said}", flush=True)
     print(f"{found.verdict}: {found.reason}", flush=True)
@@ -114,7 +121,7 @@ def overfit_batch(
     return found.verdict, found.reason
 
 
-def _check(
+def check_gate(
     dataset: Artifact,
     validation: Artifact | None,
     mode: str,
@@ -123,9 +130,13 @@ def _check(
     gate: Mapping[str, Any],
     thresholds: Mapping[str, Any],
     slices: Sequence[str],
-) -> tuple[Job, GateSettings]:
-    """Find every problem that can be found without reading features, and raise them together."""
-    problems = Problems()
+    *,
+    problems: Problems,
+) -> tuple[Job | None, GateSettings | None]:
+    """Note every problem that can be found without reading features; the job where there is none.
+
+    The arguments are those of `overfit_batch`, its typed ones as `typed`.
+    """
     asked = None
     if mode not in MODES:
         problems.add("mode", mode, nearest(mode, MODES))
@@ -150,13 +161,11 @@ def _check(
             parse_thresholds(thresholds, rows.schema.task)
         with problems.collect():
             check_slices(slices, rows.schema)
-    problems.raise_if_any()
-    assert job
-    assert asked
     return job, asked
 
 
-def _examine(job: Job, gate: GateSettings) -> Findings:
+def examine_job(job: Job, gate: GateSettings) -> Findings:
+    """Put a training that was checked through the gate."""
     with arithmetic(job.settings):
         prepared = prepare(job.dataset, None, job.settings, job.machine, loss_name=job.loss_name)
         decoded = load_decoded(job.dataset, RawLayout(job.dataset.schema))
@@ -164,15 +173,9 @@ def _examine(job: Job, gate: GateSettings) -> Findings:
         return examine(prepared, rows, job.settings, job.machine, gate)
 
 
-def _write(
-    findings: Findings,
-    job: Job,
-    gate: GateSettings,
-    metrics: MetricsArtifact,
-    report: Artifact,
-    summary: Artifact,
-) -> None:
-    told = {
+def describe(job: Job, gate: GateSettings) -> dict[str, Any]:
+    """List what the gate was told, for its report."""
+    return {
         "network": job.settings.network,
         "arguments": job.settings.network_args,
         "loss": job.loss_name,
@@ -182,7 +185,10 @@ def _write(
         "dataset rows": job.dataset.rows,
         "gate": gate.model_dump(),
     }
-    write_pages(gate_report(findings, told), report, summary)
+
+
+def log_facts(findings: Findings, metrics: MetricsArtifact, prefix: str = "") -> None:
+    """Record the gate's finite numbers as metrics."""
     found = (
         {**findings.facts, "steps_to_floor": findings.traces[0].reached}
         if findings.traces
@@ -190,5 +196,5 @@ def _write(
     )
     for name, value in found.items():
         if isinstance(value, int | float) and abs(value) < float("inf"):
-            metrics.log_metric(name, float(value))
+            metrics.log_metric(prefix + name, float(value))
     metrics.metadata["kind"] = "metrics"

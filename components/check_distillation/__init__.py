@@ -1,0 +1,5 @@
+"""The `check-distillation` component."""
+
+from .component import check_distillation
+
+__all__ = ["check_distillation"]
