@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from kfp import kubernetes
 from kfp.dsl import PipelineTask
+from kfp.dsl.base_component import BaseComponent
+from kfp.dsl.tasks_group import TasksGroup
 
 from kubestill.pipelines._resources import DEFAULT, Resources
 
@@ -77,6 +80,33 @@ class Placement:
             kubernetes.empty_dir_mount(
                 task, "shm", "/dev/shm", medium="Memory", size_limit=step.shared_memory
             )
+
+
+def named(name: str, component: BaseComponent) -> Callable[..., PipelineTask]:
+    """Call a component's task by a name of its own, in the UI, the API and the paths of outputs.
+
+    kfp names a task after its component and numbers the second: `train-student-2`. A display name
+    is all that it lets a pipeline say, and the API does not tell it.
+    """
+
+    def create(**inputs: Any) -> PipelineTask:
+        spec = component.component_spec
+        own, spec.name = spec.name, name
+        try:
+            return component(**inputs)
+        finally:
+            spec.name = own
+
+    return create
+
+
+@contextmanager
+def group(made: TasksGroup) -> Iterator[Any]:
+    """Enter a loop, a branch or an exit handler, and call it by its name instead of a number."""
+    with made as value:
+        assert made.display_name, "a group needs a name"
+        made.name = made.display_name
+        yield value
 
 
 def parallelism() -> int | None:

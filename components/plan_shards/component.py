@@ -5,29 +5,40 @@ from kfp import dsl
 from kubestill.components._image import IMAGE
 
 
-# kfp.local loops over a step's only output and over no named one (2.17.0).
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def plan_shards(
     shards: int = 1,
     method: str = "",
     rows: int = 0,
     settings: dict = {},  # noqa: B006
+    system: str = "",
+    system_args: dict = {},  # noqa: B006
 ) -> list[int]:
-    """List the shard indices of a fan-out, for `dsl.ParallelFor`.
+    """List the shard indices of a fan-out, and solve a few rows before it starts.
 
-    A loop needs its list before it starts, and a pipeline parameter holds only the count. Where the
-    shards wait for a long training, what they will tell `generate-synthetic` can be checked here,
-    before it.
+    A loop needs its list before it starts, and a pipeline parameter holds only the count. What the
+    shards will tell `generate-synthetic` is checked here, before any of them runs. Where a system
+    labels the rows, it solves the first 8 of them twice: that shows whether it works, that it gives
+    equal inputs equal labels, and how long a shard will take.
 
     Args:
-        shards: How many tasks to spread the work over, 1 to 256.
-        method: Of `generate-synthetic` from a dataset; empty checks none of these.
+        shards: How many tasks to spread the work over, 1 to 128.
+        method: Of `generate-synthetic`; empty, and without a system, checks none of these.
         rows: Its rows.
         settings: Its settings: docs/settings.md lists them.
+        system: Its system; empty for rows that are made of a dataset.
+        system_args: The system's arguments.
 
     Returns:
         Output: 0 to shards - 1.
     """
     from kubestill.runtime.tasks.plan_shards import plan_shards as run
 
-    return run(shards=shards, method=method, rows=rows, settings=settings)
+    return run(
+        shards=shards,
+        method=method,
+        rows=rows,
+        settings=settings,
+        system=system,
+        system_args=system_args,
+    )

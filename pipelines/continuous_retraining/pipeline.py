@@ -14,7 +14,7 @@ from kubestill.components import (
     train_teacher,
 )
 from kubestill.components._image import IMAGE
-from kubestill.pipelines._policy import Placement
+from kubestill.pipelines._policy import Placement, group, named
 
 RUN = dsl.PIPELINE_JOB_ID_PLACEHOLDER
 
@@ -141,7 +141,7 @@ def continuous_retraining(
         tolerations=tolerations,
     )
     ended = place(record_outcome(registry=registry, run_id=RUN))
-    with dsl.ExitHandler(ended, name="retraining"):
+    with group(dsl.ExitHandler(ended, name="retraining")):
         collected = place(
             collect_fresh(
                 source=source,
@@ -166,10 +166,10 @@ def continuous_retraining(
                 settings=collect_settings,
             )
         )
-        with dsl.If(collected.outputs["status"] == "ready", name="champion"):
+        with group(dsl.If(collected.outputs["status"] == "ready", name="champion")):
             champion = place(open_champion(registry=registry, run_id=RUN))
             judged = place(
-                continuous_eval(
+                named("judge-champion", continuous_eval)(
                     model=champion.outputs["model"],
                     dataset=collected.outputs["fresh"],
                     thresholds=thresholds,
@@ -179,8 +179,8 @@ def continuous_retraining(
                     step="judge",
                     settings=evaluation_settings,
                 )
-            ).set_display_name("judge-champion")
-            with dsl.If(judged.outputs["decision"] == "degraded", name="degraded"):
+            )
+            with group(dsl.If(judged.outputs["decision"] == "degraded", name="degraded")):
                 chosen = place(
                     select_checkpoint(ledger=champion.outputs["ledger"], rule="before-overfitting")
                 )
@@ -204,7 +204,7 @@ def continuous_retraining(
                     )
                 )
                 challenged = place(
-                    continuous_eval(
+                    named("judge-challenger", continuous_eval)(
                         model=tuned.outputs["model"],
                         baseline=champion.outputs["model"],
                         dataset=collected.outputs["holdout"],
@@ -216,8 +216,8 @@ def continuous_retraining(
                         step="challenge",
                         settings=evaluation_settings,
                     )
-                ).set_display_name("judge-challenger")
-                with dsl.If(challenged.outputs["decision"] == "promote", name="better"):
+                )
+                with group(dsl.If(challenged.outputs["decision"] == "promote", name="better")):
                     place(
                         promote_model(
                             model=tuned.outputs["model"],
@@ -229,7 +229,7 @@ def continuous_retraining(
                             model_name=model_name,
                         )
                     )
-        with dsl.If(collected.outputs["status"] == "bootstrap", name="bootstrap"):
+        with group(dsl.If(collected.outputs["status"] == "bootstrap", name="bootstrap")):
             sound = place(
                 overfit_batch(
                     dataset=collected.outputs["dataset"],
@@ -247,7 +247,7 @@ def continuous_retraining(
                 )
             )
             first = place(
-                train_teacher(
+                named("train-first", train_teacher)(
                     dataset=collected.outputs["dataset"],
                     validation=collected.outputs["validation"],
                     network=network,
@@ -261,10 +261,10 @@ def continuous_retraining(
                     experiment="first",
                     settings=training_settings,
                 )
-            ).set_display_name("train-first")
+            )
             first.after(sound)
             tried = place(
-                continuous_eval(
+                named("judge-first", continuous_eval)(
                     model=first.outputs["model"],
                     dataset=collected.outputs["holdout"],
                     thresholds=thresholds,
@@ -274,10 +274,10 @@ def continuous_retraining(
                     step="challenge",
                     settings=evaluation_settings,
                 )
-            ).set_display_name("judge-first")
-            with dsl.If(tried.outputs["decision"] == "promote", name="good-enough"):
+            )
+            with group(dsl.If(tried.outputs["decision"] == "promote", name="good-enough")):
                 place(
-                    promote_model(
+                    named("promote-first", promote_model)(
                         model=first.outputs["model"],
                         ledger=first.outputs["ledger"],
                         record=tried.outputs["record"],
@@ -286,4 +286,4 @@ def continuous_retraining(
                         model_registry=model_registry,
                         model_name=model_name,
                     )
-                ).set_display_name("promote-first")
+                )

@@ -3,19 +3,18 @@
 from kfp import dsl
 
 from kubestill.components import (
+    check_distillation,
     continuous_eval,
     gather_shards,
     generate_synthetic,
     import_dataset,
     label_with_teacher,
-    overfit_batch,
-    plan_shards,
     select_checkpoint,
     train_student,
     train_teacher,
 )
 from kubestill.components._image import IMAGE
-from kubestill.pipelines._policy import Placement, parallelism
+from kubestill.pipelines._policy import Placement, group, named, parallelism
 
 
 @dsl.pipeline(name="distillation")
@@ -135,50 +134,43 @@ def distillation(
         )
     )
     augmented = place(
-        generate_synthetic(
+        named("augment", generate_synthetic)(
             original=data.outputs["dataset"],
             method="jitter",
             rows=teacher_rows,
             seed=seed,
         )
-    ).set_display_name("augment")
-    sound_teacher = place(
-        overfit_batch(
-            dataset=augmented.outputs["dataset"],
-            validation=data.outputs["validation"],
-            network=teacher_network,
-            network_args=teacher_args,
-            steps=teacher_steps,
-            batch_size=batch_size,
-            learning_rate=teacher_learning_rate,
-            seed=seed,
-            device=device,
-            settings=teacher_settings,
-            strict=strict,
-            gate=gate,
-        )
-    ).set_display_name("overfit-batch-teacher")
-    sound_student = place(
-        overfit_batch(
+    )
+    sound = place(
+        check_distillation(
             dataset=data.outputs["dataset"],
+            augmented=augmented.outputs["dataset"],
             validation=data.outputs["validation"],
+            teacher_network=teacher_network,
+            teacher_args=teacher_args,
+            teacher_steps=teacher_steps,
+            teacher_learning_rate=teacher_learning_rate,
+            teacher_settings=teacher_settings,
+            student_network=student_network,
+            student_args=student_args,
+            student_steps=student_steps,
+            student_learning_rate=student_learning_rate,
+            student_settings=student_settings,
             temperature=temperature,
             hard_weight=hard_weight,
-            network=student_network,
-            network_args=student_args,
-            steps=student_steps,
             batch_size=batch_size,
-            learning_rate=student_learning_rate,
             seed=seed,
             device=device,
-            settings=student_settings,
-            strict=strict,
-            gate=gate,
+            method=method,
+            rows=rows,
+            shards=shards,
+            synthetic_settings=synthetic_settings,
             thresholds=thresholds,
             slices=slices,
+            strict=strict,
+            gate=gate,
         )
-    ).set_display_name("overfit-batch-student")
-    plan = place(plan_shards(shards=shards, method=method, rows=rows, settings=synthetic_settings))
+    )
     teacher = place(
         train_teacher(
             dataset=augmented.outputs["dataset"],
@@ -194,25 +186,24 @@ def distillation(
             experiment="teacher",
             settings=teacher_settings,
         )
-    ).after(sound_teacher, sound_student, plan)
+    ).after(sound)
 
-    with dsl.ParallelFor(plan.output, parallelism=parallelism()) as shard:
-        synthetic = place(
-            generate_synthetic(
-                original=data.outputs["dataset"],
+    # Of every shard one step: the rows that it generates are labelled where they are made.
+    shard_loop = dsl.ParallelFor(
+        sound.outputs["shard_indices"], name="shards", parallelism=parallelism()
+    )
+    with group(shard_loop) as shard:
+        labelled = place(
+            label_with_teacher(
+                model=teacher.outputs["model"],
+                dataset=data.outputs["dataset"],
+                device=device,
                 method=method,
                 rows=rows,
                 shard=shard,
                 shards=shards,
                 seed=seed,
-                settings=synthetic_settings,
-            )
-        ).set_display_name("generate-synthetic")
-        labelled = place(
-            label_with_teacher(
-                model=teacher.outputs["model"],
-                dataset=synthetic.outputs["dataset"],
-                device=device,
+                synthetic_settings=synthetic_settings,
             )
         )
     gathered = place(gather_shards(uris=dsl.Collected(labelled.outputs["dataset_uri"])))
@@ -237,7 +228,7 @@ def distillation(
         )
     )
     control = place(
-        train_student(
+        named("train-control", train_student)(
             dataset=data.outputs["dataset"],
             validation=data.outputs["validation"],
             mode="hard",
@@ -252,7 +243,7 @@ def distillation(
             experiment="control",
             settings=student_settings,
         )
-    ).set_display_name("train-control")
+    )
 
     chosen = place(select_checkpoint(ledger=student.outputs["ledger"]))
     place(

@@ -11,7 +11,7 @@ from kubestill.components import (
     train_student,
 )
 from kubestill.components._image import IMAGE
-from kubestill.pipelines._policy import Placement, parallelism
+from kubestill.pipelines._policy import Placement, group, parallelism
 
 
 @dsl.pipeline(name="surrogate")
@@ -98,8 +98,18 @@ def surrogate(
         node_selector=node_selector,
         tolerations=tolerations,
     )
-    plan = place(plan_shards(shards=shards))
-    with dsl.ParallelFor(plan.output, parallelism=parallelism()) as shard:
+    plan = place(
+        plan_shards(
+            shards=shards,
+            method=method,
+            rows=rows,
+            settings=covering,
+            system=system,
+            system_args=system_args,
+        )
+    )
+    shard_loop = dsl.ParallelFor(plan.output, name="shards", parallelism=parallelism())
+    with group(shard_loop) as shard:
         solved = place(
             generate_synthetic(
                 system=system,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +14,8 @@ from kubestill.runtime.data.manifest import Dataset
 from kubestill.runtime.device import choose_device
 from kubestill.runtime.labelling import check_fit, label
 from kubestill.runtime.models.export import load_model
+from kubestill.runtime.synthetic.generate import generate
+from kubestill.runtime.synthetic.request import parse_request
 
 log = logging.getLogger(__name__)
 
@@ -23,15 +27,27 @@ def label_with_teacher(
     labelled: Artifact,
     device: str = "auto",
     settings: Mapping[str, Any] | None = None,
+    method: str = "",
+    rows: int = 32_768,
+    shard: int = 0,
+    shards: int = 1,
+    seed: int = 0,
+    synthetic_settings: Mapping[str, Any] | None = None,
 ) -> tuple[str]:
-    """Write `dataset` with the outputs of `model` beside its rows to `labelled`.
+    """Write `dataset`, or rows made of it, with the outputs of `model` beside them to `labelled`.
 
     Args:
         model: The teacher.
-        dataset: Rows to label, usually one shard.
+        dataset: Rows to label; with a `method`, the real rows to generate from.
         labelled: Output.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
         settings: There are none yet; any key is refused.
+        method: How `generate-synthetic` makes the rows; empty makes none.
+        rows: ″
+        shard: ″
+        shards: ″
+        seed: ″
+        synthetic_settings: ″
 
     Returns:
         The URI of the labelled rows.
@@ -44,22 +60,41 @@ def label_with_teacher(
     place = "cpu"
     with problems.collect():
         place = str(choose_device(device))
-    teacher = rows = None
+    teacher = given = None
     with problems.collect("model", model.uri):
         check_kind(model, "model")
         teacher = load_model(model.path, device=place)
     with problems.collect("dataset", dataset.uri):
         check_kind(dataset, "dataset")
-        rows = Dataset.open(dataset.path)
-    if teacher and rows:
+        given = Dataset.open(dataset.path)
+    if teacher and given:
         with problems.collect():
-            check_fit(teacher.spec, rows.schema)
+            check_fit(teacher.spec, given.schema)
     for key, value in (settings or {}).items():
         problems.add(f"settings.{key}", value, "unknown; labelling has no further options")
+    request = None
+    if method:
+        asked = {"method": method, "rows": rows, "shard": shard, "shards": shards, "seed": seed}
+        generating = Problems()
+        with generating.collect():
+            request, _ = parse_request(
+                {**asked, "settings": synthetic_settings or {}}, has_original=True
+            )
+        for problem in generating:
+            own = "synthetic_" if problem.field.startswith("settings") else ""
+            problems.add(own + problem.field, problem.value, problem.remedy)
     problems.raise_if_any()
     assert teacher
-    assert rows
+    assert given
     log.info("labelling on %s", place)
-    made = label(teacher, rows, labelled.path)
+    beside = os.path.dirname(labelled.path) or "."
+    os.makedirs(beside, exist_ok=True)
+    # Generated rows stay here: Kubeflow stores what lies at an output's path and nothing beside it.
+    with tempfile.TemporaryDirectory(dir=beside) as folder:
+        unlabelled = given
+        if request:
+            unlabelled = generate(folder, request, given)
+            check_fit(teacher.spec, unlabelled.schema)
+        made = label(teacher, unlabelled, labelled.path)
     labelled.metadata |= {"kind": "dataset", "fingerprint": made.fingerprint, "rows": made.rows}
     return (labelled.uri,)
