@@ -12,7 +12,9 @@ from kubestill.cli.compile import compile_assets
 from kubestill.cli.doctor import doctor
 from kubestill.cli.registry import registry
 from kubestill.cli.run import run
+from kubestill.cli.runs import runs
 from kubestill.cli.schedule import schedule
+from kubestill.cli.terminal import clean
 from kubestill.cli.upload import upload
 from kubestill.errors import KubestillError
 
@@ -24,7 +26,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except KubestillError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(clean(error, lines=True)) from error
 
 
 @click.group(cls=_Group)
@@ -34,6 +36,7 @@ def main() -> None:
 
 
 main.add_command(run)
+main.add_command(runs)
 main.add_command(compile_assets)
 main.add_command(checkpoints)
 main.add_command(registry)

@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from kubestill.assets.packages import Package
-from kubestill.client import Api, ensure_version, failures, follow_run, start_run
-
-_MARKS = {"RUNNING": "▸", "SUCCEEDED": "✓", "SKIPPED": "·", "FAILED": "✗", "CANCELED": "✗"}
+from kubestill.cli.terminal import clean
+from kubestill.cli.watch import watch
+from kubestill.client import Api, check_server, ensure_version, start_run
 
 
 def run_remote(
@@ -23,11 +23,13 @@ def run_remote(
     pipeline_root: str,
     wait: bool,
 ) -> None:
-    """Upload what is not there yet, start it, and show its tasks until it ends.
+    """Upload what is not there yet, start it, and show its steps until it ends.
 
     Raises:
         ClickException: The run did not succeed.
     """
+    if warning := check_server(api):
+        click.echo(f"warning: {clean(warning)}", err=True)
     version = ensure_version(api, package)
     run_id = start_run(
         api,
@@ -38,20 +40,9 @@ def run_remote(
         service_account=service_account,
         pipeline_root=pipeline_root,
     )
-    click.echo(f"{version.name}: run {run_id}\n{api.connection.host}/#/runs/details/{run_id}")
-    if not wait:
-        return
-    start = time.monotonic()
-
-    def show(task: str, state: str) -> None:
-        minutes, seconds = divmod(int(time.monotonic() - start), 60)
-        label = "" if state in ("RUNNING", "SUCCEEDED") else f" {state.lower()}"
-        click.echo(f"{minutes:3}:{seconds:02}  {_MARKS.get(state, ' ')} {task}{label}")
-
-    try:
-        run = follow_run(api, run_id, show)
-    except KeyboardInterrupt:
-        raise click.ClickException(f"no longer watching; run {run_id} goes on") from None
-    if run["state"] not in ("SUCCEEDED", "SKIPPED"):
-        raise click.ClickException("\n".join(failures(run)))
-    click.echo(f"run {run_id} succeeded")
+    click.echo(
+        f"{clean(version.name)}: run {clean(run_id)}\n"
+        f"{api.connection.host}/#/runs/details/{clean(run_id)}"
+    )
+    if wait:
+        watch(api, run_id, package.documents["pipeline_spec"])

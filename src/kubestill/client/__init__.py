@@ -1,7 +1,7 @@
 """Kubeflow from the outside: upload, run, schedule, check."""
 
 from kubestill.client.api import Api
-from kubestill.client.runs import failures, follow_run, start_run
+from kubestill.client.runs import follow_run, get_run, list_runs, start_run, stop_run
 from kubestill.client.schedules import (
     Schedule,
     check_arguments,
@@ -10,6 +10,7 @@ from kubestill.client.schedules import (
     remove_schedule,
     set_paused,
 )
+from kubestill.client.server import check_server
 from kubestill.client.settings import Connection, read_connection
 from kubestill.client.triggers import Trigger, read_trigger
 from kubestill.client.versions import Version, ensure_version
@@ -21,9 +22,11 @@ __all__ = [
     "Trigger",
     "Version",
     "check_arguments",
+    "check_server",
     "ensure_version",
-    "failures",
     "follow_run",
+    "get_run",
+    "list_runs",
     "list_schedules",
     "put_schedule",
     "read_connection",
@@ -31,4 +34,5 @@ __all__ = [
     "remove_schedule",
     "set_paused",
     "start_run",
+    "stop_run",
 ]

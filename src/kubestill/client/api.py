@@ -78,9 +78,54 @@ class Api:
             if not token:
                 return
 
+    def open(self, path: str, **query: Any) -> requests.Response:
+        """Ask for something beside the API, such as a log, as a stream; the caller closes it.
+
+        Args:
+            path: From the host on, such as `/artifacts/get`.
+            query: Empty ones stay out.
+
+        Raises:
+            ClusterError: It is not there, or the server refused, failed or was away.
+        """
+        response = self._request("GET", path, query, stream=True)
+        try:
+            # A page may be what was asked for: a report is one.
+            self._check("GET", path, response, page=True)
+        except ClusterError:
+            response.close()
+            raise
+        return response
+
     def _send(
         self, method: str, path: str, query: dict[str, Any], **content: Any
     ) -> dict[str, Any]:
+        response = self._request(method, _ROOT + path, query, **content)
+        self._check(method, path, response)
+        try:
+            answer = response.json()
+        except requests.JSONDecodeError as error:
+            raise self._no_kubeflow(method, path, response.status_code) from error
+        if not isinstance(answer, dict):
+            raise self._no_kubeflow(method, path, response.status_code)
+        return answer
+
+    def _request(
+        self, method: str, path: str, query: dict[str, Any], **content: Any
+    ) -> requests.Response:
+        """Send, again where that may help; with credentials read anew where they have expired."""
+        response = self._repeat(method, path, query, **content)
+        page = bool(content.get("stream"))
+        if _expired(response, page=page) and (renewed := self.connection.renewed()):
+            response.close()
+            self.connection = renewed
+            # Nothing was done with the request that was not let in.
+            response = self._repeat(method, path, query, **content)
+        return response
+
+    def _repeat(
+        self, method: str, path: str, query: dict[str, Any], **content: Any
+    ) -> requests.Response:
         parameters = {name: value for name, value in query.items() if value not in ("", None)}
         # Only a question may be asked twice: a repeated POST would create two things.
         pauses = self._pauses if method == "GET" else ()
@@ -88,7 +133,7 @@ class Api:
             try:
                 response = self._session.request(
                     method,
-                    self.connection.host + _ROOT + path,
+                    self.connection.host + path,
                     params=parameters,
                     headers=self.connection.headers(),
                     timeout=(10, 60),
@@ -101,30 +146,30 @@ class Api:
                     raise self._unreachable(error) from error
             else:
                 if pause is None or response.status_code not in _PASSING:
-                    return self._read(method, path, response)
+                    return response
+                response.close()
             time.sleep(pause)
         raise AssertionError("the last try returns or raises")
 
-    def _read(self, method: str, path: str, response: requests.Response) -> dict[str, Any]:
+    def _check(
+        self, method: str, path: str, response: requests.Response, *, page: bool = False
+    ) -> None:
         status = response.status_code
-        html = "html" in response.headers.get("Content-Type", "")
-        if 300 <= status < 400 or (status == 200 and html):
+        if _expired(response, page=page) and status != 401:
             raise ClusterError(
-                f"{self.connection.host} answered with a login page "
-                f"(signed in with {self.connection.way_in}): {_REMEDIES[401]}",
+                f"{self.connection.host} answered with a login page (signed in with "
+                f"{self.connection.way_in}), or is no Kubeflow: {_REMEDIES[401]}",
                 401,
             )
         if status >= 400:
-            raise self._refused(method, path, response, html)
-        try:
-            answer = response.json()
-        except requests.JSONDecodeError as error:
-            raise ClusterError(
-                f"{self.connection.host} does not answer as Kubeflow does ({method} {path}); "
-                "is it the address of its API, such as https://.../pipeline?",
-                status,
-            ) from error
-        return answer
+            raise self._refused(method, path, response, _is_page(response))
+
+    def _no_kubeflow(self, method: str, path: str, status: int) -> ClusterError:
+        return ClusterError(
+            f"{self.connection.host} does not answer as Kubeflow does ({method} {path}); "
+            "is it the address of its API, such as https://.../pipeline?",
+            status,
+        )
 
     def _refused(
         self, method: str, path: str, response: requests.Response, html: bool
@@ -133,13 +178,15 @@ class Api:
         try:
             answer = response.json()
             said = answer.get("error") or answer.get("message") or answer.get("error_message")
-        except (requests.JSONDecodeError, AttributeError):
+        except (requests.RequestException, AttributeError):
             said = "" if html else response.text
         said = " ".join(str(said or response.reason).split())[:500]
         remedy = _FAILED if status >= 500 else _REMEDIES.get(status, _REMEDIES[400])
         where = f"{method} {path} at {self.connection.host}"
         if self.connection.namespace:
             where += f", namespace {self.connection.namespace}"
+        if status == 401:
+            where += f", signed in with {self.connection.way_in}"
         return ClusterError(f"{status} from {where}: {said}\n{remedy}", status)
 
     def _unreachable(self, error: requests.RequestException) -> ClusterError:
@@ -158,3 +205,15 @@ class Api:
             "address, the VPN, and that `kubectl port-forward -n kubeflow svc/ml-pipeline-ui "
             "8080:80` still runs if you use one"
         )
+
+
+def _is_page(response: requests.Response) -> bool:
+    return "html" in response.headers.get("Content-Type", "")
+
+
+def _expired(response: requests.Response, *, page: bool) -> bool:
+    """Whether the answer is that of a way in: 401, or a login page where none was asked for."""
+    status = response.status_code
+    return (
+        status == 401 or 300 <= status < 400 or (status == 200 and _is_page(response) and not page)
+    )

@@ -1,22 +1,23 @@
-"""Start a run and follow it to its end."""
+"""Start a run, follow it to its end, stop it, list runs."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 from kubestill.client.api import Api
+from kubestill.client.progress import ENDED
 from kubestill.client.versions import Version
 from kubestill.errors import ClusterError
 
-ENDED = {"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"}
-GOOD = {"SUCCEEDED", "SKIPPED"}
-_QUIET = {"", "RUNTIME_STATE_UNSPECIFIED", "PENDING"}
 PAUSE_S = 10.0
 """Between two questions about a run that goes on."""
 _OUTAGE_S = 600.0
 """How long a server may be away while a run is followed: an upgrade takes minutes."""
+STOPPING_S = 300.0
+"""How long a run may take to stop: the pods of its steps get 30 s each."""
 
 
 def ensure_experiment(api: Api, name: str) -> str:
@@ -59,67 +60,117 @@ def runtime_config(arguments: dict[str, Any], pipeline_root: str) -> dict[str, A
     return {"parameters": arguments} | ({"pipeline_root": pipeline_root} if pipeline_root else {})
 
 
+def get_run(api: Api, run_id: str) -> dict[str, Any]:
+    """Return one run.
+
+    Raises:
+        ClusterError: There is none of that id, or the server refused or failed.
+    """
+    path = f"runs/{_plain(run_id)}"
+    try:
+        return api.get(path)
+    except ClusterError as error:
+        if error.status != 404:
+            raise
+        raise _gone(api, run_id) from error
+
+
+def list_runs(api: Api, most: int) -> list[dict[str, Any]]:
+    """List the newest runs of the namespace, newest first."""
+    return list(islice(newest_runs(api), most))
+
+
+def newest_runs(api: Api) -> Iterator[dict[str, Any]]:
+    """Yield the runs of the namespace, newest first."""
+    namespace = api.connection.namespace
+    return api.pages("runs", "runs", sort_by="created_at desc", namespace=namespace)
+
+
 def follow_run(
     api: Api,
     run_id: str,
-    show: Callable[[str, str], None],
+    show: Callable[[dict[str, Any]], None],
     *,
     pause_s: float | None = None,
     outage_s: float = _OUTAGE_S,
+    away: Callable[[float], None] = lambda seconds: None,
 ) -> dict[str, Any]:
     """Wait for a run's end and return it.
 
     Args:
         api: The server; it may be away for a while.
         run_id: Which run.
-        show: Gets the name and the new state of each task, and of nothing else.
+        show: Gets each answer, the last one as well.
         pause_s: Seconds between two questions; default: `PAUSE_S`.
         outage_s: Seconds that the server may be away.
+        away: Gets the seconds since its last answer, where the server does not answer.
 
     Raises:
-        ClusterError: The server refused, or was away for longer.
+        ClusterError: The run is gone, the server refused, or it was away for longer.
     """
-    shown: dict[str, str] = {}
     heard = time.monotonic()
     while True:
         try:
-            run = api.get(f"runs/{run_id}")
+            run = get_run(api, run_id)
         except ClusterError as error:
             passing = error.status == 0 or error.status == 429 or error.status >= 500
-            if not passing or time.monotonic() - heard > outage_s:
+            silent = time.monotonic() - heard
+            if not passing or silent > outage_s:
                 raise
+            away(silent)
         else:
             heard = time.monotonic()
-            for task_id, name, state in _tasks(run):
-                if state not in _QUIET and shown.get(task_id) != state:
-                    shown[task_id] = state
-                    show(name, state)
+            show(run)
             if run.get("state") in ENDED:
                 return run
         time.sleep(PAUSE_S if pause_s is None else pause_s)
 
 
-def failures(run: dict[str, Any]) -> list[str]:
-    """Say what failed in a run, one line a task, and the run's own error where no task has one."""
-    lines: list[str] = []
-    for task in _details(run):
-        if task.get("state") in ("FAILED", "CANCELED"):
-            said = (task.get("error") or {}).get("message", "")
-            lines.append(
-                f"{task['display_name']} {task['state'].lower()}" + f": {said}" * bool(said)
+def stop_run(
+    api: Api, run_id: str, *, pause_s: float | None = None, patience_s: float = STOPPING_S
+) -> tuple[dict[str, Any], bool]:
+    """Terminate a run and wait until it is over; its exit handler is skipped.
+
+    Returns:
+        The run, and whether it was still going.
+
+    Raises:
+        ClusterError: There is none of that id, or it does not stop.
+    """
+    run = get_run(api, run_id)
+    if run.get("state") in ENDED:
+        return run, False
+    try:
+        api.post(f"runs/{_plain(run_id)}:terminate")
+    except ClusterError:
+        run = get_run(api, run_id)
+        if run.get("state") in ENDED:  # by itself, meanwhile
+            return run, False
+        raise
+    end = time.monotonic() + patience_s
+    while run.get("state") not in ENDED:
+        if time.monotonic() > end:
+            raise ClusterError(
+                f"run {run_id} was told to stop, and is {run.get('state')} after "
+                f"{patience_s:.0f} s; look at its pods, then stop it again"
             )
-    said = (run.get("error") or {}).get("message", "")
-    return lines or [said or f"the run ended as {run.get('state')}"]
+        time.sleep(min(2.0, PAUSE_S) if pause_s is None else pause_s)
+        run = get_run(api, run_id)
+    return run, True
 
 
-def _tasks(run: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    for task in _details(run):
-        yield task["task_id"], task["display_name"], task.get("state", "")
+def _plain(run_id: str) -> str:
+    """Return an id that is a single part of a path."""
+    if not run_id or not all(one.isalnum() or one in "-_." for one in run_id):
+        raise ClusterError(f"{run_id!r} is no id of a run; `kubestill runs ls` lists them", 404)
+    return run_id
 
 
-def _details(run: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every task a person would know: not the drivers, which Kubeflow lists as tasks of the run."""
-    for task in (run.get("run_details") or {}).get("task_details") or []:
-        name = task.get("display_name", "")
-        if name and name != "root" and not name.endswith(("-driver", "driver")):
-            yield task
+def _gone(api: Api, run_id: str) -> ClusterError:
+    connection = api.connection
+    where = f", namespace {connection.namespace}" if connection.namespace else ""
+    return ClusterError(
+        f"run {run_id} is not at {connection.host}{where}: it was deleted, or is of another server "
+        "or --namespace; `kubestill runs ls` lists those that are there",
+        404,
+    )

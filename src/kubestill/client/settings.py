@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from urllib.parse import urlsplit
 
 import yaml
@@ -34,6 +34,23 @@ class Connection:
     """File that holds the bearer token, read for every request because it may be renewed."""
     ca_file: str = ""
     """Certificates to trust instead of the system's."""
+    sources: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    """Files that the token, the cookie or the header were read from, by the setting's name."""
+
+    def renewed(self) -> Connection | None:
+        """Read the files of credentials again; None where none says anything new.
+
+        A pipe gives its content once, so only ordinary files count.
+        """
+        changed: dict[str, str] = {}
+        for name, path in self.sources.items():
+            try:
+                content = _read(path) if os.path.isfile(path) else ""
+            except (OSError, UnicodeDecodeError):
+                continue  # it is being replaced, or gone: what we have stays
+            if content and content != getattr(self, name) and _usable(name, content):
+                changed[name] = content
+        return replace(self, **changed) if changed else None
 
     def headers(self) -> dict[str, str]:
         """Build the headers that sign a request in."""
@@ -52,15 +69,19 @@ class Connection:
     def way_in(self) -> str:
         """How requests are signed in, without the secret."""
         ways = {
-            "bearer token": self.token,
+            f"bearer token{self._origin('token')}": self.token,
             f"token of {self.token_file}": self.token_file and not self.token,
-            "cookie": self.cookie,
-            f"header {self.header.partition(':')[0]}": self.header,
+            f"cookie{self._origin('cookie')}": self.cookie,
+            f"header {self.header.partition(':')[0]}{self._origin('header')}": self.header,
         }
         return ", ".join(way for way, used in ways.items() if used) or "no credentials"
 
+    def _origin(self, name: str) -> str:
+        return f" of {self.sources[name]}" if name in self.sources else ""
 
-NAMES = tuple(part.name for part in fields(Connection))
+
+NAMES = tuple(part.name for part in fields(Connection) if part.name != "sources")
+_SECRETS = ("token", "cookie", "header")
 
 
 def read_connection(
@@ -84,13 +105,19 @@ def read_connection(
         if environment.get(f"KUBESTILL_{name.upper()}")
     }
     values |= {name: value for name, value in given.items() if value}
+    sources = {
+        name: os.path.expanduser(values[name][1:])
+        for name in _SECRETS
+        if values.get(name, "").startswith("@")
+    }
     values = {name: _resolve(name, value, problems) for name, value in values.items()}
     host = values.get("host", "").rstrip("/").removesuffix("/#").rstrip("/")
     if not host and "KUBERNETES_SERVICE_HOST" in environment:
         host = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
     values["host"] = _check_host(host, problems)
-    if "header" in values and ":" not in values["header"]:
-        problems.add("header", "***", "write it as 'Name: value'")
+    for name in _SECRETS:
+        if values.get(name) and not _usable(name, values[name]):
+            problems.add(name, "***", _FORMS[name])
     problems.raise_if_any()
     # An explicit host inside the cluster wants the pod's token as much as the default one; a host
     # outside of it must not see that token.
@@ -100,7 +127,21 @@ def read_connection(
         path = environment.get("KF_PIPELINES_SA_TOKEN_PATH", IN_CLUSTER_TOKEN)
         if os.path.exists(path):
             values["token_file"] = path
-    return Connection(**values)
+    return Connection(**values, sources=sources)
+
+
+_FORMS = {
+    "token": "holds a line end or a sign that no header can hold; give the bare token",
+    "cookie": "holds a line end or a sign that no header can hold; write it as name=value",
+    "header": "write it as 'Name: value', on one line",
+}
+
+
+def _usable(name: str, secret: str) -> bool:
+    """Whether a secret fits into a header at all: the library's own error would quote it."""
+    if not secret.isprintable() or not secret.isascii():
+        return False
+    return name != "header" or bool(secret.partition(":")[0].strip()) and ":" in secret
 
 
 def _from_file(environment: Mapping[str, str], problems: Problems) -> dict[str, str]:

@@ -89,7 +89,7 @@ def test_upload_run_schedule_and_doctor(api: Api, behind: Kubeflow) -> None:
         api, version, {"times": 2}, name="once", experiment="e", pipeline_root="gs://b"
     )
     behind.runs[run_id]["state"] = "SUCCEEDED"
-    assert follow_run(api, run_id, lambda task, state: None)["state"] == "SUCCEEDED"
+    assert follow_run(api, run_id, lambda run: None)["state"] == "SUCCEEDED"
 
     def schedule(cron: str, every: str, version_id: str) -> Schedule:
         return Schedule(

@@ -1,0 +1,159 @@
+"""`kubestill runs`: runs on the cluster, whoever started them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kubestill.cli.connection import connected
+from kubestill.cli.tables import print_table
+from kubestill.cli.terminal import clean, show_duration
+
+if TYPE_CHECKING:
+    from kubestill.client import Api
+
+_MOST = 20
+
+
+@click.group()
+def runs() -> None:
+    """Look at runs on the cluster, follow them, stop them."""
+
+
+@runs.command("ls")
+@click.option("-n", "most", default=_MOST, show_default=True, help="How many, the newest.")
+@connected
+def list_all(api: Api, most: int) -> None:
+    """List runs, newest first."""
+    from kubestill.client import list_runs
+    from kubestill.client.progress import read_time
+
+    table = [["run", "name", "state", "created", "took"]]
+    for run in list_runs(api, max(0, most)):
+        created, ended = read_time(run.get("created_at")), read_time(run.get("finished_at"))
+        table.append(
+            [
+                str(run["run_id"]),
+                str(run.get("display_name") or ""),
+                _state(run),
+                f"{created:%Y-%m-%d %H:%M}" if created else "",
+                show_duration((ended - created).total_seconds()) if created and ended else "",
+            ]
+        )
+    print_table(table)
+
+
+@runs.command()
+@click.argument("run_id", metavar="RUN")
+@connected
+def show(api: Api, run_id: str) -> None:
+    """Show where each step of RUN is, and why it failed where it did."""
+    from kubestill.cli.watch import describe_failure, open_files
+    from kubestill.client import get_run
+    from kubestill.client.nodes import NodeNames
+    from kubestill.client.progress import read_progress, was_canceled
+    from kubestill.client.steps import fetch_spec, read_steps
+
+    run = get_run(api, run_id)
+    spec = fetch_spec(api, run)
+    progress = read_progress(run, read_steps(spec), NodeNames())
+    click.echo(f"{clean(run.get('display_name') or run_id)}: {_state(run)}")
+    click.echo(f"{api.connection.host}/#/runs/details/{clean(run_id)}\n")
+    table = [["step", "state", "done", "attempts", "took"]]
+    for one in progress.steps:
+        over = one.state in ("succeeded", "failed", "canceled")
+        told = one.state
+        if progress.stands_still and not over and told != "skipped":
+            told = "not told"
+        elif progress.state in ("SUCCEEDED", "FAILED", "CANCELED") and told == "waiting":
+            told = "not run"
+        table.append(
+            [
+                one.step.name,
+                told,
+                f"{one.done}/{one.total}" if one.step.loops else "",
+                str(one.attempts) if one.attempts > 1 else "",
+                show_duration(one.seconds) if over else "",
+            ]
+        )
+    print_table(table)
+    if progress.stands_still:
+        click.echo(
+            "\nKubeflow's list of tasks stood still on the way; the run's own state is right"
+        )
+    if run.get("state") == "FAILED" and not was_canceled(run):
+        files, folder = open_files(api, run, spec)
+        click.echo("\n" + describe_failure(api, run, files, progress, folder))
+
+
+@runs.command()
+@click.argument("run_id", metavar="RUN")
+@connected
+def follow(api: Api, run_id: str) -> None:
+    """Show the steps of RUN until it ends, and what it came to, as `run --remote` does."""
+    from kubestill.cli.watch import watch
+
+    watch(api, run_id)
+
+
+@runs.command()
+@click.argument("run_id", metavar="RUN")
+@connected
+def stop(api: Api, run_id: str) -> None:
+    """Stop RUN, and give back the rows that it has taken from its registry.
+
+    Kubeflow skips the exit handler of a run that is stopped, so that the run itself gives nothing
+    back.
+    """
+    from kubestill.client import stop_run
+
+    run, stopped = stop_run(api, run_id)
+    if stopped:
+        click.echo(f"run {clean(run_id)} is stopped")
+    else:
+        click.echo(f"run {clean(run_id)} was over already: {_state(run)}")
+    registry = _registry_of(api, run)
+    if registry and run.get("state") != "SUCCEEDED":
+        click.echo(_free(registry, str(run["run_id"])))
+
+
+def _free(registry: str, run_id: str) -> str:
+    """Give back the rows that a run has taken, and say so."""
+    from kubestill.errors import InvalidInput, KubestillError
+
+    try:
+        from kubestill.runtime.registry.inspection import free_claim
+
+        outcome = free_claim(registry, run_id)
+    except (KubestillError, ImportError) as error:
+        problems = error.problems if isinstance(error, InvalidInput) else ()
+        why = str(problems[0] if problems else error).partition("\n")[0]
+        return (
+            f"its registry {clean(registry)} cannot be written from here ({clean(why)}); the next "
+            "run sees that this one is over, and takes over at once"
+        )
+    if outcome is None:
+        return f"it had taken nothing from its registry {clean(registry)}"
+    return f"its registry {clean(registry)} is free again"
+
+
+def _registry_of(api: Api, run: dict[str, Any]) -> str:
+    """Return the registry that a run works with; empty where it has none."""
+    from kubestill.client.steps import fetch_spec
+
+    given = (run.get("runtime_config") or {}).get("parameters") or {}
+    if "registry" in given:
+        return str(given["registry"] or "")
+    inputs = (fetch_spec(api, run).get("root") or {}).get("inputDefinitions") or {}
+    default = ((inputs.get("parameters") or {}).get("registry") or {}).get("defaultValue")
+    return str(default or "")
+
+
+def _state(run: dict[str, Any]) -> str:
+    """Say how a run is, in a word."""
+    from kubestill.client.progress import was_canceled
+
+    if was_canceled(run):
+        return "stopped" if run.get("state") in ("FAILED", "CANCELED") else "stopping"
+    return clean(str(run.get("state") or "unknown").lower())

@@ -1,0 +1,314 @@
+"""Follow a run on the cluster as one follows a local one, and say what it came to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Any
+
+import click
+
+from kubestill.cli.terminal import Screen, clean, draw_bar, show_duration
+from kubestill.client import Api, follow_run
+from kubestill.client.files import NotReadable, RunFiles
+from kubestill.client.nodes import NodeNames
+from kubestill.client.progress import Progress, Status, read_progress, read_time, was_canceled
+from kubestill.client.results import explain_failure, fetch_results, places_of
+from kubestill.client.steps import Step, fetch_spec, read_steps
+from kubestill.errors import ClusterError
+
+PENDING_S = 30.0
+"""How long a pod may take to start before that is worth a line."""
+_ASK_AGAIN_S = 60.0
+"""Between two questions to Kubernetes."""
+_SILENT_S = 180.0
+"""How long a driver, which takes seconds, may be at work while the list tells nothing new."""
+_MARKS = {"running": "▸", "succeeded": "✓", "failed": "✗", "canceled": "✗"}
+_STANDS_STILL = (
+    "Kubeflow's list of tasks stands still, as it does once the state of a run's nodes is over 1 MB"
+)
+
+
+class Watcher:
+    """Tells what changes in a run: a line for each change, and a bar where a person looks."""
+
+    def __init__(self, api: Api, run_id: str, steps: Sequence[Step], screen: Screen):
+        """Remember whom to ask and where to write."""
+        self.progress: Progress | None = None
+        self._api = api
+        self._run_id = run_id
+        self._steps = steps
+        self._screen = screen
+        self._names = NodeNames()
+        self._told: dict[str, tuple[object, ...]] = {}
+        self._started: set[str] = set()
+        self._reasons: dict[str, str] = {}
+        self._pending: dict[str, float] = {}
+        self._asked = float("-inf")
+        self._changed = time.monotonic()
+        self._start: float | None = None
+        self._said_away = self._said_still = False
+
+    def show(self, run: dict[str, Any]) -> None:
+        """Tell what is new in Kubeflow's answer."""
+        if self._start is None:
+            self._start = time.monotonic() - _age(read_time(run.get("created_at")))
+        self._said_away = False
+        progress = self.progress = read_progress(run, self._steps, self._names)
+        for one in progress.steps:
+            self._show_step(one)
+        self._explain_waiting(progress)
+        self._screen.status(self._describe(progress))
+
+    def away(self, seconds: float) -> None:
+        """Tell that the server does not answer."""
+        said = f"no answer from {self._api.connection.host} for {show_duration(seconds)}"
+        self._screen.status(f"{said}; the run goes on")
+        if seconds >= PENDING_S and not self._said_away:
+            self._said_away = True
+            self._say(f"  {said}; still asking, and the run goes on")
+
+    def _show_step(self, one: Status) -> None:
+        now = (one.state, one.done if one.step.loops else 0, one.total, one.attempts)
+        before = self._told.get(one.step.key)
+        self._told[one.step.key] = now
+        if before == now or one.state in ("waiting", "skipped", "pending"):
+            return
+        self._changed = time.monotonic()
+        self._pending.pop(one.step.key, None)
+        name = clean(one.step.name)
+        if one.step.loops and (one.total > 1 or one.state == "running"):
+            name += f" {one.done}/{one.total}"
+        if one.state == "running" and one.attempts > 1:
+            name += f", attempt {one.attempts}"
+        elif one.attempts > 1:
+            name += f", {one.attempts} attempts"
+        took = f"  {show_duration(one.seconds)}" if one.state != "running" else ""
+        self._say(f"{_MARKS[one.state]} {name}{took}")
+
+    def _explain_waiting(self, progress: Progress) -> None:
+        """Say why pods do not start, and that the list stands still where it seems to."""
+        now = time.monotonic()
+        waiting = {one.step.key: one.step.name for one in progress.steps if one.state == "pending"}
+        self._pending = {key: self._pending.get(key, now) for key in waiting}
+        long = any(now - since >= PENDING_S for since in self._pending.values())
+        silent = (
+            progress.planning_since is not None
+            and _age(progress.planning_since) >= _SILENT_S
+            and now - self._changed >= _SILENT_S
+        )
+        if not (long or silent) or now - self._asked < _ASK_AGAIN_S:
+            return
+        self._asked = now
+        # Half a second to import, for those who wait.
+        from kubestill.client.events import find_waiting
+
+        found = find_waiting(self._run_id, self._api.connection.namespace)
+        names = {one.step.key: one.step.name for one in progress.steps}
+        for one in found or ():
+            self._say_pending(
+                names.get(one.key, one.key), one.reason or "Kubernetes says no reason"
+            )
+        if found:
+            return
+        for name in waiting.values() if long else ():
+            where = (
+                "Kubernetes knows of no pod of it yet"
+                if found is not None
+                else "Kubernetes knows why, and no kube config here may ask it; "
+                "`kubestill doctor PIPELINE -p …` looks at the nodes"
+            )
+            self._say_pending(name, where)
+        if silent and not long and not self._said_still:
+            self._said_still = True
+            self._say(f"  {_STANDS_STILL}; the run goes on, and its end will be told")
+
+    def _say_pending(self, name: str, reason: str) -> None:
+        if self._reasons.get(name) != reason:
+            self._reasons[name] = reason
+            self._say(f"◌ {clean(name)} is pending: {clean(reason)}")
+
+    def _describe(self, progress: Progress) -> str:
+        over, total = progress.counted
+        going = [
+            clean(one.step.name)
+            + (f" {one.done}/{one.total}" if one.step.loops else "")
+            + (" pending" if one.state == "pending" else f" {show_duration(_age(one.started))}")
+            for one in progress.steps
+            if one.state in ("running", "pending")
+        ]
+        rest = " · ".join(going) or clean(progress.state.lower() or "pending")
+        return f"{draw_bar(over, total)}  {rest}"
+
+    def _say(self, line: str) -> None:
+        minutes, seconds = divmod(int(time.monotonic() - (self._start or time.monotonic())), 60)
+        self._screen.say(f"{minutes:3}:{seconds:02}  {line}")
+
+
+def watch(api: Api, run_id: str, spec: dict[str, Any] | None = None) -> None:
+    """Show a run until it ends, and what it came to.
+
+    Args:
+        api: The server.
+        run_id: Which run.
+        spec: Its compiled pipeline; None asks the server.
+
+    Raises:
+        ClickException: The run did not succeed.
+        ClusterError: It cannot be followed any longer.
+        SystemExit: Somebody stopped the watching.
+    """
+    screen = Screen(sys.stdout)
+    try:
+        with _interruptible():
+            if spec is None:
+                from kubestill.client import get_run
+
+                spec = fetch_spec(api, get_run(api, run_id))
+            watcher = Watcher(api, run_id, read_steps(spec), screen)
+            run = follow_run(api, run_id, watcher.show, away=watcher.away)
+    except _Interrupted as stopped:
+        screen.close()
+        click.echo(f"no longer following: {how_to_go_on(run_id)}", err=True)
+        raise SystemExit(128 + stopped.number) from None
+    except ClusterError as error:
+        screen.close()
+        if error.status == 404:
+            raise
+        raise ClusterError(f"{error}\n{how_to_go_on(run_id)}", error.status) from error
+    screen.close()
+    assert watcher.progress is not None
+    finish(api, run, spec, watcher.progress)
+
+
+def how_to_go_on(run_id: str) -> str:
+    """Say that a run that nobody follows goes on, and what to do with it."""
+    return (
+        f"run {clean(run_id)} goes on\n"
+        f"  follow it:  kubestill runs follow {clean(run_id)}\n"
+        f"  stop it:    kubestill runs stop {clean(run_id)}"
+    )
+
+
+def finish(api: Api, run: dict[str, Any], spec: dict[str, Any], progress: Progress) -> None:
+    """Say what a run that is over came to, as after a local run.
+
+    Raises:
+        ClickException: It did not succeed; says why.
+    """
+    run_id, state = clean(run["run_id"]), str(run.get("state") or "")
+    files, folder = open_files(api, run, spec)
+    if progress.stands_still:
+        over, total = progress.counted
+        click.echo(
+            f"{_STANDS_STILL}: it tells of {over} of {total} steps. The run is over all the same"
+        )
+    if was_canceled(run):
+        raise click.ClickException(f"run {run_id} was stopped by hand")
+    if state == "SKIPPED":
+        raise click.ClickException(f"run {run_id} was skipped: none of its steps ran")
+    if state != "SUCCEEDED":
+        raise click.ClickException(describe_failure(api, run, files, progress, folder))
+    _show_results(files, progress, folder)
+    took = _took(run)
+    click.echo(f"run {run_id} succeeded" + (f" in {took}" if took else ""))
+
+
+def open_files(api: Api, run: dict[str, Any], spec: dict[str, Any]) -> tuple[RunFiles, str]:
+    """Find where a run's files lie, and the folder here that copies of them go to."""
+    from kubestill.client.events import find_pipeline_root
+
+    pipeline = str((spec.get("pipelineInfo") or {}).get("name") or "")
+    root = ""
+    if not (run.get("runtime_config") or {}).get("pipeline_root"):
+        root = find_pipeline_root(api.connection.namespace)
+    folder = os.path.join("runs", pipeline or "remote", str(run["run_id"]).replace(os.sep, "_"))
+    return RunFiles(api, run, pipeline, default_root=root), folder
+
+
+def describe_failure(
+    api: Api, run: dict[str, Any], files: RunFiles, progress: Progress, folder: str
+) -> str:
+    """Say which steps failed and why, each in its own words, and where their logs are."""
+    causes = explain_failure(api, run, files, progress, folder)
+    parts = [
+        f"{clean(cause.name)} failed"
+        + (f": {clean(cause.message, lines=True)}" if cause.message else "; it left no message")
+        + f"\n\nIts whole output: {clean(cause.log)}"
+        for cause in causes
+    ]
+    said = str((run.get("error") or {}).get("message") or "")
+    ended = f"run {clean(run['run_id'])} ended as {clean(run.get('state'))}"
+    return "\n\n".join(parts) or clean(f"{ended}: {said}" if said else _no_cause(ended, files))
+
+
+def _no_cause(ended: str, files: RunFiles) -> str:
+    return f"{ended}; no step of it left a word. Its files: {files.root}/"
+
+
+def _show_results(files: RunFiles, progress: Progress, folder: str) -> None:
+    try:
+        results = fetch_results(files, progress, folder)
+    except NotReadable as error:
+        click.echo("\nWhat it made cannot be read from here: " + clean(error))
+        click.echo("\n".join(clean(line) for line in places_of(files, progress)))
+        return
+    if results.summary:
+        click.echo("\n" + clean(results.summary, lines=True) + "\n")
+    if len(results.reports) > 1:
+        click.echo(f"all reports: {os.path.dirname(results.reports[-1])}")
+    if results.reports:
+        click.echo(f"report: {results.reports[-1]}")
+    if results.model:
+        click.echo(f"model: {results.model} ({clean(results.model_uri)})")
+    elif results.model_uri:
+        click.echo(f"model: {clean(results.model_uri)}")
+    if not (results.summary or results.reports or results.model_uri):
+        click.echo("\n".join(clean(line) for line in places_of(files, progress)))
+
+
+def _took(run: dict[str, Any]) -> str:
+    start, end = read_time(run.get("created_at")), read_time(run.get("finished_at"))
+    return show_duration((end - start).total_seconds()) if start and end and end > start else ""
+
+
+def _age(moment: datetime | None) -> float:
+    """Seconds since a moment of the server's clock, which may be ahead of ours."""
+    return max(0.0, (datetime.now(UTC) - moment).total_seconds()) if moment else 0.0
+
+
+class _Interrupted(BaseException):
+    """Somebody wants this process to end."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
+
+
+@contextmanager
+def _interruptible() -> Generator[None]:
+    """Raise `_Interrupted` at Ctrl-C and SIGTERM; not again while it is dealt with."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for one in before:
+            signal.signal(one, signal.SIG_IGN)
+        raise _Interrupted(number)
+
+    before = dict.fromkeys((signal.SIGINT, signal.SIGTERM), signal.SIG_DFL)
+    try:
+        for one in before:
+            before[one] = signal.signal(one, stop)  # pyright: ignore[reportArgumentType]
+    except ValueError:  # not the main thread: signals are somebody else's
+        yield
+        return
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
