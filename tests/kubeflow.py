@@ -73,6 +73,8 @@ class Kubeflow:
         self.objects: dict[str, bytes] = {}
         """What is in the store behind the UI, as `bucket/key`."""
         self.has_ui = True
+        self.executor: Executor | None = None
+        """Plays each run from the moment it is asked for; without one they stay PENDING."""
         self.killed: list[str] = []
         """Runs that died because their schedule was deleted."""
         self.requests: list[str] = []
@@ -158,6 +160,13 @@ class Kubeflow:
                 archive.addfile(member, io.BytesIO(self.objects[one]))
         return 200, "application/gzip", packed.getvalue()
 
+    def _begin(self, body: dict[str, Any]) -> dict[str, Any]:
+        record = self._add(self.runs, "run_id", body | {"state": "PENDING"})
+        record |= {"storage_state": "AVAILABLE", "scheduled_at": record["created_at"]}
+        if self.executor:
+            self.start(record["run_id"], self.executor)
+        return record
+
     def _spec_of(self, record: dict[str, Any]) -> dict[str, Any]:
         reference = record["pipeline_version_reference"]
         spec = self._get(self.versions, reference["pipeline_version_id"])["pipeline_spec"]
@@ -212,6 +221,8 @@ class Kubeflow:
                 if any(one["name"] == body["name"] for one in self.pipelines.values()):
                     raise Refused(409, "pipeline exists")
                 return self._add(self.pipelines, "pipeline_id", body)
+            case ["GET", "pipelines", pipeline]:
+                return self._get(self.pipelines, pipeline)
             case ["POST", "pipelines", "upload_version"]:
                 return self._upload(query, file)
             case ["GET", "pipelines", _, "versions"]:
@@ -233,7 +244,7 @@ class Kubeflow:
                 runs = {one: self.runs[one] for one in (order[::-1] if newest else order)}
                 return self._page("runs", runs, query)
             case ["POST", "runs"]:
-                return self._add(self.runs, "run_id", body | {"state": "PENDING"})
+                return self._begin(body)
             case ["GET", "runs", run]:
                 return self.show(self._get(self.runs, run))
             case ["POST", "runs", run, "terminate"]:

@@ -103,7 +103,8 @@ class Workflow:
             self.move("RUNNING")
             for node in self._nodes.values():
                 if node.state == "FAILED":
-                    node.move("RUNNING")
+                    pod = not node.children and node.display.endswith(")")
+                    node.move("PENDING" if pod else "RUNNING")
             self._dag(self.name, self.name, parent="")
             root = f"{self.name}(0)"
             self._driver(root, "root")
@@ -129,8 +130,11 @@ class Workflow:
             name = f"{parent}.{key}"
             self._dag(name, key, parent=f"{parent}.{key}-driver(0)")
             self._retried(f"{name}(0).executor", "executor", parent=f"{name}(0)", attempt=attempt)
-            self._nodes[f"{name}(0).executor({attempt})"].move("PENDING")
-            self._nodes[f"{name}(0).executor({attempt})"].move(state)
+            pod = self._nodes[f"{name}(0).executor({attempt})"]
+            if not pod.state:
+                pod.move("PENDING")
+            if state != "PENDING":
+                pod.move(state)
 
     def end(
         self,
@@ -230,9 +234,11 @@ class Workflow:
         inside = f"{self.name}(0).root(0)"
         left = iter(iterations)
         for key in parents:
-            self._driver(inside, key)
-            name = f"{inside}.{key}"
-            self._dag(name, key, parent=f"{inside}.{key}-driver(0)")
+            name, parent = f"{inside}.{key}", inside
+            if key not in loops:  # that of a loop lies inside
+                self._driver(inside, key)
+                parent = f"{name}-driver(0)"
+            self._dag(name, key, parent=parent)
             inside = f"{name}(0)"
             if key in loops:
                 inside = self._iterate(inside, next(left, 0))

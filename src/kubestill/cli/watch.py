@@ -224,12 +224,22 @@ def open_files(api: Api, run: dict[str, Any], spec: dict[str, Any]) -> tuple[Run
     """Find where a run's files lie, and the folder here that copies of them go to."""
     from kubestill.client.events import find_pipeline_root
 
-    pipeline = str((spec.get("pipelineInfo") or {}).get("name") or "")
+    pipeline = str((spec.get("pipelineInfo") or {}).get("name") or "") or _name_pipeline(api, run)
     root = ""
     if not (run.get("runtime_config") or {}).get("pipeline_root"):
         root = find_pipeline_root(api.connection.namespace)
-    folder = os.path.join("runs", pipeline or "remote", str(run["run_id"]).replace(os.sep, "_"))
+    folder = os.path.join("runs", pipeline, str(run["run_id"]).replace(os.sep, "_"))
     return RunFiles(api, run, pipeline, default_root=root), folder
+
+
+def _name_pipeline(api: Api, run: dict[str, Any]) -> str:
+    """Return the name of a run's pipeline whose version is not on the server any more."""
+    reference = run.get("pipeline_version_reference") or {}
+    try:
+        found = api.get(f"pipelines/{reference['pipeline_id']}")
+    except (ClusterError, KeyError):
+        return "unknown"
+    return str(found.get("name") or found.get("display_name") or "unknown")
 
 
 def describe_failure(
