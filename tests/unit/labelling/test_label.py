@@ -17,6 +17,7 @@ from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.encoder import Encoder
 from kubestill.runtime.models.export import export_model, load_model
 from kubestill.runtime.models.model import Model
+from kubestill.runtime.tasks.generate_synthetic import generate_synthetic
 from kubestill.runtime.tasks.label_with_teacher import label_with_teacher
 
 FEATURES = (
@@ -167,4 +168,40 @@ def test_a_damaged_teacher_and_a_damaged_dataset_together(tmp_path: Path):
             model=made, dataset=data, labelled=LocalArtifact(str(tmp_path / "labelled"))
         )
     assert [problem.field for problem in caught.value.problems] == ["model", "dataset"]
+    assert not (tmp_path / "labelled").exists()
+
+
+def test_rows_are_generated_and_labelled_as_two_steps_would(tmp_path: Path):
+    model = teacher(tmp_path / "m", "binary")
+    original = write(tmp_path / "d", SCHEMAS["binary"], rows("binary", 9000))
+    asked = {"method": "munge", "rows": 9000, "shards": 2, "seed": 5}
+    for shard in range(2):
+        folder = tmp_path / str(shard)
+        generated = LocalArtifact(str(folder / "rows"))
+        generate_synthetic(dataset=generated, original=original, shard=shard, **asked)
+        two = label(folder, model, generated)
+        out = LocalArtifact(str(folder / "one" / "labelled"))
+        label_with_teacher(model=model, dataset=original, labelled=out, shard=shard, **asked)
+        assert Dataset.open(out.path).fingerprint == two.fingerprint
+        assert Dataset.open(out.path).rows == two.rows > 8000
+        # What is not handed on does not stay behind.
+        assert [path.name for path in (folder / "one").iterdir()] == ["labelled"]
+
+
+def test_what_is_wrong_with_generating_is_said_with_the_rest(tmp_path: Path):
+    dataset = write(tmp_path / "d", SCHEMAS["binary"], rows("binary", 100))
+    out = LocalArtifact(str(tmp_path / "labelled"))
+    with pytest.raises(InvalidInput) as caught:
+        label_with_teacher(
+            model=teacher(tmp_path / "m", "binary"),
+            dataset=dataset,
+            labelled=out,
+            settings={"fast": True},
+            method="jitter",
+            shard=2,
+            shards=2,
+            synthetic_settings={"sigma": 1},
+        )
+    fields = {problem.field for problem in caught.value.problems}
+    assert {"settings.fast", "synthetic_settings.sigma"} <= fields
     assert not (tmp_path / "labelled").exists()
