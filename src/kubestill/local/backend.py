@@ -83,18 +83,18 @@ class Backend:
         """Remember how a task ended; one whose condition was false never does."""
         self._over[task] = state
 
-    def final_status(self, producer: str) -> dict[str, Any]:
-        """Return what an exit handler is told: Kubeflow's word, and nothing about the cause."""
+    def final_status(self, producer: str, run: str) -> dict[str, Any]:
+        """Return what an exit handler is told: Kubeflow's word, and nothing about the cause.
+
+        Args:
+            producer: The task that stands for all that the handler is around.
+            run: Name of the run.
+        """
         state = "FAILED"
         if self._over.get(producer, "SUCCEEDED") == "SUCCEEDED":
             state = "COMPLETE" if self._counts_as_over(self._find(producer)) else "RUNNING"
-        name = self._spec.pipeline_info.name
-        return {
-            "error": {},
-            "pipelineJobResourceName": name,
-            "pipelineTaskName": producer,
-            "state": state,
-        }
+        names = {"pipelineJobResourceName": run, "pipelineTaskName": producer}
+        return {"error": {}, **names, "state": state}
 
     def _find(self, name: str) -> pipeline_spec_pb2.PipelineTaskSpec | None:
         for component in [self._spec.root, *self._spec.components.values()]:

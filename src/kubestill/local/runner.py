@@ -15,6 +15,7 @@ import io
 import json
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -71,6 +72,7 @@ def run_pipeline(
             root=root,
             verbose=verbose,
             containers=containers,
+            environment={"KUBESTILL_TYPED": ",".join(_typed_modules(arguments))},
         )
         with _kfp_tamed(backend, tasks) as complaints, contextlib.redirect_stdout(shown):
             local.init(
@@ -87,6 +89,22 @@ def run_pipeline(
                     said = [*complaints, f"{type(error).__name__}: {error}"]
                     tasks.result.error = "\n".join(said)
     return tasks.result
+
+
+def _typed_modules(arguments: Mapping[str, Any]) -> list[str]:
+    """Return the modules that the run's own parameters name: its user's word, for all its steps.
+
+    `kubestill.runtime.trust` tells what it is good for.
+    """
+    return sorted(
+        {
+            value.partition(":")[0]
+            for name, value in arguments.items()
+            if isinstance(value, str)
+            and name.endswith(("network", "system", "method"))
+            and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", value)
+        }
+    )
 
 
 def _check_size(arguments: Mapping[str, Any]) -> None:

@@ -104,6 +104,7 @@ class Tasks:
         root: str,
         verbose: bool = False,
         containers: Containers | None = None,
+        environment: Mapping[str, str] | None = None,
     ):
         self.result = Run()
         self._specs = _tasks(spec)
@@ -113,6 +114,7 @@ class Tasks:
         self._root = root
         self._verbose = verbose
         self._containers = containers
+        self._environment = dict(environment or {})
         self._run_id = str(uuid.uuid4())
         self._started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         self._installing = threading.Lock()
@@ -133,7 +135,7 @@ class Tasks:
             Its outputs, and how it ended.
         """
         spec = self._specs[component_name]
-        if self.result.failed and not _is_exit(spec):
+        if self.result.failed and not _handled(spec):
             return {}, status.Status.FAILURE
         task = self._prepare(pipeline_resource_name, spec, component_spec, executor_spec, arguments)
         self._console.started(task.name)
@@ -183,16 +185,8 @@ class Tasks:
         name = spec.task_info.name + (f"[{','.join(loops)}]" if loops else "")
         folder = choose_folder(run, plain)
         os.makedirs(folder, exist_ok=True)
-        # The exit handler's own task tells whose status it is about.
-        producer = next(
-            (
-                one.task_final_status.producer_task
-                for one in spec.inputs.parameters.values()
-                if one.HasField("task_final_status")
-            ),
-            "",
-        )
-        told = self._backend.final_status(producer) if producer else None
+        producer = _handled(spec)
+        told = self._backend.final_status(producer, parts[0]) if producer else None
         executor_input = build_input(component, arguments, folder, told)
         values: dict[str, Any] = executor_input["inputs"].get("parameterValues", {})
         for key, value in values.items():
@@ -216,7 +210,7 @@ class Tasks:
             **places,
             unique_pipeline_id=self._run_id,
         )
-        environment = {"PYTHONUNBUFFERED": "1", "KUBESTILL_RUN_ROOT": run}
+        environment = {"PYTHONUNBUFFERED": "1", "KUBESTILL_RUN_ROOT": run, **self._environment}
         if loops:
             # kfp runs two iterations of a loop at a time.
             environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // 2))
@@ -312,9 +306,14 @@ def _here() -> dict[str, str]:
     return {**os.environ, "PATH": path, "KUBESTILL_DRIVER": str(os.getpid())}
 
 
-def _is_exit(task: pipeline_spec_pb2.PipelineTaskSpec) -> bool:
-    """Whether a task ends an `ExitHandler`: only those are told how the tasks before went."""
-    return any(given.HasField("task_final_status") for given in task.inputs.parameters.values())
+def _handled(task: pipeline_spec_pb2.PipelineTaskSpec) -> str:
+    """Return the task that an exit handler's is around; empty where this is none.
+
+    Only those are told how the tasks before went.
+    """
+    given = task.inputs.parameters.values()
+    told = (one for one in given if one.HasField("task_final_status"))
+    return next((one.task_final_status.producer_task for one in told), "")
 
 
 def _tasks(

@@ -1,5 +1,8 @@
 """However a run ends, its steps end with it: no process goes on for somebody who has left."""
 
+# Kubeflow turns calls into tasks.
+# pyright: reportArgumentType=false
+
 import os
 import signal
 import subprocess

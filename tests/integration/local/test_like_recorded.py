@@ -5,6 +5,9 @@ source, so that nothing differs but who runs them. They run through the whole lo
 step is a stand-in that writes the metadata which the recordings show on the other side.
 """
 
+# Protobuf makes its classes at run time.
+# pyright: reportAttributeAccessIssue=false
+
 import json
 import re
 import sys

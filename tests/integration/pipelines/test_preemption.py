@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from small import arguments
+from steps import find_worker
 
 pytestmark = pytest.mark.skipif(
     "KUBESTILL_CHAOS_KILLS" not in os.environ,
@@ -60,23 +61,10 @@ def wait_for(text: str, process: subprocess.Popen[str], seen: list[str]) -> None
     pytest.fail("the pipeline ended before its teacher was killed:\n" + "".join(seen))
 
 
-def teacher_process(output: Path) -> int:
-    """Return the process id of the running train-teacher step below `output`."""
-    for folder in Path("/proc").iterdir():
-        try:
-            command = (
-                (folder / "cmdline").read_bytes().split(b"\0") if folder.name.isdigit() else []
-            )
-        except OSError:
-            continue  # it ended in the meantime
-        # The shell around it names the module inside of its script, not as an argument.
-        if (
-            b"kfp.dsl.executor_main" in command
-            and b"train_teacher" in command
-            and any(str(output).encode() in part for part in command)
-        ):
-            return int(folder.name)
-    pytest.fail("no train-teacher process")
+def kill_teacher(process: subprocess.Popen[str]) -> None:
+    worker = find_worker(process.pid, "train_teacher")
+    assert worker, "no train-teacher process"
+    os.kill(worker, signal.SIGKILL)
 
 
 def student_bits(output: Path) -> str:
@@ -96,10 +84,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_a_teacher_killed_twice_ends_in_the_same_student(tmp_path: Path, undisturbed: str) -> None:
     process, seen = start(tmp_path), []
     wait_for(MILESTONE, process, seen)
-    os.kill(teacher_process(tmp_path), signal.SIGKILL)
+    kill_teacher(process)
     wait_for("resuming from step", process, seen)
     wait_for(MILESTONE, process, seen)
-    os.kill(teacher_process(tmp_path), signal.SIGKILL)
+    kill_teacher(process)
     stdout = "".join(seen) + finish(process)
     assert process.returncode == 0, stdout
     assert stdout.count("resuming from step") >= 2
