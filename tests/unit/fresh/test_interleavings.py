@@ -34,7 +34,7 @@ from kubestill.runtime.data.dataset import Dataset
 from kubestill.runtime.fresh.request import Request
 from kubestill.runtime.fresh.windows import WindowStore
 from kubestill.runtime.registry import Registry, State, open_registry, transitions
-from kubestill.runtime.registry.outcomes import TAKEN_OVER, conclude
+from kubestill.runtime.registry.outcomes import TAKEN_OVER, abandon, conclude
 from kubestill.runtime.tasks import collect_fresh as task
 
 Fate = Literal["works", "dies-before", "dies-after", "refused", "lost"]
@@ -323,4 +323,48 @@ def test_death_at_every_single_operation(tmp_path: Path, retried: bool) -> None:
             world.finish(world.start("second", "promote"))
         world.drain()
         world.check_end()
+    assert operations > 15
+
+
+class Freeing(Run):
+    """Somebody from outside, who gives back what the second run holds."""
+
+    def _live(self) -> None:
+        registry = Registry(cast(Any, Stepped(self.world.store, self)))
+        try:
+            abandon(registry, "second", "It was terminated by hand.")
+        except Killed:
+            pass
+        except BaseException as error:
+            self.world.errors.append(error)
+        self.done = True
+        self._paused.release()
+
+
+@pytest.mark.parametrize("decision", ["promote", "healthy"])
+def test_freed_at_every_single_operation_of_a_live_run(tmp_path: Path, decision: Decision) -> None:
+    """Freeing dies at each of its own operations, too, and is repeated after the run's end."""
+    place, operations = 0, 1
+    while place <= operations:
+        world = World(Scene(tmp_path / str(place), f"memory://{uuid.uuid4().hex}/registry"))
+        world.deliver(0)
+        world.finish(world.start("first", "promote"))
+        world.deliver(3)
+        run = world.start("second", decision)
+        for _ in range(place):
+            if not run.done:
+                run.step("works")
+        freeing = Freeing(world, "freeing", "fails")
+        for number in itertools.count():
+            if freeing.done:
+                break
+            freeing.step("dies-before" if number == place % 7 else "works")
+            if not run.done:
+                run.step("works")
+        world.finish(run)
+        operations = run.operations
+        world.finish(Freeing(world, "freeing", "fails"))
+        world.drain()
+        world.check_end()
+        place += 1
     assert operations > 15
