@@ -43,7 +43,7 @@ that is not on this page is refused, with the nearest that is. The pipelines han
 components, the others to the component that they are named after.
 
 Below: [trainings](#trainings), [`gate`](#overfit-batch-gate),
-[generating rows](#generate-synthetic-plan-shards), [select-checkpoint](#select-checkpoint),
+[generating rows](#generating-rows), [select-checkpoint](#select-checkpoint),
 [continuous-eval](#continuous-eval), [certify-surrogate](#certify-surrogate),
 [collect-fresh](#collect-fresh), and the arguments of the [networks](#network_args) and
 [systems](#system_args) that are built in.
@@ -56,6 +56,9 @@ Of `train-teacher`, `train-student` and `finetune-fresh`; `overfit-batch` takes 
 training that it stands before. A setting that the component also has as a parameter is refused: the
 parameter says it.
 """
+GENERATING = """The `settings` of `generate-synthetic` and `plan-shards`, the `synthetic_settings` of
+`label-with-teacher` and `check-distillation`. Each method has its own.
+"""
 SYSTEMS = """## `system_args`
 
 A system of your own, `package.module:Name`, takes what its class takes.
@@ -66,7 +69,7 @@ def page() -> str:
     """Return the whole page."""
     parts = [TRAININGS, settings(TrainingSettings, without=parameters("train_teacher"))]
     parts += ["## overfit-batch: `gate`\n", settings(GateSettings)]
-    parts += ["## generate-synthetic, plan-shards\n", "Each method has its own.\n"]
+    parts += ["## Generating rows\n", GENERATING]
     for method, model in (AUGMENTATIONS | COVERINGS).items():
         if model.model_fields:
             parts += [f"### `{method}`\n", settings(model)]
