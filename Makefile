@@ -37,8 +37,8 @@ run: setup ## distil handwritten digits on this machine, and show the scores
 
 # In the order of the folders the long files come early: at the end, no core waits for one.
 .PHONY: test
-test: setup ## all tests but those that need a Docker engine or a GPU
-	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder -m "not container and not gpu"
+test: setup ## all tests but those that need a Docker engine, a GPU or a Kubeflow
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder -m "not container and not gpu and not cluster"
 
 .PHONY: lint
 lint: setup ## ruff: rules and format
@@ -87,6 +87,12 @@ sbom: setup ## list everything in the image as SPDX, to dist/sbom.spdx.json
 test-containers: setup images ## the tests that need a Docker engine
 	$(BIN)/hadolint images/Dockerfile
 	DOCKER=$(DOCKER) $(BIN)/pytest -m container
+
+# Files of tests side by side: nearly all the time is spent waiting for pods.
+.PHONY: test-cluster
+test-cluster: setup ## the tests on the Kubeflow that KUBESTILL_HOST names; without one, or with DOUBLE=1, on its double
+	KUBESTILL_TEST_DOUBLE="$(if $(DOUBLE)$(if $(KUBESTILL_HOST),,1),1)" \
+	  $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m cluster tests/cluster
 
 .PHONY: bench
 bench: setup ## every bench that needs no special data, on a quiet machine; rewrites bench/README.md

@@ -1,0 +1,21 @@
+"""A run with more nodes than Argo keeps as they are: its end is told, and that the list stands still."""
+
+import pytest
+
+from cluster import ENDED, Cluster
+from probes import Probes
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
+
+STEPS = 12
+PADDING = 30_000
+"""Bytes of each command, of which Argo keeps four copies: 1.4 MB, and compressed next to nothing."""
+
+
+def test_a_run_whose_list_stands_still_is_followed_to_its_end(cluster: Cluster) -> None:
+    done = cluster.run(Probes(cluster).crowd(steps=STEPS, padding=PADDING))
+    assert done.code == 0, done.out
+    assert cluster.state(done.run_id) == "SUCCEEDED"
+    states = [node["state"] for node in cluster.nodes(done.run_id) if node.get("state")]
+    assert any(state not in ENDED for state in states), "the list is complete: use more PADDING"
+    assert "stands still" in done.out, done.out
