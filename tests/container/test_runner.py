@@ -3,13 +3,14 @@
 import json
 import os
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kfp import dsl
+from kfp import compiler, dsl
 
 from kubestill.components._image import IMAGE
 from kubestill.local import Containers, Run, run_pipeline
@@ -126,6 +127,30 @@ def test_no_container_stays_behind(tmp_path):
     before = docker("ps", "--all", "--quiet")
     run(tmp_path, "fail")
     assert docker("ps", "--all", "--quiet") == before
+
+
+def test_no_container_outlives_a_run_that_was_killed(tmp_path):
+    marker = tmp_path / "runs" / "marker"
+    pipeline: Any = acting
+    compiler.Compiler().compile(pipeline, str(tmp_path / "acting.yaml"))
+    command = [sys.executable, "-m", "kubestill", "run", str(tmp_path / "acting.yaml")]
+    command += [
+        "--runner=docker",
+        f"--output={tmp_path / 'runs'}",
+        "-pwhat=once",
+        f"-pwhere={marker}",
+    ]
+    process = subprocess.Popen(command, cwd=tmp_path)
+    while not marker.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    (mine,) = docker("ps", "--quiet", "--filter", "name=kubestill-").split()
+    process.kill()
+    process.wait()
+    until = time.monotonic() + 60
+    while mine in docker("ps", "--all", "--quiet").split():
+        assert time.monotonic() < until
+        time.sleep(0.2)
 
 
 def test_the_image_is_what_it_says():

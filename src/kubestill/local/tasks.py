@@ -281,7 +281,9 @@ class Tasks:
         left = _read_cause(self.result.folder, task)
         if end.code > 128 and not end.why and not left:
             return _reason(end)
-        return left or last_error(lines) or end.why or f"the process ended with code {end.code}"
+        refused = next((line for line in lines if line.startswith("docker: ")), "")
+        said = left or last_error(lines) or end.why or refused
+        return said or f"the process ended with code {end.code}"
 
 
 def _read_cause(run: str, task: _Task) -> str:
