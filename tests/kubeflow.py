@@ -25,7 +25,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import yaml
 
 from kubeflow_description import find_problem, read_operations
-from kubeflow_runs import ENDED, Workflow
+from kubeflow_runs import ENDED, Workflow, now
 from kubestill.assets.packages import Package
 
 _ROOT = "/apis/v2beta1/"
@@ -162,7 +162,7 @@ class Kubeflow:
 
     def _begin(self, body: dict[str, Any]) -> dict[str, Any]:
         record = self._add(self.runs, "run_id", body | {"state": "PENDING"})
-        record |= {"storage_state": "AVAILABLE", "scheduled_at": record["created_at"]}
+        record |= {"storage_state": "AVAILABLE", "created_at": now(), "scheduled_at": now()}
         if self.executor:
             self.start(record["run_id"], self.executor)
         return record
@@ -240,9 +240,8 @@ class Kubeflow:
                 return self._add(self.experiments, "experiment_id", body)
             case ["GET", "runs"]:
                 newest = query.get("sort_by") == "created_at desc"
-                order = sorted(self.runs, key=lambda one: self.runs[one]["created_at"])
-                runs = {one: self.runs[one] for one in (order[::-1] if newest else order)}
-                return self._page("runs", runs, query)
+                order = list(self.runs)[::-1] if newest else list(self.runs)
+                return self._page("runs", {one: self.runs[one] for one in order}, query)
             case ["POST", "runs"]:
                 return self._begin(body)
             case ["GET", "runs", run]:

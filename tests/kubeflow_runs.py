@@ -184,8 +184,10 @@ class Workflow:
             self._node(f"{parent}.{key}", key, f"{parent}.{key}-driver").move("")
 
     def finish(self, state: str) -> None:
-        """End the run, and every node that still runs."""
+        """End the run, and every node that still runs; one that is over stays as it is."""
         with self._lock:
+            if self.record["state"] in ENDED:
+                return
             for node in self._nodes.values():
                 if node.state in ("RUNNING", "PENDING"):
                     node.move(state)

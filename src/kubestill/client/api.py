@@ -162,7 +162,7 @@ class Api:
                 401,
             )
         if status >= 400:
-            raise self._refused(method, path, response, _is_page(response))
+            raise self._refused(method, path, response)
 
     def _no_kubeflow(self, method: str, path: str, status: int) -> ClusterError:
         return ClusterError(
@@ -171,15 +171,14 @@ class Api:
             status,
         )
 
-    def _refused(
-        self, method: str, path: str, response: requests.Response, html: bool
-    ) -> ClusterError:
+    def _refused(self, method: str, path: str, response: requests.Response) -> ClusterError:
         status = response.status_code
         try:
             answer = response.json()
             said = answer.get("error") or answer.get("message") or answer.get("error_message")
         except (requests.RequestException, AttributeError):
-            said = "" if html else response.text
+            # Not by its type: the UI's server calls its plain sentences HTML.
+            said = "" if response.text.lstrip().startswith("<") else response.text
         said = " ".join(str(said or response.reason).split())[:500]
         remedy = _FAILED if status >= 500 else _REMEDIES.get(status, _REMEDIES[400])
         where = f"{method} {path} at {self.connection.host}"

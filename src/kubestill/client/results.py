@@ -140,7 +140,7 @@ def _explain(
 
 
 def _where(files: RunFiles, key: str) -> str:
-    return f"its pod and the log in it are gone; look for {files.uri(key)}/…/executor-logs-0"
+    return f"gone with its pod, unless Kubeflow kept {files.uri(key)}/…/executor-logs-0"
 
 
 def last_words(log: bytes) -> str:
