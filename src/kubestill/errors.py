@@ -6,6 +6,7 @@ KubestillError
 │   ├── NotFound                 no object at that key
 │   ├── Conflict                 somebody else swapped first
 │   ├── PermissionDenied         the store refuses these credentials
+│   │   └── NoSuchBucket         it knows no such bucket
 │   └── StoreUnavailable         transient, and retrying did not help
 ├── ClusterError                 Kubeflow or a registry refused or failed; says what to do about it
 ├── CorruptData                  bytes that do not match their digest, or cannot be parsed
@@ -30,6 +31,7 @@ __all__ = [
     "Fenced",
     "InvalidInput",
     "KubestillError",
+    "NoSuchBucket",
     "NotFound",
     "PermissionDenied",
     "Problem",
@@ -122,6 +124,10 @@ class Conflict(StoreError):
 
 class PermissionDenied(StoreError):
     """The store refuses these credentials; the message names the place and the permission."""
+
+
+class NoSuchBucket(PermissionDenied):
+    """There is no such bucket, or, on Cloud Storage, none that these credentials may see."""
 
 
 class StoreUnavailable(StoreError):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from kubestill.client import Api
 
 _MARKS = {True: "✓", False: "✗", None: "?"}
+_ADVICE = "!"
 
 
 @click.command()
@@ -31,11 +32,12 @@ def doctor(
     image: str,
     gpu_image: str,
 ) -> None:
-    """Check packages, host, version and access, and what a run of PIPELINE would need.
+    """Check packages, host, version, access and retries, and what a run of PIPELINE would need.
 
     With a pipeline and its parameters, as `run` takes them: its checkpoints' store, its registry,
     its images, and whether there are nodes that can take its steps. Without one, what --store and
-    --image name. What cannot be looked at from here is marked "?".
+    --image name. What cannot be looked at from here, such as a store that only the cluster has
+    credentials for, is marked "?"; what works but could be better, "!".
     """
     from kubestill.client.doctor import examine
     from kubestill.client.pools import read_request
@@ -53,7 +55,8 @@ def doctor(
     images, stores = (sorted(named - {""}) for named in (images, stores))
     for finding in examine(api, stores=stores, images=images, request=request):
         ok &= finding.ok is not False
-        click.echo(f"{_MARKS[finding.ok]} {finding.name}: {finding.said}")
+        mark = _ADVICE if finding.advice else _MARKS[finding.ok]
+        click.echo(f"{mark} {finding.name}: {finding.said}")
     if not ok:
         raise click.ClickException("not everything is in order")
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from kubestill.client.api import Api
+from kubestill.client.controller import Advice, check_retries
 from kubestill.client.digests import find_image
-from kubestill.client.pools import NotChecked, Request, find_pool, list_nodes
-from kubestill.errors import ClusterError, KubestillError
+from kubestill.client.kube import NotChecked
+from kubestill.client.pools import Request, find_pool, list_nodes
+from kubestill.client.server import check_server
+from kubestill.errors import ClusterError, KubestillError, NoSuchBucket, PermissionDenied
+from kubestill.runtime.failures import redact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,10 +25,8 @@ class Finding:
     """None where it could not be looked at from here."""
     said: str
     """What was found, or what to do about it."""
-
-
-_OLDEST = (2, 15)
-"""Of Kubeflow Pipelines; our pipelines hold fields that older ones do not know."""
+    advice: bool = False
+    """Whether it is in order, but could be better: `said` tells how."""
 
 
 def examine(
@@ -48,6 +49,7 @@ def examine(
     yield host
     if host.ok:
         yield _look("access", lambda: _access(api))
+    yield _look("retries", check_retries)
     for store in stores:
         yield _look("store", lambda store=store: _store(store))
     for image in images:
@@ -57,12 +59,17 @@ def examine(
 
 
 def _look(name: str, check: Callable[[], str]) -> Finding:
+    ok, advice = True, False
     try:
-        return Finding(name=name, ok=True, said=check())
+        said = check()
     except NotChecked as error:
-        return Finding(name=name, ok=None, said=str(error))
+        ok, said = None, str(error)
+    except Advice as error:
+        advice, said = True, str(error)
     except KubestillError as error:
-        return Finding(name=name, ok=False, said=str(error))
+        ok, said = False, str(error)
+    # What is looked at comes from people, and messages quote it.
+    return Finding(name=redact(name), ok=ok, said=redact(said), advice=advice)
 
 
 def _packages() -> str:
@@ -76,6 +83,9 @@ def _packages() -> str:
 
 
 def _host(api: Api) -> str:
+    too_old = check_server(api)
+    if too_old:
+        raise ClusterError(f"{api.connection.host}: {too_old}")
     health = api.get("healthz")
     users = "several users" if health.get("multi_user") else "a single user"
     if health.get("multi_user") and not api.connection.namespace:
@@ -83,13 +93,7 @@ def _host(api: Api) -> str:
             f"{api.connection.host} serves several users: name yours with --namespace"
         )
     version = str(health.get("tag_name") or "")
-    found = re.match(r"v?(\d+)\.(\d+)", version)
-    if found and (int(found[1]), int(found[2])) < _OLDEST:
-        raise ClusterError(
-            f"{api.connection.host} is Kubeflow Pipelines {version}: our pipelines need "
-            f"{_OLDEST[0]}.{_OLDEST[1]} or later"
-        )
-    shown = f"Kubeflow Pipelines {version}" if found else "Kubeflow of a version it does not tell"
+    shown = f"Kubeflow Pipelines {version}" if version else "Kubeflow of a version it does not tell"
     return f"{api.connection.host}, {shown}, {users}"
 
 
@@ -102,8 +106,23 @@ def _access(api: Api) -> str:
 
 
 def _store(uri: str) -> str:
-    """Ask of a store what a training asks of its checkpoint_uri before it begins."""
+    """Ask of a store what a training run asks of its checkpoint_uri before it begins."""
     from kubestill.runtime.stores import open_store
 
-    open_store(uri).check_writable()
+    if redact(uri) != uri:
+        raise ClusterError(
+            f"{uri} holds credentials, which every reader of the run would see: give them to the "
+            "pods as a secret, and the URI without them"
+        )
+    try:
+        open_store(uri).check_writable()
+    except NoSuchBucket:
+        raise
+    except PermissionDenied as error:
+        if "://" not in uri:
+            raise
+        raise NotChecked(
+            f"{uri} cannot be judged with this machine's credentials ({error}). The pods use their "
+            "own: a step that may not write there says so before it trains"
+        ) from error
     return f"{uri} can be written, read and deleted from with this machine's credentials"

@@ -5,27 +5,20 @@ Kubernetes says nothing of a pod that no node can take: it stays pending, and th
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-import urllib3
-from kubernetes import client, config
 from kubernetes.utils import quantity
 
+from kubestill.client.kube import NotChecked, ask
 from kubestill.errors import ClusterError, Problems
 
 _PLACEMENT = ("accelerator", "accelerators", "cpu", "memory", "node_selector", "tolerations")
 _EFFECTS = ("", "NoSchedule", "PreferNoSchedule", "NoExecute")
 _RESOURCE = r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?"
-_TIMEOUT_S = 10
-
-
-class NotChecked(ClusterError):
-    """The nodes cannot be seen from here, or show nothing: neither good nor bad."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,19 +88,7 @@ def list_nodes() -> list[dict[str, Any]]:
     Raises:
         NotChecked: There is no way to ask, or no right to.
     """
-    try:
-        _sign_in()
-        answer = client.CoreV1Api().list_node(_preload_content=False, _request_timeout=_TIMEOUT_S)
-    except config.ConfigException as error:
-        raise NotChecked("not checked: there is no kube config here") from error
-    except client.ApiException as error:
-        raise NotChecked(
-            f"not checked: Kubernetes answers {error.status} to a list of its nodes; ask for the "
-            "right to list nodes"
-        ) from error
-    except urllib3.exceptions.HTTPError as error:
-        raise NotChecked("not checked: the kube config's cluster cannot be reached") from error
-    return json.loads(answer.data)["items"]
+    return ask(lambda core: core.list_node, what="list nodes")["items"]
 
 
 def find_pool(request: Request, nodes: list[dict[str, Any]]) -> str:
@@ -152,13 +133,6 @@ def find_pool(request: Request, nodes: list[dict[str, Any]]) -> str:
     return f"{len(left)} of {len(pool)} nodes with {labels} can take a step" + (
         f" with {asked}" if request.accelerators else ""
     )
-
-
-def _sign_in() -> None:
-    try:
-        config.load_kube_config()
-    except config.ConfigException:
-        config.load_incluster_config()
 
 
 def _quantity(name: str, text: str, problems: Problems) -> Decimal:

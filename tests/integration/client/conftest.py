@@ -1,10 +1,18 @@
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from kubeflow import Kubeflow, kubeflow, make_package
 from kubestill.assets.packages import Package
 from kubestill.client import Api, Connection
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep away from the cluster that this machine's kube config may point at."""
+    nowhere = str(tmp_path / "no-kube-config")
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", nowhere)
 
 
 @pytest.fixture

@@ -119,3 +119,61 @@ def test_everything_wrong_is_told(server, registry, tmp_path, monkeypatch):
     assert result.output.count("✗") == 3
     assert "sign in" in result.output
     assert "make push" in result.output
+
+
+def examined(server, monkeypatch, *arguments: str) -> str:
+    monkeypatch.setenv("KUBESTILL_HOST", server.host)
+    return CliRunner().invoke(main, ["doctor", *arguments]).output
+
+
+def test_a_store_that_this_machine_has_no_keys_for_is_not_judged(server, monkeypatch, tmp_path):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    output = examined(server, monkeypatch, "--store", "s3://bucket/checkpoints")
+    assert "? store: s3://bucket/checkpoints cannot be judged with this machine's" in output
+    assert "found no credentials" in output
+
+
+def test_a_store_whose_server_only_the_cluster_knows_is_not_judged(server, monkeypatch):
+    for name in ("KUBESTILL_MINIO_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    output = examined(server, monkeypatch, "--store", "minio://mlpipeline/kubestill")
+    assert "? store: minio://mlpipeline/kubestill cannot be judged" in output
+    assert "found no server" in output
+
+
+def test_wrong_keys_are_not_judged_and_a_wrong_name_is(server, s3, monkeypatch):
+    output = examined(server, monkeypatch, "--store", "s3://nobody-has-this-bucket/x")
+    assert "✗ store: " in output
+    assert "the bucket s3://nobody-has-this-bucket does not exist" in output
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of-somebody-else")
+    output = examined(server, monkeypatch, "--store", f"{s3.uri}/x")
+    assert f"? store: {s3.uri}/x cannot be judged" in output
+    assert "of-somebody-else" not in output
+
+
+def test_a_wrong_name_on_cloud_storage_is_judged(server, gcs, monkeypatch):
+    output = examined(server, monkeypatch, "--store", "gs://nobody-has-this-bucket/x")
+    assert "✗ store: " in output
+
+
+@pytest.mark.parametrize(
+    "store", ["s3://user:S3CRET@bucket/x", "minio://S3CRET@bucket", "gs://b/x?token=S3CRET"]
+)
+def test_secrets_are_not_shown(server, monkeypatch, store):
+    output = examined(server, monkeypatch, "--store", store)
+    assert "✗ store: " in output
+    assert "holds credentials" in output
+    assert "S3CRET" not in output
+
+
+def test_a_host_that_is_no_kubeflow_is_told(registry, monkeypatch):
+    monkeypatch.setenv("KUBESTILL_HOST", f"http://{registry}")
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 1
+    assert "✗ host: " in result.output
+    assert "not as Kubeflow Pipelines does" in result.output
+    assert "anybody" not in result.output

@@ -1,6 +1,7 @@
 """Whether nodes can take what a run asks for: by its parameters, by a Kubernetes API's answer."""
 
 import json
+import shlex
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +13,9 @@ import yaml
 from click.testing import CliRunner
 
 from kubestill.cli import main
-from kubestill.client.pools import NotChecked, find_pool, read_request
+from kubestill.client.controller import CONFIG_MAP, Advice, judge_retries
+from kubestill.client.kube import NotChecked
+from kubestill.client.pools import find_pool, read_request
 from kubestill.errors import ClusterError, InvalidInput
 
 GPU = {
@@ -105,11 +108,19 @@ def test_pipelines_without_such_parameters_are_left_alone():
 
 class _Kubernetes(BaseHTTPRequestHandler):
     nodes: list[dict[str, Any]] | None
+    controller: dict[str, str] | None = None
+    """Data of the workflow controller's configmap."""
 
     def do_GET(self) -> None:  # noqa: N802
-        assert self.path == "/api/v1/nodes"
-        content = json.dumps({"kind": "NodeList", "items": self.nodes}).encode()
-        self.send_response(200 if self.nodes is not None else 403)
+        if self.path == "/api/v1/nodes":
+            status = 200 if self.nodes is not None else 403
+            answer = {"kind": "NodeList", "items": self.nodes}
+        else:
+            assert self.path.endswith("/namespaces/kubeflow/configmaps/" + CONFIG_MAP)
+            status = 200 if self.controller is not None else 404
+            answer = {"kind": "ConfigMap", "data": self.controller}
+        content = json.dumps(answer).encode()
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
@@ -176,4 +187,102 @@ def test_doctor_says_plainly_what_it_cannot_look_at(server, kubernetes, tmp_path
 def test_a_server_that_is_too_old_is_told(server, tmp_path, monkeypatch):
     server.version = "2.0.5"
     output = doctor(server, tmp_path, monkeypatch, accelerators="", node_selector={})[1]
-    assert "Kubeflow Pipelines 2.0.5: our pipelines need 2.15 or later" in output
+    assert "✗ host: " in output
+    assert ": Kubeflow Pipelines 2.0.5 is older than 2.15" in output
+    assert "may not reach the pods" in output
+
+
+STOCK = """spec:
+  ttlStrategy:
+    secondsAfterCompletion: 3600
+  templateDefaults:
+    retryStrategy:
+      limit: '2'
+      retryPolicy: OnError
+"""
+"""As Kubeflow Pipelines 2.17 ships it."""
+IN_PLACE = "sed 's/retryPolicy: OnError/retryPolicy: Always/' | kubectl replace -f -"
+
+
+def test_doctor_reads_what_the_workflow_controller_retries(
+    server, kubernetes, tmp_path, monkeypatch
+):
+    kubernetes.controller = {"workflowDefaults": STOCK}
+    output = doctor(server, tmp_path, monkeypatch)[1]
+    assert "! retries: the workflow controller's retryPolicy is OnError" in output
+    assert f"kubectl get -n kubeflow configmap {CONFIG_MAP} -o yaml | {IN_PLACE}" in output
+    kubernetes.controller = {"workflowDefaults": STOCK.replace("OnError", "Always")}
+    assert "✓ retries: Always" in doctor(server, tmp_path, monkeypatch)[1]
+    kubernetes.controller = None
+    output = doctor(server, tmp_path, monkeypatch)[1]
+    assert "? retries: not checked: Kubernetes answers 404" in output
+
+
+def test_advice_is_no_failure(server, kubernetes, tmp_path, monkeypatch):
+    kubernetes.controller = {"workflowDefaults": STOCK}
+    monkeypatch.setenv("KUBESTILL_HOST", server.host)
+    monkeypatch.setenv("KUBESTILL_CONFIG", str(tmp_path / "none"))
+    (tmp_path / "none").write_text("")
+    result = CliRunner().invoke(main, ["doctor"])
+    assert "! retries" in result.output
+    assert result.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "policy", "lost", "remedy"),
+    [
+        ({"workflowDefaults": STOCK}, "OnError", "fails", IN_PLACE),
+        ({}, "OnFailure", "loses its pod or node", '--type merge -p \'{"data"'),
+        ({"artifactRepository": "archiveLogs: true"}, "OnFailure", "loses", "--type merge"),
+        (
+            {"workflowDefaults": "spec: {retryStrategy: {limit: 1, retryPolicy: OnError}}"},
+            "OnError",
+            "fails",
+            "sed",
+        ),
+        ({"workflowDefaults": STOCK.replace("OnError", "'OnError'")}, "OnError", "fails", "edit"),
+        ({"workflowDefaults": "spec: {parallelism: 4}"}, "OnFailure", "loses", "kubectl edit"),
+        (
+            {"config": "workflowDefaults: {spec: {retryStrategy: {retryPolicy: OnError}}}"},
+            "OnError",
+            "fails",
+            "kubectl edit",
+        ),
+        (
+            {"workflowDefaults": STOCK.replace("OnError", "OnTransientError")},
+            "OnTransientError",
+            "too often or loses its pod or node",
+            "sed",
+        ),
+    ],
+    ids=["stock", "before 2.17", "no defaults", "flow", "quoted", "others", "one key", "transient"],
+)
+def test_each_policy_says_what_is_not_started_again(settings, policy, lost, remedy):
+    with pytest.raises(Advice) as error:
+        judge_retries(settings)
+    said = str(error.value)
+    assert f"retryPolicy is {policy}" in said
+    assert lost in said
+    assert remedy in said.splitlines()[-1]
+
+
+def test_the_patch_asks_for_always_with_a_limit():
+    with pytest.raises(Advice) as error:
+        judge_retries({})
+    patch = json.loads(shlex.split(str(error.value).splitlines()[-1])[-1])
+    assert judge_retries(patch["data"]).startswith("Always")
+    strategy = yaml.safe_load(patch["data"]["workflowDefaults"])["spec"]["templateDefaults"]
+    assert strategy["retryStrategy"]["limit"] == "2"
+
+
+def test_nothing_else_of_the_controllers_settings_is_shown():
+    secret = STOCK.replace("ttlStrategy", "podSpecPatch: {password: hunter2}\n  ttlStrategy")
+    with pytest.raises(Advice) as error:
+        judge_retries({"workflowDefaults": secret, "persistence": "password: hunter3"})
+    assert "hunter" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["a: [", "just words", "spec: {templateDefaults: [1]}"])
+def test_settings_that_cannot_be_parsed_are_not_judged(text):
+    with pytest.raises(NotChecked, match="cannot be parsed"):
+        judge_retries({"workflowDefaults": text})

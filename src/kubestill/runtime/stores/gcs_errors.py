@@ -11,7 +11,7 @@ import urllib3
 from google.api_core.exceptions import GoogleAPICallError, from_http_response
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 
-from kubestill.errors import Conflict, NotFound, PermissionDenied, StoreError
+from kubestill.errors import Conflict, NoSuchBucket, NotFound, PermissionDenied, StoreError
 from kubestill.runtime.stores.transfer import Garbled
 
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
@@ -56,7 +56,8 @@ def translate(error: Exception, bucket: str, what: str, action: str) -> StoreErr
             403: "the credentials may not",
             404: f"the bucket {bucket!r} does not exist, or the credentials may not see it",
         }[code]
-        return PermissionDenied(f"{action} {what}: {reason}: {needs} ({_message(error)})")
+        kind = NoSuchBucket if code == 404 else PermissionDenied
+        return kind(f"{action} {what}: {reason}: {needs} ({_message(error)})")
     if code is not None:
         return StoreError(f"{action} {what}: {code}: {_message(error)}")
     if isinstance(error, google.auth.exceptions.GoogleAuthError):

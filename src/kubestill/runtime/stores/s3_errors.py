@@ -18,7 +18,7 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as CannotConnect
 from botocore.parsers import ResponseParserError
 
-from kubestill.errors import Conflict, NotFound, PermissionDenied, StoreError
+from kubestill.errors import Conflict, NoSuchBucket, NotFound, PermissionDenied, StoreError
 from kubestill.runtime.stores.transfer import Garbled
 
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
@@ -92,10 +92,10 @@ def translate(error: Exception, bucket: str, what: str, action: str) -> StoreErr
         return NotFound(f"{what} does not exist")
     needs = f"grant {_PERMISSIONS[action]} on {bucket}"
     if status in (401, 403, 404) or code in _REASONS:
-        reason = _REASONS.get(code, "the credentials may not")
+        reason, kind = _REASONS.get(code, "the credentials may not"), PermissionDenied
         if status == 404:
-            reason = f"the bucket {bucket} does not exist"
-        return PermissionDenied(f"{action} {what}: {reason}: {needs} ({_message(error)})")
+            reason, kind = f"the bucket {bucket} does not exist", NoSuchBucket
+        return kind(f"{action} {what}: {reason}: {needs} ({_message(error)})")
     if status is not None:
         return StoreError(f"{action} {what}: {status}: {_message(error)}")
     if isinstance(error, NoCredentialsError | PartialCredentialsError | CredentialRetrievalError):
