@@ -26,7 +26,7 @@ from kfp.local import io as kfp_io
 from kfp.local import pipeline_orchestrator, task_dispatcher
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from kubestill.errors import Problems
+from kubestill.errors import KubestillError, Problems
 from kubestill.local.backend import Backend, Handover, as_sent
 from kubestill.local.console import Console
 from kubestill.local.containers import Containers
@@ -153,8 +153,12 @@ def _kfp_tamed(backend: Backend, tasks: Tasks) -> Iterator[list[str]]:
     complaints: list[str] = []
 
     def keep(record: logging.LogRecord) -> bool:
+        said = record.getMessage()
         if record.levelno >= logging.ERROR:
-            complaints.append(record.getMessage())
+            complaints.append(said)
+        if said.startswith("Condition evaluation failed"):
+            # kfp would go on as if it were false, and the run end well without the branch.
+            raise KubestillError(f"{said}; kfp.local cannot tell; compare with plain words")
         return True
 
     root = logging.getLogger()

@@ -278,6 +278,61 @@ def test_more_parameters_than_the_api_takes_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@dsl.pipeline(name="choosing")
+def choosing(word: str):
+    first = say(text=word)
+    with dsl.If(first.output == "it's", name="apostrophe"):
+        say(text="there")
+
+
+def test_a_condition_that_kfp_cannot_tell_is_no_silent_no(tmp_path):
+    result = go(choosing, tmp_path, word="it's")
+    assert "Condition evaluation failed" in result.error
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def leave():
+    """Fail with a cause in the records that is not the last thing in the log."""
+    import json
+    import os
+
+    folder = os.path.join(os.environ["KUBESTILL_RUN_ROOT"], "failures")
+    os.makedirs(folder)
+    with open(os.path.join(folder, "leave-0.json"), "w") as file:
+        json.dump({"task": "leave", "error": "Unfit", "message": "the cause"}, file)
+    raise ValueError("something else")
+
+
+@dsl.pipeline(name="leaving")
+def leaving():
+    leave()
+
+
+def test_the_cause_that_a_step_left_is_the_one_that_is_shown(tmp_path):
+    result = go(leaving, tmp_path)
+    assert result.failed
+    assert result.failed.error == "Unfit: the cause"
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def count(things: dsl.Input[list[dsl.Dataset]]) -> list:
+    return [
+        [thing.name.isdigit(), thing.metadata["some"], open(thing.path).read()] for thing in things
+    ]
+
+
+@dsl.pipeline(name="collecting")
+def collecting():
+    with dsl.ParallelFor(["a", "b", "c"]) as word:
+        made = produce(where=word)
+    count(things=dsl.Collected(made.outputs["thing"]))
+
+
+def test_collected_artifacts_arrive_in_order_as_the_backend_gives_them(tmp_path):
+    got = outputs(well(go(collecting, tmp_path)), "count")["parameterValues"]["Output"]
+    assert got == [[True, {"list": [1, "x"]}, word] for word in "abc"]
+
+
 @dsl.pipeline(name="naming")
 def naming():
     made = produce(where="x")
