@@ -311,6 +311,7 @@ class _Child:
 _MESSAGE_BYTES = 32768
 """Less than a pipe takes without a reader."""
 _PR_SET_PDEATHSIG = 1
+_CGROUP = "/sys/fs/cgroup"
 
 
 def _work(run: Callable[[], object], parent: int, sender: int, last: Try | None) -> NoReturn:
@@ -413,7 +414,7 @@ def _limit() -> str:
 def _of_cgroup(name: str) -> str:
     """Read a file of this container's control group (version 2); empty where there is none."""
     try:
-        with open(f"/sys/fs/cgroup/{name}", encoding="ascii") as file:
+        with open(os.path.join(_CGROUP, name), encoding="ascii") as file:
             return file.read()
     except OSError:
         return ""

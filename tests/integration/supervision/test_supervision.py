@@ -57,7 +57,11 @@ def test_a_step_that_goes_well_is_tried_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("word", "reason"),
     [
-        ("killed", "killed by SIGKILL"),
+        ("killed", "killed by SIGKILL (out of memory, or by hand)"),
+        (
+            "killed for memory",
+            "killed by SIGKILL because the pod is out of memory, of which it has 2 GiB; raise its",
+        ),
         ("segfault", "killed by SIGSEGV"),
         ("no store", "InvalidInput: 1 problem with the input:"),
     ],

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+from kubestill import supervision
 from kubestill.errors import InvalidInput, Problem, StoreUnavailable
 from kubestill.supervision import last_try, supervise
 
@@ -32,6 +33,9 @@ def run() -> None:
         case "fine":
             return
         case "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "killed for memory":
+            (FOLDER / "memory.events").write_text("low 0\noom 1\noom_kill 1\n")
             os.kill(os.getpid(), signal.SIGKILL)
         case "segfault":
             ctypes.string_at(0)
@@ -81,6 +85,9 @@ def forget() -> None:
         file.write("once\n")
 
 
+(FOLDER / "memory.events").write_text("low 0\noom 0\noom_kill 0\n")
+(FOLDER / "memory.max").write_text(f"{2 << 30}\n")
+supervision._CGROUP = str(FOLDER)
 heavy = {"kfp", "torch", "numpy", "google", "multiprocessing"} & set(sys.modules)
 assert not heavy, f"the parent imports {heavy}"
 ended = supervise(run, restarts=RESTARTS, forget=forget)

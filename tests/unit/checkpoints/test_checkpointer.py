@@ -588,7 +588,7 @@ def test_the_ledger_remembers_every_attempt_and_what_ended_it(
 ) -> None:
     began = time.time()
     trained(tmp_path, 1, 2)
-    last = {"started": began, "seconds": 1.0, "ended": "killed by SIGSEGV"}
+    last = {"started": began, "seconds": 1.0, "ended": "killed by SIGSEGV at s3://a:S3CRET@b"}
     monkeypatch.setenv("KUBESTILL_LAST_TRY", json.dumps(last))
     said = Said()
     with opened(tmp_path, said=said) as checkpointer:
@@ -596,8 +596,9 @@ def test_the_ledger_remembers_every_attempt_and_what_ended_it(
         save(checkpointer, 3)
         checkpointer.flush()  # beats and commits keep what was noted
         told = checkpointer.attempts
-    assert "attempt 2 takes over from attempt 1: killed by SIGSEGV" in said
-    assert attempts(tmp_path) == [(1, None, "killed by SIGSEGV"), (2, 2, "")]
+    why = "killed by SIGSEGV at s3://***@b"
+    assert f"attempt 2 takes over from attempt 1: {why}" in said
+    assert attempts(tmp_path) == [(1, None, why), (2, 2, "")]
     assert [(a["number"], a["resumed_from"], a["ended"]) for a in told] == attempts(tmp_path)
     assert began <= told[0]["began"] <= told[0]["last_sign"] <= told[1]["began"] <= time.time()
 

@@ -13,6 +13,7 @@ from kubestill.runtime.checkpoints import protocol
 from kubestill.runtime.checkpoints.ledger import LEDGER_KEY, Attempt, Ledger
 from kubestill.runtime.checkpoints.manifest import rebuild_ledger
 from kubestill.runtime.checkpoints.place import Announce, Place
+from kubestill.runtime.failures import redact
 from kubestill.supervision import last_try
 
 
@@ -167,4 +168,5 @@ def _last_end(before: Attempt, owner: str) -> str:
     last = last_try()
     if last is None or before.owner != owner or before.began < last.started:
         return ""
-    return last.ended
+    # It may quote an error, and stays with the model.
+    return redact(last.ended)
