@@ -19,7 +19,7 @@ IMAGE = "kubestill:test"
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def linger(folder: str, number: int):
+def linger(folder: str, number: int, stubborn: bool):
     """Note the process ids of a step and of what it starts, and wait."""
     import os
     import signal
@@ -30,7 +30,8 @@ def linger(folder: str, number: int):
     def leave(*_: object) -> None:
         with open(f"{folder}/asked-{number}", "w"):
             pass
-        sys.exit(1)
+        if not stubborn:
+            sys.exit(1)
 
     signal.signal(signal.SIGTERM, leave)
     helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
@@ -42,9 +43,9 @@ def linger(folder: str, number: int):
 
 
 @dsl.pipeline(name="lingering")
-def lingering(folder: str):
+def lingering(folder: str, stubborn: bool):
     with dsl.ParallelFor([0, 1, 2]) as number:
-        linger(folder=folder, number=number)
+        linger(folder=folder, number=number, stubborn=stubborn)
 
 
 def eventually(what: Callable[[], Any]) -> Any:
@@ -65,12 +66,27 @@ def runs(pid: int) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_steps_end_with_the_run(tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "stubborn"),
+    [
+        pytest.param(signal.SIGINT, False, id="ctrl-c"),
+        pytest.param(signal.SIGTERM, False, id="terminated"),
+        pytest.param(signal.SIGKILL, False, id="killed"),
+        pytest.param(signal.SIGKILL, True, id="killed-with-steps-that-do-not-listen"),
+    ],
+)
+def test_steps_end_with_the_run(tmp_path: Path, number: int, stubborn: bool) -> None:
     compiler.Compiler().compile(lingering, str(tmp_path / "lingering.yaml"))
     process = subprocess.Popen(
         [sys.executable, "-m", "kubestill", "run", str(tmp_path / "lingering.yaml")]
-        + ["-p", f"folder={tmp_path}", "--output", str(tmp_path / "runs")],
+        + [
+            "-p",
+            f"folder={tmp_path}",
+            "-p",
+            f"stubborn={str(stubborn).lower()}",
+            "--output",
+            str(tmp_path / "runs"),
+        ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

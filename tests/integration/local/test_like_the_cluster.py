@@ -160,8 +160,12 @@ def showing(numbers: dict = {"z": 3, "a": {"y": 1.0, "b": 0.5}}, rate: float = 1
     ],
 )
 def test_whole_numbers_in_parameters_are_ints_and_keys_sorted(tmp_path, given, numbers):
-    got = outputs(well(go(showing, tmp_path, **given)), "show")["parameterValues"]["Output"]
+    result = well(go(showing, tmp_path, **given))
+    got = outputs(result, "show")["parameterValues"]["Output"]
     assert got == json.dumps([numbers, [2, 1, "x"], 1, "7", True, None])
+    log = Path(result.tasks[0].log).read_text()
+    assert '"listed"' in log
+    assert '"absent"' not in log, "an input that nobody gave is not there, rather than null"
 
 
 @dsl.pipeline(name="spoiling")
