@@ -88,10 +88,11 @@ test-containers: setup images ## the tests that need a Docker engine
 	$(BIN)/hadolint images/Dockerfile
 	DOCKER=$(DOCKER) $(BIN)/pytest -m container
 
-# Files of tests side by side: nearly all the time is spent waiting for pods.
+# Files of tests side by side: nearly all the time is spent waiting for pods. MUTATIONS=1 adds those
+# that prove, by doubles that lie, that each of the others breaks on a wrong answer.
 .PHONY: test-cluster
 test-cluster: setup ## the tests on the Kubeflow that KUBESTILL_HOST names; without one, or with DOUBLE=1, on its double
-	KUBESTILL_TEST_DOUBLE="$(if $(DOUBLE)$(if $(KUBESTILL_HOST),,1),1)" \
+	KUBESTILL_TEST_DOUBLE="$(if $(DOUBLE)$(if $(KUBESTILL_HOST),,1),1)" KUBESTILL_TEST_MUTATIONS="$(MUTATIONS)" \
 	  $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m cluster tests/cluster
 
 .PHONY: bench

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,9 +69,11 @@ class Player:
         self.tasks: dict[str, Task] = {}
         """By the folders of their outputs."""
         run_id = workflow.record["run_id"]
-        self._mark = f"KUBESTILL_TEST_RUN={run_id}"
+        # Another double on this machine has runs of the same ids.
+        self._mark = f"KUBESTILL_TEST_RUN={folder.name}/{run_id}"
         self._environment = os.environ | inside | dict([self._mark.split("=")])
         self._environment.pop("KUBESTILL_TEST_MARK", None)
+        self._environment["OMP_NUM_THREADS"] = "1"  # several runs share the cores
         self._job, self._events = folder / f"{run_id}.json", folder / f"{run_id}.events"
         self._events.touch()
         places = {"events": str(self._events), "folders": str(folder / f"{run_id}.folders")}
@@ -261,6 +264,9 @@ class Double(Kubeflow):
     def _play_run(self, workflow: Workflow) -> None:
         """Play a run, or play it again."""
         record = workflow.record
+        if self.mutation == "checkpoints-lost":
+            for folder in self.folder.glob("store/*/checkpoints"):
+                shutil.rmtree(folder)
         if record["run_id"] not in self.running:
             spec = self._spec_of(record)
             version = record["pipeline_version_reference"]["pipeline_version_id"]

@@ -17,8 +17,8 @@ TOLERATIONS = [{"key": "kubestill.example/spot", "operator": "Exists", "effect":
 RESOURCES = """env: {GREETING: hello}
 secrets: {SECRET_WORD: kubestill-no-such-secret/word}
 """
-TASK = "train-student-2"
-"""The control: the first step with a device that waits for no other such step."""
+TASK = "check-distillation"
+"""The first step with a device."""
 
 
 @pytest.fixture(scope="module")

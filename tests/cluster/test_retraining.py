@@ -59,7 +59,7 @@ def test_the_first_run_makes_a_champion(place: Cluster) -> None:
         run(place, "2013-02-01"),
         "promoted",
         champions=1,
-        steps=("train-teacher", "promote-model"),
+        steps=("train-first", "promote-first"),
     )
     assert entry["version"] == 1
     assert entry["rows"] == ROWS
@@ -73,14 +73,14 @@ def test_where_nothing_is_new_the_rows_wait(place: Cluster) -> None:
 
 def test_a_sound_champion_stays(place: Cluster) -> None:
     done = run(place, "2013-03-01")
-    entry = check(place, done, "healthy", champions=1, steps=("open-champion", "continuous-eval"))
+    entry = check(place, done, "healthy", champions=1, steps=("open-champion", "judge-champion"))
     assert entry["rows"] == ROWS
     assert not place.tasks(done.run_id).get("finetune-fresh", Counter())["SUCCEEDED"]
 
 
 def test_a_challenger_that_learned_nothing_is_rejected(place: Cluster) -> None:
     done = run(place, "2013-04-01", finetune_learning_rate=1e-12)
-    check(place, done, "rejected", champions=1, steps=("finetune-fresh",))
+    check(place, done, "rejected", champions=1, steps=("finetune-fresh", "judge-challenger"))
     assert not place.tasks(done.run_id).get("promote-model", Counter())["SUCCEEDED"]
 
 
