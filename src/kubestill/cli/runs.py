@@ -36,7 +36,7 @@ def list_all(api: Api, most: int) -> None:
             [
                 str(run["run_id"]),
                 str(run.get("display_name") or ""),
-                _state(run),
+                describe_state(run),
                 f"{created:%Y-%m-%d %H:%M}" if created else "",
                 show_duration((ended - created).total_seconds()) if created and ended else "",
             ]
@@ -58,7 +58,7 @@ def show(api: Api, run_id: str) -> None:
     run = get_run(api, run_id)
     spec = fetch_spec(api, run)
     progress = read_progress(run, read_steps(spec), NodeNames())
-    click.echo(f"{clean(run.get('display_name') or run_id)}: {_state(run)}")
+    click.echo(f"{clean(run.get('display_name') or run_id)}: {describe_state(run)}")
     click.echo(f"{api.connection.host}/#/runs/details/{clean(run_id)}\n")
     table = [["step", "state", "done", "attempts", "took"]]
     for one in progress.steps:
@@ -112,7 +112,7 @@ def stop(api: Api, run_id: str) -> None:
     if stopped:
         click.echo(f"run {clean(run_id)} is stopped")
     else:
-        click.echo(f"run {clean(run_id)} was over already: {_state(run)}")
+        click.echo(f"run {clean(run_id)} was over already: {describe_state(run)}")
     registry = _registry_of(api, run)
     if registry and run.get("state") != "SUCCEEDED":
         click.echo(_free(registry, str(run["run_id"])))
@@ -150,7 +150,7 @@ def _registry_of(api: Api, run: dict[str, Any]) -> str:
     return str(default or "")
 
 
-def _state(run: dict[str, Any]) -> str:
+def describe_state(run: dict[str, Any]) -> str:
     """Say how a run is, in a word."""
     from kubestill.client.progress import was_canceled
 

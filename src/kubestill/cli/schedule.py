@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import click
 
 from kubestill.cli.connection import compile_options, connected
+from kubestill.cli.runs import describe_state
 from kubestill.cli.tables import print_table
+from kubestill.cli.terminal import clean
 
 if TYPE_CHECKING:
     from kubestill.client import Api
@@ -69,6 +72,7 @@ def set_schedule(
     from kubestill.client import (
         Schedule,
         check_arguments,
+        check_server,
         ensure_version,
         put_schedule,
         read_trigger,
@@ -93,6 +97,8 @@ def set_schedule(
     problems.raise_if_any()
     assert trigger is not None
     warn_of_size(package, arguments)
+    if warning := check_server(api):
+        click.echo(f"warning: {clean(warning)}", err=True)
     version = ensure_version(api, package)
     name = name or package.name
     change = put_schedule(
@@ -111,7 +117,9 @@ def set_schedule(
         wait=wait,
         say=click.echo,
     )
-    click.echo(f"{name}: {'set' if change.changed else 'as it was'}, {version.name}")
+    click.echo(f"{name}: {'set' if change.changed else 'as it was'}, {clean(version.name)}")
+    if change.replaced > 1:
+        click.echo(f"in place of {change.replaced} schedules of that name")
     if trigger.next_at and not paused:
         click.echo(f"next run: {trigger.next_at:%a %Y-%m-%d %H:%M %Z}")
     if trigger.shift_at:
@@ -129,8 +137,8 @@ def pause(api: Api, name: str) -> None:
     """Let schedule NAME fire no more; a run that it has started goes on."""
     from kubestill.client import set_paused
 
-    set_paused(api, name, True)
-    click.echo(f"{name}: paused")
+    count = set_paused(api, name, True)
+    click.echo(f"{name}: paused" + (f", all {count} of that name" if count > 1 else ""))
 
 
 @schedule.command()
@@ -140,8 +148,8 @@ def resume(api: Api, name: str) -> None:
     """Let schedule NAME fire again; what it missed is not caught up on."""
     from kubestill.client import set_paused
 
-    set_paused(api, name, False)
-    click.echo(f"{name}: resumed")
+    count = set_paused(api, name, False)
+    click.echo(f"{name}: resumed" + (f", the newest of {count}" if count > 1 else ""))
 
 
 @schedule.command("ls")
@@ -149,22 +157,42 @@ def resume(api: Api, name: str) -> None:
 def list_all(api: Api) -> None:
     """List all schedules, newest first."""
     from kubestill.client import list_schedules
+    from kubestill.client.schedules import last_runs, name_versions
+    from kubestill.client.triggers import describe_trigger
 
-    table = [["name", "when", "version", "state", "created"]]
-    for one in list_schedules(api):
-        trigger = one.get("trigger") or {}
-        every = (trigger.get("periodic_schedule") or {}).get("interval_second")
+    found = list_schedules(api)
+    versions = name_versions(api, found)
+    runs = last_runs(api) if found else {}
+    table = [["name", "when", "version", "state", "last run", "created"]]
+    for one in found:
         reference = one.get("pipeline_version_reference") or {}
+        key = reference.get("pipeline_version_id") or reference.get("pipeline_id")
+        last = runs.get(one["recurring_run_id"])
         table.append(
             [
                 one["display_name"],
-                f"every {every} s" if every else (trigger.get("cron_schedule") or {})["cron"],
-                reference.get("pipeline_version_id") or "latest",
+                describe_trigger(one.get("trigger") or {}, str(one.get("description") or "")),
+                versions.get(key or "", ""),
                 one.get("status", one.get("mode", "")).lower(),
-                one.get("created_at", ""),
+                f"{describe_state(last)} {_minute(last.get('created_at'))}" if last else "",
+                _minute(one.get("created_at")),
             ]
         )
     print_table(table)
+    counts = Counter(one["display_name"] for one in found)
+    for name, count in counts.items():
+        if count > 1:
+            click.echo(
+                f"{count} schedules are called {clean(name)}: `pause` and `rm` take all of them, "
+                "`resume` the newest, and `set` leaves one"
+            )
+
+
+def _minute(time: object) -> str:
+    from kubestill.client.progress import read_time
+
+    moment = read_time(time)
+    return f"{moment:%Y-%m-%d %H:%M}" if moment else ""
 
 
 @schedule.command("rm")
@@ -183,6 +211,6 @@ def remove(api: Api, name: str, wait: bool) -> None:
 def _say_kept(kept: tuple[str, ...]) -> None:
     if kept:
         click.echo(
-            f"still going: {', '.join(kept)}. Kubeflow would kill it with its schedule, so that "
-            "stays, disabled; `set` or `rm` again removes it"
+            f"still going: {clean(', '.join(kept))}. Kubeflow would kill it with its schedule, so "
+            "that stays, disabled; `set` or `rm` again removes it"
         )

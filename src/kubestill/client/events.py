@@ -79,7 +79,7 @@ def find_waiting(run_id: str, namespace: str) -> list[Waiting] | None:
 def find_pipeline_root(namespace: str) -> str:
     """Return where the runs of a namespace write by default; empty where that cannot be told."""
     try:
-        answer = client.CoreV1Api(_sign_in()).read_namespaced_config_map(
+        answer: Any = client.CoreV1Api(_sign_in()).read_namespaced_config_map(
             "kfp-launcher",
             namespace or _NAMESPACE,
             _preload_content=False,

@@ -8,12 +8,14 @@ only once none of its runs is going. What is left disabled meanwhile goes with t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from kubestill.client.api import Api
-from kubestill.client.runs import ENDED, ensure_experiment, runtime_config
+from kubestill.client.progress import ENDED
+from kubestill.client.runs import ensure_experiment, newest_runs, runtime_config
 from kubestill.client.triggers import Trigger
 from kubestill.errors import ClusterError, InvalidInput, Problem, Problems, nearest
 
@@ -40,7 +42,11 @@ class Schedule:
         reference = {"pipeline_id": self.pipeline_id}
         if self.version_id:
             reference["pipeline_version_id"] = self.version_id
-        optional = {"service_account": self.service_account, "namespace": namespace}
+        optional = {
+            "service_account": self.service_account,
+            "namespace": namespace,
+            "description": self.trigger.given,
+        }
         return {
             "display_name": self.name,
             "experiment_id": experiment_id,
@@ -59,6 +65,8 @@ class Change:
 
     recurring_run_id: str
     changed: bool
+    replaced: int = 0
+    """How many others of that name there were."""
     kept: tuple[str, ...] = ()
     """Run ids that still go on, under a schedule that is disabled and no longer used."""
 
@@ -101,11 +109,21 @@ def put_schedule(
             _act(api, same, "disable" if schedule.paused else "enable")
     kept = _dispose(api, old, wait=wait, pause_s=pause_s, say=say)
     changed = same is None or bool(on) or _enabled(same) == schedule.paused
-    return Change(recurring_run_id=current["recurring_run_id"], changed=changed, kept=kept)
+    return Change(
+        recurring_run_id=current["recurring_run_id"],
+        changed=changed,
+        replaced=len(old),
+        kept=kept,
+    )
 
 
-def set_paused(api: Api, name: str, paused: bool) -> None:
+def set_paused(api: Api, name: str, paused: bool) -> int:
     """Pause or resume a schedule; a run that it has started goes on.
+
+    Of several that share the name, all are paused, and the newest alone is resumed.
+
+    Returns:
+        How many share the name.
 
     Raises:
         InvalidInput: There is no such schedule.
@@ -116,6 +134,7 @@ def set_paused(api: Api, name: str, paused: bool) -> None:
             _act(api, one, "disable")
     if not paused and not _enabled(newest):
         _act(api, newest, "enable")
+    return 1 + len(older)
 
 
 def remove_schedule(
@@ -145,6 +164,40 @@ def list_schedules(api: Api) -> list[dict[str, Any]]:
     """List every recurring run of the namespace, newest first."""
     found = api.pages("recurringruns", "recurringRuns", namespace=api.connection.namespace)
     return sorted(found, key=lambda one: one.get("created_at", ""), reverse=True)
+
+
+def name_versions(api: Api, schedules: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """Return the names of the versions that schedules run, by their ids.
+
+    A schedule that runs the latest version has the id of its pipeline instead.
+    """
+    names: dict[str, str] = {}
+    for one in schedules:
+        reference = one.get("pipeline_version_reference") or {}
+        pipeline = reference.get("pipeline_id") or ""
+        version = reference.get("pipeline_version_id") or ""
+        key = version or pipeline
+        if not key or key in names:
+            continue
+        path = f"pipelines/{pipeline}" + (f"/versions/{version}" if version else "")
+        try:
+            found = api.get(path)
+        except ClusterError as error:
+            if error.status != 404:
+                raise
+            names[key] = f"{key} (gone)"
+        else:
+            name = str(found.get("name") or found.get("display_name") or key)
+            names[key] = name if version else f"latest of {name}"
+    return names
+
+
+def last_runs(api: Api, most: int = 100) -> dict[str, dict[str, Any]]:
+    """Return the newest run of each schedule, by the schedule's id, among the newest of all."""
+    found: dict[str, dict[str, Any]] = {}
+    for run in islice(newest_runs(api), most):
+        found.setdefault(str(run.get("recurring_run_id") or ""), run)
+    return found
 
 
 def find_schedules(api: Api, name: str) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ otherwise). So five fields are read as everywhere else, moved to that zone, and 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -36,6 +37,8 @@ class Trigger:
     """When it fires next, in the user's zone; None for an interval, which starts at once."""
     shift_at: datetime | None = None
     """When the user's clocks change against the cluster's, and the schedule with them."""
+    given: str = ""
+    """The cron as the user wrote it, with its zone; empty for an interval."""
 
 
 def read_trigger(
@@ -78,7 +81,52 @@ def read_trigger(
         body={"cron_schedule": {"cron": " ".join(moved)}},
         next_at=next_at,
         shift_at=_next_shift(home, cluster, now),
+        given=f"cron {' '.join(cron.split())} {time_zone}",
     )
+
+
+def describe_trigger(trigger: Mapping[str, Any], given: str = "") -> str:
+    """Say when a schedule fires, as a person would.
+
+    Args:
+        trigger: Of the API.
+        given: What the user wrote, as `Trigger.given` has it; anything else counts as nothing.
+    """
+    interval = str((trigger.get("periodic_schedule") or {}).get("interval_second") or "")
+    if interval.isdecimal():
+        return _describe_interval(int(interval))
+    found = re.fullmatch(r"cron (.+) ([\w+/-]+)", given)
+    cron = found[1] if found else str((trigger.get("cron_schedule") or {}).get("cron") or "")
+    zone = found[2] if found else "in the cluster's zone"
+    if not cron:
+        return "never"
+    return f"{_describe_cron(cron)} {zone}"
+
+
+def _describe_interval(seconds: int) -> str:
+    for unit, name in ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second")):
+        count, rest = divmod(seconds, unit)
+        if count and not rest:
+            return f"every {name}" if count == 1 else f"every {count} {name}s"
+    return "never"
+
+
+def _describe_cron(cron: str) -> str:
+    """Put the simplest crons into words; the others stay what they are, without a second of 0."""
+    fields = cron.lower().replace("?", "*").split()
+    fields = fields[1:] if len(fields) == 6 and fields[0] == "0" else fields
+    if len(fields) != 5 or fields[2:4] != ["*", "*"] or not fields[0].isdecimal():
+        return " ".join(fields)
+    minute, hour, weekday = int(fields[0]), fields[1], fields[4]
+    if (hour, weekday) == ("*", "*"):
+        return f"every hour at :{minute:02}"
+    days = re.fullmatch(r"([0-7])(?:-([0-7]))?", weekday)
+    if not hour.isdecimal() or not (days or weekday == "*"):
+        return " ".join(fields)
+    names = [
+        _NAMES["weekday"][int(day) % 7].title() for day in (days.groups() if days else ()) if day
+    ]
+    return f"every {'-'.join(names) or 'day'} at {int(hour):02}:{minute:02}"
 
 
 def _read_cron(cron: str, problems: Problems) -> list[str]:

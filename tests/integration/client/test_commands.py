@@ -1,7 +1,6 @@
 """The commands as a person types them, against a server that checks every request."""
 
-import threading
-import time
+import re
 
 import pytest
 from click.testing import CliRunner
@@ -62,25 +61,6 @@ def test_bad_input_is_told_before_anything_is_sent(server, command, arguments, s
     assert server.requests == []
 
 
-@pytest.mark.parametrize(("state", "code"), [("SUCCEEDED", 0), ("FAILED", 1), ("CANCELED", 1)])
-def test_a_remote_run_ends_with_its_own_exit_code(server, command, monkeypatch, state, code):
-    def finish() -> None:
-        while not server.runs:
-            time.sleep(0.01)
-        tasks = [{"task_id": "t", "display_name": "greet", "state": state}]
-        next(iter(server.runs.values())).update(state=state, run_details={"task_details": tasks})
-
-    thread = threading.Thread(target=finish)
-    thread.start()
-    monkeypatch.setattr("kubestill.client.runs.PAUSE_S", 0.05)
-    output = command("run", "greet.yaml", "--remote", "-p", "times=3", code=code)
-    thread.join()
-    (run,) = server.runs.values()
-    assert run["runtime_config"]["parameters"] == {"times": 3}
-    assert "greet" in output
-    assert ("run id-" in output) is True
-
-
 def test_a_schedule_from_set_to_rm(server, command):
     set_it = ("schedule", "set", "greet.yaml", "--cron", "0 6 * * *", "--name", "g")
     output = command(*set_it, "--time-zone", "Europe/Berlin", "--latest")
@@ -89,16 +69,68 @@ def test_a_schedule_from_set_to_rm(server, command):
     assert "clocks change by" in output
     assert "g: as it was" in command(*set_it, "--time-zone", "Europe/Berlin", "--latest")
     listed = command("schedule", "ls")
-    assert " latest " in listed
-    assert "enabled" in listed
+    assert re.search(
+        r"^g +every day at 06:00 Europe/Berlin +latest of greet +enabled ", listed, re.M
+    )
     command("schedule", "pause", "g")
     assert "disabled" in command("schedule", "ls")
     command("schedule", "resume", "g")
     child = server.start_child(next(iter(server.recurring_runs)))
+    assert re.search(r" enabled +running \d{4}-", command("schedule", "ls"))
     assert child in command("schedule", "rm", "g")
     server.runs[child]["state"] = "SUCCEEDED"
     assert "g: removed" in command("schedule", "rm", "g")
     assert server.recurring_runs == {}
+
+
+def test_two_schedules_of_one_name(server, command):
+    set_it = ("schedule", "set", "greet.yaml", "--name", "g")
+    command(*set_it, "--every", "2m")
+    (first,) = server.recurring_runs.values()
+    twin = first | {"recurring_run_id": "twin", "created_at": "2027-01-01T00:00:00Z"}
+    server.recurring_runs["twin"] = twin
+    assert "2 schedules are called g: " in command("schedule", "ls")
+    assert "g: paused, all 2 of that name" in command("schedule", "pause", "g")
+    assert "DISABLED" == first["status"] == twin["status"]
+    assert "g: resumed, the newest of 2" in command("schedule", "resume", "g")
+    assert (first["status"], twin["status"]) == ("DISABLED", "ENABLED")
+    server.recurring_runs["third"] = twin | {"recurring_run_id": "third"}
+    assert "in place of 3 schedules" in command(*set_it, "--every", "3h")
+    (left,) = server.recurring_runs.values()
+    assert "every 3 hours" in command("schedule", "ls")
+    assert left["status"] == "ENABLED"
+
+
+def test_a_schedule_of_a_version_that_is_gone(server, command):
+    command("schedule", "set", "greet.yaml", "--every", "1d")
+    gone = next(iter(server.versions))
+    server.versions.clear()
+    assert f"every day  {gone} (gone)" in command("schedule", "ls")
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ((404, "text/html", b"<html>"), "is no Kubeflow Pipelines of version 2"),
+        ((200, "application/json", b'{"hello": "you"}'), "not as Kubeflow Pipelines does"),
+        ((200, "application/json", b"[1]"), "does not answer as Kubeflow does"),
+        ((200, "text/plain", b"hello"), "does not answer as Kubeflow does"),
+        ((200, "text/html", b"<html>"), "or is no Kubeflow"),
+    ],
+)
+@pytest.mark.parametrize("start", [("run", "--remote"), ("schedule", "set", "--every", "1d")])
+def test_a_host_that_is_no_kubeflow_gets_nothing(server, command, start, answer, said):
+    server.answers.append(lambda request: answer)
+    assert said in command(*start, "greet.yaml", code=1)
+    assert server.requests == ["GET healthz"]
+
+
+def test_an_old_kubeflow_says_what_will_not_work(server, command):
+    server.version = "2.14.3"
+    output = command("run", "greet.yaml", "--remote", "--no-wait")
+    assert "Kubeflow Pipelines 2.14.3 is older than 2.15: " in output
+    assert "node_selector and tolerations may not reach the pods" in output
+    assert len(server.runs) == 1
 
 
 def test_without_a_host_the_remedy_is_told(command, monkeypatch):

@@ -36,7 +36,8 @@ def command(server, tmp_path, monkeypatch) -> Callable[..., str]:
     """Run `kubestill` in an empty folder that holds greet.yaml, where no kube config is."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KUBESTILL_HOST", server.host)
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    place = "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"
+    monkeypatch.setattr(place, str(tmp_path / "none"))
     monkeypatch.setattr("kubestill.client.runs.PAUSE_S", 0.05)
     (tmp_path / "greet.yaml").write_text(make_package("hello").text)
 
@@ -374,13 +375,13 @@ def test_stop_says_what_becomes_of_the_registry(server, command, tmp_path):
 def start(command, monkeypatch, tmp_path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(*arguments: str, **streams: Any) -> subprocess.Popen[bytes]:
+    def start(*arguments: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
         code = (
             "import kubestill.client.runs as runs; runs.PAUSE_S = 0.1\n"
             "from kubestill.cli import main; main()"
         )
         command = [sys.executable, "-c", code, *arguments]
-        process = subprocess.Popen(command, **{"stdout": subprocess.PIPE} | streams)
+        process = subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE)
         started.append(process)
         return process
 
@@ -403,7 +404,7 @@ def wait_until(true: Callable[[], Any]) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_whoever_leaves_is_told_that_the_run_goes_on(server, start, number):
     server.executor = lambda workflow: workflow.start("train") or workflow.stopped.wait(30)
-    process = start(*REMOTE, stderr=subprocess.PIPE)
+    process = start(*REMOTE)
     wait_until(lambda: sum("GET runs/" in one for one in server.requests) > 2)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)

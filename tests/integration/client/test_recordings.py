@@ -146,7 +146,8 @@ def test_a_missing_run_is_told_as_missing(server, api):
 @pytest.mark.parametrize("name", NAMES)
 def test_show_says_what_the_recording_says(server, name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    place = "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"
+    monkeypatch.setattr(place, str(tmp_path / "none"))
     run = load(name)
     server.runs[run["run_id"]] = run
     result = CliRunner().invoke(main, ["runs", "show", run["run_id"], "--host", server.host])

@@ -7,6 +7,7 @@ import pytest
 from cronsim import CronSim
 
 from kubestill.client import read_trigger
+from kubestill.client.triggers import describe_trigger
 from kubestill.errors import InvalidInput
 
 NOW = datetime(2026, 1, 14, 12, tzinfo=UTC)  # a Wednesday
@@ -114,3 +115,50 @@ def test_everything_wrong_is_told_at_once():
 def test_an_interval_says_nothing_of_clocks():
     trigger = read_trigger("", "1d", time_zone="Europe/Berlin", now=NOW + timedelta(days=1))
     assert (trigger.next_at, trigger.shift_at) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("trigger", "given", "said"),
+    [
+        ({"periodic_schedule": {"interval_second": "120"}}, "", "every 2 minutes"),
+        ({"periodic_schedule": {"interval_second": "90"}}, "", "every 90 seconds"),
+        ({"periodic_schedule": {"interval_second": "3600"}}, "", "every hour"),
+        ({"periodic_schedule": {"interval_second": "172800"}}, "", "every 2 days"),
+        (
+            {"cron_schedule": {"cron": "0 0 6 * * *"}},
+            "",
+            "every day at 06:00 in the cluster's zone",
+        ),
+        ({"cron_schedule": {"cron": "0 5 * * * *"}}, "", "every hour at :05 in the cluster's zone"),
+        ({"cron_schedule": {"cron": "7 5 * * * *"}}, "", "7 5 * * * * in the cluster's zone"),
+        (
+            {"cron_schedule": {"cron": "0 0 4 * * 1-5"}},
+            "cron 0 6 * * 1-5 Europe/Berlin",
+            "every Mon-Fri at 06:00 Europe/Berlin",
+        ),
+        (
+            {"cron_schedule": {"cron": "0 0 4 * * 1-5"}},
+            "somebody's own words",
+            "every Mon-Fri at 04:00 in the cluster's zone",
+        ),
+        (
+            {"cron_schedule": {"cron": "0 */15 * 1 * *"}},
+            "cron */15 * 1 * * UTC",
+            "*/15 * 1 * * UTC",
+        ),
+        (
+            {"cron_schedule": {"cron": "0 0 0 * * 7"}},
+            "",
+            "every Sun at 00:00 in the cluster's zone",
+        ),
+        ({}, "", "never"),
+    ],
+)
+def test_a_trigger_in_words(trigger, given, said):
+    assert describe_trigger(trigger, given) == said
+
+
+def test_what_the_user_wrote_is_kept():
+    trigger = read_trigger("0  6 * * mon-fri", "", time_zone="Europe/Berlin")
+    assert trigger.given == "cron 0 6 * * mon-fri Europe/Berlin"
+    assert read_trigger("", "6h").given == ""
