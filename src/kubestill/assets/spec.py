@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 
-from kubestill.assets.workflow import Json, Run, is_exit, retry_parameters, to_json
+from kubestill.assets.pods import Json, to_json
+from kubestill.assets.workflow import Run, is_exit, retry_parameters
 
 _SYSTEM = {
     "system-dag-driver": 2310,

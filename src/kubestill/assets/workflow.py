@@ -20,30 +20,15 @@ from __future__ import annotations
 
 import json
 import re
-import uuid
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from graphlib import TopologicalSorter
 from typing import Any
 
-Json = dict[str, Any]
+from kubestill.assets.pods import Json, Scope, artifact, pod_spec_patch, to_json
 
 _TIME = "2026-01-01T00:00:00Z"
-_SESSION = {
-    "Provider": "minio",
-    "Params": {
-        "accessKeyKey": "accesskey",
-        "disableSSL": "true",
-        "endpoint": "seaweedfs.kubeflow:9000",
-        "fromEnv": "false",
-        "maxRetries": "5",
-        "region": "minio",
-        "secretKeyKey": "secretkey",
-        "secretName": "mlpipeline-minio-artifact",
-    },
-}
-"""How the store of an artifact is reached; every step that reads the artifact is told."""
 _DRIVER_DEFAULTS = {
     "runtime-config": "",
     "task": "",
@@ -62,11 +47,6 @@ _RETRIES = {
 
 _EQUALS = re.compile(r"inputs\.parameter_values\['(.+)'\] == '.*'")
 """A branch's condition, as kfp writes it."""
-
-
-def to_json(value: Any) -> str:
-    """Write JSON as compact as Kubeflow and Argo do."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 def whole_numbers(value: Any) -> Any:
@@ -93,16 +73,6 @@ def is_exit(task: Json) -> bool:
     return task.get("triggerPolicy", {}).get("strategy") == "ALL_UPSTREAM_TASKS_COMPLETED"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scope:
-    """What a DAG or a task was told: the values behind its inputs."""
-
-    place: str = ""
-    """Tells the iterations of a loop apart."""
-    parameters: Json = field(default_factory=dict[str, Any])
-    artifacts: Json = field(default_factory=dict[str, Any])
-
-
 @dataclass(kw_only=True)
 class Run:
     """A run in which every step succeeds at once.
@@ -122,9 +92,14 @@ class Run:
     """What Argo has written down of each node, by its id."""
 
     @property
+    def pipeline_name(self) -> str:
+        """As the pipeline calls itself."""
+        return self.pipeline["pipelineInfo"]["name"]
+
+    @property
     def name(self) -> str:
         """As Kubeflow names the workflow: the pipeline, and five letters."""
-        return f"{self.pipeline['pipelineInfo']['name'].rpartition('/')[2]}-xxxxx"
+        return f"{self.pipeline_name.rpartition('/')[2]}-xxxxx"
 
     @property
     def runtime_config(self) -> str:
@@ -272,7 +247,16 @@ class Run:
         inputs.append({"name": "iteration-index", "default": "-1", "value": "-1"})
         settings = to_json(kubernetes) if kubernetes else ""
         inputs.append({"name": "kubernetes-config", "default": "", "value": settings})
-        patch = to_json(self._pod(key, component, executor["container"], kubernetes, scope))
+        patch = to_json(
+            pod_spec_patch(
+                self.pipeline_name,
+                component,
+                executor["container"],
+                kubernetes,
+                scope,
+                outputs=scope.place_of(self.pipeline_name, key),
+            )
+        )
         answers = {"pod-spec-patch": patch, "cached-decision": "false", "condition": "true"}
         driver = self._template(
             f"{path}.{key}-driver", "system-container-driver", path, inputs, answers
@@ -290,54 +274,6 @@ class Run:
         self._hang(driver, [f"{path}.{key}"])
         self._hang(dag, [inside])
         return self._close(dag, [pod])
-
-    def _pod(
-        self, key: str, component: Json, container: Json, kubernetes: Json, scope: Scope
-    ) -> Json:
-        """Write a driver's answer: `initPodSpecPatch` and `extendPodSpecPatch` in its source."""
-        values = _resolve(scope.parameters, scope.parameters)
-        place = self._place(scope, key)
-        outputs = component.get("outputDefinitions", {})
-        logs = {"artifactType": {"schemaTitle": "system.Artifact"}}
-        artifacts = {**outputs.get("artifacts", {}), "executor-logs": logs}
-        told = {
-            "inputs": {"parameterValues": values, "artifacts": scope.artifacts},
-            "outputs": {
-                "parameters": {
-                    name: {"outputFile": f"/tmp/kfp/outputs/{name}"}
-                    for name in outputs.get("parameters", {})
-                },
-                "artifacts": {
-                    name: _one(name=name, type=spec["artifactType"], uri=f"{place}/{name}")
-                    for name, spec in artifacts.items()
-                },
-                "outputFile": f"{place.replace('minio://', '/minio/')}/output_metadata.json",
-            },
-        }
-        main: Json = {
-            "name": "main",
-            "image": container["image"],
-            "command": [
-                *("/kfp-launcher/launch", "--executor_type", "container"),
-                *("--pipeline_name", self.pipeline["pipelineInfo"]["name"]),
-                *("--run_id", _unique(self.name), "--execution_id", "4242"),
-                *("--executor_input", to_json(told), "--component_spec", to_json(component)),
-                *("--pod_name", "$(KFP_POD_NAME)", "--pod_uid", "$(KFP_POD_UID)"),
-                *("--ml_pipeline_server_address", "ml-pipeline.kubeflow"),
-                *("--ml_pipeline_server_port", "8887"),
-                *("--mlmd_server_address", "metadata-grpc-service.kubeflow"),
-                *("--mlmd_server_port", "8080", "--publish_logs", "true"),
-                *("--ml_pipeline_tls_enabled=false", "--metadata_tls_enabled=false"),
-                *("--ca_cert_path", "", "--cache_disabled=false", "--log_level", "1", "--"),
-            ],
-            "args": [*container.get("command", []), *container.get("args", [])],
-            "env": container.get("env", []),
-            "resources": container.get("resources", {}),
-        }
-        patch = _resolve({"containers": [main], **kubernetes}, values)
-        # Neither knows placeholders: they are JSON inside of the command.
-        patch["containers"][0]["command"] = main["command"]
-        return patch
 
     # What tasks hand on.
 
@@ -358,46 +294,28 @@ class Run:
         artifacts: Json = {}
         for name, source in inputs.get("artifacts", {}).items():
             if "componentInputArtifact" in source:
-                artifacts[name] = scope.artifacts.get(source["componentInputArtifact"], _one())
+                artifacts[name] = scope.artifacts.get(
+                    source["componentInputArtifact"], {"artifacts": []}
+                )
                 continue
             origin = source["taskOutputArtifact"]
             producer = parent["dag"]["tasks"][origin["producerTask"]]
             count = self.iterations if "parameterIterator" in producer else 1
-            found = [self._artifact(origin, scope, index) for index in range(count)]
-            artifacts[name] = {"artifacts": found}
+            key = origin["outputArtifactKey"]
+            places = [self._place(scope, origin, index) for index in range(count)]
+            artifacts[name] = {"artifacts": [artifact(key, place) for place in places]}
         return Scope(place=scope.place, parameters=parameters, artifacts=artifacts)
 
     def _output(self, origin: Json, parent: Json, scope: Scope) -> Any:
         producer = parent["dag"]["tasks"][origin["producerTask"]]
         outputs = self.component(producer).get("outputDefinitions", {}).get("parameters", {})
         kind = outputs.get(origin["outputParameterKey"], {}).get("parameterType")
-        uris = [
-            self._place(scope, f"{index}/{origin['producerTask']}") + "/dataset"
-            for index in range(self.iterations)
-        ]
+        uris = [f"{self._place(scope, origin, index)}/dataset" for index in range(self.iterations)]
         if "parameterIterator" in producer:
             return uris
         known = {"LIST": list(range(self.iterations)), "STRUCT": {}, "BOOLEAN": True}
         known |= {"NUMBER_INTEGER": 4096, "NUMBER_DOUBLE": 0.0123456789}
         return known.get(kind or "", uris[0] if uris else "")
-
-    def _artifact(self, origin: Json, scope: Scope, index: int) -> Json:
-        """Make up an artifact as large as those of our own components."""
-        key = origin["outputArtifactKey"]
-        place = self._place(scope, f"{index}/{origin['producerTask']}")
-        return {
-            "name": "424",
-            "type": {"instanceSchema": ""},
-            "uri": f"{place}/{key}",
-            "metadata": {
-                "display_name": key,
-                "fingerprint": (_unique(place) + _unique(key)).replace("-", ""),
-                "kind": key,
-                "rows": 4096,
-                "store_session_info": to_json(_SESSION),
-                "task": "multiclass",
-            },
-        }
 
     def _items(self, iterator: Json, scope: Scope) -> list[Any]:
         """List what a loop runs over; as many as asked for where only a run knows."""
@@ -406,11 +324,9 @@ class Run:
         found = found or scope.parameters.get(items.get("inputParameter", ""))
         return found if isinstance(found, list) and found else list(range(self.iterations))
 
-    def _place(self, scope: Scope, task: str) -> str:
-        """Make up where the outputs of a task lie."""
-        root = f"minio://mlpipeline/v2/artifacts/{self.pipeline['pipelineInfo']['name']}"
-        name = task.rpartition("/")[2]
-        return f"{root}/{_unique(self.name)}/{name}/{_unique(scope.place + task)}"
+    def _place(self, scope: Scope, origin: Json, index: int) -> str:
+        """Make up where another task's outputs lie."""
+        return scope.place_of(self.pipeline_name, origin["producerTask"], index)
 
     # What Argo writes down.
 
@@ -434,12 +350,14 @@ class Run:
         told: Json = {"inputs": {"parameters": inputs}} if inputs else {}
         if kind == "Pod":
             log = f"private-artifacts/kubeflow/{self.name}/2026/01/01/{self._id(path)}/main.log"
-            told["outputs"] = {"artifacts": [{"name": "main-logs", "s3": {"key": log}}]}
-            told["outputs"]["exitCode"] = "0"
-            told["outputs"]["parameters"] = [
-                {"name": name, "value": value, "valueFrom": _answer_file(name)}
-                for name, value in (answers or {}).items()
-            ]
+            told["outputs"] = {
+                "artifacts": [{"name": "main-logs", "s3": {"key": log}}],
+                "exitCode": "0",
+                "parameters": [
+                    {"name": name, "value": value, "valueFrom": _answer_file(name)}
+                    for name, value in (answers or {}).items()
+                ],
+            }
         attempt = f"{path}(0)"
         self._node(path, template, boundary, "Retry", told)
         self._node(attempt, template, boundary, kind, {**told, "nodeFlag": {"retried": True}})
@@ -484,25 +402,5 @@ class Run:
 _PARENT = {"name": "parent-dag-id", "value": "42"}
 
 
-def _one(**artifact: Any) -> Json:
-    return {"artifacts": [artifact]}
-
-
 def _answer_file(name: str) -> Json:
     return {"path": f"/tmp/outputs/{name}", "default": ""}
-
-
-def _unique(text: str) -> str:
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, text))
-
-
-def _resolve(value: Any, parameters: Json) -> Any:
-    """Put parameters where placeholders name them."""
-    if isinstance(value, Mapping):
-        return {key: _resolve(one, parameters) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_resolve(one, parameters) for one in value]
-    if not isinstance(value, str) or "{{$.inputs.parameters" not in value:
-        return value
-    pattern = r"\{\{\$\.inputs\.parameters\[['\"](.+?)['\"]\]\}\}"
-    return re.sub(pattern, lambda found: str(parameters.get(found[1], "")), value)
