@@ -50,7 +50,8 @@ class Processes:
     ) -> None:
         assert self._watchman is not None
         assert self._watchman.stdin is not None
-        self._watchman.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._watchman.stdin.close()
         self._watchman.wait()
 
     @contextlib.contextmanager

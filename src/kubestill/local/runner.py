@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import kfp
 from kfp import local
 from kfp.local import io as kfp_io
 from kfp.local import pipeline_orchestrator, task_dispatcher
@@ -54,8 +55,10 @@ def run_pipeline(
 
     Raises:
         InvalidInput: The arguments are more than Kubeflow's API takes.
+        KubestillError: kfp is too old, or no Docker engine answers.
         KeyboardInterrupt: Somebody ended the run by Ctrl-C or SIGTERM; its steps are over.
     """
+    _check_kfp()
     _check_size(arguments)
     if containers:
         containers.check()
@@ -105,6 +108,14 @@ def _typed_modules(arguments: Mapping[str, Any]) -> list[str]:
             and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", value)
         }
     )
+
+
+def _check_kfp() -> None:
+    """Refuse a kfp whose local orchestrator lacks what a run stands on, such as exit handlers."""
+    if not hasattr(kfp_io.IOStore, "put_task_status"):
+        raise KubestillError(
+            f"kfp {kfp.__version__}: running here takes 2.17.0 or later; pip install -U kfp"
+        )
 
 
 def _check_size(arguments: Mapping[str, Any]) -> None:

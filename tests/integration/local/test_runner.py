@@ -6,6 +6,7 @@
 import pytest
 from kfp import compiler, dsl
 
+from kubestill.errors import KubestillError
 from kubestill.local import run_pipeline
 
 IMAGE = "kubestill:test"
@@ -165,3 +166,11 @@ def test_an_unknown_pipeline_is_answered_with_the_nearest(kubestill):
     done = kubestill("run", "distilation")
     assert done.returncode == 1
     assert "did you mean 'distillation'?" in done.stderr
+
+
+def test_a_kfp_that_cannot_run_pipelines_here_is_refused(tmp_path, monkeypatch):
+    from kfp.local import io
+
+    monkeypatch.delattr(io.IOStore, "put_task_status")
+    with pytest.raises(KubestillError, match=r"running here takes 2\.17\.0 or later"):
+        run_pipeline(speeches.pipeline_spec, {}, root=str(tmp_path))
