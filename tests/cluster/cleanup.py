@@ -1,8 +1,9 @@
-"""Remove what a test session has made: schedules, runs, versions, pipelines, objects in the store."""
+"""Remove what a test session has made: schedules, runs, versions, pipelines and objects."""
 
 from __future__ import annotations
 
-from cluster import ENDED, Cluster, wait_for
+from session import ENDED, Cluster, wait_for
+
 from kubestill.errors import KubestillError
 
 

@@ -18,9 +18,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from cleanup import clean, existing_versions  # noqa: E402
-from cluster import Cluster, connect  # noqa: E402
 from double import Double, double  # noqa: E402
 from kube import Pods  # noqa: E402
+from session import Cluster, connect  # noqa: E402
 
 from kubestill.errors import KubestillError  # noqa: E402
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from double_pods import serve_pods
+
 from kubeflow import Kubeflow, _Handler  # pyright: ignore[reportPrivateUsage]
 from kubeflow_runs import ENDED, Workflow
 
@@ -33,7 +34,7 @@ _HERE = Path(__file__).parent
 _FASTER = 15.0
 """Schedules fire this much sooner than they say."""
 _ETCD_BYTES = 1_000_000
-"""Of node status; beyond it Argo compresses the nodes, and Kubeflow's list of tasks stands still."""
+"""Of node status; beyond it Argo compresses the nodes, and the API's list of tasks stands still."""
 _POD_BYTES = 4_000
 """Of node status, for each task, besides four copies of its command."""
 _POD_TOKEN = "the-token-of-a-pod"
@@ -64,7 +65,9 @@ class Task:
 class Player:
     """Plays one run: starts its process, and moves the run's nodes by what that tells."""
 
-    def __init__(self, folder: Path, workflow: Workflow, job: dict[str, Any], inside: dict[str, str]):
+    def __init__(
+        self, folder: Path, workflow: Workflow, job: dict[str, Any], inside: dict[str, str]
+    ):
         self.workflow = workflow
         self.tasks: dict[str, Task] = {}
         """By the folders of their outputs."""
@@ -283,7 +286,10 @@ class Double(Kubeflow):
             }
             token = self.folder / "token-of-pods"
             token.write_text(_POD_TOKEN)
-            inside = {"KUBESTILL_PIPELINES_API": self.host, "KF_PIPELINES_SA_TOKEN_PATH": str(token)}
+            inside = {
+                "KUBESTILL_PIPELINES_API": self.host,
+                "KF_PIPELINES_SA_TOKEN_PATH": str(token),
+            }
             self.running[record["run_id"]] = Player(self.folder, workflow, job, inside)
         self.running[record["run_id"]].play()
 

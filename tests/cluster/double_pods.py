@@ -1,4 +1,4 @@
-"""The part of Kubernetes' API that concerns pods: list, read, delete, events, and a command in one."""
+"""What Kubernetes' API has for pods: lists, deletion, events, and a command in one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 import yaml
-
 from execute import DELETED
 from podspec import LABELS
 

@@ -25,10 +25,10 @@ from google.protobuf import json_format
 from kfp.local import status
 from kfp.local.orchestrator import task_executor
 from kfp.pipeline_spec import pipeline_spec_pb2
+from podspec import build_pod_spec, why_unschedulable
 
 from kubestill.local import run_pipeline, runner, tasks, with_defaults
 from kubestill.local.backend import Artifact, read_outputs
-from podspec import build_pod_spec, why_unschedulable
 
 _DONE = ".succeeded"
 DELETED = ".deleted"

@@ -7,8 +7,7 @@ import re
 from typing import Any
 
 from kubernetes import client, config, stream
-
-from cluster import wait_for
+from session import wait_for
 
 KILL = """
 import os, signal, sys

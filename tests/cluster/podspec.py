@@ -101,7 +101,9 @@ def _resources(asked: Mapping[str, Any], filled: Any) -> dict[str, Any]:
         for name, key in (("cpu", "resourceCpuRequest"), ("memory", "resourceMemoryRequest"))
         if key in asked
     }
-    limits = {"memory": filled(asked["resourceMemoryLimit"])} if "resourceMemoryLimit" in asked else {}
+    limits = (
+        {"memory": filled(asked["resourceMemoryLimit"])} if "resourceMemoryLimit" in asked else {}
+    )
     accelerator = asked.get("accelerator", {})
     if count := filled(accelerator.get("resourceCount", "")):
         limits[filled(accelerator["resourceType"])] = count

@@ -1,4 +1,4 @@
-"""Pipelines of a stranger, as the docs tell to write them: each shows one thing that a cluster does.
+"""Pipelines of a stranger, as the docs tell to write them: each shows one thing of a cluster.
 
 Their names begin with the session's mark, so that whatever is left of them can be told.
 """
@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 from kfp import compiler, dsl
+from session import Cluster
 
-from cluster import Cluster
 from kubestill.components import generate_synthetic, train_student
 
 _PADDING = "PADDING"
@@ -201,9 +201,7 @@ class Probes:
         return path
 
     def _component(self, function: Callable[..., Any]) -> Any:
-        return dsl.component(
-            function, base_image=self._cluster.image, install_kfp_package=False
-        )
+        return dsl.component(function, base_image=self._cluster.image, install_kfp_package=False)
 
     def _plain(self, task: Any, retries: int = 0) -> Any:
         """Ask for little, run in our image, and never skip."""

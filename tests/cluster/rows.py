@@ -6,8 +6,7 @@ import io
 
 import numpy as np
 import pandas as pd
-
-from cluster import Cluster
+from session import Cluster
 
 ROWS = 1500
 

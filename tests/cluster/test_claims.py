@@ -1,4 +1,4 @@
-"""A window of rows belongs to the run that took it while that run lives, and not a moment longer."""
+"""A window of rows belongs to the run that took it while that run lives, and no longer."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from rows import ROWS, parameters, put_month
+from session import Cluster, wait_for
 
-from cluster import Cluster, wait_for
 from kubestill.errors import KubestillError
 from kubestill.runtime.registry import open_registry
-from rows import ROWS, parameters, put_month
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 

@@ -1,15 +1,14 @@
-"""A run with more nodes than Argo keeps as they are: its end is told, and that the list stands still."""
+"""A run with more nodes than Argo keeps as they are: its end is told, and what is not known."""
 
 import pytest
-
-from cluster import ENDED, Cluster
 from probes import Probes
+from session import ENDED, Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 STEPS = 12
 PADDING = 30_000
-"""Bytes of each command, of which Argo keeps four copies: 1.4 MB, and compressed next to nothing."""
+"""Bytes of each command, of which Argo keeps four copies: 1.4 MB, compressed next to nothing."""
 
 
 def test_a_run_whose_list_stands_still_is_followed_to_its_end(cluster: Cluster) -> None:

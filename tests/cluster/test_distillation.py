@@ -4,8 +4,8 @@ import re
 from collections import Counter
 
 import pytest
+from session import Cluster, Done
 
-from cluster import Cluster, Done
 from kubestill.runtime.data.dataset import Dataset
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]

@@ -6,10 +6,9 @@ import json
 from collections import Counter
 
 import pytest
-
-from cluster import Cluster, Done
 from probes import Probes
 from rows import parameters
+from session import Cluster, Done
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 

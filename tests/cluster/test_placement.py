@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-
-from cluster import Cluster, Command, find_run, wait_for
 from kube import Pods
+from session import Cluster, Command, find_run, wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 

@@ -6,12 +6,12 @@ import hashlib
 import re
 
 import pytest
-
-from cluster import Cluster, wait_for
 from kube import Pods
+from probes import Probes
+from session import Cluster, wait_for
+
 from kubestill.errors import KubestillError
 from kubestill.runtime.checkpoints.inspection import describe
-from probes import Probes
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
@@ -54,7 +54,9 @@ class Training:
         """At which steps attempts took over, as their pods' logs say it."""
         names = [pod["metadata"]["name"] for pod in pods.executors(self.run_id, TASK)]
         said = "\n".join(self._cluster.log(self.run_id, name) for name in names)
-        return [int(step.replace(",", "")) for step in re.findall(r"resuming from step ([\d,]+)", said)]
+        return [
+            int(step.replace(",", "")) for step in re.findall(r"resuming from step ([\d,]+)", said)
+        ]
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,8 @@ from collections import Counter
 from typing import Any
 
 import pytest
-
-from cluster import Cluster, Done
 from rows import ROWS, parameters, put_month
+from session import Cluster, Done
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
 
@@ -86,9 +85,7 @@ def test_a_challenger_that_learned_nothing_is_rejected(place: Cluster) -> None:
 
 def test_a_decayed_champion_is_replaced(place: Cluster) -> None:
     done = run(place, "2013-05-01")
-    entry = check(
-        place, done, "promoted", champions=2, steps=("finetune-fresh", "promote-model")
-    )
+    entry = check(place, done, "promoted", champions=2, steps=("finetune-fresh", "promote-model"))
     assert entry["version"] == 2
 
 

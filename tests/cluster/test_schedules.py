@@ -6,9 +6,8 @@ import time
 from typing import Any
 
 import pytest
-
-from cluster import Cluster, wait_for
 from probes import Probes
+from session import Cluster, wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 

@@ -4,8 +4,7 @@ import json
 from collections import Counter
 
 import pytest
-
-from cluster import Cluster, Done
+from session import Cluster, Done
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 

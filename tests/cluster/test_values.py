@@ -5,9 +5,8 @@ from collections import Counter
 from typing import Any
 
 import pytest
-
-from cluster import Cluster
 from probes import Probes
+from session import Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

@@ -241,7 +241,7 @@ class Cluster:
     def wait_for_end(self, run_id: str, seconds: float = PATIENCE_S) -> str:
         """Wait until the server says that a run is over; returns its state."""
         return wait_for(
-            lambda: (state if (state := self.state(run_id)) in ENDED else None),
+            lambda: state if (state := self.state(run_id)) in ENDED else None,
             f"run {run_id} to end",
             seconds,
         )
