@@ -599,6 +599,7 @@ def test_the_ledger_remembers_every_attempt_and_what_ended_it(
     why = "killed by SIGSEGV at s3://***@b"
     assert f"attempt 2 takes over from attempt 1: {why}" in said
     assert attempts(tmp_path) == [(1, None, why), (2, 2, "")]
+    assert show(str(tmp_path))[0]["before"] == [f"attempt 1: {why}"]
     assert [(a["number"], a["resumed_from"], a["ended"]) for a in told] == attempts(tmp_path)
     assert began <= told[0]["began"] <= told[0]["last_sign"] <= told[1]["began"] <= time.time()
 

@@ -114,8 +114,8 @@ def show(uri: str) -> list[Json]:
     """Return what each ledger at or below `uri` says about its training besides the checkpoints.
 
     `training`, `uri`, `status` (`finished`, `failed: …`, `open`, or why there is no ledger to
-    read), `attempt`, `owner`, `last_sign` (ISO 8601, UTC), `checkpoints` (how many), `bytes`,
-    `notices`. Raises what `describe` raises.
+    read), `attempt`, `owner`, `before` (what ended each earlier attempt), `last_sign` (ISO 8601,
+    UTC), `checkpoints` (how many), `bytes`, `notices`. Raises what `describe` raises.
     """
     rows: list[Json] = []
     for training in _trainings(uri):
@@ -130,6 +130,7 @@ def show(uri: str) -> list[Json]:
                 "status": _status(found) if isinstance(found, Ledger) else _why(found),
                 "attempt": attempt.number if attempt else 0,
                 "owner": attempt.owner if attempt else "",
+                "before": [f"attempt {one.number}: {one.ended}" for one in ledger.past],
                 "last_sign": beat_at.isoformat(timespec="seconds"),
                 "checkpoints": len(ledger.entries),
                 "bytes": sum(entry.bytes for entry in ledger.entries),
