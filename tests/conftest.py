@@ -18,6 +18,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # Hundreds of processes import the package: compile it once, whatever the machine's habit is.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+# The tests' own networks and systems: what was made here may name them.
+os.environ["KUBESTILL_TRUST"] = "bench,branching,certified_parts,gated_networks,own_networks"
+
 # Test modules are imported by path, so that the helpers beside this file need one, too.
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -55,7 +55,7 @@ def _import(name: str) -> Any:
         else:
             message = f"no module {error.name!r}; {_nearest_module(error.name)}"
         raise ImportError(message) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         said = f"{type(error).__name__}: {error}"
         raise ImportError(f"importing {name} raised {said}") from error
 

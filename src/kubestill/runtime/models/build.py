@@ -151,7 +151,7 @@ def _call(
             raise InvalidInput(
                 Problem(f"network_args.{p.field}", p.value, p.remedy) for p in error.problems
             ) from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             refused = isinstance(error, TypeError) and "num_classes" in str(error)
             if attempt is attempts[-1] or not refused:
                 remedy = f"{network} raised {type(error).__name__}: {error}"
@@ -169,7 +169,7 @@ def _prove(
     try:
         with torch.no_grad():
             result: object = network(features)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         remedy = f"failed on a batch of shape {given} with {type(error).__name__}: {error}"
         raise InvalidInput([Problem("network", name, remedy)]) from error
     finally:

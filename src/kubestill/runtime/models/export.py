@@ -1,7 +1,7 @@
 """A model as a folder: `model.safetensors`, `training.json` where there is one, `model.json` last.
 
-Loading executes nothing from the store: weights are safetensors, the rest is JSON, and the import
-path of a user's network may only name network factories (see `resolve`).
+Loading executes nothing from the store: weights are safetensors, the rest is JSON, and what is not
+vouched for on this side is not even imported (see `kubestill.runtime.trust`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -135,16 +135,18 @@ def _publish(path: str, content: bytes) -> None:
     os.replace(temporary, path)
 
 
-def load_model(uri: str, *, device: str = "cpu") -> Predictor:
+def load_model(uri: str, *, device: str = "cpu", trust: Iterable[str] = ()) -> Predictor:
     """Load an exported model as something that is called on a DataFrame.
 
     Args:
         uri: The folder of the export: a local path or `gs://...`.
         device: Where it computes: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
+        trust: Packages whose networks the file may name, besides those of this package, those that
+            are registered as entry points, and those of `KUBESTILL_TRUST`.
 
     Raises:
-        InvalidInput: There is no such device here, no model there, or its network cannot be
-            imported here.
+        InvalidInput: There is no such device here, no model there, or its network is not vouched
+            for or cannot be imported here.
         CorruptData: The files are damaged, do not belong together, or are of a later format.
         StoreError: The store did not answer.
     """
@@ -156,7 +158,7 @@ def load_model(uri: str, *, device: str = "cpu") -> Predictor:
         raise CorruptData(
             f"{uri}/{WEIGHTS_FILE}: SHA-256 {found}, but {SPEC_FILE} says {spec.digest}"
         )
-    model = Model.from_spec(spec)
+    model = Model.from_spec(spec, trust=trust)
     try:
         model.load_state_dict(safetensors.torch.load(files[WEIGHTS_FILE]))
     except (SafetensorError, RuntimeError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kubestill.errors import CorruptData, InvalidInput, Problem
+from kubestill.runtime import trust as trusted
 from kubestill.runtime.data.decode import RawLayout
 from kubestill.runtime.data.schema import Schema
 from kubestill.runtime.models.build import build
@@ -153,18 +154,27 @@ class Model(nn.Module):
         return cls(spec, encoder, built.network, decoder)
 
     @classmethod
-    def from_spec(cls, spec: ModelSpec) -> Model:
+    def from_spec(cls, spec: ModelSpec, *, trust: Iterable[str] = ()) -> Model:
         """Rebuild the architecture; the weights are to be loaded.
+
+        Args:
+            spec: From a file, which may name no code but what is vouched for; see
+                `kubestill.runtime.trust`.
+            trust: Packages that the caller vouches for.
 
         Raises:
             CorruptData: The spec is damaged.
-            InvalidInput: The user's network cannot be imported here, or is not what it was.
+            InvalidInput: Nobody vouches for the network, it cannot be imported here, or it is not
+                what it was.
         """
         try:
             encoder, decoder = Encoder.from_spec(spec.encoder), Decoder.from_spec(spec.decoder)
             factory, args, source = (spec.network[key] for key in ("factory", "args", "source"))
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptData(f"model spec: {type(error).__name__}: {error}") from error
+        if not isinstance(factory, str) or not isinstance(args, Mapping):
+            raise CorruptData(f"model spec: network {spec.network!r:.120}")
+        trusted.check_trusted(factory, field="network", group=trusted.NETWORKS, trust=trust)
         model = cls.create(
             spec.schema, encoder=encoder, decoder=decoder, network=factory, network_args=args
         )

@@ -1,9 +1,8 @@
 """From what the user wrote, a name or an import path, to a network factory and its arguments.
 
-An import path is recorded in `model.json` and followed again by whoever loads that file, so it may
-only name what makes networks: a subclass of `torch.nn.Module`, or a function whose return
-annotation is one. Otherwise a forged file could call any function of the image, `os.system`
-included.
+An import path is recorded in `model.json` and followed again by whoever loads that file and vouches
+for its package (`kubestill.runtime.trust`). It may only name what makes networks: a subclass of
+`torch.nn.Module`, or a function whose return annotation is one.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from typing import Any
 from torch import nn
 
 from kubestill.errors import InvalidInput, Problem, nearest
+from kubestill.runtime import trust
 from kubestill.runtime.arguments import import_factory, type_hints
 from kubestill.runtime.models.networks import NETWORKS
 
@@ -29,6 +29,9 @@ Factory = Callable[..., nn.Module]
 def resolve_network(network: str) -> Factory:
     """Return the factory called `network`: a name such as "mlp", or "package.module:attribute".
 
+    Names are those of this package and those that installed packages register as entry points of
+    the group `kubestill.networks`.
+
     Raises:
         InvalidInput: No such name, module or attribute (with the nearest), or not a network
             factory.
@@ -36,11 +39,18 @@ def resolve_network(network: str) -> Factory:
     if ":" not in network:
         if network in NETWORKS:
             return NETWORKS[network]
-        remedy = nearest(network, NETWORKS) + "; or give an import path, 'package.module:attribute'"
+        found = trust.find_registered(trust.NETWORKS, network)
+        if found is not None:
+            return _checked(network, found)
+        known = [*NETWORKS, *trust.registered(trust.NETWORKS)]
+        remedy = nearest(network, known) + "; or give an import path, 'package.module:attribute'"
         raise _invalid(network, remedy)
     if re.split("[.:]", network)[0] in sys.stdlib_module_names:
         raise _invalid(network, "a module of the standard library makes no networks")
-    found = import_factory(network, field="network")
+    return _checked(network, import_factory(network, field="network"))
+
+
+def _checked(network: str, found: Any) -> Factory:
     if not _makes_networks(found):
         remedy = (
             "must be a subclass of torch.nn.Module, or a function annotated to return one "

@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr, suppress
 from importlib.util import find_spec
 from typing import Literal
@@ -55,7 +55,7 @@ def check_serving(serving: Serving, field: str) -> None:
         raise InvalidInput([Problem(field, serving, remedy)])
 
 
-def add_serving_file(folder: str, serving: Serving) -> None:
+def add_serving_file(folder: str, serving: Serving, *, trust: Iterable[str] = ()) -> None:
     """Write `model.onnx` or `model.pt2` beside an exported model; "none" writes nothing.
 
     Not every network can be exported, and whether one can shows only here, after the training. The
@@ -64,6 +64,7 @@ def add_serving_file(folder: str, serving: Serving) -> None:
     Args:
         folder: Of an export.
         serving: Which file.
+        trust: Packages that the caller vouches for; see `load_model`.
 
     Raises:
         OSError: The file cannot be written.
@@ -71,7 +72,7 @@ def add_serving_file(folder: str, serving: Serving) -> None:
     if serving == "none":
         return
     name, export = _EXPORTS[serving]
-    model = load_model(folder).model
+    model = load_model(folder, trust=trust).model
     # A folder, since both exporters care about the file's name.
     with tempfile.TemporaryDirectory(prefix=".serving-", dir=folder) as draft:
         try:

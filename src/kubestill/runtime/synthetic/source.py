@@ -51,7 +51,7 @@ def load_source(path: str, settings: Mapping[str, Any]) -> Source:
     factory = import_factory(path, field="method")
     try:
         source = factory(**settings)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         _refuse("settings", dict(settings), f"{path} raised {_said(error)}", error)
     if not isinstance(getattr(source, "schema", None), Schema):
         _refuse("method", path, "give it an attribute `schema` (kubestill.runtime.data.schema)")
@@ -60,9 +60,9 @@ def load_source(path: str, settings: Mapping[str, Any]) -> Source:
     return source
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _refuse(field: str, value: object, remedy: str, cause: Exception | None = None) -> NoReturn:
+def _refuse(field: str, value: object, remedy: str, cause: BaseException | None = None) -> NoReturn:
     raise InvalidInput([Problem(field, value, remedy)]) from cause

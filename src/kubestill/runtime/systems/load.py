@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kubestill.errors import InvalidInput, Problem, nearest
+from kubestill.runtime import trust
 from kubestill.runtime.arguments import fit_arguments, import_factory
 from kubestill.runtime.systems.domain import Domain
 from kubestill.runtime.systems.system import Output, System
@@ -44,7 +45,7 @@ def load_system(system: str, args: Mapping[str, Any] | None = None) -> System:
             Problem(f"system_args.{problem.field}", problem.value, problem.remedy)
             for problem in error.problems
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         remedy = f"{system} raised {type(error).__name__}: {error}"
         raise InvalidInput([Problem("system_args", arguments, remedy)]) from error
     if not isinstance(made, System):
@@ -63,8 +64,11 @@ def import_system(system: str) -> Callable[..., Any]:
     """
     path = system
     if ":" not in system:
+        if system not in BUILTIN and (found := trust.find_registered(trust.SYSTEMS, system)):
+            return found
         if system not in BUILTIN:
-            remedy = nearest(system, BUILTIN) + "; or give an import path, 'package.module:Name'"
+            known = [*BUILTIN, *trust.registered(trust.SYSTEMS)]
+            remedy = nearest(system, known) + "; or give an import path, 'package.module:Name'"
             raise _invalid(system, remedy)
         path = f"{__package__}.{BUILTIN[system]}"
     return import_factory(path, field="system", named=system)

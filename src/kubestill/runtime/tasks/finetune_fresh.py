@@ -24,6 +24,7 @@ from kubestill.runtime.training.engine import Start, below
 from kubestill.runtime.training.job import Preset, check_job
 from kubestill.runtime.training.prepare import resolve_loss
 from kubestill.runtime.training.run import Keeping, Origin, Ports, check_resume, train
+from kubestill.runtime.trust import NETWORKS, check_trusted
 
 _OPTIMIZER = ("optimizer", "optimizer_args")
 _SCHEDULE = ("learning_rate", "schedule", "schedule_args", "schedule_unit", "warmup_steps")
@@ -78,6 +79,8 @@ def finetune_fresh(
     _check_own(shrink, perturb, replay_share, keep_schedule, settings, problems)
     check_resume(resume, problems)
     chosen, before = _read(checkpoint, problems)
+    if before and not _is_trusted(before, problems):
+        before = None
     older = _older(replay, replay_share, problems)
     names = ("network", "network_args")
     names += (_OPTIMIZER if keep_optimizer else ()) + (_SCHEDULE if keep_schedule else ())
@@ -130,6 +133,15 @@ def finetune_fresh(
             summary=summary,
         )
         return train(preset.name, job, ports=ports, keeping=keeping, origin=origin)
+
+
+def _is_trusted(before: dict[str, Any], problems: Problems) -> bool:
+    """Note a network that the checkpoint names and nobody vouches for: it must not be imported."""
+    noted = len(problems)
+    with problems.collect():
+        for named in (before["settings"]["network"], before["model_spec"]["network"]["factory"]):
+            check_trusted(str(named), field="checkpoint.network", group=NETWORKS)
+    return len(problems) == noted
 
 
 def _check_own(

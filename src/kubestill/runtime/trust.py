@@ -1,0 +1,123 @@
+"""Which code a file from a store may name.
+
+A model or a dataset remembers the network or the system that made it, by name, and whoever reads it
+calls what stands there. Anybody who may write to the store could name anything. So nothing that a
+file names is imported, let alone called, unless somebody on this side vouches for it:
+
+    vouched for by                                       what
+    this package                                         its own networks and systems
+    an installed package                                 names it registers as entry points
+                                                         (`kubestill.networks`, `kubestill.systems`)
+    the image, `KUBESTILL_TRUST=my_pkg,other`            modules in these packages
+    the caller, `load_model(..., trust=("my_pkg",))`     modules in these packages
+    `kubestill run`, for its own steps                   modules its own parameters name
+
+What a user types into a call is the user's own word and needs no voucher.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterable
+from importlib.metadata import entry_points
+from typing import Any
+
+from kubestill.errors import InvalidInput, Problem
+
+__all__ = [
+    "NETWORKS",
+    "SYSTEMS",
+    "TRUST",
+    "TYPED",
+    "check_trusted",
+    "find_registered",
+    "registered",
+]
+
+TRUST = "KUBESTILL_TRUST"
+"""Environment variable: packages, by commas, whose modules a file may name. Never looked up in the
+current folder."""
+TYPED = "KUBESTILL_TYPED"
+"""Environment variable that `kubestill run` sets for its steps: modules its parameters name."""
+NETWORKS = "kubestill.networks"
+SYSTEMS = "kubestill.systems"
+
+
+def check_trusted(path: str, *, field: str, group: str, trust: Iterable[str] = ()) -> None:
+    """Refuse an import path that a file names and nobody vouches for; imports nothing.
+
+    Args:
+        path: `package.module:attribute`; a name without a colon is somebody else's to look up.
+        field: What the message calls it.
+        group: The entry points that would vouch for it: `NETWORKS` or `SYSTEMS`.
+        trust: Packages that the caller vouches for.
+
+    Raises:
+        InvalidInput: With the three ways to vouch for it.
+    """
+    module, colon, _ = path.partition(":")
+    if not colon:
+        return
+    if isinstance(trust, str):
+        trust = (trust,)
+    if _is_within(module, [*trust, *_listed(TYPED)]):
+        return
+    package = module.partition(".")[0]
+    if not _is_within(module, _listed(TRUST)):
+        remedy = (
+            f"is named by a file, and nobody here vouches for it, so it is not even imported; if "
+            f"{package!r} is yours, set {TRUST}={package} in the image (ENV {TRUST}={package}), "
+            f"pass trust=({package!r},) to load_model, or register it as an entry point of the "
+            f"group {group!r}"
+        )
+        raise InvalidInput([Problem(field, path, remedy)])
+    if _lies_in_current_folder(package):
+        remedy = (
+            f"would be imported from the current folder, where {TRUST} vouches for nothing; "
+            "install the package, or start elsewhere"
+        )
+        raise InvalidInput([Problem(field, path, remedy)])
+
+
+def registered(group: str) -> list[str]:
+    """Return the names that installed packages have registered."""
+    return sorted({point.name for point in entry_points(group=group)})
+
+
+def find_registered(group: str, name: str) -> Callable[..., Any] | None:
+    """Return what an installed package has registered under a name; None where none has.
+
+    Raises:
+        InvalidInput: It cannot be imported.
+    """
+    for point in entry_points(group=group, name=name):
+        try:
+            return point.load()
+        except Exception as error:
+            remedy = f"importing {point.value} raised {type(error).__name__}: {error}"
+            raise InvalidInput([Problem(group, name, remedy)]) from error
+    return None
+
+
+def _listed(variable: str) -> list[str]:
+    return [name.strip() for name in os.environ.get(variable, "").split(",") if name.strip()]
+
+
+def _is_within(module: str, packages: Iterable[str]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def _lies_in_current_folder(package: str) -> bool:
+    loaded = sys.modules.get(package)
+    try:
+        spec = loaded.__spec__ if loaded else importlib.util.find_spec(package)
+    except (ImportError, ValueError, AttributeError):
+        return False
+    if spec is None:
+        return False
+    folders = list(spec.submodule_search_locations or [])
+    folders += [spec.origin] if spec.origin and not folders else []
+    here = os.path.realpath(os.getcwd())
+    return any(os.path.realpath(os.path.dirname(folder)) == here for folder in folders)
