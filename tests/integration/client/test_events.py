@@ -1,4 +1,4 @@
-"""Pods that do not start, and why: out of Kubernetes' API, as far as the kube config lets us ask."""
+"""Pods that do not start, and why: from Kubernetes, as far as the kube config lets us ask."""
 
 import json
 import threading

@@ -133,7 +133,7 @@ def test_the_end_has_scores_reports_and_the_model(server, command, tmp_path, way
     assert output.splitlines()[-1].startswith(f"run {next(iter(server.runs))} succeeded")
 
 
-def test_the_ui_reads_from_google_by_wildcards(server, command):
+def test_the_ui_reads_from_google_by_wildcards(server, command, monkeypatch):
     def play(workflow: Workflow) -> None:
         run = workflow.record["run_id"]
         server.objects |= {f"b/greet/{run}/{name}": content for name, content in OUTPUTS.items()}
@@ -142,11 +142,9 @@ def test_the_ui_reads_from_google_by_wildcards(server, command):
 
     server.executor = play
     # Nobody answers there: without it, Google's own servers would be asked.
-    os.environ["STORAGE_EMULATOR_HOST"] = "http://127.0.0.1:9"
-    try:
-        output = command(*REMOTE, "--pipeline-root", "gs://b")
-    finally:
-        del os.environ["STORAGE_EMULATOR_HOST"]
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
+    monkeypatch.setattr("kubestill.client.files._DEADLINE_S", 0.5)
+    output = command(*REMOTE, "--pipeline-root", "gs://b")
     assert "0.93 red" in output
     assert "report: runs/greet/" in output
 

@@ -1,5 +1,8 @@
 """Where Kubeflow is and how to sign in, and that secrets never show."""
 
+import os
+import threading
+
 import pytest
 
 from kubestill.client import read_connection
@@ -83,4 +86,47 @@ def test_what_cannot_work_is_told_without_the_secret(tmp_path, given, config, sa
     file.write_text(config)
     with pytest.raises(InvalidInput, match=said) as error:
         read_connection(given, {"KUBESTILL_CONFIG": str(file)})
+    assert SECRET not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [
+        ("token", "a", "b"),
+        ("cookie", "session=a", "session=b"),
+        ("header", "X-Goog-IAP: a", "X-Goog-IAP: b"),
+    ],
+)
+def test_a_file_that_says_something_new_is_read_again(tmp_path, name, first, second):
+    file = tmp_path / "secret"
+    file.write_text(first)
+    connection = read_connection({"host": "h", name: f"@{file}"}, {})
+    assert connection.renewed() is None
+    file.write_text(second + "\n")
+    renewed = connection.renewed()
+    assert renewed is not None
+    assert getattr(renewed, name) == second
+    assert f" of {file}" in connection.way_in
+    for useless in ("", "two\nlines", "kein ascii: ä"):
+        file.write_text(useless)
+        assert renewed.renewed() is None
+    file.unlink()
+    assert renewed.renewed() is None
+
+
+def test_a_pipe_is_read_once(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("a",))
+    writer.start()
+    connection = read_connection({"host": "h", "token": f"@{pipe}"}, {})
+    writer.join()
+    assert connection.token == "a"
+    assert connection.renewed() is None
+
+
+@pytest.mark.parametrize("name", ["token", "cookie", "header"])
+def test_a_secret_that_no_header_can_hold_is_refused_without_being_shown(name):
+    with pytest.raises(InvalidInput, match=name) as error:
+        read_connection({"host": "h", name: f"A: {SECRET}\r\nB: x"}, {})
     assert SECRET not in str(error.value)
