@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from kfp import compiler, dsl
 
+from kubestill.local import processes
+
 IMAGE = "kubestill:test"
 
 
@@ -102,3 +104,21 @@ def test_steps_end_with_the_run(tmp_path: Path, number: int, stubborn: bool) -> 
     eventually(lambda: not any(runs(pid) for pid in pids))
     assert len(list(tmp_path.glob("asked-?"))) == 2, "they were asked first"
     assert len(list(tmp_path.glob("pids-?"))) == 2, "nothing was started afterwards"
+
+
+def test_a_step_that_does_not_listen_is_ended_and_no_other_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(processes, "GRACE_SECONDS", 0.2)
+    deaf = (
+        "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(99)"
+    )
+    command = [sys.executable, "-c", deaf]
+    with processes.Processes() as steps:
+        with steps.start(command, os.environ) as process:
+            assert process.stdout
+            process.stdout.readline()
+            steps.interrupt()
+        assert process.returncode == -signal.SIGKILL
+        with pytest.raises(KeyboardInterrupt), steps.start(command, os.environ):
+            pass
