@@ -164,6 +164,12 @@ def cluster_input(
     return executor_input
 
 
+def optional_artifacts(component: Any) -> tuple[str, ...]:
+    """Return the input artifacts that a component works without."""
+    known = component.component_spec.inputs or {}
+    return tuple(name for name, one in known.items() if one.optional and not _is_parameter(one))
+
+
 def output_artifacts(component: Any) -> dict[str, Any]:
     """Return the output artifacts of a component's interface."""
     made = component.component_spec.outputs or {}
@@ -208,7 +214,7 @@ def read_outputs(
         if name == LOGS:
             continue
         (one,) = port["artifacts"]
-        path = _find(artifact_types.Artifact(uri=one["uri"]).path, find or {})
+        path = _find(artifact_types.Artifact(uri=one["uri"]).path or "", find or {})
         artifacts[name] = Port(uri=one["uri"], path=path, metadata=one["metadata"])
     return Ended(parameters=written.get("parameterValues", {}), artifacts=artifacts)
 

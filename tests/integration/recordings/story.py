@@ -41,9 +41,10 @@ ROOT = "minio://mlpipeline/story"
 
 @dataclass(frozen=True, kw_only=True)
 class Chapter:
-    """One step that was told, and the registry around it."""
+    """One step that was told, and the registry that its run keeps, around it."""
 
     ended: Ended
+    registry: str
     before: dict[str, bytes]
     after: dict[str, bytes]
 
@@ -55,6 +56,7 @@ class Story:
     folder: Path
     bucket: Bucket
     told: dict[str, Chapter] = field(default_factory=dict[str, Chapter])
+    _registry: str = ""
 
     def recorded(self, name: str) -> Ended:
         """Tell a step of which there is a recording."""
@@ -76,12 +78,13 @@ class Story:
         if "uris" in parameters:
             parameters["uris"] = [self._share(uri) for uri in parameters["uris"]]
         found = find_component(component)
-        registry = parameters.get("registry")
+        # Steps that are not told of a registry may read what lies in it.
+        registry = self._registry = parameters.get("registry") or self._registry
         before = self.bucket.read(registry) if registry else {}
         executor_input = local_input(found, self.folder / task, inputs, parameters)
         ended = execute(found, executor_input)
         after = self.bucket.read(registry) if registry else {}
-        self.told[task] = Chapter(ended=ended, before=before, after=after)
+        self.told[task] = Chapter(ended=ended, registry=registry, before=before, after=after)
         return ended
 
     def same(self, task: str, as_task: str) -> None:
@@ -129,16 +132,17 @@ class Story:
         for name in output_artifacts(find_component(recording.component)).keys() - made.keys():
             kind = {"schemaTitle": "system.Artifact", "schemaVersion": "0.0.1"}
             made[name] = {"artifacts": [{"name": name, "type": kind, "uri": f"{folder}/{name}"}]}
-        self._restore(recording)
+        self.restore(recording)
         text = json.dumps(content)
         for recorded, mine in digests.items():
             text = text.replace(recorded, mine)
         return json.loads(text)
 
-    def _restore(self, recording: Recording) -> None:
+    def restore(self, recording: Recording) -> None:
         """Put the registry back to before this step, and take away what an earlier replay kept."""
-        if registry := recording.parameters.get("registry"):
-            self.bucket.restore(registry, self.told[recording.task].before)
+        chapter = self.told[recording.task]
+        if chapter.registry:
+            self.bucket.restore(chapter.registry, chapter.before)
         if root := recording.parameters.get("checkpoint_uri"):
             self.bucket.restore(root, {})
 
