@@ -81,6 +81,6 @@ def _probe(request: Request, system: System, shards: int) -> None:
     whole = duration(seconds / count * request.rows / shards)
     print(
         f"{count} rows solved in {duration(seconds)}; at that rate each of {shards} shards with "
-        f"{request.rows / shards:,.0f} rows takes {whole} on one core",
+        f"{request.rows / shards:,.0f} rows takes {whole} at most",
         flush=True,
     )
