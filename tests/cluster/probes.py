@@ -162,7 +162,7 @@ class Probes:
         """A quarter of a minute of training with frequent checkpoints, by our own components."""
 
         def pipeline(experiment: str, checkpoint_uri: str, steps: int = 2000):
-            rows = self._plain(generate_synthetic(system="heat", rows=4096, seed=1))
+            rows = self._plain(generate_synthetic(system="heat", rows=4096, seed=1), memory="1Gi")
             trained = self._plain(
                 train_student(
                     dataset=rows.outputs["dataset"],
@@ -174,6 +174,7 @@ class Probes:
                     experiment=experiment,
                     settings={"threads": 1, "checkpoints": {"recovery_seconds": 1.0}},
                 ),
+                memory="1Gi",
                 retries=3,
             )
             trained.after(rows)
@@ -203,10 +204,10 @@ class Probes:
     def _component(self, function: Callable[..., Any]) -> Any:
         return dsl.component(function, base_image=self._cluster.image, install_kfp_package=False)
 
-    def _plain(self, task: Any, retries: int = 0) -> Any:
+    def _plain(self, task: Any, *, memory: str = "256Mi", retries: int = 0) -> Any:
         """Ask for little, run in our image, and never skip."""
         task.set_container_image(self._cluster.image)
-        task.set_cpu_request("50m").set_memory_request("1Gi").set_memory_limit("1Gi")
+        task.set_cpu_request("50m").set_memory_request(memory).set_memory_limit(memory)
         if retries:
             task.set_retry(num_retries=retries, backoff_duration="5s", backoff_max_duration="48h")
         return task.set_caching_options(enable_caching=False)

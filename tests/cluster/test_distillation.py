@@ -79,8 +79,8 @@ def test_the_command_ends_with_the_scores(done: Done) -> None:
 def test_each_task_is_told_by_name_and_no_node_of_argo(done: Done) -> None:
     for task in STEPS:
         assert re.search(rf"\b{task}\b", done.out), f"{task} is missing in\n{done.out}"
-    strange = re.findall(r"\b(?:executor|\S+-driver|iteration-\S+|root)\b(?:\(\d+\))?", done.out)
-    assert not strange
+    nodes = r"(?<!\S)(?:executor|\S+-driver|iteration-\S+|root)(?:\(\d+\))?(?!\S)"
+    assert not re.findall(nodes, done.out)
 
 
 def test_the_student_lies_in_the_store(stored: Cluster, done: Done) -> None:
