@@ -101,7 +101,7 @@ class Step:
 
     def finish(self) -> str:
         """Wait for the end and return the output; fail unless it went well."""
-        self.process.wait(timeout=120)
+        self.process.wait(timeout=240)
         output = self.log.read_text()
         assert self.process.returncode == 0, output
         return output
@@ -111,7 +111,7 @@ class Step:
         return json.loads((self.task / "model" / "training.json").read_text())
 
 
-def wait_for(met: Callable[[], object], seconds: float = 60.0) -> None:
+def wait_for(met: Callable[[], object], seconds: float = 240.0) -> None:
     until = time.monotonic() + seconds
     while not met():
         assert time.monotonic() < until
@@ -190,7 +190,7 @@ def test_sigterm_to_the_step_saves_and_is_the_end(data: Path, tmp_path: Path) ->
     step = Step(data, tmp_path, epochs=500.0)
     wait_for(step.tries)
     step.process.send_signal(signal.SIGTERM)
-    assert step.process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert step.process.wait(timeout=240) == 128 + signal.SIGTERM
     output = step.log.read_text()
     assert "SIGTERM: making step" in output
     assert "again" not in output
@@ -198,7 +198,7 @@ def test_sigterm_to_the_step_saves_and_is_the_end(data: Path, tmp_path: Path) ->
 
 def test_bad_input_is_not_tried_again(data: Path, tmp_path: Path) -> None:
     step = Step(data, tmp_path, epochs=-1.0)
-    assert step.process.wait(timeout=60) == 1
+    assert step.process.wait(timeout=240) == 1
     output = step.log.read_text()
     assert "epochs = -1.0" in output
     assert output.count("Traceback") == 1
