@@ -16,6 +16,7 @@ import pytest
 from kubestill.errors import Conflict, PermissionDenied, StoreError
 from kubestill.runtime.stores import ABSENT, files, open_store
 from kubestill.runtime.stores.files import temporary_beside
+from kubestill.runtime.stores.local import LocalStore
 from kubestill.runtime.stores.local_cell import KEPT, CellFiles
 
 HANG_IN_A_WRITE = """
@@ -211,3 +212,36 @@ def test_folders_may_vanish_while_others_are_written(tmp_path: Path) -> None:
         thread.join()
 
     assert list(store.list()) == []
+
+
+def test_nothing_is_deleted_through_a_link(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "precious").write_bytes(b"mine")
+    store = LocalStore(str(tmp_path / "root"))
+    store.put("0001-a/state", b"old")
+    (tmp_path / "root" / "0002-b").symlink_to(elsewhere)
+    (tmp_path / "root" / "0003-c").symlink_to(elsewhere / "precious")
+    for entry in list(store.list()):
+        store.delete(entry.key)
+    assert (elsewhere / "precious").read_bytes() == b"mine"
+    assert [entry.key for entry in store.list()] == ["0002-b/precious"]
+
+
+@pytest.mark.parametrize("target", [".", "..", "itself", "nowhere"])
+def test_a_link_in_a_circle_is_no_object(tmp_path: Path, target: str) -> None:
+    store = LocalStore(str(tmp_path / "root"))
+    store.put("kept", b"x")
+    (tmp_path / "root" / "itself").symlink_to(target)
+    assert [entry.key for entry in store.list()] == ["kept"]
+    store.check_writable()
+
+
+def test_a_root_that_is_a_link_is_a_root(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "root").symlink_to(tmp_path / "real")
+    store = LocalStore(str(tmp_path / "root"))
+    store.put("a/b", b"x")
+    store.delete("a/b")
+    assert list(store.list()) == []
+    assert list((tmp_path / "real").iterdir()) == []

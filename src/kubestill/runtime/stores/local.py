@@ -82,8 +82,13 @@ class LocalStore:
             yield from self._walk(folder + slash, prefix)
 
     def delete(self, key: str) -> None:
-        """Remove the object, and the folders that this leaves empty; see `Store.delete`."""
+        """Remove the object, and the folders that this leaves empty; see `Store.delete`.
+
+        Never through a link: what it leads to may be somebody else's, and stays.
+        """
         path = self._path(key)
+        if not self._holds(os.path.dirname(path)):
+            return
         with translated(self._root, key):
             try:
                 os.unlink(path)
@@ -151,6 +156,8 @@ class LocalStore:
                 for entry in entries:
                     if is_temporary(entry.name):
                         continue
+                    if _leads_up(entry):
+                        continue
                     if entry.is_dir():
                         names[entry.name + "/"] = entry.name
                     else:
@@ -159,6 +166,12 @@ class LocalStore:
         except (FileNotFoundError, NotADirectoryError):
             pass
         return names
+
+    def _holds(self, folder: str) -> bool:
+        """Whether a folder lies below the root itself, and not behind a link."""
+        below = os.path.relpath(folder, self._root)
+        plain = os.path.normpath(os.path.join(os.path.realpath(self._root), below))
+        return os.path.realpath(folder) == plain
 
     def _remove_empty_folders(self, folder: str) -> None:
         while folder.startswith(self._root + os.sep):
@@ -186,6 +199,14 @@ class LocalCell:
         """Replace version `expect`; see `Cell.swap`."""
         with translated(self._root, self._key):
             return self._files.swap(content, expect=expect)
+
+
+def _leads_up(entry: os.DirEntry[str]) -> bool:
+    """Whether a link leads nowhere, or to a folder that it lies in: a walk would never end."""
+    if not entry.is_symlink():
+        return False
+    target, here = os.path.realpath(entry.path), os.path.realpath(os.path.dirname(entry.path))
+    return not os.path.exists(entry.path) or os.path.commonpath([target, here]) == target
 
 
 def _entry(key: str, status: os.stat_result) -> Entry:
