@@ -26,7 +26,7 @@ class RunsApi:
         self.token = ""
         """Asked for, where it is not empty."""
         self.answer: tuple[int, Mapping[str, str], bytes] | None = None
-        """Given to everything, instead."""
+        """Given to whoever asks for a run, instead."""
         self.seconds = 0.0
         """Between two bytes of each answer."""
         self.asked: list[tuple[str, str]] = []
@@ -42,7 +42,7 @@ class RunsApi:
 
     def respond(self, path: str, token: str) -> tuple[int, Mapping[str, str], bytes]:
         self.asked.append((path, token))
-        if self.answer:
+        if self.answer and "/runs/" in path:
             return self.answer
         if self.token and token != self.token:
             body = {"code": 16, "message": "Failed to authenticate token review"}

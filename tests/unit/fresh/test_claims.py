@@ -16,7 +16,7 @@ from scene import Scene, Taken, rows
 
 from kubestill.errors import Fenced, InvalidInput
 from kubestill.runtime.artifacts import LocalArtifact
-from kubestill.runtime.registry import kubeflow_runs, open_registry
+from kubestill.runtime.registry import kubeflow_runs, open_registry, transitions
 from kubestill.runtime.registry.inspection import free_claim, runs
 from kubestill.runtime.registry.kubeflow_runs import API_VARIABLE
 from kubestill.runtime.registry.outcomes import abandon, conclude
@@ -193,7 +193,9 @@ def test_a_claim_that_does_not_say_where_it_is_from_is_not_taken_for_deleted(
     assert claim
     assert claim.owner == ""
     monkeypatch.setenv(API_VARIABLE, api.address)
+    api.asked.clear()
     assert scene.run("2013-03-01", NEXT).status == "busy"
+    assert [path for path, _ in api.asked] == [f"/apis/v2beta1/runs/{RUN}"]
     api.set(RUN, "terminated")
     assert scene.run("2013-03-01", "third").status == "ready"
 
@@ -376,6 +378,13 @@ class TestTerminatedByHand:
         assert done
         assert done.outcome == "promoted"
         assert scene.registry.read().claim is None
+
+    def test_a_run_that_dies_after_its_swap_is_promoted(self, scene: Scene, held: Taken) -> None:
+        champion = scene.champion(RUN, "window")
+        scene.registry.change(lambda state: transitions.promote(state, champion))
+        done = free_claim(scene.registry.uri, RUN)
+        assert done
+        assert done.outcome == "promoted"
 
     def test_its_steps_that_go_on_are_refused(self, scene: Scene, held: Taken) -> None:
         free_claim(scene.registry.uri, RUN)
