@@ -135,7 +135,7 @@ def _free(registry: str, run_id: str) -> str:
         )
     if outcome is None:
         return f"it had taken nothing from its registry {clean(registry)}"
-    return f"its registry {clean(registry)} is free again"
+    return f"its registry {clean(registry)} is free: {outcome.outcome}. {clean(outcome.reason)}"
 
 
 def _registry_of(api: Api, run: dict[str, Any]) -> str:

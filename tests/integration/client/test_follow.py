@@ -18,6 +18,8 @@ from click.testing import CliRunner
 from kubeflow import Kubeflow, make_package
 from kubeflow_runs import Workflow
 from kubestill.cli import main
+from kubestill.runtime.registry import open_registry, transitions
+from kubestill.runtime.registry.state import Claim, Window
 
 ROOT = "mlpipeline/v2/artifacts/greet"
 TRACEBACK = b"""time="2026-11-27T23:38:40Z" level=info msg="capturing logs"
@@ -364,6 +366,30 @@ def test_stop_says_what_becomes_of_the_registry(server, command, tmp_path):
     assert "the next run sees that this one is over, and takes over at once" in output
     assert server.runs[run]["state"] == "FAILED"
     assert f"run {run} was over already: stopped" in command("runs", "stop", run)
+
+
+def test_stop_gives_back_the_rows_that_the_run_has_taken(server, command, tmp_path):
+    registry = open_registry(str(tmp_path / "registry"))
+    server.executor = lambda workflow: workflow.stopped.wait(10)
+    command(*REMOTE, "--no-wait", "-p", f"registry={registry.uri}")
+    run = next(iter(server.runs))
+    day = "2026-01-01T00:00:00Z"
+    window = Window(
+        id="w",
+        run_id=run,
+        end=day,
+        first=day,
+        last=day,
+        rows=1,
+        judge_rows=0,
+        manifest="",
+        holdout="",
+    )
+    claim = Claim(run_id=run, at=time.time(), lease_seconds=3600, window=window)
+    registry.change(lambda state: transitions.claim(state, claim))
+    output = command("runs", "stop", run)
+    assert f"its registry {registry.uri} is free: abandoned. It was terminated by hand." in output
+    assert registry.read().claim is None
 
 
 # With processes of their own, as a person starts them.
