@@ -1,6 +1,6 @@
 """Keep a model fresh: notice decay, fine-tune, prove the challenger better, swap; or do nothing."""
 
-from kfp import dsl
+from kfp import dsl, kubernetes
 
 from kubestill.components import (
     collect_fresh,
@@ -166,6 +166,9 @@ def continuous_retraining(
                 settings=collect_settings,
             )
         )
+        # Where Kubeflow has several users, this label gives the pod a token for Kubeflow's API: a claim
+        # is only as good as the run that holds it, and that is asked there.
+        kubernetes.add_pod_label(collected, "access-ml-pipeline", "true")
         with group(dsl.If(collected.outputs["status"] == "ready", name="champion")):
             champion = place(open_champion(registry=registry, run_id=RUN))
             judged = place(

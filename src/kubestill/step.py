@@ -33,8 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         restarts=allowed_restarts(component),
         forget=lambda: forget_outputs(executor_input),
     )
-    if ended.code and not ended.stopped:
-        _leave_the_cause(component, executor_input, ended)
+    _leave_the_cause(component, executor_input, ended)
     return ended.code
 
 
@@ -52,9 +51,14 @@ def execute(component: str, executor_input: dict[str, Any]) -> None:
 
 
 def _leave_the_cause(component: str, executor_input: dict[str, Any], ended: Ended) -> None:
-    # Here, not in the child, which may have been killed; late, for only a failure needs a store.
-    from kubestill.runtime.failures import record_failure
+    """Record why the step failed; where it went well, take away what an earlier attempt left."""
+    # Here, not in the child, which may have been killed.
+    from kubestill.runtime.failures import clear_failure, record_failure
 
+    if ended.stopped:
+        return
+    if not ended.code:
+        return clear_failure(executor_input)
     record_failure(
         executor_input,
         error=ended.error,

@@ -100,3 +100,12 @@ def test_everything_wrong_anywhere_is_said_once_and_by_this_step_s_names(call):
     assert any(field.startswith("teacher_args") for field in fields)
     with pytest.raises(InvalidInput, match="synthetic_settings.sigma"):
         call(synthetic_settings={"sigma": 1})
+
+
+@pytest.mark.parametrize("which", ["teacher", "student"])
+def test_a_network_that_later_steps_would_not_import_is_refused_before_any_training(
+    call, monkeypatch, which
+):
+    monkeypatch.delenv("KUBESTILL_TRUST")
+    with pytest.raises(InvalidInput, match=f"{which}_network.*KUBESTILL_TRUST=gated_networks"):
+        call(**{f"{which}_network": "gated_networks:TinyConv", f"{which}_args": {}})

@@ -13,6 +13,7 @@ from kubestill.runtime.reports.overfit_batch import gates_report
 from kubestill.runtime.tasks.overfit_batch import check_gate, describe, examine_job, log_facts
 from kubestill.runtime.tasks.plan_shards import plan_shards
 from kubestill.runtime.training.job import Job
+from kubestill.runtime.trust import NETWORKS, TRUST, check_trusted
 
 __all__ = ["check_distillation"]
 
@@ -130,6 +131,7 @@ def check_distillation(
             slices,
             problems=found,
         )
+        _check_vouched(typed["network"], found)
         told = [_as_told_here(problem, name) for problem in found]
         problems += [problem for problem in told if problem not in problems]
         if job and asked:
@@ -142,6 +144,19 @@ def check_distillation(
     if problems:
         raise InvalidInput(problems)
     return *_examine(gates, metrics, report, summary, findings, strict=strict), indices
+
+
+def _check_vouched(network: str, problems: Problems) -> None:
+    """Note a network that later steps would not import: before anything is trained."""
+    try:
+        check_trusted(network, field="network", group=NETWORKS)
+    except InvalidInput:
+        package = network.partition(":")[0].partition(".")[0]
+        remedy = (
+            f"the steps that load the trained model import only what their image vouches for: set "
+            f"{TRUST}={package} there (ENV {TRUST}={package}; SECURITY.md)"
+        )
+        problems.add("network", network, remedy)
 
 
 def _as_told_here(problem: Problem, which: str) -> Problem:
