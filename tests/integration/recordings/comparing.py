@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from replaying import Ended, Recording
-from story import ROOT, Chapter
+from story import Story
 
 MEASURED = re.compile(r"seconds|latency|speed")
 """Metrics that no two runs have in common."""
@@ -25,9 +25,7 @@ def summarise(ended: Ended, checkpoints: str) -> dict[str, Any]:
         "artifacts": {
             port: {
                 "metadata": {
-                    name: value
-                    for name, value in one.metadata.items()
-                    if not MEASURED.search(name)
+                    name: value for name, value in one.metadata.items() if not MEASURED.search(name)
                 },
                 "files": _files(one.path),
             }
@@ -68,10 +66,18 @@ def summarise_registry(content: Mapping[str, bytes]) -> dict[str, Any]:
     }
 
 
-def check_same(recording: Recording, ended: Ended, chapter: Chapter) -> None:
+def check_same(recording: Recording, ended: Ended, story: Story) -> None:
     """Assert that a recorded step ended as it did in the story."""
-    told = summarise(chapter.ended, ROOT)
-    assert summarise(ended, recording.parameters.get("checkpoint_uri") or ROOT) == told
+    told = summarise(story.told[recording.task].ended, story.root)
+    assert summarise(ended, recording.parameters.get("checkpoint_uri") or story.root) == told
+
+
+def check_registry(recording: Recording, story: Story) -> None:
+    """Assert that a recorded step left its registry as it was left in the story."""
+    if registry := recording.parameters.get("registry"):
+        stands = summarise_registry(story.bucket.read(registry))
+        assert stands == summarise_registry(story.told[recording.task].after)
+        assert stands["history"]
 
 
 def check_outputs(recording: Recording, ended: Ended) -> None:

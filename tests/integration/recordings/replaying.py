@@ -1,4 +1,4 @@
-"""Drive components through Kubeflow's own executor, by inputs as a runner or the launcher make them.
+"""Drive components through Kubeflow's own executor, by inputs as a runner or a launcher makes them.
 
 `local_input` makes what `kfp.local` hands to a step; `Recording` is what the launcher of a real
 Kubeflow handed to one. Both go to `execute`, in this process, and end as `Ended`.
@@ -99,7 +99,7 @@ def find_component(name: str) -> Any:
 def local_input(
     component: Any, folder: Path, inputs: Mapping[str, Port], parameters: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Make the executor's input as `kfp.local` does: paths for URIs, names and types of the spec."""
+    """Make the executor's input as `kfp.local` does: paths for URIs, declared names and types."""
     spec = component.component_spec
     given = {
         port: {
@@ -199,9 +199,7 @@ def execute(component: Any, executor_input: Mapping[str, Any]) -> Ended:
     return read_outputs(executor_input)
 
 
-def read_outputs(
-    executor_input: Mapping[str, Any], find: Mapping[str, str] | None = None
-) -> Ended:
+def read_outputs(executor_input: Mapping[str, Any], find: Mapping[str, str] | None = None) -> Ended:
     """Read what the executor wrote for the launcher.
 
     Args:

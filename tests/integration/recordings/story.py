@@ -35,9 +35,6 @@ SCALED: dict[str, dict[str, Any]] = {
 }
 """Parameters of recordings that would take minutes, and what they are here."""
 
-ROOT = "minio://mlpipeline/story"
-"""Where runs of this machine keep their checkpoints: not where the recorded ones do."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Chapter:
@@ -55,6 +52,8 @@ class Story:
 
     folder: Path
     bucket: Bucket
+    root: str
+    """URI below which checkpoints are kept: not where the recorded runs keep theirs."""
     told: dict[str, Chapter] = field(default_factory=dict[str, Chapter])
     _registry: str = ""
 
@@ -74,7 +73,7 @@ class Story:
         inputs = {name: one for name, one in given.items() if isinstance(one, Port)}
         parameters = {name: one for name, one in given.items() if name not in inputs}
         if parameters.get("checkpoint_uri"):
-            parameters["checkpoint_uri"] = ROOT
+            parameters["checkpoint_uri"] = self.root
         if "uris" in parameters:
             parameters["uris"] = [self._share(uri) for uri in parameters["uris"]]
         found = find_component(component)
@@ -97,7 +96,7 @@ class Story:
 
     def _share(self, recorded: str) -> str:
         """Upload a shard that others read by its URI; return where it lies."""
-        uri = f"{ROOT}/shards/{producer(recorded)}"
+        uri = f"{self.root}/shards/{producer(recorded)}"
         self.bucket.put(uri, self.port(recorded).path)
         return uri
 
@@ -115,12 +114,12 @@ class Story:
             (artifact,) = port["artifacts"]
             mine = self.port(artifact["uri"])
             volumes.lay(artifact["uri"], mine.path)
-            for name, value in artifact["metadata"].items():
-                new = mine.metadata.get(name, value)
-                if not isinstance(value, dict):
-                    artifact["metadata"][name] = new
+            metadata = artifact["metadata"]
+            for name in metadata.keys() & mine.metadata.keys():
                 if name in ("digest", "fingerprint"):
-                    digests[value] = new
+                    digests[metadata[name]] = mine.metadata[name]
+                if not isinstance(metadata[name], dict):
+                    metadata[name] = mine.metadata[name]
         for uri in recording.parameters.get("uris", ()):
             self.bucket.put(uri, self.port(uri).path)
         if recording.component == "promote_model":
@@ -177,7 +176,9 @@ def tell_surrogate(story: Story) -> None:
     story.recorded("surrogate.overfit_batch.overfit")
     story.recorded("surrogate.train_student.surrogate")
     story.recorded("surrogate.certify_surrogate")
-    many = story.step("655a3d92/generate-synthetic", "generate_synthetic", system="heat", rows=32768)
+    many = story.step(
+        "655a3d92/generate-synthetic", "generate_synthetic", system="heat", rows=32768
+    )
     story.told["655a3d92/gather-shards"] = story.told["655a3d92/generate-synthetic"]
     assert many.artifacts["dataset"].metadata["rows"] == 32768
     story.recorded("surrogate.overfit_batch")
@@ -194,7 +195,7 @@ SOURCES = {
 
 
 def _rows(first: str, count: int, moved: float) -> pd.DataFrame:
-    """Make rows whose label follows four columns, the last of them up to 2 and against it beyond."""
+    """Make rows whose label follows four columns, the last of them up to 2 only."""
     random = np.random.default_rng(count)
     values = random.normal(size=(count, 4))
     values[:, 3] += moved
@@ -207,6 +208,9 @@ def _rows(first: str, count: int, moved: float) -> pd.DataFrame:
 
 
 def tell_retraining(story: Story) -> None:
+    for name in ("promote_model", "record_outcome.failed"):
+        given = Recording.read(f"continuous_retraining.{name}").parameters
+        story.bucket.restore(given["registry"], {})
     for name, (first, count, moved) in SOURCES.items():
         body = _rows(first, count, moved).to_parquet()
         key = f"{name}.parquet"
@@ -309,7 +313,14 @@ def tell(pipeline: str, folder: Path, client: Any) -> Story:
         folder: Where artifacts go.
         client: Of the server that `minio://` is on.
     """
-    story = Story(folder=folder, bucket=Bucket(client))
-    story.bucket.begin()
+    story = begin(pipeline, folder, client)
     TELLERS[pipeline](story)
+    return story
+
+
+def begin(name: str, folder: Path, client: Any) -> Story:
+    """Begin a story; of one of that name, told earlier on the same server, nothing is left."""
+    story = Story(folder=folder, bucket=Bucket(client), root=f"minio://mlpipeline/{name}")
+    story.bucket.begin()
+    story.bucket.restore(story.root, {})
     return story

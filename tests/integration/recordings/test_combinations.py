@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from replaying import (
-    Bucket,
     Ended,
     Port,
     Volumes,
@@ -26,7 +25,7 @@ from replaying import (
     output_artifacts,
     output_parameters,
 )
-from story import Story
+from story import Story, begin
 
 import kubestill.components
 from emulators import S3Server
@@ -133,8 +132,7 @@ def combinations() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def made(minio: S3Server, tmp_path_factory) -> Story:
     """Small artifacts of every kind, made by our own components."""
-    story = Story(folder=tmp_path_factory.mktemp("made"), bucket=Bucket(minio.client))
-    story.bucket.begin()
+    story = begin("walk", tmp_path_factory.mktemp("made"), minio.client)
     table = _table(tmp_path_factory.mktemp("source") / "table.parquet")
     story.bucket.put(f"{ROOT}/source", table.parent)
     parts = {"validation_fraction": 0.2, "holdout_fraction": 0.3}

@@ -12,7 +12,6 @@ import pytest
 from kfp.dsl.base_component import BaseComponent
 from kfp.dsl.python_component import PythonComponent
 from replaying import (
-    Bucket,
     Port,
     Volumes,
     cluster_input,
@@ -20,7 +19,7 @@ from replaying import (
     output_artifacts,
     output_parameters,
 )
-from story import Story
+from story import begin
 
 import kubestill.components
 from emulators import S3Server
@@ -55,7 +54,7 @@ def strangers(folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def made(minio: S3Server, tmp_path_factory) -> dict[str, Port]:
     """A dataset and a model of ours, by the types that ports ask for."""
-    story = Story(folder=tmp_path_factory.mktemp("made"), bucket=Bucket(minio.client))
+    story = begin("strangers", tmp_path_factory.mktemp("made"), minio.client)
     rows = story.step("rows", "import_dataset", source="digits").artifacts["dataset"]
     training = {"dataset": rows, "network_args": {"hidden": [4]}, "steps": 4}
     model = story.step("trained", "train_teacher", **training).artifacts["model"]
@@ -87,10 +86,11 @@ def check(
     inputs: dict[str, Port] = {}
     parameters: dict[str, Any] = {}
     for name, port in (component.component_spec.inputs or {}).items():
-        if "@" not in port.type:
-            parameters[name] = VALUES[port.type] if port.default is None else port.default
+        kind = str(port.type)
+        if "@" not in kind:
+            parameters[name] = VALUES[kind] if port.default is None else port.default
         elif name in given or name not in optional:
-            one = made[port.type.partition("@")[0]]
+            one = made[kind.partition("@")[0]]
             uri = f"minio://mlpipeline/strangers/{name}"
             volumes.lay(uri, one.path)
             inputs[name] = Port(uri=uri, path=one.path, metadata=one.metadata)
