@@ -75,7 +75,7 @@ class Pods:
 
     def kill_inside(self, pod: dict[str, Any]) -> str:
         """Kill the step's own process in its pod, as a node without memory does."""
-        said = stream.stream(
+        shell = stream.stream(
             self._core.connect_get_namespaced_pod_exec,
             pod["metadata"]["name"],
             self._namespace,
@@ -85,8 +85,14 @@ class Pods:
             stdout=True,
             stderr=True,
             tty=False,
-            _request_timeout=60,
+            _preload_content=False,
         )
+        try:
+            shell.run_forever(timeout=60)
+            said = shell.read_all()
+        finally:
+            shell.close()
+            shell.sock.shutdown()  # which `close` leaves to the server, if that closed first
         assert "killed" in said, said
         return said
 

@@ -19,8 +19,8 @@ FOLDER = "claimed"
 AS_OF = "2013-02-01"
 
 
-def start(cluster: Cluster, **more: object) -> str:
-    return cluster.begin("continuous-retraining", **parameters(cluster, FOLDER, AS_OF, **more))
+def start(cluster: Cluster, as_of: str = AS_OF, **more: object) -> str:
+    return cluster.begin("continuous-retraining", **parameters(cluster, FOLDER, as_of, **more))
 
 
 def claimant(cluster: Cluster) -> Callable[[], str | None]:
@@ -74,8 +74,7 @@ def test_a_run_that_was_stopped_gives_them_up_at_once(stored: Cluster, holder: s
 
 def test_runs_stop_gives_them_up_as_well(stored: Cluster) -> None:
     put_month(stored, FOLDER, 2, drift=1.6)
-    more = {"as_of": "2013-03-01", "finetune_epochs": 1_000_000}
-    run_id = start(stored, **more)
+    run_id = start(stored, "2013-03-01", finetune_epochs=1_000_000)
     wait_for(claimant(stored), "the run to claim its rows")
     done = stored.kubestill("runs", "stop", run_id)
     assert done.code == 0, done.out
