@@ -56,8 +56,8 @@ Of `train-teacher`, `train-student` and `finetune-fresh`; `overfit-batch` takes 
 training that it stands before. A setting that the component also has as a parameter is refused: the
 parameter says it.
 """
-GENERATING = """The `settings` of `generate-synthetic` and `plan-shards`, the `synthetic_settings` of
-`label-with-teacher` and `check-distillation`. Each method has its own.
+GENERATING = """The `settings` of `generate-synthetic` and `plan-shards`, and the
+`synthetic_settings` of `label-with-teacher` and `check-distillation`. Each method has its own.
 """
 SYSTEMS = """## `system_args`
 

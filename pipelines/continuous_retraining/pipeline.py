@@ -166,8 +166,8 @@ def continuous_retraining(
                 settings=collect_settings,
             )
         )
-        # Where Kubeflow has several users, this label gives the pod a token for Kubeflow's API: a claim
-        # is only as good as the run that holds it, and that is asked there.
+        # With several users, this label gives the pod a token for Kubeflow's API: it asks there
+        # whether the run that holds a claim is over.
         kubernetes.add_pod_label(collected, "access-ml-pipeline", "true")
         with group(dsl.If(collected.outputs["status"] == "ready", name="champion")):
             champion = place(open_champion(registry=registry, run_id=RUN))

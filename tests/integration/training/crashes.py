@@ -75,9 +75,9 @@ def points_of(events: list[str]) -> list[Point]:
     """List every point at which a run with these events can end."""
     found: list[Point] = []
     for number, event in enumerate(events, 1):
-        ways: list[Way] = ["killed before", "terminated before"]
+        ways: tuple[Way, ...] = ("killed before", "terminated before")
         if event not in (STEP, SAVE):
-            ways += ["killed after", "answer lost"]
+            ways = (*ways, "killed after", "answer lost")
         found += [Point(event=number, way=way) for way in ways]
     return found
 

@@ -207,7 +207,7 @@ def test_bad_input_is_not_tried_again(data: Path, tmp_path: Path) -> None:
 def test_a_run_on_this_machine_shows_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     @dsl.pipeline(name="teach")
     def teach():
-        rows = import_dataset(source="digits")
+        rows = import_dataset(source="digits")  # pyright: ignore[reportCallIssue]
         settings = {**SETTINGS, "milestone_every": 2.0}
         teacher = train_teacher(
             dataset=rows.outputs["dataset"],
