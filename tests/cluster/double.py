@@ -99,22 +99,23 @@ class Player:
                 while process.poll() is None and not self.workflow.stopped.wait(0.1):
                     self._follow()
                 process.kill()
-        send(self._mark, signal.SIGKILL)
+        send(find_processes(self._mark), signal.SIGKILL)
         self._follow()
         assert process.returncode == 0
 
     def delete(self, task: Task, grace_s: float, told: Path) -> None:
         """End a pod's processes as the kubelet does; the next attempt gets another pod."""
-        mark = f"KUBESTILL_TEST_POD={task.folder}"
+        # The next attempt may begin as soon as this one has ended, and is not to be hit.
+        processes = find_processes(f"KUBESTILL_TEST_POD={task.folder}")
+        told.touch()
         if grace_s:
-            send(mark, signal.SIGTERM)
+            send(processes, signal.SIGTERM)
             time.sleep(grace_s)
         self.workflow.fail_attempt(*task.step, attempt=task.deleted)
         self.workflow.logs[self.pod(task)] = self.log(task)
         task.deleted += 1
-        told.touch()
         self.workflow.start(*task.step, attempt=task.deleted)
-        send(mark, signal.SIGKILL)
+        send(processes, signal.SIGKILL)
 
     def pod(self, task: Task) -> str:
         """Return the name of a task's newest pod."""
@@ -156,13 +157,22 @@ class Player:
         self.workflow.end(*task.step, state=task.state, attempt=task.deleted, log=self.log(task))
 
 
-def send(mark: str, number: signal.Signals) -> None:
-    """Send a signal to every process whose environment holds `mark`."""
+def find_processes(mark: str) -> list[int]:
+    """List the processes whose environment holds `mark`."""
+    found: list[int] = []
     for one in Path("/proc").iterdir():
         if one.name.isdigit() and int(one.name) != os.getpid():
             with suppress(OSError):
                 if mark.encode() in (one / "environ").read_bytes().split(b"\0"):
-                    os.kill(int(one.name), number)
+                    found.append(int(one.name))
+    return found
+
+
+def send(processes: list[int], number: signal.Signals) -> None:
+    """Send a signal to those that are still there."""
+    for one in processes:
+        with suppress(OSError):
+            os.kill(one, number)
 
 
 class Double(Kubeflow):

@@ -59,19 +59,20 @@ class Pods:
         """List the pods that do or did a task's work, oldest first: not its drivers."""
         return [pod for pod in self.of(run_id) if _executes(pod, task)]
 
-    def wait_for(self, run_id: str, task: str, phase: str = "Running") -> dict[str, Any]:
-        """Wait until a pod does a task's work, or waits for a node to do so."""
+    def wait_for(self, run_id: str, *tasks: str, phase: str = "Running") -> dict[str, Any]:
+        """Wait until a pod does the work of one of the tasks, or waits for a node to do so."""
 
         def look() -> dict[str, Any] | None:
             found = [
                 pod
+                for task in tasks
                 for pod in self.executors(run_id, task)
                 if pod["status"].get("phase") == phase
                 and "deletionTimestamp" not in pod["metadata"]
             ]
             return found[-1] if found else None
 
-        return wait_for(look, f"a pod of {task} to be {phase}", 300)
+        return wait_for(look, f"a pod of {' or '.join(tasks)} to be {phase}", 300)
 
     def kill_inside(self, pod: dict[str, Any]) -> str:
         """Kill the step's own process in its pod, as a node without memory does."""

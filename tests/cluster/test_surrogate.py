@@ -16,7 +16,6 @@ SMALL = {
     "steps": 400,
     "samples": 2000,
     "tolerance": 0.5,
-    "gate": {"steps": 50, "held_out_rows": 0},
 }
 
 
