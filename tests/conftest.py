@@ -19,7 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # The tests' own networks and systems: what was made here may name them.
-os.environ["KUBESTILL_TRUST"] = "bench,branching,certified_parts,gated_networks,own_networks"
+os.environ["KUBESTILL_TRUST"] = "bench,branching,certified_systems,gated_networks,own_networks"
 
 # Test modules are imported by path, so that the helpers beside this file need one, too.
 sys.path.insert(0, str(Path(__file__).parent))
