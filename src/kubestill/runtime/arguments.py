@@ -39,6 +39,10 @@ def import_factory(path: str, *, field: str, named: str = "") -> Callable[..., A
             remedy = f"{module_name} has no {attribute!r}; {nearest(part, known)}"
             raise InvalidInput([Problem(field, named or path, remedy)])
         found = getattr(found, part)
+        if inspect.ismodule(found):
+            # A module passes on all that it imports: `my_pkg.nets:torch.hub.load`.
+            remedy = f"names the module {found.__name__}; write it before the colon"
+            raise InvalidInput([Problem(field, named or path, remedy)])
     if not callable(found):
         remedy = "is neither a class nor a function, and must be called"
         raise InvalidInput([Problem(field, named or path, remedy)])

@@ -21,7 +21,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterable
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from kubestill.errors import InvalidInput, Problem
@@ -31,6 +31,7 @@ __all__ = [
     "SYSTEMS",
     "TRUST",
     "TYPED",
+    "check_defined",
     "check_trusted",
     "find_registered",
     "registered",
@@ -60,9 +61,7 @@ def check_trusted(path: str, *, field: str, group: str, trust: Iterable[str] = (
     module, colon, _ = path.partition(":")
     if not colon:
         return
-    if isinstance(trust, str):
-        trust = (trust,)
-    if _is_within(module, [*trust, *_listed(TYPED)]):
+    if _is_within(module, [*_normalised(trust), *_listed(TYPED)]):
         return
     package = module.partition(".")[0]
     if not _is_within(module, _listed(TRUST)):
@@ -83,7 +82,7 @@ def check_trusted(path: str, *, field: str, group: str, trust: Iterable[str] = (
 
 def registered(group: str) -> list[str]:
     """Return the names that installed packages have registered."""
-    return sorted({point.name for point in entry_points(group=group)})
+    return sorted({point.name for point in entry_points(group=group) if _is_installed(point)})
 
 
 def find_registered(group: str, name: str) -> Callable[..., Any] | None:
@@ -92,17 +91,50 @@ def find_registered(group: str, name: str) -> Callable[..., Any] | None:
     Raises:
         InvalidInput: It cannot be imported.
     """
-    for point in entry_points(group=group, name=name):
+    for point in filter(_is_installed, entry_points(group=group, name=name)):
         try:
             return point.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             remedy = f"importing {point.value} raised {type(error).__name__}: {error}"
             raise InvalidInput([Problem(group, name, remedy)]) from error
     return None
 
 
+def check_defined(found: Any, path: str, *, field: str, group: str, trust: Iterable[str]) -> None:
+    """Refuse what a file names and a trusted module only passes on from another; calls nothing.
+
+    A trusted module may have imported anything, under any name.
+
+    Args:
+        found: What stands at the path.
+        path: As for `check_trusted`, and so are all that follow.
+        field: ″
+        group: ″
+        trust: ″
+
+    Raises:
+        InvalidInput: It is defined in a module that nobody vouches for.
+    """
+    if ":" in path:
+        home = f"{getattr(found, '__module__', '')}:{getattr(found, '__qualname__', '')}"
+        check_trusted(home, field=field, group=group, trust=trust)
+
+
+def _is_installed(point: EntryPoint) -> bool:
+    """Whether an entry point is an installed package's, not of something in the current folder."""
+    here = os.path.realpath(os.getcwd())
+    if point.dist is not None and os.path.realpath(str(point.dist.locate_file(""))) == here:
+        return False
+    return not _lies_in_current_folder(point.module.partition(".")[0])
+
+
+def _normalised(trust: Iterable[str] | None) -> list[str]:
+    given = [trust] if isinstance(trust, str) else list(trust or ())
+    return [name.strip() for one in given for name in str(one).split(",") if name.strip()]
+
+
 def _listed(variable: str) -> list[str]:
-    return [name.strip() for name in os.environ.get(variable, "").split(",") if name.strip()]
+    return _normalised(os.environ.get(variable, ""))
 
 
 def _is_within(module: str, packages: Iterable[str]) -> bool:

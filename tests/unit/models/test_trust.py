@@ -19,6 +19,7 @@ from kubestill.runtime.models.export import SPEC_FILE, export_model, load_model
 from kubestill.runtime.models.model import Model
 from kubestill.runtime.models.resolve import resolve_network
 from kubestill.runtime.systems import load_system
+from kubestill.runtime.systems.load import load_named_system
 
 
 @pytest.fixture
@@ -79,6 +80,65 @@ def test_what_nobody_vouches_for_is_not_even_imported(
         load_model(forge(planted / "model", factory, given))
     assert not (planted / "mark").exists()
     assert "planted" not in set(sys.modules) - before
+
+
+@pytest.mark.parametrize(
+    "attribute",
+    ["torch.fx.graph_module.reduce_graph_module", "reduce_graph_module", "Linear", "Net.mro"],
+)
+def test_a_trusted_module_vouches_for_nothing_that_it_imports(
+    plain: Model, planted: Path, attribute: str
+) -> None:
+    source = planted / "site" / "planted.py"
+    source.write_text(
+        "import torch\nfrom torch.nn import Linear\n"
+        "from torch.fx.graph_module import reduce_graph_module\n" + source.read_text()
+    )
+    export_model(plain, str(planted / "model"))
+    done = planted / "done"
+    args = {"import_block": f"open({str(done)!r}, 'w').close()", "body": {"_code": ""}}
+    with pytest.raises(InvalidInput):
+        load_model(forge(planted / "model", f"planted:{attribute}", args), trust=("planted",))
+    assert not done.exists()
+
+
+@pytest.mark.parametrize("system", ["planted:os.mkdir", "planted:mkdir", "planted:Net"])
+def test_a_system_that_a_file_names_is_a_system_of_a_trusted_module(
+    planted: Path, monkeypatch: pytest.MonkeyPatch, system: str
+) -> None:
+    source = planted / "site" / "planted.py"
+    source.write_text("import os\nfrom os import mkdir\n" + source.read_text())
+    monkeypatch.setenv(trust.TRUST, "planted")
+    with pytest.raises(InvalidInput):
+        load_named_system(system, {"path": str(planted / "made")})
+    assert not (planted / "made").exists()
+    with pytest.raises(InvalidInput, match="vouches for it"):
+        load_named_system("elsewhere:System", {})
+
+
+def test_an_entry_point_of_the_current_folder_is_none(
+    planted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = planted / "site"
+    (site / "planted-1.0.dist-info").mkdir()
+    (site / "planted-1.0.dist-info" / "METADATA").write_text("Name: planted\nVersion: 1.0\n")
+    entry = f"[{trust.NETWORKS}]\nplanted = planted:Net\n"
+    (site / "planted-1.0.dist-info" / "entry_points.txt").write_text(entry)
+    assert trust.registered(trust.NETWORKS) == ["planted"]
+    monkeypatch.chdir(site)
+    assert trust.registered(trust.NETWORKS) == []
+    assert trust.find_registered(trust.NETWORKS, "planted") is None
+    assert not (planted / "mark").exists()
+
+
+@pytest.mark.parametrize("given", [None, (), "", ("",), "other,planted", b"planted"])
+def test_what_is_given_as_trust_is_read_as_people_write_it(given: Any) -> None:
+    try:
+        trust.check_trusted("planted:Net", field="network", group=trust.NETWORKS, trust=given)
+    except InvalidInput:
+        assert given != "other,planted"
+    else:
+        assert given == "other,planted"
 
 
 def test_the_caller_may_vouch_for_a_package(plain: Model, planted: Path) -> None:

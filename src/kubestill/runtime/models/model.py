@@ -17,7 +17,7 @@ from kubestill.runtime.data.schema import Schema
 from kubestill.runtime.models.build import build
 from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.encoder import Encoder
-from kubestill.runtime.models.resolve import source_digest
+from kubestill.runtime.models.resolve import resolve_network, source_digest
 
 __all__ = ["FORMAT", "Model", "ModelSpec", "output_names"]
 
@@ -174,7 +174,9 @@ class Model(nn.Module):
             raise CorruptData(f"model spec: {type(error).__name__}: {error}") from error
         if not isinstance(factory, str) or not isinstance(args, Mapping):
             raise CorruptData(f"model spec: network {spec.network!r:.120}")
-        trusted.check_trusted(factory, field="network", group=trusted.NETWORKS, trust=trust)
+        vouched = {"field": "network", "group": trusted.NETWORKS, "trust": trust}
+        trusted.check_trusted(factory, **vouched)
+        trusted.check_defined(resolve_network(factory), factory, **vouched)
         model = cls.create(
             spec.schema, encoder=encoder, decoder=decoder, network=factory, network_args=args
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from kubestill.runtime.arguments import fit_arguments, import_factory
 from kubestill.runtime.systems.domain import Domain
 from kubestill.runtime.systems.system import Output, System
 
-__all__ = ["BUILTIN", "import_system", "load_system"]
+__all__ = ["BUILTIN", "import_system", "load_named_system", "load_system"]
 
 BUILTIN = {
     "black-scholes": "black_scholes:BlackScholes",
@@ -54,6 +55,20 @@ def load_system(system: str, args: Mapping[str, Any] | None = None) -> System:
         if not isinstance(getattr(made, field, None), kind):
             raise _invalid(system, f"set its `{field}` to a {kind.__name__} in `__init__`")
     return made
+
+
+def load_named_system(system: str, args: Mapping[str, Any] | None = None) -> System:
+    """Build a system that a file names; see `kubestill.runtime.trust`.
+
+    Raises:
+        InvalidInput: Nobody vouches for it, it is no subclass of `System`, or as `load_system`.
+    """
+    trust.check_trusted(system, field="system", group=trust.SYSTEMS)
+    found = import_system(system)
+    if not (inspect.isclass(found) and issubclass(found, System)):
+        raise _invalid(system, "is named by a file, and no subclass of System: it is not called")
+    trust.check_defined(found, system, field="system", group=trust.SYSTEMS, trust=())
+    return load_system(system, args)
 
 
 def import_system(system: str) -> Callable[..., Any]:

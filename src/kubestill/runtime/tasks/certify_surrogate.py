@@ -18,9 +18,8 @@ from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.reports.certificate import certificate_report
 from kubestill.runtime.settings import check_overlap, validate
-from kubestill.runtime.systems.load import load_system
+from kubestill.runtime.systems.load import load_named_system, load_system
 from kubestill.runtime.systems.system import System
-from kubestill.runtime.trust import SYSTEMS, check_trusted
 
 __all__ = ["certify_surrogate"]
 
@@ -131,9 +130,7 @@ def _check(
         args = system_args if system or system_args else told.get("system_args", {})
         if name:
             with problems.collect():
-                if not system:
-                    check_trusted(name, field="system", group=SYSTEMS)
-                solver = load_system(name, args)
+                solver = load_system(name, args) if system else load_named_system(name, args)
     if predictor and typed["exceptions"] and predictor.spec.task == "regression":
         problems.add(
             "exceptions", True, "only classes can be put right row by row; use a tolerance"

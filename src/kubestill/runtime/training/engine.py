@@ -126,6 +126,8 @@ class Trainer:
         """
         self._set_up(self._checkpointer.restore())
         self._clock = time.monotonic()
+        if self._skipped_its_milestone():
+            self._milestone()
         while self.step < self.total_steps and self.stop is None:
             stop = self._plan.next_milestone(self.step)
             if self.step < self._plan.finish_from:
@@ -181,6 +183,14 @@ class Trainer:
             f"{self.total_steps:,} steps of {self._settings.batch_size}: "
             f"{self._machine.describe()}, {self.step_path} step{position}"
         )
+
+    def _skipped_its_milestone(self) -> bool:
+        """Whether the state is that of a milestone's step, saved before the milestone was scored.
+
+        No state is saved there any more; one that is there must not cost the milestone.
+        """
+        scored = self.curves["train"][-1]["step"] if self.curves["train"] else 0
+        return scored < self.step == self._plan.next_milestone(self.step - 1)
 
     def _run_until(self, stop: int) -> None:
         """The hot loop: nothing here waits for the device."""
@@ -364,6 +374,8 @@ class Trainer:
         self._seconds, self.curves = float(meta["seconds"]), meta["curves"]
         self._stopping = Stopping(**meta["stopping"])
         self.stop = tuple(meta["stop"]) if meta["stop"] else None
+        if self.curves["train"]:
+            self._mark_phases()
 
     def _keep_optimizer(self, state: dict[str, Tensor]) -> None:
         """Take over the optimizer of the starting point; loading it may touch the weights."""

@@ -7,7 +7,9 @@ report.
 
 from __future__ import annotations
 
+import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -25,7 +27,7 @@ from kubestill.runtime.checkpoints.place import Place, resolve_place
 from kubestill.runtime.checkpoints.ranks import Ranks
 from kubestill.runtime.checkpoints.restore import load_state
 from kubestill.runtime.checkpoints.state import TrainingState
-from kubestill.runtime.models.export import export_from_state
+from kubestill.runtime.models.export import SPEC_FILE, export_from_state
 from kubestill.runtime.models.model import Model
 from kubestill.runtime.models.serve import add_serving_file
 from kubestill.runtime.reports.training import training_report
@@ -158,9 +160,8 @@ def train(
         record, ledger = _train(job, place, keeping, origin, about)
     if rank == 0:
         _write_outputs(record, ledger, ports)
-        # What was typed into this call is the caller's own word.
-        typed = job.settings.network.partition(":")[0]
-        add_serving_file(ports.model.path, job.settings.serving, trust=[typed])
+        trust = [] if origin else _typed(job.settings.network, ports.model.path)
+        add_serving_file(ports.model.path, job.settings.serving, trust=trust)
     return (ports.model.uri,)
 
 
@@ -217,6 +218,17 @@ def _train(
 def _followed_metric(job: Job) -> str:
     task = str(job.dataset.schema.task)
     return job.settings.metric or main_metric(task, True, job.whole_domain)
+
+
+def _typed(network: str, folder: str) -> list[str]:
+    """Return the module that the caller's own word vouches for: where the model names just that.
+
+    The model may come from a checkpoint, which somebody may have exchanged.
+    """
+    with open(os.path.join(folder, SPEC_FILE), encoding="utf-8") as file:
+        named = json.load(file)["network"]["factory"]
+    module, colon, _ = network.partition(":")
+    return [module] if colon and named == network else []
 
 
 def _write_outputs(record: dict[str, Any], ledger: Ledger, ports: Ports) -> None:
