@@ -24,7 +24,7 @@ pytestmark = [
 ]
 
 HERE = Path(__file__).parent
-PATIENCE_S = 240
+PATIENCE_S = 120
 """How long a test waits for what a lying double will never say."""
 
 MUTATIONS = {
