@@ -55,10 +55,10 @@ def _leave_the_cause(component: str, executor_input: dict[str, Any], ended: Ende
     # Here, not in the child, which may have been killed.
     from kubestill.runtime.failures import clear_failure, record_failure
 
-    if ended.stopped:
-        return
     if not ended.code:
         return clear_failure(executor_input)
+    if ended.stopped:
+        return
     record_failure(
         executor_input,
         error=ended.error,

@@ -211,9 +211,11 @@ _OF_TORCH = ("DistBackendError", "DistNetworkError", "DistStoreError", "OutOfMem
 """Classes by name: importing torch would make every fork of the parent expensive."""
 _OF_THE_NETWORK = (errno.EIO, errno.ESTALE, errno.ENETUNREACH, errno.EHOSTUNREACH)
 _OF_THE_MACHINE = re.compile(
-    r"uncorrectable (ECC|NVLink) error|unspecified launch failure|launch timed out|hardware"
+    r"uncorrectable (ECC|NVLink) error|unspecified launch failure|launch timed out"
+    r"|hardware (error|failure)"
     r"|illegal memory access|is/are busy or unavailable|(device|GPU) is lost|fallen off the bus"
-    r"|CUDA error: (unknown|initialization) error|NCCL|nccl[A-Z]\w+Error"
+    r"|CUDA error: (unknown|initialization) error|NCCL (error|operation|communicator)"
+    r"|nccl(Unhandled|System|Remote|Internal)\w*Error"
     r"|CU(BLAS|DNN)_STATUS_(EXECUTION_FAILED|INTERNAL_ERROR)"
     r"|Connection (closed by|reset by) peer|killed by signal"
 )
@@ -274,6 +276,16 @@ class _Child:
         # A signal between the fork and the next line would reach a child that nobody knows yet, or
         # run this object's handler in the child.
         signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+        if self.asked_to_stop:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+            os.close(receiver)
+            os.close(sender)
+            return Ended(
+                code=128 + signal.SIGTERM,
+                error="SIGTERM",
+                message="asked to stop before it began",
+                stopped=True,
+            )
         self._pid = os.fork()
         if not self._pid:
             os.close(receiver)
@@ -281,8 +293,10 @@ class _Child:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
         os.close(sender)
         try:
-            _, status = os.waitpid(self._pid, 0)
+            # Its number stays its own until it is reaped: a signal in between reaches nobody else.
+            os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
             group, self._pid = self._pid, 0
+            _, status = os.waitpid(group, 0)
             # What it left behind, such as loaders of data, holds memory that the next try needs.
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(group, signal.SIGKILL)
@@ -305,7 +319,8 @@ class _Child:
     def _forward(self, number: int, frame: FrameType | None) -> None:
         self.asked_to_stop = True
         if self._pid:
-            os.kill(self._pid, number)
+            with suppress(ProcessLookupError):
+                os.kill(self._pid, number)
 
 
 _MESSAGE_BYTES = 32768
@@ -331,6 +346,8 @@ def _work(run: Callable[[], object], parent: int, sender: int, last: Try | None)
         code = 0
     except SystemExit as error:
         code = _exit_code(error)
+        if isinstance(error.code, str):
+            _tell(sender, error)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
@@ -359,7 +376,8 @@ def _exit_code(error: SystemExit) -> int:
 
 def _tell(sender: int, error: BaseException) -> None:
     said = {"error": type(error).__name__, "message": str(error), "may_pass": may_pass(error)}
-    said["message"] = said["message"][: _MESSAGE_BYTES // 8]  # JSON takes up to six bytes for one
+    # JSON takes up to twelve bytes for one character.
+    said["message"] = said["message"][: _MESSAGE_BYTES // 16]
     os.write(sender, json.dumps(said).encode())
 
 
@@ -381,7 +399,7 @@ def _read_end(status: int, told: bytes, kills: int) -> Ended:
         return Ended(code=code if code > 0 else 1, **json.loads(told))
     if code >= 0:
         return Ended(code=code, error="SystemExit" * bool(code), message=str(code) * bool(code))
-    name = signal.Signals(-code).name
+    name = _name_of(-code)
     return Ended(
         code=128 - code,
         error=name,
@@ -389,6 +407,13 @@ def _read_end(status: int, told: bytes, kills: int) -> Ended:
         may_pass=-code not in _STOPPING,
         stopped=-code in _STOPPING,
     )
+
+
+def _name_of(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"SIG{number}"
 
 
 def _guess(number: int, kills: int) -> str:

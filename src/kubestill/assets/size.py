@@ -93,6 +93,10 @@ def measure(
     )
 
 
+_MOST = 256
+"""Iterations that are simulated at most."""
+
+
 def size_warnings(
     documents: Mapping[str, Any], arguments: Mapping[str, Any] | None = None
 ) -> list[str]:
@@ -109,6 +113,8 @@ def size_warnings(
     )
     shards = given.get("shards")
     counted = int(shards) if isinstance(shards, int | float) and shards >= 1 else 2
+    # More than any workflow holds: whoever asks for a million is told so in a second.
+    counted = min(counted, _MOST)
     found = measure(documents, iterations=counted, arguments=arguments)
     remedies = "take fewer steps or iterations, shorter parameters, or components without source"
     said: list[str] = []

@@ -130,12 +130,13 @@ def _free(registry: str, run_id: str) -> str:
         problems = error.problems if isinstance(error, InvalidInput) else ()
         why = str(problems[0] if problems else error).partition("\n")[0]
         return (
-            f"its registry {clean(registry)} cannot be written from here ({clean(why)}); the next "
-            "run sees that this one is over, and takes over at once"
+            f"its registry {clean(registry)} cannot be written from here ({clean(why)}); the "
+            "next run takes over once Kubeflow tells it that this one is over, else after its lease"
         )
     if outcome is None:
         return f"it had taken nothing from its registry {clean(registry)}"
-    return f"its registry {clean(registry)} is free: {outcome.outcome}. {clean(outcome.reason)}"
+    held = f"of its registry {clean(registry)} it holds nothing any more"
+    return f"{held}: {outcome.outcome}. {clean(outcome.reason)}"
 
 
 def _registry_of(api: Api, run: dict[str, Any]) -> str:

@@ -16,12 +16,12 @@ import click
 
 from kubestill.cli.terminal import Screen, clean, draw_bar, show_duration
 from kubestill.client import Api, follow_run
-from kubestill.client.files import NotReadable, RunFiles
+from kubestill.client.files import RunFiles
 from kubestill.client.nodes import NodeNames
 from kubestill.client.progress import Progress, Status, read_progress, read_time, was_canceled
 from kubestill.client.results import explain_failure, fetch_results, places_of
 from kubestill.client.steps import Step, fetch_spec, read_steps
-from kubestill.errors import ClusterError
+from kubestill.errors import ClusterError, KubestillError
 
 PENDING_S = 30.0
 """How long a pod may take to start before that is worth a line."""
@@ -265,7 +265,8 @@ def _no_cause(ended: str, files: RunFiles) -> str:
 def _show_results(files: RunFiles, progress: Progress, folder: str) -> None:
     try:
         results = fetch_results(files, progress, folder)
-    except NotReadable as error:
+    except (KubestillError, OSError) as error:
+        # The run has gone well, whatever keeps us from reading it.
         click.echo("\nWhat it made cannot be read from here: " + clean(error))
         click.echo("\n".join(clean(line) for line in places_of(files, progress)))
         return

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kubestill.client.api import Api
-from kubestill.client.files import NotReadable, RunFiles, read_log
+from kubestill.client.files import RunFiles, read_log
 from kubestill.client.progress import Progress, Status
 from kubestill.errors import ClusterError, KubestillError
 
@@ -108,7 +108,7 @@ def explain_failure(
     """
     said = _read_records(files)
     names = {one.step.key: one.step.name for one in progress.steps}
-    failed = [one for one in progress.steps if one.state == "failed" or one.step.key in said]
+    failed = [one for one in progress.steps if _has_failed(one, said)]
     causes = [
         _explain(api, str(run["run_id"]), files, progress.workflow, one, said, folder)
         for one in failed
@@ -137,6 +137,11 @@ def _explain(
         message=said.get(key) or last_words(log or b""),
         log=path or _where(files, key),
     )
+
+
+def _has_failed(one: Status, said: Mapping[str, str]) -> bool:
+    """Whether a step has failed: a record may be of an attempt before one that went well."""
+    return one.state == "failed" or (one.step.key in said and one.state != "succeeded")
 
 
 def _where(files: RunFiles, key: str) -> str:
@@ -189,7 +194,7 @@ def _log_of_store(files: RunFiles, key: str) -> bytes:
     """Return what Kubeflow's launcher has stored of a step's output."""
     try:
         return files.read(key, "executor-logs") or b""
-    except ClusterError:
+    except (KubestillError, OSError):
         return b""
 
 
@@ -197,7 +202,7 @@ def _copy(files: RunFiles, path: str, folder: str) -> str:
     """Copy a folder of the run here; returns where, or nothing where it could not be whole."""
     try:
         content = files.read_folder(path)
-    except NotReadable:
+    except (KubestillError, OSError):
         return ""
     for name, data in content.items():
         _write(folder, name, data)

@@ -174,16 +174,23 @@ def redact(text: str) -> str:
     return text
 
 
-_SECRETS = (
-    # A password may hold '/' and '@'; a port is none.
-    re.compile(r"(://)[^\s'\"/@:]*:(?!\d+/)[^\s'\"]*(?=@)"),
-    re.compile(r"(://)[^\s'\"/@]+(?=@)"),
-    re.compile(r"(\b(?:bearer|basic)\s+)[\w.~+/=-]{8,}", re.IGNORECASE),
-    re.compile(
-        r"((?:secret|password|passwd|token|signature|credential|api_?key|access_?key(?:_?id)?|\bsig)"
-        r"['\"]?\s*[=:]\s*['\"]?)(?![\s'\"*])[^\s'\"&,;)}]+",
-        re.IGNORECASE,
-    ),
+_KEY = (
+    r"(?:(?:secret|private|access|account|api)[-_]?key(?:[-_]?id)?|secret|passw(?:or)?d|pwd"
+    r"|passphrase|token|signature|credential|\bsig)['\"]?\s*[=:]\s*"
+)
+_SECRETS = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        # A password may hold '/' and '@'; a port is none, unless an '@' comes soon behind it.
+        r"(://)[^\s'\"/@:]*:(?!\d+/(?:[^\s'\"@]*/)?@)[^\s'\"]*(?=@)",
+        r"(://)[^\s'\"/@]+(?=@)",
+        r"(\b(?:set-)?(?:cookie|authorization)\s*:\s*(?:(?:bearer|basic|token)\s+)?)[^\n'\"]+",
+        r"(\b(?:bearer|basic)\s+)[\w.~+/=-]{8,}",
+        r"(--(?:token|password|cookie|header)[ =])\S+",
+        rf"({_KEY}b?')[^']+",
+        rf"({_KEY}b?\")[^\"]+",
+        rf"({_KEY})(?![\s'\"*]|b['\"])[^\s'\"&,;)}}]+",
+    )
 )
 
 

@@ -206,3 +206,40 @@ def test_credentials_are_left_out(root: str, text: str, clean: str) -> None:
     left(executor_input(root), OSError(text))
     assert "SECRET@" not in read_failures(root)[0].message
     assert read_failures(root)[0].message == clean
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SECRET_KEY=hunter2abc",
+        "secret_key: hunter2abc",
+        "MINIO_SECRET_KEY='hunter2abc'",
+        "x-api-key: hunter2abc",
+        "access-key=hunter2abc",
+        "Cookie: authservice_session=MTYhunter2abc",
+        "pwd=hunter2abc;",
+        "AccountKey=hunter2abc==",
+        "private_key: hunter2abc",
+        "passphrase=hunter2abc",
+        "Authorization: Token hunter2abc",
+        "kubestill runs ls --token hunter2abc",
+        "postgres://u:123/hunter2abc@h/db",
+        "secret: 'my hunter2abc'",
+        "{'password': b'hunter2abc'}",
+    ],
+)
+def test_a_secret_in_any_of_its_forms_is_left_out(text: str) -> None:
+    assert "hunter2abc" not in redact(text)
+    assert "***" in redact(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://ml-pipeline.kubeflow:8888/apis/v2beta1: refused",
+        "columns = ['token', 'secret']: two of them are missing",
+        "the key 'x' is missing from dataset.json",
+    ],
+)
+def test_what_is_no_secret_stays(text: str) -> None:
+    assert redact(text) == text
