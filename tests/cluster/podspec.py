@@ -13,6 +13,8 @@ from google.protobuf import json_format
 _REFERENCE = r"\{\{\$\.inputs\.parameters\['(?:pipelinechannel--)?(\w+)'\]\}\}"
 LABELS = {"kubernetes.io/os": "linux"}
 """Of the double's one node."""
+_SECRETS = ("mlpipeline-minio-artifact",)
+"""What the double's namespace has."""
 
 
 def build_pod_spec(
@@ -70,7 +72,12 @@ def build_pod_spec(
 
 def why_unschedulable(pod: Mapping[str, Any]) -> str:
     """Say it as the scheduler does; empty where the double's node takes the pod."""
-    limits = pod["containers"][0].get("resources", {}).get("limits", {})
+    container = pod["containers"][0]
+    for variable in container.get("env", []):
+        secret = variable.get("valueFrom", {}).get("secretKeyRef", {}).get("name")
+        if secret and secret not in _SECRETS:
+            return f'secret "{secret}" not found'
+    limits = container.get("resources", {}).get("limits", {})
     extended = [name for name in limits if "/" in name]
     if any(LABELS.get(name) != value for name, value in pod.get("nodeSelector", {}).items()):
         why = "1 node(s) didn't match Pod's node affinity/selector"

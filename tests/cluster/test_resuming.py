@@ -110,6 +110,7 @@ def test_another_run_goes_on_where_a_stopped_one_was(stored: Cluster, calm: str)
     before = {row["uri"] for row in describe(f"{stored.checkpoints}/again")}
     second = Training(stored, "again")
     assert second.finish() == calm
+    assert second.attempts() > 1, "it began anew"
     rows = describe(f"{stored.checkpoints}/again")
     assert len({row["training"] for row in rows}) == 1, "it began at another place"
     later = [row for row in rows if row["uri"] not in before]
