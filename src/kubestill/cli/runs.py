@@ -103,8 +103,8 @@ def follow(api: Api, run_id: str) -> None:
 def stop(api: Api, run_id: str) -> None:
     """Stop RUN, and give back the rows that it has taken from its registry.
 
-    Kubeflow skips the exit handler of a run that is stopped, so that the run itself gives nothing
-    back.
+    Kubeflow may skip the exit handler of a run that is stopped, so that the run itself gives
+    nothing back.
     """
     from kubestill.client import stop_run
 

@@ -129,7 +129,7 @@ def follow_run(
 def stop_run(
     api: Api, run_id: str, *, pause_s: float | None = None, patience_s: float = STOPPING_S
 ) -> tuple[dict[str, Any], bool]:
-    """Terminate a run and wait until it is over; its exit handler is skipped.
+    """Terminate a run and wait until it is over; its exit handler may be skipped.
 
     Returns:
         The run, and whether it was still going.

@@ -1,6 +1,6 @@
 """Whether a run of Kubeflow is over, asked of its API by a step of another run.
 
-Kubeflow skips the exit handler of a run that is terminated, and a deleted run has nobody left to
+Kubeflow may skip the exit handler of a run that is terminated, and a deleted run has nobody left to
 say that it is over: what such a run holds is given back because the API says so.
 
 | variable | |
