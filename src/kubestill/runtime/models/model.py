@@ -174,9 +174,10 @@ class Model(nn.Module):
             raise CorruptData(f"model spec: {type(error).__name__}: {error}") from error
         if not isinstance(factory, str) or not isinstance(args, Mapping):
             raise CorruptData(f"model spec: network {spec.network!r:.120}")
-        vouched = {"field": "network", "group": trusted.NETWORKS, "trust": trust}
-        trusted.check_trusted(factory, **vouched)
-        trusted.check_defined(resolve_network(factory), factory, **vouched)
+        group = trusted.NETWORKS
+        trusted.check_trusted(factory, field="network", group=group, trust=trust)
+        found = resolve_network(factory)
+        trusted.check_defined(found, factory, field="network", group=group, trust=trust)
         model = cls.create(
             spec.schema, encoder=encoder, decoder=decoder, network=factory, network_args=args
         )

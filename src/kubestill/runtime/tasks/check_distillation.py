@@ -131,7 +131,7 @@ def check_distillation(
             slices,
             problems=found,
         )
-        _check_vouched(typed["network"], found)
+        _check_vouched(str(typed["network"]), found)
         told = [_as_told_here(problem, name) for problem in found]
         problems += [problem for problem in told if problem not in problems]
         if job and asked:
