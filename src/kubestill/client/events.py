@@ -7,28 +7,17 @@ no root.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
-import urllib3
-from kubernetes import client, config
-
+from kubestill.client.kube import NotChecked, ask
 from kubestill.client.nodes import key_of
 
-_TIMEOUT_S = 10
 _NODE_NAME = "workflows.argoproj.io/node-name"
 _HARMLESS = {"ContainerCreating", "PodInitializing"}
 _NAMESPACE = "kubeflow"
 """Of the runs, on an installation for one user."""
-_UNABLE = (
-    config.ConfigException,
-    client.ApiException,
-    urllib3.exceptions.HTTPError,
-    OSError,
-    ValueError,
-    KeyError,
-)
+_UNABLE = (NotChecked, OSError, ValueError, KeyError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,22 +43,19 @@ def find_waiting(run_id: str, namespace: str) -> list[Waiting] | None:
     """
     namespace = namespace or _NAMESPACE
     try:
-        core = client.CoreV1Api(_sign_in())
-        pods = _items(
-            core.list_namespaced_pod(
-                namespace,
-                label_selector=f"pipeline/runid={run_id}",
-                _preload_content=False,
-                _request_timeout=_TIMEOUT_S,
-            )
+        pods = ask(
+            lambda core: core.list_namespaced_pod,
+            namespace,
+            what="list pods",
+            label_selector=f"pipeline/runid={run_id}",
         )
         return [
             Waiting(
                 pod=pod["metadata"]["name"],
                 key=_key(pod),
-                reason=_of_pod(pod) or _of_events(core, pod, namespace),
+                reason=_of_pod(pod) or _of_events(pod, namespace),
             )
-            for pod in pods
+            for pod in pods.get("items") or ()
             if (pod.get("status") or {}).get("phase") == "Pending"
         ]
     except _UNABLE:
@@ -79,28 +65,15 @@ def find_waiting(run_id: str, namespace: str) -> list[Waiting] | None:
 def find_pipeline_root(namespace: str) -> str:
     """Return where the runs of a namespace write by default; empty where that cannot be told."""
     try:
-        answer: Any = client.CoreV1Api(_sign_in()).read_namespaced_config_map(
+        answer = ask(
+            lambda core: core.read_namespaced_config_map,
             "kfp-launcher",
             namespace or _NAMESPACE,
-            _preload_content=False,
-            _request_timeout=_TIMEOUT_S,
+            what="read config maps",
         )
-        return str((json.loads(answer.data).get("data") or {}).get("defaultPipelineRoot") or "")
+        return str((answer.get("data") or {}).get("defaultPipelineRoot") or "")
     except _UNABLE:
         return ""
-
-
-def _sign_in() -> client.ApiClient:
-    """Build a client from the kube config, or from the pod that this is."""
-    try:
-        return config.new_client_from_config()
-    except config.ConfigException:
-        config.load_incluster_config()
-        return client.ApiClient()
-
-
-def _items(answer: Any) -> list[dict[str, Any]]:
-    return json.loads(answer.data).get("items") or []
 
 
 def _key(pod: dict[str, Any]) -> str:
@@ -131,16 +104,16 @@ def _of_pod(pod: dict[str, Any]) -> str:
     return ""
 
 
-def _of_events(core: client.CoreV1Api, pod: dict[str, Any], namespace: str) -> str:
+def _of_events(pod: dict[str, Any], namespace: str) -> str:
     """Return the newest warning about a pod, such as of a volume that cannot be mounted."""
     name = pod["metadata"]["name"]
-    answer = core.list_namespaced_event(
+    answer = ask(
+        lambda core: core.list_namespaced_event,
         namespace,
+        what="list events",
         field_selector=f"involvedObject.name={name},type=Warning",
-        _preload_content=False,
-        _request_timeout=_TIMEOUT_S,
     )
-    newest = max(_items(answer), key=_time_of, default={})
+    newest = max(answer.get("items") or (), key=_time_of, default={})
     return str(newest.get("message") or newest.get("reason") or "")
 
 

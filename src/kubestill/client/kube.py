@@ -18,13 +18,16 @@ class NotChecked(ClusterError):
     """Something cannot be seen from here, or shows nothing: neither good nor bad."""
 
 
-def ask(read: Callable[[client.CoreV1Api], Callable[..., Any]], *names: str, what: str) -> Any:
+def ask(
+    read: Callable[[client.CoreV1Api], Callable[..., Any]], *names: str, what: str, **query: str
+) -> Any:
     """Read something and return Kubernetes' answer as plain JSON.
 
     Args:
         read: Picks the call, such as `lambda core: core.list_node`.
         names: Its arguments.
         what: What is read, as in "the right to list nodes".
+        query: Further arguments, such as `label_selector`.
 
     Raises:
         NotChecked: There is no way to ask, no right to, or no such thing.
@@ -32,7 +35,7 @@ def ask(read: Callable[[client.CoreV1Api], Callable[..., Any]], *names: str, wha
     try:
         _sign_in()
         call = read(client.CoreV1Api())
-        answer = call(*names, _preload_content=False, _request_timeout=_TIMEOUT_S)
+        answer = call(*names, **query, _preload_content=False, _request_timeout=_TIMEOUT_S)
     except config.ConfigException as error:
         raise NotChecked("not checked: there is no kube config here") from error
     except client.ApiException as error:

@@ -1,15 +1,11 @@
 """Pods that do not start, and why: from Kubernetes, as far as the kube config lets us ask."""
 
 import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-import yaml
 from click.testing import CliRunner
 
 from kubeflow import make_package
@@ -51,27 +47,11 @@ class _Kubernetes(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def kubernetes(tmp_path: Path, monkeypatch) -> Iterator[type[_Kubernetes]]:
+def kubernetes(serve_kubernetes) -> type[_Kubernetes]:
     """A Kubernetes API that the kube config points at."""
     handler = type("Handler", (_Kubernetes,), {"pods": [], "events": [], "asked": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    path = tmp_path / "kube.yaml"
-    content = {
-        "clusters": [
-            {"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}
-        ],
-        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-        "users": [{"name": "u", "user": {"token": "t"}}],
-        "current-context": "x",
-    }
-    path.write_text(yaml.safe_dump(content))
-    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
-    yield handler
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    serve_kubernetes(handler)
+    return handler
 
 
 def pod(node: str, phase: str = "Pending", **status: Any) -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 import json
 import shlex
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -131,26 +129,11 @@ class _Kubernetes(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def kubernetes(tmp_path: Path, monkeypatch) -> Iterator[type[_Kubernetes]]:
+def kubernetes(serve_kubernetes) -> type[_Kubernetes]:
     """A Kubernetes API with two nodes that the kube config points at."""
     handler = type("Handler", (_Kubernetes,), {"nodes": [node(), node(gpus=0, pool="cpus")]})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    path = tmp_path / "kube.yaml"
-    cluster = {"server": f"http://127.0.0.1:{server.server_port}"}
-    content = {
-        "clusters": [{"name": "c", "cluster": cluster}],
-        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-        "users": [{"name": "u", "user": {"token": "t"}}],
-        "current-context": "x",
-    }
-    path.write_text(yaml.safe_dump(content))
-    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
-    yield handler
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    serve_kubernetes(handler)
+    return handler
 
 
 def doctor(server: Any, tmp_path: Path, monkeypatch, **parameters: Any) -> tuple[int, str]:
