@@ -10,7 +10,7 @@ _COMMAND = ["python3", "-m", "kubestill.step", "kfp.dsl.executor_main"]
 def name_instead_of_source(component: Any) -> None:
     """Let a component's step name its function, which lies in the image, instead of carrying it.
 
-    Argo keeps four copies of a step's command, and above a megabyte of them Kubeflow's list of
+    Argo keeps several copies of a step's command, and above a megabyte of them Kubeflow's list of
     tasks stands still. Inside of a step the components are plain functions, and stay so.
     """
     if not hasattr(component, "component_spec"):

@@ -1,8 +1,8 @@
 """What a compiled step starts: `python3 -m kubestill.step kfp.dsl.executor_main …`.
 
-A step carries no source. Argo keeps four copies of whatever a step's command says, and a megabyte
-of them stops Kubeflow's list of tasks; so the command names a component, and the function is the
-one that lies in the image.
+A step carries no source. Argo keeps several copies of whatever a step's command says, and a
+megabyte of them stops Kubeflow's list of tasks; so the command names a component, and the function
+is the one that lies in the image.
 """
 
 from __future__ import annotations

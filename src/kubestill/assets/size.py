@@ -11,8 +11,9 @@ The model was held against a real Kubeflow Pipelines 2.17.0 (Argo 4.0.8), by run
 | the same, compressed | 152 | 145 |
 | whole workflow, 40 shards, compressed | about 1000 | 1018 |
 
-So it errs by less than 2 % in what is not compressed, by less than 5 % in what is. Specifications
-of 130 workflows in Kubeflow's own tests come out 1 to 4 % too small.
+So it errs by less than 2 % in what is not compressed, by less than 5 % in what is. Of about 150
+workflows in Kubeflow's own tests, most specifications come out 1 to 4 % too small; those with
+metadata of pods up to 35 % too small, those with importers up to 7 % too large.
 """
 
 from __future__ import annotations

@@ -363,7 +363,7 @@ def test_stop_says_what_becomes_of_the_registry(server, command, tmp_path):
     run = next(iter(server.runs))
     output = command("runs", "stop", run)
     assert f"run {run} is stopped\n" in output
-    assert "the next run sees that this one is over, and takes over at once" in output
+    assert "takes over once Kubeflow tells it that this one is over, else after its lease" in output
     assert server.runs[run]["state"] == "FAILED"
     assert f"run {run} was over already: stopped" in command("runs", "stop", run)
 
@@ -388,7 +388,8 @@ def test_stop_gives_back_the_rows_that_the_run_has_taken(server, command, tmp_pa
     claim = Claim(run_id=run, at=time.time(), lease_seconds=3600, window=window)
     registry.change(lambda state: transitions.claim(state, claim))
     output = command("runs", "stop", run)
-    assert f"its registry {registry.uri} is free: abandoned. It was terminated by hand." in output
+    held = f"of its registry {registry.uri} it holds nothing any more"
+    assert f"{held}: abandoned. It was terminated by hand." in output
     assert registry.read().claim is None
 
 
