@@ -33,6 +33,7 @@ import sys
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -337,6 +338,7 @@ def _work(run: Callable[[], object], parent: int, sender: int, last: Try | None)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+    _disown_exit_functions()
     os.environ.pop(_LAST_TRY, None)
     if last:
         os.environ[_LAST_TRY] = json.dumps(vars(last))
@@ -365,6 +367,16 @@ def _die_with(parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def _disown_exit_functions() -> None:
+    """Leave what the parent does at its end, such as to remove temporary folders, to the parent."""
+    atexit._clear()  # pyright: ignore[reportAttributeAccessIssue]
+    inherited: dict[weakref.finalize[..., Any], object] = getattr(weakref.finalize, "_registry", {})
+    for cleanup in inherited:
+        cleanup.atexit = False
+    # `finalize` registers itself once in the life of a process, which was the parent's.
+    atexit.register(getattr(weakref.finalize, "_exitfunc", lambda: None))
 
 
 def _exit_code(error: SystemExit) -> int:

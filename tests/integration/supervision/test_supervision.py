@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -197,6 +200,20 @@ def test_what_a_child_says_or_dies_of_is_no_riddle() -> None:
     ended = supervision.supervise(lambda: os.kill(os.getpid(), 40), restarts=0)
     assert (ended.code, ended.error) == (168, "SIG40")
     assert supervision.supervise(lambda: sys.exit("no rows"), restarts=0).message == "no rows"
+
+
+def test_a_child_cleans_up_after_itself_and_not_after_its_parent(tmp_path: Path) -> None:
+    def work() -> None:
+        weakref.finalize(Path, (tmp_path / "child's").touch)
+        atexit.register((tmp_path / "child's too").touch)
+
+    of_parent = (tmp_path / "parent's").touch
+    atexit.register(of_parent)
+    with tempfile.TemporaryDirectory() as folder:
+        assert supervision.supervise(work, restarts=0).code == 0
+        assert Path(folder).exists()
+    atexit.unregister(of_parent)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["child's", "child's too"]
 
 
 @pytest.mark.parametrize(
