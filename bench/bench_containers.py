@@ -30,8 +30,8 @@ RUNNERS: dict[str, Containers | None] = {
 }
 IMPORTS = {
     "torch": "import torch",
-    "a training": "import kubestill.runtime.tasks.train_teacher",
-    "an evaluation": "import kubestill.runtime.tasks.continuous_eval",
+    "a training": "import kubestill.runtime.steps.train_teacher",
+    "an evaluation": "import kubestill.runtime.steps.continuous_eval",
 }
 
 

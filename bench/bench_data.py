@@ -20,12 +20,12 @@ import pyarrow.parquet as pq
 
 from bench.harness import clock, take_turns
 from bench.results import Measure, write
-from kubestill.runtime.artifacts import LocalArtifact
-from kubestill.runtime.data.cache import load_decoded
-from kubestill.runtime.data.dataset import Dataset, DatasetWriter
-from kubestill.runtime.data.decode import RawLayout, decode, decode_features
-from kubestill.runtime.data.schema import Column, Schema
-from kubestill.runtime.tasks.train_student import train_student
+from kubestill.runtime.base.artifacts import LocalArtifact
+from kubestill.runtime.datasets.cache import load_decoded
+from kubestill.runtime.datasets.dataset import Dataset, DatasetWriter
+from kubestill.runtime.datasets.decode import RawLayout, decode, decode_features
+from kubestill.runtime.datasets.schema import Column, Schema
+from kubestill.runtime.steps.train_student import train_student
 from kubestill.runtime.training.batches import Order
 
 FEATURES = 8

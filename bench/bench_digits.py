@@ -25,16 +25,16 @@ import numpy as np
 from scipy import stats
 
 from bench.results import Measure, write
-from kubestill.runtime.artifacts import LocalArtifact
-from kubestill.runtime.data.dataset import Dataset, DatasetWriter
-from kubestill.runtime.data.decode import RawLayout, decode
-from kubestill.runtime.data.schema import Schema
+from kubestill.runtime.base.artifacts import LocalArtifact
+from kubestill.runtime.datasets.dataset import Dataset, DatasetWriter
+from kubestill.runtime.datasets.decode import RawLayout, decode
+from kubestill.runtime.datasets.schema import Schema
 from kubestill.runtime.models.export import load_model
-from kubestill.runtime.tasks.generate_synthetic import generate_synthetic
-from kubestill.runtime.tasks.import_dataset import import_dataset
-from kubestill.runtime.tasks.label_with_teacher import label_with_teacher
-from kubestill.runtime.tasks.train_student import train_student
-from kubestill.runtime.tasks.train_teacher import train_teacher
+from kubestill.runtime.steps.generate_synthetic import generate_synthetic
+from kubestill.runtime.steps.import_dataset import import_dataset
+from kubestill.runtime.steps.label_with_teacher import label_with_teacher
+from kubestill.runtime.steps.train_student import train_student
+from kubestill.runtime.steps.train_teacher import train_teacher
 
 ARMS = ("soft", "labels", "argmax")
 RATES = (0.002, 0.008, 0.032)

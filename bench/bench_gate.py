@@ -24,23 +24,23 @@ from scipy import stats
 
 from bench.flights import FEATURES, TARGET, by_month, flights
 from bench.results import Measure, write
-from kubestill.runtime.artifacts import LocalArtifact
-from kubestill.runtime.data.decode import decode_features
-from kubestill.runtime.data.tables import read_table
-from kubestill.runtime.data.writer import DatasetWriter
+from kubestill.runtime.base.artifacts import LocalArtifact
+from kubestill.runtime.datasets.decode import decode_features
+from kubestill.runtime.datasets.tables import read_table
+from kubestill.runtime.datasets.writer import DatasetWriter
 from kubestill.runtime.evaluation.decay import BIAS, WATCHED, find_decay
 from kubestill.runtime.evaluation.decision import Decision, Rules, judge_alone, judge_challenger
 from kubestill.runtime.evaluation.fitness import Shift, compare_rows
-from kubestill.runtime.evaluation.intervals import Bootstrap, bootstrap
 from kubestill.runtime.evaluation.labels import check_labels, skill
-from kubestill.runtime.evaluation.metrics import METRICS
-from kubestill.runtime.evaluation.outcome import Outcome
 from kubestill.runtime.evaluation.profile import Profile, sketch
 from kubestill.runtime.evaluation.record import bias_of, marks_of
 from kubestill.runtime.evaluation.settings import EvaluationSettings
+from kubestill.runtime.metrics.intervals import Bootstrap, bootstrap
+from kubestill.runtime.metrics.outcome import Outcome
+from kubestill.runtime.metrics.scores import METRICS
 from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.predict import Predictor
-from kubestill.runtime.tasks.train_teacher import train_teacher
+from kubestill.runtime.steps.train_teacher import train_teacher
 
 HEALTHY, CASES, BAD = 200, 100, 25
 SETTINGS = EvaluationSettings(resamples=400)

@@ -17,11 +17,11 @@ import torch
 
 from bench.harness import clock, take_turns
 from bench.results import Measure, write
-from kubestill.runtime.data.decode import RawLayout, decode_features
-from kubestill.runtime.data.manifest import BLOCK_ROWS, Dataset
-from kubestill.runtime.data.schema import Column, Schema
-from kubestill.runtime.data.writer import DatasetWriter
-from kubestill.runtime.labelling import label
+from kubestill.runtime.datasets.decode import RawLayout, decode_features
+from kubestill.runtime.datasets.manifest import BLOCK_ROWS, Dataset
+from kubestill.runtime.datasets.schema import Column, Schema
+from kubestill.runtime.datasets.writer import DatasetWriter
+from kubestill.runtime.generation.labelling import label
 from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.encoder import Encoder
 from kubestill.runtime.models.model import Model

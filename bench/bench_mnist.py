@@ -20,15 +20,15 @@ import pyarrow as pa
 from torch import Tensor, nn
 
 from bench.results import Measure, write
-from kubestill.runtime.artifacts import LocalArtifact
-from kubestill.runtime.data.dataset import Dataset, DatasetWriter
-from kubestill.runtime.data.decode import RawLayout, decode
-from kubestill.runtime.data.schema import Column, Schema
+from kubestill.runtime.base.artifacts import LocalArtifact
+from kubestill.runtime.datasets.dataset import Dataset, DatasetWriter
+from kubestill.runtime.datasets.decode import RawLayout, decode
+from kubestill.runtime.datasets.schema import Column, Schema
 from kubestill.runtime.models.export import load_model
-from kubestill.runtime.tasks.generate_synthetic import generate_synthetic
-from kubestill.runtime.tasks.label_with_teacher import label_with_teacher
-from kubestill.runtime.tasks.train_student import train_student
-from kubestill.runtime.tasks.train_teacher import train_teacher
+from kubestill.runtime.steps.generate_synthetic import generate_synthetic
+from kubestill.runtime.steps.label_with_teacher import label_with_teacher
+from kubestill.runtime.steps.train_student import train_student
+from kubestill.runtime.steps.train_teacher import train_teacher
 
 SCHEMA = Schema(
     columns=(

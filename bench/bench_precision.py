@@ -28,11 +28,11 @@ import torch
 
 from bench.harness import Clocked, interval, take_turns
 from bench.results import Measure, write
-from kubestill.runtime.artifacts import LocalArtifact
-from kubestill.runtime.tasks.generate_synthetic import generate_synthetic
-from kubestill.runtime.tasks.import_dataset import import_dataset
-from kubestill.runtime.tasks.train_student import train_student
-from kubestill.runtime.tasks.train_teacher import train_teacher
+from kubestill.runtime.base.artifacts import LocalArtifact
+from kubestill.runtime.steps.generate_synthetic import generate_synthetic
+from kubestill.runtime.steps.import_dataset import import_dataset
+from kubestill.runtime.steps.train_student import train_student
+from kubestill.runtime.steps.train_teacher import train_teacher
 
 PRECISIONS = ("float32", "bf16")
 SPEED_UP = 2.2

@@ -30,14 +30,14 @@ import pandas as pd
 
 from bench.flights import FEATURES, TARGET, TIMESTAMP, by_month, flights, write_months
 from bench.results import RESULTS, Measure, write
-from kubestill.runtime.artifacts import LocalArtifact
-from kubestill.runtime.data.manifest import Dataset
-from kubestill.runtime.data.tables import read_table
-from kubestill.runtime.data.writer import DatasetWriter
+from kubestill.runtime.base.artifacts import LocalArtifact
+from kubestill.runtime.datasets.manifest import Dataset
+from kubestill.runtime.datasets.tables import read_table
+from kubestill.runtime.datasets.writer import DatasetWriter
 from kubestill.runtime.evaluation.evaluate import evaluate
 from kubestill.runtime.models.export import load_model
-from kubestill.runtime.registry import Registry, open_registry
-from kubestill.runtime.tasks.train_teacher import train_teacher
+from kubestill.runtime.retraining import Registry, open_registry
+from kubestill.runtime.steps.train_teacher import train_teacher
 
 NETWORK = {"hidden": [64, 64]}
 BATCH = 512

@@ -19,16 +19,16 @@ from torch import nn
 
 from bench.harness import clock, take_turns
 from bench.results import Measure, write
-from kubestill.runtime.artifacts import LocalArtifact
-from kubestill.runtime.data.dataset import Dataset, DatasetWriter
-from kubestill.runtime.data.decode import RawLayout, decode
+from kubestill.runtime.base.artifacts import LocalArtifact
+from kubestill.runtime.datasets.dataset import Dataset, DatasetWriter
+from kubestill.runtime.datasets.decode import RawLayout, decode
+from kubestill.runtime.generation.systems import load_system
+from kubestill.runtime.generation.systems.heston import MATURITIES, STRIKES
+from kubestill.runtime.generation.systems.implied import implied_deviation
 from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.predict import Predictor
-from kubestill.runtime.systems import load_system
-from kubestill.runtime.systems.heston import MATURITIES, STRIKES
-from kubestill.runtime.systems.implied import implied_deviation
-from kubestill.runtime.tasks.generate_synthetic import generate_synthetic
-from kubestill.runtime.tasks.train_student import train_student
+from kubestill.runtime.steps.generate_synthetic import generate_synthetic
+from kubestill.runtime.steps.train_student import train_student
 
 HESTON_ROWS, HESTON_TRAIN = 12_000, 10_200
 HESTON_REFERENCE = 0.0298

@@ -21,16 +21,16 @@ from scipy.interpolate import RegularGridInterpolator
 from sklearn.tree import DecisionTreeClassifier
 
 from bench.results import Measure, write
-from kubestill.runtime.artifacts import LocalArtifact
-from kubestill.runtime.certificate.exceptions import Exceptions
-from kubestill.runtime.certificate.truth import answers
-from kubestill.runtime.data.cache import load_decoded
-from kubestill.runtime.data.dataset import Dataset
+from kubestill.runtime.base.artifacts import LocalArtifact
+from kubestill.runtime.certification.exceptions import Exceptions
+from kubestill.runtime.certification.truth import answers
+from kubestill.runtime.datasets.cache import load_decoded
+from kubestill.runtime.datasets.dataset import Dataset
+from kubestill.runtime.generation.systems.collision_avoidance import ADVISORIES, CollisionAvoidance
 from kubestill.runtime.models.export import load_model
-from kubestill.runtime.systems.collision_avoidance import ADVISORIES, CollisionAvoidance
-from kubestill.runtime.tasks.certify_surrogate import certify_surrogate
-from kubestill.runtime.tasks.generate_synthetic import generate_synthetic
-from kubestill.runtime.tasks.train_student import train_student
+from kubestill.runtime.steps.certify_surrogate import certify_surrogate
+from kubestill.runtime.steps.generate_synthetic import generate_synthetic
+from kubestill.runtime.steps.train_student import train_student
 
 TREE_NODE = 3
 """Bytes of a split: one for the feature, one for the level, one for the children or the action."""

@@ -28,8 +28,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from bench.harness import Clocked, take_turns
 from bench.results import Measure, write
 from kubestill.runtime.checkpoints import Checkpointer, resolve_place
-from kubestill.runtime.data.decode import RawLayout
-from kubestill.runtime.data.schema import Column, Schema
+from kubestill.runtime.datasets.decode import RawLayout
+from kubestill.runtime.datasets.schema import Column, Schema
 from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.encoder import Encoder
 from kubestill.runtime.models.model import Model

@@ -15,14 +15,14 @@ import yaml
 from docstring_parser import parse
 from pydantic import BaseModel
 
-from kubestill.runtime.certificate.settings import CertificateSettings
+from kubestill.runtime.certification.settings import CertificateSettings
 from kubestill.runtime.evaluation.settings import EvaluationSettings
-from kubestill.runtime.fresh.request import Request as FreshRequest
+from kubestill.runtime.generation.request import AUGMENTATIONS, COVERINGS
+from kubestill.runtime.generation.systems.load import BUILTIN, import_system
 from kubestill.runtime.models.networks import ACTIVATIONS, NETWORKS, NORMS
-from kubestill.runtime.overfit_batch.settings import GateSettings
-from kubestill.runtime.synthetic.request import AUGMENTATIONS, COVERINGS
-from kubestill.runtime.systems.load import BUILTIN, import_system
-from kubestill.runtime.tasks.select_checkpoint import SelectionSettings
+from kubestill.runtime.retraining.request import Request as FreshRequest
+from kubestill.runtime.sanity.settings import GateSettings
+from kubestill.runtime.steps.select_checkpoint import SelectionSettings
 from kubestill.runtime.training.settings import TrainingSettings
 
 HERE = Path(__file__).parent

@@ -55,7 +55,7 @@ def certify_surrogate(
         verdict: `certified` or `refused`.
         reason: What does not hold, in sentences.
     """
-    from kubestill.runtime.tasks.certify_surrogate import certify_surrogate as run
+    from kubestill.runtime.steps.certify_surrogate import certify_surrogate as run
 
     return run(
         model=model,

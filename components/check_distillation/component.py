@@ -84,7 +84,7 @@ def check_distillation(
         reason: The diagnosis in sentences.
         shard_indices: 0 to shards - 1.
     """
-    from kubestill.runtime.tasks.check_distillation import check_distillation as run
+    from kubestill.runtime.steps.check_distillation import check_distillation as run
 
     return run(
         dataset=dataset,

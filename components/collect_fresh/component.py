@@ -76,7 +76,7 @@ def collect_fresh(
             while another run is at work.
         reason: The sentence behind it.
     """
-    from kubestill.runtime.tasks.collect_fresh import collect_fresh as run
+    from kubestill.runtime.steps.collect_fresh import collect_fresh as run
 
     return run(
         source=source,

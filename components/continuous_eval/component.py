@@ -53,7 +53,7 @@ def continuous_eval(
         decision: One word for the pipeline to branch on.
         reason: The sentence behind it.
     """
-    from kubestill.runtime.tasks.continuous_eval import continuous_eval as run
+    from kubestill.runtime.steps.continuous_eval import continuous_eval as run
 
     return run(
         model=model,

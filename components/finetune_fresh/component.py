@@ -77,7 +77,7 @@ def finetune_fresh(
         summary: The same in short.
         model_uri: Where the exported model lies.
     """
-    from kubestill.runtime.tasks.finetune_fresh import finetune_fresh as run
+    from kubestill.runtime.steps.finetune_fresh import finetune_fresh as run
 
     return run(
         checkpoint=checkpoint,

@@ -23,6 +23,6 @@ def gather_shards(
         dataset: One dataset over all rows, in the order of the shards.
         dataset_uri: Where the index lies.
     """
-    from kubestill.runtime.tasks.gather_shards import gather_shards as run
+    from kubestill.runtime.steps.gather_shards import gather_shards as run
 
     return run(uris=uris, dataset=dataset)

@@ -51,7 +51,7 @@ def generate_synthetic(
         dataset: The rows of this shard; with labels where they come from a system.
         dataset_uri: Where this shard lies.
     """
-    from kubestill.runtime.tasks.generate_synthetic import generate_synthetic as run
+    from kubestill.runtime.steps.generate_synthetic import generate_synthetic as run
 
     return run(
         dataset=dataset,

@@ -44,7 +44,7 @@ def import_dataset(
         holdout: Rows that only the final evaluation sees.
         dataset_uri: Where the training rows lie.
     """
-    from kubestill.runtime.tasks.import_dataset import import_dataset as run
+    from kubestill.runtime.steps.import_dataset import import_dataset as run
 
     return run(
         source=source,

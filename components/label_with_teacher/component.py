@@ -45,7 +45,7 @@ def label_with_teacher(
         labelled: The rows with the soft outputs beside them.
         dataset_uri: Where the labelled rows lie.
     """
-    from kubestill.runtime.tasks.label_with_teacher import label_with_teacher as run
+    from kubestill.runtime.steps.label_with_teacher import label_with_teacher as run
 
     return run(
         model=model,

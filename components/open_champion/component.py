@@ -28,7 +28,7 @@ def open_champion(
         golden: Rows that no model ever learns from: the user's own, or the first champion's judges.
         version: Which champion it is.
     """
-    from kubestill.runtime.tasks.open_champion import open_champion as run
+    from kubestill.runtime.steps.open_champion import open_champion as run
 
     return run(
         registry=registry,

@@ -72,7 +72,7 @@ def overfit_batch(
         verdict: `pass`, `fail` or `undetermined`.
         reason: The diagnosis in sentences.
     """
-    from kubestill.runtime.tasks.overfit_batch import overfit_batch as run
+    from kubestill.runtime.steps.overfit_batch import overfit_batch as run
 
     return run(
         dataset=dataset,

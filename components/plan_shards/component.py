@@ -32,7 +32,7 @@ def plan_shards(
     Returns:
         Output: 0 to shards - 1.
     """
-    from kubestill.runtime.tasks.plan_shards import plan_shards as run
+    from kubestill.runtime.steps.plan_shards import plan_shards as run
 
     return run(
         shards=shards,

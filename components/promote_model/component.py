@@ -41,7 +41,7 @@ def promote_model(
         version: Of the new champion.
         model_uri: Where it lies.
     """
-    from kubestill.runtime.tasks.promote_model import promote_model as run
+    from kubestill.runtime.steps.promote_model import promote_model as run
 
     return run(
         model=model,

@@ -28,7 +28,7 @@ def record_outcome(
         outcome: `promoted`, `healthy`, `inconclusive`, `rejected` (the challenger), `unfit` (the
             rows), `waiting`, `busy`, `failed` or `abandoned`.
     """
-    from kubestill.runtime.tasks.record_outcome import record_outcome as run
+    from kubestill.runtime.steps.record_outcome import record_outcome as run
 
     return run(
         registry=registry,

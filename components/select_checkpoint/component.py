@@ -40,7 +40,7 @@ def select_checkpoint(
         model_uri: Where the exported model lies.
         reason: Why this one.
     """
-    from kubestill.runtime.tasks.select_checkpoint import select_checkpoint as run
+    from kubestill.runtime.steps.select_checkpoint import select_checkpoint as run
 
     return run(
         ledger=ledger,

@@ -83,7 +83,7 @@ def train_student(
         summary: The same in short.
         model_uri: Where the exported model lies.
     """
-    from kubestill.runtime.tasks.train_student import train_student as run
+    from kubestill.runtime.steps.train_student import train_student as run
 
     return run(
         dataset=dataset,

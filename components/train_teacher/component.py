@@ -65,7 +65,7 @@ def train_teacher(
         summary: The same in short.
         model_uri: Where the exported model lies.
     """
-    from kubestill.runtime.tasks.train_teacher import train_teacher as run
+    from kubestill.runtime.steps.train_teacher import train_teacher as run
 
     return run(
         dataset=dataset,

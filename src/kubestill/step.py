@@ -53,7 +53,7 @@ def execute(component: str, executor_input: dict[str, Any]) -> None:
 def _leave_the_cause(component: str, executor_input: dict[str, Any], ended: Ended) -> None:
     """Record why the step failed; where it went well, take away what an earlier attempt left."""
     # Here, not in the child, which may have been killed.
-    from kubestill.runtime.failures import clear_failure, record_failure
+    from kubestill.runtime.steps.failures import clear_failure, record_failure
 
     if not ended.code:
         return clear_failure(executor_input)

@@ -11,7 +11,7 @@ from rows import ROWS, parameters, put_month
 from session import Cluster, wait_for
 
 from kubestill.errors import KubestillError
-from kubestill.runtime.registry import open_registry
+from kubestill.runtime.retraining import open_registry
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from session import Cluster, Done
 
-from kubestill.runtime.data.dataset import Dataset
+from kubestill.runtime.datasets.dataset import Dataset
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 

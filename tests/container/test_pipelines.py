@@ -19,7 +19,7 @@ from pods import DOCKER
 
 import kubestill.components
 from kubestill.local import Containers, run_pipeline
-from kubestill.runtime.registry import open_registry
+from kubestill.runtime.retraining import open_registry
 
 # Kubeflow injects outputs, which signatures do not say.
 ours: Any = kubestill.components

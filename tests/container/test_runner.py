@@ -170,7 +170,7 @@ def test_all_that_a_step_imports_has_its_bytecode():
     # What has none is compiled again at the start of every step: the image is read-only.
     look = """
 import importlib, os, pkgutil, sys
-import kubestill.runtime.tasks as tasks
+import kubestill.runtime.steps as tasks
 for module in pkgutil.iter_modules(tasks.__path__, tasks.__name__ + "."):
     importlib.import_module(module.name)
 specs = [getattr(module, "__spec__", None) for module in sys.modules.values()]

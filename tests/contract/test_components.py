@@ -61,7 +61,7 @@ def test_a_component_takes_what_its_task_takes(name):
             for parameter in inspect.signature(function).parameters.values()
         }
 
-    task = getattr(importlib.import_module(f"kubestill.runtime.tasks.{name}"), name)
+    task = getattr(importlib.import_module(f"kubestill.runtime.steps.{name}"), name)
     assert parameters(COMPONENTS[name].python_func) == parameters(task)
 
 
@@ -69,7 +69,7 @@ def test_a_component_takes_what_its_task_takes(name):
 def test_a_component_is_one_runtime_call(name):
     lines = inspect.getsource(COMPONENTS[name].python_func).split('"""')[-1].split("\n")
     body = "\n".join(line.strip() for line in lines if line.strip())
-    assert body.startswith(f"from kubestill.runtime.tasks.{name} import {name} as run\nreturn run(")
+    assert body.startswith(f"from kubestill.runtime.steps.{name} import {name} as run\nreturn run(")
     assert body.count("(") == body.count(")") == 1
 
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from kubestill.runtime.artifacts import LocalArtifact
+from kubestill.runtime.base.artifacts import LocalArtifact
 from kubestill.runtime.models.export import load_model
-from kubestill.runtime.tasks.import_dataset import import_dataset
-from kubestill.runtime.tasks.train_teacher import train_teacher
+from kubestill.runtime.steps.import_dataset import import_dataset
+from kubestill.runtime.steps.train_teacher import train_teacher
 
 pytestmark = [
     pytest.mark.gpu,

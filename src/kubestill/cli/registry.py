@@ -23,7 +23,7 @@ def registry() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_runs(uri: str, as_json: bool) -> None:
     """List every run and how it ended, oldest first."""
-    from kubestill.runtime.registry.inspection import runs
+    from kubestill.runtime.retraining.inspection import runs
 
     found = runs(uri)
     if as_json:
@@ -49,7 +49,7 @@ def list_runs(uri: str, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(uri: str, as_json: bool) -> None:
     """Show the champions, the run at work, and what became of the rows."""
-    from kubestill.runtime.registry.inspection import standing
+    from kubestill.runtime.retraining.inspection import standing
 
     found = standing(uri)
     if as_json:
@@ -72,7 +72,7 @@ def rollback(uri: str, to: int, yes: bool) -> None:
     Rows that only the champions given up had learned from are quarantined: no run learns from
     them again. A run at work will not promote: its challenger was judged against another champion.
     """
-    from kubestill.runtime.registry.inspection import roll_back, standing
+    from kubestill.runtime.retraining.inspection import roll_back, standing
 
     if not yes:
         now = standing(uri)["champion"]
@@ -88,7 +88,7 @@ def release(uri: str, windows: tuple[str, ...]) -> None:
 
     WINDOW is as `kubestill registry show` lists it. They were judged, and never judge again.
     """
-    from kubestill.runtime.registry.inspection import release
+    from kubestill.runtime.retraining.inspection import release
 
     click.echo(release(uri, windows))
 
@@ -102,7 +102,7 @@ def quarantine(uri: str, windows: tuple[str, ...]) -> None:
     WINDOW is as `kubestill registry show` lists it. What a champion has learned already is undone
     by a rollback.
     """
-    from kubestill.runtime.registry.inspection import quarantine
+    from kubestill.runtime.retraining.inspection import quarantine
 
     click.echo(quarantine(uri, windows))
 

@@ -123,7 +123,7 @@ def _free(registry: str, run_id: str) -> str:
     from kubestill.errors import InvalidInput, KubestillError
 
     try:
-        from kubestill.runtime.registry.inspection import free_claim
+        from kubestill.runtime.retraining.inspection import free_claim
 
         outcome = free_claim(registry, run_id)
     except (KubestillError, ImportError) as error:

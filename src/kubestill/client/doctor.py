@@ -13,7 +13,7 @@ from kubestill.client.kube import NotChecked
 from kubestill.client.pools import Request, find_pool, list_nodes
 from kubestill.client.server import check_server
 from kubestill.errors import ClusterError, KubestillError, NoSuchBucket, PermissionDenied
-from kubestill.runtime.failures import redact
+from kubestill.runtime.base.redaction import redact
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -150,7 +150,7 @@ def _where(files: RunFiles, key: str) -> str:
 
 def last_words(log: bytes) -> str:
     """Return the message of a log's last traceback, or its last lines where there is none."""
-    from kubestill.local.output import last_error
+    from kubestill.steplog import last_error
 
     lines = log.decode("utf-8", "replace").splitlines()
     told = [line for line in lines if line.strip() and not _NOISE.match(line)]
@@ -163,7 +163,7 @@ def _read_records(files: RunFiles) -> dict[str, str]:
         records = files.read_folder("failures")
         if not records:
             return {}
-        from kubestill.runtime.failures import read_failures
+        from kubestill.runtime.steps.failures import read_failures
 
         with tempfile.TemporaryDirectory() as folder:
             for number, content in enumerate(records.values()):

@@ -97,7 +97,7 @@ def run_pipeline(
 def _typed_modules(arguments: Mapping[str, Any]) -> list[str]:
     """Return the modules that the run's own parameters name: its user's word, for all its steps.
 
-    `kubestill.runtime.trust` tells what it is good for.
+    `kubestill.runtime.base.trust` tells what it is good for.
     """
     return sorted(
         {

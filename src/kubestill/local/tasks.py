@@ -28,8 +28,8 @@ from kubestill.local.folders import (
     set_aside,
     stamp_inputs,
 )
-from kubestill.local.output import ProgressFilter, last_error
 from kubestill.local.processes import Processes
+from kubestill.steplog import ProgressFilter, last_error
 
 _EXECUTOR = "kfp.dsl.executor_main"
 _RETRIES = 2
@@ -287,7 +287,7 @@ class Tasks:
 
 
 def _read_cause(run: str, task: _Task) -> str:
-    from kubestill.runtime.failures import read_failures
+    from kubestill.runtime.steps.failures import read_failures
 
     found = [one for one in read_failures(run) if one.task == task.plain]
     return found[-1].describe().removeprefix(f"{task.plain}: ") if found else ""

@@ -18,8 +18,8 @@ from click.testing import CliRunner
 from kubeflow import Kubeflow, make_package
 from kubeflow_runs import Workflow
 from kubestill.cli import main
-from kubestill.runtime.registry import open_registry, transitions
-from kubestill.runtime.registry.state import Claim, Window
+from kubestill.runtime.retraining import open_registry, transitions
+from kubestill.runtime.retraining.state import Claim, Window
 
 ROOT = "mlpipeline/v2/artifacts/greet"
 TRACEBACK = b"""time="2026-11-27T23:38:40Z" level=info msg="capturing logs"

@@ -16,8 +16,8 @@ from model_samples import (  # pyright: ignore[reportMissingImports]
     mixed_schema,
 )
 
-from kubestill.runtime.data.decode import RawLayout, decode_features
-from kubestill.runtime.data.schema import Column, Schema
+from kubestill.runtime.datasets.decode import RawLayout, decode_features
+from kubestill.runtime.datasets.schema import Column, Schema
 from kubestill.runtime.models.export import export_model
 from kubestill.runtime.models.networks import NETWORKS
 from kubestill.runtime.models.predict import Predictor

@@ -63,7 +63,7 @@ def test_the_students_learned_and_the_decision_is_a_word(run):
 
 
 def test_all_gathered_rows_carry_the_teachers_output(run):
-    from kubestill.runtime.data.dataset import Dataset
+    from kubestill.runtime.datasets.dataset import Dataset
 
     _, output = run
     folder = outputs(output, "gather-shards")["parameterValues"]["dataset_uri"]

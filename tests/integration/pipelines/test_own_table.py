@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from small import arguments
 
-from kubestill.runtime.data.dataset import Dataset
+from kubestill.runtime.datasets.dataset import Dataset
 
 ROWS = 1000
 TINY = {

@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 from steps import find_worker
 
-from kubestill.runtime.data.dataset import Dataset
-from kubestill.runtime.fresh.windows import WindowStore
-from kubestill.runtime.registry import open_registry
+from kubestill.runtime.datasets.dataset import Dataset
+from kubestill.runtime.retraining import open_registry
+from kubestill.runtime.retraining.windows import WindowStore
 from model_registry import model_registry
 
 # Three whole runs: on a busy machine they take their time.

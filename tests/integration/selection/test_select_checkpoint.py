@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from kubestill.errors import CorruptData, InvalidInput
-from kubestill.runtime.artifacts import LocalArtifact
+from kubestill.runtime.base.artifacts import LocalArtifact
 from kubestill.runtime.checkpoints import (
     Checkpoint,
     Checkpointer,
@@ -27,16 +27,16 @@ from kubestill.runtime.checkpoints import (
     resolve_place,
     write_ledger_artifact,
 )
-from kubestill.runtime.data.decode import RawLayout
-from kubestill.runtime.data.schema import Column, Schema
-from kubestill.runtime.data.writer import DatasetWriter
+from kubestill.runtime.datasets.decode import RawLayout
+from kubestill.runtime.datasets.schema import Column, Schema
+from kubestill.runtime.datasets.writer import DatasetWriter
 from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.encoder import Encoder
 from kubestill.runtime.models.export import load_model, read_training
 from kubestill.runtime.models.model import Model
+from kubestill.runtime.steps.select_checkpoint import Selection, check_inputs, select_checkpoint
 from kubestill.runtime.stores import open_store
 from kubestill.runtime.stores.local import LocalStore
-from kubestill.runtime.tasks.select_checkpoint import Selection, check_inputs, select_checkpoint
 
 SCHEMA = Schema(
     columns=(

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from kubestill.runtime.artifacts import LocalArtifact
-from kubestill.runtime.tasks.import_dataset import import_dataset
+from kubestill.runtime.base.artifacts import LocalArtifact
+from kubestill.runtime.steps.import_dataset import import_dataset
 
 # Test modules are imported by path; the helpers beside them, and the fork server's worker, by name.
 sys.path.insert(0, str(Path(__file__).parent))

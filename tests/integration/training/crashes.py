@@ -159,7 +159,7 @@ def outcome(root: Path) -> dict[str, Any]:
 def _attempt_in_a_process(case: Case, root: Path, dataset: Path, point: Point | None) -> int:
     context = multiprocessing.get_context("forkserver")
     # Optimizers of second order import torch's compiler: once here, not in every run.
-    context.set_forkserver_preload(["kubestill.runtime.tasks.train_student", "torch._dynamo"])
+    context.set_forkserver_preload(["kubestill.runtime.steps.train_student", "torch._dynamo"])
     process = context.Process(target=_attempt, args=(case, root, dataset, point))
     process.start()
     process.join(timeout=120)
@@ -174,8 +174,8 @@ def _attempt(case: Case, root: Path, dataset: Path, point: Point | None) -> None
     os.environ |= {"KUBESTILL_OWNER": "one", "KUBESTILL_CACHE": str(dataset.parent / "cache")}
     root.mkdir(exist_ok=True)
     sys.stdout = sys.stderr = (root / "log").open("w", buffering=1)
-    from kubestill.runtime.artifacts import LocalArtifact
-    from kubestill.runtime.tasks.train_student import train_student
+    from kubestill.runtime.base.artifacts import LocalArtifact
+    from kubestill.runtime.steps.train_student import train_student
 
     events = _Events(point, root / "reached")
     _listen(events)
@@ -236,8 +236,8 @@ class _Events:
 def _listen(events: _Events) -> None:
     """Make events of steps, saves and the store's calls, from here on in this process."""
     from kubestill.runtime.checkpoints.checkpointer import Checkpointer
+    from kubestill.runtime.steps import train_model
     from kubestill.runtime.stores.local import LocalCell, LocalStore
-    from kubestill.runtime.training import run
 
     def listen(owner: type, name: str, event: Callable[..., str]) -> None:
         method = getattr(owner, name)
@@ -261,7 +261,7 @@ def _listen(events: _Events) -> None:
         listen(LocalStore, name, lambda key="", *_, name=name: f"{name} {_plain(key)}")
     for name in _CELL_CALLS:
         listen(LocalCell, name, lambda *_, name=name: name)
-    run.training_report = lambda *_: ("", "")
+    train_model.training_report = lambda *_: ("", "")
 
 
 def _plain(key: str) -> str:

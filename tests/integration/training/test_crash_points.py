@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 from crashes import CASES, STEP, Case, end_and_resume, fresh, list_events, outcome, points_of
 
-from kubestill.runtime.data.dataset import DatasetWriter
-from kubestill.runtime.data.schema import Column, Schema
+from kubestill.runtime.datasets.dataset import DatasetWriter
+from kubestill.runtime.datasets.schema import Column, Schema
 
 WAVE = Schema(
     columns=(Column(name="x", kind="numeric"), Column(name="y", kind="numeric", role="target")),

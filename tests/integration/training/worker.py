@@ -10,8 +10,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from kubestill.runtime.artifacts import LocalArtifact
-from kubestill.runtime.tasks.train_teacher import train_teacher
+from kubestill.runtime.base.artifacts import LocalArtifact
+from kubestill.runtime.steps.train_teacher import train_teacher
 
 PARAMETERS = {
     "network_args": {"hidden": [48, 48], "dropout": 0.3},
@@ -38,7 +38,7 @@ def start(
     (root / "log").unlink(missing_ok=True)
     context = multiprocessing.get_context("forkserver")
     # Not this module: the fork server of Python 3.11 does not see the tests' folder.
-    context.set_forkserver_preload(["kubestill.runtime.tasks.train_teacher", "matplotlib.pyplot"])
+    context.set_forkserver_preload(["kubestill.runtime.steps.train_teacher", "matplotlib.pyplot"])
     arguments = (root, store, owner, parameters or {}, settings or {}, dict(os.environ))
     process = context.Process(target=_train, args=arguments)
     process.start()

@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from kubestill.errors import InvalidInput
-from kubestill.runtime.artifacts import LocalArtifact, read_record
-from kubestill.runtime.data.decode import RawLayout, decode
-from kubestill.runtime.data.manifest import Dataset
-from kubestill.runtime.data.schema import Column, Schema, Task
-from kubestill.runtime.data.writer import DatasetWriter
+from kubestill.runtime.base.artifacts import LocalArtifact, read_record
+from kubestill.runtime.datasets.decode import RawLayout, decode
+from kubestill.runtime.datasets.manifest import Dataset
+from kubestill.runtime.datasets.schema import Column, Schema, Task
+from kubestill.runtime.datasets.writer import DatasetWriter
 from kubestill.runtime.evaluation.evaluate import evaluate
 from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.encoder import Encoder
 from kubestill.runtime.models.export import export_model, load_model
 from kubestill.runtime.models.model import Model
-from kubestill.runtime.tasks.continuous_eval import continuous_eval
+from kubestill.runtime.steps.continuous_eval import continuous_eval
 
 LABELS = {"binary": ("no", "yes"), "multiclass": ("a", "b", "c")}
 

@@ -6,10 +6,10 @@ import pytest
 from kubestill.errors import InvalidInput
 from kubestill.runtime.evaluation.comparison import agreement, agreement_matrix, mcnemar
 from kubestill.runtime.evaluation.decision import Rules, judge_alone, judge_challenger
-from kubestill.runtime.evaluation.intervals import bootstrap
-from kubestill.runtime.evaluation.metrics import METRICS
-from kubestill.runtime.evaluation.outcome import Outcome
 from kubestill.runtime.evaluation.thresholds import parse_thresholds
+from kubestill.runtime.metrics.intervals import bootstrap
+from kubestill.runtime.metrics.outcome import Outcome
+from kubestill.runtime.metrics.scores import METRICS
 
 LOG_LOSS = METRICS["multiclass"]["log_loss"]
 

@@ -6,14 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kubestill.runtime.data.manifest import Dataset
-from kubestill.runtime.data.schema import Column, Schema
-from kubestill.runtime.data.writer import DatasetWriter
+from kubestill.runtime.datasets.manifest import Dataset
+from kubestill.runtime.datasets.schema import Column, Schema
+from kubestill.runtime.datasets.writer import DatasetWriter
 from kubestill.runtime.evaluation.fitness import compare_rows, stability_index
 from kubestill.runtime.evaluation.labels import check_labels, skill
-from kubestill.runtime.evaluation.outcome import Outcome
 from kubestill.runtime.evaluation.profile import Profile, columns_of, profile_of, sketch
 from kubestill.runtime.evaluation.units import change_of_unit
+from kubestill.runtime.metrics.outcome import Outcome
 
 ROWS = 2000
 CLASSES = ("calm", "rough", "storm")

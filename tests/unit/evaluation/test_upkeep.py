@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from kubestill.errors import InvalidInput
-from kubestill.runtime.artifacts import LocalArtifact, read_record
-from kubestill.runtime.data.dataset import Dataset, DatasetWriter
-from kubestill.runtime.data.decode import RawLayout, decode
-from kubestill.runtime.data.schema import Column, Schema
+from kubestill.runtime.base.artifacts import LocalArtifact, read_record
+from kubestill.runtime.datasets.dataset import Dataset, DatasetWriter
+from kubestill.runtime.datasets.decode import RawLayout, decode
+from kubestill.runtime.datasets.schema import Column, Schema
 from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.encoder import Encoder
 from kubestill.runtime.models.export import export_model
 from kubestill.runtime.models.model import Model
-from kubestill.runtime.registry import Champion, open_registry
-from kubestill.runtime.tasks.continuous_eval import continuous_eval
+from kubestill.runtime.retraining import Champion, open_registry
+from kubestill.runtime.steps.continuous_eval import continuous_eval
 
 LABELS = ("no", "yes")
 PLACES = ("north", "south")

@@ -7,8 +7,8 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from kubestill.runtime.data.decode import RawLayout, decode_features
-from kubestill.runtime.data.schema import Column, Schema, Task
+from kubestill.runtime.datasets.decode import RawLayout, decode_features
+from kubestill.runtime.datasets.schema import Column, Schema, Task
 from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.encoder import Encoder
 from kubestill.runtime.models.model import Model

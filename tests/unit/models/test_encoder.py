@@ -10,8 +10,8 @@ import torch
 from model_samples import image_schema, images, mixed_frame, mixed_schema
 
 from kubestill.errors import InvalidInput
-from kubestill.runtime.data.decode import RawLayout, decode_features
-from kubestill.runtime.data.schema import Column, Schema
+from kubestill.runtime.datasets.decode import RawLayout, decode_features
+from kubestill.runtime.datasets.schema import Column, Schema
 from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.embed import Embed, embedding_size
 from kubestill.runtime.models.encoder import Encoder

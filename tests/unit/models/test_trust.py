@@ -14,12 +14,12 @@ from model_samples import make_model, mixed_frame, mixed_schema
 from own_networks import TinyConv
 
 from kubestill.errors import CorruptData, InvalidInput
-from kubestill.runtime import trust
+from kubestill.runtime.base import trust
+from kubestill.runtime.generation.systems import load_system
+from kubestill.runtime.generation.systems.load import load_named_system
 from kubestill.runtime.models.export import SPEC_FILE, export_model, load_model
 from kubestill.runtime.models.model import Model
 from kubestill.runtime.models.resolve import resolve_network
-from kubestill.runtime.systems import load_system
-from kubestill.runtime.systems.load import load_named_system
 
 
 @pytest.fixture

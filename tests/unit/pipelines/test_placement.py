@@ -62,7 +62,7 @@ def test_every_task_is_placed_sized_retried_and_never_skipped(asset):
         extra = platform.get(component(spec, task)["executorLabel"], {})
         assert on_device == ("accelerator" in box["resources"]) == ("nodeSelector" in extra)
         if on_device:
-            # What `kubestill.runtime.device` finds a GPU missing by.
+            # What `kubestill.runtime.base.device` finds a GPU missing by.
             assert "pipelinechannel--accelerators" in task["inputs"]["parameters"]
             assert extra["emptyDirMounts"][0] | {"volumeName": ""} == {
                 "medium": "Memory",

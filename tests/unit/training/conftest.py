@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kubestill.runtime.artifacts import LocalArtifact
-from kubestill.runtime.data.dataset import DatasetWriter
-from kubestill.runtime.data.schema import Column, Schema
-from kubestill.runtime.tasks.train_teacher import train_teacher
+from kubestill.runtime.base.artifacts import LocalArtifact
+from kubestill.runtime.datasets.dataset import DatasetWriter
+from kubestill.runtime.datasets.schema import Column, Schema
+from kubestill.runtime.steps.train_teacher import train_teacher
 
 LINE = Schema(
     columns=(Column(name="x", kind="numeric"), Column(name="y", kind="numeric", role="target")),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from kubestill.errors import InvalidInput
-from kubestill.runtime.artifacts import LocalArtifact
+from kubestill.runtime.base.artifacts import LocalArtifact
 from kubestill.runtime.checkpoints.inspection import ledgers
 from kubestill.runtime.checkpoints.ledger import (
     Checkpoint,
@@ -19,9 +19,9 @@ from kubestill.runtime.checkpoints.ledger import (
 )
 from kubestill.runtime.checkpoints.restore import load_state
 from kubestill.runtime.checkpoints.state import TrainingState
-from kubestill.runtime.data.dataset import DatasetWriter
-from kubestill.runtime.data.schema import Column, Schema
-from kubestill.runtime.tasks.finetune_fresh import finetune_fresh
+from kubestill.runtime.datasets.dataset import DatasetWriter
+from kubestill.runtime.datasets.schema import Column, Schema
+from kubestill.runtime.steps.finetune_fresh import finetune_fresh
 from kubestill.runtime.training.schedules import LearningRates
 
 Train = Callable[..., Path]

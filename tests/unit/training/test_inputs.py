@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 
 from kubestill.errors import InvalidInput
-from kubestill.runtime.artifacts import LocalArtifact
-from kubestill.runtime.data.dataset import DatasetWriter
-from kubestill.runtime.data.schema import Column, Schema
-from kubestill.runtime.tasks.train_student import train_student
-from kubestill.runtime.tasks.train_teacher import train_teacher
+from kubestill.runtime.base.artifacts import LocalArtifact
+from kubestill.runtime.datasets.dataset import DatasetWriter
+from kubestill.runtime.datasets.schema import Column, Schema
+from kubestill.runtime.steps.train_student import train_student
+from kubestill.runtime.steps.train_teacher import train_teacher
 
 CLASSES = ("a", "b", "c")
 

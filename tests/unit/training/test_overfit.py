@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from kubestill.errors import InvalidInput
-from kubestill.runtime.artifacts import LocalArtifact
-from kubestill.runtime.data.dataset import Dataset, DatasetWriter
-from kubestill.runtime.data.schema import Column, Schema
+from kubestill.runtime.base.artifacts import LocalArtifact
+from kubestill.runtime.datasets.dataset import Dataset, DatasetWriter
+from kubestill.runtime.datasets.schema import Column, Schema
 from kubestill.runtime.models.export import load_model
-from kubestill.runtime.tasks.train_student import train_student
+from kubestill.runtime.steps.train_student import train_student
 from kubestill.runtime.training.batches import ResidentRows
 from kubestill.runtime.training.finish import Finish
 from kubestill.runtime.training.losses import build_loss

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from kubestill.runtime.artifacts import LocalArtifact
-from kubestill.runtime.tasks.select_checkpoint import select_checkpoint
+from kubestill.runtime.base.artifacts import LocalArtifact
+from kubestill.runtime.steps.select_checkpoint import select_checkpoint
 
 
 @pytest.mark.parametrize(("settings", "there"), [({}, True), ({"serving": "none"}, False)])

@@ -14,13 +14,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kubestill.runtime.artifacts import LocalArtifact
-from kubestill.runtime.data.cache import load_decoded
-from kubestill.runtime.data.dataset import Dataset, DatasetWriter
-from kubestill.runtime.data.decode import RawLayout
-from kubestill.runtime.data.schema import Column, Schema
+from kubestill.runtime.base.artifacts import LocalArtifact
+from kubestill.runtime.datasets.cache import load_decoded
+from kubestill.runtime.datasets.dataset import Dataset, DatasetWriter
+from kubestill.runtime.datasets.decode import RawLayout
+from kubestill.runtime.datasets.schema import Column, Schema
 from kubestill.runtime.models.decoder import Decoder
-from kubestill.runtime.tasks.train_student import train_student
+from kubestill.runtime.steps.train_student import train_student
 from kubestill.runtime.training import batches, prepare
 from kubestill.runtime.training.batches import ResidentRows, StreamedRows
 from kubestill.runtime.training.device import Machine

@@ -9,11 +9,11 @@ from dataclasses import replace
 from threading import RLock
 
 from kubestill.errors import Conflict, CorruptData, TrainingFailed
+from kubestill.runtime.base.redaction import redact
 from kubestill.runtime.checkpoints import protocol
 from kubestill.runtime.checkpoints.ledger import LEDGER_KEY, Attempt, Ledger
 from kubestill.runtime.checkpoints.manifest import rebuild_ledger
 from kubestill.runtime.checkpoints.place import Announce, Place
-from kubestill.runtime.failures import redact
 from kubestill.supervision import last_try
 
 

@@ -56,6 +56,11 @@ class TrainingState:
     meta: Json = field(default_factory=dict[str, Any])
     """Everything else, as JSON: counters, position in the data, schedule, history, `model_spec`."""
 
+    @property
+    def model_spec(self) -> Json:
+        """How to build and feed the model; empty where the state holds none."""
+        return self.meta.get("model_spec", {})
+
     def of_rank(self, rank: int) -> dict[str, torch.Tensor]:
         """Return the tensors that this rank saves: its own, and on rank 0 the shared ones."""
         if rank == 0:

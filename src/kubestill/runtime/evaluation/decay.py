@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 
 from scipy import stats
 
-from kubestill.runtime.data.schema import Task
-from kubestill.runtime.evaluation.metrics import Metric
+from kubestill.runtime.datasets.schema import Task
 from kubestill.runtime.evaluation.record import Mark
+from kubestill.runtime.metrics.scores import Metric
 
 __all__ = ["BIAS", "WATCHED", "Decay", "find_decay"]
 

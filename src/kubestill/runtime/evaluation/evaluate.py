@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from kubestill.errors import InvalidInput, Problem, Problems
-from kubestill.runtime.data.cache import load_decoded
-from kubestill.runtime.data.decode import RawLayout, check_columns
-from kubestill.runtime.data.manifest import Dataset
-from kubestill.runtime.data.schema import Task
-from kubestill.runtime.evaluation.metrics import losses, score
-from kubestill.runtime.evaluation.outcome import Floats, Outcome
+from kubestill.runtime.datasets.cache import load_decoded
+from kubestill.runtime.datasets.decode import RawLayout, check_columns
+from kubestill.runtime.datasets.manifest import Dataset
+from kubestill.runtime.datasets.schema import Task
+from kubestill.runtime.metrics.outcome import Floats, Outcome
+from kubestill.runtime.metrics.scores import losses, score
 from kubestill.runtime.models.model import Model
 from kubestill.runtime.models.predict import Predictor
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kubestill.runtime.data.cache import load_decoded
-from kubestill.runtime.data.manifest import Dataset
+from kubestill.runtime.datasets.cache import load_decoded
+from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.evaluation.comparison import agreement, mcnemar
 from kubestill.runtime.evaluation.cost import running_costs
 from kubestill.runtime.evaluation.decay import BIAS, WATCHED, Decay, find_decay
@@ -27,12 +27,12 @@ from kubestill.runtime.evaluation.evaluate import Evaluation, evaluate
 from kubestill.runtime.evaluation.findings import Findings, Role, Subject
 from kubestill.runtime.evaluation.fitness import Shift, compare_rows
 from kubestill.runtime.evaluation.inputs import Job
-from kubestill.runtime.evaluation.intervals import Bootstrap, bootstrap
 from kubestill.runtime.evaluation.labels import check_labels, skill
-from kubestill.runtime.evaluation.metrics import METRICS, PRIMARY
 from kubestill.runtime.evaluation.profile import columns_of, is_number, profile_of
 from kubestill.runtime.evaluation.record import GoldenMark, Mark, Record, bias_of, mark_of, marks_of
 from kubestill.runtime.evaluation.slices import Cut, cut_of, parts_of, slice_scores, worse_slices
+from kubestill.runtime.metrics.intervals import Bootstrap, bootstrap
+from kubestill.runtime.metrics.scores import METRICS, PRIMARY
 
 __all__ = ["examine"]
 

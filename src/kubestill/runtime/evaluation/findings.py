@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from kubestill.runtime.artifacts import clean
-from kubestill.runtime.data.schema import Task
+from kubestill.runtime.base.artifacts import clean
+from kubestill.runtime.datasets.schema import Task
 from kubestill.runtime.evaluation.comparison import McNemar
 from kubestill.runtime.evaluation.cost import RunningCost
 from kubestill.runtime.evaluation.decay import Decay
 from kubestill.runtime.evaluation.decision import Decision
 from kubestill.runtime.evaluation.evaluate import Evaluation
 from kubestill.runtime.evaluation.fitness import Shift
-from kubestill.runtime.evaluation.intervals import Bootstrap, Interval
-from kubestill.runtime.evaluation.metrics import Metric, metrics_of
 from kubestill.runtime.evaluation.record import Record
 from kubestill.runtime.evaluation.slices import Slice
+from kubestill.runtime.metrics.intervals import Bootstrap, Interval
+from kubestill.runtime.metrics.scores import Metric, metrics_of
 
 __all__ = ["Findings", "Role", "Subject"]
 

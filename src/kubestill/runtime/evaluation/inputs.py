@@ -8,20 +8,20 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 from kubestill.errors import CorruptData, InvalidInput, NotFound, Problem, Problems
-from kubestill.runtime.artifacts import Artifact, check_kind
-from kubestill.runtime.data.manifest import Dataset
-from kubestill.runtime.data.schema import Task
+from kubestill.runtime.base.artifacts import Artifact, check_kind
+from kubestill.runtime.base.settings import read
+from kubestill.runtime.datasets.manifest import Dataset
+from kubestill.runtime.datasets.schema import Task
 from kubestill.runtime.evaluation.evaluate import check_scorable
 from kubestill.runtime.evaluation.findings import Role
-from kubestill.runtime.evaluation.metrics import METRICS, PRIMARY, Metric
 from kubestill.runtime.evaluation.record import Record, read_record
 from kubestill.runtime.evaluation.settings import EvaluationSettings, check_metric, role_names
 from kubestill.runtime.evaluation.slices import check_slices
 from kubestill.runtime.evaluation.thresholds import Threshold, parse_thresholds
+from kubestill.runtime.metrics.scores import METRICS, PRIMARY, Metric
 from kubestill.runtime.models.export import SPEC_FILE, load_model, read_training
 from kubestill.runtime.models.predict import Predictor
-from kubestill.runtime.registry import Champion, Registry, open_registry
-from kubestill.runtime.settings import read
+from kubestill.runtime.retraining import Champion, Registry, open_registry
 from kubestill.runtime.stores import open_store
 
 __all__ = ["Entrant", "Job", "Question", "Throne", "check_inputs"]

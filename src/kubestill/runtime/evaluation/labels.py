@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
 from kubestill.runtime.evaluation.fitness import Shift
-from kubestill.runtime.evaluation.outcome import Floats, Outcome
 from kubestill.runtime.evaluation.profile import FEW, is_number
+from kubestill.runtime.metrics.outcome import Floats, Outcome
 
 __all__ = ["Skill", "check_labels", "informative", "skill"]
 

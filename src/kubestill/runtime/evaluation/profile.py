@@ -17,8 +17,8 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
-from kubestill.runtime.data.manifest import Dataset
-from kubestill.runtime.data.schema import Column
+from kubestill.runtime.datasets.manifest import Dataset
+from kubestill.runtime.datasets.schema import Column
 
 __all__ = ["FEW", "Profile", "Sketch", "columns_of", "profile_of", "sketch"]
 

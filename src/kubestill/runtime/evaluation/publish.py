@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from kubestill.runtime.artifacts import clean
+from kubestill.runtime.base.artifacts import clean
 from kubestill.runtime.evaluation.findings import Findings
 from kubestill.runtime.evaluation.inputs import Job, Throne
-from kubestill.runtime.evaluation.metrics import metrics_of
+from kubestill.runtime.metrics.scores import metrics_of
 
 __all__ = ["DECISION_FORMAT", "decision_record", "history_body", "scalars"]
 

@@ -14,12 +14,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kubestill.errors import CorruptData
-from kubestill.runtime.evaluation.intervals import Bootstrap
 from kubestill.runtime.evaluation.labels import Skill
-from kubestill.runtime.evaluation.metrics import Metric, losses
-from kubestill.runtime.evaluation.outcome import Outcome
 from kubestill.runtime.evaluation.profile import Profile
 from kubestill.runtime.evaluation.slices import Cut
+from kubestill.runtime.metrics.intervals import Bootstrap
+from kubestill.runtime.metrics.outcome import Outcome
+from kubestill.runtime.metrics.scores import Metric, losses
 
 __all__ = [
     "FORMAT",

@@ -19,10 +19,10 @@ from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
 from kubestill.errors import Problems, nearest
-from kubestill.runtime.data.schema import Schema, sort_labels
-from kubestill.runtime.evaluation.metrics import losses, score
-from kubestill.runtime.evaluation.outcome import Outcome
+from kubestill.runtime.datasets.schema import Schema, sort_labels
 from kubestill.runtime.evaluation.profile import is_number
+from kubestill.runtime.metrics.outcome import Outcome
+from kubestill.runtime.metrics.scores import losses, score
 
 __all__ = ["Cut", "Slice", "check_slices", "cut_of", "parts_of", "slice_scores", "worse_slices"]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from kubestill.errors import Problems, nearest
-from kubestill.runtime.data.schema import Task
-from kubestill.runtime.evaluation.metrics import metrics_of
+from kubestill.runtime.datasets.schema import Task
+from kubestill.runtime.metrics.scores import metrics_of
 
 __all__ = ["Threshold", "parse_thresholds"]
 

@@ -24,13 +24,13 @@ import torch
 from torch import Tensor, nn
 
 from kubestill.errors import InvalidInput, Problem
-from kubestill.runtime.arguments import fit_arguments, takes_anything
+from kubestill.runtime.base.arguments import fit_arguments, takes_anything
 from kubestill.runtime.models.embed import Embed
 from kubestill.runtime.models.encoder import Encoder
 from kubestill.runtime.models.resolve import Factory, resolve_network
 
 if TYPE_CHECKING:
-    from kubestill.runtime.data.decode import RawLayout
+    from kubestill.runtime.datasets.decode import RawLayout
 
 __all__ = ["Built", "Shaped", "build", "build_network"]
 

@@ -24,8 +24,8 @@ from kubestill.errors import Problems
 from kubestill.runtime.models.moments import Moments
 
 if TYPE_CHECKING:
-    from kubestill.runtime.data.decode import RawLayout
-    from kubestill.runtime.data.schema import Column
+    from kubestill.runtime.datasets.decode import RawLayout
+    from kubestill.runtime.datasets.schema import Column
 
 __all__ = ["MAX_ONE_HOT", "ColumnEncoding", "Encoder"]
 

@@ -1,7 +1,7 @@
 """A model as a folder: `model.safetensors`, `training.json` where there is one, `model.json` last.
 
 Loading executes nothing from the store: weights are safetensors, the rest is JSON, and what is not
-vouched for on this side is not even imported (see `kubestill.runtime.trust`).
+vouched for on this side is not even imported (see `kubestill.runtime.base.trust`).
 """
 
 from __future__ import annotations
@@ -11,20 +11,17 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from kubestill.errors import CorruptData, InvalidInput, NotFound, Problem
-from kubestill.runtime.device import choose_device
+from kubestill.runtime.base.device import choose_device
 from kubestill.runtime.models.model import Model, ModelSpec
 from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.stores import open_store
-
-if TYPE_CHECKING:
-    from kubestill.runtime.checkpoints.state import TrainingState
 
 __all__ = [
     "SPEC_FILE",
@@ -70,21 +67,29 @@ def export_model(
 
 
 def export_from_state(
-    state: TrainingState, folder: str, *, training: Mapping[str, Any] | None = None
+    tensors: Mapping[str, Tensor],
+    model_spec: Mapping[str, Any],
+    folder: str,
+    *,
+    training: Mapping[str, Any] | None = None,
 ) -> ModelDigest:
     """Export a checkpoint, without building the network.
 
-    The weights are `model/<key of Model.state_dict()>`, replaced by `ema/<key>` where the training
-    kept an exponential moving average; the spec is `meta["model_spec"]`.
+    Args:
+        tensors: The checkpoint's. The weights are `model/<key of Model.state_dict()>`, replaced by
+            `ema/<key>` where the training run kept an exponential moving average.
+        model_spec: What the checkpoint's `meta` holds under this name.
+        folder: As for `export_model`.
+        training: As for `export_model`.
 
     Raises:
         CorruptData: The checkpoint holds no model.
     """
-    spec = ModelSpec.from_json(state.meta.get("model_spec", {}))
+    spec = ModelSpec.from_json(model_spec)
     weights = {
         name.removeprefix(prefix): tensor
         for prefix in ("model/", "ema/")
-        for name, tensor in state.tensors.items()
+        for name, tensor in tensors.items()
         if name.startswith(prefix)
     }
     if not weights:

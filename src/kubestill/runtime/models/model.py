@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from kubestill.errors import CorruptData, InvalidInput, Problem
-from kubestill.runtime import trust as trusted
-from kubestill.runtime.data.decode import RawLayout
-from kubestill.runtime.data.schema import Schema
+from kubestill.runtime.base import trust as trusted
+from kubestill.runtime.datasets.decode import RawLayout
+from kubestill.runtime.datasets.schema import Schema
 from kubestill.runtime.models.build import build
 from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.encoder import Encoder
@@ -159,7 +159,7 @@ class Model(nn.Module):
 
         Args:
             spec: From a file, which may name no code but what is vouched for; see
-                `kubestill.runtime.trust`.
+                `kubestill.runtime.base.trust`.
             trust: Packages that the caller vouches for.
 
         Raises:

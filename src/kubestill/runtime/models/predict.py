@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kubestill.runtime.data.decode import RawLayout, decode_features
+from kubestill.runtime.datasets.decode import RawLayout, decode_features
 from kubestill.runtime.models.model import Model, ModelSpec
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
 """From what the user wrote, a name or an import path, to a network factory and its arguments.
 
-An import path is recorded in `model.json` and followed again by whoever loads that file and vouches
-for its package (`kubestill.runtime.trust`). It may only name what makes networks: a subclass of
-`torch.nn.Module`, or a function whose return annotation is one.
+An import path is recorded in `model.json` and followed again by whoever loads that file and
+vouches for its package (`kubestill.runtime.base.trust`). It may only name what makes networks: a
+subclass of `torch.nn.Module`, or a function whose return annotation is one.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 from torch import nn
 
 from kubestill.errors import InvalidInput, Problem, nearest
-from kubestill.runtime import trust
-from kubestill.runtime.arguments import import_factory, type_hints
+from kubestill.runtime.base import trust
+from kubestill.runtime.base.arguments import import_factory, type_hints
 from kubestill.runtime.models.networks import NETWORKS
 
 __all__ = ["Factory", "resolve_network", "source_digest"]

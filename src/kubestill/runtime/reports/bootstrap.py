@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kubestill.runtime.data.manifest import Dataset
+from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.evaluation.profile import Sketch, profile_of
 from kubestill.runtime.reports.markdown import document
 from kubestill.runtime.reports.numbers import percent

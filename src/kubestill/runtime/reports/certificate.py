@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from kubestill.runtime.certificate.certificate import CODES, Certificate
-from kubestill.runtime.certificate.certify import Examined
-from kubestill.runtime.certificate.views import cases, error_map, image, lines
+from kubestill.runtime.certification.certificate import CODES, Certificate
+from kubestill.runtime.certification.certify import Examined
+from kubestill.runtime.certification.views import cases, error_map, image, lines
 from kubestill.runtime.reports.markdown import bullet_list, document, markdown_table
 from kubestill.runtime.reports.numbers import count, duration, percent, size
 from kubestill.runtime.reports.page import (

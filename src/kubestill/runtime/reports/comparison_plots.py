@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kubestill.runtime.evaluation.comparison import Calibration
-from kubestill.runtime.evaluation.intervals import Interval
+from kubestill.runtime.metrics.intervals import Interval
 from kubestill.runtime.reports.canvas import PAINT, draw, log_axis, plain_axis
 from kubestill.runtime.reports.numbers import count, duration
 from kubestill.runtime.reports.page import Html

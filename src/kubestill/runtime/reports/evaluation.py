@@ -9,7 +9,7 @@ import numpy as np
 
 from kubestill.runtime.evaluation.comparison import agreement_matrix, calibration
 from kubestill.runtime.evaluation.findings import Findings, Subject
-from kubestill.runtime.evaluation.metrics import Metric, metrics_of
+from kubestill.runtime.metrics.scores import Metric, metrics_of
 from kubestill.runtime.reports.comparison_plots import (
     Priced,
     agreement_plot,

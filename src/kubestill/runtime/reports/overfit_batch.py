@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kubestill.runtime.overfit_batch.findings import CODES, Check, Findings, Trace
 from kubestill.runtime.reports.canvas import PAINT, draw, log_axis, plain_axis
 from kubestill.runtime.reports.markdown import bullet_list, document, markdown_table
 from kubestill.runtime.reports.numbers import count, duration, percent
@@ -24,6 +23,7 @@ from kubestill.runtime.reports.page import (
     table,
     tiles,
 )
+from kubestill.runtime.sanity.findings import CODES, Check, Findings, Trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

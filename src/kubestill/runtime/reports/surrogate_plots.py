@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kubestill.runtime.certificate.views import Cases, Drawn, Image, Line, Map
+from kubestill.runtime.certification.views import Cases, Drawn, Image, Line, Map
+from kubestill.runtime.generation.systems.inputs import Continuous
 from kubestill.runtime.reports.canvas import PAINT, draw, log_axis, plain_axis
 from kubestill.runtime.reports.numbers import duration, percent, size
 from kubestill.runtime.reports.page import Html
-from kubestill.runtime.systems.inputs import Continuous
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kubestill.runtime.evaluation.metrics import METRICS
+from kubestill.runtime.metrics.scores import METRICS
 from kubestill.runtime.reports.attempts import attempts_section, attempts_table, resumed_steps
 from kubestill.runtime.reports.markdown import bullet_list, document, markdown_table
 from kubestill.runtime.reports.numbers import count, duration, score_text

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from kubestill.errors import Problems, nearest
-from kubestill.runtime.selection.direction import Direction, direction
-from kubestill.runtime.selection.phases import Phases, detect_phases
+from kubestill.runtime.curves.phases import Phases, detect_phases
+from kubestill.runtime.metrics.direction import Direction, direction
 
 COMPARING = ("best", "earliest-within", "pareto")
 """Rules that compare a metric."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from kubestill.errors import InvalidInput, Problem
-from kubestill.runtime.selection.noise import settled_noise
+from kubestill.runtime.curves.noise import settled_noise
 from kubestill.runtime.selection.request import (
     COMPARING,
     Evidence,

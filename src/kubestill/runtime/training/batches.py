@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from kubestill.runtime.data.stream import ahead
+from kubestill.runtime.datasets.stream import ahead
 
 BLOCK_ROWS = 8192
 _WINDOW_BYTES = 256 << 20

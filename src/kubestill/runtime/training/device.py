@@ -11,7 +11,7 @@ import torch
 
 from kubestill import __version__
 from kubestill.errors import InvalidInput, Problem
-from kubestill.runtime.device import choose_device
+from kubestill.runtime.base.device import choose_device
 from kubestill.runtime.training.kernels import set_deterministic
 from kubestill.runtime.training.settings import TrainingSettings
 

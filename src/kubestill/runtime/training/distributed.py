@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from kubestill.runtime.device import local_rank
+from kubestill.runtime.base.device import local_rank
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from kubestill.runtime.checkpoints.checkpointer import Checkpointer
 from kubestill.runtime.checkpoints.ledger import finite
 from kubestill.runtime.checkpoints.ranks import Ranks
 from kubestill.runtime.checkpoints.state import TrainingState
-from kubestill.runtime.selection.phases import detect_phases, phase_of
+from kubestill.runtime.curves.phases import detect_phases, phase_of
 from kubestill.runtime.training import random_state
 from kubestill.runtime.training.batches import Batches, Order, choose_window
 from kubestill.runtime.training.device import Machine

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kubestill.errors import Problems
-from kubestill.runtime.artifacts import Artifact, check_kind
-from kubestill.runtime.data.checks import check_continues, check_trainable, check_validation
-from kubestill.runtime.data.dataset import Dataset
+from kubestill.runtime.base.artifacts import Artifact, check_kind
+from kubestill.runtime.datasets.checks import check_continues, check_trainable, check_validation
+from kubestill.runtime.datasets.dataset import Dataset
 from kubestill.runtime.models.model import ModelSpec
 from kubestill.runtime.models.resolve import resolve_network, source_digest
 from kubestill.runtime.training.device import Machine, choose_machine

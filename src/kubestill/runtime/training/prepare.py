@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from kubestill.errors import InvalidInput, Problems, nearest
-from kubestill.runtime.data.cache import load_decoded
-from kubestill.runtime.data.dataset import Dataset
-from kubestill.runtime.data.decode import Decoded, RawLayout
+from kubestill.runtime.datasets.cache import load_decoded
+from kubestill.runtime.datasets.dataset import Dataset
+from kubestill.runtime.datasets.decode import Decoded, RawLayout
 from kubestill.runtime.models.build import build_network
 from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.encoder import Encoder

@@ -1,58 +1,27 @@
-"""One training from its component's parameters to its outputs.
-
-Everything that can be wrong is found before anything expensive: parameters, inputs, device, and
-whether the checkpoints' place can be written. Then: adopt, resume or begin; train; choose; export;
-report.
-"""
+"""One training run: adopt the result of a finished one, resume or begin; then train to the end."""
 
 from __future__ import annotations
 
-import json
-import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from kubestill.errors import CorruptData, InvalidInput, NotFound, Problems, nearest
-from kubestill.runtime.artifacts import Artifact, MetricsArtifact, write_pages
+from kubestill.errors import InvalidInput, Problems, nearest
 from kubestill.runtime.checkpoints.checkpointer import Checkpointer, Resume
-from kubestill.runtime.checkpoints.ledger import (
-    Checkpoint,
-    Ledger,
-    LedgerEntry,
-    write_ledger_artifact,
-)
+from kubestill.runtime.checkpoints.ledger import Ledger
 from kubestill.runtime.checkpoints.place import Place, resolve_place
 from kubestill.runtime.checkpoints.ranks import Ranks
-from kubestill.runtime.checkpoints.restore import load_state
-from kubestill.runtime.checkpoints.state import TrainingState
-from kubestill.runtime.models.export import SPEC_FILE, export_from_state
 from kubestill.runtime.models.model import Model
-from kubestill.runtime.models.serve import add_serving_file
-from kubestill.runtime.reports.training import training_report
-from kubestill.runtime.selection.direction import direction
 from kubestill.runtime.training.device import arithmetic, numerics_key
 from kubestill.runtime.training.distributed import process_group
 from kubestill.runtime.training.engine import Start, Trainer
 from kubestill.runtime.training.fingerprint import fingerprint
-from kubestill.runtime.training.job import Job, Preset, check_job
+from kubestill.runtime.training.job import Job
 from kubestill.runtime.training.prepare import main_metric, prepare
 
+__all__ = ["Keeping", "Origin", "check_resume", "say", "train"]
+
 _RESUME = ("auto", "never", "must")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ports:
-    """The artifacts of a training component."""
-
-    dataset: Artifact
-    validation: Artifact | None
-    model: Artifact
-    ledger: Artifact
-    metrics: MetricsArtifact
-    report: Artifact
-    summary: Artifact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,68 +50,27 @@ def check_resume(resume: str, problems: Problems) -> None:
         problems.add("resume", resume, nearest(resume, _RESUME))
 
 
-def run_training(
-    preset: Preset,
-    typed: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    *,
-    ports: Ports,
-    keeping: Keeping,
-    problems: Problems | None = None,
-) -> tuple[str]:
-    """Check what a training is asked to do, and do it.
-
-    Args:
-        preset: Which of the three trainings.
-        typed: The component's typed training parameters.
-        settings: Its `settings` dict.
-        ports: Inputs and outputs.
-        keeping: Where checkpoints live.
-        problems: What the component has already found wrong.
-
-    Returns:
-        (model URI,).
-
-    Raises:
-        InvalidInput: Every problem of parameters and data, at once; and what `train` raises.
-    """
-    problems = problems or Problems()
-    check_resume(keeping.resume, problems)
-    job = check_job(
-        preset,
-        typed,
-        settings,
-        problems,
-        dataset=ports.dataset,
-        validation=ports.validation,
-    )
-    problems.raise_if_any()
-    assert job
-    return train(preset.name, job, ports=ports, keeping=keeping)
-
-
 def train(
-    name: str, job: Job, *, ports: Ports, keeping: Keeping, origin: Origin | None = None
-) -> tuple[str]:
-    """Train, and write model, ledger, metrics, report and summary.
+    name: str, job: Job, *, keeping: Keeping, ledger_uri: str, origin: Origin | None = None
+) -> tuple[dict[str, Any], Ledger]:
+    """Train to the end, from wherever this training run is.
 
     Args:
         name: Of the preset; the experiment's where it has none of its own.
-        job: The training, checked.
-        ports: Outputs.
+        job: The training run, checked.
         keeping: Where checkpoints live.
-        origin: For a fine-tuning.
+        ledger_uri: Beside it they live where `keeping` names no place.
+        origin: The checkpoint that a fine-tuning starts from.
 
     Returns:
-        (model URI,).
+        (training record, ledger).
 
     Raises:
         InvalidInput: What only rows can tell, or the store, at once.
         Diverged: Loss or weights became NaN or infinite.
-        TrainingFailed: An earlier attempt recorded that this training cannot succeed.
+        TrainingFailed: An earlier attempt recorded that this training run cannot succeed.
     """
     with process_group(), arithmetic(job.settings):
-        rank = Ranks.current().rank
         identity = fingerprint(
             job.settings,
             data=job.fingerprints | {"loss": job.loss_name},
@@ -153,16 +81,11 @@ def train(
             keeping.checkpoint_uri,
             keeping.experiment or name,
             identity,
-            ports.ledger.uri,
-            announce=_say,
+            ledger_uri,
+            announce=say,
         )
         about = {"preset": name, "fingerprint": identity, "checkpoint_uri": place.uri}
-        record, ledger = _train(job, place, keeping, origin, about)
-    if rank == 0:
-        _write_outputs(record, ledger, ports)
-        trust = [] if origin else _typed(job.settings.network, ports.model.path)
-        add_serving_file(ports.model.path, job.settings.serving, trust=trust)
-    return (ports.model.uri,)
+        return _train(job, place, keeping, origin, about)
 
 
 def _train(
@@ -180,11 +103,11 @@ def _train(
         policy,
         resume=cast(Resume, keeping.resume),
         numerics=numerics,
-        announce=_say,
+        announce=say,
     )
     with opened as checkpointer:
         if checkpointer.finished is not None:
-            _say(f"this very training is finished at {place.uri}: its result is adopted")
+            say(f"this very training is finished at {place.uri}: its result is adopted")
             return dict(checkpointer.finished["training"]), checkpointer.ledger
         try:
             prepared = prepare(
@@ -205,7 +128,7 @@ def _train(
             settings,
             job.machine,
             checkpointer,
-            say=_say,
+            say=say,
             start=origin.start if origin else None,
         )
         record = {**trainer.fit(), **about}
@@ -220,85 +143,7 @@ def _followed_metric(job: Job) -> str:
     return job.settings.metric or main_metric(task, True, job.whole_domain)
 
 
-def _typed(network: str, folder: str) -> list[str]:
-    """Return the module that the caller's own word vouches for: where the model names just that.
-
-    The model may come from a checkpoint, which somebody may have exchanged.
-    """
-    with open(os.path.join(folder, SPEC_FILE), encoding="utf-8") as file:
-        named = json.load(file)["network"]["factory"]
-    module, colon, _ = network.partition(":")
-    return [module] if colon and named == network else []
-
-
-def _write_outputs(record: dict[str, Any], ledger: Ledger, ports: Ports) -> None:
-    entry, state = _chosen_state(record, ledger)
-    record["checkpoints"] = [
-        {"step": e.step, "kind": e.kind, "phase": e.phase, "metrics": dict(e.metrics)}
-        for e in ledger.entries
-    ]
-    digest = export_from_state(state, ports.model.path, training=record)
-    ports.model.metadata.update(
-        kind="model",
-        digest=digest.model,
-        parameters=digest.parameters,
-        fingerprint=record["fingerprint"],
-        checkpoint_uri=record["checkpoint_uri"],
-    )
-    write_ledger_artifact(ledger, ports.ledger.path)
-    ports.ledger.metadata.update(kind="ledger", uri=ledger.uri, fingerprint=record["fingerprint"])
-    _write_scores(record, dict(entry.metrics), digest.parameters, ports.metrics)
-    pages = training_report(record, state.meta["model_spec"])
-    write_pages(pages, ports.report, ports.summary)
-    why = record["chosen"]["why"]
-    _say(f"exported step {entry.step:,} ({why}): {digest.parameters:,} parameters")
-
-
-def _chosen_state(record: dict[str, Any], ledger: Ledger) -> tuple[LedgerEntry, TrainingState]:
-    """Return the milestone to export: the chosen one, or loudly the next best that can be read.
-
-    The chosen one is missing where a training went on from a spilled state, elsewhere than it
-    began, and damaged where somebody or a disk damaged it.
-
-    Raises:
-        CorruptData: No milestone can be read.
-    """
-    metric, chosen = record["metric"], record["chosen"]
-    sign = 1 if direction(metric) == "min" else -1
-
-    def rank(entry: LedgerEntry) -> tuple[bool, float]:
-        score = sign * entry.metrics[metric] if metric in entry.metrics else math.inf
-        return entry.step != chosen["step"], score
-
-    for entry in sorted(ledger.milestones, key=rank):
-        try:
-            state = load_state(Checkpoint.of(ledger, entry))
-        except (CorruptData, NotFound) as error:
-            _say(f"WARNING: step {entry.step:,} cannot be exported: {error}")
-            continue
-        if entry.step != chosen["step"]:
-            why = f"step {chosen['step']:,}, the {chosen['why']}, is gone or damaged"
-            _say(f"WARNING: {why}: exporting step {entry.step:,}")
-            record["chosen"] = {"step": entry.step, "why": f"{why}; the next best"}
-        return entry, state
-    raise CorruptData(f"no milestone below {ledger.uri} can be read; train with resume='never'")
-
-
-def _write_scores(
-    record: Mapping[str, Any], metrics: Mapping[str, float], parameters: int, port: MetricsArtifact
-) -> None:
-    port.metadata["kind"] = "metrics"
-    scores = {
-        **metrics,
-        "parameters": float(parameters),
-        "steps": float(record["steps"]),
-        "examples": float(record["examples"]),
-        "seconds": round(float(record["seconds"]), 3),
-    }
-    for name, value in scores.items():
-        port.log_metric(name, value)
-
-
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Print a line, on rank 0 alone."""
     if Ranks.current().rank == 0:
         print(line, flush=True)

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from kubestill.errors import Problems, nearest
+from kubestill.runtime.base.settings import check_overlap, read
 from kubestill.runtime.checkpoints.settings import CheckpointSettings
 from kubestill.runtime.models.serve import Serving, check_serving
-from kubestill.runtime.settings import check_overlap, read
 from kubestill.runtime.training import losses, optimizers, schedules
 
 Seconds = Annotated[float, Field(gt=0)]

@@ -1,0 +1,6 @@
+"""What every other package may use and none of them knows better.
+
+`artifacts` (what Kubeflow hands a step), `settings` and `arguments` (reading dicts that users
+write), `trust` (which code a file from a store may name), `redaction` (credentials stay out of
+texts), `device`, and `random` (Philox: numbers that depend on the seed and the row alone).
+"""

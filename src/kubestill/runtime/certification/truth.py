@@ -1,0 +1,64 @@
+"""Solutions and predictions of the same rows, and how far apart they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from kubestill.runtime.datasets.decode import decode_features
+from kubestill.runtime.generation.systems.system import Solver, System
+from kubestill.runtime.models.predict import Predictor
+
+__all__ = ["Truth", "row_errors"]
+
+_CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A system beside its surrogate."""
+
+    system: System
+    predictor: Predictor
+
+    def solve(self, inputs: pd.DataFrame, solver: Solver | None = None) -> NDArray[np.float64]:
+        """Return solutions [N, T]; for classes their codes [N, 1]."""
+        parts = [
+            self._numbers((solver or self.system.solve)(inputs.iloc[at : at + _CHUNK]))
+            for at in range(0, len(inputs), _CHUNK)
+        ]
+        width = max(1, int(np.prod(self.system.output.shape)))
+        return np.concatenate(parts) if parts else np.zeros((0, width))
+
+    def predict(self, inputs: pd.DataFrame) -> NDArray[np.float64]:
+        """Return what the surrogate says: [N, T], or codes [N, 1]."""
+        raw = decode_features(inputs, self.predictor.layout)
+        return answers(self.predictor, raw)
+
+    def _numbers(self, solution: NDArray[np.generic]) -> NDArray[np.float64]:
+        if not self.system.output.classes:
+            return np.asarray(solution, np.float64).reshape(len(solution), -1)
+        codes = pd.Categorical(solution, categories=list(self.system.output.classes)).codes
+        return np.asarray(codes, np.float64)[:, None]
+
+
+def answers(predictor: Predictor, raw: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return predictions [N, T] of raw features [N, R], or codes of classes [N, 1]."""
+    logits = predictor.logits(raw)
+    task = predictor.spec.task
+    if task == "regression":
+        return logits.astype(np.float64)
+    codes = logits.argmax(1) if task == "multiclass" else (logits[:, 0] > 0)
+    return codes.astype(np.float64)[:, None]
+
+
+def row_errors(
+    solution: NDArray[np.float64], told: NDArray[np.float64], *, classes: bool
+) -> NDArray[np.float64]:
+    """Return one error a row [N]: the largest of its outputs; 1 where a class is wrong."""
+    if classes:
+        return (solution[:, 0] != told[:, 0]).astype(np.float64)
+    return np.abs(solution - told).max(axis=1)

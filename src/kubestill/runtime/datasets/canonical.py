@@ -1,0 +1,213 @@
+"""The one form in which rows are stored, cut into blocks and fingerprinted.
+
+Numbers and tensors are float32 (ignored numbers float64) with NaN for missing; truth values and
+labels are nullable, labels a dictionary in the schema's order. The same rows always give the same
+bytes, whatever types, part sizes or compression they came in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from kubestill.errors import Problems, nearest
+from kubestill.runtime.datasets import columns as read
+from kubestill.runtime.datasets.schema import Column, Schema
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "BLOCK_ROWS",
+    "block_digest",
+    "canonical_table",
+    "fingerprint",
+    "storage_schema",
+    "stored_table",
+]
+
+BLOCK_ROWS = 8192
+"""Rows of a block: the unit of digests, of sharding and of labelling."""
+
+
+def storage_schema(columns: Sequence[Column]) -> pa.Schema:
+    """Return the Arrow types in which these columns are stored."""
+    return pa.schema([_storage_field(column) for column in columns])
+
+
+def canonical_table(
+    data: pa.Table | pd.DataFrame, schema: Schema, *, unlabelled: bool = False
+) -> pa.Table:
+    """Check rows against a schema and return them in canonical form.
+
+    Args:
+        data: Rows with exactly the columns of the schema, in any order and of any type that can be
+            read as the column's kind.
+        schema: What the columns mean.
+        unlabelled: Rows may lack a target although there are no soft outputs yet.
+
+    Raises:
+        InvalidInput: Missing, duplicate or unknown columns, values that do not fit the column's
+            kind, labels outside its categories, infinite numbers, missing targets where they are
+            needed; all problems together.
+    """
+    problems = Problems()
+    names = list(data.column_names if isinstance(data, pa.Table) else data.columns)
+    _check_names([str(name) for name in names], schema, problems)
+    problems.raise_if_any()
+    table = read.arrow_table(data)
+    arrays: list[pa.Array] = []
+    for column in schema.columns:
+        try:
+            array = _canonical_array(table.column(column.name), column)
+        except (pa.ArrowException, ValueError) as error:
+            problems.add(f"column {column.name!r}", str(table.column(column.name).type), str(error))
+            continue
+        labelled = schema.soft is None and not unlabelled
+        _check_values(array, column, labelled, problems)
+        arrays.append(array)
+    problems.raise_if_any()
+    return pa.Table.from_arrays(arrays, schema=storage_schema(schema.columns))
+
+
+def stored_table(table: pa.Table, columns: Sequence[Column]) -> pa.Table:
+    """Return what Parquet gave back in canonical form: dictionaries in the schema's order."""
+    arrays: list[pa.ChunkedArray | pa.Array] = []
+    for column in columns:
+        values = table.column(column.name)
+        arrays.append(_dictionary(values, column) if column.categories is not None else values)
+    return pa.Table.from_arrays(arrays, schema=storage_schema(columns))
+
+
+def unlabelled_rows(table: pa.Table, schema: Schema) -> int:
+    """Return how many rows of a canonical table have no target, or lack a part of it."""
+    target = schema.target
+    if target is None:
+        return 0
+    values = table.column(target.name)
+    if target.kind == "tensor":
+        return int(np.isnan(read.tensors(values, target.width)).any(1).sum())
+    if target.kind == "numeric":
+        return int(np.isnan(read.floats(values, _number_type(target))).sum())
+    return values.null_count
+
+
+def block_digest(block: pa.Table, schema: Schema) -> str:
+    """Return the SHA-256 of one canonical block's values."""
+    digest = hashlib.sha256(str(block.num_rows).encode())
+    for column in schema.columns:
+        values = block.column(column.name)
+        if column.kind == "numeric":
+            digest.update(_bytes(read.floats(values, _number_type(column))))
+        elif column.kind == "tensor":
+            digest.update(_bytes(read.tensors(values, column.width)))
+        elif column.kind == "boolean":
+            marks = pc.fill_null(pc.cast(values, pa.int8()), -1)
+            digest.update(_bytes(marks.to_numpy()))
+        elif column.categories is not None:
+            digest.update(_bytes(read.label_codes(values, column.categories)))
+        else:
+            texts: list[str | None] = values.to_pylist()
+            encoded = [None if text is None else text.encode() for text in texts]
+            lengths = [-1 if text is None else len(text) for text in encoded]
+            digest.update(_bytes(np.array(lengths, np.int32)))
+            digest.update(b"".join(text for text in encoded if text))
+    return digest.hexdigest()
+
+
+def fingerprint(schema: Schema, rows: int, blocks: Sequence[str]) -> str:
+    """Return the SHA-256 of schema, row count and ordered block digests."""
+    text = json.dumps(
+        {"schema": schema.digest, "rows": rows, "blocks": list(blocks)}, sort_keys=True
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _storage_field(column: Column) -> pa.Field:
+    if column.kind == "numeric":
+        return pa.field(column.name, pa.from_numpy_dtype(_number_type(column)), nullable=False)
+    if column.kind == "tensor":
+        element = pa.field("element", pa.float32(), nullable=False)
+        return pa.field(column.name, pa.list_(element, column.width), nullable=False)
+    if column.kind == "boolean":
+        return pa.field(column.name, pa.bool_())
+    if column.categories is None:
+        return pa.field(column.name, pa.string())
+    return pa.field(column.name, pa.dictionary(pa.int32(), pa.string()))
+
+
+def _number_type(column: Column) -> type[np.floating[Any]]:
+    return np.float64 if column.role == "ignored" else np.float32
+
+
+def _canonical_array(values: pa.ChunkedArray, column: Column) -> pa.Array:
+    if column.kind == "numeric":
+        return pa.array(_one_nan(read.floats(values, _number_type(column))))
+    if column.kind == "tensor":
+        flat = pa.array(_one_nan(read.tensors(values, column.width)).reshape(-1))
+        return pa.FixedSizeListArray.from_arrays(flat, type=_storage_field(column).type)
+    if column.kind == "boolean":
+        return read.flags(values)
+    if column.categories is None:
+        return read.label_strings(values)
+    return _dictionary(values, column)
+
+
+def _dictionary(values: pa.ChunkedArray, column: Column) -> pa.Array:
+    categories = column.categories or ()
+    codes = read.label_codes(values, categories)
+    if np.any(codes == read.UNSEEN):
+        labels = set(read.label_strings(values.unique()).to_pylist()) - {None, *categories}
+        shown = ", ".join(repr(label) for label in sorted(labels)[:5])
+        raise ValueError(f"holds labels outside its categories: {shown}")
+    indices = pa.array(codes, mask=codes == read.MISSING)
+    return pa.DictionaryArray.from_arrays(indices, pa.array(categories, pa.string()))
+
+
+def _one_nan(values: NDArray[Any]) -> NDArray[Any]:
+    """Give every NaN the same bits, so that equal rows have equal digests."""
+    missing = np.isnan(values)
+    return np.where(missing, values.dtype.type(np.nan), values) if missing.any() else values
+
+
+def _bytes(values: NDArray[Any]) -> memoryview:
+    return memoryview(np.ascontiguousarray(values).data).cast("B")
+
+
+def _check_names(names: list[str], schema: Schema, problems: Problems) -> None:
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        problems.add("columns", name, "is there more than once; rename or drop the others")
+    for name in schema.names:
+        if name not in names:
+            problems.add("columns", name, "is missing; " + nearest(name, names))
+    for name in names:
+        if name not in schema.names:
+            problems.add("columns", name, "is not in the schema; " + nearest(name, schema.names))
+
+
+def _check_values(array: pa.Array, column: Column, labelled: bool, problems: Problems) -> None:
+    field = f"column {column.name!r}"
+    if column.role != "ignored" and column.kind in ("numeric", "tensor"):
+        numbers = array.flatten() if column.kind == "tensor" else array
+        numbers = numbers.to_numpy()
+        infinite = int(np.isinf(numbers).sum())
+        if infinite:
+            remedy = (
+                "cannot be learned from, nor be more than float32 holds (3.4e38); clip or drop them"
+            )
+            problems.add(field, f"{infinite} infinite values", remedy)
+        missing = int(np.isnan(numbers).sum())
+    else:
+        missing = array.null_count
+    if missing and column.role == "soft":
+        problems.add(field, f"{missing} missing values", "soft outputs must be there for every row")
+    if missing and column.role == "target" and labelled:
+        remedy = "drop these rows; only rows with soft outputs may lack a target"
+        problems.add(f"target {column.name!r}", f"{missing} missing or NaN values", remedy)

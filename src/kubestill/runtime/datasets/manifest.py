@@ -1,0 +1,229 @@
+"""A dataset: a folder of Parquet parts and the manifest `dataset.json`, which is written last.
+
+What the manifest does not list does not exist. The rows are one global stream, cut in blocks of
+`BLOCK_ROWS` whatever the parts are; the fingerprint covers schema and blocks, never the layout in
+files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from kubestill.errors import CorruptData, InvalidInput, NotFound, Problem, Problems, nearest
+from kubestill.runtime.datasets.canonical import (
+    BLOCK_ROWS,
+    block_digest,
+    fingerprint,
+    storage_schema,
+    stored_table,
+)
+from kubestill.runtime.datasets.parts import Part, absolute, is_remote, part_jobs, workers
+from kubestill.runtime.datasets.schema import Column, Schema
+from kubestill.runtime.datasets.stream import ahead, cut
+from kubestill.runtime.stores import open_store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["FORMAT", "MANIFEST", "Dataset", "gather", "write_manifest"]
+
+MANIFEST = "dataset.json"
+FORMAT = "kubestill/dataset/2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """An opened dataset: its manifest. Rows are read on demand."""
+
+    root: str
+    """Local folder or URI."""
+    schema: Schema
+    parts: tuple[Part, ...]
+    rows: int
+    blocks: tuple[str, ...]
+    """SHA-256 of each block of `BLOCK_ROWS` rows, in order; the last block may be short."""
+    provenance: dict[str, Any] = field(default_factory=dict[str, Any])
+    """How it was made."""
+    complete_domain: bool = False
+    """Every possible input is in it: there is nothing unseen to generalise to."""
+    unlabelled: int = 0
+    """Rows without a target."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the schema and the ordered rows; independent of parts and compression."""
+        return fingerprint(self.schema, self.rows, self.blocks)
+
+    @classmethod
+    def open(cls, uri: str) -> Dataset:
+        """Read the manifest of the dataset at a local folder or a store's URI.
+
+        Raises:
+            InvalidInput: There is no dataset.
+            CorruptData: The manifest cannot be read.
+        """
+        try:
+            form = json.loads(_read_manifest(uri))
+            if form["format"] != FORMAT:
+                raise CorruptData(f"{uri}/{MANIFEST} is {form['format']!r}, this reads {FORMAT!r}")
+            dataset = cls._from_json(uri, form)
+        except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise CorruptData(f"{uri}/{MANIFEST} is not a dataset manifest: {error!r}") from error
+        if dataset.fingerprint != form["fingerprint"]:
+            raise CorruptData(f"{uri}/{MANIFEST} contradicts its own fingerprint")
+        return dataset
+
+    @classmethod
+    def _from_json(cls, uri: str, form: dict[str, Any]) -> Dataset:
+        return cls(
+            root=uri,
+            schema=Schema.from_json(form["schema"]),
+            parts=tuple(Part(**part) for part in form["parts"]),
+            rows=form["rows"],
+            blocks=tuple(form["blocks"]),
+            provenance=form["provenance"],
+            complete_domain=form["complete_domain"],
+            unlabelled=form["unlabelled_rows"],
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of the manifest."""
+        return {
+            "format": FORMAT,
+            "fingerprint": self.fingerprint,
+            "rows": self.rows,
+            "unlabelled_rows": self.unlabelled,
+            "complete_domain": self.complete_domain,
+            "schema": self.schema.to_json(),
+            "provenance": self.provenance,
+            "parts": [asdict(part) for part in self.parts],
+            "block_rows": BLOCK_ROWS,
+            "blocks": list(self.blocks),
+        }
+
+    def iter_tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Yield the rows in order as canonical tables of storage's own size, read ahead in threads.
+
+        Args:
+            columns: Which columns; all, in schema order, where None.
+
+        Raises:
+            InvalidInput: Unknown columns.
+            CorruptData: A part is missing, truncated or damaged.
+        """
+        wanted = self._columns(columns)
+        names = [column.name for column in wanted]
+        jobs = (job for _, job in part_jobs(self.root, self.parts, names, verify=True))
+        threads = workers()
+        for table in ahead(jobs, workers=threads, depth=threads):
+            yield stored_table(table, wanted)
+
+    def iter_blocks(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Yield the global row stream in blocks of `BLOCK_ROWS`; only the last may be short.
+
+        Numbers and tensors are NaN where missing, truth values and labels null. See `iter_tables`.
+        """
+        return cut(self.iter_tables(columns), BLOCK_ROWS)
+
+    def to_table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return all rows in memory as one canonical Arrow table."""
+        empty = storage_schema(self._columns(columns)).empty_table()
+        return pa.concat_tables([empty, *self.iter_tables(columns)])
+
+    def to_pandas(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Return all rows in memory as a DataFrame; a tensor is a flat array per row."""
+        return self.to_table(columns).to_pandas()
+
+    def _columns(self, names: Sequence[str] | None) -> tuple[Column, ...]:
+        if names is None:
+            return self.schema.columns
+        problems = Problems()
+        for name in names:
+            if name not in self.schema.names:
+                problems.add("columns", name, nearest(name, self.schema.names))
+        problems.raise_if_any()
+        return tuple(self.schema.column(name) for name in names)
+
+
+def gather(
+    datasets: Sequence[Dataset],
+    root: str,
+    *,
+    provenance: dict[str, Any],
+    complete_domain: bool = False,
+) -> Dataset:
+    """Write an index of several datasets' parts, in order, to `root`: no row is copied.
+
+    The result has the fingerprint that one dataset with all the rows would have. Where every shard
+    but the last ends on a block boundary the manifests are enough; otherwise the rows are read
+    once.
+
+    Args:
+        datasets: In the order of their rows.
+        root: Where the index goes.
+        provenance: How the rows came to be; JSON.
+        complete_domain: All of them together are all possible inputs.
+
+    Raises:
+        InvalidInput: No datasets, or schemas that differ.
+    """
+    problems = Problems()
+    if not datasets:
+        problems.add("uris", [], "give at least one dataset")
+    for other in datasets[1:]:
+        if other.schema != datasets[0].schema:
+            remedy = f"its schema differs from that of {datasets[0].root}"
+            problems.add("uris", other.root, remedy)
+    problems.raise_if_any()
+    index = Dataset(
+        root=root,
+        schema=datasets[0].schema,
+        parts=tuple(
+            replace(part, path=absolute(dataset.root, part.path))
+            for dataset in datasets
+            for part in dataset.parts
+        ),
+        rows=sum(dataset.rows for dataset in datasets),
+        blocks=tuple(block for dataset in datasets for block in dataset.blocks),
+        provenance=provenance,
+        complete_domain=complete_domain,
+        unlabelled=sum(dataset.unlabelled for dataset in datasets),
+    )
+    if any(dataset.rows % BLOCK_ROWS for dataset in datasets[:-1]):
+        digests = (block_digest(block, index.schema) for block in index.iter_blocks())
+        index = replace(index, blocks=tuple(digests))
+    write_manifest(index)
+    return index
+
+
+def write_manifest(dataset: Dataset) -> None:
+    """Write `dataset.json`, whole or not at all: from here on the dataset exists."""
+    content = json.dumps(dataset.to_json(), indent=1).encode()
+    if is_remote(dataset.root):
+        open_store(dataset.root).put(MANIFEST, content)
+        return
+    folder = absolute(dataset.root, "")
+    os.makedirs(folder, exist_ok=True)
+    draft = os.path.join(folder, f".{MANIFEST}.{os.getpid()}")
+    with open(draft, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, os.path.join(folder, MANIFEST))
+
+
+def _read_manifest(uri: str) -> bytes:
+    try:
+        if is_remote(uri):
+            return open_store(uri).get(MANIFEST)
+        with open(absolute(uri, MANIFEST), "rb") as file:
+            return file.read()
+    except (NotFound, FileNotFoundError, NotADirectoryError) as error:
+        remedy = f"there is no {MANIFEST}: not a dataset, or one whose writing did not finish"
+        raise InvalidInput([Problem("dataset", uri, remedy)]) from error

@@ -1,0 +1,174 @@
+"""Covering a system's domain: every row's inputs by its number, then their exact labels.
+
+Row g depends on the method, the seed and g (for a Latin hypercube also on the number of rows),
+never on the shard that makes it.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from scipy.stats import qmc
+
+from kubestill.errors import InvalidInput, Problem
+from kubestill.runtime.base.random import uniforms
+from kubestill.runtime.generation.systems.system import System
+
+Floats = NDArray[np.float64]
+
+SMALLEST = 2.0**-53
+"""Unit numbers are kept this far inside (0, 1), where every inverse distribution is finite."""
+
+
+class GridSettings(BaseModel):
+    """A full grid over the domain; with all levels of all discrete inputs it is complete."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    points: int | dict[str, int] | None = None
+    """Points along every continuous input, or by the input's name; where nothing is said, as many
+    as keep the grid within `rows`. Discrete inputs take all their levels."""
+
+
+class SobolSettings(BaseModel):
+    """A Sobol sequence (Sobol 1967; direction numbers of Joe & Kuo 2008)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    scramble: bool = True
+    """Random linear scrambling and a digital shift (Matousek 1998), from the seed."""
+
+
+class PlainSettings(BaseModel):
+    """Methods without options: `latin-hypercube`, `random`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class AdaptiveSettings(BaseModel):
+    """Sobol candidates, of which those are kept where a surrogate errs most."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    oversample: int = Field(default=8, ge=2, le=1024)
+    """Candidates for each row kept."""
+
+
+COVERINGS: dict[str, type[BaseModel]] = {
+    "grid": GridSettings,
+    "sobol": SobolSettings,
+    "latin-hypercube": PlainSettings,
+    "random": PlainSettings,
+    "adaptive": AdaptiveSettings,
+}
+"""The settings of each method."""
+
+MAX_SOBOL_WIDTH = 21_201
+"""Dimensions for which direction numbers are known."""
+SOBOL_BITS = 32
+"""Of a point, whatever the number of rows: it must not change the points. There are 2^32."""
+
+
+class Covering:
+    """Rows of a system by number.
+
+    Args:
+        system: What labels them.
+        method: One of `COVERINGS` but `adaptive`.
+        settings: Its settings; for a grid with `points` resolved for every input.
+        rows: How many there are in all.
+        seed: Of the random numbers.
+    """
+
+    def __init__(
+        self, system: System, method: str, settings: Mapping[str, Any], *, rows: int, seed: int
+    ):
+        self.schema = system.schema
+        self.width = system.domain.width + sum(column.width for column in self.schema.columns)
+        self._system, self._method, self._settings = system, method, dict(settings)
+        self._rows, self._seed = rows, seed
+
+    def make(self, start: int, stop: int) -> pd.DataFrame:
+        """Return rows `start` to `stop` with their labels."""
+        inputs = self.inputs(start, stop)
+        return labelled(self._system, inputs)
+
+    def inputs(self, start: int, stop: int) -> pd.DataFrame:
+        """Return the inputs of rows `start` to `stop`."""
+        domain = self._system.domain
+        if self._method == "grid":
+            return domain.grid(np.arange(start, stop), self._settings["points"])
+        return domain.at(self._unit(start, stop))
+
+    def _unit(self, start: int, stop: int) -> Floats:
+        width = self._system.domain.width
+        if self._method == "sobol":
+            unit = sobol(start, stop, width, seed=self._seed, scramble=self._settings["scramble"])
+        elif self._method == "latin-hypercube":
+            unit = latin_hypercube(start, stop, width, rows=self._rows, seed=self._seed)
+        else:
+            unit = uniforms(self._seed, 0, start, stop, width=width)
+        return np.clip(unit, SMALLEST, 1 - SMALLEST)
+
+
+def sobol(start: int, stop: int, width: int, *, seed: int, scramble: bool) -> Floats:
+    """Return points `start` to `stop` of a Sobol sequence: [stop - start, width]."""
+    sampler = qmc.Sobol(width, scramble=scramble, bits=SOBOL_BITS, rng=seed)
+    if start:
+        sampler.fast_forward(start)
+    with warnings.catch_warnings():
+        # scipy warns that other numbers of points than powers of two are less balanced.
+        warnings.simplefilter("ignore")
+        return sampler.random(stop - start)
+
+
+def latin_hypercube(start: int, stop: int, width: int, *, rows: int, seed: int) -> Floats:
+    """Return rows `start` to `stop` of a Latin hypercube of `rows` (McKay et al. 1979).
+
+    Not `scipy.stats.qmc`, whose hypercube exists only as a whole: here a shard holds one
+    permutation at a time.
+    """
+    jitter = uniforms(seed, 0, start, stop, width=width)
+    cell = np.stack(
+        [
+            np.random.Generator(_philox(seed, 1 + place)).permutation(rows)[start:stop]
+            for place in range(width)
+        ],
+        axis=1,
+    )
+    return (cell + jitter) / rows
+
+
+def labelled(system: System, inputs: pd.DataFrame) -> pd.DataFrame:
+    """Return the inputs with the system's solution as target column.
+
+    Raises:
+        InvalidInput: The solution has another shape than declared, or is not finite somewhere.
+    """
+    solution = np.asarray(system.solve(inputs))
+    output = system.output
+    shape = (len(inputs), *output.shape)
+    if solution.shape != shape:
+        remedy = f"`solve` gave an array {list(solution.shape)}, its output is {list(shape)}"
+        raise InvalidInput([Problem("system", system.name, remedy)])
+    if not output.classes:
+        broken = ~np.isfinite(solution.reshape(len(inputs), -1)).all(axis=1)
+        if broken.any():
+            where = inputs.iloc[int(np.argmax(broken))].to_dict()
+            remedy = f"`solve` is not finite in {int(broken.sum())} rows, the first at {where}"
+            raise InvalidInput([Problem("system", system.name, remedy)])
+    cells: Any = solution
+    if output.shape:
+        cells = list(solution.reshape(len(inputs), math.prod(output.shape)).astype(np.float32))
+    return inputs.assign(**{output.name: cells})
+
+
+def _philox(seed: int, stream: int = 0) -> np.random.Philox:
+    return np.random.Philox(key=np.array([seed, stream], np.uint64))

@@ -1,0 +1,123 @@
+"""Many shards as one dataset: an index of their parts, with every row where it was.
+
+A fan-out gives its results in no particular order, so the order is taken from what each shard says
+about itself in its provenance, and so is the proof that none is missing, doubled or a stranger.
+"""
+
+# Provenance is JSON of any depth.
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kubestill.errors import Problems
+from kubestill.runtime.datasets.manifest import Dataset, gather
+
+Provenance = Mapping[str, Any]
+
+
+def gather_shards(uris: Sequence[str], root: str) -> Dataset:
+    """Write an index of the shards at `uris`, in any order, to `root`.
+
+    The result has the fingerprint that the same rows made in one shard would have. One dataset that
+    is no shard at all passes as it is.
+
+    Args:
+        uris: Local folders or URIs of stores.
+        root: Where the index goes.
+
+    Raises:
+        InvalidInput: Not a dataset, a damaged manifest, different schemas, teachers or settings,
+            shards missing or doubled; all of them.
+        CorruptData: Rows are damaged, where shards are so short that they must be read.
+    """
+    problems = Problems()
+    shards: list[Dataset] = []
+    if not uris:
+        problems.add("uris", [], "give at least one")
+    for uri in uris:
+        with problems.collect("uris", uri):
+            shards.append(Dataset.open(uri))
+    if shards and (len(uris) > 1 or _place(shards[0].provenance)):
+        shards = _in_order(shards, len(uris) - len(shards), problems)
+    problems.raise_if_any()
+    first = shards[0]
+    return gather(
+        shards,
+        root,
+        provenance=_without_place(first.provenance),
+        complete_domain=first.complete_domain or _complete(first.provenance),
+    )
+
+
+def _in_order(shards: Sequence[Dataset], unread: int, problems: Problems) -> list[Dataset]:
+    """Return the shards by their number; note whatever keeps them from being one whole.
+
+    Args:
+        shards: Those whose manifests could be read.
+        unread: How many could not, and may be any of those that are missing.
+        problems: Takes what is wrong.
+    """
+    by_number: dict[int, Dataset] = {}
+    first = shards[0]
+    for shard in shards:
+        place = _place(shard.provenance)
+        if place is None:
+            problems.add("uris", shard.root, "not a shard: its provenance names no number")
+            continue
+        number, _ = place
+        if number in by_number:
+            remedy = f"shard {number} is there twice, the other is {by_number[number].root}"
+            problems.add("uris", shard.root, remedy)
+        by_number.setdefault(number, shard)
+        if shard.schema != first.schema:
+            problems.add("uris", shard.root, f"its schema differs from that of {first.root}")
+        for key in _differences(shard.provenance, first.provenance):
+            problems.add("uris", shard.root, f"its {key} differs from that of {first.root}")
+    place = _place(first.provenance)
+    missing = sorted(set(range(place[1] if place else 0)) - by_number.keys())
+    if len(missing) > unread:
+        shown = ", ".join(map(str, missing[:20]))
+        known = f"; {unread} of them may be among those that cannot be read" if unread else ""
+        remedy = f"missing: {shown} (counted from 0){known}"
+        problems.add("uris", f"{len(by_number)} shards", remedy)
+    return [by_number[number] for number in sorted(by_number)]
+
+
+def _place(provenance: Provenance) -> tuple[int, int] | None:
+    """Return (number, count) of a shard, from itself or from the rows that it was made of."""
+    while "shard" not in provenance:
+        if "rows_from" not in provenance:
+            return None
+        provenance = provenance["rows_from"]
+    return int(provenance["shard"]), int(provenance["shards"])
+
+
+def _complete(provenance: Provenance) -> bool:
+    """Tell whether all shards together, which are there by now, are a complete domain."""
+    while "complete_domain" not in provenance:
+        if "rows_from" not in provenance:
+            return False
+        provenance = provenance["rows_from"]
+    return bool(provenance["complete_domain"])
+
+
+def _without_place(provenance: Provenance) -> dict[str, Any]:
+    """Return the provenance of the whole that a shard is part of."""
+    kept = {key: value for key, value in provenance.items() if key not in ("shard", "shards")}
+    if "rows_from" in kept:
+        kept["rows_from"] = _without_place(kept["rows_from"])
+    return kept
+
+
+def _differences(left: Provenance, right: Provenance) -> list[str]:
+    """Return which facts, other than their number, two shards disagree about."""
+    different: list[str] = []
+    for key in sorted((left.keys() | right.keys()) - {"shard"}):
+        ours, theirs = left.get(key), right.get(key)
+        if key == "rows_from" and isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+            different += _differences(ours, theirs)
+        elif ours != theirs:
+            different.append(key)
+    return different

@@ -1,0 +1,215 @@
+"""One shard of a generated dataset: the originals first, then the new rows, cut on fixed blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from kubestill.errors import InvalidInput, Problem
+from kubestill.runtime.datasets.canonical import BLOCK_ROWS, storage_schema
+from kubestill.runtime.datasets.manifest import Dataset
+from kubestill.runtime.datasets.schema import Schema
+from kubestill.runtime.datasets.writer import DatasetWriter
+from kubestill.runtime.generation.covering import Covering
+from kubestill.runtime.generation.frame import Frame, Originals
+from kubestill.runtime.generation.jitter import Jitter, JitterSettings
+from kubestill.runtime.generation.mixup import Mixup, MixupSettings
+from kubestill.runtime.generation.munge import Munge, MungeSettings
+from kubestill.runtime.generation.request import Request
+from kubestill.runtime.generation.source import Source, load_source
+from kubestill.runtime.generation.systems.system import System
+from kubestill.runtime.generation.tables import originals_of, table_of
+
+if TYPE_CHECKING:
+    from kubestill.runtime.generation.adaptive import Adaptive
+    from kubestill.runtime.models.predict import Predictor
+
+CHUNK_NUMBERS = 1 << 22
+"""Random numbers drawn at a time (32 MiB of them): bounds memory where rows are wide."""
+
+
+class Maker(Protocol):
+    """Makes synthetic rows by number."""
+
+    schema: Schema
+    width: int
+    """Numbers a row takes, roughly: what bounds the size of a call."""
+
+    def make(self, start: int, stop: int) -> pa.Table | pd.DataFrame:
+        """Return synthetic rows `start` to `stop`, counted from the first that is no original."""
+        ...
+
+
+def generate(
+    root: str,
+    request: Request,
+    original: Dataset | None,
+    *,
+    system: System | None = None,
+    surrogate: Predictor | None = None,
+) -> Dataset:
+    """Write the shard that the request asks for.
+
+    Args:
+        root: Where the dataset goes.
+        request: What to make.
+        original: Real rows to augment, or to put before those of a source or a system.
+        system: What the request names.
+        surrogate: Where it errs, the method `adaptive` looks closer.
+
+    Raises:
+        InvalidInput: The method cannot work on this dataset, or the source is not usable.
+        CorruptData: The original dataset is damaged.
+    """
+    maker = _maker(request, system, surrogate)
+    table, maker = _prepare(request, original, maker)
+    schema = maker.schema
+    originals = table if request.include_original else table.slice(0, 0)
+    start, stop = shard_rows(originals.num_rows + request.rows, request.shard, request.shards)
+    complete = (
+        request.method == "grid"
+        and system is not None
+        and system.domain.complete(request.settings["points"])
+    )
+    writing = DatasetWriter(
+        root,
+        schema,
+        provenance=_provenance(request, original, surrogate, complete=complete),
+        complete_domain=complete and request.shards == 1,
+        unlabelled=isinstance(maker, _FromOriginals) and not maker.keeps_label,
+    )
+    with writing as writer:
+        if start < min(stop, originals.num_rows):
+            writer.write(originals.slice(start, stop - start))
+        for rows in _synthetic(maker, start - originals.num_rows, stop - originals.num_rows):
+            writer.write(rows)
+    return writer.dataset
+
+
+def shard_rows(total: int, shard: int, shards: int) -> tuple[int, int]:
+    """Return the first and one past the last global row of a shard: whole blocks, but for the end.
+
+    Args:
+        total: Rows of all shards together.
+        shard: Counted from 0.
+        shards: How many; those beyond the number of blocks are empty.
+    """
+    blocks = -(-total // BLOCK_ROWS)
+    start, stop = (blocks * edge // shards * BLOCK_ROWS for edge in (shard, shard + 1))
+    return min(start, total), min(stop, total)
+
+
+def _maker(
+    request: Request, system: System | None, surrogate: Predictor | None
+) -> Covering | Adaptive | _FromSource | None:
+    """Return what makes rows from nothing; None where they come from the originals."""
+    if system is not None:
+        if request.method == "adaptive":
+            from kubestill.runtime.generation.adaptive import Adaptive
+
+            assert surrogate is not None
+            oversample = int(request.settings["oversample"])
+            return Adaptive(
+                system, surrogate, oversample=oversample, rows=request.rows, seed=request.seed
+            )
+        return Covering(
+            system, request.method, request.settings, rows=request.rows, seed=request.seed
+        )
+    if request.from_source:
+        return _FromSource(load_source(request.method, request.settings), request.seed)
+    return None
+
+
+def _prepare(
+    request: Request, original: Dataset | None, maker: Maker | None
+) -> tuple[pa.Table, Maker]:
+    """Return the originals, without any soft outputs, and what makes new rows."""
+    if original is None:
+        assert maker is not None
+        return storage_schema(maker.schema.columns).empty_table(), maker
+    # A teacher's opinion of the original says nothing about what becomes of it.
+    columns = tuple(c for c in original.schema.columns if c.role != "soft")
+    schema = replace(original.schema, columns=columns)
+    if maker is not None and maker.schema != schema:
+        remedy = f"its schema differs from that of {request.system or request.method}; leave it out"
+        raise InvalidInput([Problem("original", original.root, remedy)])
+    table = original.to_table(schema.names)
+    return table, maker or _FromOriginals(table, schema, request)
+
+
+def _synthetic(maker: Maker, start: int, stop: int) -> Iterator[pa.Table | pd.DataFrame]:
+    """Yield synthetic rows `start` to `stop`, of which those below 0 are originals."""
+    step = max(1, min(BLOCK_ROWS, CHUNK_NUMBERS // max(maker.width, 1)))
+    for at in range(max(start, 0), stop, step):
+        yield maker.make(at, min(at + step, stop))
+
+
+class _FromOriginals:
+    """Varies the originals, over and over again: synthetic row s is made from original s mod N."""
+
+    def __init__(self, table: pa.Table, schema: Schema, request: Request):
+        originals = originals_of(table, schema)
+        if not len(originals) and request.rows:
+            raise InvalidInput([Problem("original", "0 rows", "there is nothing to augment")])
+        self._table = table
+        self._generator = _generator(originals, request)
+        self.schema = schema
+        self.keeps_label = self._generator.keeps_label
+        self.width = self._generator.width
+
+    def make(self, start: int, stop: int) -> pa.Table:
+        source = self._table.take(np.arange(start, stop) % self._table.num_rows)
+        frame = self._generator.rows(start, stop)
+        return table_of(frame, source, self.schema, keeps_label=self.keeps_label)
+
+
+class _FromSource:
+    """Asks the user's own source."""
+
+    def __init__(self, source: Source, seed: int):
+        self._source = source
+        self._seed = seed
+        self.schema = source.schema
+        self.width = sum(column.width for column in source.schema.columns)
+
+    def make(self, start: int, stop: int) -> pd.DataFrame:
+        made: Any = self._source.sample(np.arange(start, stop), self._seed)
+        if isinstance(made, pd.DataFrame) and len(made) == stop - start:
+            return made
+        found = f"{len(made)} rows" if isinstance(made, pd.DataFrame) else type(made).__name__
+        remedy = f"`sample` was asked for {stop - start} rows as a DataFrame"
+        raise InvalidInput([Problem("method", found, remedy)])
+
+
+class _Generator(Protocol):
+    keeps_label: bool
+    width: int
+
+    def rows(self, start: int, stop: int) -> Frame: ...
+
+
+def _generator(originals: Originals, request: Request) -> _Generator:
+    settings, seed = request.settings, request.seed
+    if request.method == "munge":
+        return Munge(originals, MungeSettings(**settings), seed=seed)
+    if request.method == "mixup":
+        return Mixup(originals, MixupSettings(**settings), seed=seed)
+    return Jitter(originals, JitterSettings(**settings), seed=seed)
+
+
+def _provenance(
+    request: Request, original: Dataset | None, surrogate: Predictor | None, *, complete: bool
+) -> dict[str, Any]:
+    return {
+        "made_by": "generate-synthetic",
+        **request.model_dump(),
+        "original": original.fingerprint if original else None,
+        "surrogate": surrogate.spec.digest if surrogate else None,
+        # Of all shards together.
+        "complete_domain": complete,
+    }

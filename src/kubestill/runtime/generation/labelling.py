@@ -1,0 +1,142 @@
+"""The teacher's soft outputs beside the rows they belong to.
+
+A thread reads blocks ahead, every core computes a block of its own, and others write Parquet
+behind. Cores that shared each product would wait for the one that reading or writing has just
+interrupted. The batch is the dataset's own block of 8,192 rows, counted from its first row, so that
+labels depend neither on how rows were cut into shards or parts, nor on the number of cores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Generator
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from kubestill.errors import Problems
+from kubestill.runtime.datasets.canonical import storage_schema
+from kubestill.runtime.datasets.decode import RawLayout, decode_features
+from kubestill.runtime.datasets.manifest import Dataset
+from kubestill.runtime.datasets.schema import Schema
+from kubestill.runtime.datasets.stream import ahead
+from kubestill.runtime.datasets.writer import DatasetWriter
+from kubestill.runtime.models.model import ModelSpec
+from kubestill.runtime.models.predict import Predictor
+
+LOGITS = "teacher_logits"
+"""Column of a classifier's outputs: [K], or [1] for two classes."""
+PREDICTION = "teacher_prediction"
+"""Column of a regression's outputs [T], in target units."""
+DEPTH = 2
+"""Blocks that may wait to be written, for each that is computed at a time."""
+
+
+def label(predictor: Predictor, dataset: Dataset, root: str) -> Dataset:
+    """Write the dataset with the teacher's outputs as its soft column.
+
+    Soft outputs of an earlier teacher are replaced. A dataset without a target gains the teacher's,
+    with no value in it, so that a student knows what it learns.
+
+    Args:
+        predictor: The teacher, on the device that is to compute; `check_fit` says whether it can.
+        dataset: Rows to label; none is fine.
+        root: Where the labelled dataset goes.
+
+    Raises:
+        CorruptData: The dataset is damaged.
+    """
+    schema = labelled_schema(predictor.spec, dataset.schema)
+    provenance = {
+        "made_by": "label-with-teacher",
+        "teacher": teacher_digest(predictor.spec),
+        "rows_from": dataset.provenance,
+    }
+    with DatasetWriter(
+        root, schema, provenance=provenance, complete_domain=dataset.complete_domain
+    ) as writer:
+        jobs = (partial(_compute, predictor, block) for block in dataset.iter_blocks())
+        with _a_thread_each(predictor.model.device) as workers:
+            for block, outputs in ahead(jobs, workers=workers, depth=DEPTH * workers):
+                _write(writer, schema, block, outputs)
+    return writer.dataset
+
+
+def check_fit(spec: ModelSpec, schema: Schema) -> None:
+    """Check that a teacher can label rows of this schema.
+
+    Raises:
+        InvalidInput: Columns it cannot read, another task or other classes; all of them.
+    """
+    problems = Problems()
+    with problems.collect():
+        decode_features(storage_schema(schema.columns).empty_table(), RawLayout(spec.schema))
+    for column in spec.schema.features:
+        found = next((c for c in schema.columns if c.name == column.name), column)
+        if (found.kind, found.shape) != (column.kind, column.shape):
+            remedy = f"the teacher was trained on {column.kind} {list(column.shape)}"
+            problems.add(f"column {found.name!r}", f"{found.kind} {list(found.shape)}", remedy)
+    if schema.task and (schema.task, schema.classes) != (spec.task, spec.schema.classes):
+        remedy = f"the teacher does {spec.task} over {list(spec.schema.classes)}"
+        problems.add("dataset", f"{schema.task} over {list(schema.classes)}", remedy)
+    name = soft_name(spec)
+    if any(c.name == name and c.role != "soft" for c in schema.columns):
+        problems.add("dataset", name, "rename this column: the teacher's outputs go there")
+    problems.raise_if_any()
+
+
+def soft_name(spec: ModelSpec) -> str:
+    """Return the column that a teacher's outputs go to."""
+    return PREDICTION if spec.task == "regression" else LOGITS
+
+
+def labelled_schema(spec: ModelSpec, schema: Schema) -> Schema:
+    """Return the schema of the rows once labelled."""
+    width = RawLayout(spec.schema).outputs
+    target = spec.schema.target
+    if schema.task is None and target is not None:
+        schema = Schema(columns=(*schema.columns, target), task=spec.schema.task)
+    return schema.with_soft(soft_name(spec), width)
+
+
+def teacher_digest(spec: ModelSpec) -> str:
+    """Return the SHA-256 of the spec, which covers preprocessing, architecture and weights."""
+    return hashlib.sha256(json.dumps(spec.to_json(), sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def _a_thread_each(device: torch.device) -> Generator[int]:
+    """Give every block a thread of its own; how many may be computed at a time."""
+    threads = torch.get_num_threads()
+    if device.type != "cpu":
+        yield 2  # one decodes while the device computes for the other
+        return
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _compute(predictor: Predictor, block: pa.Table) -> tuple[pa.Table, NDArray[np.float32]]:
+    return block, predictor.logits(decode_features(block, predictor.layout))
+
+
+def _write(
+    writer: DatasetWriter, schema: Schema, block: pa.Table, outputs: NDArray[np.float32]
+) -> None:
+    arrays: list[pa.Array | pa.ChunkedArray] = []
+    for column, field in zip(schema.columns, storage_schema(schema.columns), strict=True):
+        if column.role == "soft":
+            flat = pa.array(outputs.reshape(-1))
+            arrays.append(pa.FixedSizeListArray.from_arrays(flat, column.width))
+        elif column.name in block.column_names:
+            arrays.append(block.column(column.name))
+        else:
+            arrays.append(pa.nulls(block.num_rows, field.type))
+    writer.write(pa.Table.from_arrays(arrays, names=list(schema.names)))

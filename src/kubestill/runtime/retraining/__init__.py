@@ -1,0 +1,13 @@
+"""Keeping a model fresh: the registry of champions, and the rows that arrive after them.
+
+Reading order: `state` (champion, watermarks, claim), `transitions` (how they may change),
+`registry` (swapping them in a store), `ownership` and `kubeflow_runs` (whose claim it is, and
+whether that run still lives), `outcomes`, `champions`. Then the rows: `request`, `files`,
+`windows`, `survey` (which are fresh), `conform` (bring them into the champion's form), `golden`,
+`outputs`.
+"""
+
+from kubestill.runtime.retraining.registry import Registry, open_registry
+from kubestill.runtime.retraining.state import Champion, Claim, Golden, Part, State, Window
+
+__all__ = ["Champion", "Claim", "Golden", "Part", "Registry", "State", "Window", "open_registry"]

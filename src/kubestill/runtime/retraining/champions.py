@@ -1,0 +1,136 @@
+"""Champions in the registry: their files, which need nothing of the run that made them.
+
+models/<window>/model/         the export
+models/<window>/training/      the ledger, and the one state from before overfitting
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import replace
+
+from kubestill.errors import CorruptData, InvalidInput, NotFound
+from kubestill.runtime.checkpoints.ledger import LEDGER_KEY, Ledger, LedgerEntry
+from kubestill.runtime.checkpoints.manifest import read_manifest
+from kubestill.runtime.retraining.registry import Registry
+from kubestill.runtime.retraining.state import Champion, State
+from kubestill.runtime.stores import ABSENT, Store, open_store
+
+__all__ = ["check_champion", "copy_model", "copy_training", "model_digest", "read_ledger"]
+
+SPEC_FILE = "model.json"
+"""As `models.export` names it; importing that would import torch."""
+
+
+def check_champion(registry: Registry, state: State) -> None:
+    """Prove that the champion's files are there, before anything is spent on judging it.
+
+    Raises:
+        CorruptData: They are gone or were changed by hand; the message says what to do.
+    """
+    champion = state.champion
+    if champion is None:
+        return
+    problem = _damage(registry, champion)
+    if not problem:
+        return
+    sound = [former.version for former in state.previous if not _damage(registry, former)]
+    remedy = (
+        f"`kubestill registry rollback {registry.uri} --to {sound[0]}` returns to the one before"
+        if sound
+        else "no former champion is whole either: use a new registry"
+    )
+    raise CorruptData(
+        f"champion {champion.version} of {registry.uri} cannot be used: {problem}. Restore its "
+        f"files, or: {remedy}"
+    )
+
+
+def model_digest(folder: str) -> str:
+    """Return the digest of an export at a local folder, computed from its files.
+
+    Raises:
+        CorruptData: The weights are not those that `model.json` names, or a file is missing.
+    """
+    return _digest(open_store(folder), "")
+
+
+def copy_model(registry: Registry, source: str, folder: str) -> None:
+    """Copy the export in the local folder `source` below the champion's `folder`."""
+    for place, _, names in os.walk(source):
+        for name in names:
+            path = os.path.join(place, name)
+            key = os.path.relpath(path, source).replace(os.sep, "/")
+            registry.store.upload(path, f"{folder}/model/{key}")
+
+
+def copy_training(registry: Registry, ledger: Ledger, entry: LedgerEntry, folder: str) -> str:
+    """Copy one state below the champion's `folder`, with a ledger that lists nothing else.
+
+    Returns:
+        SHA-256 of the ledger.
+
+    Raises:
+        CorruptData: The state is damaged.
+        StoreError: One of the two stores did not answer.
+    """
+    source = open_store(ledger.uri)
+    manifest = read_manifest(source, entry.manifest)
+    target = f"{folder}/training"
+    with tempfile.TemporaryDirectory(prefix="kubestill-promote-") as scratch:
+        for key in [*(file.key for file in manifest.files), entry.manifest.key]:
+            path = source.local_path(key)
+            if path is None:
+                path = os.path.join(scratch, "state")
+                source.download(key, path)
+            registry.store.upload(path, f"{target}/{key}")
+    copied = replace(ledger, uri="", entries=(entry,), attempt=None, sequence=1, notices=())
+    content = copied.to_bytes()
+    cell = registry.store.cell(f"{target}/{LEDGER_KEY}")
+    found, version = cell.read()
+    if found != content:
+        cell.swap(content, expect=version if found is not None else ABSENT)
+    return hashlib.sha256(content).hexdigest()
+
+
+def read_ledger(registry: Registry, champion: Champion) -> Ledger:
+    """Return the champion's ledger, whose state lies beside it.
+
+    Raises:
+        CorruptData: It is gone or was changed.
+    """
+    uri = registry.ledger_uri(champion)
+    content, _ = open_store(uri).cell(LEDGER_KEY).read()
+    if content is None or hashlib.sha256(content).hexdigest() != champion.ledger_digest:
+        why = "is gone" if content is None else "was changed"
+        raise CorruptData(f"{uri}/{LEDGER_KEY} {why}: champion {champion.version} is damaged")
+    # A registry that was moved lists what lies beside it, not where it came from.
+    return replace(Ledger.from_bytes(content, source=f"{uri}/{LEDGER_KEY}"), uri=uri)
+
+
+def _damage(registry: Registry, champion: Champion) -> str:
+    try:
+        found = _digest(registry.store, f"{champion.folder}/model/")
+        if champion.ledger_digest:
+            read_ledger(registry, champion)
+    except (CorruptData, InvalidInput, NotFound) as error:
+        return str(error)
+    return "" if found == champion.model_digest else "its model is another than was promoted"
+
+
+def _digest(store: Store, prefix: str) -> str:
+    try:
+        content = store.get(f"{prefix}{SPEC_FILE}")
+        weights = store.get(f"{prefix}model.safetensors")
+    except NotFound as error:
+        raise CorruptData(f"a file of the model is gone: {error}") from error
+    try:
+        wanted = json.loads(content)["digest"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptData(f"{store.uri}/{prefix}{SPEC_FILE} is no model: {error}") from error
+    if hashlib.sha256(weights).hexdigest() != wanted:
+        raise CorruptData(f"{store.uri}/{prefix}model.safetensors is not what {SPEC_FILE} names")
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,196 @@
+"""What people ask of a registry: how runs went, how things stand, and to overrule a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from kubestill.errors import InvalidInput, Problem
+from kubestill.runtime.retraining import transitions
+from kubestill.runtime.retraining.champions import check_champion
+from kubestill.runtime.retraining.outcomes import TAKEN_OVER, Outcome, abandon
+from kubestill.runtime.retraining.registry import Registry, open_registry
+from kubestill.runtime.retraining.state import Champion, State
+
+__all__ = ["free_claim", "quarantine", "release", "roll_back", "runs", "standing"]
+
+
+def runs(uri: str) -> list[dict[str, Any]]:
+    """Return every run in the order in which it began, with how it ended.
+
+    Raises:
+        InvalidInput: There is no registry at `uri`, or a newer version wrote it.
+        CorruptData: It cannot be read.
+    """
+    registry, state = _open(uri)
+    found: dict[str, dict[str, Any]] = {}
+    for entry in registry.history():
+        steps = found.setdefault(entry["run_id"], {})
+        steps[entry["step"]] = entry
+    return [_run(run_id, steps, state) for run_id, steps in found.items()]
+
+
+def standing(uri: str) -> dict[str, Any]:
+    """Return champions, windows and the run at work; raises as `runs` does."""
+    registry, state = _open(uri)
+    made = [one for one in (state.champion, *state.previous) if one is not None]
+    return {
+        "registry": registry.uri,
+        "champion": _named(state.champion),
+        "model": registry.model_uri(state.champion) if state.champion else "",
+        "judged through": state.judged_through[:19],
+        "trained through": state.trained_through[:19],
+        "golden": _golden(state),
+        "at work": f"run {state.claim.run_id}" if state.claim else "nobody",
+        "champions": [_champion(champion) for champion in made],
+        "windows": [
+            {
+                "window": window.id,
+                "before": window.end[:16],
+                "rows": window.rows,
+                "late": window.late,
+                "verdict": window.verdict,
+                "to learn from": window.train,
+                "judges": window.judge,
+                "run": window.run_id[:24],
+            }
+            for window in state.windows
+        ],
+    }
+
+
+def roll_back(uri: str, *, to: int = 0) -> str:
+    """Make a former champion the champion again, and write that to the history.
+
+    Args:
+        uri: The registry.
+        to: Version; the one before the current where 0.
+
+    Returns:
+        What was done, in a sentence.
+
+    Raises:
+        InvalidInput: There is no such former champion.
+        CorruptData: Its files are damaged: nothing was changed.
+    """
+    registry, state = _open(uri)
+    before = state.champion.version if state.champion else 0
+    after = transitions.rollback(state, to=to)
+    check_champion(registry, after.model_copy(update={"previous": ()}))
+    wanted = after.champion.version if after.champion else 0
+    changed = registry.change(lambda now: transitions.rollback(now, to=wanted))
+    if wanted == before:
+        return f"{_named(changed.champion)} is the champion already"
+    quarantined = sum(
+        (window.train, window.judge).count("quarantined") for window in changed.windows
+    )
+    reason = (
+        f"{_named(changed.champion)} is the champion again, instead of champion {before}; "
+        f"{quarantined} parts of windows are quarantined"
+    )
+    return _tell(registry, "rollback", reason, {"from": before, "version": wanted})
+
+
+def release(uri: str, windows: Sequence[str]) -> str:
+    """Let later runs learn from quarantined windows, and write that to the history.
+
+    Args:
+        uri: The registry.
+        windows: Their ids, as `standing` lists them.
+
+    Returns:
+        What was done, in a sentence.
+
+    Raises:
+        InvalidInput: There is no such window, or nothing of it is quarantined.
+    """
+    registry, _ = _open(uri)
+    registry.change(lambda now: transitions.release(now, windows))
+    reason = f"released by hand, to be learned from: {', '.join(windows)}"
+    return _tell(registry, "release", reason, {"windows": list(windows)})
+
+
+def quarantine(uri: str, windows: Sequence[str]) -> str:
+    """Keep later runs from learning from windows; as `release`, the other way round."""
+    registry, _ = _open(uri)
+    registry.change(lambda now: transitions.quarantine(now, windows))
+    reason = f"quarantined by hand, nobody learns from it: {', '.join(windows)}"
+    return _tell(registry, "quarantine", reason, {"windows": list(windows)})
+
+
+def free_claim(uri: str, run_id: str) -> Outcome | None:
+    """Give back the rows of a run that was terminated by hand, and write that to the history.
+
+    May be repeated. No other run's rows are touched, and a run that ended by itself keeps its own
+    outcome; one that is still at work is refused from here on.
+
+    Args:
+        uri: The registry.
+        run_id: Which run.
+
+    Returns:
+        How it ended; None where it never did anything in this registry.
+
+    Raises:
+        InvalidInput: There is no registry at `uri`, or a newer version wrote it.
+        CorruptData: It cannot be read.
+        StoreError: It did not answer.
+    """
+    registry, _ = _open(uri)
+    return abandon(registry, run_id, "It was terminated by hand.")
+
+
+def _tell(registry: Registry, what: str, reason: str, body: dict[str, Any]) -> str:
+    """Add what a person did to the history, as a run of its own."""
+    name = f"{what}-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"
+    registry.append(name, "outcome", {"outcome": what, "reason": reason, **body})
+    return reason
+
+
+def _open(uri: str) -> tuple[Registry, State]:
+    registry = open_registry(uri)
+    state = registry.read()
+    if state == State() and not any(registry.store.list("history/")):
+        remedy = "there is no registry here; the first run of continuous-retraining makes one"
+        raise InvalidInput([Problem("URI", uri, remedy)])
+    return registry, state
+
+
+def _run(run_id: str, steps: dict[str, dict[str, Any]], state: State) -> dict[str, Any]:
+    collected = steps.get("collect", {})
+    at_work = state.claim is not None and state.claim.run_id == run_id
+    outcome = steps.get("outcome", {})
+    lost = [entry for step, entry in steps.items() if step.startswith(TAKEN_OVER)]
+    otherwise = "at work" if at_work else "abandoned" if lost else "unknown"
+    return {
+        "run_id": run_id,
+        "at": min(entry["at"] for entry in steps.values()),
+        "end": collected.get("end", ""),
+        "rows": collected.get("rows", 0),
+        "outcome": outcome.get("outcome", otherwise),
+        "version": steps.get("promote", outcome).get("version"),
+        "reason": outcome.get("reason", lost[-1]["reason"] if lost else ""),
+        "drift": collected.get("told", []),
+    }
+
+
+def _champion(champion: Champion) -> dict[str, Any]:
+    return {
+        "version": champion.version,
+        "promoted": champion.promoted_at[:16],
+        "window": champion.window,
+        "digest": champion.model_digest[:12],
+        "run": champion.run_id[:24],
+    }
+
+
+def _golden(state: State) -> str:
+    if state.golden is not None:
+        return f"{state.golden.rows:,} rows of {state.golden.source}"
+    judges = sum(window.judge_rows for window in state.windows if window.judge == "golden")
+    return f"{judges:,} rows that judged the first champion" if judges else "none"
+
+
+def _named(champion: Champion | None) -> str:
+    return f"champion {champion.version}" if champion else "nobody"

@@ -1,0 +1,75 @@
+"""Whether the run that holds a window is still at work.
+
+Where one process drives the run on this very machine, as `kubestill run` does, it can be looked up.
+Of a run of Kubeflow its API knows. Where neither can say, the claim's lease decides. None has to be
+right: whoever takes over changes the state, and the run that was thought dead is refused by it from
+then on.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from kubestill.runtime.retraining.kubeflow_runs import describe_end, find_experiment
+from kubestill.runtime.retraining.state import Claim
+
+__all__ = ["DRIVER_VARIABLE", "find_end", "find_owner", "seems_alive"]
+
+DRIVER_VARIABLE = "KUBESTILL_DRIVER"
+"""Environment variable: the id of the process that drives this run on this machine."""
+_KUBEFLOW = "kubeflow"
+
+
+def find_owner(run_id: str) -> str:
+    """Name what drives this run: `<machine>/<process>/<its start>`, or `kubeflow/<experiment>`.
+
+    Empty where nobody says.
+    """
+    pid = os.environ.get(DRIVER_VARIABLE, "")
+    if pid:
+        started = _started(pid)
+        return f"{_machine()}/{pid}/{started}" if started else ""
+    experiment = find_experiment(run_id)
+    return f"{_KUBEFLOW}/{experiment}" if experiment else ""
+
+
+def find_end(claim: Claim) -> str:
+    """Say how the run ended that holds a claim; empty where it has not, or nobody can say."""
+    kind, _, experiment = claim.owner.rpartition("/")
+    if kind not in ("", _KUBEFLOW):
+        return ""
+    return describe_end(claim.run_id, experiment)
+
+
+def seems_alive(claim: Claim, *, now: float) -> bool:
+    """Tell whether the run may still be at work, as far as this machine can see.
+
+    Args:
+        claim: What it holds.
+        now: Seconds since 1970.
+    """
+    machine, _, process = claim.owner.rpartition("/")[0].rpartition("/")
+    if machine and machine == _machine():
+        return _started(process) == claim.owner.rpartition("/")[2]
+    return now < claim.at + claim.lease_seconds
+
+
+def _machine() -> str:
+    """Name this machine since its last start, and the space of process ids within it."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            boot = file.read().strip()
+        return f"{socket.gethostname()}:{boot}:{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _started(pid: str) -> str:
+    """When a process was started, in the kernel's ticks; empty where there is none."""
+    try:
+        with open(f"/proc/{int(pid)}/stat", encoding="utf-8") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except (OSError, ValueError):
+        return ""
+    return "" if fields[0] == "Z" else fields[19]

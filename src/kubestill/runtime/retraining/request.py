@@ -1,0 +1,146 @@
+"""What a user asks of `collect-fresh`, checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from kubestill.errors import Problems
+from kubestill.runtime.base.settings import validate
+
+__all__ = ["Request", "check_placeholders", "iso", "micros", "parse_instant"]
+
+
+class Request(BaseModel):
+    """Which rows, and what they mean."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    source: str = Field(min_length=1)
+    timestamp: str = Field(min_length=1)
+    target: str = Field(min_length=1)
+    task: Literal["auto", "regression", "binary", "multiclass"] = "auto"
+    features: tuple[str, ...] = ()
+    kinds: Mapping[str, str] = Field(default_factory=dict[str, str])
+    keys: tuple[str, ...] = ()
+    golden_source: str = ""
+    as_of: str = ""
+    since: str = ""
+    label_delay_hours: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    min_rows: int = Field(default=200, ge=1)
+    judge_fraction: float = Field(default=0.3, gt=0, lt=1)
+    validation_fraction: float = Field(default=0.15, ge=0, lt=1)
+    replay_rows: int = Field(default=0, ge=0)
+    lease_hours: float = Field(default=12.0, gt=0, allow_inf_nan=False)
+    seed: int = Field(default=0, ge=0)
+    timezone: str = ""
+    """What times without a zone mean, such as `Europe/Berlin`; empty: UTC, and files that mix times
+    with and without a zone are refused."""
+    timestamp_format: str = ""
+    """For times that are no ISO 8601: a `strptime` pattern, or `s`, `ms`, `us`, `ns` since 1970."""
+
+    @field_validator("as_of", "since")
+    @classmethod
+    def _instant(cls, text: str) -> str:
+        if text:
+            parse_instant(text)
+        return text
+
+    @field_validator("timezone")
+    @classmethod
+    def _zone(cls, name: str) -> str:
+        try:
+            return name and ZoneInfo(name).key
+        except (KeyError, ValueError, OSError) as error:
+            message = "no such time zone; give an IANA name such as 'Europe/Berlin'"
+            raise ValueError(message) from error
+
+    @property
+    def end(self) -> datetime:
+        """Rows from before this instant are taken: as of when, less the labels' delay."""
+        now = parse_instant(self.as_of) if self.as_of else datetime.now(UTC)
+        return now - timedelta(hours=self.label_delay_hours)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], settings: Mapping[str, Any]) -> Request:
+        """Check parameters and settings together.
+
+        Raises:
+            InvalidInput: With every problem found.
+        """
+        problems = Problems()
+        parsed: Request | None = None
+        check_placeholders(values, problems)
+        typed = {name: value for name, value in values.items() if not _unfilled(value)}
+        for name in settings:
+            if name not in ("timezone", "timestamp_format"):
+                remedy = "unknown key; known: timestamp_format, timezone"
+                problems.add(f"settings.{name}", settings[name], remedy)
+        known = {n: v for n, v in settings.items() if n in ("timezone", "timestamp_format")}
+        with problems.collect():
+            parsed = validate(cls, {**typed, **known}, prefixed=dict.fromkeys(known, "settings."))
+        if parsed:
+            parsed._check(problems)
+        problems.raise_if_any()
+        assert parsed
+        return parsed
+
+    def _check(self, problems: Problems) -> None:
+        shares = self.judge_fraction + self.validation_fraction
+        if shares >= 1:
+            remedy = "with judge_fraction they leave nothing to train on; give less"
+            problems.add("validation_fraction", self.validation_fraction, remedy)
+        if self.timestamp == self.target:
+            problems.add("timestamp", self.timestamp, "is the target; give the column of the time")
+        if self.timestamp in self.features:
+            remedy = "is the time of a row, which later rows never share; derive hour or weekday"
+            problems.add("features", self.timestamp, remedy)
+        if self.since and parse_instant(self.since) >= self.end:
+            remedy = f"no row is from after it and before {iso(micros(self.end))}"
+            problems.add("since", self.since, remedy)
+
+
+def check_placeholders(values: Mapping[str, Any], problems: Problems) -> None:
+    """Note every string that is a placeholder which Kubeflow should have filled in.
+
+    Some versions pass `[[ScheduledTime]]` on as it is (kubeflow/pipelines#12494).
+    """
+    for name, value in values.items():
+        if _unfilled(value):
+            remedy = "is a placeholder that nobody filled in; give a value, or leave it empty"
+            problems.add(name, value, remedy)
+
+
+def _unfilled(value: Any) -> bool:
+    texts: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]  # pyright: ignore[reportUnknownVariableType]
+    return any(isinstance(text, str) and ("[[" in text or "{{" in text) for text in texts)
+
+
+def parse_instant(text: str) -> datetime:
+    """Read a date or time, UTC where it names no zone.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        message = "is no date; write 2013-04-01 or 2013-04-01T06:00:00+02:00"
+        raise ValueError(message) from error
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+
+
+def micros(instant: datetime) -> int:
+    """Return microseconds since 1970."""
+    return math.floor((instant - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(microseconds=1))
+
+
+def iso(microseconds: int) -> str:
+    """Return ISO 8601 in UTC, always of one length so that texts sort as times do."""
+    found = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)
+    return found.isoformat(timespec="microseconds")

@@ -1,0 +1,291 @@
+"""From files to the rows that no run has taken yet."""
+
+# pyarrow and pandas come without types.
+# pyright: reportAttributeAccessIssue=false
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from kubestill.errors import Problems, nearest
+from kubestill.runtime.datasets.schema import Schema
+from kubestill.runtime.datasets.tables import read_table
+from kubestill.runtime.retraining.conform import Drift, conform, widened
+from kubestill.runtime.retraining.files import SourceFile, find_files, read_file, versions
+from kubestill.runtime.retraining.identity import Identities, first_of_each, identify, known
+from kubestill.runtime.retraining.request import Request, iso, micros, parse_instant
+from kubestill.runtime.retraining.state import State
+from kubestill.runtime.retraining.times import NO_TIME, Times, read_times
+from kubestill.runtime.retraining.windows import WindowStore
+
+__all__ = ["Fresh", "Seen", "survey"]
+
+
+@dataclass(kw_only=True)
+class Seen:
+    """One file, and what became of its rows."""
+
+    uri: str
+    version: str
+    rows: int
+    taken: int = 0
+    not_due: int = 0
+    """From the window's end or later: for another run."""
+    too_old: int = 0
+    """From before `since`."""
+    timeless: int = 0
+    """Without a time that can be read."""
+    repeated: int = 0
+    """Taken by an earlier run, or delivered twice in this window."""
+    unlabelled: int = 0
+    """Without a target that can be used; delivered again with one they are new rows."""
+    late: int = 0
+    """Of those taken: from before the end of an earlier window."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return asdict(self)
+
+
+@dataclass(kw_only=True)
+class Fresh:
+    """Rows that no run has taken yet."""
+
+    table: pa.Table
+    """Conforming to `schema`."""
+    schema: Schema
+    micros: NDArray[np.int64]
+    """[n], microseconds since 1970."""
+    identities: Identities
+    files: list[Seen]
+    drift: Drift
+    contract: dict[str, Any]
+    """What the rows mean, for the runs to come."""
+    end: str
+    changed: bool
+    """A file was replaced while it was read."""
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return self.table.num_rows
+
+    def total(self, what: str) -> int:
+        """Return the sum of one of `Seen`'s counts over all files."""
+        return sum(getattr(seen, what) for seen in self.files)
+
+
+def survey(request: Request, state: State, store: WindowStore) -> Fresh:
+    """Read every file that may hold rows nobody took, and tell which those are.
+
+    Raises:
+        InvalidInput: No file, unreadable files, no such column, times that cannot be told, another
+            meaning of the rows than earlier runs agreed on; all problems together.
+    """
+    contract = dict(state.contract)
+    _check_contract(request, contract)
+    files = [file for file in find_files(request.source) if not store.exhausted(file)]
+    batches = _read(files, request)
+    schema = Schema.from_json(contract["schema"]) if contract else None
+    columns = list(request.keys) or contract.get("columns") or _all_columns(batches)
+    end = micros(request.end)
+    for batch in batches:
+        batch.choose(request, end, columns)
+    _drop_repeated(batches, store, keyed=bool(request.keys))
+    drift = Drift()
+    if schema is None:
+        for batch in batches:
+            batch.drop_unlabelled(request.target)
+        schema = _inferred(batches, request)
+    tables = [batch.conformed(schema, drift) for batch in batches]
+    schema = widened(schema, drift)
+    now = versions(files)
+    judged = micros(parse_instant(state.judged_through)) if state.windows else None
+    for batch in batches:
+        batch.count_late(judged)
+    return Fresh(
+        table=pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({}),
+        schema=schema,
+        micros=np.concatenate([np.empty(0, np.int64), *(batch.micros for batch in batches)]),
+        identities=Identities.joined([batch.identities for batch in batches]),
+        files=[batch.seen for batch in batches],
+        drift=drift,
+        contract=_contract(request, contract, columns, schema),
+        end=iso(end),
+        changed=any(now.get(file.uri) != file.version for file in files),
+    )
+
+
+@dataclass(kw_only=True)
+class _Batch:
+    """One file's rows, fewer with every step."""
+
+    seen: Seen
+    table: pa.Table
+    micros: NDArray[np.int64]
+    identities: Identities = field(
+        default_factory=lambda: Identities(np.empty(0, np.uint64), np.empty(0, np.uint64))
+    )
+
+    def keep(self, rows: NDArray[np.bool_]) -> None:
+        self.table = self.table.filter(pa.array(rows))
+        self.micros = self.micros[rows]
+        if len(self.identities):
+            self.identities = self.identities[rows]
+
+    def choose(self, request: Request, end: int, columns: Sequence[str]) -> None:
+        """Keep what is due; equal rows are counted before, over the whole file."""
+        self.identities = identify(
+            self.table, columns, self.micros, request.timestamp, counted=not request.keys
+        )
+        timeless = self.micros == NO_TIME
+        not_due = ~timeless & (self.micros >= end)
+        since = micros(parse_instant(request.since)) if request.since else NO_TIME
+        too_old = ~timeless & (self.micros < since)
+        self.seen.timeless = int(timeless.sum())
+        self.seen.not_due = int(not_due.sum())
+        self.seen.too_old = int(too_old.sum())
+        self.keep(~(timeless | not_due | too_old))
+
+    def drop_unlabelled(self, target: str) -> None:
+        column = self.table.column(target)
+        there = column.is_valid().to_numpy()
+        if pa.types.is_floating(column.type):
+            there = there & ~np.isnan(column.to_numpy())
+        self.seen.unlabelled += int((~there).sum())
+        self.keep(there)
+
+    def conformed(self, schema: Schema, drift: Drift) -> pa.Table:
+        table, usable = conform(self.table, schema, drift)
+        self.seen.unlabelled += int((~usable).sum())
+        self.keep(usable)
+        self.seen.taken = self.table.num_rows
+        return table.filter(pa.array(usable))
+
+    def count_late(self, judged: int | None) -> None:
+        self.seen.late = 0 if judged is None else int((self.micros < judged).sum())
+
+
+def _read(files: Sequence[SourceFile], request: Request) -> list[_Batch]:
+    problems = Problems()
+    wanted = {request.timestamp, request.target, *request.features, *request.keys}
+    batches: list[_Batch] = []
+    zoned: list[str] = []
+    naive: list[str] = []
+    for file in files:
+        with problems.collect():
+            table = read_file(file, wanted)
+            for field_, name in (("timestamp", request.timestamp), ("target", request.target)):
+                if name not in table.column_names:
+                    remedy = f"{file.uri} has no such column; {nearest(name, table.column_names)}"
+                    problems.add(field_, name, remedy)
+            if request.timestamp in table.column_names:
+                times = _times(table, file, request, problems)
+                zoned += [file.uri] * times.zoned
+                naive += [file.uri] * times.naive
+                batches.append(_batch(file, table, times.micros, request.timestamp))
+    if zoned and naive and not request.timezone:
+        remedy = (
+            f"{naive[0]} has times without a zone, {zoned[0]} has times with one; say what the "
+            "former mean: settings={'timezone': 'Europe/Berlin'} or 'UTC'"
+        )
+        problems.add("timestamp", request.timestamp, remedy)
+    problems.raise_if_any()
+    return batches
+
+
+def _times(table: pa.Table, file: SourceFile, request: Request, problems: Problems) -> Times:
+    column = table.column(request.timestamp)
+    try:
+        times = read_times(column, zone=request.timezone, form=request.timestamp_format)
+    except (ValueError, pa.ArrowException) as error:
+        problems.add(f"timestamp {request.timestamp!r}", file.uri, str(error))
+        return Times(micros=np.full(table.num_rows, NO_TIME), zoned=False, naive=False)
+    if table.num_rows and (times.micros == NO_TIME).all():
+        example = next((str(v) for v in column.to_pylist() if v is not None), "nothing")
+        remedy = (
+            f"no time can be read from {example!r}; give another column, or "
+            "settings={'timestamp_format': '%d.%m.%Y %H:%M'}"
+        )
+        problems.add(f"timestamp {request.timestamp!r}", file.uri, remedy)
+    return times
+
+
+def _batch(file: SourceFile, table: pa.Table, times: NDArray[np.int64], timestamp: str) -> _Batch:
+    place = table.column_names.index(timestamp)
+    mask = times == NO_TIME
+    stamps = pa.array(np.where(mask, 0, times), pa.timestamp("us", "UTC"), mask=mask)
+    return _Batch(
+        seen=Seen(uri=file.uri, version=file.version, rows=table.num_rows),
+        table=table.set_column(place, timestamp, stamps),
+        micros=times,
+    )
+
+
+def _all_columns(batches: Sequence[_Batch]) -> list[str]:
+    return sorted({name for batch in batches for name in batch.table.column_names})
+
+
+def _drop_repeated(batches: Sequence[_Batch], store: WindowStore, *, keyed: bool) -> None:
+    together = Identities.joined([batch.identities for batch in batches])
+    times = np.concatenate([np.empty(0, np.int64), *(batch.micros for batch in batches)])
+    span = (int(times.min()), int(times.max())) if len(times) else (0, 0)
+    before = store.identities(None if keyed else span) if len(times) else Identities.joined([])
+    new = first_of_each(together) & ~known(together, before)
+    start = 0
+    for batch in batches:
+        mine = new[start : start + len(batch.micros)]
+        start += len(mine)
+        batch.seen.repeated = int((~mine).sum())
+        batch.keep(mine)
+
+
+def _inferred(batches: Sequence[_Batch], request: Request) -> Schema:
+    problems = Problems()
+    try:
+        table = pa.concat_tables([batch.table for batch in batches], promote_options="permissive")
+    except (pa.ArrowException, ValueError) as error:
+        problems.add("source", request.source, f"its files contradict each other: {error}")
+        problems.raise_if_any()
+        raise AssertionError from error
+    if not table.num_rows:
+        return Schema(columns=())
+    return read_table(
+        table,
+        target=request.target,
+        task=request.task,
+        features=request.features,
+        kinds=request.kinds,
+    ).schema
+
+
+def _check_contract(request: Request, contract: Mapping[str, Any]) -> None:
+    problems = Problems()
+    for name in ("timestamp", "target", "keys"):
+        asked = getattr(request, name)
+        asked = list(asked) if isinstance(asked, tuple) else asked
+        if contract and asked != contract[name]:
+            remedy = (
+                f"earlier runs with this registry agreed on {contract[name]!r}; keep that, or use "
+                "another registry"
+            )
+            problems.add(name, asked, remedy)
+    problems.raise_if_any()
+
+
+def _contract(
+    request: Request, before: Mapping[str, Any], columns: Sequence[str], schema: Schema
+) -> dict[str, Any]:
+    return {
+        "timestamp": request.timestamp,
+        "target": request.target,
+        "keys": list(request.keys),
+        "columns": list(before.get("columns") or columns),
+        "schema": schema.to_json(),
+    }

@@ -1,0 +1,200 @@
+"""The flow: look at rows, loss and network; memorise a batch; where that fails, find out why."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kubestill.runtime.sanity.batch import Batch, draw, first_rows
+from kubestill.runtime.sanity.contract import check_loss, check_reduction
+from kubestill.runtime.sanity.diagnosis import find_cause
+from kubestill.runtime.sanity.findings import LEARNED, Check, Findings
+from kubestill.runtime.sanity.floor import find_floor
+from kubestill.runtime.sanity.heldout import check_held_out
+from kubestill.runtime.sanity.memorise import Attempt, gradients, memorise
+from kubestill.runtime.sanity.network import (
+    check_gradients,
+    check_outputs,
+    check_rows_apart,
+    check_trainable,
+)
+from kubestill.runtime.sanity.rows import (
+    check_features,
+    check_labels,
+    check_target_scale,
+)
+from kubestill.runtime.sanity.settings import GateSettings
+from kubestill.runtime.training.device import Machine
+from kubestill.runtime.training.prepare import Prepared
+from kubestill.runtime.training.settings import TrainingSettings
+
+__all__ = ["Rows", "examine"]
+
+_SAMPLE = 4096
+"""Rows whose features and targets are looked at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """What the gate knows of the dataset beside what the training gets."""
+
+    labels: NDArray[Any] | None
+    """Of every row: classes int64 [N] (-1 missing), or values [N, T]; None where there are none."""
+    soft: NDArray[Any] | None
+    """A teacher's outputs [N, K]."""
+    complete: bool
+    """All rows there are."""
+
+
+def examine(
+    prepared: Prepared,
+    rows: Rows,
+    settings: TrainingSettings,
+    machine: Machine,
+    gate: GateSettings,
+) -> Findings:
+    """Ask everything; stop asking where an answer makes the next question meaningless.
+
+    Args:
+        prepared: Model, rows and loss, as the training gets them from `prepare`.
+        rows: Labels of the dataset.
+        settings: Of the training that is to come.
+        machine: Where both run.
+        gate: Of this gate.
+    """
+    begun, deadline = time.monotonic(), time.thread_time() + gate.seconds
+    index = first_rows(prepared, _SAMPLE, batch_size=settings.batch_size, seed=settings.seed)
+    features, *targets = (tensor.clone() for tensor in prepared.rows.gather(index))
+    batch = draw(prepared, index, rows.labels, gate.rows)
+    findings = Findings(facts={"rows": batch.rows, "loss": prepared.loss_name})
+    attempt = Attempt(
+        loss=prepared.loss,
+        settings=settings,
+        machine=machine,
+        steps=gate.steps or _steps(prepared, settings),
+        near=gate.excess,
+        deadline=deadline,
+    )
+    findings.checks += _look(prepared, rows, features, targets[0], batch, attempt, gate)
+    if findings.verdict == "pass":
+        _learn(findings, prepared, batch, attempt)
+    if findings.verdict == "pass":
+        findings.checks.append(_held_out(findings, prepared, rows, index, features, settings, gate))
+    findings.facts["seconds"] = time.monotonic() - begun
+    return findings
+
+
+def _steps(prepared: Prepared, settings: TrainingSettings) -> int:
+    """As many as the training itself has, within reason: a rate is slow or not in its own time."""
+    per_epoch = -(-prepared.rows.count // settings.batch_size)
+    own = settings.steps or round(settings.epochs * per_epoch)
+    return min(max(own, 2000), 4000)
+
+
+def _look(
+    prepared: Prepared,
+    rows: Rows,
+    features: Tensor,
+    targets: Tensor,
+    batch: Batch,
+    attempt: Attempt,
+    gate: GateSettings,
+) -> list[Check]:
+    """Everything that can be seen without memorising: milliseconds."""
+    model = prepared.model
+    task, outputs = model.spec.task, len(model.spec.outputs) if model.spec.task != "binary" else 1
+    checks = [check_labels(rows.labels), check_features(features, model.encoder)]
+    if task == "regression":
+        checks.append(check_target_scale(targets, rows.labels))
+    if any(check.status == "fail" for check in checks):
+        return checks
+    temperature = attempt.settings.temperature if "distil" in prepared.loss_name else 1.0
+    checks.append(
+        check_loss(prepared.loss, batch, task=task, outputs=outputs, temperature=temperature)
+    )
+    checks.append(check_reduction(prepared.loss, batch, outputs=outputs))
+    checks.append(check_trainable(model.network, gate.untrained))
+    if not any(parameter.requires_grad for parameter in model.network.parameters()):
+        return checks
+    checks.append(check_rows_apart(model.network, batch))
+    checks.append(check_outputs(model.network, batch, task))
+    if all(check.status != "fail" for check in checks):
+        checks.append(check_gradients(gradients(model.network, batch, attempt), gate.untrained))
+    return checks
+
+
+def _learn(findings: Findings, prepared: Prepared, batch: Batch, attempt: Attempt) -> None:
+    """Memorise the batch, and the same rows under each other's labels as a control."""
+    network = prepared.model.network
+    outputs = 1 if prepared.model.spec.task == "binary" else len(prepared.model.spec.outputs)
+    floor = find_floor(prepared.loss, batch, outputs)
+    findings.facts |= {
+        "floor": floor.value,
+        "baseline": floor.baseline,
+        "conflicts": floor.conflicts,
+        "steps": attempt.steps,
+        "excess": attempt.near,
+    }
+    if floor.gap < 1e-6 * max(abs(floor.baseline), 1e-6):
+        said = "In this batch equal features have unlike labels: no function beats a constant."
+        findings.checks.append(
+            Check(
+                name=LEARNED,
+                status="fail",
+                code="features-constant",
+                said=said,
+                remedy="Give features that tell its rows apart.",
+            )
+        )
+        return
+    real = memorise("the batch", network, batch, floor, attempt)
+    findings.traces.append(real)
+    if real.reached is None:
+        findings.checks.append(find_cause(findings, prepared, batch, floor, attempt))
+        if findings.verdict != "pass":
+            return
+        real = findings.traces[-1]
+    else:
+        said = f"To {100 * real.best:.2g}% above its floor in {real.reached} steps."
+        findings.checks.append(Check(name=LEARNED, status="ok", said=said))
+    mixed = batch.shuffled(attempt.settings.seed + 1)
+    # Only for comparison: ten times as long is long enough.
+    attempt = replace(attempt, steps=min(attempt.steps, max(200, 10 * (real.reached or 0))))
+    control = memorise(
+        "shuffled labels", network, mixed, find_floor(prepared.loss, mixed, outputs), attempt
+    )
+    findings.traces.append(control)
+    ended = f"takes {control.reached}" if control.reached else f"is not reached in {attempt.steps}"
+    said = f"With its labels shuffled the floor {ended} steps; with its own, {real.reached}."
+    findings.checks.append(Check(name="the control", status="note", said=said))
+
+
+def _held_out(
+    findings: Findings,
+    prepared: Prepared,
+    rows: Rows,
+    index: Tensor,
+    features: Tensor,
+    settings: TrainingSettings,
+    gate: GateSettings,
+) -> Check:
+    labels = rows.soft if rows.soft is not None and "distil" in prepared.loss_name else rows.labels
+    name = "labels belong to their rows"
+    if labels is None or not gate.held_out_rows:
+        return Check(name=name, status="skipped", said="Not asked.")
+    count = min(len(index), gate.held_out_rows)
+    check, facts = check_held_out(
+        features[:count].flatten(1).cpu().numpy(),
+        labels,
+        index[:count].numpy(),
+        complete=rows.complete,
+        seed=settings.seed % 2**31,
+    )
+    findings.facts |= facts
+    if check.status == "undetermined" and gate.undetermined == "accept":
+        return replace(check, status="note")
+    return check

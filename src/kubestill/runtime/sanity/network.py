@@ -1,0 +1,178 @@
+"""Checks of the network: does the loss reach every parameter, and can it say what is wanted?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from kubestill.runtime.sanity.batch import Batch
+from kubestill.runtime.sanity.findings import Check
+
+__all__ = ["check_gradients", "check_outputs", "check_rows_apart", "check_trainable"]
+
+ENORMOUS = 1e6
+"""Outputs, or a loss in units of a constant answer's, that no initial weights should give."""
+
+
+def check_trainable(network: nn.Module, untrained: Sequence[str]) -> Check:
+    """Look for frozen parameters that nobody declared."""
+    name = "all parameters may learn"
+    frozen = [key for key, p in network.named_parameters() if not p.requires_grad]
+    undeclared = _undeclared(frozen, untrained)
+    if undeclared:
+        return Check(
+            name=name,
+            status="fail",
+            code="frozen",
+            said=f"{_list(undeclared)} do not learn (requires_grad is False).",
+            remedy=f"Unfreeze them, or declare them: gate.untrained = [{undeclared[0]!r}].",
+        )
+    total = len(list(network.parameters()))
+    if frozen:
+        said = f"{len(frozen)} of {total} parameters are frozen, as declared."
+        return Check(name=name, status="note", said=said)
+    return Check(name=name, status="ok", said=f"All {total} may.")
+
+
+def check_gradients(looks: Sequence[Mapping[str, float | None]], untrained: Sequence[str]) -> Check:
+    """Look for parameters that the loss never reaches, or reaches with nothing but zeros.
+
+    Args:
+        looks: Gradient norms by parameter at the start and after some steps; None: not reached.
+        untrained: Parameters that are meant not to learn.
+    """
+    name = "gradients reach all parameters"
+    names = _undeclared(list(looks[0]), untrained)
+    numbers = [value for look in looks for value in look.values() if value is not None]
+    if not torch.tensor(numbers).isfinite().all():
+        return Check(
+            name=name,
+            status="fail",
+            code="exploding",
+            said="Gradients are infinite or not numbers within ten steps.",
+            remedy="Look at the initial weights, add normalisation layers, or set gradient_clip.",
+        )
+    cut = [key for key in names if all(look[key] is None for look in looks)]
+    if cut:
+        return Check(
+            name=name,
+            status="fail",
+            code="detached",
+            said=f"The loss does not reach {_list(cut)}.",
+            remedy="Look for .detach(), .data, no_grad or a layer that forward leaves out; or "
+            f"declare: gate.untrained = [{cut[0]!r}].",
+        )
+    dead = [key for key in names if not any(look[key] for look in looks)]
+    if dead:
+        return Check(
+            name=name,
+            status="fail",
+            code="dead",
+            said=f"{_list(dead)} get a gradient of exactly 0 on every row, after ten steps too.",
+            remedy="Look at the initial weights (all zero?) and for units that are never active.",
+        )
+    first = [value for value in looks[0].values() if value]
+    said = f"Norms of {min(first):.2g} to {max(first):.2g} at the start."
+    return Check(name=name, status="ok", said=said)
+
+
+@torch.no_grad()
+def check_rows_apart(network: nn.Module, batch: Batch) -> Check:
+    """A row must get the same answer whatever rows stand beside it."""
+    name = "rows do not see each other"
+    network = deepcopy(network).eval()
+    half = batch.rows // 2
+    together = network(batch.features).float()
+    apart = torch.cat([network(batch.features[:half]), network(batch.features[half:])]).float()
+    size = float(together.std()) + float(together.abs().mean()) + 1e-12
+    moved = float((together - apart).abs().max()) / size
+    # Not finite: that is another check's to say.
+    if moved > 1e-2:
+        return Check(
+            name=name,
+            status="fail",
+            code="rows-mixed",
+            said=f"Answers move by {100 * moved:.3g}% when half of the batch is left out.",
+            remedy="Look for a mean, softmax or reshape over the first dimension.",
+        )
+    return Check(
+        name=name, status="ok", said="Half a batch gets the answers that it gets in whole."
+    )
+
+
+@torch.no_grad()
+def check_outputs(network: nn.Module, batch: Batch, task: str) -> Check:
+    """Look for a last layer that keeps outputs from what the loss wants."""
+    name = "outputs are free"
+    network = deepcopy(network).eval()
+    generator = torch.Generator().manual_seed(0)
+    looks: list[Tensor] = []
+    for scale in (1.0, 10.0, 1000.0):
+        noise = torch.randn(batch.features.shape, generator=generator).to(batch.features)
+        noisy = batch.features * scale
+        # Codes of categories must stay codes: noise is for what is continuous, rows for the rest.
+        looks.append(network(noisy).float() if scale == 1.0 else _maybe(network, noisy + noise))
+    first = float(looks[0].abs().max())
+    if not first < ENORMOUS:
+        return Check(
+            name=name,
+            status="fail",
+            code="exploding",
+            said=f"Before any training outputs reach {first:.3g}, where 1 is expected.",
+            remedy="Look at the initial weights, and add normalisation layers.",
+        )
+    outputs = torch.cat(looks)
+    outputs = outputs[outputs.isfinite().all(1)]
+    low, high = float(outputs.min()), float(outputs.max())
+    if low == high:
+        return Check(name=name, status="skipped", said="All answers are equal at the start.")
+    chances = low >= 0 and high <= 1
+    if task == "multiclass" and chances and float((outputs.sum(1) - 1).abs().max()) < 1e-3:
+        return _capped(name, "softmax", "every row's outputs are probabilities that sum to 1")
+    at_ends = (_at(outputs, low) >= 3 and low in (-1, 0)) or (_at(outputs, high) >= 3 and high == 1)
+    if task == "binary" and chances and at_ends:
+        return _capped(name, "softmax", "every output lies within 0 and 1")
+    if task == "regression" and at_ends and (low >= 0 or (low >= -1 and high <= 1)):
+        what = f"whatever the features, outputs stay within {low:.3g} and {high:.3g}"
+        return _capped(name, "bounded", what)
+    return Check(name=name, status="ok", said=f"They range from {low:.2g} to {high:.2g}.")
+
+
+def _at(outputs: Tensor, end: float) -> int:
+    """Count outputs that lie at an end: a squashing layer saturates there, a rectifier rests."""
+    return int((outputs == end).sum())
+
+
+def _maybe(network: nn.Module, features: Tensor) -> Tensor:
+    """Return the network's answers, none where it cannot take such features (codes)."""
+    try:
+        return network(features).float()
+    except (IndexError, RuntimeError):
+        return torch.empty(0, 1).to(features)
+
+
+def _capped(name: str, code: str, what: str) -> Check:
+    remedies = {
+        "softmax": "Remove it: the loss takes logits.",
+        "bounded": "End in a Linear: targets are standardised and take both signs.",
+    }
+    return Check(
+        name=name,
+        status="fail",
+        code=code,
+        said=f"The network's last layer caps it: {what}.",
+        remedy=remedies[code],
+    )
+
+
+def _undeclared(names: Sequence[str], untrained: Sequence[str]) -> list[str]:
+    return [key for key in names if not any(fnmatchcase(key, pattern) for pattern in untrained)]
+
+
+def _list(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:4])
+    return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"

@@ -1,0 +1,202 @@
+"""Task of the component `certify-surrogate`: proof that a network has become its solver."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kubestill.errors import Problems, Refused
+from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, check_kind, write_pages
+from kubestill.runtime.base.settings import check_overlap, validate
+from kubestill.runtime.certification import CertificateSettings, certify
+from kubestill.runtime.certification.certify import Examined
+from kubestill.runtime.certification.cost import weights_bytes
+from kubestill.runtime.datasets.dataset import Dataset
+from kubestill.runtime.generation.systems.load import load_named_system, load_system
+from kubestill.runtime.generation.systems.system import System
+from kubestill.runtime.models.export import load_model
+from kubestill.runtime.models.predict import Predictor
+from kubestill.runtime.reports.certificate import certificate_report
+
+__all__ = ["certify_surrogate"]
+
+
+def certify_surrogate(
+    *,
+    model: Artifact,
+    dataset: Artifact,
+    certificate: Artifact,
+    metrics: MetricsArtifact,
+    report: Artifact,
+    summary: Artifact,
+    system: str = "",
+    system_args: Mapping[str, Any] | None = None,
+    tolerance: float = 0.0,
+    statistic: str = "max",
+    samples: int = 20_000,
+    exceptions: bool = False,
+    seed: int = 0,
+    strict: bool = True,
+    settings: Mapping[str, Any] | None = None,
+) -> tuple[str, str]:
+    """Certify a surrogate, or say why not.
+
+    Args:
+        model: The surrogate.
+        dataset: What it was trained on: a complete grid, or samples of the domain.
+        certificate: Output: a folder with `certificate.json`, and `exceptions.bin` where asked for.
+        metrics: Output: scalars.
+        report: Output: HTML.
+        summary: Output: Markdown.
+        system: What labelled the rows; empty takes what the dataset says of itself.
+        system_args: Its arguments; with an empty `system`, those of the dataset.
+        tolerance: Largest error allowed, in the output's unit; see `CertificateSettings`.
+        statistic: `max`, `p999` or `mean`: what the tolerance is held against.
+        samples: Random points for the error off the grid.
+        exceptions: Classes only: write down every disagreement and count it in the size.
+        seed: Of the samples.
+        strict: Raise where the certificate is refused.
+        settings: Further fields of `CertificateSettings`.
+
+    Returns:
+        verdict: `certified` or `refused`.
+        reason: Why, in sentences.
+
+    Raises:
+        InvalidInput: Everything wrong with the inputs, at once.
+        CorruptData: Model or dataset is damaged.
+        Refused: The certificate is refused, and `strict` is set.
+    """
+    typed = {
+        "tolerance": tolerance,
+        "statistic": statistic,
+        "samples": samples,
+        "exceptions": exceptions,
+        "seed": seed,
+    }
+    job = _check(model, dataset, system, system_args or {}, typed, settings or {})
+    weights = weights_bytes(model.path)
+    found = certify(job.predictor, job.dataset, job.system, job.settings, weights=weights)
+    _write(found, certificate, metrics, report, summary)
+    made = found.certificate
+    for condition in made.conditions:
+        print(f"{condition.status}: {condition.name}. {condition.said}", flush=True)
+    print(f"{made.verdict}: {made.reason}", flush=True)
+    if strict and made.verdict == "refused":
+        raise Refused(f"certify-surrogate: refused. {made.reason}")
+    return made.verdict, made.reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """Checked inputs."""
+
+    predictor: Predictor
+    dataset: Dataset
+    system: System | None
+    settings: CertificateSettings
+
+
+def _check(
+    model: Artifact,
+    dataset: Artifact,
+    system: str,
+    system_args: Mapping[str, Any],
+    typed: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> _Job:
+    """Find every problem that can be found before anything is solved, and raise them together."""
+    problems = Problems()
+    predictor = rows = parsed = solver = None
+    own = check_overlap(settings, typed, problems)
+    with problems.collect():
+        parsed = validate(CertificateSettings, {**settings, **typed}, prefixed=own)
+    with problems.collect():
+        check_kind(model, "model")
+        predictor = load_model(model.path)
+    with problems.collect():
+        check_kind(dataset, "dataset")
+        rows = Dataset.open(dataset.path)
+        if not rows.rows:
+            problems.add("dataset", rows.root, "it has no rows; give what the surrogate learned")
+        if rows.schema.target is None:
+            problems.add("dataset", rows.root, "it has no labels; give what the surrogate learned")
+    if rows:
+        told = rows.provenance
+        name = system or str(told.get("system", ""))
+        args = system_args if system or system_args else told.get("system_args", {})
+        if name:
+            with problems.collect():
+                solver = load_system(name, args) if system else load_named_system(name, args)
+    if predictor and typed["exceptions"] and predictor.spec.task == "regression":
+        problems.add(
+            "exceptions", True, "only classes can be put right row by row; use a tolerance"
+        )
+    if predictor and rows and rows.schema.target is not None:
+        _check_fit(predictor, rows, solver, problems)
+    problems.raise_if_any()
+    assert predictor
+    assert rows
+    assert parsed
+    return _Job(predictor=predictor, dataset=rows, system=solver, settings=parsed)
+
+
+def _check_fit(
+    predictor: Predictor, dataset: Dataset, system: System | None, problems: Problems
+) -> None:
+    """The three must speak of the same inputs and the same output."""
+    mine = predictor.spec.schema
+    for name, schema in (("dataset", dataset.schema), ("system", system and system.schema)):
+        if schema is None:
+            continue
+        theirs = {column.name: (column.kind, column.shape) for column in schema.features}
+        for column in mine.features:
+            if theirs.get(column.name) != (column.kind, column.shape):
+                problems.add(
+                    name,
+                    sorted(theirs),
+                    f"the model reads {column.name!r} ({column.kind}), and this has no such input",
+                )
+        ours, its = mine.target, schema.target
+        assert ours
+        assert its
+        if (ours.kind, ours.shape, ours.categories) != (its.kind, its.shape, its.categories):
+            remedy = f"the model answers {ours.name!r} ({ours.kind} {list(ours.shape)})"
+            problems.add(name, f"{its.name} ({its.kind} {list(its.shape)})", remedy)
+
+
+def _write(
+    found: Examined,
+    certificate: Artifact,
+    metrics: MetricsArtifact,
+    report: Artifact,
+    summary: Artifact,
+) -> None:
+    made = found.certificate
+    os.makedirs(certificate.path, exist_ok=True)
+    if found.exceptions is not None:
+        with open(os.path.join(certificate.path, "exceptions.bin"), "wb") as file:
+            file.write(found.exceptions.to_bytes())
+    with open(os.path.join(certificate.path, "certificate.json"), "w", encoding="utf-8") as file:
+        json.dump(made.to_json(), file, indent=1, allow_nan=False)
+    certificate.metadata.update(
+        kind="certificate", verdict=made.verdict, model=str(made.about["model"])
+    )
+    write_pages(certificate_report(found), report, summary)
+    metrics.metadata["kind"] = "metrics"
+    scalars = {
+        **{f"data_{name}": value for name, value in made.errors["data"].items()},
+        **{
+            f"off_grid_{name}": made.errors.get("off_grid", {}).get(name)
+            for name in ("max", "mean")
+        },
+        "worst_error": made.worst["error"],
+        "size_ratio": made.size["ratio"],
+        "speed_ratio": made.speed.get("ratio"),
+    }
+    for name, value in scalars.items():
+        if value is not None:
+            metrics.log_metric(name, float(value))

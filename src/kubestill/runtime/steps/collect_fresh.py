@@ -1,0 +1,293 @@
+"""Task of the component `collect-fresh`: take the rows that nobody took, or say why not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from kubestill.errors import Conflict, Fenced, Problems
+from kubestill.runtime.base.artifacts import Artifact, write_summary
+from kubestill.runtime.reports.collected import collected_text
+from kubestill.runtime.retraining import Claim, Registry, State, open_registry, transitions
+from kubestill.runtime.retraining.champions import check_champion
+from kubestill.runtime.retraining.golden import import_golden
+from kubestill.runtime.retraining.outcomes import (
+    TAKEN_OVER,
+    abandon,
+    record_missing,
+    record_taken_over,
+)
+from kubestill.runtime.retraining.outputs import Outputs, write_outputs
+from kubestill.runtime.retraining.ownership import find_end, find_owner, seems_alive
+from kubestill.runtime.retraining.request import Request, check_placeholders
+from kubestill.runtime.retraining.survey import Fresh, survey
+from kubestill.runtime.retraining.windows import WindowStore
+
+__all__ = ["collect_fresh"]
+
+Status = Literal["ready", "bootstrap", "waiting", "busy"]
+_TRIES = 5
+"""Plans that may be overtaken by other runs, or by files that change while they are read."""
+
+
+def collect_fresh(
+    *,
+    source: str,
+    timestamp: str,
+    target: str,
+    registry: str,
+    run_id: str,
+    dataset: Artifact,
+    validation: Artifact,
+    holdout: Artifact,
+    fresh: Artifact,
+    replay: Artifact,
+    summary: Artifact,
+    as_of: str = "",
+    since: str = "",
+    label_delay_hours: float = 0.0,
+    task: str = "auto",
+    features: Sequence[str] | None = None,
+    kinds: Mapping[str, str] | None = None,
+    keys: Sequence[str] | None = None,
+    golden_source: str = "",
+    min_rows: int = 200,
+    judge_fraction: float = 0.3,
+    validation_fraction: float = 0.15,
+    replay_rows: int = 0,
+    lease_hours: float = 12.0,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+) -> tuple[str, str]:
+    """Take a window of fresh rows; the component tells the parameters.
+
+    Returns:
+        status: `ready`, `bootstrap`, `waiting` or `busy`.
+        reason: Why, in sentences.
+
+    Raises:
+        InvalidInput: Everything wrong with parameters, files and registry, at once.
+        CorruptData: The champion, or a window that the registry lists, is damaged.
+        Conflict: Files kept changing while they were read.
+        Fenced: The run has ended already.
+    """
+    request = _check(
+        {
+            "source": source,
+            "timestamp": timestamp,
+            "target": target,
+            "as_of": as_of,
+            "since": since,
+            "label_delay_hours": label_delay_hours,
+            "task": task,
+            "features": tuple(features or ()),
+            "kinds": dict(kinds or {}),
+            "keys": tuple(keys or ()),
+            "golden_source": golden_source,
+            "min_rows": min_rows,
+            "judge_fraction": judge_fraction,
+            "validation_fraction": validation_fraction,
+            "replay_rows": replay_rows,
+            "lease_hours": lease_hours,
+            "seed": seed,
+        },
+        settings or {},
+        {"registry": registry, "run_id": run_id},
+    )
+    store = open_registry(registry)
+    result = _collect(store, request, run_id)
+    if result.claim is not None:
+        outputs = Outputs(
+            dataset=dataset, validation=validation, holdout=holdout, fresh=fresh, replay=replay
+        )
+        write_outputs(store, store.read(), result.claim, request, outputs)
+    _tell(result, summary)
+    return result.status, result.reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Result:
+    status: Status
+    reason: str
+    claim: Claim | None = None
+    about: Mapping[str, Any] | None = None
+    """What was found in which files; see `Seen`."""
+
+
+def _check(
+    values: Mapping[str, Any], settings: Mapping[str, Any], names: Mapping[str, str]
+) -> Request:
+    problems = Problems()
+    check_placeholders(names, problems)
+    for name, value in names.items():
+        if not value:
+            problems.add(name, value, "is empty; every run needs one")
+    request: Request | None = None
+    with problems.collect():
+        request = Request.of(values, settings)
+    problems.raise_if_any()
+    assert request
+    return request
+
+
+def _collect(registry: Registry, request: Request, run_id: str) -> _Result:
+    """Claim a window, or find that there is none to claim."""
+    for _ in range(_TRIES):
+        state = registry.read()
+        if state.claim is not None and state.claim.run_id == run_id:
+            # A retry: the window was taken, and the claim says which.
+            return _claimed(registry, state, state.claim)
+        _check_open(registry, state, run_id)
+        if state.claim is not None and _freed(registry, state.claim):
+            continue
+        if state.claim is not None and seems_alive(state.claim, now=time.time()):
+            return _busy(registry, run_id, state.claim)
+        record_missing(registry, state)
+        check_champion(registry, state)
+        windows = WindowStore(registry, state)
+        found = survey(request, state, windows)
+        if found.rows < request.min_rows:
+            return _waiting(registry, request, run_id, found)
+        if found.changed:
+            continue
+        try:
+            return _take(registry, request, run_id, state, windows, found)
+        except Conflict as conflict:
+            print(f"{conflict}; looking again", flush=True)
+    message = f"the source or the registry changed {_TRIES} times while rows were collected"
+    raise Conflict(f"{message}; run again when fewer writers are at work")
+
+
+def _take(
+    registry: Registry,
+    request: Request,
+    run_id: str,
+    state: State,
+    windows: WindowStore,
+    found: Fresh,
+) -> _Result:
+    golden = import_golden(registry, state, request.golden_source, found.schema)
+    judge = found.identities.shares < request.judge_fraction
+    window = windows.write(
+        run_id,
+        {
+            "train": found.table.filter(pa.array(~judge)),
+            "judge": found.table.filter(pa.array(judge)),
+        },
+        found.schema,
+        found.identities,
+        found.micros,
+        end=found.end,
+        late=found.total("late"),
+        about={
+            "files": [seen.to_json() for seen in found.files],
+            "drift": found.drift.to_json(),
+            "told": found.drift.told(),
+            "source": request.source,
+        },
+    )
+    claim = Claim(
+        run_id=run_id,
+        owner=find_owner(run_id),
+        at=time.time(),
+        lease_seconds=request.lease_hours * 3600,
+        champion=state.champion.version if state.champion else 0,
+        after=len(state.windows),
+        window=window,
+        pool=transitions.trainable(state),
+        took_over=_taken_over(state.claim),
+        contract=found.contract,
+        golden=golden,
+    )
+    try:
+        changed = registry.change(lambda now: transitions.claim(now, claim))
+    except Conflict:
+        windows.discard(window.id)
+        raise
+    # A run that was taken over may still be reading its window: it is swept another day.
+    WindowStore(registry, changed).sweep()
+    return _claimed(registry, changed, claim)
+
+
+def _taken_over(held: Claim | None) -> tuple[tuple[str, str], ...]:
+    return ((held.run_id, held.window.id), *held.took_over) if held else ()
+
+
+def _freed(registry: Registry, held: Claim) -> bool:
+    """Give back the window of a run that is known to be over; whether there was one."""
+    ended = registry.entry(held.run_id, "outcome")
+    why = f"It ended: {ended['outcome']}." if ended else find_end(held)
+    if why:
+        print(f"run {held.run_id} holds a window, and is over: {why}", flush=True)
+        abandon(registry, held.run_id, why)
+    return bool(why)
+
+
+def _check_open(registry: Registry, state: State, run_id: str) -> None:
+    """Refuse a run that has ended, or whose window another took: what it wrote is of other rows."""
+    ended = registry.entry(run_id, "outcome")
+    lost = registry.entries(run_id, TAKEN_OVER) or any(
+        run_id == robbed for robbed, _ in (state.claim.took_over if state.claim else ())
+    )
+    if ended or lost or any(window.run_id == run_id for window in state.windows):
+        how = f" ({ended['outcome']})" if ended else ""
+        raise Fenced(f"run {run_id} has ended{how}; start a new run, which takes what it left")
+
+
+def _claimed(registry: Registry, state: State, claim: Claim) -> _Result:
+    record_taken_over(registry, claim)
+    about = WindowStore(registry, state).manifest(claim.window)
+    window = claim.window
+    status: Status = "ready" if claim.champion else "bootstrap"
+    late = f", {window.late:,} of them late" if window.late else ""
+    reason = (
+        f"{window.rows:,} fresh rows{late}, from {window.first[:16]} to {window.last[:16]}: "
+        f"{window.judge_rows:,} to judge by, {window.rows - window.judge_rows:,} to learn from."
+    )
+    if window.late == window.rows:
+        reason += " All of them are late: what is judged is the past, not the present."
+    if claim.golden:
+        reason += f" {claim.golden.rows:,} golden rows were imported from {claim.golden.source}."
+    body = {"status": status, "reason": reason, "window": window.id, "end": window.end}
+    registry.append(claim.run_id, "collect", {**body, "rows": window.rows, "told": about["told"]})
+    return _Result(status=status, reason=reason, claim=claim, about=about)
+
+
+def _waiting(registry: Registry, request: Request, run_id: str, found: Fresh) -> _Result:
+    counts = {
+        "not due yet": found.total("not_due"),
+        "taken before": found.total("repeated"),
+        "without a usable target": found.total("unlabelled"),
+        "without a readable time": found.total("timeless"),
+        "older than `since`": found.total("too_old"),
+    }
+    others = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    reason = (
+        f"{found.rows:,} fresh rows before {found.end[:16]}, and a verdict needs "
+        f"{request.min_rows:,}: they wait for the next run." + (f" ({others})" if others else "")
+    )
+    body = {"status": "waiting", "reason": reason, "end": found.end, "rows": found.rows}
+    registry.append(run_id, "collect", {**body, "told": found.drift.told()})
+    about = {"files": [seen.to_json() for seen in found.files], "told": found.drift.told()}
+    return _Result(status="waiting", reason=reason, about=about)
+
+
+def _busy(registry: Registry, run_id: str, held: Claim) -> _Result:
+    reason = (
+        f"Run {held.run_id} is at work on the rows up to {held.window.end[:16]}; this run leaves "
+        "everything to it and to the next."
+    )
+    registry.append(run_id, "collect", {"status": "busy", "reason": reason})
+    return _Result(status="busy", reason=reason)
+
+
+def _tell(result: _Result, summary: Artifact) -> None:
+    text = collected_text(result.status, result.reason, result.about or {})
+    write_summary(text, summary)
+    print(f"{result.status}: {result.reason}", flush=True)
+    for line in (result.about or {}).get("told", []):
+        print(f"drift: {line}", flush=True)

@@ -1,0 +1,129 @@
+"""Task of the component `continuous-eval`: score, compare, decide, report, remember."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, write_pages, write_record
+from kubestill.runtime.evaluation.examine import examine
+from kubestill.runtime.evaluation.inputs import Job, Throne, check_inputs
+from kubestill.runtime.evaluation.publish import decision_record, history_body, scalars
+from kubestill.runtime.reports.bootstrap import bootstrap_report
+from kubestill.runtime.reports.evaluation import evaluation_report
+from kubestill.runtime.reports.scores import scores_text
+
+__all__ = ["continuous_eval"]
+
+
+def continuous_eval(
+    *,
+    dataset: Artifact,
+    metrics: MetricsArtifact,
+    report: Artifact,
+    summary: Artifact,
+    record: Artifact,
+    model: Artifact | None = None,
+    baseline: Artifact | None = None,
+    teacher: Artifact | None = None,
+    golden: Artifact | None = None,
+    thresholds: Mapping[str, Any] | None = None,
+    slices: Sequence[str] | None = None,
+    registry: str = "",
+    run_id: str = "",
+    step: str = "",
+    settings: Mapping[str, Any] | None = None,
+) -> tuple[str, str]:
+    """Score a model with confidence intervals, compare it with others, and decide.
+
+    Args:
+        dataset: Labelled rows that no training has seen.
+        metrics: Output: scalars.
+        report: Output: HTML.
+        summary: Output: Markdown.
+        record: Output: JSON; `decision` is bound to digests, `scores` holds everything.
+        model: The model to judge; the registry's champion where not connected.
+        baseline: What the model would replace, or its control; the registry's champion where not
+            connected.
+        teacher: What the model imitates.
+        golden: A fixed second dataset that must not get worse.
+        thresholds: Limits by metric, such as `{"accuracy": {"min": 0.95}}`.
+        slices: Columns by whose values the scores are broken down.
+        registry: Root of champions and history; empty keeps none.
+        run_id: Of the pipeline run, for the history; empty makes one of models and rows.
+        step: What the history calls this evaluation; empty: `judge` for a champion, else
+            `challenge`.
+        settings: See `EvaluationSettings`.
+
+    Returns:
+        decision: `promote`, `reject` or `insufficient` with a baseline, or for a first champion;
+            `healthy`, `degraded`, `insufficient` or `reject` without; `bootstrap` where there is no
+            champion to judge. `reject` without a challenger means that the rows are unfit.
+        reason: Why, in sentences.
+
+    Raises:
+        InvalidInput: With everything that is wrong, before anything is scored.
+        CorruptData: Rows of a dataset are damaged.
+    """
+    job = check_inputs(
+        {"model": model, "baseline": baseline, "teacher": teacher},
+        dataset,
+        golden,
+        thresholds=thresholds or {},
+        slices=slices or [],
+        registry=registry,
+        run_id=run_id,
+        step=step,
+        settings=settings or {},
+    )
+    metrics.metadata["kind"] = "metrics"
+    if job.question == "bootstrap":
+        return _no_champion(job, metrics, report, summary, record)
+    findings = examine(job)
+    decision = decision_record(job, findings)
+    if job.throne:
+        stands = _remember(job, job.throne, history_body(job, findings, job.throne))
+        decision |= {key: stands[key] for key in ("decision", "reason")}
+    history = job.throne.registry.history() if job.throne else []
+    write_pages(evaluation_report(findings, history), report, summary)
+    for name, value in scalars(findings).items():
+        metrics.log_metric(name, value)
+    write_record(record, "decision", {"decision": decision, "scores": findings.to_scores()})
+    print(scores_text(findings), flush=True)
+    print(f"{decision['decision']}: {decision['reason']}", flush=True)
+    return decision["decision"], decision["reason"]
+
+
+def _no_champion(
+    job: Job, metrics: MetricsArtifact, report: Artifact, summary: Artifact, record: Artifact
+) -> tuple[str, str]:
+    """Say that there is nothing to judge yet."""
+    assert job.throne is not None
+    reason = (
+        f"There is no champion in {job.throne.registry.uri} yet: "
+        f"the first one is to be trained on {job.dataset.rows:,} rows."
+    )
+    body = {"decision": "bootstrap", "reason": reason, "dataset": job.dataset.fingerprint}
+    body |= {"rows": job.dataset.rows, "window": job.throne.window, "end": job.throne.end}
+    _remember(job, job.throne, body)
+    write_pages(bootstrap_report(job.dataset, reason), report, summary)
+    metrics.log_metric("rows", float(job.dataset.rows))
+    write_record(record, "decision", {"decision": body, "scores": {}})
+    print(f"bootstrap: {reason}", flush=True)
+    return "bootstrap", reason
+
+
+def _remember(job: Job, throne: Throne, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Append to the history; where an earlier attempt of this step decided, its word stands.
+
+    Only a word on the very same models and rows stands: the decision on another model, which a
+    training repeated elsewhere may have given, is another entry.
+    """
+    stands = throne.registry.append(throne.run_id, job.step, dict(body))
+    bound = ("model", "baseline", "dataset")
+    if all(stands.get(key) == body.get(key) for key in bound):
+        return stands
+    told = "/".join(str(body.get(key, "")) for key in bound)
+    own = f"{job.step}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+    return throne.registry.append(throne.run_id, own, dict(body))

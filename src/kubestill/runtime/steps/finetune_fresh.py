@@ -1,0 +1,240 @@
+"""`finetune-fresh`: go on training from a chosen checkpoint, on fresh rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from kubestill.errors import Problems
+from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, check_kind
+from kubestill.runtime.base.trust import NETWORKS, check_trusted
+from kubestill.runtime.checkpoints.ledger import Checkpoint, read_checkpoint_artifact
+from kubestill.runtime.checkpoints.manifest import read_manifest
+from kubestill.runtime.checkpoints.restore import load_state
+from kubestill.runtime.checkpoints.state import TrainingState
+from kubestill.runtime.datasets.dataset import Dataset
+from kubestill.runtime.models.model import Model, ModelSpec
+from kubestill.runtime.steps.train_model import Ports, train_and_write
+from kubestill.runtime.stores import open_store
+from kubestill.runtime.training.engine import Start, below
+from kubestill.runtime.training.job import Preset, check_job
+from kubestill.runtime.training.prepare import resolve_loss
+from kubestill.runtime.training.replay import check_replay, mix
+from kubestill.runtime.training.run import Keeping, Origin, check_resume
+
+_OPTIMIZER = ("optimizer", "optimizer_args")
+_SCHEDULE = ("learning_rate", "schedule", "schedule_args", "schedule_unit", "warmup_steps")
+"""Settings that come along with what is kept. Where there is no parameter for one, `settings` may
+say otherwise."""
+_KEPT = (*_OPTIMIZER, *_SCHEDULE)
+_SCHEDULE_POSITION = ("schedule_from", "schedule_steps", "steps_per_epoch")
+
+
+def finetune_fresh(
+    *,
+    checkpoint: Artifact,
+    dataset: Artifact,
+    model: Artifact,
+    ledger: Artifact,
+    metrics: MetricsArtifact,
+    report: Artifact,
+    summary: Artifact,
+    validation: Artifact | None = None,
+    replay: Artifact | None = None,
+    replay_share: float = 0.5,
+    epochs: float = 5.0,
+    steps: int = 0,
+    batch_size: int = 128,
+    optimizer: str = "AdamW",
+    learning_rate: float = 0.0001,
+    schedule: str = "CosineAnnealingLR",
+    keep_optimizer: bool = True,
+    keep_schedule: bool = False,
+    keep_position: bool = False,
+    shrink: float = 1.0,
+    perturb: float = 0.0,
+    seed: int = 0,
+    device: str = "auto",
+    checkpoint_uri: str = "",
+    experiment: str = "",
+    resume: str = "auto",
+    settings: dict[str, Any] = {},  # noqa: B006
+) -> tuple[str]:
+    """Fine-tune; the component tells the parameters, `train_and_write` the errors."""
+    typed = {
+        "epochs": epochs,
+        "steps": steps,
+        "batch_size": batch_size,
+        "optimizer": optimizer,
+        "learning_rate": learning_rate,
+        "schedule": schedule,
+        "seed": seed,
+        "device": device,
+    }
+    problems = Problems()
+    _check_own(shrink, perturb, replay_share, keep_schedule, settings, problems)
+    check_resume(resume, problems)
+    chosen, before = _read(checkpoint, problems)
+    if before and not _is_trusted(before, problems):
+        before = None
+    older = _older(replay, replay_share, problems)
+    names = ("network", "network_args")
+    names += (_OPTIMIZER if keep_optimizer else ()) + (_SCHEDULE if keep_schedule else ())
+    inherited = {name: before["settings"][name] for name in names} if before else {}
+    typed |= {name: value for name, value in inherited.items() if name in typed}
+    preset = Preset(name="finetune", defaults=inherited)
+    job = check_job(
+        preset,
+        typed,
+        # Without the checkpoint nobody knows what optimizer or schedule these may be for.
+        settings if before else {k: v for k, v in settings.items() if k not in _KEPT},
+        problems,
+        dataset=dataset,
+        validation=validation,
+        start=ModelSpec.from_json(before["model_spec"]) if before else None,
+    )
+    if job and older:
+        with problems.collect():
+            check_replay(job.dataset, older)
+    problems.raise_if_any()
+    assert chosen
+    assert job
+    state = load_state(chosen)
+    kept = {
+        "keep_optimizer": keep_optimizer,
+        "keep_schedule": keep_schedule,
+        "keep_position": keep_position,
+        "shrink": float(shrink),
+        "perturb": float(perturb),
+    }
+    origin = Origin(
+        model=_model(state, shrink=float(shrink), perturb=float(perturb), seed=int(seed)),
+        start=_start(state, keep_optimizer, keep_schedule, keep_position),
+        digest=_digest(chosen, kept),
+    )
+    keeping = Keeping(checkpoint_uri=checkpoint_uri, experiment=experiment, resume=resume)
+    with tempfile.TemporaryDirectory(prefix="kubestill-replay-") as folder:
+        if older:
+            mixed = _mixed(job.dataset, older, replay_share, seed, folder)
+            # Older rows may lack the target that the fresh ones have.
+            resolve_loss(job.settings, mixed, distil=preset.distil)
+            job = replace(job, dataset=mixed)
+        ports = Ports(
+            dataset=dataset,
+            validation=validation,
+            model=model,
+            ledger=ledger,
+            metrics=metrics,
+            report=report,
+            summary=summary,
+        )
+        return train_and_write(preset.name, job, ports=ports, keeping=keeping, origin=origin)
+
+
+def _is_trusted(before: dict[str, Any], problems: Problems) -> bool:
+    """Note a network that the checkpoint names and nobody vouches for: it must not be imported."""
+    noted = len(problems)
+    with problems.collect():
+        for named in (before["settings"]["network"], before["model_spec"]["network"]["factory"]):
+            check_trusted(str(named), field="checkpoint.network", group=NETWORKS)
+    return len(problems) == noted
+
+
+def _check_own(
+    shrink: float,
+    perturb: float,
+    replay_share: float,
+    keep_schedule: bool,
+    settings: dict[str, Any],
+    problems: Problems,
+) -> None:
+    """Note what is wrong with the parameters that only a fine-tuning has."""
+    if not 0 < shrink <= 1:
+        problems.add(
+            "shrink", shrink, "use a factor above 0 and up to 1 (1 leaves the weights alone)"
+        )
+    if not 0 <= perturb < float("inf"):
+        problems.add("perturb", perturb, "use 0 (off) or a positive share of the initial scale")
+    if not 0 <= replay_share < 1:
+        remedy = "use a share of the mix from 0 (off) up to, but not, 1"
+        problems.add("replay_share", replay_share, remedy)
+    if keep_schedule and settings.get("warmup_steps"):
+        remedy = (
+            "the schedule goes on after its own warm-up; leave it out, or use keep_schedule false"
+        )
+        problems.add("settings.warmup_steps", settings["warmup_steps"], remedy)
+    for key in ("network", "network_args"):
+        if key in settings:
+            problems.add(
+                f"settings.{key}", settings[key], "the checkpoint brings its network; leave it out"
+            )
+
+
+def _read(
+    checkpoint: Artifact, problems: Problems
+) -> tuple[Checkpoint | None, dict[str, Any] | None]:
+    """Return the checkpoint and what its manifest says of it: its tensors are not read yet."""
+    chosen = before = None
+    with problems.collect("checkpoint", checkpoint.uri):
+        check_kind(checkpoint, "checkpoint", "checkpoint")
+        chosen = read_checkpoint_artifact(checkpoint.path)
+        before = read_manifest(open_store(chosen.uri), chosen.entry.manifest).meta
+    return chosen, before
+
+
+def _older(replay: Artifact | None, share: float, problems: Problems) -> Dataset | None:
+    """Return the rows to replay some of; None where there is nothing to replay."""
+    older = None
+    if replay is not None and share:
+        with problems.collect("replay", replay.uri):
+            check_kind(replay, "dataset", "replay")
+            older = Dataset.open(replay.path)
+    return older if older and older.rows else None
+
+
+def _start(state: TrainingState, optimizer: bool, schedule: bool, position: bool) -> Start:
+    names = (_SCHEDULE_POSITION if schedule else ()) + (("data_from",) if position else ())
+    return Start(
+        optimizer=below("optimizer/", state) if optimizer else {},
+        **{name: state.meta["kept"][name] for name in names},
+    )
+
+
+def _mixed(fresh: Dataset, older: Dataset, share: float, seed: int, folder: str) -> Dataset:
+    mixed = mix(fresh, older, share=float(share), seed=int(seed), folder=folder)
+    print(f"{fresh.rows:,} fresh rows and {mixed.rows - fresh.rows:,} replayed ones", flush=True)
+    return mixed
+
+
+@torch.no_grad()
+def _model(state: TrainingState, *, shrink: float, perturb: float, seed: int) -> Model:
+    """Rebuild the model, shrunk and perturbed where that was asked for (Ash & Adams 2020, eq. 1).
+
+    Noise comes from a fresh initialisation, so that every layer gets it at its own scale.
+    """
+    spec = ModelSpec.from_json(state.meta["model_spec"])
+    model = Model.from_spec(spec)
+    # Where there is an average, it is what was scored and chosen.
+    model.load_state_dict({**below("model/", state), **below("ema/", state)})
+    if shrink != 1.0 or perturb:
+        fresh = Model.create(
+            spec.schema,
+            encoder=model.encoder,
+            decoder=model.decoder,
+            network=spec.network["factory"],
+            network_args=spec.network["args"],
+            seed=seed,
+        )
+        for weight, noise in zip(model.parameters(), fresh.parameters(), strict=True):
+            weight.mul_(shrink).add_(noise, alpha=perturb)
+    return model
+
+
+def _digest(chosen: Checkpoint, kept: dict[str, Any]) -> str:
+    text = json.dumps({"manifest": chosen.entry.manifest.sha256, **kept}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,93 @@
+"""Task of the component `generate-synthetic`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from kubestill.errors import Problems
+from kubestill.runtime.base.artifacts import Artifact, check_kind
+from kubestill.runtime.datasets.manifest import Dataset
+from kubestill.runtime.generation.generate import generate
+from kubestill.runtime.generation.request import parse_request
+
+if TYPE_CHECKING:
+    from kubestill.runtime.models.predict import Predictor
+
+
+def generate_synthetic(
+    *,
+    dataset: Artifact,
+    original: Artifact | None = None,
+    model: Artifact | None = None,
+    method: str = "auto",
+    rows: int = 32_768,
+    shard: int = 0,
+    shards: int = 1,
+    include_original: bool = True,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    system: str = "",
+    system_args: Mapping[str, Any] | None = None,
+) -> tuple[str]:
+    """Write one shard of generated rows to `dataset`.
+
+    Args:
+        dataset: Output.
+        original: The dataset to augment, or to put before the rows of a system or source.
+        model: A surrogate, for the method `adaptive`.
+        method: `munge`, `mixup`, `jitter`; `grid`, `sobol`, `latin-hypercube`, `random`,
+            `adaptive` for a system; or `package.module:Name` of a source (see
+            `kubestill.runtime.generation.source`).
+        rows: Generated rows over all shards together.
+        shard: Index of this shard, from 0.
+        shards: How many shards there are.
+        include_original: Start with the real rows, labels included.
+        seed: Of the random numbers.
+        settings: Options of the method.
+        system: What labels the rows, by name or import path (see `generation.systems`).
+        system_args: Its arguments.
+
+    Returns:
+        The URI of the shard.
+
+    Raises:
+        InvalidInput: With everything that is wrong, before anything is written.
+        CorruptData: Rows of the original dataset are damaged.
+    """
+    problems = Problems()
+    source = surrogate = request = numerical = None
+    if original is not None:
+        with problems.collect("original", original.uri):
+            check_kind(original, "dataset", "original")
+            source = Dataset.open(original.path)
+    if model is not None:
+        with problems.collect("model", model.uri):
+            check_kind(model, "model")
+            surrogate = _surrogate(model)
+    with problems.collect():
+        values = {
+            "method": method,
+            "rows": rows,
+            "shard": shard,
+            "shards": shards,
+            "include_original": include_original,
+            "seed": seed,
+            "settings": settings or {},
+            "system": system,
+            "system_args": system_args or {},
+        }
+        request, numerical = parse_request(
+            values, has_original=original is not None, has_model=model is not None
+        )
+    problems.raise_if_any()
+    assert request is not None
+    made = generate(dataset.path, request, source, system=numerical, surrogate=surrogate)
+    dataset.metadata |= {"kind": "dataset", "fingerprint": made.fingerprint, "rows": made.rows}
+    return (dataset.uri,)
+
+
+def _surrogate(model: Artifact) -> Predictor:
+    from kubestill.runtime.models.export import load_model
+
+    return load_model(model.path)

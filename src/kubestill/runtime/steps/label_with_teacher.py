@@ -1,0 +1,100 @@
+"""Task of the component `label-with-teacher`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+from kubestill.errors import Problems
+from kubestill.runtime.base.artifacts import Artifact, check_kind
+from kubestill.runtime.base.device import choose_device
+from kubestill.runtime.datasets.manifest import Dataset
+from kubestill.runtime.generation.generate import generate
+from kubestill.runtime.generation.labelling import check_fit, label
+from kubestill.runtime.generation.request import parse_request
+from kubestill.runtime.models.export import load_model
+
+log = logging.getLogger(__name__)
+
+
+def label_with_teacher(
+    *,
+    model: Artifact,
+    dataset: Artifact,
+    labelled: Artifact,
+    device: str = "auto",
+    settings: Mapping[str, Any] | None = None,
+    method: str = "",
+    rows: int = 32_768,
+    shard: int = 0,
+    shards: int = 1,
+    seed: int = 0,
+    synthetic_settings: Mapping[str, Any] | None = None,
+) -> tuple[str]:
+    """Write `dataset`, or rows made of it, with the outputs of `model` beside them to `labelled`.
+
+    Args:
+        model: The teacher.
+        dataset: Rows to label; with a `method`, the real rows to generate from.
+        labelled: Output.
+        device: `auto`, `cpu`, `cuda` or `cuda:1`.
+        settings: There are none yet; any key is refused.
+        method: How `generate-synthetic` makes the rows; empty makes none.
+        rows: ″
+        shard: ″
+        shards: ″
+        seed: ″
+        synthetic_settings: ″
+
+    Returns:
+        The URI of the labelled rows.
+
+    Raises:
+        InvalidInput: With everything that is wrong, before anything is written.
+        CorruptData: Rows of the dataset are damaged.
+    """
+    problems = Problems()
+    place = "cpu"
+    with problems.collect():
+        place = str(choose_device(device))
+    teacher = given = None
+    with problems.collect("model", model.uri):
+        check_kind(model, "model")
+        teacher = load_model(model.path, device=place)
+    with problems.collect("dataset", dataset.uri):
+        check_kind(dataset, "dataset")
+        given = Dataset.open(dataset.path)
+    if teacher and given:
+        with problems.collect():
+            check_fit(teacher.spec, given.schema)
+    for key, value in (settings or {}).items():
+        problems.add(f"settings.{key}", value, "unknown; labelling has no further options")
+    request = None
+    if method:
+        asked = {"method": method, "rows": rows, "shard": shard, "shards": shards, "seed": seed}
+        generating = Problems()
+        with generating.collect():
+            request, _ = parse_request(
+                {**asked, "settings": synthetic_settings or {}}, has_original=True
+            )
+        for problem in generating:
+            own = "synthetic_" if problem.field.startswith("settings") else ""
+            problems.add(own + problem.field, problem.value, problem.remedy)
+    problems.raise_if_any()
+    assert teacher
+    assert given
+    log.info("labelling on %s", place)
+    beside = os.path.dirname(labelled.path) or "."
+    os.makedirs(beside, exist_ok=True)
+    # Generated rows stay here: Kubeflow stores what lies at an output's path and nothing beside it.
+    with tempfile.TemporaryDirectory(dir=beside) as folder:
+        unlabelled = given
+        if request:
+            unlabelled = generate(folder, request, given)
+            check_fit(teacher.spec, unlabelled.schema)
+        made = label(teacher, unlabelled, labelled.path)
+    labelled.metadata |= {"kind": "dataset", "fingerprint": made.fingerprint, "rows": made.rows}
+    return (labelled.uri,)

@@ -1,0 +1,200 @@
+"""Task of the component `overfit-batch`: can this training learn at all? Told in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from kubestill.errors import CorruptData, InvalidInput, Problems, Refused, nearest
+from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, write_pages, write_record
+from kubestill.runtime.base.settings import validate
+from kubestill.runtime.datasets.cache import load_decoded
+from kubestill.runtime.datasets.dataset import Dataset
+from kubestill.runtime.datasets.decode import RawLayout
+from kubestill.runtime.evaluation.slices import check_slices
+from kubestill.runtime.evaluation.thresholds import parse_thresholds
+from kubestill.runtime.reports.overfit_batch import gate_report
+from kubestill.runtime.sanity import Findings, GateSettings, Rows, examine
+from kubestill.runtime.steps.train_student import MODES
+from kubestill.runtime.training.device import arithmetic
+from kubestill.runtime.training.job import Job, check_job
+from kubestill.runtime.training.prepare import prepare
+
+__all__ = ["check_gate", "describe", "examine_job", "log_facts", "overfit_batch"]
+
+
+def overfit_batch(
+    *,
+    dataset: Artifact,
+    metrics: MetricsArtifact,
+    report: Artifact,
+    summary: Artifact,
+    findings: Artifact,
+    validation: Artifact | None = None,
+    mode: str = "hard",
+    temperature: float = 4.0,
+    hard_weight: float = 0.1,
+    network: str = "mlp",
+    network_args: dict[str, Any] = {},  # noqa: B006
+    epochs: float = 20.0,
+    steps: int = 0,
+    batch_size: int = 128,
+    optimizer: str = "AdamW",
+    learning_rate: float = 0.001,
+    schedule: str = "CosineAnnealingLR",
+    seed: int = 0,
+    device: str = "auto",
+    settings: dict[str, Any] = {},  # noqa: B006
+    strict: bool = True,
+    gate: dict[str, Any] = {},  # noqa: B006
+    thresholds: dict[str, Any] = {},  # noqa: B006
+    slices: list[str] = [],  # noqa: B006
+) -> tuple[str, str]:
+    """Learn one small batch to the floor of its loss, and find out why where that fails.
+
+    Args:
+        dataset: Rows of the training to come.
+        metrics: Output: scalars.
+        report: Output: HTML.
+        summary: Output: Markdown.
+        findings: Output: everything that was found, as JSON.
+        validation: Rows that the training to come is followed on; only what it is told of them is
+            checked.
+        mode: `hard`, `distil` or `overfit`, as in `train-student`; `hard` for a teacher.
+        temperature: As in the training to come, and so are all that follow.
+        hard_weight: ″
+        network: ″
+        network_args: ″
+        epochs: ″
+        steps: ″
+        batch_size: ″
+        optimizer: ″
+        learning_rate: ″
+        schedule: ″
+        seed: ″
+        device: ″
+        settings: ″
+        strict: Raise where the verdict is not `pass`.
+        gate: See `GateSettings`.
+        thresholds: Of the evaluation to come; checked here, before anything is trained.
+        slices: ″
+
+    Returns:
+        verdict: `pass`, `fail` or `undetermined`.
+        reason: Why, in sentences.
+
+    Raises:
+        InvalidInput: Everything wrong with parameters and data, at once.
+        Refused: The verdict is not `pass`, and `strict` is set.
+    """
+    typed = {
+        "temperature": temperature,
+        "hard_weight": hard_weight,
+        "network": network,
+        "network_args": network_args,
+        "epochs": epochs,
+        "steps": steps,
+        "batch_size": batch_size,
+        "optimizer": optimizer,
+        "learning_rate": learning_rate,
+        "schedule": schedule,
+        "seed": seed,
+        "device": device,
+    }
+    problems = Problems()
+    job, asked = check_gate(
+        dataset, validation, mode, typed, settings, gate, thresholds, slices, problems=problems
+    )
+    problems.raise_if_any()
+    assert job
+    assert asked
+    found = examine_job(job, asked)
+    write_record(findings, "findings", found.to_json())
+    write_pages(gate_report(found, describe(job, asked)), report, summary)
+    log_facts(found, metrics)
+    for check in found.checks:
+        print(f"{check.status}: {check.name}. {check.said}", flush=True)
+    print(f"{found.verdict}: {found.reason}", flush=True)
+    if strict and found.verdict != "pass":
+        raise Refused(f"overfit-batch: {found.verdict}. {found.reason}")
+    return found.verdict, found.reason
+
+
+def check_gate(
+    dataset: Artifact,
+    validation: Artifact | None,
+    mode: str,
+    typed: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    gate: Mapping[str, Any],
+    thresholds: Mapping[str, Any],
+    slices: Sequence[str],
+    *,
+    problems: Problems,
+) -> tuple[Job | None, GateSettings | None]:
+    """Note every problem that can be found without reading features; the job where there is none.
+
+    The arguments are those of `overfit_batch`, its typed ones as `typed`.
+    """
+    asked = None
+    if mode not in MODES:
+        problems.add("mode", mode, nearest(mode, MODES))
+    with problems.collect():
+        asked = validate(GateSettings, gate, prefix="gate.")
+    job = check_job(
+        MODES.get(mode, MODES["hard"]),
+        typed,
+        settings,
+        problems,
+        dataset=dataset,
+        validation=validation,
+        validation_known=validation is not None,
+    )
+    rows = None
+    with suppress(InvalidInput, CorruptData):  # then it has been told
+        rows = Dataset.open(dataset.path)
+    if rows and rows.rows == 1:
+        problems.add("dataset", "1 row", "give at least two")
+    if rows and rows.schema.task:
+        with problems.collect():
+            parse_thresholds(thresholds, rows.schema.task)
+        with problems.collect():
+            check_slices(slices, rows.schema)
+    return job, asked
+
+
+def examine_job(job: Job, gate: GateSettings) -> Findings:
+    """Put a training that was checked through the gate."""
+    with arithmetic(job.settings):
+        prepared = prepare(job.dataset, None, job.settings, job.machine, loss_name=job.loss_name)
+        decoded = load_decoded(job.dataset, RawLayout(job.dataset.schema))
+        rows = Rows(labels=decoded.target, soft=decoded.soft, complete=job.dataset.complete_domain)
+        return examine(prepared, rows, job.settings, job.machine, gate)
+
+
+def describe(job: Job, gate: GateSettings) -> dict[str, Any]:
+    """List what the gate was told, for its report."""
+    return {
+        "network": job.settings.network,
+        "arguments": job.settings.network_args,
+        "loss": job.loss_name,
+        "optimizer": job.settings.optimizer,
+        "learning rate": job.settings.learning_rate,
+        "device": job.machine.describe(),
+        "dataset rows": job.dataset.rows,
+        "gate": gate.model_dump(),
+    }
+
+
+def log_facts(findings: Findings, metrics: MetricsArtifact, prefix: str = "") -> None:
+    """Record the gate's finite numbers as metrics."""
+    found = (
+        {**findings.facts, "steps_to_floor": findings.traces[0].reached}
+        if findings.traces
+        else findings.facts
+    )
+    for name, value in found.items():
+        if isinstance(value, int | float) and abs(value) < float("inf"):
+            metrics.log_metric(prefix + name, float(value))
+    metrics.metadata["kind"] = "metrics"

@@ -1,0 +1,217 @@
+"""Task of the component `promote-model`: make the challenger champion, if it is the one judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from kubestill.errors import InvalidInput, Problem, Problems
+from kubestill.runtime.base.artifacts import (
+    Artifact,
+    check_kind,
+    read_metadata,
+    read_record,
+    write_summary,
+)
+from kubestill.runtime.checkpoints.ledger import Ledger, read_ledger_artifact
+from kubestill.runtime.retraining import (
+    Champion,
+    Claim,
+    Registry,
+    State,
+    open_registry,
+    transitions,
+)
+from kubestill.runtime.retraining.champions import (
+    check_champion,
+    copy_model,
+    copy_training,
+    model_digest,
+)
+from kubestill.runtime.retraining.kubeflow import NotRegistered, check_address, register
+from kubestill.runtime.retraining.request import check_placeholders
+from kubestill.runtime.selection.request import Evidence, Request
+from kubestill.runtime.selection.rules import select
+
+__all__ = ["promote_model"]
+
+_PROMOTING = ("promote", "bootstrap")
+
+
+def promote_model(
+    *,
+    model: Artifact,
+    ledger: Artifact,
+    registry: str,
+    run_id: str,
+    summary: Artifact,
+    record: Artifact | None = None,
+    metrics: Artifact | None = None,
+    model_registry: str = "",
+    model_name: str = "",
+) -> tuple[int, str]:
+    """Copy the challenger into the registry and swap the state, in one change.
+
+    Args:
+        model: The challenger.
+        ledger: Its training.
+        registry: Where.
+        run_id: The run whose window judged it.
+        summary: Output: Markdown.
+        record: Of the continuous-eval that judged it: it holds the decision.
+        metrics: Of the same, where a version made it that kept the decision in their metadata.
+        model_registry: Address of the Kubeflow Model Registry that is told; empty: nobody is.
+        model_name: What it calls the model; empty: the registry's last folder.
+
+    Returns:
+        version: Of the new champion.
+        model_uri: Where it lies.
+
+    Raises:
+        InvalidInput: The challenger, its rows or its opponent are not those of the decision, or the
+            decision is another; all problems together. Nothing was changed.
+        CorruptData: The model or its training state is damaged.
+        Conflict: Another champion came in between.
+        Fenced: Another run has taken the window over.
+    """
+    store = open_registry(registry)
+    state = store.read()
+    digest, history, decision = _check(
+        model,
+        ledger,
+        record,
+        metrics,
+        {"run_id": run_id, "model_registry": model_registry, "model_name": model_name},
+    )
+    champion = transitions.promoted(state, run_id)
+    if champion is None:
+        held = transitions.holding(state, run_id)
+        _check_judged(decision, digest, state, held)
+        check_champion(store, state)
+        champion = _promote(store, held, model, history, decision, digest)
+    elif champion.model_digest != digest:
+        remedy = f"this run promoted another model already: {champion.model_digest}"
+        raise InvalidInput([Problem("model", digest, remedy)])
+    store.append(
+        run_id,
+        "promote",
+        {
+            "version": champion.version,
+            "model": digest,
+            "window": champion.window,
+            "reason": decision["reason"],
+        },
+    )
+    told = f"champion {champion.version}: {decision['reason']}"
+    uri = store.model_uri(champion)
+    if model_registry:
+        name = model_name or store.uri.rstrip("/").rpartition("/")[2]
+        told += "\n\nModel Registry: " + _publish(model_registry, name, champion, uri)
+    write_summary(told + "\n", summary)
+    print(told, flush=True)
+    return champion.version, uri
+
+
+def _publish(address: str, name: str, champion: Champion, uri: str) -> str:
+    """Register the champion; whether that works changes nothing about who is champion."""
+    try:
+        return f"{register(address, name, champion, uri)}."
+    except NotRegistered as error:
+        return f"**not registered**, but champion all the same: {error}"
+
+
+def _check(
+    model: Artifact,
+    ledger: Artifact,
+    record: Artifact | None,
+    metrics: Artifact | None,
+    names: Mapping[str, str],
+) -> tuple[str, Ledger, Mapping[str, Any]]:
+    problems = Problems()
+    check_placeholders(names, problems)
+    check_address(names["model_registry"], problems)
+    digest, history = "", None
+    with problems.collect():
+        check_kind(model, "model")
+        digest = model_digest(model.path)
+    with problems.collect():
+        check_kind(ledger, "ledger")
+        history = read_ledger_artifact(ledger.path)
+    decision: Mapping[str, Any] = {}
+    with problems.collect("record", record.uri if record else None):
+        decision = _read_decision(record, metrics)
+    problems.raise_if_any()
+    assert history
+    return digest, history, decision
+
+
+def _read_decision(record: Artifact | None, metrics: Artifact | None) -> Mapping[str, Any]:
+    """Return the decision, from the record or from the metadata of older metrics."""
+    check_kind(record, "decision", "record")
+    check_kind(metrics, "metrics")
+    found: Any = None
+    if record:
+        found = read_record(record).get("decision")
+    elif metrics:
+        found = read_metadata(metrics, "decision_record")
+    if isinstance(found, Mapping) and "decision" in found:
+        return found  # pyright: ignore[reportUnknownVariableType]
+    given = record or metrics
+    remedy = "holds no decision; connect the `record` of the continuous-eval that judged the model"
+    raise InvalidInput([Problem("record", given.uri if given else None, remedy)])
+
+
+def _check_judged(decision: Mapping[str, Any], digest: str, state: State, held: Claim) -> None:
+    """Refuse to bless anything else than what was judged."""
+    problems = Problems()
+    if decision["decision"] not in _PROMOTING:
+        problems.add("decision", decision["decision"], "only 'promote' makes a champion")
+    current = state.champion.model_digest if state.champion else ""
+    for field, found, judged, what in (
+        ("model", digest, decision["model"], "the challenger"),
+        ("baseline", current, decision["baseline"], "the champion it was compared with"),
+        ("dataset", held.window.holdout, decision["dataset"], "the rows it was judged by"),
+    ):
+        if found != judged:
+            remedy = f"{what} had the digest {judged!r} when it was judged; judge again"
+            problems.add(field, found, remedy)
+    problems.raise_if_any()
+
+
+def _promote(
+    registry: Registry,
+    held: Claim,
+    model: Artifact,
+    ledger: Ledger,
+    decision: Mapping[str, Any],
+    digest: str,
+) -> Champion:
+    folder = f"models/{held.window.id}"
+    copy_model(registry, model.path, folder)
+    request = Request(rule="before-overfitting")
+    entries = [entry for entry in ledger.entries if not entry.damaged]
+    choice = select(entries, request, _evidence(ledger))
+    print(f"kept to learn on from: {choice.reason}", flush=True)
+    champion = Champion(
+        version=1,
+        run_id=held.run_id,
+        window=held.window.id,
+        promoted_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        folder=folder,
+        model_digest=digest,
+        ledger_digest=copy_training(registry, ledger, choice.entry, folder),
+        datasets={"judged": held.window.holdout},
+        decision=dict(decision),
+    )
+    changed = registry.change(lambda state: transitions.promote(state, champion))
+    made = transitions.promoted(changed, held.run_id)
+    assert made
+    return made
+
+
+def _evidence(ledger: Ledger) -> Evidence:
+    if ledger.training is None:
+        remedy = "its training is not finished; promote what a finished training exported"
+        raise InvalidInput([Problem("ledger", ledger.uri, remedy)])
+    return Evidence(curves=ledger.training["curves"], own_metric=ledger.training["metric"])

@@ -1,0 +1,102 @@
+"""Task of the component `record-outcome`: the last step of every run, however it went."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from kubestill.errors import KubestillError, Problems
+from kubestill.runtime.base.artifacts import Artifact, write_summary
+from kubestill.runtime.retraining import Registry, open_registry
+from kubestill.runtime.retraining.outcomes import Outcome, conclude
+from kubestill.runtime.retraining.request import check_placeholders
+from kubestill.runtime.steps.failures import Failure, find_run_root, read_failures
+
+__all__ = ["record_outcome"]
+
+_FAILED = ("FAILED", "CANCELED")
+"""The only states that say something: a run that skips its conditions and goes well is `RUNNING`,
+and so is one whose pod was killed before it could tell."""
+
+
+class FinalStatus(Protocol):
+    """What Kubeflow says about the tasks before: its `PipelineTaskFinalStatus`."""
+
+    state: str
+    """`COMPLETE`, `RUNNING`, `FAILED` or `CANCELED`; under plain `kfp.local`, `SUCCEEDED`."""
+    error_message: str | None
+    """Empty on a Kubeflow: the steps say more."""
+
+
+def record_outcome(
+    *, registry: str, run_id: str, final_status: FinalStatus, summary: Artifact
+) -> tuple[str]:
+    """Close the run's window or give it back, and write the outcome to the history.
+
+    How the run ended follows from what its own steps wrote down, in the registry and where they
+    failed; Kubeflow's word only adds that one did.
+
+    Args:
+        registry: Where.
+        run_id: Which run.
+        final_status: See `FinalStatus`.
+        summary: Output: Markdown.
+
+    Returns:
+        outcome: One word.
+
+    Raises:
+        InvalidInput: Placeholders that nobody filled in.
+        StoreError: The registry did not answer.
+    """
+    problems = Problems()
+    check_placeholders({"registry": registry, "run_id": run_id}, problems)
+    problems.raise_if_any()
+    store = open_registry(registry)
+    succeeded = final_status.state not in _FAILED
+    failure = _why(final_status, _failures(summary.uri))
+    done = conclude(store, run_id, succeeded=succeeded, failure=failure)
+    write_summary(_text(store, run_id, done), summary)
+    print(f"{done.outcome}: {done.reason}", flush=True)
+    return (done.outcome,)
+
+
+def _failures(output_uri: str) -> list[Failure]:
+    """Read what the run's steps left, but for what an earlier attempt of this one did."""
+    try:
+        root = find_run_root(output_uri)
+        found = read_failures(root) if root else []
+    except KubestillError as error:
+        print(f"why steps failed cannot be read: {error}", flush=True)
+        return []
+    return [failure for failure in found if failure.component != "record_outcome"]
+
+
+def _why(final_status: FinalStatus, failures: list[Failure]) -> str:
+    """Say which step ended the run and why, in one line; empty where nobody says."""
+    if failures:
+        said = " ".join(failures[-1].describe().split())
+        return said if said.endswith((".", "!", "?")) else f"{said}."
+    if final_status.error_message:
+        return f"Kubeflow says: {final_status.error_message}"
+    return "It was canceled." if final_status.state == "CANCELED" else ""
+
+
+def _text(registry: Registry, run_id: str, done: Outcome) -> str:
+    state = registry.read()
+    lines = [f"**{done.outcome}**: {done.reason}", ""]
+    if state.champion is None:
+        lines.append("There is no champion yet.")
+    else:
+        champion = state.champion
+        lines.append(f"Champion {champion.version}, promoted {champion.promoted_at[:16]}.")
+    if state.windows:
+        quarantined = sum(window.train == "quarantined" for window in state.windows)
+        lines.append(
+            f"Judged are the rows before {state.judged_through[:16]}, in {len(state.windows)} "
+            f"windows, {quarantined} of them quarantined."
+        )
+    if done.outcome == "unfit":
+        mine = " ".join(window.id for window in state.windows if window.run_id == run_id)
+        remedy = f"`kubestill registry release {registry.uri} {mine}`"
+        lines += ["", f"Nobody learns from its rows. Are they sound after all? {remedy}"]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,364 @@
+"""Task of the component `select-checkpoint`: choose one milestone, export it, say why.
+
+Reads the small ledger and the chosen state; more states only where candidates are scored again.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from kubestill.errors import CorruptData, InvalidInput, Problems
+from kubestill.runtime.base.artifacts import Artifact, check_kind, write_pages
+from kubestill.runtime.base.device import choose_device
+from kubestill.runtime.base.settings import read
+from kubestill.runtime.checkpoints.ledger import (
+    Checkpoint,
+    Ledger,
+    LedgerEntry,
+    finite,
+    read_ledger_artifact,
+    write_checkpoint_artifact,
+)
+from kubestill.runtime.checkpoints.restore import read_state
+from kubestill.runtime.checkpoints.state import TrainingState
+from kubestill.runtime.datasets.manifest import Dataset
+from kubestill.runtime.evaluation.evaluate import evaluate
+from kubestill.runtime.metrics.intervals import bootstrap
+from kubestill.runtime.metrics.scores import METRICS
+from kubestill.runtime.models.export import (
+    ModelDigest,
+    export_from_state,
+    export_model,
+    load_model,
+)
+from kubestill.runtime.models.serve import Serving, add_serving_file, check_serving
+from kubestill.runtime.reports.selection import Account, selection_report
+from kubestill.runtime.selection.request import (
+    TRAIN_LOSS,
+    Evidence,
+    Request,
+    check_request,
+    check_rule,
+    metric_of,
+)
+from kubestill.runtime.selection.rules import Choice, select
+from kubestill.runtime.stores import join_uri, open_store
+from kubestill.runtime.stores.base import Store
+
+__all__ = ["SelectionSettings", "select_checkpoint"]
+
+RESAMPLES = 400
+"""Of the rows, for one standard error: known to about 4% of itself."""
+
+
+class SelectionSettings(BaseModel):
+    """The `settings` of `select-checkpoint`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    step: int | None = Field(default=None, ge=0)
+    """For rule `step`: which one."""
+    mode: Literal["auto", "min", "max"] = "auto"
+    """Which way the metric is better; `auto` knows the usual names."""
+    device: str = "auto"
+    """Where candidates are scored again: `auto`, `cpu`, `cuda` or `cuda:1`."""
+    serving: Serving | Literal["auto"] = "auto"
+    """A file beside the model that serves it without this package: `onnx` or `torch`; `none`, or as
+    the training was told."""
+
+
+class _Typed(BaseModel):
+    """What the component's typed parameters say about the choice."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rule: str = "best"
+    metric: str = ""
+    tolerance: float = 0.0
+
+
+def select_checkpoint(
+    *,
+    ledger: Artifact,
+    checkpoint: Artifact,
+    model: Artifact,
+    report: Artifact,
+    summary: Artifact,
+    dataset: Artifact | None = None,
+    rule: str = "best",
+    metric: str = "",
+    tolerance: float = 0.0,
+    settings: Mapping[str, Any] | None = None,
+) -> tuple[str, str, str]:
+    """Choose one milestone of a training by a rule, export it, and write down why.
+
+    Args:
+        ledger: The training's checkpoints.
+        checkpoint: Output: the chosen one, as a reference.
+        model: Output: the chosen one, exported.
+        report: Output: HTML.
+        summary: Output: Markdown.
+        dataset: Labelled rows to score the candidates on again.
+        rule: best, last, earliest-within, before-overfitting, pareto or step.
+        metric: What to compare; empty takes the training's own.
+        tolerance: For `earliest-within`: share of the best value that may be lost; 0 is one
+            standard error.
+        settings: See `SelectionSettings`.
+
+    Returns:
+        checkpoint_uri: Folder of the chosen state.
+        model_uri: The export.
+        reason: Why this one.
+
+    Raises:
+        InvalidInput: Everything wrong with the inputs, at once, before any state is read.
+        CorruptData: Rows of the dataset, or every state that could be chosen, are damaged.
+        StoreError: The store did not answer.
+    """
+    job = check_inputs(ledger, dataset, rule, metric, tolerance, settings or {})
+    with tempfile.TemporaryDirectory(prefix="kubestill-select-") as folder:
+        selection = Selection(job, open_store(job.ledger.uri), folder)
+        choice, digest = selection.run(model.path)
+    add_serving_file(model.path, job.serving)
+    chosen = next(entry for entry in job.entries if entry.step == choice.entry.step)
+    _describe(job, Checkpoint.of(job.ledger, chosen, reason=choice.reason), checkpoint)
+    model.metadata.update(
+        kind="model",
+        digest=digest.model,
+        parameters=digest.parameters,
+        fingerprint=job.ledger.fingerprint,
+        checkpoint_uri=job.ledger.uri,
+    )
+    _write_report(selection, choice, report, summary)
+    print(f"{rule}: {choice.reason}", flush=True)
+    return checkpoint.metadata["checkpoint_uri"], model.uri, choice.reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Checked inputs."""
+
+    ledger: Ledger
+    request: Request
+    evidence: Evidence
+    dataset: Dataset | None
+    device: str
+    serving: Serving
+
+    @property
+    def entries(self) -> list[LedgerEntry]:
+        """Everything that is not known to be damaged."""
+        return [entry for entry in self.ledger.entries if not entry.damaged]
+
+
+@dataclass
+class Selection:
+    """One selection under way: reads no more states than it must, and remembers which."""
+
+    job: Job
+    store: Store
+    """Rooted at the training's place."""
+    folder: str
+    """For exports of candidates that are scored."""
+    notices: list[str] = field(default_factory=list[str])
+    bytes_read: int = 0
+    """Size of the states that were read."""
+
+    def run(self, path: str) -> tuple[Choice[LedgerEntry], ModelDigest]:
+        """Choose by the rule, and export to the folder `path`.
+
+        A damaged state is left out, loudly, and the rule is asked again.
+
+        Raises:
+            CorruptData: Every state that could be chosen is damaged.
+            InvalidInput: Nothing is left that the rule could choose.
+        """
+        entries, evidence = self.job.entries, self.job.evidence
+        if self.job.dataset is not None:
+            entries, evidence = self._score_again(entries, self.job.dataset)
+        while True:
+            choice = select(entries, self.job.request, evidence)
+            try:
+                return choice, self._export(choice, path)
+            except CorruptData as error:
+                entries = [entry for entry in entries if entry.step != choice.entry.step]
+                if self.job.request.rule == "step" or not _milestones(entries):
+                    raise
+                self._leave_out(choice.entry, error)
+
+    def _export(self, choice: Choice[LedgerEntry], path: str) -> ModelDigest:
+        step, training = choice.entry.step, self.job.ledger.training
+        if training is not None:
+            training = {**training, "chosen": {"step": step, "why": choice.reason}}
+        if self.job.dataset is not None:
+            return export_model(load_model(self._folder(step)).model, path, training=training)
+        state = self._state(choice.entry)
+        return export_from_state(state.tensors, state.model_spec, path, training=training)
+
+    def _score_again(
+        self, entries: Sequence[LedgerEntry], dataset: Dataset
+    ) -> tuple[list[LedgerEntry], Evidence]:
+        """Replace the metrics of every milestone by scores on `dataset`, one state at a time."""
+        request, errors = self.job.request, dict[int, float]()
+        scored: list[LedgerEntry] = []
+        for entry in _milestones(entries):
+            try:
+                state = self._state(entry)
+                export_from_state(state.tensors, state.model_spec, self._folder(entry.step))
+            except CorruptData as error:
+                self._leave_out(entry, error)
+                continue
+            predictor = load_model(self._folder(entry.step), device=self.job.device)
+            found = evaluate(predictor, dataset)
+            scored.append(replace(entry, metrics=finite(found.metrics)))
+            if request.rule == "earliest-within" and not request.tolerance:
+                samples = bootstrap({"": found.outcome}, resamples=RESAMPLES).samples[""]
+                errors[entry.step] = float(samples[self._metric(found.metrics)].std())
+            print(f"step {entry.step:,} scored on {dataset.rows:,} rows", flush=True)
+        return scored, replace(self.job.evidence, errors=errors)
+
+    def _metric(self, recorded: Mapping[str, float]) -> str:
+        return metric_of(self.job.request, self.job.evidence, recorded)
+
+    def _state(self, entry: LedgerEntry) -> TrainingState:
+        self.bytes_read += entry.bytes
+        return read_state(self.store, entry, rank=0, world=1).state
+
+    def _folder(self, step: int) -> str:
+        return os.path.join(self.folder, str(step))
+
+    def _leave_out(self, entry: LedgerEntry, error: CorruptData) -> None:
+        self.notices.append(f"WARNING: step {entry.step:,} is damaged and was left out: {error}")
+        print(self.notices[-1], flush=True)
+
+
+def check_inputs(
+    ledger: Artifact,
+    dataset: Artifact | None,
+    rule: str,
+    metric: str,
+    tolerance: float,
+    settings: Mapping[str, Any],
+) -> Job:
+    """Find every problem that can be found without reading state, and raise them together."""
+    problems = Problems()
+    device, rows, history = "cpu", None, None
+    asked = {"rule": rule, "metric": metric, "tolerance": tolerance}
+    typed = read(_Typed, asked, problems) or _Typed()
+    parsed = read(SelectionSettings, settings, problems, prefix="settings.") or SelectionSettings()
+    with problems.collect():
+        device = str(choose_device(parsed.device))
+    if dataset is not None:
+        with problems.collect("dataset", dataset.uri):
+            check_kind(dataset, "dataset")
+            rows = Dataset.open(dataset.path)
+    with problems.collect("ledger", ledger.uri):
+        check_kind(ledger, "ledger")
+        history = read_ledger_artifact(ledger.path)
+    serving = parsed.serving
+    if serving == "auto":
+        serving = _serving(history)
+    else:
+        with problems.collect():
+            check_serving(serving, "settings.serving")
+    request = Request(
+        rule=typed.rule,
+        metric=typed.metric,
+        mode=parsed.mode,
+        tolerance=typed.tolerance,
+        step=parsed.step,
+        rescoring=dataset is not None,
+    )
+    evidence = _evidence(history) if history else None
+    with problems.collect():
+        if history and evidence:
+            kept = [entry for entry in history.entries if not entry.damaged]
+            check_request(request, evidence, kept, _recorded(history, rows))
+        else:
+            check_rule(request)
+    problems.raise_if_any()
+    assert history
+    assert evidence
+    return Job(
+        ledger=history,
+        request=request,
+        evidence=evidence,
+        dataset=rows,
+        device=device,
+        serving=serving,
+    )
+
+
+def _serving(ledger: Ledger | None) -> Serving:
+    """Return what the training was told, as far as this image can do it."""
+    training = (ledger.training if ledger else None) or {}
+    told = training.get("settings", {}).get("serving", "none")
+    try:
+        check_serving(told, "serving")
+    except InvalidInput as error:
+        print(f"WARNING: the training wrote {told} and this step does not: {error}", flush=True)
+        return "none"
+    return told if told in get_args(Serving) else "none"
+
+
+def _evidence(ledger: Ledger) -> Evidence:
+    """Return the whole training's curves; those of the kept milestones where it is unfinished."""
+    training = ledger.training
+    if training is not None:
+        return Evidence(curves=training["curves"], own_metric=training["metric"])
+    train: list[dict[str, float]] = []
+    validation: list[dict[str, float]] = []
+    for entry in ledger.milestones:
+        scores = dict(entry.metrics)
+        if TRAIN_LOSS in scores:
+            train.append({"step": entry.step, "loss": scores.pop(TRAIN_LOSS)})
+        validation.append({"step": entry.step, **scores})
+    return Evidence(curves={"train": train, "validation": validation})
+
+
+def _recorded(ledger: Ledger, dataset: Dataset | None) -> set[str]:
+    if dataset is not None and dataset.schema.task is not None:
+        return set(METRICS[dataset.schema.task])
+    return {name for entry in ledger.milestones for name in entry.metrics}
+
+
+def _milestones(entries: Sequence[LedgerEntry]) -> list[LedgerEntry]:
+    return [entry for entry in entries if entry.kind == "milestone"]
+
+
+def _describe(job: Job, chosen: Checkpoint, artifact: Artifact) -> None:
+    write_checkpoint_artifact(chosen, artifact.path)
+    manifest = chosen.entry.manifest
+    artifact.metadata.update(
+        kind="checkpoint",
+        checkpoint_uri=join_uri(chosen.uri, os.path.dirname(manifest.key)),
+        step=chosen.entry.step,
+        digest=manifest.sha256,
+        fingerprint=chosen.fingerprint,
+        rule=job.request.rule,
+        reason=chosen.reason,
+    )
+
+
+def _write_report(
+    selection: Selection, choice: Choice[LedgerEntry], report: Artifact, summary: Artifact
+) -> None:
+    job = selection.job
+    again = job.dataset and f"scored again on {job.dataset.rows:,} rows"
+    pages = selection_report(
+        Account(
+            choice=choice,
+            phases=job.evidence.phases,
+            scored_on=again or "as recorded when the checkpoints were saved",
+            bytes_read=selection.bytes_read,
+            bytes_kept=sum(entry.bytes for entry in job.ledger.entries),
+            notices=selection.notices,
+        )
+    )
+    write_pages(pages, report, summary)

@@ -1,1 +1,0 @@
-"""One function a component: validates everything first, then works."""

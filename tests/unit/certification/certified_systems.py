@@ -1,0 +1,124 @@
+"""Systems a user might bring along, sound and unsound, and surrogates that are exactly right."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from kubestill.runtime.generation.systems import Axis, Domain, Output, System
+from kubestill.runtime.generation.systems.inputs import Continuous, Integer
+
+
+class Plane(System):
+    """z = 2 x + y: a linear network is it exactly."""
+
+    name = "plane"
+
+    def __init__(self, far: float = 1.0):
+        self.domain = Domain(
+            [
+                Continuous(name="x", low=0.0, high=far),
+                Continuous(name="y", low=-1.0, high=1.0),
+            ]
+        )
+        self.output = Output(name="z", unit="m")
+
+    def solve(self, inputs: pd.DataFrame) -> np.ndarray:
+        return 2 * inputs["x"].to_numpy(np.float64) + inputs["y"].to_numpy(np.float64)
+
+    def reference(self, inputs: pd.DataFrame) -> np.ndarray:  # pyright: ignore
+        x, y = (inputs[name].to_numpy(np.float64) for name in ("x", "y"))
+        return x + x + y
+
+
+class Wrong(Plane):
+    """Its reference is far away."""
+
+    name = "wrong"
+
+    def reference(self, inputs: pd.DataFrame) -> np.ndarray:  # pyright: ignore
+        return self.solve(inputs) + 0.5
+
+
+class Stochastic(Plane):
+    """Monte Carlo without a seed."""
+
+    name = "stochastic"
+    reference = None  # pyright: ignore
+
+    def solve(self, inputs: pd.DataFrame) -> np.ndarray:
+        return super().solve(inputs) + np.random.default_rng().normal(0, 0.01, len(inputs))
+
+
+class BatchRounding(Plane):
+    """Rounds differently by the batch a row is in, as vectorised kernels do."""
+
+    name = "batch-rounding"
+    reference = None  # pyright: ignore
+
+    def solve(self, inputs: pd.DataFrame) -> np.ndarray:
+        return super().solve(inputs) * (1 + 1e-15 * (len(inputs) > 200))
+
+
+class Parity(System):
+    """A table: is a + b even?"""
+
+    name = "parity"
+
+    def __init__(self, high: int = 19):
+        self.domain = Domain(
+            [Integer(name="a", low=0, high=high), Integer(name="b", low=0, high=high)]
+        )
+        self.output = Output(name="even", classes=("no", "yes"))
+
+    def solve(self, inputs: pd.DataFrame) -> np.ndarray:
+        total = inputs["a"].to_numpy(np.int64) + inputs["b"].to_numpy(np.int64)
+        return np.where(total % 2 == 0, "yes", "no")
+
+
+class Ramp(System):
+    """A tensor: a line of slope a on eight places."""
+
+    name = "ramp"
+    reference = None
+
+    def __init__(self) -> None:
+        self.domain = Domain([Continuous(name="a", low=-1.0, high=1.0)])
+        places = tuple(np.linspace(0, 1, 8).tolist())
+        self.output = Output(name="ramp", axes=(Axis(name="x", values=places),))
+
+    def solve(self, inputs: pd.DataFrame) -> np.ndarray:
+        return inputs["a"].to_numpy(np.float64)[:, None] * np.linspace(0, 1, 8)
+
+
+class Bent(nn.Module):
+    """Right but for a bump, of a height, around the middle of the first feature."""
+
+    def __init__(self, in_features: int, out_features: int, bump: float = 0.0):
+        super().__init__()
+        self.line = nn.Linear(in_features, out_features)
+        self.bump = bump
+
+    def forward(self, features: Tensor) -> Tensor:
+        bump = self.bump * torch.exp(-40 * features[:, :1] ** 2)
+        return self.line(features) + bump
+
+
+class Even(nn.Module):
+    """Knows parity, but for rows with a below `wrong`."""
+
+    def __init__(self, in_features: int, out_features: int, wrong: int = 0, high: int = 19):
+        super().__init__()
+        self.wrong, self.high = wrong, high
+        self.scale = nn.Parameter(torch.ones(1))
+        self.in_features = in_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        # Standardised uniform integers 0..high, undone.
+        count = self.high + 1
+        values = torch.round(features * ((count**2 - 1) / 12) ** 0.5 + self.high / 2)
+        even = (values.sum(1, keepdim=True) % 2 == 0).float() * 2 - 1
+        flip = torch.where(values[:, :1] < self.wrong, -1.0, 1.0)
+        return even * flip * self.scale

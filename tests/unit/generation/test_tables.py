@@ -1,0 +1,103 @@
+"""Tables as systems: one solved here, and a user's own."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kubestill.errors import InvalidInput
+from kubestill.runtime.base.artifacts import LocalArtifact
+from kubestill.runtime.datasets.manifest import Dataset
+from kubestill.runtime.generation.systems import load_system
+from kubestill.runtime.generation.systems.collision_avoidance import ADVISORIES, CollisionAvoidance
+from kubestill.runtime.steps.generate_synthetic import generate_synthetic
+
+SMALL: dict[str, Any] = {"distances": 12, "angles": 9, "horizon": 6}
+
+
+@pytest.fixture(scope="module")
+def policy() -> CollisionAvoidance:
+    return CollisionAvoidance(**SMALL)
+
+
+def test_the_policy_turns_away_only_where_it_must(policy: CollisionAvoidance) -> None:
+    rows: Any = policy.domain.grid(
+        np.arange(policy.domain.grid_rows or 0), policy.domain.points(rows=1)
+    )
+    action = policy.solve(rows)
+    assert set(action) <= set(ADVISORIES)
+    far = (rows["distance"] > 6000).to_numpy()
+    assert (action[far & (rows["advisory"] == "clear").to_numpy()] == "clear").all()
+    near = (rows["distance"] < 3000).to_numpy() & (rows["seconds"] == 5).to_numpy()
+    assert (action[near] != "clear").mean() > 0.05
+
+
+def test_the_table_is_consistent_with_its_own_equation(policy: CollisionAvoidance) -> None:
+    """Q falls by the cost of an advisory alone: expectation of the next value does not know it."""
+    q = policy.q_table
+    assert q.shape == (7, 5, 12, 9, 9, 5)
+    assert q.dtype == np.float32
+    assert q.max() <= 0
+    assert q.min() >= -1.2
+    np.testing.assert_allclose(q[3, 0, ..., 1] - q[3, 1, ..., 1], -0.001, atol=1e-6)
+    np.testing.assert_allclose(q[3, 1, ..., 2] - q[3, 0, ..., 2], -0.007, atol=1e-6)
+
+
+def test_left_and_right_mirror_each_other(policy: CollisionAvoidance) -> None:
+    q = policy.q_table
+    mirrored = q[:, [0, 2, 1, 4, 3]][..., ::-1, ::-1, :][..., [0, 2, 1, 4, 3]]
+    # Bearing and heading of -180 and 180 degrees are one direction but two points of the table.
+    inner = (slice(None), slice(None), slice(None), slice(1, -1), slice(1, -1))
+    np.testing.assert_allclose(q[inner], mirrored[inner], atol=2e-3)
+
+
+def test_its_values_are_the_table(policy: CollisionAvoidance) -> None:
+    values = CollisionAvoidance(output="values", **SMALL)
+    rows = values.domain.grid(np.array([0, 777, 5000]), values.domain.points(rows=1))
+    flat = policy.q_table.reshape(-1, 5)
+    np.testing.assert_array_equal(values.solve(rows), flat[[0, 777, 5000]].astype(np.float64))
+
+
+@pytest.fixture
+def prices(tmp_path: Path) -> str:
+    path = tmp_path / "prices.csv"
+    frame = pd.DataFrame(
+        {
+            "weight": [1.0, 2.5, 1.0, 2.5, 1.0],
+            "zone": ["a", "a", "b", "b", "a"],
+            "price": [3.5, 4.0, 5.25, 7.0, 3.5],
+        }
+    )
+    frame.to_csv(path, index=False)
+    return str(path)
+
+
+def test_a_users_table_is_its_own_domain(prices: str, tmp_path: Path) -> None:
+    out = LocalArtifact(str(tmp_path / "out"))
+    args = {"source": prices, "target": "price"}
+    generate_synthetic(dataset=out, system="table", system_args=args)
+    made = Dataset.open(out.path)
+    rows: Any = made.to_pandas()
+    assert made.complete_domain
+    assert rows["price"].tolist() == [3.5, 4.0, 5.25, 7.0]
+    system = load_system("table", args)
+    assert system.domain.contains(rows[["weight", "zone"]]).all()
+    stranger = pd.DataFrame({"weight": [1.0, 9.0], "zone": ["b", "a"]})
+    assert system.domain.contains(stranger).tolist() == [True, False]
+    with pytest.raises(InvalidInput, match="1 rows are not in it"):
+        system.solve(stranger)
+
+
+def test_a_table_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "noisy.parquet"
+    pd.DataFrame({"x": [1.0, 1.0 + 1e-9], "y": [1.0, 2.0]}).to_parquet(path)
+    with pytest.raises(InvalidInput, match="rows 0 and 1 say"):
+        load_system("table", {"source": str(path), "target": "y"})
+
+
+def test_a_table_has_no_coarser_grid(prices: str) -> None:
+    system = load_system("table", {"source": prices, "target": "price"})
+    with pytest.raises(InvalidInput, match="leave `points` out"):
+        system.domain.points(3, rows=2)

@@ -1,0 +1,413 @@
+"""Which rows a run takes: each exactly once, however and whenever its file arrives."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pandas as pd
+import pytest
+from scene import Scene, rows
+
+from kubestill.errors import CorruptData, Fenced, InvalidInput
+from kubestill.runtime.retraining import open_registry, transitions
+from kubestill.runtime.retraining.outcomes import conclude
+
+
+def test_the_first_run_takes_everything_that_is_due(scene: Scene) -> None:
+    scene.deliver("a.parquet", rows(0, 48))
+    taken = scene.run("2013-01-02")
+    assert taken.status == "bootstrap"
+    assert taken.ids() == list(range(24))
+
+
+def test_judging_and_training_rows_share_none_and_lose_none(scene: Scene) -> None:
+    scene.deliver("a.parquet", rows(0, 500))
+    taken = scene.run("2013-03-01", validation_fraction=0.2, judge_fraction=0.3)
+    parts = [taken.ids(port) for port in ("dataset", "validation", "holdout")]
+    assert sorted(sum(parts, [])) == list(range(500))
+    assert 100 < len(parts[2]) < 200
+    assert 70 < len(parts[1]) < 130
+
+
+def test_a_retry_gets_the_same_window_though_more_rows_have_arrived(scene: Scene) -> None:
+    scene.deliver("a.parquet", rows(0, 48))
+    first = scene.run("2013-01-02", "r")
+    scene.deliver("b.parquet", rows(100, 10))
+    again = scene.run("2013-01-02", "r")
+    assert again.ids() == first.ids() == list(range(24))
+    assert again.ids("holdout") == first.ids("holdout")
+    assert (again.status, again.reason) == (first.status, first.reason)
+
+
+def test_a_failed_run_loses_no_rows_and_the_next_counts_none_twice(scene: Scene) -> None:
+    scene.started()
+    scene.deliver("b.parquet", rows(100, 50, day="2013-02-01"))
+    failed = scene.run("2013-03-01")
+    assert conclude(scene.registry, failed.run_id, succeeded=False).outcome == "failed"
+    scene.deliver("c.parquet", rows(150, 50, day="2013-03-01"))
+    taken = scene.run("2013-04-01")
+    assert taken.ids() == list(range(100, 200))
+
+
+def test_the_same_window_twice_has_nothing_left(scene: Scene) -> None:
+    scene.started()
+    scene.deliver("b.parquet", rows(100, 50, day="2013-02-01"))
+    scene.judged(scene.run("2013-03-01"), "healthy")
+    again = scene.run("2013-03-01")
+    assert again.status == "waiting"
+    assert again.reason.startswith("0 fresh rows")
+    assert conclude(scene.registry, again.run_id, succeeded=True).outcome == "waiting"
+
+
+def test_a_run_beside_one_at_work_leaves_it_alone(scene: Scene) -> None:
+    scene.started()
+    scene.deliver("b.parquet", rows(100, 50, day="2013-02-01"))
+    first = scene.run("2013-03-01")
+    second = scene.run("2013-03-01")
+    assert second.status == "busy"
+    assert first.run_id in second.reason
+    assert conclude(scene.registry, second.run_id, succeeded=True).outcome == "busy"
+    assert scene.judged(first, "healthy").outcome == "healthy"
+
+
+def test_a_run_that_died_is_taken_over_and_refused_from_then_on(scene: Scene) -> None:
+    scene.started()
+    scene.deliver("b.parquet", rows(100, 50, day="2013-02-01"))
+    dead = scene.run("2013-03-01", lease_hours=1e-9)
+    time.sleep(0.01)
+    alive = scene.run("2013-03-01")
+    assert alive.ids() == dead.ids()
+    with pytest.raises(Fenced, match="holds no window any more"):
+        scene.crown(dead)
+    assert scene.judged(dead, "healthy").outcome == "abandoned"
+    assert scene.judged(alive, "healthy").outcome == "healthy"
+    assert [window.run_id for window in scene.registry.read().windows[1:]] == [alive.run_id]
+
+
+@pytest.mark.parametrize(
+    ("decision", "unfit", "outcome", "part", "next_ids"),
+    [
+        ("healthy", [], "healthy", "trainable", range(100, 200)),
+        ("insufficient", [], "inconclusive", "trainable", range(100, 200)),
+        ("reject", [], "rejected", "trainable", range(100, 200)),
+        ("reject", ["x: in another unit."], "unfit", "quarantined", range(150, 200)),
+    ],
+    ids=["healthy", "inconclusive", "the challenger lost", "the rows are unfit"],
+)
+def test_what_later_runs_may_learn_from(
+    scene: Scene, decision: str, unfit: list[str], outcome: str, part: str, next_ids
+) -> None:
+    scene.started()
+    scene.deliver("b.parquet", rows(100, 50, day="2013-02-01"))
+    done = scene.judged(scene.run("2013-03-01"), decision, unfit=unfit)
+    window = scene.registry.read().windows[-1]
+    assert done.outcome == window.verdict == outcome
+    assert (window.train, window.judge) == (part, part)
+    scene.deliver("c.parquet", rows(150, 50, day="2013-03-01"))
+    taken = scene.run("2013-04-01")
+    # What judges is new; what is learned from is new, or was judged in an earlier run. The first
+    # champion's judges are golden: nobody learns from those.
+    assert set(taken.ids("holdout")) <= set(range(150, 200))
+    assert sorted(taken.ids("dataset") + taken.ids("holdout")) == list(next_ids)
+
+
+def test_after_a_promotion_its_judges_are_the_next_ones_lessons(scene: Scene) -> None:
+    first = scene.started()
+    scene.deliver("b.parquet", rows(100, 50, day="2013-02-01"))
+    second = scene.run("2013-03-01")
+    scene.crown(second)
+    scene.deliver("c.parquet", rows(150, 50, day="2013-03-01"))
+    third = scene.run("2013-04-01", replay_rows=1000)
+    assert set(third.ids("dataset")) == set(second.ids("holdout")) | (
+        set(range(150, 200)) - set(third.ids("holdout"))
+    )
+    assert set(third.ids("replay")) == set(first.ids("dataset")) | set(second.ids("dataset"))
+
+
+def test_late_rows_are_those_of_files_nobody_took(scene: Scene) -> None:
+    scene.started()
+    scene.deliver("late.parquet", rows(500, 3, day="2013-01-02"))
+    scene.deliver("b.parquet", rows(100, 5, day="2013-02-01"))
+    taken = scene.run("2013-03-01")
+    assert taken.ids() == [100, 101, 102, 103, 104, 500, 501, 502]
+    assert "3 of them late" in taken.reason
+
+
+def test_a_window_of_late_rows_alone_says_so(scene: Scene) -> None:
+    scene.started()
+    scene.deliver("late.parquet", rows(500, 3, day="2013-01-02"))
+    taken = scene.run("2013-03-01")
+    assert "All of them are late" in taken.reason
+
+
+def test_one_file_that_holds_the_whole_year_is_taken_in_pieces(scene: Scene) -> None:
+    scene.deliver("year.csv", rows(0, 24 * 90))
+    scene.crown(scene.run("2013-02-01"))
+    february = scene.run("2013-03-01")
+    assert february.ids() == list(range(24 * 31, 24 * 59))
+    scene.judged(february, "healthy")
+    assert scene.run("2013-04-01").ids() == list(range(24 * 59, 24 * 90))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_a_file_that_is_appended_to_adds_only_what_is_new(scene: Scene, name: str) -> None:
+    scene.deliver(name, rows(0, 20))
+    scene.crown(scene.run("2013-02-01"))
+    scene.deliver(name, rows(0, 30))
+    assert scene.run("2013-02-01").ids() == list(range(20, 30))
+
+
+def test_a_row_that_is_corrected_is_a_new_row(scene: Scene) -> None:
+    scene.deliver("a.csv", rows(0, 20))
+    scene.crown(scene.run("2013-02-01"))
+    changed = rows(0, 20)
+    changed.loc[3, "x"] = 99.0
+    scene.deliver("a.csv", changed)
+    assert scene.run("2013-02-01").ids() == [3]
+
+
+def test_with_keys_a_row_that_is_corrected_is_the_old_row(scene: Scene) -> None:
+    scene.deliver("a.csv", rows(0, 20))
+    scene.crown(scene.run("2013-02-01", keys=["id"]))
+    changed = rows(0, 22)
+    changed.loc[3, "x"] = 99.0
+    scene.deliver("a.csv", changed)
+    assert scene.run("2013-02-01", keys=["id"]).ids() == [20, 21]
+
+
+def test_equal_rows_of_one_file_count_and_those_of_a_second_delivery_do_not(scene: Scene) -> None:
+    frame = pd.concat([rows(0, 5), rows(0, 5), rows(7, 1)])
+    scene.deliver("a.parquet", frame)
+    scene.deliver("copy.parquet", frame)
+    assert scene.run("2013-02-01").ids() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 7]
+
+
+def test_a_row_delivered_again_in_another_file_is_not_taken_again(scene: Scene) -> None:
+    scene.started()
+    scene.deliver("again.csv", rows(90, 20, day="2013-01-01"))
+    # Other times: other rows, though the ids are the same.
+    again = scene.run("2013-02-01")
+    assert again.ids() == list(range(90, 110))
+    scene.judged(again, "healthy")
+    scene.deliver("once-more.parquet", rows(90, 25, day="2013-01-01"))
+    assert scene.run("2013-02-01").ids() == list(range(110, 115))
+
+
+def test_rows_whose_labels_are_on_their_way_are_left_to_the_next_run(scene: Scene) -> None:
+    scene.deliver("a.parquet", rows(0, 48))
+    taken = scene.run("2013-01-03", label_delay_hours=24)
+    assert taken.ids() == list(range(24))
+    scene.crown(taken)
+    assert scene.run("2013-01-04", label_delay_hours=24).ids() == list(range(24, 48))
+
+
+def test_a_row_without_its_label_is_taken_once_it_has_one(scene: Scene) -> None:
+    scene.started()
+    frame = rows(100, 10, day="2013-02-01")
+    scene.deliver("b.parquet", frame.assign(y=frame["y"].where(frame["id"] < 105)))
+    first = scene.run("2013-03-01")
+    assert first.ids() == list(range(100, 105))
+    assert "no target" in first.summary
+    scene.judged(first, "healthy")
+    scene.deliver("b.parquet", frame)
+    assert scene.run("2013-03-01").ids() == list(range(105, 110))
+
+
+def test_too_few_rows_wait_and_come_along_later(scene: Scene) -> None:
+    scene.started()
+    scene.deliver("b.parquet", rows(100, 5, day="2013-02-01"))
+    waiting = scene.run("2013-03-01", min_rows=10)
+    assert waiting.status == "waiting"
+    assert "a verdict needs 10" in waiting.reason
+    assert conclude(scene.registry, waiting.run_id, succeeded=True).outcome == "waiting"
+    scene.deliver("c.parquet", rows(105, 5, day="2013-03-01"))
+    assert scene.run("2013-04-01", min_rows=10).ids() == list(range(100, 110))
+
+
+def test_a_quiet_month_says_what_it_found_instead(scene: Scene) -> None:
+    scene.deliver("a.parquet", rows(0, 30, y=[None] * 10 + ["no", "yes"] * 10))
+    waiting = scene.run("2013-01-01T20:00:00", min_rows=50)
+    assert waiting.status == "waiting"
+    assert "10 not due yet" in waiting.reason
+    assert "10 without a usable target" in waiting.reason
+
+
+def test_dates_in_folder_names_are_times_where_asked_for(scene: Scene) -> None:
+    for day, first in (("2013-04-01", 0), ("2013-04-02", 10)):
+        frame = rows(first, 10).drop(columns="t")
+        scene.deliver(f"date={day}/part.parquet", frame)
+    assert scene.run("2013-04-02", timestamp="date").ids() == list(range(10))
+
+
+def test_dates_in_folder_names_are_no_feature(scene: Scene) -> None:
+    scene.deliver("date=2013-01-01/region=north/a.parquet", rows(0, 20))
+    scene.deliver("date=2013-01-02/region=south/a.parquet", rows(20, 20))
+    assert set(scene.run("2013-02-01").frame().columns) == {"t", "id", "x", "y", "region"}
+
+
+def test_changes_of_the_columns_are_told_and_survived(scene: Scene) -> None:
+    scene.deliver("a.parquet", rows(0, 100, k=["a", "b"] * 50, flag=[True, False] * 50))
+    scene.crown(scene.run("2013-02-01"))
+    texts = ["1.5"] * 19 + ["unknown"]
+    frame = rows(100, 20, day="2013-02-01", k=["c"] * 20, fresh=[1] * 20)
+    frame["x"] = texts
+    scene.deliver("b.parquet", frame)
+    taken = scene.run("2013-03-01")
+    for part in (
+        "column 'fresh' (int64) is new",
+        "column 'flag' is missing in 20 rows",
+        "column 'x' changed its type: ",
+        "column 'x': 1 values cannot be read",
+        "column 'k' has labels never seen: 'c'",
+    ):
+        assert part in taken.summary
+    got: Any = taken.frame()
+    assert set(got["k"]) == {"c"}
+    assert got["x"].isna().sum() == 1
+    assert (got["x"].dropna() == 1.5).all()
+    assert got["flag"].isna().all()
+
+
+def test_a_class_that_no_model_knows_is_left_out_and_told(scene: Scene) -> None:
+    scene.started()
+    frame = rows(100, 10, day="2013-02-01")
+    scene.deliver("b.parquet", frame.assign(y=["maybe"] * 4 + ["no", "yes"] * 3))
+    taken = scene.run("2013-03-01")
+    assert taken.ids() == list(range(104, 110))
+    assert "class 'maybe' of the target is not one the model knows: 4 rows" in taken.summary
+
+
+def test_times_with_a_zone_are_compared_as_instants(scene: Scene) -> None:
+    frame = rows(0, 48)
+    scene.deliver("a.parquet", frame.assign(t=frame["t"].dt.tz_localize("Europe/Berlin")))
+    # 24 hours of Berlin's first of January are over an hour before UTC's.
+    assert scene.run("2013-01-02").ids() == list(range(25))
+
+
+def test_naive_times_mean_what_the_settings_say(scene: Scene) -> None:
+    scene.deliver("a.parquet", rows(0, 48))
+    taken = scene.run("2013-01-02", settings={"timezone": "Europe/Berlin"})
+    assert taken.ids() == list(range(25))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        pytest.param({"as_of": "[[ScheduledTime]]"}, "as_of = '[[ScheduledTime]]'", id="as-of"),
+        pytest.param({"registry": "gs://b/[[x]]"}, "registry = 'gs://b/[[x]]'", id="registry"),
+        pytest.param({"run_id": "{{$.pipeline_job_uuid}}"}, "a placeholder", id="run-id"),
+        pytest.param({"source": "data-[[Date]]/"}, "a placeholder", id="source"),
+        pytest.param({"as_of": "soon"}, "is no date; write 2013-04-01", id="no-date"),
+        pytest.param({"since": "2014-01-01"}, "no row is from after it and before", id="since"),
+        pytest.param({"target": "yy"}, "did you mean 'y'", id="no-target"),
+        pytest.param({"timestamp": "tt"}, "did you mean 't'", id="no-timestamp"),
+        pytest.param({"timestamp": "x"}, "say settings={'timestamp_format': 's'}", id="numbers"),
+        pytest.param({"timestamp": "word"}, "no time can be read from 'hello'", id="words"),
+        pytest.param({"source": "/nowhere"}, "matches no Parquet or CSV file", id="no-file"),
+        pytest.param({"judge_fraction": 1.0}, "judge_fraction = 1.0", id="all-judge"),
+        pytest.param({"validation_fraction": 0.8}, "leave nothing to train on", id="no-train"),
+        pytest.param({"settings": {"timezon": "UTC"}}, "unknown key", id="unknown-setting"),
+        pytest.param({"settings": {"timezone": "Mars"}}, "no such time zone", id="no-zone"),
+        pytest.param({"features": ["t"]}, "is the time of a row", id="time-as-feature"),
+        pytest.param({"registry": ""}, "registry = ''", id="no-registry"),
+    ],
+)
+def test_bad_input_is_named_with_its_remedy(scene: Scene, given: dict, message: str) -> None:
+    scene.deliver("a.parquet", rows(0, 10, word=["hello"] * 10))
+    values = {"as_of": "2013-02-01", "run_id": "r", **given}
+    registry = values.pop("registry", scene.registry.uri)
+    with pytest.raises(InvalidInput) as caught:
+        scene.run(values.pop("as_of"), values.pop("run_id"), registry=registry, **values)
+    assert message in str(caught.value)
+    assert scene.registry.read().claim is None
+
+
+def test_all_problems_are_told_at_once(scene: Scene) -> None:
+    with pytest.raises(InvalidInput, match="4 problems"):
+        scene.run("soon", "{{x}}", min_rows=0, judge_fraction=2.0)
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        pytest.param("zone", "settings={'timezone': 'Europe/Berlin'}", id="zones-mixed"),
+        pytest.param("cut", "cut off, or not Parquet", id="cut-off"),
+        pytest.param("no-target", "has no such column", id="target-missing"),
+    ],
+)
+def test_a_file_that_does_not_fit_stops_the_run_before_it_takes_anything(
+    scene: Scene, second: str, message: str
+) -> None:
+    scene.started()
+    frame = rows(100, 10, day="2013-02-01")
+    scene.deliver("c.parquet", frame)
+    if second == "zone":
+        scene.deliver("b.parquet", frame.assign(t=frame["t"].dt.tz_localize("UTC")))
+    elif second == "cut":
+        path = scene.deliver("b.parquet", frame)
+        path.write_bytes(path.read_bytes()[:-20])
+    else:
+        scene.deliver("b.parquet", frame.drop(columns="y"))
+    with pytest.raises(InvalidInput, match="problem") as caught:
+        scene.run("2013-03-01")
+    assert message in str(caught.value)
+    assert "b.parquet" in str(caught.value)
+    assert scene.registry.read().claim is None
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        pytest.param({"target": "x"}, "agreed on 'y'", id="target"),
+        pytest.param({"keys": ["id"]}, "agreed on \\[\\]", id="keys"),
+    ],
+)
+def test_the_meaning_of_rows_cannot_change(scene: Scene, given: dict, message: str) -> None:
+    scene.started()
+    with pytest.raises(InvalidInput, match=message):
+        scene.run("2013-03-01", **given)
+
+
+def test_a_champion_deleted_by_hand_is_missed_before_rows_are_taken(scene: Scene) -> None:
+    scene.started()
+    scene.deliver("b.parquet", rows(100, 50, day="2013-02-01"))
+    scene.crown(scene.run("2013-03-01"))
+    champion = scene.registry.read().champion
+    assert champion is not None
+    scene.registry.store.delete(f"{champion.folder}/model/model.safetensors")
+    with pytest.raises(CorruptData, match="champion 2 .* rollback .* --to 1"):
+        scene.run("2013-04-01")
+    scene.registry.change(transitions.rollback)
+    assert scene.run("2013-04-01").status == "waiting"
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "message"),
+    [
+        pytest.param(b"{", CorruptData, "is not JSON", id="torn"),
+        pytest.param(b'{"format": "other/1"}', CorruptData, "is no registry", id="foreign"),
+        pytest.param(
+            b'{"format": "kubestill/registry/2"}', InvalidInput, "a newer kubestill", id="newer"
+        ),
+        pytest.param(
+            b'{"format": "kubestill/registry/1", "soul": 1}', CorruptData, "soul", id="field"
+        ),
+    ],
+)
+def test_a_registry_that_cannot_be_read(scene: Scene, content, error, message: str) -> None:
+    scene.deliver("a.parquet", rows(0, 10))
+    scene.registry.store.cell("state.json").swap(content, expect="0")
+    with pytest.raises(error, match=message):
+        scene.run("2013-02-01")
+
+
+def test_a_registry_on_cloud_storage(gcs, tmp_path) -> None:
+    scene = Scene(tmp_path, f"{gcs.uri}/registry")
+    scene.started()
+    source = open_registry(f"{gcs.uri}/data").store
+    path = scene.deliver("b.parquet", rows(100, 50, day="2013-02-01"))
+    source.upload(str(path), "date=2013-02-01/b.parquet")
+    taken = scene.run("2013-03-01", source=f"{gcs.uri}/data/**/*.parquet")
+    assert taken.ids() == list(range(100, 150))
+    assert scene.judged(taken, "healthy").outcome == "healthy"
