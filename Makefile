@@ -41,9 +41,10 @@ test: setup ## all tests but those that need a Docker engine, a GPU or a Kubeflo
 	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder -m "not container and not gpu and not cluster"
 
 .PHONY: lint
-lint: setup ## ruff: rules and format
+lint: setup ## ruff (rules and format), and imports that go down only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 .PHONY: types
 types: setup ## pyright, strict on the runtime
