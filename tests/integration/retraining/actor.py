@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 # The scene that the unit tests of collect-fresh are set in.
-sys.path.insert(0, str(Path(__file__).parents[2] / "unit" / "fresh"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "unit" / "retraining"))
 from scene import Scene, rows  # noqa: E402  # pyright: ignore
 
 __all__ = ["Scene", "rows", "whole_run"]
