@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
+from kubestill.components._call import call_step
 from kubestill.components._image import IMAGE
 
 
@@ -55,22 +56,4 @@ def certify_surrogate(
         verdict: `certified` or `refused`.
         reason: What does not hold, in sentences.
     """
-    from kubestill.runtime.steps.certify_surrogate import certify_surrogate as run
-
-    return run(
-        model=model,
-        dataset=dataset,
-        certificate=certificate,
-        metrics=metrics,
-        report=report,
-        summary=summary,
-        system=system,
-        system_args=system_args,
-        tolerance=tolerance,
-        statistic=statistic,
-        samples=samples,
-        exceptions=exceptions,
-        seed=seed,
-        strict=strict,
-        settings=settings,
-    )
+    return call_step("certify_surrogate", locals())

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
+from kubestill.components._call import call_step
 from kubestill.components._image import IMAGE
 
 
@@ -84,37 +85,4 @@ def check_distillation(
         reason: The diagnosis in sentences.
         shard_indices: 0 to shards - 1.
     """
-    from kubestill.runtime.steps.check_distillation import check_distillation as run
-
-    return run(
-        dataset=dataset,
-        metrics=metrics,
-        report=report,
-        summary=summary,
-        findings=findings,
-        augmented=augmented,
-        validation=validation,
-        teacher_network=teacher_network,
-        teacher_args=teacher_args,
-        teacher_steps=teacher_steps,
-        teacher_learning_rate=teacher_learning_rate,
-        teacher_settings=teacher_settings,
-        student_network=student_network,
-        student_args=student_args,
-        student_steps=student_steps,
-        student_learning_rate=student_learning_rate,
-        student_settings=student_settings,
-        temperature=temperature,
-        hard_weight=hard_weight,
-        batch_size=batch_size,
-        seed=seed,
-        device=device,
-        method=method,
-        rows=rows,
-        shards=shards,
-        synthetic_settings=synthetic_settings,
-        thresholds=thresholds,
-        slices=slices,
-        strict=strict,
-        gate=gate,
-    )
+    return call_step("check_distillation", locals())

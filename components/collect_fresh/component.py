@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
+from kubestill.components._call import call_step
 from kubestill.components._image import IMAGE
 
 
@@ -76,33 +77,4 @@ def collect_fresh(
             while another run is at work.
         reason: The sentence behind it.
     """
-    from kubestill.runtime.steps.collect_fresh import collect_fresh as run
-
-    return run(
-        source=source,
-        timestamp=timestamp,
-        target=target,
-        registry=registry,
-        run_id=run_id,
-        dataset=dataset,
-        validation=validation,
-        holdout=holdout,
-        fresh=fresh,
-        replay=replay,
-        summary=summary,
-        as_of=as_of,
-        since=since,
-        label_delay_hours=label_delay_hours,
-        task=task,
-        features=features,
-        kinds=kinds,
-        keys=keys,
-        golden_source=golden_source,
-        min_rows=min_rows,
-        judge_fraction=judge_fraction,
-        validation_fraction=validation_fraction,
-        replay_rows=replay_rows,
-        lease_hours=lease_hours,
-        seed=seed,
-        settings=settings,
-    )
+    return call_step("collect_fresh", locals())

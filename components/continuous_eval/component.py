@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
+from kubestill.components._call import call_step
 from kubestill.components._image import IMAGE
 
 
@@ -53,22 +54,4 @@ def continuous_eval(
         decision: One word for the pipeline to branch on.
         reason: The sentence behind it.
     """
-    from kubestill.runtime.steps.continuous_eval import continuous_eval as run
-
-    return run(
-        model=model,
-        dataset=dataset,
-        metrics=metrics,
-        report=report,
-        summary=summary,
-        record=record,
-        baseline=baseline,
-        teacher=teacher,
-        golden=golden,
-        thresholds=thresholds,
-        slices=slices,
-        registry=registry,
-        run_id=run_id,
-        step=step,
-        settings=settings,
-    )
+    return call_step("continuous_eval", locals())

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
+from kubestill.components._call import call_step
 from kubestill.components._image import IMAGE
 
 
@@ -77,34 +78,4 @@ def finetune_fresh(
         summary: The same in short.
         model_uri: Where the exported model lies.
     """
-    from kubestill.runtime.steps.finetune_fresh import finetune_fresh as run
-
-    return run(
-        checkpoint=checkpoint,
-        dataset=dataset,
-        model=model,
-        ledger=ledger,
-        metrics=metrics,
-        report=report,
-        summary=summary,
-        validation=validation,
-        replay=replay,
-        replay_share=replay_share,
-        epochs=epochs,
-        steps=steps,
-        batch_size=batch_size,
-        optimizer=optimizer,
-        learning_rate=learning_rate,
-        schedule=schedule,
-        keep_optimizer=keep_optimizer,
-        keep_schedule=keep_schedule,
-        keep_position=keep_position,
-        shrink=shrink,
-        perturb=perturb,
-        seed=seed,
-        device=device,
-        checkpoint_uri=checkpoint_uri,
-        experiment=experiment,
-        resume=resume,
-        settings=settings,
-    )
+    return call_step("finetune_fresh", locals())

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
+from kubestill.components._call import call_step
 from kubestill.components._image import IMAGE
 
 
@@ -23,6 +24,4 @@ def gather_shards(
         dataset: One dataset over all rows, in the order of the shards.
         dataset_uri: Where the index lies.
     """
-    from kubestill.runtime.steps.gather_shards import gather_shards as run
-
-    return run(uris=uris, dataset=dataset)
+    return call_step("gather_shards", locals())

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
+from kubestill.components._call import call_step
 from kubestill.components._image import IMAGE
 
 
@@ -51,19 +52,4 @@ def generate_synthetic(
         dataset: The rows of this shard; with labels where they come from a system.
         dataset_uri: Where this shard lies.
     """
-    from kubestill.runtime.steps.generate_synthetic import generate_synthetic as run
-
-    return run(
-        dataset=dataset,
-        original=original,
-        model=model,
-        method=method,
-        rows=rows,
-        shard=shard,
-        shards=shards,
-        include_original=include_original,
-        seed=seed,
-        settings=settings,
-        system=system,
-        system_args=system_args,
-    )
+    return call_step("generate_synthetic", locals())

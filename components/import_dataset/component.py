@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
+from kubestill.components._call import call_step
 from kubestill.components._image import IMAGE
 
 
@@ -44,19 +45,4 @@ def import_dataset(
         holdout: Rows that only the final evaluation sees.
         dataset_uri: Where the training rows lie.
     """
-    from kubestill.runtime.steps.import_dataset import import_dataset as run
-
-    return run(
-        source=source,
-        dataset=dataset,
-        validation=validation,
-        holdout=holdout,
-        target=target,
-        task=task,
-        features=features,
-        kinds=kinds,
-        validation_fraction=validation_fraction,
-        holdout_fraction=holdout_fraction,
-        require_holdout=require_holdout,
-        seed=seed,
-    )
+    return call_step("import_dataset", locals())

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
+from kubestill.components._call import call_step
 from kubestill.components._image import IMAGE
 
 
@@ -45,18 +46,4 @@ def label_with_teacher(
         labelled: The rows with the soft outputs beside them.
         dataset_uri: Where the labelled rows lie.
     """
-    from kubestill.runtime.steps.label_with_teacher import label_with_teacher as run
-
-    return run(
-        model=model,
-        dataset=dataset,
-        labelled=labelled,
-        device=device,
-        settings=settings,
-        method=method,
-        rows=rows,
-        shard=shard,
-        shards=shards,
-        seed=seed,
-        synthetic_settings=synthetic_settings,
-    )
+    return call_step("label_with_teacher", locals())

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
+from kubestill.components._call import call_step
 from kubestill.components._image import IMAGE
 
 
@@ -28,12 +29,4 @@ def open_champion(
         golden: Rows that no model ever learns from: the user's own, or the first champion's judges.
         version: Which champion it is.
     """
-    from kubestill.runtime.steps.open_champion import open_champion as run
-
-    return run(
-        registry=registry,
-        model=model,
-        ledger=ledger,
-        golden=golden,
-        run_id=run_id,
-    )
+    return call_step("open_champion", locals())

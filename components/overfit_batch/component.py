@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
+from kubestill.components._call import call_step
 from kubestill.components._image import IMAGE
 
 
@@ -72,31 +73,4 @@ def overfit_batch(
         verdict: `pass`, `fail` or `undetermined`.
         reason: The diagnosis in sentences.
     """
-    from kubestill.runtime.steps.overfit_batch import overfit_batch as run
-
-    return run(
-        dataset=dataset,
-        validation=validation,
-        metrics=metrics,
-        report=report,
-        summary=summary,
-        findings=findings,
-        mode=mode,
-        temperature=temperature,
-        hard_weight=hard_weight,
-        network=network,
-        network_args=network_args,
-        epochs=epochs,
-        steps=steps,
-        batch_size=batch_size,
-        optimizer=optimizer,
-        learning_rate=learning_rate,
-        schedule=schedule,
-        seed=seed,
-        device=device,
-        settings=settings,
-        strict=strict,
-        gate=gate,
-        thresholds=thresholds,
-        slices=slices,
-    )
+    return call_step("overfit_batch", locals())

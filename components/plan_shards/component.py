@@ -2,6 +2,7 @@
 
 from kfp import dsl
 
+from kubestill.components._call import call_step
 from kubestill.components._image import IMAGE
 
 
@@ -32,13 +33,4 @@ def plan_shards(
     Returns:
         Output: 0 to shards - 1.
     """
-    from kubestill.runtime.steps.plan_shards import plan_shards as run
-
-    return run(
-        shards=shards,
-        method=method,
-        rows=rows,
-        settings=settings,
-        system=system,
-        system_args=system_args,
-    )
+    return call_step("plan_shards", locals())

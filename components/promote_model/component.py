@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
+from kubestill.components._call import call_step
 from kubestill.components._image import IMAGE
 
 
@@ -41,16 +42,4 @@ def promote_model(
         version: Of the new champion.
         model_uri: Where it lies.
     """
-    from kubestill.runtime.steps.promote_model import promote_model as run
-
-    return run(
-        model=model,
-        ledger=ledger,
-        registry=registry,
-        run_id=run_id,
-        summary=summary,
-        record=record,
-        metrics=metrics,
-        model_registry=model_registry,
-        model_name=model_name,
-    )
+    return call_step("promote_model", locals())

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
+from kubestill.components._call import call_step
 from kubestill.components._image import IMAGE
 
 
@@ -28,11 +29,4 @@ def record_outcome(
         outcome: `promoted`, `healthy`, `inconclusive`, `rejected` (the challenger), `unfit` (the
             rows), `waiting`, `busy`, `failed` or `abandoned`.
     """
-    from kubestill.runtime.steps.record_outcome import record_outcome as run
-
-    return run(
-        registry=registry,
-        run_id=run_id,
-        final_status=final_status,
-        summary=summary,
-    )
+    return call_step("record_outcome", locals())

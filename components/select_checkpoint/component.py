@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
+from kubestill.components._call import call_step
 from kubestill.components._image import IMAGE
 
 
@@ -40,17 +41,4 @@ def select_checkpoint(
         model_uri: Where the exported model lies.
         reason: Why this one.
     """
-    from kubestill.runtime.steps.select_checkpoint import select_checkpoint as run
-
-    return run(
-        ledger=ledger,
-        checkpoint=checkpoint,
-        model=model,
-        report=report,
-        summary=summary,
-        dataset=dataset,
-        rule=rule,
-        metric=metric,
-        tolerance=tolerance,
-        settings=settings,
-    )
+    return call_step("select_checkpoint", locals())

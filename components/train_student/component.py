@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
+from kubestill.components._call import call_step
 from kubestill.components._image import IMAGE
 
 
@@ -83,33 +84,4 @@ def train_student(
         summary: The same in short.
         model_uri: Where the exported model lies.
     """
-    from kubestill.runtime.steps.train_student import train_student as run
-
-    return run(
-        dataset=dataset,
-        model=model,
-        ledger=ledger,
-        metrics=metrics,
-        report=report,
-        summary=summary,
-        validation=validation,
-        mode=mode,
-        temperature=temperature,
-        hard_weight=hard_weight,
-        tolerance=tolerance,
-        statistic=statistic,
-        network=network,
-        network_args=network_args,
-        epochs=epochs,
-        steps=steps,
-        batch_size=batch_size,
-        optimizer=optimizer,
-        learning_rate=learning_rate,
-        schedule=schedule,
-        seed=seed,
-        device=device,
-        checkpoint_uri=checkpoint_uri,
-        experiment=experiment,
-        resume=resume,
-        settings=settings,
-    )
+    return call_step("train_student", locals())

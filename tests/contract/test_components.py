@@ -66,11 +66,9 @@ def test_a_component_takes_what_its_task_takes(name):
 
 
 @pytest.mark.parametrize("name", COMPONENTS)
-def test_a_component_is_one_runtime_call(name):
-    lines = inspect.getsource(COMPONENTS[name].python_func).split('"""')[-1].split("\n")
-    body = "\n".join(line.strip() for line in lines if line.strip())
-    assert body.startswith(f"from kubestill.runtime.steps.{name} import {name} as run\nreturn run(")
-    assert body.count("(") == body.count(")") == 1
+def test_a_component_is_one_call_of_its_step(name):
+    body = inspect.getsource(COMPONENTS[name].python_func).split('"""')[-1]
+    assert body.strip() == f'return call_step("{name}", locals())'
 
 
 @pytest.mark.parametrize("name", COMPONENTS)
@@ -82,7 +80,12 @@ def test_every_input_and_output_is_described(name):
 def test_component_py_imports_kubeflow_and_the_standard_library_alone(name):
     with open(f"{ASSETS[name].folder}/component.py") as file:
         imports = re.findall(r"^(?:from|import) (\S+)", file.read(), re.MULTILINE)
-    assert set(imports) <= {"typing", "kfp", "kubestill.components._image"}
+    assert set(imports) <= {
+        "typing",
+        "kfp",
+        "kubestill.components._call",
+        "kubestill.components._image",
+    }
 
 
 @pytest.mark.parametrize("name", ASSETS)
