@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kubestill.runtime.curves.phases import detect_phases, phase_of
+from kubestill.runtime.curves.phases import Boundaries, detect_phases, phase_of
 
 SPACING = 100
 
@@ -50,7 +50,7 @@ def curves(validated: list[float], trained: list[float], *, metric: str = "log_l
 
 def test_three_phases_of_a_clean_training():
     found = detect_phases(curves(validation(40, rise=0.15), training(40)))
-    structure, detail = found["boundaries"]["structure"], found["boundaries"]["detail"]
+    structure, detail = found.boundaries.structure, found.boundaries.detail
     assert structure is not None
     assert detail is not None
     assert 400 <= structure <= 1200
@@ -64,7 +64,7 @@ def test_the_answer_is_plain_json_and_states_its_rule():
     assert json.loads(json.dumps(found)) == found
     assert "80% of its fall" in found["rule"]
     assert "standard errors" in found["rule"]
-    assert "overfitting after step" in found["why"]
+    assert "overfitting after step" in found.why
 
 
 @pytest.mark.parametrize("add", [noisy, spiky, correlated], ids=lambda add: add.__name__)
@@ -72,9 +72,9 @@ def test_the_answer_is_plain_json_and_states_its_rule():
 def test_noise_alone_is_not_overfitting(add: Callable, count: int):
     source = random.Random(count)
     alarms = sum(
-        detect_phases(curves(add(validation(count), 0.05, source), training(count)))["boundaries"][
-            "detail"
-        ]
+        detect_phases(
+            curves(add(validation(count), 0.05, source), training(count))
+        ).boundaries.detail
         is not None
         for _ in range(100)
     )
@@ -85,9 +85,9 @@ def test_noise_alone_is_not_overfitting(add: Callable, count: int):
 def test_overfitting_is_found_through_noise(add: Callable):
     source = random.Random(7)
     ends = [
-        detect_phases(curves(add(validation(40, rise=0.15), 0.05, source), training(40)))[
-            "boundaries"
-        ]["detail"]
+        detect_phases(
+            curves(add(validation(40, rise=0.15), 0.05, source), training(40))
+        ).boundaries.detail
         for _ in range(100)
     ]
     found = [end for end in ends if end is not None]
@@ -98,44 +98,44 @@ def test_overfitting_is_found_through_noise(add: Callable):
 
 def test_a_bump_that_goes_away_is_not_overfitting():
     bump = [v * (1.6 if 15 <= i < 22 else 1.0) for i, v in enumerate(validation(40))]
-    assert detect_phases(curves(bump, training(40)))["boundaries"]["detail"] is None
+    assert detect_phases(curves(bump, training(40))).boundaries.detail is None
 
 
 def test_a_rise_that_the_training_shares_is_instability():
     trained = [v + 0.15 * max(0.0, i / 40 - 0.35) for i, v in enumerate(training(40))]
     found = detect_phases(curves(validation(40, rise=0.15), trained))
-    assert found["boundaries"]["detail"] is None
-    assert "instability" in found["why"]
+    assert found.boundaries.detail is None
+    assert "instability" in found.why
 
 
 def test_a_rise_too_small_to_matter_is_left_alone():
     found = detect_phases(curves(validation(40, rise=0.001), training(40)))
-    assert found["boundaries"]["detail"] is None
+    assert found.boundaries.detail is None
 
 
 def test_still_falling_has_no_third_phase():
     slow = [0.1 + 2.2 * math.exp(-3 * i / 40) for i in range(40)]
     found = detect_phases(curves(slow, slow))
-    assert found["boundaries"]["detail"] is None
-    assert "still falling" in found["why"]
+    assert found.boundaries.detail is None
+    assert "still falling" in found.why
 
 
 def test_without_validation_the_training_curve_tells_phase_one():
     found = detect_phases(curves([], training(40)), metric="train_loss")
-    assert found["boundaries"]["structure"] is not None
-    assert found["boundaries"]["detail"] is None
+    assert found.boundaries.structure is not None
+    assert found.boundaries.detail is None
 
 
 def test_useful_overfitting_over_many_decades_has_a_long_detail_phase():
     power = [(1 + i) ** -2.0 for i in range(100)]
-    structure = detect_phases(curves([], power))["boundaries"]["structure"]
+    structure = detect_phases(curves([], power)).boundaries.structure
     assert structure is not None
     assert 1000 <= structure <= 6000
 
 
 def test_an_initial_explosion_does_not_hide_the_learning():
     spiked = [50.0, *validation(40)[1:]]
-    structure = detect_phases(curves(spiked, training(40)))["boundaries"]["structure"]
+    structure = detect_phases(curves(spiked, training(40))).boundaries.structure
     assert structure is not None
     assert structure >= 400
 
@@ -143,14 +143,14 @@ def test_an_initial_explosion_does_not_hide_the_learning():
 def test_a_training_that_learns_nothing_stays_in_phase_one():
     flat = noisy([0.7] * 30, 0.02, random.Random(1))
     found = detect_phases(curves(flat, flat))
-    assert found["boundaries"] == {"structure": None, "detail": None}
+    assert found.boundaries == Boundaries(structure=None, detail=None)
     assert phase_of(found, 3000) == 1
 
 
 def test_an_accuracy_alone_is_read_upside_down():
     rising = [0.95 - 0.85 * math.exp(-12 * i / 40) - 0.3 * max(0, i / 40 - 0.5) for i in range(40)]
     found = detect_phases(curves(rising, training(40), metric="accuracy"), metric="accuracy")
-    detail = found["boundaries"]["detail"]
+    detail = found.boundaries.detail
     assert detail is not None
     assert abs(detail - 2000) <= 300
 
@@ -165,8 +165,8 @@ def test_a_loss_is_preferred_to_the_followed_accuracy():
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_too_few_points_say_so(count: int):
     found = detect_phases(curves(validation(40)[:count], training(40)[:count]))
-    assert found["boundaries"] == {"structure": None, "detail": None}
-    assert "cannot be told" in found["why"]
+    assert found.boundaries == Boundaries(structure=None, detail=None)
+    assert "cannot be told" in found.why
 
 
 def test_values_that_are_not_finite_are_left_out():
@@ -185,7 +185,7 @@ def test_any_curves_give_ordered_boundaries_at_their_own_steps(
     validated: list[float], trained: list[float]
 ):
     found = detect_phases(curves(validated, trained))
-    structure, detail = found["boundaries"]["structure"], found["boundaries"]["detail"]
+    structure, detail = found.boundaries.structure, found.boundaries.detail
     steps = {SPACING * (i + 1) for i in range(max(len(validated), len(trained)))}
     assert {structure, detail} <= steps | {None}
     if structure is not None and detail is not None:
@@ -199,4 +199,4 @@ def test_the_unit_of_the_loss_makes_no_difference(scale: float):
     base = noisy(validation(40, rise=0.15), 0.03, random.Random(3))
     scaled = [scale * value for value in base]
     one, other = (detect_phases(curves(v, training(40))) for v in (base, scaled))
-    assert one["boundaries"] == other["boundaries"]
+    assert one.boundaries == other.boundaries

@@ -24,7 +24,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
 
 from kubestill.errors import InvalidInput
 from kubestill.runtime.curves.noise import (
@@ -54,8 +56,10 @@ RULE = (
 )
 
 
-class Boundaries(TypedDict):
+class Boundaries(BaseModel):
     """The last step of a phase; None where it has not been seen to end."""
+
+    model_config = ConfigDict(frozen=True)
 
     structure: int | None
     """Last step of phase 1."""
@@ -63,11 +67,14 @@ class Boundaries(TypedDict):
     """Last step of phase 2: the minimum of the validation loss. None: no overfitting was seen."""
 
 
-class Phases(TypedDict):
-    """Where the phases lie; plain JSON."""
+class Phases(BaseModel):
+    """Where the phases lie; part of `training.json`."""
+
+    model_config = ConfigDict(frozen=True)
 
     boundaries: Boundaries
     rule: str
+    """How the phases are told apart."""
     why: str
     """What the curves showed, in words and numbers."""
 
@@ -115,7 +122,7 @@ def detect_phases(
 
 def phase_of(phases: Phases, step: int) -> Phase:
     """Return the phase a training was in at `step`; a boundary belongs to the phase it ends."""
-    structure, detail = phases["boundaries"]["structure"], phases["boundaries"]["detail"]
+    structure, detail = phases.boundaries.structure, phases.boundaries.detail
     if detail is not None and step > detail:
         return 3
     return 2 if structure is not None and step > structure else 1

@@ -85,7 +85,7 @@ def _story(account: Account[M]) -> list[str]:
     return [
         *account.notices,
         *compared,
-        f"Phases: {account.phases['why']}.",
+        f"Phases: {account.phases.why}.",
         f"State read in order to choose and export: {share}.",
     ]
 

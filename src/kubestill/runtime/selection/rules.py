@@ -165,21 +165,21 @@ def _margin(field: _Field[M], best: M) -> tuple[float, str]:
 
 def _before_overfitting(field: _Field[M]) -> tuple[M, str]:
     phases = field.evidence.phases
-    end = phases["boundaries"]["detail"]
+    end = phases.boundaries.detail
     last = field.candidates[-1]
     if end is None:
-        return last, f"step {last.step:,} is the last milestone, as {phases['why']}"
+        return last, f"step {last.step:,} is the last milestone, as {phases.why}"
     before = [entry for entry in field.candidates if entry.step <= end]
     if not before:
         remedy = (
-            f"{phases['why']}, and the first milestone kept is step {field.candidates[0].step}: "
+            f"{phases.why}, and the first milestone kept is step {field.candidates[0].step}: "
             "keep more of them (settings.checkpoints.keep_every), or choose by another rule"
         )
         raise InvalidInput([Problem("rule", field.request.rule, remedy)])
     chosen = before[-1]
     return (
         chosen,
-        f"step {chosen.step:,} is the last milestone before overfitting ({phases['why']})",
+        f"step {chosen.step:,} is the last milestone before overfitting ({phases.why})",
     )
 
 

@@ -433,7 +433,7 @@ class Trainer:
             "stop": {"reason": self.stop[0], "detail": self.stop[1]},
             "chosen": {"step": step, "why": why},
             "curves": self.curves,
-            "phases": self.phases,
+            "phases": self.phases.model_dump(),
         }
 
 
