@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kubestill.runtime.curves.phases import Boundaries, detect_phases, phase_of
+from kubestill.runtime.curves.phases import Boundaries, Phases, detect_phases, phase_of
 
 SPACING = 100
 
@@ -61,9 +61,9 @@ def test_three_phases_of_a_clean_training():
 
 def test_the_answer_is_plain_json_and_states_its_rule():
     found = detect_phases(curves(validation(40, rise=0.15), training(40)))
-    assert json.loads(json.dumps(found)) == found
-    assert "80% of its fall" in found["rule"]
-    assert "standard errors" in found["rule"]
+    assert Phases(**json.loads(json.dumps(found.model_dump()))) == found
+    assert "80% of its fall" in found.rule
+    assert "standard errors" in found.rule
     assert "overfitting after step" in found.why
 
 
