@@ -1,8 +1,8 @@
-"""The ledger: the small JSON object that says which checkpoints of a training exist.
+"""The ledger: the small JSON object that lists the checkpoints of a training run.
 
 Its compare-and-swap is the only commit: state and manifests that it does not list do not exist. It
-also names the attempt that owns the training, and how the training ended. Everything here is a
-value; `protocol` says how one ledger follows from another, `commits` swaps them.
+also names the attempt that owns the training run, and how that ended. Everything here is a value;
+`protocol` says how one ledger follows from another, `commits` swaps them.
 """
 
 from __future__ import annotations
@@ -10,16 +10,21 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias, cast
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import Field, Strict
 
 from kubestill.errors import CorruptData, InvalidInput, Problem
+from kubestill.runtime.base import values
+from kubestill.runtime.base.values import Digest, Flag, Instant, Key, Number, Whole, read_as
 
 LEDGER_FORMAT = "kubestill/ledger/1"
 CHECKPOINT_FORMAT = "kubestill/checkpoint/1"
 LEDGER_KEY = "ledger.json"
 
 CheckpointKind = Literal["milestone", "recovery"]
+Phase: TypeAlias = Annotated[int, Strict(), Field(ge=1, le=3)]
 Json: TypeAlias = dict[str, Any]
 
 
@@ -27,35 +32,35 @@ Json: TypeAlias = dict[str, Any]
 class ManifestRef:
     """Where a checkpoint's manifest is, and what it must hash to."""
 
-    key: str
-    """Below the training's place."""
-    sha256: str
+    key: Key
+    """Below the training run's place."""
+    sha256: Digest
 
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerEntry:
     """One committed checkpoint."""
 
-    step: int
+    step: Whole
     """Optimizer steps done when the state was copied."""
-    epoch: float
-    examples: int
+    epoch: Number
+    examples: Whole
     """Training examples seen."""
     kind: CheckpointKind
     """Only milestones are selectable; recovery checkpoints exist to resume."""
-    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+    metrics: Mapping[str, Number] = field(default_factory=dict[str, float])
     """Validation metrics at this step, finite."""
-    phase: int | None = None
-    """1 high-level structure, 2 detail, 3 overfitting; None where not known (yet)."""
-    bytes: int
+    phase: Phase | None = None
+    """1 high-level structure, 2 detail, 3 overfitting; None where not (yet) known."""
+    bytes: Whole
     """Size of the state in all its files."""
     manifest: ManifestRef
-    created: float
+    created: Instant
     """When the state was copied, in seconds since 1970 by the writer's clock."""
-    attempt: int
+    attempt: Whole
     """Number of the attempt that wrote it."""
     damaged: str = ""
-    """Why it cannot be read any more, where a restore found that out; empty otherwise."""
+    """Why it can no longer be read, where a restore found that out; empty otherwise."""
 
     def to_json(self) -> Json:
         """Return plain JSON."""
@@ -63,37 +68,40 @@ class LedgerEntry:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> LedgerEntry:
-        """Read what `to_json` gave."""
-        fields: Json = {**data, "manifest": ManifestRef(**data["manifest"])}
-        return cls(**fields)
+        """Read what `to_json` gave.
+
+        Raises:
+            CorruptData: It is no ledger entry.
+        """
+        return read_as(cls, data, source="the list of checkpoints", what="ledger entry")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One process (or group of them) that owns the training until a higher attempt does."""
+    """One process (or group of them) that owns the training run until a higher attempt does."""
 
-    number: int
+    number: Whole
     id: str
     """Unique; part of the names of the state folders this attempt writes."""
     owner: str
     """Which task this is: the same across retries of one pod, different for another run."""
-    beat: int = 0
+    beat: Whole = 0
     """Grows with every heartbeat and commit."""
-    beat_at: float = 0.0
+    beat_at: Instant = 0.0
     """When it last grew, in seconds since 1970 by the owner's clock."""
-    beat_seconds: float = 10.0
+    beat_seconds: Annotated[float, Strict(), Field(gt=0, le=1e9)] = 10.0
     """How often it promises to grow."""
-    began: float = 0.0
-    """When it claimed the training, in seconds since 1970; 0 where nobody noted it."""
-    resumed_from: int | None = None
-    """Step of the checkpoint it went on from; None where it began at the beginning."""
-    exact: bool = True
-    """Whether it went on with the bits of an uninterrupted training."""
+    began: Instant = 0.0
+    """When it claimed the training run, in seconds since 1970; 0 where that was not noted."""
+    resumed_from: Whole | None = None
+    """Step of the checkpoint it resumed from; None where it began at the beginning."""
+    exact: Flag = True
+    """Whether it resumed with the bits of an uninterrupted training run."""
     ended: str = ""
-    """What ended it, as far as itself or the process that started it again could tell."""
+    """What ended it, as far as it or the process that restarted it could tell."""
 
     def to_record(self) -> Json:
-        """Return what a reader of the training's record wants to know."""
+        """Return what the training run's record says of it."""
         return {
             "number": self.number,
             "began": self.began,
@@ -108,37 +116,37 @@ class Attempt:
 class Notice:
     """Something a reader of the ledger should know, such as a damaged checkpoint."""
 
-    at: float
+    at: Instant
     """Seconds since 1970."""
-    attempt: int
+    attempt: Whole
     text: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
-    """What exists of one training."""
+    """What exists of one training run."""
 
     uri: str
     """The place that manifest keys are relative to: `<root>/<experiment>/<fingerprint>`."""
     experiment: str = ""
     fingerprint: str = ""
-    sequence: int = 0
+    sequence: Whole = 0
     """Grows with every swap."""
     attempt: Attempt | None = None
-    """Who owns the training; None before anybody did."""
+    """Who owns the training run; None before its first attempt."""
     past: tuple[Attempt, ...] = ()
-    """Those who owned it before, the newest 30."""
+    """Earlier owners, the newest 30."""
     entries: tuple[LedgerEntry, ...] = ()
     """In order of step."""
     finished: Json | None = None
-    """The training's result, once it is complete."""
+    """The training run's result, once it is complete."""
     failed: str = ""
-    """Why the training can never succeed as it is configured; empty while it might."""
+    """Why the training run can never succeed as configured; empty while it might."""
     notices: tuple[Notice, ...] = ()
 
     @property
     def training(self) -> Json | None:
-        """The training's own record, once it is finished."""
+        """The training run's own record, once it is finished."""
         return (self.finished or {}).get("training")
 
     @property
@@ -182,26 +190,17 @@ class Ledger:
             source: Where they come from, for messages.
 
         Raises:
-            CorruptData: Not a ledger.
-            InvalidInput: A ledger of another format version.
+            CorruptData: It is no ledger.
+            InvalidInput: It was written by another format version.
         """
-        data = _parse(content, source, LEDGER_FORMAT, "ledger")
-        try:
-            attempt = data["attempt"]
-            return cls(
-                uri=data["uri"],
-                experiment=data["experiment"],
-                fingerprint=data["fingerprint"],
-                sequence=data["sequence"],
-                attempt=Attempt(**attempt) if attempt else None,
-                past=tuple(Attempt(**one) for one in data.get("past", ())),
-                entries=tuple(LedgerEntry.from_json(entry) for entry in data["entries"]),
-                finished=data["finished"],
-                failed=data["failed"],
-                notices=tuple(Notice(**notice) for notice in data["notices"]),
-            )
-        except (KeyError, TypeError) as error:
-            raise CorruptData(f"{source} is not a complete ledger: {error}") from error
+        form = _parse(content, source, LEDGER_FORMAT, "ledger")
+        # Ledgers from before attempts were remembered have no `past`. Nothing else may be missing:
+        # a ledger without entries would condemn every checkpoint that it no longer lists.
+        missing = {field.name for field in fields(cls)} - form.keys() - {"past"}
+        if missing:
+            names = ", ".join(sorted(missing))
+            raise CorruptData(f"{source} is not a complete ledger: it lacks {names}")
+        return read_as(cls, form, source=source, what="ledger")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +208,7 @@ class Checkpoint:
     """One chosen checkpoint, as it travels between components: a few hundred bytes."""
 
     uri: str
-    """The training's place."""
+    """The training run's place."""
     entry: LedgerEntry
     fingerprint: str = ""
     experiment: str = ""
@@ -218,7 +217,7 @@ class Checkpoint:
 
     @classmethod
     def of(cls, ledger: Ledger, entry: LedgerEntry, *, reason: str = "") -> Checkpoint:
-        """Pick one entry out of its ledger."""
+        """Return the checkpoint that one entry of a ledger lists."""
         return cls(
             uri=ledger.uri,
             entry=entry,
@@ -240,7 +239,7 @@ def read_ledger_artifact(path: str) -> Ledger:
         CorruptData: The file is no ledger.
         InvalidInput: It was written by another format version, or there is no such file.
     """
-    remedy = "there is no ledger; connect that of a training that finished"
+    remedy = "there is no ledger; connect that of a finished training run"
     return Ledger.from_bytes(_read(path, "ledger", remedy), source=path)
 
 
@@ -258,19 +257,14 @@ def read_checkpoint_artifact(path: str) -> Checkpoint:
         InvalidInput: It was written by another format version, or there is no such file.
     """
     remedy = "there is no checkpoint; connect that of a select-checkpoint"
-    data = _parse(_read(path, "checkpoint", remedy), path, CHECKPOINT_FORMAT, "checkpoint")
-    try:
-        fields: Json = {**data, "entry": LedgerEntry.from_json(data["entry"])}
-        return Checkpoint(**fields)
-    except (KeyError, TypeError) as error:
-        raise CorruptData(f"{path} is not a complete checkpoint artifact: {error}") from error
+    form = _parse(_read(path, "checkpoint", remedy), path, CHECKPOINT_FORMAT, "checkpoint")
+    return read_as(Checkpoint, form, source=path, what="checkpoint")
 
 
 def _read(path: str, what: str, remedy: str) -> bytes:
     try:
-        with open(path, "rb") as file:
-            return file.read()
-    except (FileNotFoundError, IsADirectoryError) as error:
+        return values.read_file(path, what=what)
+    except FileNotFoundError as error:
         raise InvalidInput([Problem(what, path, remedy)]) from error
 
 
@@ -287,28 +281,14 @@ def check_format(found: object, expected: str, source: str, what: str) -> None:
         CorruptData: It names no format of ours at all.
         InvalidInput: It is ours, of another version.
     """
-    if found == expected:
-        return
-    family = expected.rpartition("/")[0]
-    if not isinstance(found, str) or found.rpartition("/")[0] != family:
-        raise CorruptData(f"{source} is not a {what}: its format is {found!r}, not {expected!r}")
-    remedy = (
-        f"this {what} was written by another version of kubestill; this one reads {expected!r}: "
-        "use that version, another checkpoint_uri, or resume='never'"
-    )
-    raise InvalidInput([Problem(f"{source} format", found, remedy)])
+    remedy = "use that version, another checkpoint_uri, or resume='never'"
+    values.check_format(found, expected, source=source, what=what, remedy=remedy)
 
 
 def _parse(content: bytes, source: str, expected: str, what: str) -> Json:
-    try:
-        data: object = json.loads(content)
-    except ValueError as error:
-        raise CorruptData(f"{source} is not a {what}: {error}") from error
-    if not isinstance(data, dict):
-        raise CorruptData(f"{source} is not a {what}: it holds no JSON object")
-    fields = cast(Json, data)
-    check_format(fields.pop("format", None), expected, source, what)
-    return fields
+    form = values.parse_json(content, source=source, what=what)
+    check_format(form.pop("format", None), expected, source, what)
+    return form
 
 
 def _write(path: str, data: Json) -> None:

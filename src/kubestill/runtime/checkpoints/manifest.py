@@ -11,9 +11,20 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Annotated, Any
+
+from pydantic import Field, Strict
 
 from kubestill.errors import CorruptData, NotFound
+from kubestill.runtime.base.values import (
+    Digest,
+    Instant,
+    Key,
+    Number,
+    Whole,
+    parse_json,
+    read_as,
+)
 from kubestill.runtime.checkpoints.ledger import (
     Attempt,
     CheckpointKind,
@@ -28,19 +39,19 @@ from kubestill.runtime.stores.base import Store
 
 MANIFEST_FORMAT = "kubestill/manifest/1"
 MANIFEST_NAME = "manifest.json"
-_FOLDER = re.compile(r"^(?P<step>\d+)-(?P<attempt>a(?P<number>\d+)-[0-9a-f]+)-(?P<save>\d+)$")
+_FOLDER = re.compile(r"\d{1,16}-a(?P<number>\d{1,15})-[0-9a-f]+-\d{1,16}", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StateFile:
     """One rank's tensors, in safetensors format."""
 
-    key: str
-    """Below the training's place."""
-    rank: int
-    bytes: int
-    sha256: str
-    crc32c: int
+    key: Key
+    """Below the training run's place."""
+    rank: Whole
+    bytes: Annotated[int, Strict(), Field(ge=1, le=1 << 53)]
+    sha256: Digest
+    crc32c: Annotated[int, Strict(), Field(ge=0, lt=1 << 32)]
     """For the reader in a hurry; `checksum` says who that is."""
     version: str = ""
     """What the store called this content: a GCS generation."""
@@ -48,14 +59,14 @@ class StateFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Stamp:
-    """When in the training a state was copied, and what for."""
+    """When in the training run a state was copied, and what for."""
 
-    step: int
-    epoch: float
-    examples: int
+    step: Whole
+    epoch: Number
+    examples: Whole
     kind: CheckpointKind
-    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
-    created: float
+    metrics: Mapping[str, Number] = field(default_factory=dict[str, float])
+    created: Instant
     """Seconds since 1970."""
 
 
@@ -66,7 +77,7 @@ class Manifest:
     stamp: Stamp
     files: tuple[StateFile, ...]
     """One a rank, in order of rank."""
-    attempt: int
+    attempt: Whole
     attempt_id: str
     experiment: str
     fingerprint: str
@@ -74,7 +85,7 @@ class Manifest:
     """Everything besides state and data that changes bits: device, threads, kernels."""
     meta: Json
     """`TrainingState.meta` of rank 0."""
-    rank_meta: tuple[Json | None, ...]
+    rank_meta: tuple[Any, ...]
     """`meta["rank"]` of every rank."""
 
     @property
@@ -94,7 +105,7 @@ def folder_name(step: int, attempt: Attempt, save: int) -> str:
 
 def attempt_number(folder: str) -> int | None:
     """Return which attempt wrote a folder, or None where it is not a checkpoint's."""
-    match = _FOLDER.match(folder)
+    match = _FOLDER.fullmatch(folder)
     return int(match["number"]) if match else None
 
 
@@ -135,7 +146,11 @@ def read_manifest(store: Store, ref: ManifestRef) -> Manifest:
         raise CorruptData(f"{ref.key} is missing") from error
     if hashlib.sha256(content).hexdigest() != ref.sha256:
         raise CorruptData(f"{ref.key} does not match its sha256")
-    return parse_manifest(content, source=f"{store.uri}/{ref.key}")
+    manifest = parse_manifest(content, source=f"{store.uri}/{ref.key}")
+    folder = ref.key.rpartition("/")[0]
+    if manifest.files[0].key.rpartition("/")[0] != folder:
+        raise CorruptData(f"{ref.key} lists state files that do not lie beside it")
+    return manifest
 
 
 def parse_manifest(content: bytes, *, source: str) -> Manifest:
@@ -145,29 +160,21 @@ def parse_manifest(content: bytes, *, source: str) -> Manifest:
         CorruptData: It is none.
         InvalidInput: It was written by another format version.
     """
-    try:
-        parsed: object = json.loads(content)
-    except ValueError as error:
-        raise CorruptData(f"{source} is not a manifest: {error}") from error
-    if not isinstance(parsed, dict):
-        raise CorruptData(f"{source} is not a manifest: it holds no JSON object")
-    data = cast(Json, parsed)
-    check_format(data.get("format"), MANIFEST_FORMAT, source, "checkpoint")
-    try:
-        names = ("step", "epoch", "examples", "kind", "metrics", "created")
-        return Manifest(
-            stamp=Stamp(**{name: data[name] for name in names}),
-            files=tuple(StateFile(**file) for file in data["files"]),
-            attempt=data["attempt"],
-            attempt_id=data["attempt_id"],
-            experiment=data["experiment"],
-            fingerprint=data["fingerprint"],
-            numerics=data["numerics"],
-            meta=data["meta"],
-            rank_meta=tuple(data["rank_meta"]),
+    form = parse_json(content, source=source, what="manifest")
+    check_format(form.pop("format", None), MANIFEST_FORMAT, source, "checkpoint")
+    names = ("step", "epoch", "examples", "kind", "metrics", "created")
+    form["stamp"] = {name: form.pop(name) for name in names if name in form}
+    manifest = read_as(Manifest, form, source=source, what="manifest")
+    ranks = range(len(manifest.files))
+    if not ranks or [file.rank for file in manifest.files] != list(ranks):
+        raise CorruptData(f"{source} does not list one state file a rank, in order")
+    if len(manifest.rank_meta) != len(ranks):
+        raise CorruptData(
+            f"{source} has {len(manifest.rank_meta)} rank_meta for {len(ranks)} files"
         )
-    except (KeyError, TypeError) as error:
-        raise CorruptData(f"{source} is not a complete manifest: {error}") from error
+    if len({file.key.rpartition("/")[0] for file in manifest.files}) > 1:
+        raise CorruptData(f"{source} lists state files of several folders")
+    return manifest
 
 
 def rebuild_ledger(store: Store, *, experiment: str, fingerprint: str, now: float) -> Ledger:
