@@ -1,10 +1,10 @@
-"""Where every task of our pipelines runs, and how it fails, retries and caches."""
+"""How our pipelines create their tasks: what each takes, where it runs, how often it retries."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from kfp import kubernetes
@@ -17,13 +17,67 @@ from kubestill.pipelines._resources import DEFAULT, Resources
 _resources = DEFAULT
 
 
+class Tasks:
+    """Creates the tasks of one pipeline run and passes the pipeline's parameters to them.
+
+    A task takes every parameter that pipeline and component have in common, by its name. The body
+    of a pipeline therefore spells out only what is particular to a task: its artifacts, and
+    parameters that have another name or value there.
+    """
+
+    def __init__(self, parameters: Mapping[str, Any]) -> None:
+        """Start from the parameters of a pipeline: its `locals()`, in its first line."""
+        self._parameters = dict(parameters)
+        self._place = Placement(
+            **{field.name: parameters[field.name] for field in fields(Placement)}
+        )
+
+    def __call__(
+        self,
+        component: BaseComponent,
+        prefix: str = "",
+        *,
+        name: str = "",
+        leave: Collection[str] = (),
+        **inputs: Any,
+    ) -> PipelineTask:
+        """Create a task and place it.
+
+        Args:
+            component: What the task runs.
+            prefix: Parameters that start with it come first: with `student_`, the component's
+                `steps` is the pipeline's `student_steps`, and `seed` is `seed`.
+            name: The task's name in the UI, the API and the paths of its outputs; empty takes the
+                component's. kfp would number a second task of one component: `train-student-2`.
+            leave: Parameters that stay at the component's default.
+            **inputs: Artifacts, and parameters that override those of the pipeline.
+        """
+        spec = component.component_spec
+        assert set(leave) <= set(spec.inputs or {}), leave
+        for port, part in (spec.inputs or {}).items():
+            if port in inputs or port in leave or str(part.type).startswith("system."):
+                continue
+            for own in (prefix + port, port):
+                if own in self._parameters:
+                    inputs[port] = self._parameters[own]
+                    break
+        # kfp names a task after its component and offers a display name, which the API leaves out.
+        before, spec.name = spec.name, name or spec.name
+        try:
+            task = component(**inputs)
+        finally:
+            spec.name = before
+        # Resources go by the component's own name.
+        return self._place(task)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """What a run chooses for its tasks: parameters of the pipeline, known when it starts.
+    """Where the tasks of a run go: parameters of the pipeline, known when the run starts.
 
-    Tasks that have a device (training, labelling, gates) run in `gpu_image` on the nodes that
-    `node_selector` and `tolerations` name. With no `accelerators` they run on CPUs. All others are
-    small, run in `image` anywhere, and ask for what `resources.yaml` says.
+    Tasks with a `device` parameter (training, labelling, gates) run in `gpu_image`, on the nodes
+    that `node_selector` and `tolerations` select; with empty `accelerators` they run on CPUs. All
+    other tasks are small: they run in `image` on any node and request what `resources.yaml` says.
     """
 
     image: str
@@ -36,11 +90,11 @@ class Placement:
     tolerations: list
 
     def __call__(self, task: PipelineTask) -> PipelineTask:
-        """Place a task, retry it, and never skip it.
+        """Set a task's image, resources and retries, and turn caching off.
 
-        Argo counts the backoff's maximum from the start of the first attempt: with Kubeflow's
-        default of an hour a long training is never retried (kubeflow/pipelines#13452). Kubeflow's
-        cache keys hold no content: a source that changed would go unnoticed, so caching is off.
+        Argo counts the maximum backoff from the start of the first attempt: with Kubeflow's default
+        of an hour it never retries a long training run (kubeflow/pipelines#13452). Kubeflow's cache
+        keys hold no content, so a source that has changed would go unnoticed.
         """
         step = _resources.of(task.component_spec.name)
         with _no_stack_walks():
@@ -69,40 +123,22 @@ class Placement:
         own = _resources.steps.get(task.component_spec.name, {})
         sizes = own.get("cpu", self.cpu), own.get("memory", self.memory)
         _size(task, *sizes)
-        # kfp registers the image by itself, but none of these: a loop would not hand them on.
+        # kfp registers the channel of the image, but none of these: a loop would not pass them on.
         chosen = (*sizes, self.accelerator, self.accelerators)
         task.register_pipeline_channels([one for one in chosen if not isinstance(one, str)])
         task.set_accelerator_type(self.accelerator).set_accelerator_limit(self.accelerators)
         kubernetes.add_node_selector_json(task, self.node_selector)
         kubernetes.add_toleration_json(task, self.tolerations)
         if step.shared_memory:
-            # Workers that load data hand over tensors here; a container's default is 64 MB.
+            # Data-loading workers pass tensors through it; a container's default is 64 MB.
             kubernetes.empty_dir_mount(
                 task, "shm", "/dev/shm", medium="Memory", size_limit=step.shared_memory
             )
 
 
-def named(name: str, component: BaseComponent) -> Callable[..., PipelineTask]:
-    """Call a component's task by a name of its own, in the UI, the API and the paths of outputs.
-
-    kfp names a task after its component and numbers the second: `train-student-2`. A display name
-    is all that it lets a pipeline say, and the API does not tell it.
-    """
-
-    def create(**inputs: Any) -> PipelineTask:
-        spec = component.component_spec
-        own, spec.name = spec.name, name
-        try:
-            return component(**inputs)
-        finally:
-            spec.name = own
-
-    return create
-
-
 @contextmanager
 def group(made: TasksGroup) -> Iterator[Any]:
-    """Enter a loop, a branch or an exit handler, and call it by its name instead of a number."""
+    """Enter a loop, a branch or an exit handler, and name it in the UI instead of numbering it."""
     with made as value:
         assert made.display_name, "a group needs a name"
         made.name = made.display_name
@@ -110,13 +146,13 @@ def group(made: TasksGroup) -> Iterator[Any]:
 
 
 def parallelism() -> int | None:
-    """How many iterations of a fan-out run at a time; None for all."""
+    """Return how many iterations of a fan-out run at a time; None for all."""
     return _resources.parallelism or None
 
 
 @contextmanager
 def using(resources: Resources) -> Iterator[None]:
-    """Compile the pipelines that are defined inside with other resources."""
+    """Compile the pipelines defined inside the block with other resources."""
     global _resources
     before, _resources = _resources, resources
     try:
@@ -127,10 +163,10 @@ def using(resources: Resources) -> Iterator[None]:
 
 @contextmanager
 def _no_stack_walks() -> Iterator[None]:
-    """Spare kfp what it does in every setter: read the source of the whole call stack.
+    """Keep kfp from reading the source of the whole call stack in every setter.
 
-    It names the caller in an error that tasks of components never see, and took 12 of the 13
-    seconds in which our pipelines were imported.
+    kfp does so to name the caller in an error that tasks of components never raise; it took 12 of
+    the 13 seconds that importing our pipelines needed.
     """
     checked = PipelineTask._ensure_container_spec_exists
     PipelineTask._ensure_container_spec_exists = lambda task: None
@@ -141,6 +177,6 @@ def _no_stack_walks() -> Iterator[None]:
 
 
 def _size(task: PipelineTask, cpu: str, memory: str) -> None:
-    """Ask for processors, and for memory with the same limit: no limit slows a processor down."""
+    """Request CPU without a limit, which would throttle it, and memory with the same limit."""
     task.set_cpu_request(cpu)
     task.set_memory_request(memory).set_memory_limit(memory)

@@ -14,7 +14,7 @@ from kubestill.components import (
     train_teacher,
 )
 from kubestill.components._image import IMAGE
-from kubestill.pipelines._policy import Placement, group, named
+from kubestill.pipelines._policy import Tasks, group
 
 RUN = dsl.PIPELINE_JOB_ID_PLACEHOLDER
 
@@ -130,163 +130,89 @@ def continuous_retraining(
         node_selector: Labels of the nodes that such steps run on.
         tolerations: Taints that such steps put up with, such as those of spot nodes.
     """
-    place = Placement(
-        image=image,
-        gpu_image=gpu_image,
-        cpu=cpu,
-        memory=memory,
-        accelerator=accelerator,
-        accelerators=accelerators,
-        node_selector=node_selector,
-        tolerations=tolerations,
-    )
-    ended = place(record_outcome(registry=registry, run_id=RUN))
+    step = Tasks(locals())
+    ended = step(record_outcome, run_id=RUN)
     with group(dsl.ExitHandler(ended, name="retraining")):
-        collected = place(
-            collect_fresh(
-                source=source,
-                timestamp=timestamp,
-                target=target,
-                registry=registry,
-                run_id=RUN,
-                as_of=as_of,
-                since=since,
-                label_delay_hours=label_delay_hours,
-                task=task,
-                features=features,
-                kinds=kinds,
-                keys=keys,
-                golden_source=golden_source,
-                min_rows=min_rows,
-                judge_fraction=judge_fraction,
-                validation_fraction=validation_fraction,
-                replay_rows=replay_rows,
-                lease_hours=lease_hours,
-                seed=seed,
-                settings=collect_settings,
-            )
-        )
+        collected = step(collect_fresh, prefix="collect_", run_id=RUN)
         # With several users, this label gives the pod a token for Kubeflow's API: it asks there
         # whether the run that holds a claim is over.
         kubernetes.add_pod_label(collected, "access-ml-pipeline", "true")
         with group(dsl.If(collected.outputs["status"] == "ready", name="champion")):
-            champion = place(open_champion(registry=registry, run_id=RUN))
-            judged = place(
-                named("judge-champion", continuous_eval)(
-                    model=champion.outputs["model"],
-                    dataset=collected.outputs["fresh"],
-                    thresholds=thresholds,
-                    slices=slices,
-                    registry=registry,
-                    run_id=RUN,
-                    step="judge",
-                    settings=evaluation_settings,
-                )
+            champion = step(open_champion, run_id=RUN)
+            judged = step(
+                continuous_eval,
+                prefix="evaluation_",
+                name="judge-champion",
+                model=champion.outputs["model"],
+                dataset=collected.outputs["fresh"],
+                run_id=RUN,
+                step="judge",
             )
             with group(dsl.If(judged.outputs["decision"] == "degraded", name="degraded")):
-                chosen = place(
-                    select_checkpoint(ledger=champion.outputs["ledger"], rule="before-overfitting")
+                chosen = step(
+                    select_checkpoint,
+                    ledger=champion.outputs["ledger"],
+                    rule="before-overfitting",
                 )
-                tuned = place(
-                    finetune_fresh(
-                        checkpoint=chosen.outputs["checkpoint"],
-                        dataset=collected.outputs["dataset"],
-                        validation=collected.outputs["validation"],
-                        replay=collected.outputs["replay"],
-                        replay_share=replay_share,
-                        epochs=finetune_epochs,
-                        batch_size=batch_size,
-                        learning_rate=finetune_learning_rate,
-                        shrink=shrink,
-                        perturb=perturb,
-                        seed=seed,
-                        device=device,
-                        checkpoint_uri=checkpoint_uri,
-                        experiment="finetune",
-                        settings=finetune_settings,
-                    )
-                )
-                challenged = place(
-                    named("judge-challenger", continuous_eval)(
-                        model=tuned.outputs["model"],
-                        baseline=champion.outputs["model"],
-                        dataset=collected.outputs["holdout"],
-                        golden=champion.outputs["golden"],
-                        thresholds=thresholds,
-                        slices=slices,
-                        registry=registry,
-                        run_id=RUN,
-                        step="challenge",
-                        settings=evaluation_settings,
-                    )
-                )
-                with group(dsl.If(challenged.outputs["decision"] == "promote", name="better")):
-                    place(
-                        promote_model(
-                            model=tuned.outputs["model"],
-                            ledger=tuned.outputs["ledger"],
-                            record=challenged.outputs["record"],
-                            registry=registry,
-                            run_id=RUN,
-                            model_registry=model_registry,
-                            model_name=model_name,
-                        )
-                    )
-        with group(dsl.If(collected.outputs["status"] == "bootstrap", name="bootstrap")):
-            sound = place(
-                overfit_batch(
+                tuned = step(
+                    finetune_fresh,
+                    prefix="finetune_",
+                    checkpoint=chosen.outputs["checkpoint"],
                     dataset=collected.outputs["dataset"],
                     validation=collected.outputs["validation"],
-                    network=network,
-                    network_args=network_args,
-                    epochs=epochs,
-                    batch_size=batch_size,
-                    learning_rate=learning_rate,
-                    seed=seed,
-                    device=device,
-                    settings=training_settings,
-                    strict=strict,
-                    gate=gate,
+                    replay=collected.outputs["replay"],
+                    experiment="finetune",
                 )
-            )
-            first = place(
-                named("train-first", train_teacher)(
-                    dataset=collected.outputs["dataset"],
-                    validation=collected.outputs["validation"],
-                    network=network,
-                    network_args=network_args,
-                    epochs=epochs,
-                    batch_size=batch_size,
-                    learning_rate=learning_rate,
-                    seed=seed,
-                    device=device,
-                    checkpoint_uri=checkpoint_uri,
-                    experiment="first",
-                    settings=training_settings,
-                )
-            )
-            first.after(sound)
-            tried = place(
-                named("judge-first", continuous_eval)(
-                    model=first.outputs["model"],
+                challenged = step(
+                    continuous_eval,
+                    prefix="evaluation_",
+                    name="judge-challenger",
+                    model=tuned.outputs["model"],
+                    baseline=champion.outputs["model"],
                     dataset=collected.outputs["holdout"],
-                    thresholds=thresholds,
-                    slices=slices,
-                    registry=registry,
+                    golden=champion.outputs["golden"],
                     run_id=RUN,
                     step="challenge",
-                    settings=evaluation_settings,
                 )
+                with group(dsl.If(challenged.outputs["decision"] == "promote", name="better")):
+                    step(
+                        promote_model,
+                        model=tuned.outputs["model"],
+                        ledger=tuned.outputs["ledger"],
+                        record=challenged.outputs["record"],
+                        run_id=RUN,
+                    )
+        with group(dsl.If(collected.outputs["status"] == "bootstrap", name="bootstrap")):
+            sound = step(
+                overfit_batch,
+                prefix="training_",
+                dataset=collected.outputs["dataset"],
+                validation=collected.outputs["validation"],
+                leave=["thresholds", "slices"],
+            )
+            first = step(
+                train_teacher,
+                prefix="training_",
+                name="train-first",
+                dataset=collected.outputs["dataset"],
+                validation=collected.outputs["validation"],
+                experiment="first",
+            ).after(sound)
+            tried = step(
+                continuous_eval,
+                prefix="evaluation_",
+                name="judge-first",
+                model=first.outputs["model"],
+                dataset=collected.outputs["holdout"],
+                run_id=RUN,
+                step="challenge",
             )
             with group(dsl.If(tried.outputs["decision"] == "promote", name="good-enough")):
-                place(
-                    named("promote-first", promote_model)(
-                        model=first.outputs["model"],
-                        ledger=first.outputs["ledger"],
-                        record=tried.outputs["record"],
-                        registry=registry,
-                        run_id=RUN,
-                        model_registry=model_registry,
-                        model_name=model_name,
-                    )
+                step(
+                    promote_model,
+                    name="promote-first",
+                    model=first.outputs["model"],
+                    ledger=first.outputs["ledger"],
+                    record=tried.outputs["record"],
+                    run_id=RUN,
                 )

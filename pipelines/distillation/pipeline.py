@@ -14,7 +14,7 @@ from kubestill.components import (
     train_teacher,
 )
 from kubestill.components._image import IMAGE
-from kubestill.pipelines._policy import Placement, group, named, parallelism
+from kubestill.pipelines._policy import Tasks, group, parallelism
 
 
 @dsl.pipeline(name="distillation")
@@ -110,149 +110,70 @@ def distillation(
         node_selector: Labels of the nodes that such steps run on.
         tolerations: Taints that such steps put up with, such as those of spot nodes.
     """
-    place = Placement(
-        image=image,
-        gpu_image=gpu_image,
-        cpu=cpu,
-        memory=memory,
-        accelerator=accelerator,
-        accelerators=accelerators,
-        node_selector=node_selector,
-        tolerations=tolerations,
+    step = Tasks(locals())
+    data = step(import_dataset, source=dataset, require_holdout=True)
+    augmented = step(
+        generate_synthetic,
+        name="augment",
+        original=data.outputs["dataset"],
+        method="jitter",
+        rows=teacher_rows,
+        leave=["shards"],
     )
-    data = place(
-        import_dataset(
-            source=dataset,
-            target=target,
-            task=task,
-            features=features,
-            kinds=kinds,
-            validation_fraction=validation_fraction,
-            holdout_fraction=holdout_fraction,
-            require_holdout=True,
-            seed=seed,
-        )
+    sound = step(
+        check_distillation,
+        dataset=data.outputs["dataset"],
+        augmented=augmented.outputs["dataset"],
+        validation=data.outputs["validation"],
     )
-    augmented = place(
-        named("augment", generate_synthetic)(
-            original=data.outputs["dataset"],
-            method="jitter",
-            rows=teacher_rows,
-            seed=seed,
-        )
-    )
-    sound = place(
-        check_distillation(
-            dataset=data.outputs["dataset"],
-            augmented=augmented.outputs["dataset"],
-            validation=data.outputs["validation"],
-            teacher_network=teacher_network,
-            teacher_args=teacher_args,
-            teacher_steps=teacher_steps,
-            teacher_learning_rate=teacher_learning_rate,
-            teacher_settings=teacher_settings,
-            student_network=student_network,
-            student_args=student_args,
-            student_steps=student_steps,
-            student_learning_rate=student_learning_rate,
-            student_settings=student_settings,
-            temperature=temperature,
-            hard_weight=hard_weight,
-            batch_size=batch_size,
-            seed=seed,
-            device=device,
-            method=method,
-            rows=rows,
-            shards=shards,
-            synthetic_settings=synthetic_settings,
-            thresholds=thresholds,
-            slices=slices,
-            strict=strict,
-            gate=gate,
-        )
-    )
-    teacher = place(
-        train_teacher(
-            dataset=augmented.outputs["dataset"],
-            validation=data.outputs["validation"],
-            network=teacher_network,
-            network_args=teacher_args,
-            steps=teacher_steps,
-            batch_size=batch_size,
-            learning_rate=teacher_learning_rate,
-            seed=seed,
-            device=device,
-            checkpoint_uri=checkpoint_uri,
-            experiment="teacher",
-            settings=teacher_settings,
-        )
+    teacher = step(
+        train_teacher,
+        prefix="teacher_",
+        dataset=augmented.outputs["dataset"],
+        validation=data.outputs["validation"],
+        network_args=teacher_args,
+        experiment="teacher",
     ).after(sound)
 
-    # Of every shard one step: the rows that it generates are labelled where they are made.
+    # Each shard is one step: the rows that it generates are labelled where they are made.
     shard_loop = dsl.ParallelFor(
         sound.outputs["shard_indices"], name="shards", parallelism=parallelism()
     )
     with group(shard_loop) as shard:
-        labelled = place(
-            label_with_teacher(
-                model=teacher.outputs["model"],
-                dataset=data.outputs["dataset"],
-                device=device,
-                method=method,
-                rows=rows,
-                shard=shard,
-                shards=shards,
-                seed=seed,
-                synthetic_settings=synthetic_settings,
-            )
-        )
-    gathered = place(gather_shards(uris=dsl.Collected(labelled.outputs["dataset_uri"])))
-
-    student = place(
-        train_student(
-            dataset=gathered.outputs["dataset"],
-            validation=data.outputs["validation"],
-            mode="distil",
-            temperature=temperature,
-            hard_weight=hard_weight,
-            network=student_network,
-            network_args=student_args,
-            steps=student_steps,
-            batch_size=batch_size,
-            learning_rate=student_learning_rate,
-            seed=seed,
-            device=device,
-            checkpoint_uri=checkpoint_uri,
-            experiment="student",
-            settings=student_settings,
-        )
-    )
-    control = place(
-        named("train-control", train_student)(
+        labelled = step(
+            label_with_teacher,
+            model=teacher.outputs["model"],
             dataset=data.outputs["dataset"],
-            validation=data.outputs["validation"],
-            mode="hard",
-            network=student_network,
-            network_args=student_args,
-            steps=student_steps,
-            batch_size=batch_size,
-            learning_rate=student_learning_rate,
-            seed=seed,
-            device=device,
-            checkpoint_uri=checkpoint_uri,
-            experiment="control",
-            settings=student_settings,
+            shard=shard,
         )
+    gathered = step(gather_shards, uris=dsl.Collected(labelled.outputs["dataset_uri"]))
+
+    student = step(
+        train_student,
+        prefix="student_",
+        dataset=gathered.outputs["dataset"],
+        validation=data.outputs["validation"],
+        mode="distil",
+        network_args=student_args,
+        experiment="student",
+    )
+    control = step(
+        train_student,
+        prefix="student_",
+        name="train-control",
+        dataset=data.outputs["dataset"],
+        validation=data.outputs["validation"],
+        mode="hard",
+        network_args=student_args,
+        experiment="control",
+        leave=["temperature", "hard_weight"],
     )
 
-    chosen = place(select_checkpoint(ledger=student.outputs["ledger"]))
-    place(
-        continuous_eval(
-            model=chosen.outputs["model"],
-            baseline=control.outputs["model"],
-            teacher=teacher.outputs["model"],
-            dataset=data.outputs["holdout"],
-            thresholds=thresholds,
-            slices=slices,
-        )
+    chosen = step(select_checkpoint, ledger=student.outputs["ledger"])
+    step(
+        continuous_eval,
+        model=chosen.outputs["model"],
+        baseline=control.outputs["model"],
+        teacher=teacher.outputs["model"],
+        dataset=data.outputs["holdout"],
     )

@@ -11,7 +11,7 @@ from kubestill.components import (
     train_student,
 )
 from kubestill.components._image import IMAGE
-from kubestill.pipelines._policy import Placement, group, parallelism
+from kubestill.pipelines._policy import Tasks, group, parallelism
 
 
 @dsl.pipeline(name="surrogate")
@@ -88,85 +88,26 @@ def surrogate(
         node_selector: Labels of the nodes that such steps run on.
         tolerations: Taints that such steps put up with, such as those of spot nodes.
     """
-    place = Placement(
-        image=image,
-        gpu_image=gpu_image,
-        cpu=cpu,
-        memory=memory,
-        accelerator=accelerator,
-        accelerators=accelerators,
-        node_selector=node_selector,
-        tolerations=tolerations,
-    )
-    plan = place(
-        plan_shards(
-            shards=shards,
-            method=method,
-            rows=rows,
-            settings=covering,
-            system=system,
-            system_args=system_args,
-        )
-    )
+    step = Tasks(locals())
+    plan = step(plan_shards, settings=covering)
     shard_loop = dsl.ParallelFor(plan.output, name="shards", parallelism=parallelism())
     with group(shard_loop) as shard:
-        solved = place(
-            generate_synthetic(
-                system=system,
-                system_args=system_args,
-                method=method,
-                rows=rows,
-                shard=shard,
-                shards=shards,
-                seed=seed,
-                settings=covering,
-            )
-        )
-    gathered = place(gather_shards(uris=dsl.Collected(solved.outputs["dataset_uri"])))
-    sound = place(
-        overfit_batch(
-            dataset=gathered.outputs["dataset"],
-            mode="overfit",
-            network=network,
-            network_args=network_args,
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            seed=seed,
-            device=device,
-            settings=student_settings,
-            strict=strict,
-            gate=gate,
-        )
-    )
-    student = place(
-        train_student(
-            dataset=gathered.outputs["dataset"],
-            mode="overfit",
-            tolerance=tolerance,
-            statistic=statistic,
-            network=network,
-            network_args=network_args,
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            seed=seed,
-            device=device,
-            checkpoint_uri=checkpoint_uri,
-            experiment="surrogate",
-            settings=student_settings,
-        )
+        solved = step(generate_synthetic, shard=shard, settings=covering)
+    gathered = step(gather_shards, uris=dsl.Collected(solved.outputs["dataset_uri"]))
+    rows_solved = gathered.outputs["dataset"]
+    sound = step(overfit_batch, prefix="student_", dataset=rows_solved, mode="overfit")
+    student = step(
+        train_student,
+        prefix="student_",
+        dataset=rows_solved,
+        mode="overfit",
+        experiment="surrogate",
     ).after(sound)
-    place(
-        certify_surrogate(
-            model=student.outputs["model"],
-            dataset=gathered.outputs["dataset"],
-            tolerance=tolerance,
-            statistic=statistic,
-            samples=samples,
-            exceptions=exceptions,
-            seed=seed,
-            strict=strict,
-            settings=certificate_settings,
-        )
+    step(
+        certify_surrogate,
+        prefix="certificate_",
+        model=student.outputs["model"],
+        dataset=rows_solved,
+        # The dataset says which system labelled it.
+        leave=["system", "system_args"],
     )
