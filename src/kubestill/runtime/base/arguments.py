@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import json
 import pkgutil
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from kubestill.errors import InvalidInput, Problem, Problems, nearest
 
-__all__ = ["fit_arguments", "import_factory", "takes_anything", "type_hints"]
+__all__ = ["fill", "fit_arguments", "import_factory", "takes_anything", "type_hints"]
+
+T = TypeVar("T")
+
+
+def fill(record: type[T], arguments: Mapping[str, Any]) -> T:
+    """Build a dataclass from those of a function's arguments that have the names of its fields."""
+    names = [field.name for field in dataclasses.fields(cast(Any, record))]
+    return record(**{name: arguments[name] for name in names})
 
 
 def import_factory(path: str, *, field: str, named: str = "") -> Callable[..., Any]:

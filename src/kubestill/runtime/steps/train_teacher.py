@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from kubestill.runtime.base.arguments import fill
 from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact
 from kubestill.runtime.steps.train_model import Ports, train_model
 from kubestill.runtime.training.job import Preset
 from kubestill.runtime.training.run import Keeping
 
 TEACHER = Preset(name="teacher")
+TYPED = (
+    *("network", "network_args", "epochs", "steps", "batch_size"),
+    *("optimizer", "learning_rate", "schedule", "seed", "device"),
+)
+"""Settings of a training run that are parameters of their own, not keys of `settings`."""
 
 
 def train_teacher(
@@ -36,31 +42,12 @@ def train_teacher(
     resume: str = "auto",
     settings: dict[str, Any] = {},  # noqa: B006
 ) -> tuple[str]:
-    """Train a model on labels; the component tells the parameters, `train_model` the errors."""
-    typed = {
-        "network": network,
-        "network_args": network_args,
-        "epochs": epochs,
-        "steps": steps,
-        "batch_size": batch_size,
-        "optimizer": optimizer,
-        "learning_rate": learning_rate,
-        "schedule": schedule,
-        "seed": seed,
-        "device": device,
-    }
+    """Train a model on labels; the component documents the parameters, `train_model` the errors."""
+    given = locals()
     return train_model(
         TEACHER,
-        typed,
+        {name: given[name] for name in TYPED},
         settings,
-        ports=Ports(
-            dataset=dataset,
-            validation=validation,
-            model=model,
-            ledger=ledger,
-            metrics=metrics,
-            report=report,
-            summary=summary,
-        ),
-        keeping=Keeping(checkpoint_uri=checkpoint_uri, experiment=experiment, resume=resume),
+        ports=fill(Ports, given),
+        keeping=fill(Keeping, given),
     )
