@@ -28,23 +28,23 @@ from kubestill.runtime.base.artifacts import LocalArtifact
 from kubestill.runtime.datasets.decode import decode_features
 from kubestill.runtime.datasets.tables import read_table
 from kubestill.runtime.datasets.writer import DatasetWriter
-from kubestill.runtime.evaluation.decay import BIAS, WATCHED, find_decay
+from kubestill.runtime.evaluation.decay import find_decay
 from kubestill.runtime.evaluation.decision import Decision, Rules, judge_alone, judge_challenger
 from kubestill.runtime.evaluation.fitness import Shift, compare_rows
 from kubestill.runtime.evaluation.labels import check_labels, skill
 from kubestill.runtime.evaluation.profile import Profile, sketch
 from kubestill.runtime.evaluation.record import bias_of, marks_of
 from kubestill.runtime.evaluation.settings import EvaluationSettings
+from kubestill.runtime.metrics.catalog import BIAS, METRICS, TASKS, metrics_of
 from kubestill.runtime.metrics.intervals import Bootstrap, bootstrap
 from kubestill.runtime.metrics.outcome import Outcome
-from kubestill.runtime.metrics.scores import METRICS
 from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.steps.train_teacher import train_teacher
 
 HEALTHY, CASES, BAD = 200, 100, 25
 SETTINGS = EvaluationSettings(resamples=400)
-METRIC = METRICS["binary"]["log_loss"]
+METRIC = METRICS["log_loss"]
 RULES = Rules(
     min_rows=SETTINGS.min_rows,
     min_improvement=SETTINGS.min_improvement,
@@ -133,7 +133,7 @@ class Gate:
         self.twin = self.train("twin", learn, seed=1)
         outcome = self.outcome(self.champion, recorded)
         scores = bootstrap({"champion": outcome}, resamples=SETTINGS.resamples)
-        self.record = marks_of(scores, "champion", METRICS["binary"])
+        self.record = marks_of(scores, "champion", metrics_of("binary"))
         self.bias, self.skill = bias_of(outcome), skill(outcome)
         columns = {name: sketch(recorded[name]) for name in [*FEATURES, TARGET]}
         target = columns.pop(TARGET)
@@ -217,7 +217,7 @@ class Gate:
         """Judge the champion as `continuous-eval` does."""
         outcome = self.outcome(self.champion, window)
         scores = bootstrap({"champion": outcome}, resamples=SETTINGS.resamples)
-        now = marks_of(scores, "champion", METRICS["binary"])
+        now = marks_of(scores, "champion", metrics_of("binary"))
         values = {name: window[name] for name in [*FEATURES, TARGET]}
         alpha = 1 - SETTINGS.confidence
         shifts = (
@@ -226,7 +226,7 @@ class Gate:
         )
         pairs = {
             (name, "all rows"): (self.record[name], now[name])
-            for name in WATCHED["binary"]
+            for name in TASKS["binary"].watched
             if name in now
         }
         bias = bias_of(outcome)
@@ -234,7 +234,7 @@ class Gate:
             pairs["bias", "all rows"] = (self.bias, bias)
         decay = find_decay(
             pairs,
-            {**METRICS["binary"], BIAS.name: BIAS},
+            {**METRICS, BIAS.name: BIAS},
             alpha=alpha,
             tolerance=SETTINGS.min_decay,
             max_bias=SETTINGS.max_bias,

@@ -9,9 +9,9 @@ from kubestill.runtime.evaluation.decision import Rules, judge_alone, judge_chal
 from kubestill.runtime.evaluation.thresholds import parse_thresholds
 from kubestill.runtime.metrics.intervals import bootstrap
 from kubestill.runtime.metrics.outcome import Outcome
-from kubestill.runtime.metrics.scores import METRICS
+from kubestill.runtime.metrics.catalog import METRICS
 
-LOG_LOSS = METRICS["multiclass"]["log_loss"]
+LOG_LOSS = METRICS["log_loss"]
 
 
 def outcomes(rows: int, seed: int = 0, **strengths: float) -> dict[str, Outcome]:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap as scipy_bootstrap
 
+from kubestill.runtime.metrics.catalog import METRICS
 from kubestill.runtime.metrics.intervals import GROUPS, bootstrap
 from kubestill.runtime.metrics.outcome import Outcome
-from kubestill.runtime.metrics.scores import METRICS
 
 
 def classifier(random, targets, strength, noise=None):
@@ -57,10 +57,10 @@ def test_pairing_sees_a_difference_that_the_single_intervals_hide(random):
     better, worse = (classifier(random, targets, s, noise) for s in (1.1, 1.0))
     scores = bootstrap({"better": better, "worse": worse})
     single = [scores.interval(name, "log_loss") for name in ("better", "worse")]
-    gain = scores.improvement("better", "worse", METRICS["multiclass"]["log_loss"])
+    gain = scores.improvement("better", "worse", METRICS["log_loss"])
     assert single[0].high > single[1].low
     assert gain.low > 0
-    turned = scores.improvement("worse", "better", METRICS["multiclass"]["log_loss"])
+    turned = scores.improvement("worse", "better", METRICS["log_loss"])
     assert (turned.value, turned.low, turned.high) == pytest.approx(
         (-gain.value, -gain.high, -gain.low)
     )
@@ -82,7 +82,7 @@ def test_the_recovered_gap(random):
         for name, strength in (("teacher", 3.0), ("student", 2.0), ("control", 1.0))
     }
     scores = bootstrap(models)
-    metric = METRICS["multiclass"]["log_loss"]
+    metric = METRICS["log_loss"]
     gap = scores.recovered_gap("student", "control", "teacher", metric)
     losses = {name: scores.points[name]["log_loss"] for name in models}
     expected = (losses["control"] - losses["student"]) / (losses["control"] - losses["teacher"])
@@ -96,7 +96,7 @@ def test_a_lead_within_noise_has_a_gap_without_interval(random):
     targets = random.integers(0, 4, 60)
     models = {name: classifier(random, targets, 1.0) for name in ("teacher", "student", "control")}
     scores = bootstrap(models)
-    metric = METRICS["multiclass"]["accuracy"]
+    metric = METRICS["accuracy"]
     gap = scores.recovered_gap("student", "control", "teacher", metric)
     assert not gap.known
 

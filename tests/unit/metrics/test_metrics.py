@@ -6,8 +6,9 @@ from scipy.special import expit, softmax
 from sklearn import metrics as reference
 
 from kubestill.runtime.evaluation.comparison import calibration
+from kubestill.runtime.metrics.catalog import METRICS, point, score
+from kubestill.runtime.metrics.formulas import CALIBRATION_BINS, losses
 from kubestill.runtime.metrics.outcome import Outcome
-from kubestill.runtime.metrics.scores import CALIBRATION_BINS, METRICS, losses, score
 
 
 @pytest.fixture
@@ -72,6 +73,16 @@ def test_regression_agrees_with_scikit_learn(random, name, expected, width):
     assert found[name] == pytest.approx(expected(targets, predictions), rel=1e-9)
 
 
+def test_what_training_follows_over_a_whole_domain_agrees_with_scikit_learn(random):
+    targets, logits = multiclass(random)
+    wrong = point(METRICS["error_rate"], Outcome.from_logits("multiclass", logits, targets))
+    assert wrong == pytest.approx(reference.zero_one_loss(targets, logits.argmax(1)), abs=1e-12)
+    values = random.normal(size=(300, 3))
+    answers = values + random.normal(size=values.shape)
+    off = point(METRICS["mean_error"], Outcome.from_logits("regression", answers, values))
+    assert off == pytest.approx(reference.mean_absolute_error(values, answers), rel=1e-9)
+
+
 def test_a_binary_logit_equals_two_class_logits(random):
     targets, logits = binary(random)
     two = np.concatenate([np.zeros_like(logits), logits], axis=1)
@@ -82,7 +93,7 @@ def test_a_binary_logit_equals_two_class_logits(random):
 def test_the_binned_auc_of_resamples_is_close_to_the_exact_one(random):
     targets, logits = binary(random, rows=5000)
     outcome = Outcome.from_logits("binary", logits, targets)
-    auc = METRICS["binary"]["auc"]
+    auc = METRICS["auc"]
     assert auc.exact
     binned = auc.value(auc.mean(outcome))
     assert binned == pytest.approx(auc.exact(outcome), abs=5e-4)
@@ -90,7 +101,7 @@ def test_the_binned_auc_of_resamples_is_close_to_the_exact_one(random):
 
 def test_tied_scores_count_half_in_the_auc():
     outcome = Outcome.from_logits("binary", np.zeros((10, 1)), [0, 1] * 5)
-    auc = METRICS["binary"]["auc"]
+    auc = METRICS["auc"]
     assert auc.value(auc.mean(outcome)) == pytest.approx(0.5)
 
 

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 from kubestill.errors import InvalidInput
 from kubestill.runtime.checkpoints.ledger import CheckpointKind, LedgerEntry
 from kubestill.runtime.checkpoints.settings import CheckpointSettings
-from kubestill.runtime.metrics.direction import Direction, direction
+from kubestill.runtime.metrics.catalog import Direction, direction
 
 Entries = Sequence[LedgerEntry]
 

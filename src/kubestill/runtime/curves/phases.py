@@ -38,7 +38,7 @@ from kubestill.runtime.curves.noise import (
     settled_noise,
     smooth,
 )
-from kubestill.runtime.metrics.direction import direction
+from kubestill.runtime.metrics.catalog import direction
 
 Phase = Literal[1, 2, 3]
 

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
 
+from kubestill.runtime.metrics.formulas import CALIBRATION_BINS, bin_of, confidences
 from kubestill.runtime.metrics.outcome import Floats, Outcome
-from kubestill.runtime.metrics.scores import CALIBRATION_BINS, bin_of, confidences
 
 __all__ = ["Calibration", "McNemar", "agreement", "agreement_matrix", "calibration", "mcnemar"]
 

@@ -18,28 +18,10 @@ from dataclasses import dataclass, replace
 
 from scipy import stats
 
-from kubestill.runtime.datasets.schema import Task
 from kubestill.runtime.evaluation.record import Mark
-from kubestill.runtime.metrics.scores import Metric
+from kubestill.runtime.metrics.catalog import BIAS, Metric
 
-__all__ = ["BIAS", "WATCHED", "Decay", "find_decay"]
-
-WATCHED: dict[Task, tuple[str, ...]] = {
-    "regression": ("rmse", "r2"),
-    "binary": ("log_loss", "auc"),
-    "multiclass": ("log_loss", "accuracy"),
-}
-"""A proper score, and one that does not move when only the mix of labels does."""
-BIAS = Metric(
-    name="bias",
-    title="calibration bias",
-    better="lower",
-    bounds=(0, 1),
-    statistics=None,
-    value=lambda means: means[..., 0],
-)
-"""See `record.bias_of`. It alone shows a champion that has become wrong in a month that happens to
-be easier than the one it was promoted in."""
+__all__ = ["Decay", "find_decay"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,8 +22,8 @@ from kubestill.runtime.evaluation.decay import Decay
 from kubestill.runtime.evaluation.fitness import Shift
 from kubestill.runtime.evaluation.record import GoldenMark
 from kubestill.runtime.evaluation.thresholds import Threshold
+from kubestill.runtime.metrics.catalog import Metric
 from kubestill.runtime.metrics.intervals import Bootstrap, Interval
-from kubestill.runtime.metrics.scores import Metric
 
 __all__ = ["Decision", "Rules", "Verdict", "judge_alone", "judge_challenger", "judge_first"]
 

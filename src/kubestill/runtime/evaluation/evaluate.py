@@ -14,8 +14,9 @@ from kubestill.runtime.datasets.cache import load_decoded
 from kubestill.runtime.datasets.decode import RawLayout, check_columns
 from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.datasets.schema import Task
+from kubestill.runtime.metrics.catalog import score
+from kubestill.runtime.metrics.formulas import losses
 from kubestill.runtime.metrics.outcome import Floats, Outcome
-from kubestill.runtime.metrics.scores import losses, score
 from kubestill.runtime.models.model import Model
 from kubestill.runtime.models.predict import Predictor
 

@@ -15,7 +15,7 @@ from kubestill.runtime.datasets.cache import load_decoded
 from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.evaluation.comparison import agreement, mcnemar
 from kubestill.runtime.evaluation.cost import running_costs
-from kubestill.runtime.evaluation.decay import BIAS, WATCHED, Decay, find_decay
+from kubestill.runtime.evaluation.decay import Decay, find_decay
 from kubestill.runtime.evaluation.decision import (
     Decision,
     Rules,
@@ -31,8 +31,8 @@ from kubestill.runtime.evaluation.labels import check_labels, skill
 from kubestill.runtime.evaluation.profile import columns_of, is_number, profile_of
 from kubestill.runtime.evaluation.record import GoldenMark, Mark, Record, bias_of, mark_of, marks_of
 from kubestill.runtime.evaluation.slices import Cut, cut_of, parts_of, slice_scores, worse_slices
+from kubestill.runtime.metrics.catalog import BIAS, METRICS, TASKS, metrics_of
 from kubestill.runtime.metrics.intervals import Bootstrap, bootstrap
-from kubestill.runtime.metrics.scores import METRICS, PRIMARY
 
 __all__ = ["examine"]
 
@@ -137,11 +137,11 @@ def _decay(
     job: Job, evaluations: Mapping[Role, Evaluation], scores: Bootstrap, masks: Masks
 ) -> tuple[Decay, ...]:
     """Hold the champion against its own record."""
-    record, primary = job.record, PRIMARY[job.task]
+    record, used = job.record, TASKS[job.task]
     if record is None or job.reigning is None:
         return ()
-    now = marks_of(scores, job.entrants[job.reigning].name, METRICS[job.task])
-    watched = dict.fromkeys([*WATCHED[job.task], job.metric.name])
+    now = marks_of(scores, job.entrants[job.reigning].name, metrics_of(job.task))
+    watched = dict.fromkeys([*used.watched, job.metric.name])
     pairs = {
         (name, "all rows"): (record.metrics[name], now[name])
         for name in watched
@@ -153,13 +153,13 @@ def _decay(
     if job.settings.gate_slices:
         marks = _slice_marks(job, evaluations[job.reigning], masks)
         pairs |= {
-            (primary, part): (record.slices[part], mark)
+            (used.primary, part): (record.slices[part], mark)
             for part, mark in marks.items()
             if part in record.slices
         }
     return find_decay(
         pairs,
-        {**METRICS[job.task], BIAS.name: BIAS},
+        {**METRICS, BIAS.name: BIAS},
         alpha=job.alpha,
         tolerance=job.settings.min_decay,
         max_bias=job.settings.max_bias,
@@ -240,7 +240,7 @@ def _record(
     cuts = {str(column): cut_of(values[column]) for column in values}
     return Record(
         metric=metric.name,
-        metrics=marks_of(scores, name, METRICS[job.task]),
+        metrics=marks_of(scores, name, metrics_of(job.task)),
         slices=_slice_marks(job, mine, _named(_parts(values, cuts))),
         cuts=cuts,
         golden=mark if mark and np.isfinite(mark.value) else None,

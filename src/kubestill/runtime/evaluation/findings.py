@@ -16,8 +16,8 @@ from kubestill.runtime.evaluation.evaluate import Evaluation
 from kubestill.runtime.evaluation.fitness import Shift
 from kubestill.runtime.evaluation.record import Record
 from kubestill.runtime.evaluation.slices import Slice
+from kubestill.runtime.metrics.catalog import Metric, metrics_of
 from kubestill.runtime.metrics.intervals import Bootstrap, Interval
-from kubestill.runtime.metrics.scores import Metric, metrics_of
 
 __all__ = ["Findings", "Role", "Subject"]
 

@@ -18,7 +18,7 @@ from kubestill.runtime.evaluation.record import Record, read_record
 from kubestill.runtime.evaluation.settings import EvaluationSettings, check_metric, role_names
 from kubestill.runtime.evaluation.slices import check_slices
 from kubestill.runtime.evaluation.thresholds import Threshold, parse_thresholds
-from kubestill.runtime.metrics.scores import METRICS, PRIMARY, Metric
+from kubestill.runtime.metrics.catalog import METRICS, TASKS, Metric
 from kubestill.runtime.models.export import SPEC_FILE, load_model, read_training
 from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.retraining import Champion, Registry, open_registry
@@ -94,7 +94,7 @@ class Job:
     @property
     def metric(self) -> Metric:
         """What the decision is taken on."""
-        return METRICS[self.task][self.settings.metric or PRIMARY[self.task]]
+        return METRICS[self.settings.metric or TASKS[self.task].primary]
 
     @property
     def record(self) -> Record | None:

@@ -8,7 +8,7 @@ from typing import Any
 from kubestill.runtime.base.artifacts import clean
 from kubestill.runtime.evaluation.findings import Findings
 from kubestill.runtime.evaluation.inputs import Job, Throne
-from kubestill.runtime.metrics.scores import metrics_of
+from kubestill.runtime.metrics.catalog import metrics_of
 
 __all__ = ["DECISION_FORMAT", "decision_record", "history_body", "scalars"]
 

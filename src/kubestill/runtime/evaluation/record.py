@@ -17,9 +17,10 @@ from kubestill.errors import CorruptData
 from kubestill.runtime.evaluation.labels import Skill
 from kubestill.runtime.evaluation.profile import Profile
 from kubestill.runtime.evaluation.slices import Cut
+from kubestill.runtime.metrics.catalog import Metric
+from kubestill.runtime.metrics.formulas import losses
 from kubestill.runtime.metrics.intervals import Bootstrap
 from kubestill.runtime.metrics.outcome import Outcome
-from kubestill.runtime.metrics.scores import Metric, losses
 
 __all__ = [
     "FORMAT",

@@ -10,7 +10,7 @@ from kubestill.errors import InvalidInput, Problem, nearest
 from kubestill.runtime.datasets.schema import Task
 from kubestill.runtime.evaluation.findings import Role
 from kubestill.runtime.evaluation.fitness import STABILITY
-from kubestill.runtime.metrics.scores import metrics_of
+from kubestill.runtime.metrics.catalog import metrics_of
 
 __all__ = ["EvaluationSettings", "check_metric", "role_names"]
 

@@ -21,8 +21,9 @@ from scipy import stats
 from kubestill.errors import Problems, nearest
 from kubestill.runtime.datasets.schema import Schema, sort_labels
 from kubestill.runtime.evaluation.profile import is_number
+from kubestill.runtime.metrics.catalog import score
+from kubestill.runtime.metrics.formulas import losses
 from kubestill.runtime.metrics.outcome import Outcome
-from kubestill.runtime.metrics.scores import losses, score
 
 __all__ = ["Cut", "Slice", "check_slices", "cut_of", "parts_of", "slice_scores", "worse_slices"]
 

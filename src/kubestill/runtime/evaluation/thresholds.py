@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 
 from kubestill.errors import Problems, nearest
 from kubestill.runtime.datasets.schema import Task
-from kubestill.runtime.metrics.scores import metrics_of
+from kubestill.runtime.metrics.catalog import metrics_of
 
 __all__ = ["Threshold", "parse_thresholds"]
 

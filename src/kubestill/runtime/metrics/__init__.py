@@ -1,5 +1,7 @@
-"""What is measured: scores with intervals, and which way each of them gets better.
+"""What is measured: one catalog of metrics, their formulas, and how sure a score is.
 
-Reading order: `outcome` (answers beside the truth), `scores` (the metrics of each task),
-`intervals` (how sure a score is), `direction` (whether lower or higher is better).
+Reading order: `outcome` (answers beside the truth), `formulas` (columns by row, and what becomes of
+their means), `catalog` (every metric: title, direction, unit, formula; what each task uses),
+`intervals` (how sure a score is). Only `intervals` imports scipy: training and checkpoints need no
+more than the catalog.
 """

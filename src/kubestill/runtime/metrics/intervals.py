@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest
 
+from kubestill.runtime.metrics.catalog import METRICS, Metric, metrics_of, point
 from kubestill.runtime.metrics.outcome import Floats, Ints, Outcome
-from kubestill.runtime.metrics.scores import Metric, metrics_of, point
 
 __all__ = ["Bootstrap", "Interval", "bootstrap"]
 
@@ -53,7 +53,7 @@ class Bootstrap:
     def interval(self, model: str, metric: str, confidence: float | None = None) -> Interval:
         """Return a model's score with its interval."""
         value = self.points[model][metric]
-        if metric == "accuracy" and np.isfinite(value):
+        if METRICS[metric].proportion and np.isfinite(value):
             # A perfect score resamples to itself, an interval of no width; Wilson's has one.
             outcome = self.outcomes[model]
             trial = binomtest(round(value * outcome.rows), outcome.rows)
@@ -152,9 +152,8 @@ def _resample(
         weights = weights.astype(np.float64)
         weights /= weights @ sizes
         for name, own in columns.items():
-            metrics = metrics_of(outcomes[name].task)
             for metric, statistics in own.items():
-                samples[name][metric].append(metrics[metric].value(weights @ statistics))
+                samples[name][metric].append(METRICS[metric].value(weights @ statistics))
     return {
         name: {metric: np.concatenate(chunks) for metric, chunks in own.items()}
         for name, own in samples.items()

@@ -9,7 +9,7 @@ import numpy as np
 
 from kubestill.runtime.evaluation.comparison import agreement_matrix, calibration
 from kubestill.runtime.evaluation.findings import Findings, Subject
-from kubestill.runtime.metrics.scores import Metric, metrics_of
+from kubestill.runtime.metrics.catalog import Metric, metrics_of
 from kubestill.runtime.reports.comparison_plots import (
     Priced,
     agreement_plot,
@@ -177,8 +177,8 @@ def _cost_section(findings: Findings) -> list[Html]:
     drawn = cost_plot(
         models,
         metric.title,
-        lambda value: f"{100 * value:g}%" if metric.name == "accuracy" else f"{value:g}",
-        metric.better == "lower",
+        lambda value: f"{100 * value:g}%" if metric.unit == "share" else f"{value:g}",
+        metric.direction == "min",
     )
     note = "Up is better, left is cheaper. The bars are the intervals of the table."
     return [section("What size buys", figure(drawn), note=note)]

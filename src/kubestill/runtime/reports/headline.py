@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from kubestill.runtime.evaluation.findings import Findings
-from kubestill.runtime.metrics.scores import metrics_of
+from kubestill.runtime.metrics.catalog import metrics_of
 from kubestill.runtime.reports.numbers import count, duration, percent, range_text, score_text
 from kubestill.runtime.reports.page import Tile
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from kubestill.runtime.metrics.catalog import Metric
 from kubestill.runtime.metrics.intervals import Interval
-from kubestill.runtime.metrics.scores import Metric
 from kubestill.runtime.reports.canvas import PAINT, draw, plain_axis
 from kubestill.runtime.reports.page import Html, figure, legend, section
 

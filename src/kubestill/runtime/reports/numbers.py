@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from kubestill.runtime.metrics.catalog import METRICS
+
 __all__ = ["count", "duration", "percent", "range_text", "score_text", "size"]
 
 
@@ -53,15 +55,12 @@ def _written(shares: tuple[float, ...], digits: int) -> tuple[str, ...]:
     return tuple(f"{share:.{digits}%}" for share in shares)
 
 
-_SHARES = ("accuracy", "macro_f1", "agreement", "error_rate")
-"""Metrics that people read in percent."""
-
-
 def score_text(metric: str, value: float) -> str:
     """Write a score of the named metric."""
     if not math.isfinite(value):
         return "–"
-    if metric in _SHARES:
+    known = METRICS.get(metric)
+    if known and known.unit == "share":
         return f"{value:.1%}"
     return f"{value:.4f}" if 1e-3 <= abs(value) < 10 or value == 0 else f"{value:.3g}"
 

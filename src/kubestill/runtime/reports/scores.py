@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kubestill.runtime.evaluation.findings import Findings, Role, Subject
-from kubestill.runtime.metrics.scores import metrics_of
+from kubestill.runtime.metrics.catalog import metrics_of
 from kubestill.runtime.reports.comparison_plots import Look
 from kubestill.runtime.reports.headline import headline
 from kubestill.runtime.reports.markdown import bullet_list, document, markdown_table

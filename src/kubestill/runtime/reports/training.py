@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kubestill.runtime.metrics.scores import METRICS
+from kubestill.runtime.metrics.catalog import METRICS, headline_metric
 from kubestill.runtime.reports.attempts import attempts_section, attempts_table, resumed_steps
 from kubestill.runtime.reports.markdown import bullet_list, document, markdown_table
 from kubestill.runtime.reports.numbers import count, duration, score_text
@@ -26,19 +26,8 @@ from kubestill.runtime.reports.page import (
 )
 from kubestill.runtime.reports.plots import PHASES, Curve, Marks, Panel, Phase, training_plot
 
-__all__ = ["METRIC_TITLES", "training_report", "validation_panels"]
+__all__ = ["training_report", "validation_panels"]
 
-METRIC_TITLES = {
-    "max_error": "largest error",
-    "error_rate": "error rate",
-    **{name: metric.title for known in METRICS.values() for name, metric in known.items()},
-    "mean_error": "mean error",
-    "loss": "loss",
-}
-"""Name → how a person writes it, the most telling first."""
-_SHARES = ("accuracy", "macro_f1", "error_rate")
-_HEADLINES = ("max_error", "error_rate", "accuracy", "r2", "rmse", "log_loss", "loss")
-"""What the headline quotes, the first that was measured."""
 _PRESETS = {
     "teacher": "The teacher",
     "student": "The student",
@@ -121,14 +110,14 @@ def validation_panels(
     held = [entry for entry in trainings if entry[3]["curves"]["validation"]]
     shared = [
         metric
-        for metric in METRIC_TITLES
+        for metric in METRICS
         if held and all(metric in row for *_, one in held for row in one["curves"]["validation"])
     ]
     if len(shared) > 1 and len({one["preset"] for *_, one in held}) > 1:
         shared = [metric for metric in shared if metric != "loss"] or shared
     panels: list[Panel] = []
     for metric in shared[:2]:
-        scale = 100 if metric in _SHARES else 1
+        scale = 100 if METRICS[metric].unit == "share" else 1
         curves = [
             Curve(
                 name=name,
@@ -140,7 +129,7 @@ def validation_panels(
             for name, colour, marker, one in held
         ]
         where = {_followed(one) for *_, one in held}
-        title = f"{' and '.join(sorted(where))} {METRIC_TITLES[metric]}"
+        title = f"{' and '.join(sorted(where))} {METRICS[metric].title}"
         panels.append(Panel(title=title, curves=curves, share=scale == 100))
     return panels
 
@@ -243,7 +232,8 @@ def _best(training: Training) -> tuple[str, float] | None:
         return None
     step = (training.get("chosen") or rows[-1])["step"]
     row = min(rows, key=lambda row: abs(row["step"] - step))
-    return next(((name, row[name]) for name in _HEADLINES if name in row), None)
+    quoted = headline_metric(row)
+    return (quoted.name, row[quoted.name]) if quoted else None
 
 
 def _headline(name: str, training: Training) -> str:
@@ -252,9 +242,9 @@ def _headline(name: str, training: Training) -> str:
         return f"{name} trained for {training['steps']:,} steps in {_spent(training)}."
     metric, value = best
     shown = score_text(metric, value)
-    reached = f"{shown} {METRIC_TITLES[metric]}"
-    if metric not in _SHARES:
-        reached = f"a {_followed(training)} {METRIC_TITLES[metric]} of {shown}"
+    reached = f"{shown} {METRICS[metric].title}"
+    if METRICS[metric].unit != "share":
+        reached = f"a {_followed(training)} {METRICS[metric].title} of {shown}"
     return f"{name} reaches {reached} after {_spent(training)}."
 
 
@@ -280,7 +270,7 @@ def _facts(training: Training) -> list[Tile]:
     best = _best(training)
     if best:
         metric, value = best
-        label = f"{_followed(training)} {METRIC_TITLES[metric]}"
+        label = f"{_followed(training)} {METRICS[metric].title}"
         facts.append(
             Tile(value=score_text(metric, value), label=label, detail="of the exported model")
         )

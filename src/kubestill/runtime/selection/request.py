@@ -8,12 +8,10 @@ from typing import Literal, Protocol
 
 from kubestill.errors import Problems, nearest
 from kubestill.runtime.curves.phases import Phases, detect_phases
-from kubestill.runtime.metrics.direction import Direction, direction
+from kubestill.runtime.metrics.catalog import TRAIN_LOSS, Direction, direction
 
 COMPARING = ("best", "earliest-within", "pareto")
 """Rules that compare a metric."""
-TRAIN_LOSS = "train_loss"
-"""How a milestone names what the curves call the training loss."""
 RULES = ("before-overfitting", *COMPARING, "last", "step")
 """Every rule."""
 

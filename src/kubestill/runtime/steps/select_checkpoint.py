@@ -29,8 +29,8 @@ from kubestill.runtime.checkpoints.restore import read_state
 from kubestill.runtime.checkpoints.state import TrainingState
 from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.evaluation.evaluate import evaluate
+from kubestill.runtime.metrics.catalog import TRAIN_LOSS, metrics_of
 from kubestill.runtime.metrics.intervals import bootstrap
-from kubestill.runtime.metrics.scores import METRICS
 from kubestill.runtime.models.export import (
     ModelDigest,
     export_from_state,
@@ -40,7 +40,6 @@ from kubestill.runtime.models.export import (
 from kubestill.runtime.models.serve import Serving, add_serving_file, check_serving
 from kubestill.runtime.reports.selection import Account, selection_report
 from kubestill.runtime.selection.request import (
-    TRAIN_LOSS,
     Evidence,
     Request,
     check_request,
@@ -324,7 +323,7 @@ def _evidence(ledger: Ledger) -> Evidence:
 
 def _recorded(ledger: Ledger, dataset: Dataset | None) -> set[str]:
     if dataset is not None and dataset.schema.task is not None:
-        return set(METRICS[dataset.schema.task])
+        return set(metrics_of(dataset.schema.task))
     return {name for entry in ledger.milestones for name in entry.metrics}
 
 

@@ -20,7 +20,7 @@ from kubestill.runtime.checkpoints.ledger import (
 from kubestill.runtime.checkpoints.ranks import Ranks
 from kubestill.runtime.checkpoints.restore import load_state
 from kubestill.runtime.checkpoints.state import TrainingState
-from kubestill.runtime.metrics.direction import direction
+from kubestill.runtime.metrics.catalog import direction
 from kubestill.runtime.models.export import SPEC_FILE, export_from_state
 from kubestill.runtime.models.serve import add_serving_file
 from kubestill.runtime.reports.training import training_report

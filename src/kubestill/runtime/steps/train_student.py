@@ -6,10 +6,9 @@ import math
 from typing import Any
 
 from kubestill.errors import Problems, nearest
-from kubestill.runtime.base.arguments import fill
 from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact
+from kubestill.runtime.metrics.catalog import TASKS, TRAIN_LOSS
 from kubestill.runtime.steps.train_model import Ports, train_model
-from kubestill.runtime.steps.train_teacher import TYPED
 from kubestill.runtime.training.job import Preset
 from kubestill.runtime.training.run import Keeping
 from kubestill.runtime.training.settings import TrainingSettings
@@ -44,17 +43,39 @@ def train_student(
     resume: str = "auto",
     settings: dict[str, Any] = {},  # noqa: B006
 ) -> tuple[str]:
-    """Train the small model; the component documents the parameters, `train_model` the errors."""
-    given = locals()
+    """Train the small model; the component tells the parameters, `train_model` the errors."""
     problems = Problems()
     if mode not in MODES:
         problems.add("mode", mode, nearest(mode, MODES))
+    settings = {**_stop(mode, tolerance, statistic, problems), **settings}
+    typed = {
+        "temperature": temperature,
+        "hard_weight": hard_weight,
+        "network": network,
+        "network_args": network_args,
+        "epochs": epochs,
+        "steps": steps,
+        "batch_size": batch_size,
+        "optimizer": optimizer,
+        "learning_rate": learning_rate,
+        "schedule": schedule,
+        "seed": seed,
+        "device": device,
+    }
     return train_model(
         MODES.get(mode, MODES["hard"]),
-        {name: given[name] for name in ("temperature", "hard_weight", *TYPED)},
-        {**_stop(mode, tolerance, statistic, problems), **settings},
-        ports=fill(Ports, given),
-        keeping=fill(Keeping, given),
+        typed,
+        settings,
+        ports=Ports(
+            dataset=dataset,
+            validation=validation,
+            model=model,
+            ledger=ledger,
+            metrics=metrics,
+            report=report,
+            summary=summary,
+        ),
+        keeping=Keeping(checkpoint_uri=checkpoint_uri, experiment=experiment, resume=resume),
         problems=problems,
     )
 
@@ -80,7 +101,7 @@ def _check_overfit(settings: TrainingSettings, problems: Problems) -> None:
         "settings.optimizer_args.weight_decay": settings.optimizer_args.get("weight_decay", 0.0),
         "settings.patience": settings.patience,
         "settings.ema_decay": settings.ema_decay,
-        "settings.metric": settings.metric == "train_loss",
+        "settings.metric": settings.metric == TRAIN_LOSS,
     }
     for name, value in contradictions.items():
         if value:
@@ -106,8 +127,8 @@ _FOLLOWED: dict[str, dict[str, Any]] = {
 
 _INSTEAD = {
     "network_args.norm": "use 'layer' or 'none': statistics of a batch are noise",
-    "settings.metric": "use an error over the whole domain: max_error, mean_error, rmse, "
-    "error_rate or log_loss",
+    "settings.metric": "use an error over the whole domain: "
+    + ", ".join(sorted({name for used in TASKS.values() for name in used.enumerated})),
 }
 
 

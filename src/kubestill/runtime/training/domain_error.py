@@ -8,16 +8,9 @@ from torch import Tensor, nn
 from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.training.batches import Rows
 
-__all__ = ["DOMAIN_METRICS", "DomainError"]
+__all__ = ["DomainError"]
 
 CHUNK_ROWS = 8192
-
-DOMAIN_METRICS = {
-    "multiclass": ("error_rate", "log_loss"),
-    "binary": ("error_rate", "log_loss"),
-    "regression": ("max_error", "mean_error", "rmse"),
-}
-"""What is measured for each task; the first is followed where nobody says otherwise."""
 
 
 class DomainError:

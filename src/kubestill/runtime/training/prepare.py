@@ -14,17 +14,18 @@ from kubestill.errors import InvalidInput, Problems, nearest
 from kubestill.runtime.datasets.cache import load_decoded
 from kubestill.runtime.datasets.dataset import Dataset
 from kubestill.runtime.datasets.decode import Decoded, RawLayout
+from kubestill.runtime.metrics.catalog import TASKS, TRAIN_LOSS
 from kubestill.runtime.models.build import build_network
 from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.encoder import Encoder
 from kubestill.runtime.models.model import Model
 from kubestill.runtime.training.batches import ResidentRows, Rows, Source, StreamedRows
 from kubestill.runtime.training.device import Machine
-from kubestill.runtime.training.domain_error import DOMAIN_METRICS, DomainError
+from kubestill.runtime.training.domain_error import DomainError
 from kubestill.runtime.training.losses import Loss, build_loss, loss_names
 from kubestill.runtime.training.memory import available_bytes
 from kubestill.runtime.training.settings import TrainingSettings
-from kubestill.runtime.training.validation import MAIN_METRIC, METRICS, Validation
+from kubestill.runtime.training.validation import Validation
 
 _CHUNK = 65536
 _LANES, _ONE_THREAD = 64, 1 << 14
@@ -50,8 +51,8 @@ class Prepared:
 def main_metric(task: str, followed: bool, whole_domain: bool) -> str:
     """Return what early stopping and the choice of a milestone look at by default."""
     if whole_domain:
-        return DOMAIN_METRICS[task][0]
-    return MAIN_METRIC[task] if followed else "train_loss"
+        return TASKS[task].enumerated[0]
+    return TASKS[task].primary if followed else TRAIN_LOSS
 
 
 def resolve_loss(
@@ -90,8 +91,8 @@ def resolve_loss(
         unlabelled = f"{dataset.unlabelled} of {dataset.rows} rows"
         remedy = "have no target; train on them with a teacher's outputs, or drop them"
         problems.add("dataset", unlabelled, remedy)
-    followed = DOMAIN_METRICS if whole_domain else METRICS
-    known = [*followed[str(task)], "train_loss"]
+    used = TASKS[str(task)]
+    known = [*(used.enumerated if whole_domain else used.validated), TRAIN_LOSS]
     if settings.metric and settings.metric not in known:
         problems.add(
             "metric",

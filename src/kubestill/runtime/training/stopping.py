@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kubestill.runtime.metrics.direction import direction
+from kubestill.runtime.metrics.catalog import direction
 
 CONVERGED_GAIN = 0.01
 """An improvement by a smaller share over the whole window is none."""

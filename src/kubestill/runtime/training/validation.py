@@ -14,15 +14,6 @@ from kubestill.runtime.training.batches import Rows
 
 _CHUNK = 8192
 
-MAIN_METRIC = {"multiclass": "log_loss", "binary": "log_loss", "regression": "rmse"}
-"""What early stopping and the choice of a milestone look at by default."""
-
-METRICS = {
-    "multiclass": ("log_loss", "accuracy"),
-    "binary": ("log_loss", "accuracy"),
-    "regression": ("rmse", "mae", "r2"),
-}
-
 
 class Validation:
     """Scores a network on fixed rows, a chunk at a time: what that takes is independent of N.
