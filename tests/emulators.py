@@ -244,10 +244,12 @@ class Fault:
     `status`: this answer is given and nothing is forwarded. `lost`: the request is carried out, but
     the connection breaks before the answer. `late`: it is carried out, and answered by `status` all
     the same. `cut`: half of the answer's body arrives, then the connection breaks. `delay`: the
-    request waits for `seconds` first.
+    request waits for `seconds` first. `repeat`: it is carried out twice, and the second answer is
+    given. `hang`: nothing is carried out or answered until `FaultProxy.resume`, or for `seconds`
+    where that is more than 0; then the connection breaks.
     """
 
-    kind: Literal["status", "lost", "late", "cut", "delay"]
+    kind: Literal["status", "lost", "late", "cut", "delay", "repeat", "hang"]
     times: int = 1
     status: int = 503
     seconds: float = 0.0
@@ -261,6 +263,7 @@ class FaultProxy:
         self.upstream = urlsplit(upstream).netloc
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
+        self.resumed = threading.Event()
         self._lock = threading.Lock()
         self._port = free_port()
         self._server: _Server | None = None
@@ -286,9 +289,19 @@ class FaultProxy:
             self._server.break_connections()
             self._server = None
 
+    def hang(self, match: Callable[[Request], bool] = lambda request: True) -> None:
+        """Accept requests from now on, and neither carry them out nor answer, until `resume`."""
+        self.resumed.clear()
+        self.faults = [Fault("hang", times=1_000_000_000, match=match)]
+
+    def resume(self) -> None:
+        """Break the connections that hang, and serve again."""
+        self.faults = []
+        self.resumed.set()
+
     def reset(self) -> None:
         """Listen, without faults."""
-        self.faults = []
+        self.resume()
         self.start()
 
     def refuse_for(self, seconds: float) -> None:
@@ -346,6 +359,12 @@ class _Handler(BaseHTTPRequestHandler):
         fault = proxy.next_fault(request)
         if fault and fault.kind == "delay":
             time.sleep(fault.seconds)
+        if fault and fault.kind == "hang":
+            proxy.resumed.wait(fault.seconds or None)
+            self._break()
+            return
+        if fault and fault.kind == "repeat":
+            self._forward(proxy.upstream, body)
         if fault and fault.kind == "status":
             self._answer(fault.status, [], b"injected")
             return

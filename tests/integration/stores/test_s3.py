@@ -19,6 +19,7 @@ from typing import Any, Literal
 import pytest
 from click.testing import CliRunner
 
+from emulators import Fault, FaultProxy, is_upload
 from kubestill.cli import main
 from kubestill.errors import InvalidInput, PermissionDenied, StoreError, StoreUnavailable
 from kubestill.runtime.checkpoints.place import resolve_place
@@ -131,6 +132,34 @@ def test_a_server_that_does_not_honour_conditions_is_refused(
         store.put("x", b"content")
         assert store.get("x") == b"content"
         assert list(server.objects) == ["/bucket/root/x"]
+
+
+@pytest.mark.parametrize("kind", ["repeat", "late"])
+@pytest.mark.parametrize("times", [1, 3, 1000])
+def test_a_gateway_that_repeats_or_refuses_does_not_put_a_good_server_in_the_wrong(
+    s3_proxy: FaultProxy, s3: Any, kind: Any, times: int
+) -> None:
+    """Of all who race, some or all are told that they lost: the winner among them."""
+    connection = s3_client.connect("s3", s3.uri)
+    connection.honoured.clear()
+    s3_proxy.faults = [Fault(kind, times=times, status=412, match=is_upload)]
+    cell = open_store(s3.uri).cell("ledger")
+    assert cell.swap(b"1", expect=ABSENT)
+    assert cell.read()[0] == b"1"
+    assert connection.honoured == [True]
+
+
+def test_a_server_that_refuses_every_condition_is_not_said_to_ignore_them(
+    s3_proxy: FaultProxy, s3: Any
+) -> None:
+    connection = s3_client.connect("s3", s3.uri)
+    connection.honoured.clear()
+    s3_proxy.faults = [Fault("status", times=1000, status=412, match=is_upload)]
+    with pytest.raises(StoreUnavailable, match="refused 9 writes whose condition .* held"):
+        open_store(s3.uri, deadline=0.1).cell("ledger").swap(b"1", expect=ABSENT)
+    assert connection.honoured == []
+    s3_proxy.faults = []
+    assert open_store(s3.uri).cell("ledger").swap(b"1", expect=ABSENT)
 
 
 def test_doctor_finds_such_a_server(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,9 @@
 """What `gs://`, `s3://` and `minio://` have in common: one store over any service of objects.
 
-A `Service` says how a vendor's client does a thing, once; the store adds patience, our errors, and
-the recognition of its own success behind a refused condition.
+A `Service` says how a vendor's client does a thing, once. The store adds patience and our errors,
+and trusts no single answer that would change what a caller does next: gateways repeat requests and
+make up answers. "Not there" counts once it is said twice; a refused condition counts once a look
+at the object confirms it, and it may turn out to be our own success.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from kubestill.errors import Conflict, NotFound, StoreError
 from kubestill.runtime.stores.base import ABSENT, Content, Entry, check_key, probe
 from kubestill.runtime.stores.files import temporary_beside, translated
 from kubestill.runtime.stores.retry import retrying
-from kubestill.runtime.stores.transfer import Buffers, File, Patience, Source
+from kubestill.runtime.stores.transfer import Buffers, File, Garbled, Patience, Source
 
 T = TypeVar("T")
 
@@ -34,6 +36,10 @@ class Service(Protocol):
 
     def is_transient(self, error: Exception) -> bool:
         """Whether the same request may well succeed a little later."""
+        ...
+
+    def is_refusal(self, error: Exception) -> bool:
+        """Whether it says that a condition of the request does not hold."""
         ...
 
     def translate(self, error: Exception, what: str, action: str) -> StoreError | None:
@@ -119,8 +125,9 @@ class CloudStore:
     def delete(self, key: str) -> None:
         """Remove the object; see `Store.delete`."""
         check_key(key)
+        patiently = self._patience("delete", key)
         with suppress(NotFound):
-            self._patience("delete", key)(lambda: self._service.delete(key))
+            _said_twice(lambda: patiently(lambda: self._service.delete(key)))
 
     def upload(self, path: str, key: str) -> Entry:
         """Copy a local file; see `Store.upload`."""
@@ -131,8 +138,9 @@ class CloudStore:
         """Copy the object to a local file; see `Store.download`."""
         check_key(key)
         target = os.path.abspath(path)
+        patiently = self._patience("get", key, conditional=True)
         with translated(os.path.dirname(target), target), temporary_beside(target) as (name, fd):
-            self._service.receive(key, fd, self._patience("get", key))
+            _said_twice(lambda: self._service.receive(key, fd, patiently))
             os.replace(name, target)
 
     def local_path(self, key: str) -> str | None:
@@ -152,24 +160,31 @@ class CloudStore:
     def read(self, key: str) -> tuple[bytes | None, str]:
         """Return (content, version) of a small object; (None, `ABSENT`) where there is none."""
         check_key(key)
+        patiently = self._patience("get", key)
         try:
-            return self._patience("get", key)(lambda: self._service.read(key))
+            return _said_twice(lambda: patiently(lambda: self._service.read(key)))
         except NotFound:
             return None, ABSENT
 
     def write(self, key: str, content: bytes, *, expect: str | None) -> str:
         """Write a small object, only over version `expect` where that is given."""
         check_key(key)
-        try:
-            return self._patience("create", key)(
-                lambda: self._service.write(key, content, expect=expect)
-            )
-        except Conflict:
-            # It may be our own success: a write that was done, its answer lost, then tried again.
-            current, version = self.read(key)
-            if current != content:
+
+        def write() -> str:
+            try:
+                return self._service.write(key, content, expect=expect)
+            except Exception as error:
+                if expect is None or not self._service.is_refusal(error):
+                    raise
+                current, version = self.read(key)
+                if current == content:
+                    # Our own success: the write was done, its answer lost, and it was repeated.
+                    return version
+                if version == expect:
+                    raise Garbled(f"{key} was refused at the expected version") from error
                 raise
-            return version
+
+        return self._patience("create", key, conditional=expect is not None)(write)
 
     def _send(self, key: str, source: Source) -> Entry:
         if source.size <= SMALL:
@@ -179,22 +194,36 @@ class CloudStore:
             version = self._service.send(key, source, self._patience("create", key))
         return Entry(key=key, size=source.size, version=version)
 
-    def _patience(self, action: str, key: str) -> Patience:
-        """Return what repeats and translates; `action` is what its permission is called."""
-        return partial(self._run, action, f"{self.uri}/{key}".rstrip("/"))
+    def _patience(self, action: str, key: str, *, conditional: bool = False) -> Patience:
+        """Return what repeats and translates.
+
+        Args:
+            action: What its permission is called.
+            key: The object.
+            conditional: Whether the requests have conditions. Where they have none, the answer that
+                one does not hold is wrong, and worth another try.
+        """
+        what = f"{self.uri}/{key}".rstrip("/")
+        return partial(self._run, action, what, conditional)
 
     def _run(
         self,
         action: str,
         what: str,
+        conditional: bool,
         operation: Callable[[], T],
         *,
         progress: Callable[[], object] = lambda: None,
     ) -> T:
+        def transient(error: Exception) -> bool:
+            if self._service.is_transient(error):
+                return True
+            return not conditional and self._service.is_refusal(error)
+
         try:
             return retrying(
                 operation,
-                transient=self._service.is_transient,
+                transient=transient,
                 deadline=self._deadline,
                 what=f"{action} {what}",
                 progress=progress,
@@ -203,6 +232,14 @@ class CloudStore:
             if (ours := self._service.translate(error, what, action)) is None:
                 raise
             raise ours from error
+
+
+def _said_twice(operation: Callable[[], T]) -> T:
+    """Do something again that found no object, or another version of it in the middle of a read."""
+    try:
+        return operation()
+    except (NotFound, Conflict):
+        return operation()
 
 
 class CloudCell:

@@ -15,7 +15,13 @@ from kubestill.errors import NotFound, StoreError
 from kubestill.runtime.stores import crc32c
 from kubestill.runtime.stores.base import Entry
 from kubestill.runtime.stores.gcs_client import Connection, connect
-from kubestill.runtime.stores.gcs_errors import checked, is_transient, translate
+from kubestill.runtime.stores.gcs_errors import (
+    checked,
+    is_refusal,
+    is_transient,
+    translate,
+    understood,
+)
 from kubestill.runtime.stores.gcs_transfer import Upload
 from kubestill.runtime.stores.transfer import CHUNK, TIMEOUT, Garbled, Patience, Source, receive
 
@@ -54,6 +60,10 @@ class GcsService:
         """See `Service.is_transient`."""
         return is_transient(error)
 
+    def is_refusal(self, error: Exception) -> bool:
+        """See `Service.is_refusal`."""
+        return is_refusal(error)
+
     def translate(self, error: Exception, what: str, action: str) -> StoreError | None:
         """See `Service.translate`."""
         return translate(error, self._bucket, what, action)
@@ -73,11 +83,14 @@ class GcsService:
             timeout=TIMEOUT,
         ) as response:
             content: bytes = checked(response).raw.read(decode_content=False)
-        found = response.headers["X-Goog-Hash"].split(",")
-        hashes = dict(item.strip().split("=", 1) for item in found)
-        if crc32c.from_base64(hashes["crc32c"]) != crc32c.extend(0, content):
+        found = response.headers.get("X-Goog-Hash", "").split(",")
+        checksum = dict(item.strip().partition("=")[::2] for item in found).get("crc32c")
+        generation = response.headers.get("X-Goog-Generation")
+        if checksum is None or generation is None:
+            raise Garbled(f"{key} arrived without its checksum and generation")
+        if crc32c.from_base64(checksum) != crc32c.extend(0, content):
             raise Garbled(f"{key} arrived with another checksum")
-        return content, response.headers["X-Goog-Generation"]
+        return content, generation
 
     def write(self, key: str, content: bytes, *, expect: str | None) -> str:
         """See `Service.write`."""
@@ -103,12 +116,17 @@ class GcsService:
     def receive(self, key: str, fd: int, patiently: Patience) -> None:
         """See `Service.receive`."""
         blob = self._blob(key)
-        patiently(lambda: blob.reload(retry=None, timeout=TIMEOUT))
+
+        def described() -> tuple[int, str]:
+            blob.reload(retry=None, timeout=TIMEOUT)
+            return int(blob.size), blob.crc32c
+
+        size, checksum = patiently(lambda: understood(described))
         receive(
             partial(_chunks, self._connection, blob),
             fd,
-            size=int(blob.size),
-            checksum=crc32c.from_base64(blob.crc32c),
+            size=size,
+            checksum=crc32c.from_base64(checksum),
             what=blob.name,
             patiently=patiently,
         )
@@ -162,7 +180,7 @@ class GcsService:
             retry=None,
             timeout=TIMEOUT,
         )
-        page = next(listing.pages, ())
+        page = understood(lambda: next(listing.pages, ()))
         return tuple(page), listing.next_page_token
 
 

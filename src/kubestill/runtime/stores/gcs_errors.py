@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import google.auth.exceptions
 import requests
 import urllib3
@@ -12,34 +15,52 @@ from google.api_core.exceptions import GoogleAPICallError, from_http_response
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 
 from kubestill.errors import Conflict, NoSuchBucket, NotFound, PermissionDenied, StoreError
-from kubestill.runtime.stores.transfer import Garbled
+from kubestill.runtime.stores.transfer import PASSING, Garbled
 
-_PASSING = frozenset({408, 429, 500, 502, 503, 504})
+T = TypeVar("T")
 
 
 def checked(response: requests.Response) -> requests.Response:
     """Return the response, or raise what its status means the way the client library does."""
-    if not response.ok:
+    if not 200 <= response.status_code < 300:
         raise from_http_response(response)
     return response
+
+
+def understood(call: Callable[[], T]) -> T:
+    """Return what a call of the client library returns, which takes any 2xx for the right answer.
+
+    Raises:
+        Garbled: The answer was no JSON object.
+    """
+    try:
+        return call()
+    except AttributeError as error:
+        raise Garbled(f"the answer is no JSON object: {error}") from error
 
 
 def is_transient(error: Exception) -> bool:
     """Whether the same request may well succeed a little later."""
     code = _status(error)
     if code is not None:
-        return code in _PASSING
+        return code in PASSING
     return isinstance(
         error,
         requests.ConnectionError
         | requests.Timeout
         | requests.exceptions.ChunkedEncodingError
+        | requests.exceptions.JSONDecodeError
         | urllib3.exceptions.HTTPError
         | google.auth.exceptions.TransportError
         | ConnectionError
         | DataCorruption
         | Garbled,
     )
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether it says that a condition of the request does not hold."""
+    return _status(error) == 412
 
 
 def translate(error: Exception, bucket: str, what: str, action: str) -> StoreError | None:

@@ -10,7 +10,7 @@ from typing import Any
 from kubestill.errors import StoreError
 from kubestill.runtime.stores import crc32c
 from kubestill.runtime.stores.gcs_client import LONG, Connection
-from kubestill.runtime.stores.gcs_errors import checked
+from kubestill.runtime.stores.gcs_errors import checked, understood
 from kubestill.runtime.stores.transfer import (
     PART,
     STREAMS,
@@ -80,7 +80,8 @@ class Upload:
         self._blob.content_type = "application/octet-stream"
 
         def compose() -> str:
-            self._blob.compose([bucket.blob(name) for name in names], retry=None, timeout=LONG)
+            parts = [bucket.blob(name) for name in names]
+            understood(lambda: self._blob.compose(parts, retry=None, timeout=LONG))
             if crc32c.from_base64(self._blob.crc32c) != checksum:
                 raise Garbled(f"{self._blob.name} was composed with another checksum")
             return str(self._blob.generation)

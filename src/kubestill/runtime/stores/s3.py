@@ -16,8 +16,14 @@ from kubestill.runtime.stores import crc32c
 from kubestill.runtime.stores.base import ABSENT, Entry
 from kubestill.runtime.stores.s3_client import Connection, Scheme, connect
 from kubestill.runtime.stores.s3_conditions import require_conditions
-from kubestill.runtime.stores.s3_errors import is_transient, translate
-from kubestill.runtime.stores.s3_transfer import Upload, checked, checksum_of, described
+from kubestill.runtime.stores.s3_errors import is_refusal, is_transient, translate
+from kubestill.runtime.stores.s3_transfer import (
+    Upload,
+    checked,
+    checksum_of,
+    described,
+    version_of,
+)
 from kubestill.runtime.stores.transfer import CHUNK, Garbled, Patience, Source, receive
 
 _ABANDONED = timedelta(days=1)
@@ -47,6 +53,10 @@ class S3Service:
         """See `Service.is_transient`."""
         return is_transient(error)
 
+    def is_refusal(self, error: Exception) -> bool:
+        """See `Service.is_refusal`."""
+        return is_refusal(error)
+
     def translate(self, error: Exception, what: str, action: str) -> StoreError | None:
         """See `Service.translate`."""
         return translate(error, f"{self._scheme}://{self._bucket}", what, action)
@@ -58,7 +68,7 @@ class S3Service:
             content = body.read()
         if checksum_of(answer) not in (None, crc32c.extend(0, content)):
             raise Garbled(f"{key} arrived with another checksum")
-        return content, answer["ETag"].strip('"')
+        return content, version_of(answer)
 
     def write(self, key: str, content: bytes, *, expect: str | None) -> str:
         """See `Service.write`."""
@@ -79,9 +89,14 @@ class S3Service:
     def receive(self, key: str, fd: int, patiently: Patience) -> None:
         """See `Service.receive`."""
         place = self._place(key)
-        found = patiently(lambda: self._client.head_object(**place, ChecksumMode="ENABLED"))
+
+        def head() -> tuple[dict[str, Any], str]:
+            found = self._client.head_object(**place, ChecksumMode="ENABLED")
+            return found, version_of(found)
+
+        found, version = patiently(head)
         receive(
-            partial(self._chunks, place, found["ETag"]),
+            partial(self._chunks, place, version),
             fd,
             size=found["ContentLength"],
             checksum=checksum_of(found),
@@ -132,21 +147,24 @@ class S3Service:
         return {"Bucket": self._bucket, "Key": self._prefix + key}
 
     def _page(self, prefix: str, more: dict[str, str]) -> dict[str, Any]:
-        return self._client.list_objects_v2(
+        page = self._client.list_objects_v2(
             Bucket=self._bucket, Prefix=self._prefix + prefix, **more
         )
+        if "IsTruncated" not in page:
+            raise Garbled(f"the list of {self.uri}/{prefix} arrived without its end")
+        return page
 
     def _entry(self, found: dict[str, Any]) -> Entry:
         return Entry(
             key=found["Key"].removeprefix(self._prefix),
             size=found["Size"],
-            version=found["ETag"].strip('"'),
+            version=version_of(found),
         )
 
     def _chunks(self, place: dict[str, str], version: str, start: int, end: int) -> Iterator[bytes]:
         """Yield the bytes of a span as they come."""
         # The condition keeps spans of two versions of an object from being mixed.
-        wanted = {"Range": f"bytes={start}-{end - 1}", "IfMatch": version}
+        wanted = {"Range": f"bytes={start}-{end - 1}", "IfMatch": f'"{version}"'}
         left = end - start
         with closing(self._client.get_object(**place, **wanted)["Body"]) as body:
             while left and (chunk := body.read(min(CHUNK, left))):

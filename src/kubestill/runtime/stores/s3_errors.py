@@ -19,9 +19,8 @@ from botocore.exceptions import ConnectionError as CannotConnect
 from botocore.parsers import ResponseParserError
 
 from kubestill.errors import Conflict, NoSuchBucket, NotFound, PermissionDenied, StoreError
-from kubestill.runtime.stores.transfer import Garbled
+from kubestill.runtime.stores.transfer import PASSING, Garbled
 
-_PASSING = frozenset({408, 429, 500, 502, 503, 504})
 _PASSING_CODES = frozenset(
     {
         "RequestTimeout",  # 400: the body came too slowly
@@ -59,7 +58,7 @@ def code_of(error: Exception) -> str:
 def is_transient(error: Exception) -> bool:
     """Whether the same request may well succeed a little later."""
     if isinstance(error, ClientError):
-        return status_of(error) in _PASSING or code_of(error) in _PASSING_CODES
+        return status_of(error) in PASSING or code_of(error) in _PASSING_CODES
     return isinstance(
         error,
         CannotConnect
@@ -70,6 +69,11 @@ def is_transient(error: Exception) -> bool:
         | ConnectionError
         | Garbled,
     )
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether it says that a condition of the request does not hold."""
+    return status_of(error) == 412
 
 
 def translate(error: Exception, bucket: str, what: str, action: str) -> StoreError | None:
@@ -83,9 +87,7 @@ def translate(error: Exception, bucket: str, what: str, action: str) -> StoreErr
     """
     code, status = code_of(error), status_of(error)
     if status == 412:
-        # Only bulk reads have a condition, which keeps two versions from being mixed.
-        replaced = NotFound(f"{what} was replaced while it was read")
-        return replaced if action == "get" else Conflict(f"{what} is not at the expected version")
+        return Conflict(f"{what} is not at the expected version")
     if code == "NoSuchKey" and action == "create":
         return Conflict(f"{what} does not exist at all, let alone at the expected version")
     if status == 404 and code != "NoSuchBucket" and action in ("get", "delete"):

@@ -79,6 +79,8 @@ class Upload:
         answer = self._client.create_multipart_upload(
             **self._place, **labelled(checksum), ChecksumAlgorithm="CRC32C"
         )
+        if "UploadId" not in answer:
+            raise Garbled("the server began an upload without a name")
         return answer["UploadId"]
 
     def _send(
@@ -106,7 +108,7 @@ class Upload:
                 answer = self._client.head_object(**self._place)
                 if (answer["ContentLength"], checksum_of(answer)) != (self._source.size, checksum):
                     raise
-            return answer["ETag"].strip('"')
+            return version_of(answer)
 
         return self._patiently(complete)
 
@@ -129,6 +131,13 @@ def checked(answer: dict[str, Any], checksum: int) -> str:
     seen = answer.get("ChecksumCRC32C")
     if seen is not None and crc32c.from_base64(seen) != checksum:
         raise Garbled("the server saw another checksum")
+    return version_of(answer)
+
+
+def version_of(answer: dict[str, Any]) -> str:
+    """Return the ETag in an answer, without its quotes."""
+    if not answer.get("ETag"):
+        raise Garbled("the answer has no ETag")
     return answer["ETag"].strip('"')
 
 

@@ -2,7 +2,7 @@
 
 The vendors' libraries read a whole part into memory before they send it, and copy what they
 receive several times. Here the bytes go from file to socket and back in chunks, each checksummed
-while it is still in the processor's cache: about half the processor time, which matters because a
+while it is still in the processor's cache: about half the processor time, which matters because
 training shares it.
 """
 
@@ -29,10 +29,12 @@ STREAMS = 8
 """Requests that one transfer has in flight at most."""
 TIMEOUT = (10.0, 60.0)
 """Seconds to connect, and seconds without a byte of the answer."""
+PASSING = frozenset({408, 425, 429, 499, *range(500, 600)} - {501, 505, 511})
+"""Answers after which the same request may well succeed a little later."""
 
 
 class Garbled(Exception):
-    """The checksum of what arrived is not that of what was sent: try again."""
+    """What arrived answers nothing that was asked, or has another checksum: try again."""
 
 
 class Patience(Protocol):
