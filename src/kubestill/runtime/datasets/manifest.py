@@ -11,11 +11,21 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
 from kubestill.errors import CorruptData, InvalidInput, NotFound, Problem, Problems, nearest
+from kubestill.runtime.base.values import (
+    Digest,
+    Flag,
+    JsonObject,
+    Whole,
+    check_format,
+    parse_json,
+    read_as,
+    read_file,
+)
 from kubestill.runtime.datasets.canonical import (
     BLOCK_ROWS,
     block_digest,
@@ -23,7 +33,14 @@ from kubestill.runtime.datasets.canonical import (
     storage_schema,
     stored_table,
 )
-from kubestill.runtime.datasets.parts import Part, absolute, is_remote, part_jobs, workers
+from kubestill.runtime.datasets.parts import (
+    Part,
+    absolute,
+    check_places,
+    is_remote,
+    part_jobs,
+    workers,
+)
 from kubestill.runtime.datasets.schema import Column, Schema
 from kubestill.runtime.datasets.stream import ahead, cut
 from kubestill.runtime.stores import open_store
@@ -35,6 +52,21 @@ __all__ = ["FORMAT", "MANIFEST", "Dataset", "gather", "write_manifest"]
 
 MANIFEST = "dataset.json"
 FORMAT = "kubestill/dataset/2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Form:
+    """The content of `dataset.json`, besides its format."""
+
+    fingerprint: Digest
+    rows: Whole
+    unlabelled_rows: Whole
+    complete_domain: Flag
+    schema: Schema
+    provenance: JsonObject
+    parts: tuple[Part, ...]
+    block_rows: Literal[8192]
+    blocks: tuple[Digest, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,32 +97,36 @@ class Dataset:
         """Read the manifest of the dataset at a local folder or a store's URI.
 
         Raises:
-            InvalidInput: There is no dataset.
-            CorruptData: The manifest cannot be read.
+            InvalidInput: There is no dataset, or one of another format version.
+            CorruptData: The manifest cannot be read, contradicts itself, or names parts where none
+                may lie.
         """
-        try:
-            form = json.loads(_read_manifest(uri))
-            if form["format"] != FORMAT:
-                raise CorruptData(f"{uri}/{MANIFEST} is {form['format']!r}, this reads {FORMAT!r}")
-            dataset = cls._from_json(uri, form)
-        except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise CorruptData(f"{uri}/{MANIFEST} is not a dataset manifest: {error!r}") from error
-        if dataset.fingerprint != form["fingerprint"]:
-            raise CorruptData(f"{uri}/{MANIFEST} contradicts its own fingerprint")
-        return dataset
-
-    @classmethod
-    def _from_json(cls, uri: str, form: dict[str, Any]) -> Dataset:
-        return cls(
+        source = f"{uri}/{MANIFEST}"
+        content = parse_json(_read_manifest(uri), source=source, what="dataset manifest")
+        found = content.pop("format", None)
+        remedy = "make the dataset anew, or use that version"
+        check_format(found, FORMAT, source=source, what="dataset manifest", remedy=remedy)
+        form = read_as(_Form, content, source=source, what="dataset manifest")
+        dataset = cls(
             root=uri,
-            schema=Schema.from_json(form["schema"]),
-            parts=tuple(Part(**part) for part in form["parts"]),
-            rows=form["rows"],
-            blocks=tuple(form["blocks"]),
-            provenance=form["provenance"],
-            complete_domain=form["complete_domain"],
-            unlabelled=form["unlabelled_rows"],
+            schema=form.schema,
+            parts=form.parts,
+            rows=form.rows,
+            blocks=form.blocks,
+            provenance=form.provenance,
+            complete_domain=form.complete_domain,
+            unlabelled=form.unlabelled_rows,
         )
+        if dataset.fingerprint != form.fingerprint:
+            raise CorruptData(f"{source} contradicts its own fingerprint")
+        listed = sum(part.rows for part in form.parts)
+        if listed != form.rows or len(form.blocks) != -(-form.rows // BLOCK_ROWS):
+            raise CorruptData(f"{source} lists {listed} rows in its parts, and claims {form.rows}")
+        if form.unlabelled_rows > form.rows:
+            raise CorruptData(f"{source} claims more rows without a target than rows")
+        if problem := check_places(uri, form.parts):
+            raise CorruptData(f"{source}: {problem}")
+        return dataset
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the manifest."""
@@ -171,7 +207,8 @@ def gather(
         complete_domain: All of them together are all possible inputs.
 
     Raises:
-        InvalidInput: No datasets, or schemas that differ.
+        InvalidInput: No datasets, schemas that differ, or rows where an index at `root` must not
+            point: in another bucket than its own, or in several.
     """
     problems = Problems()
     if not datasets:
@@ -180,15 +217,19 @@ def gather(
         if other.schema != datasets[0].schema:
             remedy = f"its schema differs from that of {datasets[0].root}"
             problems.add("uris", other.root, remedy)
+    parts = tuple(
+        replace(part, path=absolute(dataset.root, part.path))
+        for dataset in datasets
+        for part in dataset.parts
+    )
+    if wrong := check_places(root, parts):
+        remedy = f"{wrong}; an index at {root} points to one store and bucket: copy the rows there"
+        problems.add("uris", [dataset.root for dataset in datasets], remedy)
     problems.raise_if_any()
     index = Dataset(
         root=root,
         schema=datasets[0].schema,
-        parts=tuple(
-            replace(part, path=absolute(dataset.root, part.path))
-            for dataset in datasets
-            for part in dataset.parts
-        ),
+        parts=parts,
         rows=sum(dataset.rows for dataset in datasets),
         blocks=tuple(block for dataset in datasets for block in dataset.blocks),
         provenance=provenance,
@@ -222,8 +263,7 @@ def _read_manifest(uri: str) -> bytes:
     try:
         if is_remote(uri):
             return open_store(uri).get(MANIFEST)
-        with open(absolute(uri, MANIFEST), "rb") as file:
-            return file.read()
-    except (NotFound, FileNotFoundError, NotADirectoryError) as error:
+        return read_file(absolute(uri, MANIFEST), what="dataset manifest")
+    except (NotFound, FileNotFoundError) as error:
         remedy = f"there is no {MANIFEST}: not a dataset, or one whose writing did not finish"
         raise InvalidInput([Problem("dataset", uri, remedy)]) from error

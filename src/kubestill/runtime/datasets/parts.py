@@ -13,10 +13,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kubestill.errors import CorruptData, NotFound
+from kubestill.runtime.base.values import Digest, Whole
 from kubestill.runtime.datasets.shelf import Shelf
 from kubestill.runtime.stores import open_store
 
-__all__ = ["Part", "absolute", "file_digest", "is_remote", "local_path", "part_jobs", "workers"]
+__all__ = [
+    "Part",
+    "absolute",
+    "check_places",
+    "file_digest",
+    "is_remote",
+    "local_path",
+    "part_jobs",
+    "workers",
+]
+
+_MOUNTS = {"/gcs/": "gs", "/minio/": "minio", "/s3/": "s3"}
+"""Where Kubeflow's launcher lays buckets out in a pod."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,11 +37,12 @@ class Part:
     """One Parquet file of a dataset."""
 
     path: str
-    """Relative to the dataset's root, or an absolute URI where an index points elsewhere."""
-    rows: int
-    bytes: int
+    """Relative to the dataset's root, or absolute where an index points elsewhere; `check_places`
+    says where that may be."""
+    rows: Whole
+    bytes: Whole
     """Size of the file."""
-    sha256: str
+    sha256: Digest
     """Of the file."""
 
 
@@ -51,24 +65,66 @@ def absolute(root: str, path: str) -> str:
     return os.path.join(os.path.abspath(root.removeprefix("file://")), path)
 
 
+def check_places(root: str, parts: Sequence[Part]) -> str:
+    """Say what is wrong with where the parts of a dataset lie; empty where nothing is.
+
+    Whoever can write a manifest could name any file of whoever reads it. So a part lies below the
+    root; or, in an index, at an absolute address in the root's own store and bucket. What a pod
+    sees of a bucket counts as that bucket. An index on a local disk may point into one bucket, or
+    to other files of that disk, and not to both.
+    """
+    homes: set[tuple[str, str]] = set()
+    for part in parts:
+        scheme, _, rest = part.path.rpartition("://")
+        bucket, _, key = rest.partition("/") if scheme else ("", "", rest.removeprefix("/"))
+        if any(name in ("", ".", "..") for name in key.split("/")) or "\0" in key:
+            return f"the path of a part, {part.path[:200]!r}, leads nowhere below its root"
+        if scheme or rest.startswith("/"):
+            homes.add((scheme, bucket))
+    own = _home(root)
+    if own[0] and homes - {own}:
+        return f"a part lies outside of the dataset's own bucket, {own[0]}://{own[1]}"
+    if len(homes) > 1:
+        return "its parts lie in several stores or buckets"
+    return ""
+
+
+def _home(root: str) -> tuple[str, str]:
+    """Return (scheme, bucket) of where a dataset lies; empty for a disk."""
+    if is_remote(root):
+        scheme, _, rest = root.partition("://")
+        return scheme, rest.partition("/")[0]
+    path = absolute(root, "")
+    for mount, scheme in _MOUNTS.items():
+        if path.startswith(mount):
+            return scheme, path.removeprefix(mount).partition("/")[0]
+    return "", ""
+
+
 def local_path(root: str, part: Part) -> str:
     """Return a local file with the part's content; a remote part is downloaded once and kept.
 
     Raises:
-        CorruptData: The file is missing or has another size than the manifest says, or a download
-            does not match its digest.
+        CorruptData: The file is missing, lies behind a link that leads out of its folder, or has
+            another size than the manifest says, or a download does not match its digest.
     """
     uri = absolute(root, part.path)
     if is_remote(uri):
         return str(
             Shelf.default().entry(f"part-{part.sha256}", partial(_download, uri, part)) / "part"
         )
+    top = os.path.dirname(uri) if part.path.startswith("/") else absolute(root, "")
+    # Whatever a link leads to is not the dataset's to describe.
+    found = os.path.realpath(uri)
+    if os.path.commonpath([found, os.path.realpath(top)]) != os.path.realpath(top):
+        raise CorruptData(f"{uri} is a link that leads out of its dataset; put the file there")
     try:
         size = os.path.getsize(uri)
-    except FileNotFoundError as error:
+    except OSError as error:
         raise CorruptData(f"{uri} is missing although the dataset's manifest lists it") from error
     if size != part.bytes:
-        raise CorruptData(f"{uri} has {size} bytes where the dataset's manifest says {part.bytes}")
+        held = "another size" if part.path.startswith("/") else f"{size} bytes"
+        raise CorruptData(f"{uri} has {held} where the dataset's manifest says {part.bytes}")
     return uri
 
 

@@ -7,11 +7,17 @@ import json
 import math
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field
 
 from kubestill.errors import Problems, nearest
+from kubestill.runtime.base.values import WholeFloat, read_as
 
-__all__ = ["Column", "Kind", "Role", "Schema", "Task", "sort_labels"]
+__all__ = ["MAX_WIDTH", "Column", "Kind", "Role", "Schema", "Task", "sort_labels"]
+
+MAX_WIDTH = 1 << 22
+"""Numbers in one row: 16 MiB of float32. A schema of a few bytes may claim any number."""
 
 Kind = Literal["numeric", "boolean", "categorical", "tensor"]
 Role = Literal["feature", "target", "soft", "ignored"]
@@ -26,7 +32,7 @@ class Column:
     kind: Kind
     role: Role = "feature"
     """`soft` is what a teacher put out for the row: class logits [K], or predictions [T]."""
-    shape: tuple[int, ...] = ()
+    shape: Annotated[tuple[WholeFloat, ...], Field(max_length=32)] = ()
     """Shape of one row's value; `()` for everything but tensors."""
     categories: tuple[str, ...] | None = None
     """The labels of a categorical feature or a classification target, sorted by `sort_labels`. A
@@ -49,15 +55,12 @@ class Column:
 
     @classmethod
     def from_json(cls, form: dict[str, Any]) -> Column:
-        """Read what `to_json` wrote; numbers may have become floats on the way."""
-        categories = form.get("categories")
-        return cls(
-            name=form["name"],
-            kind=form["kind"],
-            role=form["role"],
-            shape=tuple(int(size) for size in form.get("shape", ())),
-            categories=None if categories is None else tuple(categories),
-        )
+        """Read what `to_json` wrote; numbers may have become floats on the way.
+
+        Raises:
+            CorruptData: It is no column.
+        """
+        return read_as(cls, form, source="the schema", what="column")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +85,9 @@ class Schema:
                 )
         for column in self.columns:
             _check_column(column, problems)
+        width = sum(min(column.width, MAX_WIDTH + 1) for column in self.columns)
+        if width > MAX_WIDTH:
+            problems.add("columns", f"{len(self.columns)} columns", _TOO_WIDE)
         for role in ("target", "soft"):
             names = [column.name for column in self.columns if column.role == role]
             if len(names) > 1:
@@ -164,9 +170,15 @@ class Schema:
 
     @classmethod
     def from_json(cls, form: dict[str, Any]) -> Schema:
-        """Read what `to_json` wrote."""
-        columns = tuple(Column.from_json(column) for column in form["columns"])
-        return cls(columns=columns, task=form["task"])
+        """Read what `to_json` wrote.
+
+        Raises:
+            CorruptData: It is no schema, or contradicts itself.
+        """
+        return read_as(cls, form, source="the schema", what="schema")
+
+
+_TOO_WIDE = f"a row may hold {MAX_WIDTH:,} numbers at most; make its tensors smaller"
 
 
 def sort_labels(labels: set[str]) -> tuple[str, ...]:

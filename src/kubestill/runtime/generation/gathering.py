@@ -11,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kubestill.errors import Problems
+from kubestill.errors import CorruptData, Problems
 from kubestill.runtime.datasets.manifest import Dataset, gather
 
 Provenance = Mapping[str, Any]
+
+_MOST = 1_000_000
+"""Shards of a whole."""
 
 
 def gather_shards(uris: Sequence[str], root: str) -> Dataset:
@@ -38,7 +41,9 @@ def gather_shards(uris: Sequence[str], root: str) -> Dataset:
         problems.add("uris", [], "give at least one")
     for uri in uris:
         with problems.collect("uris", uri):
-            shards.append(Dataset.open(uri))
+            shard = Dataset.open(uri)
+            _place(shard.provenance)
+            shards.append(shard)
     if shards and (len(uris) > 1 or _place(shards[0].provenance)):
         shards = _in_order(shards, len(uris) - len(shards), problems)
     problems.raise_if_any()
@@ -86,27 +91,40 @@ def _in_order(shards: Sequence[Dataset], unread: int, problems: Problems) -> lis
 
 
 def _place(provenance: Provenance) -> tuple[int, int] | None:
-    """Return (number, count) of a shard, from itself or from the rows that it was made of."""
-    while "shard" not in provenance:
-        if "rows_from" not in provenance:
-            return None
-        provenance = provenance["rows_from"]
-    return int(provenance["shard"]), int(provenance["shards"])
+    """Return (number, count) of a shard, from itself or from the rows that it was made of.
+
+    Raises:
+        CorruptData: The provenance does not say it in whole numbers.
+    """
+    told = _telling(provenance, "shard")
+    if told is None:
+        return None
+    number, count = told["shard"], told.get("shards")
+    if type(number) is not int or type(count) is not int or not 0 <= number < count <= _MOST:
+        raise CorruptData(f"a shard's provenance says that it is {number!r:.40} of {count!r:.40}")
+    return number, count
 
 
 def _complete(provenance: Provenance) -> bool:
     """Tell whether all shards together, which are there by now, are a complete domain."""
-    while "complete_domain" not in provenance:
-        if "rows_from" not in provenance:
-            return False
-        provenance = provenance["rows_from"]
-    return bool(provenance["complete_domain"])
+    told = _telling(provenance, "complete_domain")
+    return told is not None and bool(told["complete_domain"])
+
+
+def _telling(provenance: Provenance, key: str) -> Provenance | None:
+    """Return the provenance that holds `key`: this, or that of the rows that these came from."""
+    while key not in provenance:
+        before = provenance.get("rows_from")
+        if not isinstance(before, Mapping):
+            return None
+        provenance = before
+    return provenance
 
 
 def _without_place(provenance: Provenance) -> dict[str, Any]:
     """Return the provenance of the whole that a shard is part of."""
     kept = {key: value for key, value in provenance.items() if key not in ("shard", "shards")}
-    if "rows_from" in kept:
+    if isinstance(kept.get("rows_from"), Mapping):
         kept["rows_from"] = _without_place(kept["rows_from"])
     return kept
 
