@@ -10,6 +10,7 @@ from kubestill import __version__
 from kubestill.cli.checkpoints import checkpoints
 from kubestill.cli.compile import compile_assets
 from kubestill.cli.doctor import doctor
+from kubestill.cli.extras import explain_missing
 from kubestill.cli.registry import registry
 from kubestill.cli.run import run
 from kubestill.cli.runs import runs
@@ -27,6 +28,14 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except KubestillError as error:
             raise click.ClickException(clean(error, lines=True)) from error
+        except click.ClickException as error:
+            error.message = clean(error.message, lines=True)
+            raise
+        except ModuleNotFoundError as error:
+            remedy = explain_missing(error.name or "")
+            if not remedy:
+                raise
+            raise click.ClickException(remedy) from error
 
 
 @click.group(cls=_Group)

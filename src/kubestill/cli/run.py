@@ -102,9 +102,7 @@ def _run_here(
     docker: tuple[str, ...] | None,
 ) -> None:
     if docker is None and find_spec("torch") is None:
-        raise click.ClickException(
-            "running needs the runtime too: pip install 'kubestill[client,runtime]'"
-        )
+        raise ModuleNotFoundError(name="torch")
     from kubestill.local import Containers, read_parameters, run_pipeline
 
     root = os.path.abspath(output or os.path.join("runs", package.name))
