@@ -79,8 +79,8 @@ class Kubeflow:
         """Runs that died because their schedule was deleted."""
         self.requests: list[str] = []
         self.headers: list[dict[str, str]] = []
-        self.answers: list[Callable[[str], tuple[int, str, bytes] | None]] = []
-        """Asked first; may answer instead."""
+        self.answers: list[Callable[[str], tuple[Any, ...] | None]] = []
+        """Asked first; may answer instead: status, content type, body, and further headers."""
         self._ids = 0
         self._executors: dict[str, Executor] = {}
         self._players: dict[str, threading.Thread] = {}
@@ -364,8 +364,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.command, path.removeprefix(_ROOT), query, body, files.get("uploadfile", b"")
         )
 
-    def _reply(self, status: int, kind: str, content: bytes) -> None:
+    def _reply(
+        self, status: int, kind: str, content: bytes, headers: dict[str, str] | None = None
+    ) -> None:
         self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
         if kind:
             self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))

@@ -6,18 +6,21 @@ the latest version" is said, and it writes headers, secrets included, into its d
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import requests
+import urllib3
+from requests.adapters import HTTPAdapter
 
 from kubestill.client.settings import Connection
 from kubestill.errors import ClusterError
 
 _ROOT = "/apis/v2beta1/"
-_PASSING = {429, 502, 503, 504}
-_PAUSES = (0.5, 2.0, 5.0)
+PAUSE_S = 1.0
+"""What pauses between tries grow from: none, then two of these, then four."""
+_LONGEST_PAUSE_S = 30.0
+"""However long a server asks us to wait."""
 _REMEDIES = {
     400: "the server does not accept this request; `kubestill doctor` compares the versions",
     401: (
@@ -33,19 +36,43 @@ _REMEDIES = {
 _FAILED = "the server failed; look at the logs of its deployment ml-pipeline, then try again"
 
 
+class _Patience(urllib3.Retry):
+    """How often a request is repeated: only one that asks, or that never reached the server.
+
+    A repeated POST would create two things.
+    """
+
+    def parse_retry_after(self, retry_after: str) -> float:
+        """Read how long the server asks us to wait: within reason, and if it can be read."""
+        try:
+            return min(super().parse_retry_after(retry_after), _LONGEST_PAUSE_S)
+        except urllib3.exceptions.InvalidHeader:
+            return 0.0
+
+
 class Api:
     """One Kubeflow installation."""
 
-    def __init__(self, connection: Connection, pauses: tuple[float, ...] = _PAUSES):
+    def __init__(self, connection: Connection, pause_s: float | None = None):
         """Remember where it is; nothing is sent yet.
 
         Args:
             connection: Where and as whom.
-            pauses: Seconds before each repetition of a request that only asks.
+            pause_s: What pauses between tries grow from; default: `PAUSE_S`.
         """
         self.connection = connection
-        self._pauses = pauses
         self._session = requests.Session()
+        retries = _Patience(
+            total=3,
+            other=0,
+            redirect=False,
+            allowed_methods={"GET"},
+            status_forcelist={429, 502, 503, 504},
+            backoff_factor=PAUSE_S if pause_s is None else pause_s,
+            raise_on_status=False,
+        )
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, HTTPAdapter(max_retries=retries))
         # Without this a .netrc would replace our credentials.
         self._session.trust_env = False
         self._session.proxies = requests.utils.get_environ_proxies(connection.host)
@@ -113,43 +140,32 @@ class Api:
     def _request(
         self, method: str, path: str, query: dict[str, Any], **content: Any
     ) -> requests.Response:
-        """Send, again where that may help; with credentials read anew where they have expired."""
-        response = self._repeat(method, path, query, **content)
+        """Send; once more with credentials read anew, where they have expired."""
+        response = self._try(method, path, query, **content)
         page = bool(content.get("stream"))
         if _expired(response, page=page) and (renewed := self.connection.renewed()):
             response.close()
             self.connection = renewed
             # Nothing was done with the request that was not let in.
-            response = self._repeat(method, path, query, **content)
+            response = self._try(method, path, query, **content)
         return response
 
-    def _repeat(
+    def _try(
         self, method: str, path: str, query: dict[str, Any], **content: Any
     ) -> requests.Response:
-        parameters = {name: value for name, value in query.items() if value not in ("", None)}
-        # Only a question may be asked twice: a repeated POST would create two things.
-        pauses = self._pauses if method == "GET" else ()
-        for pause in (*pauses, None):
-            try:
-                response = self._session.request(
-                    method,
-                    self.connection.host + path,
-                    params=parameters,
-                    headers=self.connection.headers(),
-                    timeout=(10, 60),
-                    # A way in that has expired sends one to a login page.
-                    allow_redirects=False,
-                    **content,
-                )
-            except requests.RequestException as error:
-                if pause is None:
-                    raise self._unreachable(error) from error
-            else:
-                if pause is None or response.status_code not in _PASSING:
-                    return response
-                response.close()
-            time.sleep(pause)
-        raise AssertionError("the last try returns or raises")
+        try:
+            return self._session.request(
+                method,
+                self.connection.host + path,
+                params={name: value for name, value in query.items() if value not in ("", None)},
+                headers=self.connection.headers(),
+                timeout=(10, 60),
+                # A way in that has expired sends one to a login page, which gets no credentials.
+                allow_redirects=False,
+                **content,
+            )
+        except requests.RequestException as error:
+            raise self._unreachable(error) from error
 
     def _check(
         self, method: str, path: str, response: requests.Response, *, page: bool = False
@@ -194,15 +210,16 @@ class Api:
             return ClusterError(
                 f"{host}: its certificate is not trusted; give the right one as --ca-file"
             )
-        reasons = {
-            requests.exceptions.ConnectTimeout: "no answer within 10 s",
-            requests.exceptions.ReadTimeout: "no answer within 60 s",
-        }
-        reason = next((text for kind, text in reasons.items() if isinstance(error, kind)), "")
+        # Behind the last try stands what ended it.
+        behind = getattr(error.args[0], "reason", error) if error.args else error
+        reason = "connection refused, or no such host"
+        if isinstance(error, requests.ConnectTimeout):
+            reason = "no answer within 10 s"
+        elif isinstance(behind, requests.ReadTimeout | urllib3.exceptions.ReadTimeoutError):
+            reason = "no answer within 60 s"
         return ClusterError(
-            f"cannot reach {host} ({reason or 'connection refused, or no such host'}): check the "
-            "address, the VPN, and that `kubectl port-forward -n kubeflow svc/ml-pipeline-ui "
-            "8080:80` still runs if you use one"
+            f"cannot reach {host} ({reason}): check the address, the VPN, and that `kubectl "
+            "port-forward -n kubeflow svc/ml-pipeline-ui 8080:80` still runs if you use one"
         )
 
 

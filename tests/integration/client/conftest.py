@@ -56,7 +56,7 @@ def server() -> Iterator[Kubeflow]:
 
 @pytest.fixture
 def api(server: Kubeflow) -> Api:
-    return Api(Connection(host=server.host), pauses=(0.01, 0.01))
+    return Api(Connection(host=server.host), pause_s=0)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 
+from kubeflow import kubeflow
 from kubeflow_description import find_problem, read_operations
 from kubestill.client import Api, Connection
 from kubestill.errors import ClusterError
@@ -34,7 +35,7 @@ def test_a_refusal_says_what_to_do(server, api, status, remedy):
 
 def test_an_unreachable_host_says_what_to_do():
     with pytest.raises(ClusterError, match="cannot reach .* port-forward") as error:
-        Api(Connection(host="http://127.0.0.1:9"), pauses=()).get("healthz")
+        Api(Connection(host="http://127.0.0.1:9"), pause_s=0).get("healthz")
     assert error.value.status == 0
 
 
@@ -56,13 +57,61 @@ def test_something_that_is_not_kubeflow_is_told(server, api):
         api.get("pipelines")
 
 
-def test_a_question_is_asked_again_but_nothing_is_created_twice(server, api):
-    server.answers.append(lambda request: (503, "text/plain", b"") if server.answers else None)
-    with pytest.raises(ClusterError):
-        api.get("pipelines")
-    with pytest.raises(ClusterError):
-        api.post("experiments", {"display_name": "x"})
-    assert server.requests == ["GET pipelines"] * 3 + ["POST experiments"]
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+@pytest.mark.parametrize("headers", [{}, {"Retry-After": "0"}], ids=["plain", "retry-after"])
+def test_a_question_is_asked_again_but_nothing_is_created_twice(server, api, status, headers):
+    server.answers.append(lambda request: (status, "text/plain", b"", headers))
+    for ask in (
+        lambda: api.get("pipelines"),
+        lambda: api.post("experiments", {"display_name": "x"}),
+        lambda: api.upload("pipelines/upload_version", b"x", name="x"),
+        lambda: api.delete("pipelines/x"),
+    ):
+        with pytest.raises(ClusterError) as error:
+            ask()
+        assert error.value.status == status
+    assert server.requests == ["GET pipelines"] * 4 + [
+        "POST experiments",
+        "POST pipelines/upload_version",
+        "DELETE pipelines/x",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("said", "waited"),
+    [("1", 1), ("3600", 30), ("soon", 0), ("Fri, 31 Dec 9999 23:59:59 GMT", 30)],
+    ids=["seconds", "an-hour", "unreadable", "date"],
+)
+def test_a_busy_server_says_when_to_ask_again(server, api, monkeypatch, said, waited):
+    slept: list[float] = []
+    monkeypatch.setattr("urllib3.util.retry.time.sleep", slept.append)
+    answers = [(503, "text/plain", b"", {"Retry-After": said}), (200, "application/json", b"{}")]
+    server.answers.append(lambda request: answers.pop(0))
+    assert api.get("healthz") == {}
+    assert sum(slept) == waited
+
+
+def test_a_connection_that_breaks_off_is_a_question_asked_again(server, api):
+    """What was sent may have been done, so a POST is not sent again."""
+
+    def hang_up(request: str) -> None:
+        raise ConnectionAbortedError
+
+    server.answers.append(hang_up)
+    for method, times in (("get", 4), ("post", 1)):
+        server.requests.clear()
+        with pytest.raises(ClusterError, match="cannot reach"):
+            getattr(api, method)("pipelines")
+        assert len(server.requests) == times
+
+
+def test_a_redirect_elsewhere_takes_no_credentials_along(server):
+    with kubeflow() as elsewhere:
+        target = {"Location": f"{elsewhere.host}/apis/v2beta1/pipelines"}
+        server.answers.append(lambda request: (302, "text/plain", b"", target))
+        with pytest.raises(ClusterError, match="login page"):
+            Api(Connection(host=server.host, token=SECRET), pause_s=0).get("pipelines")
+        assert elsewhere.requests == []
 
 
 def test_secrets_show_in_no_error_and_no_log(server, caplog):

@@ -75,7 +75,7 @@ def test_a_token_that_is_renewed_in_its_file_is_read_again(server, run_id, tmp_p
     file.write_text("first\n")
     connection = Connection(host=server.host, token="first", sources={"token": str(file)})
     server.token = "first"
-    api = Api(connection, pauses=())
+    api = Api(connection, pause_s=0)
     assert get_run(api, run_id)["run_id"] == run_id
     server.token = "second"
     with pytest.raises(ClusterError, match="(?s)bearer token of .*sign in") as error:
