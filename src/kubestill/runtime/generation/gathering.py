@@ -100,7 +100,11 @@ def _place(provenance: Provenance) -> tuple[int, int] | None:
     if told is None:
         return None
     number, count = told["shard"], told.get("shards")
-    if type(number) is not int or type(count) is not int or not 0 <= number < count <= _MOST:
+    if (
+        type(number) is not int
+        or type(count) is not int
+        or not (0 <= number <= _MOST and 0 < count <= _MOST)
+    ):
         raise CorruptData(f"a shard's provenance says that it is {number!r:.40} of {count!r:.40}")
     return number, count
 
