@@ -1,5 +1,6 @@
 import re
 import runpy
+import tomllib
 from pathlib import Path
 
 TEST = re.compile(r"\btest_\w+(?:\.py)?")
@@ -27,3 +28,37 @@ def test_links_between_documents_lead_somewhere(root: Path) -> None:
 def test_the_page_of_settings_is_the_one_that_the_models_give(root: Path) -> None:
     page = runpy.run_path(str(root / "docs" / "settings.py"))["page"]
     assert (root / "docs" / "settings.md").read_text() == page(), "run `make compile`"
+
+
+def test_every_path_that_the_architecture_names_exists(root: Path) -> None:
+    named = re.findall(r"`([\w/.<>-]+)`", (root / "docs" / "architecture.md").read_text())
+    paths = {name for name in named if "/" in name.strip("/") or name.endswith(".py")}
+    assert len(paths) > 60
+    missing = {
+        path
+        for path in paths
+        if not any(
+            (place / path.replace("<name>", "train_teacher")).exists()
+            for place in (root, root / "src/kubestill")
+        )
+    }
+    assert missing == set()
+
+
+def test_the_architecture_draws_the_layers_that_are_enforced(root: Path) -> None:
+    with open(root / "pyproject.toml", "rb") as file:
+        contracts = tomllib.load(file)["tool"]["importlinter"]["contracts"]
+    enforced = {
+        contract["containers"][0]: contract["layers"]
+        for contract in contracts
+        if contract["type"] == "layers"
+    }
+    picture = (root / "docs" / "architecture.md").read_text().split("```")[1]
+    columns = [re.split("[│├]", line) for line in picture.splitlines() if "│" in line]
+    # A layer's name ends at a dash or at a gap; lines without one go on with the sentence above.
+    client = [re.split(" ─|  ", cells[1].strip())[0] for cells in columns if len(cells) > 3]
+    runtime = [re.split("  ", cells[-2].removeprefix(" "))[0] for cells in columns]
+    assert [name for name in client if name] == enforced["kubestill"]
+    assert [name for name in runtime if name] == enforced["kubestill.runtime"]
+    packages = {path.parent.name for path in root.glob("src/kubestill/runtime/*/__init__.py")}
+    assert packages == {name for layer in runtime if layer for name in layer.split(" | ")}
