@@ -120,10 +120,11 @@ def _create_locked(target: str) -> tuple[str, int]:
 
 
 def _create(folder: str, temporary: str) -> int:
-    # Another process may remove the folder, empty, between its creation and that of the file in it.
+    # Another process may remove the folder, empty, between its creation and that of the file in it,
+    # and its parent before the new name in it is durable.
     for _ in range(100):
-        _make_folder(folder)
         try:
+            _make_folder(folder)
             return os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         except FileNotFoundError:
             continue
