@@ -1,4 +1,4 @@
-"""Find out in seconds whether a distillation can work at all."""
+"""Check in seconds whether a distillation can work at all."""
 
 from typing import NamedTuple
 
@@ -41,46 +41,46 @@ def check_distillation(
     strict: bool = True,
     gate: dict = {},
 ) -> NamedTuple("Outputs", [("verdict", str), ("reason", str), ("shard_indices", list[int])]):
-    """Overfit one small batch with the teacher and one with the student, before either is trained.
+    """Overfit one small batch with the teacher and one with the student, before training either.
 
-    Each is checked as `overfit-batch` checks one training, on rows and with settings of its own.
-    What the rest of the pipeline will be told is checked as well, so that nothing is refused hours
-    later: how synthetic rows are made, and what the evaluation holds the student against. The
-    shards that share the generating and labelling are listed for `dsl.ParallelFor`.
+    Each is checked as `overfit-batch` checks one training run, on its own rows and settings. The
+    parameters of the later steps are checked as well, so that nothing is refused hours later: how
+    synthetic rows are made, and which thresholds and slices the evaluation uses. The output
+    `shard_indices` lists the shards for `dsl.ParallelFor`.
 
     Args:
-        dataset: Real rows; the student's are made of them.
-        augmented: Rows that the teacher learns; not connected, it learns the real ones.
-        validation: Rows that both are followed on.
-        teacher_network: As train-teacher will be told, and so are the four that follow.
-        teacher_args: Its keyword arguments.
-        teacher_steps: Its optimizer steps.
-        teacher_learning_rate: Its peak learning rate.
-        teacher_settings: Everything else that it is told.
-        student_network: As train-student will be told, and so are all down to `device`.
-        student_args: Its keyword arguments.
-        student_steps: Its optimizer steps.
-        student_learning_rate: Its peak learning rate.
-        student_settings: Everything else that it is told.
+        dataset: Real rows; the student's rows are generated from them.
+        augmented: Rows that the teacher learns from; defaults to the real ones.
+        validation: Validation rows of both.
+        teacher_network: Network of train-teacher.
+        teacher_args: Keyword arguments of that network.
+        teacher_steps: Optimizer steps of the teacher.
+        teacher_learning_rate: Peak learning rate of the teacher.
+        teacher_settings: Further settings of the teacher's training run.
+        student_network: Network of train-student.
+        student_args: Keyword arguments of that network.
+        student_steps: Optimizer steps of the student.
+        student_learning_rate: Peak learning rate of the student.
+        student_settings: Further settings of the student's training run.
         temperature: Softens teacher and student before they are compared.
         hard_weight: Share of the hard-label loss.
-        batch_size: Rows a step, of both.
-        seed: Of the initial weights and the order of the rows.
+        batch_size: Rows per step, for both.
+        seed: Seeds the initial weights and the order of the rows.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
-        method: As label-with-teacher will be told, and so are the three that follow.
+        method: Method of label-with-teacher.
         rows: Synthetic rows in total.
-        shards: Tasks that generate and label side by side, 1 to 128.
+        shards: Tasks that generate and label in parallel, 1 to 128.
         synthetic_settings: Options of the method.
-        thresholds: As continuous-eval will be told.
-        slices: Columns of the same.
+        thresholds: Thresholds of continuous-eval.
+        slices: Slices of continuous-eval.
         strict: Fail unless the verdict is `pass`.
-        gate: Options of both checks: docs/settings.md lists them.
+        gate: Options of both checks, listed in docs/settings.md.
 
     Returns:
-        metrics: Floor, excess, steps to the floor and skill of each.
-        report: Learning curves of every attempt and every question asked, as a page.
-        summary: The same in short.
-        findings: The same as JSON, by `teacher` and `student`.
+        metrics: Floor, excess, steps to the floor and skill, of teacher and student.
+        report: Learning curves of every attempt and the result of every check, as an HTML page.
+        summary: The same in short, as Markdown.
+        findings: The same as JSON, under `teacher` and `student`.
         verdict: `pass`, `fail` or `undetermined`: the worse of the two.
         reason: The diagnosis in sentences.
         shard_indices: 0 to shards - 1.

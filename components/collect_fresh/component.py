@@ -1,4 +1,4 @@
-"""Take the rows that arrived since the last run."""
+"""Collect the rows that arrived since the last run."""
 
 from typing import NamedTuple
 
@@ -39,42 +39,42 @@ def collect_fresh(
 ) -> NamedTuple("Outputs", [("status", str), ("reason", str)]):
     """Collect labelled rows that no run has taken yet: the window of this run.
 
-    The window is held in the registry until the run ends. Only where it ends well are its rows
-    taken; after a failure the next run takes them. A retry gets the same window.
+    The registry reserves the window until the run ends. Its rows count as taken only if the run
+    succeeds; after a failure the next run takes them. A retry gets the same window.
 
     Args:
-        source: Parquet or CSV: a file, a folder with all below it (`date=2013-04-01/` gives a
+        source: Parquet or CSV: a file, a folder with all below it (`date=2013-04-01/` becomes a
             column), or a glob such as `gs://bucket/flights/**/*.parquet`.
-        timestamp: Column of the time a row is from.
+        timestamp: Column with the time of each row.
         target: Column to predict.
         registry: Folder that all runs share, local, gs:// or s3://.
-        run_id: Of the pipeline run: `dsl.PIPELINE_JOB_ID_PLACEHOLDER`.
-        as_of: Take rows from before this date or time; empty is now. Replays history.
+        run_id: Id of the pipeline run: `dsl.PIPELINE_JOB_ID_PLACEHOLDER`.
+        as_of: Take rows from before this date or time, to replay history; empty means now.
         since: Never take rows from before this date or time.
-        label_delay_hours: How long labels take to arrive: later rows are left to the next run.
+        label_delay_hours: Time that labels take to arrive: newer rows are left to the next run.
         task: `regression`, `binary`, `multiclass`, or `auto` to infer it from the target.
-        features: Columns to learn from; empty takes all but target and timestamp.
+        features: Columns to learn from; empty uses all but target and timestamp.
         kinds: Overrides by column: `numeric`, `boolean`, `categorical` or `tensor`.
-        keys: Columns that identify a row; empty takes all of them, and how often a file has it.
+        keys: Columns that identify a row; empty uses all columns, and how often a file has the row.
         golden_source: Parquet or CSV of rows on which a challenger must not get worse; copied into
-            the registry once. Empty: the rows that judged the first champion.
-        min_rows: With fewer, all wait for the next run.
-        judge_fraction: Share of the rows that judge and are not learned from, above 0 and below 1.
-        validation_fraction: Share of the rows for early stopping and selection, 0 to below 1.
-        replay_rows: How many rows of the champions' own training to hand on as `replay`.
-        lease_hours: After how long a run that holds its window is taken for dead.
-        seed: Of the validation split and the sample of older rows.
+            the registry once. Empty uses the rows that judged the first champion.
+        min_rows: With fewer fresh rows, all of them wait for the next run.
+        judge_fraction: Share of the rows that judge and are never learned from, in (0, 1).
+        validation_fraction: Share of the rows for early stopping and selection, in [0, 1).
+        replay_rows: How many rows that champions learned from to pass on as `replay`.
+        lease_hours: Time after which a run that holds its window is presumed dead.
+        seed: Seeds the validation split and the sample of older rows.
         settings: `timezone` of times without one, `timestamp_format` of those not in ISO 8601.
 
     Returns:
-        dataset: Rows to learn from: of this window, and of earlier ones nothing was learned from.
+        dataset: Rows to learn from: of this window, and of earlier windows not yet learned from.
         validation: A share of them, for early stopping and for choosing between checkpoints.
         holdout: Rows that judge the challenger.
-        fresh: The whole window: rows that judge the champion, which has seen none of them.
-        replay: A sample of what champions learned from.
-        summary: What was found in which files.
-        status: `ready`, `bootstrap` without a champion, `waiting` without enough rows, or `busy`
-            while another run is at work.
-        reason: The sentence behind it.
+        fresh: The whole window: the rows that judge the champion, which has seen none of them.
+        replay: A sample of the rows that champions learned from.
+        summary: What was found, file by file.
+        status: `ready`; `bootstrap` if there is no champion; `waiting` if there are too few rows;
+            `busy` while another run is at work.
+        reason: The status explained in a sentence.
     """
     return call_step("collect_fresh", locals())

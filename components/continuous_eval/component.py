@@ -1,4 +1,4 @@
-"""Judge a model on data it has not seen."""
+"""Evaluate a model on data it has not seen."""
 
 from typing import NamedTuple
 
@@ -28,30 +28,30 @@ def continuous_eval(
 ) -> NamedTuple("Outputs", [("decision", str), ("reason", str)]):
     """Score a model with confidence intervals, compare it with others, and decide.
 
-    With a registry, the champion is held against the record of its own promotion, rows are checked
-    for being fit to judge by, and the evaluation is added to the history.
+    With a registry, the champion is compared with the record of its own promotion, the rows are
+    checked for being fit to judge by, and the evaluation is added to the history.
 
     Args:
-        dataset: Labelled rows that no training has seen.
-        model: The model to judge; the registry's champion where not connected.
-        baseline: The model to beat, compared row by row on the same data; the registry's champion
-            where not connected.
+        dataset: Labelled rows that no model has been trained on.
+        model: The model to judge; defaults to the registry's champion.
+        baseline: The model to beat, compared row by row on the same data; defaults to the
+            registry's champion.
         teacher: The model that the judged one imitates.
-        golden: A fixed second dataset that must not get worse.
+        golden: A fixed second dataset on which the model must not get worse.
         thresholds: Limits by metric that decide between pass and fail.
         slices: Columns by whose values the scores are broken down.
-        registry: Folder of champions and history, local, gs:// or s3://; empty keeps none.
-        run_id: Of the pipeline run, for the history.
-        step: What the history calls this evaluation: `judge` or `challenge`; empty follows from
-            who is judged.
-        settings: Further options: docs/settings.md lists them.
+        registry: Folder of champions and history, local, gs:// or s3://; empty uses none.
+        run_id: Id of the pipeline run, for the history.
+        step: Name of this evaluation in the history: `judge` or `challenge`; empty infers it from
+            the model that is judged.
+        settings: Further options, listed in docs/settings.md.
 
     Returns:
         metrics: Scalars of the model.
-        report: Scores, record, drift, history, calibration and cost, as a page.
-        summary: The same in short.
-        record: The decision, bound to digests, and all scores, as JSON: what `promote-model` takes.
+        report: Scores, record, drift, history, calibration and cost, as an HTML page.
+        summary: The same in short, as Markdown.
+        record: The decision, bound to digests, and all scores, as JSON: an input of promote-model.
         decision: One word for the pipeline to branch on.
-        reason: The sentence behind it.
+        reason: The decision explained in a sentence.
     """
     return call_step("continuous_eval", locals())

@@ -1,4 +1,4 @@
-"""Go on training on fresh rows."""
+"""Continue training on fresh rows."""
 
 from typing import NamedTuple
 
@@ -40,42 +40,42 @@ def finetune_fresh(
 ) -> NamedTuple("Outputs", [("model_uri", str)]):
     """Fine-tune a model on fresh rows from a checkpoint taken before it began to overfit.
 
-    The checkpoint brings network, feature encoding and classes; the fresh rows must fit them.
+    Network, feature encoding and classes come from the checkpoint, and the fresh rows must fit
+    them.
 
     Args:
-        checkpoint: Where to start, as select-checkpoint chose it.
+        checkpoint: The starting point, as chosen by select-checkpoint.
         dataset: Fresh labelled rows.
         validation: Rows for early stopping and for choosing between checkpoints.
-        replay: Older rows, some of which are mixed in against forgetting.
-        replay_share: Share of the mix that is replayed, from 0 (off) to below 1; all of `replay`
-            where that is less.
+        replay: Older rows; a sample of them is mixed in to prevent forgetting.
+        replay_share: Share of the mix that is replayed, in [0, 1); 0 turns it off. If `replay` has
+            fewer rows than that, all of them are used.
         epochs: Passes over the dataset, or over the mix.
         steps: Optimizer steps; overrides `epochs` when above 0.
-        batch_size: Rows a step.
-        optimizer: Class name in `torch.optim`; the checkpoint's own goes on where it is kept.
+        batch_size: Rows per step.
+        optimizer: Class name in `torch.optim`; ignored if the checkpoint's optimizer is kept.
         learning_rate: Peak learning rate.
         schedule: Class name in `torch.optim.lr_scheduler`, or `constant`.
-        keep_optimizer: Go on with its optimizer, arguments and state included, not a fresh one.
-        keep_schedule: Go on with its learning-rate schedule, at its own length, not a fresh one.
-        keep_position: Go on with the order of the rows where the checkpoint left it.
-        shrink: Factor on the weights before training (Ash & Adams 2020); 1 leaves them alone.
-        perturb: Share of a fresh initialisation to add to them; 0 is off.
-        seed: Of the initial weights, the order of the rows and dropout.
-        device: `auto`, `cpu`, `cuda` or `cuda:1`; a GPU that is asked for and missing is an
-            error.
+        keep_optimizer: Keep the checkpoint's optimizer, with its arguments and state.
+        keep_schedule: Keep the checkpoint's learning-rate schedule, at its original length.
+        keep_position: Continue in the order of the rows where the checkpoint left off.
+        shrink: Factor on the weights before training (Ash & Adams 2020); 1 leaves them unchanged.
+        perturb: Share of a fresh initialisation that is added to them; 0 turns it off.
+        seed: Seeds the initial weights, the order of the rows and dropout.
+        device: `auto`, `cpu`, `cuda` or `cuda:1`; requesting a GPU that is missing is an error.
         checkpoint_uri: Root of the checkpoints, local, gs:// or s3://; empty keeps them beside the
             ledger.
-        experiment: Folder below that root; empty takes the component's name.
-        resume: `auto` goes on where an earlier attempt stopped, `never` starts anew, `must`
-            fails without one.
-        settings: Everything else a training can be told: docs/settings.md lists it.
+        experiment: Folder below that root; empty uses `finetune`.
+        resume: `auto` continues from an earlier attempt, `never` starts anew, `must` fails if there
+            is nothing to resume.
+        settings: All other settings of a training run, listed in docs/settings.md.
 
     Returns:
-        model: The exported model: weights, and a spec with its feature encoding.
-        ledger: Every checkpoint of the training: step, metrics, size, digests, URI.
+        model: The exported model: weights, and a spec that includes its feature encoding.
+        ledger: Every checkpoint of the training run: step, metrics, size, digests, URI.
         metrics: Scalars of the exported model.
-        report: Learning curves, checkpoints, settings and cost, as a page.
-        summary: The same in short.
-        model_uri: Where the exported model lies.
+        report: Learning curves, checkpoints, settings and cost, as an HTML page.
+        summary: The same in short, as Markdown.
+        model_uri: Location of the exported model.
     """
     return call_step("finetune_fresh", locals())

@@ -13,15 +13,15 @@ def gather_shards(
     uris: list[str],
     dataset: dsl.Output[dsl.Dataset],
 ) -> NamedTuple("Outputs", [("dataset_uri", str)]):
-    """Make one dataset out of the shards of a fan-out: an index of their parts, no bytes copied.
+    """Join the shards of a fan-out to one dataset: an index of their parts; no bytes are copied.
 
     Fan-outs join by URI strings because Kubeflow would download every shard to join artifacts.
 
     Args:
-        uris: The shards, in order; the `dataset_uri` of each iteration.
+        uris: The shards in order: the `dataset_uri` of each iteration.
 
     Returns:
         dataset: One dataset over all rows, in the order of the shards.
-        dataset_uri: Where the index lies.
+        dataset_uri: Location of the index.
     """
     return call_step("gather_shards", locals())

@@ -1,4 +1,4 @@
-"""Make rows for a student to learn from."""
+"""Generate rows for a student to learn from."""
 
 from typing import NamedTuple
 
@@ -23,33 +23,33 @@ def generate_synthetic(
     system: str = "",
     system_args: dict = {},
 ) -> NamedTuple("Outputs", [("dataset_uri", str)]):
-    """Generate one shard of rows: a real dataset augmented, or a system's domain covered.
+    """Generate one shard of rows: augment a real dataset, or cover the domain of a system.
 
-    Rows of a system carry exact labels; augmented ones get theirs from a teacher. The union of all
-    shards does not depend on how many there are: every row draws its random numbers from the seed
-    and its global index, and shards are cut on fixed blocks of 8,192 rows.
+    Rows of a system carry exact labels; augmented rows get theirs from a teacher. The union of all
+    shards does not depend on their number: every row draws its random numbers from the seed and its
+    global index, and shards are cut on fixed blocks of 8,192 rows.
 
     Args:
         original: The dataset to augment, or to put before the rows of a system.
         model: A surrogate trained so far, which the method `adaptive` improves on.
         method: For a dataset `munge` (Bucila et al. 2006), `mixup` (Zhang et al. 2018) or `jitter`;
             for a system `grid` (complete), `sobol`, `latin-hypercube`, `random`, or `adaptive`
-            (where a surrogate errs most); or the import path of a source of your own,
-            `package.module:Name`. `auto` is `munge` for a dataset; for a system `grid` where
-            every input is discrete, else `sobol`.
-        rows: Generated rows over all shards together; the originals come on top. A grid has as many
-            as its `points` make, and without those at most this many.
+            (more rows where a surrogate's error is largest); or the import path of your own source,
+            `package.module:Name`. `auto` means `munge` for a dataset; for a system it means `grid`
+            if every input is discrete, else `sobol`.
+        rows: Generated rows over all shards together; the originals are added to them. The `points`
+            of a grid determine its size; without them, it has at most this many rows.
         shard: Index of this shard, from 0.
-        shards: How many shards there are.
-        include_original: Also pass the real rows on, with their labels.
-        seed: Of the random numbers.
-        settings: Options of the method: docs/settings.md lists them.
-        system: What labels the rows exactly: a built-in name such as `heat` or `heston`, or the
-            import path of a system of your own, `package.module:Name`.
-        system_args: Its arguments.
+        shards: Number of shards.
+        include_original: Also include the real rows, with their labels.
+        seed: Seeds the random numbers.
+        settings: Options of the method, listed in docs/settings.md.
+        system: The system that labels the rows exactly: a built-in name such as `heat` or `heston`,
+            or the import path of your own, `package.module:Name`.
+        system_args: Arguments of the system.
 
     Returns:
-        dataset: The rows of this shard; with labels where they come from a system.
-        dataset_uri: Where this shard lies.
+        dataset: The rows of this shard, with labels if they come from a system.
+        dataset_uri: Location of this shard.
     """
     return call_step("generate_synthetic", locals())

@@ -1,4 +1,4 @@
-"""Let the teacher say what it thinks of each row."""
+"""Label rows with the teacher's soft outputs."""
 
 from typing import NamedTuple
 
@@ -24,26 +24,26 @@ def label_with_teacher(
 ) -> NamedTuple("Outputs", [("dataset_uri", str)]):
     """Add the teacher's soft outputs (class logits or predictions) to a dataset.
 
-    Rows are labelled in fixed blocks of 8,192, so the labels do not depend on how the rows were cut
-    into shards. Given a `method`, it first generates one shard of rows from the dataset, as
-    `generate-synthetic` would, and labels those: one step instead of two, and rows that nobody else
-    needs stay where they are made.
+    Rows are labelled in fixed blocks of 8,192, so the labels do not depend on how the rows are cut
+    into shards. Given a `method`, the step first generates one shard of rows from the dataset, as
+    `generate-synthetic` does, and labels those: one step instead of two, and the unlabelled rows
+    are never uploaded.
 
     Args:
         model: The teacher.
-        dataset: Rows to label; or, with a `method`, the real rows to generate from.
-        device: `auto`, `cpu`, `cuda` or `cuda:1`; a GPU that is asked for and missing is an error.
-        settings: There are none yet; any name is refused.
-        method: How to generate rows: `munge`, `mixup`, `jitter`, or the import path of a source of
-            your own, `package.module:Name`; empty labels the rows of the dataset.
-        rows: Generated rows over all shards together; the real ones come on top.
+        dataset: Rows to label; with a `method`, the real rows to generate from.
+        device: `auto`, `cpu`, `cuda` or `cuda:1`; requesting a GPU that is missing is an error.
+        settings: Has no options yet; any name is refused.
+        method: How to generate rows: `munge`, `mixup`, `jitter`, or the import path of your own
+            source, `package.module:Name`; empty labels the rows of the dataset.
+        rows: Generated rows over all shards together; the real ones are added to them.
         shard: Index of this shard, from 0.
-        shards: How many shards there are.
-        seed: Of the random numbers that generating draws.
-        synthetic_settings: Options of the method: docs/settings.md lists them.
+        shards: Number of shards.
+        seed: Seeds the random numbers of the generated rows.
+        synthetic_settings: Options of the method, listed in docs/settings.md.
 
     Returns:
-        labelled: The rows with the soft outputs beside them.
-        dataset_uri: Where the labelled rows lie.
+        labelled: The rows together with the soft outputs.
+        dataset_uri: Location of the labelled rows.
     """
     return call_step("label_with_teacher", locals())

@@ -1,4 +1,4 @@
-"""Bring the champion into a pipeline."""
+"""Load the registry's champion into a pipeline."""
 
 from typing import NamedTuple
 
@@ -20,13 +20,14 @@ def open_champion(
 
     Args:
         registry: Folder that all runs share, local, gs:// or s3://.
-        run_id: Of the pipeline run; with it, the champion must be the one that the run's window is
-            for. Empty takes whichever is there.
+        run_id: Id of the pipeline run; the champion must then be the one that the run's window was
+            collected for. Empty accepts any champion.
 
     Returns:
         model: The champion's export.
-        ledger: Its training: the one state from before overfitting, to fine-tune from.
-        golden: Rows that no model ever learns from: the user's own, or the first champion's judges.
-        version: Which champion it is.
+        ledger: Its ledger, with the one state from before overfitting, to fine-tune from.
+        golden: Rows that no model ever learns from: your own, or those that judged the first
+            champion.
+        version: Version of the champion.
     """
     return call_step("open_champion", locals())

@@ -1,4 +1,4 @@
-"""Find out in seconds whether a training can learn at all."""
+"""Check in seconds whether a training run can learn at all."""
 
 from typing import NamedTuple
 
@@ -35,41 +35,42 @@ def overfit_batch(
     thresholds: dict = {},
     slices: list = [],
 ) -> NamedTuple("Outputs", [("verdict", str), ("reason", str)]):
-    """Overfit one small batch on purpose before the expensive training, or say why that fails.
+    """Overfit one small batch before the expensive training run, or explain why that fails.
 
-    The batch goes through the same decoding, encoding, loss and optimizer step as the training to
-    come, and its loss has to reach the least that any function of these features can have. What is
-    wrong otherwise is found by experiment: another learning rate, normalised features, a plain
-    network, fewer rows. A separate check on held-out rows finds labels that stand in other rows.
-    Give it the parameters of the training that it guards.
+    The batch goes through the same decoding, encoding, loss and optimizer step as the training run
+    itself, and its loss must reach the lowest value that any function of these features can have.
+    If it does not, experiments find the cause: another learning rate, normalised features, a plain
+    network, fewer rows. A separate check on held-out rows finds labels that belong to other rows.
+    Pass it the parameters of the training run that it guards.
 
     Args:
-        dataset: Rows of the training to come.
-        validation: Its validation rows: what it is told of them is checked here.
+        dataset: Rows of the training run that follows.
+        validation: Validation rows of that run; settings that refer to them are checked here.
         mode: `hard`, `distil` or `overfit`, as in train-student; `hard` for a teacher.
-        temperature: As in the training to come, and so are all parameters down to `settings`.
+        temperature: As in the training run that follows, like all parameters down to `settings`.
         hard_weight: Share of the hard-label loss in mode `distil`.
         network: `mlp`, or the import path of a class or factory such as `my_pkg.nets:Net`.
-        network_args: Its keyword arguments, such as `{"hidden": [128, 128]}`.
-        epochs: Passes over the dataset of the training to come.
-        steps: Its optimizer steps; overrides `epochs` when above 0.
-        batch_size: Rows a step of it.
+        network_args: Keyword arguments of the network, such as `{"hidden": [128, 128]}`.
+        epochs: Passes over the dataset in the training run that follows.
+        steps: Optimizer steps of that run; overrides `epochs` when above 0.
+        batch_size: Rows per step of that run.
         optimizer: Class name in `torch.optim`.
         learning_rate: Peak learning rate.
         schedule: Class name in `torch.optim.lr_scheduler`, or `constant`.
-        seed: Of the initial weights and the order of the rows.
+        seed: Seeds the initial weights and the order of the rows.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
-        settings: Everything else the training is told: docs/settings.md lists it.
+        settings: All other settings of that run, listed in docs/settings.md.
         strict: Fail unless the verdict is `pass`.
-        gate: Options of this check: docs/settings.md lists them.
-        thresholds: Of the continuous-eval that ends the pipeline: refused here, not at its end.
-        slices: Columns of the same.
+        gate: Options of this check, listed in docs/settings.md.
+        thresholds: Thresholds of the continuous-eval that ends the pipeline, to reject bad ones
+            now.
+        slices: Slices of the same evaluation.
 
     Returns:
         metrics: Floor, excess, steps to the floor, skill on held-out rows.
-        report: Learning curves of every attempt and every question asked, as a page.
-        summary: The same in short.
-        findings: All that was found, as JSON.
+        report: Learning curves of every attempt and the result of every check, as an HTML page.
+        summary: The same in short, as Markdown.
+        findings: All findings, as JSON.
         verdict: `pass`, `fail` or `undetermined`.
         reason: The diagnosis in sentences.
     """

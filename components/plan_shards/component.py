@@ -1,4 +1,4 @@
-"""Say which shards a fan-out loops over."""
+"""List the shards that a fan-out loops over."""
 
 from kfp import dsl
 
@@ -17,18 +17,18 @@ def plan_shards(
 ) -> list[int]:
     """List the shard indices of a fan-out, and solve a few rows before it starts.
 
-    A loop needs its list before it starts, and a pipeline parameter holds only the count. What the
-    shards will tell `generate-synthetic` is checked here, before any of them runs. Where a system
-    labels the rows, it solves the first 8 of them twice: that shows whether it works, that it gives
-    equal inputs equal labels, and how long a shard will take.
+    A loop needs its list before it starts, and a pipeline parameter holds only the count. The
+    parameters of the shards' `generate-synthetic` are checked here, before any shard runs. A system
+    solves its first 8 rows twice: this shows whether it works, whether equal inputs get equal
+    labels, and how long a shard will take.
 
     Args:
-        shards: How many tasks to spread the work over, 1 to 128.
-        method: Of `generate-synthetic`; empty, and without a system, checks none of these.
-        rows: Its rows.
-        settings: Its settings: docs/settings.md lists them.
-        system: Its system; empty for rows that are made of a dataset.
-        system_args: The system's arguments.
+        shards: Number of tasks to spread the work over, 1 to 128.
+        method: Method of `generate-synthetic`; if this and `system` are empty, nothing is checked.
+        rows: Rows of `generate-synthetic`.
+        settings: Its settings, listed in docs/settings.md.
+        system: Its system; empty if the rows are generated from a dataset.
+        system_args: Arguments of the system.
 
     Returns:
         Output: 0 to shards - 1.

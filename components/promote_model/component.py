@@ -1,4 +1,4 @@
-"""Make the challenger champion."""
+"""Promote the challenger to champion."""
 
 from typing import NamedTuple
 
@@ -20,26 +20,27 @@ def promote_model(
     model_registry: str = "",
     model_name: str = "",
 ) -> NamedTuple("Outputs", [("version", int), ("model_uri", str)]):
-    """Promote the very model that was judged: copy it into the registry and swap the champion.
+    """Promote exactly the model that was judged: copy it into the registry and swap the champion.
 
-    Refused unless the digests of challenger, champion and judging rows are those of the decision.
-    Champion and window change in one compare-and-swap; repeated, it finds its work done.
+    The promotion is refused unless the digests of challenger, champion and judging rows are those
+    of the decision. Champion and window change in one compare-and-swap; a retry finds its work
+    done.
 
     Args:
         model: The challenger.
-        ledger: Its training; the state from before overfitting is kept, to fine-tune from.
+        ledger: Its ledger; the state from before overfitting is kept, to fine-tune from.
         registry: Folder that all runs share, local, gs:// or s3://.
-        run_id: Of the pipeline run that holds the window: `dsl.PIPELINE_JOB_ID_PLACEHOLDER`.
-        record: Of the continuous-eval that judged it: it holds the decision.
-        metrics: Of the same, where it was run by a version that kept the decision there.
-        model_registry: Address of the Kubeflow Model Registry to tell, such as
-            `http://model-registry-service.kubeflow:8080`; empty: nobody is told. Whether it answers
-            changes nothing about the promotion.
-        model_name: What it calls the model; empty: the registry's last folder.
+        run_id: Id of the pipeline run that holds the window: `dsl.PIPELINE_JOB_ID_PLACEHOLDER`.
+        record: Record of the continuous-eval that judged the model; it holds the decision.
+        metrics: Metrics of the same evaluation, for versions that kept the decision there.
+        model_registry: Address of the Kubeflow Model Registry where the model is registered, such
+            as `http://model-registry-service.kubeflow:8080`; empty skips registration. A service
+            that does not answer never prevents the promotion.
+        model_name: Name of the model there; empty uses the registry's last folder.
 
     Returns:
-        summary: Who is champion, and whether the Model Registry was told.
-        version: Of the new champion.
-        model_uri: Where it lies.
+        summary: Who is champion, and whether the Model Registry accepted the model.
+        version: Version of the new champion.
+        model_uri: Location of the new champion.
     """
     return call_step("promote_model", locals())

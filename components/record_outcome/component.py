@@ -1,4 +1,4 @@
-"""End a run, however it went."""
+"""Record how a run ended."""
 
 from typing import NamedTuple
 
@@ -17,15 +17,15 @@ def record_outcome(
 ) -> NamedTuple("Outputs", [("outcome", str)]):
     """Close the run's window or give its rows back, and write the outcome to the history.
 
-    The exit task of a pipeline: it runs after success and failure alike.
+    This is the exit task of a pipeline: it runs after success and failure alike.
 
     Args:
         registry: Folder that all runs share, local, gs:// or s3://.
-        run_id: Of the pipeline run: `dsl.PIPELINE_JOB_ID_PLACEHOLDER`.
+        run_id: Id of the pipeline run: `dsl.PIPELINE_JOB_ID_PLACEHOLDER`.
         final_status: What Kubeflow says about the steps before; filled in by Kubeflow.
 
     Returns:
-        summary: How the run ended, and how the registry stands.
+        summary: How the run ended, and the state of the registry.
         outcome: `promoted`, `healthy`, `inconclusive`, `rejected` (the challenger), `unfit` (the
             rows), `waiting`, `busy`, `failed` or `abandoned`.
     """

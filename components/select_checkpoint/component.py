@@ -1,4 +1,4 @@
-"""Choose a checkpoint after the training."""
+"""Choose a checkpoint after the training run."""
 
 from typing import NamedTuple
 
@@ -21,24 +21,24 @@ def select_checkpoint(
     tolerance: float = 0.0,
     settings: dict = {},
 ) -> NamedTuple("Outputs", [("checkpoint_uri", str), ("model_uri", str), ("reason", str)]):
-    """Choose one milestone of a training by a rule, export it, and write down why.
+    """Choose one milestone of a training run by a rule, export it, and record the reason.
 
     Args:
-        ledger: The training's checkpoints.
-        dataset: Rows to score the candidates on again; without it the recorded metrics decide.
+        ledger: The checkpoints of the training run.
+        dataset: Rows to re-score the candidates on; if not connected, recorded metrics decide.
         rule: `best`, `last`, `earliest-within`, `before-overfitting`, `pareto` or `step`.
-        metric: What to compare; empty takes the training's own.
-        tolerance: For `earliest-within`: share of the best value that may be lost; 0 takes one
+        metric: Metric to compare; empty uses that of the training run.
+        tolerance: For `earliest-within`: share of the best value that may be lost; 0 means one
             standard error.
-        settings: Further options: docs/settings.md lists them.
+        settings: Further options, listed in docs/settings.md.
 
     Returns:
-        checkpoint: Reference to the chosen one: URI and digests, a few hundred bytes.
-        model: The chosen checkpoint, exported.
-        report: What was compared, as a page.
-        summary: The same in short.
-        checkpoint_uri: Where the full training state lies.
-        model_uri: Where the exported model lies.
-        reason: Why this one.
+        checkpoint: Reference to the chosen checkpoint: URI and digests, a few hundred bytes.
+        model: The chosen checkpoint, exported as a model.
+        report: All candidates and the choice, as an HTML page.
+        summary: The same in short, as Markdown.
+        checkpoint_uri: Location of the full training state.
+        model_uri: Location of the exported model.
+        reason: Why this checkpoint was chosen.
     """
     return call_step("select_checkpoint", locals())

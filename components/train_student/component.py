@@ -39,49 +39,48 @@ def train_student(
 ) -> NamedTuple("Outputs", [("model_uri", str)]):
     """Train a small model on a teacher's soft outputs, or on hard labels as the control.
 
-    For classification the loss is that of Hinton et al. 2015: cross-entropy between softened
-    outputs, times the squared temperature, beside the hard-label loss. A retried or re-submitted
-    training resumes from its last checkpoint and ends with the same bits.
+    For classification the loss is that of Hinton et al. 2015: the cross-entropy between softened
+    outputs, times the squared temperature, plus the hard-label loss. A retried or re-submitted
+    training run resumes from its last checkpoint and produces a bit-identical model.
 
     Args:
-        dataset: Rows to learn from; with soft outputs for `distil`, with labels otherwise.
-        validation: Rows for early stopping and for choosing between checkpoints; not for
+        dataset: Rows to learn from: with soft outputs for `distil`, with labels otherwise.
+        validation: Rows for early stopping and for choosing between checkpoints; not used by
             `overfit`.
         mode: `distil` imitates the teacher, `hard` learns the labels alone, `overfit` interpolates
-            noise-free labels: no regularisation, the error followed over every row, and a stop
-            at `tolerance`, at convergence or at the end of the budget.
+            noise-free labels: it uses no regularisation, measures the error on every row, and stops
+            at `tolerance`, at convergence or at the end of its budget.
         temperature: Softens teacher and student before they are compared; above 0.
-        hard_weight: Share of the hard-label loss where a row has a label, 0 to 1.
-        tolerance: For `overfit`: what certify-surrogate is to be told. Training stops at half of
-            it on the rows, for between them the error is larger, or at `settings.tolerance`; 0
-            is off.
-        statistic: For `overfit`: `max`, `p999` or `mean`, as certify-surrogate takes it; training
-            follows the largest error for the first two.
+        hard_weight: Share of the hard-label loss on rows that have a label, 0 to 1.
+        tolerance: For `overfit`: the tolerance of certify-surrogate. Training stops at half of it,
+            because the error between the rows is larger than on them, or at `settings.tolerance`;
+            0 turns this off.
+        statistic: For `overfit`: `max`, `p999` or `mean`, as in certify-surrogate; training uses
+            the largest error for the first two.
         network: `mlp`, `resmlp`, `siren` and `fourier` for functions, `fno` for fields, or the
             import path of a class or factory such as `my_pkg.nets:Net`.
-        network_args: Its keyword arguments, such as `{"hidden": [128, 128]}`.
+        network_args: Keyword arguments of the network, such as `{"hidden": [128, 128]}`.
         epochs: Passes over the dataset.
         steps: Optimizer steps; overrides `epochs` when above 0.
-        batch_size: Rows a step.
+        batch_size: Rows per step.
         optimizer: Class name in `torch.optim`.
         learning_rate: Peak learning rate.
         schedule: Class name in `torch.optim.lr_scheduler`, or `constant`.
-        seed: Of the initial weights, the order of the rows and dropout.
-        device: `auto`, `cpu`, `cuda` or `cuda:1`; a GPU that is asked for and missing is an
-            error.
+        seed: Seeds the initial weights, the order of the rows and dropout.
+        device: `auto`, `cpu`, `cuda` or `cuda:1`; requesting a GPU that is missing is an error.
         checkpoint_uri: Root of the checkpoints, local, gs:// or s3://; empty keeps them beside the
             ledger.
-        experiment: Folder below that root; empty takes the component's name.
-        resume: `auto` goes on where an earlier attempt stopped, `never` starts anew, `must`
-            fails without one.
-        settings: Everything else a training can be told: docs/settings.md lists it.
+        experiment: Folder below that root; empty uses `student`, `control` or `overfit`, by mode.
+        resume: `auto` continues from an earlier attempt, `never` starts anew, `must` fails if there
+            is nothing to resume.
+        settings: All other settings of a training run, listed in docs/settings.md.
 
     Returns:
-        model: The exported model: weights, and a spec with its feature encoding.
-        ledger: Every checkpoint of the training: step, metrics, size, digests, URI.
+        model: The exported model: weights, and a spec that includes its feature encoding.
+        ledger: Every checkpoint of the training run: step, metrics, size, digests, URI.
         metrics: Scalars of the exported model.
-        report: Learning curves, checkpoints, settings and cost, as a page.
-        summary: The same in short.
-        model_uri: Where the exported model lies.
+        report: Learning curves, checkpoints, settings and cost, as an HTML page.
+        summary: The same in short, as Markdown.
+        model_uri: Location of the exported model.
     """
     return call_step("train_student", locals())

@@ -34,36 +34,36 @@ def train_teacher(
 ) -> NamedTuple("Outputs", [("model_uri", str)]):
     """Train a large, accurate model on real labels.
 
-    Everything that can be wrong with the parameters is reported at once, before any data is read. A
-    retried or re-submitted training resumes from its last checkpoint and ends with the same bits.
+    All parameters are checked before any data is read, and all problems are reported together. A
+    retried or re-submitted training run resumes from its last checkpoint and produces a
+    bit-identical model.
 
     Args:
         dataset: Labelled rows to learn from.
         validation: Rows for early stopping and for choosing between checkpoints.
         network: `mlp`, or the import path of a class or factory such as `my_pkg.nets:Net`.
-        network_args: Its keyword arguments, such as `{"hidden": [128, 128]}`.
+        network_args: Keyword arguments of the network, such as `{"hidden": [128, 128]}`.
         epochs: Passes over the dataset.
         steps: Optimizer steps; overrides `epochs` when above 0.
-        batch_size: Rows a step.
+        batch_size: Rows per step.
         optimizer: Class name in `torch.optim`.
         learning_rate: Peak learning rate.
         schedule: Class name in `torch.optim.lr_scheduler`, or `constant`.
-        seed: Of the initial weights, the order of the rows and dropout.
-        device: `auto`, `cpu`, `cuda` or `cuda:1`; a GPU that is asked for and missing is an
-            error.
+        seed: Seeds the initial weights, the order of the rows and dropout.
+        device: `auto`, `cpu`, `cuda` or `cuda:1`; requesting a GPU that is missing is an error.
         checkpoint_uri: Root of the checkpoints, local, gs:// or s3://; empty keeps them beside the
             ledger.
-        experiment: Folder below that root; empty takes the component's name.
-        resume: `auto` goes on where an earlier attempt stopped, `never` starts anew, `must`
-            fails without one.
-        settings: Everything else a training can be told: docs/settings.md lists it.
+        experiment: Folder below that root; empty uses `teacher`.
+        resume: `auto` continues from an earlier attempt, `never` starts anew, `must` fails if there
+            is nothing to resume.
+        settings: All other settings of a training run, listed in docs/settings.md.
 
     Returns:
-        model: The exported model: weights, and a spec with its feature encoding.
-        ledger: Every checkpoint of the training: step, metrics, size, digests, URI.
+        model: The exported model: weights, and a spec that includes its feature encoding.
+        ledger: Every checkpoint of the training run: step, metrics, size, digests, URI.
         metrics: Scalars of the exported model.
-        report: Learning curves, checkpoints, settings and cost, as a page.
-        summary: The same in short.
-        model_uri: Where the exported model lies.
+        report: Learning curves, checkpoints, settings and cost, as an HTML page.
+        summary: The same in short, as Markdown.
+        model_uri: Location of the exported model.
     """
     return call_step("train_teacher", locals())

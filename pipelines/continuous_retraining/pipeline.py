@@ -1,4 +1,4 @@
-"""Keep a model fresh: notice decay, fine-tune, prove the challenger better, swap; or do nothing."""
+"""Keep a model fresh: detect decay, fine-tune, and promote only what is proven better."""
 
 from kfp import dsl, kubernetes
 
@@ -70,65 +70,69 @@ def continuous_retraining(
     node_selector: dict = {},
     tolerations: list = [],
 ):
-    """Take the rows that arrived, judge the champion by them, and replace it where it decayed.
+    """Judge the champion on the rows that arrived, and replace it where it has decayed.
 
-    The first run trains a champion from scratch. Every later one judges it by rows that no model
-    has seen. Only where it has decayed is a challenger fine-tuned, from the champion's state before
-    overfitting, and promoted only if it is proven better on rows that neither has seen and does not
-    forget the golden ones. However the run goes, its outcome is written to the registry's history,
-    and no row is lost or counted twice: a failed run's rows are the next run's.
+    The first run trains a champion from scratch. Every later run judges it on rows that no model
+    has seen. Only if it has decayed is a challenger fine-tuned, from the champion's state before
+    overfitting. The challenger is promoted only if it is proven better on rows that neither model
+    has seen and does not get worse on the golden rows. However the run ends, its outcome is written
+    to the registry's history, and no row is lost or counted twice: the rows of a failed run go to
+    the next one.
 
     Args:
-        source: Parquet or CSV that new rows arrive in: a folder, or a glob; local, gs:// or s3://.
-        timestamp: Column of the time a row is from.
+        source: Parquet or CSV where new rows arrive: a folder or a glob; local, gs:// or s3://.
+        timestamp: Column with the time of each row.
         target: Column to predict.
         registry: Folder of champions, windows and history, one for each model; local, gs:// or
             s3://.
-        as_of: Take rows from before this date or time; empty is now. Replays history.
+        as_of: Take rows from before this date or time, to replay history; empty means now.
         since: Never take rows from before this date or time.
-        label_delay_hours: How long labels take to arrive: later rows are left to the next run.
+        label_delay_hours: Time that labels take to arrive: newer rows are left to the next run.
         task: `regression`, `binary`, `multiclass`, or `auto` to infer it from the target.
-        features: Columns to learn from; empty takes all but target and timestamp.
+        features: Columns to learn from; empty uses all but target and timestamp.
         kinds: Overrides by column: `numeric`, `boolean`, `categorical` or `tensor`.
-        keys: Columns that identify a row; empty takes all of them, and how often a file has it.
+        keys: Columns that identify a row; empty uses all columns, and how often a file has the row.
         golden_source: Parquet or CSV of fixed rows on which no challenger may get worse; empty
-            takes those that judged the first champion.
-        min_rows: With fewer fresh rows, all wait for the next run.
-        judge_fraction: Share of the fresh rows that judge the challenger and are not learned from.
+            uses the rows that judged the first champion.
+        min_rows: With fewer fresh rows, all of them wait for the next run.
+        judge_fraction: Share of the fresh rows that judge the challenger and are never learned
+            from.
         validation_fraction: Share of the fresh rows for early stopping and selection.
-        lease_hours: After how long a run that holds its window is taken for dead.
+        lease_hours: Time after which a run that holds its window is presumed dead.
         collect_settings: Further options of collect-fresh.
         network: `mlp`, or an import path such as `my_pkg.nets:Net`.
-        network_args: Its keyword arguments.
-        epochs: Passes over the rows of the first run, which trains from scratch.
-        batch_size: Rows a step, in both trainings.
-        learning_rate: Peak learning rate of the first run's training.
+        network_args: Keyword arguments of the network.
+        epochs: Passes over the rows in the first run, which trains from scratch.
+        batch_size: Rows per step, in both kinds of training run.
+        learning_rate: Peak learning rate of the first run.
         training_settings: Further settings of the first run's training.
         gate: Options of the check before that training; see overfit-batch.
-        strict: Stop where that check does not pass.
+        strict: Stop if that check does not pass.
         finetune_epochs: Passes over the fresh rows.
-        finetune_learning_rate: Peak learning rate of the fine-tuning.
-        replay_rows: Older rows to draw those from that are mixed into the fine-tuning.
-        replay_share: Share of the mix that is older rows, against forgetting; 0 is off.
-        shrink: Factor on the weights before fine-tuning (Ash & Adams 2020); 1 leaves them alone.
-        perturb: Share of a fresh initialisation to add to them; 0 is off.
-        finetune_settings: Further settings of the fine-tuning.
-        thresholds: Limits by metric that champion and challenger must keep.
+        finetune_learning_rate: Peak learning rate of fine-tuning.
+        replay_rows: Size of the sample of older rows that fine-tuning can mix in.
+        replay_share: Share of the mix that is older rows, to prevent forgetting; 0 turns it off.
+        shrink: Factor on the weights before fine-tuning (Ash & Adams 2020); 1 leaves them
+            unchanged.
+        perturb: Share of a fresh initialisation that is added to them; 0 turns it off.
+        finetune_settings: Further settings of fine-tuning.
+        thresholds: Limits by metric for champion and challenger.
         slices: Columns by whose values the scores are broken down.
         evaluation_settings: Further options of continuous-eval.
-        model_registry: Address of the Kubeflow Model Registry to tell of promotions; empty is none.
-        model_name: What it calls the model; empty takes the last folder of `registry`.
-        seed: Of splits and trainings.
+        model_registry: Address of the Kubeflow Model Registry where promoted models are registered;
+            empty skips registration.
+        model_name: Name of the model there; empty uses the last folder of `registry`.
+        seed: Seeds splits and training runs.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
         checkpoint_uri: Root of the checkpoints, local, gs:// or s3://.
         image: Image of the small steps.
-        gpu_image: Image of the steps that have a device: training, labelling and gates.
-        cpu: Processors that each of those asks for.
-        memory: Memory that each of those asks for and may use.
-        accelerator: Kubernetes' name of the accelerator.
-        accelerators: How many of them each such step gets; empty is none: CPUs only.
+        gpu_image: Image of the steps with a device: training, labelling and gates.
+        cpu: CPUs that each step with a device requests.
+        memory: Memory that each step with a device requests, which is also its limit.
+        accelerator: Resource name of the accelerator in Kubernetes.
+        accelerators: Number of accelerators for each such step; empty means CPUs only.
         node_selector: Labels of the nodes that such steps run on.
-        tolerations: Taints that such steps put up with, such as those of spot nodes.
+        tolerations: Taints that such steps tolerate, such as those of spot nodes.
     """
     step = Tasks(locals())
     ended = step(record_outcome, run_id=RUN)

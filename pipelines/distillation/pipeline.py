@@ -1,4 +1,4 @@
-"""Distil a large teacher into a small student, beside the same student on hard labels."""
+"""Distil a large teacher into a small student, with the same student on hard labels as control."""
 
 from kfp import dsl
 
@@ -60,55 +60,55 @@ def distillation(
     node_selector: dict = {},
     tolerations: list = [],
 ):
-    """Distil a large teacher into a small student and score both on real rows nobody trained on.
+    """Distil a large teacher into a small student and score both on real rows neither has seen.
 
-    The teacher learns the real rows and slightly disturbed copies of them. Synthetic rows are
-    generated and labelled by the teacher in a fan-out, and the student learns from those. A
-    control, the same network with equally many steps, learns the real rows' hard labels: what the
-    student gains over it is what all of this is worth. Before any of it, teacher and student each
-    have to overfit one small batch, which takes seconds.
+    The teacher learns from the real rows and slightly perturbed copies of them. A fan-out generates
+    synthetic rows and labels them with the teacher, and the student learns from those. A control,
+    the same network trained for as many steps, learns the hard labels of the real rows: the
+    student's lead over it is what distillation gains. Before training starts, teacher and student
+    each have to overfit one small batch, which takes seconds.
 
     Args:
         dataset: File, glob or folder of Parquet or CSV, local, gs:// or s3://; or `digits`.
-        target: Column to predict; may stay empty for `digits`.
+        target: Column to predict; may be empty for `digits`.
         task: `regression`, `binary`, `multiclass`, or `auto` to infer it from the target.
-        features: Columns to learn from; empty takes all but the target.
+        features: Columns to learn from; empty uses all but the target.
         kinds: Overrides by column: `numeric`, `boolean`, `categorical` or `tensor`.
-        validation_fraction: Share of the rows that early stopping and selection see.
+        validation_fraction: Share of the rows for early stopping and selection.
         holdout_fraction: Share of the rows that only the evaluation sees.
         teacher_network: `mlp`, or an import path such as `my_pkg.nets:Net`.
-        teacher_args: Its keyword arguments.
-        teacher_rows: Disturbed copies of real rows, labels kept, that the teacher learns as well.
+        teacher_args: Keyword arguments of the network.
+        teacher_rows: Perturbed copies of real rows, with their labels, added for the teacher.
         teacher_steps: Optimizer steps of the teacher.
         teacher_learning_rate: Peak learning rate of the teacher.
-        teacher_settings: Further settings of the teacher's training.
+        teacher_settings: Further settings of the teacher's training run.
         method: How synthetic rows are made: `jitter` suits images, `munge` and `mixup` tables.
-        rows: Synthetic rows in total; the real ones are added to them.
-        shards: Tasks that generate and label side by side.
+        rows: Synthetic rows in total; the real rows are added to them.
+        shards: Tasks that generate and label in parallel.
         synthetic_settings: Options of the method.
-        student_network: As for the teacher.
-        student_args: Its keyword arguments.
-        student_steps: Optimizer steps of the student, and of the control.
-        student_learning_rate: Peak learning rate of the student, and of the control.
-        student_settings: Further settings of both trainings.
+        student_network: Network of student and control, given like the teacher's.
+        student_args: Keyword arguments of the network.
+        student_steps: Optimizer steps of student and control.
+        student_learning_rate: Peak learning rate of student and control.
+        student_settings: Further settings of both training runs.
         temperature: Softens teacher and student before they are compared.
         hard_weight: Share of the hard-label loss on rows that have a label, 0 to 1.
-        batch_size: Rows a step, in all three trainings.
+        batch_size: Rows per step, in all three training runs.
         thresholds: Limits by metric that decide whether the student passes.
         slices: Columns by whose values the scores are broken down.
-        gate: Options of the check before the training; see overfit-batch.
-        strict: Stop where that check does not pass.
-        seed: Of the split, the synthetic rows and the trainings.
+        gate: Options of the check before training; see overfit-batch.
+        strict: Stop if that check does not pass.
+        seed: Seeds the split, the synthetic rows and the training runs.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
         checkpoint_uri: Root of the checkpoints, local, gs:// or s3://.
         image: Image of the small steps.
-        gpu_image: Image of the steps that have a device: training, labelling and gates.
-        cpu: Processors that each of those asks for.
-        memory: Memory that each of those asks for and may use.
-        accelerator: Kubernetes' name of the accelerator.
-        accelerators: How many of them each such step gets; empty is none: CPUs only.
+        gpu_image: Image of the steps with a device: training, labelling and gates.
+        cpu: CPUs that each step with a device requests.
+        memory: Memory that each step with a device requests, which is also its limit.
+        accelerator: Resource name of the accelerator in Kubernetes.
+        accelerators: Number of accelerators for each such step; empty means CPUs only.
         node_selector: Labels of the nodes that such steps run on.
-        tolerations: Taints that such steps put up with, such as those of spot nodes.
+        tolerations: Taints that such steps tolerate, such as those of spot nodes.
     """
     step = Tasks(locals())
     data = step(import_dataset, source=dataset, require_holdout=True)

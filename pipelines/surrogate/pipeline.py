@@ -49,44 +49,44 @@ def surrogate(
 ):
     """Cover a system's domain, overfit a network to its exact solutions, and certify the result.
 
-    Nothing is held out and nothing is regularised: where labels carry no noise and the whole domain
-    is covered, there is nothing unseen to generalise to. Whether that is so, and how wrong the
-    network is on every row and between the rows, stands in the certificate.
+    Nothing is held out and nothing is regularised: if labels carry no noise and the rows cover the
+    whole domain, nothing unseen is left to generalise to. The certificate says whether that holds,
+    and how large the network's error is on every row and between the rows.
 
     Args:
         system: A built-in such as `heat`, `black-scholes` or `table`, or `package.module:Name`.
-        system_args: Its arguments.
-        method: `grid`, `sobol`, `latin-hypercube` or `random`; `auto` takes the whole grid where
-            every input is discrete, else `sobol`.
-        rows: Solutions in total; a grid of discrete inputs has its own number.
-        shards: Tasks that solve side by side.
+        system_args: Arguments of the system.
+        method: `grid`, `sobol`, `latin-hypercube` or `random`; `auto` uses the whole grid if every
+            input is discrete, else `sobol`.
+        rows: Solutions in total; the grid of discrete inputs determines its own number.
+        shards: Tasks that solve in parallel.
         covering: Options of the method, such as `{"points": 33}` for a grid.
         network: `mlp`, another built-in name, or an import path such as `my_pkg.nets:Net`.
-        network_args: Its keyword arguments.
+        network_args: Keyword arguments of the network.
         steps: Optimizer steps at most.
-        batch_size: Rows a step.
+        batch_size: Rows per step.
         learning_rate: Peak learning rate.
-        student_settings: Further settings of the training.
+        student_settings: Further settings of the training run.
         tolerance: Largest error allowed, in the output's own unit; for classes the share of rows
-            that may disagree. 0 states none for numbers, and wants all rows for classes. The
-            training stops at half of it, or at `student_settings.tolerance`.
-        statistic: `max`, `p999` or `mean`: what the tolerance is held against.
+            that may disagree. 0 states no tolerance for numbers, and requires every row to agree
+            for classes. Training stops at half of it, or at `student_settings.tolerance`.
+        statistic: `max`, `p999` or `mean`: the error that is compared with the tolerance.
         samples: Random points for the error between the rows.
-        exceptions: Classes only: write down every row that disagrees, and count it in the size.
+        exceptions: Classes only: store every row that disagrees, and count it in the size.
         certificate_settings: Further options of certify-surrogate.
-        gate: Options of the check before the training; see overfit-batch.
-        strict: Stop where that check does not pass, and fail where no certificate is given.
-        seed: Of the covering, the training and the random points.
+        gate: Options of the check before training; see overfit-batch.
+        strict: Stop if that check does not pass, and fail if the certificate is refused.
+        seed: Seeds the covering, the training run and the random points.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
         checkpoint_uri: Root of the checkpoints, local, gs:// or s3://.
         image: Image of the small steps.
-        gpu_image: Image of the steps that have a device: the gate and the training.
-        cpu: Processors that each of those asks for.
-        memory: Memory that each of those asks for and may use.
-        accelerator: Kubernetes' name of the accelerator.
-        accelerators: How many of them each such step gets; empty is none: CPUs only.
+        gpu_image: Image of the steps with a device: the gate and the training run.
+        cpu: CPUs that each step with a device requests.
+        memory: Memory that each step with a device requests, which is also its limit.
+        accelerator: Resource name of the accelerator in Kubernetes.
+        accelerators: Number of accelerators for each such step; empty means CPUs only.
         node_selector: Labels of the nodes that such steps run on.
-        tolerations: Taints that such steps put up with, such as those of spot nodes.
+        tolerations: Taints that such steps tolerate, such as those of spot nodes.
     """
     step = Tasks(locals())
     plan = step(plan_shards, settings=covering)
