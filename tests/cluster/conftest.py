@@ -46,8 +46,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_session] = session
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Look what is there before the first test, where one of ours is to run at all."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Look what is there before the first test, where one of ours is to run at all.
+
+    Not when collection ends: xdist's controller collects nothing and hears no end of it.
+    """
     ours = any(item.get_closest_marker("cluster") for item in session.items)
     here = session.config.stash.get(_session, {})
     if (ours or _distributes(session.config)) and "folder" in here:
