@@ -174,6 +174,12 @@ BUGS = [
         diagnosis=("softmax",),
     ),
     Case(
+        name="softmax twice, behind the embedding of a large category",
+        table=rows.bands,
+        **broken("SoftmaxTwice"),
+        diagnosis=("softmax",),
+    ),
+    Case(
         name="detached graph",
         table=rows.digits,
         **broken("Detached"),
@@ -273,6 +279,7 @@ HEALTHY = [
         settings={"temperature": 4.0, "hard_weight": 0.1},
     ),
     Case(name="prices: gaps, flags, embedded cities, noise", table=rows.prices),
+    Case(name="three bands of price, embedded cities", table=rows.bands),
     Case(name="rare class, weak signal, conflicting duplicates", table=rows.late),
     Case(
         name="a field of sixteen outputs, sine layers",

@@ -56,6 +56,17 @@ def prices() -> Table:
 
 
 @cache
+def bands() -> Table:
+    """The same houses in three bands of price."""
+    schema, frame = prices()
+    labels = ("low", "middle", "high")
+    target = Column(name="band", kind="categorical", role="target", categories=labels)
+    banded = frame.drop(columns="price")
+    banded["band"] = pd.qcut(frame["price"], 3, labels=list(labels)).astype(str)
+    return Schema(columns=(*schema.features, target), task="multiclass"), banded
+
+
+@cache
 def late() -> Table:
     """Rare, noisy and full of conflicts: three small whole numbers, 6% of the rows positive."""
     rng = np.random.default_rng(2)

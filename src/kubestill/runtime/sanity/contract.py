@@ -10,11 +10,11 @@ from kubestill.runtime.sanity.findings import Check
 from kubestill.runtime.sanity.floor import in_double
 from kubestill.runtime.training.losses import Loss, Targets
 
-__all__ = ["check_loss", "check_reduction"]
+__all__ = ["check_loss", "check_reduction", "right_answers"]
 
 
-def check_loss(loss: Loss, batch: Batch, *, task: str, outputs: int, temperature: float) -> Check:
-    """Compare the cost of the right answers with 0, and the gradient with finite differences."""
+def check_loss(loss: Loss, batch: Batch, perfect: Tensor | None, *, outputs: int) -> Check:
+    """Compare the cost of the right answers [B, K] with 0, the gradient with finite differences."""
     name = "the loss is the task's"
     targets = in_double(batch.targets)
     generator = torch.Generator().manual_seed(0)
@@ -26,7 +26,6 @@ def check_loss(loss: Loss, batch: Batch, *, task: str, outputs: int, temperature
             f"its gradient differs from its slope by {100 * error:.3g}%, so that steps "
             "do not lead downhill",
         )
-    perfect = _right_answers(batch.targets, targets, task, outputs, temperature)
     if perfect is None:
         said = "Its gradient is its slope; soft and hard labels differ, so no answer costs 0."
         return Check(name=name, status="ok", said=said)
@@ -86,14 +85,12 @@ def _gradient_error(
     return abs(told - slope) / max(abs(told), abs(slope), 1e-12)
 
 
-def _right_answers(
-    given: Targets, targets: Targets, task: str, outputs: int, temperature: float
-) -> Tensor | None:
-    """Return outputs [B, K] that are right; None where soft and hard labels may disagree."""
-    first, hard = targets[0], not given[0].is_floating_point()
-    if len(targets) > 1:
+def right_answers(batch: Batch, *, task: str, outputs: int, temperature: float) -> Tensor | None:
+    """Return outputs [B, K] in float64 that are right; None where soft and hard labels disagree."""
+    if len(batch.targets) > 1:
         return None
-    if hard:
+    (first,) = in_double(batch.targets)
+    if not first.is_floating_point():
         return 60.0 * torch.nn.functional.one_hot(first.clamp(min=0), outputs).double()
     if task == "regression":
         return first

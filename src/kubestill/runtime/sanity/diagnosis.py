@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from kubestill.runtime.models.embed import Embed
 from kubestill.runtime.models.networks import mlp
 from kubestill.runtime.sanity.batch import Batch, make_batch
 from kubestill.runtime.sanity.findings import LEARNED, Check, Findings, Trace
@@ -69,7 +70,7 @@ class _Search:
         self._outputs = (
             1 if prepared.model.spec.task == "binary" else len(prepared.model.spec.outputs)
         )
-        self._plain_codes = len(prepared.model.encoder.vocabulary)
+        self._vocabulary = prepared.model.encoder.vocabulary
 
     def settled_in_training(self, real: Trace) -> Check | None:
         excess = self._floor.excess(real.final_train_loss)
@@ -117,8 +118,11 @@ class _Search:
     def normalised(self) -> Check | None:
         """Standardise the batch's own features, then its targets."""
         features = self._batch.features
-        if not self._plain_codes and features.ndim == 2:
-            scaled = make_batch(_standardised(features), self._batch.targets)
+        codes = len(self._vocabulary)
+        plain, coded = features.tensor_split([features.shape[1] - codes], dim=1)
+        if plain.shape[1]:
+            normalised = torch.cat([_standardised(plain), coded], dim=1)
+            scaled = make_batch(normalised, self._batch.targets)
             if self._try("features normalised", batch=scaled).reached is not None:
                 return _failed(
                     "features-scale",
@@ -139,22 +143,16 @@ class _Search:
 
     def plain_network(self, real: Trace) -> Check:
         """Put a plain network in place of the user's; then give the user's fewer rows."""
-        codes = self._plain_codes
-        if codes == 0 and self._batch.features.ndim == 2:
-            plain = mlp(self._batch.features.shape[1], self._outputs, (256, 256)).to(
-                self._batch.features.device
+        plain = self._plain_mlp().to(self._batch.features.device)
+        if self._try("a plain MLP", network=plain, learning_rate=1e-3).reached is None:
+            if real.ended == "diverged":
+                return _failed("exploding", "The loss becomes infinite at every rate tried.", "")
+            return _failed(
+                "stuck",
+                f"{_percent(real)} excess is left, and a plain MLP of 256-256 does not learn "
+                "these rows either.",
+                "Look at the labels and at the scale of the features.",
             )
-            if self._try("a plain MLP", network=plain, learning_rate=1e-3).reached is None:
-                if real.ended == "diverged":
-                    return _failed(
-                        "exploding", "The loss becomes infinite at every rate tried.", ""
-                    )
-                return _failed(
-                    "stuck",
-                    f"{_percent(real)} excess is left, and a plain MLP of 256-256 does not learn "
-                    "these rows either.",
-                    "Look at the labels and at the scale of the features.",
-                )
         few = self._batch.head(max(2, self._batch.rows // 8))
         floor = find_floor(self._attempt.loss, few, self._outputs)
         learned = floor.gap > 0 and (
@@ -178,6 +176,16 @@ class _Search:
             "plain MLP learns them all.",
             "Look at what the network does to its input.",
         )
+
+    def _plain_mlp(self) -> nn.Module:
+        """Build what surely learns; it reads large categories as any network here does."""
+        width = self._batch.features.shape[1]
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            if not self._vocabulary:
+                return mlp(width, self._outputs, (256, 256))
+            embed = Embed(width, self._vocabulary)
+            return nn.Sequential(embed, mlp(embed.out_features, self._outputs, (256, 256)))
 
     def _try(
         self,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kubestill.runtime.sanity.batch import Batch, draw, first_rows
-from kubestill.runtime.sanity.contract import check_loss, check_reduction
+from kubestill.runtime.sanity.contract import check_loss, check_reduction, right_answers
 from kubestill.runtime.sanity.diagnosis import find_cause
 from kubestill.runtime.sanity.findings import LEARNED, Check, Findings
 from kubestill.runtime.sanity.floor import find_floor
@@ -113,15 +113,14 @@ def _look(
     if any(check.status == "fail" for check in checks):
         return checks
     temperature = attempt.settings.temperature if "distil" in prepared.loss_name else 1.0
-    checks.append(
-        check_loss(prepared.loss, batch, task=task, outputs=outputs, temperature=temperature)
-    )
+    perfect = right_answers(batch, task=task, outputs=outputs, temperature=temperature)
+    checks.append(check_loss(prepared.loss, batch, perfect, outputs=outputs))
     checks.append(check_reduction(prepared.loss, batch, outputs=outputs))
     checks.append(check_trainable(model.network, gate.untrained))
     if not any(parameter.requires_grad for parameter in model.network.parameters()):
         return checks
     checks.append(check_rows_apart(model.network, batch))
-    checks.append(check_outputs(model.network, batch, task))
+    checks.append(check_outputs(model.network, batch, task, perfect))
     if all(check.status != "fail" for check in checks):
         checks.append(check_gradients(gradients(model.network, batch, attempt), gate.untrained))
     return checks
@@ -140,7 +139,10 @@ def _learn(findings: Findings, prepared: Prepared, batch: Batch, attempt: Attemp
         "excess": attempt.near,
     }
     if floor.gap < 1e-6 * max(abs(floor.baseline), 1e-6):
-        said = "In this batch equal features have unlike labels: no function beats a constant."
+        said = (
+            "In this batch no function of the features beats a constant: equal features have "
+            "unlike labels, or all rows have one."
+        )
         findings.checks.append(
             Check(
                 name=LEARNED,

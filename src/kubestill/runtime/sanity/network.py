@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 
+from kubestill.runtime.models.embed import Embed
 from kubestill.runtime.sanity.batch import Batch
 from kubestill.runtime.sanity.findings import Check
 
@@ -105,18 +107,23 @@ def check_rows_apart(network: nn.Module, batch: Batch) -> Check:
 
 
 @torch.no_grad()
-def check_outputs(network: nn.Module, batch: Batch, task: str) -> Check:
-    """Look for a last layer that keeps outputs from what the loss wants."""
+def check_outputs(network: nn.Module, batch: Batch, task: str, wanted: Tensor | None) -> Check:
+    """Look for a last layer that keeps outputs from what the loss wants.
+
+    A cap holds whatever the features and the weights are, so outputs are looked at for features of
+    growing size, with the network's own weights and with others drawn at random. Codes of
+    categories must stay codes: features are moved behind the embedding that reads them.
+
+    Args:
+        network: Before it has learned anything.
+        batch: Rows.
+        task: multiclass, binary or regression.
+        wanted: Outputs [B, K] that cost nothing; None where nobody knows them.
+    """
     name = "outputs are free"
     network = deepcopy(network).eval()
-    generator = torch.Generator().manual_seed(0)
-    looks: list[Tensor] = []
-    for scale in (1.0, 10.0, 1000.0):
-        noise = torch.randn(batch.features.shape, generator=generator).to(batch.features)
-        noisy = batch.features * scale
-        # Codes of categories must stay codes: noise is for what is continuous, rows for the rest.
-        looks.append(network(noisy).float() if scale == 1.0 else _maybe(network, noisy + noise))
-    first = float(looks[0].abs().max())
+    own: Tensor = network(batch.features).float()
+    first = float(own.abs().max())
     if not first < ENORMOUS:
         return Check(
             name=name,
@@ -125,40 +132,71 @@ def check_outputs(network: nn.Module, batch: Batch, task: str) -> Check:
             said=f"Before any training outputs reach {first:.3g}, where 1 is expected.",
             remedy="Look at the initial weights, and add normalisation layers.",
         )
-    outputs = torch.cat(looks)
-    outputs = outputs[outputs.isfinite().all(1)]
-    low, high = float(outputs.min()), float(outputs.max())
+    outputs = torch.cat([own, *_moved(network, batch.features)])
+    finite = outputs[outputs.isfinite()]
+    low, high = float(finite.min()), float(finite.max())
     if low == high:
-        return Check(name=name, status="skipped", said="All answers are equal at the start.")
-    chances = low >= 0 and high <= 1
-    if task == "multiclass" and chances and float((outputs.sum(1) - 1).abs().max()) < 1e-3:
-        return _capped(name, "softmax", "every row's outputs are probabilities that sum to 1")
-    at_ends = (_at(outputs, low) >= 3 and low in (-1, 0)) or (_at(outputs, high) >= 3 and high == 1)
-    if task == "binary" and chances and at_ends:
+        return Check(name=name, status="skipped", said="All answers are equal.")
+    said = f"With other features and weights they range from {low:.2g} to {high:.2g}."
+    free = Check(name=name, status="ok", said=said)
+    sums = outputs[outputs.isfinite().all(1)].sum(1)
+    if task == "multiclass" and low >= 0 and bool((sums - 1).abs().lt(1e-3).all()):
+        low, high = 0.0, 1.0
+        what = "every row's outputs are probabilities that sum to 1"
+        return free if _fits(wanted, task, low, high) else _capped(name, "softmax", what)
+    # A squashing layer saturates at an end of what it can put out, and a rectifier rests there.
+    floored = low in (-1, 0) and int((finite == low).sum()) >= 3
+    topped = high in (0, 1) and int((finite == high).sum()) >= 3
+    capped = floored or topped
+    if task == "multiclass":  # a softmax takes logits of one sign: only two ends are a cap
+        capped = capped and low >= -1 and high <= 1
+    if not capped or _fits(wanted, task, low, high):
+        return free
+    if task != "regression" and low >= 0 and high <= 1:
         return _capped(name, "softmax", "every output lies within 0 and 1")
-    if task == "regression" and at_ends and (low >= 0 or (low >= -1 and high <= 1)):
-        what = f"whatever the features, outputs stay within {low:.3g} and {high:.3g}"
-        return _capped(name, "bounded", what)
-    return Check(name=name, status="ok", said=f"They range from {low:.2g} to {high:.2g}.")
+    what = f"whatever the features and weights, outputs stay within {low:.3g} and {high:.3g}"
+    return _capped(name, "bounded", what)
 
 
-def _at(outputs: Tensor, end: float) -> int:
-    """Count outputs that lie at an end: a squashing layer saturates there, a rectifier rests."""
-    return int((outputs == end).sum())
+_REDRAWN = 8
+"""Times weights are drawn: a network that is not capped shows outputs of one sign in 1 of 256."""
 
 
-def _maybe(network: nn.Module, features: Tensor) -> Tensor:
-    """Return the network's answers, none where it cannot take such features (codes)."""
-    try:
-        return network(features).float()
-    except (IndexError, RuntimeError):
-        return torch.empty(0, 1).to(features)
+def _moved(network: nn.Module, features: Tensor) -> list[Tensor]:
+    """Return outputs for large features, by the network's weights and by others; it may change."""
+    if isinstance(network, nn.Sequential) and isinstance(embed := network[0], Embed):
+        features, network = embed(features), network[1:]
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=generator).to(like)
+
+    learned = [p for p in network.parameters() if p.requires_grad]
+    kept = [p.detach().clone() for p in learned]
+    looks: list[Tensor] = []
+    for scale in (10.0, *[1000.0] * (1 + _REDRAWN)):
+        # Whole numbers may be all that a network takes, or other weights break it.
+        with suppress(IndexError, RuntimeError, ValueError):
+            looks.append(network(features * scale + noise(features)).float())
+        if scale > 10:
+            for parameter, before in zip(learned, kept, strict=True):
+                parameter.copy_(noise(before) * (before.abs().mean() + 0.1))
+    return looks
+
+
+def _fits(wanted: Tensor | None, task: str, low: float, high: float) -> bool:
+    """Return whether outputs within `low` and `high` can be what is wanted [B, K]."""
+    if wanted is None:
+        return False
+    if task == "multiclass":  # equal logits more or less are the same answer
+        return float((wanted.max(1).values - wanted.min(1).values).max()) <= high - low
+    return float(wanted.min()) >= low and float(wanted.max()) <= high
 
 
 def _capped(name: str, code: str, what: str) -> Check:
     remedies = {
         "softmax": "Remove it: the loss takes logits.",
-        "bounded": "End in a Linear: targets are standardised and take both signs.",
+        "bounded": "End in a Linear: logits and standardised targets take both signs.",
     }
     return Check(
         name=name,
