@@ -1,4 +1,4 @@
-"""Write settings.md: what goes into every dict that a component takes, read off what checks it.
+"""Write settings.md: the keys of every dict that a component takes, read off what validates it.
 
 python docs/settings.py
 """
@@ -36,38 +36,38 @@ SINGLE: dict[str, type[BaseModel]] = {
 }
 HEAD = """# Settings
 
-What people change often is a parameter of its own; everything else of a component goes into its
-parameter `settings`, such as `settings={"patience": 5, "checkpoints": {"keep_last": 4}}`. A name
-that is not on this page is refused, with the nearest that is. The pipelines hand dicts on:
-`teacher_settings`, `student_settings`, `training_settings` and `finetune_settings` to the training
-components, the others to the component that they are named after.
+What people change often is a parameter of the component; everything else goes into its parameter
+`settings`, such as `settings={"patience": 5, "checkpoints": {"keep_last": 4}}`. A name that is not
+on this page is refused, with the nearest valid name. Pipelines pass dicts on: `teacher_settings`,
+`student_settings`, `training_settings` and `finetune_settings` to the training components, the
+others to the component that they are named after.
 
-Below: [trainings](#trainings), [`gate`](#overfit-batch-gate),
+On this page: [training runs](#training-runs), [`gate`](#overfit-batch-gate),
 [generating rows](#generating-rows), [select-checkpoint](#select-checkpoint),
 [continuous-eval](#continuous-eval), [certify-surrogate](#certify-surrogate),
-[collect-fresh](#collect-fresh), and the arguments of the [networks](#network_args) and
-[systems](#system_args) that are built in.
+[collect-fresh](#collect-fresh), and the arguments of the built-in [networks](#network_args) and
+[systems](#system_args).
 
-This page is written by `make compile`, from what checks the dicts.
+`make compile` writes this page from the models that validate the dicts.
 """
-TRAININGS = """## Trainings
+TRAINING = """## Training runs
 
-Of `train-teacher`, `train-student` and `finetune-fresh`; `overfit-batch` takes those of the
-training that it stands before. A setting that the component also has as a parameter is refused: the
-parameter says it.
+The `settings` of `train-teacher`, `train-student` and `finetune-fresh`; `overfit-batch` takes those
+of the training run that it guards. A setting that the component also has as a parameter is refused;
+use the parameter.
 """
 GENERATING = """The `settings` of `generate-synthetic` and `plan-shards`, and the
 `synthetic_settings` of `label-with-teacher` and `check-distillation`. Each method has its own.
 """
 SYSTEMS = """## `system_args`
 
-A system of your own, `package.module:Name`, takes what its class takes.
+Your own system, `package.module:Name`, takes the arguments of its class.
 """
 
 
 def page() -> str:
     """Return the whole page."""
-    parts = [TRAININGS, settings(TrainingSettings, without=parameters("train_teacher"))]
+    parts = [TRAINING, settings(TrainingSettings, without=parameters("train_teacher"))]
     parts += ["## overfit-batch: `gate`\n", settings(GateSettings)]
     parts += ["## Generating rows\n", GENERATING]
     for method, model in (AUGMENTATIONS | COVERINGS).items():
@@ -77,8 +77,9 @@ def page() -> str:
         parts += [f"## {name.replace('_', '-')}\n", settings(model, without=parameters(name))]
     parts += [
         "## `network_args`\n",
-        f"Activations: {listed(ACTIVATIONS)}. Norms: {listed(NORMS)}. A network of your own, "
-        "`package.module:attribute`, takes what it takes, and `in_features` and `out_features`.\n",
+        f"Activations: {listed(ACTIVATIONS)}. Norms: {listed(NORMS)}. Your own "
+        "network, `package.module:attribute`, takes its own arguments plus `in_features` and "
+        "`out_features`.\n",
     ]
     for name, factory in NETWORKS.items():
         parts += [f"### `{name}`\n", arguments(factory, without=("in_features", "out_features"))]
@@ -89,7 +90,7 @@ def page() -> str:
 
 
 def listed(names: Collection[str]) -> str:
-    """Return names as code, one after the other."""
+    """Return names as code, separated by commas."""
     return ", ".join(f"`{name}`" for name in names)
 
 
@@ -107,21 +108,21 @@ def settings(model: type[BaseModel], without: Collection[str] = ()) -> str:
         for name, field in fields(schema, schema.get("$defs", {}))
         if name not in without
     ]
-    return table("setting | value | default | what it is", rows)
+    return table("setting | value | default | description", rows)
 
 
 def arguments(factory: Callable[..., Any], without: Collection[str] = ()) -> str:
-    """Return what a network or system is, and its arguments as a table."""
+    """Return the summary of a network or system, and its arguments as a table."""
     doc = parse(inspect.getdoc(factory) or "")
-    told = {entry.arg_name: entry.description or "" for entry in doc.params}
+    described = {entry.arg_name: entry.description or "" for entry in doc.params}
     known = inspect.signature(factory).parameters
     rows = [
-        (f"`{name}`", default(known[name].default), told[name])
+        (f"`{name}`", default(known[name].default), described[name])
         for name in known
         if name not in without
     ]
     about = f"{doc.short_description}\n"
-    return about + ("\n" + table("argument | default | what it is", rows) if rows else "")
+    return about + ("\n" + table("argument | default | description", rows) if rows else "")
 
 
 def table(head: str, rows: Collection[tuple[str, ...]]) -> str:
@@ -146,7 +147,7 @@ def fields(
 
 
 def values(field: dict[str, Any]) -> str:
-    """Say what a field may be."""
+    """Return the values that a field accepts."""
     if "anyOf" in field:
         options = [option for option in field["anyOf"] if option.get("type") != "null"]
         return " or ".join(values(option) for option in options)
@@ -166,10 +167,10 @@ def bounds(field: dict[str, Any]) -> str:
 
 
 def default(value: object) -> str:
-    """Return what holds where nothing is said."""
+    """Return a default as JSON; empty for none."""
     if value in ("", None):
         return ""
-    return "needed" if value is inspect.Parameter.empty else f"`{json.dumps(value)}`"
+    return "required" if value is inspect.Parameter.empty else f"`{json.dumps(value)}`"
 
 
 if __name__ == "__main__":
