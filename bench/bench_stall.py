@@ -63,7 +63,7 @@ def stall(millions: int, rounds: int, folder: str) -> list[Measure]:
         }
         peers = savers.peers(model, optimizer, live, folder)
         saves = take_turns({**own, **peers}, rounds)
-        behind = checkpointer.report()["seconds_behind"]
+        behind = checkpointer.report().seconds_behind
     size = f"{millions}M parameters"
     blocked = f"{size}: blocking of a save"
 

@@ -87,7 +87,7 @@ class Training:
                 stood = clock(partial(save, step=done, examples=done))()
                 steps = self._train(self._steps - 1)
                 checkpointer.flush()
-                behind = checkpointer.report()["seconds_behind"]
+                behind = checkpointer.report().seconds_behind
                 spent = other_threads_seconds() - before
                 costs.append(Cost(stood, spent, early_over_late(steps, behind)))
                 return sum(first) + stood + sum(steps)

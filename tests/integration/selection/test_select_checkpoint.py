@@ -27,16 +27,18 @@ from kubestill.runtime.checkpoints import (
     resolve_place,
     write_ledger_artifact,
 )
+from kubestill.runtime.checkpoints.ledger import read_ledger_artifact
 from kubestill.runtime.datasets.decode import RawLayout
 from kubestill.runtime.datasets.schema import Column, Schema
 from kubestill.runtime.datasets.writer import DatasetWriter
 from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.encoder import Encoder
-from kubestill.runtime.models.export import load_model, read_training
+from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.model import Model
 from kubestill.runtime.steps.select_checkpoint import Selection, check_inputs, select_checkpoint
 from kubestill.runtime.stores import open_store
 from kubestill.runtime.stores.local import LocalStore
+from kubestill.runtime.training.record import Chosen, Curves, read_training, training_of
 
 SCHEMA = Schema(
     columns=(
@@ -48,6 +50,7 @@ SCHEMA = Schema(
 FEATURES = pd.DataFrame({"x": np.linspace(-1, 1, 400)})
 ROWS = FEATURES.assign(y=3 * FEATURES["x"])
 PADDING = 40_000
+OLDER = Path(__file__).parents[2] / "older"
 """float32 numbers of optimizer state: what a selection should not download needlessly."""
 
 
@@ -91,19 +94,21 @@ def write_history(
                 view = state_of(model, slope, step - 1)
                 checkpointer.save(view, kind="recovery", step=step - 1, **before)
             metrics = scores(n)
-            curve.append({"step": step, **metrics})
+            curve.append({"step": step, **position, **metrics})
             view = state_of(model, slope, step)
             checkpointer.save(view, kind="milestone", step=step, metrics=metrics, **position)
         if not finish:
             return checkpointer.ledger
-        training = {
-            "metric": "rmse",
-            "curves": {
-                "train": [{"step": p["step"], "loss": 1.0 / p["step"]} for p in curve],
-                "validation": curve,
-            },
-        }
-        return checkpointer.finish({"training": training})
+        train = [
+            {**{name: p[name] for name in ("step", "epoch", "examples")}, "loss": 1.0 / p["step"]}
+            for p in curve
+        ]
+        # A record that the engine wrote, with the curves of this history.
+        record = training_of(read_ledger_artifact(str(OLDER / "ledger.json")))
+        assert record
+        curves = Curves.model_validate({"train": train, "validation": curve})
+        record = record.model_copy(update={"curves": curves})
+        return checkpointer.finish(record.to_result())
 
 
 def overfitting(n: int) -> dict[str, float]:
@@ -199,7 +204,7 @@ def test_writes_every_output(history: Ledger, tmp_path: Path):
     assert io.predictions == pytest.approx(0.6 * ROWS["y"].to_numpy(), abs=1e-5)
     training = read_training(model_uri)
     assert training is not None
-    assert training["chosen"] == {"step": 3000, "why": reason}
+    assert training.chosen == Chosen(step=3000, why=reason)
 
     summary = Path(io.summary.path).read_text()
     assert "Step 3,000 chosen by rule best" in summary

@@ -453,7 +453,7 @@ def test_recovery_checkpoints_come_by_the_clock(tmp_path: Path) -> None:
         for step in range(1, 5):
             save(checkpointer, step, "recovery")
         assert not checkpointer.recovery_due()
-        assert checkpointer.report()["interval_seconds"] == 0.2
+        assert checkpointer.report().interval_seconds == 0.2
     assert [row["step"] for row in describe(str(tmp_path))] == [3, 4]
     assert not ledgers(str(tmp_path))[0].milestones
 
@@ -600,8 +600,8 @@ def test_the_ledger_remembers_every_attempt_and_what_ended_it(
     assert f"attempt 2 takes over from attempt 1: {why}" in said
     assert attempts(tmp_path) == [(1, None, why), (2, 2, "")]
     assert show(str(tmp_path))[0]["before"] == [f"attempt 1: {why}"]
-    assert [(a["number"], a["resumed_from"], a["ended"]) for a in told] == attempts(tmp_path)
-    assert began <= told[0]["began"] <= told[0]["last_sign"] <= told[1]["began"] <= time.time()
+    assert [(a.number, a.resumed_from, a.ended) for a in told] == attempts(tmp_path)
+    assert began <= told[0].began <= told[0].beat_at <= told[1].began <= time.time()
 
 
 @pytest.mark.parametrize(

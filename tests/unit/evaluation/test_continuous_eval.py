@@ -79,8 +79,8 @@ class Bench:
             loss.backward()
             optimizer.step()
         path = str(self.root / name)
-        digest = export_model(model, path)
-        return LocalArtifact(path, metadata={"kind": "model", "digest": digest.model})
+        export = export_model(model, path)
+        return LocalArtifact(path, metadata={"kind": "model", "digest": export.digest})
 
     def _loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         if self.task == "regression":

@@ -1,81 +1,103 @@
-"""Reports from realistic records: complete, safe to embed, deterministic."""
+"""Reports from records that the engine wrote: complete, safe to embed, deterministic."""
 
-import math
+import hashlib
+import json
 import re
+import time
+from html import escape as html_escape
 from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from kubestill.runtime.base.artifacts import LocalArtifact
+from kubestill.runtime.datasets.dataset import DatasetWriter
+from kubestill.runtime.datasets.schema import Column, Schema
+from kubestill.runtime.models.identity import read_digest
+from kubestill.runtime.models.model import ModelSpec
 from kubestill.runtime.reports.canvas import PAINT, draw
 from kubestill.runtime.reports.comparison_plots import agreement_plot, picture
 from kubestill.runtime.reports.markdown import markdown_table
 from kubestill.runtime.reports.numbers import count, duration, percent, score_text, size
 from kubestill.runtime.reports.page import emphasised
-from kubestill.runtime.reports.training import training_report
+from kubestill.runtime.reports.training import training_report, validation_panels
+from kubestill.runtime.steps.train_teacher import train_teacher
+from kubestill.runtime.stores import open_store
+from kubestill.runtime.training.engine import Trainer
+from kubestill.runtime.training.record import TrainingRecord, read_training
 
-SPEC = {
-    "format": "kubestill/model/1",
-    "task": "multiclass",
-    "network": {"factory": "mlp", "args": {"hidden": [32]}},
-    "parameters": 2410,
-    "outputs": ["a", "b", "<c>"],
-    "digest": "0" * 64,
-}
-ATTEMPTS = [
-    {
-        "number": 1,
-        "began": 1.7e9,
-        "last_sign": 1.7e9 + 95,
-        "resumed_from": None,
-        "exact": True,
-        "ended": "killed by SIGKILL <out of memory>",
-    },
-    {
-        "number": 2,
-        "began": 1.7e9 + 120,
-        "last_sign": 1.7e9 + 300,
-        "resumed_from": 1120,
-        "exact": True,
-        "ended": "",
-    },
-]
+CLASSES = ("a", "b", "<c>")
+SCHEMA = Schema(
+    columns=(
+        Column(name="x", kind="numeric"),
+        Column(name="y", kind="categorical", role="target", categories=CLASSES),
+    ),
+    task="multiclass",
+)
+ENDED = "killed by SIGKILL <out of memory>"
 
 
-def record(**changes):
-    """Return a `training.json` of 600 steps."""
-    steps = range(60, 601, 60)
-    loss = [{"step": s, "examples": 64 * s, "loss": math.exp(-s / 200)} for s in range(5, 601, 5)]
-    validation = [
-        {
-            "step": s,
-            "epoch": s / 60,
-            "examples": 64 * s,
-            "loss": 0.1 + math.exp(-s / 200),
-            "log_loss": 0.1 + math.exp(-s / 200),
-            "accuracy": 1 - 0.5 * math.exp(-s / 100),
-        }
-        for s in steps
-    ]
-    return {
-        "preset": "student",
-        "settings": {"network": "mlp", "temperature": 4.0, "checkpoints": {"keep_last": 2}},
-        "device": "cpu",
-        "step_path": "fused",
-        "steps": 600,
-        "epochs": 10.0,
-        "examples": 38400,
-        "seconds": 3.5,
-        "stop": {"reason": "budget", "detail": ""},
-        "chosen": {"step": 540, "why": "the best log loss <of all>"},
-        "attempts": ATTEMPTS,
-        "curves": {"train": loss, "validation": validation},
-        "checkpoints": [{"step": s, "kind": "milestone", "phase": 1} for s in steps]
-        + [{"step": 130, "kind": "recovery", "phase": None}],
-        "phases": {"boundaries": {"structure": 200, "detail": 480}, "rule": "", "why": "it fell"},
-        "checkpoint_uri": "gs://bucket/place",
-        **changes,
-    }
+def rows(folder: Path, seed: int, classes: int = 3) -> LocalArtifact:
+    """Write 48 rows whose labels are chance: nothing can be learned, all can be memorised."""
+    chance = np.random.default_rng(seed)
+    x = np.float32(chance.uniform(-1, 1, 48))
+    with DatasetWriter(str(folder), SCHEMA) as writer:
+        writer.write(pd.DataFrame({"x": x, "y": chance.choice(CLASSES[:classes], 48)}))
+    return LocalArtifact(str(folder), metadata={"kind": "dataset"})
+
+
+def train(folder: Path, **given: Any) -> Path:
+    """Train a teacher on such rows, with a checkpoint every 12 steps; return its outputs."""
+    names = ("model", "ledger", "metrics", "report", "summary")
+    ports: Any = {name: LocalArtifact(str(folder / name)) for name in names}
+    every = {"milestone_every": 12, "milestone_unit": "steps", "choose": "last"}
+    train_teacher(
+        dataset=rows(folder / "rows", 0),
+        batch_size=16,
+        learning_rate=0.05,
+        schedule="constant",
+        network_args={"hidden": [64]},
+        checkpoint_uri=str(folder / "store"),
+        settings={**every, "checkpoints": {"recovery_seconds": 1e-3}},
+        **given,
+        **ports,
+    )
+    return folder
+
+
+def read(folder: Path) -> tuple[TrainingRecord, ModelSpec, str]:
+    """Return what a report is made of: record, spec and digest of an export."""
+    place = folder / "model"
+    record = read_training(str(place))
+    assert record
+    spec = ModelSpec.from_json(json.loads((place / "model.json").read_text()))
+    return record, spec, read_digest(open_store(str(place)))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training run that was killed once, and that went on until it had memorised its rows."""
+    folder = tmp_path_factory.mktemp("trained")
+    given = {"validation": rows(folder / "held", 1), "steps": 600}
+    milestone = Trainer._milestone  # pyright: ignore[reportPrivateUsage]
+
+    def dying(self: Trainer) -> None:
+        milestone(self)
+        if self.step == 120:
+            raise RuntimeError("killed")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUBESTILL_OWNER", "this task")
+        patch.setattr(Trainer, "_milestone", dying)
+        with pytest.raises(RuntimeError, match="killed"):
+            train(folder, **given)
+        patch.setattr(Trainer, "_milestone", milestone)
+        last = {"started": 0.0, "seconds": time.time(), "ended": ENDED}
+        patch.setenv("KUBESTILL_LAST_TRY", json.dumps(last))
+        return train(folder, **given)
 
 
 class Checker(HTMLParser):
@@ -98,59 +120,87 @@ class Checker(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_training_report_is_well_formed_and_repeatable():
-    html, markdown = training_report(record(), SPEC)
+def test_the_training_report_is_well_formed_and_made_from_the_record_alone(trained: Path):
+    html, markdown = training_report(*read(trained))
     checker = Checker()
     checker.feed(html)
     assert checker.open == []
-    assert training_report(record(), SPEC) == (html, markdown)
-    assert "of all&gt;" in html
-    assert "<of all>" not in html
+    assert (trained / "report").read_text() == html
+    assert (trained / "summary").read_text() == markdown
     assert markdown.count("\n# ") == 0
+    assert "a, b, &lt;c&gt;" in html
+    assert "<c>" not in html
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"curves": {"train": [], "validation": []}, "checkpoints": [], "chosen": None},
-        {"curves": {**record()["curves"], "validation": []}, "phases": None},
-        {"attempts": [], "checkpoints": [], "phases": {"boundaries": {"structure": None}}},
-    ],
-    ids=["nothing recorded", "no validation", "phases not told apart"],
-)
-def test_a_training_with_little_to_show_still_has_a_report(changes):
-    html, markdown = training_report(record(**changes), SPEC)
-    assert "600" in html
-    assert markdown
+def test_a_training_run_with_little_to_show_still_has_a_report(tmp_path: Path):
+    record, spec, digest = read(train(tmp_path, steps=2))
+    assert record.curves.validation == ()
+    html, markdown = training_report(record, spec, digest)
+    for shown in (re.sub("<[^>]*>", "", html), markdown):
+        assert "The teacher trained for 2 steps in" in shown
+        assert "Exported step 2: the last milestone" in shown
+        assert "the phases" not in shown
+        assert "Attempts" not in shown
+        assert "validation" not in shown
 
 
-def test_phases_are_shaded_and_checkpoints_marked():
-    html, _ = training_report(record(), SPEC)
+def test_phases_are_shaded_and_checkpoints_marked(trained: Path):
+    record, *model = read(trained)
+    assert record.phases.boundaries.detail, "the rows were memorised"
+    html, _ = training_report(record, *model)
     assert "3 overfitting" in html
-    assert "It fell." in html
+    assert "overfitting after step" in html
+    assert {kept.kind for kept in record.checkpoints} == {"milestone", "recovery"}
     assert "recovery checkpoint" in html
-    plain, _ = training_report(record(phases=None), SPEC)
-    assert "3 overfitting" not in plain
 
 
-def test_attempts_are_told_where_there_was_more_than_one():
-    html, markdown = training_report(record(), SPEC)
-    told = ["2023-11-14 22:13:20 UTC", "after 95 s", "the beginning", "step 1,120", "finished"]
-    for words in [*told, "with the same bits", "Resumed once after an interruption"]:
+def test_curves_are_those_that_the_engine_follows(trained: Path):
+    """No validation loss: what is scored on validation rows are metrics."""
+    record, *model = read(trained)
+    html, _ = training_report(record, *model)
+    assert "loss and validation accuracy over the optimizer steps" in html
+    assert set(record.curves.validation[0].scores) == {"log_loss", "accuracy"}
+    panels = validation_panels([("teacher", "student", "o", record)], "examples")
+    assert [panel.title for panel in panels] == ["validation accuracy", "validation log loss"]
+    (curve,) = panels[0].curves
+    assert curve.x == [point.examples for point in record.curves.validation]
+
+
+def test_the_headline_quotes_the_exported_milestone(trained: Path):
+    record, *model = read(trained)
+    last = record.curves.validation[-1]
+    assert last.step == record.chosen.step == 600
+    for earlier in (record.curves.validation[:-1], ()):
+        curves = record.curves.model_copy(update={"validation": earlier})
+        html, _ = training_report(record.model_copy(update={"curves": curves}), *model)
+        assert "of the exported model" not in html, "that milestone has no score"
+    html, _ = training_report(record, *model)
+    assert f"<b>{100 * last.scores['accuracy']:.1f}%</b> accuracy" in html
+
+
+def test_the_report_names_the_model_by_its_digest(trained: Path):
+    html, _ = training_report(*read(trained))
+    assert hashlib.sha256((trained / "model" / "model.json").read_bytes()).hexdigest()[:16] in html
+
+
+def test_attempts_are_told_where_there_was_more_than_one(trained: Path):
+    html, markdown = training_report(*read(trained))
+    told = ["the beginning", "step 120, with the same bits", "finished"]
+    for words in [*told, "Resumed once after an interruption, with the same bits"]:
         assert words in html, words
         assert words in markdown, words
-    assert "killed by SIGKILL &lt;out of memory&gt;" in html
+    assert html_escape(ENDED) in html
+    assert ENDED not in html
     assert "resumed after an interruption" in html
-    for attempts in ([], ATTEMPTS[:1]):
-        html, markdown = training_report(record(attempts=attempts), SPEC)
-        assert "Attempts" not in html + markdown
 
 
-def test_an_attempt_that_changed_the_bits_says_so():
-    changed = [ATTEMPTS[0], ATTEMPTS[1] | {"exact": False}]
-    html, markdown = training_report(record(attempts=changed), SPEC)
-    assert "NOT with the same bits" in html
-    assert "NOT with the same bits" in markdown
+def test_an_attempt_that_changed_the_bits_says_so(trained: Path):
+    record, *model = read(trained)
+    first, second = record.attempts
+    changed = (first, second.model_copy(update={"exact": False}))
+    for shown in training_report(record.model_copy(update={"attempts": changed}), *model):
+        assert "NOT with the same bits" in shown
+        assert "NOT always with the same bits" in shown
 
 
 def test_plots_take_their_colours_and_font_from_the_page():

@@ -46,7 +46,9 @@ class Certificate:
     size: dict[str, Any] = field(default_factory=dict[str, Any])
     speed: dict[str, Any] = field(default_factory=dict[str, Any])
     about: dict[str, Any] = field(default_factory=dict[str, Any])
-    """Digests of model and dataset, system, domain, settings."""
+    """Digests of model and dataset, system, domain, settings. `model` is the digest that artifacts
+    and registry name the model by, `weights` that of its weights alone; an older certificate holds
+    only the latter, under `model`."""
 
     @property
     def failed(self) -> list[Condition]:

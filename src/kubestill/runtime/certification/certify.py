@@ -103,7 +103,8 @@ def certify(
     _save(found, dataset, system, settings, weights)
     found.certificate.about |= {
         "coverage": kind,
-        "model": predictor.spec.digest,
+        "model": predictor.digest,
+        "weights": predictor.spec.digest,
         "dataset": dataset.fingerprint,
         "system": system.name if system else None,
         "domain": system.domain.describe() if system else None,

@@ -43,7 +43,7 @@ from kubestill.runtime.checkpoints.ranks import Ranks
 from kubestill.runtime.checkpoints.resuming import newest_whole, same_bits
 from kubestill.runtime.checkpoints.retention import policy_of
 from kubestill.runtime.checkpoints.saver import Saver
-from kubestill.runtime.checkpoints.schedule import RecoverySchedule
+from kubestill.runtime.checkpoints.schedule import RecoverySchedule, SavingReport
 from kubestill.runtime.checkpoints.settings import CheckpointSettings
 from kubestill.runtime.checkpoints.signals import TerminationFlag
 from kubestill.runtime.checkpoints.spill import spill_to
@@ -285,27 +285,23 @@ class Checkpointer:
         self._running().flush()
 
     @property
-    def attempts(self) -> list[Json]:
-        """Every attempt at this training run, this one last: when, from where, ended by what."""
+    def attempts(self) -> tuple[Attempt, ...]:
+        """Every attempt at this training run, this one last."""
         ledger = self.ledger
-        everyone = [*ledger.past, ledger.attempt] if ledger.attempt else ledger.past
-        return [attempt.to_record() for attempt in everyone]
+        return (*ledger.past, ledger.attempt) if ledger.attempt else ledger.past
 
     def mark_phases(self, phases: Mapping[int, int]) -> None:
         """Note the phase (1, 2 or 3) of each step; the next save writes it into the ledger."""
         self._phases = dict(phases)
 
-    def report(self) -> Json:
-        """Say how often state was saved, what that cost, and what a kill costs.
-
-        `lost_seconds` is the training time that the attempt before this one had put in after the
-        checkpoint that was restored, as far as its last heartbeat tells.
-        """
+    def report(self) -> SavingReport:
+        """Return how often state was saved, what that cost, and what a kill costs."""
         report = self._schedule.report(time.monotonic())
         before = self._cell.predecessor
-        if before is not None and self._resumed is not None:
-            report["lost_seconds"] = max(0.0, before.beat_at - self._resumed.created)
-        return report
+        if before is None or self._resumed is None:
+            return report
+        lost = max(0.0, before.beat_at - self._resumed.created)
+        return report.model_copy(update={"lost_seconds": lost})
 
     def finish(self, result: Mapping[str, Any]) -> Ledger:
         """Wait until everything is durable, then record the result for later attempts to adopt.

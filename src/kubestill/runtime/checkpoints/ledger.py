@@ -100,17 +100,6 @@ class Attempt:
     ended: str = ""
     """What ended it, as far as it or the process that restarted it could tell."""
 
-    def to_record(self) -> Json:
-        """Return what the training run's record says of it."""
-        return {
-            "number": self.number,
-            "began": self.began,
-            "last_sign": self.beat_at,
-            "resumed_from": self.resumed_from,
-            "exact": self.exact,
-            "ended": self.ended,
-        }
-
 
 @dataclass(frozen=True, kw_only=True)
 class Notice:
@@ -143,11 +132,6 @@ class Ledger:
     failed: str = ""
     """Why the training run can never succeed as configured; empty while it might."""
     notices: tuple[Notice, ...] = ()
-
-    @property
-    def training(self) -> Json | None:
-        """The training run's own record, once it is finished."""
-        return (self.finished or {}).get("training")
 
     @property
     def milestones(self) -> tuple[LedgerEntry, ...]:

@@ -11,8 +11,11 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
-from kubestill.runtime.checkpoints.ledger import Json
+from pydantic import BaseModel, ConfigDict
+
+from kubestill.runtime.base.values import Flag, Number, Whole
 
 SHORTEST_SECONDS = 1.0
 
@@ -27,6 +30,39 @@ class SaveCost:
     """From then until the commit, behind the training's back."""
     stolen: float
     """Processor seconds the saver used meanwhile, divided by the processors there are."""
+
+
+class SavingReport(BaseModel):
+    """How often state was saved, what that cost and what a kill costs; part of `training.json`.
+
+    Only what is known is set: nothing is expected of a schedule that has saved nothing yet.
+    """
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    saves: Whole = 0
+    """Checkpoints of any kind that this attempt wrote."""
+    interval_seconds: Number | None = None
+    """Between two recovery checkpoints; None where they are off."""
+    auto: Flag = False
+    """Whether the interval is chosen from what saves cost."""
+    blocked_seconds: Number = 0.0
+    """How long training stood still for all saves together."""
+    blocked_share: Number = 0.0
+    """The same as a share of the attempt's time."""
+    seconds_per_save: Number | None = None
+    """How long training stands still for one save: the median of the last few."""
+    seconds_behind: Number | None = None
+    """From then until the commit, while training continues: the median of the last few."""
+    expected_overhead: Number | None = None
+    """Share of the time that saving at this interval takes."""
+    expected_lost_seconds_per_kill: Number | None = None
+    """Training time that a kill undoes on average."""
+    expected_lost_share: Number | None = None
+    """Share of the time that kills undo, at the configured rate of interruptions."""
+    lost_seconds: Number | None = None
+    """Training time that the attempt before this one lost, as far as its last heartbeat tells;
+    None where no attempt came before."""
 
 
 def best_interval(cost: float, mean_seconds_between_failures: float) -> float:
@@ -85,10 +121,10 @@ class RecoverySchedule:
         self._saves += 1
         self._interval = self._choose()
 
-    def report(self, now: float) -> Json:
-        """Say what was chosen, what it should cost and what it did cost, in seconds and shares."""
+    def report(self, now: float) -> SavingReport:
+        """Return what was chosen, what it should cost and what it did cost."""
         interval, elapsed = self.interval, max(now - self._started, 1e-9)
-        report: Json = {
+        report: dict[str, Any] = {
             "saves": self._saves,
             "interval_seconds": interval if math.isfinite(interval) else None,
             "auto": self._auto,
@@ -105,7 +141,7 @@ class RecoverySchedule:
                 report["expected_overhead"] = self._typical_cost() / interval
                 report["expected_lost_seconds_per_kill"] = lost
                 report["expected_lost_share"] = lost * self._rate
-        return report
+        return SavingReport(**report)
 
     def _typical_cost(self) -> float:
         return median(c.blocked + c.stolen for c in self._costs)

@@ -18,6 +18,7 @@ from kubestill.runtime.evaluation.record import Record
 from kubestill.runtime.evaluation.slices import Slice
 from kubestill.runtime.metrics.catalog import Metric, metrics_of
 from kubestill.runtime.metrics.intervals import Bootstrap, Interval
+from kubestill.runtime.training.record import TrainingRecord
 
 __all__ = ["Findings", "Role", "Subject"]
 
@@ -35,8 +36,8 @@ class Subject:
     cost: RunningCost
     spec: Mapping[str, Any]
     """Content of `model.json`."""
-    training: Mapping[str, Any] | None
-    """Content of `training.json`, where the model has one."""
+    training: TrainingRecord | None
+    """The record of its training run; None where the export has none."""
 
 
 @dataclass(frozen=True, kw_only=True)

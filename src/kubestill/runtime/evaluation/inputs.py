@@ -19,10 +19,12 @@ from kubestill.runtime.evaluation.settings import EvaluationSettings, check_metr
 from kubestill.runtime.evaluation.slices import check_slices
 from kubestill.runtime.evaluation.thresholds import Threshold, parse_thresholds
 from kubestill.runtime.metrics.catalog import METRICS, TASKS, Metric
-from kubestill.runtime.models.export import SPEC_FILE, load_model, read_training
+from kubestill.runtime.models.export import load_model
+from kubestill.runtime.models.identity import SPEC_FILE, model_digest
 from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.retraining import Champion, Registry, open_registry
 from kubestill.runtime.stores import open_store
+from kubestill.runtime.training.record import TrainingRecord, read_training
 
 __all__ = ["Entrant", "Job", "Question", "Throne", "check_inputs"]
 
@@ -36,7 +38,8 @@ class Entrant:
 
     name: str
     predictor: Predictor
-    training: Mapping[str, Any] | None
+    training: TrainingRecord | None
+    """None where the export has none."""
     digest: str
 
 
@@ -238,7 +241,7 @@ def _load(
                 name=names[role],
                 predictor=predictor,
                 training=read_training(artifact.path),
-                digest=_digest(artifact.path),
+                digest=predictor.digest,
             )
     return loaded
 
@@ -247,13 +250,14 @@ def _enthroned(registry: Registry, champion: Champion, name: str) -> Entrant:
     """Load the champion from the registry and check that it is the model that was promoted."""
     uri = registry.model_uri(champion)
     try:
-        predictor, found, training = load_model(uri), _digest(uri), read_training(uri)
+        predictor, training = load_model(uri), read_training(uri)
     except (InvalidInput, CorruptData) as error:
         remedy = (
             f"champion {champion.version} cannot be loaded from where it was promoted to "
             f"({error}); restore the folder, or go back with `kubestill registry rollback`"
         )
         raise InvalidInput([Problem("registry", registry.uri, remedy)]) from error
+    found = predictor.digest
     if found != champion.model_digest:
         remedy = (
             f"champion {champion.version} is not the model that was promoted: {SPEC_FILE} has "
@@ -265,9 +269,9 @@ def _enthroned(registry: Registry, champion: Champion, name: str) -> Entrant:
 
 
 def _digest(uri: str) -> str:
-    """Return the SHA-256 of a model's spec, which covers its weights; empty where there is none."""
+    """Return the digest of the model at `uri`; empty where there is none."""
     try:
-        return hashlib.sha256(open_store(uri).get(SPEC_FILE)).hexdigest()
+        return model_digest(open_store(uri).get(SPEC_FILE))
     except NotFound:
         return ""
 

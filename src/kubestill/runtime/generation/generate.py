@@ -209,7 +209,7 @@ def _provenance(
         "made_by": "generate-synthetic",
         **request.model_dump(),
         "original": original.fingerprint if original else None,
-        "surrogate": surrogate.spec.digest if surrogate else None,
+        "surrogate": surrogate.digest if surrogate else None,
         # Of all shards together.
         "complete_domain": complete,
     }

@@ -8,8 +8,6 @@ labels depend neither on how rows were cut into shards or parts, nor on the numb
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Generator
 from contextlib import contextmanager
 from functools import partial
@@ -54,7 +52,7 @@ def label(predictor: Predictor, dataset: Dataset, root: str) -> Dataset:
     schema = labelled_schema(predictor.spec, dataset.schema)
     provenance = {
         "made_by": "label-with-teacher",
-        "teacher": teacher_digest(predictor.spec),
+        "teacher": predictor.digest,
         "rows_from": dataset.provenance,
     }
     with DatasetWriter(
@@ -102,11 +100,6 @@ def labelled_schema(spec: ModelSpec, schema: Schema) -> Schema:
     if schema.task is None and target is not None:
         schema = Schema(columns=(*schema.columns, target), task=spec.schema.task)
     return schema.with_soft(soft_name(spec), width)
-
-
-def teacher_digest(spec: ModelSpec) -> str:
-    """Return the SHA-256 of the spec, which covers preprocessing, architecture and weights."""
-    return hashlib.sha256(json.dumps(spec.to_json(), sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager

@@ -1,17 +1,16 @@
 """A model as a folder: `model.safetensors`, `training.json` where there is one, `model.json` last.
 
 Loading executes nothing from the store: weights are safetensors, the rest is JSON, and what is not
-vouched for on this side is not even imported (see `kubestill.runtime.base.trust`).
+trusted on this side is not even imported (see `kubestill.runtime.base.trust`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError
@@ -19,6 +18,14 @@ from torch import Tensor
 
 from kubestill.errors import CorruptData, InvalidInput, NotFound, Problem
 from kubestill.runtime.base.device import choose_device
+from kubestill.runtime.base.values import parse_json
+from kubestill.runtime.models.identity import (
+    SPEC_FILE,
+    WEIGHTS_FILE,
+    check_digest,
+    model_digest,
+    weights_digest,
+)
 from kubestill.runtime.models.model import Model, ModelSpec
 from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.stores import open_store
@@ -27,41 +34,34 @@ __all__ = [
     "SPEC_FILE",
     "TRAINING_FILE",
     "WEIGHTS_FILE",
-    "ModelDigest",
+    "Export",
     "export_from_state",
     "export_model",
     "load_model",
-    "read_training",
 ]
 
-SPEC_FILE = "model.json"
 TRAINING_FILE = "training.json"
-WEIGHTS_FILE = "model.safetensors"
 
 
-@dataclass(frozen=True)
-class ModelDigest:
-    """What identifies an exported model."""
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """A model that was written."""
 
-    weights: str
-    """SHA-256 of `model.safetensors`."""
-    model: str
-    """SHA-256 of `model.json`, which holds the former: covers preprocessing and architecture
-    too."""
-    parameters: int
+    spec: ModelSpec
+    """Content of `model.json`."""
+    digest: str
+    """The model's; see `models.identity`."""
     bytes: int
-    """Size of `model.safetensors`."""
+    """Size of the weights."""
 
 
-def export_model(
-    model: Model, folder: str, *, training: Mapping[str, Any] | None = None
-) -> ModelDigest:
+def export_model(model: Model, folder: str, *, training: Mapping[str, Any] | None = None) -> Export:
     """Write the model; a reader finds a whole one or none.
 
     Args:
         model: On any device.
         folder: A local folder, made where missing; an older export in it is replaced.
-        training: Content of `training.json`: curves, settings, cost, why it stopped.
+        training: Content of `training.json`, the record of the training run; None writes none.
     """
     return _write(model.spec, model.state_dict(), folder, training)
 
@@ -72,7 +72,7 @@ def export_from_state(
     folder: str,
     *,
     training: Mapping[str, Any] | None = None,
-) -> ModelDigest:
+) -> Export:
     """Export a checkpoint, without building the network.
 
     Args:
@@ -102,19 +102,19 @@ def _write(
     weights: Mapping[str, Tensor],
     folder: str,
     training: Mapping[str, Any] | None,
-) -> ModelDigest:
+) -> Export:
     os.makedirs(folder, exist_ok=True)
     for stale in (SPEC_FILE, TRAINING_FILE):
         if os.path.exists(os.path.join(folder, stale)):
             os.remove(os.path.join(folder, stale))
     content = safetensors.torch.save(_own_memory(weights))
-    digest = hashlib.sha256(content).hexdigest()
+    spec = replace(spec, digest=weights_digest(content))
     _publish(os.path.join(folder, WEIGHTS_FILE), content)
     if training is not None:
         _publish(os.path.join(folder, TRAINING_FILE), _json(training))
-    form = _json(replace(spec, digest=digest).to_json())
+    form = _json(spec.to_json())
     _publish(os.path.join(folder, SPEC_FILE), form)
-    return ModelDigest(digest, hashlib.sha256(form).hexdigest(), spec.parameters, len(content))
+    return Export(spec=spec, digest=model_digest(form), bytes=len(content))
 
 
 def _own_memory(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -157,31 +157,15 @@ def load_model(uri: str, *, device: str = "cpu", trust: Iterable[str] = ()) -> P
     """
     place = choose_device(device)
     files = _fetch(uri, [SPEC_FILE, WEIGHTS_FILE])
-    spec = ModelSpec.from_json(_parse(f"{uri}/{SPEC_FILE}", files[SPEC_FILE]))
-    found = hashlib.sha256(files[WEIGHTS_FILE]).hexdigest()
-    if found != spec.digest:
-        raise CorruptData(
-            f"{uri}/{WEIGHTS_FILE}: SHA-256 {found}, but {SPEC_FILE} says {spec.digest}"
-        )
+    form = parse_json(files[SPEC_FILE], source=f"{uri}/{SPEC_FILE}", what="model")
+    spec = ModelSpec.from_json(form)
+    digest = check_digest(files[SPEC_FILE], files[WEIGHTS_FILE], source=uri)
     model = Model.from_spec(spec, trust=trust)
     try:
         model.load_state_dict(safetensors.torch.load(files[WEIGHTS_FILE]))
     except (SafetensorError, RuntimeError) as error:
         raise CorruptData(f"{uri}/{WEIGHTS_FILE}: {error}") from error
-    return Predictor(model.to(place))
-
-
-def read_training(uri: str) -> dict[str, Any] | None:
-    """Return the `training.json` of an export; None where it has none.
-
-    Raises:
-        CorruptData: It is not JSON.
-        StoreError: The store did not answer.
-    """
-    try:
-        return _parse(f"{uri}/{TRAINING_FILE}", open_store(uri).get(TRAINING_FILE))
-    except NotFound:
-        return None
+    return Predictor(model.to(place), digest=digest)
 
 
 def _fetch(uri: str, names: list[str]) -> dict[str, bytes]:
@@ -191,13 +175,3 @@ def _fetch(uri: str, names: list[str]) -> dict[str, bytes]:
     except NotFound as error:
         remedy = f"no exported model here ({error}); give the folder that holds {SPEC_FILE}"
         raise InvalidInput([Problem("model", uri, remedy)]) from error
-
-
-def _parse(what: str, content: bytes) -> dict[str, Any]:
-    try:
-        found: object = json.loads(content)
-    except ValueError as error:
-        raise CorruptData(f"{what}: not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise CorruptData(f"{what}: not a JSON object")
-    return cast(dict[str, Any], found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +23,10 @@ from kubestill.runtime.models.resolve import resolve_network, source_digest
 __all__ = ["FORMAT", "Model", "ModelSpec", "output_names"]
 
 FORMAT = "kubestill/model/1"
+
+# What importing torch leaves behind, some half a million objects, lives as long as the process.
+# Kept out of every later search for garbage, it no longer costs a step an eighth of its start.
+gc.freeze()
 
 log = logging.getLogger(__name__)
 

@@ -28,9 +28,11 @@ class Predictor:
     are `prediction_0`, `prediction_1`, ....
     """
 
-    def __init__(self, model: Model):
+    def __init__(self, model: Model, *, digest: str = ""):
         self.model = model.eval()
         self.layout = RawLayout(model.spec.schema)
+        self.digest = digest
+        """Of the export that it was loaded from; empty where it was built in memory."""
 
     @property
     def spec(self) -> ModelSpec:

@@ -279,7 +279,7 @@ def _quantiles(made: Certificate) -> list[Html]:
 
 def _shown(made: Certificate) -> dict[str, Any]:
     about = {key: value for key, value in made.about.items() if key not in ("settings", "domain")}
-    about |= {key: str(about[key])[:16] for key in ("model", "dataset")}
+    about |= {key: str(about[key])[:16] for key in ("model", "weights", "dataset")}
     for number, line in enumerate(made.about["domain"] or [], 1):
         about[f"input {number}"] = line
     return {**about, **{key: value for key, value in made.about["settings"].items()}}

@@ -293,8 +293,8 @@ def _costs(findings: Findings) -> Html:
             Cell(text=duration(cost.latency[1])),
             Cell(text=duration(cost.latency[batch])),
             rate,
-            Cell(text=duration(training["seconds"]) if training else "–"),
-            Cell(text=count(training["examples"]) if training else "–"),
+            Cell(text=duration(training.seconds) if training else "–"),
+            Cell(text=count(training.examples) if training else "–"),
         ]
         rows.append((swatch(look.name, look.colour, look.marker), cells))
     batch = max(findings.model.cost.latency)
@@ -316,11 +316,11 @@ def _costs(findings: Findings) -> Html:
 
 
 def _settings(findings: Findings) -> list[Html]:
-    trained = [(subject, look) for subject, look in subjects(findings) if subject.training]
+    trained = [(subject.training, look) for subject, look in subjects(findings) if subject.training]
     own = section("Settings of this evaluation", definitions(findings.settings))
     if not trained:
         return [own]
-    columns = [dict(flatten(_training(subject)["settings"])) for subject, _ in trained]
+    columns = [dict(flatten(record.settings)) for record, _ in trained]
     names = list(dict.fromkeys(name for column in columns for name in column))
     differing = [name for name in names if len({column.get(name) for column in columns}) > 1]
     rows = [
@@ -332,11 +332,6 @@ def _settings(findings: Findings) -> list[Html]:
     parts.append(Html("<h3>The same for all</h3>" if len(trained) > 1 else ""))
     parts.append(definitions(common))
     return [section("How they were trained", *parts), own]
-
-
-def _training(subject: Subject) -> Mapping[str, Any]:
-    assert subject.training is not None
-    return subject.training
 
 
 def _footer(findings: Findings) -> Html:

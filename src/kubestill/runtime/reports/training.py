@@ -1,11 +1,12 @@
-"""The report of one training, made from its `training.json` and the model's spec alone."""
+"""Write the report of one training run, from its record and the model's spec alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
-from kubestill.runtime.metrics.catalog import METRICS, headline_metric
+from kubestill.runtime.metrics.catalog import METRICS, Metric, headline_metric
+from kubestill.runtime.models.model import ModelSpec
 from kubestill.runtime.reports.attempts import attempts_section, attempts_table, resumed_steps
 from kubestill.runtime.reports.markdown import bullet_list, document, markdown_table
 from kubestill.runtime.reports.numbers import count, duration, score_text
@@ -25,6 +26,7 @@ from kubestill.runtime.reports.page import (
     tiles,
 )
 from kubestill.runtime.reports.plots import PHASES, Curve, Marks, Panel, Phase, training_plot
+from kubestill.runtime.training.record import TrainingRecord
 
 __all__ = ["training_report", "validation_panels"]
 
@@ -37,279 +39,208 @@ _PRESETS = {
 }
 _STOPS = {
     "budget": "It ran to the end of its budget.",
-    "early-stopping": "It stopped early: no milestone got better any more.",
+    "early-stopping": "It stopped early: the milestones no longer improved.",
     "tolerance": "It stopped as soon as it was good enough.",
     "converged": "It stopped because it had converged.",
 }
 
-Training = Mapping[str, Any]
 
-
-def training_report(
-    training: Training,
-    spec: Mapping[str, Any],
-    *,
-    title: str = "",
-    extra: Mapping[str, Any] | None = None,
-) -> tuple[str, str]:
-    """Write the report of one training.
+def training_report(record: TrainingRecord, spec: ModelSpec, digest: str) -> tuple[str, str]:
+    """Write the report of one training run.
 
     Args:
-        training: Content of `training.json`.
-        spec: Content of `model.json`.
-        title: What to call the model; by default the preset says it.
-        extra: More facts for the table of what the model is, name → value.
+        record: Of the training run.
+        spec: Of the exported model.
+        digest: Of the exported model.
 
     Returns:
         The HTML page and the short Markdown.
     """
-    name = title or _PRESETS.get(str(training["preset"]), "The model")
-    facts = _facts(training)
-    reasons = _story(training)
+    name = _PRESETS[record.preset]
+    facts, reasons = [*_facts(record), _size_tile(spec)], _story(record)
     body = [
-        tiles([*facts, _size_tile(spec)]),
-        _plot_section(training),
+        tiles(facts),
+        _plot_section(record),
         section("What happened", bullets(reasons)),
-        *attempts_section(_attempts(training)),
-        section("The model", definitions({**_model_facts(spec), **(extra or {})})),
+        *attempts_section(record.attempts),
+        section("The model", definitions(_model_facts(spec, digest))),
         section(
             "Settings",
-            definitions(training["settings"]),
-            note="All that shaped this training. Equal settings on equal data give equal bits.",
+            definitions(record.settings),
+            note="All that shaped this training run. Equal settings on equal data give equal bits.",
         ),
     ]
-    headline = _headline(name, training)
+    headline = _headline(name, record)
+    reason = record.stop.reason
+    status = pill(reason, "doubt" if reason == "budget" else "good")
     html = page(
         title=f"{name}: training",
-        eyebrow=Html(f"{text('kubestill · training')} {_status(training)}"),
+        eyebrow=Html(f"{text('kubestill · training')} {status}"),
         headline=emphasised(headline),
-        lead=_lead(training),
+        lead=(
+            f"{count(record.examples)} examples in {record.steps:,} steps "
+            f"({record.epochs:.3g} epochs) on {record.device}. {_STOPS[reason]}"
+        ),
         body=body,
     )
-    rows = [(fact.label, fact.value, fact.detail) for fact in [*facts, _size_tile(spec)]]
-    settings = [(key, value) for key, value in flatten(training["settings"])]
     markdown = document(
         headline,
         bullet_list(reasons),
-        markdown_table(("", "value", ""), rows),
-        *attempts_table(_attempts(training)),
-        markdown_table(("setting", "value"), settings),
+        markdown_table(("", "value", ""), [(f.label, f.value, f.detail) for f in facts]),
+        *attempts_table(record.attempts),
+        markdown_table(("setting", "value"), list(flatten(record.settings))),
     )
     return html, markdown
 
 
 def validation_panels(
-    trainings: Sequence[tuple[str, str, str, Training]], axis: str
+    runs: Sequence[tuple[str, str, str, TrainingRecord]], axis: Literal["step", "examples"]
 ) -> list[Panel]:
-    """Return up to two panels of the validation metrics that all trainings share.
+    """Return up to two panels of the validation metrics that all training runs share.
 
     Args:
-        trainings: (name, colour, marker, training) of each.
-        axis: The key of x in the curves: "step" or "examples".
+        runs: (name, colour, marker, record) of each.
+        axis: What the curves are drawn over.
     """
-    held = [entry for entry in trainings if entry[3]["curves"]["validation"]]
+    held = [entry for entry in runs if entry[3].curves.validation]
+    points = [point for *_, one in held for point in one.curves.validation]
     shared = [
         metric
-        for metric in METRICS
-        if held and all(metric in row for *_, one in held for row in one["curves"]["validation"])
+        for metric in METRICS.values()
+        if points and all(metric.name in point.scores for point in points)
     ]
-    if len(shared) > 1 and len({one["preset"] for *_, one in held}) > 1:
-        shared = [metric for metric in shared if metric != "loss"] or shared
+    where = " and ".join(sorted({_followed(one) for *_, one in held}))
     panels: list[Panel] = []
     for metric in shared[:2]:
-        scale = 100 if METRICS[metric].unit == "share" else 1
+        scale = 100 if metric.unit == "share" else 1
         curves = [
             Curve(
                 name=name,
                 colour=colour,
                 marker=marker,
-                x=[row[axis] for row in one["curves"]["validation"]],
-                y=[scale * row[metric] for row in one["curves"]["validation"]],
+                x=[getattr(point, axis) for point in one.curves.validation],
+                y=[scale * point.scores[metric.name] for point in one.curves.validation],
             )
             for name, colour, marker, one in held
         ]
-        where = {_followed(one) for *_, one in held}
-        title = f"{' and '.join(sorted(where))} {METRICS[metric].title}"
-        panels.append(Panel(title=title, curves=curves, share=scale == 100))
+        panels.append(Panel(title=f"{where} {metric.title}", curves=curves, share=scale == 100))
     return panels
 
 
-def _followed(training: Training) -> str:
-    """Name the rows that the error was followed over."""
-    return "whole-domain" if training["preset"] == "overfit" else "validation"
+def _followed(record: TrainingRecord) -> str:
+    """Name the rows that the scores were followed on."""
+    return "whole-domain" if record.preset == "overfit" else "validation"
 
 
-def phases_of(training: Training) -> list[Phase]:
-    """Read where the three phases lie; none where they could not be told apart."""
-    found: Mapping[str, Any] = training.get("phases") or {}
-    bounds: Mapping[str, Any] = found.get("boundaries") or {}
-    structure, detail = bounds.get("structure"), bounds.get("detail")
-    if structure is None and detail is None:
-        return []
-    end = float(training["steps"])
-    first = end if structure is None else float(structure)
-    second = end if detail is None else float(detail)
-    spans = [(1, 0.0, min(first, second)), (2, first, second), (3, second, end)]
-    return [Phase(number=n, start=start, end=stop) for n, start, stop in spans if stop > start]
-
-
-def _plot_section(training: Training) -> Html:
-    marks = _marks(training)
-    key = [("training", "muted", "-"), (_followed(training), "student", "o")]
+def _plot_section(record: TrainingRecord) -> Html:
+    followed = _followed(record)
+    key = [("training", "muted", "-")]
+    loss = Curve(
+        name="training",
+        colour="muted",
+        x=[point.step for point in record.curves.train],
+        y=[point.loss for point in record.curves.train],
+    )
+    panels = [Panel(title="loss", curves=[loss])]
+    if validated := validation_panels([(followed, "student", "o", record)], "step"):
+        key.append((followed, "student", "o"))
+        panels.append(validated[0])
+    marks = _marks(record)
     if marks.milestones:
         key.append(("milestone", "ink", "^"))
     if marks.recovery:
         key.append(("recovery checkpoint", "muted", "|"))
     if marks.resumed:
         key.append(("resumed after an interruption", "bad", "|"))
-    panels = _panels(training)
-    if not panels:
-        return section("How it learned", note="No loss was recorded.")
-    note = "The ring marks the checkpoint that was exported." if marks.chosen is not None else ""
     caption = ""
     if marks.phases:
         names = ", ".join(title for _, title, _ in PHASES)
-        caption = (
-            f"Shaded: the phases of the training ({names}). {_sentence(_why_phases(training))}"
-        )
+        caption = f"Shaded: the phases of training ({names}). {_sentence(record.phases.why)}"
     drawn = training_plot(panels, marks)
+    note = "The ring marks the checkpoint that was exported."
     return section("How it learned", legend(key), figure(drawn, caption), note=note)
 
 
-def _why_phases(training: Training) -> str:
-    return str(training["phases"].get("why", ""))
+def _marks(record: TrainingRecord) -> Marks:
+    def steps(kind: str) -> list[float]:
+        return [float(kept.step) for kept in record.checkpoints if kept.kind == kind]
 
-
-def _panels(training: Training) -> list[Panel]:
-    train, validation = training["curves"]["train"], training["curves"]["validation"]
-    curves = [
-        Curve(
-            name="training",
-            colour="muted",
-            x=[row["step"] for row in train],
-            y=[row["loss"] for row in train],
-        )
-    ]
-    if validation and all("loss" in row for row in validation):
-        curves.append(
-            Curve(
-                name=_followed(training),
-                colour="student",
-                marker="o",
-                x=[row["step"] for row in validation],
-                y=[row["loss"] for row in validation],
-            )
-        )
-    followed = _followed(training)
-    others = validation_panels([(followed, "student", "o", training)], "step")
-    others = [panel for panel in others if panel.title != f"{followed} loss"]
-    drawn = [curve for curve in curves if curve.x]
-    return [*([Panel(title="loss", curves=drawn)] if drawn else []), *others[:1]]
-
-
-def _marks(training: Training) -> Marks:
-    steps = {"milestone": list[float](), "recovery": list[float]()}
-    for checkpoint in training.get("checkpoints") or []:
-        steps[checkpoint["kind"]].append(checkpoint["step"])
-    chosen = training.get("chosen")
     return Marks(
-        milestones=steps["milestone"],
-        recovery=steps["recovery"],
-        resumed=resumed_steps(_attempts(training)),
-        phases=phases_of(training),
-        chosen=chosen["step"] if chosen else None,
+        milestones=steps("milestone"),
+        recovery=steps("recovery"),
+        resumed=resumed_steps(record.attempts),
+        phases=_phases(record),
+        chosen=record.chosen.step,
     )
 
 
-def _attempts(training: Training) -> Sequence[Mapping[str, Any]]:
-    return training.get("attempts") or []
+def _phases(record: TrainingRecord) -> list[Phase]:
+    """Return where the three phases lie; none where they could not be told apart."""
+    structure, detail = record.phases.boundaries.structure, record.phases.boundaries.detail
+    if structure is None and detail is None:
+        return []
+    end = float(record.steps)
+    first = end if structure is None else float(structure)
+    second = end if detail is None else float(detail)
+    spans = [(1, 0.0, min(first, second)), (2, first, second), (3, second, end)]
+    return [Phase(number=n, start=start, end=stop) for n, start, stop in spans if stop > start]
 
 
-def _best(training: Training) -> tuple[str, float] | None:
-    """Return the headline metric at the chosen checkpoint."""
-    rows = training["curves"]["validation"]
-    if not rows:
-        return None
-    step = (training.get("chosen") or rows[-1])["step"]
-    row = min(rows, key=lambda row: abs(row["step"] - step))
-    quoted = headline_metric(row)
-    return (quoted.name, row[quoted.name]) if quoted else None
+def _best(record: TrainingRecord) -> tuple[Metric, float] | None:
+    """Return the headline metric at the exported milestone; None where it has no score."""
+    for point in record.curves.validation:
+        if point.step == record.chosen.step and (quoted := headline_metric(point.scores.keys())):
+            return quoted, point.scores[quoted.name]
+    return None
 
 
-def _headline(name: str, training: Training) -> str:
-    best = _best(training)
+def _headline(name: str, record: TrainingRecord) -> str:
+    best, spent = _best(record), duration(record.seconds)
     if best is None:
-        return f"{name} trained for {training['steps']:,} steps in {_spent(training)}."
+        return f"{name} trained for {record.steps:,} steps in {spent}."
     metric, value = best
-    shown = score_text(metric, value)
-    reached = f"{shown} {METRICS[metric].title}"
-    if METRICS[metric].unit != "share":
-        reached = f"a {_followed(training)} {METRICS[metric].title} of {shown}"
-    return f"{name} reaches {reached} after {_spent(training)}."
+    shown = score_text(metric.name, value)
+    reached = f"{shown} {metric.title}"
+    if metric.unit != "share":
+        reached = f"a {_followed(record)} {metric.title} of {shown}"
+    return f"{name} reaches {reached} after {spent}."
 
 
-def _spent(training: Training) -> str:
-    return duration(float(training["seconds"]))
-
-
-def _lead(training: Training) -> str:
-    return (
-        f"{count(training['examples'])} examples in {training['steps']:,} steps "
-        f"({training['epochs']:.3g} epochs) on {training['device']}. "
-        f"{_STOPS.get(training['stop']['reason'], training['stop']['reason'])}"
-    )
-
-
-def _status(training: Training) -> Html:
-    reason = str(training["stop"]["reason"])
-    return pill(reason, "doubt" if reason == "budget" else "good")
-
-
-def _facts(training: Training) -> list[Tile]:
+def _facts(record: TrainingRecord) -> list[Tile]:
     facts: list[Tile] = []
-    best = _best(training)
-    if best:
+    if best := _best(record):
         metric, value = best
-        label = f"{_followed(training)} {METRICS[metric].title}"
-        facts.append(
-            Tile(value=score_text(metric, value), label=label, detail="of the exported model")
-        )
-    seconds = float(training["seconds"])
-    rate = training["examples"] / seconds if seconds else 0.0
-    facts.append(
-        Tile(value=duration(seconds), label="training time", detail=str(training["device"]))
-    )
-    detail = f"{training['step_path']} step"
-    facts.append(Tile(value=f"{count(rate)}/s", label="examples a second", detail=detail))
-    chosen = training.get("chosen")
-    if chosen:
-        total = f"of {training['steps']:,}"
-        facts.append(Tile(value=f"{chosen['step']:,}", label="exported step", detail=total))
-    return facts
+        label, shown = f"{_followed(record)} {metric.title}", score_text(metric.name, value)
+        facts.append(Tile(value=shown, label=label, detail="of the exported model"))
+    rate = record.examples / record.seconds if record.seconds else 0.0
+    step = f"{record.step_path} step"
+    total = f"of {record.steps:,}"
+    return [
+        *facts,
+        Tile(value=duration(record.seconds), label="training time", detail=record.device),
+        Tile(value=f"{count(rate)}/s", label="examples a second", detail=step),
+        Tile(value=f"{record.chosen.step:,}", label="exported step", detail=total),
+    ]
 
 
-def _size_tile(spec: Mapping[str, Any]) -> Tile:
-    network = str(spec["network"]["factory"])
-    return Tile(value=count(spec["parameters"]), label="parameters", detail=network)
+def _size_tile(spec: ModelSpec) -> Tile:
+    network = str(spec.network["factory"])
+    return Tile(value=count(spec.parameters), label="parameters", detail=network)
 
 
-def _story(training: Training) -> list[str]:
-    stop, chosen = training["stop"], training.get("chosen")
-    lines = [_STOPS.get(stop["reason"], str(stop["reason"]))]
-    if stop.get("detail"):
-        lines[0] += f" {_sentence(str(stop['detail']))}"
-    if chosen:
-        lines.append(f"Exported step {chosen['step']:,}: {chosen['why']}")
-    attempts = _attempts(training)
-    if resumed := len(resumed_steps(attempts)):
-        exact = all(one["exact"] for one in attempts)
+def _story(record: TrainingRecord) -> list[str]:
+    stop, chosen = record.stop, record.chosen
+    lines = [
+        f"{_STOPS[stop.reason]} {_sentence(stop.detail)}",
+        f"Exported step {chosen.step:,}: {chosen.why}",
+    ]
+    if resumed := len(resumed_steps(record.attempts)):
+        exact = all(one.exact for one in record.attempts)
         bits = "with the same bits" if exact else "NOT always with the same bits"
         times = "once" if resumed == 1 else f"{resumed} times"
         lines.append(f"Resumed {times} after an interruption, {bits}: see Attempts.")
-    kept = len(training.get("checkpoints") or [])
-    where = training.get("checkpoint_uri")
-    if kept:
-        lines.append(f"{kept} checkpoints" + (f" in {where}." if where else "."))
+    if record.checkpoints:
+        lines.append(f"{len(record.checkpoints)} checkpoints in {record.checkpoint_uri}.")
     return lines
 
 
@@ -318,16 +249,16 @@ def _sentence(words: str) -> str:
     return shown if shown.endswith((".", "!")) else shown + "."
 
 
-def _model_facts(spec: Mapping[str, Any]) -> dict[str, Any]:
-    outputs = [str(name) for name in spec["outputs"]]
+def _model_facts(spec: ModelSpec, digest: str) -> dict[str, Any]:
+    outputs = spec.outputs
     shown = ", ".join(outputs[:12]) + (
         f" and {len(outputs) - 12} more" if len(outputs) > 12 else ""
     )
     return {
-        "task": spec["task"],
-        "network": spec["network"]["factory"],
-        "arguments": spec["network"]["args"],
-        "parameters": f"{spec['parameters']:,}",
+        "task": spec.task,
+        "network": spec.network["factory"],
+        "arguments": spec.network["args"],
+        "parameters": f"{spec.parameters:,}",
         "outputs": shown,
-        "weights (SHA-256)": str(spec.get("digest") or "")[:16],
+        "digest": digest[:16],
     }

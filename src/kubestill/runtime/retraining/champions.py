@@ -7,7 +7,6 @@ models/<window>/training/      the ledger, and the one state from before overfit
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import tempfile
 from dataclasses import replace
@@ -15,14 +14,12 @@ from dataclasses import replace
 from kubestill.errors import CorruptData, InvalidInput, NotFound
 from kubestill.runtime.checkpoints.ledger import LEDGER_KEY, Ledger, LedgerEntry
 from kubestill.runtime.checkpoints.manifest import read_manifest
+from kubestill.runtime.models.identity import read_digest
 from kubestill.runtime.retraining.registry import Registry
 from kubestill.runtime.retraining.state import Champion, State
-from kubestill.runtime.stores import ABSENT, Store, open_store
+from kubestill.runtime.stores import ABSENT, open_store
 
-__all__ = ["check_champion", "copy_model", "copy_training", "model_digest", "read_ledger"]
-
-SPEC_FILE = "model.json"
-"""As `models.export` names it; importing that would import torch."""
+__all__ = ["check_champion", "copy_model", "copy_training", "read_ledger"]
 
 
 def check_champion(registry: Registry, state: State) -> None:
@@ -47,15 +44,6 @@ def check_champion(registry: Registry, state: State) -> None:
         f"champion {champion.version} of {registry.uri} cannot be used: {problem}. Restore its "
         f"files, or: {remedy}"
     )
-
-
-def model_digest(folder: str) -> str:
-    """Return the digest of an export at a local folder, computed from its files.
-
-    Raises:
-        CorruptData: The weights are not those that `model.json` names, or a file is missing.
-    """
-    return _digest(open_store(folder), "")
 
 
 def copy_model(registry: Registry, source: str, folder: str) -> None:
@@ -113,24 +101,9 @@ def read_ledger(registry: Registry, champion: Champion) -> Ledger:
 
 def _damage(registry: Registry, champion: Champion) -> str:
     try:
-        found = _digest(registry.store, f"{champion.folder}/model/")
+        found = read_digest(registry.store, f"{champion.folder}/model")
         if champion.ledger_digest:
             read_ledger(registry, champion)
     except (CorruptData, InvalidInput, NotFound) as error:
         return str(error)
     return "" if found == champion.model_digest else "its model is another than was promoted"
-
-
-def _digest(store: Store, prefix: str) -> str:
-    try:
-        content = store.get(f"{prefix}{SPEC_FILE}")
-        weights = store.get(f"{prefix}model.safetensors")
-    except NotFound as error:
-        raise CorruptData(f"a file of the model is gone: {error}") from error
-    try:
-        wanted = json.loads(content)["digest"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorruptData(f"{store.uri}/{prefix}{SPEC_FILE} is no model: {error}") from error
-    if hashlib.sha256(weights).hexdigest() != wanted:
-        raise CorruptData(f"{store.uri}/{prefix}model.safetensors is not what {SPEC_FILE} names")
-    return hashlib.sha256(content).hexdigest()

@@ -45,7 +45,7 @@ class Champion(_Value):
     """Key below the registry: `model/`, `ledger.json` and the state before overfitting lie there.
     `Registry.model_uri` and `ledger_uri` make URIs of it."""
     model_digest: str
-    """SHA-256 of `model.json`, which covers the weights."""
+    """See `models.identity`."""
     ledger_digest: str = ""
     """SHA-256 of `ledger.json`; empty where the model came without one."""
     datasets: Mapping[str, str] = Field(default_factory=dict[str, str])

@@ -8,10 +8,12 @@ from kubestill.errors import CorruptData, InvalidInput, Problem
 from kubestill.runtime.base.artifacts import Artifact
 from kubestill.runtime.checkpoints.ledger import write_ledger_artifact
 from kubestill.runtime.datasets.manifest import Dataset, gather
+from kubestill.runtime.models.identity import read_digest
 from kubestill.runtime.retraining import Champion, Registry, State, open_registry, transitions
-from kubestill.runtime.retraining.champions import check_champion, model_digest, read_ledger
+from kubestill.runtime.retraining.champions import check_champion, read_ledger
 from kubestill.runtime.retraining.golden import open_golden
 from kubestill.runtime.retraining.windows import WindowStore
+from kubestill.runtime.stores import open_store
 
 __all__ = ["open_champion"]
 
@@ -72,7 +74,7 @@ def _copy(registry: Registry, champion: Champion, model: Artifact) -> None:
         path = os.path.join(model.path, entry.key.removeprefix(prefix))
         os.makedirs(os.path.dirname(path), exist_ok=True)
         registry.store.download(entry.key, path)
-    if model_digest(model.path) != champion.model_digest:
+    if read_digest(open_store(model.path)) != champion.model_digest:
         raise CorruptData(f"champion {champion.version} changed while it was copied")
     model.metadata.update(kind="model", digest=champion.model_digest, version=champion.version)
 

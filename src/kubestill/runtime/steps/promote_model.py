@@ -15,6 +15,7 @@ from kubestill.runtime.base.artifacts import (
     write_summary,
 )
 from kubestill.runtime.checkpoints.ledger import Ledger, read_ledger_artifact
+from kubestill.runtime.models.identity import read_digest
 from kubestill.runtime.retraining import (
     Champion,
     Claim,
@@ -27,12 +28,13 @@ from kubestill.runtime.retraining.champions import (
     check_champion,
     copy_model,
     copy_training,
-    model_digest,
 )
 from kubestill.runtime.retraining.kubeflow import NotRegistered, check_address, register
 from kubestill.runtime.retraining.request import check_placeholders
 from kubestill.runtime.selection.request import Evidence, Request
 from kubestill.runtime.selection.rules import select
+from kubestill.runtime.stores import open_store
+from kubestill.runtime.training.record import training_of
 
 __all__ = ["promote_model"]
 
@@ -134,7 +136,7 @@ def _check(
     digest, history = "", None
     with problems.collect():
         check_kind(model, "model")
-        digest = model_digest(model.path)
+        digest = read_digest(open_store(model.path))
     with problems.collect():
         check_kind(ledger, "ledger")
         history = read_ledger_artifact(ledger.path)
@@ -211,7 +213,8 @@ def _promote(
 
 
 def _evidence(ledger: Ledger) -> Evidence:
-    if ledger.training is None:
-        remedy = "its training is not finished; promote what a finished training exported"
+    record = training_of(ledger)
+    if record is None:
+        remedy = "its training run is not finished; promote what a finished training run exported"
         raise InvalidInput([Problem("ledger", ledger.uri, remedy)])
-    return Evidence(curves=ledger.training["curves"], own_metric=ledger.training["metric"])
+    return Evidence(curves=record.curves.to_json(), own_metric=record.metric)

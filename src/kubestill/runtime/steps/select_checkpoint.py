@@ -32,7 +32,7 @@ from kubestill.runtime.evaluation.evaluate import evaluate
 from kubestill.runtime.metrics.catalog import TRAIN_LOSS, metrics_of
 from kubestill.runtime.metrics.intervals import bootstrap
 from kubestill.runtime.models.export import (
-    ModelDigest,
+    Export,
     export_from_state,
     export_model,
     load_model,
@@ -49,6 +49,7 @@ from kubestill.runtime.selection.request import (
 from kubestill.runtime.selection.rules import Choice, select
 from kubestill.runtime.stores import join_uri, open_store
 from kubestill.runtime.stores.base import Store
+from kubestill.runtime.training.record import Chosen, TrainingRecord, training_of
 
 __all__ = ["SelectionSettings", "select_checkpoint"]
 
@@ -123,14 +124,14 @@ def select_checkpoint(
     job = check_inputs(ledger, dataset, rule, metric, tolerance, settings or {})
     with tempfile.TemporaryDirectory(prefix="kubestill-select-") as folder:
         selection = Selection(job, open_store(job.ledger.uri), folder)
-        choice, digest = selection.run(model.path)
+        choice, exported = selection.run(model.path)
     add_serving_file(model.path, job.serving)
     chosen = next(entry for entry in job.entries if entry.step == choice.entry.step)
     _describe(job, Checkpoint.of(job.ledger, chosen, reason=choice.reason), checkpoint)
     model.metadata.update(
         kind="model",
-        digest=digest.model,
-        parameters=digest.parameters,
+        digest=exported.digest,
+        parameters=exported.spec.parameters,
         fingerprint=job.ledger.fingerprint,
         checkpoint_uri=job.ledger.uri,
     )
@@ -144,6 +145,8 @@ class Job:
     """Checked inputs."""
 
     ledger: Ledger
+    record: TrainingRecord | None
+    """Of the training run; None while it is unfinished."""
     request: Request
     evidence: Evidence
     dataset: Dataset | None
@@ -169,7 +172,7 @@ class Selection:
     bytes_read: int = 0
     """Size of the states that were read."""
 
-    def run(self, path: str) -> tuple[Choice[LedgerEntry], ModelDigest]:
+    def run(self, path: str) -> tuple[Choice[LedgerEntry], Export]:
         """Choose by the rule, and export to the folder `path`.
 
         A damaged state is left out, loudly, and the rule is asked again.
@@ -191,10 +194,10 @@ class Selection:
                     raise
                 self._leave_out(choice.entry, error)
 
-    def _export(self, choice: Choice[LedgerEntry], path: str) -> ModelDigest:
-        step, training = choice.entry.step, self.job.ledger.training
-        if training is not None:
-            training = {**training, "chosen": {"step": step, "why": choice.reason}}
+    def _export(self, choice: Choice[LedgerEntry], path: str) -> Export:
+        step, record, training = choice.entry.step, self.job.record, None
+        if record is not None:
+            training = record.replace(chosen=Chosen(step=step, why=choice.reason)).to_json()
         if self.job.dataset is not None:
             return export_model(load_model(self._folder(step)).model, path, training=training)
         state = self._state(choice.entry)
@@ -247,7 +250,7 @@ def check_inputs(
 ) -> Job:
     """Find every problem that can be found without reading state, and raise them together."""
     problems = Problems()
-    device, rows, history = "cpu", None, None
+    device, rows, history, record = "cpu", None, None, None
     asked = {"rule": rule, "metric": metric, "tolerance": tolerance}
     typed = read(_Typed, asked, problems) or _Typed()
     parsed = read(SelectionSettings, settings, problems, prefix="settings.") or SelectionSettings()
@@ -260,9 +263,10 @@ def check_inputs(
     with problems.collect("ledger", ledger.uri):
         check_kind(ledger, "ledger")
         history = read_ledger_artifact(ledger.path)
+        record = training_of(history)
     serving = parsed.serving
     if serving == "auto":
-        serving = _serving(history)
+        serving = _serving(record)
     else:
         with problems.collect():
             check_serving(serving, "settings.serving")
@@ -274,7 +278,7 @@ def check_inputs(
         step=parsed.step,
         rescoring=dataset is not None,
     )
-    evidence = _evidence(history) if history else None
+    evidence = _evidence(history, record) if history else None
     with problems.collect():
         if history and evidence:
             kept = [entry for entry in history.entries if not entry.damaged]
@@ -286,6 +290,7 @@ def check_inputs(
     assert evidence
     return Job(
         ledger=history,
+        record=record,
         request=request,
         evidence=evidence,
         dataset=rows,
@@ -294,23 +299,21 @@ def check_inputs(
     )
 
 
-def _serving(ledger: Ledger | None) -> Serving:
-    """Return what the training was told, as far as this image can do it."""
-    training = (ledger.training if ledger else None) or {}
-    told = training.get("settings", {}).get("serving", "none")
+def _serving(record: TrainingRecord | None) -> Serving:
+    """Return what the training run was set to write, as far as this image can write it."""
+    told = record.settings.get("serving", "none") if record else "none"
     try:
         check_serving(told, "serving")
     except InvalidInput as error:
-        print(f"WARNING: the training wrote {told} and this step does not: {error}", flush=True)
+        print(f"WARNING: the training run wrote {told} and this step does not: {error}", flush=True)
         return "none"
     return told if told in get_args(Serving) else "none"
 
 
-def _evidence(ledger: Ledger) -> Evidence:
-    """Return the whole training's curves; those of the kept milestones where it is unfinished."""
-    training = ledger.training
-    if training is not None:
-        return Evidence(curves=training["curves"], own_metric=training["metric"])
+def _evidence(ledger: Ledger, record: TrainingRecord | None) -> Evidence:
+    """Return the curves of the training run; of the kept milestones where it is unfinished."""
+    if record is not None:
+        return Evidence(curves=record.curves.to_json(), own_metric=record.metric)
     train: list[dict[str, float]] = []
     validation: list[dict[str, float]] = []
     for entry in ledger.milestones:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any, Literal, NoReturn
+from typing import Literal, NoReturn
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ from kubestill.runtime.training.finish import Finish
 from kubestill.runtime.training.kernels import foreach_lerp_
 from kubestill.runtime.training.plan import Plan
 from kubestill.runtime.training.prepare import Prepared
+from kubestill.runtime.training.record import FORMAT, Chosen, Curves, Learned, Stop
 from kubestill.runtime.training.schedules import CONSTANT, LearningRates
 from kubestill.runtime.training.settings import TrainingSettings
 from kubestill.runtime.training.steps import build_step
@@ -116,8 +117,8 @@ class Trainer:
         self._seconds = 0.0
         self._last_line = 0.0
 
-    def fit(self) -> dict[str, Any]:
-        """Train to the end of the budget or an early stop; return the content of `training.json`.
+    def fit(self) -> Learned:
+        """Train to the end of the budget or an early stop, and return what was learned on the way.
 
         Raises:
             Diverged: Loss or weights became NaN or infinite; what was saved before is kept.
@@ -137,7 +138,7 @@ class Trainer:
             self._milestone()
         self.stop = self.stop or ("budget", f"{self.step} of {self.total_steps} steps done")
         self._say(f"stopped: {self.stop[0]} ({self.stop[1]})")
-        return self._record()
+        return self._learned()
 
     def _set_up(self, saved: TrainingState | None) -> None:
         """Build what trains, fresh or as it was saved."""
@@ -404,37 +405,38 @@ class Trainer:
         position = f"epoch {self.epoch:7.2f}  step {self.step:>7,}/{self.total_steps:,}"
         self._say(f"{position}  {scores}  {spent:.0f} s")
 
-    def chosen_step(self) -> tuple[int, str]:
-        """Return (step, why) of the milestone to export."""
+    def _learned(self) -> Learned:
+        self._seconds += time.monotonic() - self._clock
+        assert self.stop is not None
+        reason, detail = self.stop
+        return Learned(
+            format=FORMAT,
+            settings=self._settings.model_dump(mode="json"),
+            loss=self._prepared.loss_name,
+            metric=self._prepared.metric,
+            device=self._machine.describe(),
+            step_path=self.step_path,
+            steps=self.step,
+            epochs=self.epoch,
+            examples=self.examples,
+            rows=self._prepared.rows.count,
+            seconds=self._seconds,
+            stop=Stop.model_validate({"reason": reason, "detail": detail}),
+            chosen=self._choose(),
+            curves=Curves.model_validate(self.curves),
+            phases=self.phases,
+        )
+
+    def _choose(self) -> Chosen:
+        """Return the milestone to export: the best by the metric, or the last."""
         if self._settings.choose == "last" or not self._prepared.validation:
-            return self.step, "the last milestone"
+            return Chosen(step=self.step, why="the last milestone")
         best, metric = self._stopping.best_value, self._prepared.metric
         where = self._prepared.validation.where
         if best is None:
-            return self.step, f"the last milestone: {metric} {where} was never a number"
-        return self._stopping.best_step, f"best {metric} {where}: {best:.6g}"
-
-    def _record(self) -> dict[str, Any]:
-        self._seconds += time.monotonic() - self._clock
-        assert self.stop is not None
-        step, why = self.chosen_step()
-        return {
-            "format": "kubestill/training/1",
-            "settings": self._settings.model_dump(mode="json"),
-            "loss": self._prepared.loss_name,
-            "metric": self._prepared.metric,
-            "device": self._machine.describe(),
-            "step_path": self.step_path,
-            "steps": self.step,
-            "epochs": self.epoch,
-            "examples": self.examples,
-            "rows": self._prepared.rows.count,
-            "seconds": self._seconds,
-            "stop": {"reason": self.stop[0], "detail": self.stop[1]},
-            "chosen": {"step": step, "why": why},
-            "curves": self.curves,
-            "phases": self.phases.model_dump(),
-        }
+            why = f"the last milestone: {metric} {where} was never a number"
+            return Chosen(step=self.step, why=why)
+        return Chosen(step=self._stopping.best_step, why=f"best {metric} {where}: {best:.6g}")
 
 
 def below(prefix: str, state: TrainingState) -> dict[str, Tensor]:

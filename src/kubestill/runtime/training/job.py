@@ -17,6 +17,7 @@ from kubestill.runtime.models.model import ModelSpec
 from kubestill.runtime.models.resolve import resolve_network, source_digest
 from kubestill.runtime.training.device import Machine, choose_machine
 from kubestill.runtime.training.prepare import main_metric, probe_network, resolve_loss
+from kubestill.runtime.training.record import PresetName
 from kubestill.runtime.training.settings import TrainingSettings, read_settings
 from kubestill.runtime.training.steps import check_step_path
 
@@ -25,7 +26,7 @@ from kubestill.runtime.training.steps import check_step_path
 class Preset:
     """What makes a training a teacher's, a student's or a fine-tuning."""
 
-    name: str
+    name: PresetName
     distil: bool = False
     """Learn from a teacher's outputs."""
     whole_domain: bool = False

@@ -1,10 +1,9 @@
-"""One training run: adopt the result of a finished one, resume or begin; then train to the end."""
+"""Run one training run: adopt the result of a finished one, resume or begin; train to the end."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from kubestill.errors import InvalidInput, Problems, nearest
 from kubestill.runtime.checkpoints.checkpointer import Checkpointer, Resume
@@ -18,6 +17,7 @@ from kubestill.runtime.training.engine import Start, Trainer
 from kubestill.runtime.training.fingerprint import fingerprint
 from kubestill.runtime.training.job import Job
 from kubestill.runtime.training.prepare import main_metric, prepare
+from kubestill.runtime.training.record import AttemptRecord, PresetName, TrainingRecord, training_of
 
 __all__ = ["Keeping", "Origin", "check_resume", "say", "train"]
 
@@ -29,45 +29,50 @@ class Keeping:
     """Where checkpoints are kept, and what to do with those that are there."""
 
     checkpoint_uri: str
+    """The root; empty keeps them beside the ledger artifact."""
     experiment: str
+    """Folder below the root; empty takes the preset's name."""
     resume: str
     """`auto`, `never` or `must`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """The checkpoint a fine-tuning starts from."""
+    """The checkpoint that fine-tuning starts from."""
 
     model: Model
+    """The model as it was there."""
     start: Start
+    """What else is kept of it."""
     digest: str
-    """Covers the checkpoint and what is kept of it."""
+    """SHA-256 over the checkpoint and what is kept of it."""
 
 
 def check_resume(resume: str, problems: Problems) -> None:
-    """Note a `resume` that is none."""
+    """Note a `resume` that is not one of `auto`, `never` and `must`."""
     if resume not in _RESUME:
         problems.add("resume", resume, nearest(resume, _RESUME))
 
 
 def train(
-    name: str, job: Job, *, keeping: Keeping, ledger_uri: str, origin: Origin | None = None
-) -> tuple[dict[str, Any], Ledger]:
+    name: PresetName, job: Job, *, keeping: Keeping, ledger_uri: str, origin: Origin | None = None
+) -> tuple[TrainingRecord, Ledger]:
     """Train to the end, from wherever this training run is.
 
     Args:
-        name: Of the preset; the experiment's where it has none of its own.
-        job: The training run, checked.
-        keeping: Where checkpoints live.
-        ledger_uri: Beside it they live where `keeping` names no place.
-        origin: The checkpoint that a fine-tuning starts from.
+        name: The preset, which also names the experiment where `keeping` does not.
+        job: The checked job.
+        keeping: Where checkpoints are kept.
+        ledger_uri: Address of the ledger artifact; checkpoints go beside it where `keeping` names
+            no root.
+        origin: The checkpoint that fine-tuning starts from.
 
     Returns:
-        (training record, ledger).
+        The record of the training run, and its ledger.
 
     Raises:
-        InvalidInput: What only rows can tell, or the store, at once.
-        Diverged: Loss or weights became NaN or infinite.
+        InvalidInput: The rows or the store refuse what no check before could see.
+        Diverged: The loss or a weight became NaN or infinite.
         TrainingFailed: An earlier attempt recorded that this training run cannot succeed.
     """
     with process_group(), arithmetic(job.settings):
@@ -84,31 +89,32 @@ def train(
             ledger_uri,
             announce=say,
         )
-        about = {"preset": name, "fingerprint": identity, "checkpoint_uri": place.uri}
-        return _train(job, place, keeping, origin, about)
+        return _train(name, job, place, keeping, origin)
 
 
 def _train(
-    job: Job, place: Place, keeping: Keeping, origin: Origin | None, about: Mapping[str, Any]
-) -> tuple[dict[str, Any], Ledger]:
-    """Adopt the result of a finished training, or train to the end from wherever it is."""
-    settings = job.settings
-    world = Ranks.current().world
-    numerics = numerics_key(job.machine, step_path=settings.step_path, world_size=world)
-    policy = settings.checkpoints
+    name: PresetName, job: Job, place: Place, keeping: Keeping, origin: Origin | None
+) -> tuple[TrainingRecord, Ledger]:
+    settings, policy = job.settings, job.settings.checkpoints
     if not policy.metric and (job.validation or job.whole_domain):
-        policy = policy.model_copy(update={"metric": _followed_metric(job)})
+        task = str(job.dataset.schema.task)
+        metric = settings.metric or main_metric(task, True, job.whole_domain)
+        policy = policy.model_copy(update={"metric": metric})
     opened = Checkpointer.open(
         place,
         policy,
         resume=cast(Resume, keeping.resume),
-        numerics=numerics,
+        numerics=numerics_key(
+            job.machine, step_path=settings.step_path, world_size=Ranks.current().world
+        ),
         announce=say,
     )
     with opened as checkpointer:
         if checkpointer.finished is not None:
-            say(f"this very training is finished at {place.uri}: its result is adopted")
-            return dict(checkpointer.finished["training"]), checkpointer.ledger
+            say(f"this training run is finished at {place.uri}: its result is adopted")
+            record = training_of(checkpointer.ledger)
+            assert record
+            return record, checkpointer.ledger
         try:
             prepared = prepare(
                 job.dataset,
@@ -120,7 +126,7 @@ def _train(
                 whole_domain=job.whole_domain,
             )
         except InvalidInput as error:
-            # The rows are wrong, and equal rows will be: no retry is to read them again.
+            # The rows are wrong, and equal rows will be: no retry needs to read them again.
             checkpointer.fail(str(error))
             raise
         trainer = Trainer(
@@ -131,16 +137,18 @@ def _train(
             say=say,
             start=origin.start if origin else None,
         )
-        record = {**trainer.fit(), **about}
-        record["attempts"] = checkpointer.attempts
-        record["saving"] = checkpointer.report()
-        ledger = checkpointer.finish({"training": record})
+        learned = trainer.fit()
+        record = TrainingRecord(
+            **dict(learned),
+            preset=name,
+            fingerprint=place.fingerprint,
+            # Not `place.uri`: `resume="never"` begins in a place of its own.
+            checkpoint_uri=checkpointer.place.uri,
+            attempts=tuple(map(AttemptRecord.of, checkpointer.attempts)),
+            saving=checkpointer.report(),
+        )
+        ledger = checkpointer.finish(record.to_result())
     return record, ledger
-
-
-def _followed_metric(job: Job) -> str:
-    task = str(job.dataset.schema.task)
-    return job.settings.metric or main_metric(task, True, job.whole_domain)
 
 
 def say(line: str) -> None:
