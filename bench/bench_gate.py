@@ -203,7 +203,7 @@ class Gate:
                 window = spoil(self.window(2000 + case), np.random.default_rng(case))
                 told = self.judge(window)
                 kinds = {shift.kind for shift in told.shifts if shift.unfit}
-                named += told.decision.verdict == "reject" and kind in kinds
+                named += told.decision.verdict == "unfit" and kind in kinds
             peer = f"{BAD} windows of {self.rows:,} rows"
             label = f"rejected and named: {name}"
             found.append(Measure(name=label, value=named / BAD, bar=1.0, unit="share", peer=peer))

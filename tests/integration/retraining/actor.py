@@ -15,6 +15,6 @@ def whole_run(folder: str, run_id: str, decision: str) -> None:
     scene = Scene(Path(folder))
     taken = scene.run("2014-01-01", run_id, lease_hours=1e-9)
     if taken.status in ("ready", "bootstrap") and decision == "promote":
-        scene.crown(taken)
+        scene.promote(taken)
     else:
         scene.judged(taken, decision)

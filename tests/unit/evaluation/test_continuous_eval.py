@@ -62,13 +62,16 @@ class Bench:
             writer.write(frame)
         return LocalArtifact(path, metadata={"kind": "dataset"})
 
-    def model(self, name: str, steps: int, hidden: int = 8) -> LocalArtifact:
+    def model(
+        self, name: str, steps: int, hidden: int = 8, *, broken: bool = False
+    ) -> LocalArtifact:
         layout = RawLayout(self.schema)
         rows = decode(Dataset.open(self.train.path), layout, ("raw", "target"))
         encoder = Encoder.fit(iter([rows.raw]), layout)
         arguments = {"hidden": [hidden]}
+        decoder = Decoder([0.0], [1.0]) if self.task == "regression" else Decoder()
         model = Model.create(
-            self.schema, encoder=encoder, decoder=Decoder(), network_args=arguments, seed=0
+            self.schema, encoder=encoder, decoder=decoder, network_args=arguments, seed=0
         )
         target = torch.from_numpy(np.array(rows.target))
         raw = torch.from_numpy(np.array(rows.raw))
@@ -78,6 +81,8 @@ class Bench:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+        if broken:
+            torch.nn.init.constant_(next(model.network.parameters()), float("nan"))
         path = str(self.root / name)
         export = export_model(model, path)
         return LocalArtifact(path, metadata={"kind": "model", "digest": export.digest})
@@ -127,6 +132,32 @@ def test_distillation_compares_three_models(bench, task, capsys):
     assert metadata["agreement"] > 0.8
     assert metadata["kind"] == "metrics"
     assert "student" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("task", ["regression", "binary", "multiclass"])
+@pytest.mark.parametrize(
+    ("broken", "roles", "expected"),
+    [
+        ("model", ("model",), "degraded"),
+        ("model", ("model", "baseline", "teacher"), "broken"),
+        ("baseline", ("model", "baseline"), "promote"),
+    ],
+    ids=["alone", "the challenger", "the champion"],
+)
+def test_answers_that_are_not_finite_are_named_in_a_whole_report(
+    bench, task, broken, roles, expected
+):
+    made = bench(task)
+    models = {
+        role: made.model(role, 30, hidden=8 if role == "model" else 16, broken=role == broken)
+        for role in roles
+    }
+    (decision, reason), out = made.run(**models, slices=["place"])
+    assert decision == expected, reason
+    assert "gives NaN or infinity on 500 of 500 rows" in reason
+    with open(out["report"].path, encoding="utf-8") as file:
+        assert "NaN or infinity" in file.read()
+    assert read_record(out["record"])["decision"]["decision"] == expected
 
 
 def test_the_report_stands_alone(bench):

@@ -7,9 +7,9 @@ from kubestill.errors import InvalidInput
 from kubestill.runtime.evaluation.comparison import agreement, agreement_matrix, mcnemar
 from kubestill.runtime.evaluation.decision import Rules, judge_alone, judge_challenger
 from kubestill.runtime.evaluation.thresholds import parse_thresholds
+from kubestill.runtime.metrics.catalog import METRICS
 from kubestill.runtime.metrics.intervals import bootstrap
 from kubestill.runtime.metrics.outcome import Outcome
-from kubestill.runtime.metrics.catalog import METRICS
 
 LOG_LOSS = METRICS["log_loss"]
 
@@ -88,12 +88,43 @@ def test_a_challenger_that_forgets_the_golden_set_is_rejected():
     assert "golden" in found.reason
 
 
-def test_a_challenger_with_nan_is_rejected_even_on_few_rows():
+def test_a_challenger_with_nan_is_broken_even_on_few_rows():
     models = outcomes(50, challenger=1.5, champion=1.0)
     models["challenger"].predictions[7] = np.nan
     found = judge(models)
-    assert found.verdict == "reject"
+    assert found.verdict == "broken"
     assert "1 of 50 rows" in found.reason
+
+
+def test_a_challenger_with_nan_on_the_golden_set_is_broken():
+    golden = outcomes(500, seed=9, challenger=1.0, champion=1.0)
+    golden["challenger"].predictions[0] = np.inf
+    found = judge(outcomes(2000, challenger=1.5, champion=1.0), golden=golden)
+    assert found.verdict == "broken"
+    assert "golden set" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("lost", "challenger", "limits", "expected"),
+    [
+        (2000, 1.0, {}, "promote"),
+        (1, 1.0, {}, "promote"),
+        (1, 0.5, {}, "reject"),
+        (2000, 0.5, {}, "promote"),
+        (2000, 1.0, {"accuracy": {"min": 0.99}}, "reject"),
+    ],
+    ids=["all", "one", "worse on the others", "all, and weak", "limits hold all the same"],
+)
+def test_a_champion_that_gives_nan_is_replaced_unless_the_challenger_is_worse(
+    lost, challenger, limits, expected
+):
+    models = outcomes(2000, challenger=challenger, champion=1.0)
+    models["champion"].predictions[:lost] = np.nan
+    found = judge(models, thresholds=limits)
+    assert found.verdict == expected
+    if limits:
+        return
+    assert f"The champion gives NaN or infinity on {lost:,} of 2,000 rows" in found.reason
 
 
 @pytest.mark.parametrize(

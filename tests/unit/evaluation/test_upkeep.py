@@ -61,7 +61,7 @@ class House:
             writer.write(frame)
         return LocalArtifact(path, metadata={"kind": "dataset"})
 
-    def model(self, frame: pd.DataFrame, steps: int = 150) -> LocalArtifact:
+    def model(self, frame: pd.DataFrame, steps: int = 150, broken: bool = False) -> LocalArtifact:
         layout = RawLayout(SCHEMA)
         decoded = decode(Dataset.open(self.rows(frame).path), layout, ("raw", "target"))
         encoder = Encoder.fit(iter([decoded.raw]), layout)
@@ -77,6 +77,8 @@ class House:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+        if broken:
+            torch.nn.init.constant_(next(model.network.parameters()), float("nan"))
         path = str(self.root / f"model-{self.made}")
         export_model(model, path)
         return LocalArtifact(path, metadata={"kind": "model"})
@@ -92,7 +94,7 @@ class House:
         )
         return *told, out
 
-    def crown(self, model: LocalArtifact, decision: dict) -> None:
+    def promote(self, model: LocalArtifact, decision: dict) -> None:
         """Make a model the champion, as promote-model does."""
         folder = f"models/{self.made}"
         shutil.copytree(model.path, self.root / "registry" / folder / "model")
@@ -131,9 +133,9 @@ def first(tmp_path_factory):
 
 
 @pytest.fixture
-def reign(house, first):
+def line(house, first):
     """A house with a champion."""
-    house.crown(*first)
+    house.promote(*first)
     return house
 
 
@@ -155,78 +157,78 @@ def test_a_first_model_that_only_guesses_is_no_champion(house):
     assert "same answer" in reason
 
 
-def test_a_healthy_window_leaves_the_champion_alone(reign):
-    verdict, reason, out = reign.eval(reign.rows(frame_of(2000, seed=3)), run_id="r1")
+def test_a_healthy_window_leaves_the_champion_alone(line):
+    verdict, reason, out = line.eval(line.rows(frame_of(2000, seed=3)), run_id="r1")
     assert verdict == "healthy", reason
     assert "at promotion" in reason
     assert read_record(out["record"])["decision"]["record"] == {}
-    entry = reign.registry.entry("r1", "judge")
+    entry = line.registry.entry("r1", "judge")
     assert entry["decision"] == "healthy"
     assert entry["scores"]["log_loss"]["rows"] == 2000
     assert not entry["unfit"]
 
 
-def test_other_rows_are_decay_only_where_that_was_asked_for(reign):
+def test_other_rows_are_decay_only_where_that_was_asked_for(line):
     """Older houses sell as their age says: the scores hold, and yet nothing was learned there."""
-    rows = reign.rows(frame_of(4000, seed=7).query("age > 14"))
-    verdict, reason, _ = reign.eval(rows, run_id="r1")
+    rows = line.rows(frame_of(4000, seed=7).query("age > 14"))
+    verdict, reason, _ = line.eval(rows, run_id="r1")
     assert verdict == "healthy", reason
-    verdict, reason, _ = reign.eval(rows, run_id="r2", settings={"max_shift": 0.25})
+    verdict, reason, _ = line.eval(rows, run_id="r2", settings={"max_shift": 0.25})
     assert verdict == "degraded"
     assert "unlike those it was promoted on" in reason
     assert "age: " in reason
-    assert reign.eval(rows, run_id="r3", settings={"max_shift": 50})[0] == "healthy"
-    same = reign.rows(frame_of(2000, seed=3))
-    assert reign.eval(same, run_id="r4", settings={"max_shift": 0.25})[0] == "healthy"
+    assert line.eval(rows, run_id="r3", settings={"max_shift": 50})[0] == "healthy"
+    same = line.rows(frame_of(2000, seed=3))
+    assert line.eval(same, run_id="r4", settings={"max_shift": 0.25})[0] == "healthy"
     with pytest.raises(InvalidInput, match="shifts below 0.25 are not looked for"):
-        reign.eval(same, run_id="r5", settings={"max_shift": 0.1})
+        line.eval(same, run_id="r5", settings={"max_shift": 0.1})
 
 
-def test_decay_is_noticed_and_the_better_challenger_promoted(reign):
+def test_decay_is_noticed_and_the_better_challenger_promoted(line):
     changed = frame_of(2000, seed=4, shift=1.5)
-    verdict, reason, _ = reign.eval(reign.rows(changed), run_id="r1")
+    verdict, reason, _ = line.eval(line.rows(changed), run_id="r1")
     assert verdict == "degraded"
     assert "beyond noise" in reason
-    challenger = reign.model(frame_of(3000, seed=5, shift=1.5))
-    verdict, reason, out = reign.eval(reign.rows(changed), model=challenger, run_id="r1")
+    challenger = line.model(frame_of(3000, seed=5, shift=1.5))
+    verdict, reason, out = line.eval(line.rows(changed), model=challenger, run_id="r1")
     assert verdict == "promote", reason
     decision = read_record(out["record"])["decision"]
-    champion = reign.registry.read().champion
+    champion = line.registry.read().champion
     assert decision["baseline"] == champion.model_digest
     assert decision["model"] != champion.model_digest
-    assert decision["dataset"] == Dataset.open(reign.rows(changed).path).fingerprint
+    assert decision["dataset"] == Dataset.open(line.rows(changed).path).fingerprint
     assert decision["record"]["profile"]["rows"] == 2000
 
 
-def test_an_easier_month_hides_no_wrong_probabilities(reign):
+def test_an_easier_month_hides_no_wrong_probabilities(line):
     """Fewer are sold than the champion says, which makes its log loss no worse."""
     frame = frame_of(6000, seed=18)
     kept = (frame.sold == "no") | (frame.index % 5 < 3)
-    verdict, reason, _ = reign.eval(reign.rows(frame[kept]), run_id="r1")
+    verdict, reason, _ = line.eval(line.rows(frame[kept]), run_id="r1")
     assert verdict == "degraded"
     assert "calibration bias" in reason
 
 
-def test_decay_on_one_slice_alone_decides_where_slices_gate(reign):
+def test_decay_on_one_slice_alone_decides_where_slices_gate(line):
     """South is a tenth of the rows, so that the whole hardly moves."""
     frame = frame_of(3000, seed=6, south=0.1)
     turned = (frame.place == "south") & (frame.index % 2 == 0)
     frame["sold"] = frame.sold.where(~turned, frame.sold.map({"yes": "no", "no": "yes"}))
-    rows = reign.rows(frame)
-    told = reign.eval(
+    rows = line.rows(frame)
+    told = line.eval(
         rows, run_id="r1", slices=["place"], settings={"gate_slices": True, "min_decay": 0.15}
     )
     assert told[0] == "degraded", told[1]
     assert "place = south" in told[1]
-    assert reign.eval(rows, run_id="r2", settings={"min_decay": 0.15})[0] == "healthy"
+    assert line.eval(rows, run_id="r2", settings={"min_decay": 0.15})[0] == "healthy"
 
 
-def test_a_numeric_column_is_cut_as_it_was_at_promotion(reign):
+def test_a_numeric_column_is_cut_as_it_was_at_promotion(line):
     """Larger houses: a quarter of these rows would be another slice than a quarter of those."""
-    champion = reign.registry.read().champion
+    champion = line.registry.read().champion
     frame = frame_of(2000, seed=19)
-    rows = reign.rows(frame.assign(size=frame["size"] * 1.3))
-    out = reign.eval(rows, run_id="r1", slices=["size"], settings={"gate_slices": True})[2]
+    rows = line.rows(frame.assign(size=frame["size"] * 1.3))
+    out = line.eval(rows, run_id="r1", slices=["size"], settings={"gate_slices": True})[2]
     scores = read_record(out["record"])["scores"]
     found = {f"size = {part['value']}": part["rows"] for part in scores["slices"]}
     kept = [name for name in champion.decision["record"]["slices"] if name.startswith("size = ")]
@@ -262,29 +264,53 @@ def shuffled(frame):
     ],
     ids=["unit", "missing", "class gone", "shuffled"],
 )
-def test_a_bad_month_neither_retrains_nor_promotes_and_is_named(reign, spoil, words):
-    rows = reign.rows(spoil(frame_of(4000, seed=7)))
-    verdict, reason, out = reign.eval(rows, run_id="r1")
-    assert verdict == "reject"
+def test_a_bad_month_neither_retrains_nor_promotes_and_is_named(line, spoil, words):
+    rows = line.rows(spoil(frame_of(4000, seed=7)))
+    verdict, reason, out = line.eval(rows, run_id="r1")
+    assert verdict == "unfit"
     assert words in reason
     for port in ("report", "summary"):
         with open(out[port].path, encoding="utf-8") as file:
             assert words.replace("'", "&#x27;" if port == "report" else "'") in file.read()
-    assert any(words in line for line in reign.registry.entry("r1", "judge")["unfit"])
+    assert any(words in one for one in line.registry.entry("r1", "judge")["unfit"])
     # However well it does on such rows, nothing is promoted on them.
-    challenger = reign.model(spoil(frame_of(2000, seed=8)))
-    verdict, reason, _ = reign.eval(rows, model=challenger, run_id="r1")
-    assert verdict == "reject"
+    challenger = line.model(spoil(frame_of(2000, seed=8)))
+    verdict, reason, _ = line.eval(rows, model=challenger, run_id="r1")
+    assert verdict == "unfit"
     assert words in reason
 
 
-def test_a_challenger_that_is_worse_on_a_slice_is_rejected(reign):
+def test_a_challenger_that_gives_nan_is_broken(line):
+    challenger = line.model(frame_of(200, seed=8), steps=0, broken=True)
+    verdict, reason, out = line.eval(
+        line.rows(frame_of(2000, seed=3)), model=challenger, run_id="r1", slices=["place"]
+    )
+    assert verdict == "broken", reason
+    assert "NaN or infinity on 2,000 of 2,000 rows" in reason
+    assert line.registry.entry("r1", "challenge")["decision"] == "broken"
+    with open(out["report"].path, encoding="utf-8") as file:
+        assert "The challenger gives NaN or infinity: broken." in file.read()
+
+
+def test_a_champion_that_gives_nan_is_degraded_and_the_challenger_takes_its_place(house, first):
+    _, decision = first
+    house.promote(house.model(frame_of(200, seed=8), steps=0, broken=True), decision)
+    rows = house.rows(frame_of(2000, seed=3))
+    assert house.eval(rows, run_id="r1")[0] == "degraded"
+    challenger = house.model(frame_of(3000, seed=1))
+    verdict, reason, out = house.eval(rows, model=challenger, run_id="r1")
+    assert verdict == "promote", reason
+    assert "The champion gives NaN or infinity" in reason
+    assert read_record(out["record"])["decision"]["record"]["metrics"]
+
+
+def test_a_challenger_that_is_worse_on_a_slice_is_rejected(line):
     """It learned that the south buys everything, which costs little where the south is rare."""
     odd = frame_of(3000, seed=9)
     odd["sold"] = odd.sold.where(odd.place == "north", "yes")
-    challenger = reign.model(odd)
-    rows = reign.rows(frame_of(2000, seed=10))
-    verdict, reason, _ = reign.eval(
+    challenger = line.model(odd)
+    rows = line.rows(frame_of(2000, seed=10))
+    verdict, reason, _ = line.eval(
         rows,
         model=challenger,
         run_id="r1",
@@ -295,24 +321,24 @@ def test_a_challenger_that_is_worse_on_a_slice_is_rejected(reign):
     assert "Worse on place = south" in reason
 
 
-def test_the_best_on_the_golden_set_counts_the_champion_that_is_replaced(reign):
-    golden = reign.rows(frame_of(2000, seed=11))
-    challenger = reign.model(frame_of(6000, seed=13, shift=0.2))
-    rows = reign.rows(frame_of(2000, seed=12, shift=0.6))
-    out = reign.eval(rows, model=challenger, golden=golden, run_id="r1")[2]
+def test_the_best_on_the_golden_set_counts_the_champion_that_is_replaced(line):
+    golden = line.rows(frame_of(2000, seed=11))
+    challenger = line.model(frame_of(6000, seed=13, shift=0.2))
+    rows = line.rows(frame_of(2000, seed=12, shift=0.6))
+    out = line.eval(rows, model=challenger, golden=golden, run_id="r1")[2]
     mark = read_record(out["record"])["decision"]["record"]["golden"]
     assert mark["best"] < mark["value"]
 
 
-def test_forgetting_in_small_steps_is_held_against_the_best_ever(reign):
+def test_forgetting_in_small_steps_is_held_against_the_best_ever(line):
     """Each step is within the tolerance of the one before; the sum is not."""
-    golden = reign.rows(frame_of(2000, seed=11))
+    golden = line.rows(frame_of(2000, seed=11))
     changed = frame_of(2000, seed=12, shift=0.6)
     verdicts: list[str] = []
     for number, shift in enumerate((0.2, 0.4, 0.6)):
-        challenger = reign.model(frame_of(6000, seed=13, shift=shift))
-        verdict, reason, out = reign.eval(
-            reign.rows(changed),
+        challenger = line.model(frame_of(6000, seed=13, shift=shift))
+        verdict, reason, out = line.eval(
+            line.rows(changed),
             model=challenger,
             golden=golden,
             run_id=f"r{number}",
@@ -320,63 +346,63 @@ def test_forgetting_in_small_steps_is_held_against_the_best_ever(reign):
         )
         verdicts.append(verdict)
         if verdict == "promote":
-            reign.crown(challenger, read_record(out["record"])["decision"])
+            line.promote(challenger, read_record(out["record"])["decision"])
     assert verdicts[0] == "promote"
     assert verdicts[-1] == "reject", reason
     assert "the best it has been" in reason
 
 
-def test_the_word_of_the_first_attempt_stands(reign):
-    rows = reign.rows(frame_of(2000, seed=14))
-    first = reign.eval(rows, run_id="r1")
-    again = reign.eval(rows, run_id="r1", settings={"min_rows": 5000})
+def test_the_word_of_the_first_attempt_stands(line):
+    rows = line.rows(frame_of(2000, seed=14))
+    first = line.eval(rows, run_id="r1")
+    again = line.eval(rows, run_id="r1", settings={"min_rows": 5000})
     assert again[:2] == first[:2]
-    assert len([e for e in reign.registry.history() if e["run_id"] == "r1"]) == 1
+    assert len([e for e in line.registry.history() if e["run_id"] == "r1"]) == 1
 
 
-def test_a_word_on_another_model_is_not_borrowed(reign):
+def test_a_word_on_another_model_is_not_borrowed(line):
     """A run that trains again elsewhere may come with other weights: they are judged anew."""
     changed = frame_of(2000, seed=15, shift=1.5)
-    good = reign.model(frame_of(3000, seed=16, shift=1.5))
+    good = line.model(frame_of(3000, seed=16, shift=1.5))
     wrong = frame_of(1000, seed=17)
-    poor = reign.model(wrong.assign(sold=wrong.sold.map({"yes": "no", "no": "yes"})))
-    rows = reign.rows(changed)
-    assert reign.eval(rows, model=good, run_id="r1")[0] == "promote"
-    verdict, _, out = reign.eval(rows, model=poor, run_id="r1")
+    poor = line.model(wrong.assign(sold=wrong.sold.map({"yes": "no", "no": "yes"})))
+    rows = line.rows(changed)
+    assert line.eval(rows, model=good, run_id="r1")[0] == "promote"
+    verdict, _, out = line.eval(rows, model=poor, run_id="r1")
     assert verdict == "reject"
     assert read_record(out["record"])["decision"]["decision"] == "reject"
-    assert len([e for e in reign.registry.history() if e["run_id"] == "r1"]) == 2
+    assert len([e for e in line.registry.history() if e["run_id"] == "r1"]) == 2
 
 
-def test_the_report_shows_the_history(reign):
+def test_the_report_shows_the_history(line):
     for month in range(3):
-        rows = reign.rows(frame_of(1500, seed=20 + month))
-        out = reign.eval(rows, run_id=f"month-{month}")[2]
+        rows = line.rows(frame_of(1500, seed=20 + month))
+        out = line.eval(rows, run_id=f"month-{month}")[2]
     with open(out["report"].path, encoding="utf-8") as file:
         html = file.read()
     assert "What happened so far" in html
     assert "Against its own record" in html
 
 
-def test_a_champion_deleted_or_changed_by_hand_is_told(reign):
-    champion = reign.registry.read().champion
-    rows = reign.rows(frame_of(300, seed=3))
-    spec = reign.root / "registry" / champion.folder / "model" / "model.json"
+def test_a_champion_deleted_or_changed_by_hand_is_told(line):
+    champion = line.registry.read().champion
+    rows = line.rows(frame_of(300, seed=3))
+    spec = line.root / "registry" / champion.folder / "model" / "model.json"
     spec.write_text(spec.read_text() + "\n")
     with pytest.raises(InvalidInput, match="not the model that was promoted"):
-        reign.eval(rows, run_id="r1")
+        line.eval(rows, run_id="r1")
     shutil.rmtree(spec.parent)
     with pytest.raises(InvalidInput, match="rollback"):
-        reign.eval(rows, run_id="r1")
+        line.eval(rows, run_id="r1")
 
 
-def test_a_damaged_champion_is_told_with_the_rest(reign):
-    champion = reign.registry.read().champion
-    folder = reign.root / "registry" / champion.folder / "model"
+def test_a_damaged_champion_is_told_with_the_rest(line):
+    champion = line.registry.read().champion
+    folder = line.root / "registry" / champion.folder / "model"
     (folder / "model.safetensors").write_bytes(b"")
     with pytest.raises(InvalidInput) as caught:
-        reign.eval(
-            reign.rows(frame_of(0, seed=3)),
+        line.eval(
+            line.rows(frame_of(0, seed=3)),
             run_id="r1",
             thresholds={"acuracy": {"min": 0.9}},
             settings={"confidence": 2},
@@ -390,12 +416,12 @@ def test_a_damaged_champion_is_told_with_the_rest(reign):
     assert "rollback" in str(caught.value)
 
 
-def test_a_damaged_registry_is_told_with_the_rest(reign):
-    cell = reign.registry.store.cell("state.json")
+def test_a_damaged_registry_is_told_with_the_rest(line):
+    cell = line.registry.store.cell("state.json")
     cell.swap(b"{", expect=cell.read()[1])
     with pytest.raises(InvalidInput) as caught:
-        reign.eval(
-            reign.rows(frame_of(300, seed=3)),
+        line.eval(
+            line.rows(frame_of(300, seed=3)),
             run_id="r1",
             thresholds={"acuracy": {"min": 0.9}},
             slices=["plaice"],
@@ -404,10 +430,10 @@ def test_a_damaged_registry_is_told_with_the_rest(reign):
     assert fields == ["registry", "thresholds.acuracy", "slices[0]"]
 
 
-def test_a_registry_of_a_newer_version_is_not_guessed_at(reign):
-    state = reign.registry.read()
+def test_a_registry_of_a_newer_version_is_not_guessed_at(line):
+    state = line.registry.read()
     content = state.model_dump_json().replace("kubestill/registry/1", "kubestill/registry/9")
-    cell = reign.registry.store.cell("state.json")
+    cell = line.registry.store.cell("state.json")
     cell.swap(content.encode(), expect=cell.read()[1])
     with pytest.raises(InvalidInput, match="newer"):
-        reign.eval(reign.rows(frame_of(300, seed=3)), run_id="r1")
+        line.eval(line.rows(frame_of(300, seed=3)), run_id="r1")

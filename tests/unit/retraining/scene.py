@@ -73,7 +73,7 @@ class Scene:
         self.registry.append(taken.run_id, "judge", body)
         return conclude(self.registry, taken.run_id, succeeded=succeeded)
 
-    def crown(self, taken: Taken) -> Outcome:
+    def promote(self, taken: Taken) -> Outcome:
         """End a run with a new champion."""
         held = transitions.holding(self.registry.read(), taken.run_id)
         champion = self.champion(taken.run_id, held.window.id)
@@ -99,7 +99,7 @@ class Scene:
         """A registry with a champion, from a hundred rows of the first days of January."""
         self.deliver("first.parquet", rows(0, 100))
         taken = self.run("2013-01-20")
-        self.crown(taken)
+        self.promote(taken)
         return taken
 
 

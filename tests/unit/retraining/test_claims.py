@@ -323,7 +323,7 @@ def test_a_run_that_was_over_and_is_retried_is_refused(
     with pytest.raises(Fenced, match=f"run {NEXT} does.*start a new run instead of retrying"):
         open_champion(registry=scene.registry.uri, run_id=RUN, **ports)
     with pytest.raises(Fenced, match="start a new run instead of retrying"):
-        scene.crown(held)
+        scene.promote(held)
     assert conclude(scene.registry, RUN, succeeded=False).outcome == "abandoned"
     assert scene.judged(taken, "healthy").outcome == "healthy"
 
@@ -373,7 +373,7 @@ class TestTerminatedByHand:
         assert scene.judged(held, "healthy").outcome == "healthy"
 
     def test_a_run_that_ended_keeps_its_outcome(self, scene: Scene, held: Taken) -> None:
-        scene.crown(held)
+        scene.promote(held)
         done = free_claim(scene.registry.uri, RUN)
         assert done
         assert done.outcome == "promoted"
@@ -389,7 +389,7 @@ class TestTerminatedByHand:
     def test_its_steps_that_go_on_are_refused(self, scene: Scene, held: Taken) -> None:
         free_claim(scene.registry.uri, RUN)
         with pytest.raises(Fenced, match="holds no window any more"):
-            scene.crown(held)
+            scene.promote(held)
         assert scene.judged(held, "healthy").outcome == "abandoned"
 
     def test_no_registry_is_an_error(self, tmp_path: Path) -> None:
@@ -408,7 +408,7 @@ def test_a_swap_in_the_same_moment_wins_or_loses_as_a_whole(scene: Scene, number
     def swap() -> None:
         barrier.wait()
         try:
-            scene.crown(taken)
+            scene.promote(taken)
         except Fenced as fenced:
             refused.append(fenced)
 

@@ -79,7 +79,7 @@ def test_a_run_that_died_is_taken_over_and_refused_from_then_on(scene: Scene) ->
     alive = scene.run("2013-03-01")
     assert alive.ids() == dead.ids()
     with pytest.raises(Fenced, match="holds no window any more"):
-        scene.crown(dead)
+        scene.promote(dead)
     assert scene.judged(dead, "healthy").outcome == "abandoned"
     assert scene.judged(alive, "healthy").outcome == "healthy"
     assert [window.run_id for window in scene.registry.read().windows[1:]] == [alive.run_id]
@@ -91,9 +91,18 @@ def test_a_run_that_died_is_taken_over_and_refused_from_then_on(scene: Scene) ->
         ("healthy", [], "healthy", "trainable", range(100, 200)),
         ("insufficient", [], "inconclusive", "trainable", range(100, 200)),
         ("reject", [], "rejected", "trainable", range(100, 200)),
+        ("broken", [], "rejected", "trainable", range(100, 200)),
+        ("unfit", ["x: in another unit."], "unfit", "quarantined", range(150, 200)),
         ("reject", ["x: in another unit."], "unfit", "quarantined", range(150, 200)),
     ],
-    ids=["healthy", "inconclusive", "the challenger lost", "the rows are unfit"],
+    ids=[
+        "healthy",
+        "inconclusive",
+        "the challenger lost",
+        "the challenger gave NaN",
+        "the rows are unfit",
+        "unfit, in an older version's word",
+    ],
 )
 def test_what_later_runs_may_learn_from(
     scene: Scene, decision: str, unfit: list[str], outcome: str, part: str, next_ids
@@ -116,7 +125,7 @@ def test_after_a_promotion_its_judges_are_the_next_ones_lessons(scene: Scene) ->
     first = scene.started()
     scene.deliver("b.parquet", rows(100, 50, day="2013-02-01"))
     second = scene.run("2013-03-01")
-    scene.crown(second)
+    scene.promote(second)
     scene.deliver("c.parquet", rows(150, 50, day="2013-03-01"))
     third = scene.run("2013-04-01", replay_rows=1000)
     assert set(third.ids("dataset")) == set(second.ids("holdout")) | (
@@ -143,7 +152,7 @@ def test_a_window_of_late_rows_alone_says_so(scene: Scene) -> None:
 
 def test_one_file_that_holds_the_whole_year_is_taken_in_pieces(scene: Scene) -> None:
     scene.deliver("year.csv", rows(0, 24 * 90))
-    scene.crown(scene.run("2013-02-01"))
+    scene.promote(scene.run("2013-02-01"))
     february = scene.run("2013-03-01")
     assert february.ids() == list(range(24 * 31, 24 * 59))
     scene.judged(february, "healthy")
@@ -153,14 +162,14 @@ def test_one_file_that_holds_the_whole_year_is_taken_in_pieces(scene: Scene) -> 
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
 def test_a_file_that_is_appended_to_adds_only_what_is_new(scene: Scene, name: str) -> None:
     scene.deliver(name, rows(0, 20))
-    scene.crown(scene.run("2013-02-01"))
+    scene.promote(scene.run("2013-02-01"))
     scene.deliver(name, rows(0, 30))
     assert scene.run("2013-02-01").ids() == list(range(20, 30))
 
 
 def test_a_row_that_is_corrected_is_a_new_row(scene: Scene) -> None:
     scene.deliver("a.csv", rows(0, 20))
-    scene.crown(scene.run("2013-02-01"))
+    scene.promote(scene.run("2013-02-01"))
     changed = rows(0, 20)
     changed.loc[3, "x"] = 99.0
     scene.deliver("a.csv", changed)
@@ -169,7 +178,7 @@ def test_a_row_that_is_corrected_is_a_new_row(scene: Scene) -> None:
 
 def test_with_keys_a_row_that_is_corrected_is_the_old_row(scene: Scene) -> None:
     scene.deliver("a.csv", rows(0, 20))
-    scene.crown(scene.run("2013-02-01", keys=["id"]))
+    scene.promote(scene.run("2013-02-01", keys=["id"]))
     changed = rows(0, 22)
     changed.loc[3, "x"] = 99.0
     scene.deliver("a.csv", changed)
@@ -198,7 +207,7 @@ def test_rows_whose_labels_are_on_their_way_are_left_to_the_next_run(scene: Scen
     scene.deliver("a.parquet", rows(0, 48))
     taken = scene.run("2013-01-03", label_delay_hours=24)
     assert taken.ids() == list(range(24))
-    scene.crown(taken)
+    scene.promote(taken)
     assert scene.run("2013-01-04", label_delay_hours=24).ids() == list(range(24, 48))
 
 
@@ -248,7 +257,7 @@ def test_dates_in_folder_names_are_no_feature(scene: Scene) -> None:
 
 def test_changes_of_the_columns_are_told_and_survived(scene: Scene) -> None:
     scene.deliver("a.parquet", rows(0, 100, k=["a", "b"] * 50, flag=[True, False] * 50))
-    scene.crown(scene.run("2013-02-01"))
+    scene.promote(scene.run("2013-02-01"))
     texts = ["1.5"] * 19 + ["unknown"]
     frame = rows(100, 20, day="2013-02-01", k=["c"] * 20, fresh=[1] * 20)
     frame["x"] = texts
@@ -372,7 +381,7 @@ def test_the_meaning_of_rows_cannot_change(scene: Scene, given: dict, message: s
 def test_a_champion_deleted_by_hand_is_missed_before_rows_are_taken(scene: Scene) -> None:
     scene.started()
     scene.deliver("b.parquet", rows(100, 50, day="2013-02-01"))
-    scene.crown(scene.run("2013-03-01"))
+    scene.promote(scene.run("2013-03-01"))
     champion = scene.registry.read().champion
     assert champion is not None
     scene.registry.store.delete(f"{champion.folder}/model/model.safetensors")

@@ -30,7 +30,7 @@ def test_they_are_imported_once_and_never_read_again(scene: Scene, golden) -> No
     scene.deliver("first.parquet", rows(0, 100))
     first = scene.run("2013-01-20", golden_source=golden)
     assert f"20 golden rows were imported from {golden}" in first.reason
-    scene.crown(first)
+    scene.promote(first)
     state = scene.registry.read()
     assert state.golden is not None
     assert state.golden.rows == 20

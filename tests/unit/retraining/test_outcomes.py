@@ -163,7 +163,7 @@ def inconclusive(run: Ended) -> None:
 
 def unfit(run: Ended) -> None:
     run.collect()
-    run.judge("reject", unfit=["x: in another unit."])
+    run.judge("unfit", unfit=["x: in another unit."])
 
 
 def rejected(run: Ended) -> None:
@@ -235,7 +235,12 @@ def test_a_run_with_a_champion(play: Play, path: Path_, state: str) -> None:
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize(
     ("decision", "outcome"),
-    [("promote", "promoted"), ("reject", "rejected"), ("insufficient", "inconclusive")],
+    [
+        ("promote", "promoted"),
+        ("reject", "rejected"),
+        ("broken", "rejected"),
+        ("insufficient", "inconclusive"),
+    ],
 )
 def test_a_first_champion(play: Play, state: str, decision: str, outcome: str) -> None:
     run = play(first, tried, decision)

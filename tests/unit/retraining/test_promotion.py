@@ -153,25 +153,25 @@ def test_promotion_finds_its_work_done(scene: Scene, second: Taken) -> None:
 def test_a_challenger_judged_against_another_champion_loses_to_a_rollback(scene: Scene) -> None:
     scene.started()
     scene.deliver("b.parquet", rows(100, 50, day="2013-02-01"))
-    scene.crown(scene.run("2013-03-01"))
+    scene.promote(scene.run("2013-03-01"))
     scene.deliver("c.parquet", rows(150, 50, day="2013-03-01"))
     third = scene.run("2013-04-01")
     done = CliRunner().invoke(main, ["registry", "rollback", scene.registry.uri, "--yes"])
     assert "champion 1 is the champion again, instead of champion 2" in done.output
     with pytest.raises(Conflict, match="judged against champion 2, but champion 1"):
-        scene.crown(third)
+        scene.promote(third)
 
 
 def test_what_a_rolled_back_champion_learned_from_teaches_nobody(scene: Scene) -> None:
     scene.started()
     scene.deliver("b.parquet", rows(100, 50, day="2013-02-01"))
     second = scene.run("2013-03-01")
-    scene.crown(second)
+    scene.promote(second)
     scene.registry.change(transitions.rollback)
     scene.deliver("c.parquet", rows(150, 50, day="2013-03-01"))
     third = scene.run("2013-04-01")
     assert not set(third.ids("dataset")) & set(second.ids("dataset"))
-    scene.crown(third)
+    scene.promote(third)
     # Numbers are not used twice: champion 2 was another.
     champion = scene.registry.read().champion
     assert champion is not None
@@ -188,7 +188,7 @@ def test_there_must_be_somebody_to_return_to(scene: Scene, to: str) -> None:
 
 
 def test_the_command_lists_runs_and_shows_how_things_stand(scene: Scene, second: Taken) -> None:
-    scene.judged(second, "reject", unfit=["x: in another unit."])
+    scene.judged(second, "unfit", unfit=["x: in another unit."])
     listed = CliRunner().invoke(main, ["registry", "ls", scene.registry.uri]).output
     lines = listed.splitlines()
     assert len(lines) == 3
@@ -203,7 +203,7 @@ def test_the_command_lists_runs_and_shows_how_things_stand(scene: Scene, second:
 
 
 def test_a_quarantined_window_is_released_by_hand(scene: Scene, second: Taken) -> None:
-    scene.judged(second, "reject", unfit=["x: in another unit."])
+    scene.judged(second, "unfit", unfit=["x: in another unit."])
     window = scene.registry.read().windows[-1].id
     asked = ["registry", "release", scene.registry.uri, window]
     for _ in range(2):
@@ -237,7 +237,7 @@ def test_a_challenger_that_learned_from_a_window_quarantined_since_is_refused(
     done = CliRunner().invoke(main, ["registry", "quarantine", scene.registry.uri, window])
     assert "quarantined by hand" in done.output
     with pytest.raises(Conflict, match=f"learned from {window}, which was quarantined"):
-        scene.crown(third)
+        scene.promote(third)
 
 
 def test_no_registry_is_an_error_not_an_empty_table(tmp_path) -> None:

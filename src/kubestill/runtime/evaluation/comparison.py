@@ -65,9 +65,10 @@ class Calibration:
 def calibration(outcome: Outcome, least: int = 12) -> Calibration:
     """Return the reliability of a classifier's probabilities.
 
-    Bins with fewer than `least` rows say nothing and are joined with their neighbour below.
+    Bins with fewer than `least` rows say nothing and are joined with their neighbour below. Rows
+    whose answer is not finite are left out; at least one must be left.
     """
-    stated, hits = confidences(outcome)
+    stated, hits = confidences(outcome.take(outcome.finite))
     bins = _joined(np.bincount(bin_of(stated), minlength=CALIBRATION_BINS), least)[bin_of(stated)]
     rows = np.bincount(bins)
     return Calibration(

@@ -1,15 +1,17 @@
 """From scores and their noise to one word, with the reasons in sentences.
 
 Against a baseline, `promote` takes evidence of an improvement, `reject` evidence that there is
-none worth having (or that a limit is broken, a slice or the golden set got worse), and
-`insufficient` is said when the rows cannot tell. Alone, a model is `degraded` on evidence of a
-broken limit, of decay since its promotion, or, where asked for, of other rows than then; `healthy`
-while its score keeps every limit, and `insufficient` in between. Evidence is an interval that lies
-wholly on one side; with several limits each interval is widened (Bonferroni), so that one more
-limit does not mean one more false alarm.
+none worth having (or that a limit is broken, a slice or the golden set got worse); otherwise the
+rows are `insufficient`. Alone, a model is `degraded` on evidence of a broken limit, of decay since
+its promotion, or, where asked for, of other rows than then; `healthy` while its score keeps every
+limit, and the rows are `insufficient` in between. Evidence is an interval that lies wholly on one
+side; with several limits each interval is widened (Bonferroni), so that one more limit does not
+mean one more false alarm.
 
-Rows that are not fit to judge (see `fitness`) lead to `reject`, whoever is judged: nothing is
-learned from them and nothing is promoted on them. `bootstrap` says that there is no champion yet.
+Two decisions need no scores. `unfit` is about the rows (see `fitness`), whoever is judged: nothing
+is learned from them and nothing is promoted on them. `broken` is about a candidate for promotion
+that gives NaN or infinity. A champion that does is `degraded`: it has to be replaced, and any
+candidate that keeps the limits may replace it. `bootstrap` says that there is no champion yet.
 """
 
 from __future__ import annotations
@@ -23,11 +25,13 @@ from kubestill.runtime.evaluation.fitness import Shift
 from kubestill.runtime.evaluation.record import GoldenMark
 from kubestill.runtime.evaluation.thresholds import Threshold
 from kubestill.runtime.metrics.catalog import Metric
-from kubestill.runtime.metrics.intervals import Bootstrap, Interval
+from kubestill.runtime.metrics.intervals import Bootstrap, Interval, bootstrap
 
 __all__ = ["Decision", "Rules", "Verdict", "judge_alone", "judge_challenger", "judge_first"]
 
-Verdict = Literal["promote", "reject", "healthy", "degraded", "bootstrap", "insufficient"]
+Verdict = Literal[
+    "promote", "reject", "healthy", "degraded", "bootstrap", "insufficient", "unfit", "broken"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +92,7 @@ def judge_alone(
     """
     rows = scores.outcomes[model].rows
     if unfit := _unfit(shifts):
-        return Decision(verdict="reject", reasons=unfit)
+        return Decision(verdict="unfit", reasons=unfit)
     if rows < rules.min_rows:
         return _too_few(rows, rules.min_rows)
     if lost := _unusable(scores, model):
@@ -98,7 +102,7 @@ def judge_alone(
     drift = tuple(shift.statement for shift in shifts)
     if rules.max_shift and any(shift.size >= rules.max_shift for shift in shifts):
         limit = f"stability index of {rules.max_shift:g} or more"
-        worse += (f"The rows are unlike those it was promoted on ({limit}), as told below.",)
+        worse += (f"The rows are unlike those it was promoted on ({limit}); see below.",)
     if limits.broken or worse:
         reasons = (*limits.broken, *worse, *limits.doubtful, *drift)
         return Decision(verdict="degraded", reasons=reasons)
@@ -110,16 +114,26 @@ def judge_alone(
 
 
 def judge_first(
-    scores: Bootstrap, model: str, rules: Rules, *, guessing: bool, shifts: Sequence[Shift] = ()
+    scores: Bootstrap,
+    model: str,
+    rules: Rules,
+    *,
+    guessing: bool,
+    shifts: Sequence[Shift] = (),
+    vacant: str = "There is no champion yet.",
 ) -> Decision:
-    """Decide whether a model may become the first champion: promote, reject or insufficient.
+    """Decide whether a model may become the first champion.
 
     Args:
         scores: On rows that it has not seen.
         model: Its name in `scores`.
         rules: What it is held to.
         guessing: Its answers show no knowledge of the labels.
-        shifts: How the rows differ from those that were meant to be.
+        shifts: How the rows differ from those that were expected.
+        vacant: Why there is no champion to compare it with.
+
+    Returns:
+        `promote`, `reject`, `insufficient`, `unfit` or `broken`.
     """
     if settled := _settled(scores, model, rules, shifts):
         return settled
@@ -131,7 +145,7 @@ def judge_first(
         return Decision(verdict="reject", reasons=limits.broken + limits.doubtful)
     if limits.doubtful:
         return Decision(verdict="insufficient", reasons=limits.doubtful)
-    return Decision(verdict="promote", reasons=("There is no champion yet.", *limits.kept))
+    return Decision(verdict="promote", reasons=(vacant, *limits.kept))
 
 
 def judge_challenger(
@@ -141,12 +155,13 @@ def judge_challenger(
     rules: Rules,
     *,
     metric: Metric,
+    guessing: bool = False,
     golden: Bootstrap | None = None,
     best: GoldenMark | None = None,
     worse_slices: Sequence[str] = (),
     shifts: Sequence[Shift] = (),
 ) -> Decision:
-    """Decide whether `model` should replace `baseline`: promote, reject or insufficient.
+    """Decide whether `model` should replace `baseline`.
 
     Args:
         scores: Of both on the same rows.
@@ -154,13 +169,24 @@ def judge_challenger(
         baseline: The name of what it would replace.
         rules: What the challenger is held to.
         metric: What improvement is measured in.
+        guessing: Its answers show no knowledge of the labels; matters where the baseline is broken.
         golden: Scores on a fixed set that the challenger must not be worse on.
         best: The best score a champion ever had on that set.
         worse_slices: Sentences on slices where it is worse than the baseline.
         shifts: How the rows differ from those the baseline was promoted on.
+
+    Returns:
+        `promote`, `reject`, `insufficient`, `unfit` or `broken`.
     """
     if settled := _settled(scores, model, rules, shifts):
         return settled
+    if golden is not None and (lost := _unusable(golden, model)):
+        return Decision(verdict="broken", reasons=(f"On the golden set: {lost}",))
+    if lost := _unusable(scores, baseline):
+        if worse := _worse_where_finite(scores, model, baseline, metric):
+            return Decision(verdict="reject", reasons=(lost, worse))
+        # What is in production cannot stay there.
+        return judge_first(scores, model, rules, guessing=guessing, shifts=shifts, vacant=lost)
     rows = scores.outcomes[model].rows
     limits = check_limits(scores, model, rules.thresholds)
     forgotten = _forgotten(golden, model, baseline, metric, best, rules.max_forgetting)
@@ -187,15 +213,31 @@ def judge_challenger(
 def _settled(
     scores: Bootstrap, model: str, rules: Rules, shifts: Sequence[Shift]
 ) -> Decision | None:
-    """Return the decision on a candidate whose scores need not be looked at, or None."""
+    """Return the decision on a candidate where it does not depend on the scores, else None."""
     rows = scores.outcomes[model].rows
     if unfit := _unfit(shifts):
-        return Decision(verdict="reject", reasons=unfit)
+        return Decision(verdict="unfit", reasons=unfit)
     if lost := _unusable(scores, model):
-        return Decision(verdict="reject", reasons=(lost,))
+        return Decision(verdict="broken", reasons=(lost,))
     if rows < rules.min_rows:
         return _too_few(rows, rules.min_rows)
     return None
+
+
+def _worse_where_finite(scores: Bootstrap, model: str, baseline: str, metric: Metric) -> str:
+    """Return a sentence where `model` is worse, with evidence, on the rows `baseline` answers."""
+    answered = scores.outcomes[baseline].finite
+    if not answered.any():
+        return ""
+    found = bootstrap(
+        {name: scores.outcomes[name].take(answered) for name in (model, baseline)},
+        confidence=scores.confidence,
+    )
+    gain = found.improvement(model, baseline, metric)
+    if not gain.high < 0:
+        return ""
+    text = _gain_text(gain, model, baseline, metric, scores.confidence)
+    return f"On the {answered.sum():,} rows that both answer: {text}"
 
 
 def check_limits(scores: Bootstrap, model: str, thresholds: Sequence[Threshold]) -> Limits:
@@ -225,7 +267,7 @@ def _forgotten(
     best: GoldenMark | None,
     allowed: float,
 ) -> tuple[str, ...]:
-    """Say so where the golden set is worse than allowed, with evidence.
+    """Return a sentence where the golden set is worse than allowed, with evidence.
 
     The rows are the same for ever, so the best score ever reached on them is a constant that the
     paired interval is moved by.

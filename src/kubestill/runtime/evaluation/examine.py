@@ -51,12 +51,12 @@ def examine(job: Job) -> Findings:
     masks = _named(parts)
     shifts = _shifts(job, evaluations)
     decay = _decay(job, evaluations, scores, masks)
-    outcomes = {job.entrants[role].name: one.outcome for role, one in evaluations.items()}
+    outcomes = {job.candidates[role].name: one.outcome for role, one in evaluations.items()}
     mine = evaluations["model"]
     classes = job.question == "compare" and job.task != "regression"
     return Findings(
         task=job.task,
-        classes=job.entrants["model"].predictor.spec.outputs,
+        classes=job.candidates["model"].predictor.spec.outputs,
         subjects=_subjects(job, evaluations),
         scores=scores,
         metric=job.metric,
@@ -82,33 +82,35 @@ def examine(job: Job) -> Findings:
         mcnemar=mcnemar(mine.outcome, evaluations["baseline"].outcome) if classes else None,
         images=_images(job, mine),
         references={
-            **{entrant.name: entrant.digest for entrant in job.entrants.values()},
+            **{candidate.name: candidate.digest for candidate in job.candidates.values()},
             "dataset": job.dataset.fingerprint,
         },
     )
 
 
 def _subjects(job: Job, evaluations: Mapping[Role, Evaluation]) -> dict[Role, Subject]:
-    costs = running_costs({role: entrant.predictor for role, entrant in job.entrants.items()})
+    costs = running_costs({role: candidate.predictor for role, candidate in job.candidates.items()})
     return {
         role: Subject(
             role=role,
-            name=entrant.name,
+            name=candidate.name,
             evaluation=evaluations[role],
             cost=costs[role],
-            spec=entrant.predictor.spec.to_json(),
-            training=entrant.training,
+            spec=candidate.predictor.spec.to_json(),
+            training=candidate.training,
         )
-        for role, entrant in job.entrants.items()
+        for role, candidate in job.candidates.items()
     }
 
 
 def _evaluate(job: Job, dataset: Dataset) -> dict[Role, Evaluation]:
-    return {role: evaluate(entrant.predictor, dataset) for role, entrant in job.entrants.items()}
+    return {
+        role: evaluate(candidate.predictor, dataset) for role, candidate in job.candidates.items()
+    }
 
 
 def _scores(job: Job, evaluations: Mapping[Role, Evaluation]) -> Bootstrap:
-    outcomes = {job.entrants[role].name: one.outcome for role, one in evaluations.items()}
+    outcomes = {job.candidates[role].name: one.outcome for role, one in evaluations.items()}
     settings = job.settings
     return bootstrap(
         outcomes,
@@ -121,14 +123,16 @@ def _scores(job: Job, evaluations: Mapping[Role, Evaluation]) -> Bootstrap:
 def _shifts(job: Job, evaluations: Mapping[Role, Evaluation]) -> tuple[Shift, ...]:
     """Compare the rows with those the champion was promoted on: labelled or not."""
     record, schema = job.record, job.dataset.schema
-    if record is None or record.profile is None or job.reigning is None or schema.target is None:
+    if record is None or record.profile is None or job.champion_role is None:
+        return ()
+    if schema.target is None:
         return ()
     target, ignore = schema.target.name, job.settings.ignore
     values = columns_of(job.dataset)
     found = compare_rows(record.profile, values, target=target, alpha=job.alpha, ignore=ignore)
     if target in ignore:
         return found
-    champion = evaluations[job.reigning]
+    champion = evaluations[job.champion_role]
     labelled = {name: column.iloc[champion.rows] for name, column in values.items()}
     return (*check_labels(champion.outcome, record.skill, labelled, target), *found)
 
@@ -138,20 +142,20 @@ def _decay(
 ) -> tuple[Decay, ...]:
     """Hold the champion against its own record."""
     record, used = job.record, TASKS[job.task]
-    if record is None or job.reigning is None:
+    if record is None or job.champion_role is None:
         return ()
-    now = marks_of(scores, job.entrants[job.reigning].name, metrics_of(job.task))
+    now = marks_of(scores, job.candidates[job.champion_role].name, metrics_of(job.task))
     watched = dict.fromkeys([*used.watched, job.metric.name])
     pairs = {
         (name, "all rows"): (record.metrics[name], now[name])
         for name in watched
         if name in record.metrics and name in now
     }
-    bias = bias_of(evaluations[job.reigning].outcome)
+    bias = bias_of(evaluations[job.champion_role].outcome)
     if record.bias and bias:
         pairs["bias", "all rows"] = (record.bias, bias)
     if job.settings.gate_slices:
-        marks = _slice_marks(job, evaluations[job.reigning], masks)
+        marks = _slice_marks(job, evaluations[job.champion_role], masks)
         pairs |= {
             (used.primary, part): (record.slices[part], mark)
             for part, mark in marks.items()
@@ -175,7 +179,7 @@ def _decide(
     shifts: tuple[Shift, ...],
     decay: tuple[Decay, ...],
 ) -> Decision:
-    settings, model = job.settings, job.entrants["model"].name
+    settings, model = job.settings, job.candidates["model"].name
     rules = Rules(
         thresholds=job.thresholds,
         min_rows=settings.min_rows,
@@ -186,15 +190,16 @@ def _decide(
     mine = evaluations["model"].outcome
     if job.question == "alone":
         return judge_alone(scores, model, rules, shifts=shifts, decay=decay)
+    guessing = skill(mine).z < NO_SKILL
     if job.question == "first":
-        guessing = skill(mine).z < NO_SKILL
         return judge_first(scores, model, rules, guessing=guessing, shifts=shifts)
     worse: tuple[str, ...] = ()
-    if settings.gate_slices and mine.finite.all():
+    theirs = evaluations["baseline"].outcome
+    if settings.gate_slices and mine.finite.all() and theirs.finite.all():
         worse = worse_slices(
             masks,
             mine,
-            evaluations["baseline"].outcome,
+            theirs,
             alpha=job.alpha,
             tolerance=settings.slice_tolerance,
             min_rows=settings.min_slice_rows,
@@ -202,9 +207,10 @@ def _decide(
     return judge_challenger(
         scores,
         model,
-        job.entrants["baseline"].name,
+        job.candidates["baseline"].name,
         rules,
         metric=job.metric,
+        guessing=guessing,
         golden=golden,
         best=_best(job),
         worse_slices=worse,
@@ -222,15 +228,15 @@ def _record(
     job: Job, mine: Evaluation, scores: Bootstrap, golden: Bootstrap | None, values: pd.DataFrame
 ) -> Record | None:
     """Return what the judged model is to be remembered by, should it be promoted."""
-    if job.throne is None or job.reigning == "model":
+    if job.lineage is None or job.champion_role == "model":
         return None
-    name, metric = job.entrants["model"].name, job.metric
+    name, metric = job.candidates["model"].name, job.metric
     mark = None
     if golden is not None and job.golden is not None:
         value = golden.points[name][metric.name]
         reached = [value]
-        if job.reigning:
-            reached.append(golden.points[job.entrants[job.reigning].name][metric.name])
+        if job.champion_role:
+            reached.append(golden.points[job.candidates[job.champion_role].name][metric.name])
         if before := _best(job):
             reached.append(before.best)
         finite = filter(np.isfinite, reached)
@@ -287,7 +293,7 @@ def _slice_values(job: Job, evaluation: Evaluation) -> pd.DataFrame:
 
 def _images(job: Job, evaluation: Evaluation) -> np.ndarray | None:
     """Return [N, H, W] of the scored rows where a row is one picture of at most 64 by 64."""
-    predictor = job.entrants["model"].predictor
+    predictor = job.candidates["model"].predictor
     features = predictor.layout.features
     shape = [size for size in features[0].shape if size != 1]
     if len(features) != 1 or len(shape) != 2 or max(shape) > 64 or min(shape) < 4:

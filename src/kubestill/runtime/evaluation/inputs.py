@@ -26,15 +26,16 @@ from kubestill.runtime.retraining import Champion, Registry, open_registry
 from kubestill.runtime.stores import open_store
 from kubestill.runtime.training.record import TrainingRecord, read_training
 
-__all__ = ["Entrant", "Job", "Question", "Throne", "check_inputs"]
+__all__ = ["Candidate", "Job", "Lineage", "Question", "check_inputs"]
 
 Question = Literal["compare", "alone", "first", "bootstrap"]
-"""What is asked: a model against a baseline; one alone; a first champion; or there is none yet."""
+"""What is asked: a model against a baseline, alone, or as the first champion; `bootstrap` where
+there is no model to judge yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entrant:
-    """One model that was loaded."""
+class Candidate:
+    """One model that takes part: champion, challenger, teacher, student or control."""
 
     name: str
     predictor: Predictor
@@ -44,8 +45,8 @@ class Entrant:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Throne:
-    """The registry, as far as an evaluation needs it."""
+class Lineage:
+    """One line of champions in a registry, as far as an evaluation needs it."""
 
     registry: Registry
     run_id: str
@@ -63,36 +64,36 @@ class Job:
     """Checked inputs."""
 
     settings: EvaluationSettings
-    entrants: Mapping[Role, Entrant]
+    candidates: Mapping[Role, Candidate]
     dataset: Dataset
     golden: Dataset | None = None
     thresholds: Sequence[Threshold] = ()
     slices: Sequence[str] = ()
-    throne: Throne | None = None
-    reigning: Role | None = None
-    """Which of the entrants is the registry's champion."""
+    lineage: Lineage | None = None
+    champion_role: Role | None = None
+    """Which of the candidates is the registry's champion; None where it takes no part."""
     asked_step: str = ""
-    """What the history is to call this evaluation; empty follows from who is judged."""
+    """Name of this evaluation in the history; empty derives it from who is judged."""
 
     @property
     def question(self) -> Question:
         """What is asked."""
-        if "model" not in self.entrants:
+        if "model" not in self.candidates:
             return "bootstrap"
-        if "baseline" in self.entrants:
+        if "baseline" in self.candidates:
             return "compare"
-        return "first" if self.throne and self.reigning is None else "alone"
+        return "first" if self.lineage and self.champion_role is None else "alone"
 
     @property
     def step(self) -> str:
         """What the history calls this evaluation."""
-        alone = self.reigning == "model" or not self.entrants
+        alone = self.champion_role == "model" or not self.candidates
         return self.asked_step or ("judge" if alone else "challenge")
 
     @property
     def task(self) -> Task:
         """What the models predict."""
-        return cast("Task", self.entrants["model"].predictor.spec.task)
+        return cast("Task", self.candidates["model"].predictor.spec.task)
 
     @property
     def metric(self) -> Metric:
@@ -102,7 +103,7 @@ class Job:
     @property
     def record(self) -> Record | None:
         """What the champion was at its promotion, where the registry's champion takes part."""
-        return self.throne.record if self.throne and self.reigning else None
+        return self.lineage.record if self.lineage and self.champion_role else None
 
     @property
     def alpha(self) -> float:
@@ -135,37 +136,41 @@ def check_inputs(
     rows = _open(dataset, "dataset", problems)
     fixed = _open(golden, "golden", problems)
     present: dict[Role, Artifact] = {role: a for role, a in artifacts.items() if a is not None}
-    throne = _throne(registry, run_id, problems)
+    lineage = _lineage(registry, run_id, problems)
     if "model" not in present:
-        _check_alone(present, throne, registry, problems)
-    reigning = _reigning(present, throne)
+        _check_alone(present, lineage, registry, problems)
+    champion_role = _find_champion(present, lineage)
     names = role_names(
-        parsed, {*present, *([reigning] if reigning else [])}, reigning=reigning == "model"
+        parsed,
+        {*present, *([champion_role] if champion_role else [])},
+        judges_champion=champion_role == "model",
     )
-    entrants = _load(present, names, problems)
-    if reigning and reigning not in present and throne and throne.champion:
+    candidates = _load(present, names, problems)
+    if champion_role and champion_role not in present and lineage and lineage.champion:
         with problems.collect():
-            entrants[reigning] = _enthroned(throne.registry, throne.champion, names[reigning])
-    limits = _check_models(entrants, rows, parsed, thresholds, problems)
+            candidates[champion_role] = _load_champion(
+                lineage.registry, lineage.champion, names[champion_role]
+            )
+    limits = _check_models(candidates, rows, parsed, thresholds, problems)
     for field, opened in (("dataset", rows), ("golden", fixed)):
-        if opened and (present or reigning):
-            _check_rows(opened, field, entrants, problems)
+        if opened and (present or champion_role):
+            _check_rows(opened, field, candidates, problems)
     if rows:
         with problems.collect():
             check_slices(slices, rows.schema)
     problems.raise_if_any()
     assert rows is not None
-    if throne is not None and not throne.run_id:
-        throne = replace(throne, run_id=_name_of(rows, entrants))
+    if lineage is not None and not lineage.run_id:
+        lineage = replace(lineage, run_id=_name_of(rows, candidates))
     return Job(
         settings=parsed,
-        entrants=entrants,
+        candidates=candidates,
         dataset=rows,
         golden=fixed,
         thresholds=limits,
         slices=slices,
-        throne=throne,
-        reigning=reigning,
+        lineage=lineage,
+        champion_role=champion_role,
         asked_step=step,
     )
 
@@ -179,26 +184,26 @@ def _open(artifact: Artifact | None, field: str, problems: Problems) -> Dataset 
     return None
 
 
-def _throne(registry: str, run_id: str, problems: Problems) -> Throne | None:
+def _lineage(registry: str, run_id: str, problems: Problems) -> Lineage | None:
     if not registry:
         return None
     with problems.collect():
         try:
-            return _read_throne(registry, run_id)
+            return _read_lineage(registry, run_id)
         except CorruptData as error:
             # What made it is a line of runs, which nobody can run again.
             problems.add("registry", registry, f"{error}; restore it, or use another registry")
     return None
 
 
-def _read_throne(registry: str, run_id: str) -> Throne:
+def _read_lineage(registry: str, run_id: str) -> Lineage:
     opened = open_registry(registry)
     state = opened.read()
     champion, claim = state.champion, state.claim
     source = f"{opened.uri}: champion {champion.version}" if champion else ""
     record = read_record(champion.decision, source) if champion else None
     window = claim.window if claim and claim.run_id == run_id else None
-    return Throne(
+    return Lineage(
         registry=opened,
         run_id=run_id,
         champion=champion,
@@ -209,35 +214,35 @@ def _read_throne(registry: str, run_id: str) -> Throne:
 
 
 def _check_alone(
-    present: Mapping[Role, Artifact], throne: Throne | None, registry: str, problems: Problems
+    present: Mapping[Role, Artifact], lineage: Lineage | None, registry: str, problems: Problems
 ) -> None:
     if not registry:
         remedy = "connect a model, or name the registry whose champion is to be judged"
         problems.add("model", "not connected", remedy)
-    if "baseline" in present and throne:
+    if "baseline" in present and lineage:
         remedy = "the champion is judged alone; connect the challenger as the model"
         problems.add("baseline", present["baseline"].uri, remedy)
 
 
-def _reigning(present: Mapping[Role, Artifact], throne: Throne | None) -> Role | None:
+def _find_champion(present: Mapping[Role, Artifact], lineage: Lineage | None) -> Role | None:
     """Return which role the registry's champion plays: by its digest, or where nobody else does."""
-    if throne is None or throne.champion is None:
+    if lineage is None or lineage.champion is None:
         return None
     for role in ("model", "baseline"):
-        if role not in present or _digest(present[role].path) == throne.champion.model_digest:
+        if role not in present or _digest(present[role].path) == lineage.champion.model_digest:
             return role
     return None
 
 
 def _load(
     present: Mapping[Role, Artifact], names: Mapping[Role, str], problems: Problems
-) -> dict[Role, Entrant]:
-    loaded: dict[Role, Entrant] = {}
+) -> dict[Role, Candidate]:
+    loaded: dict[Role, Candidate] = {}
     for role, artifact in present.items():
         with problems.collect(role, artifact.uri):
             check_kind(artifact, "model", role)
             predictor = load_model(artifact.path)
-            loaded[role] = Entrant(
+            loaded[role] = Candidate(
                 name=names[role],
                 predictor=predictor,
                 training=read_training(artifact.path),
@@ -246,7 +251,7 @@ def _load(
     return loaded
 
 
-def _enthroned(registry: Registry, champion: Champion, name: str) -> Entrant:
+def _load_champion(registry: Registry, champion: Champion, name: str) -> Candidate:
     """Load the champion from the registry and check that it is the model that was promoted."""
     uri = registry.model_uri(champion)
     try:
@@ -265,7 +270,7 @@ def _enthroned(registry: Registry, champion: Champion, name: str) -> Entrant:
             "or go back with `kubestill registry rollback`"
         )
         raise InvalidInput([Problem("registry", registry.uri, remedy)])
-    return Entrant(name=name, predictor=predictor, training=training, digest=found)
+    return Candidate(name=name, predictor=predictor, training=training, digest=found)
 
 
 def _digest(uri: str) -> str:
@@ -277,7 +282,7 @@ def _digest(uri: str) -> str:
 
 
 def _check_models(
-    entrants: Mapping[Role, Entrant],
+    candidates: Mapping[Role, Candidate],
     rows: Dataset | None,
     settings: EvaluationSettings,
     thresholds: Mapping[str, Any],
@@ -285,9 +290,9 @@ def _check_models(
 ) -> Sequence[Threshold]:
     # Where there is no model to ask, its task is that of the rows it is to be judged on.
     task = rows.schema.task if rows else None
-    if "model" in entrants:
-        _check_comparable(entrants, problems)
-        task = cast("Task", entrants["model"].predictor.spec.task)
+    if "model" in candidates:
+        _check_comparable(candidates, problems)
+        task = cast("Task", candidates["model"].predictor.spec.task)
     if task is None:
         return ()
     with problems.collect():
@@ -297,10 +302,10 @@ def _check_models(
     return ()
 
 
-def _check_comparable(entrants: Mapping[Role, Entrant], problems: Problems) -> None:
-    mine = entrants["model"].predictor.spec
-    for role, entrant in entrants.items():
-        spec = entrant.predictor.spec
+def _check_comparable(candidates: Mapping[Role, Candidate], problems: Problems) -> None:
+    mine = candidates["model"].predictor.spec
+    for role, candidate in candidates.items():
+        spec = candidate.predictor.spec
         if (spec.task, spec.outputs) != (mine.task, mine.outputs):
             found = f"{spec.task} {list(spec.outputs)[:12]}"
             remedy = (
@@ -310,24 +315,24 @@ def _check_comparable(entrants: Mapping[Role, Entrant], problems: Problems) -> N
 
 
 def _check_rows(
-    rows: Dataset, field: str, entrants: Mapping[Role, Entrant], problems: Problems
+    rows: Dataset, field: str, candidates: Mapping[Role, Candidate], problems: Problems
 ) -> None:
     """Note what keeps rows from being scored; once, however many of the models say so."""
     if not rows.rows:
         problems.add(field, rows.root, "is empty; give at least one labelled row")
         return
     found: dict[Problem, None] = {}
-    for entrant in entrants.values():
+    for candidate in candidates.values():
         own = Problems()
         with own.collect():
-            check_scorable(entrant.predictor.layout, rows)
+            check_scorable(candidate.predictor.layout, rows)
         found |= dict.fromkeys(own)
     for problem in found:
         place = field if problem.field == "dataset" else f"{field}: {problem.field}"
         problems.add(place, problem.value, problem.remedy)
 
 
-def _name_of(rows: Dataset, entrants: Mapping[Role, Entrant]) -> str:
+def _name_of(rows: Dataset, candidates: Mapping[Role, Candidate]) -> str:
     """Return a name for an evaluation outside of any run: the same for the same models and rows."""
-    text = "/".join([rows.fingerprint, *(entrants[role].digest for role in sorted(entrants))])
+    text = "/".join([rows.fingerprint, *(candidates[role].digest for role in sorted(candidates))])
     return f"eval-{hashlib.sha256(text.encode()).hexdigest()[:16]}"

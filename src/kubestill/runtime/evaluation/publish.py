@@ -7,7 +7,7 @@ from typing import Any
 
 from kubestill.runtime.base.artifacts import clean
 from kubestill.runtime.evaluation.findings import Findings
-from kubestill.runtime.evaluation.inputs import Job, Throne
+from kubestill.runtime.evaluation.inputs import Job, Lineage
 from kubestill.runtime.metrics.catalog import metrics_of
 
 __all__ = ["DECISION_FORMAT", "decision_record", "history_body", "scalars"]
@@ -21,7 +21,7 @@ def decision_record(job: Job, findings: Findings) -> dict[str, Any]:
     `model`, `baseline` and `dataset` are digests; `record` is what the model is to be remembered by
     if it is promoted (see `evaluation.record`).
     """
-    digests = {role: entrant.digest for role, entrant in job.entrants.items()}
+    digests = {role: candidate.digest for role, candidate in job.candidates.items()}
     return clean(
         {
             "format": DECISION_FORMAT,
@@ -36,7 +36,7 @@ def decision_record(job: Job, findings: Findings) -> dict[str, Any]:
     )
 
 
-def history_body(job: Job, findings: Findings, throne: Throne) -> dict[str, Any]:
+def history_body(job: Job, findings: Findings, lineage: Lineage) -> dict[str, Any]:
     """Return what the history keeps: the decision, why, and what its plot is drawn from."""
     decision = decision_record(job, findings)
     del decision["record"]
@@ -45,9 +45,9 @@ def history_body(job: Job, findings: Findings, throne: Throne) -> dict[str, Any]
             **decision,
             "metric": findings.metric.name,
             "rows": findings.dataset["labelled"],
-            "window": throne.window,
-            "end": throne.end,
-            "champion": throne.champion.version if throne.champion else 0,
+            "window": lineage.window,
+            "end": lineage.end,
+            "champion": lineage.champion.version if lineage.champion else 0,
             "baseline_scores": (
                 _scores(findings, findings.baseline.name) if findings.baseline else {}
             ),

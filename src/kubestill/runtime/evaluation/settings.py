@@ -1,4 +1,4 @@
-"""What an evaluation can be told."""
+"""The settings of an evaluation, and what they mean for the task at hand."""
 
 from __future__ import annotations
 
@@ -81,18 +81,18 @@ def check_metric(metric: str, task: Task) -> None:
 
 
 def role_names(
-    settings: EvaluationSettings, roles: Collection[Role], *, reigning: bool = False
+    settings: EvaluationSettings, roles: Collection[Role], *, judges_champion: bool = False
 ) -> dict[Role, str]:
     """Return what each model is called, by its role among those present.
 
     Args:
         settings: May name them.
         roles: Those present.
-        reigning: The judged model is the registry's champion.
+        judges_champion: The judged model is the registry's champion.
     """
     distilled, compared = "teacher" in roles, "baseline" in roles
     model = "student" if distilled else "challenger" if compared else "model"
-    if reigning:
+    if judges_champion:
         model = "champion"
     return {
         "model": settings.model_name or model,

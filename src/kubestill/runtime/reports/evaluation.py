@@ -52,6 +52,8 @@ _TONES = {
     "healthy": "good",
     "reject": "bad",
     "degraded": "bad",
+    "unfit": "bad",
+    "broken": "bad",
     "insufficient": "doubt",
 }
 PICTURES = 14
@@ -165,6 +167,7 @@ def _cost_section(findings: Findings) -> list[Html]:
     if max(sizes) < 1.1 * min(sizes):
         return []
     metric = shown_metric(findings)
+    scores = findings.scores.points
     models = [
         Priced(
             look=look,
@@ -173,7 +176,10 @@ def _cost_section(findings: Findings) -> list[Html]:
             latency=subject.cost.latency[1],
         )
         for subject, look in subjects(findings)
+        if np.isfinite(scores[subject.name][metric.name])
     ]
+    if not models:
+        return []
     drawn = cost_plot(
         models,
         metric.title,
@@ -202,8 +208,12 @@ def _behaviour(findings: Findings) -> Html:
     if findings.task == "regression":
         return _values(findings)
     curves = [
-        (look, calibration(subject.evaluation.outcome)) for subject, look in subjects(findings)
+        (look, calibration(subject.evaluation.outcome))
+        for subject, look in subjects(findings)
+        if subject.evaluation.outcome.finite.any()
     ]
+    if not curves:
+        return Html("")
     binary = findings.task == "binary"
     stated = f"stated probability of {findings.classes[1]!r}" if binary else "stated confidence"
     believed = section(
@@ -276,6 +286,12 @@ def _slices(findings: Findings) -> list[Html]:
         (look, [part.scores[subject.name][metric.name] for part in findings.slices])
         for subject, look in subjects(findings)
     ]
+    # A slice on which no model has a score would be an empty line.
+    scored = [index for index in range(len(names)) if any(np.isfinite(v[index]) for _, v in series)]
+    if not scored:
+        return []
+    names = [names[index] for index in scored]
+    series = [(look, [values[index] for index in scored]) for look, values in series]
     drawn = slice_plot(names, series, metric.title, lambda value: score_text(metric.name, value))
     return [section("On parts of the rows", _key(findings), figure(drawn))]
 

@@ -21,8 +21,10 @@ def headline(findings: Findings) -> str:
     metric = next(iter(metrics_of(findings.task).values()))
     value = findings.scores.points[findings.model.name][metric.name]
     verdict = findings.decision.verdict
-    if verdict == "reject":
+    if verdict == "unfit":
         return f"These rows are not fit to judge the {findings.model.name} by: {verdict}."
+    if not np.isfinite(value):
+        return f"The {findings.model.name} gives NaN or infinity: {verdict}."
     reached = (
         f"{_capital(findings.model.name)} reaches {metric.title} {score_text(metric.name, value)}"
     )
@@ -54,12 +56,18 @@ def _against_baseline(findings: Findings) -> str:
     assert findings.baseline is not None
     gain = findings.improvement(findings.metric)
     assert gain is not None
+    verdict = findings.decision.verdict
+    if verdict == "unfit":
+        return f"These rows are not fit to judge the {findings.model.name} by: {verdict}."
+    for subject in (findings.model, findings.baseline):
+        if not subject.evaluation.outcome.finite.all():
+            return f"The {subject.name} gives NaN or infinity: {verdict}."
     better = "better" if gain.value >= 0 else "worse"
     size = score_text(findings.metric.name, abs(gain.value))
     certain = "" if gain.low > 0 or gain.high < 0 else ", within noise"
     return (
         f"The {findings.model.name}'s {findings.metric.title} is {size} {better} than the "
-        f"{findings.baseline.name}'s{certain}: {findings.decision.verdict}."
+        f"{findings.baseline.name}'s{certain}: {verdict}."
     )
 
 
@@ -93,7 +101,7 @@ def tile_row(findings: Findings) -> list[Tile]:
 
 
 def _gain_tile(findings: Findings) -> list[Tile]:
-    """Return the improvement over a champion, where no teacher takes the stage."""
+    """Return the improvement over a champion, where there is no teacher."""
     gain = findings.improvement(findings.metric)
     if gain is None or findings.baseline is None or findings.teacher is not None:
         return []

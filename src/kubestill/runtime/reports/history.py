@@ -1,4 +1,4 @@
-"""A champion line's life as a plot: every judged window, every challenger, every promotion."""
+"""Plot a registry's history: every judged window, every challenger, every promotion."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ SHOWN = 60
 _TONES = {
     "healthy": "good",
     "degraded": "bad",
+    "unfit": "bad",
+    # What `unfit` was called before it had a word of its own.
     "reject": "bad",
     "insufficient": "doubt",
-    "promote": "good",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Window:
-    """What one run made of its rows."""
+    """What one run found on its rows."""
 
     label: str
     champion: Interval | None = None
@@ -56,7 +57,7 @@ def history_section(history: Sequence[Entry], metric: Metric) -> list[Html]:
     key = legend(
         [
             ("champion, healthy", "good", "o"),
-            ("champion, degraded or rows rejected", "bad", "o"),
+            ("champion, degraded or rows unfit", "bad", "o"),
             ("not enough evidence", "doubt", "o"),
             ("challenger", "student", "D"),
             ("promotion", "student", "|"),

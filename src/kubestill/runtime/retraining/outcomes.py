@@ -19,6 +19,9 @@ _VERDICTS: Mapping[str, Verdict] = {
     "healthy": "healthy",
     "insufficient": "inconclusive",
     "reject": "rejected",
+    # The challenger is at fault, not the rows: the next one may learn from them.
+    "broken": "rejected",
+    "unfit": "unfit",
 }
 
 
@@ -147,8 +150,9 @@ def _told(registry: Registry, run_id: str) -> dict[str, Any]:
 
 
 def _verdict(told: Mapping[str, Any]) -> Verdict | None:
-    """Tell a challenger that lost, whose rows taught nothing wrong, from rows that are unfit."""
+    """Return what becomes of the window; None where no decision closes it."""
     if told.get("decision") == "reject" and told.get("unfit"):
+        # Before `unfit` was a decision of its own, history entries told it so.
         return "unfit"
     return _VERDICTS.get(told.get("decision", ""))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, write_pages, write_record
 from kubestill.runtime.evaluation.examine import examine
-from kubestill.runtime.evaluation.inputs import Job, Throne, check_inputs
+from kubestill.runtime.evaluation.inputs import Job, Lineage, check_inputs
 from kubestill.runtime.evaluation.publish import decision_record, history_body, scalars
 from kubestill.runtime.reports.bootstrap import bootstrap_report
 from kubestill.runtime.reports.evaluation import evaluation_report
@@ -57,9 +57,10 @@ def continuous_eval(
         settings: See `EvaluationSettings`.
 
     Returns:
-        decision: `promote`, `reject` or `insufficient` with a baseline, or for a first champion;
-            `healthy`, `degraded`, `insufficient` or `reject` without; `bootstrap` where there is no
-            champion to judge. `reject` without a challenger means that the rows are unfit.
+        decision: With a baseline or for a first champion `promote`, `reject` (it lost),
+            `insufficient`, `unfit` (the rows) or `broken` (it gives NaN or infinity); otherwise
+            `healthy`, `degraded`, `insufficient` or `unfit`; `bootstrap` where there is no champion
+            to judge.
         reason: Why, in sentences.
 
     Raises:
@@ -82,10 +83,10 @@ def continuous_eval(
         return _no_champion(job, metrics, report, summary, record)
     findings = examine(job)
     decision = decision_record(job, findings)
-    if job.throne:
-        stands = _remember(job, job.throne, history_body(job, findings, job.throne))
+    if job.lineage:
+        stands = _remember(job, job.lineage, history_body(job, findings, job.lineage))
         decision |= {key: stands[key] for key in ("decision", "reason")}
-    history = job.throne.registry.history() if job.throne else []
+    history = job.lineage.registry.history() if job.lineage else []
     write_pages(evaluation_report(findings, history), report, summary)
     for name, value in scalars(findings).items():
         metrics.log_metric(name, value)
@@ -99,14 +100,14 @@ def _no_champion(
     job: Job, metrics: MetricsArtifact, report: Artifact, summary: Artifact, record: Artifact
 ) -> tuple[str, str]:
     """Say that there is nothing to judge yet."""
-    assert job.throne is not None
+    assert job.lineage is not None
     reason = (
-        f"There is no champion in {job.throne.registry.uri} yet: "
+        f"There is no champion in {job.lineage.registry.uri} yet: "
         f"the first one is to be trained on {job.dataset.rows:,} rows."
     )
     body = {"decision": "bootstrap", "reason": reason, "dataset": job.dataset.fingerprint}
-    body |= {"rows": job.dataset.rows, "window": job.throne.window, "end": job.throne.end}
-    _remember(job, job.throne, body)
+    body |= {"rows": job.dataset.rows, "window": job.lineage.window, "end": job.lineage.end}
+    _remember(job, job.lineage, body)
     write_pages(bootstrap_report(job.dataset, reason), report, summary)
     metrics.log_metric("rows", float(job.dataset.rows))
     write_record(record, "decision", {"decision": body, "scores": {}})
@@ -114,16 +115,16 @@ def _no_champion(
     return "bootstrap", reason
 
 
-def _remember(job: Job, throne: Throne, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Append to the history; where an earlier attempt of this step decided, its word stands.
+def _remember(job: Job, lineage: Lineage, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Append to the history; the decision of an earlier attempt at this step stands.
 
-    Only a word on the very same models and rows stands: the decision on another model, which a
-    training repeated elsewhere may have given, is another entry.
+    It stands only for the very same models and rows: a decision on another model, which a training
+    run repeated elsewhere may have produced, is another entry.
     """
-    stands = throne.registry.append(throne.run_id, job.step, dict(body))
+    stands = lineage.registry.append(lineage.run_id, job.step, dict(body))
     bound = ("model", "baseline", "dataset")
     if all(stands.get(key) == body.get(key) for key in bound):
         return stands
     told = "/".join(str(body.get(key, "")) for key in bound)
     own = f"{job.step}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
-    return throne.registry.append(throne.run_id, own, dict(body))
+    return lineage.registry.append(lineage.run_id, own, dict(body))
