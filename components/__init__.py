@@ -1,4 +1,4 @@
-"""The components: what Kubeflow sees. Each is a signature, a docstring and one runtime call."""
+"""The components as Kubeflow sees them: each a signature, a docstring and one runtime call."""
 
 from ._command import leave_out_descriptions, name_instead_of_source
 from .certify_surrogate import certify_surrogate

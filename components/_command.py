@@ -1,4 +1,4 @@
-"""What of a component goes into a pipeline: as little as its steps need."""
+"""Keep what a component puts into a pipeline small: as little as its steps need."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ _COMMAND = ["python3", "-m", "kubestill.step", "kfp.dsl.executor_main"]
 
 
 def name_instead_of_source(component: Any) -> None:
-    """Let a component's step name its function, which lies in the image, instead of carrying it.
+    """Make a component's step name its function, which is in the image, instead of carrying it.
 
     Argo keeps several copies of a step's command, and above a megabyte of them Kubeflow's list of
-    tasks stands still. Inside of a step the components are plain functions, and stay so.
+    tasks stops changing. Inside a step, components are plain functions and stay as they are.
     """
     if not hasattr(component, "component_spec"):
         return
@@ -20,10 +20,10 @@ def name_instead_of_source(component: Any) -> None:
 
 
 def leave_out_descriptions(component: Any) -> None:
-    """Let a component tell a pipeline what its ports are, not what they mean.
+    """Remove the descriptions of a component's ports.
 
-    Argo keeps eight copies of a step's interface. What the ports mean is in the component's own
-    YAML and README, which `kubestill.assets` writes from the function.
+    Argo keeps eight copies of a step's interface. The component's own YAML and README, which
+    `kubestill.assets` writes from the function, keep the descriptions.
     """
     if not hasattr(component, "component_spec"):
         return

@@ -3,4 +3,4 @@
 from kubestill import __version__
 
 IMAGE = f"kubestill:{__version__}"
-"""As the checked-in YAML names it; `kubestill compile --image` writes copies pinned to another."""
+"""The name in the checked-in YAML; `kubestill compile --image` writes copies with another."""

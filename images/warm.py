@@ -1,6 +1,6 @@
-"""Do once what every step does first, so that its bytecode is in the image.
+"""Run once what every step does first, so that the image contains its bytecode.
 
-tests/container shows that no module of ours imports one that is without.
+tests/container shows that our modules import none without it.
 """
 
 import botocore.session
@@ -26,7 +26,7 @@ assert botocore.session.get_session().create_client("s3", region_name="us-east-1
 
 
 class Settings(BaseModel):
-    """Pydantic imports most of itself only once there is a model."""
+    """A model, because pydantic imports most of itself only when there is one."""
 
     number: int = 1
 

@@ -1,4 +1,4 @@
-"""The pipelines: how components are wired."""
+"""The pipelines: components wired together."""
 
 from .continuous_retraining import continuous_retraining
 from .distillation import distillation

@@ -1,4 +1,4 @@
-"""What must be known when a pipeline is compiled: `resources.yaml`, checked."""
+"""Read and check `resources.yaml`: what must be known when a pipeline is compiled."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """Retries, deadlines and sizes; Kubeflow takes none of them as a run's parameter."""
+    """Retries, deadlines and sizes, none of which Kubeflow accepts as parameters of a run."""
 
     retries: int = 3
-    """How often a task is started again after a failure."""
+    """Number of times a task is started again after a failure."""
     backoff: str = "30s"
-    """Before the first retry."""
+    """Pause before the first retry."""
     backoff_factor: float = 2.0
-    """What each further pause is longer by."""
+    """Factor by which each further pause is longer."""
     backoff_max: str = "48h"
-    """Counted from the first attempt's start: longer than any training takes."""
+    """Time for all attempts, from the start of the first: longer than any training run takes."""
     timeout: str = ""
-    """After which an attempt is killed; empty for never."""
+    """Time after which an attempt is killed; empty for never."""
     cpu: str = "1"
-    """Processors that a task without a device asks for."""
+    """CPUs that a task without a device requests."""
     memory: str = "2Gi"
-    """Memory that a task without a device asks for and may use."""
+    """Memory that a task without a device requests, which is also its limit."""
     shared_memory: str = "2Gi"
     """Size of /dev/shm of a task with a device; empty leaves the node's default."""
     parallelism: int = 0
-    """Iterations of a fan-out at a time; 0 for all."""
+    """Iterations of a fan-out that run at a time; 0 for all."""
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     """Environment variables of every task, such as the address of an S3 server."""
     secrets: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Those that come from secrets of the namespace: `secret/key` by the variable's name."""
+    """Variables from secrets of the namespace: variable name to `secret/key`."""
     steps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
-    """Any of the above for one component, by its name, such as `train-teacher`."""
+    """Settings of single components, by name, such as `train-teacher`."""
 
     def of(self, component: str) -> Resources:
-        """What holds for one component; its variables come on top of everybody's."""
+        """Return the settings of one component; its variables are added to the common ones."""
         own = self.steps.get(component, {})
         own_env, own_secrets = own.get("env", {}), own.get("secrets", {})
         env = {name: value for name, value in self.env.items() if name not in own_secrets}

@@ -1,7 +1,7 @@
-"""A surrogate that is refined: more rows where it errs most, and trained again, for some rounds.
+"""Refine a surrogate in rounds: add rows where its error is largest, and train again.
 
-A graph of Kubeflow's is fixed when it is compiled, so the rounds are a loop in Python. Each keeps
-the rows of those before it.
+Kubeflow fixes a graph when it is compiled, so the rounds are a loop in Python. Each round keeps the
+rows of those before it.
 """
 
 from kfp import compiler, dsl
@@ -12,7 +12,7 @@ ROUNDS = 2
 
 
 def overfit(covered, steps, tolerance, checkpoint_uri):
-    """Train on everything there is so far."""
+    """Train on all rows so far."""
     return train_student(
         dataset=covered.outputs["dataset"],
         mode="overfit",
@@ -34,7 +34,7 @@ def refined_surrogate(
     tolerance: float = 0.0,
     checkpoint_uri: str = "",
 ):
-    """Cover, train, then cover where the error is and train again; certify the last."""
+    """Cover and train, add rows where the error is largest and train again; certify the last."""
     covered = generate_synthetic(system=system, rows=rows)
     student = overfit(covered, steps, tolerance, checkpoint_uri)
     for number in range(ROUNDS):

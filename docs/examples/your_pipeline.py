@@ -1,6 +1,6 @@
-"""A pipeline of your own around two of our components, with nothing but kfp installed.
+"""Build your own pipeline around two of our components, with only kfp installed.
 
-Run it in a checkout to get `your_pipeline.yaml`, which Kubeflow takes as it is. Elsewhere, load
+Run this in a checkout to get `your_pipeline.yaml`, which Kubeflow accepts as it is. Elsewhere, load
 the same files with `components.load_component_from_url`.
 """
 
@@ -15,13 +15,13 @@ train_teacher = components.load_component_from_file(str(FOLDER / "train_teacher/
 
 @dsl.component(base_image="python:3.11-slim")
 def announce(model_uri: str):
-    """Stand for whatever you do with a model."""
-    print(f"a new model lies at {model_uri}")
+    """Stand in for whatever you do with a model."""
+    print(f"a new model is at {model_uri}")
 
 
 @dsl.pipeline(name="house-prices")
 def house_prices(table: str, checkpoint_uri: str):
-    """Train on a table and tell somebody."""
+    """Train on a table and announce the model."""
     data = import_dataset(source=table, target="price")
     training = train_teacher(
         dataset=data.outputs["dataset"],
