@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import re
 import resource
 import subprocess
 import sys
@@ -59,11 +60,17 @@ def save(checkpointer: Checkpointer, step: int) -> None:
     checkpointer.save(state(step), kind="milestone", **position)
 
 
-def assert_restores(place: Place, step: int) -> None:
-    with opened(place) as checkpointer:
+def assert_restores(place: Place, step: int, **settings: Any) -> None:
+    with opened(place, **settings) as checkpointer:
         restored = checkpointer.restore()
     assert restored is not None
     assert toy.digest(restored) == toy.digest(state(step))
+
+
+def kept_in(error: StoreUnavailable) -> str:
+    found = re.search(r"kept in (\S+) \(", str(error))
+    assert found
+    return found[1]
 
 
 def steps_at(place: Place) -> list[int]:
@@ -139,14 +146,16 @@ def test_a_disk_that_stays_full_stops_training_with_its_state_elsewhere(tmp_path
             checkpointer.flush()
             full.fill()
             save(checkpointer, 2)
-            with pytest.raises(StoreUnavailable, match=r"free some space.*step 2 is kept in .*spi"):
+            kept = r"free some space.*step 2 is kept in .*spi"
+            with pytest.raises(StoreUnavailable, match=kept) as caught:
                 checkpointer.flush()
         assert "No space left on device" in said
-        assert_restores(resolve_place(str(spill), "", "f00", "", owner="me"), 2)
+        assert_restores(resolve_place(kept_in(caught.value), "", "f00", "", owner="me"), 2)
         # Nothing torn is left where it was: what is listed there is whole.
         full.free()
         assert verify(place.uri) == []
         assert_restores(place, 1)
+        assert_restores(place, 2, spill_folder=str(spill))
 
 
 def test_a_state_that_fits_nowhere_is_said_to_be_lost(tmp_path: Path) -> None:
@@ -299,10 +308,40 @@ def test_a_store_that_vanishes_for_good(gcs_proxy: FaultProxy, gcs: Any, tmp_pat
     assert time.monotonic() - vanished > 1.0
     assert trained > 10  # it went on meanwhile
     assert f"the state of step 2 is kept in {spill}" in str(caught.value)
-    assert "give it as checkpoint_uri to resume" in str(caught.value)
-    assert_restores(resolve_place(str(spill), "toy", "f00", "", owner="me"), 2)
+    assert f"give {kept_in(caught.value)} as checkpoint_uri to resume" in str(caught.value)
+    assert_restores(resolve_place(kept_in(caught.value), "toy", "f00", "", owner="me"), 2)
     gcs_proxy.start()
     assert_restores(place, 1)
+    assert_restores(place, 2, spill_folder=str(spill))
+    assert steps_at(place) == [1, 2]
+
+
+def test_training_goes_on_while_a_store_accepts_requests_and_never_answers(
+    proxy: FaultProxy, cloud: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kubestill.runtime.checkpoints.saver._SHORTEST_HANG", 0.3)
+    monkeypatch.setattr("kubestill.runtime.checkpoints.saver._TYPICAL_SECONDS", 0.1)
+    place, said, longest = distant(cloud.uri, deadline=20), Said(), 0.0
+    spill = str(tmp_path / "spill")
+    with opened(place, said, spill_folder=spill, recovery_seconds=0.05) as checkpointer:
+        save(checkpointer, 1)
+        checkpointer.flush()
+        proxy.hang()
+        began = time.monotonic()
+        for step in range(2, 9):
+            before = time.monotonic()
+            save(checkpointer, step)
+            longest = max(longest, time.monotonic() - before)
+            time.sleep(0.06)
+            assert not checkpointer.recovery_due()
+        assert longest < 2.0, time.monotonic() - began
+        assert [entry.step for entry in checkpointer.ledger.entries] == [1]
+        proxy.resume()
+        checkpointer.finish({})
+    assert "the store hangs: training goes on. Milestones from step 4 on wait in" in said
+    assert "the store answers again: all milestones that waited are saved, 5 of them from d" in said
+    assert steps_at(place) == list(range(1, 9))
+    assert verify(place.uri) == []
 
 
 def test_a_manifest_of_another_format_version_is_refused(tmp_path: Path) -> None:
@@ -322,7 +361,7 @@ def test_a_manifest_of_another_format_version_is_refused(tmp_path: Path) -> None
         # It is whole, only not ours to read: nobody calls it damaged, or trains over it.
         assert not checkpointer.ledger.entries[0].damaged
     assert "kubestill/manifest/2" in str(caught.value)
-    assert "written by another version of kubestill" in str(caught.value)
+    assert "another version of kubestill wrote this checkpoint" in str(caught.value)
     assert "kubestill/manifest/1" in str(caught.value)
     assert "another version" in verify(place.uri)[0]
 

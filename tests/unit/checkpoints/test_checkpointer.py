@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import pickle
+import re
 import threading
 import time
 import weakref
@@ -384,10 +385,10 @@ def test_a_store_that_vanishes_keeps_the_state_locally(
         os.rename(root, tmp_path / "away")
         root.write_text("no folder any more")
         save(checkpointer, 2)
-        with pytest.raises(StoreUnavailable, match=r"step 2 is kept in .*spill"):
+        with pytest.raises(StoreUnavailable, match=r"step 2 is kept in .*spill") as caught:
             checkpointer.finish({})
     assert "trying again" in said
-    with opened(spill) as checkpointer:
+    with opened(kept_in(caught.value)) as checkpointer:
         restored = checkpointer.restore()
         assert restored is not None
         assert_same(restored, state(2))
@@ -396,36 +397,156 @@ def test_a_store_that_vanishes_keeps_the_state_locally(
 
 def test_a_training_that_ended_where_it_was_spilled_is_spilled_elsewhere(tmp_path: Path) -> None:
     root, spill = tmp_path / "root", tmp_path / "spill"
-    with opened(spill) as checkpointer:
-        save(checkpointer, 1)
+    first = kept_in(spilled(root, spill, (1, "milestone")))
+    with opened(first) as checkpointer:
         checkpointer.finish({})
-    settings = SETTINGS.model_copy(update={"outage_seconds": 1.0, "spill_folder": str(spill)})
-    with opened(root, settings=settings) as checkpointer:
-        os.rename(root, tmp_path / "away")
-        root.write_text("no folder any more")
-        save(checkpointer, 2)
-        with pytest.raises(StoreUnavailable, match=r"step 2 is kept in .*spill-2 "):
-            checkpointer.flush()
-    with opened(tmp_path / "spill-2") as checkpointer:
+    second = kept_in(spilled(root, spill, (2, "milestone")))
+    assert second == first.with_name(f"{first.name}-2")
+    with opened(second) as checkpointer:
         restored = checkpointer.restore()
         assert restored is not None
         assert_same(restored, state(2))
 
 
-def test_of_two_states_that_wait_for_a_lost_store_the_newest_is_kept(tmp_path: Path) -> None:
-    root, spill = tmp_path / "root", tmp_path / "spill"
-    settings = SETTINGS.model_copy(update={"outage_seconds": 1.0, "spill_folder": str(spill)})
-    with opened(root, settings=settings) as checkpointer:
+@pytest.mark.parametrize(
+    ("waiting", "kept"),
+    [
+        ([(1, "milestone"), (2, "recovery")], "states of steps 1 and 2 are"),
+        ([(1, "recovery"), (2, "recovery")], "state of step 2 is"),
+        ([(1, "milestone"), (2, "milestone")], "states of steps 1 and 2 are"),
+    ],
+)
+def test_what_waits_for_a_lost_store_is_kept_with_every_milestone_and_brought_back(
+    tmp_path: Path, waiting: list[Any], kept: str
+) -> None:
+    root, spill, said = tmp_path / "root", tmp_path / "spill", Said()
+    phases = {1: 1, 2: 1, 3: 2}
+    error = spilled(root, spill, *waiting, phases=phases)
+    assert f"the {kept} kept in {kept_in(error)} (start again with the same" in str(error)
+
+    last = waiting[-1][0]
+    with opened(kept_in(error)) as checkpointer:
+        restored = checkpointer.restore()
+        assert restored is not None
+        assert_same(restored, state(last))
+    with opened(root, settings=spilling(spill), said=said) as checkpointer:
+        milestones = [step for step, kind in waiting if kind == "milestone"]
+        found = {entry.step: entry.phase for entry in checkpointer.ledger.milestones}
+        assert found == {0: None, **{step: phases[step] for step in milestones}}
+        restored = checkpointer.restore()
+        assert restored is not None
+        assert_same(restored, state(last))
+        assert checkpointer.exact
+        save(checkpointer, 4)
+    assert verify(str(root)) == []
+    assert "kept on local disk while the store was gone, came back" in said
+    assert not kept_in(error).exists()
+
+
+def test_spilled_states_that_the_store_has_by_now_are_forgotten(tmp_path: Path) -> None:
+    root, spill, said = tmp_path / "root", tmp_path / "spill", Said()
+    error = spilled(root, spill, (1, "milestone"), (2, "milestone"))
+    with opened(root) as checkpointer:  # without the spill folder, from step 0 again
+        for step in (1, 2, 3):
+            save(checkpointer, step)
+    before = ledgers(str(root))[0].entries
+    with opened(root, settings=spilling(spill), said=said) as checkpointer:
+        assert checkpointer.ledger.entries == before
+    assert said == ["attempt 3 takes over from attempt 2: " + protocol.NO_WORD]
+    assert not kept_in(error).exists()
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_nothing_comes_back_without_the_milestones_before_it(tmp_path: Path, steps: int) -> None:
+    root, spill, said = tmp_path / "root", tmp_path / "spill", Said()
+    error = spilled(root, spill, (1, "milestone"), (2, "milestone"))
+    (damaged,) = kept_in(error).glob(f"exp/f00/{steps:09d}-*/*.safetensors")
+    flip(damaged)
+    with opened(root, settings=spilling(spill), said=said) as checkpointer:
+        assert [e.step for e in checkpointer.ledger.entries] == list(range(steps))
+    assert f"the spilled state of step {steps} in {kept_in(error)} cannot be read" in said
+    assert kept_in(error).exists()
+
+
+@pytest.mark.parametrize("back", [True, False], ids=["back", "gone"])
+def test_training_in_a_spill_folder_takes_over_the_milestones_of_the_lost_place(
+    tmp_path: Path, back: bool
+) -> None:
+    root, spill, said = tmp_path / "root", tmp_path / "spill", Said()
+    error = spilled(root, spill, (1, "milestone"), (2, "recovery"))
+    if not back:
         os.rename(root, tmp_path / "away")
         root.write_text("no folder any more")
-        save(checkpointer, 1)
-        save(checkpointer, 2, "recovery")
-        with pytest.raises(StoreUnavailable, match=r"step 1 could not .* step 2 is kept in"):
-            checkpointer.flush()
-    with opened(spill) as checkpointer:
+    with opened(kept_in(error), settings=spilling(spill), said=said) as checkpointer:
+        milestones = checkpointer.ledger.milestones
         restored = checkpointer.restore()
         assert restored is not None
         assert_same(restored, state(2))
+        earliest = load_state(Checkpoint.of(checkpointer.ledger, milestones[0]))
+        assert_same(earliest, state(0 if back else 1))
+    assert [entry.step for entry in milestones] == ([0, 1] if back else [1])
+    assert ("may be of another step" in said) == (not back)
+    assert verify(str(kept_in(error))) == []
+
+
+@pytest.mark.parametrize("fault", ["link", "mode", "file", "owner"])
+def test_a_spill_folder_that_may_be_somebody_elses_is_neither_written_nor_read(
+    tmp_path: Path, fault: str
+) -> None:
+    root, spill, said = tmp_path / "root", tmp_path / "spill", Said()
+    ours = kept_in(spilled(root, spill, (1, "milestone"))).parent
+    if fault == "link":
+        ours.rename(tmp_path / "elsewhere")
+        ours.symlink_to(tmp_path / "elsewhere")
+    if fault == "mode":
+        ours.chmod(0o770)
+    if fault == "file":
+        ours.rename(tmp_path / "elsewhere")
+        ours.write_text("")
+    if fault == "owner":
+        if os.geteuid():
+            pytest.skip("only root can give a folder away")
+        os.chown(ours, 12345, -1)
+    error = spilled(root, spill, (2, "milestone"), said=said)
+    assert re.search(
+        f"step 2 could not be kept locally either: {ours} .* with mode 0700", str(error)
+    )
+    assert f"states that were kept while a store was gone are not looked for: {ours}" in said
+    assert [row["step"] for row in describe(str(root))] == [0]
+
+
+def spilling(spill: Path) -> CheckpointSettings:
+    return SETTINGS.model_copy(update={"outage_seconds": 0.6, "spill_folder": str(spill)})
+
+
+def spilled(
+    root: Path,
+    spill: Path,
+    *saves: Any,
+    said: Said | None = None,
+    phases: dict[int, int] | None = None,
+) -> StoreUnavailable:
+    """Commit step 0, lose the store, save, stop, and find the store again; return what was said."""
+    with opened(root, settings=spilling(spill), said=said) as checkpointer:
+        if not checkpointer.ledger.entries:
+            save(checkpointer, 0)
+        checkpointer.flush()
+        os.rename(root, root.with_name("lost"))
+        root.write_text("no folder any more")
+        checkpointer.mark_phases(phases or {})
+        with pytest.raises(StoreUnavailable) as caught:  # noqa: PT012
+            for step, kind in saves:
+                save(checkpointer, step, kind)
+            checkpointer.flush()
+    root.unlink()
+    os.rename(root.with_name("lost"), root)
+    return caught.value
+
+
+def kept_in(error: StoreUnavailable) -> Path:
+    found = re.search(r"kept in (\S+) \(", str(error))
+    assert found
+    return Path(found[1])
 
 
 def test_a_short_outage_goes_unnoticed_by_the_training(tmp_path: Path) -> None:

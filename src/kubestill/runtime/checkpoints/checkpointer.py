@@ -46,7 +46,7 @@ from kubestill.runtime.checkpoints.saver import Saver
 from kubestill.runtime.checkpoints.schedule import RecoverySchedule, SavingReport
 from kubestill.runtime.checkpoints.settings import CheckpointSettings
 from kubestill.runtime.checkpoints.signals import TerminationFlag
-from kubestill.runtime.checkpoints.spill import spill_to
+from kubestill.runtime.checkpoints.spill import Spill, bring_back, catch_up
 from kubestill.runtime.checkpoints.state import TrainingState
 from kubestill.runtime.checkpoints.writer import CheckpointWriter, Snapshot, sweep
 
@@ -361,12 +361,14 @@ class Checkpointer:
             numerics=self._numerics,
             keep=policy_of(settings),
         )
-        spill = spill_to(settings.spill_folder, self._place, self._numerics)
+        spill = Spill(settings.spill_folder, self._place, self._numerics)
         self._saver = Saver(
             self._writer,
             buffers=settings.buffers,
             outage_seconds=settings.outage_seconds,
             spill=None if self._ranks.rank else spill,
+            backlog=spill.folder,
+            backlog_bytes=settings.backlog_bytes,
             measured=self._schedule.measured,
             announce=self._announce,
         )
@@ -381,10 +383,24 @@ class Checkpointer:
             # Before the sweep, which may take longer than others wait for a sign of life.
             beating.start()
             try:
+                if self._ranks.world == 1:
+                    self._bring_back(attempt, settings)
                 sweep(self._place.store, self.ledger.entries, attempt)
             except BaseException:
                 self.close()  # nobody else can: `open` fails, and the heart would go on beating
                 raise
+
+    def _bring_back(self, me: Attempt, settings: CheckpointSettings) -> None:
+        """Take over what waits on local disk since a store was gone."""
+        place, cell, folder, say = (
+            self._place,
+            self._cell,
+            settings.spill_folder,
+            self._announce,
+        )
+        keep = policy_of(settings)
+        self._saves += bring_back(folder, place, cell, me, keep=keep, announce=say)
+        self._saves += catch_up(place, cell, me, folder=folder, announce=say)
 
     def _beat(self, me: Attempt, saver: Saver) -> None:
         while not self._closed.wait(me.beat_seconds):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from kubestill.errors import InvalidInput, KubestillError, Problem
 from kubestill.runtime.stores import open_store
 from kubestill.runtime.stores.base import Store
+from kubestill.runtime.stores.files import private_folder
 
 Announce = Callable[[str], None]
 
@@ -113,8 +114,12 @@ def local_root() -> str:
     """Return this user's own folder for checkpoints that have no better place.
 
     By number: a cluster may give a user id that no list of users knows.
+
+    Raises:
+        StoreError: Somebody else made it, or can write to it; or it cannot be made.
     """
-    return os.path.join(tempfile.gettempdir(), f"kubestill-checkpoints-{os.getuid()}")
+    name = f"kubestill-checkpoints-{os.getuid()}"
+    return private_folder(os.path.join(tempfile.gettempdir(), name))
 
 
 def _folder_name(experiment: str) -> str:

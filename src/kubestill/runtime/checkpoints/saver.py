@@ -1,4 +1,11 @@
-"""Saving behind the training's back: copy now, write later, never more than two copies."""
+"""Saving behind the training's back: copy now, write later, in order.
+
+Commits come in the order of the saves. So whatever state is the newest in the ledger, every
+milestone before it was listed, too, and resuming from it misses none. What may be left out is a
+recovery checkpoint: nobody takes one while another save is under way. A milestone never is: while
+the store hangs, milestones wait in memory, then on local disk, and only where that is full does
+training wait.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +13,29 @@ import os
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 
-from kubestill.errors import StoreError, StoreUnavailable
+from kubestill.errors import Fenced, StoreError, StoreUnavailable
 from kubestill.runtime.checkpoints.arena import Arena
 from kubestill.runtime.checkpoints.place import Announce
 from kubestill.runtime.checkpoints.schedule import SaveCost
+from kubestill.runtime.checkpoints.spill import Spill, name_states
+from kubestill.runtime.checkpoints.state import Layout
 from kubestill.runtime.checkpoints.writer import CheckpointWriter, Snapshot
-from kubestill.runtime.stores.base import Content
 
-Spill = Callable[[Snapshot, tuple[Content, ...]], str]
 _LONGEST_PAUSE = 15.0
+_SHORTEST_HANG = 1.0
+_TYPICAL_SECONDS = 1.5
+"""What a save is expected to take before any was measured."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Job:
     snapshot: Snapshot
     arena: Arena
@@ -30,14 +43,18 @@ class _Job:
     """Seconds that training stood still for it."""
     copied: float
     """When it went on, by the monotonic clock."""
+    done: bool = False
+    """Whether it needs no more than its arena's release: it is kept, or left out."""
 
 
 class Saver:
     """Copies state in the caller's thread and has a thread of its own write it.
 
-    Back-pressure: a save waits while all arenas are still being written. What the thread cannot
-    write it tries again, for as long as the outage may last; then it spills the newest state it
-    holds, and every call raises why. When fenced, every call raises that at once.
+    Back-pressure: a save waits while all arenas are still being written. Where that takes three
+    times as long as usual, the store hangs: then the copy goes to local disk, up to a bound, and
+    training goes on. What the thread cannot write it tries again, for as long as the outage may
+    last; then it spills what it holds, and every call raises why. When fenced, every call raises
+    that at once.
     """
 
     def __init__(
@@ -47,9 +64,23 @@ class Saver:
         buffers: int,
         outage_seconds: float,
         spill: Spill | None,
+        backlog: Callable[[], str],
+        backlog_bytes: float,
         measured: Callable[[SaveCost], None],
         announce: Announce,
     ):
+        """Start the thread.
+
+        Args:
+            writer: Writes one checkpoint.
+            buffers: Arenas in memory.
+            outage_seconds: How long what fails is tried again.
+            spill: Keeps what the store never took; None where another rank does.
+            backlog: Gives a folder on local disk for copies that wait while the store hangs.
+            backlog_bytes: How much they may take there.
+            measured: Takes what each save cost.
+            announce: Takes progress and warnings, one line each.
+        """
         self._writer = writer
         self._outage_seconds = outage_seconds
         self._spill = spill
@@ -60,6 +91,15 @@ class Saver:
         for _ in range(buffers):
             self._free.put(Arena())
         self._jobs: queue.Queue[_Job | None] = queue.Queue()
+        self._backlog_folder, self._backlog_bytes = backlog, backlog_bytes
+        self._backlog: dict[Arena, int] = {}
+        """Bytes of the arenas on disk."""
+        self._overflowed = self._full = 0
+        """Copies that went to disk, and that had to wait, since the store began to hang."""
+        self._begun: float | None = None
+        """When the save under way began to be written, by the monotonic clock."""
+        self._typical: deque[float] = deque([_TYPICAL_SECONDS], maxlen=9)
+        """Seconds that the last saves took to be written."""
         self._error: BaseException | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="checkpoint-saver", daemon=True)
@@ -88,7 +128,7 @@ class Saver:
             StoreUnavailable: The store refused for longer than the bound.
         """
         started = time.monotonic()
-        arena = self._acquire()
+        arena = self._acquire(tensors, snapshot.stamp.step)
         arena.fill(tensors)
         copied = time.monotonic()
         self._jobs.put(_Job(snapshot, arena, copied - started, copied))
@@ -108,25 +148,83 @@ class Saver:
         self._jobs.put(None)
         self._thread.join()
 
-    def _acquire(self) -> Arena:
+    def _acquire(self, tensors: Mapping[str, torch.Tensor], step: int) -> Arena:
         while True:
             self.check()
+            wait = self._seconds_until_it_hangs()
+            with suppress(queue.Empty):
+                return self._free.get(block=wait > 0, timeout=min(wait, 1.0))
+            if wait <= 0:
+                if (arena := self._reserve_on_disk(tensors, step)) is not None:
+                    return arena
+                with suppress(queue.Empty):
+                    return self._free.get(timeout=1.0)
+
+    def _seconds_until_it_hangs(self) -> float:
+        """Return after how many seconds the save under way will count as one that hangs."""
+        patience = max(3 * median(self._typical), _SHORTEST_HANG)
+        begun = self._begun
+        return patience if begun is None else begun + patience - time.monotonic()
+
+    def _reserve_on_disk(self, tensors: Mapping[str, torch.Tensor], step: int) -> Arena | None:
+        """Return an arena on local disk, or None where there is no room; announce what that means.
+
+        Called only while a save hangs and every arena in memory waits behind it.
+        """
+        limit = self._backlog_bytes
+        size, used = Layout.of(tensors).size, sum(list(self._backlog.values()))
+        why = f"they may take {limit / 1e6:,.0f} MB (checkpoints.backlog_bytes)"
+        if used + size <= limit:
             try:
-                return self._free.get(timeout=1.0)
-            except queue.Empty:
-                continue
+                arena = Arena(folder := self._backlog_folder())
+                arena.reserve(tensors)
+            except (StoreError, OSError) as error:
+                why = str(error)
+            else:
+                self._backlog[arena] = size
+                self._overflowed += 1
+                if self._overflowed == 1:
+                    self._announce(
+                        f"WARNING: the store hangs: training goes on. Milestones from step {step} "
+                        f"on wait in {folder}, on up to {limit / 1e6:,.0f} MB; recovery "
+                        "checkpoints are left out until it answers"
+                    )
+                return arena
+        self._full += 1
+        if self._full == 1:
+            self._announce(
+                f"WARNING: the store hangs, and no more milestones can wait on disk ({why}): "
+                f"training waits at step {step}"
+            )
+        return None
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
+            self._begun = time.monotonic()
             try:
                 if self._error is None:
                     self._persist(job)
             except BaseException as error:  # a save that failed must reach the training's thread
                 self._error = self._error or error
             finally:
-                self._free.put(job.arena)
+                # Cut off, so that one that hung does not make the next seem usual.
+                longest = 2 * max(3 * median(self._typical), _SHORTEST_HANG)
+                self._typical.append(min(time.monotonic() - self._begun, longest))
+                self._begun = None
+                if self._backlog.pop(job.arena, None) is None:
+                    self._free.put(job.arena)
                 self._jobs.task_done()
+                self._say_caught_up()
+                del job
         self._jobs.task_done()
+
+    def _say_caught_up(self) -> None:
+        if self._overflowed and not self._backlog and self._error is None:
+            self._announce(
+                f"the store answers again: all milestones that waited are saved, "
+                f"{self._overflowed} of them from disk"
+            )
+            self._overflowed = self._full = 0
 
     def _persist(self, job: _Job) -> None:
         cpu = time.thread_time()
@@ -137,7 +235,7 @@ class Saver:
                 what=f"the checkpoint of step {job.snapshot.stamp.step}",
             )
         except StoreError as error:
-            raise StoreUnavailable(f"{error}; {self._keep_newest_locally(job)}") from error
+            raise StoreUnavailable(f"{error}; {self._keep_locally(job)}") from error
         stolen = (time.thread_time() - cpu) / (os.cpu_count() or 1)
         behind = time.monotonic() - job.copied
         self._measured(SaveCost(blocked=job.blocked, behind=behind, stolen=stolen))
@@ -172,24 +270,39 @@ class Saver:
         if refused:
             self._announce(f"{what} is saved after all")
 
-    def _keep_newest_locally(self, job: _Job) -> str:
+    def _keep_locally(self, job: _Job) -> str:
+        """Commit what the store has not taken to local disk, in order; say what became of it.
+
+        Every milestone, and the newest state whatever its kind. None is kept behind a milestone
+        that is not: who resumed from it would miss that one for good.
+        """
         if self._spill is None:
             return "rank 0 keeps the state"
-        job = self._newest(job)
-        while True:
-            step = job.snapshot.stamp.step
-            try:
-                where = self._spill(job.snapshot, job.arena.parts())
-                kept = f"the state of step {step} is kept in {where}"
-            except StoreError as error:
-                kept = f"the state of step {step} could not be kept locally either: {error}"
-            newest = self._newest(job)
-            if newest is job:
-                return kept
-            job = newest
+        kept: list[int] = []
+        root = lost = ""
+        while not lost and (pending := [one for one in self._unsaved(job) if not one.done]):
+            for one in pending:
+                one.done = True
+                if one.snapshot.stamp.kind != "milestone" and one is not pending[-1]:
+                    continue
+                step = one.snapshot.stamp.step
+                try:
+                    root = self._spill.keep(one.snapshot, one.arena.parts())
+                except (StoreError, Fenced) as error:
+                    lost = f"the state of step {step} could not be kept locally either: {error}"
+                    break
+                kept.append(step)
+        if not kept:
+            return lost
+        again = (
+            f"{name_states(kept)} {'is' if len(kept) == 1 else 'are'} kept in {root} (start again "
+            "with the same checkpoint_uri on this machine, or with the same spill_folder, and "
+            f"training goes on from there; where the store is gone for good, instead give {root} "
+            "as checkpoint_uri to resume)"
+        )
+        return f"{again}; {lost}" if lost else again
 
-    def _newest(self, job: _Job) -> _Job:
-        """Return the save that was submitted last: `job`, or one that waits behind it."""
+    def _unsaved(self, job: _Job) -> list[_Job]:
+        """Return `job` and those that wait behind it, in the order in which they were submitted."""
         with self._jobs.mutex:
-            waiting = [queued for queued in self._jobs.queue if queued is not None]
-        return waiting[-1] if waiting else job
+            return [job, *(queued for queued in self._jobs.queue if queued is not None)]

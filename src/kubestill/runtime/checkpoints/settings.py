@@ -1,4 +1,4 @@
-"""How often a training's state is saved, what is kept, and how long an outage may last."""
+"""How often the state of a training run is saved, what is kept, how long an outage may last."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class CheckpointSettings(BaseModel):
-    """Checkpoint policy: none of it changes a training's result, so none of it is fingerprinted."""
+    """Checkpoint policy: none of it changes the result of a training run, or its fingerprint."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -46,4 +46,8 @@ class CheckpointSettings(BaseModel):
     buffers: Literal[1, 2] = 2
     """Host copies of the state: with 2, a save may start while the last is being written."""
     spill_folder: str = ""
-    """Local folder for the state when the store is gone for good; empty: a temporary one."""
+    """Folder on local disk where states wait that the store does not take: best a volume that
+    outlives the pod. Empty: the temporary folder."""
+    backlog_bytes: float = Field(default=2e9, ge=0)
+    """Disk that waiting milestones may take there while training goes on; beyond it, training
+    waits for the store."""

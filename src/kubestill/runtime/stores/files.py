@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import re
+import stat
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -55,6 +56,42 @@ def fsync_folder(folder: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def private_folder(path: str) -> str:
+    """Return `path` as a folder that nobody else can write to, made where it is missing.
+
+    A shared temporary folder is everybody's: what somebody else put there in advance would be taken
+    for our own.
+
+    Raises:
+        PermissionDenied: It is a link or no folder, another user's, or open to others.
+        StoreError: It cannot be made.
+    """
+    path = os.path.abspath(path)
+    parent = os.path.dirname(path)
+    with translated(parent, path):
+        os.makedirs(parent, exist_ok=True)
+        with suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        found = os.lstat(path)
+    if wrong := _what_is_open(found):
+        raise PermissionDenied(
+            f"{path} {wrong}: it must be a folder of user {os.geteuid()} with mode 0700; remove "
+            "it, or name another folder"
+        )
+    if stat.S_IMODE(found.st_mode) & 0o077:  # as earlier versions made it: read by others, no more
+        os.chmod(path, 0o700)
+    return path
+
+
+def _what_is_open(found: os.stat_result) -> str:
+    if not stat.S_ISDIR(found.st_mode):
+        return "is a link" if stat.S_ISLNK(found.st_mode) else "is no folder"
+    if found.st_uid != os.geteuid():
+        return f"belongs to user {found.st_uid}"
+    mode = stat.S_IMODE(found.st_mode)
+    return f"has mode {mode:04o}" if mode & 0o022 else ""
 
 
 @contextmanager
