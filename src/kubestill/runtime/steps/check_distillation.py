@@ -1,4 +1,4 @@
-"""Task of the component `check-distillation`: can both learn, and is the rest told right?"""
+"""Task of the component `check-distillation`: can both learn, and are later steps set up right?"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["check_distillation"]
 
 _TRAINING = ("network", "network_args", "steps", "learning_rate", "settings")
 _OWN = {"teacher": _TRAINING, "student": _TRAINING, "synthetic": ("settings",)}
-"""What is told to one of them alone, as overfit-batch and generate-synthetic call it."""
+"""Parameters with a prefix, by the names that overfit-batch and generate-synthetic give them."""
 
 
 def check_distillation(
@@ -55,54 +55,26 @@ def check_distillation(
     strict: bool = True,
     gate: dict[str, Any] = {},
 ) -> tuple[str, str, list[int]]:
-    """Put teacher and student through the gate, and check what the rest of the pipeline is told.
+    """Gate teacher and student, and check the parameters of the pipeline's later steps.
 
-    Args:
-        dataset: Real rows.
-        metrics: Output: scalars, by `teacher.` and `student.`.
-        report: Output: HTML.
-        summary: Output: Markdown.
-        findings: Output: everything that was found, as JSON.
-        augmented: The teacher's rows; the real ones where there are none.
-        validation: Rows that both trainings are followed on.
-        teacher_network: What the training to come is told, and so are all that follow.
-        teacher_args: ″
-        teacher_steps: ″
-        teacher_learning_rate: ″
-        teacher_settings: ″
-        student_network: ″
-        student_args: ″
-        student_steps: ″
-        student_learning_rate: ″
-        student_settings: ″
-        temperature: ″
-        hard_weight: ″
-        batch_size: ″
-        seed: ″
-        device: ″
-        method: What generating is told.
-        rows: ″
-        shards: ″
-        synthetic_settings: ″
-        thresholds: What the evaluation is told.
-        slices: ″
-        strict: Raise where the verdict is not `pass`.
-        gate: See `GateSettings`.
+    The component documents the parameters.
 
     Returns:
         verdict: The worse of the two.
         reason: Why, in sentences.
-        shard_indices: What the fan-out loops over.
+        shard_indices: The indices that the fan-out loops over.
 
     Raises:
         InvalidInput: Everything wrong with parameters and data, at once.
         Refused: The verdict is not `pass`, and `strict` is set.
     """
+    shared = {"batch_size": batch_size, "seed": seed, "device": device}
     teacher = {
         "network": teacher_network,
         "network_args": teacher_args,
         "steps": teacher_steps,
         "learning_rate": teacher_learning_rate,
+        **shared,
     }
     student = {
         "network": student_network,
@@ -111,8 +83,8 @@ def check_distillation(
         "learning_rate": student_learning_rate,
         "temperature": temperature,
         "hard_weight": hard_weight,
+        **shared,
     }
-    shared = {"batch_size": batch_size, "seed": seed, "device": device}
     gates: dict[str, tuple[Job, GateSettings]] = {}
     problems: list[Problem] = []
     for name, learned, typed, settings in (
@@ -124,7 +96,7 @@ def check_distillation(
             learned,
             validation,
             "hard",
-            {**typed, **shared},
+            typed,
             settings,
             gate,
             thresholds,
@@ -132,35 +104,35 @@ def check_distillation(
             problems=found,
         )
         _check_vouched(str(typed["network"]), found)
-        told = [_as_told_here(problem, name) for problem in found]
-        problems += [problem for problem in told if problem not in problems]
+        renamed = [_with_own_name(problem, name) for problem in found]
+        problems += [problem for problem in renamed if problem not in problems]
         if job and asked:
             gates[name] = job, asked
     indices: list[int] = []
     generating = Problems()
     with generating.collect():
         indices = plan_shards(shards, method, rows, synthetic_settings)
-    problems += [_as_told_here(problem, "synthetic") for problem in generating]
+    problems += [_with_own_name(problem, "synthetic") for problem in generating]
     if problems:
         raise InvalidInput(problems)
     return *_examine(gates, metrics, report, summary, findings, strict=strict), indices
 
 
 def _check_vouched(network: str, problems: Problems) -> None:
-    """Note a network that later steps would not import: before anything is trained."""
+    """Note a network that later steps would refuse to import, before anything is trained."""
     try:
         check_trusted(network, field="network", group=NETWORKS)
     except InvalidInput:
         package = network.partition(":")[0].partition(".")[0]
         remedy = (
-            f"the steps that load the trained model import only what their image vouches for: set "
+            f"the steps that load the trained model import only what their image trusts: set "
             f"{TRUST}={package} there (ENV {TRUST}={package}; SECURITY.md)"
         )
         problems.add("network", network, remedy)
 
 
-def _as_told_here(problem: Problem, which: str) -> Problem:
-    """Name a problem's field as this task calls it."""
+def _with_own_name(problem: Problem, which: str) -> Problem:
+    """Give a problem's field the name that this task has for it."""
     name = re.match(r"\w+", problem.field)
     if name is None or name[0] not in _OWN[which]:
         return problem
@@ -176,7 +148,7 @@ def _examine(
     *,
     strict: bool,
 ) -> tuple[str, str]:
-    """Put both through the gate, one after the other; verdict and reason."""
+    """Run the gate on both, one after the other; return the verdict and the reason."""
     found: dict[str, Findings] = {}
     for name, (job, asked) in gates.items():
         found[name] = examine_job(job, asked)

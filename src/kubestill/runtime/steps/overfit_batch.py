@@ -1,4 +1,4 @@
-"""Task of the component `overfit-batch`: can this training learn at all? Told in seconds."""
+"""Task of the component `overfit-batch`: check in seconds whether a training run can learn."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from kubestill.runtime.evaluation.thresholds import parse_thresholds
 from kubestill.runtime.reports.overfit_batch import gate_report
 from kubestill.runtime.sanity import Findings, GateSettings, Rows, examine
 from kubestill.runtime.steps.train_student import MODES
+from kubestill.runtime.steps.train_teacher import TYPED
 from kubestill.runtime.training.device import arithmetic
 from kubestill.runtime.training.job import Job, check_job
 from kubestill.runtime.training.prepare import prepare
@@ -51,34 +52,7 @@ def overfit_batch(
     thresholds: dict[str, Any] = {},  # noqa: B006
     slices: list[str] = [],  # noqa: B006
 ) -> tuple[str, str]:
-    """Learn one small batch to the floor of its loss, and find out why where that fails.
-
-    Args:
-        dataset: Rows of the training to come.
-        metrics: Output: scalars.
-        report: Output: HTML.
-        summary: Output: Markdown.
-        findings: Output: everything that was found, as JSON.
-        validation: Rows that the training to come is followed on; only what it is told of them is
-            checked.
-        mode: `hard`, `distil` or `overfit`, as in `train-student`; `hard` for a teacher.
-        temperature: As in the training to come, and so are all that follow.
-        hard_weight: ″
-        network: ″
-        network_args: ″
-        epochs: ″
-        steps: ″
-        batch_size: ″
-        optimizer: ″
-        learning_rate: ″
-        schedule: ″
-        seed: ″
-        device: ″
-        settings: ″
-        strict: Raise where the verdict is not `pass`.
-        gate: See `GateSettings`.
-        thresholds: Of the evaluation to come; checked here, before anything is trained.
-        slices: ″
+    """Overfit one small batch, or find out why that fails; the component documents the parameters.
 
     Returns:
         verdict: `pass`, `fail` or `undetermined`.
@@ -88,20 +62,8 @@ def overfit_batch(
         InvalidInput: Everything wrong with parameters and data, at once.
         Refused: The verdict is not `pass`, and `strict` is set.
     """
-    typed = {
-        "temperature": temperature,
-        "hard_weight": hard_weight,
-        "network": network,
-        "network_args": network_args,
-        "epochs": epochs,
-        "steps": steps,
-        "batch_size": batch_size,
-        "optimizer": optimizer,
-        "learning_rate": learning_rate,
-        "schedule": schedule,
-        "seed": seed,
-        "device": device,
-    }
+    given = locals()
+    typed = {name: given[name] for name in ("temperature", "hard_weight", *TYPED)}
     problems = Problems()
     job, asked = check_gate(
         dataset, validation, mode, typed, settings, gate, thresholds, slices, problems=problems
@@ -133,9 +95,9 @@ def check_gate(
     *,
     problems: Problems,
 ) -> tuple[Job | None, GateSettings | None]:
-    """Note every problem that can be found without reading features; the job where there is none.
+    """Note every problem that can be found without reading features, and return the checked job.
 
-    The arguments are those of `overfit_batch`, its typed ones as `typed`.
+    Takes the arguments of `overfit_batch`, with its typed training parameters in `typed`.
     """
     asked = None
     if mode not in MODES:
@@ -152,7 +114,7 @@ def check_gate(
         validation_known=validation is not None,
     )
     rows = None
-    with suppress(InvalidInput, CorruptData):  # then it has been told
+    with suppress(InvalidInput, CorruptData):  # check_job has noted it
         rows = Dataset.open(dataset.path)
     if rows and rows.rows == 1:
         problems.add("dataset", "1 row", "give at least two")
@@ -165,7 +127,7 @@ def check_gate(
 
 
 def examine_job(job: Job, gate: GateSettings) -> Findings:
-    """Put a training that was checked through the gate."""
+    """Run the gate on a checked training job."""
     with arithmetic(job.settings):
         prepared = prepare(job.dataset, None, job.settings, job.machine, loss_name=job.loss_name)
         decoded = load_decoded(job.dataset, RawLayout(job.dataset.schema))
@@ -174,7 +136,7 @@ def examine_job(job: Job, gate: GateSettings) -> Findings:
 
 
 def describe(job: Job, gate: GateSettings) -> dict[str, Any]:
-    """List what the gate was told, for its report."""
+    """Return the settings of the gate and its training run, for the report."""
     return {
         "network": job.settings.network,
         "arguments": job.settings.network_args,
