@@ -6,9 +6,11 @@ import math
 from typing import Any
 
 from kubestill.errors import Problems, nearest
+from kubestill.runtime.base.arguments import fill
 from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact
 from kubestill.runtime.metrics.catalog import TASKS, TRAIN_LOSS
 from kubestill.runtime.steps.train_model import Ports, train_model
+from kubestill.runtime.steps.train_teacher import TYPED
 from kubestill.runtime.training.job import Preset
 from kubestill.runtime.training.run import Keeping
 from kubestill.runtime.training.settings import TrainingSettings
@@ -43,39 +45,17 @@ def train_student(
     resume: str = "auto",
     settings: dict[str, Any] = {},  # noqa: B006
 ) -> tuple[str]:
-    """Train the small model; the component tells the parameters, `train_model` the errors."""
+    """Train the small model; the component documents the parameters, `train_model` the errors."""
+    given = locals()
     problems = Problems()
     if mode not in MODES:
         problems.add("mode", mode, nearest(mode, MODES))
-    settings = {**_stop(mode, tolerance, statistic, problems), **settings}
-    typed = {
-        "temperature": temperature,
-        "hard_weight": hard_weight,
-        "network": network,
-        "network_args": network_args,
-        "epochs": epochs,
-        "steps": steps,
-        "batch_size": batch_size,
-        "optimizer": optimizer,
-        "learning_rate": learning_rate,
-        "schedule": schedule,
-        "seed": seed,
-        "device": device,
-    }
     return train_model(
         MODES.get(mode, MODES["hard"]),
-        typed,
-        settings,
-        ports=Ports(
-            dataset=dataset,
-            validation=validation,
-            model=model,
-            ledger=ledger,
-            metrics=metrics,
-            report=report,
-            summary=summary,
-        ),
-        keeping=Keeping(checkpoint_uri=checkpoint_uri, experiment=experiment, resume=resume),
+        {name: given[name] for name in ("temperature", "hard_weight", *TYPED)},
+        {**_stop(mode, tolerance, statistic, problems), **settings},
+        ports=fill(Ports, given),
+        keeping=fill(Keeping, given),
         problems=problems,
     )
 
