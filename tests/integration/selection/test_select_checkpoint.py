@@ -282,7 +282,44 @@ def test_scores_candidates_again(tmp_path: Path, rows: LocalArtifact):
 
     io.select(dataset=rows, rule="earliest-within", metric="r2")
     reason = io.chosen.reason
-    assert "by resampling the rows" in reason
+    assert "one standard error" in reason
+    assert "row by row" in reason
+
+
+@pytest.mark.parametrize(
+    ("options", "step"),
+    [
+        ({"rule": "best"}, 300),
+        ({"rule": "earliest-within"}, 300),
+        ({"rule": "earliest-within", "tolerance": 0.2}, 300),
+        ({"rule": "pareto"}, 300),
+    ],
+    ids=["best", "standard error", "tolerance", "pareto"],
+)
+@pytest.mark.parametrize("metric", ["", "r2"])
+def test_a_candidate_that_answers_nan_does_not_compete(
+    tmp_path: Path, rows: LocalArtifact, options: dict[str, Any], step: int, metric: str
+):
+    ledger = write_history(tmp_path / "h", [0.2, np.nan, 1.0, 1.6], lambda n: {"rmse": 1.0 / n})
+    io = Io(tmp_path / "io", ledger)
+    io.select(dataset=rows, metric=metric, **options)
+    assert io.chosen.entry.step == step
+    assert "3 milestones" in io.chosen.reason
+    summary = Path(io.summary.path).read_text()
+    assert "| 200 |" not in summary
+
+
+def test_too_few_rows_for_a_standard_error_are_told_before_any_state_is_read(
+    history: Ledger, tmp_path: Path
+):
+    with DatasetWriter(str(tmp_path / "few"), SCHEMA) as writer:
+        writer.write(ROWS[:29])
+    few = LocalArtifact(str(tmp_path / "few"), metadata={"kind": "dataset"})
+    io = Io(tmp_path / "io", history)
+    with pytest.raises(InvalidInput, match="insufficient: one standard error takes 30 .* has 29"):
+        io.select(dataset=few, rule="earliest-within")
+    job = check_inputs(io.ledger, few, "earliest-within", "", 0.1, {})
+    assert not job.request.measures_error
 
 
 def test_a_damaged_state_is_left_out_loudly(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap as scipy_bootstrap
 
-from kubestill.runtime.metrics.catalog import METRICS
-from kubestill.runtime.metrics.intervals import GROUPS, bootstrap
+from kubestill.runtime.metrics.catalog import METRICS, point
+from kubestill.runtime.metrics.intervals import GROUPS, bootstrap, paired_error
 from kubestill.runtime.metrics.outcome import Outcome
 
 
@@ -64,6 +64,56 @@ def test_pairing_sees_a_difference_that_the_single_intervals_hide(random):
     assert (turned.value, turned.low, turned.high) == pytest.approx(
         (-gain.value, -gain.high, -gain.low)
     )
+
+
+def drawn(random, task: str, rows: int) -> dict[str, Outcome]:
+    """Two models that err on much the same rows, on rows drawn afresh."""
+    if task == "regression":
+        targets = random.normal(size=(rows, 1))
+        common = random.standard_t(5, size=(rows, 1))
+        answers = [targets + common + s * random.normal(size=(rows, 1)) for s in (0.2, 0.4)]
+        return {
+            n: Outcome.from_logits(task, a, targets) for n, a in zip("ab", answers, strict=True)
+        }
+    targets = random.integers(0, 2, rows)
+    common = random.normal(size=(rows, 1)) + 1.5 * targets[:, None] - 0.75
+    logits = [common + s * random.normal(size=(rows, 1)) for s in (0.2, 0.5)]
+    return {n: Outcome.from_logits(task, one, targets) for n, one in zip("ab", logits, strict=True)}
+
+
+def resampled_error(outcomes: dict[str, Outcome], metric: str) -> float:
+    """As a selection measures it: each model resampled on its own, by the same seed."""
+    samples = [
+        bootstrap({"": o}, only=[metric], resamples=800).samples[""] for o in outcomes.values()
+    ]
+    assert all(set(one) == {metric} for one in samples)
+    return paired_error(samples[0][metric], samples[1][metric])
+
+
+@pytest.mark.parametrize(
+    ("task", "metric"),
+    [("binary", "log_loss"), ("binary", "brier"), ("regression", "rmse"), ("regression", "r2")],
+)
+def test_the_paired_error_is_how_far_the_difference_scatters_over_fresh_rows(random, task, metric):
+    rows = 400
+    differences: list[float] = []
+    for _ in range(600):
+        first, second = drawn(random, task, rows).values()
+        differences.append(point(METRICS[metric], first) - point(METRICS[metric], second))
+    found = [resampled_error(drawn(random, task, rows), metric) for _ in range(20)]
+    assert np.mean(found) == pytest.approx(np.std(differences, ddof=1), rel=0.1)
+
+
+@pytest.mark.parametrize("metric", ["log_loss", "accuracy", "brier"])
+def test_the_paired_error_of_a_mean_is_that_of_the_differences_by_row(random, metric):
+    outcomes = drawn(random, "binary", 500)
+    columns = [METRICS[metric].statistics(o)(np.arange(500))[:, 0] for o in outcomes.values()]
+    gaps = columns[0] - columns[1]
+    expected = gaps.std(ddof=1) / np.sqrt(500)
+    assert resampled_error(outcomes, metric) == pytest.approx(expected, rel=0.1)
+    # Errors of unpaired scores would say several times as much.
+    apart = [column.std(ddof=1) / np.sqrt(500) for column in columns]
+    assert np.hypot(*apart) > 1.5 * expected
 
 
 def test_a_perfect_accuracy_still_has_a_width():

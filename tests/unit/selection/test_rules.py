@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -93,28 +94,86 @@ def test_earliest_within_says_what_it_saves():
     assert "(4 of 10 milestones lie within)" in choice.reason
 
 
-def test_earliest_within_one_standard_error_of_the_scatter():
+def test_earliest_within_the_scatter_where_no_rows_are_scored_again():
     noisy = [2.3, 1.0, 0.5, 0.30, 0.21, 0.24, 0.20, 0.23, 0.19, 0.22, 0.20, 0.23]
     choice = choose(noisy, rule="earliest-within")
     assert choice.entry.step == 500
-    assert "one standard error" in choice.reason
-    assert "from the scatter of 12 validations" in choice.reason
+    assert "within the scatter of the curve" in choice.reason
+    assert "from 12 validations" in choice.reason
+    assert "standard error" not in choice.reason
 
 
-def test_one_standard_error_uses_pruned_milestones_too():
+def test_the_scatter_uses_pruned_milestones_too():
     saved = training(FALLING)
     request = Request(rule="earliest-within", metric="log_loss")
     assert select(saved[-2:], request, evidence(saved)).reason
-    with pytest.raises(InvalidInput, match="cannot be measured from 2 validations"):
+    with pytest.raises(InvalidInput, match="insufficient.* 2 validations"):
         select(saved[-2:], request, evidence(saved[-2:]))
 
 
-def test_a_measured_standard_error_comes_first():
+def rescored(losses: Sequence[np.ndarray]):
+    """Milestones with a loss by row each, and the means of the same resampled rows."""
+    rows = len(losses[0])
+    drawn = np.random.default_rng(0).integers(0, rows, (2000, rows))
+    saved = training([float(each.mean()) for each in losses])
+    samples = {
+        entry.step: each[drawn].mean(axis=1) for entry, each in zip(saved, losses, strict=True)
+    }
+    return saved, evidence(saved, own_metric="log_loss", samples=samples)
+
+
+def test_one_standard_error_is_that_of_the_paired_difference():
+    """Hard rows are hard for all: each score alone is uncertain by far more than it differs."""
+    source = np.random.default_rng(1)
+    hard = source.gamma(2.0, size=300)
+    losses = [hard + gap + 0.02 * source.normal(size=300) for gap in (0.5, 0.1, 0.001, 0.0)]
+    saved, known = rescored(losses)
+    choice = select(saved, Request(rule="earliest-within", rescoring=True), known)
+    # The scores' own standard error of 0.08 would let nearly all of them pass.
+    assert hard.std() / 300**0.5 > 0.07
+    assert choice.entry.step == 300
+    paired = float((losses[2] - losses[3]).std(ddof=1) / 300**0.5)
+    assert f"one standard error ({paired:.2g}" in choice.reason
+    assert "(2 of 4 milestones lie within)" in choice.reason
+
+
+def test_equal_answers_are_within_any_standard_error():
+    same = np.linspace(0, 1, 50)
+    saved, known = rescored([same, same, same])
+    choice = select(saved, Request(rule="earliest-within", rescoring=True), known)
+    assert choice.entry.step == 100
+
+
+def test_a_metric_without_a_standard_error_needs_a_tolerance():
+    saved = [Saved(n, n, {"max_error": 1 / n}) for n in (1, 2, 3)]
+    request = Request(rule="earliest-within", rescoring=True)
+    with pytest.raises(InvalidInput, match="max_error has no standard error"):
+        select(saved, request, evidence(saved))
+
+
+@pytest.mark.parametrize("rule", COMPARING)
+@pytest.mark.parametrize(("metric", "mode"), [("log_loss", "max"), ("accuracy", "min")])
+def test_a_mode_that_would_choose_the_worst_is_refused(rule: str, metric: str, mode: str):
+    with pytest.raises(InvalidInput, match=f"settings.mode = '{mode}': contradicts {metric}"):
+        choose(FALLING, rule=rule, metric=metric, mode=mode)
+
+
+def test_the_best_of_those_kept_says_so_and_names_a_better_one():
     saved = training(FALLING)
-    known = evidence(saved, own_metric="log_loss", errors={900: 0.07})
-    choice = select(saved, Request(rule="earliest-within"), known)
-    assert choice.entry.step == 500
-    assert "one standard error (0.07, by resampling the rows)" in choice.reason
+    known = evidence(saved, own_metric="log_loss")
+    reason = select(saved[:5], Request(), known).reason
+    assert "the best of the 5 milestones kept of 10" in reason
+    assert "step 900 with 0.2 was better, but was pruned or is damaged" in reason
+    scored = select(saved[:5], Request(rescoring=True), known).reason
+    assert "the 5 milestones kept of 10" in scored
+    assert "better" not in scored
+
+
+def test_a_milestone_without_the_metric_was_not_pruned():
+    saved = training(FALLING)
+    saved[3] = Saved(400, 12800)
+    known = evidence(saved, own_metric="log_loss")
+    assert "the best of 9 milestones;" in select(saved, Request(), known).reason
 
 
 def test_before_overfitting():
@@ -134,7 +193,11 @@ def test_before_overfitting_takes_what_was_kept():
     saved = training(OVERFIT)
     kept = [saved[2], saved[10], saved[14]]
     known = evidence(saved, own_metric="log_loss")
-    assert select(kept, Request(rule="before-overfitting"), known).entry.step == 300
+    choice = select(kept, Request(rule="before-overfitting"), known)
+    assert choice.entry.step == 300
+    assert "the last milestone kept before overfitting" in choice.reason
+    assert "in between, to step 7" in choice.reason
+    assert "not kept" in choice.reason
     with pytest.raises(InvalidInput, match="keep more of them"):
         select(kept[1:], Request(rule="before-overfitting"), known)
 

@@ -29,6 +29,7 @@ __all__ = [
     "headline_metric",
     "metrics_of",
     "point",
+    "resolve_direction",
     "score",
 ]
 
@@ -272,6 +273,33 @@ def direction(name: str) -> Direction:
         InvalidInput: There is no such metric; the remedy lists the nearest ones.
     """
     return find_metric(name).direction
+
+
+def resolve_direction(
+    name: str, mode: Literal["auto", "min", "max"], *, field: str = "mode"
+) -> Direction:
+    """Return the direction of a metric; `mode` decides only where the catalog does not know it.
+
+    Args:
+        name: Of the metric.
+        mode: What the user set; `auto` leaves it to the catalog.
+        field: The setting that `mode` comes from, for the message.
+
+    Raises:
+        InvalidInput: The metric is not known and `mode` is `auto`, or `mode` contradicts what is
+            known: it would choose or keep the worst.
+    """
+    if mode == "auto":
+        return direction(name)
+    try:
+        known = direction(name)
+    except InvalidInput:
+        return mode
+    if known != mode:
+        best = "smallest" if known == "min" else "largest"
+        remedy = f"contradicts {name}, whose {best} value is the best; use 'auto', or '{known}'"
+        raise InvalidInput([Problem(field, mode, remedy)])
+    return known
 
 
 def headline_metric(names: Collection[str]) -> Metric | None:

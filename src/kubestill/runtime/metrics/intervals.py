@@ -7,7 +7,7 @@ seed would give.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 from kubestill.runtime.metrics.catalog import METRICS, Metric, metrics_of, point
 from kubestill.runtime.metrics.outcome import Floats, Ints, Outcome
 
-__all__ = ["Bootstrap", "Interval", "bootstrap"]
+__all__ = ["Bootstrap", "Interval", "bootstrap", "paired_error"]
 
 GROUPS = 4096
 """Above this many rows, random groups of rows are resampled instead: same width, bounded cost."""
@@ -99,9 +99,24 @@ class Bootstrap:
         return Interval(value, min(float(low), value), max(float(high), value))
 
 
+def paired_error(first: Floats, second: Floats) -> float:
+    """Return the standard error of the difference of two scores on the same rows.
+
+    Where a score is the mean of a loss by row, this is the standard deviation of the differences by
+    row over the square root of their number; resampling gives it for any other score, too.
+
+    Args:
+        first: [R] scores of one model on resamplings of the rows.
+        second: [R] scores of the other on the same resamplings: drawn by the same seed.
+    """
+    # A resample without a score, such as an AUC of one class, says nothing of the difference.
+    return float(np.nanstd(first - second, ddof=1))
+
+
 def bootstrap(
     outcomes: Mapping[str, Outcome],
     *,
+    only: Collection[str] | None = None,
     resamples: int = 2000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -110,6 +125,7 @@ def bootstrap(
 
     Args:
         outcomes: Name → outcome; all of the same rows in the same order.
+        only: Metrics to resample; None resamples all of the task.
         resamples: How many; 2,000 settle a 95% bound to about a tenth of the interval's width.
         confidence: Of the two-sided intervals.
         seed: The same seed gives the same intervals.
@@ -125,7 +141,9 @@ def bootstrap(
         columns[name] = {
             metric.name: metric.sums(outcome, order, groups)
             for metric in metrics
-            if metric.statistics and np.isfinite(points[name][metric.name])
+            if (only is None or metric.name in only)
+            and metric.statistics
+            and np.isfinite(points[name][metric.name])
         }
     sizes = np.diff(np.arange(groups + 1) * len(order) // groups)[:, None]
     samples = _resample(outcomes, columns, sizes, resamples, generator)

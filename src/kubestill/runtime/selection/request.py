@@ -1,4 +1,4 @@
-"""What a selection is asked for, what it can look at, and whether the two fit together."""
+"""Define what a selection is asked for and what it can look at, and check that the two agree."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Literal, Protocol
 
 from kubestill.errors import Problems, nearest
 from kubestill.runtime.curves.phases import Phases, detect_phases
-from kubestill.runtime.metrics.catalog import TRAIN_LOSS, Direction, direction
+from kubestill.runtime.metrics.catalog import METRICS, TRAIN_LOSS, Direction, resolve_direction
+from kubestill.runtime.metrics.outcome import Floats
 
 COMPARING = ("best", "earliest-within", "pareto")
 """Rules that compare a metric."""
@@ -46,51 +47,62 @@ class Request:
 
     rule: str = "best"
     metric: str = ""
-    """What to compare; empty takes the training's own."""
+    """What to compare; empty takes the training run's own."""
     mode: Literal["auto", "min", "max"] = "auto"
-    """Which way the metric is better; `auto` knows the usual names."""
+    """Which way the metric is better; `auto` knows every metric that is measured here."""
     tolerance: float = 0.0
-    """For `earliest-within`: share of the best value that may be lost; 0 is one standard error."""
+    """For `earliest-within`: share of the best value that may be lost; 0 is one standard error of
+    the difference to the best where candidates are scored again, else the scatter of the curve."""
     step: int | None = None
     """For `step`."""
     rescoring: bool = False
     """Whether candidates are scored again on another dataset."""
 
+    @property
+    def measures_error(self) -> bool:
+        """Whether what may be lost is a standard error, measured on rows."""
+        return self.rescoring and self.rule == "earliest-within" and not self.tolerance
+
     def way(self, metric: str) -> Direction:
         """Return which way `metric` is better."""
-        return direction(metric) if self.mode == "auto" else self.mode
+        return resolve_direction(metric, self.mode, field="settings.mode")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What is known of a training besides the milestones it kept."""
+    """What is known of a training run besides the milestones it kept."""
 
     curves: Mapping[str, Sequence[Mapping[str, float]]]
     """`train` and `validation`, a point a milestone, pruned ones included (as `training.json`)."""
     own_metric: str = ""
-    """What the training itself followed."""
-    errors: Mapping[int, float] = field(default_factory=dict[int, float])
-    """Standard error of the metric by step, where scoring again measured it."""
+    """What the training run itself followed."""
+    samples: Mapping[int, Floats] = field(default_factory=dict[int, Floats])
+    """Step → [R] scores on resamplings of the rows, the same ones for every step, where candidates
+    were scored again."""
 
     @property
     def phases(self) -> Phases:
-        """Where the training's phases lie."""
+        """Where the phases of the training run lie."""
         return detect_phases(self.curves, metric=self.own_metric)
 
-    def history(self, metric: str) -> list[float]:
-        """Return the metric at every milestone there ever was, in order of step."""
-        validated = [(p["step"], p[metric]) for p in self.curves["validation"] if metric in p]
-        trained = [(p["step"], p["loss"]) for p in self.curves["train"]]
-        points = trained if metric == TRAIN_LOSS else validated
-        return [value for _, value in sorted(points)]
+    def history(self, metric: str) -> dict[int, float]:
+        """Return step → metric of every milestone there ever was, in order of step."""
+        key = "loss" if metric == TRAIN_LOSS else metric
+        points = self.curves["train" if metric == TRAIN_LOSS else "validation"]
+        return dict(sorted((int(point["step"]), point[key]) for point in points if key in point))
+
+    @property
+    def steps(self) -> set[int]:
+        """The steps of all milestones there ever were."""
+        return {int(point["step"]) for points in self.curves.values() for point in points}
 
 
 def metric_of(request: Request, evidence: Evidence, recorded: Collection[str]) -> str:
-    """Return the metric to compare: the one asked for, else the training's own, else the only one.
+    """Return the metric to compare: the requested, else the training run's own, else the only one.
 
     Args:
         request: What the user asked for.
-        evidence: What the training followed.
+        evidence: What the training run followed.
         recorded: The metrics there are to compare.
 
     Raises:
@@ -104,7 +116,7 @@ def metric_of(request: Request, evidence: Evidence, recorded: Collection[str]) -
         remedy = "no milestone has any metric; train with a validation set, or use 'last' or 'step'"
         problems.add("rule", request.rule, remedy)
     elif not metric:
-        remedy = "say which one to compare; recorded: " + ", ".join(sorted(recorded))
+        remedy = "name the one to compare; recorded: " + ", ".join(sorted(recorded))
         problems.add("metric", metric, remedy)
     elif metric not in recorded:
         remedy = f"no milestone has it; recorded: {', '.join(sorted(recorded))}"
@@ -112,6 +124,10 @@ def metric_of(request: Request, evidence: Evidence, recorded: Collection[str]) -
     else:
         with problems.collect():
             request.way(metric)
+        known = METRICS.get(metric)
+        if request.measures_error and not (known and known.statistics):
+            remedy = f"{metric} has no standard error; give a tolerance such as 0.01"
+            problems.add("tolerance", request.tolerance, remedy)
     problems.raise_if_any()
     return metric
 
@@ -123,8 +139,8 @@ def check_request(
 
     Args:
         request: What the user asked for.
-        evidence: What is known of the training.
-        entries: The training's checkpoints, of any kind.
+        evidence: What is known of the training run.
+        entries: Checkpoints of any kind.
         recorded: The metrics there are, or will be after scoring again.
 
     Raises:
@@ -147,14 +163,14 @@ def check_request(
 
 
 def check_rule(request: Request) -> None:
-    """Find everything wrong with a request whatever the training was.
+    """Find everything wrong with a request, whatever the training run was.
 
     Raises:
         InvalidInput: An unknown rule, a tolerance that is no share, and contradictions, at once.
     """
     problems = Problems()
     if not 0 <= request.tolerance < 1:
-        remedy = "use a share of the best value: 0 (one standard error) up to, not including, 1"
+        remedy = "is not in [0, 1); give a share of the best value, or 0 for one standard error"
         problems.add("tolerance", request.tolerance, remedy)
     if request.rule not in RULES:
         problems.add("rule", request.rule, nearest(request.rule, RULES))

@@ -1,4 +1,4 @@
-"""The named rules that choose one milestone of a training, each with a written reason.
+"""Choose one milestone of a training run by a named rule, with a written reason.
 
 Only milestones can be chosen: a recovery checkpoint's step depends on the clock, and so would the
 chosen model. Cost is training examples seen, never seconds. Of equals, the cheaper one wins.
@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.curves.noise import settled_noise
+from kubestill.runtime.metrics.intervals import paired_error
 from kubestill.runtime.selection.request import (
     COMPARING,
     Evidence,
@@ -22,7 +23,7 @@ from kubestill.runtime.selection.request import (
 )
 
 LEAST_POINTS = 6
-"""Values of a metric below which its scatter does not tell one standard error."""
+"""Values of a metric below which its scatter cannot be measured."""
 
 M = TypeVar("M", bound=Milestone)
 
@@ -48,6 +49,8 @@ class _Field(Generic[M]):
     """The candidates in order of step, and how to compare them."""
 
     candidates: Sequence[M]
+    kept: frozenset[int]
+    """The steps of all milestones there are, candidates or not."""
     metric: str
     sign: int
     request: Request
@@ -71,7 +74,28 @@ class _Field(Generic[M]):
                 front.append(entry)
         return front
 
-    def told(self, entry: M) -> str:
+    @property
+    def recorded(self) -> dict[int, float]:
+        """Step → metric of every milestone there ever was; only the kept ones are scored again."""
+        if self.request.rescoring:
+            return {}
+        return self.evidence.history(self.metric)
+
+    @property
+    def pruned(self) -> list[int]:
+        """The steps of milestones that were recorded and cannot be chosen any more, ascending."""
+        return sorted(self.evidence.steps - self.kept)
+
+    @property
+    def size(self) -> str:
+        """How many candidates there are, and of how many milestones they are what was kept."""
+        count = len(self.candidates)
+        if self.pruned:
+            return f"the {_milestones(count)} kept of {count + len(self.pruned)}"
+        return _milestones(count)
+
+    def describe(self, entry: M) -> str:
+        """Name a candidate and its value."""
         return f"step {entry.step:,} with {self.metric} {entry.metrics[self.metric]:.4g}"
 
 
@@ -79,9 +103,9 @@ def select(entries: Sequence[M], request: Request, evidence: Evidence) -> Choice
     """Choose one milestone.
 
     Args:
-        entries: The training's checkpoints, of any kind.
+        entries: Checkpoints of any kind.
         request: Which rule, and its parameters.
-        evidence: What else is known of the training.
+        evidence: What else is known of the training run.
 
     Raises:
         InvalidInput: Everything wrong with the request, at once; or nothing can be chosen.
@@ -92,6 +116,7 @@ def select(entries: Sequence[M], request: Request, evidence: Evidence) -> Choice
     metric = metric_of(request, evidence, recorded) if request.rule in COMPARING else ""
     field = _Field(
         candidates=[entry for entry in milestones if not metric or metric in entry.metrics],
+        kept=frozenset(entry.step for entry in milestones),
         metric=metric,
         sign=-1 if metric and request.way(metric) == "max" else 1,
         request=request,
@@ -110,13 +135,21 @@ def select(entries: Sequence[M], request: Request, evidence: Evidence) -> Choice
 
 def _best(field: _Field[M]) -> tuple[M, str]:
     best, *others = field.ranked
-    reason = f"{field.told(best)} is the best of {_milestones(field.candidates)}"
-    return best, f"{reason}; next is {field.told(others[0])}" if others else reason
+    reason = f"{field.describe(best)} is the best of {field.size}"
+    if others:
+        reason += f"; next is {field.describe(others[0])}"
+    gone = [step for step in field.pruned if step in field.recorded]
+    if gone:
+        better = min(gone, key=lambda step: field.sign * field.recorded[step])
+        value = field.recorded[better]
+        if field.sign * value < field.loss(best):
+            reason += f"; step {better:,} with {value:.4g} was better, but was pruned or is damaged"
+    return best, reason
 
 
 def _last(field: _Field[M]) -> tuple[M, str]:
     last = field.candidates[-1]
-    return last, f"step {last.step:,} is the last of {_milestones(field.candidates)}"
+    return last, f"step {last.step:,} is the last of {field.size}"
 
 
 def _step(field: _Field[M]) -> tuple[M, str]:
@@ -126,50 +159,61 @@ def _step(field: _Field[M]) -> tuple[M, str]:
 
 def _earliest_within(field: _Field[M]) -> tuple[M, str]:
     best = field.ranked[0]
-    margin, margin_told = _margin(field, best)
-    within = [entry for entry in field.candidates if field.loss(entry) <= field.loss(best) + margin]
+    margin, named = _margin(field, best)
+    within = [
+        e for e in field.candidates if e is best or field.loss(e) - field.loss(best) <= margin(e)
+    ]
     chosen = min(within, key=lambda entry: (entry.examples, field.loss(entry)))
-    told = f"{margin_told} of the best ({field.told(best)})"
-    if chosen.step == best.step:
-        return (
-            chosen,
-            f"{field.told(chosen)} is the best, and nothing cheaper is within {margin_told}",
+    named = named(chosen if chosen is not best else None)
+    if chosen is best:
+        return best, (
+            f"{field.describe(best)} is the best of {field.size}, and nothing cheaper is within "
+            f"{named}"
         )
     return chosen, (
-        f"{field.told(chosen)} is the cheapest within {told}: {_cost(chosen, best)} "
-        f"({len(within)} of {_milestones(field.candidates)} lie within)"
+        f"{field.describe(chosen)} is the cheapest within {named} of the best "
+        f"({field.describe(best)}): {_cost(chosen, best)} "
+        f"({len(within)} of {field.size} lie within)"
     )
 
 
-def _margin(field: _Field[M], best: M) -> tuple[float, str]:
-    """Return how much may be lost, in units of the metric, and how to say that."""
+def _margin(field: _Field[M], best: M) -> tuple[Callable[[M], float], Callable[[M | None], str]]:
+    """Return how much each candidate may lose against the best, and how to name that.
+
+    Where rows were scored again, this is one standard error of the candidate's own difference to
+    the best, row by row: two candidates that err on the same rows differ by far less than the
+    scores of either would on other rows.
+    """
     tolerance = field.request.tolerance
     if tolerance:
-        return tolerance * abs(field.loss(best)), f"{100 * tolerance:.3g}%"
-    if best.step in field.evidence.errors:
-        error = field.evidence.errors[best.step]
-        return error, f"one standard error ({error:.3g}, by resampling the rows)"
-    history = [field.sign * value for value in field.evidence.history(field.metric)]
+        allowed = tolerance * abs(field.loss(best))
+        return lambda _: allowed, lambda _: f"{100 * tolerance:.3g}%"
+    if samples := field.evidence.samples:
+
+        def error(entry: M) -> float:
+            return paired_error(samples[entry.step], samples[best.step])
+
+        def name(entry: M | None) -> str:
+            size = f" ({error(entry):.3g})" if entry else ""
+            return f"one standard error{size} of the difference, row by row,"
+
+        return error, name
+    history = [field.sign * value for value in field.evidence.history(field.metric).values()]
     if len(history) < LEAST_POINTS:
         remedy = (
-            f"one standard error cannot be measured from {len(history)} validations; give a "
-            "tolerance such as 0.01, or a dataset to score on again"
+            f"insufficient: no rows were scored again, and {len(history)} validations do not show "
+            "how far the curve scatters; give a tolerance such as 0.01, or connect a dataset"
         )
         raise InvalidInput([Problem("tolerance", tolerance, remedy)])
-    error = settled_noise(history)
-    return (
-        error,
-        f"one standard error ({error:.3g}, from the scatter of {len(history)} validations)",
-    )
+    scatter = settled_noise(history)
+    named = f"the scatter of the curve ({scatter:.3g}, from {len(history)} validations)"
+    return lambda _: scatter, lambda _: named
 
 
 def _before_overfitting(field: _Field[M]) -> tuple[M, str]:
     phases = field.evidence.phases
     end = phases.boundaries.detail
-    last = field.candidates[-1]
-    if end is None:
-        return last, f"step {last.step:,} is the last milestone, as {phases.why}"
-    before = [entry for entry in field.candidates if entry.step <= end]
+    before = [entry for entry in field.candidates if end is None or entry.step <= end]
     if not before:
         remedy = (
             f"{phases.why}, and the first milestone kept is step {field.candidates[0].step}: "
@@ -177,10 +221,12 @@ def _before_overfitting(field: _Field[M]) -> tuple[M, str]:
         )
         raise InvalidInput([Problem("rule", field.request.rule, remedy)])
     chosen = before[-1]
-    return (
-        chosen,
-        f"step {chosen.step:,} is the last milestone before overfitting ({phases.why})",
-    )
+    gone = [step for step in field.pruned if step > chosen.step and (end is None or step <= end)]
+    which = "the last milestone kept" if gone else "the last milestone"
+    if end is None:
+        return chosen, f"step {chosen.step:,} is {which}, as {phases.why}"
+    later = f"; {_milestones(len(gone))} in between, to step {gone[-1]:,}, not kept" if gone else ""
+    return chosen, f"step {chosen.step:,} is {which} before overfitting ({phases.why}{later})"
 
 
 def _pareto(field: _Field[M]) -> tuple[M, str]:
@@ -190,7 +236,7 @@ def _pareto(field: _Field[M]) -> tuple[M, str]:
     """
     front = field.front
     cheapest, best = front[0], front[-1]
-    told = f"{len(front)} of {_milestones(field.candidates)} are on the front"
+    shown = f"{len(front)} of {field.size} are on the front"
     cost = best.examples - cheapest.examples
     gain = field.loss(cheapest) - field.loss(best)
 
@@ -200,11 +246,11 @@ def _pareto(field: _Field[M]) -> tuple[M, str]:
 
     knee = max(front[1:-1], key=bulge, default=None)
     if knee is None or bulge(knee) <= 0:
-        return best, f"{field.told(best)}: the best, as returns never diminish; {told}"
+        return best, f"{field.describe(best)}: the best, as returns never diminish; {shown}"
     share = (field.loss(cheapest) - field.loss(knee)) / gain
     return knee, (
-        f"{field.told(knee)} is the knee of {field.metric} against cost: {share:.0%} of what the "
-        f"front gains, {_cost(knee, best)}; {told}"
+        f"{field.describe(knee)} is the knee of {field.metric} against cost: {share:.0%} of what "
+        f"the front gains, {_cost(knee, best)}; {shown}"
     )
 
 
@@ -218,8 +264,8 @@ _RULES: dict[str, Callable[[_Field[Any]], tuple[Any, str]]] = {
 }
 
 
-def _milestones(candidates: Sequence[Milestone]) -> str:
-    return "1 milestone" if len(candidates) == 1 else f"{len(candidates)} milestones"
+def _milestones(count: int) -> str:
+    return "1 milestone" if count == 1 else f"{count} milestones"
 
 
 def _cost(chosen: Milestone, best: Milestone) -> str:

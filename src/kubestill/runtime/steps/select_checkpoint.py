@@ -31,6 +31,7 @@ from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.evaluation.evaluate import evaluate
 from kubestill.runtime.metrics.catalog import TRAIN_LOSS, metrics_of
 from kubestill.runtime.metrics.intervals import bootstrap
+from kubestill.runtime.metrics.outcome import Floats
 from kubestill.runtime.models.export import (
     Export,
     export_from_state,
@@ -53,8 +54,10 @@ from kubestill.runtime.training.record import Chosen, TrainingRecord, training_o
 
 __all__ = ["SelectionSettings", "select_checkpoint"]
 
-RESAMPLES = 400
-"""Of the rows, for one standard error: known to about 4% of itself."""
+RESAMPLES = 800
+"""Of the rows, for one standard error: known to about 2.5% of itself."""
+LEAST_ROWS = 30
+"""Labelled rows below which a standard error is itself a guess."""
 
 
 class SelectionSettings(BaseModel):
@@ -65,7 +68,7 @@ class SelectionSettings(BaseModel):
     step: int | None = Field(default=None, ge=0)
     """For rule `step`: which one."""
     mode: Literal["auto", "min", "max"] = "auto"
-    """Which way the metric is better; `auto` knows the usual names."""
+    """Which way the metric is better; `auto` knows every metric that is measured here."""
     device: str = "auto"
     """Where candidates are scored again: `auto`, `cpu`, `cuda` or `cuda:1`."""
     serving: Serving | Literal["auto"] = "auto"
@@ -108,7 +111,8 @@ def select_checkpoint(
         rule: best, last, earliest-within, before-overfitting, pareto or step.
         metric: What to compare; empty takes the training's own.
         tolerance: For `earliest-within`: share of the best value that may be lost; 0 is one
-            standard error.
+            standard error of the difference to the best on the rows of `dataset`, or the scatter of
+            the curve without one.
         settings: See `SelectionSettings`.
 
     Returns:
@@ -207,7 +211,7 @@ class Selection:
         self, entries: Sequence[LedgerEntry], dataset: Dataset
     ) -> tuple[list[LedgerEntry], Evidence]:
         """Replace the metrics of every milestone by scores on `dataset`, one state at a time."""
-        request, errors = self.job.request, dict[int, float]()
+        request, samples = self.job.request, dict[int, Floats]()
         scored: list[LedgerEntry] = []
         for entry in _milestones(entries):
             try:
@@ -219,14 +223,14 @@ class Selection:
             predictor = load_model(self._folder(entry.step), device=self.job.device)
             found = evaluate(predictor, dataset)
             scored.append(replace(entry, metrics=finite(found.metrics)))
-            if request.rule == "earliest-within" and not request.tolerance:
-                samples = bootstrap({"": found.outcome}, resamples=RESAMPLES).samples[""]
-                errors[entry.step] = float(samples[self._metric(found.metrics)].std())
+            if request.measures_error:
+                metric = metric_of(request, self.job.evidence, found.metrics)
+                again = bootstrap({"": found.outcome}, only=[metric], resamples=RESAMPLES)
+                # A candidate whose answers are not finite has none, and does not compete.
+                if metric in again.samples[""]:
+                    samples[entry.step] = again.samples[""][metric]
             print(f"step {entry.step:,} scored on {dataset.rows:,} rows", flush=True)
-        return scored, replace(self.job.evidence, errors=errors)
-
-    def _metric(self, recorded: Mapping[str, float]) -> str:
-        return metric_of(self.job.request, self.job.evidence, recorded)
+        return scored, replace(self.job.evidence, samples=samples)
 
     def _state(self, entry: LedgerEntry) -> TrainingState:
         self.bytes_read += entry.bytes
@@ -285,6 +289,12 @@ def check_inputs(
             check_request(request, evidence, kept, _recorded(history, rows))
         else:
             check_rule(request)
+    if rows and request.measures_error and (labelled := rows.rows - rows.unlabelled) < LEAST_ROWS:
+        remedy = (
+            f"insufficient: one standard error takes {LEAST_ROWS} labelled rows, the dataset has "
+            f"{labelled}; connect more, or give a tolerance such as 0.01"
+        )
+        problems.add("tolerance", request.tolerance, remedy)
     problems.raise_if_any()
     assert history
     assert evidence
