@@ -96,12 +96,17 @@ def test_a_run_without_a_window_promotes_nothing(scene: Scene, second: Taken) ->
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{}", "holds no decision; connect the `record`"),
-        ('{"decision": []}', "holds no decision; connect the `record`"),
+        ("{}", "holds no decision on a model; connect the `record`"),
+        ('{"decision": []}', "holds no decision on a model; connect the `record`"),
+        (
+            '{"decision": {"decision": "bootstrap", "reason": "", "dataset": ""}}',
+            "holds no decision on a model; connect the `record`",
+        ),
+        ('{"decision": {"decision": "promote", "model": 7}}', "reason: Field required"),
         ("[]", "holds no JSON object"),
         ("", "cannot be read"),
     ],
-    ids=["empty", "another-type", "a-list", "no-json"],
+    ids=["empty", "another-type", "nothing-judged", "torn", "a-list", "no-json"],
 )
 def test_a_record_without_a_decision_is_refused(
     scene: Scene, second: Taken, content: str, message: str

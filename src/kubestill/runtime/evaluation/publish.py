@@ -9,36 +9,28 @@ from kubestill.runtime.base.artifacts import clean
 from kubestill.runtime.evaluation.findings import Findings
 from kubestill.runtime.evaluation.inputs import Job, Lineage
 from kubestill.runtime.metrics.catalog import metrics_of
+from kubestill.runtime.retraining.decision import DecisionRecord
 
-__all__ = ["DECISION_FORMAT", "decision_record", "history_body", "scalars"]
-
-DECISION_FORMAT = "kubestill/decision/1"
+__all__ = ["decision_record", "history_body", "scalars"]
 
 
-def decision_record(job: Job, findings: Findings) -> dict[str, Any]:
-    """Return the decision, bound to what it was taken on: the promotion blesses nothing else.
-
-    `model`, `baseline` and `dataset` are digests; `record` is what the model is to be remembered by
-    if it is promoted (see `evaluation.record`).
-    """
+def decision_record(job: Job, findings: Findings) -> DecisionRecord:
+    """Return the decision, bound to what it was taken on."""
     digests = {role: candidate.digest for role, candidate in job.candidates.items()}
-    return clean(
-        {
-            "format": DECISION_FORMAT,
-            "decision": findings.decision.verdict,
-            "reason": findings.decision.reason,
-            "model": digests["model"],
-            "baseline": digests.get("baseline", ""),
-            "dataset": job.dataset.fingerprint,
-            "scores": _scores(findings, findings.model.name),
-            "record": findings.record.model_dump(mode="json") if findings.record else {},
-        }
+    return DecisionRecord(
+        decision=findings.decision.verdict,
+        reason=findings.decision.reason,
+        model=digests["model"],
+        baseline=digests.get("baseline", ""),
+        dataset=job.dataset.fingerprint,
+        scores=clean(_scores(findings, findings.model.name)),
+        record=findings.record.model_dump(mode="json") if findings.record else {},
     )
 
 
 def history_body(job: Job, findings: Findings, lineage: Lineage) -> dict[str, Any]:
     """Return what the history keeps: the decision, why, and what its plot is drawn from."""
-    decision = decision_record(job, findings)
+    decision = decision_record(job, findings).to_json()
     del decision["record"]
     return clean(
         {

@@ -21,6 +21,7 @@ from kubestill.runtime.base.device import choose_device
 from kubestill.runtime.base.values import parse_json
 from kubestill.runtime.models.identity import (
     SPEC_FILE,
+    TRAINING_FILE,
     WEIGHTS_FILE,
     check_digest,
     model_digest,
@@ -39,8 +40,6 @@ __all__ = [
     "export_model",
     "load_model",
 ]
-
-TRAINING_FILE = "training.json"
 
 
 @dataclass(frozen=True, kw_only=True)

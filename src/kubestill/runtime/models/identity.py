@@ -16,6 +16,7 @@ from kubestill.runtime.stores.base import Store
 
 __all__ = [
     "SPEC_FILE",
+    "TRAINING_FILE",
     "WEIGHTS_FILE",
     "check_digest",
     "model_digest",
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 SPEC_FILE = "model.json"
+TRAINING_FILE = "training.json"
 WEIGHTS_FILE = "model.safetensors"
 
 

@@ -85,15 +85,17 @@ def continuous_eval(
     decision = decision_record(job, findings)
     if job.lineage:
         stands = _remember(job, job.lineage, history_body(job, findings, job.lineage))
-        decision |= {key: stands[key] for key in ("decision", "reason")}
+        found = {key: stands[key] for key in ("decision", "reason")}
+        decision = decision.model_copy(update=found)
     history = job.lineage.registry.history() if job.lineage else []
     write_pages(evaluation_report(findings, history), report, summary)
     for name, value in scalars(findings).items():
         metrics.log_metric(name, value)
-    write_record(record, "decision", {"decision": decision, "scores": findings.to_scores()})
+    body = {"decision": decision.to_json(), "scores": findings.to_scores()}
+    write_record(record, "decision", body)
     print(scores_text(findings), flush=True)
-    print(f"{decision['decision']}: {decision['reason']}", flush=True)
-    return decision["decision"], decision["reason"]
+    print(f"{decision.decision}: {decision.reason}", flush=True)
+    return decision.decision, decision.reason
 
 
 def _no_champion(

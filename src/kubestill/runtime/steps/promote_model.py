@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from kubestill.errors import InvalidInput, Problem, Problems
 from kubestill.runtime.base.artifacts import (
@@ -29,6 +29,7 @@ from kubestill.runtime.retraining.champions import (
     copy_model,
     copy_training,
 )
+from kubestill.runtime.retraining.decision import DecisionRecord, read_decision
 from kubestill.runtime.retraining.kubeflow import NotRegistered, check_address, register
 from kubestill.runtime.retraining.request import check_placeholders
 from kubestill.runtime.selection.request import Evidence, Request
@@ -102,10 +103,10 @@ def promote_model(
             "version": champion.version,
             "model": digest,
             "window": champion.window,
-            "reason": decision["reason"],
+            "reason": decision.reason,
         },
     )
-    told = f"champion {champion.version}: {decision['reason']}"
+    told = f"champion {champion.version}: {decision.reason}"
     uri = store.model_uri(champion)
     if model_registry:
         name = model_name or store.uri.rstrip("/").rpartition("/")[2]
@@ -129,26 +130,26 @@ def _check(
     record: Artifact | None,
     metrics: Artifact | None,
     names: Mapping[str, str],
-) -> tuple[str, Ledger, Mapping[str, Any]]:
+) -> tuple[str, Ledger, DecisionRecord]:
     problems = Problems()
     check_placeholders(names, problems)
     check_address(names["model_registry"], problems)
-    digest, history = "", None
+    digest, history, decision = "", None, None
     with problems.collect():
         check_kind(model, "model")
         digest = read_digest(open_store(model.path))
     with problems.collect():
         check_kind(ledger, "ledger")
         history = read_ledger_artifact(ledger.path)
-    decision: Mapping[str, Any] = {}
     with problems.collect("record", record.uri if record else None):
         decision = _read_decision(record, metrics)
     problems.raise_if_any()
     assert history
+    assert decision
     return digest, history, decision
 
 
-def _read_decision(record: Artifact | None, metrics: Artifact | None) -> Mapping[str, Any]:
+def _read_decision(record: Artifact | None, metrics: Artifact | None) -> DecisionRecord:
     """Return the decision, from the record or from the metadata of older metrics."""
     check_kind(record, "decision", "record")
     check_kind(metrics, "metrics")
@@ -157,23 +158,25 @@ def _read_decision(record: Artifact | None, metrics: Artifact | None) -> Mapping
         found = read_record(record).get("decision")
     elif metrics:
         found = read_metadata(metrics, "decision_record")
-    if isinstance(found, Mapping) and "decision" in found:
-        return found  # pyright: ignore[reportUnknownVariableType]
     given = record or metrics
-    remedy = "holds no decision; connect the `record` of the continuous-eval that judged the model"
+    if given and isinstance(found, Mapping) and "model" in found:
+        return read_decision(cast(Mapping[str, Any], found), source=given.uri)
+    remedy = (
+        "holds no decision on a model; connect the `record` of the continuous-eval that judged it"
+    )
     raise InvalidInput([Problem("record", given.uri if given else None, remedy)])
 
 
-def _check_judged(decision: Mapping[str, Any], digest: str, state: State, held: Claim) -> None:
+def _check_judged(decision: DecisionRecord, digest: str, state: State, held: Claim) -> None:
     """Refuse to bless anything else than what was judged."""
     problems = Problems()
-    if decision["decision"] not in _PROMOTING:
-        problems.add("decision", decision["decision"], "only 'promote' makes a champion")
+    if decision.decision not in _PROMOTING:
+        problems.add("decision", decision.decision, "only 'promote' makes a champion")
     current = state.champion.model_digest if state.champion else ""
     for field, found, judged, what in (
-        ("model", digest, decision["model"], "the challenger"),
-        ("baseline", current, decision["baseline"], "the champion it was compared with"),
-        ("dataset", held.window.holdout, decision["dataset"], "the rows it was judged by"),
+        ("model", digest, decision.model, "the challenger"),
+        ("baseline", current, decision.baseline, "the champion it was compared with"),
+        ("dataset", held.window.holdout, decision.dataset, "the rows it was judged by"),
     ):
         if found != judged:
             remedy = f"{what} had the digest {judged!r} when it was judged; judge again"
@@ -186,7 +189,7 @@ def _promote(
     held: Claim,
     model: Artifact,
     ledger: Ledger,
-    decision: Mapping[str, Any],
+    decision: DecisionRecord,
     digest: str,
 ) -> Champion:
     folder = f"models/{held.window.id}"
@@ -204,7 +207,7 @@ def _promote(
         model_digest=digest,
         ledger_digest=copy_training(registry, ledger, choice.entry, folder),
         datasets={"judged": held.window.holdout},
-        decision=dict(decision),
+        decision=decision.to_json(),
     )
     changed = registry.change(lambda state: transitions.promote(state, champion))
     made = transitions.promoted(changed, held.run_id)

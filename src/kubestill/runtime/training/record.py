@@ -20,7 +20,7 @@ from kubestill.runtime.base.values import Instant, Number, Whole, check_format, 
 from kubestill.runtime.checkpoints.ledger import Attempt, CheckpointKind, Ledger, LedgerEntry
 from kubestill.runtime.checkpoints.schedule import SavingReport
 from kubestill.runtime.curves.phases import Phases
-from kubestill.runtime.models.export import TRAINING_FILE
+from kubestill.runtime.models.identity import TRAINING_FILE
 from kubestill.runtime.stores import open_store
 
 __all__ = [
