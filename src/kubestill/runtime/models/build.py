@@ -83,6 +83,7 @@ def build(
     encoder: Encoder,
     outputs: int,
     seed: int,
+    prove: bool = True,
 ) -> Built:
     """Build the network on the CPU, reproducibly, without touching the global random state.
 
@@ -93,6 +94,7 @@ def build(
         encoder: What gives the features.
         outputs: Outputs a row: classes, 1 for binary, target values for regression.
         seed: Seeds the initial weights.
+        prove: Send one batch through it, which also gives lazy layers their sizes.
 
     Raises:
         InvalidInput: Unknown network or arguments, or a batch that does not come out as [B,
@@ -120,7 +122,8 @@ def build(
             seen = _expected_shape(made, shape)
             made = Shaped(seen, made)
         whole = nn.Sequential(embed, made) if embed else made
-        _prove(network, whole, torch.zeros(DRY_ROWS, encoder.width), seen, outputs)
+        if prove:
+            _prove(network, whole, torch.zeros(DRY_ROWS, encoder.width), seen, outputs)
     return Built(whole, arguments, factory)
 
 

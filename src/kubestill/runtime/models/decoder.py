@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from kubestill.errors import InvalidInput, Problem
+from kubestill.errors import CorruptData, InvalidInput, Problem
+from kubestill.runtime.base.values import Number, read_as
 from kubestill.runtime.models.moments import Moments
 
 __all__ = ["Decoder"]
@@ -61,6 +64,23 @@ class Decoder(nn.Module):
         return dict(self._spec)
 
     @classmethod
-    def from_spec(cls, spec: dict[str, Any]) -> Decoder:
-        """Rebuild the decoder, bit for bit."""
-        return cls(spec["mean"], spec["std"])
+    def from_spec(cls, spec: dict[str, Any], targets: int) -> Decoder:
+        """Rebuild the decoder, bit for bit.
+
+        Args:
+            spec: What `to_spec` gave.
+            targets: How many numbers it scales; 0 for classification.
+
+        Raises:
+            CorruptData: It is no decoder, or one of other targets.
+        """
+        read = read_as(_Spec, spec, source="the model spec", what="decoder")
+        if len(read.mean) != targets or len(read.std) != targets:
+            raise CorruptData(f"the model spec has a decoder that does not fit {targets} targets")
+        return cls(read.mean, read.std)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Spec:
+    mean: tuple[Number, ...]
+    std: tuple[Annotated[Number, Field(gt=0)], ...]

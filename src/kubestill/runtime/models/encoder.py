@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from kubestill.errors import Problems
+from kubestill.errors import CorruptData, Problems
+from kubestill.runtime.base.values import Flag, Number, WholeFloat, read_as
 from kubestill.runtime.models.moments import Moments
 
 if TYPE_CHECKING:
@@ -39,13 +41,13 @@ class ColumnEncoding:
 
     name: str
     kind: str
-    shape: tuple[int, ...] = ()
-    mean: tuple[float, ...] = ()
+    shape: Annotated[tuple[WholeFloat, ...], Field(max_length=32)] = ()
+    mean: tuple[Number, ...] = ()
     """One value; one a leading channel for tensors [C, H, W]; none for categorical columns."""
-    std: tuple[float, ...] = ()
-    indicator: bool = False
+    std: tuple[Annotated[Number, Field(gt=0)], ...] = ()
+    indicator: Flag = False
     """Whether a feature says that the value is missing."""
-    categories: int = 0
+    categories: WholeFloat = 0
 
     @property
     def width(self) -> int:
@@ -146,23 +148,52 @@ class Encoder(nn.Module):
 
     def to_spec(self) -> dict[str, Any]:
         """Return what `from_spec` needs, as JSON."""
-        return {"columns": [asdict(column) for column in self.columns]}
+        sizes = ("shape", "mean", "std")
+        return {
+            "columns": [
+                {**vars(column), **{name: list(getattr(column, name)) for name in sizes}}
+                for column in self.columns
+            ]
+        }
 
     @classmethod
-    def from_spec(cls, spec: dict[str, Any]) -> Encoder:
-        """Rebuild the encoder, bit for bit."""
-        return cls(
-            ColumnEncoding(
-                name=column["name"],
-                kind=column["kind"],
-                shape=tuple(column["shape"]),
-                mean=tuple(column["mean"]),
-                std=tuple(column["std"]),
-                indicator=column["indicator"],
-                categories=column["categories"],
-            )
-            for column in spec["columns"]
-        )
+    def from_spec(cls, spec: dict[str, Any], features: Iterable[Column]) -> Encoder:
+        """Rebuild the encoder, bit for bit.
+
+        Args:
+            spec: What `to_spec` gave.
+            features: The schema's, whose sizes are backed by labels and bounds; what the encoder
+                claims must be the same.
+
+        Raises:
+            CorruptData: It is no encoder, or not one of these features.
+        """
+        columns = read_as(_Spec, spec, source="the model spec", what="encoder").columns
+        if [_claim(column) for column in columns] != [_expected(column) for column in features]:
+            raise CorruptData("the model spec has an encoder that does not fit its features")
+        return cls(columns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Spec:
+    columns: tuple[ColumnEncoding, ...]
+
+
+def _claim(column: ColumnEncoding) -> tuple[Any, ...]:
+    sizes = (len(column.mean), len(column.std), column.categories)
+    may_lack = not column.indicator or column.kind in ("numeric", "boolean")
+    return column.name, column.kind, column.shape, *sizes, may_lack
+
+
+def _expected(column: Column) -> tuple[Any, ...]:
+    channels = _channels(column)
+    return column.name, column.kind, column.shape, *channels, len(column.categories or ()), True
+
+
+def _channels(column: Column) -> tuple[int, int]:
+    """Return how many means and deviations a column has."""
+    count = 0 if column.kind == "categorical" else column.shape[0] if len(column.shape) == 3 else 1
+    return count, count
 
 
 def _measure(blocks: Iterable[np.ndarray], layout: RawLayout) -> dict[str, Moments]:

@@ -159,9 +159,10 @@ def load_model(uri: str, *, device: str = "cpu", trust: Iterable[str] = ()) -> P
     form = parse_json(files[SPEC_FILE], source=f"{uri}/{SPEC_FILE}", what="model")
     spec = ModelSpec.from_json(form)
     digest = check_digest(files[SPEC_FILE], files[WEIGHTS_FILE], source=uri)
-    model = Model.from_spec(spec, trust=trust)
     try:
-        model.load_state_dict(safetensors.torch.load(files[WEIGHTS_FILE]))
+        weights = safetensors.torch.load(files[WEIGHTS_FILE])
+        model = Model.from_spec(spec, trust=trust, weights=weights)
+        model.load_state_dict(weights)
     except (SafetensorError, RuntimeError) as error:
         raise CorruptData(f"{uri}/{WEIGHTS_FILE}: {error}") from error
     return Predictor(model.to(place), digest=digest)

@@ -91,7 +91,7 @@ class FourierFeatures(nn.Module):
 
     def __init__(self, inputs: int, count: int, scale: float):
         super().__init__()
-        self.register_buffer("projection", scale * torch.randn(count, inputs))
+        self.register_buffer("projection", torch.empty(count, inputs).normal_().mul_(scale))
 
     def forward(self, features: Tensor) -> Tensor:
         """Map [B, inputs] to [B, inputs + 2 count]."""
@@ -185,6 +185,10 @@ def resmlp(
     )
 
 
+_MOST_WAVES = 1 << 22
+"""Modes times points: the transform is a matrix, four times in memory while it is made."""
+
+
 class SpectralConv1d(nn.Module):
     """A learned complex matrix for each of the lowest modes (Li et al. 2021, eq. 5).
 
@@ -203,9 +207,12 @@ class SpectralConv1d(nn.Module):
     def __init__(self, length: int, channels: int, modes: int):
         super().__init__()
         # Real pairs, since optimizers and checkpoints know no complex numbers.
-        self.weight = nn.Parameter(torch.rand(modes, channels, channels, 2) / channels**2)
+        self.weight = nn.Parameter(torch.empty(modes, channels, channels, 2))
+        with torch.no_grad():
+            self.weight.uniform_().div_(channels**2)
         self.modes, self.channels = modes, channels
-        mode, point = torch.arange(modes), torch.arange(length)
+        # For real even where the network is built for its shapes alone: these are bounded.
+        mode, point = (torch.arange(count, device="cpu") for count in (modes, length))
         # Whole numbers below `length` before they become angles: exact for any length.
         angle = (mode[:, None] * point % length).double() * (2 * torch.pi / length)
         waves = torch.cat([angle.cos(), -angle.sin()])
@@ -264,7 +271,7 @@ class FNO1d(nn.Module):
         self.local = nn.ModuleList(nn.Linear(channels, channels) for _ in range(layers))
         self.hidden = nn.Linear(channels, projection)
         self.last = nn.Linear(projection, 1)
-        angle = 2 * torch.pi * torch.arange(length) / length
+        angle = 2 * torch.pi * torch.arange(length, device="cpu") / length
         place = torch.stack([angle.sin(), angle.cos()], dim=1)[None] if places else None
         self.register_buffer("place", place, persistent=False)
 
@@ -317,6 +324,9 @@ def fno(
         problems.add("out_features", out_features, remedy)
     if not 1 <= modes <= in_features // 2:
         problems.add("modes", modes, f"give 1 to {in_features // 2}, half of the field's points")
+    elif modes * in_features > _MOST_WAVES:
+        remedy = f"times {in_features} points is more than {_MOST_WAVES:,}; give fewer"
+        problems.add("modes", modes, remedy)
     for name, value in (("channels", channels), ("layers", layers), ("projection", projection)):
         if value < 1:
             problems.add(name, value, "give at least one")

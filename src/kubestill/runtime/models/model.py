@@ -6,19 +6,23 @@ import gc
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from kubestill.errors import CorruptData, InvalidInput, Problem
 from kubestill.runtime.base import trust as trusted
+from kubestill.runtime.base.values import Digest, JsonObject, WholeFloat, read_as
 from kubestill.runtime.datasets.decode import RawLayout
 from kubestill.runtime.datasets.schema import Schema
 from kubestill.runtime.models.build import build
 from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.encoder import Encoder
 from kubestill.runtime.models.resolve import resolve_network, source_digest
+from kubestill.runtime.models.sizes import build_bounded
 
 __all__ = ["FORMAT", "Model", "ModelSpec", "output_names"]
 
@@ -37,13 +41,13 @@ class ModelSpec:
 
     schema: Schema
     """Features and target only."""
-    network: dict[str, Any]
+    network: JsonObject
     """`factory` (a name or an import path), `args`, and `source`: the digest of its file's text."""
-    encoder: dict[str, Any]
-    decoder: dict[str, Any]
-    parameters: int
+    encoder: JsonObject
+    decoder: JsonObject
+    parameters: WholeFloat
     """Learned numbers."""
-    digest: str | None = None
+    digest: Digest | None = None
     """SHA-256 of `model.safetensors`; None before the export."""
 
     @property
@@ -77,21 +81,38 @@ class ModelSpec:
         """Read what `to_json` wrote.
 
         Raises:
-            CorruptData: It is not a model spec, or one of a later format.
+            CorruptData: It is no model spec, one of a later format, or one whose parts contradict
+                each other.
         """
-        if form.get("format") != FORMAT:
-            raise CorruptData(f"model spec: format {form.get('format')!r}, this reads {FORMAT!r}")
-        try:
-            return cls(
-                schema=Schema.from_json(form["schema"]),
-                network=form["network"],
-                encoder=form["encoder"],
-                decoder=form["decoder"],
-                parameters=int(form["parameters"]),
-                digest=form["digest"],
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise CorruptData(f"model spec: {type(error).__name__}: {error}") from error
+        if not isinstance(form, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise CorruptData("the model spec is no JSON object")
+        source, what = "the model spec", "model"
+        if (found := form.get("format")) != FORMAT:
+            raise CorruptData(f"{source} has the format {found!r:.80}; this reads {FORMAT!r}")
+        # The rest is for other programs: it follows from these.
+        kept = {name: form[name] for name in _READ if name in form}
+        spec = read_as(cls, kept, source=source, what=what)
+        if spec.schema.task is None or not spec.schema.features:
+            raise CorruptData("the model spec has no target, or no feature")
+        read_as(_Network, spec.network, source=source, what="network")
+        Encoder.from_spec(spec.encoder, spec.schema.features)
+        Decoder.from_spec(spec.decoder, _targets(spec.schema))
+        return spec
+
+
+_READ = ("schema", "network", "encoder", "decoder", "parameters", "digest")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Network:
+    factory: str
+    args: JsonObject
+    source: Digest | None
+
+
+def _targets(schema: Schema) -> int:
+    """Return how many numbers a regression predicts; 0 for classes, which are not scaled."""
+    return schema.target.width if schema.target and schema.task == "regression" else 0
 
 
 class Model(nn.Module):
@@ -119,6 +140,7 @@ class Model(nn.Module):
         network: str = "mlp",
         network_args: Mapping[str, Any] | None = None,
         seed: int = 0,
+        prove: bool = True,
     ) -> Model:
         """Build a new model with seeded initial weights, on the CPU.
 
@@ -129,6 +151,7 @@ class Model(nn.Module):
             network: A name ("mlp") or an import path ("package.module:attribute").
             network_args: Keyword arguments for it.
             seed: Seeds the initial weights.
+            prove: Send one batch through the network; see `build`.
 
         Raises:
             InvalidInput: There is no target or no feature, or the network does not fit; see
@@ -147,6 +170,7 @@ class Model(nn.Module):
             encoder=encoder,
             outputs=layout.outputs,
             seed=seed,
+            prove=prove,
         )
         source = source_digest(built.factory)
         spec = ModelSpec(
@@ -154,39 +178,54 @@ class Model(nn.Module):
             network={"factory": network, "args": built.arguments, "source": source},
             encoder=encoder.to_spec(),
             decoder=decoder.to_spec(),
-            parameters=sum(p.numel() for p in built.network.parameters()),
+            parameters=sum(p.numel() for p in built.network.parameters() if not is_lazy(p)),
         )
         return cls(spec, encoder, built.network, decoder)
 
     @classmethod
-    def from_spec(cls, spec: ModelSpec, *, trust: Iterable[str] = ()) -> Model:
+    def from_spec(
+        cls,
+        spec: ModelSpec,
+        *,
+        trust: Iterable[str] = (),
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> Model:
         """Rebuild the architecture; the weights are to be loaded.
 
         Args:
             spec: From a file, which may name no code but what is vouched for; see
                 `kubestill.runtime.base.trust`.
             trust: Packages that the caller vouches for.
+            weights: What is to be loaded, by name: nothing larger is built.
 
         Raises:
-            CorruptData: The spec is damaged.
+            CorruptData: The spec is damaged, or not that of these weights.
             InvalidInput: Nobody vouches for the network, it cannot be imported here, or it is not
                 what it was.
         """
-        try:
-            encoder, decoder = Encoder.from_spec(spec.encoder), Decoder.from_spec(spec.decoder)
-            factory, args, source = (spec.network[key] for key in ("factory", "args", "source"))
-        except (KeyError, TypeError, ValueError) as error:
-            raise CorruptData(f"model spec: {type(error).__name__}: {error}") from error
-        if not isinstance(factory, str) or not isinstance(args, Mapping):
-            raise CorruptData(f"model spec: network {spec.network!r:.120}")
+        encoder = Encoder.from_spec(spec.encoder, spec.schema.features)
+        decoder = Decoder.from_spec(spec.decoder, _targets(spec.schema))
+        network = read_as(_Network, spec.network, source="the model spec", what="network")
+        factory = network.factory
         group = trusted.NETWORKS
         trusted.check_trusted(factory, field="network", group=group, trust=trust)
         found = resolve_network(factory)
         trusted.check_defined(found, factory, field="network", group=group, trust=trust)
-        model = cls.create(
-            spec.schema, encoder=encoder, decoder=decoder, network=factory, network_args=args
+        build = partial(
+            cls.create,
+            spec.schema,
+            encoder=encoder,
+            decoder=decoder,
+            network=factory,
+            network_args=network.args,
         )
-        if model.spec.network["source"] != source:
+        model = build() if weights is None else build_bounded(build, weights)
+        if model.spec.parameters != spec.parameters:
+            raise CorruptData(
+                f"the model spec claims {spec.parameters:,} parameters, its network has "
+                f"{model.spec.parameters:,}"
+            )
+        if model.spec.network["source"] != network.source:
             log.warning("%s changed since this model was made", factory)
         model.spec = spec
         return model
