@@ -1,11 +1,49 @@
-"""Which lines of a task's process a person wants to see."""
+"""Which lines of a task's process a person wants to see, and what they tell."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 _TRACEBACK = "Traceback (most recent call last):"
+_PROGRESS = re.compile(r"\b(?:step|shard|part|file|row|month)s?\s+([\d,]+)\s*/\s*([\d,]+)\b(.*)")
+_ROUTINE = re.compile(r"(?:[\w-]+: )?(?:ok|note|skipped|shown): ")
+_STAYS = re.compile(
+    r"(?:[\w-]+: )?(?:fail|failed|not shown|undetermined|drift): "
+    r"|\w*(?:WARNING|ERROR|CRITICAL)\b|.*\b\w*Warning: |resuming from |SIGTERM: "
+    r"|attempt \d+ takes over |.*; waiting \d+ s for "
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepProgress:
+    """How far a step says it is."""
+
+    done: int
+    total: int
+    detail: str
+    """What it says beside that, such as its losses."""
+
+
+def read_progress(line: str) -> StepProgress | None:
+    """Read a line such as `epoch 0.72  step 100/1,500  train_loss 0.15`; None where it is none."""
+    found = _PROGRESS.search(line)
+    if found is None:
+        return None
+    done, total = (int(number.replace(",", "")) for number in found.groups()[:2])
+    # The time that it took stands at the end.
+    return StepProgress(done=done, total=total, detail=re.sub(r"\s+\d+ s$", "", found[3]).strip())
+
+
+def is_routine(line: str) -> bool:
+    """Whether a line is one finding of a check, with nothing wrong."""
+    return _ROUTINE.match(line) is not None
+
+
+def must_stay(line: str) -> bool:
+    """Whether a person has to see a line: a warning, a check that fails, a run that resumes."""
+    return _STAYS.match(line) is not None
 
 
 class ProgressFilter:

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from kubestill.cli.tables import print_table
+from kubestill.terminal import echo, print_table
 
 
 @click.group()
@@ -26,7 +26,7 @@ def list_checkpoints(uri: str, as_json: bool) -> None:
 
     rows = describe(uri)
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        echo(json.dumps(rows, indent=2))
         return
     table = [["training", "step", "epoch", "kind", "phase", "MB", "metrics", "state"]]
     table += [
@@ -54,13 +54,13 @@ def show(uri: str, as_json: bool) -> None:
 
     trainings = describe_trainings(uri)
     if as_json:
-        click.echo(json.dumps(trainings, indent=2))
+        echo(json.dumps(trainings, indent=2))
         return
     for training in trainings:
         for name, value in training.items():
             for line in value if isinstance(value, list) else [value]:
-                click.echo(f"{name:<12} {line}")
-        click.echo()
+                echo(f"{name:<12} {line}")
+        echo()
 
 
 @checkpoints.command()
@@ -73,7 +73,7 @@ def verify(uri: str) -> None:
     damage = find_damage(uri)
     if damage:
         raise click.ClickException("damaged:\n" + "\n".join(f"  {line}" for line in damage))
-    click.echo(f"{len(describe(uri))} checkpoints, all as their ledger says")
+    echo(f"{len(describe(uri))} checkpoints, all as their ledger says")
 
 
 def _short(training: str) -> str:

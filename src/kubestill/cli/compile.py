@@ -8,6 +8,7 @@ import click
 
 from kubestill.cli.connection import compile_options
 from kubestill.cli.size import warn_of_size
+from kubestill.terminal import echo
 
 
 @click.command("compile")
@@ -34,12 +35,12 @@ def compile_assets(output: str, resources: str, image: str, gpu_image: str, chec
         names = "\n".join(f"  {os.path.relpath(change.path)}" for change in stale)
         raise click.ClickException(f"out of date; run `kubestill compile`:\n{names}")
     if check:
-        click.echo("everything is up to date")
+        echo("everything is up to date")
         return
     for change in stale:
         os.makedirs(os.path.dirname(change.path), exist_ok=True)
         with open(change.path, "w", encoding="utf-8") as file:
             file.write(change.content)
-        click.echo(os.path.relpath(change.path))
+        echo(os.path.relpath(change.path))
     if not stale:
-        click.echo("everything is up to date")
+        echo("everything is up to date")

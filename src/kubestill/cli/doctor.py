@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kubestill.cli.connection import compile_options, connected
+from kubestill.terminal import echo
 
 if TYPE_CHECKING:
     from kubestill.client import Api
@@ -56,7 +57,7 @@ def doctor(
     for finding in examine(api, stores=stores, images=images, request=request):
         ok &= finding.ok is not False
         mark = _ADVICE if finding.advice else _MARKS[finding.ok]
-        click.echo(f"{mark} {finding.name}: {finding.said}")
+        echo(f"{mark} {finding.name}: {finding.said}")
     if not ok:
         raise click.ClickException("not everything is in order")
 

@@ -15,9 +15,9 @@ from kubestill.cli.registry import registry
 from kubestill.cli.run import run
 from kubestill.cli.runs import runs
 from kubestill.cli.schedule import schedule
-from kubestill.cli.terminal import clean
 from kubestill.cli.upload import upload
 from kubestill.errors import KubestillError
+from kubestill.terminal import clean
 
 
 class _Group(click.Group):

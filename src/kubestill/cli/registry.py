@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from kubestill.cli.tables import print_table
+from kubestill.terminal import echo, print_table
 
 
 @click.group()
@@ -27,7 +27,7 @@ def list_runs(uri: str, as_json: bool) -> None:
 
     found = runs(uri)
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        echo(json.dumps(found, indent=2))
         return
     table = [["run", "rows before", "rows", "outcome", "champion", "why"]]
     table += [
@@ -53,11 +53,11 @@ def show(uri: str, as_json: bool) -> None:
 
     found = standing(uri)
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        echo(json.dumps(found, indent=2))
         return
     for name, value in found.items():
         if not isinstance(value, list):
-            click.echo(f"{name:<16} {value}")
+            echo(f"{name:<16} {value}")
     _show("champions", found["champions"])
     _show("windows", found["windows"])
 
@@ -77,7 +77,7 @@ def rollback(uri: str, to: int, yes: bool) -> None:
     if not yes:
         now = standing(uri)["champion"]
         click.confirm(f"The champion is {now}. Roll back to {to or 'the one before'}?", abort=True)
-    click.echo(roll_back(uri, to=to))
+    echo(roll_back(uri, to=to))
 
 
 @registry.command()
@@ -90,7 +90,7 @@ def release(uri: str, windows: tuple[str, ...]) -> None:
     """
     from kubestill.runtime.retraining.inspection import release
 
-    click.echo(release(uri, windows))
+    echo(release(uri, windows))
 
 
 @registry.command()
@@ -104,12 +104,12 @@ def quarantine(uri: str, windows: tuple[str, ...]) -> None:
     """
     from kubestill.runtime.retraining.inspection import quarantine
 
-    click.echo(quarantine(uri, windows))
+    echo(quarantine(uri, windows))
 
 
 def _show(title: str, rows: list[dict[str, Any]]) -> None:
     if rows:
-        click.echo(f"\n{title}")
+        echo(f"\n{title}")
         print_table([list(rows[0]), *([str(value) for value in row.values()] for row in rows)])
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import click
-
 from kubestill.assets.packages import Package
-from kubestill.cli.terminal import clean
 from kubestill.cli.watch import watch
 from kubestill.client import Api, check_server, ensure_version, start_run
+from kubestill.terminal import clean, echo
 
 
 def run_remote(
@@ -22,6 +20,7 @@ def run_remote(
     service_account: str,
     pipeline_root: str,
     wait: bool,
+    verbose: bool,
 ) -> None:
     """Upload what is not there yet, start it, and show its steps until it ends.
 
@@ -29,7 +28,7 @@ def run_remote(
         ClickException: The run did not succeed.
     """
     if warning := check_server(api):
-        click.echo(f"warning: {clean(warning)}", err=True)
+        echo(f"warning: {clean(warning)}", err=True)
     version = ensure_version(api, package)
     run_id = start_run(
         api,
@@ -40,9 +39,9 @@ def run_remote(
         service_account=service_account,
         pipeline_root=pipeline_root,
     )
-    click.echo(
+    echo(
         f"{clean(version.name)}: run {clean(run_id)}\n"
         f"{api.connection.host}/#/runs/details/{clean(run_id)}"
     )
     if wait:
-        watch(api, run_id, package.documents["pipeline_spec"])
+        watch(api, run_id, package.documents["pipeline_spec"], verbose=verbose)

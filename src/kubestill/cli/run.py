@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kubestill.cli.connection import compile_options, connect, with_connection
+from kubestill.terminal import echo
 
 if TYPE_CHECKING:
     from kubestill.assets.packages import Package
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 @click.option(
     "--as-of", default="", metavar="DATE", help="Replay: as if it were run then. Same as -p as_of."
 )
-@click.option("-v", "--verbose", is_flag=True, help="Show every line of the tasks.")
+@click.option("-v", "--verbose", is_flag=True, help="Show every line and every change.")
 @click.option(
     "--runner",
     type=click.Choice(["process", "docker"]),
@@ -61,6 +62,9 @@ def run(
 ) -> None:
     """Run PIPELINE: a name such as `distillation`, or a compiled YAML file.
 
+    A file runs the code that is in it, on this machine as you: the source of its steps, and the
+    images that it names with --runner docker. Run only files whose author you trust.
+
     On this machine checkpoints go to one folder for all runs, so that running again resumes what
     was interrupted; so does the registry of a pipeline that has one. With --remote it is uploaded,
     unless it is there already, and started with the same parameters on the cluster.
@@ -90,6 +94,7 @@ def run(
         service_account=service_account,
         pipeline_root=pipeline_root,
         wait=not no_wait,
+        verbose=verbose,
     )
 
 
@@ -136,7 +141,7 @@ def _show_summary(result: Run) -> None:
     summaries = [task for task in result.tasks if _holds(task.folder, "summary")]
     if summaries:
         with open(os.path.join(summaries[-1].folder, "summary"), encoding="utf-8") as file:
-            click.echo("\n" + file.read().strip() + "\n")
+            echo("\n" + file.read().strip() + "\n")
 
 
 def _show_reports(result: Run) -> None:
@@ -149,9 +154,9 @@ def _show_reports(result: Run) -> None:
             paths.append(os.path.join(folder, f"{task.name}.html"))
             shutil.copyfile(os.path.join(task.folder, "report"), paths[-1])
     if len(paths) > 1:
-        click.echo(f"all reports: {os.path.relpath(folder)}")
+        echo(f"all reports: {os.path.relpath(folder)}")
     if paths:
-        click.echo(f"report: {os.path.relpath(paths[-1])}")
+        echo(f"report: {os.path.relpath(paths[-1])}")
 
 
 def _holds(folder: str, name: str) -> bool:

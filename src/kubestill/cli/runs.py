@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kubestill.cli.connection import connected
-from kubestill.cli.tables import print_table
-from kubestill.cli.terminal import clean, show_duration
+from kubestill.terminal import clean, echo, print_table, show_duration
 
 if TYPE_CHECKING:
     from kubestill.client import Api
@@ -58,8 +57,8 @@ def show(api: Api, run_id: str) -> None:
     run = get_run(api, run_id)
     spec = fetch_spec(api, run)
     progress = read_progress(run, read_steps(spec), NodeNames())
-    click.echo(f"{clean(run.get('display_name') or run_id)}: {describe_state(run)}")
-    click.echo(f"{api.connection.host}/#/runs/details/{clean(run_id)}\n")
+    echo(f"{clean(run.get('display_name') or run_id)}: {describe_state(run)}")
+    echo(f"{api.connection.host}/#/runs/details/{clean(run_id)}\n")
     table = [["step", "state", "done", "attempts", "took"]]
     for one in progress.steps:
         over = one.state in ("succeeded", "failed", "canceled")
@@ -79,22 +78,21 @@ def show(api: Api, run_id: str) -> None:
         )
     print_table(table)
     if progress.stands_still:
-        click.echo(
-            "\nKubeflow's list of tasks stood still on the way; the run's own state is right"
-        )
+        echo("\nKubeflow's list of tasks stood still on the way; the run's own state is right")
     if run.get("state") == "FAILED" and not was_canceled(run):
         files, folder = open_files(api, run, spec)
-        click.echo("\n" + describe_failure(api, run, files, progress, folder))
+        echo("\n" + describe_failure(api, run, files, progress, folder))
 
 
 @runs.command()
 @click.argument("run_id", metavar="RUN")
+@click.option("-v", "--verbose", is_flag=True, help="Show every change on a line of its own.")
 @connected
-def follow(api: Api, run_id: str) -> None:
+def follow(api: Api, run_id: str, verbose: bool) -> None:
     """Show the steps of RUN until it ends, and what it came to, as `run --remote` does."""
     from kubestill.cli.watch import watch
 
-    watch(api, run_id)
+    watch(api, run_id, verbose=verbose)
 
 
 @runs.command()
@@ -110,12 +108,12 @@ def stop(api: Api, run_id: str) -> None:
 
     run, stopped = stop_run(api, run_id)
     if stopped:
-        click.echo(f"run {clean(run_id)} is stopped")
+        echo(f"run {clean(run_id)} is stopped")
     else:
-        click.echo(f"run {clean(run_id)} was over already: {describe_state(run)}")
+        echo(f"run {clean(run_id)} was over already: {describe_state(run)}")
     registry = _registry_of(api, run)
     if registry and run.get("state") != "SUCCEEDED":
-        click.echo(_free(registry, str(run["run_id"])))
+        echo(_free(registry, str(run["run_id"])))
 
 
 def _free(registry: str, run_id: str) -> str:

@@ -9,8 +9,7 @@ import click
 
 from kubestill.cli.connection import compile_options, connected
 from kubestill.cli.runs import describe_state
-from kubestill.cli.tables import print_table
-from kubestill.cli.terminal import clean
+from kubestill.terminal import clean, echo, print_table
 
 if TYPE_CHECKING:
     from kubestill.client import Api
@@ -98,7 +97,7 @@ def set_schedule(
     assert trigger is not None
     warn_of_size(package, arguments)
     if warning := check_server(api):
-        click.echo(f"warning: {clean(warning)}", err=True)
+        echo(f"warning: {clean(warning)}", err=True)
     version = ensure_version(api, package)
     name = name or package.name
     change = put_schedule(
@@ -115,15 +114,15 @@ def set_schedule(
             paused=paused,
         ),
         wait=wait,
-        say=click.echo,
+        say=echo,
     )
-    click.echo(f"{name}: {'set' if change.changed else 'as it was'}, {clean(version.name)}")
+    echo(f"{name}: {'set' if change.changed else 'as it was'}, {clean(version.name)}")
     if change.replaced > 1:
-        click.echo(f"in place of {change.replaced} schedules of that name")
+        echo(f"in place of {change.replaced} schedules of that name")
     if trigger.next_at and not paused:
-        click.echo(f"next run: {trigger.next_at:%a %Y-%m-%d %H:%M %Z}")
+        echo(f"next run: {trigger.next_at:%a %Y-%m-%d %H:%M %Z}")
     if trigger.shift_at:
-        click.echo(
+        echo(
             f"clocks change by {trigger.shift_at:%Y-%m-%d}: Kubeflow's schedules do not follow; "
             "set it again then"
         )
@@ -138,7 +137,7 @@ def pause(api: Api, name: str) -> None:
     from kubestill.client import set_paused
 
     count = set_paused(api, name, True)
-    click.echo(f"{name}: paused" + (f", all {count} of that name" if count > 1 else ""))
+    echo(f"{name}: paused" + (f", all {count} of that name" if count > 1 else ""))
 
 
 @schedule.command()
@@ -149,7 +148,7 @@ def resume(api: Api, name: str) -> None:
     from kubestill.client import set_paused
 
     count = set_paused(api, name, False)
-    click.echo(f"{name}: resumed" + (f", the newest of {count}" if count > 1 else ""))
+    echo(f"{name}: resumed" + (f", the newest of {count}" if count > 1 else ""))
 
 
 @schedule.command("ls")
@@ -182,7 +181,7 @@ def list_all(api: Api) -> None:
     counts = Counter(one["display_name"] for one in found)
     for name, count in counts.items():
         if count > 1:
-            click.echo(
+            echo(
                 f"{count} schedules are called {clean(name)}: `pause` and `rm` take all of them, "
                 "`resume` the newest, and `set` leaves one"
             )
@@ -203,14 +202,14 @@ def remove(api: Api, name: str, wait: bool) -> None:
     """Remove schedule NAME; it stops at once, and goes once none of its runs is going."""
     from kubestill.client import remove_schedule
 
-    kept = remove_schedule(api, name, wait=wait, say=click.echo)
-    click.echo(f"{name}: {'stopped' if kept else 'removed'}")
+    kept = remove_schedule(api, name, wait=wait, say=echo)
+    echo(f"{name}: {'stopped' if kept else 'removed'}")
     _say_kept(kept)
 
 
 def _say_kept(kept: tuple[str, ...]) -> None:
     if kept:
-        click.echo(
+        echo(
             f"still going: {clean(', '.join(kept))}. Kubeflow would kill it with its schedule, so "
             "that stays, disabled; `set` or `rm` again removes it"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import click
+from kubestill.terminal import echo
 
 if TYPE_CHECKING:
     from kubestill.assets.packages import Package
@@ -16,4 +16,4 @@ def warn_of_size(package: Package, arguments: Mapping[str, Any] | None = None) -
     from kubestill.assets.size import size_warnings
 
     for warning in size_warnings(package.documents, arguments):
-        click.echo(f"warning: {package.name}: {warning}", err=True)
+        echo(f"warning: {package.name}: {warning}", err=True)

@@ -8,6 +8,7 @@ import click
 
 from kubestill.cli.connection import compile_options, connected
 from kubestill.cli.size import warn_of_size
+from kubestill.terminal import echo
 
 if TYPE_CHECKING:
     from kubestill.client import Api
@@ -32,7 +33,5 @@ def upload(
     package = load_package(pipeline, image=image, gpu_image=gpu_image, resources=resources)
     warn_of_size(package)
     made = ensure_version(api, package, pipeline=name, version=version)
-    click.echo(f"{made.name} {'uploaded' if made.created else 'was there already'}")
-    click.echo(
-        f"{api.connection.host}/#/pipelines/details/{made.pipeline_id}/version/{made.version_id}"
-    )
+    echo(f"{made.name} {'uploaded' if made.created else 'was there already'}")
+    echo(f"{api.connection.host}/#/pipelines/details/{made.pipeline_id}/version/{made.version_id}")

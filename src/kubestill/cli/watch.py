@@ -14,7 +14,6 @@ from typing import Any
 
 import click
 
-from kubestill.cli.terminal import Screen, clean, draw_bar, show_duration
 from kubestill.client import Api, follow_run
 from kubestill.client.files import RunFiles
 from kubestill.client.nodes import NodeNames
@@ -22,6 +21,7 @@ from kubestill.client.progress import Progress, Status, read_progress, read_time
 from kubestill.client.results import explain_failure, fetch_results, places_of
 from kubestill.client.steps import Step, fetch_spec, read_steps
 from kubestill.errors import ClusterError, KubestillError
+from kubestill.terminal import Steps, clean, draw_bar, echo, show_duration
 
 PENDING_S = 30.0
 """How long a pod may take to start before that is worth a line."""
@@ -36,45 +36,51 @@ _STANDS_STILL = (
 
 
 class Watcher:
-    """Tells what changes in a run: a line for each change, and a bar where a person looks."""
+    """Tells what changes in a run: a line for each change, and live ones where a person looks."""
 
-    def __init__(self, api: Api, run_id: str, steps: Sequence[Step], screen: Screen):
-        """Remember whom to ask and where to write."""
+    def __init__(self, api: Api, run_id: str, steps: Sequence[Step], *, verbose: bool = False):
+        """Remember whom to ask, and whether each change is to have a line of its own."""
         self.progress: Progress | None = None
         self._api = api
         self._run_id = run_id
         self._steps = steps
-        self._screen = screen
+        self._verbose = verbose
+        self._shown: Steps | None = None
         self._names = NodeNames()
         self._told: dict[str, tuple[object, ...]] = {}
-        self._started: set[str] = set()
         self._reasons: dict[str, str] = {}
         self._pending: dict[str, float] = {}
         self._asked = float("-inf")
         self._changed = time.monotonic()
-        self._start: float | None = None
         self._said_away = self._said_still = False
+
+    def close(self) -> None:
+        """Leave nothing behind that would be written over."""
+        if self._shown:
+            self._shown.close()
 
     def show(self, run: dict[str, Any]) -> None:
         """Tell what is new in Kubeflow's answer."""
-        if self._start is None:
-            self._start = time.monotonic() - _age(read_time(run.get("created_at")))
+        if self._shown is None:
+            age_s = _age(read_time(run.get("created_at")))
+            self._shown = Steps(sys.stdout, verbose=self._verbose, age_s=age_s).__enter__()
         self._said_away = False
         progress = self.progress = read_progress(run, self._steps, self._names)
         for one in progress.steps:
-            self._show_step(one)
+            self._show_step(self._shown, one)
         self._explain_waiting(progress)
-        self._screen.status(self._describe(progress))
+        self._shown.footer(self._describe(progress))
 
     def away(self, seconds: float) -> None:
         """Tell that the server does not answer."""
         said = f"no answer from {self._api.connection.host} for {show_duration(seconds)}"
-        self._screen.status(f"{said}; the run goes on")
+        if self._shown:
+            self._shown.footer(f"{said}; the run goes on")
         if seconds >= PENDING_S and not self._said_away:
             self._said_away = True
             self._say(f"  {said}; still asking, and the run goes on")
 
-    def _show_step(self, one: Status) -> None:
+    def _show_step(self, shown: Steps, one: Status) -> None:
         now = (one.state, one.done if one.step.loops else 0, one.total, one.attempts)
         before = self._told.get(one.step.key)
         self._told[one.step.key] = now
@@ -82,15 +88,18 @@ class Watcher:
             return
         self._changed = time.monotonic()
         self._pending.pop(one.step.key, None)
-        name = clean(one.step.name)
-        if one.step.loops and (one.total > 1 or one.state == "running"):
-            name += f" {one.done}/{one.total}"
-        if one.state == "running" and one.attempts > 1:
-            name += f", attempt {one.attempts}"
-        elif one.attempts > 1:
-            name += f", {one.attempts} attempts"
-        took = f"  {show_duration(one.seconds)}" if one.state != "running" else ""
-        self._say(f"{_MARKS[one.state]} {name}{took}")
+        name = one.step.name
+        if one.state == "running":
+            shown.begin(name, age_s=_age(one.started))
+            if one.step.loops:
+                shown.advance(name, one.done, one.total)
+            if one.attempts > (before[3] if before else 1):
+                shown.say(f"▸ {name}, attempt {one.attempts}")
+            return
+        attempts = f", {one.attempts} attempts" if one.attempts > 1 else ""
+        count = f" {one.done}/{one.total}" if one.step.loops and one.total > 1 else ""
+        mark, took = _MARKS[one.state], show_duration(one.seconds)
+        shown.end(name, f"{mark} {name}{count}{attempts}  {took}")
 
     def _explain_waiting(self, progress: Progress) -> None:
         """Say why pods do not start, and that the list stands still where it seems to."""
@@ -132,57 +141,56 @@ class Watcher:
     def _say_pending(self, name: str, reason: str) -> None:
         if self._reasons.get(name) != reason:
             self._reasons[name] = reason
-            self._say(f"◌ {clean(name)} is pending: {clean(reason)}")
+            self._say(f"◌ {name} is pending: {reason}")
 
     def _describe(self, progress: Progress) -> str:
         over, total = progress.counted
-        going = [
-            clean(one.step.name)
-            + (f" {one.done}/{one.total}" if one.step.loops else "")
-            + (" pending" if one.state == "pending" else f" {show_duration(_age(one.started))}")
-            for one in progress.steps
-            if one.state in ("running", "pending")
-        ]
-        rest = " · ".join(going) or clean(progress.state.lower() or "pending")
-        return f"{draw_bar(over, total)}  {rest}"
+        pending = [f"{one.step.name} pending" for one in progress.steps if one.state == "pending"]
+        rest = " · ".join(pending) or progress.state.lower() or "pending"
+        return f"{draw_bar(over, total)} steps  {rest}"
 
     def _say(self, line: str) -> None:
-        minutes, seconds = divmod(int(time.monotonic() - (self._start or time.monotonic())), 60)
-        self._screen.say(f"{minutes:3}:{seconds:02}  {line}")
+        if self._shown:
+            self._shown.say(line)
 
 
-def watch(api: Api, run_id: str, spec: dict[str, Any] | None = None) -> None:
+def watch(
+    api: Api, run_id: str, spec: dict[str, Any] | None = None, *, verbose: bool = False
+) -> None:
     """Show a run until it ends, and what it came to.
 
     Args:
         api: The server.
         run_id: Which run.
         spec: Its compiled pipeline; None asks the server.
+        verbose: Show each change on a line of its own, and write nothing over.
 
     Raises:
         ClickException: The run did not succeed.
         ClusterError: It cannot be followed any longer.
         SystemExit: Somebody stopped the watching.
     """
-    screen = Screen(sys.stdout)
+    watcher: Watcher | None = None
     try:
         with _interruptible():
             if spec is None:
                 from kubestill.client import get_run
 
                 spec = fetch_spec(api, get_run(api, run_id))
-            watcher = Watcher(api, run_id, read_steps(spec), screen)
+            watcher = Watcher(api, run_id, read_steps(spec), verbose=verbose)
             run = follow_run(api, run_id, watcher.show, away=watcher.away)
     except _Interrupted as stopped:
-        screen.close()
-        click.echo(f"no longer following: {how_to_go_on(run_id)}", err=True)
+        if watcher:
+            watcher.close()
+        echo(f"no longer following: {how_to_go_on(run_id)}", err=True)
         raise SystemExit(128 + stopped.number) from None
     except ClusterError as error:
-        screen.close()
         if error.status == 404:
             raise
         raise ClusterError(f"{error}\n{how_to_go_on(run_id)}", error.status) from error
-    screen.close()
+    finally:
+        if watcher:
+            watcher.close()
     assert watcher.progress is not None
     finish(api, run, spec, watcher.progress)
 
@@ -206,9 +214,7 @@ def finish(api: Api, run: dict[str, Any], spec: dict[str, Any], progress: Progre
     files, folder = open_files(api, run, spec)
     if progress.stands_still:
         over, total = progress.counted
-        click.echo(
-            f"{_STANDS_STILL}: it tells of {over} of {total} steps. The run is over all the same"
-        )
+        echo(f"{_STANDS_STILL}: it tells of {over} of {total} steps. The run is over all the same")
     if was_canceled(run):
         raise click.ClickException(f"run {run_id} was stopped by hand")
     if state == "SKIPPED":
@@ -217,7 +223,7 @@ def finish(api: Api, run: dict[str, Any], spec: dict[str, Any], progress: Progre
         raise click.ClickException(describe_failure(api, run, files, progress, folder))
     _show_results(files, progress, folder)
     took = _took(run)
-    click.echo(f"run {run_id} succeeded" + (f" in {took}" if took else ""))
+    echo(f"run {run_id} succeeded" + (f" in {took}" if took else ""))
 
 
 def open_files(api: Api, run: dict[str, Any], spec: dict[str, Any]) -> tuple[RunFiles, str]:
@@ -267,21 +273,21 @@ def _show_results(files: RunFiles, progress: Progress, folder: str) -> None:
         results = fetch_results(files, progress, folder)
     except (KubestillError, OSError) as error:
         # The run has gone well, whatever keeps us from reading it.
-        click.echo("\nWhat it made cannot be read from here: " + clean(error))
-        click.echo("\n".join(clean(line) for line in places_of(files, progress)))
+        echo("\nWhat it made cannot be read from here: " + clean(error))
+        echo("\n".join(clean(line) for line in places_of(files, progress)))
         return
     if results.summary:
-        click.echo("\n" + clean(results.summary, lines=True) + "\n")
+        echo("\n" + clean(results.summary, lines=True) + "\n")
     if len(results.reports) > 1:
-        click.echo(f"all reports: {os.path.dirname(results.reports[-1])}")
+        echo(f"all reports: {os.path.dirname(results.reports[-1])}")
     if results.reports:
-        click.echo(f"report: {results.reports[-1]}")
+        echo(f"report: {results.reports[-1]}")
     if results.model:
-        click.echo(f"model: {results.model} ({clean(results.model_uri)})")
+        echo(f"model: {results.model} ({clean(results.model_uri)})")
     elif results.model_uri:
-        click.echo(f"model: {clean(results.model_uri)}")
+        echo(f"model: {clean(results.model_uri)}")
     if not (results.summary or results.reports or results.model_uri):
-        click.echo("\n".join(clean(line) for line in places_of(files, progress)))
+        echo("\n".join(clean(line) for line in places_of(files, progress)))
 
 
 def _took(run: dict[str, Any]) -> str:

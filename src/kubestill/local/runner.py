@@ -24,15 +24,16 @@ from typing import Any
 import kfp
 from kfp import local
 from kfp.local import io as kfp_io
-from kfp.local import pipeline_orchestrator, task_dispatcher
+from kfp.local import pipeline_orchestrator, status, task_dispatcher
+from kfp.local.orchestrator.enhanced_dag_orchestrator import ParallelExecutor
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from kubestill.errors import KubestillError, Problems
 from kubestill.local.backend import Backend, Handover, as_sent
-from kubestill.local.console import Console
 from kubestill.local.containers import Containers
 from kubestill.local.processes import Processes, ending_on_signals
 from kubestill.local.tasks import Run, Tasks
+from kubestill.terminal import Lines, Steps
 
 
 def run_pipeline(
@@ -65,18 +66,23 @@ def run_pipeline(
         os.makedirs(root, exist_ok=True)
     root = os.path.abspath(root)
     backend = Backend(spec)
-    shown = sys.stdout if verbose else io.StringIO()
-    with Processes() as processes, ending_on_signals(processes):
+    spec = _prepared(spec)
+    with (
+        Processes() as processes,
+        ending_on_signals(processes),
+        Steps(sys.stdout, verbose=verbose) as steps,
+    ):
         tasks = Tasks(
             spec,
             backend,
             processes,
-            Console(sys.stdout),
+            steps,
             root=root,
             verbose=verbose,
             containers=containers,
             environment={"KUBESTILL_TYPED": ",".join(_typed_modules(arguments))},
         )
+        shown = Lines(steps) if verbose else io.StringIO()
         with _kfp_tamed(backend, tasks) as complaints, contextlib.redirect_stdout(shown):
             local.init(
                 local.SubprocessRunner(use_venv=False),
@@ -85,7 +91,7 @@ def run_pipeline(
                 raise_on_error=True,
             )
             try:
-                pipeline_orchestrator.run_local_pipeline(_prepared(spec), arguments)
+                pipeline_orchestrator.run_local_pipeline(spec, arguments)
             except Exception as error:
                 # A failed task has said so itself; anything else is between kfp and this machine.
                 if tasks.result.failed is None:
@@ -139,9 +145,11 @@ def _prepared(spec: pipeline_spec_pb2.PipelineSpec) -> pipeline_spec_pb2.Pipelin
     """Return the pipeline as `kfp.local` reads it.
 
     Retries are ours to make. In conditions it knows an output only if that is called `Output`, or
-    by the name that stands here; any other condition would count as false.
+    by the name that stands here; any other condition would count as false. Of a task that it runs
+    it tells the component alone, so that each gets one of its own.
     """
     spec = copy.deepcopy(spec)
+    _separate(spec)
     for component in [spec.root, *spec.components.values()]:
         for task in component.dag.tasks.values():
             task.ClearField("retry_policy")
@@ -153,6 +161,21 @@ def _prepared(spec: pipeline_spec_pb2.PipelineSpec) -> pipeline_spec_pb2.Pipelin
                         f"['{name}']", f"['pipelinechannel--{channel}']"
                     )
     return spec
+
+
+def _separate(spec: pipeline_spec_pb2.PipelineSpec) -> None:
+    """Give each task a component that no other task has, down through nested pipelines."""
+    shared = {name: copy.deepcopy(one) for name, one in spec.components.items()}
+    spec.components.clear()
+    dags = [spec.root.dag]
+    while dags:
+        for key, task in sorted(dags.pop().tasks.items()):
+            count = sum(name.partition("--")[0] == f"comp-{key}" for name in spec.components)
+            name = f"comp-{key}--{count}" if count else f"comp-{key}"
+            spec.components[name].CopyFrom(shared[task.component_ref.name])
+            task.component_ref.name = name
+            if spec.components[name].HasField("dag"):
+                dags.append(spec.components[name].dag)
 
 
 @contextlib.contextmanager
@@ -175,10 +198,21 @@ def _kfp_tamed(backend: Backend, tasks: Tasks) -> Iterator[list[str]]:
     root = logging.getLogger()
     level, handlers = root.level, root.handlers[:]
     store, run_task = kfp_io.IOStore, task_dispatcher.run_single_task_implementation
+    run_loop = ParallelExecutor.execute_parallel_tasks
+
+    def run_noted_loop(executor: ParallelExecutor, **given: Any) -> Any:
+        loop = given["tasks"][0][0].rpartition("-iteration-")[0]
+        tasks.begin_loop(loop, len(given["tasks"]))
+        outputs, ended = run_loop(executor, **given)
+        if ended == status.Status.SUCCESS:
+            tasks.end_loop(loop)
+        return outputs, ended
+
     # Not a handler: kfp clears those.
     root.addFilter(keep)
     kfp_io.IOStore = functools.partial(Handover, backend)
     task_dispatcher.run_single_task_implementation = tasks.run
+    ParallelExecutor.execute_parallel_tasks = run_noted_loop
     try:
         with warnings.catch_warnings():
             # That display names and resources have no effect here.
@@ -187,6 +221,7 @@ def _kfp_tamed(backend: Backend, tasks: Tasks) -> Iterator[list[str]]:
     finally:
         kfp_io.IOStore = store
         task_dispatcher.run_single_task_implementation = run_task
+        ParallelExecutor.execute_parallel_tasks = run_loop
         root.removeFilter(keep)
         root.handlers[:] = handlers
         root.setLevel(level)

@@ -19,7 +19,6 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 from kubestill.errors import KubestillError
 from kubestill.local.backend import LOGS, Backend, build_input, read_outputs
-from kubestill.local.console import Console
 from kubestill.local.containers import Containers, End
 from kubestill.local.folders import (
     choose_folder,
@@ -30,6 +29,7 @@ from kubestill.local.folders import (
 )
 from kubestill.local.processes import Processes
 from kubestill.steplog import ProgressFilter, last_error
+from kubestill.terminal import Steps
 
 _EXECUTOR = "kfp.dsl.executor_main"
 _RETRIES = 2
@@ -72,15 +72,23 @@ class Run:
 class _Task:
     """What there is to run."""
 
-    name: str
+    shown: str
     """As a person sees it."""
+    part: str
+    """Which iteration of its loops it is, as `[3]`; empty outside of loops."""
+    loops: tuple[str, ...]
+    """Its loops' own names, the outermost first."""
     plain: str
-    """As its folder is called."""
+    """Its key in the pipeline, by which its folder is called."""
     executor_input: dict[str, Any]
     command: list[str]
     image: str
     environment: dict[str, str]
     retries: int
+
+    @property
+    def name(self) -> str:
+        return self.shown + self.part
 
     @property
     def folder(self) -> str:
@@ -99,7 +107,7 @@ class Tasks:
         spec: pipeline_spec_pb2.PipelineSpec,
         backend: Backend,
         processes: Processes,
-        console: Console,
+        console: Steps,
         *,
         root: str,
         verbose: bool = False,
@@ -118,6 +126,17 @@ class Tasks:
         self._run_id = str(uuid.uuid4())
         self._started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         self._installing = threading.Lock()
+        self._iterations: dict[str, int] = {}
+        self._in_loop: dict[str, set[str]] = {}
+
+    def begin_loop(self, loop: str, iterations: int) -> None:
+        """Remember how many iterations a loop has; an inner one begins once for each outer one."""
+        self._iterations[loop] = self._iterations.get(loop, 0) + iterations
+
+    def end_loop(self, loop: str) -> None:
+        """Show that the steps of a loop are over."""
+        for name in sorted(self._in_loop.pop(loop, ())):
+            self._console.collapse(name)
 
     def run(
         self,
@@ -134,17 +153,22 @@ class Tasks:
         Returns:
             Its outputs, and how it ended.
         """
-        spec = self._specs[component_name]
+        plain, spec = self._specs[component_name]
         if self.result.failed and not _handled(spec):
             return {}, status.Status.FAILURE
-        task = self._prepare(pipeline_resource_name, spec, component_spec, executor_spec, arguments)
-        self._console.started(task.name)
+        task = self._prepare(
+            pipeline_resource_name, plain, spec, component_spec, executor_spec, arguments
+        )
+        total = self._iterations.get(task.loops[-1], 0) if task.loops else 0
+        if task.loops:
+            self._in_loop.setdefault(task.loops[0], set()).add(task.shown)
+        self._console.begin(task.shown, task.part, total=total)
         start = time.monotonic()
         inputs = stamp_inputs(task.executor_input)
         attempt, outputs = 1, dict[str, Any]()
         end, lines = self._attempt(task)
         while end.from_outside and attempt <= task.retries:
-            self._console.progress(task.name, f"{_reason(end)}; starting it again")
+            self._console.say(f"    {task.name}: {_reason(end)}; starting it again")
             set_aside(task.executor_input, attempt)
             attempt += 1
             end, lines = self._attempt(task)
@@ -157,7 +181,8 @@ class Tasks:
                 error = str(trouble)
         error = error or "; ".join(find_changed(inputs, stamp_inputs(task.executor_input)))
         folder = set_aside(task.executor_input, attempt) if error else task.folder
-        self._console.finished(task.name, time.monotonic() - start, ok=not error)
+        took = time.monotonic() - start
+        self._console.finish(task.shown, task.part, ok=not error, seconds=took)
         self.result.tasks.append(
             TaskRun(name=task.name, folder=folder, log=task.log, ok=not error, error=error)
         )
@@ -171,6 +196,7 @@ class Tasks:
     def _prepare(
         self,
         resource: str,
+        plain: str,
         spec: pipeline_spec_pb2.PipelineTaskSpec,
         component: pipeline_spec_pb2.ComponentSpec,
         executor: pipeline_spec_pb2.PipelineDeploymentConfig.ExecutorSpec,
@@ -180,9 +206,8 @@ class Tasks:
         parts = resource.split("/")
         run = os.path.join(self._root, parts[0])
         self.result.folder = run
-        loops = [part.rpartition("-iteration-")[2] for part in parts if "-iteration-" in part]
-        plain = spec.component_ref.name.removeprefix("comp-")
-        name = spec.task_info.name + (f"[{','.join(loops)}]" if loops else "")
+        loops = [part.rpartition("-iteration-") for part in parts if "-iteration-" in part]
+        numbers = ",".join(number for _, _, number in loops)
         folder = choose_folder(run, plain)
         os.makedirs(folder, exist_ok=True)
         producer = _handled(spec)
@@ -216,7 +241,9 @@ class Tasks:
             environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // 2))
         environment |= {variable.name: variable.value for variable in container.env}
         return _Task(
-            name=name,
+            shown=spec.task_info.name,
+            part=f"[{numbers}]" if loops else "",
+            loops=tuple(loop for loop, _, _ in loops),
             plain=plain,
             executor_input=executor_input,
             command=command,
@@ -270,7 +297,7 @@ class Tasks:
                 log.write(line)
                 lines.append(line.rstrip("\n"))
                 if progress.shows(lines[-1]) or self._verbose:
-                    self._console.progress(task.name, lines[-1])
+                    self._console.tell(task.shown, lines[-1], task.part)
         return process.returncode, lines
 
     def _explain(self, task: _Task, end: End, lines: list[str]) -> str:
@@ -320,10 +347,10 @@ def _handled(task: pipeline_spec_pb2.PipelineTaskSpec) -> str:
 
 def _tasks(
     spec: pipeline_spec_pb2.PipelineSpec,
-) -> dict[str, pipeline_spec_pb2.PipelineTaskSpec]:
-    """Return every task by the name of its component."""
+) -> dict[str, tuple[str, pipeline_spec_pb2.PipelineTaskSpec]]:
+    """Return every task and its key by the name of its component, which is its own."""
     return {
-        task.component_ref.name: task
+        task.component_ref.name: (key, task)
         for component in [spec.root, *spec.components.values()]
-        for task in component.dag.tasks.values()
+        for key, task in component.dag.tasks.items()
     }

@@ -1,8 +1,6 @@
 """What a person sees of a run on the cluster: while it goes on, at its end, and when they leave."""
 
 import json
-import os
-import pty
 import re
 import signal
 import subprocess
@@ -20,6 +18,7 @@ from kubeflow_runs import Workflow
 from kubestill.cli import main
 from kubestill.runtime.retraining import open_registry, transitions
 from kubestill.runtime.retraining.state import Claim, Window
+from screen import open_terminal
 
 ROOT = "mlpipeline/v2/artifacts/greet"
 TRACEBACK = b"""time="2026-11-27T23:38:40Z" level=info msg="capturing logs"
@@ -89,14 +88,29 @@ def test_each_step_shows_once_with_its_shards_and_attempts(server, command):
     assert told(command(*REMOTE)) == [
         "▸ prepare",
         "✓ prepare",
-        "▸ label 0/3",
-        "▸ label 1/3",
-        "▸ label 2/3",
+        "▸ label",
         "✓ label 3/3",
         "▸ train",
         "▸ train, attempt 2",
         "✓ train, 2 attempts",
         "✓ judge",
+    ]
+
+
+@pytest.mark.parametrize(
+    "start", [(*REMOTE, "-v"), ("runs", "follow", "-v")], ids=["remote", "follow"]
+)
+def test_verbose_shows_every_shard(server, command, start):
+    server.executor = play_all
+    if start[0] == "runs":
+        command(*REMOTE, "--no-wait")
+        start = (*start, next(iter(server.runs)))
+    lines = [re.sub(r"  [\d.]+/s  \d+ s left$", "", line) for line in told(command(*start))]
+    assert [line for line in lines if "label" in line and "0/" not in line] == [
+        "▸ label",
+        "    label: 1/3",
+        "    label: 2/3",
+        "✓ label 3/3",
     ]
 
 
@@ -444,22 +458,31 @@ def test_whoever_leaves_is_told_that_the_run_goes_on(server, start, number):
     server.workflows[run].stopped.set()
 
 
-def test_where_a_person_looks_there_is_a_bar(server, start):
+def test_where_a_person_looks_there_is_a_bar(server, start, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
     server.executor = play_all
-    outer, inner = pty.openpty()
-    process = start(*REMOTE, stdout=inner)
-    os.close(inner)
-    output = b""
-    while True:
-        try:
-            output += os.read(outer, 4096)
-        except OSError:  # the other end is closed
-            break
-    os.close(outer)
-    assert process.wait(timeout=60) == 0
-    text = output.decode()
-    assert "\r\x1b[K" in text
-    assert re.search(r"\[█+░+\] \d/5  label 1/3", text)
-    left = re.sub(r"[^\n]*\r\x1b\[K", "", text).replace("\r\n", "\n")
-    assert "✓ label 3/3" in left
-    assert "█" not in left
+    with open_terminal() as (inner, screen, close):
+        assert start(*REMOTE, stdout=inner).wait(timeout=60) == 0
+        close()
+    pictures = ["\n".join(picture) for picture in screen.pictures]
+    for shown in (r"▸ label  \[█+░+\] 1/3  .*\n +\[█+░+\] \d/5 steps  running", "▸ train  "):
+        assert any(re.search(shown, picture) for picture in pictures)
+    assert "✓ label 3/3" in screen.text
+    assert "█" not in screen.text
+    assert told(screen.text).count("▸ train, attempt 2") == 1
+    assert not screen.cursor_hidden
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_whoever_leaves_gets_the_terminal_back_as_it_was(server, start, monkeypatch, number):
+    monkeypatch.setenv("TERM", "xterm")
+    server.executor = lambda workflow: workflow.start("train") or workflow.stopped.wait(30)
+    with open_terminal() as (inner, screen, close):
+        process = start(*REMOTE, stdout=inner)
+        wait_until(lambda: "▸ train" in screen.text)
+        process.send_signal(number)
+        process.communicate(timeout=60)
+        close()
+    assert "▸ train" not in screen.text
+    assert not screen.cursor_hidden
+    server.workflows[next(iter(server.runs))].stopped.set()

@@ -3,11 +3,17 @@
 # Kubeflow turns calls into tasks and injects outputs.
 # pyright: reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
 
+import os
+import re
+from contextlib import redirect_stdout
+from pathlib import Path
+
 import pytest
 from kfp import compiler, dsl
 
 from kubestill.errors import KubestillError
 from kubestill.local import run_pipeline
+from screen import open_terminal
 
 IMAGE = "kubestill:test"
 
@@ -57,19 +63,58 @@ def dying():
     die().set_retry(2, backoff_duration="60s")
 
 
-def test_a_loop_runs_and_every_line_says_whose_it_is(tmp_path, capsys):
+def test_a_loop_has_one_line_at_its_start_and_one_at_its_end(tmp_path, capsys):
     result = run_pipeline(speeches.pipeline_spec, {}, root=str(tmp_path))
     assert result.failed is None
     assert result.error == ""
     names = [task.name for task in result.tasks]
     assert sorted(names[:3]) == ["speak[0]", "speak[1]", "speak[2]"]
     assert names[3:] == ["collect"]
-    shown = capsys.readouterr().out
-    for index, word in enumerate("abc"):
-        assert f"    speak[{index}]: saying {word}\n" in shown
-    assert "Executor" not in shown
-    assert len([line for line in shown.splitlines() if "▸" in line]) == 4
-    assert len([line for line in shown.splitlines() if "✓" in line]) == 4
+    shown = re.sub(r"^ +\d+:\d\d  |\d+\.\d s", "", capsys.readouterr().out, flags=re.MULTILINE)
+    assert shown.splitlines() == ["▸ speak", "✓ speak  3/3  ", "▸ collect", "✓ collect  "]
+
+
+def test_a_person_sees_a_bar_over_the_iterations_of_a_loop(tmp_path, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    with open_terminal() as (inner, screen, close):
+        with os.fdopen(os.dup(inner), "w") as stream, redirect_stdout(stream):
+            run_pipeline(speeches.pipeline_spec, {}, root=str(tmp_path))
+        close()
+    pictures = ["\n".join(picture) for picture in screen.pictures]
+    assert any("▸ speak  [░" in picture for picture in pictures)
+    assert any(re.search(r"▸ speak  \[█+░+\] [12]/3", picture) for picture in pictures)
+    assert re.fullmatch(
+        r" +\d:\d\d  ✓ speak  3/3  \S+ s\n +\d:\d\d  ✓ collect  \S+ s\n", screen.text
+    )
+    assert not screen.cursor_hidden
+
+
+@dsl.pipeline(name="inner")
+def inner(word: str) -> str:
+    said = speak(text=word)
+    said.set_display_name("say it")
+    return said.outputs["Output"]
+
+
+@dsl.pipeline(name="twice")
+def twice():
+    first = speak(text="a").set_display_name("first")
+    second = speak(text="b").set_display_name("second")
+    third = inner(word="c").after(first, second)
+    inner(word="d").after(third)
+
+
+def test_two_tasks_of_one_component_keep_their_names_and_folders(tmp_path, capsys):
+    result = run_pipeline(twice.pipeline_spec, {}, root=str(tmp_path))
+    assert result.error == ""
+    names = [task.name for task in result.tasks]
+    assert sorted(names[:2]) == ["first", "second"]
+    assert names[2:] == ["say it", "say it"]
+    said = {task.name: Path(task.folder, "summary").read_text() for task in result.tasks[:2]}
+    assert said == {"first": "said a", "second": "said b"}
+    folders = {task.name: Path(task.folder).parent.name for task in result.tasks}
+    assert folders == {"first": "speak", "second": "speak-2", "say it": "speak"}, "as on a cluster"
+    assert "✓ first" in capsys.readouterr().out
 
 
 def test_the_whole_output_of_a_task_stays_in_its_log(tmp_path):
@@ -82,7 +127,9 @@ def test_the_whole_output_of_a_task_stays_in_its_log(tmp_path):
 
 def test_verbose_shows_everything(tmp_path, capsys):
     run_pipeline(speeches.pipeline_spec, {"words": ["a"]}, root=str(tmp_path), verbose=True)
-    assert "Got executor_input" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "Got executor_input" in shown
+    assert "    speak[0]: saying a\n" in shown
 
 
 def test_the_failing_task_is_named_with_its_message_and_nothing_runs_after(tmp_path, capsys):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["redact"]
+__all__ = ["redact", "redact_uris"]
 
 
 def redact(text: str) -> str:
@@ -14,6 +14,22 @@ def redact(text: str) -> str:
     return text
 
 
+def redact_uris(text: str) -> str:
+    """Return the text without the credentials in its URIs; everything else stays as it is.
+
+    For messages of our own, in which `redact` would take `give --cookie or --header` for a secret.
+    """
+    return _URI.sub(_redact_uri, text)
+
+
+def _redact_uri(found: re.Match[str]) -> str:
+    scheme, rest = found.groups()
+    # Nobody reads a longer one, and the patterns below would take their time over it.
+    return scheme + "***" if len(rest) > _LONGEST_URI else redact(scheme + rest)
+
+
+_LONGEST_URI = 4096
+_URI = re.compile(r"([a-z][a-z\d+.-]{0,30}://)([^\s'\"]+)", re.IGNORECASE)
 _KEY = (
     r"(?:(?:secret|private|access|account|api)[-_]?key(?:[-_]?id)?|secret|passw(?:or)?d|pwd"
     r"|passphrase|token|signature|credential|\bsig)['\"]?\s*[=:]\s*"
