@@ -23,7 +23,7 @@ class CheckpointSettings(BaseModel):
 
     keep_bytes: float = Field(default=1e9, ge=0)
     """Keep every milestone while all together take no more bytes (and are 200 at most); beyond
-    that, as many as fit, spread evenly. What the other `keep_` settings want comes on top."""
+    that, as many as fit, spread evenly. The other `keep_` settings keep theirs in addition."""
     keep_last: int = Field(default=2, ge=1)
     """Newest milestones to keep."""
     keep_best: int = Field(default=3, ge=0)
@@ -35,14 +35,14 @@ class CheckpointSettings(BaseModel):
     keep_recovery: int = Field(default=2, ge=1)
     """Newest recovery checkpoints to keep: one before the last, in case that is damaged."""
     metric: str = ""
-    """What `keep_best` ranks by; empty takes the training's own metric."""
+    """Metric that `keep_best` ranks by; empty uses that of the training run."""
     mode: Literal["auto", "min", "max"] = "auto"
-    """Which way `metric` is better; `auto` knows the usual names."""
+    """Whether lower or higher is better; `auto` knows the usual metrics."""
 
     heartbeat_seconds: float = Field(default=10.0, gt=0)
-    """How often an attempt says that it lives. After three missed ones another run takes over."""
+    """Seconds between signs of life. After three missed ones another run takes over."""
     outage_seconds: float = Field(default=600.0, ge=0)
-    """How long training goes on while the store refuses every save, before it stops."""
+    """Seconds that training continues while the store refuses every save, before it stops."""
     buffers: Literal[1, 2] = 2
     """Host copies of the state: with 2, a save may start while the last is being written."""
     spill_folder: str = ""

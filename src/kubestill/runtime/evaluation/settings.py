@@ -21,44 +21,44 @@ class EvaluationSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     metric: str = ""
-    """What an improvement is measured in; empty takes log loss, or RMSE."""
+    """Metric in which an improvement is measured; empty uses log loss, or RMSE."""
     min_rows: int = Field(default=100, ge=1)
-    """With fewer labelled rows nothing is decided."""
+    """Labelled rows below which nothing is decided."""
     min_improvement: float = Field(default=0.01, ge=0, lt=1)
-    """The smallest improvement worth having, as a share of the baseline's score."""
+    """Smallest improvement worth having, as a share of the baseline's score."""
     min_decay: float = Field(default=0.01, ge=0, lt=1)
-    """Decay that is too little to matter, as a share of the score at promotion."""
+    """Decay that is too small to matter, as a share of the score at promotion."""
     max_bias: float = Field(default=0.01, ge=0, lt=1)
-    """How much further than at promotion stated probabilities may be off, on average."""
+    """How much further off than at promotion predicted probabilities may be, on average."""
     max_shift: float = Field(default=0.0, ge=0)
-    """Population stability index of a column from which a champion counts as decayed although its
-    scores do not show it: it has not learned from rows like these. At least 0.25, the least that is
-    looked for; 0 leaves the decision to the scores."""
+    """Population stability index of a column from which a champion counts as decayed even if its
+    scores do not show it, because it has not learned from such rows. At least 0.25, the smallest
+    shift that is detected; 0 leaves the decision to the scores."""
     max_forgetting: float = Field(default=0.02, ge=0, lt=1)
     """How much worse a challenger may be on the golden set, as a share of the best score that any
-    champion reached there."""
+    champion has reached there."""
     gate_slices: bool = False
     """Whether a slice alone can decide: the champion's decay on it, or a challenger that is worse
     there than the champion."""
     slice_tolerance: float = Field(default=0.05, ge=0, lt=1)
     """How much worse a slice may be before it decides, as a share of its loss."""
     min_slice_rows: int = Field(default=50, ge=2)
-    """Slices with fewer rows decide nothing."""
+    """Rows below which a slice decides nothing."""
     ignore: tuple[str, ...] = ()
-    """Columns whose shifts mean nothing, such as a running number; the target's name switches the
-    checks of the labels off."""
+    """Columns whose shifts are expected, such as a running number; the target's name switches off
+    the checks of the labels."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
-    """Of every interval."""
+    """Confidence of every interval."""
     resamples: int = Field(default=2000, ge=100, le=100_000)
-    """Of the bootstrap."""
+    """Number of bootstrap resamples."""
     seed: int = Field(default=0, ge=0)
-    """Of the bootstrap."""
+    """Seeds the bootstrap."""
     model_name: str = ""
-    """What the report calls the model; empty: "student", "challenger" or "model"."""
+    """Name of the model in the report; empty uses "student", "challenger" or "model"."""
     baseline_name: str = ""
-    """What it calls the baseline; empty: "control" beside a teacher, else "champion"."""
+    """Name of the baseline; empty uses "control" if there is a teacher, else "champion"."""
     teacher_name: str = "teacher"
-    """What it calls the teacher."""
+    """Name of the teacher."""
 
     @field_validator("max_shift")
     @classmethod

@@ -33,8 +33,8 @@ class GridSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     points: int | dict[str, int] | None = None
-    """Points along every continuous input, or by the input's name; where nothing is said, as many
-    as keep the grid within `rows`. Discrete inputs take all their levels."""
+    """Points along every continuous input, or a dict by the input's name; by default as many as
+    keep the grid within `rows`. Discrete inputs take all their levels."""
 
 
 class SobolSettings(BaseModel):
@@ -53,12 +53,12 @@ class PlainSettings(BaseModel):
 
 
 class AdaptiveSettings(BaseModel):
-    """Sobol candidates, of which those are kept where a surrogate errs most."""
+    """Sobol candidates, of which those with the largest error of a surrogate are kept."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     oversample: int = Field(default=8, ge=2, le=1024)
-    """Candidates for each row kept."""
+    """Candidates per row that is kept."""
 
 
 COVERINGS: dict[str, type[BaseModel]] = {

@@ -20,9 +20,9 @@ class JitterSettings(BaseModel):
     noise: float = Field(default=0.05, ge=0)
     """Standard deviation of the noise on numbers, in standard deviations of the column."""
     shift: float = Field(default=0.5, ge=0)
-    """Images move up to this many pixels along each axis; 0 for tensors that are not pictures."""
+    """Images move by up to this many pixels along each axis; 0 for tensors that are not images."""
     rotation: float = Field(default=10.0, ge=0, le=180)
-    """Images turn up to this many degrees, either way; 0 for tensors that are not pictures."""
+    """Images turn by up to this many degrees either way; 0 for tensors that are not images."""
     pixel_noise: float = Field(default=0.05, ge=0)
     """Standard deviation of the noise on tensor elements, in standard deviations of the column."""
 

@@ -22,7 +22,7 @@ class MixupSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     alpha: float = Field(default=1.0, gt=0, le=100)
-    """Shares are drawn from Beta(alpha, alpha): 1 is uniform, less stays near the originals."""
+    """Shares are drawn from Beta(alpha, alpha): 1 is uniform, lower stays near the originals."""
 
 
 class Mixup:

@@ -27,7 +27,7 @@ class MungeSettings(BaseModel):
     local_variance: float = Field(default=5.0, gt=0)
     """The paper's s: numbers are drawn from N(neighbour, |difference| / s)."""
     neighbour_pool: int = Field(default=65_536, ge=2)
-    """Neighbours are sought among at most this many different rows, spread evenly."""
+    """Neighbours are searched among at most this many different rows, spread evenly."""
 
 
 class Munge:

@@ -52,8 +52,8 @@ def siren(
         in_features: Features of a row, standardised.
         out_features: Outputs of a row.
         hidden: Units of each hidden layer.
-        first_frequency: omega_0 of the first layer: raise it (30 in the paper, for images) where
-            the function oscillates.
+        first_frequency: omega_0 of the first layer: raise it (30 in the paper, for images) if the
+            function oscillates.
         frequency: omega_0 of the others.
 
     Raises:
@@ -113,9 +113,9 @@ def fourier(
         in_features: Features of a row, standardised.
         out_features: Outputs of a row.
         hidden: Units of each hidden layer.
-        frequencies: How many; fixed, not learned.
-        scale: Their standard deviation: too low blurs, too high turns into noise between rows.
-        activation: Of the hidden layers.
+        frequencies: Number of frequencies; fixed, not learned.
+        scale: Their standard deviation: too low blurs, too high gives noise between rows.
+        activation: Activation of the hidden layers.
 
     Raises:
         InvalidInput: Listing every argument that cannot work.
@@ -164,8 +164,8 @@ def resmlp(
         in_features: Features of a row.
         out_features: Outputs of a row.
         width: Units of every layer.
-        blocks: Of two layers each.
-        activation: One of those of `mlp`.
+        blocks: Blocks of two layers each.
+        activation: One of the activations of `mlp`.
 
     Raises:
         InvalidInput: Listing every argument that cannot work.
@@ -246,7 +246,7 @@ class FNO1d(nn.Module):
         length: Points of the field.
         channels: Width of the lifted field.
         modes: Fourier modes kept in each layer.
-        layers: Of the operator.
+        layers: Layers of the operator.
         projection: Units of the hidden layer that maps channels to values.
         places: Whether it is told where a point lies, by sine and cosine.
     """
@@ -309,7 +309,7 @@ def fno(
         out_features: The same number.
         channels: Width of the lifted field.
         modes: Fourier modes kept, at most L / 2.
-        layers: Of the operator.
+        layers: Layers of the operator.
         projection: Units of the last hidden layer.
         places: Whether the network is told where a point lies. Without it, shifting the field
             around shifts the result and nothing else: right for periodic problems that are the same

@@ -39,10 +39,11 @@ class Request(BaseModel):
     lease_hours: float = Field(default=12.0, gt=0, allow_inf_nan=False)
     seed: int = Field(default=0, ge=0)
     timezone: str = ""
-    """What times without a zone mean, such as `Europe/Berlin`; empty: UTC, and files that mix times
-    with and without a zone are refused."""
+    """Zone of times that have none, such as `Europe/Berlin`. Empty means UTC, and refuses files
+    that mix times with and without a zone."""
     timestamp_format: str = ""
-    """For times that are no ISO 8601: a `strptime` pattern, or `s`, `ms`, `us`, `ns` since 1970."""
+    """Format of times that are not ISO 8601: a `strptime` pattern, or `s`, `ms`, `us`, `ns` since
+    1970."""
 
     @field_validator("as_of", "since")
     @classmethod

@@ -66,14 +66,14 @@ class SelectionSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     step: int | None = Field(default=None, ge=0)
-    """For rule `step`: which one."""
+    """Step of the milestone, for rule `step`."""
     mode: Literal["auto", "min", "max"] = "auto"
     """Which way the metric is better; `auto` knows every metric that is measured here."""
     device: str = "auto"
-    """Where candidates are scored again: `auto`, `cpu`, `cuda` or `cuda:1`."""
+    """Device that re-scores candidates: `auto`, `cpu`, `cuda` or `cuda:1`."""
     serving: Serving | Literal["auto"] = "auto"
-    """A file beside the model that serves it without this package: `onnx` or `torch`; `none`, or as
-    the training was told."""
+    """A file beside the model that serves it without this package: `onnx`, `torch`, `none`; `auto`
+    uses the setting of the training run."""
 
 
 class _Typed(BaseModel):

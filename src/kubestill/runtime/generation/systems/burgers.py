@@ -34,10 +34,10 @@ class Burgers(System):
     obeys the heat equation, once the mean velocity is taken off by a moving frame.
 
     Args:
-        points: Of the grid; a power of two from 64 on.
+        points: Points of the grid: a power of two, 64 or more.
         viscosity: nu, above 0.
-        time: At which the solution is wanted, above 0.
-        steps: Of the integration.
+        time: Time of the solution, above 0.
+        steps: Steps of the integration.
     """
 
     name = "burgers"

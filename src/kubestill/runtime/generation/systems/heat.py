@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 
 
 class Heat(System):
-    """u_t = d u_xx on 0 < x < 1 with u = 0 at both ends and a tent, 1 - |2x - 1|, at the start.
+    """u_t = d u_xx on 0 < x < 1, with u = 0 at both ends and the tent 1 - |2x - 1| at the start.
 
     Solved by its Fourier series (Carslaw & Jaeger 1959, "Conduction of heat in solids", section
     3.3). The reference sums images instead: the tent's odd continuation is made of kinks |x - x_j|,

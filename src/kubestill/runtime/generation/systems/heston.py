@@ -48,7 +48,7 @@ class Heston(System):
     it the wings of the surface. phi is in the form without branch cuts of Albrecher et al. 2007.
 
     Args:
-        nodes: Of the quadrature, the trapezoidal rule after u = width sinh(s).
+        nodes: Nodes of the quadrature, the trapezoidal rule after u = width sinh(s).
     """
 
     name = "heston"

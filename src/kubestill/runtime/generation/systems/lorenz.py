@@ -23,14 +23,14 @@ Floats = NDArray[np.float64]
 class Lorenz(System):
     """x' = 10 (y - x), y' = x (rho - z) - y, z' = xy - 8/3 z (Lorenz 1963, eqs. 25-27).
 
-    From a state and rho to the trajectory that follows. Neighbouring trajectories part as
+    From a state and rho to the trajectory that follows. Neighbouring trajectories diverge as
     exp(0.9 t): beyond a few units of time no finite number of rows covers the domain, and the
     default of one unit is well within. Solved by classical Runge-Kutta with 2,000 steps a unit;
     the reference is DOP853 (Hairer et al. 1993) at a tolerance of 1e-12.
 
     Args:
         time: Length of the trajectory, above 0.
-        samples: How many states of it are given, evenly spaced, the last at `time`.
+        samples: Number of states along it, evenly spaced, the last at `time`.
     """
 
     name = "lorenz"

@@ -27,15 +27,14 @@ Keys = list[bytes]
 class Table(System):
     """A Parquet or CSV table in which equal inputs always have the same target.
 
-    Its rows are all that may be asked: a grid over it is the table itself, without rows that stand
-    there twice.
+    Its rows are the whole domain: a grid over it is the table itself, without duplicate rows.
 
     Args:
         source: Path, glob, folder or URI of Parquet or CSV files.
         target: Column to look up.
-        features: Columns to look it up by; all others where empty.
-        task: regression, binary or multiclass, where inference would get it wrong.
-        kinds: Kind by column, where inference would get it wrong.
+        features: Columns to look it up by; empty uses all others.
+        task: regression, binary or multiclass, if inference would get it wrong.
+        kinds: Kind by column, if inference would get it wrong.
     """
 
     name = "table"
