@@ -40,7 +40,7 @@ def test_a_package_exports_exactly_its_folders(package, root):
 
 
 @pytest.mark.parametrize("name", ASSETS)
-def test_its_package_exports_it_alone(name):
+def test_the_package_of_an_asset_exports_only_that_asset(name):
     kind = ASSETS[name].kind
     package = importlib.import_module(f"kubestill.{kind}s.{name}")
     assert package.__all__ == [name]
@@ -53,7 +53,7 @@ def test_a_checked_in_file_is_what_the_code_generates(path):
 
 
 @pytest.mark.parametrize("name", COMPONENTS)
-def test_a_component_takes_what_its_task_takes(name):
+def test_a_component_has_the_parameters_of_its_step(name):
     def parameters(function):
         # A task says None where Kubeflow shows an empty list or mapping.
         return {
@@ -77,7 +77,7 @@ def test_every_input_and_output_is_described(name):
 
 
 @pytest.mark.parametrize("name", COMPONENTS)
-def test_component_py_imports_kubeflow_and_the_standard_library_alone(name):
+def test_component_py_imports_only_kfp_and_the_standard_library(name):
     with open(f"{ASSETS[name].folder}/component.py") as file:
         imports = re.findall(r"^(?:from|import) (\S+)", file.read(), re.MULTILINE)
     assert set(imports) <= {
@@ -89,7 +89,7 @@ def test_component_py_imports_kubeflow_and_the_standard_library_alone(name):
 
 
 @pytest.mark.parametrize("name", ASSETS)
-def test_it_runs_in_our_image_and_installs_nothing(name):
+def test_every_asset_runs_in_our_image_and_installs_nothing(name):
     content = compile_yaml(ASSETS[name])
     assert images_of(content) == {IMAGE}
     assert "pip install" not in content
@@ -112,7 +112,7 @@ def images_of(content: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", ASSETS)
-def test_its_metadata_has_the_communitys_format(name):
+def test_metadata_follows_the_community_format(name):
     folder = ASSETS[name].folder
     with open(f"{folder}/metadata.yaml") as file:
         metadata = yaml.safe_load(file)
@@ -138,7 +138,7 @@ def test_the_same_port_has_the_same_type_everywhere():
     assert {port: kinds for port, kinds in types.items() if len(kinds) > 1} == {}
 
 
-def test_a_pipeline_retries_every_task_for_days_and_trusts_no_cache():
+def test_a_pipeline_retries_every_task_for_days_and_never_caches():
     spec = next(yaml.safe_load_all(compile_yaml(ASSETS["distillation"])))
     dags = [spec["root"]["dag"], spec["components"]["comp-shards"]["dag"]]
     tasks = {name: task for dag in dags for name, task in dag["tasks"].items()}

@@ -59,7 +59,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_an_interface_stays_as_it_was_released(name):
+def test_an_interface_stays_as_listed(name):
     was, now = promised().get(name, [name]), compiled(FILES[name])
     gone, new = sorted(set(was) - set(now)), sorted(set(now) - set(was))
     assert (gone, new) == ([], []), (
@@ -67,5 +67,5 @@ def test_an_interface_stays_as_it_was_released(name):
     )
 
 
-def test_nothing_listed_has_disappeared():
+def test_every_listed_asset_still_exists():
     assert set(promised()) == set(FILES)

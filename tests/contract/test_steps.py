@@ -71,7 +71,7 @@ def test_a_step_runs_through_kubeflows_own_executor(tmp_path):
     assert json.loads(written.read_text()) == {"parameterValues": {"Output": [0, 1, 2]}}
 
 
-def test_a_step_that_fails_says_why_and_leaves_it_for_others(tmp_path):
+def test_a_failed_step_reports_its_cause_and_records_it(tmp_path):
     status = {"state": "COMPLETE", "pipelineJobResourceName": "", "pipelineTaskName": ""}
     done, written, failures = start(
         tmp_path, "record_outcome", registry="", run_id="r", final_status=status
@@ -84,7 +84,7 @@ def test_a_step_that_fails_says_why_and_leaves_it_for_others(tmp_path):
     assert failure["message"] in done.stderr + done.stdout
 
 
-def test_a_component_that_does_not_exist_is_no_silent_success(tmp_path):
+def test_an_unknown_component_fails(tmp_path):
     done, written, _ = start(tmp_path, "no_such_component")
     assert done.returncode != 0
     assert "no_such_component" in done.stderr

@@ -73,7 +73,7 @@ def test_every_task_is_placed_sized_retried_and_never_skipped(asset):
 
 
 @pytest.mark.parametrize("asset", PIPELINES, ids=lambda asset: asset.name)
-def test_what_a_task_names_is_handed_down_to_it_through_loops_and_conditions(asset):
+def test_parameters_reach_a_task_through_loops_and_conditions(asset):
     spec = compiled(asset)[0]
     for dag in [spec["root"], *spec["components"].values()]:
         handed = set(dag.get("inputDefinitions", {}).get("parameters", {}))
@@ -95,7 +95,7 @@ def test_without_accelerators_a_run_asks_for_none(asset):
     assert parameters["tolerations"]["defaultValue"] == []
 
 
-def test_resources_hold_for_all_and_for_one(tmp_path):
+def test_resources_apply_to_all_steps_and_to_single_ones(tmp_path):
     path = tmp_path / "resources.yaml"
     path.write_text(
         "retries: 5\ntimeout: 12h\nparallelism: 4\nshared_memory: ''\n"
@@ -119,36 +119,34 @@ def test_resources_hold_for_all_and_for_one(tmp_path):
     assert loops[0]["iteratorPolicy"] == {"parallelismLimit": 4}
 
 
-def test_variables_and_secrets_reach_every_task(tmp_path):
+@pytest.mark.parametrize("asset", PIPELINES, ids=lambda asset: asset.name)
+def test_variables_and_secrets_reach_every_task(asset, tmp_path):
     path = tmp_path / "resources.yaml"
     path.write_text(
         "env: {AWS_ENDPOINT_URL: 'https://s3.example'}\n"
         "secrets: {AWS_ACCESS_KEY_ID: store/id, AWS_SECRET_ACCESS_KEY: store/secret}\n"
         "steps: {train-teacher: {env: {HF_HOME: /tmp}}}\n"
     )
-    for asset in PIPELINES:
-        spec, platform = compiled(asset, resources=str(path))
-        for task in tasks(spec):
-            label = component(spec, task)["executorLabel"]
-            env = {"AWS_ENDPOINT_URL": "https://s3.example"}
-            # Whatever the task is called: `train-first` is a train-teacher, too.
-            if container(spec, task)["args"][-1] == "train_teacher":
-                env["HF_HOME"] = "/tmp"
-            set_to = {one["name"]: one["value"] for one in container(spec, task)["env"]}
-            assert set_to.items() >= env.items()
-            assert ("HF_HOME" in set_to) == ("HF_HOME" in env)
-            secrets = {
-                mapped["envVar"]: (secret["secretName"], mapped["secretKey"])
-                for secret in platform[label]["secretAsEnv"]
-                for mapped in secret["keyToEnv"]
-            }
-            assert secrets == {
-                "AWS_ACCESS_KEY_ID": ("store", "id"),
-                "AWS_SECRET_ACCESS_KEY": ("store", "secret"),
-            }
+    spec, platform = compiled(asset, resources=str(path))
+    for task in tasks(spec):
+        label = component(spec, task)["executorLabel"]
+        set_to = {one["name"]: one["value"] for one in container(spec, task)["env"]}
+        assert set_to["AWS_ENDPOINT_URL"] == "https://s3.example"
+        # Whatever the task is called: `train-first` is a train-teacher, too.
+        trains_teacher = container(spec, task)["args"][-1] == "train_teacher"
+        assert set_to.get("HF_HOME") == ("/tmp" if trains_teacher else None)
+        secrets = {
+            mapped["envVar"]: (secret["secretName"], mapped["secretKey"])
+            for secret in platform[label]["secretAsEnv"]
+            for mapped in secret["keyToEnv"]
+        }
+        assert secrets == {
+            "AWS_ACCESS_KEY_ID": ("store", "id"),
+            "AWS_SECRET_ACCESS_KEY": ("store", "secret"),
+        }
 
 
-def test_a_steps_own_variable_replaces_everybodys():
+def test_a_variable_of_one_step_overrides_the_common_one():
     resources = Resources(
         env={"A": "1", "B": "2"},
         secrets={"C": "store/c"},
@@ -159,12 +157,12 @@ def test_a_steps_own_variable_replaces_everybodys():
     assert resources.of("train-student").secrets == {"C": "store/c"}
 
 
-def test_the_example_says_the_defaults(request):
+def test_the_example_file_contains_the_defaults(request):
     path = request.config.rootpath / "docs" / "examples" / "resources.yaml"
     assert read_resources(str(path)) == DEFAULT
 
 
-def test_everything_wrong_with_resources_is_told_at_once(tmp_path):
+def test_all_problems_with_resources_are_reported_at_once(tmp_path):
     path = tmp_path / "resources.yaml"
     path.write_text(
         "retrys: 3\nretries: -1\nbackoff: soon\ncpu: 2\n"
@@ -189,7 +187,7 @@ def test_everything_wrong_with_resources_is_told_at_once(tmp_path):
     assert "did you mean 'train-teacher'" in str(error.value)
 
 
-def test_a_timeout_is_seconds():
+def test_a_timeout_is_converted_to_seconds():
     assert [Resources(timeout=text).timeout_s for text in ("", "90s", "2h")] == [0, 90, 7200]
 
 
