@@ -272,13 +272,18 @@ class Steps:
                 self.say(f"    {name}{part}: {line}")
                 return
             progress = read_progress(line)
-            if progress and not row.loop:
-                row.count(progress.done, progress.total)
-            elif not progress and not is_routine(line):
-                row.result = line
             row.detail = " ".join(progress.detail.split()) if progress else line
-            pace = f"  {row.pace}" if progress and not row.loop and row.pace else ""
-            self._whisper(row, f"{row.name}{part}: {line}{pace}")
+            if progress:
+                row.result = ""
+                if not row.loop:
+                    row.count(progress.done, progress.total)
+                pace = f"  {row.pace}" if row.pace and not row.loop else ""
+                self._whisper(row, f"{row.name}{part}: {line}{pace}")
+            elif not is_routine(line):
+                # The last one is the result, and stands in the step's last line.
+                before, row.result = row.result, line
+                if before:
+                    self._whisper(row, f"{row.name}{part}: {before}")
 
     def advance(self, name: str, done: int, total: int) -> None:
         """Show how many iterations of a step's loop are over."""

@@ -155,6 +155,7 @@ def test_a_step_has_two_lines_in_a_file_of_which_the_second_is_its_result(lines,
         "resuming from step 50, with the same bits",
         "attempt 2 takes over from attempt 1: its process is gone",
         "SIGTERM: making step 50 durable before stopping",
+        "this very training run is finished at gs://b/x: its result is adopted",
     ],
 )
 def test_what_a_person_has_to_know_stays(line):
@@ -181,6 +182,24 @@ def test_every_ten_seconds_a_line_says_how_far_it_is(monkeypatch):
     ]
     assert "step     450/1,500  train_loss 0.5" in lines[1]
     assert lines[1].endswith("50/s  21 s left")
+
+
+def test_a_stranger_step_shows_signs_of_life_and_its_last_line_once(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    with Steps(stream) as steps:
+        steps.begin("own")
+        for line in [*GATE[:3], "loss 5", "loss 4", "loss 3"]:
+            now[0] += 11.0
+            steps.tell("own", line)
+        steps.finish("own", ok=True, seconds=66)
+    assert [line[8:] for line in stream.getvalue().splitlines()] == [
+        "▸ own",
+        "    own: loss 5",
+        "    own: loss 4",
+        "✓ own  66.0 s  loss 3",
+    ]
 
 
 def test_verbose_passes_everything_on():

@@ -30,7 +30,7 @@ def test_running_again_adopts_the_finished_training(kubestill, tmp_path):
     command = ["run", str(tmp_path / "prices.yaml"), "-p", f"table={tmp_path / 'prices.parquet'}"]
     shown = []
     for _ in range(2):
-        done = kubestill(*command, "--output", str(tmp_path / "runs"))
+        done = kubestill(*command, "-v", "--output", str(tmp_path / "runs"))
         assert done.returncode == 0, done.stdout + done.stderr
         shown.append(done.stdout)
     assert re.search(r"train-teacher: epoch +\d", shown[0])

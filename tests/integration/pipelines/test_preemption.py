@@ -32,7 +32,7 @@ def start(output: Path) -> subprocess.Popen[str]:
         teacher_settings="{checkpoints: {recovery_seconds: 0.05}}",
     )
     return subprocess.Popen(
-        [sys.executable, "-m", "kubestill", *often],
+        [sys.executable, "-m", "kubestill", *often, "-v"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
