@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from kubestill.errors import CorruptData, Problems
+from kubestill.runtime.base.values import parse_json, read_file
 
 Kind = Literal[
     "dataset",
@@ -128,16 +129,13 @@ def read_record(artifact: Artifact) -> dict[str, Any]:
     """Read what `write_record` wrote.
 
     Raises:
-        CorruptData: The file is missing or holds no JSON object.
+        CorruptData: The file is missing or holds no JSON object; see `values.parse_json`.
     """
     try:
-        with open(artifact.path, encoding="utf-8") as file:
-            body = json.load(file)
-    except (OSError, ValueError, RecursionError) as error:
+        content = read_file(artifact.path, what="record")
+    except FileNotFoundError as error:
         raise CorruptData(f"{artifact.uri} cannot be read: {error}") from error
-    if not isinstance(body, dict):
-        raise CorruptData(f"{artifact.uri} holds no JSON object")
-    return body  # pyright: ignore[reportUnknownVariableType]
+    return parse_json(content, source=artifact.uri, what="record")
 
 
 def read_metadata(artifact: Artifact, name: str) -> Any:

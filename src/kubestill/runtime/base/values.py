@@ -15,6 +15,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from functools import cache
 from itertools import accumulate
 from typing import Annotated, Any, TypeAlias, TypeVar, cast
@@ -43,6 +44,7 @@ __all__ = [
     "Key",
     "Number",
     "Seconds",
+    "Time",
     "Whole",
     "WholeFloat",
     "check_format",
@@ -69,6 +71,12 @@ def _checked_key(key: str) -> str:
     return key
 
 
+def _checked_time(text: str) -> str:
+    if not 1 < datetime.fromisoformat(text).year < 9999:
+        raise ValueError("must lie in the years 2 to 9998")
+    return text
+
+
 def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
@@ -82,6 +90,8 @@ Seconds: TypeAlias = Annotated[float, Strict(), Field(ge=0, le=1e9)]
 """A duration."""
 Instant: TypeAlias = Annotated[float, Strict(), Field(ge=0, le=253_402_300_799)]
 """Seconds since 1970, up to the last year that a date can have."""
+Time: TypeAlias = Annotated[str, AfterValidator(_checked_time)]
+"""A date and time in ISO 8601."""
 Flag: TypeAlias = Annotated[bool, Strict()]
 Digest: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """SHA-256 in hexadecimal."""
@@ -103,6 +113,8 @@ def parse_json(content: bytes | str, *, source: str, what: str) -> JsonObject:
     """
     try:
         return _parse(content)
+    except (json.JSONDecodeError, UnicodeError) as error:
+        raise CorruptData(f"{source} is not a {what}: cannot be read as JSON: {error}") from error
     except (ValueError, RecursionError) as error:
         raise CorruptData(f"{source} is not a {what}: {error}") from error
 

@@ -26,6 +26,7 @@ class LedgerCell:
         self._clock = clock
         self._lock = RLock()
         self._known: tuple[Ledger, str] | None = None
+        self._rebuilt = ""
         self.predecessor: Attempt | None = None
         """Whose training `claim` took over."""
 
@@ -55,7 +56,9 @@ class LedgerCell:
         if self._known is not None:
             text = f"ledger lost ({why}): restored from the memory of its owner"
             return self._known[0].with_notice(text, at=self._clock()), version
-        return self._rebuild(), version
+        ledger = self._rebuild(why)
+        self._rebuilt = "; ".join(notice.text for notice in ledger.notices)
+        return ledger, version
 
     def refresh(self) -> Ledger:
         """Read what the cell holds, and remember it as `latest`."""
@@ -110,6 +113,9 @@ class LedgerCell:
         watched, since = "", 0.0
         while True:
             ledger, version = self.read()
+            if self._rebuilt:
+                announce(f"WARNING: {self._rebuilt}")
+                self._rebuilt = ""
             mine = ledger.attempt
             if mine is not None and mine.id.endswith(identity):
                 self._known = ledger, version
@@ -154,12 +160,13 @@ class LedgerCell:
                 announce(f"attempt {number} takes over from attempt {mine.number}: {why}")
             return me
 
-    def _rebuild(self) -> Ledger:
+    def _rebuild(self, why: str) -> Ledger:
         return rebuild_ledger(
             self._place.store,
             experiment=self._place.experiment,
             fingerprint=self._place.fingerprint,
             now=self._clock(),
+            why=why,
         )
 
 

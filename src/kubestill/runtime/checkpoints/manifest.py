@@ -177,11 +177,17 @@ def parse_manifest(content: bytes, *, source: str) -> Manifest:
     return manifest
 
 
-def rebuild_ledger(store: Store, *, experiment: str, fingerprint: str, now: float) -> Ledger:
+_GONE = "it is gone"
+"""Why a ledger is lost that left nothing; a training run that never began has none either."""
+
+
+def rebuild_ledger(
+    store: Store, *, experiment: str, fingerprint: str, now: float, why: str = _GONE
+) -> Ledger:
     """Make a ledger from what lies at a place: empty where nothing does.
 
-    Of one step and kind, the highest attempt counts. Manifests that cannot be read are left out,
-    and the ledger says so.
+    Of one step and kind, the highest attempt counts. The notices of the ledger say what was lost
+    (`why`), and which manifests cannot be read and are left out.
 
     Raises:
         InvalidInput: A manifest was written by another format version: left out, its checkpoint
@@ -211,13 +217,14 @@ def rebuild_ledger(store: Store, *, experiment: str, fingerprint: str, now: floa
         if other is None or other.attempt < entry.attempt:
             found[entry.step, entry.kind] = entry
     if not highest:
-        return ledger
+        text = f"ledger lost ({why}), and no checkpoint lies here: training starts anew"
+        return ledger if why == _GONE else ledger.with_notice(text, at=now)
     ledger = replace(
         ledger,
         entries=in_order(found.values()),
         attempt=Attempt(number=highest, id="lost", owner="whoever lost the ledger"),
     )
-    text = f"ledger lost: rebuilt from {len(found)} manifests"
+    text = f"ledger lost ({why}): rebuilt from {len(found)} manifests"
     for notice in (text, *skipped):
         ledger = ledger.with_notice(notice, at=now)
     return ledger

@@ -7,13 +7,16 @@ anything when it is read.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 
 from kubestill.errors import CorruptData
+from kubestill.runtime.base.values import Whole, parse_json, read_as
 from kubestill.runtime.checkpoints.ledger import Json
 
 RANK_PREFIX = "rank/"
@@ -132,13 +135,13 @@ class Layout:
             if length > len(content):
                 raise ValueError(f"a header of {length} bytes in a file of {len(content)}")
             header = bytes(content[:length])
-            parsed: object = json.loads(header[8:])
+            parsed = parse_json(header[8:], source=source, what="safetensors file")
             slots = tuple(
-                _slot(name, value)
-                for name, value in cast(Json, parsed).items()
+                _slot(name, read_as(_Placed, value, source=source, what="safetensors file"))
+                for name, value in parsed.items()
                 if name != "__metadata__"
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError) as error:
             raise CorruptData(f"{source} is not a safetensors file: {error}") from error
         size = len(content) - length
         if any(not 0 <= slot.start <= slot.end <= size for slot in slots):
@@ -152,12 +155,21 @@ class Layout:
         ]
 
 
-def _slot(name: str, value: Json) -> Slot:
-    start, end = value["data_offsets"]
-    dtype, shape = _DTYPES[value["dtype"]], tuple(int(n) for n in value["shape"])
-    count = 1
-    for n in shape:
-        count *= n
-    if count * dtype.itemsize != end - start:
-        raise ValueError(f"{name} of {shape} does not fill bytes {start} to {end}")
+@dataclass(frozen=True, kw_only=True)
+class _Placed:
+    """A tensor as a safetensors header tells it."""
+
+    dtype: str
+    shape: Annotated[tuple[Whole, ...], Field(max_length=64)]
+    data_offsets: tuple[Whole, Whole]
+
+
+def _slot(name: str, value: _Placed) -> Slot:
+    start, end = value.data_offsets
+    dtype, shape = _DTYPES[value.dtype], value.shape
+    # Strides are products of sizes, even where one of the others is 0.
+    if math.prod(size or 1 for size in shape) > 1 << 60:
+        raise ValueError(f"{name[:100]!r} has sizes that no memory holds")
+    if math.prod(shape) * dtype.itemsize != end - start:
+        raise ValueError(f"{name[:100]!r} of {shape} does not fill bytes {start} to {end}")
     return Slot(name, dtype, shape, start, end)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from kubestill.errors import NotFound, StoreError, StoreUnavailable
+from kubestill.runtime.base.values import parse_json, read_as
 from kubestill.runtime.checkpoints import protocol
 from kubestill.runtime.checkpoints.commits import LedgerCell
-from kubestill.runtime.checkpoints.ledger import Attempt, Json, LedgerEntry, ManifestRef
+from kubestill.runtime.checkpoints.ledger import Attempt, LedgerEntry, ManifestRef
 from kubestill.runtime.checkpoints.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -41,9 +42,18 @@ class Snapshot:
     """JSON text."""
     rank_meta: str
     """JSON text."""
-    phases: Mapping[int, int] = field(default_factory=dict[int, int])
-    """The phase of each step as known when the state was copied: what is pruned must not depend on
-    how fast a store is."""
+    marks: protocol.Marks = protocol.Marks()
+    """What the curves said when the state was copied: what is pruned must not depend on how fast a
+    store is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RankFile:
+    """What a rank tells rank 0 of its state."""
+
+    file: StateFile
+    meta: str
+    """JSON text."""
 
 
 @dataclass
@@ -108,10 +118,10 @@ class CheckpointWriter:
             files, rank_meta = [progress.file], [snapshot.rank_meta]
             for rank in range(1, self._world):
                 body = self._await_rank(folder, rank)
-                files.append(StateFile(**body["file"]))
-                rank_meta.append(body["meta"])
+                files.append(body.file)
+                rank_meta.append(body.meta)
             progress.entry = self._put_manifest(folder, snapshot, files, rank_meta)
-        self._commit(progress.entry, snapshot.phases)
+        self._commit(progress.entry, snapshot.marks)
 
     def _put_state(self, folder: str, parts: Sequence[Content]) -> StateFile:
         key = f"{folder}/state-{self._rank:05d}-of-{self._world:05d}.safetensors"
@@ -126,11 +136,14 @@ class CheckpointWriter:
             version=entry.version,
         )
 
-    def _await_rank(self, folder: str, rank: int) -> Json:
+    def _await_rank(self, folder: str, rank: int) -> _RankFile:
         deadline = time.monotonic() + RANK_SECONDS
         while True:
             try:
-                return json.loads(self._store.get(_rank_key(folder, rank)))
+                content = self._store.get(_rank_key(folder, rank))
+                source, what = _rank_key(folder, rank), "record of a rank"
+                form = parse_json(content, source=source, what=what)
+                return read_as(_RankFile, form, source=source, what=what)
             except NotFound:
                 if time.monotonic() > deadline:
                     message = f"rank {rank} did not write its state to {folder} in {RANK_SECONDS} s"
@@ -157,7 +170,7 @@ class CheckpointWriter:
         ref = ManifestRef(key=key, sha256=hashlib.sha256(content).hexdigest())
         return manifest.entry(ref)
 
-    def _commit(self, entry: LedgerEntry, phases: Mapping[int, int]) -> None:
+    def _commit(self, entry: LedgerEntry, marks: protocol.Marks) -> None:
         # Remembered until it is deleted, not compared with the ledger before this commit: a commit
         # whose answer was lost has unlisted some of it already.
         listed = (*self._cell.latest.entries, entry)
@@ -169,7 +182,7 @@ class CheckpointWriter:
                 entry,
                 now=self._clock(),
                 keep=self._keep,
-                phases=phases,
+                marks=marks,
             )
         )
         kept = {e.manifest.key for e in ledger.entries}

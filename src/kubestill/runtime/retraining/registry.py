@@ -14,9 +14,8 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import ValidationError
-
 from kubestill.errors import Conflict, CorruptData, InvalidInput, Problem
+from kubestill.runtime.base.values import check_format, parse_json, read_as
 from kubestill.runtime.retraining.state import FORMAT, Champion, State
 from kubestill.runtime.retraining.transitions import Transition
 from kubestill.runtime.stores import Store, join_uri, open_store
@@ -111,23 +110,23 @@ class Registry:
         try:
             self.store.put(key, content, create=True)
         except Conflict:
-            return json.loads(self.store.get(key))
+            return self._entry(key)
         return entry
 
     def entry(self, run_id: str, step: str) -> dict[str, Any] | None:
         """Return one entry of the history, or None."""
         key = f"history/{run_id}-{step}.json"
         found = [entry for entry in self.store.list(key) if entry.key == key]
-        return json.loads(self.store.get(key)) if found else None
+        return self._entry(key) if found else None
 
     def entries(self, run_id: str, prefix: str) -> list[dict[str, Any]]:
         """Return the run's entries whose steps start with `prefix`, in order of step."""
         found = self.store.list(f"history/{run_id}-{prefix}")
-        return [json.loads(self.store.get(entry.key)) for entry in found]
+        return [self._entry(entry.key) for entry in found]
 
     def history(self) -> list[dict[str, Any]]:
         """Return every entry, in the order in which they were written."""
-        entries = [json.loads(self.store.get(found.key)) for found in self.store.list("history/")]
+        entries = [self._entry(found.key) for found in self.store.list("history/")]
         return sorted(entries, key=lambda entry: entry["at"])
 
     def model_uri(self, champion: Champion) -> str:
@@ -138,6 +137,15 @@ class Registry:
         """Return the folder that a champion's ledger lists states below."""
         return join_uri(self.uri, f"{champion.folder}/training")
 
+    def _entry(self, key: str) -> dict[str, Any]:
+        source = f"{self.uri}/{key}"
+        form = parse_json(self.store.get(key), source=source, what="entry of the history")
+        check_format(form.get("format"), FORMAT, source=source, what="entry of the history")
+        for name in ("at", "run_id", "step"):
+            if not isinstance(form.get(name), str):
+                raise CorruptData(f"{source} is no entry of the history: it lacks {name!r}")
+        return form
+
     def _read(self) -> tuple[State, str]:
         content, version = self.store.cell(STATE_KEY).read()
         if content is None:
@@ -147,18 +155,8 @@ class Registry:
 
 def _parse(content: bytes, source: str) -> State:
     try:
-        form: object = json.loads(content)
-    except ValueError as error:
-        raise CorruptData(f"{source} is not JSON: {error}; restore it from a backup") from error
-    found = form.get("format") if isinstance(form, dict) else None
-    if found != FORMAT:
-        if isinstance(found, str) and found.startswith(FORMAT.rpartition("/")[0]):
-            remedy = f"a newer kubestill wrote this registry; this one reads {FORMAT!r}: upgrade"
-            raise InvalidInput([Problem(f"{source} format", found, remedy)])
-        raise CorruptData(f"{source} is no registry: its format is {found!r}, not {FORMAT!r}")
-    try:
-        return State.model_validate(form)
-    except ValidationError as error:
-        raise CorruptData(
-            f"{source} does not read as {FORMAT!r}; a newer kubestill, or a hand, wrote it: {error}"
-        ) from error
+        form = parse_json(content, source=source, what="registry")
+        check_format(form.get("format"), FORMAT, source=source, what="registry")
+        return read_as(State, form, source=source, what="registry")
+    except CorruptData as error:
+        raise CorruptData(f"{error}; restore it from a backup") from error

@@ -12,6 +12,8 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from kubestill.runtime.base.values import Instant, Key, Seconds, Time, Whole
+
 __all__ = ["FORMAT", "Champion", "Claim", "Golden", "Half", "Part", "State", "Verdict", "Window"]
 
 FORMAT = "kubestill/registry/1"
@@ -34,14 +36,14 @@ class _Value(BaseModel):
 class Champion(_Value):
     """The model in production, or one that was."""
 
-    version: int = Field(ge=1)
+    version: Whole = Field(ge=1)
     run_id: str
     """Of the run that promoted it."""
     window: str
     """Whose rows judged it."""
-    promoted_at: str
+    promoted_at: Time
     """ISO 8601, UTC."""
-    folder: str
+    folder: Key
     """Key below the registry: `model/`, `ledger.json` and the state before overfitting lie there.
     `Registry.model_uri` and `ledger_uri` make URIs of it."""
     model_digest: str
@@ -62,18 +64,18 @@ class Champion(_Value):
 class Window(_Value):
     """The rows that one run took."""
 
-    id: str
+    id: Key
     """Also its folder's name below `windows/`."""
     run_id: str
-    end: str
+    end: Time
     """ISO 8601, UTC: every row is from before this instant."""
-    first: str
+    first: Time
     """Time of the earliest row; ISO 8601, UTC."""
-    last: str
+    last: Time
     """Time of the latest row."""
-    rows: int = Field(ge=1)
-    judge_rows: int = Field(ge=0)
-    late: int = 0
+    rows: Whole = Field(ge=1)
+    judge_rows: Whole
+    late: Whole = 0
     """Rows from before the end of an earlier window."""
     manifest: str
     """SHA-256 of `windows/<id>/window.json`, which lists files, fingerprints and identities."""
@@ -83,7 +85,7 @@ class Window(_Value):
     train: Part = "trainable"
     judge: Part = "trainable"
     """Rows that have judged may be learned from by later runs, which never judge by them again."""
-    trained_by: Mapping[Half, int] = Field(default_factory=dict[Half, int])
+    trained_by: Mapping[Half, Whole] = Field(default_factory=dict[Half, int])
     """Version of the champion that learned from a part."""
 
 
@@ -92,10 +94,10 @@ class Golden(_Value):
 
     source: str
     """Where they came from; another one is imported anew."""
-    folder: str
+    folder: Key
     """Key of the copy below the registry."""
     fingerprint: str
-    rows: int = Field(ge=1)
+    rows: Whole = Field(ge=1)
 
 
 class Claim(_Value):
@@ -104,12 +106,12 @@ class Claim(_Value):
     run_id: str
     owner: str = ""
     """Names the process that drives the run, where that can be looked up; see `ownership`."""
-    at: float
+    at: Instant
     """When it was claimed or last renewed, in seconds since 1970 by the claimant's clock."""
-    lease_seconds: float
-    champion: int = Field(default=0, ge=0)
+    lease_seconds: Seconds
+    champion: Whole = 0
     """Version of the champion that is judged; 0 where there is none."""
-    after: int = 0
+    after: Whole = 0
     """How many windows were closed when this one was planned."""
     window: Window
     pool: tuple[tuple[str, Half], ...] = ()
@@ -126,7 +128,7 @@ class State(_Value):
     """Everything that must never disagree with itself."""
 
     format: Literal["kubestill/registry/1"] = FORMAT
-    sequence: int = 0
+    sequence: Whole = 0
     """Grows with every change."""
     writer: str = ""
     """Unique to the change that wrote this: tells one's own success after a lost answer."""
@@ -135,7 +137,7 @@ class State(_Value):
     champion: Champion | None = None
     previous: tuple[Champion, ...] = ()
     """Former champions, newest first; those rolled back are gone from here."""
-    versions: int = 0
+    versions: Whole = 0
     """Champions ever made: version numbers are not used twice."""
     golden: Golden | None = None
     """What catches forgetting, where it is the user's own; else the parts of windows named so."""

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from kubestill.errors import CorruptData, NotFound
+from kubestill.runtime.base.values import parse_json
 from kubestill.runtime.datasets.dataset import Dataset, DatasetWriter
 from kubestill.runtime.datasets.schema import Schema
 from kubestill.runtime.retraining.files import SourceFile
@@ -89,7 +90,8 @@ class WindowStore:
                 f"{self._registry.uri}/windows/{window.id}/window.json is not what the registry "
                 "lists: it was changed by hand"
             )
-        return json.loads(content)
+        source = f"{self._registry.uri}/windows/{window.id}/window.json"
+        return parse_json(content, source=source, what="window")
 
     def write(
         self,

@@ -22,7 +22,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from kubestill.errors import CorruptData
 from kubestill.runtime.base.redaction import redact
+from kubestill.runtime.base.values import parse_json
 from kubestill.runtime.stores import Store, open_store
 
 __all__ = [
@@ -204,10 +206,10 @@ def _open(root: str) -> Store:
 
 def _parse(content: bytes) -> Failure | None:
     try:
-        form: object = json.loads(content)
-    except (ValueError, RecursionError):
+        form = parse_json(content, source="a failure", what="failure")
+    except CorruptData:
         return None
-    if not isinstance(form, dict) or not isinstance(form.get("task"), str):
+    if not isinstance(form.get("task"), str):
         return None
     kinds = {"attempt": int, "curable": bool}
     told = {
