@@ -68,13 +68,17 @@ def train(folder: Path, **given: Any) -> Path:
     return folder
 
 
-def read(folder: Path) -> tuple[TrainingRecord, ModelSpec, str]:
-    """Return what a report is made of: record, spec and digest of an export."""
-    place = folder / "model"
-    record = read_training(str(place))
+def record_of(folder: Path) -> TrainingRecord:
+    record = read_training(str(folder / "model"))
     assert record
-    spec = ModelSpec.from_json(json.loads((place / "model.json").read_text()))
-    return record, spec, read_digest(open_store(str(place)))
+    return record
+
+
+def report(folder: Path, **changes: Any) -> tuple[str, str]:
+    """Write the report of an export anew, with changes to its record."""
+    spec = ModelSpec.from_json(json.loads((folder / "model" / "model.json").read_text()))
+    digest = read_digest(open_store(str(folder / "model")))
+    return training_report(record_of(folder).model_copy(update=changes), spec, digest)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +125,7 @@ class Checker(HTMLParser):
 
 
 def test_the_training_report_is_well_formed_and_made_from_the_record_alone(trained: Path):
-    html, markdown = training_report(*read(trained))
+    html, markdown = report(trained)
     checker = Checker()
     checker.feed(html)
     assert checker.open == []
@@ -133,9 +137,9 @@ def test_the_training_report_is_well_formed_and_made_from_the_record_alone(train
 
 
 def test_a_training_run_with_little_to_show_still_has_a_report(tmp_path: Path):
-    record, spec, digest = read(train(tmp_path, steps=2))
-    assert record.curves.validation == ()
-    html, markdown = training_report(record, spec, digest)
+    train(tmp_path, steps=2)
+    assert record_of(tmp_path).curves.validation == ()
+    html, markdown = report(tmp_path)
     for shown in (re.sub("<[^>]*>", "", html), markdown):
         assert "The teacher trained for 2 steps in" in shown
         assert "Exported step 2: the last milestone" in shown
@@ -145,9 +149,9 @@ def test_a_training_run_with_little_to_show_still_has_a_report(tmp_path: Path):
 
 
 def test_phases_are_shaded_and_checkpoints_marked(trained: Path):
-    record, *model = read(trained)
+    record = record_of(trained)
     assert record.phases.boundaries.detail, "the rows were memorised"
-    html, _ = training_report(record, *model)
+    html, _ = report(trained)
     assert "3 overfitting" in html
     assert "overfitting after step" in html
     assert {kept.kind for kept in record.checkpoints} == {"milestone", "recovery"}
@@ -156,8 +160,8 @@ def test_phases_are_shaded_and_checkpoints_marked(trained: Path):
 
 def test_curves_are_those_that_the_engine_follows(trained: Path):
     """No validation loss: what is scored on validation rows are metrics."""
-    record, *model = read(trained)
-    html, _ = training_report(record, *model)
+    record = record_of(trained)
+    html, _ = report(trained)
     assert "loss and validation accuracy over the optimizer steps" in html
     assert set(record.curves.validation[0].scores) == {"log_loss", "accuracy"}
     panels = validation_panels([("teacher", "student", "o", record)], "examples")
@@ -167,24 +171,24 @@ def test_curves_are_those_that_the_engine_follows(trained: Path):
 
 
 def test_the_headline_quotes_the_exported_milestone(trained: Path):
-    record, *model = read(trained)
+    record = record_of(trained)
     last = record.curves.validation[-1]
     assert last.step == record.chosen.step == 600
     for earlier in (record.curves.validation[:-1], ()):
         curves = record.curves.model_copy(update={"validation": earlier})
-        html, _ = training_report(record.model_copy(update={"curves": curves}), *model)
+        html, _ = report(trained, curves=curves)
         assert "of the exported model" not in html, "that milestone has no score"
-    html, _ = training_report(record, *model)
+    html, _ = report(trained)
     assert f"<b>{100 * last.scores['accuracy']:.1f}%</b> accuracy" in html
 
 
 def test_the_report_names_the_model_by_its_digest(trained: Path):
-    html, _ = training_report(*read(trained))
+    html, _ = report(trained)
     assert hashlib.sha256((trained / "model" / "model.json").read_bytes()).hexdigest()[:16] in html
 
 
 def test_attempts_are_told_where_there_was_more_than_one(trained: Path):
-    html, markdown = training_report(*read(trained))
+    html, markdown = report(trained)
     told = ["the beginning", "step 120, with the same bits", "finished"]
     for words in [*told, "Resumed once after an interruption, with the same bits"]:
         assert words in html, words
@@ -195,10 +199,10 @@ def test_attempts_are_told_where_there_was_more_than_one(trained: Path):
 
 
 def test_an_attempt_that_changed_the_bits_says_so(trained: Path):
-    record, *model = read(trained)
+    record = record_of(trained)
     first, second = record.attempts
     changed = (first, second.model_copy(update={"exact": False}))
-    for shown in training_report(record.model_copy(update={"attempts": changed}), *model):
+    for shown in report(trained, attempts=changed):
         assert "NOT with the same bits" in shown
         assert "NOT always with the same bits" in shown
 

@@ -17,7 +17,13 @@ from pydantic import BaseModel, ConfigDict
 
 from kubestill.errors import NotFound
 from kubestill.runtime.base.values import Instant, Number, Whole, check_format, parse_json, read_as
-from kubestill.runtime.checkpoints.ledger import Attempt, CheckpointKind, Ledger, LedgerEntry
+from kubestill.runtime.checkpoints.ledger import (
+    Attempt,
+    CheckpointKind,
+    Ledger,
+    LedgerEntry,
+    Phase,
+)
 from kubestill.runtime.checkpoints.schedule import SavingReport
 from kubestill.runtime.curves.phases import Phases
 from kubestill.runtime.models.identity import TRAINING_FILE
@@ -146,8 +152,8 @@ class KeptCheckpoint(_Value):
     """Optimizer steps done."""
     kind: CheckpointKind
     """`milestone` or `recovery`."""
-    phase: Literal[1, 2, 3] | None
-    """Of the three phases; None where they could not be told apart."""
+    phase: Phase | None
+    """1 structure, 2 detail, 3 overfitting; None where they could not be told apart."""
     metrics: dict[str, Number] = {}
     """Metric → value, finite; empty for a recovery checkpoint."""
 
