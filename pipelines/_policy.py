@@ -9,7 +9,6 @@ from typing import Any
 
 from kfp import kubernetes
 from kfp.dsl import PipelineTask
-from kfp.dsl.base_component import BaseComponent
 from kfp.dsl.tasks_group import TasksGroup
 
 from kubestill.pipelines._resources import DEFAULT, Resources
@@ -34,7 +33,7 @@ class Tasks:
 
     def __call__(
         self,
-        component: BaseComponent,
+        component: Any,
         prefix: str = "",
         *,
         name: str = "",
@@ -44,7 +43,7 @@ class Tasks:
         """Create a task and place it.
 
         Args:
-            component: What the task runs.
+            component: What the task runs; its decorator is typed as returning a function.
             prefix: Parameters that start with it come first: with `student_`, the component's
                 `steps` is the pipeline's `student_steps`, and `seed` is `seed`.
             name: The task's name in the UI, the API and the paths of its outputs; empty takes the

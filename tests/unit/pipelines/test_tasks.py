@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import pytest
 from kfp import dsl
+from kfp.dsl.pipeline_context import Pipeline
 
 from kubestill.components import train_student
 from kubestill.pipelines._policy import Placement, Tasks
@@ -24,7 +26,7 @@ PLACEMENT = {
 @contextmanager
 def pipeline() -> Iterator[None]:
     """Let tasks be created as they are inside a pipeline."""
-    with dsl.pipeline_context.Pipeline("any"):
+    with Pipeline("any"):
         yield
 
 
@@ -69,7 +71,7 @@ def test_a_task_can_have_its_own_name_while_the_component_keeps_its_name():
         rows = dsl.importer("gs://rows", dsl.Dataset).output
         task = Tasks(PLACEMENT)(train_student, name="train-control", dataset=rows)
     assert task.name == "train-control"
-    assert train_student.component_spec.name == "train-student"
+    assert cast(Any, train_student).component_spec.name == "train-student"
 
 
 def test_the_placement_consists_of_parameters_of_the_pipeline():
