@@ -1,8 +1,12 @@
+import ast
 import re
 import runpy
 import tomllib
 from pathlib import Path
 
+import pytest
+
+ROOT = Path(__file__).parents[2]
 TEST = re.compile(r"\btest_\w+(?:\.py)?")
 
 
@@ -62,3 +66,27 @@ def test_the_architecture_draws_the_layers_that_are_enforced(root: Path) -> None
     assert [name for name in runtime if name] == enforced["kubestill.runtime"]
     packages = {path.parent.name for path in root.glob("src/kubestill/runtime/*/__init__.py")}
     assert packages == {name for layer in runtime if layer for name in layer.split(" | ")}
+
+
+PACKAGES = sorted(path.parent for path in ROOT.glob("src/kubestill/runtime/*/__init__.py"))
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
+def test_a_package_opens_with_a_guide_to_its_modules(package: Path) -> None:
+    guide = ast.get_docstring(ast.parse((package / "__init__.py").read_text())) or ""
+    named = set(re.findall(r"`([a-z]\w*)`", guide))
+    modules = {path.stem for path in package.iterdir()} - {"__init__", "__pycache__"}
+    known = modules | {name for path in package.glob("*.py") for name in defined(path)}
+    assert named - known == set()
+    assert len(named & modules) >= min(len(modules) // 3, 2)
+
+
+def defined(path: Path) -> set[str]:
+    """Return the functions and classes that a module defines or passes on."""
+    names = set[str]()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.ImportFrom):
+            names.update(alias.name for alias in node.names)
+    return names

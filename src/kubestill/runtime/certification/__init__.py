@@ -1,4 +1,9 @@
-"""Proof, or refusal, that a network has become its solver or its table."""
+"""Certify that a network has become its solver or its table, or refuse to.
+
+Reading order: `settings`, `certify` (the whole flow), `labels`, `coverage`, `errors` (with `truth`
+and `quantiles`), `cost`, `exceptions` (the rows on which network and table disagree), `certificate`
+(the result as plain values) and `views` (what the report draws).
+"""
 
 from kubestill.runtime.certification.certificate import Certificate, Condition
 from kubestill.runtime.certification.certify import certify

@@ -1,4 +1,9 @@
-"""Whether a training can learn at all, told in seconds: it must overfit one small batch."""
+"""Check in seconds whether a training run can learn at all: it must overfit one small batch.
+
+Reading order: `settings`, `gate` (the whole flow), `batch` and `floor` (which rows, and how low
+their loss can go), `rows`, `contract` and `network` (what shows without training), `memorise`,
+`diagnosis` (one experiment at a time), `heldout` (labels of rows never seen) and `findings`.
+"""
 
 from kubestill.runtime.sanity.findings import CODES, Check, Findings, Trace
 from kubestill.runtime.sanity.gate import Rows, examine

@@ -1,5 +1,5 @@
-"""One file a component: check everything, run, write the outputs; no algorithms.
+"""Run components: one file each, which checks everything, runs, and writes the outputs.
 
-`train_model` is what the three training components share, `failures` the record that a step leaves
-when it fails.
+No algorithms live here. `train_model` is what the three training components share, `failures` the
+record that a step leaves when it fails.
 """

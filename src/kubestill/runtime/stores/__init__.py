@@ -1,4 +1,9 @@
-"""Where bytes live: `open_store` takes a URI and gives a `Store`."""
+"""Keep bytes: `open_store` takes a URI and returns a `Store`.
+
+Reading order: `base` (the protocol every store implements), `memory` (the shortest one), `uris`
+(from a URI to a store), `local` with `local_cell` and `files`, then `cloud`, which `gcs` and `s3`
+share, with `transfer` (bulk bytes) and `retry`. Modules named after a service translate it.
+"""
 
 from kubestill.runtime.stores.base import ABSENT, Cell, Content, Entry, Store
 from kubestill.runtime.stores.uris import fetch, join_uri, open_store, read_any, split_uri
