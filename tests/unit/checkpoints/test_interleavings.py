@@ -111,7 +111,7 @@ class Writer:
             rank=0,
             world=1,
             numerics={},
-            keep=lambda entries: keep_entries(entries, [KeepLast(2)]),
+            keep=lambda entries, marks: keep_entries(entries, [KeepLast(2)], marks),
         )
         first = cell.latest.newest_first[0].step + 1 if cell.latest.newest_first else 1
         for step in range(first, self.world.last_step + 1):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import random
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kubestill.errors import InvalidInput
 from kubestill.runtime.checkpoints.ledger import LedgerEntry, ManifestRef
+from kubestill.runtime.checkpoints.protocol import Marks, with_phases
 from kubestill.runtime.checkpoints.retention import (
     MOST_BY_SIZE,
     KeepBest,
@@ -26,6 +29,7 @@ from kubestill.runtime.checkpoints.retention import (
 )
 from kubestill.runtime.checkpoints.schedule import RecoverySchedule, SaveCost, best_interval
 from kubestill.runtime.checkpoints.settings import CheckpointSettings
+from kubestill.runtime.curves.phases import boundary_candidates, detect_phases, phase_of
 
 
 def entry(step: int, loss: float = 0.0, **changes: object) -> LedgerEntry:
@@ -43,6 +47,11 @@ def entry(step: int, loss: float = 0.0, **changes: object) -> LedgerEntry:
     return replace(made, **changes)  # pyright: ignore
 
 
+def marks(steps: Iterable[int], candidates: Iterable[int] = ()) -> Marks:
+    """What the curves say of milestones at these steps."""
+    return Marks(phases=dict.fromkeys(steps, 1), candidates=frozenset(candidates))
+
+
 HISTORY = [entry(step, loss) for step, loss in ((10, 3), (20, 1), (30, 2), (40, 4), (50, 5))]
 
 
@@ -53,10 +62,10 @@ HISTORY = [entry(step, loss) for step, loss in ((10, 3), (20, 1), (30, 2), (40, 
         pytest.param(KeepLast(0), [], id="last-none"),
         pytest.param(KeepLast(9), [10, 20, 30, 40, 50], id="last-all"),
         pytest.param(KeepLast(2, "recovery"), [], id="last-recovery"),
-        pytest.param(KeepBest(2, "loss"), [20, 30], id="best-low"),
-        pytest.param(KeepBest(2, "accuracy"), [20, 30], id="best-high"),
+        pytest.param(KeepBest(2, "loss", "min"), [20, 30], id="best-low"),
+        pytest.param(KeepBest(2, "accuracy", "max"), [20, 30], id="best-high"),
         pytest.param(KeepBest(1, "loss", "max"), [50], id="best-told"),
-        pytest.param(KeepBest(2, "rmse"), [], id="best-unmeasured"),
+        pytest.param(KeepBest(2, "rmse", "min"), [], id="best-unmeasured"),
         pytest.param(KeepEvery(2), [10, 20, 40], id="every"),
         pytest.param(KeepEvery(0), [], id="every-none"),
         pytest.param(KeepBytes(5), [10, 20, 30, 40, 50], id="bytes-all"),
@@ -68,13 +77,13 @@ HISTORY = [entry(step, loss) for step, loss in ((10, 3), (20, 1), (30, 2), (40, 
     ],
 )
 def test_each_rule(rule: Rule, kept: list[int]) -> None:
-    assert sorted(e.step for e in rule.wanted(HISTORY)) == kept
+    assert sorted(e.step for e in rule.wanted(HISTORY, marks(range(10, 60, 10)))) == kept
 
 
 def kept_as_one_goes(rule: Rule, steps: Sequence[int]) -> list[int]:
     kept: list[LedgerEntry] = []
     for step in steps:
-        kept = list(rule.wanted([*kept, entry(step)]))
+        kept = list(rule.wanted([*kept, entry(step)], Marks()))
     return [e.step for e in kept]
 
 
@@ -96,7 +105,7 @@ def test_a_history_that_outgrows_its_bytes_keeps_its_shape(room: int, gaps: list
 
 def test_bytes_count_milestones_that_can_be_read_only() -> None:
     history = [entry(1), entry(2, kind="recovery"), entry(3, damaged="flipped"), entry(4)]
-    assert [e.step for e in KeepBytes(2).wanted(history)] == [1, 4]
+    assert [e.step for e in KeepBytes(2).wanted(history, Marks())] == [1, 4]
 
 
 def test_however_small_the_states_the_ledger_stays_small() -> None:
@@ -107,19 +116,103 @@ def test_however_small_the_states_the_ledger_stays_small() -> None:
 def test_by_default_a_small_training_keeps_its_whole_history() -> None:
     keep = policy_of(CheckpointSettings(metric="loss"))
     small = [entry(step, 1 / step, bytes=12_000_000) for step in range(1, 84)]
-    assert keep(small) == tuple(small)
+    assert keep(small, Marks()) == tuple(small)
     large = [replace(e, bytes=1_200_000_000) for e in small]
-    assert [e.step for e in keep(large)] == [81, 82, 83]
+    assert [e.step for e in keep(large, Marks())] == [81, 82, 83]
 
 
 def test_the_last_before_each_phase_boundary() -> None:
     phased = [replace(e, phase=phase) for e, phase in zip(HISTORY, (1, 1, 2, 3, None), strict=True)]
-    assert [e.step for e in KeepPhaseBoundaries().wanted(phased)] == [20, 30]
+    assert [e.step for e in KeepPhaseBoundaries().wanted(phased, Marks())] == [20, 30]
+
+
+def test_the_last_before_each_step_where_overfitting_may_begin() -> None:
+    wanted = KeepPhaseBoundaries().wanted(HISTORY, marks((), candidates=[5, 25, 39, 50]))
+    assert sorted({e.step for e in wanted}) == [20, 30, 50]
+
+
+def overfitting(seed: int, count: int, noise: float) -> list[float]:
+    """A validation loss that falls, and rises from somewhere in the middle on."""
+    source = random.Random(seed)
+    turn = source.uniform(0.35, 0.6) * count
+    return [
+        (0.2 + 2 * math.exp(-8 * n / count) + 0.3 * max(0.0, n - turn) / count)
+        * math.exp(noise * source.gauss(0, 1))
+        for n in range(1, count + 1)
+    ]
+
+
+@pytest.mark.parametrize("count", [10, 20, 30, 60])
+@pytest.mark.parametrize("noise", [0.01, 0.03, 0.08])
+def test_where_overfitting_turns_out_to_begin_the_last_milestone_before_it_is_still_there(
+    count: int, noise: float
+) -> None:
+    keep = policy_of(CheckpointSettings(keep_bytes=0, metric="log_loss"))
+    begins = 0
+    for seed in range(4):
+        kept: list[LedgerEntry] = []
+        losses, found = overfitting(seed, count, noise), None
+        for step in range(1, count + 1):
+            curves = {
+                "train": [{"step": n, "loss": 1 / n} for n in range(1, step + 1)],
+                "validation": [{"step": n, "log_loss": losses[n - 1]} for n in range(1, step + 1)],
+            }
+            found = detect_phases(curves, metric="log_loss")
+            known = Marks(
+                phases={n: phase_of(found, n) for n in range(1, step + 1)},
+                candidates=boundary_candidates(curves, metric="log_loss", most=count),
+            )
+            new = entry(step, metrics={"log_loss": losses[step - 1]})
+            kept = list(keep(with_phases([*kept, new], known.phases), known))
+            assert len(kept) <= max(8, count // 5), "few, whatever may turn out"
+        assert found
+        if (end := found.boundaries.detail) is not None:
+            begins += 1
+            assert end in {e.step for e in kept}
+    assert begins
+
+
+@pytest.mark.parametrize("distance", [1, 2, 3, 5])
+@pytest.mark.parametrize("spacing", [1.0, 1.5, 2.4, 7.5, 10 / 3, 0.7])
+def test_every_mth_milestone_counts_milestones_and_not_rounded_steps(
+    distance: int, spacing: float
+) -> None:
+    steps = sorted({max(1, math.floor(n * spacing + 0.5)) for n in range(1, 61)})
+    kept: list[LedgerEntry] = []
+    for count, step in enumerate(steps, start=1):
+        kept = list(KeepEvery(distance).wanted([*kept, entry(step)], marks(steps[:count])))
+    assert [e.step for e in kept] == [
+        step for n, step in enumerate(steps, start=1) if n == 1 or n % distance == 0
+    ]
+
+
+@pytest.mark.parametrize(
+    ("metric", "mode", "refused"),
+    [
+        ("log_loss", "max", True),
+        ("accuracy", "min", True),
+        ("val_loss", "max", True),
+        ("log_loss", "min", False),
+        ("accuracy", "max", False),
+        ("profit", "max", False),
+        ("profit", "auto", False),
+        ("", "max", False),
+    ],
+)
+def test_a_mode_that_would_keep_the_worst_is_refused(metric: str, mode: str, refused: bool) -> None:
+    settings = CheckpointSettings.model_validate({"metric": metric, "mode": mode})
+    if refused:
+        with pytest.raises(
+            InvalidInput, match=f"settings.checkpoints.mode = '{mode}': contradicts"
+        ):
+            policy_of(settings)
+        return
+    policy_of(settings)
 
 
 def test_the_newest_good_one_always_stays() -> None:
     history = [entry(1), entry(2, kind="recovery"), entry(3, damaged="flipped")]
-    assert [e.step for e in keep_entries(history, [])] == [2]
+    assert [e.step for e in keep_entries(history, [], Marks())] == [2]
 
 
 entries = st.lists(
@@ -146,8 +239,10 @@ def test_pruning_as_one_goes_keeps_what_pruning_at_the_end_would(
     keep = policy_of(CheckpointSettings(metric="loss", keep_bytes=0, keep_best=2, keep_every=3))
     kept: list[LedgerEntry] = []
     for position in range(len(history)):
-        kept = list(keep([*kept, history[position]]))
-    assert kept == list(keep(history))
+        seen = [e.step for e in history[: position + 1] if e.kind == "milestone"]
+        kept = list(keep([*kept, history[position]], marks(seen)))
+    steps = [e.step for e in history if e.kind == "milestone"]
+    assert kept == list(keep(history, marks(steps)))
 
 
 def test_the_best_interval_is_where_waste_is_least() -> None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -90,7 +90,7 @@ class Checkpointer:
             interruptions_per_hour=settings.interruptions_per_hour,
             now=time.monotonic(),
         )
-        self._phases: Mapping[int, int] = {}
+        self._marks = protocol.Marks()
         self._writer: CheckpointWriter | None = None
         self._saver: Saver | None = None
         if attempt is not None:
@@ -264,7 +264,7 @@ class Checkpointer:
             save=self._saves,
             meta=json.dumps({k: v for k, v in view.meta.items() if k != "rank"}),
             rank_meta=json.dumps(view.meta.get("rank")),
-            phases=self._phases,
+            marks=self._marks,
         )
         saver.submit(view.of_rank(self._ranks.rank), snapshot)
         self._schedule.saved(time.monotonic())
@@ -290,9 +290,14 @@ class Checkpointer:
         ledger = self.ledger
         return (*ledger.past, ledger.attempt) if ledger.attempt else ledger.past
 
-    def mark_phases(self, phases: Mapping[int, int]) -> None:
-        """Note the phase (1, 2 or 3) of each step; the next save writes it into the ledger."""
-        self._phases = dict(phases)
+    def mark_phases(self, phases: Mapping[int, int], candidates: Iterable[int] = ()) -> None:
+        """Note what the curves say by now; the next save writes it into the ledger.
+
+        Args:
+            phases: Step of every milestone so far → its phase (1, 2 or 3).
+            candidates: Steps after which overfitting may yet turn out to begin.
+        """
+        self._marks = protocol.Marks(phases=dict(phases), candidates=frozenset(candidates))
 
     def report(self) -> SavingReport:
         """Return how often state was saved, what that cost, and what a kill costs."""
@@ -420,7 +425,7 @@ class Checkpointer:
 
     def _conclude(self, *, result: Json | None = None, failed: str = "") -> None:
         me = self._mine()
-        phases = self._phases
+        phases = self._marks.phases
         self._cell.change(
             lambda ledger: protocol.conclude(
                 ledger, me, now=time.time(), result=result, failed=failed, phases=phases

@@ -13,7 +13,7 @@ compare-and-swap alone: clocks only decide how long somebody waits before claimi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from kubestill.errors import Fenced
@@ -21,7 +21,19 @@ from kubestill.runtime.checkpoints.ledger import Attempt, Ledger, LedgerEntry
 
 Transition: TypeAlias = Callable[[Ledger], Ledger]
 """What to do to the ledger that the cell holds now."""
-Keep: TypeAlias = Callable[[Sequence[LedgerEntry]], Sequence[LedgerEntry]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marks:
+    """What the curves say of the milestones of a training run, pruned ones included."""
+
+    phases: Mapping[int, int] = field(default_factory=dict[int, int])
+    """Step of every milestone so far → its phase (1, 2 or 3), as far as it is known by now."""
+    candidates: frozenset[int] = frozenset()
+    """Steps after which overfitting may yet turn out to begin."""
+
+
+Keep: TypeAlias = Callable[[Sequence[LedgerEntry], Marks], Sequence[LedgerEntry]]
 """Which of the entries, given in order of step, stay listed."""
 
 MISSED_BEATS = 3
@@ -124,7 +136,7 @@ def commit(
     *,
     now: float,
     keep: Keep | None = None,
-    phases: Mapping[int, int] | None = None,
+    marks: Marks | None = None,
 ) -> Ledger:
     """List a checkpoint, in place of any of the same step and kind, and unlist what is pruned.
 
@@ -134,15 +146,16 @@ def commit(
         entry: The new checkpoint: all its bytes are durable.
         now: Seconds since 1970.
         keep: Which of all entries stay listed; None keeps all.
-        phases: The phase (1, 2 or 3) of each step, as far as it is known by now.
+        marks: What the curves say by now.
 
     Raises:
         Fenced: The training belongs to a higher attempt.
     """
     alive = beat(ledger, me, now=now)
     others = (e for e in alive.entries if (e.step, e.kind) != (entry.step, entry.kind))
-    entries = with_phases(in_order((*others, entry)), phases or {})
-    return replace(alive, entries=tuple(keep(entries)) if keep else entries)
+    marks = marks or Marks()
+    entries = with_phases(in_order((*others, entry)), marks.phases)
+    return replace(alive, entries=tuple(keep(entries, marks)) if keep else entries)
 
 
 def mark_damaged(

@@ -1,20 +1,21 @@
-"""Which checkpoints stay: small rules whose union is kept.
+"""Decide which checkpoints stay: small rules whose union is kept.
 
-A rule is given all entries in order of step and returns those it wants. An entry that no rule wants
-is pruned. `keep_entries` adds what no setting may take away: the newest checkpoint, and the newest
-good one.
+A rule takes all entries in order of step, and what the curves say of every milestone there was. It
+returns those it wants. An entry that no rule wants is pruned. `keep_entries` adds what no setting
+may take away: the newest checkpoint that is not damaged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from kubestill.errors import InvalidInput
 from kubestill.runtime.checkpoints.ledger import CheckpointKind, LedgerEntry
+from kubestill.runtime.checkpoints.protocol import Keep, Marks
 from kubestill.runtime.checkpoints.settings import CheckpointSettings
-from kubestill.runtime.metrics.catalog import Direction, direction
+from kubestill.runtime.metrics.catalog import Direction, find_metric, resolve_direction
 
 Entries = Sequence[LedgerEntry]
 
@@ -25,7 +26,7 @@ MOST_BY_SIZE = 200
 class Rule(Protocol):
     """One reason to keep checkpoints."""
 
-    def wanted(self, entries: Entries) -> Entries:
+    def wanted(self, entries: Entries, marks: Marks) -> Entries:
         """Return the entries this rule wants, out of all of them in order of step."""
         ...
 
@@ -37,7 +38,7 @@ class KeepLast:
     count: int
     kind: CheckpointKind = "milestone"
 
-    def wanted(self, entries: Entries) -> Entries:
+    def wanted(self, entries: Entries, marks: Marks) -> Entries:
         """Return the last ones; none where `count` is 0."""
         of_kind = [entry for entry in entries if entry.kind == self.kind]
         return of_kind[len(of_kind) - min(self.count, len(of_kind)) :]
@@ -49,37 +50,36 @@ class KeepBest:
 
     count: int
     metric: str
-    mode: Literal["auto", "min", "max"] = "auto"
+    direction: Direction
 
-    def wanted(self, entries: Entries) -> Entries:
+    def wanted(self, entries: Entries, marks: Marks) -> Entries:
         """Return the best ones; milestones without the metric never count."""
         measured = [e for e in entries if e.kind == "milestone" and self.metric in e.metrics]
-        sign = 1 if self._way() == "min" else -1
+        sign = 1 if self.direction == "min" else -1
         return sorted(measured, key=lambda e: sign * e.metrics[self.metric])[: self.count]
-
-    def _way(self) -> Direction:
-        return direction(self.metric) if self.mode == "auto" else self.mode
 
 
 @dataclass(frozen=True)
 class KeepEvery:
-    """Every `distance`-th milestone, and the first one, whose step tells the spacing.
+    """Every `distance`-th milestone, and the first one.
 
-    Counted by step, not by position: which ones stay must not depend on which were pruned before.
+    Counted over all that there ever were, so that which ones stay does not depend on which were
+    pruned before. A step says nothing of the number: where milestones are a fraction of a step
+    apart, their steps are rounded.
     """
 
     distance: int
 
-    def wanted(self, entries: Entries) -> Entries:
-        """Return them; none where `distance` is 0."""
-        milestones = [entry for entry in entries if entry.kind == "milestone"]
-        if not self.distance or not milestones:
+    def wanted(self, entries: Entries, marks: Marks) -> Entries:
+        """Return them; none where `distance` is 0. One that is not counted stays."""
+        if not self.distance:
             return ()
-        spacing = max(milestones[0].step, 1)
+        numbers = {step: number for number, step in enumerate(sorted(marks.phases), start=1)}
         return [
             entry
-            for entry in milestones
-            if entry is milestones[0] or round(entry.step / spacing) % self.distance == 0
+            for entry in entries
+            if entry.kind == "milestone"
+            and (numbers.get(entry.step, 0) % self.distance == 0 or numbers[entry.step] == 1)
         ]
 
 
@@ -94,7 +94,7 @@ class KeepBytes:
 
     limit: float
 
-    def wanted(self, entries: Entries) -> Entries:
+    def wanted(self, entries: Entries, marks: Marks) -> Entries:
         """Return them; none where `limit` has no room for two."""
         kept = [entry for entry in entries if entry.kind == "milestone" and not entry.damaged]
         while len(kept) > 2 and not self._fits(kept):
@@ -108,37 +108,41 @@ class KeepBytes:
 
 @dataclass(frozen=True)
 class KeepPhaseBoundaries:
-    """The last milestone of every phase but the one that is still going on."""
+    """The last milestone of every phase but the one that is still going on.
 
-    def wanted(self, entries: Entries) -> Entries:
+    Where overfitting begins shows only long after it began: until then, the last milestone before
+    each step where it may turn out to begin stays, too.
+    """
+
+    def wanted(self, entries: Entries, marks: Marks) -> Entries:
         """Return them; milestones whose phase is not known yet bound nothing."""
-        phased = [e for e in entries if e.kind == "milestone" and e.phase is not None]
-        return [a for a, b in zip(phased, phased[1:], strict=False) if a.phase != b.phase]
+        milestones = [entry for entry in entries if entry.kind == "milestone"]
+        phased = [entry for entry in milestones if entry.phase is not None]
+        known = [a for a, b in zip(phased, phased[1:], strict=False) if a.phase != b.phase]
+        possible = [
+            max((e for e in milestones if e.step <= step), key=lambda e: e.step, default=None)
+            for step in marks.candidates
+        ]
+        return [*known, *(entry for entry in possible if entry is not None)]
 
 
-def keep_entries(entries: Entries, rules: Sequence[Rule]) -> tuple[LedgerEntry, ...]:
+def keep_entries(entries: Entries, rules: Sequence[Rule], marks: Marks) -> tuple[LedgerEntry, ...]:
     """Return what stays of `entries`, in the same order.
 
     Besides what the rules want, the newest checkpoint that is not known to be damaged always stays.
     """
-    wanted = {entry.manifest.key for rule in rules for entry in rule.wanted(entries)}
+    wanted = {entry.manifest.key for rule in rules for entry in rule.wanted(entries, marks)}
     good = [entry for entry in entries if not entry.damaged]
     wanted |= {entry.manifest.key for entry in good[-1:]}
     return tuple(entry for entry in entries if entry.manifest.key in wanted)
 
 
-def known_metric(metric: str, mode: Literal["auto", "min", "max"]) -> bool:
-    """Say whether milestones can be ranked by this metric."""
-    if not metric:
-        return False
-    try:
-        return mode != "auto" or bool(direction(metric))
-    except InvalidInput:
-        return False
+def policy_of(settings: CheckpointSettings) -> Keep:
+    """Combine the rules that the settings ask for.
 
-
-def policy_of(settings: CheckpointSettings) -> Callable[[Entries], Entries]:
-    """Combine the rules that the settings ask for."""
+    Raises:
+        InvalidInput: `mode` contradicts the metric, and would keep the worst milestones.
+    """
     rules: list[Rule] = [
         KeepLast(settings.keep_last),
         KeepLast(settings.keep_recovery, "recovery"),
@@ -147,6 +151,14 @@ def policy_of(settings: CheckpointSettings) -> Callable[[Entries], Entries]:
     ]
     if settings.keep_phases:
         rules.append(KeepPhaseBoundaries())
-    if known_metric(settings.metric, settings.mode):
-        rules.append(KeepBest(settings.keep_best, settings.metric, settings.mode))
-    return lambda entries: keep_entries(entries, rules)
+    if settings.metric and (settings.mode != "auto" or _is_known(settings.metric)):
+        way = resolve_direction(settings.metric, settings.mode, field="settings.checkpoints.mode")
+        rules.append(KeepBest(settings.keep_best, settings.metric, way))
+    return lambda entries, marks: keep_entries(entries, rules, marks)
+
+
+def _is_known(metric: str) -> bool:
+    try:
+        return bool(find_metric(metric))
+    except InvalidInput:
+        return False

@@ -35,8 +35,8 @@ from kubestill.runtime.stores.files import private_folder
 
 _ORIGIN = "origin.json"
 """Names the place that a spilled one stands in for."""
-_PHASES = "phases.json"
-"""Beside a spilled state: what was known of all phases when it was copied."""
+_MARKS = "marks.json"
+"""Beside a spilled state: what the curves said when it was copied."""
 
 
 class Spill:
@@ -71,8 +71,11 @@ class Spill:
         """
         root, local, attempt, writer = self._open = self._open or self._claim()
         folder = folder_name(snapshot.stamp.step, attempt, snapshot.save)
-        phases = json.dumps({str(step): phase for step, phase in snapshot.phases.items()})
-        local.store.put(f"{folder}/{_PHASES}", phases.encode())
+        marks = {
+            "phases": {str(step): phase for step, phase in snapshot.marks.phases.items()},
+            "candidates": sorted(snapshot.marks.candidates),
+        }
+        local.store.put(f"{folder}/{_MARKS}", json.dumps(marks).encode())
         writer.write(snapshot, parts)
         return root
 
@@ -88,7 +91,7 @@ class Spill:
             # Another root where a training run that was told to go on in this one has ended there.
             if attempt is not None:
                 local.store.put(_ORIGIN, json.dumps({"uri": origin.uri}).encode())
-                writer = _writer(local, cell, attempt, self._numerics, list)
+                writer = _writer(local, cell, attempt, self._numerics, _keep_all)
                 return root, local, attempt, writer
         raise AssertionError("there is always another root")
 
@@ -165,7 +168,7 @@ def catch_up(
         for entry in ledger.milestones:
             if entry.step not in known:
                 count += 1
-                _copy(theirs.store, entry, place, cell, attempt, list, save=count)
+                _copy(theirs.store, entry, place, cell, attempt, _keep_all, save=count)
         place.store.delete(_ORIGIN)
     except (StoreError, CorruptData, InvalidInput) as error:
         announce(
@@ -212,19 +215,26 @@ def _copy(
         save=save,
         meta=json.dumps(manifest.meta),
         rank_meta=json.dumps(manifest.rank_meta[0]),
-        phases=_phases(source, entry),
+        marks=_marks(source, entry),
     )
     writer = _writer(place, cell, attempt, dict(manifest.numerics), keep)
     writer.write(snapshot, [memoryview(state)])
 
 
-def _phases(source: Store, entry: LedgerEntry) -> dict[int, int]:
-    key = f"{entry.manifest.key.rpartition('/')[0]}/{_PHASES}"
+def _marks(source: Store, entry: LedgerEntry) -> protocol.Marks:
+    key = f"{entry.manifest.key.rpartition('/')[0]}/{_MARKS}"
     try:
         found = parse_json(source.get(key), source=f"{source.uri}/{key}", what="record of phases")
     except NotFound:
-        return {entry.step: entry.phase} if entry.phase else {}
-    return {int(step): int(phase) for step, phase in found.items()}
+        return protocol.Marks(phases={entry.step: entry.phase} if entry.phase else {})
+    return protocol.Marks(
+        phases={int(step): int(phase) for step, phase in found["phases"].items()},
+        candidates=frozenset(int(step) for step in found["candidates"]),
+    )
+
+
+def _keep_all(entries: Sequence[LedgerEntry], marks: protocol.Marks) -> Sequence[LedgerEntry]:
+    return entries
 
 
 def _writer(

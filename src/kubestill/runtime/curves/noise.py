@@ -13,6 +13,8 @@ _TO_SIGMA = 1.4826
 _POINTS_PER_LAG = 8
 _LAGS = 3
 
+DESPIKED = 8
+"""Points from which single spikes are removed."""
 STEEP_SHARE = 0.8
 """Part of a curve's fall that counts as its steep part."""
 
@@ -33,7 +35,9 @@ def smooth(values: Sequence[float], half: int) -> list[float]:
 
 def despike(values: Sequence[float]) -> list[float]:
     """Return the running median of three, which removes single spikes; short curves as they are."""
-    return [median(window) for window in _windows(values, 1)] if len(values) >= 8 else [*values]
+    return (
+        [median(window) for window in _windows(values, 1)] if len(values) >= DESPIKED else [*values]
+    )
 
 
 def noise(values: Sequence[float]) -> float:

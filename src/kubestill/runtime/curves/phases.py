@@ -30,6 +30,7 @@ from pydantic import BaseModel, ConfigDict
 
 from kubestill.errors import InvalidInput
 from kubestill.runtime.curves.noise import (
+    DESPIKED,
     STEEP_SHARE,
     despike,
     first_below,
@@ -48,6 +49,9 @@ LEAST_RISE = 0.01
 """A rise below this part of the fall is not worth calling overfitting, however certain."""
 LEAST_POINTS = 6
 """Validation points below which noise cannot be told from a rise."""
+
+MOST_WIDTHS, MOST_OPEN = 8, 16
+"""Widths of smoothing that `boundary_candidates` tries, and newest points that it names."""
 
 RULE = (
     f"phase 1 ends where the smoothed loss has made {STEEP_SHARE:.0%} of its fall on a log scale; "
@@ -118,6 +122,46 @@ def detect_phases(
         rule=RULE,
         why=f"{why_structure}; {why_detail}",
     )
+
+
+def boundary_candidates(
+    curves: Mapping[str, Sequence[Mapping[str, Any]]],
+    *,
+    metric: str = "",
+    followed: str = "validation",
+    most: int = 0,
+) -> frozenset[int]:
+    """Return the steps of the milestones after which overfitting may yet turn out to begin.
+
+    It begins at the minimum of a smoothed curve, which shows long after that minimum and moves as
+    the curve grows: smoothing widens with the number of points, and the newest points are not
+    averaged with their successors yet. So these are the minima at every width there may still be,
+    and the points that are not final at those.
+
+    Args:
+        curves: As `detect_phases` takes them.
+        metric: What the training run follows.
+        followed: See `detect_phases`.
+        most: Points that the validation curve may have in the end.
+    """
+    curve = _validation_curve(curves.get("validation", ()), metric, followed)
+    count = len(curve.steps)
+    if count < DESPIKED:
+        # None of these points is averaged as it will be.
+        return frozenset(curve.steps)
+    values = _scaled(curve.values)
+    least, widest = half_window(count), half_window(max(most, count))
+    widths = {least + (widest - least) * n // MOST_WIDTHS for n in range(MOST_WIDTHS + 1)}
+    open_from = max(0, count - 1 - widest)
+    # A long tail is thinned; by number, so that what stays does not move as the curve grows.
+    stride = -(-(count - open_from) // MOST_OPEN)
+    found = {index - index % stride for index in range(open_from, count)}
+    for half in widths:
+        smoothed = smooth(values, half)
+        final = range(count - 1 - half)
+        if final:
+            found.add(min(final, key=smoothed.__getitem__))
+    return frozenset(curve.steps[index] for index in found)
 
 
 def phase_of(phases: Phases, step: int) -> Phase:

@@ -6,6 +6,7 @@ before it starts: the model, the rows, the loss.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,7 +22,7 @@ from kubestill.runtime.checkpoints.checkpointer import Checkpointer
 from kubestill.runtime.checkpoints.ledger import finite
 from kubestill.runtime.checkpoints.ranks import Ranks
 from kubestill.runtime.checkpoints.state import TrainingState
-from kubestill.runtime.curves.phases import detect_phases, phase_of
+from kubestill.runtime.curves.phases import boundary_candidates, detect_phases, phase_of
 from kubestill.runtime.training import random_state
 from kubestill.runtime.training.batches import Batches, Order, choose_window
 from kubestill.runtime.training.device import Machine
@@ -258,14 +259,15 @@ class Trainer:
 
     def _mark_phases(self) -> None:
         """Tell the ledger what the curves say by now: pruning spares what precedes a boundary."""
-        followed = self._prepared.validation
-        self.phases = detect_phases(
-            self.curves,
-            metric=self._prepared.metric,
-            followed=followed.followed if followed else "validation",
-        )
+        scored = self._prepared.validation
+        metric, followed = self._prepared.metric, scored.followed if scored else "validation"
+        self.phases = detect_phases(self.curves, metric=metric, followed=followed)
         steps = [int(point["step"]) for point in self.curves["train"]]
-        self._checkpointer.mark_phases({step: phase_of(self.phases, step) for step in steps})
+        expected = math.ceil(len(steps) * self.total_steps / max(1, self.step))
+        self._checkpointer.mark_phases(
+            {step: phase_of(self.phases, step) for step in steps},
+            boundary_candidates(self.curves, metric=metric, followed=followed, most=expected),
+        )
 
     def _settled(self) -> bool:
         """Whether an error that hardly changes any more has converged, rather than wait."""
