@@ -1,4 +1,4 @@
-"""One file that serves without this package: ONNX, or torch.export.
+"""Write one file that serves without this package: ONNX, or torch.export.
 
 Both take `raw` [B, R] float32 for any B and give what `Model.forward` gives: logits or predictions
 in target units. How a raw row is laid out stands in the spec, which travels inside the file.
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 Serving = Literal["none", "onnx", "torch"]
-"""What a model's folder holds beside the model itself."""
+"""The serving file beside an exported model."""
 
 SPEC_KEY = "kubestill/model.json"
 """Name of the spec among an ONNX file's metadata."""
@@ -58,13 +58,13 @@ def check_serving(serving: Serving, field: str) -> None:
 def add_serving_file(folder: str, serving: Serving, *, trust: Iterable[str] = ()) -> None:
     """Write `model.onnx` or `model.pt2` beside an exported model; "none" writes nothing.
 
-    Not every network can be exported, and whether one can shows only here, after the training. The
-    model outlives that: a line starting with WARNING tells the reason, and there is no such file.
+    Not every network can be exported, and whether one can shows only here, after training. The
+    model survives that: a line starting with WARNING says why there is no such file.
 
     Args:
-        folder: Of an export.
+        folder: The export.
         serving: Which file.
-        trust: Packages that the caller vouches for; see `load_model`.
+        trust: Packages that the caller trusts; see `load_model`.
 
     Raises:
         OSError: The file cannot be written.
@@ -80,10 +80,10 @@ def add_serving_file(folder: str, serving: Serving, *, trust: Iterable[str] = ()
             with redirect_stderr(io.StringIO()):
                 export(model, os.path.join(draft, name))
         except OSError:
-            # Of the disk, not of the network: trying again may help.
+            # The disk failed, not the network: trying again may help.
             raise
         except Exception as error:
-            # The file of an earlier model in this folder would pass for this one's.
+            # The file of an earlier model in this folder would pass for that of this one.
             with suppress(FileNotFoundError):
                 os.remove(os.path.join(folder, name))
             network = model.spec.network["factory"]

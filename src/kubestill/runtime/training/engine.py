@@ -1,7 +1,7 @@
-"""The training loop: restore, step, follow, save, stop, choose.
+"""The training loop: restore, step, score, save, stop, choose.
 
-One engine serves every preset. What differs between teacher, student and fine-tuning is settled
-before it starts: the model, the rows, the loss.
+One engine serves every preset. Teacher, student and fine-tuning differ only in what they hand it:
+the model, the rows and the loss.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ _SETTLED_RATE = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What a fine-tuning keeps of the checkpoint it starts from, besides the model."""
+    """What fine-tuning keeps of the checkpoint it starts from, besides the model."""
 
     optimizer: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     """Optimizer state; empty starts a fresh one."""
     schedule_from: int = 0
-    """Step at which the learning-rate schedule goes on."""
+    """Step at which the learning-rate schedule continues."""
     schedule_steps: int = 0
-    """Its length, steps; it goes on for as long as the fine-tuning does."""
+    """Length of that schedule, in steps; it lasts at least as long as fine-tuning does."""
     steps_per_epoch: int = 0
-    """Of the training it belongs to; 0 takes this one's."""
+    """Of the training run that made the checkpoint; 0 takes this one's."""
     data_from: int = 0
-    """Step at which the order of the data goes on."""
+    """Step at which the order of the data continues."""
 
 
 class Trainer:
@@ -68,7 +68,7 @@ class Trainer:
         machine: Device and precision.
         checkpointer: Where state is saved and restored from.
         say: Takes progress lines.
-        start: Where a fine-tuning begins; what it keeps of the starting point besides the model.
+        start: What fine-tuning keeps of its starting point besides the model.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Trainer:
         Raises:
             Diverged: Loss or weights became NaN or infinite; what was saved before is kept.
             Fenced: A newer attempt took over.
-            StoreError: The store was gone for longer than training may go on without it.
+            StoreError: The store was gone for longer than training may continue without it.
         """
         self._set_up(self._checkpointer.restore())
         self._clock = time.monotonic()
@@ -142,7 +142,7 @@ class Trainer:
         return self._learned()
 
     def _set_up(self, saved: TrainingState | None) -> None:
-        """Build what trains, fresh or as it was saved."""
+        """Build what the loop needs, fresh or as it was saved."""
         resolved = saved.meta["resolved"] if saved else {}
         shuffle = resolved.get("shuffle", self._prepared.shuffle)
         self.step_path, self._train_step = build_step(
@@ -187,15 +187,15 @@ class Trainer:
         )
 
     def _skipped_its_milestone(self) -> bool:
-        """Whether the state is that of a milestone's step, saved before the milestone was scored.
+        """Return whether the state was saved at a milestone's step, before that was scored.
 
-        No state is saved there any more; one that is there must not cost the milestone.
+        Earlier versions saved such states, and resuming from one must not cost the milestone.
         """
         scored = self.curves["train"][-1]["step"] if self.curves["train"] else 0
         return scored < self.step == self._plan.next_milestone(self.step - 1)
 
     def _run_until(self, stop: int) -> None:
-        """The hot loop: nothing here waits for the device."""
+        """Take first-order steps. This is the hot loop: nothing in it waits for the device."""
         step, rates, offset = self._train_step, self._rates, self._rate_offset
         loss_sum = self._loss_sum
         recovery_due, average = self._checkpointer.recovery_due, self._average
@@ -212,7 +212,7 @@ class Trainer:
                 self._progress()
 
     def _finish_until(self, stop: int) -> None:
-        """Take second-order steps: each sees every row ten times and more."""
+        """Take second-order steps, each of which sees every row at least ten times."""
         finish = self._finish or self._start_finish()
         while self.step < stop:
             self._loss_sum += finish()
@@ -233,7 +233,7 @@ class Trainer:
         return self._finish
 
     def _milestone(self) -> None:
-        """Score, follow, save; note an early stop."""
+        """Score the model, save it, and decide whether to stop early."""
         train_loss = self._mean_loss()
         metrics = {"train_loss": train_loss}
         if self._prepared.validation:
@@ -258,7 +258,7 @@ class Trainer:
         self._progress(metrics)
 
     def _mark_phases(self) -> None:
-        """Tell the ledger what the curves say by now: pruning spares what precedes a boundary."""
+        """Note in the ledger what the curves show so far: pruning spares the ends of phases."""
         scored = self._prepared.validation
         metric, followed = self._prepared.metric, scored.followed if scored else "validation"
         self.phases = detect_phases(self.curves, metric=metric, followed=followed)
@@ -270,7 +270,7 @@ class Trainer:
         )
 
     def _settled(self) -> bool:
-        """Whether an error that hardly changes any more has converged, rather than wait."""
+        """Return whether an error that hardly changes has converged, and is not only held back."""
         if self._settings.finish_steps:
             return self.step > self._plan.finish_from
         if self._settings.schedule == CONSTANT:
@@ -289,7 +289,11 @@ class Trainer:
         return self._plan.examples(self.step)
 
     def _mean_loss(self) -> float:
-        """Return the mean loss since the last milestone; refuse to save what is broken."""
+        """Return the mean loss since the last milestone.
+
+        Raises:
+            Diverged: The loss or a weight is not finite.
+        """
         total = average_(self._loss_sum.clone(), self._ranks.world)
         loss = float(total) / max(1, self._losses_since)
         if broken := what_is_broken(loss, self.model.network):
@@ -326,7 +330,7 @@ class Trainer:
         )
 
     def _state(self) -> TrainingState:
-        """Return a view of everything a resumed training needs; the tensors are live."""
+        """Return a view of everything that resuming needs; the tensors are live."""
         tensors: dict[str, Tensor] = {
             **{f"model/{name}": tensor for name, tensor in self.model.state_dict().items()},
             **{f"optimizer/{name}": tensor for name, tensor in self._train_step.state().items()},
@@ -360,7 +364,7 @@ class Trainer:
     def _restore(self, saved: TrainingState) -> None:
         """Continue as if nothing had happened.
 
-        One of another number of ranks brings what all of them shared; generators start anew.
+        A state of another number of ranks brings what they shared; random generators start anew.
         """
         self._train_step.load_state(below("optimizer/", saved))
         self.model.load_state_dict(below("model/", saved))
@@ -390,7 +394,7 @@ class Trainer:
     def _update_average(self, average: torch.nn.Module) -> None:
         """Move the average towards the weights (Polyak & Juditsky 1992, exponential form)."""
         live = self.model.network
-        # It must forget the initial weights, in short trainings too.
+        # It must forget the initial weights, in short training runs too.
         decay = min(self._settings.ema_decay, (1 + self.step) / (10 + self.step))
         foreach_lerp_(list(average.parameters()), list(live.parameters()), 1 - decay)
         for kept, buffer in zip(average.buffers(), live.buffers(), strict=True):

@@ -2,7 +2,7 @@
 
 Where labels are exact there is no noise for a small learning rate to average out, and what is left
 of the error is curvature: quasi-Newton steps take it down further than any schedule. Weights are
-float64 while it runs; the live network follows, rounded.
+float64 while it runs; the live network holds them rounded.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Finish:
     """Steps of L-BFGS (Liu & Nocedal 1989) with a strong Wolfe line search (torch.optim.LBFGS).
 
     Args:
-        network: Follows the weights found, in its own precision.
-        loss: A mean over rows.
-        rows: All of them are one batch.
+        network: Takes over the weights that are found, in its own precision.
+        loss: Mean over rows.
+        rows: All rows; they are one batch.
         history: Pairs of steps and gradient changes that stand for the Hessian.
     """
 
