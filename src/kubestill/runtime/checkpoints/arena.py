@@ -96,7 +96,7 @@ class Arena:
         if len(self._data):
             runtime = cast(Any, torch.cuda.cudart())
             done = runtime.cudaHostRegister(self._data.data_ptr(), len(self._data), 0)
-            # Without it the copy is as right, only slower and in the training's way.
+            # Without it the copy is as right, only slower, and training waits for it.
             self._pinned = int(done) == 0
 
     def _unpin(self) -> None:

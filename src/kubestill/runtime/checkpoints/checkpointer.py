@@ -54,9 +54,10 @@ Resume = Literal["auto", "never", "must"]
 
 
 class Checkpointer:
-    """One attempt at one training. Make it with `open`; use it as a context manager, or `close` it.
+    """One attempt at one training run.
 
-    With several processes every rank opens one and makes the same calls in the same order.
+    Make it with `open`; use it as a context manager, or `close` it. With several processes every
+    rank opens one and makes the same calls in the same order.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class Checkpointer:
         numerics: Mapping[str, Any],
         announce: Announce = print,
     ) -> Checkpointer:
-        """Become the training's next attempt, or adopt the result of one that finished.
+        """Become the next attempt at this training run, or adopt the result of one that finished.
 
         A retry of the same task takes over at once. Where another run may be training at this
         place, this waits until that one finishes (and adopts its result) or misses three
@@ -114,7 +115,7 @@ class Checkpointer:
 
         Args:
             place: From `resolve_place`.
-            settings: How often to save and what to keep; `metric` should be the training's own.
+            settings: How often to save and what to keep; `metric` should be the training run's own.
             resume: `never` starts afresh, in a place of its own; `must` fails where there is
                 nothing to resume.
             numerics: Everything besides state and data that changes bits. Plain JSON.
@@ -122,7 +123,7 @@ class Checkpointer:
 
         Raises:
             InvalidInput: `resume="must"` found nothing; or a ledger of another format version.
-            TrainingFailed: An earlier attempt recorded that this training cannot succeed.
+            TrainingFailed: An earlier attempt recorded that this training run cannot succeed.
             StoreError: The store did not answer.
         """
         ranks = Ranks.current()
@@ -176,7 +177,7 @@ class Checkpointer:
 
     @property
     def exact(self) -> bool:
-        """Whether what was restored continues with the bits of an uninterrupted training.
+        """Whether what was restored continues with the bits of an uninterrupted training run.
 
         False where the numerics key or the number of ranks differs from when the state was saved.
         """
@@ -193,7 +194,7 @@ class Checkpointer:
             InvalidInput: The newest checkpoint was written by another format version; or
                 `resume="must"`, and none is whole.
             StoreError: The store did not answer.
-            Fenced: Another attempt owns the training.
+            Fenced: Another attempt owns the training run.
         """
         ranks = self._ranks
         store = self._place.store
@@ -212,7 +213,7 @@ class Checkpointer:
         """Say whether to take a recovery checkpoint now; cheap enough for every step.
 
         Raises:
-            Fenced: Another attempt owns the training: stop.
+            Fenced: Another attempt owns the training run: stop.
             StoreError: The store refused everything for longer than the bound.
         """
         saver = self._running()
@@ -232,7 +233,7 @@ class Checkpointer:
         examples: int,
         metrics: Mapping[str, float] | None = None,
     ) -> None:
-        """Copy the state and return; writing and committing happen behind the training.
+        """Copy the state and return; writing and committing happen behind.
 
         Blocks for the copy, and where both host buffers are still being written until one is free.
         When SIGTERM asked for this save, it returns only once that is durable, and passes the
@@ -247,7 +248,7 @@ class Checkpointer:
             metrics: Validation metrics; those that are not finite are left out.
 
         Raises:
-            Fenced: Another attempt owns the training.
+            Fenced: Another attempt owns the training run.
             StoreError: The store refused everything for longer than the bound.
         """
         saver = self._running()
@@ -279,7 +280,7 @@ class Checkpointer:
         """Wait until everything that was saved is durable and committed.
 
         Raises:
-            Fenced: Another attempt owns the training.
+            Fenced: Another attempt owns the training run.
             StoreError: The store refused everything for longer than the bound.
         """
         self._running().flush()
@@ -314,7 +315,7 @@ class Checkpointer:
         Calling it again, or after another attempt's result was adopted, changes nothing.
 
         Raises:
-            Fenced: Another attempt owns the training.
+            Fenced: Another attempt owns the training run.
             StoreError: The store refused everything for longer than the bound.
         """
         if self._attempt is None:
@@ -335,7 +336,7 @@ class Checkpointer:
         A store that does not answer is announced, not raised: the caller has a better error.
 
         Raises:
-            Fenced: Another attempt owns the training.
+            Fenced: Another attempt owns the training run.
         """
         if self._ranks.rank == 0 and self._attempt is not None:
             try:
@@ -433,11 +434,11 @@ class Checkpointer:
         )
 
     def _mine(self) -> Attempt:
-        assert self._attempt is not None, "the training is finished: adopt `finished`"
+        assert self._attempt is not None, "the training run is finished: adopt `finished`"
         return self._attempt
 
     def _running(self) -> Saver:
-        assert self._saver is not None, "the training is finished: adopt `finished`"
+        assert self._saver is not None, "the training run is finished: adopt `finished`"
         return self._saver
 
 

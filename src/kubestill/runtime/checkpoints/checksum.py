@@ -1,13 +1,17 @@
 """CRC-32C at the speed of memory, without holding Python's lock.
 
-Why two checksums. A training that resumes reads what it wrote itself, and only accidents can have
-changed it: torn writes, lost blocks, flipped bits. CRC-32C finds those (every burst up to 32 bits,
-and all but one in four billion of anything else) about as fast as memory is copied. SHA-256 also
-withstands somebody who changes bytes on purpose, but at a fraction of a gigabyte a second where the
-processor has no instruction for it: then hashing, not reading, is what a preempted training waits
-for. So `Checkpointer.restore` checks size and CRC-32C, below a manifest that the ledger pins by
-SHA-256. Whatever takes a state from one place to another (`load_state`: selection, fine-tuning,
+Why two checksums. A training run that resumes reads what it wrote itself, and only accidents can
+have changed it: torn writes, lost blocks, flipped bits. CRC-32C finds those (every burst up to 32
+bits, and all but one in four billion of anything else) about as fast as memory is copied. SHA-256
+also withstands somebody who changes bytes on purpose, but at a fraction of a gigabyte a second
+where the processor has no instruction for it: then hashing, not reading, is what a preempted run
+waits for. So `Checkpointer.restore` checks size and CRC-32C, below a manifest that the ledger pins
+by SHA-256. Whatever takes a state from one place to another (`load_state`: selection, fine-tuning,
 export) and `verify` check SHA-256.
+
+Why ctypes. The binding of google-crc32c holds Python's lock and wants a copy as `bytes`. Of the
+wheels that do not, awscrt is slower (7 GB a second of processor time, against 12 here), and crc32c
+is faster (14) but under the LGPL: a question of licences for a few per cent of a save.
 """
 
 from __future__ import annotations

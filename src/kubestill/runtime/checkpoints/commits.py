@@ -1,4 +1,4 @@
-"""The ledger in its store: read it, claim the training, and change it by compare-and-swap."""
+"""The ledger in its store: read it, claim the training run, and change it by compare-and-swap."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from kubestill.supervision import last_try
 
 
 class LedgerCell:
-    """One training's ledger. Threads of one process take turns; other processes compete by swap."""
+    """The ledger of one training run.
+
+    Threads of one process take turns; other processes compete by swap.
+    """
 
     def __init__(self, place: Place, *, clock: Callable[[], float] = time.time):
         self._place = place
@@ -72,7 +75,7 @@ class LedgerCell:
         After a lost answer (`StoreUnavailable`) it is safe to call this again.
 
         Raises:
-            Fenced: By the transition, when another attempt owns the training.
+            Fenced: By the transition, when another attempt owns the training run.
             StoreError: The store did not answer.
         """
         with self._lock:
@@ -100,10 +103,10 @@ class LedgerCell:
         sleep: Callable[[float], None] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> Attempt | None:
-        """Become the training's next attempt; wait while another run's may be alive.
+        """Become the next attempt at this training run; wait while another run's may be alive.
 
         Returns:
-            The attempt, or None where the training is finished: `latest` then holds the result.
+            The attempt, or None where the training run is finished: `latest` then holds the result.
 
         Raises:
             TrainingFailed: An earlier attempt recorded that it cannot succeed.

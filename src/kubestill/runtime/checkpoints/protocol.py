@@ -4,7 +4,7 @@
     beat       I live
     note       I resumed from there; that ended me
     commit     one more checkpoint exists (and pruned ones do not)
-    conclude   the result is final, or the training can never succeed
+    conclude   the result is final, or the training run can never succeed
 
 Every function but `claim` asserts that the attempt is still mine. Safety rests on the ledger's
 compare-and-swap alone: clocks only decide how long somebody waits before claiming, never who wins.
@@ -57,7 +57,7 @@ class Verdict:
 
 
 def judge(ledger: Ledger, *, owner: str, now: float) -> Verdict:
-    """Decide whether a newcomer may claim the training now.
+    """Decide whether a newcomer may claim the training run now.
 
     Args:
         ledger: What the cell holds, not finished.
@@ -109,7 +109,7 @@ def beat(ledger: Ledger, me: Attempt, *, now: float) -> Ledger:
     """Say that `me` lives.
 
     Raises:
-        Fenced: The training belongs to a higher attempt.
+        Fenced: The training run belongs to a higher attempt.
     """
     assert_mine(ledger, me)
     current = ledger.attempt
@@ -122,7 +122,7 @@ def note(ledger: Ledger, me: Attempt, *, now: float, **facts: Any) -> Ledger:
     """Note facts about `me`: `resumed_from` and `exact`, or `ended`.
 
     Raises:
-        Fenced: The training belongs to a higher attempt.
+        Fenced: The training run belongs to a higher attempt.
     """
     alive = beat(ledger, me, now=now)
     assert alive.attempt
@@ -149,7 +149,7 @@ def commit(
         marks: What the curves say by now.
 
     Raises:
-        Fenced: The training belongs to a higher attempt.
+        Fenced: The training run belongs to a higher attempt.
     """
     alive = beat(ledger, me, now=now)
     others = (e for e in alive.entries if (e.step, e.kind) != (entry.step, entry.kind))
@@ -164,7 +164,7 @@ def mark_damaged(
     """Note for every reader that a listed checkpoint cannot be read.
 
     Raises:
-        Fenced: The training belongs to a higher attempt.
+        Fenced: The training run belongs to a higher attempt.
     """
     alive = beat(ledger, me, now=now)
     entries = tuple(
@@ -183,10 +183,10 @@ def conclude(
     failed: str = "",
     phases: Mapping[int, int] | None = None,
 ) -> Ledger:
-    """Record how the training ended; a result that is already there stays.
+    """Record how the training run ended; a result that is already there stays.
 
     Raises:
-        Fenced: The training belongs to a higher attempt.
+        Fenced: The training run belongs to a higher attempt.
     """
     alive = beat(ledger, me, now=now)
     if alive.finished is not None:

@@ -29,7 +29,7 @@ def newest_whole(
     Raises:
         InvalidInput: The newest checkpoint was written by another format version.
         StoreError: The store did not answer.
-        Fenced: Another attempt owns the training.
+        Fenced: Another attempt owns the training run.
     """
     # Rank 0's list: what another rank knows of the ledger may be older.
     listed = ranks.share(json.dumps([entry.to_json() for entry in cell.latest.newest_first]))

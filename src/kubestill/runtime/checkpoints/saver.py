@@ -124,7 +124,7 @@ class Saver:
         """Copy the live tensors and return; the rest happens behind.
 
         Raises:
-            Fenced: Another attempt owns the training.
+            Fenced: Another attempt owns the training run.
             StoreUnavailable: The store refused for longer than the bound.
         """
         started = time.monotonic()
@@ -137,7 +137,7 @@ class Saver:
         """Wait until everything submitted is durable and committed.
 
         Raises:
-            Fenced: Another attempt owns the training.
+            Fenced: Another attempt owns the training run.
             StoreUnavailable: The store refused for longer than the bound.
         """
         self._jobs.join()
@@ -204,7 +204,7 @@ class Saver:
             try:
                 if self._error is None:
                     self._persist(job)
-            except BaseException as error:  # a save that failed must reach the training's thread
+            except BaseException as error:  # a save that failed must reach the thread that trains
                 self._error = self._error or error
             finally:
                 # Cut off, so that one that hung does not make the next seem usual.

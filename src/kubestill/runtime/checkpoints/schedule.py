@@ -69,7 +69,7 @@ def best_interval(cost: float, mean_seconds_between_failures: float) -> float:
     """Return the interval that wastes least (Daly 2006, eq. 37), in seconds.
 
     Args:
-        cost: What one save costs the training, in seconds.
+        cost: What one save costs the training run, in seconds.
         mean_seconds_between_failures: M above.
     """
     failures = mean_seconds_between_failures

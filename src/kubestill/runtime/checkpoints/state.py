@@ -1,4 +1,4 @@
-"""A training's whole state, and how its tensors lie in a file.
+"""The whole state of a training run, and how its tensors lie in a file.
 
 The file format is safetensors (a JSON header, then the bytes of all tensors), which never executes
 anything when it is read.
@@ -46,7 +46,7 @@ _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 @dataclass
 class TrainingState:
-    """What a training needs to go on as if nothing had happened.
+    """What a training run needs to go on as if nothing had happened.
 
     Names of tensors are the engine's business, such as `model/<state_dict key>`,
     `optimizer/<parameter>/<slot>`, `ema/<key>`, `rng/torch`. With several processes, what differs

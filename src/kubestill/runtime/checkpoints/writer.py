@@ -101,7 +101,7 @@ class CheckpointWriter:
         not change.
 
         Raises:
-            Fenced: Another attempt owns the training.
+            Fenced: Another attempt owns the training run.
             StoreError: The store could not take it; nothing is listed that is not whole.
         """
         if self._progress.save != snapshot.save:
