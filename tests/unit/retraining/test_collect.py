@@ -394,10 +394,10 @@ def test_a_champion_deleted_by_hand_is_missed_before_rows_are_taken(scene: Scene
 @pytest.mark.parametrize(
     ("content", "error", "message"),
     [
-        pytest.param(b"{", CorruptData, "is not JSON", id="torn"),
-        pytest.param(b'{"format": "other/1"}', CorruptData, "is no registry", id="foreign"),
+        pytest.param(b"{", CorruptData, "cannot be read as JSON", id="torn"),
+        pytest.param(b'{"format": "other/1"}', CorruptData, "is not a registry", id="foreign"),
         pytest.param(
-            b'{"format": "kubestill/registry/2"}', InvalidInput, "a newer kubestill", id="newer"
+            b'{"format": "kubestill/registry/2"}', InvalidInput, "another version", id="newer"
         ),
         pytest.param(
             b'{"format": "kubestill/registry/1", "soul": 1}', CorruptData, "soul", id="field"

@@ -158,7 +158,13 @@ class Dataset:
         jobs = (job for _, job in part_jobs(self.root, self.parts, names, verify=True))
         threads = workers()
         for table in ahead(jobs, workers=threads, depth=threads):
-            yield stored_table(table, wanted)
+            try:
+                stored = stored_table(table, wanted)
+            except (pa.ArrowException, TypeError, ValueError) as error:
+                raise CorruptData(
+                    f"{self.root}: rows are not as its schema says: {error}"
+                ) from error
+            yield stored
 
     def iter_blocks(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """Yield the global row stream in blocks of `BLOCK_ROWS`; only the last may be short.

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from kubestill.errors import CorruptData, NotFound
 from kubestill.runtime.base.values import Digest, Whole
+from kubestill.runtime.datasets.extent import check_extent
 from kubestill.runtime.datasets.shelf import Shelf
 from kubestill.runtime.stores import open_store
 
@@ -146,6 +147,10 @@ def part_jobs(
             # One mapping for all of a part's jobs: to map its pages anew costs a fifth of a job.
             source = pa.memory_map(path)
             metadata = pq.read_metadata(source)
+            missing = set(columns) - set(metadata.schema.to_arrow_schema().names)
+            check_extent(source, metadata, columns, name=path)
+        if missing:
+            raise CorruptData(f"{path} lacks columns of its dataset: {sorted(missing)!r:.200}")
         if metadata.num_rows != part.rows:
             raise CorruptData(f"{path} has {metadata.num_rows} rows, its manifest says {part.rows}")
         for group in range(metadata.num_row_groups):

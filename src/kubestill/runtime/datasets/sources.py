@@ -17,8 +17,9 @@ import pyarrow.csv as pacsv
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from kubestill.errors import Problems, nearest
+from kubestill.errors import CorruptData, Problems, nearest
 from kubestill.runtime.datasets.builtin import BUILTIN
+from kubestill.runtime.datasets.extent import check_extent
 from kubestill.runtime.datasets.parts import absolute, is_remote
 from kubestill.runtime.datasets.shelf import Shelf
 from kubestill.runtime.stores import Entry, open_store
@@ -146,7 +147,13 @@ def _open_parquet(files: list[str], problems: Problems) -> Opened | None:
     schemas: list[pa.Schema] = []
     for file in files:
         try:
-            schemas.append(pq.read_schema(file))
+            with pa.memory_map(file) as source:
+                metadata = pq.read_metadata(source)
+                schema = metadata.schema.to_arrow_schema()
+                check_extent(source, metadata, set(schema.names), name=os.path.basename(file))
+            schemas.append(schema)
+        except CorruptData as error:
+            problems.add("source", file, f"is refused: {error}")
         except (pa.ArrowException, OSError) as error:
             remedy = f"cannot be read as Parquet (cut off, or not Parquet): {error}"
             problems.add("source", file, remedy)
