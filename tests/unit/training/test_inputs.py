@@ -269,6 +269,28 @@ def test_keeping_by_another_metric_than_the_exported_one(tmp_path: Path) -> None
     assert "log_loss" in found["settings.checkpoints.metric"]
 
 
+@pytest.mark.parametrize(
+    ("checkpoints", "field", "words"),
+    [
+        ({"mode": "max"}, "mode", "contradicts log_loss"),
+        ({"metric": "log_loss", "mode": "max"}, "mode", "contradicts log_loss"),
+        ({"metric": "acuracy"}, "metric", "did you mean 'accuracy'"),
+        ({"metric": "rmse"}, "metric", "not followed while training"),
+    ],
+)
+def test_milestones_are_kept_by_a_metric_that_is_followed_and_the_best_of_it(
+    tmp_path: Path, checkpoints: dict[str, str], field: str, words: str
+) -> None:
+    found = problems(
+        train_teacher,
+        tmp_path / "out",
+        dataset=dataset(tmp_path / "train"),
+        validation=dataset(tmp_path / "validation"),
+        settings={"checkpoints": checkpoints, "choose": "last"},
+    )
+    assert words in found[f"settings.checkpoints.{field}"]
+
+
 def test_the_arguments_of_a_misspelt_optimizer_are_not_called_wrong(tmp_path: Path) -> None:
     found = problems(
         train_teacher,

@@ -55,3 +55,24 @@ def test_state_round_trip() -> None:
     feed(one, [1.0, 1.1])
     two = Stopping(**one.to_json())
     assert one.update(3, 1.2) == two.update(3, 1.2)
+
+
+def settle(metric: str, values: list[float]) -> str:
+    stopping = Stopping(metric=metric, converged_after=2)
+    for step, value in enumerate(values, start=1):
+        if verdict := stopping.update(step, value, settled=True):
+            return verdict[0]
+    return ""
+
+
+@pytest.mark.parametrize("metric", ["r2", "accuracy", "rmse", "log_loss", "error_rate"])
+def test_converged_is_a_small_share_of_what_is_left_to_gain(metric: str) -> None:
+    """An R² that goes from 0.99 to 0.992 has lost a fifth of its error, as an RMSE from 0.01 has."""
+    errors = {
+        "going on": [0.01 * 0.9**n for n in range(8)],
+        "done": [0.01 * 0.999**n for n in range(8)],
+    }
+    upwards = metric in ("r2", "accuracy")
+    for expected, left in errors.items():
+        values = [1 - error for error in left] if upwards else left
+        assert settle(metric, values) == ("converged" if expected == "done" else "")

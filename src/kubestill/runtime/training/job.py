@@ -9,14 +9,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kubestill.errors import Problems
+from kubestill.errors import Problems, nearest
 from kubestill.runtime.base.artifacts import Artifact, check_kind
 from kubestill.runtime.datasets.checks import check_continues, check_trainable, check_validation
 from kubestill.runtime.datasets.dataset import Dataset
+from kubestill.runtime.metrics.catalog import TRAIN_LOSS, resolve_direction
 from kubestill.runtime.models.model import ModelSpec
 from kubestill.runtime.models.resolve import resolve_network, source_digest
 from kubestill.runtime.training.device import Machine, choose_machine
-from kubestill.runtime.training.prepare import main_metric, probe_network, resolve_loss
+from kubestill.runtime.training.prepare import (
+    followed_metrics,
+    main_metric,
+    probe_network,
+    resolve_loss,
+)
 from kubestill.runtime.training.record import PresetName
 from kubestill.runtime.training.settings import TrainingSettings, read_settings
 from kubestill.runtime.training.steps import check_step_path
@@ -167,8 +173,19 @@ def _check_followed(
             "settings.checkpoints.keep_best", 0, "choose='best' exports a kept one; use 1 or more"
         )
     kept_by = settings.checkpoints.metric
-    if followed and followed.schema.task and settings.choose == "best" and kept_by:
-        exported_by = settings.metric or main_metric(followed.schema.task, True, whole_domain)
+    task = followed.schema.task if followed else None
+    default = main_metric(task, True, whole_domain) if task else ""
+    ranked_by = kept_by or settings.metric or default
+    measured = [*followed_metrics(task, whole_domain)] if task else [TRAIN_LOSS]
+    if kept_by and kept_by not in measured:
+        remedy = f"not followed while training; {nearest(kept_by, measured)}"
+        problems.add("settings.checkpoints.metric", kept_by, remedy)
+    elif ranked_by in measured:
+        mode = settings.checkpoints.mode
+        with problems.collect():
+            resolve_direction(ranked_by, mode, field="settings.checkpoints.mode")
+    if task and settings.choose == "best" and kept_by in measured:
+        exported_by = settings.metric or main_metric(task, True, whole_domain)
         if kept_by != exported_by:
             remedy = f"choose='best' exports the best by {exported_by}, which is kept; leave it out"
             problems.add("settings.checkpoints.metric", kept_by, remedy)

@@ -55,6 +55,12 @@ def main_metric(task: str, followed: bool, whole_domain: bool) -> str:
     return TASKS[task].primary if followed else TRAIN_LOSS
 
 
+def followed_metrics(task: str, whole_domain: bool) -> tuple[str, ...]:
+    """Return what a training run of this task measures at each milestone."""
+    used = TASKS[task]
+    return (*(used.enumerated if whole_domain else used.validated), TRAIN_LOSS)
+
+
 def resolve_loss(
     settings: TrainingSettings, dataset: Dataset, *, distil: bool, whole_domain: bool = False
 ) -> str:
@@ -91,8 +97,7 @@ def resolve_loss(
         unlabelled = f"{dataset.unlabelled} of {dataset.rows} rows"
         remedy = "have no target; train on them with a teacher's outputs, or drop them"
         problems.add("dataset", unlabelled, remedy)
-    used = TASKS[str(task)]
-    known = [*(used.enumerated if whole_domain else used.validated), TRAIN_LOSS]
+    known = followed_metrics(str(task), whole_domain)
     if settings.metric and settings.metric not in known:
         problems.add(
             "metric",

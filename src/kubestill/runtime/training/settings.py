@@ -81,7 +81,8 @@ class TrainingSettings(BaseModel):
     tolerance: float = Field(default=0.0, ge=0)
     """Stop as soon as `metric` is at or below this; 0 is off."""
     converged_after: int = Field(default=0, ge=0)
-    """Stop once the best of `metric` has fallen by less than 1% over so many milestones, counted
+    """Stop once the best of `metric` has gained less than 1% of what it lacks over so many
+    milestones: of an error the error itself, of R² or an accuracy what is missing to 1. They count
     where the learning rate is constant or below a tenth of its peak, and in the finish where there
     is one; 0 is off."""
     target_scale: Literal["each", "together"] = "each"

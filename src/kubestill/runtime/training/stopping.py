@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from kubestill.runtime.metrics.catalog import direction
+from kubestill.runtime.metrics.catalog import find_metric
 
 CONVERGED_GAIN = 0.01
-"""An improvement by a smaller share over the whole window is none."""
+"""A smaller gain over the whole window, as a share of what is left to gain, is none."""
 TINY = 1e-300
 
 
@@ -49,7 +49,7 @@ class Stopping:
         A tie keeps the earlier milestone: it cost less. A value that is not finite is no
         improvement.
         """
-        sign = 1.0 if direction(self.metric) == "min" else -1.0
+        sign = -float(find_metric(self.metric).sign)
         sound = math.isfinite(value)
         if sound and (self.best_value is None or sign * value < sign * self.best_value):
             self.best_value, self.best_step = value, step
@@ -68,8 +68,8 @@ class Stopping:
             gained = self._gained(sign)
             if gained is not None and gained < CONVERGED_GAIN:
                 return "converged", (
-                    f"{self.metric} has improved by {gained:.2%} over {self.converged_after} "
-                    f"milestones; {self._best()}"
+                    f"{self.metric} has gained {gained:.2%} of what it lacked over "
+                    f"{self.converged_after} milestones; {self._best()}"
                 )
         if self.patience and self.waited >= self.patience:
             detail = (
@@ -85,11 +85,15 @@ class Stopping:
         return f"best {self.best_value:.6g} at step {self.best_step}"
 
     def _gained(self, sign: float) -> float | None:
-        """Return by which share the best has improved over the window; None before it is full."""
+        """Return the share of what the best lacked that it gained over the window, if that is full.
+
+        Of an error that is the error itself; of R² or an accuracy, the part that is missing to 1.
+        """
         if len(self.settled) <= self.converged_after:
             return None
         before, now = self.settled[-1 - self.converged_after], self.settled[-1]
-        return sign * (before - now) / max(abs(before), TINY)
+        lacked = find_metric(self.metric).shortfall(before)
+        return sign * (before - now) / max(lacked, TINY)
 
     def to_json(self) -> dict[str, Any]:
         """Return the state a resumed training goes on from."""
