@@ -32,6 +32,8 @@ _ROOT = "/apis/v2beta1/"
 _OPERATIONS = read_operations()
 _CODES = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 501: 12}
 """Of gRPC, by those of HTTP."""
+ACCOUNT = {"service_account": "pipeline-runner"}
+"""What runs and schedules get that name none, as recorded on a real one."""
 
 Executor = Callable[[Workflow], None]
 """Plays a run: moves its nodes. The run succeeds when it returns and fails when it raises."""
@@ -161,7 +163,7 @@ class Kubeflow:
         return 200, "application/gzip", packed.getvalue()
 
     def _begin(self, body: dict[str, Any]) -> dict[str, Any]:
-        record = self._add(self.runs, "run_id", body | {"state": "PENDING"})
+        record = self._add(self.runs, "run_id", ACCOUNT | body | {"state": "PENDING"})
         record |= {"storage_state": "AVAILABLE", "created_at": now(), "scheduled_at": now()}
         if self.executor:
             self.start(record["run_id"], self.executor)
@@ -258,7 +260,8 @@ class Kubeflow:
                 return self._page("recurringRuns", self.recurring_runs, query)
             case ["POST", "recurringruns"]:
                 status = {"ENABLE": "ENABLED", "DISABLE": "DISABLED"}[body["mode"]]
-                return self._add(self.recurring_runs, "recurring_run_id", body | {"status": status})
+                schedule = ACCOUNT | body | {"status": status}
+                return self._add(self.recurring_runs, "recurring_run_id", schedule)
             case ["POST", "recurringruns", schedule, "enable" | "disable" as action]:
                 self._get(self.recurring_runs, schedule)["status"] = action.upper() + "D"
                 return {}

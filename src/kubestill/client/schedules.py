@@ -19,7 +19,9 @@ from kubestill.client.runs import ensure_experiment, newest_runs, runtime_config
 from kubestill.client.triggers import Trigger
 from kubestill.errors import ClusterError, InvalidInput, Problem, Problems, nearest
 
-_COMPARED = ("pipeline_version_reference", "runtime_config", "trigger", "service_account")
+_COMPARED = ("pipeline_version_reference", "runtime_config", "trigger")
+_DEFAULT_ACCOUNTS = ("", "pipeline-runner", "default-editor")
+"""What a server makes of no service account; stock ones differ with and without several users."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,6 +234,9 @@ def _existing(api: Api, name: str) -> list[dict[str, Any]]:
 def _says(there: dict[str, Any], wanted: dict[str, Any]) -> bool:
     """Whether a recurring run on the server is what is wanted, apart from being on or off."""
     if there.get("experiment_id", wanted["experiment_id"]) != wanted["experiment_id"]:
+        return False
+    account = wanted.get("service_account")
+    if there.get("service_account", "") not in ([account] if account else _DEFAULT_ACCOUNTS):
         return False
     fixed = there.get("no_catchup") is True and str(there.get("max_concurrency")) == "1"
     return fixed and all(_plain(there.get(name)) == _plain(wanted.get(name)) for name in _COMPARED)

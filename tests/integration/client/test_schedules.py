@@ -74,6 +74,14 @@ def test_any_change_replaces_it(server, api, change):
     assert list(server.recurring_runs) == [changed.recurring_run_id] != [first.recurring_run_id]
 
 
+def test_a_service_account_that_is_dropped_is_a_change(server, api):
+    put_schedule(api, replace(DAILY, service_account="trainer"))
+    assert put_schedule(api, DAILY).changed
+    (left,) = server.recurring_runs.values()
+    assert left["service_account"] == "pipeline-runner"
+    assert not put_schedule(api, DAILY).changed
+
+
 def test_a_running_child_survives_the_change(server, api):
     first = put_schedule(api, DAILY)
     child = server.start_child(first.recurring_run_id)
