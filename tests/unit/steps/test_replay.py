@@ -35,7 +35,10 @@ def test_the_share_is_of_the_mix(share, older, expected):
 def test_the_mix_holds_all_fresh_rows_and_a_repeatable_sample(tmp_path):
     fresh = dataset_of(tmp_path / "fresh", 300, first=100_000)
     older = dataset_of(tmp_path / "older", 10_000)
-    made = [mix(fresh, older, share=0.25, seed=7, folder=str(tmp_path / n)) for n in ("m", "n")]
+    made = [
+        mix(fresh, older, fresh.schema, share=0.25, seed=7, folder=str(tmp_path / n))
+        for n in ("m", "n")
+    ]
     frame = made[0].to_pandas()
     assert len(frame) == 400
     assert frame.x[:300].tolist() == fresh.to_pandas().x.tolist()
@@ -44,7 +47,7 @@ def test_the_mix_holds_all_fresh_rows_and_a_repeatable_sample(tmp_path):
     assert sample.max() < 10_000
     assert (frame.y[300:].to_numpy() == np.where(sample % 2 == 0, "a", "b")).all()
     assert made[0].fingerprint == made[1].fingerprint
-    other = mix(fresh, older, share=0.25, seed=8, folder=str(tmp_path / "o"))
+    other = mix(fresh, older, fresh.schema, share=0.25, seed=8, folder=str(tmp_path / "o"))
     assert other.fingerprint != made[0].fingerprint
 
 
@@ -54,6 +57,6 @@ def test_rows_of_another_meaning_are_refused(tmp_path):
     with DatasetWriter(str(tmp_path / "other"), Schema(columns=columns, task=None)) as writer:
         writer.write(pd.DataFrame({"x": ["1"]}))
     with pytest.raises(InvalidInput) as caught:
-        check_replay(fresh, writer.dataset)
+        check_replay(fresh, writer.dataset, fresh.schema)
     assert len(caught.value.problems) == 2
     assert "target is missing" in str(caught.value)

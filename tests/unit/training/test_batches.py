@@ -19,7 +19,7 @@ def numbers(rows: int) -> ResidentRows:
 def epochs(batches: Batches, steps: int, start: int = 0) -> list[list[int]]:
     # Batches are views into a buffer that is used again, so they are read before the next one.
     taken = itertools.islice(batches.starting_at(start), steps)
-    return [labels.tolist() for _, labels in taken]
+    return [labels.tolist() for _, (_, labels) in taken]
 
 
 @pytest.mark.parametrize("shuffle", ["full", "blocks", "none"])
@@ -52,15 +52,48 @@ def test_epochs_and_seeds_differ() -> None:
     assert first != epochs(Batches(numbers(1000), order(seed=8)), 2 * steps)
 
 
-def test_ranks_share_each_batch() -> None:
-    plans = [order(rank=rank, world_size=3) for rank in range(3)]
-    parts = [epochs(Batches(numbers(1000), plan), 16) for plan in plans]
-    alone = epochs(Batches(numbers(1000), order()), 16)
-    for step, batch in enumerate(alone):
-        shared = [row for part in parts for row in part[step]]
-        assert len({len(part[step]) for part in parts}) == 1
-        assert shared == batch[: len(shared)]
-        assert len(batch) - len(shared) < 3
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 61])
+@pytest.mark.parametrize("least_rows", [1, 2])
+def test_ranks_train_on_every_row_once_and_each_counts_the_same(
+    ranks: int, batch_size: int, least_rows: int
+) -> None:
+    for rows in range(least_rows, 130, 1 if batch_size < 61 else 7):
+        if min(rows, batch_size) < least_rows:
+            continue
+        sizes = {"rows": rows, "batch_size": batch_size, "least_rows": least_rows}
+        plans = [order(**sizes, rank=rank, world_size=ranks) for rank in range(ranks)]
+        (window,) = plans[0].windows(0) if rows <= 256 else ()
+        batches = plans[0].batches(window)
+        assert len(batches) == plans[0].steps_per_epoch
+        assert sorted(torch.cat(batches).tolist()) == list(range(rows))
+        for batch in batches:
+            assert len(batch) >= least_rows
+            shares = [plan.share(batch) for plan in plans]
+            # What the gradient is: the mean over ranks of a weight times a mean over a share.
+            counts = torch.zeros(rows)
+            for weight, own in shares:
+                assert len(own) >= least_rows
+                counts[own.long()] += weight / len(own) / ranks
+            assert torch.allclose(counts[batch.long()], torch.full((len(batch),), 1 / len(batch)))
+            if len(batch) >= ranks * least_rows:
+                assert torch.cat([own for _, own in shares]).tolist() == batch.tolist()
+            if len(batch) % ranks == 0:
+                assert {weight for weight, _ in shares} == {1.0}
+
+
+@pytest.mark.parametrize("rows", [129, 65, 193, 64, 2])
+@pytest.mark.parametrize("shuffle", ["full", "blocks", "none"])
+@pytest.mark.parametrize("window_rows", [64, 128, 10_000])
+def test_a_row_that_would_be_alone_joins_the_batch_before(
+    rows: int, shuffle: str, window_rows: int
+) -> None:
+    plan = order(rows=rows, shuffle=shuffle, window_rows=window_rows, least_rows=2)
+    whole = epochs(Batches(numbers(rows), plan), 3 * plan.steps_per_epoch)
+    assert {len(batch) for batch in whole} <= {2, 64, 65}
+    assert sorted(itertools.chain(*whole)) == sorted(3 * list(range(rows)))
+    for start in range(len(whole)):
+        assert epochs(Batches(numbers(rows), plan), len(whole) - start, start) == whole[start:]
 
 
 @pytest.mark.parametrize("rows", [129, 2], ids=["in the last batch", "in all"])

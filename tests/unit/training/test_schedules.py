@@ -49,6 +49,16 @@ def test_warmup_rises_to_the_peak_and_epochs_tick_once() -> None:
     assert [by_epoch.at(i) for i in range(9)] == [1.0] * 3 + [0.5] * 3 + [0.25] * 3
 
 
+@pytest.mark.parametrize("name", names())
+def test_warmup_leads_to_where_the_schedule_begins(name: str) -> None:
+    """`OneCycleLR` begins at a 25th of its peak: from the peak it would be a jump."""
+    alone = LearningRates(name, {}, peak=0.4, steps=90)
+    rates = LearningRates(name, {}, peak=0.4, steps=100, warmup=10)
+    first = alone.at(0)
+    assert [rates.at(i) for i in range(10)] == [first * (i + 1) / 10 for i in range(10)]
+    assert [rates.at(i + 10) for i in range(90)] == [alone.at(i) for i in range(90)]
+
+
 def test_unknown_arguments_are_named_together() -> None:
     with pytest.raises(InvalidInput) as caught:
         check_arguments("CosineAnnealingLR", {"T_maxx": 3, "gama": 1})

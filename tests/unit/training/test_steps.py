@@ -1,13 +1,17 @@
-"""The fused step against autograd, bit for bit."""
+"""The fused step against autograd, bit for bit, and both against plain torch."""
+
+from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from kubestill.errors import InvalidInput
 from kubestill.runtime.models.networks import mlp as built_in
-from kubestill.runtime.training import kernels
+from kubestill.runtime.training import kernels, steps
 from kubestill.runtime.training.losses import build_loss
-from kubestill.runtime.training.optimizers import names
+from kubestill.runtime.training.optimizers import ELEMENTWISE, names
 from kubestill.runtime.training.steps import AutogradStep, FusedStep, why_not_fusible
 
 ACTIVATIONS = [nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU]
@@ -144,16 +148,95 @@ def test_any_optimizer_resumes_from_its_state(optimizer: str) -> None:
     assert train(first, "mse", steps=7) == train(second, "mse", steps=7)
 
 
-def test_clipping_is_the_same_in_both() -> None:
-    one, two = mlp(nn.ReLU, 3), mlp(nn.ReLU, 3)
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda a: a.__name__)
+@pytest.mark.parametrize("optimizer", sorted(ELEMENTWISE))
+def test_clipping_is_the_same_in_both(activation: type[nn.Module], optimizer: str) -> None:
+    one, two = mlp(activation, 3), mlp(activation, 3)
     loss = build_loss("mse")
-    options = {"optimizer": "SGD", "optimizer_args": {}, "clip": 0.05}
+    options: dict[str, Any] = {"optimizer": optimizer, "optimizer_args": {}, "clip": 0.05}
     fused, autograd = FusedStep(one, loss, **options), AutogradStep(two, loss, **options)
-    unclipped = mlp(nn.ReLU, 3)
-    free = AutogradStep(unclipped, loss, optimizer="SGD", optimizer_args={})
-    clipped = train(fused, "mse")
-    assert torch.allclose(torch.stack(clipped), torch.stack(train(autograd, "mse")), rtol=1e-5)
-    assert clipped[-1] > train(free, "mse")[-1]
+    assert train(fused, "mse", steps=30) == train(autograd, "mse", steps=30)
+    for mine, theirs in zip(one.parameters(), two.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+class Mixed(nn.Module):
+    """Weights of one type, then ordinary ones: a Fourier operator has complex ones."""
+
+    def __init__(self, dtype: torch.dtype):
+        super().__init__()
+        torch.manual_seed(1)
+        self.weight = nn.Parameter(torch.randn(16, 8).to(dtype))
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        hidden = features.to(self.weight.dtype) @ self.weight.T
+        return self.head((hidden.abs() if hidden.is_complex() else hidden).float())
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.05])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "complex64"])
+@pytest.mark.parametrize("optimizer", names())
+def test_any_type_of_parameter_trains_as_in_plain_torch(
+    optimizer: str, dtype: str, clip: float
+) -> None:
+    ours = Mixed(getattr(torch, dtype))
+    theirs = deepcopy(ours)
+    options: dict[str, Any] = {"optimizer": optimizer, "optimizer_args": {}, "clip": clip}
+    if optimizer == "Adafactor" and dtype == "complex64":
+        with pytest.raises(InvalidInput, match="complex"):
+            AutogradStep(ours, build_loss("mse"), **options)
+        return
+    train(AutogradStep(ours, build_loss("mse"), **options), "mse", steps=10)
+    kernel = {"fused": True} if optimizer in ("Adam", "AdamW", "SGD") else {}
+    fused = kernel if dtype != "complex64" else {}
+    torchs = getattr(torch.optim, optimizer)(theirs.parameters(), lr=1e-2, **fused)
+    generator = torch.Generator().manual_seed(2)
+    for i in range(10):
+        rows = 17 if i % 5 == 4 else 64
+        features = torch.randn(rows, 8, generator=generator)
+        torchs.zero_grad()
+        (wanted,) = targets("mse", rows)
+        nn.functional.mse_loss(theirs(features), wanted).backward()
+        if clip:
+            nn.utils.clip_grad_norm_(theirs.parameters(), clip)
+        torchs.step()
+    for mine, plain in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(mine, plain)
+
+
+@pytest.mark.parametrize("rows", [61, 64, 5])
+@pytest.mark.parametrize("step", [AutogradStep, FusedStep], ids=["autograd", "fused"])
+def test_shares_of_a_batch_add_up_to_the_whole(step: Any, rows: int) -> None:
+    """A rate of 1 makes the update the gradient."""
+
+    def moved(features: torch.Tensor, wanted: torch.Tensor, weight: float) -> torch.Tensor:
+        network = mlp(nn.ReLU, 3)
+        before = torch.cat([p.detach().flatten() for p in network.parameters()])
+        trained = step(network, build_loss("mse"), optimizer="SGD", optimizer_args={})
+        losses.append(trained((features, wanted), 1.0, weight))
+        return before - torch.cat([p.detach().flatten() for p in network.parameters()])
+
+    losses: list[torch.Tensor] = []
+    features, (wanted,) = torch.randn(rows, 8), targets("mse", rows)
+    whole = moved(features, wanted, 1.0)
+    parts = [
+        moved(one, two, len(one) * 3 / rows)
+        for one, two in zip(features.tensor_split(3), wanted.tensor_split(3), strict=True)
+    ]
+    assert torch.allclose(torch.stack(parts).mean(0), whole, atol=1e-6)
+    assert torch.allclose(torch.stack(losses[1:]).mean(), losses[0])
+
+
+def test_gradients_of_every_type_are_averaged_in_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(steps, "average_", lambda flat, world: flat / world)
+    given = [torch.randn(2, 3), torch.randn(4, dtype=torch.complex64), torch.randn(1).double()]
+    averaged = steps._averaged([*given, torch.randn(3)], 2)
+    for mine, one in zip(averaged, given, strict=False):
+        assert mine.dtype == one.dtype
+        assert torch.equal(mine, one / 2)
 
 
 @pytest.mark.parametrize(

@@ -116,13 +116,14 @@ def _look(
     perfect = right_answers(batch, task=task, outputs=outputs, temperature=temperature)
     checks.append(check_loss(prepared.loss, batch, perfect, outputs=outputs))
     checks.append(check_reduction(prepared.loss, batch, outputs=outputs))
-    checks.append(check_trainable(model.network, gate.untrained))
+    untrained = [*gate.untrained, *attempt.settings.freeze]
+    checks.append(check_trainable(model.network, untrained))
     if not any(parameter.requires_grad for parameter in model.network.parameters()):
         return checks
     checks.append(check_rows_apart(model.network, batch))
     checks.append(check_outputs(model.network, batch, task, perfect))
     if all(check.status != "fail" for check in checks):
-        checks.append(check_gradients(gradients(model.network, batch, attempt), gate.untrained))
+        checks.append(check_gradients(gradients(model.network, batch, attempt), untrained))
     return checks
 
 

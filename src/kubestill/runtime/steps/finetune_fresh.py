@@ -18,6 +18,7 @@ from kubestill.runtime.checkpoints.manifest import read_manifest
 from kubestill.runtime.checkpoints.restore import load_state
 from kubestill.runtime.checkpoints.state import TrainingState
 from kubestill.runtime.datasets.dataset import Dataset
+from kubestill.runtime.datasets.schema import Schema
 from kubestill.runtime.models.model import Model, ModelSpec
 from kubestill.runtime.steps.train_model import Ports, train_and_write
 from kubestill.runtime.stores import open_store
@@ -25,7 +26,8 @@ from kubestill.runtime.training.engine import Start, below
 from kubestill.runtime.training.job import Preset, check_job
 from kubestill.runtime.training.prepare import resolve_loss
 from kubestill.runtime.training.replay import check_replay, mix
-from kubestill.runtime.training.run import Keeping, Origin, check_resume
+from kubestill.runtime.training.run import Keeping, Origin, check_resume, say
+from kubestill.runtime.training.unfamiliar import describe_unfamiliar
 
 _OPTIMIZER = ("optimizer", "optimizer_args")
 _SCHEDULE = ("learning_rate", "schedule", "schedule_args", "schedule_unit", "warmup_steps")
@@ -98,9 +100,9 @@ def finetune_fresh(
         validation=validation,
         start=ModelSpec.from_json(before["model_spec"]) if before else None,
     )
-    if job and older:
+    if job and older and before:
         with problems.collect():
-            check_replay(job.dataset, older)
+            check_replay(job.dataset, older, ModelSpec.from_json(before["model_spec"]).schema)
     problems.raise_if_any()
     assert chosen
     assert job
@@ -112,18 +114,22 @@ def finetune_fresh(
         "shrink": float(shrink),
         "perturb": float(perturb),
     }
+    noise = _noise_seed(chosen, int(seed))
     origin = Origin(
-        model=_model(state, shrink=float(shrink), perturb=float(perturb), seed=int(seed)),
+        model=_model(state, shrink=float(shrink), perturb=float(perturb), seed=noise),
         start=_start(state, keep_optimizer, keep_schedule, keep_position),
         digest=_digest(chosen, kept),
     )
     keeping = Keeping(checkpoint_uri=checkpoint_uri, experiment=experiment, resume=resume)
+    known = origin.model.spec.schema
     with tempfile.TemporaryDirectory(prefix="kubestill-replay-") as folder:
         if older:
-            mixed = _mixed(job.dataset, older, replay_share, seed, folder)
+            mixed = _mixed(job.dataset, older, known, replay_share, seed, folder)
             # Older rows may lack the target that the fresh ones have.
             resolve_loss(job.settings, mixed, distil=preset.distil)
             job = replace(job, dataset=mixed)
+        for warning in describe_unfamiliar(job.dataset, origin.model):
+            say(f"WARNING: {warning}")
         ports = Ports(
             dataset=dataset,
             validation=validation,
@@ -205,8 +211,10 @@ def _start(state: TrainingState, optimizer: bool, schedule: bool, position: bool
     )
 
 
-def _mixed(fresh: Dataset, older: Dataset, share: float, seed: int, folder: str) -> Dataset:
-    mixed = mix(fresh, older, share=float(share), seed=int(seed), folder=folder)
+def _mixed(
+    fresh: Dataset, older: Dataset, known: Schema, share: float, seed: int, folder: str
+) -> Dataset:
+    mixed = mix(fresh, older, known, share=float(share), seed=int(seed), folder=folder)
     print(f"{fresh.rows:,} fresh rows and {mixed.rows - fresh.rows:,} replayed ones", flush=True)
     return mixed
 
@@ -215,7 +223,8 @@ def _mixed(fresh: Dataset, older: Dataset, share: float, seed: int, folder: str)
 def _model(state: TrainingState, *, shrink: float, perturb: float, seed: int) -> Model:
     """Rebuild the model, shrunk and perturbed where that was asked for (Ash & Adams 2020, eq. 1).
 
-    Noise comes from a fresh initialisation, so that every layer gets it at its own scale.
+    Noise comes from a fresh initialisation, so that every layer gets it at its own scale. `seed` is
+    its own: the initial weights of the training run itself would be no noise.
     """
     spec = ModelSpec.from_json(state.meta["model_spec"])
     model = Model.from_spec(spec)
@@ -233,6 +242,15 @@ def _model(state: TrainingState, *, shrink: float, perturb: float, seed: int) ->
         for weight, noise in zip(model.parameters(), fresh.parameters(), strict=True):
             weight.mul_(shrink).add_(noise, alpha=perturb)
     return model
+
+
+def _noise_seed(chosen: Checkpoint, seed: int) -> int:
+    """Return a seed that neither this checkpoint nor one before it was initialised or perturbed by.
+
+    Two runs have the same `seed` unless somebody changes it.
+    """
+    text = f"kubestill/perturb/2:{seed}:{chosen.entry.manifest.sha256}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def _digest(chosen: Checkpoint, kept: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """The order of the data, and the batches cut from it.
 
 The order is a pure function of (seed, epoch), so a position in the data is a step number and
-nothing else: a resumed training cuts the very batch that comes next. Rows are gathered a chunk of
+nothing else: a resumed training run cuts the very batch that comes next. Rows are gathered a chunk of
 batches at a time, by a thread that works one chunk ahead, into two sets of buffers that take turns;
 a batch is a view into such a buffer.
 """
@@ -171,13 +171,16 @@ class Order:
     """`full`, `blocks` (whole blocks of 8,192 rows are permuted, rows within windows) or `none`."""
     window_rows: int
     """Rows gathered at a time."""
+    least_rows: int = 1
+    """Rows that the network needs together; fewer, left over at the end of an epoch, join the batch
+    before them."""
     rank: int = 0
     world_size: int = 1
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches an epoch; the last one may be short."""
-        return -(-self.rows // self.batch_size)
+        return count_batches(self.rows, self.batch_size, self.least_rows)
 
     def windows(self, epoch: int, first_batch: int = 0) -> Iterator[Tensor]:
         """Yield the row numbers of the batches from `first_batch` on, a window at a time.
@@ -195,11 +198,34 @@ class Order:
             held = torch.cat([held, piece]) if len(held) else piece
             if position < start:
                 held, position = held[start - position :], start
-            while len(held) >= per_window:
+            while len(held) >= per_window and self._can_end(position + per_window):
                 yield held[:per_window]
                 held, position = held[per_window:], position + per_window
         if len(held):
             yield held
+
+    def _can_end(self, position: int) -> bool:
+        """Return whether a batch may end at a row, or has to take along what is left over."""
+        return not 0 < self.rows - position < self.least_rows
+
+    def batches(self, window: Tensor) -> list[Tensor]:
+        """Cut a window's row numbers into batches."""
+        found = list(window.split(self.batch_size))
+        if len(found) > 1 and len(found[-1]) < self.least_rows:
+            found[-2:] = [torch.cat(found[-2:])]
+        return found
+
+    def share(self, batch: Tensor) -> tuple[float, Tensor]:
+        """Return (weight, this rank's row numbers) of a batch.
+
+        Shares differ by a row at most, and a weight is a share's size in units of an equal one. A
+        batch of too few rows to be shared is every rank's: were it left out, a step number would
+        mean another batch to another number of ranks.
+        """
+        if len(batch) < self.world_size * self.least_rows:
+            return 1.0, batch
+        own = batch.tensor_split(self.world_size)[self.rank]
+        return len(own) * self.world_size / len(batch), own
 
     def _pieces(self, epoch: int) -> Iterator[Tensor]:
         """Yield the whole epoch's row numbers in order, in pieces that are cheap to hold."""
@@ -246,30 +272,28 @@ class Batches:
             batches = min(batches, _CHUNK_BATCHES)
         self._chunk_rows = max(1, batches) * order.batch_size
 
-    def starting_at(self, step: int) -> Iterator[tuple[Tensor, ...]]:
-        """Yield (features [b, ...], *targets [b, ...]) of every step after `step` finished ones.
+    def starting_at(self, step: int) -> Iterator[tuple[float, tuple[Tensor, ...]]]:
+        """Yield (weight, (features [b, ...], *targets)) of every step after `step` finished ones.
 
-        With several ranks b is this rank's share of the batch, as large on every rank; rows that
-        cannot be shared evenly are left out. A batch of fewer rows than ranks is every rank's: were
-        it left out, a step number would mean another batch to another number of ranks. A batch may
-        be overwritten once the next one is asked for.
+        b is this rank's share of the batch; see `Order.share`. A batch may be overwritten once the
+        next one is asked for.
         """
         chunks = self._chunks(step)
         jobs = itertools.repeat(lambda: self._gather(next(chunks)))
-        for parts in ahead(jobs, workers=1, depth=1):
-            yield from zip(*parts, strict=True)
+        for weights, parts in ahead(jobs, workers=1, depth=1):
+            yield from zip(weights, zip(*parts, strict=True), strict=True)
 
-    def _chunks(self, step: int) -> Iterator[list[Tensor]]:
-        """Yield the row numbers of batches that are gathered together; epochs may share a chunk."""
-        held: list[Tensor] = []
+    def _chunks(self, step: int) -> Iterator[list[tuple[float, Tensor]]]:
+        """Yield the shares of batches that are gathered together; epochs may share a chunk."""
+        held: list[tuple[float, Tensor]] = []
         rows = 0
         for window in self._windows(step):
-            for piece in window.split(self._chunk_rows):
-                if held and rows + len(piece) > self._chunk_rows:
+            for batch in self._order.batches(window):
+                if held and rows + len(batch) > self._chunk_rows:
                     yield held
                     held, rows = [], 0
-                held += self._shares(piece)
-                rows += len(piece)
+                held.append(self._order.share(batch))
+                rows += len(batch)
 
     def _windows(self, step: int) -> Iterator[Tensor]:
         epoch, first = divmod(step, self._order.steps_per_epoch)
@@ -277,20 +301,18 @@ class Batches:
             yield from self._order.windows(epoch, first)
             epoch, first = epoch + 1, 0
 
-    def _shares(self, index: Tensor) -> Sequence[Tensor]:
-        """Cut row numbers into this rank's shares of the batches."""
-        rank, world = self._order.rank, self._order.world_size
-        batches = index.split(self._order.batch_size)
-        if world == 1:
-            return batches
-        return [
-            batch[rank * share : (rank + 1) * share] if (share := len(batch) // world) else batch
-            for batch in batches
-        ]
-
-    def _gather(self, batches: list[Tensor]) -> list[Sequence[Tensor]]:
+    def _gather(
+        self, shares: list[tuple[float, Tensor]]
+    ) -> tuple[list[float], list[Sequence[Tensor]]]:
+        weights, batches = [weight for weight, _ in shares], [batch for _, batch in shares]
         sizes = [len(batch) for batch in batches]
-        return [part.split(sizes) for part in self._rows.gather(torch.cat(batches))]
+        return weights, [part.split(sizes) for part in self._rows.gather(torch.cat(batches))]
+
+
+def count_batches(rows: int, batch_size: int, least_rows: int) -> int:
+    """Return the batches that a pass over the rows takes."""
+    whole, left = divmod(rows, batch_size)
+    return max(1, whole + (left >= least_rows if left else 0))
 
 
 def choose_window(rows: Rows, batch_size: int) -> int:

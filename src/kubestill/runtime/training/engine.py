@@ -39,6 +39,7 @@ from kubestill.runtime.training.stopping import Stopping, what_is_broken
 
 Say = Callable[[str], None]
 
+_FIRST_ROWS = 8192
 _SETTLED_RATE = 0.1
 """Share of its peak at which a learning rate no longer hides convergence."""
 
@@ -89,8 +90,11 @@ class Trainer:
         self.phases = detect_phases(self.curves)
         self._prepared, self._settings, self._machine = prepared, settings, machine
         self._checkpointer, self._say = checkpointer, say
+        self._continues = start is not None
         self._start = start = start or Start()
-        self._plan = Plan(rows=prepared.rows.count, settings=settings)
+        self._plan = Plan(
+            rows=prepared.rows.count, settings=settings, least_rows=prepared.least_rows
+        )
         self.total_steps = self._plan.steps
         self._finish: Finish | None = None
         self._stopping = Stopping(
@@ -128,7 +132,9 @@ class Trainer:
         """
         self._set_up(self._checkpointer.restore())
         self._clock = time.monotonic()
-        if self._skipped_its_milestone():
+        if self._starts_as_candidate():
+            self._score_start()
+        elif self._skipped_its_milestone():
             self._milestone()
         while self.step < self.total_steps and self.stop is None:
             stop = self._plan.next_milestone(self.step)
@@ -157,7 +163,7 @@ class Trainer:
         self._average = deepcopy(self.model.network) if self._settings.ema_decay else None
         if saved:
             self._restore(saved)
-        elif self._start.optimizer:
+        if self.step == 0 and self._start.optimizer:
             self._keep_optimizer(self._start.optimizer)
         rows = self._prepared.rows
         # The order of `blocks` depends on the window, and a window on how the rows are kept.
@@ -169,6 +175,7 @@ class Trainer:
             seed=self._settings.seed,
             shuffle=shuffle,
             window_rows=window_rows,
+            least_rows=self._prepared.least_rows,
             rank=self._ranks.rank,
             world_size=self._ranks.world,
         )
@@ -186,6 +193,27 @@ class Trainer:
             f"{self._machine.describe()}, {self.step_path} step{position}"
         )
 
+    def _starts_as_candidate(self) -> bool:
+        """Return whether the starting point of a fine-tuning is yet to be scored.
+
+        It may be better than all that comes of it, and is exported then.
+        """
+        followed = self._continues and self._prepared.validation is not None
+        return followed and self._settings.choose == "best" and not self.curves["train"]
+
+    @torch.no_grad()
+    def _score_start(self) -> None:
+        """Make the starting point a milestone; its training loss is that of the first rows."""
+        network, rows = self.model.network.eval(), self._prepared.rows
+        features, *targets = rows.between(0, min(rows.count, _FIRST_ROWS))
+        device = self._machine.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            loss, _ = self._prepared.loss(network(features).float(), tuple(targets))
+        network.train()
+        self._loss_sum += loss
+        self._losses_since = 1
+        self._milestone()
+
     def _skipped_its_milestone(self) -> bool:
         """Return whether the state was saved at a milestone's step, before that was scored.
 
@@ -200,7 +228,8 @@ class Trainer:
         loss_sum = self._loss_sum
         recovery_due, average = self._checkpointer.recovery_due, self._average
         while self.step < stop:
-            loss_sum += step(next(self._batches), rates.at(offset + self.step))
+            weight, batch = next(self._batches)
+            loss_sum += step(batch, rates.at(offset + self.step), weight)
             self.step += 1
             self._losses_since += 1
             if average is not None:
@@ -366,7 +395,9 @@ class Trainer:
 
         A state of another number of ranks brings what they shared; random generators start anew.
         """
-        self._train_step.load_state(below("optimizer/", saved))
+        # At a starting point there is none: torch's optimizers make theirs at the first step.
+        if saved.meta["step"]:
+            self._train_step.load_state(below("optimizer/", saved))
         self.model.load_state_dict(below("model/", saved))
         if self._average is not None:
             self._average.load_state_dict(below("ema/network.", saved))
@@ -442,6 +473,10 @@ class Trainer:
         if best is None:
             why = f"the last milestone: {metric} {where} was never a number"
             return Chosen(step=self.step, why=why)
+        if self._continues and self._stopping.best_step == 0:
+            why = f"the starting point: no milestone bettered its {metric} {where}, {best:.6g}"
+            self._say(f"WARNING: fine-tuning did not help: the export is {why}")
+            return Chosen(step=0, why=why)
         return Chosen(step=self._stopping.best_step, why=f"best {metric} {where}: {best:.6g}")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from kubestill.runtime.training.settings import TrainingSettings
 
-ENGINE = "kubestill/engine/2"
+ENGINE = "kubestill/engine/3"
 """Raised whenever the engine gives other results for the same settings and data."""
 
 # The numerics key tells whether these changed, and a resume says so; they do not make another

@@ -2,8 +2,8 @@
 
 Adam, AdamW and SGD call torch's fused kernels straight: at the size of a student, `Optimizer.step`
 costs more in bookkeeping (80 us) than the whole update (15 us). The kernels are the ones that
-`fused=True` runs, so the bits are the same; a test says so. Every other optimizer, and every
-unusual argument, goes through torch's own class.
+`fused=True` runs, so the bits are the same; a test says so. Every other optimizer, every unusual
+argument and complex parameters, which these kernels do not take, go through torch's own class.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from kubestill.errors import Problems, nearest
+from kubestill.errors import InvalidInput, Problem, Problems, nearest
 from kubestill.runtime.training.kernels import (
     Kernel,
     fused_adam_,
@@ -109,8 +109,15 @@ class Optimizer(Protocol):
 def build_optimizer(
     name: str, arguments: Mapping[str, Any], parameters: Sequence[Tensor]
 ) -> Optimizer:
-    """Return the optimizer `torch.optim.<name>` over `parameters`."""
+    """Return the optimizer `torch.optim.<name>` over `parameters`.
+
+    Raises:
+        InvalidInput: Some parameters are complex, and torch's optimizer takes only real ones.
+    """
     arguments = _canonical(arguments)
+    if any(p.is_complex() for p in parameters):
+        _check_complex(name, arguments)
+        return _TorchOptimizer(parameters, getattr(torch.optim, name), arguments)
     adam = fused_adamw_ if name == "AdamW" else fused_adam_
     if name in ("Adam", "AdamW") and adam and set(arguments) <= {"betas", "eps", "weight_decay"}:
         options: dict[str, Any] = {"weight_decay": 1e-2 if name == "AdamW" else 0.0, **arguments}
@@ -119,6 +126,16 @@ def build_optimizer(
     if name == "SGD" and fused_sgd_ and usual:
         return _FusedSGD(parameters, fused_sgd_, **arguments)
     return _TorchOptimizer(parameters, getattr(torch.optim, name), arguments)
+
+
+def _check_complex(name: str, arguments: Mapping[str, Any]) -> None:
+    """Take one step of a complex parameter: only torch knows which of its optimizers can."""
+    probe = torch.zeros(2, 2, dtype=torch.complex64)
+    try:
+        _TorchOptimizer([probe], getattr(torch.optim, name), arguments).materialise()
+    except RuntimeError as error:
+        remedy = f"this network has complex parameters: {error}; use Adam, AdamW or SGD"
+        raise InvalidInput([Problem("optimizer", name, remedy)]) from error
 
 
 class _FusedAdam:

@@ -1,10 +1,11 @@
-"""How long a training is, where its milestones fall, and what a step number means."""
+"""How long a training run is, where its milestones fall, and what a step number means."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
+from kubestill.runtime.training.batches import count_batches
 from kubestill.runtime.training.finish import ITERATIONS
 from kubestill.runtime.training.settings import TrainingSettings
 
@@ -17,15 +18,17 @@ _FINISH_MILESTONES = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The steps of a training: first-order ones on batches, then those of the finish."""
+    """The steps of a training run: first-order ones on batches, then those of the finish."""
 
     rows: int
     settings: TrainingSettings
+    least_rows: int = 1
+    """See `Order`."""
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches that a pass over the rows takes."""
-        return -(-self.rows // self.settings.batch_size)
+        return count_batches(self.rows, self.settings.batch_size, self.least_rows)
 
     @property
     def finish_from(self) -> int:
@@ -35,7 +38,7 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """Of both kinds."""
+        """Total number of steps, first-order and L-BFGS."""
         return self.finish_from + self.settings.finish_steps
 
     def next_milestone(self, step: int) -> int:

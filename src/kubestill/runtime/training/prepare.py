@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kubestill.errors import InvalidInput, Problems, nearest
+from kubestill.errors import InvalidInput, Problem, Problems, nearest
+from kubestill.runtime.checkpoints.ranks import Ranks
 from kubestill.runtime.datasets.cache import load_decoded
 from kubestill.runtime.datasets.dataset import Dataset
 from kubestill.runtime.datasets.decode import Decoded, RawLayout
@@ -22,6 +24,7 @@ from kubestill.runtime.models.model import Model
 from kubestill.runtime.training.batches import ResidentRows, Rows, Source, StreamedRows
 from kubestill.runtime.training.device import Machine
 from kubestill.runtime.training.domain_error import DomainError
+from kubestill.runtime.training.freezing import freeze
 from kubestill.runtime.training.losses import Loss, build_loss, loss_names
 from kubestill.runtime.training.memory import available_bytes
 from kubestill.runtime.training.settings import TrainingSettings
@@ -46,6 +49,8 @@ class Prepared:
     """What early stopping and the choice of a milestone look at."""
     shuffle: str
     """`full`, `blocks` or `none`, resolved."""
+    least_rows: int = 1
+    """Rows that the network needs together: 2 where it normalises over the rows of a batch."""
 
 
 def main_metric(task: str, followed: bool, whole_domain: bool) -> str:
@@ -156,10 +161,15 @@ def prepare(
         loss_name: From `resolve_loss`.
         start: A model to go on from; its preprocessing is kept.
         whole_domain: The training rows are all there is: follow the error over all of them.
+
+    Raises:
+        InvalidInput: A column cannot be encoded, the network does not fit or needs more rows
+            together than a batch has, or `freeze` names no parameter.
     """
     layout = RawLayout(dataset.schema if start is None else _with_soft(start, dataset))
     decoded = load_decoded(dataset, layout)
     model = start or _build(dataset, decoded, layout, settings)
+    freeze(model.network, settings.freeze)
     model.to(machine.device)
     task = str(dataset.schema.task)
     targets = _targets(decoded, model, loss_name, settings, task)
@@ -182,7 +192,38 @@ def prepare(
         validation=followed,
         metric=settings.metric or main_metric(task, followed is not None, whole_domain),
         shuffle=_shuffle(rows, settings),
+        least_rows=_least_rows(model.network, rows, settings.batch_size),
     )
+
+
+def _least_rows(network: nn.Module, rows: Rows, batch_size: int) -> int:
+    """Return how many rows the network needs together, where there may be a batch of one.
+
+    Raises:
+        InvalidInput: It needs two, as batch norm does, and no batch has two.
+    """
+    smallest = min(rows.count, rows.count % batch_size or batch_size)
+    if smallest > 1 and Ranks.current().world == 1:
+        return 1
+    if _learns_from(network, rows, 1) or not _learns_from(network, rows, 2):
+        return 1
+    alone = ("dataset", "1 row") if rows.count == 1 else ("batch_size", "1")
+    if min(rows.count, batch_size) == 1:
+        remedy = "the network normalises over the rows of a batch; use 2 or more"
+        raise InvalidInput([Problem(*alone, remedy)])
+    return 2
+
+
+def _learns_from(network: nn.Module, rows: Rows, count: int) -> bool:
+    """Return whether the network gives finite answers to so few rows while it is training."""
+    features, *_ = rows.between(0, min(count, rows.count))
+    features = torch.cat([features] * count)[:count]
+    probe = deepcopy(network).train()  # a look must not move running statistics
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            return bool(probe(features).isfinite().all())
+        except ValueError:  # how torch's batch norm refuses
+            return False
 
 
 def _build(

@@ -84,8 +84,9 @@ class LearningRates:
         arguments: Its arguments; numbers that arrive as whole floats become integers where the
             schedule's own default is one.
         peak: Learning rate that the schedule scales.
-        steps: Length of the training, steps.
-        warmup: Steps of linear rise before the schedule starts.
+        steps: Length of the training run, steps.
+        warmup: Steps of linear rise, from 0 to the rate that the schedule starts with: its peak, or
+            less where the schedule rises by itself (`OneCycleLR`).
         steps_per_tick: Steps between two ticks of the schedule (1, or the steps of an epoch).
     """
 
@@ -111,10 +112,12 @@ class LearningRates:
     def at(self, step: int) -> float:
         """Return the learning rate of the step that follows `step` finished ones."""
         if step < self._warmup:
-            return self._peak * (step + 1) / self._warmup
+            return self._scheduled(0) * (step + 1) / self._warmup
+        return self._scheduled((step - self._warmup) // self._steps_per_tick)
+
+    def _scheduled(self, tick: int) -> float:
         if self._scheduler is None:
             return self._peak
-        tick = (step - self._warmup) // self._steps_per_tick
         while tick >= len(self._ticks):
             self._extend(self._scheduler)
         return self._ticks[tick]

@@ -52,12 +52,16 @@ class TrainingSettings(BaseModel):
     schedule_unit: Literal["step", "epoch"] = "step"
     """What one tick of the schedule is."""
     warmup_steps: int = Field(default=0, ge=0)
-    """Steps over which the learning rate rises linearly before the schedule takes over."""
+    """Steps over which the learning rate rises linearly to the first rate of the schedule."""
     gradient_clip: float = Field(default=0.0, ge=0)
     """Largest L2 norm of the whole gradient; 0 leaves it alone."""
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
     """Decay a step of the exponential moving average that is evaluated and exported; 0 is off.
     Early on it is (1 + step) / (10 + step), where that is less."""
+
+    freeze: list[str] = []
+    """Parameters that keep their values, by their names in the network; `0.*` matches many. Weight
+    decay leaves them alone; batch norm's running statistics still follow the rows."""
 
     finish_steps: int = Field(default=0, ge=0)
     """Steps of ten L-BFGS iterations over all rows at once, in float64, after all others."""

@@ -1,8 +1,15 @@
-"""One optimizer step, in two ways that give the same bits.
+"""One optimizer step, in two ways.
 
 `AutogradStep` works for any network. `FusedStep` runs plain MLPs: for students, autograd's own
 bookkeeping costs more than the arithmetic, so the backward is written out over one flat parameter
-vector and buffers that are used again. It calls the kernels autograd would, in the same order.
+vector and buffers that are used again. It calls the kernels that autograd calls, in the same order:
+where hidden layers are multiples of 16 wide the bits are the same, clipped or not. A kernel rounds
+the last few numbers of a tensor, which fill no vector of the CPU, in another way than the others,
+and in one flat vector those are others: any other width agrees to rounding.
+
+Where several processes share a batch, each takes its own rows. Gradients and losses are means over
+a process's rows, and the mean over processes weighs them by `weight`: the rows that a process has,
+in units of an equal share. So every row of a batch counts the same, whoever has it.
 """
 
 from __future__ import annotations
@@ -32,7 +39,7 @@ Batch = tuple[Tensor, ...]
 class Step(Protocol):
     """Trains a network in place, a batch at a time."""
 
-    def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
+    def __call__(self, batch: Batch, learning_rate: float, weight: float = 1.0) -> Tensor:
         """Apply one update by (features [b, ...], *targets); return the loss before it []."""
         ...
 
@@ -133,13 +140,13 @@ class AutogradStep(Step):
         self._scaler = _Scaler(device) if precision == "fp16" else None
 
     @override
-    def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
+    def __call__(self, batch: Batch, learning_rate: float, weight: float = 1.0) -> Tensor:
         features, *targets = batch
         share_buffers(self._network, self._world_size)
         with self._autocast():
             outputs = self._network(features)
         # The loss brings its own gradient: autograd starts at the outputs.
-        loss, upstream = self._loss(outputs.detach().float(), tuple(targets))
+        loss, upstream = _weighted(weight, *self._loss(outputs.detach().float(), tuple(targets)))
         upstream = upstream.to(outputs.dtype)
         if self._scaler is not None:
             upstream = upstream * self._scaler.scale
@@ -193,8 +200,9 @@ class FusedStep(Step):
         self._weights = [layer.weight.detach() for layer in linear]
         self._weights_t = [weight.t() for weight in self._weights]
         self._biases = [layer.bias.detach() for layer in linear]
-        views = list(self._views(self._gradient))
-        self._weight_gradients, self._bias_gradients = views[0::2], views[1::2]
+        # In the order of the parameters: a norm over them is a sum, and its bits hang on the order.
+        self._gradients = list(self._views(self._gradient))
+        self._weight_gradients, self._bias_gradients = self._gradients[0::2], self._gradients[1::2]
         self._activations = [_activation(layer) for layer in list(network)[1::2]]
         self._loss, self._clip, self._world_size = loss, clip, world_size
         self._optimizer = build_optimizer(optimizer, optimizer_args, [self._flat])
@@ -202,17 +210,18 @@ class FusedStep(Step):
 
     @torch.no_grad()
     @override
-    def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
+    def __call__(self, batch: Batch, learning_rate: float, weight: float = 1.0) -> Tensor:
         features, *targets = batch
         buffers = self._buffers.get(len(features))
         if buffers is None:
             buffers = _Buffers(len(features), self._weights, self._activations)
             self._buffers[len(features)] = buffers
-        loss, upstream = self._loss(self._forward(features, buffers), tuple(targets))
+        outputs = self._forward(features, buffers)
+        loss, upstream = _weighted(weight, *self._loss(outputs, tuple(targets)))
         self._backward(features, upstream, buffers)
         average_(self._gradient, self._world_size)
         if self._clip:
-            _clip([*self._weight_gradients, *self._bias_gradients], self._clip)
+            _clip(self._gradients, self._clip)
         self._optimizer.step([self._gradient], learning_rate)
         return loss
 
@@ -419,8 +428,15 @@ def _load(live: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
             "the one that was saved, or set keep_optimizer to false"
         )
         raise InvalidInput([Problem("saved optimizer state", slots(saved), remedy)])
+    missing = sorted(n for n in live if n not in saved and not n.startswith("scaler/"))
+    if missing:
+        remedy = (
+            f"there is none for {missing[0]}, which did not learn then: freeze it again, or set "
+            "keep_optimizer to false"
+        )
+        raise InvalidInput([Problem("saved optimizer state", f"{len(missing)} missing", remedy)])
     for name, tensor in live.items():
-        if name in saved or not name.startswith("scaler/"):
+        if name in saved:
             tensor.copy_(saved[name])
 
 
@@ -430,7 +446,22 @@ def _clip(gradients: list[Tensor], limit: float) -> None:
         foreach_mul_(gradients, torch.clamp(limit / (norm + 1e-6), max=1.0))
 
 
+def _weighted(weight: float, loss: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    return (loss, gradient) if weight == 1.0 else (loss * weight, gradient.mul_(weight))
+
+
 def _averaged(gradients: list[Tensor], world_size: int) -> list[Tensor]:
-    flat = average_(torch.cat([g.flatten() for g in gradients]), world_size)
-    parts = flat.split([g.numel() for g in gradients])
-    return [part.view_as(g) for part, g in zip(parts, gradients, strict=True)]
+    """Average over processes, with one exchange for all gradients of a type."""
+    averaged = list(gradients)
+    for dtype in dict.fromkeys(g.dtype for g in gradients):
+        alike = [i for i, g in enumerate(gradients) if g.dtype == dtype]
+        real = [_real(gradients[i]).flatten() for i in alike]
+        parts = average_(torch.cat(real), world_size).split([len(part) for part in real])
+        for i, part in zip(alike, parts, strict=True):
+            whole = part.view_as(_real(gradients[i]))
+            averaged[i] = torch.view_as_complex(whole) if dtype.is_complex else whole
+    return averaged
+
+
+def _real(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor

@@ -107,6 +107,8 @@ def what_is_broken(loss: float, network: nn.Module) -> str:
     """
     if not math.isfinite(loss):
         return f"the loss became {loss}"
-    held = [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
+    tensors = network.state_dict().values()
+    real = [torch.view_as_real(t) if t.is_complex() else t for t in tensors]
+    held = [tensor for tensor in real if tensor.is_floating_point()]
     sound = bool(torch.stack([tensor.float().sum() for tensor in held]).isfinite().all())
     return "" if sound else "weights became infinite or NaN"
