@@ -16,6 +16,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 from kubestill.assets.build import compile_yaml
 from kubestill.assets.catalog import find_assets
+from kubestill.assets.reading import read_documents
 from kubestill.errors import Problems, nearest
 
 
@@ -29,7 +30,7 @@ class Package:
     @cached_property
     def documents(self) -> dict[str, Any]:
         """What the YAML says: `pipeline_spec`, and `platform_spec` where there is one."""
-        found = list(yaml.safe_load_all(self.text))
+        found = read_documents(self.text)
         return dict(zip(("pipeline_spec", "platform_spec"), found, strict=False))
 
     @cached_property

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kubestill.terminal import echo
+
 if TYPE_CHECKING:
     from kubestill.client import Api
 
@@ -46,7 +48,10 @@ def connect(options: dict[str, str]) -> Api:
     """Build the API's client from the options among `options`."""
     from kubestill.client import Api, read_connection
 
-    return Api(read_connection({name: options[name] for name in _HELP}))
+    connection = read_connection({name: options[name] for name in _HELP})
+    if connection.exposure:
+        echo(f"WARNING: {connection.exposure}", err=True)
+    return Api(connection)
 
 
 def compile_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -30,7 +30,7 @@ def find_image(reference: str) -> str:
     url = f"{scheme}://{host}/v2/{name}/manifests/{tag}"
     try:
         answer = _ask(url)
-    except requests.RequestException as error:
+    except (requests.RequestException, AttributeError, KeyError) as error:
         raise ClusterError(
             f"cannot reach the registry {host} from here; a cluster may still"
         ) from error

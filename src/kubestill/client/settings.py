@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -9,6 +10,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from kubestill.assets.reading import read_yaml
 from kubestill.errors import Problems, nearest
 
 CONFIG = "~/.config/kubestill/config.yaml"
@@ -66,6 +68,20 @@ class Connection:
         return headers
 
     @property
+    def exposure(self) -> str:
+        """Return a warning where others on the way can read the credentials; else nothing."""
+        parts = urlsplit(self.host)
+        host = parts.hostname or ""
+        near = host == "localhost" or _is_loopback(host)
+        signed = self.token or self.cookie or self.header or self.token_file
+        if parts.scheme != "http" or near or _inside(host) or not signed:
+            return ""
+        return (
+            f"{self.host} is plain http: anybody on the way there can read the {self.way_in} and "
+            "act as you; use https://"
+        )
+
+    @property
     def way_in(self) -> str:
         """How requests are signed in, without the secret."""
         ways = {
@@ -118,12 +134,17 @@ def read_connection(
     for name in _SECRETS:
         if values.get(name) and not _usable(name, values[name]):
             problems.add(name, "***", _FORMS[name])
+    if path := values.get("ca_file", ""):
+        values["ca_file"] = os.path.expanduser(path)
+        if not os.path.exists(values["ca_file"]):
+            remedy = "there is no such file; give a file, or a folder, of certificates in PEM form"
+            problems.add("ca_file", path, remedy)
     problems.raise_if_any()
     # An explicit host inside the cluster wants the pod's token as much as the default one; a host
     # outside of it must not see that token.
     inside = urlsplit(values["host"]).hostname or ""
     signed = any(values.get(name) for name in ("token", "cookie", "header", "token_file"))
-    if not signed and inside.endswith((".svc", ".svc.cluster.local")):
+    if not signed and _inside(inside):
         path = environment.get("KF_PIPELINES_SA_TOKEN_PATH", IN_CLUSTER_TOKEN)
         if os.path.exists(path):
             values["token_file"] = path
@@ -135,6 +156,18 @@ _FORMS = {
     "cookie": "holds a line end or a sign that no header can hold; write it as name=value",
     "header": "write it as 'Name: value', on one line",
 }
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _inside(host: str) -> bool:
+    """Whether a host name is one that only a cluster knows."""
+    return host.endswith((".svc", ".svc.cluster.local"))
 
 
 def _usable(name: str, secret: str) -> bool:
@@ -151,7 +184,7 @@ def _from_file(environment: Mapping[str, str], problems: Problems) -> dict[str, 
         return {}
     try:
         with open(path, encoding="utf-8") as file:
-            content = yaml.safe_load(file) or {}
+            content = read_yaml(file) or {}
     except (OSError, UnicodeDecodeError):
         problems.add("KUBESTILL_CONFIG", path, "cannot be read")
         return {}

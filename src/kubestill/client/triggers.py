@@ -25,6 +25,7 @@ _NAMES = {
 }
 _EXAMPLE = "such as '0 6 * * 1-5': minute, hour, day, month, day of the week"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_LONGEST_S = 366 * 86400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,14 +141,15 @@ def _read_cron(cron: str, problems: Problems) -> list[str]:
         for number, name in enumerate(names, start=place == 4):
             fields[place] = re.sub(rf"\b{name}\b", str(number), fields[place])
     try:
-        if not re.fullmatch(r"[0-5]?\d", fields[0]):
+        if not re.fullmatch(r"[0-5]?[0-9]", fields[0]):
             raise CronSimError("the seconds are one number from 0 to 59")
-        if re.search(r"[^\d*,/ -]", " ".join(fields)):
+        if re.search(r"[^0-9*,/ -]", " ".join(fields)):
             raise CronSimError("only numbers, names and * , - / are understood by Kubeflow")
         CronSim(" ".join(fields[1:]), datetime(2026, 1, 1))
     except CronSimError as error:
         said = str(error)
-        if said == "Bad day-of-month" and max(map(int, re.findall(r"\d+", fields[3]))) <= 31:
+        day = "(?:3[01]|[0-2]?[0-9])"
+        if said == "Bad day-of-month" and re.fullmatch(f"{day}(?:[,-]{day})*", fields[3]):
             said = "never fires: no year has such a day"
         problems.add("--cron", cron, f"{said}; write five fields, {_EXAMPLE}")
     return fields
@@ -219,10 +221,10 @@ def _offset(zone: ZoneInfo, moment: datetime) -> timedelta:
 
 
 def _read_interval(every: str, problems: Problems) -> int:
-    match = re.fullmatch(r"(\d+)\s*([smhd])", every.strip().lower())
+    match = re.fullmatch(r"([0-9]{1,9})\s*([smhd])", every.strip().lower())
     seconds = int(match[1]) * _UNITS[match[2]] if match else 0
-    if seconds < 60:
-        problems.add("--every", every, "write a minute or more, such as 90m, 6h or 1d")
+    if not 60 <= seconds <= _LONGEST_S:
+        problems.add("--every", every, "write a minute to a year, such as 90m, 6h or 1d")
     return seconds
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import uuid
@@ -19,6 +20,7 @@ from kubestill.errors import KubestillError
 LOST = 125
 """Exit code where nothing is known of the container, as Docker's own for "could not start"."""
 
+_IMAGE = r"[A-Za-z0-9][\w.-]*(?::\d+)?(?:/[\w.-]+)*(?::[\w.-]+)?(?:@[\w+.-]+:[0-9a-fA-F]+)?"
 _KILLED = (128 + signal.SIGKILL, 128 + signal.SIGTERM)
 
 
@@ -72,7 +74,16 @@ class Containers:
             image: What to run it in.
             root: Folder of the runs, absolute; the container sees it under the same path.
             environment: Further variables.
+
+        Raises:
+            KubestillError: The image's name is none.
         """
+        if not re.fullmatch(_IMAGE, image):
+            # `--volume=/:/host` would be an option of `docker run`.
+            raise KubestillError(
+                f"image = {image[:120]!r}: is no name of an image; write it as HOST/NAME:TAG or "
+                "HOST/NAME@sha256:..."
+            )
         name = f"kubestill-{uuid.uuid4().hex[:12]}"
         here = os.getcwd()
         options = ["--name", name, "--user", f"{os.getuid()}:{os.getgid()}", "--shm-size", "1g"]

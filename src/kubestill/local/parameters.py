@@ -11,6 +11,7 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
+from kubestill.assets.reading import read_yaml
 from kubestill.errors import Problems, nearest
 
 _Type = pipeline_spec_pb2.ParameterType
@@ -89,7 +90,7 @@ def _from_file(file: str, problems: Problems) -> dict[str, Any]:
         return {}
     try:
         with open(file, encoding="utf-8") as stream:
-            content = yaml.safe_load(stream)
+            content = read_yaml(stream)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         problems.add("--params", file, f"cannot be read as YAML ({error})")
         return {}
@@ -122,6 +123,6 @@ def _parse(text: str, kind: int) -> Any:
     if kind in (_Type.NUMBER_INTEGER, _Type.NUMBER_DOUBLE):
         return _parse_number(text, whole=kind == _Type.NUMBER_INTEGER)
     try:
-        return yaml.safe_load(text)
+        return read_yaml(text)
     except yaml.YAMLError:
         return text

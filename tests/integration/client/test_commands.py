@@ -61,6 +61,15 @@ def test_bad_input_is_told_before_anything_is_sent(server, command, arguments, s
     assert server.requests == []
 
 
+def test_a_token_over_plain_http_is_sent_with_a_warning(command, monkeypatch):
+    # Nobody is there: the warning comes before anything is sent.
+    monkeypatch.setenv("KUBESTILL_HOST", "http://nowhere.invalid")
+    monkeypatch.setattr("kubestill.client.api.PAUSE_S", 0.0)
+    output = command("runs", "ls", "--token", "hunter2-secret", code=1)
+    assert output.startswith("WARNING: http://nowhere.invalid is plain http: anybody")
+    assert "hunter2" not in output
+
+
 def test_a_schedule_from_set_to_rm(server, command):
     set_it = ("schedule", "set", "greet.yaml", "--cron", "0 6 * * *", "--name", "g")
     output = command(*set_it, "--time-zone", "Europe/Berlin", "--latest")

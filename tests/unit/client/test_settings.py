@@ -75,11 +75,26 @@ def test_the_pods_token_goes_to_no_host_outside_the_cluster(tmp_path):
         ({"host": "https://kubeflow.example:port"}, "", "is no URL"),
         ({"host": "h", "header": SECRET}, "", "Name: value"),
         ({"host": "h", "token": "@/no/such/file"}, "", "cannot be read"),
+        ({"host": "h", "token": "t", "ca_file": "/no/such/file"}, "", "there is no such file"),
+        ({"host": "h", "token": f"{SECRET}€"}, "", "no header can hold"),
+        ({"host": "h"}, f"token: &a [{SECRET}, *a]", "is no YAML"),
         ({"host": "h"}, f"tokken: {SECRET}", "did you mean 'token'"),
         ({"host": "h"}, f"token: [{SECRET}", "is no YAML"),
         ({"host": "h"}, SECRET, "write lines such as"),
     ],
-    ids=["no-host", "user-in-host", "port", "header", "file", "setting", "yaml", "no-mapping"],
+    ids=[
+        "no-host",
+        "user-in-host",
+        "port",
+        "header",
+        "file",
+        "no-ca-file",
+        "euro",
+        "alias",
+        "setting",
+        "yaml",
+        "no-mapping",
+    ],
 )
 def test_what_cannot_work_is_told_without_the_secret(tmp_path, given, config, said):
     file = tmp_path / "config.yaml"
@@ -87,6 +102,32 @@ def test_what_cannot_work_is_told_without_the_secret(tmp_path, given, config, sa
     with pytest.raises(InvalidInput, match=said) as error:
         read_connection(given, {"KUBESTILL_CONFIG": str(file)})
     assert SECRET not in str(error.value)
+
+
+@pytest.mark.parametrize("way", ["token", "cookie", "header", "token_file", ""])
+@pytest.mark.parametrize(
+    ("host", "exposed"),
+    [
+        ("http://kubeflow.example", True),
+        ("http://10.0.0.1:8080", True),
+        ("http://localhost.example", True),
+        ("http://127.0.0.1.example", True),
+        ("http://kubeflow.svc.example", True),
+        ("https://kubeflow.example", False),
+        ("http://localhost:8080", False),
+        ("http://127.0.0.1:8080", False),
+        ("http://[::1]:8080", False),
+        ("http://ml-pipeline.kubeflow.svc:8888", False),
+        ("http://ml-pipeline.kubeflow.svc.cluster.local:8888", False),
+    ],
+)
+def test_credentials_over_plain_http_are_warned_of(tmp_path, host, exposed, way):
+    (tmp_path / "file").write_text(SECRET)
+    values = {"header": f"A: {SECRET}", "token_file": str(tmp_path / "file"), "": ""}
+    given = {"host": host} | ({way: values.get(way, SECRET)} if way else {})
+    warning = read_connection(given, {}).exposure
+    assert bool(warning) == (exposed and bool(way))
+    assert SECRET not in warning
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,7 @@ def test_assignments_override_the_file(tmp_path):
         pytest.param(["args=[1]"], "give a mapping", id="list-for-mapping"),
         pytest.param(["names={a: 1}"], "give a list", id="mapping-for-list"),
         pytest.param(["names=[a"], "give a list", id="broken-yaml"),
+        pytest.param(["args={a: 2026-02-30}"], "give a mapping", id="no-such-day"),
     ],
 )
 def test_a_wrong_assignment_is_refused(assignments, message):
@@ -78,6 +79,16 @@ def test_a_wrong_assignment_is_refused(assignments, message):
         pytest.param("- 1\n", id="not-a-mapping"),
         pytest.param("a: [", id="broken-yaml"),
         pytest.param(b"\xff\xfe\xff", id="not-text"),
+        pytest.param("a: 1\n---\nb: 2\n", id="two-documents"),
+        pytest.param("at: 2026-02-30\n", id="no-such-day"),
+        pytest.param(
+            "needed: &a [1,1,1,1,1,1,1,1,1]\n"
+            + "".join(
+                f"k{n}: &{name} [{','.join([f'*{before}'] * 9)}]\n"
+                for n, (before, name) in enumerate(zip("abcdefgh", "bcdefghi", strict=True))
+            ),
+            id="nine-levels-of-aliases",
+        ),
     ],
 )
 def test_a_file_that_is_no_mapping_is_refused(tmp_path, content):

@@ -1,0 +1,66 @@
+"""Read YAML that somebody else may have written."""
+
+from __future__ import annotations
+
+from typing import IO, Any
+
+import yaml
+
+MOST_VALUES = 100_000
+"""That one document may hold, each alias counted for all that it stands for."""
+
+
+def read_yaml(text: str | IO[str]) -> Any:
+    """Read the one document of a text; None where it is empty.
+
+    Raises:
+        YAMLError: As `read_documents` does, and where there are several.
+    """
+    documents = read_documents(text)
+    if len(documents) > 1:
+        raise yaml.YAMLError(f"it holds {len(documents)} documents; give one")
+    return documents[0] if documents else None
+
+
+def read_documents(text: str | IO[str]) -> list[Any]:
+    """Read all documents of a text.
+
+    Nine lines of aliases can stand for a billion values: reading them takes no time, but nothing
+    that is done with them afterwards ends.
+
+    Raises:
+        YAMLError: It cannot be parsed, nests too deeply, or holds more than `MOST_VALUES` values.
+    """
+    try:
+        documents = list(yaml.safe_load_all(text))
+        _count(documents, {}, set())
+    except RecursionError as error:
+        raise yaml.YAMLError("it nests too deeply") from error
+    except UnicodeDecodeError:
+        raise
+    except ValueError as error:  # a date such as 2026-02-30, or a number of thousands of digits
+        raise yaml.YAMLError(str(error)) from error
+    return documents
+
+
+def _count(value: Any, counted: dict[int, int], above: set[int]) -> int:
+    """Count the values in a value, itself included.
+
+    Args:
+        value: What to count.
+        counted: Counts of those seen already, by their identity.
+        above: Those that this one is part of.
+    """
+    if not isinstance(value, dict | list | set | tuple):
+        return 1
+    if id(value) in above:
+        raise yaml.YAMLError("it contains itself")
+    if id(value) not in counted:
+        above.add(id(value))
+        parts = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+        total = 1 + sum(_count(part, counted, above) for part in parts)
+        above.remove(id(value))
+        if total > MOST_VALUES:
+            raise yaml.YAMLError(f"it holds more than {MOST_VALUES:,} values, aliases counted")
+        counted[id(value)] = total
+    return counted[id(value)]
