@@ -1,7 +1,7 @@
-"""Everything a training can be told, validated in full before any data is read.
+"""The settings of a training run, validated in full before any data is read.
 
-The ten or so settings people change are typed parameters of the components; all others arrive in
-one `settings` dict. Both end up here, in one frozen object, and every problem is reported at once.
+The ten or so settings that people change are typed parameters of the components; all others arrive
+in one `settings` dict. Both end up in one frozen object, and all problems are reported together.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Seconds = Annotated[float, Field(gt=0)]
 
 
 class TrainingSettings(BaseModel):
-    """One training, fully described: two equal settings on equal data give equal bits."""
+    """One training run, fully described: equal settings on equal data give equal bits."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
@@ -37,90 +37,90 @@ class TrainingSettings(BaseModel):
     steps: int = Field(default=0, ge=0)
     """Optimizer steps; overrides `epochs` when above zero."""
     batch_size: int = Field(default=128, gt=0)
-    """Rows a step, over all devices together."""
+    """Rows per step, over all devices together."""
 
     optimizer: str = "AdamW"
     """Class name in `torch.optim`."""
     optimizer_args: dict[str, Any] = {}
-    """Its arguments besides `lr`, such as `{"weight_decay": 0.01}`."""
+    """Arguments of the optimizer besides `lr`, such as `{"weight_decay": 0.01}`."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Peak learning rate."""
     schedule: str = "CosineAnnealingLR"
     """Class name in `torch.optim.lr_scheduler`, or `constant`."""
     schedule_args: dict[str, Any] = {}
-    """Its arguments; the length of the training is filled in where the class asks for one."""
+    """Arguments of the schedule; a length that the class requires is filled in."""
     schedule_unit: Literal["step", "epoch"] = "step"
-    """What one tick of the schedule is."""
+    """Unit of one tick of the schedule."""
     warmup_steps: int = Field(default=0, ge=0)
     """Steps over which the learning rate rises linearly to the first rate of the schedule."""
     gradient_clip: float = Field(default=0.0, ge=0)
-    """Largest L2 norm of the whole gradient; 0 leaves it alone."""
+    """Largest L2 norm of the whole gradient; 0 turns clipping off."""
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
-    """Decay a step of the exponential moving average that is evaluated and exported; 0 is off.
-    Early on it is (1 + step) / (10 + step), where that is less."""
+    """Decay per step of the exponential moving average that is evaluated and exported; 0 turns it
+    off. Early on it is (1 + step) / (10 + step), as long as that is less."""
 
     freeze: list[str] = []
     """Parameters that keep their values, by their names in the network; `0.*` matches many. Weight
-    decay leaves them alone; batch norm's running statistics still follow the rows."""
+    decay does not change them; the running statistics of batch norm still follow the rows."""
 
     finish_steps: int = Field(default=0, ge=0)
     """Steps of ten L-BFGS iterations over all rows at once, in float64, after all others."""
     finish_history: int = Field(default=50, ge=1)
-    """Pairs of vectors by which L-BFGS remembers curvature; each is twice the model in float64."""
+    """Pairs of vectors in which L-BFGS stores curvature; each takes twice the model in float64."""
 
     loss: str = "auto"
-    """`auto` follows the task; else `cross_entropy` or `binary_cross_entropy`; `mse`, `l1`, `huber`
-    or `relative_l2`; from a teacher's outputs `distillation` or `distillation_mse`."""
+    """`auto` follows the task; otherwise `cross_entropy`, `binary_cross_entropy`, `mse`, `l1`, `huber`
+    or `relative_l2`; for a teacher's outputs `distillation` or `distillation_mse`."""
     temperature: float = Field(default=1.0, gt=0)
     """Softens teacher and student before they are compared (Hinton et al. 2015, eq. 1)."""
     hard_weight: float = Field(default=0.0, ge=0, le=1)
-    """Weight of the true label beside the teacher's output, on rows that have one."""
+    """Weight of the true label against the teacher's output, on rows that have a label."""
 
     patience: int = Field(default=0, ge=0)
     """Milestones without improvement before an early stop; 0 never stops early."""
     min_delta: float = Field(default=0.0, ge=0)
     """Smallest change of the metric that counts as an improvement."""
     metric: str = ""
-    """What early stopping and `choose` look at; empty takes log-loss or RMSE."""
+    """Metric for early stopping and `choose`; empty uses log loss or RMSE."""
     tolerance: float = Field(default=0.0, ge=0)
-    """Stop as soon as `metric` is at or below this; 0 is off."""
+    """Stop as soon as `metric` is at or below this; 0 turns this off."""
     converged_after: int = Field(default=0, ge=0)
-    """Stop once the best of `metric` has gained less than 1% of what it lacks over so many
-    milestones: of an error the error itself, of R² or an accuracy what is missing to 1. They count
-    where the learning rate is constant or below a tenth of its peak, and in the finish where there
-    is one; 0 is off."""
+    """Stop once the best value of `metric` has improved over so many milestones by less than 1% of
+    what it lacks: the value of an error, the distance of R² or an accuracy from 1. Milestones count
+    while the learning rate is constant or below a tenth of its peak, and in the finish if there is
+    one; 0 turns this off."""
     target_scale: Literal["each", "together"] = "each"
-    """Whether a tensor target is standardised by each of its values, or by one mean and standard
-    deviation for all, as suits fields."""
+    """Standardise each value of a tensor target by itself, or all by one mean and standard deviation,
+    as suits fields."""
     choose: Literal["best", "last"] = "best"
-    """Which milestone is exported: the best on the validation set, or the last."""
+    """Milestone to export: the best on the validation set, or the last."""
     milestone_every: float = Field(default=0.0, ge=0)
-    """Distance between milestones (evaluated, saved, selectable); 0 makes 30 of the budget."""
+    """Distance between milestones (evaluated, saved, selectable); 0 divides the budget into 30."""
     milestone_unit: Literal["epochs", "steps", "examples"] = "epochs"
     """Unit of `milestone_every`."""
 
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """Initial weights, order of the data and dropout all follow from it."""
+    """Seeds the initial weights, the order of the rows and dropout."""
     shuffle: Literal["auto", "full", "blocks", "none"] = "auto"
-    """`full` permutes all rows; `blocks` shuffles within windows and needs bounded memory."""
+    """`full` permutes all rows; `blocks` shuffles within windows, in bounded memory."""
     device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:1`; a GPU that was asked for and is missing is an error."""
+    """`auto`, `cpu`, `cuda` or `cuda:1`; requesting a GPU that is missing is an error."""
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
-    """Arithmetic of forward and backward; `auto` is bf16 where a GPU has it, else float32. Mode
-    `overfit` takes float32 unless told otherwise. On a CPU, bf16 pays where it has matrix units."""
+    """Arithmetic of forward and backward passes; `auto` is bf16 on a GPU that supports it, else
+    float32. Mode `overfit` uses float32 by default. On a CPU, bf16 pays if it has matrix units."""
     deterministic: bool = True
-    """Only kernels that give the same bits every time (matters on GPUs)."""
+    """Use only kernels that give the same bits every time (matters on GPUs)."""
     step_path: Literal["auto", "autograd", "fused"] = "auto"
-    """`fused` is the hand-written step for plain MLPs; `auto` takes it wherever it applies."""
+    """`fused` is the hand-written step for plain MLPs; `auto` uses it wherever it applies."""
     threads: int = Field(default=0, ge=0)
-    """CPU threads of one process; 0 leaves torch's default."""
+    """CPU threads of one process; 0 uses torch's default."""
     serving: Serving = "none"
-    """A file beside the model that serves it without this package: `onnx` or `torch`. Where a
-    network cannot be exported so, that costs the file, not the model."""
+    """A file beside the model that serves it without this package: `onnx` or `torch`. If a network
+    cannot be exported that way, only the file is missing, not the model."""
     log_seconds: Seconds = 5.0
-    """Time between two progress lines."""
+    """Seconds between two progress lines."""
     checkpoints: CheckpointSettings = CheckpointSettings()
-    """When recovery checkpoints are taken and which checkpoints are kept."""
+    """When recovery checkpoints are saved and which checkpoints are kept."""
 
     @field_validator("optimizer")
     @classmethod
