@@ -69,8 +69,8 @@ class TrainingSettings(BaseModel):
     """Pairs of vectors in which L-BFGS stores curvature; each takes twice the model in float64."""
 
     loss: str = "auto"
-    """`auto` follows the task; otherwise `cross_entropy`, `binary_cross_entropy`, `mse`, `l1`, `huber`
-    or `relative_l2`; for a teacher's outputs `distillation` or `distillation_mse`."""
+    """`auto` follows the task; otherwise `cross_entropy`, `binary_cross_entropy`, `mse`, `l1`,
+    `huber` or `relative_l2`; for a teacher's outputs `distillation` or `distillation_mse`."""
     temperature: float = Field(default=1.0, gt=0)
     """Softens teacher and student before they are compared (Hinton et al. 2015, eq. 1)."""
     hard_weight: float = Field(default=0.0, ge=0, le=1)
@@ -90,8 +90,8 @@ class TrainingSettings(BaseModel):
     while the learning rate is constant or below a tenth of its peak, and in the finish if there is
     one; 0 turns this off."""
     target_scale: Literal["each", "together"] = "each"
-    """Standardise each value of a tensor target by itself, or all by one mean and standard deviation,
-    as suits fields."""
+    """Standardise each value of a tensor target by itself, or all by one mean and standard
+    deviation, as suits fields."""
     choose: Literal["best", "last"] = "best"
     """Milestone to export: the best on the validation set, or the last."""
     milestone_every: float = Field(default=0.0, ge=0)
