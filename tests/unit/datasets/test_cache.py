@@ -109,3 +109,9 @@ class TestShelf:
     def test_the_environment_bounds_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("KUBESTILL_CACHE_BYTES", "123")
         assert Shelf.default().max_bytes == 123
+
+    @pytest.mark.parametrize("given", ["abc", "-1", "1e9", "4 GiB", "²"])
+    def test_what_is_no_number_of_bytes_is_refused(self, monkeypatch, given: str) -> None:
+        monkeypatch.setenv("KUBESTILL_CACHE_BYTES", given)
+        with pytest.raises(InvalidInput, match="KUBESTILL_CACHE_BYTES = .* whole number of bytes"):
+            Shelf.default()

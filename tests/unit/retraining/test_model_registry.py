@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+from contextlib import nullcontext
+from typing import Any
 
 import pytest
 
@@ -75,6 +78,34 @@ def test_the_pods_token_is_shown(served: ModelRegistry, tmp_path, monkeypatch) -
     (tmp_path / "token").write_text("secret\n")
     monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
     register(served.host, "flights", champion(), URI)
+
+
+@pytest.mark.parametrize(
+    ("addresses", "shown"),
+    [
+        (["10.96.0.7"], True),
+        (["fd00::7"], True),
+        (["93.184.216.34"], False),
+        (["10.96.0.7", "93.184.216.34"], False),
+        (["2606:2800:220:1::1"], False),
+    ],
+)
+def test_the_pods_token_stays_in_the_cluster(
+    served: ModelRegistry, tmp_path, monkeypatch, addresses, shown
+) -> None:
+    served.token = "secret"
+    (tmp_path / "token").write_text("secret")
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
+    connect = socket.getaddrinfo
+
+    def resolve(host: str, port: int | None, *rest: Any, **more: Any) -> list[Any]:
+        if port is not None:  # the request itself
+            return connect(host, port, *rest, **more)
+        return [(None, None, None, "", (address, 0)) for address in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with nullcontext() if shown else pytest.raises(NotRegistered, match="401"):
+        register(served.host, "flights", champion(), URI)
 
 
 def test_nobody_there_and_somebody_else_there() -> None:

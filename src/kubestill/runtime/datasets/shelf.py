@@ -16,6 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from kubestill.errors import InvalidInput, Problem
+
 __all__ = ["Shelf"]
 
 _DEFAULT_BYTES = 64 << 30
@@ -35,8 +37,11 @@ class Shelf:
         place = os.environ.get("KUBESTILL_CACHE", "")
         root = Path(place or Path(tempfile.gettempdir(), f"kubestill-cache-{os.getuid()}"))
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        wanted = int(os.environ.get("KUBESTILL_CACHE_BYTES", "") or _DEFAULT_BYTES)
-        return cls(root=root, max_bytes=wanted)
+        given = os.environ.get("KUBESTILL_CACHE_BYTES", "").strip()
+        if given and not (given.isascii() and given.isdecimal()):
+            remedy = "give a whole number of bytes, or unset it"
+            raise InvalidInput([Problem("KUBESTILL_CACHE_BYTES", given, remedy)])
+        return cls(root=root, max_bytes=int(given or _DEFAULT_BYTES))
 
     def entry(self, name: str, make: Callable[[Path], None]) -> Path:
         """Return the folder of entry `name`; `make(empty folder)` fills it where it is not there.

@@ -7,10 +7,13 @@ leaves a version without an artifact where it is interrupted; here every step fi
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from kubestill.errors import Problems
 from kubestill.runtime.retraining.state import Champion
@@ -44,6 +47,8 @@ def register(address: str, name: str, champion: Champion, uri: str) -> str:
         champion: Its version becomes the ModelVersion's name.
         uri: Where its export lies.
 
+    The pod's token is sent to private addresses alone, such as those of the cluster's services.
+
     Returns:
         What there is now, in a sentence.
 
@@ -62,7 +67,8 @@ def register(address: str, name: str, champion: Champion, uri: str) -> str:
     with requests.Session() as session:
         for scheme in ("http://", "https://"):
             session.mount(scheme, HTTPAdapter(max_retries=retry))
-        session.headers.update(_credentials())
+        if _is_private(address):
+            session.headers.update(_credentials())
         try:
             return _Service(session, address).register(name, champion, uri)
         except (requests.RequestException, ValueError, KeyError) as error:
@@ -166,6 +172,18 @@ def _properties(champion: Champion) -> dict[str, Any]:
         if score.get("value") is not None
     }
     return texts | scores
+
+
+def _is_private(address: str) -> bool:
+    """Whether an address leads nowhere outside the cluster's own networks.
+
+    Whoever starts a run names the address: a host of their own is to learn no token.
+    """
+    try:
+        found = socket.getaddrinfo(urlsplit(address).hostname, None)
+        return not any(ipaddress.ip_address(one[4][0]).is_global for one in found)
+    except (OSError, ValueError):
+        return False
 
 
 def _credentials() -> dict[str, str]:
