@@ -11,9 +11,10 @@ from kubestill.terminal import echo, print_table
 
 @click.group()
 def checkpoints() -> None:
-    """List, explain and check checkpoints.
+    """List, explain and verify checkpoints.
 
-    URI is a checkpoint_uri, a training's folder below it, or a ledger file; local, gs:// or s3://.
+    URI is a checkpoint_uri, a training run's folder below it, or a ledger file; local, gs:// or
+    s3://.
     """
 
 
@@ -49,7 +50,7 @@ def list_checkpoints(uri: str, as_json: bool) -> None:
 @click.argument("uri")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(uri: str, as_json: bool) -> None:
-    """Say how each training stands: finished, failed or open, and since when."""
+    """Show the state of each training run: finished, failed or open, and since when."""
     from kubestill.runtime.checkpoints.inspection import show as describe_trainings
 
     trainings = describe_trainings(uri)
@@ -66,7 +67,7 @@ def show(uri: str, as_json: bool) -> None:
 @checkpoints.command()
 @click.argument("uri")
 def verify(uri: str) -> None:
-    """Read everything and compare sizes and digests; fail where something is damaged."""
+    """Read everything and compare sizes and digests; fail if anything is damaged."""
     from kubestill.runtime.checkpoints.inspection import describe
     from kubestill.runtime.checkpoints.inspection import verify as find_damage
 
@@ -77,6 +78,6 @@ def verify(uri: str) -> None:
 
 
 def _short(training: str) -> str:
-    """Cut a fingerprint to what tells trainings apart, as git does with commits."""
+    """Shorten a fingerprint as far as it stays unique, as git does with commits."""
     experiment, _, fingerprint = training.rpartition("/")
     return f"{experiment}/{fingerprint[:10]}"

@@ -12,15 +12,14 @@ from kubestill.terminal import echo
 
 
 @click.command("compile")
-@click.option("--output", default="", help="Folder for the YAML; default: beside the code.")
+@click.option("--output", default="", help="Folder for the YAML; default: next to the code.")
 @compile_options
-@click.option("--check", is_flag=True, help="Write nothing; fail if a file is out of date.")
+@click.option("--check", is_flag=True, help="Write nothing, and fail if a file is out of date.")
 def compile_assets(output: str, resources: str, image: str, gpu_image: str, check: bool) -> None:
     """Write every component and pipeline to YAML.
 
-    Without options it refreshes the files beside the code: component.yaml, pipeline.yaml and
-    READMEs. With images or resources of your own it writes copies, to dist/ unless you say
-    otherwise.
+    Without options it refreshes the files next to the code: component.yaml, pipeline.yaml and
+    READMEs. With your own images or resources it writes copies, by default to dist/.
     """
     from kubestill.assets import build
     from kubestill.assets.packages import Package

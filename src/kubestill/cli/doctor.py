@@ -20,7 +20,7 @@ _ADVICE = "!"
 @click.argument("pipeline", default="")
 @click.option("-p", "assignments", multiple=True, metavar="NAME=VALUE", help="One parameter.")
 @click.option("--params", default="", metavar="FILE", help="Parameters in a YAML file.")
-@click.option("--store", default="", help="One more place to write to, such as gs://bucket/x.")
+@click.option("--store", default="", help="Another place to write to, such as gs://bucket/x.")
 @compile_options
 @connected
 def doctor(
@@ -33,12 +33,12 @@ def doctor(
     image: str,
     gpu_image: str,
 ) -> None:
-    """Check packages, host, version, access and retries, and what a run of PIPELINE would need.
+    """Check packages, host, version, access and retries, and the needs of a run of PIPELINE.
 
-    With a pipeline and its parameters, as `run` takes them: its checkpoints' store, its registry,
-    its images, and whether there are nodes that can take its steps. Without one, what --store and
-    --image name. What cannot be looked at from here, such as a store that only the cluster has
-    credentials for, is marked "?"; what works but could be better, "!".
+    With a pipeline and its parameters, given as for `run`: checks its checkpoint store, its
+    registry, its images, and whether any node can take its steps. Without one: checks what --store
+    and --image name. "?" marks what cannot be checked from here, such as a store that only the
+    cluster has credentials for, and "!" what works but could be better.
     """
     from kubestill.client.doctor import examine
     from kubestill.client.pools import read_request

@@ -12,7 +12,7 @@ from kubestill.terminal import echo, print_table
 
 @click.group()
 def registry() -> None:
-    """Look at a registry of continuous-retraining, and overrule what its runs decided.
+    """Inspect a registry of continuous-retraining, and override decisions of its runs.
 
     URI is its folder, local, gs:// or s3://.
     """
@@ -48,7 +48,7 @@ def list_runs(uri: str, as_json: bool) -> None:
 @click.argument("uri")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(uri: str, as_json: bool) -> None:
-    """Show the champions, the run at work, and what became of the rows."""
+    """Show the champions, the active run, and what happened to the rows."""
     from kubestill.runtime.retraining.inspection import standing
 
     found = standing(uri)
@@ -64,13 +64,13 @@ def show(uri: str, as_json: bool) -> None:
 
 @registry.command()
 @click.argument("uri")
-@click.option("--to", default=0, metavar="VERSION", help="Which; default: the one before.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--to", default=0, metavar="VERSION", help="Default: the previous champion.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def rollback(uri: str, to: int, yes: bool) -> None:
-    """Make a former champion the champion again.
+    """Make an earlier champion the champion again.
 
-    Rows that only the champions given up had learned from are quarantined: no run learns from
-    them again. A run at work will not promote: its challenger was judged against another champion.
+    Rows that only the rolled-back champions learned from are quarantined: no run learns from them
+    again. An active run will not promote: its challenger was judged against another champion.
     """
     from kubestill.runtime.retraining.inspection import roll_back, standing
 
@@ -86,7 +86,8 @@ def rollback(uri: str, to: int, yes: bool) -> None:
 def release(uri: str, windows: tuple[str, ...]) -> None:
     """Let later runs learn from quarantined windows after all.
 
-    WINDOW is as `kubestill registry show` lists it. They were judged, and never judge again.
+    WINDOW is a name that `kubestill registry show` lists. The rows have been used to judge, and
+    never judge again.
     """
     from kubestill.runtime.retraining.inspection import release
 
@@ -99,8 +100,8 @@ def release(uri: str, windows: tuple[str, ...]) -> None:
 def quarantine(uri: str, windows: tuple[str, ...]) -> None:
     """Keep later runs from learning from windows that turned out to be bad.
 
-    WINDOW is as `kubestill registry show` lists it. What a champion has learned already is undone
-    by a rollback.
+    WINDOW is a name that `kubestill registry show` lists. A rollback undoes what a champion has
+    already learned from it.
     """
     from kubestill.runtime.retraining.inspection import quarantine
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--params", default="", metavar="FILE", help="Parameters in a YAML file.")
 @click.option("--output", default="", help="Folder of the runs; default: runs/<pipeline>.")
 @click.option(
-    "--as-of", default="", metavar="DATE", help="Replay: as if it were run then. Same as -p as_of."
+    "--as-of", default="", metavar="DATE", help="Replay history as of this date. Same as -p as_of."
 )
 @click.option("-v", "--verbose", is_flag=True, help="Show every line and every change.")
 @click.option(
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     type=click.Choice(["process", "docker"]),
     default="process",
     show_default=True,
-    help="Here: run tasks as processes, or in containers of their image.",
+    help="Local runs: run tasks as processes, or in containers of their image.",
 )
-@click.option("--docker-arg", multiple=True, help="One more argument of `docker run`.")
-@click.option("--remote", is_flag=True, help="Run it on Kubeflow, and follow it to its end.")
-@click.option("--no-wait", is_flag=True, help="Remote: start it and return.")
+@click.option("--docker-arg", multiple=True, help="Another argument of `docker run`; repeatable.")
+@click.option("--remote", is_flag=True, help="Run on Kubeflow, and follow the run to its end.")
+@click.option("--no-wait", is_flag=True, help="Remote: start the run and return at once.")
 @click.option("--experiment", default="", help="Remote: default: the pipeline's name.")
 @click.option("--service-account", default="", help="Remote: Kubernetes service account.")
-@click.option("--pipeline-root", default="", help="Remote: where artifacts go.")
+@click.option("--pipeline-root", default="", help="Remote: root of the artifacts.")
 @compile_options
 @with_connection
 def run(
@@ -62,12 +62,13 @@ def run(
 ) -> None:
     """Run PIPELINE: a name such as `distillation`, or a compiled YAML file.
 
-    A file runs the code that is in it, on this machine as you: the source of its steps, and the
-    images that it names with --runner docker. Run only files whose author you trust.
+    A file runs the code it contains, on this machine and as you: the source of its steps and, with
+    --runner docker, the images it names. Run only files whose author you trust.
 
-    On this machine checkpoints go to one folder for all runs, so that running again resumes what
-    was interrupted; so does the registry of a pipeline that has one. With --remote it is uploaded,
-    unless it is there already, and started with the same parameters on the cluster.
+    On this machine, all runs of a pipeline share one folder of checkpoints, so that running again
+    resumes what was interrupted, and one registry if the pipeline has one. With --remote the
+    pipeline is uploaded, unless it is there already, and started with the same parameters on the
+    cluster.
     """
     from kubestill.assets.packages import load_package
 
@@ -145,7 +146,7 @@ def _show_summary(result: Run) -> None:
 
 
 def _show_reports(result: Run) -> None:
-    """Copy the reports to where a browser knows them as HTML, and say where."""
+    """Copy the reports to files that a browser opens as HTML, and print their paths."""
     folder = os.path.join(result.folder, "reports")
     paths: list[str] = []
     for task in result.tasks:

@@ -17,11 +17,11 @@ _MOST = 20
 
 @click.group()
 def runs() -> None:
-    """Look at runs on the cluster, follow them, stop them."""
+    """Inspect, follow and stop runs on the cluster."""
 
 
 @runs.command("ls")
-@click.option("-n", "most", default=_MOST, show_default=True, help="How many, the newest.")
+@click.option("-n", "most", default=_MOST, show_default=True, help="Number of runs, newest first.")
 @connected
 def list_all(api: Api, most: int) -> None:
     """List runs, newest first."""
@@ -47,7 +47,7 @@ def list_all(api: Api, most: int) -> None:
 @click.argument("run_id", metavar="RUN")
 @connected
 def show(api: Api, run_id: str) -> None:
-    """Show where each step of RUN is, and why it failed where it did."""
+    """Show the state of each step of RUN, and why it failed if it did."""
     from kubestill.cli.watch import describe_failure, open_files
     from kubestill.client import get_run
     from kubestill.client.nodes import NodeNames
@@ -89,7 +89,7 @@ def show(api: Api, run_id: str) -> None:
 @click.option("-v", "--verbose", is_flag=True, help="Show every change on a line of its own.")
 @connected
 def follow(api: Api, run_id: str, verbose: bool) -> None:
-    """Show the steps of RUN until it ends, and what it came to, as `run --remote` does."""
+    """Show the steps of RUN until it ends, then its results, as `run --remote` does."""
     from kubestill.cli.watch import watch
 
     watch(api, run_id, verbose=verbose)
@@ -99,10 +99,9 @@ def follow(api: Api, run_id: str, verbose: bool) -> None:
 @click.argument("run_id", metavar="RUN")
 @connected
 def stop(api: Api, run_id: str) -> None:
-    """Stop RUN, and give back the rows that it has taken from its registry.
+    """Stop RUN, and return the rows that it has claimed to its registry.
 
-    Kubeflow may skip the exit handler of a run that is stopped, so that the run itself gives
-    nothing back.
+    Kubeflow may skip the exit handler of a stopped run, which would return them.
     """
     from kubestill.client import stop_run
 
@@ -117,7 +116,7 @@ def stop(api: Api, run_id: str) -> None:
 
 
 def _free(registry: str, run_id: str) -> str:
-    """Give back the rows that a run has taken, and say so."""
+    """Return the rows that a run has claimed, and say so."""
     from kubestill.errors import InvalidInput, KubestillError
 
     try:
@@ -138,7 +137,7 @@ def _free(registry: str, run_id: str) -> str:
 
 
 def _registry_of(api: Api, run: dict[str, Any]) -> str:
-    """Return the registry that a run works with; empty where it has none."""
+    """Return the registry that a run works with; empty if it has none."""
     from kubestill.client.steps import fetch_spec
 
     given = (run.get("runtime_config") or {}).get("parameters") or {}
@@ -150,7 +149,7 @@ def _registry_of(api: Api, run: dict[str, Any]) -> str:
 
 
 def describe_state(run: dict[str, Any]) -> str:
-    """Say how a run is, in a word."""
+    """Return the state of a run in one word."""
     from kubestill.client.progress import was_canceled
 
     if was_canceled(run):

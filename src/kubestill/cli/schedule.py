@@ -17,29 +17,29 @@ if TYPE_CHECKING:
 
 @click.group()
 def schedule() -> None:
-    """Run pipelines again and again, one run at a time, without catching up on missed ones."""
+    """Run pipelines on a schedule, one run at a time, without catching up on missed runs."""
 
 
 @schedule.command("set")
 @click.argument("pipeline")
 @click.option("--name", default="", help="Name of the schedule; default: the pipeline's.")
 @click.option("--cron", default="", help="Five fields, such as '0 6 * * 1-5'.")
-@click.option("--every", default="", help="Interval instead, such as 90m, 6h or 1d.")
-@click.option("--time-zone", default="UTC", show_default=True, help="Zone of the cron.")
+@click.option("--every", default="", help="Interval instead of a cron, such as 90m, 6h or 1d.")
+@click.option("--time-zone", default="UTC", show_default=True, help="Time zone of the cron.")
 @click.option(
     "--cluster-time-zone",
     default="UTC",
     show_default=True,
-    help="Zone that Kubeflow's controller reads crons in (its CRON_SCHEDULE_TIMEZONE).",
+    help="Time zone in which Kubeflow reads crons (its CRON_SCHEDULE_TIMEZONE).",
 )
 @click.option("-p", "assignments", multiple=True, metavar="NAME=VALUE", help="One parameter.")
 @click.option("--params", default="", metavar="FILE", help="Parameters in a YAML file.")
-@click.option("--latest", is_flag=True, help="Run the latest version; default: this very one.")
-@click.option("--paused", is_flag=True, help="Create it, but do not let it fire yet.")
+@click.option("--latest", is_flag=True, help="Run the latest version; default: this one.")
+@click.option("--paused", is_flag=True, help="Create it paused.")
 @click.option("--wait", is_flag=True, help="Wait for runs of the schedule it replaces.")
-@click.option("--experiment", default="", help="Default: the name of the schedule.")
-@click.option("--service-account", default="", help="Kubernetes service account of the runs.")
-@click.option("--pipeline-root", default="", help="Where artifacts go; default: Kubeflow's own.")
+@click.option("--experiment", default="", help="Name of the runs; default: that of the schedule.")
+@click.option("--service-account", default="", help="Kubernetes service account that the runs use.")
+@click.option("--pipeline-root", default="", help="Root of the artifacts; default: Kubeflow's own.")
 @compile_options
 @connected
 def set_schedule(
@@ -62,9 +62,9 @@ def set_schedule(
     image: str,
     gpu_image: str,
 ) -> None:
-    """Have exactly this schedule for PIPELINE, whatever is there under its name.
+    """Create or replace the schedule of PIPELINE, so that it is exactly this one.
 
-    A run that the schedule has already started goes on, also when the schedule changes.
+    A run that the schedule has already started continues, even if the schedule changes.
     """
     from kubestill.assets.packages import load_package
     from kubestill.cli.size import warn_of_size
@@ -133,7 +133,7 @@ def set_schedule(
 @click.argument("name")
 @connected
 def pause(api: Api, name: str) -> None:
-    """Let schedule NAME fire no more; a run that it has started goes on."""
+    """Pause schedule NAME; a run that it has started continues."""
     from kubestill.client import set_paused
 
     count = set_paused(api, name, True)
@@ -144,7 +144,7 @@ def pause(api: Api, name: str) -> None:
 @click.argument("name")
 @connected
 def resume(api: Api, name: str) -> None:
-    """Let schedule NAME fire again; what it missed is not caught up on."""
+    """Resume schedule NAME; missed runs are not caught up on."""
     from kubestill.client import set_paused
 
     count = set_paused(api, name, False)
@@ -199,7 +199,7 @@ def _minute(time: object) -> str:
 @click.option("--wait", is_flag=True, help="Wait for a run that still goes on.")
 @connected
 def remove(api: Api, name: str, wait: bool) -> None:
-    """Remove schedule NAME; it stops at once, and goes once none of its runs is going."""
+    """Remove schedule NAME: disable it at once, and delete it when none of its runs is active."""
     from kubestill.client import remove_schedule
 
     kept = remove_schedule(api, name, wait=wait, say=echo)
