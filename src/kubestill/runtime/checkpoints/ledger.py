@@ -53,7 +53,7 @@ class LedgerEntry:
     phase: Phase | None = None
     """1 high-level structure, 2 detail, 3 overfitting; None where not (yet) known."""
     bytes: Whole
-    """Size of the state in all its files."""
+    """Size of all its files: state and manifest."""
     manifest: ManifestRef
     created: Instant
     """When the state was copied, in seconds since 1970 by the writer's clock."""

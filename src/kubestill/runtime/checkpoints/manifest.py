@@ -93,9 +93,19 @@ class Manifest:
         """Size of all state files."""
         return sum(file.bytes for file in self.files)
 
-    def entry(self, ref: ManifestRef) -> LedgerEntry:
-        """Return the ledger entry that lists this manifest."""
-        return LedgerEntry(**vars(self.stamp), bytes=self.bytes, manifest=ref, attempt=self.attempt)
+    def entry(self, key: str, content: bytes) -> LedgerEntry:
+        """Return the ledger entry that lists this manifest.
+
+        Args:
+            key: Where it is, below the training run's place.
+            content: Its bytes; they count, for small states are smaller than their curves.
+        """
+        return LedgerEntry(
+            **vars(self.stamp),
+            bytes=self.bytes + len(content),
+            manifest=ManifestRef(key=key, sha256=hashlib.sha256(content).hexdigest()),
+            attempt=self.attempt,
+        )
 
 
 def folder_name(step: int, attempt: Attempt, save: int) -> str:
@@ -212,7 +222,7 @@ def rebuild_ledger(
         except (CorruptData, NotFound) as error:
             skipped.append(f"{key} left out: {error}")
             continue
-        entry = manifest.entry(ManifestRef(key=key, sha256=hashlib.sha256(content).hexdigest()))
+        entry = manifest.entry(key, content)
         other = found.get((entry.step, entry.kind))
         if other is None or other.attempt < entry.attempt:
             found[entry.step, entry.kind] = entry

@@ -22,22 +22,25 @@ class CheckpointSettings(BaseModel):
     """How often `recovery_auto` expects the machine to be taken away."""
 
     keep_bytes: float = Field(default=1e9, ge=0)
-    """Keep every milestone while all together take no more bytes (and are 200 at most); beyond
-    that, as many as fit, spread evenly. The other `keep_` settings keep theirs in addition."""
+    """Keep every milestone while all together, with their manifests, take no more bytes (and are
+    200 at most); beyond that, as many as fit, spread evenly. The other `keep_` settings keep
+    theirs in addition."""
     keep_last: int = Field(default=2, ge=1)
     """Newest milestones to keep."""
     keep_best: int = Field(default=3, ge=0)
     """Best milestones by `metric` to keep."""
     keep_every: int = Field(default=0, ge=0)
-    """Also keep every m-th milestone, counted from the first; 0 keeps none for that reason."""
+    """Also keep the first and every m-th milestone, counting pruned ones; 0 keeps none for that
+    reason."""
     keep_phases: bool = True
-    """Also keep the last milestone before each phase boundary."""
+    """Also keep the last milestone before each phase boundary. Where overfitting begins shows late:
+    until then the milestones after which it may begin stay, up to a twentieth of all and a few."""
     keep_recovery: int = Field(default=2, ge=1)
     """Newest recovery checkpoints to keep: one before the last, in case that is damaged."""
     metric: str = ""
     """Metric that `keep_best` ranks by; empty uses that of the training run."""
     mode: Literal["auto", "min", "max"] = "auto"
-    """Whether lower or higher is better; `auto` knows the usual metrics."""
+    """Whether lower or higher is better; `auto` knows every metric that is measured here."""
 
     heartbeat_seconds: float = Field(default=10.0, gt=0)
     """Seconds between signs of life. After three missed ones another run takes over."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from kubestill.errors import NotFound, StoreError, StoreUnavailable
 from kubestill.runtime.base.values import parse_json, read_as
 from kubestill.runtime.checkpoints import protocol
 from kubestill.runtime.checkpoints.commits import LedgerCell
-from kubestill.runtime.checkpoints.ledger import Attempt, LedgerEntry, ManifestRef
+from kubestill.runtime.checkpoints.ledger import Attempt, LedgerEntry
 from kubestill.runtime.checkpoints.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -167,8 +166,7 @@ class CheckpointWriter:
         content = encode_manifest(manifest, meta=snapshot.meta, rank_meta=rank_meta)
         key = f"{folder}/{MANIFEST_NAME}"
         self._store.put(key, content)
-        ref = ManifestRef(key=key, sha256=hashlib.sha256(content).hexdigest())
-        return manifest.entry(ref)
+        return manifest.entry(key, content)
 
     def _commit(self, entry: LedgerEntry, marks: protocol.Marks) -> None:
         # Remembered until it is deleted, not compared with the ledger before this commit: a commit
