@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import threading
 import time
 import uuid
@@ -156,6 +157,37 @@ def test_a_disk_that_takes_nothing_makes_training_wait(tmp_path: Path, fault: st
         running.finish({})
     assert any("training waits at step 3" in line and str(spill) in line for line in said)
     assert [e.step for e in ledgers(f"memory://{store.name}")[0].milestones] == [1, 2, 3, 4]
+
+
+def test_a_signal_while_the_store_hangs_leaves_the_state_on_local_disk(tmp_path: Path) -> None:
+    said: list[str] = []
+    store, spill = Gate(), tmp_path / "spill"
+    stopped: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+    try:
+        with opened(place_on(store), spill, said.append) as running:
+            save(running, 1)
+            running.flush()
+            store.open.clear()
+            save(running, 2)
+            save(running, 3)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert running.recovery_due()
+            save(running, 4, "recovery")
+            assert stopped == [signal.SIGTERM]
+            store.killed = True
+            store.open.set()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "the store hangs; the states of steps 2, 3 and 4 are kept in" in said[-1]
+    store.killed = False
+    with opened(place_on(store), spill) as running:
+        assert [(e.step, e.kind) for e in running.ledger.entries] == [
+            (1, "milestone"),
+            (2, "milestone"),
+            (3, "milestone"),
+            (4, "recovery"),
+        ]
 
 
 HISTORIES = [

@@ -236,8 +236,8 @@ class Checkpointer:
         """Copy the state and return; writing and committing happen behind.
 
         Blocks for the copy, and where both host buffers are still being written until one is free.
-        When SIGTERM asked for this save, it returns only once that is durable, and passes the
-        signal on.
+        When SIGTERM asked for this save, it returns only once that is durable, on local disk where
+        the store hangs, and passes the signal on.
 
         Args:
             view: The live tensors (copied before this returns) and plain JSON.
@@ -271,9 +271,9 @@ class Checkpointer:
         self._schedule.saved(time.monotonic())
         if self._flag.raised:
             self._announce(f"SIGTERM: making step {step} durable before stopping")
-            saver.flush()
-            with suppress(StoreError, Fenced):
-                self._note(ended=f"stopped by SIGTERM, after step {step} was saved")
+            if saver.leave():
+                with suppress(StoreError, Fenced):
+                    self._note(ended=f"stopped by SIGTERM, after step {step} was saved")
             self._flag.pass_on()
 
     def flush(self) -> None:

@@ -96,6 +96,8 @@ class Saver:
         """Bytes of the arenas on disk."""
         self._overflowed = self._full = 0
         """Copies that went to disk, and that had to wait, since the store began to hang."""
+        self._job: _Job | None = None
+        """The save under way."""
         self._begun: float | None = None
         """When the save under way began to be written, by the monotonic clock."""
         self._typical: deque[float] = deque([_TYPICAL_SECONDS], maxlen=9)
@@ -142,6 +144,25 @@ class Saver:
         """
         self._jobs.join()
         self.check()
+
+    def leave(self) -> bool:
+        """Wait until everything submitted is committed; where the store hangs, keep it locally.
+
+        Returns:
+            Whether the store has it.
+
+        Raises:
+            Fenced: Another attempt owns the training run.
+            StoreUnavailable: The store refused for longer than the bound.
+        """
+        while (job := self._job) is not None or self.busy:
+            self.check()
+            if job is not None and self._spill is not None and self._seconds_until_it_hangs() <= 0:
+                self._announce(f"WARNING: the store hangs; {self._keep_locally(job)}")
+                return False
+            time.sleep(0.01)
+        self.check()
+        return True
 
     def close(self) -> None:
         """Finish what is under way and end the thread; raises nothing."""
@@ -200,7 +221,7 @@ class Saver:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            self._begun = time.monotonic()
+            self._begun, self._job = time.monotonic(), job
             try:
                 if self._error is None:
                     self._persist(job)
@@ -210,7 +231,7 @@ class Saver:
                 # Cut off, so that one that hung does not make the next seem usual.
                 longest = 2 * max(3 * median(self._typical), _SHORTEST_HANG)
                 self._typical.append(min(time.monotonic() - self._begun, longest))
-                self._begun = None
+                self._begun = self._job = None
                 if self._backlog.pop(job.arena, None) is None:
                     self._free.put(job.arena)
                 self._jobs.task_done()
