@@ -254,6 +254,8 @@ class Fault:
     status: int = 503
     seconds: float = 0.0
     match: Callable[[Request], bool] = field(default=lambda request: True)
+    then: Callable[[], object] = field(default=lambda: None)
+    """Called between carrying a request out and answering it."""
 
 
 class FaultProxy:
@@ -370,6 +372,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         status, headers, content = self._forward(proxy.upstream, body)
         request.received = len(content)
+        if fault:
+            fault.then()
         if fault and fault.kind == "lost":
             self._break()
         elif fault and fault.kind == "late":

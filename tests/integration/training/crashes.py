@@ -3,12 +3,13 @@
 A run is measured once: each of its steps, each save and each call of the store is an event. Then
 a fresh run is ended at the first of them, another at the second and so on, each in every way there
 is; each is started again, has to go on from what was committed, and has to end as the undisturbed
-one did. The processes are real, and so are the store and the signals. Two things are not as in real
-runs: training waits for each save, so that events come in one order, and the pages of the report,
-which no checkpoint depends on, are left out.
+one did. The processes are real, and so are the stores and the signals. On a disk the events are the
+calls of the store. On `gs://` and `s3://` they are the requests that a call consists of, seen by a
+proxy before the server: a call ends before any of them, after it, or with its answer lost. Two
+things are not as in real runs: training waits for each save, so that events come in one order, and
+the pages of the report, which no checkpoint depends on, are left out.
 
-What is not listed: points within a single call of the store (`tests/integration/stores` has those),
-the writing of the outputs after the run is over, and stores other than the disk.
+What is not listed: the writing of the outputs after the run is over.
 """
 
 from __future__ import annotations
@@ -22,13 +23,30 @@ import shutil
 import signal
 import sys
 import threading
+import time
+import uuid
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
 
-Way = Literal["killed before", "killed after", "terminated before", "answer lost"]
+from emulators import Fault, FaultProxy, Request, S3Server
+from kubestill.errors import InvalidInput
+from kubestill.runtime.checkpoints.inspection import ledgers
+from kubestill.runtime.checkpoints.ledger import Ledger
+
+Way = Literal[
+    "killed before",
+    "killed after",
+    "terminated before",
+    "answer lost",
+    "refused",
+    "gone from then on",
+]
 
 STEP, SAVE = "a step", "a save"
 _STORE_CALLS = ("get", "put", "put_parts", "list", "delete")
@@ -73,36 +91,147 @@ class Point:
     way: Way
 
 
-def list_events(case: Case, root: Path, dataset: Path) -> list[str]:
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """What one run trains, and where it keeps what."""
+
+    case: Case
+    dataset: Path
+    root: Path
+    """Its outputs, its log, and its checkpoints where `uri` is empty."""
+    uri: str = ""
+    """Root of its checkpoints in a cloud."""
+    proxy: Requests | None = None
+    """What stands before that cloud."""
+
+    @property
+    def checkpoint_uri(self) -> str:
+        """Root of its checkpoints."""
+        return self.uri or str(self.root / "store")
+
+    @property
+    def spill(self) -> Path:
+        """Where states wait for a store that is gone."""
+        return self.root.with_name(f"{self.root.name}-spill")
+
+    def again(self) -> Scene:
+        """Return the scene of a run that finds nothing of this one."""
+        for folder in (self.root, self.spill):
+            shutil.rmtree(folder, ignore_errors=True)
+        uri = f"{self.uri.rpartition('/')[0]}/{uuid.uuid4().hex}" if self.uri else ""
+        return replace(self, uri=uri)
+
+
+class Requests(FaultProxy):
+    """A proxy that counts the requests of a process as events, and ends it at one of them."""
+
+    def __init__(self, upstream: str):
+        super().__init__(upstream)
+        self.begin(None, 0)
+
+    def begin(self, point: Point | None, pid: int) -> None:
+        """Watch another process, which is to end at a point."""
+        self.seen: list[str] = []
+        self.reached = False
+        self._point, self._pid = point, pid
+        self._turns: Counter[str] = Counter()
+
+    def next_fault(self, request: Request) -> Fault | None:
+        """Note the request; end the process there, or answer wrongly, where that is the point."""
+        event = _plain_request(request)
+        with self._lock:
+            self.seen.append(event)
+            self._turns[event] += 1
+            point = self._point
+            if point is None or (event, self._turns[event]) != (point.event, point.turn):
+                return None
+            self.reached = True
+        kill = partial(os.kill, self._pid, signal.SIGKILL)
+        if point.way == "killed before":
+            kill()
+            return Fault("status")
+        if point.way == "terminated before":
+            os.kill(self._pid, signal.SIGTERM)
+            return None
+        if point.way == "refused":
+            return Fault("status", status=503)
+        return Fault("lost", then=kill if point.way == "killed after" else lambda: None)
+
+
+def _plain_request(request: Request) -> str:
+    """Return what a request asks for, without what differs from run to run."""
+    found = urlsplit(unquote(request.path))
+    about = re.sub(r"&?(uploadId|ifGenerationMatch|generation)=\w+", "", found.query)
+    name = f"{found.path.rpartition('/')[2]} {about}"
+    name = re.sub(r"[0-9a-f]{8,}", "*", re.sub(r"\S*/", "", name))
+    return f"{request.method} {name}".strip()
+
+
+def list_events(scene: Scene) -> list[str]:
     """Run a case undisturbed; returns its events in order."""
-    code = _attempt_in_a_process(case, root, dataset, None)
-    assert code == 0, (root / "log").read_text()
-    return json.loads((root / "events.json").read_text())
+    code = _attempt_in_a_process(scene, None)
+    assert code == 0, (scene.root / "log").read_text()
+    if scene.proxy:
+        return list(scene.proxy.seen)
+    return json.loads((scene.root / "events.json").read_text())
 
 
-def points_of(events: list[str]) -> list[Point]:
-    """List every point at which a run with these events can end."""
+def points_of(events: list[str], last: Way) -> list[Point]:
+    """List every point at which a run with these events can end.
+
+    `last` is what else may become of calls of a store: that it is `gone from then on`, or, of a
+    request, that it is `refused`.
+    """
     found: list[Point] = []
     turns: Counter[str] = Counter()
     for event in events:
         turns[event] += 1
         ways: tuple[Way, ...] = ("killed before", "terminated before")
         if event not in (STEP, SAVE):
-            ways = (*ways, "killed after", "answer lost")
+            ways = (
+                *ways,
+                "killed after",
+                "answer lost",
+                last,
+            )
         found += [Point(event=event, turn=turns[event], way=way) for way in ways]
     return found
 
 
-def end_and_resume(case: Case, root: Path, dataset: Path, point: Point) -> str:
-    """End a run at a point and start it again; returns what it printed.
+def end_and_resume(scene: Scene, *points: Point) -> str:
+    """End a run at a point, the next attempt at another, and start it again; returns what it said.
 
-    Asserts that the point was reached, that the run ended there as told, that what a signal asked
+    Asserts that each point was reached, that the run ended there as told, that what a signal asked
     for was saved, and that the next attempt went on from the newest state there was.
     """
-    code = _attempt_in_a_process(case, root, dataset, point)
-    printed = (root / "log").read_text()
-    assert (root / "reached").exists(), f"{point} was never reached:\n{printed}"
-    if point.way == "answer lost":
+    said = ""
+    for point in points:
+        code, printed = end(scene, point)
+        said += printed
+        if code == 0:
+            return said
+    committed, finished = _newest_state(scene)
+    code = _attempt_in_a_process(scene, None)
+    log = (scene.root / "log").read_text()
+    assert code == 0, f"not at its end after the last attempt:\n{said}\n--\n{log}"
+    if not finished:
+        went_on = re.search(r"training .* steps of .* step, from step (\d[\d,]*)", log)
+        assert (int(went_on[1]) if went_on else 0) == committed, f"{committed}:\n{said}\n--\n{log}"
+    return said + log
+
+
+def end(scene: Scene, point: Point) -> tuple[int, str]:
+    """End a run at a point, and check that it ended there as told; returns its code and words."""
+    code = _attempt_in_a_process(scene, point)
+    printed = (scene.root / "log").read_text()
+    reached = scene.proxy.reached if scene.proxy else (scene.root / "reached").exists()
+    assert reached, f"{point} was never reached:\n{printed}"
+    if point.way in ("answer lost", "refused") and scene.proxy:
+        assert code == 0, f"one answer was not outlived:\n{printed}"
+    elif point.way == "gone from then on":
+        # After the last state was saved only the result is missing.
+        assert code == 1, f"ended with {code}:\n{printed}"
+    elif point.way == "answer lost":
         # The save is tried again; before the first step or after the last one the pod fails.
         assert code == 0 or (code == 1 and "answer got lost" in printed), printed
     elif point.way == "terminated before":
@@ -110,27 +239,21 @@ def end_and_resume(case: Case, root: Path, dataset: Path, point: Point) -> str:
         assert code in (-signal.SIGTERM, 0), f"ended with {code}:\n{printed}"
     else:
         assert code == -signal.SIGKILL, f"ended with {code}:\n{printed}"
-    if code == 0:
-        return printed
-    committed, finished = _newest_state(root)
-    if point.way == "terminated before" and point.event == STEP:
-        assert committed == point.turn, f"step {point.turn} was not saved:\n{printed}"
-    code = _attempt_in_a_process(case, root, dataset, None)
-    log = (root / "log").read_text()
-    assert code == 0, f"not at its end after the second attempt:\n{printed}\n--\n{log}"
-    if not finished:
-        went_on = re.search(r"training .* steps of .* step, from step (\d+)", log)
-        assert (int(went_on[1]) if went_on else 0) == committed, f"{committed}:\n{log}"
-    return printed + log
+    if code and point.way == "terminated before" and point.event == STEP:
+        saved = _newest_state(scene)[0]
+        assert saved == point.turn, f"step {point.turn} was not saved:\n{printed}"
+    return code, printed
 
 
-def _newest_state(root: Path) -> tuple[int, bool]:
-    """Return the step of the newest state in the ledger, and whether the run is finished."""
-    ledgers = sorted((root / "store").glob("*/*/ledger.json.*"))
-    if not ledgers:
-        return 0, False
-    ledger = json.loads(ledgers[-1].read_text())
-    return max((entry["step"] for entry in ledger["entries"]), default=0), bool(ledger["finished"])
+def _newest_state(scene: Scene) -> tuple[int, bool]:
+    """Return the step of the newest state in any ledger, and whether the run is finished."""
+    roots = [scene.checkpoint_uri, *map(str, scene.spill.glob("kubestill-spilled-*/*"))]
+    found: list[Ledger] = []
+    for root in roots:
+        with suppress(InvalidInput):  # nothing is there yet
+            found += ledgers(root)
+    steps = [entry.step for ledger in found for entry in ledger.entries]
+    return max(steps, default=0), any(ledger.finished for ledger in found)
 
 
 _OF_THE_ATTEMPT = ("attempts", "checkpoint_uri", "checkpoints", "saving", "seconds")
@@ -156,41 +279,64 @@ def outcome(root: Path) -> dict[str, Any]:
     }
 
 
-def _attempt_in_a_process(case: Case, root: Path, dataset: Path, point: Point | None) -> int:
+def _attempt_in_a_process(scene: Scene, point: Point | None) -> int:
     context = multiprocessing.get_context("forkserver")
     # Optimizers of second order import torch's compiler: once here, not in every run.
     context.set_forkserver_preload(["kubestill.runtime.steps.train_student", "torch._dynamo"])
-    process = context.Process(target=_attempt, args=(case, root, dataset, point))
+    names = ("STORAGE_EMULATOR_HOST", "AWS_ENDPOINT_URL", *S3Server.keys) if scene.proxy else ()
+    environment = {name: os.environ[name] for name in names if name in os.environ}
+    started = context.Event()
+    alone = replace(scene, proxy=None)
+    # What the proxy is to end is the proxy's; in the process, it is only counted.
+    process = context.Process(
+        target=_attempt, args=(alone, None if scene.proxy else point, environment, started)
+    )
     process.start()
+    if scene.proxy:
+        assert process.pid
+        scene.proxy.begin(point, process.pid)
+    started.set()
     process.join(timeout=120)
     if process.exitcode is None:
         process.kill()
         process.join()
-        raise AssertionError(f"{case.name}, {point}: hangs:\n{(root / 'log').read_text()}")
+        raise AssertionError(
+            f"{scene.case.name}, {point}: hangs:\n{(scene.root / 'log').read_text()}"
+        )
     return process.exitcode
 
 
-def _attempt(case: Case, root: Path, dataset: Path, point: Point | None) -> None:
+def _attempt(scene: Scene, point: Point | None, environment: dict[str, str], started: Any) -> None:
+    case, root, dataset = scene.case, scene.root, scene.dataset
     os.environ |= {"KUBESTILL_OWNER": "one", "KUBESTILL_CACHE": str(dataset.parent / "cache")}
+    os.environ |= environment
+    started.wait()
     root.mkdir(exist_ok=True)
     sys.stdout = sys.stderr = (root / "log").open("w", buffering=1)
     from kubestill.runtime.base.artifacts import LocalArtifact
     from kubestill.runtime.steps.train_student import train_student
 
     events = _Events(point, root / "reached")
-    _listen(events)
+    _listen(events, scene)
     outputs: dict[str, Any] = {
         name: LocalArtifact(str(root / name))
         for name in ("model", "ledger", "metrics", "report", "summary")
     }
     given = {"mode": "hard", "steps": 12, "batch_size": 24, "network_args": {"hidden": [8]}}
-    checkpoints = {"recovery_seconds": 1e-4, "recovery_auto": False, "heartbeat_seconds": 30}
+    checkpoints = {
+        "recovery_seconds": 1e-4,
+        "recovery_auto": False,
+        "heartbeat_seconds": 300,
+        "spill_folder": str(scene.spill),
+    }
+    if point and point.way == "gone from then on":
+        checkpoints["outage_seconds"] = 0.6
     validation = dataset.with_name("validation")
     if case.parameters.get("mode") != "overfit":
         given["validation"] = LocalArtifact(str(validation), metadata={"kind": "dataset"})
     train_student(
         dataset=LocalArtifact(str(dataset), metadata={"kind": "dataset"}),
-        checkpoint_uri=str(root / "store"),
+        checkpoint_uri=scene.checkpoint_uri,
         **outputs,
         **given | case.parameters,
         settings={"threads": 1, "checkpoints": checkpoints, **case.settings},
@@ -206,11 +352,14 @@ class _Events:
         self.seen: list[str] = []
         self._point, self._reached = point, reached
         self._turns: Counter[str] = Counter()
+        self.ends_gone = point is not None and point.way == "gone from then on"
+        self.gone = False
+        """Whether the store answers nothing any more."""
         # Saves call the store from a thread of their own.
         self._lock = threading.Lock()
 
-    def around(self, event: str, call: Callable[[], Any]) -> Any:
-        """Make a call that is an event."""
+    def around(self, event: str, call: Callable[[], Any], *, stored: bool = False) -> Any:
+        """Make a call that is an event; `stored`: one of the store that may be gone."""
         from kubestill.errors import StoreUnavailable
 
         with self._lock:
@@ -218,6 +367,7 @@ class _Events:
             self._turns[event] += 1
             point = self._point
             here = point is not None and (event, self._turns[event]) == (point.event, point.turn)
+            self.gone = self.gone or (here and self.ends_gone)
         way = point.way if here and point else ""
         if way:
             self._reached.touch()
@@ -225,6 +375,8 @@ class _Events:
             os.kill(os.getpid(), signal.SIGKILL)
         if way == "terminated before":
             os.kill(os.getpid(), signal.SIGTERM)
+        if self.gone and stored:
+            raise StoreUnavailable("gone")
         result = call()
         if way == "killed after":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -233,7 +385,7 @@ class _Events:
         return result
 
 
-def _listen(events: _Events) -> None:
+def _listen(events: _Events, scene: Scene) -> None:
     """Make events of steps, saves and the store's calls, from here on in this process."""
     from kubestill.runtime.checkpoints.checkpointer import Checkpointer
     from kubestill.runtime.steps import train_model
@@ -243,7 +395,13 @@ def _listen(events: _Events) -> None:
         method = getattr(owner, name)
 
         def called(self: Any, *args: Any, **named: Any) -> Any:
-            return events.around(event(*args), lambda: method(self, *args, **named))
+            root = str(getattr(self, "_root", ""))
+            spilled = "spilled " if root.startswith(str(scene.spill)) else ""
+            return events.around(
+                spilled + event(*args),
+                lambda: method(self, *args, **named),
+                stored=root.startswith(scene.checkpoint_uri),
+            )
 
         setattr(owner, name, called)
 
@@ -251,7 +409,11 @@ def _listen(events: _Events) -> None:
 
     def save(self: Checkpointer, *args: Any, **named: Any) -> None:
         saved(self, *args, **named)
-        self.flush()
+        if not events.ends_gone:
+            self.flush()
+        # One whose store is gone trains on, as real ones do.
+        while self._running().busy and not events.gone:  # pyright: ignore
+            time.sleep(0.001)
 
     LocalStore.list = lambda self, prefix="": iter(list(listed(self, prefix)))
     Checkpointer.save = save
@@ -267,9 +429,3 @@ def _listen(events: _Events) -> None:
 def _plain(key: str) -> str:
     """Return a key without what differs from run to run: attempts, and names made by chance."""
     return re.sub(r"[0-9a-f]{8,}", "*", key.rpartition("/")[2])
-
-
-def fresh(root: Path) -> Path:
-    """Empty a folder for the next run."""
-    shutil.rmtree(root, ignore_errors=True)
-    return root
