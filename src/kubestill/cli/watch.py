@@ -82,12 +82,12 @@ class Watcher:
 
     def _show_step(self, shown: Steps, one: Status) -> None:
         now = (one.state, one.done if one.step.loops else 0, one.total, one.attempts)
-        before = self._told.get(one.step.key)
-        self._told[one.step.key] = now
+        before = self._told.get(one.step.path)
+        self._told[one.step.path] = now
         if before == now or one.state in ("waiting", "skipped", "pending"):
             return
         self._changed = time.monotonic()
-        self._pending.pop(one.step.key, None)
+        self._pending.pop(one.step.path, None)
         name = one.step.name
         if one.state == "running":
             shown.begin(name, age_s=_age(one.started))
@@ -104,7 +104,7 @@ class Watcher:
     def _explain_waiting(self, progress: Progress) -> None:
         """Say why pods do not start, and that the list stands still where it seems to."""
         now = time.monotonic()
-        waiting = {one.step.key: one.step.name for one in progress.steps if one.state == "pending"}
+        waiting = {one.step.path: one.step.name for one in progress.steps if one.state == "pending"}
         self._pending = {key: self._pending.get(key, now) for key in waiting}
         long = any(now - since >= PENDING_S for since in self._pending.values())
         silent = (

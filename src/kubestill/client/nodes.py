@@ -31,8 +31,16 @@ class NodeNames:
         """Return a node's full name; empty where it was not found."""
         return self._names.get(node_id, "")
 
-    def executors(self) -> dict[str, list[list[str]]]:
-        """List the nodes that executed each step, by the step's key: for each iteration its tries.
+    def name_of(self, entry: Mapping[str, Any]) -> str:
+        """Return the full name of a task's entry, by its attempt; empty where it has none."""
+        for child in children_of(entry):
+            name = self[child]
+            if key_of(name) == entry.get("display_name"):
+                return re.sub(r"\(\d+\)$", "", name)
+        return ""
+
+    def executors(self) -> dict[str, list[str]]:
+        """List the nodes that executed each task, its tries in order, by the task's full name.
 
         Ids as the list has them, such as `probe-24ssj-2474948270`; the names of the pods have the
         template's name in the middle.
@@ -42,12 +50,13 @@ class NodeNames:
             if found := re.fullmatch(r"(.*)\.executor(?:\((\d+)\))?", name, re.DOTALL):
                 # The executor itself is a pod only where nothing of it can be retried.
                 tries[found[1]][int(found[2] or -1)] = node_id
-        steps: defaultdict[str, list[list[str]]] = defaultdict(list)
-        for step, nodes in sorted(tries.items()):
+        for nodes in tries.values():
             if len(nodes) > 1:
                 nodes.pop(-1, None)
-            steps[key_of(step)].append([nodes[attempt] for attempt in sorted(nodes)])
-        return steps
+        return {
+            task: [nodes[attempt] for attempt in sorted(nodes)]
+            for task, nodes in sorted(tries.items())
+        }
 
     def count_iterations(self, loop: str) -> int:
         """Count the iterations of a loop that have been planned, by the key of its DAG."""
@@ -88,6 +97,11 @@ def children_of(entry: Mapping[str, Any]) -> list[str]:
 def key_of(name: str) -> str:
     """Return the key of a step from a node's full name: `w(0).root(0).train(0)` gives `train`."""
     return re.sub(r"\(\d+\)$", "", name).rpartition(".")[2]
+
+
+def keys_of(name: str) -> list[str]:
+    """List the keys in a full name: `w(0).root(0).inner(0).train` gives root, inner, train."""
+    return [re.sub(r"\(\d+\)$", "", part) for part in name.split(".")[1:]]
 
 
 def _workflow_of(entries: list[Mapping[str, Any]], ids: set[str]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from kubestill.client.nodes import NodeNames, children_of
+from kubestill.client.nodes import NodeNames, children_of, key_of, keys_of
 from kubestill.client.steps import Step
 
 ENDED = {"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"}
@@ -100,10 +100,18 @@ def read_progress(run: Mapping[str, Any], steps: Sequence[Step], names: NodeName
         if entry.get("state") in ("FAILED", "ERROR")
         for child in children_of(entry)
     }
-    found = tuple(
-        _status(step, by_name, executors.get(step.key, []), failed, names, run=run)
-        for step in steps
-    )
+    found = list[Status]()
+    for step in steps:
+        own = by_name.get(step.key, [])
+        tries = {name: nodes for name, nodes in executors.items() if key_of(name) == step.key}
+        twins = [one for one in steps if one.key == step.key]
+        if len(twins) > 1:
+            named = {id(entry): names.name_of(entry) for entry in own}
+            known = [entry for entry in own if _belongs(named[id(entry)], step, twins)]
+            # What was left out has no attempt that tells its name.
+            own = known or [entry for entry in own if not named[id(entry)]]
+            tries = {name: nodes for name, nodes in tries.items() if _belongs(name, step, twins)}
+        found.append(_status(step, own, by_name, [*tries.values()], failed, names, run=run))
     unfinished = [
         entry for entry in entries if _WORDS.get(str(entry.get("state") or ""), "") == "running"
     ]
@@ -114,7 +122,7 @@ def read_progress(run: Mapping[str, Any], steps: Sequence[Step], names: NodeName
     ]
     return Progress(
         state=str(run.get("state") or ""),
-        steps=found,
+        steps=tuple(found),
         stands_still=run.get("state") in ENDED and bool(unfinished),
         planning_since=min(filter(None, map(_started, drivers)), default=None),
         workflow=names.workflow,
@@ -164,6 +172,7 @@ def _told_steps(by_name: Mapping[str, list[Mapping[str, Any]]], workflow: str) -
 
 def _status(
     step: Step,
+    own: list[Mapping[str, Any]],
     by_name: Mapping[str, list[Mapping[str, Any]]],
     executors: list[list[str]],
     failed: set[str],
@@ -171,7 +180,6 @@ def _status(
     *,
     run: Mapping[str, Any],
 ) -> Status:
-    own = by_name.get(step.key, [])
     words = [_WORDS.get(str(entry.get("state") or ""), "") for entry in own]
     total = max(1, len(own))
     if step.loops:
@@ -196,6 +204,18 @@ def _status(
         ended=max(filter(None, ends)) if over else None,
         pods=tuple(node for node in pods if node in failed) or tuple(pods),
     )
+
+
+def _belongs(name: str, step: Step, twins: Sequence[Step]) -> bool:
+    """Whether a task is one of a step, and of no other that has its key.
+
+    Args:
+        name: The task's full name.
+        step: Which step.
+        twins: All steps of that key: a nested pipeline that is used twice has its steps twice.
+    """
+    known = {parent for one in twins for parent in one.parents}
+    return bool(name) and tuple(key for key in keys_of(name) if key in known) == step.parents
 
 
 def _combine(words: list[str], done: int, total: int) -> str:

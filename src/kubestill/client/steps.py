@@ -29,6 +29,11 @@ class Step:
     retried: bool = False
     """Whether the pipeline lets it be tried again; its pods are named otherwise then."""
 
+    @property
+    def path(self) -> str:
+        """Its key behind those of its parents: a nested pipeline that is used twice has two."""
+        return "/".join((*self.parents, self.key))
+
 
 def read_steps(spec: Mapping[str, Any]) -> list[Step]:
     """List the steps of a compiled pipeline; empty where it cannot be read.
@@ -41,9 +46,11 @@ def read_steps(spec: Mapping[str, Any]) -> list[Step]:
         steps = list(_walk(spec, spec["root"]["dag"], (), frozenset()))
     except (KeyError, TypeError, AttributeError, CycleError, RecursionError):
         return []
-    names = Counter(step.name for step in steps)
+    names, keys = Counter(step.name for step in steps), Counter(step.key for step in steps)
     return [
-        replace(step, name=f"{step.name} ({step.key})") if names[step.name] > 1 else step
+        replace(step, name=f"{step.name} ({step.path if keys[step.key] > 1 else step.key})")
+        if names[step.name] > 1
+        else step
         for step in steps
     ]
 

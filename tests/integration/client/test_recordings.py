@@ -65,6 +65,51 @@ def test_the_full_name_of_every_node_is_found(name):
     assert [one for one in ids if not names[one]] == []
 
 
+def test_a_nested_pipeline_that_is_used_twice_has_two_statuses():
+    def nested(*names: str) -> dict[str, Any]:
+        return {
+            "dag": {
+                "tasks": {
+                    name: {"componentRef": {"name": f"comp-{name.removesuffix('-2')}"}}
+                    for name in names
+                }
+            }
+        }
+
+    spec = {
+        "pipelineInfo": {"name": "p"},
+        "root": nested("inner", "inner-2", "outer"),
+        "components": {
+            "comp-outer": nested("inner"),
+            "comp-inner": nested("train"),
+            "comp-train": {"executorLabel": "x"},
+        },
+    }
+    steps = {step.path: step for step in read_steps(spec)}
+    assert [step.name for step in steps.values()] == [f"train ({path})" for path in steps]
+    record = {"run_id": "r-1", "created_at": "2026-01-01T00:00:00Z"}
+    workflow = Workflow(record, spec)
+    workflow.begin()
+    for path, act in (
+        ("inner/train", workflow.end),
+        ("inner-2/train", workflow.start),
+        ("outer/inner/train", workflow.omit),
+    ):
+        workflow.steps["train"] = steps[path]
+        act("train")
+    workflow.steps["train"] = steps["inner-2/train"]
+    workflow.fail_attempt("train")
+    workflow.start("train", attempt=1)
+    told = {**record, "run_details": {"task_details": workflow.details()}}
+    progress = read_progress(told, [*steps.values()], NodeNames())
+    assert words(progress) == {
+        "train (inner/train)": "succeeded 1/1 x1",
+        "train (inner-2/train)": "running 0/1 x2",
+        "train (outer/inner/train)": "waiting 0/1 x1",
+    }
+    assert len({one.pods for one in progress.steps}) == 3
+
+
 def test_shards_are_counted_as_one_step():
     loop = Step(key="generate-synthetic", name="generate", **LOOP)
     progress = read("run.succeeded", [loop, Step(key="train-student", name="train")])
