@@ -18,10 +18,10 @@ def gather_shards(
     Fan-outs join by URI strings because Kubeflow would download every shard to join artifacts.
 
     Args:
-        uris: The shards in order: the `dataset_uri` of each iteration.
+        uris: The shards in any order: the `dataset_uri` of each iteration.
 
     Returns:
-        dataset: One dataset over all rows, in the order of the shards.
+        dataset: One dataset over all rows, ordered by the number of the shard.
         dataset_uri: Location of the index.
     """
     return call_step("gather_shards", locals())

@@ -1,4 +1,4 @@
-"""Task of the component `certify-surrogate`: proof that a network has become its solver."""
+"""Task of the component `certify-surrogate`: certify that a network has become its solver."""
 
 from __future__ import annotations
 
@@ -42,24 +42,7 @@ def certify_surrogate(
     strict: bool = True,
     settings: Mapping[str, Any] | None = None,
 ) -> tuple[str, str]:
-    """Certify a surrogate, or say why not.
-
-    Args:
-        model: The surrogate.
-        dataset: What it was trained on: a complete grid, or samples of the domain.
-        certificate: Output: a folder with `certificate.json`, and `exceptions.bin` where asked for.
-        metrics: Output: scalars.
-        report: Output: HTML.
-        summary: Output: Markdown.
-        system: What labelled the rows; empty takes what the dataset says of itself.
-        system_args: Its arguments; with an empty `system`, those of the dataset.
-        tolerance: Largest error allowed, in the output's unit; see `CertificateSettings`.
-        statistic: `max`, `p999` or `mean`: what the tolerance is held against.
-        samples: Random points for the error off the grid.
-        exceptions: Classes only: write down every disagreement and count it in the size.
-        seed: Of the samples.
-        strict: Raise where the certificate is refused.
-        settings: Further fields of `CertificateSettings`.
+    """Certify a surrogate, or say why not; the component documents the parameters.
 
     Returns:
         verdict: `certified` or `refused`.

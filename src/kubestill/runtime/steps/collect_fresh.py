@@ -1,4 +1,4 @@
-"""Task of the component `collect-fresh`: take the rows that nobody took, or say why not."""
+"""Task of the component `collect-fresh`: take the rows that no run took, or say why not."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def collect_fresh(
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
 ) -> tuple[str, str]:
-    """Take a window of fresh rows; the component tells the parameters.
+    """Take a window of fresh rows; the component documents the parameters.
 
     Returns:
         status: `ready`, `bootstrap`, `waiting` or `busy`.

@@ -1,4 +1,4 @@
-"""Task of the component `gather-shards`."""
+"""Task of the component `gather-shards`: join shards without copying them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def gather_shards(*, uris: Sequence[str], dataset: Artifact) -> tuple[str]:
         The URI of the index.
 
     Raises:
-        InvalidInput: With everything that is wrong, before anything is written.
-        CorruptData: Rows of a shard are damaged, where they must be read.
+        InvalidInput: Everything that is wrong, before anything is written.
+        CorruptData: Rows of a shard are damaged, if they must be read.
     """
     made = gather.gather_shards(uris, dataset.path)
     dataset.metadata |= {"kind": "dataset", "fingerprint": made.fingerprint, "rows": made.rows}

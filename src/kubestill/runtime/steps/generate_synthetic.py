@@ -1,4 +1,4 @@
-"""Task of the component `generate-synthetic`."""
+"""Task of the component `generate-synthetic`: write one shard of generated rows."""
 
 from __future__ import annotations
 
@@ -30,29 +30,13 @@ def generate_synthetic(
     system: str = "",
     system_args: Mapping[str, Any] | None = None,
 ) -> tuple[str]:
-    """Write one shard of generated rows to `dataset`.
-
-    Args:
-        dataset: Output.
-        original: The dataset to augment, or to put before the rows of a system or source.
-        model: A surrogate, for the method `adaptive`.
-        method: `munge`, `mixup`, `jitter`; `grid`, `sobol`, `latin-hypercube`, `random`,
-            `adaptive` for a system; or `package.module:Name` of a source (see
-            `kubestill.runtime.generation.source`).
-        rows: Generated rows over all shards together.
-        shard: Index of this shard, from 0.
-        shards: How many shards there are.
-        include_original: Start with the real rows, labels included.
-        seed: Of the random numbers.
-        settings: Options of the method.
-        system: What labels the rows, by name or import path (see `generation.systems`).
-        system_args: Its arguments.
+    """Write one shard of generated rows to `dataset`; the component documents the parameters.
 
     Returns:
         The URI of the shard.
 
     Raises:
-        InvalidInput: With everything that is wrong, before anything is written.
+        InvalidInput: Everything that is wrong, before anything is written.
         CorruptData: Rows of the original dataset are damaged.
     """
     problems = Problems()

@@ -1,4 +1,4 @@
-"""Bring a user's table into a pipeline as training, validation and hold-out datasets."""
+"""Task of the component `import-dataset`: split a table into three datasets."""
 
 from __future__ import annotations
 
@@ -57,21 +57,8 @@ def import_dataset(
 ) -> ImportOutputs:
     """Read a table, infer what its columns mean and write the three datasets.
 
-    A share of 0 leaves that dataset empty, with its schema.
-
-    Args:
-        source: Parquet or CSV: file, glob or folder, local or `gs://`; or the built-in `digits`.
-        dataset: Out: the training rows.
-        validation: Out: rows for early stopping and for choosing between checkpoints.
-        holdout: Out: rows that only the final evaluation sees.
-        target: Column to predict; a built-in has its own.
-        task: `regression`, `binary`, `multiclass`, or `auto`.
-        features: Columns to learn from; all but the target where empty.
-        kinds: Kind by column where inference gets it wrong.
-        validation_fraction: Share of the rows, 0 to below 1.
-        holdout_fraction: Share of the rows, 0 to below 1.
-        require_holdout: Refuse a share of 0: something later judges by these rows.
-        seed: Of the split.
+    The component documents the parameters. A share of 0 gives a dataset without rows, but with the
+    schema.
 
     Raises:
         InvalidInput: Whatever keeps the table from being used, all problems together; nothing is

@@ -1,4 +1,4 @@
-"""Task of the component `label-with-teacher`."""
+"""Task of the component `label-with-teacher`: put the teacher's outputs beside rows."""
 
 from __future__ import annotations
 
@@ -34,26 +34,13 @@ def label_with_teacher(
     seed: int = 0,
     synthetic_settings: Mapping[str, Any] | None = None,
 ) -> tuple[str]:
-    """Write `dataset`, or rows made of it, with the outputs of `model` beside them to `labelled`.
-
-    Args:
-        model: The teacher.
-        dataset: Rows to label; with a `method`, the real rows to generate from.
-        labelled: Output.
-        device: `auto`, `cpu`, `cuda` or `cuda:1`.
-        settings: There are none yet; any key is refused.
-        method: How `generate-synthetic` makes the rows; empty makes none.
-        rows: ″
-        shard: ″
-        shards: ″
-        seed: ″
-        synthetic_settings: ″
+    """Write rows with the outputs of `model` beside them; the component documents the parameters.
 
     Returns:
         The URI of the labelled rows.
 
     Raises:
-        InvalidInput: With everything that is wrong, before anything is written.
+        InvalidInput: Everything that is wrong, before anything is written.
         CorruptData: Rows of the dataset are damaged.
     """
     problems = Problems()

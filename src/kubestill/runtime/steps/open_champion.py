@@ -1,4 +1,4 @@
-"""Task of the component `open-champion`: bring the champion out of the registry."""
+"""Task of the component `open-champion`: load the champion from the registry."""
 
 from __future__ import annotations
 
@@ -23,15 +23,10 @@ def open_champion(
 ) -> tuple[int]:
     """Copy the champion's export, and write its ledger and an index of the golden rows.
 
-    Args:
-        registry: Where it is.
-        model: Output.
-        ledger: Output: its state from before overfitting.
-        golden: Output: the rows that no model ever learns from.
-        run_id: With it, the champion must be the one that this run's window is judged by.
+    The component documents the parameters.
 
     Returns:
-        version: Which champion.
+        version: Version of the champion.
 
     Raises:
         InvalidInput: There is no champion.

@@ -1,4 +1,4 @@
-"""Task of the component `plan-shards`: the list that a fan-out loops over."""
+"""Task of the component `plan-shards`: list the shards that a fan-out loops over."""
 
 from __future__ import annotations
 
@@ -25,18 +25,12 @@ def plan_shards(
     system: str = "",
     system_args: dict[str, Any] = {},  # noqa: B006
 ) -> list[int]:
-    """List the shard indices of a fan-out, and let its system solve a few rows first.
+    """List the shard indices of a fan-out, after its system has solved a few rows.
 
-    Args:
-        shards: How many.
-        method: What each shard will tell generate-synthetic; checked here unless empty.
-        rows: ″
-        settings: ″
-        system: ″
-        system_args: ″
+    The component documents the parameters.
 
     Raises:
-        InvalidInput: Everything that generating would refuse, long before it is asked to.
+        InvalidInput: Everything that generating would refuse, before any shard starts.
     """
     problems = Problems()
     if not 1 <= shards <= MAX_SHARDS:

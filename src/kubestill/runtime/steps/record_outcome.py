@@ -1,4 +1,4 @@
-"""Task of the component `record-outcome`: the last step of every run, however it went."""
+"""Task of the component `record-outcome`: the last step of every run, however it ended."""
 
 from __future__ import annotations
 
@@ -32,20 +32,14 @@ def record_outcome(
 ) -> tuple[str]:
     """Close the run's window or give it back, and write the outcome to the history.
 
-    How the run ended follows from what its own steps wrote down, in the registry and where they
-    failed; Kubeflow's word only adds that one did.
-
-    Args:
-        registry: Where.
-        run_id: Which run.
-        final_status: See `FinalStatus`.
-        summary: Output: Markdown.
+    The component documents the parameters. How the run ended follows from what its own steps
+    recorded, in the registry and where they failed; Kubeflow's final status only adds that one did.
 
     Returns:
         outcome: One word.
 
     Raises:
-        InvalidInput: Placeholders that nobody filled in.
+        InvalidInput: Placeholders were not filled in.
         StoreError: The registry did not answer.
     """
     problems = Problems()
