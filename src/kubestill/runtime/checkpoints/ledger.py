@@ -128,7 +128,7 @@ class Ledger:
     entries: tuple[LedgerEntry, ...] = ()
     """In order of step."""
     finished: Json | None = None
-    """The result of the training run, once it is complete; `training.record` writes and reads it."""
+    """The result of the training run, once complete; `training.record` writes and reads it."""
     failed: str = ""
     """Why the training run can never succeed as configured; empty while it might."""
     notices: tuple[Notice, ...] = ()
