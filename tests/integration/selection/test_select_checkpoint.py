@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -354,6 +355,28 @@ def test_a_training_that_never_finished_can_be_selected_from(tmp_path: Path):
     io.select(metric="rmse")
     assert io.chosen.entry.step == 800
     assert read_training(io.model.path) is None
+
+
+@pytest.mark.parametrize("at", ["path", "uri"])
+def test_a_copied_root_is_selected_from_where_it_lies(
+    tmp_path: Path, at: str, capsys: pytest.CaptureFixture[str]
+):
+    write_history(tmp_path / "h", [0.1] * 8, overfitting)
+    shutil.move(tmp_path / "h", tmp_path / "copy")
+    place = tmp_path / "copy" / "history" / "abc123"
+    newest = max(place.glob("ledger.json.*"))
+    io = Io(tmp_path / "io", Ledger.from_bytes(newest.read_bytes(), source="test"))
+    # Kubeflow fetches an imported file to a path of its own, and names where it is from.
+    io.ledger = LocalArtifact(
+        str(newest) if at == "path" else io.ledger.path,
+        uri=str(newest) if at == "uri" else "",
+        metadata={"kind": "ledger"},
+    )
+    io.select()
+    assert io.chosen.entry.step == 800
+    assert io.chosen.uri == str(place)
+    assert load_state(io.chosen).tensors
+    assert f"are read from {place}" in capsys.readouterr().out
 
 
 def test_every_problem_at_once_before_any_state_is_read(history: Ledger, tmp_path: Path):

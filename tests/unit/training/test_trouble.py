@@ -13,6 +13,7 @@ import torch
 from kubestill.errors import Diverged, InvalidInput, TrainingFailed
 from kubestill.runtime.checkpoints import Checkpoint, load_state
 from kubestill.runtime.checkpoints.inspection import ledgers
+from kubestill.runtime.checkpoints.ledger import read_ledger_artifact
 from kubestill.runtime.training import job as training_job
 from kubestill.runtime.training.device import Machine
 from kubestill.runtime.training.engine import Trainer
@@ -64,6 +65,13 @@ def test_what_a_divergence_leaves_is_sound(train: Train, tmp_path: Path) -> None
     step = int(re.findall(r"step (\d+) is kept", str(caught.value))[0])
     (ledger,) = ledgers(str(tmp_path / "store"))
     assert step == ledger.entries[-1].step
+    # A selection can choose among what was saved before.
+    artifact = tmp_path / "out" / "ledger"
+    assert read_ledger_artifact(str(artifact)).entries == ledger.entries
+    artifact.unlink()
+    with pytest.raises(TrainingFailed):
+        train(**given, settings=settings)
+    assert read_ledger_artifact(str(artifact)).entries == ledger.entries
     for entry in ledger.entries:
         tensors = load_state(Checkpoint.of(ledger, entry)).tensors
         assert all(bool(t.isfinite().all()) for t in tensors.values() if t.is_floating_point())

@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from kubestill.errors import CorruptData, InvalidInput, Problems
+from kubestill.errors import CorruptData, InvalidInput, KubestillError, Problems
 from kubestill.runtime.base.artifacts import Artifact, check_kind, write_pages
 from kubestill.runtime.base.device import choose_device
 from kubestill.runtime.base.settings import read
@@ -266,7 +267,7 @@ def check_inputs(
             rows = Dataset.open(dataset.path)
     with problems.collect("ledger", ledger.uri):
         check_kind(ledger, "ledger")
-        history = read_ledger_artifact(ledger.path)
+        history = _located(read_ledger_artifact(ledger.path), ledger)
         record = training_of(history)
     serving = parsed.serving
     if serving == "auto":
@@ -307,6 +308,26 @@ def check_inputs(
         device=device,
         serving=serving,
     )
+
+
+def _located(ledger: Ledger, artifact: Artifact) -> Ledger:
+    """Return the ledger with the place its checkpoints lie at now.
+
+    That is where it says, or beside its own file, where somebody copied or moved the whole root: a
+    ledger of one's own is `<root>/<experiment>/<fingerprint>/ledger.json`, on local disk with a
+    number behind.
+    """
+    if not ledger.newest_first:
+        return ledger
+    key = ledger.newest_first[0].manifest.key
+    beside = [os.path.dirname(uri.rstrip("/")) for uri in (artifact.uri, artifact.path)]
+    for uri in dict.fromkeys([ledger.uri, *filter(None, beside)]):
+        with suppress(KubestillError):
+            if any(entry.key == key for entry in open_store(uri).list(key)):
+                if uri != ledger.uri:
+                    print(f"the checkpoints of {ledger.uri} are read from {uri}", flush=True)
+                return replace(ledger, uri=uri)
+    return ledger
 
 
 def _serving(record: TrainingRecord | None) -> Serving:

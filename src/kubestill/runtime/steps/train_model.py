@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -101,8 +102,25 @@ def train_and_write(
     Raises:
         CorruptData: No milestone can be read; and what `train` raises.
     """
-    record, ledger = train(name, job, keeping=keeping, ledger_uri=ports.ledger.uri, origin=origin)
-    if Ranks.current().rank == 0:
+    first = Ranks.current().rank == 0
+
+    def write_ledger(ledger: Ledger) -> None:
+        if first:
+            os.makedirs(os.path.dirname(ports.ledger.path), exist_ok=True)
+            write_ledger_artifact(ledger, ports.ledger.path)
+            about = {"uri": ledger.uri, "fingerprint": ledger.fingerprint}
+            ports.ledger.metadata.update(kind="ledger", **about)
+
+    record, ledger = train(
+        name,
+        job,
+        keeping=keeping,
+        ledger_uri=ports.ledger.uri,
+        origin=origin,
+        on_failure=write_ledger,
+    )
+    if first:
+        write_ledger(ledger)
         exported = _write_outputs(record, ledger, ports)
         # The import path that the caller typed vouches for its module where the model names just
         # that: the model may come from a checkpoint, which somebody may have exchanged.
@@ -127,8 +145,6 @@ def _write_outputs(record: TrainingRecord, ledger: Ledger, ports: Ports) -> Expo
         fingerprint=record.fingerprint,
         checkpoint_uri=record.checkpoint_uri,
     )
-    write_ledger_artifact(ledger, ports.ledger.path)
-    ports.ledger.metadata.update(kind="ledger", uri=ledger.uri, fingerprint=record.fingerprint)
     ports.metrics.metadata["kind"] = "metrics"
     scores = {
         **entry.metrics,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
-from kubestill.errors import InvalidInput, Problems, nearest
+from kubestill.errors import Diverged, InvalidInput, Problems, TrainingFailed, nearest
 from kubestill.runtime.checkpoints.checkpointer import Checkpointer, Resume
+from kubestill.runtime.checkpoints.commits import LedgerCell
 from kubestill.runtime.checkpoints.ledger import Ledger
 from kubestill.runtime.checkpoints.place import Place, resolve_place
 from kubestill.runtime.checkpoints.ranks import Ranks
@@ -55,7 +57,13 @@ def check_resume(resume: str, problems: Problems) -> None:
 
 
 def train(
-    name: PresetName, job: Job, *, keeping: Keeping, ledger_uri: str, origin: Origin | None = None
+    name: PresetName,
+    job: Job,
+    *,
+    keeping: Keeping,
+    ledger_uri: str,
+    origin: Origin | None = None,
+    on_failure: Callable[[Ledger], None] = lambda ledger: None,
 ) -> tuple[TrainingRecord, Ledger]:
     """Train to the end, from wherever this training run is.
 
@@ -66,6 +74,8 @@ def train(
         ledger_uri: Address of the ledger artifact; checkpoints go beside it where `keeping` names
             no root.
         origin: The checkpoint that fine-tuning starts from.
+        on_failure: Takes the ledger of a training run that cannot succeed: what it saved before
+            is there to choose from.
 
     Returns:
         The record of the training run, and its ledger.
@@ -89,11 +99,20 @@ def train(
             ledger_uri,
             announce=say,
         )
-        return _train(name, job, place, keeping, origin)
+        try:
+            return _train(name, job, place, keeping, origin, on_failure)
+        except TrainingFailed:
+            on_failure(LedgerCell(place).read()[0])
+            raise
 
 
 def _train(
-    name: PresetName, job: Job, place: Place, keeping: Keeping, origin: Origin | None
+    name: PresetName,
+    job: Job,
+    place: Place,
+    keeping: Keeping,
+    origin: Origin | None,
+    on_failure: Callable[[Ledger], None],
 ) -> tuple[TrainingRecord, Ledger]:
     settings, policy = job.settings, job.settings.checkpoints
     if not policy.metric and (job.validation or job.whole_domain):
@@ -137,7 +156,11 @@ def _train(
             say=say,
             start=origin.start if origin else None,
         )
-        learned = trainer.fit()
+        try:
+            learned = trainer.fit()
+        except Diverged:
+            on_failure(checkpointer.ledger)
+            raise
         record = TrainingRecord(
             **dict(learned),
             preset=name,
