@@ -60,3 +60,56 @@ def test_rows_of_another_meaning_are_refused(tmp_path):
         check_replay(fresh, writer.dataset, fresh.schema)
     assert len(caught.value.problems) == 2
     assert "target is missing" in str(caught.value)
+
+
+def levels_of(root, levels: str, rows: str, *, read: bool = True) -> Dataset:
+    kinds = {"role": "feature" if read else "ignored", "categories": tuple(levels)}
+    columns = (
+        Column(name="x", kind="categorical", **kinds),
+        Column(name="y", kind="numeric", role="target"),
+    )
+    with DatasetWriter(str(root), Schema(columns=columns, task="regression")) as writer:
+        writer.write(pd.DataFrame({"x": list(rows), "y": np.arange(len(rows)) * 1.0}))
+    return writer.dataset
+
+
+@pytest.mark.parametrize("older_levels", ["ab", "abc", "bcd", "d", "abe", "ef"])
+@pytest.mark.parametrize("fresh_levels", ["ab", "bx"])
+def test_levels_are_taken_where_the_checkpoint_or_the_fresh_rows_know_them(
+    tmp_path, fresh_levels, older_levels
+):
+    known = levels_of(tmp_path / "known", "abcd", "abcd").schema
+    fresh = levels_of(tmp_path / "fresh", fresh_levels, fresh_levels * 3)
+    older = levels_of(tmp_path / "older", older_levels, older_levels * 5)
+    foreign = set(older_levels) - set("abcd") - set(fresh_levels)
+    if foreign:
+        with pytest.raises(InvalidInput, match="replay levels of 'x'") as caught:
+            check_replay(fresh, older, known)
+        assert caught.value.problems[0].value == sorted(foreign)
+        return
+    check_replay(fresh, older, known)
+    mixed = mix(fresh, older, known, share=0.6, seed=1, folder=str(tmp_path))
+    rows = mixed.to_pandas()
+    assert rows.x[: fresh.rows].tolist() == fresh.to_pandas().x.tolist()
+    assert set(rows.x[fresh.rows :]) <= set(older_levels)
+    # The fingerprint is that of the rows written at once.
+    with DatasetWriter(str(tmp_path / "at once"), mixed.schema) as writer:
+        writer.write(rows)
+    assert mixed.fingerprint == writer.dataset.fingerprint
+    if set(older_levels) <= set(fresh_levels):
+        assert mixed.schema == fresh.schema
+
+
+def test_a_label_that_is_only_declared_is_no_hindrance(tmp_path):
+    fresh = levels_of(tmp_path / "fresh", "ab", "ab")
+    older = levels_of(tmp_path / "older", "abz", "abab")
+    check_replay(fresh, older, fresh.schema)
+    assert mix(fresh, older, fresh.schema, share=0.5, seed=1, folder=str(tmp_path)).rows == 4
+
+
+def test_a_column_that_the_checkpoint_does_not_read_may_hold_anything(tmp_path):
+    fresh = levels_of(tmp_path / "fresh", "ab", "ab", read=False)
+    older = levels_of(tmp_path / "older", "yz", "yzyz", read=False)
+    known = Schema(columns=fresh.schema.columns[1:], task="regression")
+    check_replay(fresh, older, known)
+    assert mix(fresh, older, known, share=0.5, seed=1, folder=str(tmp_path)).rows == 4

@@ -1,6 +1,8 @@
 """`finetune-fresh`: what it keeps of the training it goes on from, and what it refuses."""
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from kubestill.runtime.checkpoints.restore import load_state
 from kubestill.runtime.checkpoints.state import TrainingState
 from kubestill.runtime.datasets.dataset import DatasetWriter
 from kubestill.runtime.datasets.schema import Column, Schema
+from kubestill.runtime.models.export import load_model
+from kubestill.runtime.models.model import Model, ModelSpec
 from kubestill.runtime.steps.finetune_fresh import finetune_fresh
 from kubestill.runtime.training.schedules import LearningRates
 
@@ -129,6 +133,142 @@ def test_shrink_and_perturb(train: Train, finetune: Train) -> None:
         torch.testing.assert_close(new[name], 0.5 * old[name], atol=1e-6, rtol=1e-4)
 
 
+def test_noise_has_nothing_to_do_with_the_weights_that_training_began_with(
+    train: Train, finetune: Train
+) -> None:
+    """Ash & Adams 2020: both runs have seed 0 unless somebody changes it."""
+    before = train()
+    began = Model.from_spec(ModelSpec.from_json(last_state(before).meta["model_spec"]))
+    noisy = finetune(milestone(before, 60), perturb=1.0, learning_rate=1e-12)
+    old, new = last_state(before).tensors, last_state(noisy).tensors
+    for name, initial in began.state_dict().items():
+        noise = (new[f"model/{name}"] - old[f"model/{name}"]).flatten()
+        cosine = torch.cosine_similarity(noise, initial.flatten(), dim=0)
+        assert abs(cosine) < 4 / initial.numel() ** 0.5, name
+        ratio = noise.norm() / initial.norm()
+        assert 0.5 < ratio < 2 or initial.numel() == 1, name
+
+
+@pytest.mark.parametrize("optimizer", ["AdamW", "RMSprop"])
+def test_a_ruined_fine_tuning_exports_its_starting_point(
+    train: Train,
+    finetune: Train,
+    line: Make,
+    capsys: pytest.CaptureFixture[str],
+    optimizer: str,
+) -> None:
+    held = line("held", np.linspace(-1, 1, 50))
+    before = train(validation=held, optimizer=optimizer, settings={"choose": "last"})
+    capsys.readouterr()
+    wrong = line("wrong", y=np.full(256, 100.0))
+    given = {"dataset": wrong, "validation": held, "learning_rate": 0.1}
+    out = finetune(milestone(before, 60), keep_optimizer=False, optimizer=optimizer, **given)
+    assert "WARNING: fine-tuning did not help" in capsys.readouterr().out
+    started = load_model(str(before / "model")), load_model(str(out / "model"))
+    rows = pd.DataFrame({"x": np.float32([-1, 0.3])})
+    assert started[0](rows).equals(started[1](rows))
+    record = json.loads((out / "model" / "training.json").read_text())
+    assert record["chosen"]["step"] == 0
+    assert "the starting point" in record["chosen"]["why"]
+    assert "the starting point" in (out / "report").read_text()
+    again = finetune(milestone(out, 0), keep_optimizer=True, validation=held)
+    record = json.loads((again / "model" / "training.json").read_text())
+    assert record["curves"]["validation"][0]["step"] == 0
+
+
+def test_a_fine_tuning_that_helps_exports_what_it_learned(
+    train: Train, finetune: Train, line: Make
+) -> None:
+    out = finetune(milestone(train(), 2), validation=line("held", np.linspace(-1, 1, 50)))
+    record = json.loads((out / "model" / "training.json").read_text())
+    assert record["chosen"]["step"] > 0
+
+
+@pytest.mark.parametrize("optimizer", ["AdamW", "SGD"])
+def test_frozen_parameters_keep_their_bits(train: Train, finetune: Train, optimizer: str) -> None:
+    """Nothing moves them: no gradient, no weight decay, no average."""
+    before = train()
+    settings = {"freeze": ["0.*", "2.bias"], "ema_decay": 0.9}
+    settings["optimizer_args"] = {"weight_decay": 0.5}
+    out = finetune(
+        milestone(before, 60),
+        settings=settings,
+        keep_optimizer=False,
+        optimizer=optimizer,
+        learning_rate=0.01,
+    )
+    old, new = last_state(before).tensors, last_state(out).tensors
+    for name in ("0.weight", "0.bias", "2.weight", "2.bias", "4.weight", "4.bias"):
+        kept = name.startswith("0.") or name == "2.bias"
+        for kind in ("model", "ema"):
+            same = torch.equal(old[f"model/network.{name}"], new[f"{kind}/network.{name}"])
+            assert same == kept, (kind, name)
+        assert any(key.startswith(f"optimizer/{name}/") for key in new) == (
+            not kept and optimizer == "AdamW"
+        )
+
+
+def test_what_cannot_be_frozen_is_said(train: Train, finetune: Train) -> None:
+    before = train()
+    with pytest.raises(InvalidInput, match=r"did you mean '0.weight'"):
+        train("no", settings={"freeze": ["0.wieght"]})
+    with pytest.raises(InvalidInput, match="nothing to learn"):
+        train("no", settings={"freeze": ["*"]})
+    with pytest.raises(InvalidInput, match=r"freeze\[0\]"):
+        finetune(milestone(before, 60), settings={"freeze": ["9.*"]})
+    frozen = train("frozen", settings={"freeze": ["0.*"]})
+    with pytest.raises(InvalidInput, match="did not learn then.*keep_optimizer"):
+        finetune(milestone(frozen, 60))
+
+
+def test_what_is_new_to_the_checkpoint_is_told_with_columns_and_counts(
+    train: Train, finetune: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns = (
+        Column(name="x", kind="numeric"),
+        Column(name="gap", kind="numeric"),
+        Column(name="city", kind="categorical", categories=("a", "b")),
+        Column(name="y", kind="numeric", role="target"),
+    )
+
+    def write(name: str, schema: Schema, **changes: Any) -> LocalArtifact:
+        rows = {"x": np.arange(20.0), "gap": np.arange(20.0), "city": list("ab" * 10)}
+        frame = pd.DataFrame({**rows, "y": np.arange(20.0), **changes})
+        with DatasetWriter(str(tmp_path / name), schema) as writer:
+            writer.write(frame)
+        return LocalArtifact(str(tmp_path / name), metadata={"kind": "dataset"})
+
+    known = Schema(columns=columns, task="regression")
+    chosen = milestone(train(dataset=write("old", known)), 60)
+    capsys.readouterr()
+    finetune(chosen, dataset=write("same", known))
+    assert "WARNING" not in capsys.readouterr().out
+    wider = replace(columns[2], categories=("a", "b", "c", "d"))
+    more = (*columns[:2], wider, columns[3], Column(name="extra", kind="numeric"))
+    fresh = write(
+        "fresh",
+        Schema(columns=more, task="regression"),
+        x=[*range(17), 6000.0, -6000.0, np.inf][:19] + [9.5 + 11 * 5.77],
+        gap=[np.nan] * 4 + [1.0] * 16,
+        city=list("abc" + "d" * 4 + "ab" * 6 + "a"),
+        extra=0.0,
+    )
+    finetune(chosen, dataset=fresh)
+    told = [line for line in capsys.readouterr().out.splitlines() if "WARNING" in line]
+    assert len(told) == 4
+    for line, words in zip(
+        told,
+        (
+            ["'extra'", "ignored"],
+            ["'city'", "5 of 20 rows", "'c', 'd'"],
+            ["'x'", "3 of 20 rows", "standard deviations"],
+            ["'gap'", "4 of 20 rows", "mean"],
+        ),
+        strict=True,
+    ):
+        assert all(word in line for word in words), line
+
+
 def test_everything_wrong_is_said_before_anything_is_read(
     finetune: Train, line: Make, tmp_path: Path
 ) -> None:
@@ -191,6 +331,20 @@ def test_rows_that_the_checkpoint_does_not_know_are_refused_before_it_is_loaded(
             finetune(chosen, dataset=fresh, resume="perhaps")
         assert {field, "resume"} <= {problem.field for problem in caught.value.problems}
     assert ledgers(str(tmp_path / "store")) == [store]
+
+
+def test_replayed_rows_may_have_what_the_fresh_ones_lack_and_the_checkpoint_knows(
+    train: Train, finetune: Train, tmp_path: Path
+) -> None:
+    old = labelled(tmp_path, "old", "abcabc", "abc")
+    chosen = milestone(train(dataset=old), 60)
+    fresh = labelled(tmp_path, "new", "abab", "ab")
+    assert last_state(finetune(chosen, dataset=fresh, replay=old, replay_share=0.6)).meta
+    foreign = labelled(tmp_path, "foreign", "abd", "abd")
+    with pytest.raises(InvalidInput, match="neither the fresh rows nor the checkpoint") as caught:
+        finetune(chosen, dataset=fresh, replay=foreign, resume="perhaps")
+    fields = {problem.field for problem in caught.value.problems}
+    assert fields == {"replay classes of 'y'", "resume"}
 
 
 def test_a_class_may_be_missing_among_the_fresh_rows(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from kubestill.errors import Problems
+from kubestill.errors import CorruptData, InvalidInput, Problems
 from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, check_kind
 from kubestill.runtime.base.trust import NETWORKS, check_trusted
 from kubestill.runtime.checkpoints.ledger import Checkpoint, read_checkpoint_artifact
@@ -90,6 +91,7 @@ def finetune_fresh(
     inherited = {name: before["settings"][name] for name in names} if before else {}
     typed |= {name: value for name, value in inherited.items() if name in typed}
     preset = Preset(name="finetune", defaults=inherited)
+    start = ModelSpec.from_json(before["model_spec"]) if before else None
     job = check_job(
         preset,
         typed,
@@ -98,11 +100,13 @@ def finetune_fresh(
         problems,
         dataset=dataset,
         validation=validation,
-        start=ModelSpec.from_json(before["model_spec"]) if before else None,
+        start=start,
     )
-    if job and older and before:
-        with problems.collect():
-            check_replay(job.dataset, older, ModelSpec.from_json(before["model_spec"]).schema)
+    with suppress(InvalidInput, CorruptData):  # then it has been told
+        fresh = Dataset.open(dataset.path)
+        if older and start:
+            with problems.collect():
+                check_replay(fresh, older, start.schema)
     problems.raise_if_any()
     assert chosen
     assert job

@@ -1,9 +1,9 @@
 """The order of the data, and the batches cut from it.
 
 The order is a pure function of (seed, epoch), so a position in the data is a step number and
-nothing else: a resumed training run cuts the very batch that comes next. Rows are gathered a chunk of
-batches at a time, by a thread that works one chunk ahead, into two sets of buffers that take turns;
-a batch is a view into such a buffer.
+nothing else: a resumed training run cuts the very batch that comes next. Rows are gathered a chunk
+of batches at a time, by a thread that works one chunk ahead, into two sets of buffers that take
+turns; a batch is a view into such a buffer.
 """
 
 from __future__ import annotations

@@ -182,6 +182,8 @@ def prepare(
         assert held.target is not None
         held_rows = _rows(held, [Source(stored=held.target)], model, settings, machine)
         followed = Validation(held_rows, task=task, decoder=model.decoder)
+    if settings.finish_steps:
+        _check_finish(model.network, rows, settings.finish_steps)
     return Prepared(
         model=model,
         rows=rows,
@@ -212,6 +214,29 @@ def _least_rows(network: nn.Module, rows: Rows, batch_size: int) -> int:
         remedy = "the network normalises over the rows of a batch; use 2 or more"
         raise InvalidInput([Problem(*alone, remedy)])
     return 2
+
+
+def _check_finish(network: nn.Module, rows: Rows, steps: int) -> None:
+    """Check that the finish suits the network: it comes after all other steps.
+
+    Raises:
+        InvalidInput: The network does not run in float64, or has running statistics.
+    """
+    features, *_ = rows.between(0, 1)
+    refused = ""
+    if any(parameter.is_complex() for parameter in network.parameters()):
+        refused = "the network has complex parameters, and the finish is in float64"
+    elif any(name.endswith("running_mean") for name, _ in network.named_buffers()):
+        refused = "the finish moves weights, and not the running statistics of batch norm"
+    else:
+        probe = deepcopy(network).double().eval()
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            try:
+                probe(features.double())
+            except RuntimeError as error:
+                refused = f"the network does not run in float64, as the finish does: {error}"
+    if refused:
+        raise InvalidInput([Problem("settings.finish_steps", steps, f"{refused}; use 0")])
 
 
 def _learns_from(network: nn.Module, rows: Rows, count: int) -> bool:
