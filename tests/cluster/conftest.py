@@ -25,6 +25,7 @@ from session import Cluster, connect  # noqa: E402
 from kubestill.errors import KubestillError  # noqa: E402
 
 _NEEDED = ("KUBESTILL_TEST_IMAGE", "KUBESTILL_TEST_ROOT")
+_LONG = ("test_retraining", "test_resuming", "test_distillation", "test_claims")
 _session = pytest.StashKey[dict[str, object]]()
 
 
@@ -44,6 +45,12 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["KUBESTILL_TEST_MARK"] = f"kubestill-test-{uuid.uuid4().hex[:8]}"
     session["folder"] = tempfile.TemporaryDirectory()
     config.stash[_session] = session
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first, so that no worker is left with one at the end."""
+    order = {name: place for place, name in enumerate(_LONG)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(_LONG)))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -6,9 +6,12 @@ from session import ENDED, Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
-STEPS = 12
-PADDING = 30_000
-"""Bytes of each command, of which Argo keeps four copies: 1.4 MB, compressed next to nothing."""
+STEPS = 8
+PADDING = 45_000
+"""Bytes of each command, of which Argo keeps four copies: 1.4 MB, compressed next to nothing.
+
+Few steps, for each is three pods, and no longer: a pod takes two copies in one variable of 128 KiB.
+"""
 
 
 def test_a_run_whose_list_stands_still_is_followed_to_its_end(cluster: Cluster) -> None:
