@@ -1,4 +1,4 @@
-"""Write every component and pipeline as YAML and README, or say which files are out of date."""
+"""Generate the YAML and README of every component and pipeline, and find files that differ."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Change:
     path: str
     content: str
     is_pipeline: bool = False
-    """Whether it is a compiled pipeline: no component, no README."""
+    """Whether it is a compiled pipeline, not a component or README."""
 
     @property
     def stale(self) -> bool:
-        """Whether the file on disk is missing or differs."""
+        """Whether the file on disk is missing or different."""
         return _read(self.path) != self.content
 
 

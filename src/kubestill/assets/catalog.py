@@ -1,4 +1,4 @@
-"""Which components and pipelines there are."""
+"""Find all components and pipelines."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Asset:
 
     kind: Kind
     name: str
-    """As in Python: snake_case."""
+    """Name in Python, in snake_case."""
     folder: str
     """Absolute path."""
     definition: base_component.BaseComponent
-    """What kfp compiles and runs, and what pipelines take."""
+    """The definition that kfp compiles and runs, and that pipelines use."""
 
     @property
     def documented(self) -> base_component.BaseComponent:
-        """The same with the descriptions of its ports, which pipelines leave out."""
+        """The definition with the descriptions of its ports, which pipelines leave out."""
         if not isinstance(self.definition, python_component.PythonComponent):
             return self.definition
         made = component_factory.create_component_from_func(
@@ -42,12 +42,12 @@ class Asset:
 
     @property
     def yaml_path(self) -> str:
-        """Where its compiled form lies: `component.yaml` or `pipeline.yaml`."""
+        """Path of its compiled form: `component.yaml` or `pipeline.yaml`."""
         return os.path.join(self.folder, f"{self.kind}.yaml")
 
     @property
     def readme_path(self) -> str:
-        """Where its generated documentation lies."""
+        """Path of its generated documentation."""
         return os.path.join(self.folder, "README.md")
 
 

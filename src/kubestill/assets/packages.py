@@ -1,4 +1,4 @@
-"""A compiled pipeline, ready to be run or uploaded: found by name or read from a file."""
+"""Load a compiled pipeline by name or from a file, to run or upload it."""
 
 # Protobuf makes its classes at run time.
 # pyright: reportAttributeAccessIssue=false
@@ -29,7 +29,7 @@ class Package:
 
     @cached_property
     def documents(self) -> dict[str, Any]:
-        """What the YAML says: `pipeline_spec`, and `platform_spec` where there is one."""
+        """The content of the YAML: `pipeline_spec`, and `platform_spec` if there is one."""
         found = read_documents(self.text)
         return dict(zip(("pipeline_spec", "platform_spec"), found, strict=False))
 
@@ -42,12 +42,12 @@ class Package:
 
     @property
     def name(self) -> str:
-        """As the pipeline calls itself."""
+        """The pipeline's name."""
         return self.spec.pipeline_info.name
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of what it says, whatever its comments and layout."""
+        """SHA-256 of its content, regardless of comments and layout."""
         canonical = json.dumps(self.documents, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -59,12 +59,12 @@ def load_package(
 
     Args:
         pipeline: A name such as `distillation`, or the path of a YAML file.
-        image: What our own pipelines run in; a file keeps what it names.
-        gpu_image: The same for steps that have a device.
+        image: Image of our own pipelines; a file keeps its images.
+        gpu_image: Image of their steps with a device.
         resources: File of compile-time resources for our own pipelines.
 
     Raises:
-        InvalidInput: For an unknown name, or a file that holds no compiled pipeline.
+        InvalidInput: Unknown name, or a file that is not a compiled pipeline.
     """
     problems = Problems()
     if pipeline.endswith((".yaml", ".yml")):

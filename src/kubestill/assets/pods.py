@@ -1,7 +1,7 @@
-"""What a driver answers: its executor's pod, with all that the component is told.
+"""Write what a driver outputs: its executor's pod, with the whole input of the component.
 
-Written after `initPodSpecPatch` and `provisionOutputs` in the driver's source, with artifacts as
-large as our own components make them.
+Modelled on `initPodSpecPatch` and `provisionOutputs` in the driver's source, with artifacts as
+large as those of our own components.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ _SESSION = {
         "secretName": "mlpipeline-minio-artifact",
     },
 }
-"""How the store of an artifact is reached; every step that reads the artifact is told."""
+"""How to reach the store of an artifact; every step that reads the artifact gets this."""
 
 
 def to_json(value: Any) -> str:
-    """Write JSON as compact as Kubeflow and Argo do."""
+    """Return JSON as compact as Kubeflow and Argo write it."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scope:
-    """What a DAG or a task was told: the values behind its inputs."""
+    """The values behind the inputs of a DAG or a task."""
 
     place: str = ""
-    """Tells the iterations of a loop apart."""
+    """Prefix that distinguishes the iterations of a loop."""
     parameters: Json = field(default_factory=dict[str, Any])
     artifacts: Json = field(default_factory=dict[str, Any])
 
     def place_of(self, pipeline: str, task: str, index: int = 0) -> str:
-        """Make up where the outputs of one of its tasks lie."""
+        """Return a made-up location for the outputs of one of its tasks."""
         root = f"minio://mlpipeline/v2/artifacts/{pipeline}/{_unique(pipeline)}"
         return f"{root}/{task}/{_unique(f'{self.place}{index}/{task}')}"
 
 
 def artifact(key: str, place: str) -> Json:
-    """Make up an artifact that a task left at a place, as the next one gets it."""
+    """Return a made-up artifact of a task at a place, as the next task gets it."""
     return {
         "name": "424",
         "type": {"instanceSchema": ""},
@@ -77,13 +77,13 @@ def pod_spec_patch(
     *,
     outputs: str,
 ) -> Json:
-    """Write the pod of one executor.
+    """Return the pod of one executor.
 
     Args:
         pipeline: The pipeline's name.
         component: The specification of its component.
-        container: That of its container.
-        kubernetes: What Kubernetes is told of it.
+        container: The specification of its container.
+        kubernetes: The Kubernetes settings of the executor.
         scope: Its inputs.
         outputs: Where its outputs go.
     """
@@ -91,7 +91,7 @@ def pod_spec_patch(
     defined = component.get("outputDefinitions", {})
     logs = {"artifactType": {"schemaTitle": "system.Artifact"}}
     artifacts = {**defined.get("artifacts", {}), "executor-logs": logs}
-    told = {
+    executor_input = {
         "inputs": {"parameterValues": values, "artifacts": scope.artifacts},
         "outputs": {
             "parameters": {
@@ -121,7 +121,7 @@ def pod_spec_patch(
     patch["containers"][0]["command"] = [
         *("/kfp-launcher/launch", "--executor_type", "container", "--pipeline_name", pipeline),
         *("--run_id", _unique(pipeline), "--execution_id", "4242"),
-        *("--executor_input", to_json(told), "--component_spec", to_json(component)),
+        *("--executor_input", to_json(executor_input), "--component_spec", to_json(component)),
         *("--pod_name", "$(KFP_POD_NAME)", "--pod_uid", "$(KFP_POD_UID)"),
         *("--ml_pipeline_server_address", "ml-pipeline.kubeflow"),
         *("--ml_pipeline_server_port", "8887"),
@@ -138,7 +138,7 @@ def _unique(text: str) -> str:
 
 
 def _resolve(value: Any, parameters: Json) -> Any:
-    """Put parameters where placeholders name them."""
+    """Replace placeholders by the parameters that they name."""
     if isinstance(value, Mapping):
         return {key: _resolve(one, parameters) for key, one in value.items()}
     if isinstance(value, list):

@@ -1,7 +1,7 @@
-"""A component's or pipeline's README, from its docstring and metadata.
+"""Write the README of a component or pipeline from its docstring and metadata.
 
 The layout is that of the Kubeflow community's component repository, so that a component can move
-there as it is. What a person wrote below the marker stays.
+there unchanged. Text below the marker is kept.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from kfp.dsl import structures
 from kubestill.assets.catalog import Asset
 
 MARKER = "<!-- custom-content -->"
-"""Everything from here on is written by hand."""
+"""Everything below this line is written by hand."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""How large the workflow of a run grows, and what to do before it grows too large.
+"""Predict how large the workflow of a run grows, and warn before it grows too large.
 
-The model was held against a real Kubeflow Pipelines 2.17.0 (Argo 4.0.8), by runs of `distillation`:
+The model was compared with a real Kubeflow Pipelines 2.17.0 (Argo 4.0.8), on `distillation`:
 
 | what, in KB | measured | here |
 |---|---|---|
@@ -11,9 +11,9 @@ The model was held against a real Kubeflow Pipelines 2.17.0 (Argo 4.0.8), by run
 | the same, compressed | 152 | 145 |
 | whole workflow, 40 shards, compressed | about 1000 | 1018 |
 
-So it errs by less than 2 % in what is not compressed, by less than 5 % in what is. Of about 150
-workflows in Kubeflow's own tests, most specifications come out 1 to 4 % too small; those with
-metadata of pods up to 35 % too small, those with importers up to 7 % too large.
+Its error is below 2% without compression and below 5% with it. For about 150 workflows in
+Kubeflow's own tests, most specifications come out 1 to 4% too small; those with pod metadata up to
+35% too small, those with importers up to 7% too large.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ LIMIT = 1024 * 1024
 """Bytes of a workflow above which Argo compresses its nodes, and above which those that are
 compressed fail it: `getMaxWorkflowSize` in argo-workflows' packer.go."""
 _LEVEL = 4
-"""Of zlib, which packs as tightly as the Go library that Argo uses does at its default."""
+"""zlib level at which it packs as tightly as Argo's Go library does by default."""
 _NEAR = 0.9
-"""Of the limit: from here on somebody's longer names and parameters may pass it."""
+"""Share of the limit from which longer names and parameters may exceed it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Footprint:
-    """What a run costs Kubernetes; nothing of it is retried."""
+    """What a run costs Kubernetes, if nothing is retried."""
 
     pods: int
     """Drivers and executors."""
@@ -52,7 +52,7 @@ class Footprint:
 
     @property
     def whole(self) -> int:
-        """Bytes of the workflow; above the limit, Kubeflow's list of tasks stands still."""
+        """Bytes of the workflow; above the limit, Kubeflow's list of tasks stops changing."""
         return self.spec + self.nodes
 
     @property
@@ -70,9 +70,9 @@ def measure(
     """Measure the workflow of a compiled pipeline at the end of its run.
 
     Args:
-        documents: `pipeline_spec` and, where there is one, `platform_spec`, as the YAML has them.
-        iterations: Of loops over a list that only a run knows.
-        arguments: The run's parameters, where they differ from the defaults.
+        documents: `pipeline_spec` and, if there is one, `platform_spec`, as in the YAML.
+        iterations: Iterations of loops whose list only a run knows.
+        arguments: Parameters of the run that differ from the defaults.
     """
     documents = whole_numbers(documents)
     platforms = (documents.get("platform_spec") or {}).get("platforms", {})
@@ -95,18 +95,18 @@ def measure(
 
 
 _MOST = 256
-"""Iterations that are simulated at most."""
+"""Largest number of iterations that is simulated."""
 
 
 def size_warnings(
     documents: Mapping[str, Any], arguments: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """Say what a pipeline's run will suffer from the size of its workflow; nothing where it fits.
+    """Return warnings about the size of a pipeline's workflow; none if it fits.
 
     Args:
         documents: As for `measure`.
-        arguments: The run's parameters. `shards`, which our own pipelines have, counts the
-            iterations of loops over a list that only a run knows; without it they are taken for 2.
+        arguments: Parameters of the run. `shards`, which our own pipelines have, is the number of
+            iterations of loops whose list only a run knows; without it, 2 are assumed.
     """
     inputs = documents["pipeline_spec"]["root"].get("inputDefinitions", {}).get("parameters", {})
     given = {name: spec.get("defaultValue") for name, spec in inputs.items()} | dict(
@@ -114,7 +114,7 @@ def size_warnings(
     )
     shards = given.get("shards")
     counted = int(shards) if isinstance(shards, int | float) and shards >= 1 else 2
-    # More than any workflow holds: whoever asks for a million is told so in a second.
+    # More than fits into any workflow, so that a million is refused within a second.
     counted = min(counted, _MOST)
     found = measure(documents, iterations=counted, arguments=arguments)
     remedies = "take fewer steps or iterations, shorter parameters, or components without source"

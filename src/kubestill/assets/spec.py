@@ -57,8 +57,8 @@ class _Writer:
         self._template(name, tasks)
         if name == "root":
             config = {"runtime-config": self.run.runtime_config, "driver-type": "ROOT_DAG"}
-            told = {"component": _workflow("components-root"), **config}
-            driver = _argo("root-driver", "system-dag-driver", told)
+            values = {"component": _workflow("components-root"), **config}
+            driver = _argo("root-driver", "system-dag-driver", values)
             self._template("entrypoint", [driver, _dag("root", "root", "root-driver")])
 
     def _template(self, name: str, tasks: list[Json], *inputs: str) -> None:
@@ -93,8 +93,8 @@ class _Writer:
         component = self.run.component(task)
         driver_name = f"{key}-driver"
         if "dag" in component:
-            told = self._driver(task_name, task)
-            driver = _argo(driver_name, "system-dag-driver", told)
+            values = self._driver(task_name, task)
+            driver = _argo(driver_name, "system-dag-driver", values)
             made = [driver, _dag(key, task["componentRef"]["name"], driver_name)]
         else:
             made = self._executor(key, driver_name, task, task_name, component)
@@ -119,7 +119,7 @@ class _Writer:
         name = hashlib.sha256(written.encode()).hexdigest()
         self.arguments.setdefault(f"components-{name}", to_json(component))
         self.arguments.setdefault(f"implementations-{name}", written)
-        told = {
+        values = {
             "component": _workflow(f"components-{name}"),
             "task": to_json(task),
             "container": _workflow(f"implementations-{name}"),
@@ -128,11 +128,11 @@ class _Writer:
         }
         if "importer" in executor:
             self.used.add("system-importer")
-            return [_argo(key, "system-importer", told)]
+            return [_argo(key, "system-importer", values)]
         reference = task["componentRef"]["name"]
         if kubernetes := self.run.kubernetes.get(label):
             self.arguments[f"kubernetes-{reference}"] = to_json(kubernetes)
-            told["kubernetes-config"] = _workflow(f"kubernetes-{reference}")
+            values["kubernetes-config"] = _workflow(f"kubernetes-{reference}")
         retries = {one["name"]: one["value"] for one in retry_parameters(task)}
         prefix = "retry-" if retries else ""
         template = f"{prefix}system-container-executor"
@@ -143,19 +143,19 @@ class _Writer:
         }
         executor_task = _argo(key, template, {**patch, **retries})
         return [
-            _argo(driver_name, "system-container-driver", told),
+            _argo(driver_name, "system-container-driver", values),
             {**executor_task, "depends": _depends([driver_name])},
         ]
 
 
-def _argo(name: str, template: str, told: Json) -> Json:
-    parameters = [{"name": key, "value": value} for key, value in told.items()]
+def _argo(name: str, template: str, values: Json) -> Json:
+    parameters = [{"name": key, "value": value} for key, value in values.items()]
     return {"arguments": {"parameters": parameters}, "name": name, "template": template}
 
 
 def _dag(name: str, template: str, driver: str) -> Json:
-    told = {"parent-dag-id": _answer(driver, "execution-id"), "condition": ""}
-    return {**_argo(name, template, told), "depends": _depends([driver])}
+    values = {"parent-dag-id": _answer(driver, "execution-id"), "condition": ""}
+    return {**_argo(name, template, values), "depends": _depends([driver])}
 
 
 def _depends(tasks: list[str]) -> str:

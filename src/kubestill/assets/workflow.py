@@ -1,17 +1,17 @@
-"""The Argo workflow that Kubeflow makes of a run, with all that it holds when the run is over.
+"""Build the Argo workflow of a run as it is when the run is over.
 
-Kubeflow turns a compiled pipeline into a workflow: one Kubernetes object, in which Argo keeps what
-every step was told and what it answered. This module writes the same nodes, with made-up values
-where only a run knows better, so that they can be measured before there is a run.
+Kubeflow turns a compiled pipeline into a workflow: one Kubernetes object in which Argo keeps the
+inputs and outputs of every step. This module writes the same nodes, with made-up values for what
+only a run knows, so that their size can be measured before there is a run.
 
 Read in kubeflow/pipelines 2.17 (argocompiler/container.go and dag.go, driver/driver.go) and
 argo-workflows 4.0 (controller/operator.go and dag.go):
 
-- A task is two pods. Its driver is told the task, its component's interface and its container, and
-  answers with a patch of the pod's spec, which holds the executor's input and the interface once
-  more. The executor is told that patch twice: as a DAG, and as the pod inside of it.
-- A loop, a branch and an exit handler have a driver each, and so has every iteration of a loop; it
-  is told everything that lies inside.
+- A task is two pods. Its driver gets the task, its component's interface and its container, and
+  outputs a patch of the pod's spec, which contains the executor's input and the interface again.
+  The executor gets that patch twice: as a DAG, and as the pod inside it.
+- A loop, a branch and an exit handler have a driver each, and so has every iteration of a loop. The
+  driver gets everything inside.
 - Kubeflow's manifests let Argo retry every template, and a retried template is two nodes with the
   same inputs and outputs. So all of this is there twice, and the patch six times.
 """
@@ -59,7 +59,7 @@ def whole_numbers(value: Any) -> Any:
 
 
 def retry_parameters(task: Json) -> list[Json]:
-    """List what a task's executor is told of retries; none for a task without."""
+    """Return the retry parameters of a task's executor; none for a task without retries."""
     policy = task.get("retryPolicy", {})
     return [
         {"name": name, "value": str(policy[key]).removesuffix("s")}
@@ -69,7 +69,7 @@ def retry_parameters(task: Json) -> list[Json]:
 
 
 def is_exit(task: Json) -> bool:
-    """Whether a task runs however the others ended."""
+    """Return whether a task runs however the others ended."""
     return task.get("triggerPolicy", {}).get("strategy") == "ALL_UPSTREAM_TASKS_COMPLETED"
 
 
@@ -83,35 +83,35 @@ class Run:
     pipeline: Json
     """The pipeline's specification, as in the compiled YAML."""
     kubernetes: Json = field(default_factory=dict[str, Any])
-    """What Kubernetes is told of each executor."""
+    """The Kubernetes settings of each executor."""
     iterations: int
-    """Of a loop whose list only a run knows."""
+    """Iterations of a loop whose list only a run knows."""
     arguments: Json = field(default_factory=dict[str, Any])
-    """Parameters other than the defaults."""
+    """Parameters that differ from the defaults."""
     nodes: dict[str, Json] = field(default_factory=dict[str, Json])
-    """What Argo has written down of each node, by its id."""
+    """Argo's record of each node, by its id."""
 
     @property
     def pipeline_name(self) -> str:
-        """As the pipeline calls itself."""
+        """The pipeline's name."""
         return self.pipeline["pipelineInfo"]["name"]
 
     @property
     def name(self) -> str:
-        """As Kubeflow names the workflow: the pipeline, and five letters."""
+        """The name that Kubeflow gives the workflow: the pipeline's and five letters."""
         return f"{self.pipeline_name.rpartition('/')[2]}-xxxxx"
 
     @property
     def runtime_config(self) -> str:
-        """The run's parameters, as the first driver is told them."""
+        """The run's parameters, as the first driver gets them."""
         return to_json({"parameterValues": self._parameters()})
 
     def execute(self) -> None:
         """Fill `nodes`."""
         root = self.pipeline["root"]
         entry = self._template(self.name, "entrypoint", "", [], kind="DAG")
-        told = {"runtime-config": self.runtime_config, "driver-type": "ROOT_DAG"}
-        driver = self._dag_driver(f"{entry}.root-driver", entry, root, told)
+        values = {"runtime-config": self.runtime_config, "driver-type": "ROOT_DAG"}
+        driver = self._dag_driver(f"{entry}.root-driver", entry, root, values)
         inside = self._template(f"{entry}.root", "root", entry, [_PARENT], kind="DAG")
         self._hang(entry, [f"{entry}.root-driver"])
         self._hang(driver, [f"{entry}.root"])
@@ -126,7 +126,7 @@ class Run:
         defaults = {name: spec.get("defaultValue", "") for name, spec in inputs.items()}
         return defaults | self.arguments
 
-    # What runs. Each answers with the nodes that whatever follows hangs from.
+    # What runs. Each method returns the nodes that its successors hang from.
 
     def _dag(self, name: str, component: Json, path: str, scope: Scope) -> list[str]:
         tasks = component["dag"]["tasks"]
@@ -155,7 +155,7 @@ class Run:
         return self._close(path, [end for key in ends.keys() - followed for end in ends[key]])
 
     def _skipped(self, name: str, tasks: Json) -> set[str]:
-        """Choose the branches that are not taken: of those that ask the same thing, all but one."""
+        """Return the branches that are not taken: all but one of those with the same condition."""
         chosen: dict[str, tuple[int, str]] = {}
         branches: dict[str, str] = {}
         for key, task in tasks.items():
@@ -176,8 +176,8 @@ class Run:
         return len(to_json(task)) + sum(self._size(one) for one in inside.values())
 
     def _skip(self, key: str, task: Json, path: str) -> list[str]:
-        told = {"task": to_json(task), "task-name": key, "parent-dag-id": "42"}
-        self._dag_driver(f"{path}.{key}-driver", path, self.component(task), told)
+        values = {"task": to_json(task), "task-name": key, "parent-dag-id": "42"}
+        self._dag_driver(f"{path}.{key}-driver", path, self.component(task), values)
         self._node(f"{path}.{key}", task["componentRef"]["name"], path, "Skipped")
         self._hang(f"{path}.{key}-driver(0)", [f"{path}.{key}"])
         return [f"{path}.{key}"]
@@ -188,8 +188,8 @@ class Run:
             return self._loop(key, task, path, inside)
         if "dag" not in component:
             return self._executor(key, task, path, inside)
-        told = {"task": to_json(task), "task-name": key, "parent-dag-id": "42"}
-        driver = self._dag_driver(f"{path}.{key}-driver", path, component, told)
+        values = {"task": to_json(task), "task-name": key, "parent-dag-id": "42"}
+        driver = self._dag_driver(f"{path}.{key}-driver", path, component, values)
         reference = task["componentRef"]["name"]
         dag = self._template(f"{path}.{key}", reference, path, [_PARENT], kind="DAG")
         self._hang(driver, [f"{path}.{key}"])
@@ -197,11 +197,11 @@ class Run:
 
     def _loop(self, key: str, task: Json, path: str, scope: Scope) -> list[str]:
         component, reference = self.component(task), task["componentRef"]["name"]
-        told = {"task": to_json(task), "task-name": key, "parent-dag-id": "42"}
+        values = {"task": to_json(task), "task-name": key, "parent-dag-id": "42"}
         dag = self._template(
             f"{path}.{key}", f"{reference}-{key}-iterator", path, [_PARENT], kind="DAG"
         )
-        driver = self._dag_driver(f"{dag}.iteration-driver", dag, component, told)
+        driver = self._dag_driver(f"{dag}.iteration-driver", dag, component, values)
         group = f"{dag}.iteration-iterations"
         self._node(group, f"{reference}-iteration", dag, "TaskGroup")
         self._hang(dag, [f"{dag}.iteration-driver"])
@@ -221,7 +221,7 @@ class Run:
             )
             if "dag" in component:
                 step = f"{one}.iteration-item-driver"
-                step = self._dag_driver(step, one, component, {**told, "iteration-index": index})
+                step = self._dag_driver(step, one, component, {**values, "iteration-index": index})
                 item_dag = self._template(
                     f"{one}.iteration-item", reference, one, [_PARENT], kind="DAG"
                 )
@@ -235,15 +235,15 @@ class Run:
     def _executor(self, key: str, task: Json, path: str, scope: Scope) -> list[str]:
         component = self.component(task)
         executor = self.pipeline["deploymentSpec"]["executors"][component["executorLabel"]]
-        told: Json = {"component": to_json(component), "task": to_json(task)}
+        values: Json = {"component": to_json(component), "task": to_json(task)}
         if "importer" in executor:
-            told |= {"importer": to_json(executor["importer"]), "parent-dag-id": "42"}
-            inputs = [{"name": name, "value": value} for name, value in told.items()]
+            values |= {"importer": to_json(executor["importer"]), "parent-dag-id": "42"}
+            inputs = [{"name": name, "value": value} for name, value in values.items()]
             return [self._template(f"{path}.{key}", "system-importer", path, inputs)]
         kubernetes = self.kubernetes.get(component["executorLabel"], {})
-        told |= {"container": to_json(executor["container"]), "task-name": key}
-        told |= {"parent-dag-id": "42"}
-        inputs = [{"name": name, "value": value} for name, value in told.items()]
+        values |= {"container": to_json(executor["container"]), "task-name": key}
+        values |= {"parent-dag-id": "42"}
+        inputs = [{"name": name, "value": value} for name, value in values.items()]
         inputs.append({"name": "iteration-index", "default": "-1", "value": "-1"})
         settings = to_json(kubernetes) if kubernetes else ""
         inputs.append({"name": "kubernetes-config", "default": "", "value": settings})
@@ -275,10 +275,10 @@ class Run:
         self._hang(dag, [inside])
         return self._close(dag, [pod])
 
-    # What tasks hand on.
+    # What tasks pass on.
 
     def _enter(self, key: str, task: Json, parent: Json, scope: Scope) -> Scope:
-        """Look up the inputs of a task; what another task gives is made up."""
+        """Return the inputs of a task; outputs of other tasks are made up."""
         inputs = task.get("inputs", {})
         parameters: Json = {}
         for name, source in inputs.get("parameters", {}).items():
@@ -318,22 +318,23 @@ class Run:
         return known.get(kind or "", uris[0] if uris else "")
 
     def _items(self, iterator: Json, scope: Scope) -> list[Any]:
-        """List what a loop runs over; as many as asked for where only a run knows."""
+        """Return the items of a loop; as many as requested if only a run knows them."""
         items = iterator["items"]
         found = json.loads(items["raw"]) if "raw" in items else None
         found = found or scope.parameters.get(items.get("inputParameter", ""))
         return found if isinstance(found, list) and found else list(range(self.iterations))
 
     def _place(self, scope: Scope, origin: Json, index: int) -> str:
-        """Make up where another task's outputs lie."""
+        """Return a made-up location for another task's outputs."""
         return scope.place_of(self.pipeline_name, origin["producerTask"], index)
 
-    # What Argo writes down.
+    # What Argo records.
 
-    def _dag_driver(self, path: str, boundary: str, component: Json, told: Json) -> str:
+    def _dag_driver(self, path: str, boundary: str, component: Json, values: Json) -> str:
         inputs: list[Json] = [{"name": "component", "value": to_json(component)}]
         for name, default in _DRIVER_DEFAULTS.items():
-            inputs.append({"name": name, "default": default, "value": str(told.get(name, default))})
+            value = str(values.get(name, default))
+            inputs.append({"name": name, "default": default, "value": value})
         answers = {"execution-id": "42", "iteration-count": "0", "condition": "true"}
         return self._template(path, "system-dag-driver", boundary, inputs, answers)
 
@@ -346,11 +347,11 @@ class Run:
         answers: Mapping[str, str] | None = None,
         kind: str = "Pod",
     ) -> str:
-        """Write the two nodes of a template; the attempt's path."""
-        told: Json = {"inputs": {"parameters": inputs}} if inputs else {}
+        """Write the two nodes of a template, and return the path of the attempt."""
+        values: Json = {"inputs": {"parameters": inputs}} if inputs else {}
         if kind == "Pod":
             log = f"private-artifacts/kubeflow/{self.name}/2026/01/01/{self._id(path)}/main.log"
-            told["outputs"] = {
+            values["outputs"] = {
                 "artifacts": [{"name": "main-logs", "s3": {"key": log}}],
                 "exitCode": "0",
                 "parameters": [
@@ -359,13 +360,13 @@ class Run:
                 ],
             }
         attempt = f"{path}(0)"
-        self._node(path, template, boundary, "Retry", told)
-        self._node(attempt, template, boundary, kind, {**told, "nodeFlag": {"retried": True}})
+        self._node(path, template, boundary, "Retry", values)
+        self._node(attempt, template, boundary, kind, {**values, "nodeFlag": {"retried": True}})
         self._hang(path, [attempt])
         return attempt
 
     def _node(
-        self, path: str, template: str, boundary: str, kind: str, told: Json | None = None
+        self, path: str, template: str, boundary: str, kind: str, values: Json | None = None
     ) -> None:
         node: Json = {
             "id": self._id(path),
@@ -380,7 +381,7 @@ class Run:
             "finishedAt": _TIME,
             "progress": "1/1",
             "resourcesDuration": {"cpu": 0, "memory": 10},
-            **(told or {}),
+            **(values or {}),
             "children": [],
         }
         if kind == "Pod":
