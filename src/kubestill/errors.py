@@ -1,19 +1,19 @@
-"""What can go wrong, as one tree.
+"""Define everything that can go wrong, as one tree of exceptions.
 
 KubestillError
-├── InvalidInput (ValueError)    the user gave something that cannot work; lists every problem
+├── InvalidInput (ValueError)    the user's input cannot work; lists every problem
 ├── StoreError
 │   ├── NotFound                 no object at that key
-│   ├── Conflict                 somebody else swapped first
+│   ├── Conflict                 another writer swapped first
 │   ├── PermissionDenied         the store refuses these credentials
-│   │   └── NoSuchBucket         it knows no such bucket
+│   │   └── NoSuchBucket         it has no such bucket
 │   └── StoreUnavailable         transient, and retrying did not help
-├── ClusterError                 Kubeflow or a registry refused or failed; says what to do about it
+├── ClusterError                 Kubeflow or a registry refused or failed; names the remedy
 ├── CorruptData                  bytes that do not match their digest, or cannot be parsed
-├── Fenced                       a newer attempt owns this training
+├── Fenced                       a newer attempt owns this training run
 ├── Diverged                     loss or weights became NaN or infinite
-├── Refused                      a check of rows, training or model said no, and why
-└── TrainingFailed               an earlier attempt recorded a failure that retrying cannot mend
+├── Refused                      a check of rows, training run or model failed; says why
+└── TrainingFailed               an earlier attempt recorded a failure that retrying cannot cure
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class KubestillError(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with an input: which field, what it held, and what to do about it."""
+    """One thing wrong with an input: the field, its value, and the remedy."""
 
     field: str
     value: object
@@ -86,14 +86,14 @@ class Problems:
         return len(self._found)
 
     def add(self, field: str, value: object, remedy: str) -> None:
-        """Note that `field` holds `value`, which cannot work; `remedy` says what would."""
+        """Note that the value of `field` cannot work; `remedy` says what would."""
         self._found.append(Problem(field, value, remedy))
 
     @contextmanager
     def collect(self, field: str = "", value: object = None) -> Generator[None, None, None]:
-        """Turn an `InvalidInput` raised inside into problems of this list, and go on.
+        """Add the problems of an `InvalidInput` raised inside to this list, and continue.
 
-        Where `field` is named, `CorruptData` becomes a problem of that field, too.
+        If `field` is given, `CorruptData` becomes a problem of that field as well.
         """
         try:
             yield
@@ -105,21 +105,21 @@ class Problems:
             self.add(field, value, f"{error}; run what made it again")
 
     def raise_if_any(self) -> None:
-        """Raise `InvalidInput` with everything noted so far, if there is anything."""
+        """Raise `InvalidInput` with all problems noted so far, if there are any."""
         if self._found:
             raise InvalidInput(self._found)
 
 
 class StoreError(KubestillError):
-    """A store could not do what was asked."""
+    """A store could not do what was requested."""
 
 
 class NotFound(StoreError):
-    """There is no object at that key."""
+    """No object has that key."""
 
 
 class Conflict(StoreError):
-    """A compare-and-swap lost: the cell no longer holds the expected version."""
+    """A compare-and-swap lost: the cell no longer has the expected version."""
 
 
 class PermissionDenied(StoreError):
@@ -131,13 +131,13 @@ class NoSuchBucket(PermissionDenied):
 
 
 class StoreUnavailable(StoreError):
-    """The store kept failing in a way that usually passes, longer than we were told to wait."""
+    """The store kept failing in a way that usually passes, for longer than it is retried."""
 
 
 class ClusterError(KubestillError):
     """Kubeflow's API, or an image registry, refused, failed or could not be reached.
 
-    `status` is the HTTP status of its answer, 0 where there was none.
+    `status` is the HTTP status of its answer, 0 if there was none.
     """
 
     def __init__(self, message: str, status: int = 0):
@@ -150,7 +150,7 @@ class CorruptData(KubestillError):
 
 
 class Fenced(KubestillError):
-    """A newer attempt owns this training; this one stops and deletes nothing."""
+    """A newer attempt owns this training run; this one stops and deletes nothing."""
 
 
 class Diverged(KubestillError):
@@ -158,7 +158,7 @@ class Diverged(KubestillError):
 
 
 class Refused(KubestillError):
-    """`overfit-batch` or `certify-surrogate` looked and said no; the message is the diagnosis."""
+    """`overfit-batch` or `certify-surrogate` refused; the message is the diagnosis."""
 
 
 class TrainingFailed(KubestillError):
@@ -166,7 +166,7 @@ class TrainingFailed(KubestillError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Say which of the `known` names are meant, nearest first: the tail of a remedy."""
+    """Return the end of a remedy: which of the `known` names may be meant, nearest first."""
     names = sorted(known)
     close = get_close_matches(name, names, n=3, cutoff=0.5)
     if close:

@@ -1,8 +1,8 @@
-"""What a compiled step starts: `python3 -m kubestill.step kfp.dsl.executor_main …`.
+"""Start a compiled step: `python3 -m kubestill.step kfp.dsl.executor_main …`.
 
-A step carries no source. Argo keeps several copies of whatever a step's command says, and a
-megabyte of them stops Kubeflow's list of tasks; so the command names a component, and the function
-is the one that lies in the image.
+A step carries no source. Argo keeps several copies of a step's command, and above a megabyte of
+them Kubeflow's list of tasks stops changing. So the command names a component, whose function is in
+the image.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 from kubestill.supervision import Ended, allowed_restarts, forget_outputs, supervise
 
 EXECUTOR = "kfp.dsl.executor_main"
-"""Whose place this module takes. `kfp.local` runs no command that does not name it."""
+"""The module that this one replaces; `kfp.local` runs no command that does not name it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one step, again where it was killed; returns its exit code."""
+    """Run one step, again if it was killed, and return its exit code."""
     parser = argparse.ArgumentParser(prog="python3 -m kubestill.step", description=__doc__)
     parser.add_argument("executor", choices=[EXECUTOR], help="whose arguments follow")
     parser.add_argument("--executor_input", required=True, help="what Kubeflow hands over, as JSON")
@@ -41,8 +41,8 @@ def execute(component: str, executor_input: dict[str, Any]) -> None:
     """Run a component's function through Kubeflow's own executor.
 
     Args:
-        component: As in `kubestill.components`, such as `train_teacher`.
-        executor_input: Inputs, and where outputs go.
+        component: Name in `kubestill.components`, such as `train_teacher`.
+        executor_input: Inputs and output locations.
     """
     function = load_function(component)
     from kfp.dsl.executor import Executor
@@ -51,7 +51,7 @@ def execute(component: str, executor_input: dict[str, Any]) -> None:
 
 
 def _leave_the_cause(component: str, executor_input: dict[str, Any], ended: Ended) -> None:
-    """Record why the step failed; where it went well, take away what an earlier attempt left."""
+    """Record why the step failed; if it succeeded, remove the record of an earlier attempt."""
     # Here, not in the child, which may have been killed.
     from kubestill.runtime.steps.failures import clear_failure, record_failure
 
@@ -70,9 +70,9 @@ def _leave_the_cause(component: str, executor_input: dict[str, Any], ended: Ende
 
 
 def load_function(component: str) -> Callable[..., Any]:
-    """Import a component's function, without what only compiling needs.
+    """Import a component's function without the parts of kfp that only compiling needs.
 
-    Kubeflow's SDK leaves out its compiler where steps run, and with it the decorator.
+    Where steps run, Kubeflow's SDK leaves out its compiler, and with it the decorator.
     """
     os.environ["_KFP_RUNTIME"] = "true"
     from kfp import dsl
