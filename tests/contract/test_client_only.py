@@ -55,7 +55,7 @@ def extras(root):
 def told(without, extras, tmp_path_factory):
     folder = tmp_path_factory.mktemp("client")
     others = set().union(*(extras[name] for name in ("runtime", "s3", "docker", "onnx")))
-    blocked = {MODULES.get(name, name) for name in others - extras["client"]}
+    blocked = {str(MODULES.get(name, name)) for name in others - extras["client"]}
     assert {"torch", "numpy", "pyarrow", "sklearn", "botocore"} <= blocked
     where = {"FOLDER": str(folder), "KUBESTILL_HOST": "http://127.0.0.1:9"}
     where |= {"KUBESTILL_CONFIG": "/dev/null", "KUBECONFIG": "/dev/null"}

@@ -29,7 +29,8 @@ class _Group(click.Group):
         except KubestillError as error:
             raise click.ClickException(clean(error, lines=True)) from error
         except click.ClickException as error:
-            error.message = clean(error.message, lines=True)
+            shown = clean(error.message, lines=True)
+            error.message = shown  # pyright: ignore[reportAttributeAccessIssue]
             raise
         except ModuleNotFoundError as error:
             remedy = explain_missing(error.name or "")

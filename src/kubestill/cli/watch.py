@@ -47,7 +47,7 @@ class Watcher:
         self._verbose = verbose
         self._shown: Steps | None = None
         self._names = NodeNames()
-        self._told: dict[str, tuple[object, ...]] = {}
+        self._told: dict[str, tuple[str, int, int, int]] = {}
         self._reasons: dict[str, str] = {}
         self._pending: dict[str, float] = {}
         self._asked = float("-inf")
@@ -191,6 +191,7 @@ def watch(
     finally:
         if watcher:
             watcher.close()
+    assert watcher is not None
     assert watcher.progress is not None
     finish(api, run, spec, watcher.progress)
 
