@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +30,7 @@ __all__ = [
     "workers",
 ]
 
+_ADDRESS = re.compile(r"((?!file:)[a-z][a-z0-9]*)://([^/]+)/(.+)", re.DOTALL)
 _MOUNTS = {"/gcs/": "gs", "/minio/": "minio", "/s3/": "s3"}
 """Where Kubeflow's launcher lays buckets out in a pod."""
 
@@ -76,11 +78,12 @@ def check_places(root: str, parts: Sequence[Part]) -> str:
     """
     homes: set[tuple[str, str]] = set()
     for part in parts:
-        scheme, _, rest = part.path.rpartition("://")
-        bucket, _, key = rest.partition("/") if scheme else ("", "", rest.removeprefix("/"))
-        if any(name in ("", ".", "..") for name in key.split("/")) or "\0" in key:
+        match = _ADDRESS.fullmatch(part.path)
+        scheme, bucket, key = match.groups() if match else ("", "", part.path.removeprefix("/"))
+        names = key.split("/")
+        if any(name in ("", ".", "..") for name in names) or "\0" in key or names[0][-1:] == ":":
             return f"the path of a part, {part.path[:200]!r}, leads nowhere below its root"
-        if scheme or rest.startswith("/"):
+        if scheme or part.path.startswith("/"):
             homes.add((scheme, bucket))
     own = _home(root)
     if own[0] and homes - {own}:
