@@ -235,6 +235,7 @@ class Steps:
     def footer(self, line: str) -> None:
         """Say below all steps how the whole run stands; only where a person looks."""
         self._footer = clean(line)
+        self._refresh()
 
     def begin(self, name: str, part: str = "", *, total: int = 0, age_s: float = 0.0) -> None:
         """Show that a step starts; nothing new where it has been shown.
@@ -257,9 +258,8 @@ class Steps:
             self._rows[name] = row
             if grouped:
                 row.count(0, total)
-            if self._live:
-                self._screen.refresh()
-            else:
+            self._refresh()
+            if not self._live:
                 self.say(f"▸ {name}")
 
     def tell(self, name: str, line: str, part: str = "") -> None:
@@ -291,6 +291,7 @@ class Steps:
             row = self._rows[clean(name)]
             row.loop = True
             row.count(done, total)
+            self._refresh()
             self._whisper(row, f"{row.name}: {done}/{total}  {row.pace}")
 
     def finish(self, name: str, part: str = "", *, ok: bool, seconds: float) -> None:
@@ -328,6 +329,10 @@ class Steps:
         if not self._live and (self._verbose or now - row.last_line >= QUIET_S):
             row.last_line = now
             self.say(f"    {line.rstrip()}")
+
+    def _refresh(self) -> None:
+        if self._live:
+            self._screen.refresh()
 
     def _render(self) -> Text:
         """Return the lines that are written over; without the lock, as the screen has its own."""

@@ -58,23 +58,31 @@ def store(server: Kubeflow, workflow: Workflow, files: dict[str, bytes]) -> None
     server.objects |= {f"{ROOT}/{run}/{name}": content for name, content in files.items()}
 
 
-def play_all(workflow: Workflow) -> None:
-    """Let each state last for longer than the client's pause."""
-    pause = 0.15
-    for key, *iterations in (("prepare",), ("label", 0), ("label", 1), ("label", 2)):
-        workflow.start(key, *iterations)
-        if key == "label":
-            workflow.count("for-loop-1", 3)
-        time.sleep(pause)
-        workflow.end(key, *iterations)
-    workflow.start("train")
-    time.sleep(pause)
-    workflow.fail_attempt("train")
-    workflow.start("train", attempt=1)
-    time.sleep(pause)
-    workflow.end("train", attempt=1)
-    workflow.skip("condition-2")
-    workflow.end("judge-2")
+def play_all(server: Kubeflow, *, watched: bool = True) -> Callable[[Workflow], None]:
+    """Play a run of which whoever watches it sees each state."""
+
+    def look(workflow: Workflow) -> None:
+        question = f"GET runs/{workflow.record['run_id']}"
+        asked = server.requests.count(question)
+        wait_until(lambda: not watched or server.requests.count(question) >= asked + 2)
+
+    def play(workflow: Workflow) -> None:
+        for key, *iterations in (("prepare",), ("label", 0), ("label", 1), ("label", 2)):
+            workflow.start(key, *iterations)
+            if key == "label":
+                workflow.count("for-loop-1", 3)
+            look(workflow)
+            workflow.end(key, *iterations)
+        workflow.start("train")
+        look(workflow)
+        workflow.fail_attempt("train")
+        workflow.start("train", attempt=1)
+        look(workflow)
+        workflow.end("train", attempt=1)
+        workflow.skip("condition-2")
+        workflow.end("judge-2")
+
+    return play
 
 
 def told(output: str) -> list[str]:
@@ -84,7 +92,7 @@ def told(output: str) -> list[str]:
 
 
 def test_each_step_shows_once_with_its_shards_and_attempts(server, command):
-    server.executor = play_all
+    server.executor = play_all(server)
     assert told(command(*REMOTE)) == [
         "▸ prepare",
         "✓ prepare",
@@ -101,7 +109,7 @@ def test_each_step_shows_once_with_its_shards_and_attempts(server, command):
     "start", [(*REMOTE, "-v"), ("runs", "follow", "-v")], ids=["remote", "follow"]
 )
 def test_verbose_shows_every_shard(server, command, start):
-    server.executor = play_all
+    server.executor = play_all(server)
     if start[0] == "runs":
         command(*REMOTE, "--no-wait")
         start = (*start, next(iter(server.runs)))
@@ -355,7 +363,7 @@ def test_follow_shows_what_was_before(server, command):
 def test_ls_and_show(server, command):
     server.executor = fail_with(log=TRACEBACK)
     command(*REMOTE, "--no-wait")
-    server.executor = play_all
+    server.executor = play_all(server, watched=False)
     command(*REMOTE, "--no-wait")
     for run in server.runs:
         server.wait(run)
@@ -460,7 +468,7 @@ def test_whoever_leaves_is_told_that_the_run_goes_on(server, start, number):
 
 def test_where_a_person_looks_there_is_a_bar(server, start, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
-    server.executor = play_all
+    server.executor = play_all(server)
     with open_terminal() as (inner, screen, close):
         assert start(*REMOTE, stdout=inner).wait(timeout=60) == 0
         close()
