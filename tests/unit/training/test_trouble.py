@@ -11,9 +11,12 @@ import pytest
 import torch
 
 from kubestill.errors import Diverged, InvalidInput, TrainingFailed
+from kubestill.runtime.base.artifacts import LocalArtifact
 from kubestill.runtime.checkpoints import Checkpoint, load_state
 from kubestill.runtime.checkpoints.inspection import ledgers
 from kubestill.runtime.checkpoints.ledger import read_ledger_artifact
+from kubestill.runtime.models.export import load_model
+from kubestill.runtime.steps.select_checkpoint import select_checkpoint
 from kubestill.runtime.training import job as training_job
 from kubestill.runtime.training.device import Machine
 from kubestill.runtime.training.engine import Trainer
@@ -75,6 +78,29 @@ def test_what_a_divergence_leaves_is_sound(train: Train, tmp_path: Path) -> None
     for entry in ledger.entries:
         tensors = load_state(Checkpoint.of(ledger, entry)).tensors
         assert all(bool(t.isfinite().all()) for t in tensors.values() if t.is_floating_point())
+
+
+def test_a_diverged_run_is_selected_from_by_what_it_followed(
+    train: Train, line: Make, tmp_path: Path
+) -> None:
+    """No record was written, but every state carries the curves, pruned milestones included."""
+    settings = {"warmup_steps": 60, "milestone_every": 1, "milestone_unit": "steps"}
+    keep = {"keep_bytes": 0, "keep_last": 1, "keep_best": 1, "keep_phases": False}
+    with pytest.raises(Diverged):
+        train(
+            network_args={"hidden": []},
+            optimizer="SGD",
+            learning_rate=1e2,
+            validation=line("held"),
+            settings={**settings, "checkpoints": keep},
+        )
+    ledger = LocalArtifact(str(tmp_path / "out" / "ledger"), metadata={"kind": "ledger"})
+    names = ("checkpoint", "model", "report", "summary")
+    out = {name: LocalArtifact(str(tmp_path / "chosen" / name)) for name in names}
+    (tmp_path / "chosen").mkdir()
+    _, model, reason = select_checkpoint(ledger=ledger, **out)
+    assert load_model(model).spec.task == "regression"
+    assert re.search(r"with rmse \S+ is the best of the \d milestones kept of \d+", reason)
 
 
 def test_weights_that_the_last_step_broke_are_not_exported(train: Train, tmp_path: Path) -> None:

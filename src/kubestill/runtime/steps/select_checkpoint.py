@@ -1,4 +1,4 @@
-"""Task of the component `select-checkpoint`: choose one milestone, export it, say why.
+"""Run `select-checkpoint`: choose one milestone, export it, say why.
 
 Reads the small ledger and the chosen state; more states only where candidates are scored again.
 """
@@ -26,6 +26,7 @@ from kubestill.runtime.checkpoints.ledger import (
     read_ledger_artifact,
     write_checkpoint_artifact,
 )
+from kubestill.runtime.checkpoints.manifest import read_manifest
 from kubestill.runtime.checkpoints.restore import read_state
 from kubestill.runtime.checkpoints.state import TrainingState
 from kubestill.runtime.datasets.manifest import Dataset
@@ -51,7 +52,7 @@ from kubestill.runtime.selection.request import (
 from kubestill.runtime.selection.rules import Choice, select
 from kubestill.runtime.stores import join_uri, open_store
 from kubestill.runtime.stores.base import Store
-from kubestill.runtime.training.record import Chosen, TrainingRecord, training_of
+from kubestill.runtime.training.record import Chosen, Curves, TrainingRecord, training_of
 
 __all__ = ["SelectionSettings", "select_checkpoint"]
 
@@ -342,9 +343,17 @@ def _serving(record: TrainingRecord | None) -> Serving:
 
 
 def _evidence(ledger: Ledger, record: TrainingRecord | None) -> Evidence:
-    """Return the curves of the training run; of the kept milestones where it is unfinished."""
+    """Return the curves of the training run: from its record, else from its newest checkpoint.
+
+    Where neither has them, those of the kept milestones are left.
+    """
     if record is not None:
         return Evidence(curves=record.curves.to_json(), own_metric=record.metric)
+    for newest in ledger.newest_first[:1]:
+        with suppress(KubestillError, KeyError, ValueError):
+            meta = read_manifest(open_store(ledger.uri), newest.manifest).meta
+            curves = Curves.model_validate(meta["curves"]).to_json()
+            return Evidence(curves=curves, own_metric=str(meta["stopping"]["metric"]))
     train: list[dict[str, float]] = []
     validation: list[dict[str, float]] = []
     for entry in ledger.milestones:
