@@ -1,4 +1,4 @@
-"""Where a training's three phases lie: high-level structure, detail, overfitting.
+"""Tell the three phases of a training run apart: high-level structure, detail, overfitting.
 
 The rule, in the order it is applied (`RULE` says it in short):
 
@@ -48,7 +48,7 @@ STANDARD_ERRORS = 4.0
 LEAST_RISE = 0.01
 """A rise below this part of the fall is not worth calling overfitting, however certain."""
 LEAST_POINTS = 6
-"""Validation points below which noise cannot be told from a rise."""
+"""Validation points below which a rise cannot be distinguished from noise."""
 
 MOST_WIDTHS, MOST_OPEN = 8, 16
 """Widths of smoothing that `boundary_candidates` tries, and newest points that it names."""
@@ -102,13 +102,13 @@ def detect_phases(
     metric: str = "",
     followed: str = "validation",
 ) -> Phases:
-    """Tell the three phases apart from a training's curves so far.
+    """Find the three phases in the curves of a training run so far.
 
     Args:
         curves: `{"train": [{"step", "loss"}], "validation": [{"step", <metric>, ...}]}` as in
             `training.json`; either may be empty.
-        metric: What the training followed. It is read from the validation points where smaller is
-            better, else the first loss they hold: overfitting shows in a loss long before it
+        metric: What the training run follows. It is read from the validation points where smaller
+            is better, else the first loss they hold: overfitting shows in a loss long before it
             shows in an accuracy.
         followed: What those points are called in `why`: "whole-domain" where they are of all rows.
     """
@@ -165,7 +165,7 @@ def boundary_candidates(
 
 
 def phase_of(phases: Phases, step: int) -> Phase:
-    """Return the phase a training was in at `step`; a boundary belongs to the phase it ends."""
+    """Return the phase of a training run at `step`; a boundary belongs to the phase it ends."""
     structure, detail = phases.boundaries.structure, phases.boundaries.detail
     if detail is not None and step > detail:
         return 3
@@ -213,7 +213,7 @@ def _rise_after(
 
 def _end_of_structure(curve: _Curve) -> tuple[int | None, str]:
     if len(curve.steps) < 3:
-        return None, f"phase 1 cannot be told from {len(curve.steps)} points"
+        return None, f"phase 1 cannot be determined from {len(curve.steps)} points"
     values = _scaled(curve.values)
     half = half_window(len(values))
     smoothed = smooth(values, half)

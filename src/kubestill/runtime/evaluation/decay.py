@@ -1,4 +1,4 @@
-"""Has a champion become worse than it was when it was promoted?
+"""Test whether a champion has become worse than it was when it was promoted.
 
 Each score is held against the record of its promotion. Both are sample means of different rows, so
 their difference has the standard error sqrt(e1² + e2²), and its z-score is referred to the normal
@@ -91,8 +91,8 @@ def _adjusted(found: Sequence[Decay], alpha: float) -> tuple[Decay, ...]:
     if not found:
         return ()
     p_values = stats.false_discovery_control([decay.p_value for decay in found])
-    told = [
+    adjusted = [
         replace(decay, p_value=float(p), evident=bool(p <= alpha))
         for decay, p in zip(found, p_values, strict=True)
     ]
-    return tuple(sorted(told, key=lambda decay: decay.p_value))
+    return tuple(sorted(adjusted, key=lambda decay: decay.p_value))

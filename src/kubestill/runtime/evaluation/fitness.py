@@ -1,4 +1,4 @@
-"""Are these rows fit to judge and to learn from, or is something wrong with the data itself?
+"""Test whether rows are fit to judge and to learn from, or something is wrong with the data.
 
 A model that meets a changed world should learn from it; one that meets broken data must not. So
 rows are compared with the profile of those the champion was promoted on. What has an innocent
@@ -93,7 +93,7 @@ def compare_rows(
         for shift, p in zip(found, adjusted, strict=True)
         if p <= alpha and shift.size >= _LEAST[shift.kind]
     ]
-    # A column that is in another unit has drifted and left its range, too; it is told once.
+    # A column that is in another unit has drifted and left its range, too; it is reported once.
     for kind, weaker in (
         ("unit", ("range", "drift")),
         ("range", ("drift",)),

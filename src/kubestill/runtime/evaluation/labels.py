@@ -1,4 +1,4 @@
-"""Do the labels have anything to do with the rows?
+"""Test whether the labels have anything to do with the rows.
 
 A champion that decays still knows something, and where it knows nothing any more, the columns
 themselves still tell something about the label. Labels that were shuffled, joined to the wrong rows

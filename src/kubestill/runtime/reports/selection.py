@@ -1,4 +1,4 @@
-"""What was compared and what was chosen, as a page and in short."""
+"""Report a selection: what was compared and what was chosen, as a page and in short."""
 
 # matplotlib is only partly typed.
 from __future__ import annotations
@@ -37,7 +37,7 @@ M = TypeVar("M", bound=Milestone)
 
 @dataclass(frozen=True, kw_only=True)
 class Account(Generic[M]):
-    """One selection, as far as a reader wants to know it."""
+    """One selection, as far as its report shows it."""
 
     choice: Choice[M]
     phases: Phases
@@ -46,7 +46,7 @@ class Account(Generic[M]):
     bytes_read: int
     """State that was read in order to choose and export."""
     bytes_kept: int
-    """State of all checkpoints that the training kept."""
+    """State of all checkpoints that are kept."""
     notices: Sequence[str] = ()
     """What went wrong on the way, one sentence each."""
 

@@ -1,4 +1,4 @@
-"""Task of the component `continuous-eval`: score, compare, decide, report, remember."""
+"""Run `continuous-eval`: score, compare, decide, report, remember."""
 
 from __future__ import annotations
 

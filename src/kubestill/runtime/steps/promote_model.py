@@ -1,4 +1,4 @@
-"""Task of the component `promote-model`: make the challenger champion, if it is the one judged."""
+"""Run `promote-model`: make the challenger the champion, if it is the one that was judged."""
 
 from __future__ import annotations
 
@@ -58,14 +58,15 @@ def promote_model(
 
     Args:
         model: The challenger.
-        ledger: Its training.
-        registry: Where.
-        run_id: The run whose window judged it.
+        ledger: Of its training run.
+        registry: Folder that holds champions and history.
+        run_id: The run whose rows judged it.
         summary: Output: Markdown.
         record: Of the continuous-eval that judged it: it holds the decision.
-        metrics: Of the same, where a version made it that kept the decision in their metadata.
-        model_registry: Address of the Kubeflow Model Registry that is told; empty: nobody is.
-        model_name: What it calls the model; empty: the registry's last folder.
+        metrics: Of the same continuous-eval, where an older version kept the decision in their
+            metadata.
+        model_registry: Registers the model at this Kubeflow Model Registry; empty skips that.
+        model_name: Name of the model there; empty takes the registry's last folder.
 
     Returns:
         version: Of the new champion.
@@ -106,18 +107,18 @@ def promote_model(
             "reason": decision.reason,
         },
     )
-    told = f"champion {champion.version}: {decision.reason}"
+    line = f"champion {champion.version}: {decision.reason}"
     uri = store.model_uri(champion)
     if model_registry:
         name = model_name or store.uri.rstrip("/").rpartition("/")[2]
-        told += "\n\nModel Registry: " + _publish(model_registry, name, champion, uri)
-    write_summary(told + "\n", summary)
-    print(told, flush=True)
+        line += "\n\nModel Registry: " + _publish(model_registry, name, champion, uri)
+    write_summary(line + "\n", summary)
+    print(line, flush=True)
     return champion.version, uri
 
 
 def _publish(address: str, name: str, champion: Champion, uri: str) -> str:
-    """Register the champion; whether that works changes nothing about who is champion."""
+    """Register the champion; a failure does not undo the promotion."""
     try:
         return f"{register(address, name, champion, uri)}."
     except NotRegistered as error:
@@ -168,7 +169,7 @@ def _read_decision(record: Artifact | None, metrics: Artifact | None) -> Decisio
 
 
 def _check_judged(decision: DecisionRecord, digest: str, state: State, held: Claim) -> None:
-    """Refuse to bless anything else than what was judged."""
+    """Refuse to promote anything but what was judged."""
     problems = Problems()
     if decision.decision not in _PROMOTING:
         problems.add("decision", decision.decision, "only 'promote' makes a champion")
