@@ -18,6 +18,8 @@ from kubestill.client.steps import Step, read_steps
 ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 NEVER = "0001-01-01T00:00:00Z"
 """The end of what has not ended."""
+NOT_YET = "1970-01-01T00:00:00Z"
+"""The end of a run that goes on, as a real one says it."""
 
 
 def now() -> str:
@@ -92,9 +94,7 @@ class Workflow:
                 return
             self.record["state"] = state
             history.append({"update_time": now(), "state": state})
-            self.record.pop("finished_at", None)
-            if state in ENDED:
-                self.record["finished_at"] = now()
+            self.record["finished_at"] = now() if state in ENDED else NOT_YET
 
     def begin(self) -> None:
         """Start the workflow, or start it again after a failure."""

@@ -143,12 +143,12 @@ def was_canceled(run: Mapping[str, Any]) -> bool:
 
 
 def read_time(text: object) -> datetime | None:
-    """Read a time of the API; None where there is none: the year 1 stands for that."""
+    """Read a time of the API; None where there is none: the year 1 or 1970 stands for that."""
     try:
         moment = datetime.fromisoformat(str(text or ""))
     except ValueError:
         return None
-    return moment if moment.year > 1 and moment.tzinfo is not None else None
+    return moment if moment.year > 1970 and moment.tzinfo is not None else None
 
 
 def _entries(run: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -203,6 +203,13 @@ def test_show_says_what_the_recording_says(server, name, monkeypatch, tmp_path):
     assert not re.search(r"executor|driver|root|iteration|onExit|condition|\(0\)", table)
 
 
+def test_nobody_says_how_long_a_run_took_that_goes_on(server):
+    run = load("run.going-on")
+    server.runs[run["run_id"]] = run
+    result = CliRunner().invoke(main, ["runs", "ls", "--host", server.host])
+    assert result.output.splitlines()[-1].endswith("  running  2026-11-28 06:08")
+
+
 # The double, held against the recordings.
 
 
@@ -292,6 +299,13 @@ def test_the_double_tells_of_a_run_as_kubeflow_does(played):
     assert set(played(play_well)) == set(load("run.succeeded"))
     words = [one["state"] for one in played(play_badly)["state_history"]]
     assert words == [one["state"] for one in load("run.failed")["state_history"]]
+
+
+def test_the_double_says_when_a_run_ends_that_goes_on_as_kubeflow_does(server, api, package):
+    run_id = start_run(api, ensure_version(api, package), {}, name="a run", experiment="e")
+    server.start(run_id, lambda workflow: workflow.stopped.wait(10))
+    assert get_run(api, run_id)["finished_at"] == load("run.going-on")["finished_at"]
+    api.post(f"runs/{run_id}:terminate")
 
 
 def test_the_double_has_every_kind_of_node_that_a_run_with_a_loop_has(played):
