@@ -1,4 +1,4 @@
-"""Refinement: exact labels where a surrogate errs most.
+"""Refine a dataset: add exact labels where a surrogate's error is largest.
 
 Each block of rows is chosen among its own stretch of a Sobol sequence, so that blocks can be made
 anywhere and in any order. Give every further round of refinement a seed of its own.
@@ -21,7 +21,7 @@ __all__ = ["Adaptive"]
 
 
 class Adaptive:
-    """The rows of a system that a surrogate gets most wrong.
+    """The rows of a system on which a surrogate's error is largest.
 
     Args:
         system: What labels them.

@@ -1,4 +1,4 @@
-"""Covering a system's domain: every row's inputs by its number, then their exact labels.
+"""Cover a system's domain: compute every row's inputs from its number, then their exact labels.
 
 Row g depends on the method, the seed and g (for a Latin hypercube also on the number of rows),
 never on the shard that makes it.
@@ -24,7 +24,7 @@ from kubestill.runtime.generation.systems.system import System
 Floats = NDArray[np.float64]
 
 SMALLEST = 2.0**-53
-"""Unit numbers are kept this far inside (0, 1), where every inverse distribution is finite."""
+"""Distance of unit numbers from 0 and 1, so that every inverse distribution is finite."""
 
 
 class GridSettings(BaseModel):
@@ -73,7 +73,7 @@ COVERINGS: dict[str, type[BaseModel]] = {
 MAX_SOBOL_WIDTH = 21_201
 """Dimensions for which direction numbers are known."""
 SOBOL_BITS = 32
-"""Of a point, whatever the number of rows: it must not change the points. There are 2^32."""
+"""Bits of a point. The number of rows must not change the points, of which there are 2^32."""
 
 
 class Covering:

@@ -13,7 +13,7 @@ Codes = NDArray[np.int64]
 Rows = NDArray[np.int64]
 
 CHUNK_ROWS = 65_536
-"""Columns are measured this many rows at a time, to bound the memory taken by temporaries."""
+"""Rows measured at a time, to bound the memory of temporaries."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +56,9 @@ class Spread:
     high: Floats
     mean: Floats
     std: Floats
-    """Population standard deviation; 1 where a column is constant, so that it can divide."""
+    """Population standard deviation; 1 for a constant column, so that it can divide."""
     integer: NDArray[np.bool_]
-    """Every value seen is a whole number, and so must every new one be."""
+    """Whether all values are whole numbers, so that new ones must be as well."""
 
     def valid(self, values: Floats) -> Floats:
         """Return values [N, D] inside the observed range, whole where the column is; NaN stays."""
@@ -66,7 +66,7 @@ class Spread:
 
 
 class Originals(Frame):
-    """The rows a generator starts from, with what it has to know about each column."""
+    """The rows that a generator starts from, with the statistics of each column."""
 
     @cached_property
     def numeric_spread(self) -> Spread:

@@ -96,10 +96,10 @@ def _place(provenance: Provenance) -> tuple[int, int] | None:
     Raises:
         CorruptData: The provenance does not say it in whole numbers.
     """
-    told = _telling(provenance, "shard")
-    if told is None:
+    recorded = _telling(provenance, "shard")
+    if recorded is None:
         return None
-    number, count = told["shard"], told.get("shards")
+    number, count = recorded["shard"], recorded.get("shards")
     if (
         type(number) is not int
         or type(count) is not int
@@ -111,8 +111,8 @@ def _place(provenance: Provenance) -> tuple[int, int] | None:
 
 def _complete(provenance: Provenance) -> bool:
     """Tell whether all shards together, which are there by now, are a complete domain."""
-    told = _telling(provenance, "complete_domain")
-    return told is not None and bool(told["complete_domain"])
+    recorded = _telling(provenance, "complete_domain")
+    return recorded is not None and bool(recorded["complete_domain"])
 
 
 def _telling(provenance: Provenance, key: str) -> Provenance | None:

@@ -1,4 +1,4 @@
-"""The teacher's soft outputs beside the rows they belong to.
+"""Write the teacher's soft outputs beside the rows they belong to.
 
 A thread reads blocks ahead, every core computes a block of its own, and others write Parquet
 behind. Cores that shared each product would wait for the one that reading or writing has just
@@ -32,7 +32,7 @@ LOGITS = "teacher_logits"
 PREDICTION = "teacher_prediction"
 """Column of a regression's outputs [T], in target units."""
 DEPTH = 2
-"""Blocks that may wait to be written, for each that is computed at a time."""
+"""Blocks that may wait to be written, per block that is computed at a time."""
 
 
 def label(predictor: Predictor, dataset: Dataset, root: str) -> Dataset:
@@ -104,7 +104,7 @@ def labelled_schema(spec: ModelSpec, schema: Schema) -> Schema:
 
 @contextmanager
 def _a_thread_each(device: torch.device) -> Generator[int]:
-    """Give every block a thread of its own; how many may be computed at a time."""
+    """Give every block its own thread, and return how many may be computed at a time."""
     threads = torch.get_num_threads()
     if device.type != "cpu":
         yield 2  # one decodes while the device computes for the other

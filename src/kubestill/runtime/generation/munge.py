@@ -77,7 +77,7 @@ class Munge:
     def _move(
         self, mine: NDArray[np.floating], other: NDArray[np.floating], draws: Draws
     ) -> NDArray[np.float64]:
-        """Move values [N, D]; where one is missing there is no distance: the other's is taken."""
+        """Move values [N, D]; if one of a pair is missing, take the other."""
         swapped = draws.take(mine.shape[1]) < self._settings.swap_probability
         noise = normals(draws.take(mine.shape[1])) / self._settings.local_variance
         near = other + noise * np.abs(mine.astype(np.float64) - other)
@@ -85,7 +85,7 @@ class Munge:
         return np.where(swapped, np.where(missing, other, near), mine)
 
     def _move_whole(self, mine: Tensor, other: Tensor, draws: Draws) -> NDArray[np.float64]:
-        """Move the elements of a tensor, but swap it whole where one of the two is missing."""
+        """Move the elements of a tensor; if one of a pair is missing, swap the whole tensor."""
         swapped = draws.take(1) < self._settings.swap_probability
         moved = self._move(mine.values, other.values, draws)
         missing = np.isnan(mine.values + other.values).any(axis=1, keepdims=True)

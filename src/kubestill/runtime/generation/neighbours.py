@@ -1,4 +1,4 @@
-"""The nearest different row of every row, exactly: equal distances go to the lower row.
+"""Find the nearest different row of every row, exactly; ties go to the lower row.
 
 Squared distance = Euclidean over standardised numbers (each tensor element is one) + 1 for each
 category, boolean or missingness that differs. Fast searches only propose candidates; a fixed-order
@@ -21,15 +21,15 @@ from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.generation.frame import Codes, Floats, Originals, Rows
 
 TREE_DIMENSIONS = 12
-"""A k-d tree wins over brute force up to about this many dimensions."""
+"""Dimensions up to which a k-d tree is faster than brute force."""
 QUERY_ROWS = 256
-"""Brute force compares this many rows with the pool at a time."""
+"""Rows that brute force compares with the pool at a time."""
 PAIRS = 1 << 20
-"""Candidate pairs judged, and tree queries made, at a time."""
+"""Candidate pairs checked, and tree queries made, at a time."""
 UNKNOWN = -1
-"""Marks a point whose neighbour has not been asked for yet."""
+"""Marks a point whose neighbour has not been searched for yet."""
 SLACK = 1e-5
-"""Candidates within this part of the squared norms are judged exactly: float32 errs less."""
+"""Candidates within this share of the squared norms are checked exactly; float32 errs less."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Points:
 
 
 class Neighbours:
-    """Answers which original is nearest to an original."""
+    """Finds the original that is nearest to an original."""
 
     def __init__(self, originals: Originals, *, pool: int):
         """Prepare the search.

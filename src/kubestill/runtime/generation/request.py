@@ -1,4 +1,4 @@
-"""What a generation can be told, checked in full before any row is read."""
+"""Check a request for generated rows in full, before any row is read."""
 
 from __future__ import annotations
 

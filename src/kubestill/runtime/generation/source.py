@@ -28,10 +28,10 @@ from kubestill.runtime.datasets.schema import Schema
 
 
 class Source(Protocol):
-    """What a user's class must offer."""
+    """The interface of a user's class."""
 
     schema: Schema
-    """What the columns mean."""
+    """Meaning of the columns."""
 
     def sample(self, rows: NDArray[np.int64], seed: int) -> pd.DataFrame:
         """Return the rows with these global numbers."""

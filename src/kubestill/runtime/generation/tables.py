@@ -1,4 +1,4 @@
-"""Between a dataset's tables and the arrays that generators work on."""
+"""Convert a dataset's tables to the arrays that generators work on, and back."""
 
 from __future__ import annotations
 

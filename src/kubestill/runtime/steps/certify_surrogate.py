@@ -108,9 +108,9 @@ def _check(
         if rows.schema.target is None:
             problems.add("dataset", rows.root, "it has no labels; give what the surrogate learned")
     if rows:
-        told = rows.provenance
-        name = system or str(told.get("system", ""))
-        args = system_args if system or system_args else told.get("system_args", {})
+        recorded = rows.provenance
+        name = system or str(recorded.get("system", ""))
+        args = system_args if system or system_args else recorded.get("system_args", {})
         if name:
             with problems.collect():
                 solver = load_system(name, args) if system else load_named_system(name, args)

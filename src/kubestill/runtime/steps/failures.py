@@ -1,4 +1,4 @@
-"""Why steps failed, in their own words, for whoever comes after them.
+"""Record why a step failed, in its own words, for later steps and for people.
 
 Kubeflow tells an exit handler that a step failed and never why, and its API says no more. So a step
 that fails leaves a small record below the root of its run, and a step that goes well takes away
@@ -130,7 +130,7 @@ def clear_failure(executor_input: Mapping[str, Any]) -> None:
 
 
 def find_run_root(output_uri: str) -> str:
-    """Return the root of the run that an output belongs to; empty where that cannot be told.
+    """Return the root of the run that an output belongs to; empty if it is unknown.
 
     Args:
         output_uri: Of any output artifact: `<root of the run>/<task>/<uuid>/<name>`, or anything
@@ -149,7 +149,7 @@ def find_run_root(output_uri: str) -> str:
 def read_failures(run_root: str) -> list[Failure]:
     """Return why steps of a run failed, in the order in which they did; empty where none says.
 
-    Whatever is no such record is passed over.
+    Files that are no such record are skipped.
 
     Args:
         run_root: As `find_run_root` gives it.
@@ -212,12 +212,12 @@ def _parse(content: bytes) -> Failure | None:
     if not isinstance(form.get("task"), str):
         return None
     kinds = {"attempt": int, "curable": bool}
-    told = {
+    fields = {
         field.name: form[field.name]
         for field in dataclasses.fields(Failure)
         if isinstance(form.get(field.name), kinds.get(field.name, str))
     }
-    return Failure(**told)
+    return Failure(**fields)
 
 
 def _shorten(text: str) -> str:

@@ -66,7 +66,7 @@ def _failures(output_uri: str) -> list[Failure]:
 
 
 def _why(final_status: FinalStatus, failures: list[Failure]) -> str:
-    """Say which step ended the run and why, in one line; empty where nobody says."""
+    """Return in one line which step ended the run and why; empty if unknown."""
     if failures:
         said = " ".join(failures[-1].describe().split())
         return said if said.endswith((".", "!", "?")) else f"{said}."

@@ -17,7 +17,7 @@ __all__ = ["Burgers"]
 MODES = 64
 """Modes of the initial condition; the amplitude of mode 64 is 1/3000 of the mean's."""
 FINE = 8
-"""The reference solves on a grid that is so many times finer."""
+"""Factor by which the grid of the reference is finer."""
 
 Floats = NDArray[np.float64]
 Complex = NDArray[np.complex128]

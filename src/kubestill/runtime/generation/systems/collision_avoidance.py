@@ -1,4 +1,4 @@
-"""A policy table: which way an aircraft should turn from another."""
+"""Compute a policy table: which way an aircraft should turn to avoid another."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ __all__ = ["ADVISORIES", "CollisionAvoidance"]
 
 ADVISORIES = ("clear", "weak-left", "weak-right", "strong-left", "strong-right")
 TURNS = np.deg2rad([0.0, 1.5, -1.5, 3.0, -3.0])
-"""Rate of turn that each advisory asks for, to the left, radians a second."""
+"""Rate of turn that each advisory requests, to the left, in radians per second."""
 SPEED = 200.0
-"""Of both aircraft, feet a second."""
+"""Speed of both aircraft, in feet per second."""
 CONFLICT = 500.0
 """Closer than this when vertical separation is lost is a near mid-air collision; feet."""
 FARTHEST = 12_000.0
 NOISE = ((-0.5, 0.25), (0.0, 0.5), (0.5, 0.25))
-"""Deviation of both pilots' turns, degrees a second, and its probability."""
+"""Deviation of both pilots' turns, in degrees per second, and its probability."""
 ALERT = np.array([0.0, 0.002, 0.002, 0.004, 0.004])
-"""What each advisory costs a second; a collision costs 1."""
+"""Cost of each advisory per second; a collision costs 1."""
 REVERSAL, CHANGE = 0.008, 0.001
-"""What turning the other way costs, and any other change of the advisory."""
+"""Cost of turning the other way, and of any other change of the advisory."""
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""All inputs that a system is defined for, and how to cover them."""
+"""Define the inputs that a system accepts, and cover them."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class Domain:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the inputs, in order."""
+        """Names of the inputs, in order."""
         return tuple(given.name for given in self.inputs)
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """How a dataset holds the inputs."""
+        """The columns that store the inputs in a dataset."""
         return tuple(given.column for given in self.inputs)
 
     @property
@@ -58,7 +58,7 @@ class Domain:
 
     @property
     def grid_rows(self) -> int | None:
-        """How many different rows there are; None where an input is continuous or a field."""
+        """Number of different rows; None if an input is continuous or a field."""
         levels = [given.levels for given in self.inputs]
         known = [count for count in levels if count is not None]
         return math.prod(known) if len(known) == len(levels) else None
@@ -125,11 +125,11 @@ class Domain:
         )
 
     def complete(self, points: Mapping[str, int]) -> bool:
-        """Tell whether a grid with these points leaves out no level of a discrete input."""
+        """Return whether a grid with these points includes every level of the discrete inputs."""
         return all(given.levels in (None, points[given.name]) for given in self.inputs)
 
     def contains(self, inputs: pd.DataFrame) -> NDArray[np.bool_]:
-        """Tell which rows lie inside: [N]."""
+        """Return which rows lie inside: [N]."""
         inside = np.ones(len(inputs), bool)
         for given in self.inputs:
             inside &= given.contains(stacked(inputs[given.name]))

@@ -1,4 +1,4 @@
-"""Heat in a rod whose ends are kept cold."""
+"""Solve the heat equation in a rod whose ends are kept cold."""
 
 from __future__ import annotations
 

@@ -14,20 +14,20 @@ from kubestill.runtime.generation.systems.system import Axis, Output, System
 __all__ = ["MATURITIES", "STRIKES", "Heston"]
 
 STRIKES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5)
-"""In spots."""
+"""Strikes, in units of the spot."""
 MATURITIES = (0.1, 0.3, 0.6, 0.9, 1.2, 1.5, 1.8, 2.0)
-"""In years."""
+"""Maturities, in years."""
 TILE_ROWS = 32
 """Rows solved at a time, always: intermediate results stay in the cache, and a row's bits do not
 depend on how many stand beside it."""
 
 LEAST_DISTANCE, MOST_DISTANCE = -4.0, 14.0
-"""Where the saddle is looked for: logarithm of its distance from the pole."""
+"""Where to search for the saddle: logarithm of its distance from the pole."""
 SEARCH_STEPS = 16
 LEAST_ANGLE = np.pi / 3
-"""Of the contour to the real axis: below pi/4 a Gaussian bell would rise along it."""
+"""Angle of the contour to the real axis: below pi/4 a Gaussian bell would rise along it."""
 DEPTH, LEAST_END, MOST_END = 40.0, 4.0, 9.0
-"""The quadrature ends where the integrand has fallen by e^-40."""
+"""Fall of the integrand at which the quadrature ends: e^-40."""
 
 Floats = NDArray[np.float64]
 Complex = NDArray[np.complex128]

@@ -1,4 +1,4 @@
-"""Implied volatility from the logarithm of a price, however small the price."""
+"""Compute implied volatility from the logarithm of a price, however small the price."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Floats = NDArray[np.float64]
 
 ROOT_2_PI = float(np.sqrt(2 * np.pi))
 STEPS = 14
-"""Newton steps; the starting point is near where prices are small, and they square the error."""
+"""Newton steps: each squares the error, and the start is close if prices are small."""
 
 
 def implied_deviation(log_strike: Floats, log_price: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""One input of a system: its name, its type, its bounds, and how unit numbers become values.
+"""Define the inputs of a system: name, type, bounds, and how unit numbers become values.
 
 Every value is one that a dataset can hold (float32), so that the label of a stored row is the
 solution at exactly that row: rounding happens here, towards the inside of the bounds.
@@ -29,7 +29,7 @@ MAPPINGS = ("linear", "log", "normal", "exponential")
 
 
 class Input(ABC):
-    """What a domain needs to know about an input."""
+    """The properties of an input that a domain needs."""
 
     name: str
     """Name of the column."""
@@ -37,7 +37,7 @@ class Input(ABC):
     @property
     @abstractmethod
     def column(self) -> Column:
-        """How a dataset holds it."""
+        """The column that stores it in a dataset."""
         ...
 
     @property
@@ -47,7 +47,7 @@ class Input(ABC):
 
     @property
     def levels(self) -> int | None:
-        """How many values there are; None where that is up to the grid."""
+        """Number of values; None if the grid decides."""
         return None
 
     @abstractmethod
@@ -62,7 +62,7 @@ class Input(ABC):
 
     @abstractmethod
     def contains(self, values: Values) -> NDArray[np.bool_]:
-        """Tell which values [N, ...] the input may have: [N]."""
+        """Return which of the values [N, ...] are allowed: [N]."""
         ...
 
     @abstractmethod
@@ -88,7 +88,7 @@ class Continuous(Input):
     spread: float = 1.0
     """Standard deviation of a `normal` mapping, mean distance from `low` of an `exponential`."""
     unit: str = ""
-    """What it is measured in, for people."""
+    """Unit, for people."""
 
     @property
     @override
@@ -97,7 +97,7 @@ class Continuous(Input):
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Lowest and highest value; infinite where it is mapped."""
+        """Lowest and highest value; infinite if it is mapped."""
         return self.low, self.high
 
     @override
@@ -163,7 +163,7 @@ class Integer(Input):
     low: int
     high: int
     unit: str = ""
-    """What it counts, for people."""
+    """Unit, for people."""
 
     @property
     @override
@@ -210,9 +210,9 @@ class Levels(Input):
 
     name: str
     values: tuple[float, ...]
-    """Ascending, each once."""
+    """The values in ascending order, without duplicates."""
     unit: str = ""
-    """What they are measured in, for people."""
+    """Unit, for people."""
 
     @property
     @override

@@ -1,4 +1,4 @@
-"""From a name or an import path to a system."""
+"""Load a system by its name or import path."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BUILTIN = {
     "lorenz": "lorenz:Lorenz",
     "table": "table:Table",
 }
-"""Where each built-in system is, below `kubestill.runtime.generation.systems`."""
+"""Location of each built-in system, below `kubestill.runtime.generation.systems`."""
 
 
 def load_system(system: str, args: Mapping[str, Any] | None = None) -> System:

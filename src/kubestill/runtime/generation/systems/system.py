@@ -1,4 +1,4 @@
-"""What a numerical system is: a domain, and a solution exact enough to be called noise-free.
+"""Define a numerical system: a domain, and a solution exact enough to be noise-free.
 
 A system of one's own is a subclass, given by its import path:
 
@@ -36,29 +36,29 @@ class Axis:
 
     name: str
     values: tuple[float, ...]
-    """Coordinate of each place along it."""
+    """Coordinates along it."""
     unit: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """What a system gives for a row: a number, a tensor, or one of several labels."""
+    """The output of a system for one row: a number, a tensor, or one of several labels."""
 
     name: str
     axes: tuple[Axis, ...] = ()
     """Dimensions of a tensor; empty for a number."""
     classes: tuple[str, ...] = ()
-    """Labels, where the output is one."""
+    """Labels, if the output is a label."""
     unit: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one row's output."""
+        """Shape of one row's output."""
         return tuple(len(axis.values) for axis in self.axes)
 
     @property
     def column(self) -> Column:
-        """How a dataset holds it."""
+        """The column that stores it in a dataset."""
         if self.classes:
             return Column(
                 name=self.name, kind="categorical", role="target", categories=self.classes
@@ -68,17 +68,17 @@ class Output:
 
     @property
     def task(self) -> Task:
-        """What a model of it does."""
+        """The task of a model of it."""
         if not self.classes:
             return "regression"
         return "binary" if len(self.classes) == 2 else "multiclass"
 
 
 class System(ABC):
-    """Labels inputs exactly: equal inputs give equal bits, whatever rows stand beside them."""
+    """Labels inputs exactly: equal inputs give equal bits, whatever the other rows are."""
 
     name: str
-    """For people and provenance."""
+    """Name in messages and provenance."""
     domain: Domain
     output: Output
     reference: Solver | None = None
@@ -87,12 +87,12 @@ class System(ABC):
 
     @property
     def table_bytes(self) -> int:
-        """Size of the table that a surrogate would replace; 0 where its labels alone are it."""
+        """Size of the table that a surrogate would replace; 0 if the labels are the table."""
         return 0
 
     @property
     def schema(self) -> Schema:
-        """Of the datasets it makes: the inputs, then the output as target."""
+        """Schema of its datasets: the inputs, then the output as target."""
         return Schema(columns=(*self.domain.columns, self.output.column), task=self.output.task)
 
     @abstractmethod
