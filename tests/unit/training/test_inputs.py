@@ -1,5 +1,6 @@
 """Bad input to the training tasks: everything named at once, before anything is written."""
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -312,3 +313,36 @@ def test_a_network_may_count_on_a_feature_that_only_gaps_make(tmp_path: Path) ->
     rows = LocalArtifact(str(tmp_path / "rows"), metadata={"kind": "dataset"})
     out = outputs(tmp_path / "out")
     train_teacher(dataset=rows, steps=3, network_args={"in_features": 2, "hidden": [4]}, **out)
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch_size", "steps"), [(129, 128, 3), (65, 32, 6), (2, 2, 3)], ids=str
+)
+def test_batch_norm_trains_whatever_is_left_over(
+    tmp_path: Path, rows: int, batch_size: int, steps: int
+) -> None:
+    """The row that would be alone joins the batch before it: no row is left out."""
+    out = outputs(tmp_path / "out")
+    given = {"network_args": {"hidden": [4], "norm": "batch"}, "batch_size": batch_size}
+    train_teacher(dataset=dataset(tmp_path / "rows", rows=rows), epochs=3, **given, **out)
+    record = json.loads((tmp_path / "out" / "model" / "training.json").read_text())
+    assert (record["steps"], record["examples"]) == (steps, 3 * rows)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"batch_size": 1}, "batch_size"),
+        ({"rows": 1}, "dataset"),
+        ({"settings": {"finish_steps": 2}}, "settings.finish_steps"),
+        ({"settings": {"freeze": ["1.wieght"]}}, "settings.freeze[0]"),
+    ],
+    ids=["batch_size", "rows", "finish", "freeze"],
+)
+def test_what_batch_norm_cannot_do_is_said_before_a_step(
+    tmp_path: Path, changes: dict[str, Any], field: str
+) -> None:
+    rows = dataset(tmp_path / "rows", rows=changes.pop("rows", 60))
+    given = {"network_args": {"hidden": [4], "norm": "batch"}, **changes}
+    found = problems(train_teacher, tmp_path / "out", dataset=rows, **given)
+    assert found.keys() == {field}

@@ -17,7 +17,6 @@ from kubestill.runtime.metrics.catalog import TRAIN_LOSS, resolve_direction
 from kubestill.runtime.models.model import ModelSpec
 from kubestill.runtime.models.resolve import resolve_network, source_digest
 from kubestill.runtime.training.device import Machine, choose_machine
-from kubestill.runtime.training.freezing import freeze
 from kubestill.runtime.training.prepare import (
     followed_metrics,
     main_metric,
@@ -112,8 +111,6 @@ def check_job(
         source = source_digest(resolve_network(parsed.network)) or ""
         if rows and rows.schema.features and rows.schema.task and start is None:
             network = probe_network(rows, parsed)
-            if network:
-                freeze(network, parsed.freeze)
     if network and machine:
         with problems.collect():
             check_step_path(network, parsed, machine)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kubestill.errors import InvalidInput, Problem, Problems, nearest
-from kubestill.runtime.checkpoints.ranks import Ranks
+from kubestill.errors import InvalidInput, Problems, nearest
 from kubestill.runtime.datasets.cache import load_decoded
 from kubestill.runtime.datasets.dataset import Dataset
 from kubestill.runtime.datasets.decode import Decoded, RawLayout
@@ -22,9 +20,9 @@ from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.encoder import Encoder
 from kubestill.runtime.models.model import Model
 from kubestill.runtime.training.batches import ResidentRows, Rows, Source, StreamedRows
+from kubestill.runtime.training.demands import check_demands, freeze
 from kubestill.runtime.training.device import Machine
 from kubestill.runtime.training.domain_error import DomainError
-from kubestill.runtime.training.freezing import freeze
 from kubestill.runtime.training.losses import Loss, build_loss, loss_names
 from kubestill.runtime.training.memory import available_bytes
 from kubestill.runtime.training.settings import TrainingSettings
@@ -121,12 +119,13 @@ def probe_network(dataset: Dataset, settings: TrainingSettings) -> nn.Module | N
         two features, which a network of a fixed width may count on.
 
     Raises:
-        InvalidInput: It cannot be built, or does not fit the data; see `models.build`.
+        InvalidInput: It cannot be built, does not fit the data (see `models.build`), or cannot be
+            trained as the settings say.
     """
     layout = RawLayout(dataset.schema)
     encoder = Encoder.fit([np.zeros((2, layout.width), np.float32)], layout)
     try:
-        return build_network(
+        network = build_network(
             settings.network,
             settings.network_args,
             layout=layout,
@@ -139,6 +138,9 @@ def probe_network(dataset: Dataset, settings: TrainingSettings) -> nn.Module | N
         if gaps and {problem.field for problem in error.problems} == {"network"}:
             return None
         raise
+    freeze(network, settings.freeze)
+    check_demands(network, torch.zeros(2, encoder.width), settings, rows=dataset.rows)
+    return network
 
 
 def prepare(
@@ -182,8 +184,7 @@ def prepare(
         assert held.target is not None
         held_rows = _rows(held, [Source(stored=held.target)], model, settings, machine)
         followed = Validation(held_rows, task=task, decoder=model.decoder)
-    if settings.finish_steps:
-        _check_finish(model.network, rows, settings.finish_steps)
+    features, *_ = rows.between(0, min(rows.count, 2))
     return Prepared(
         model=model,
         rows=rows,
@@ -194,61 +195,8 @@ def prepare(
         validation=followed,
         metric=settings.metric or main_metric(task, followed is not None, whole_domain),
         shuffle=_shuffle(rows, settings),
-        least_rows=_least_rows(model.network, rows, settings.batch_size),
+        least_rows=check_demands(model.network, features, settings, rows=rows.count),
     )
-
-
-def _least_rows(network: nn.Module, rows: Rows, batch_size: int) -> int:
-    """Return how many rows the network needs together, where there may be a batch of one.
-
-    Raises:
-        InvalidInput: It needs two, as batch norm does, and no batch has two.
-    """
-    smallest = min(rows.count, rows.count % batch_size or batch_size)
-    if smallest > 1 and Ranks.current().world == 1:
-        return 1
-    if _learns_from(network, rows, 1) or not _learns_from(network, rows, 2):
-        return 1
-    alone = ("dataset", "1 row") if rows.count == 1 else ("batch_size", "1")
-    if min(rows.count, batch_size) == 1:
-        remedy = "the network normalises over the rows of a batch; use 2 or more"
-        raise InvalidInput([Problem(*alone, remedy)])
-    return 2
-
-
-def _check_finish(network: nn.Module, rows: Rows, steps: int) -> None:
-    """Check that the finish suits the network: it comes after all other steps.
-
-    Raises:
-        InvalidInput: The network does not run in float64, or has running statistics.
-    """
-    features, *_ = rows.between(0, 1)
-    refused = ""
-    if any(parameter.is_complex() for parameter in network.parameters()):
-        refused = "the network has complex parameters, and the finish is in float64"
-    elif any(name.endswith("running_mean") for name, _ in network.named_buffers()):
-        refused = "the finish moves weights, and not the running statistics of batch norm"
-    else:
-        probe = deepcopy(network).double().eval()
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            try:
-                probe(features.double())
-            except RuntimeError as error:
-                refused = f"the network does not run in float64, as the finish does: {error}"
-    if refused:
-        raise InvalidInput([Problem("settings.finish_steps", steps, f"{refused}; use 0")])
-
-
-def _learns_from(network: nn.Module, rows: Rows, count: int) -> bool:
-    """Return whether the network gives finite answers to so few rows while it is training."""
-    features, *_ = rows.between(0, min(count, rows.count))
-    features = torch.cat([features] * count)[:count]
-    probe = deepcopy(network).train()  # a look must not move running statistics
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        try:
-            return bool(probe(features).isfinite().all())
-        except ValueError:  # how torch's batch norm refuses
-            return False
 
 
 def _build(
