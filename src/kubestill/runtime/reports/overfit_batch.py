@@ -107,7 +107,7 @@ def _body(findings: Findings, told: Mapping[str, Any], suffix: str = "") -> list
 def _headline(findings: Findings) -> str:
     if findings.verdict == "pass":
         steps = next(trace.reached for trace in findings.traces if trace.reached is not None)
-        return f"The training learns: {findings.facts['rows']} rows by heart in {steps} steps."
+        return f"The training learns: {findings.rows} rows by heart in {steps} steps."
     meaning = CODES[findings.diagnoses[0].code]
     if findings.verdict == "undetermined":
         return f"Not to be told: {meaning}."
@@ -124,7 +124,7 @@ def _lead(findings: Findings) -> str:
 
 
 def _facts(findings: Findings) -> list[Tile]:
-    facts, found = findings.facts, []
+    found: list[Tile] = []
     if findings.traces:
         best = findings.traces[0]
         reached = (
@@ -133,32 +133,17 @@ def _facts(findings: Findings) -> list[Tile]:
             else f"after {best.steps[-1]} steps"
         )
         found.append(Tile(value=percent(min(best.best, 99.0)), label="excess loss", detail=reached))
-    if "floor" in facts:
-        detail = f"a constant answer costs {facts['baseline']:.4g}"
-        found.append(
-            Tile(
-                value=_floor(facts["floor"], facts["baseline"]),
-                label="floor of the loss",
-                detail=detail,
-            )
-        )
-        conflicts = Tile(
-            value=str(facts["conflicts"]),
-            label="conflicting rows",
-            detail=f"of {facts['rows']}: equal features, unlike labels",
-        )
-        found.append(conflicts)
-    if "skill" in facts:
-        detail = f"of rows never seen, {facts['sigmas']:.0f} standard errors"
-        found.append(
-            Tile(value=percent(max(facts["skill"], 0.0)), label="explained", detail=detail)
-        )
-    found.append(Tile(value=duration(facts["seconds"]), label="for all of it"))
+    if floor := findings.floor:
+        least = "0" if floor.value < 1e-6 * abs(floor.baseline) else f"{floor.value:.3g}"
+        detail = f"a constant answer costs {floor.baseline:.4g}"
+        found.append(Tile(value=least, label="floor of the loss", detail=detail))
+        detail = f"of {findings.rows}: equal features, unlike labels"
+        found.append(Tile(value=str(floor.conflicts), label="conflicting rows", detail=detail))
+    if asked := findings.held_out:
+        detail = f"of rows never seen, {asked.sigmas:.0f} standard errors"
+        found.append(Tile(value=percent(max(asked.skill, 0.0)), label="explained", detail=detail))
+    found.append(Tile(value=duration(findings.seconds), label="for all of it"))
     return found
-
-
-def _floor(floor: float, baseline: float) -> str:
-    return "0" if floor < 1e-6 * abs(baseline) else f"{floor:.3g}"
 
 
 def _checks(checks: Sequence[Check]) -> Html:
@@ -184,8 +169,7 @@ def _plot(findings: Findings, name: str) -> Html:
         axes = figure.subplots()
         for trace in traces:
             _curve(axes, trace, _COLOURS[findings.traces.index(trace)])
-        near = float(findings.facts["excess"])
-        axes.axhspan(LOWEST, near, color=PAINT["good"], alpha=0.13, linewidth=0)
+        axes.axhspan(LOWEST, findings.excess, color=PAINT["good"], alpha=0.13, linewidth=0)
         axes.set_ylim(LOWEST, 3)
         axes.set_xlim(0, max(trace.steps[-1] for trace in traces) * 1.16 + 1)
         axes.set_xlabel("optimizer step")

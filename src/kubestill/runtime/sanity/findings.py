@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-__all__ = ["CODES", "LEARNED", "Check", "Findings", "Status", "Trace"]
+from kubestill.runtime.sanity.floor import Floor
+
+__all__ = ["CODES", "LEARNED", "Check", "Findings", "HeldOut", "Status", "Trace"]
 
 Status = Literal["ok", "fail", "undetermined", "note", "skipped"]
 
@@ -73,14 +75,52 @@ class Trace:
         return min(self.excess, default=float("inf"))
 
 
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """How well labels can be told on rows that were never seen."""
+
+    skill: float
+    """Share of the labels that the features explain."""
+    sigmas: float
+    """The same in standard errors."""
+    shift: int | None = None
+    """By how many rows the labels are moved, where they fit the features better there."""
+    skill_moved: float | None = None
+    """Share that the features explain of the labels moved by `shift`."""
+
+
 @dataclass(kw_only=True)
 class Findings:
     """The gate's whole answer."""
 
+    rows: int
+    """Of the batch."""
+    loss: str
+    """Name of the loss."""
     checks: list[Check] = field(default_factory=list[Check])
     traces: list[Trace] = field(default_factory=list[Trace])
-    facts: dict[str, Any] = field(default_factory=dict[str, Any])
-    """Rows, floor, baseline, conflicts, skill on held-out rows, seconds."""
+    floor: Floor | None = None
+    """What the batch's loss can be reduced to; None where nothing was memorised."""
+    steps: int = 0
+    """How many steps one attempt had."""
+    excess: float = 0.0
+    """How near to the floor is near enough."""
+    held_out: HeldOut | None = None
+    """None where that was not asked."""
+    seconds: float = 0.0
+    """For all of it."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All figures by name: only those that were found."""
+        found: dict[str, Any] = {"rows": self.rows, "loss": self.loss}
+        if self.floor:
+            found |= {"floor": self.floor.value, "baseline": self.floor.baseline}
+            found |= {"conflicts": self.floor.conflicts, "steps": self.steps, "excess": self.excess}
+        if self.held_out:
+            asked = asdict(self.held_out)
+            found |= {name: value for name, value in asked.items() if value is not None}
+        return found | {"seconds": self.seconds}
 
     @property
     def verdict(self) -> str:
@@ -99,7 +139,7 @@ class Findings:
         if self.verdict != "pass":
             return " ".join(f"{c.code}: {c.said} {c.remedy}".rstrip() for c in self.diagnoses)
         learned = next(check.said for check in self.checks if check.name == LEARNED)
-        return f"A batch of {self.facts['rows']} rows is learned. {learned}"
+        return f"A batch of {self.rows} rows is learned. {learned}"
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON."""

@@ -70,7 +70,7 @@ def examine(
     index = first_rows(prepared, _SAMPLE, batch_size=settings.batch_size, seed=settings.seed)
     features, *targets = (tensor.clone() for tensor in prepared.rows.gather(index))
     batch = draw(prepared, index, rows.labels, gate.rows)
-    findings = Findings(facts={"rows": batch.rows, "loss": prepared.loss_name})
+    findings = Findings(rows=batch.rows, loss=prepared.loss_name)
     attempt = Attempt(
         loss=prepared.loss,
         settings=settings,
@@ -84,7 +84,7 @@ def examine(
         _learn(findings, prepared, batch, attempt)
     if findings.verdict == "pass":
         findings.checks.append(_held_out(findings, prepared, rows, index, features, settings, gate))
-    findings.facts["seconds"] = time.monotonic() - begun
+    findings.seconds = time.monotonic() - begun
     return findings
 
 
@@ -131,14 +131,8 @@ def _learn(findings: Findings, prepared: Prepared, batch: Batch, attempt: Attemp
     """Memorise the batch, and the same rows under each other's labels as a control."""
     network = prepared.model.network
     outputs = 1 if prepared.model.spec.task == "binary" else len(prepared.model.spec.outputs)
-    floor = find_floor(prepared.loss, batch, outputs)
-    findings.facts |= {
-        "floor": floor.value,
-        "baseline": floor.baseline,
-        "conflicts": floor.conflicts,
-        "steps": attempt.steps,
-        "excess": attempt.near,
-    }
+    floor = findings.floor = find_floor(prepared.loss, batch, outputs)
+    findings.steps, findings.excess = attempt.steps, attempt.near
     if floor.gap < 1e-6 * max(abs(floor.baseline), 1e-6):
         said = (
             "In this batch no function of the features beats a constant: equal features have "
@@ -190,14 +184,13 @@ def _held_out(
     if labels is None or not gate.held_out_rows:
         return Check(name=name, status="skipped", said="Not asked.")
     count = min(len(index), gate.held_out_rows)
-    check, facts = check_held_out(
+    check, findings.held_out = check_held_out(
         features[:count].flatten(1).cpu().numpy(),
         labels,
         index[:count].numpy(),
         complete=rows.complete,
         seed=settings.seed % 2**31,
     )
-    findings.facts |= facts
     if check.status == "undetermined" and gate.undetermined == "accept":
         return replace(check, status="note")
     return check

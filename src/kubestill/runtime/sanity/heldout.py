@@ -8,13 +8,13 @@ second. Labels are moved by a few rows to see whether they belong there.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kubestill.runtime.sanity.findings import Check
+from kubestill.runtime.sanity.findings import Check, HeldOut
 
 __all__ = ["Skill", "check_held_out", "held_out_skill"]
 
@@ -52,7 +52,7 @@ def check_held_out(
     *,
     complete: bool,
     seed: int,
-) -> tuple[Check, dict[str, Any]]:
+) -> tuple[Check, HeldOut | None]:
     """Ask whether labels can be told on rows never seen, as they lie and moved by a few rows.
 
     Args:
@@ -63,22 +63,22 @@ def check_held_out(
         seed: Of the split and the trees.
 
     Returns:
-        The check, and its figures.
+        The check, and its figures; None where there are too few rows to ask.
     """
     name = "labels belong to their rows"
     if len(index) < MIN_ROWS:
         said = f"{len(index)} rows are too few to ask; {MIN_ROWS} are the least."
-        return Check(name=name, status="skipped", said=said), {}
+        return Check(name=name, status="skipped", said=said), None
     ranked = _as_targets(labels)
     here = held_out_skill(features, ranked[index], seed=seed)
-    facts: dict[str, Any] = {"skill": here.share, "sigmas": here.sigmas}
+    found = HeldOut(skill=here.share, sigmas=here.sigmas)
     known = here.sigmas > SURE
     leaves = (here.leaf,) if known else LEAVES
     for shift in SHIFTS[:2] if known else SHIFTS:
         there = ranked[(index + shift) % len(ranked)]
         moved = held_out_skill(features, there, seed=seed, leaves=leaves)
         if moved.sigmas > SURE and _sigmas(moved.gain - here.gain) > SURE:
-            facts |= {"shift": shift, "skill_moved": moved.share}
+            found = replace(found, shift=shift, skill_moved=moved.share)
             far = "1 row" if abs(shift) == 1 else f"{abs(shift)} rows"
             where = f"{far} further {'down' if shift > 0 else 'up'}"
             return Check(
@@ -90,13 +90,13 @@ def check_held_out(
                     f"{100 * moved.share:.0f}% of the labels there, {100 * here.share:.0f}% here."
                 ),
                 remedy="Look for a join, a sort or a roll that moved one column.",
-            ), facts
+            ), found
     if known:
         said = f"Rows never seen are told from their features: {100 * here.share:.0f}% explained."
-        return Check(name=name, status="ok", said=said), facts
+        return Check(name=name, status="ok", said=said), found
     if complete:
         said = "Neighbours tell nothing about a row; all rows there are will be learned by heart."
-        return Check(name=name, status="note", said=said), facts
+        return Check(name=name, status="note", said=said), found
     return Check(
         name=name,
         status="undetermined",
@@ -107,7 +107,7 @@ def check_held_out(
         ),
         remedy="Check the join of features and labels; where it is right, say "
         "gate.undetermined = 'accept'.",
-    ), facts
+    ), found
 
 
 def held_out_skill(
