@@ -439,19 +439,25 @@ def _guess(number: int, kills: int) -> str:
 
 def _kills_for_memory() -> int:
     """Count the processes of this container that the kernel has killed for lack of memory."""
-    found = re.search(r"^oom_kill (\d+)", _of_cgroup("memory.events"), re.MULTILINE)
+    told = _of_cgroup("memory.events", "memory.oom_control")
+    found = re.search(r"^oom_kill (\d+)", told, re.MULTILINE)
     return int(found[1]) if found else 0
 
 
 def _limit() -> str:
-    text = _of_cgroup("memory.max").strip()
+    text = _of_cgroup("memory.max", "memory.limit_in_bytes").strip()
     return f", of which it has {int(text) / 2**30:.3g} GiB" if text.isdigit() else ""
 
 
-def _of_cgroup(name: str) -> str:
-    """Read a file of this container's control group (version 2); empty where there is none."""
-    try:
-        with open(os.path.join(_CGROUP, name), encoding="ascii") as file:
-            return file.read()
-    except OSError:
-        return ""
+def _of_cgroup(name: str, first: str) -> str:
+    """Read a file of this container's control group, by its name in version 2 or in version 1.
+
+    Version 1 is where Kubernetes leaves the parent alive. Empty where there is neither.
+    """
+    for path in (name, os.path.join("memory", first)):
+        try:
+            with open(os.path.join(_CGROUP, path), encoding="ascii") as file:
+                return file.read()
+        except OSError:
+            continue
+    return ""

@@ -17,6 +17,7 @@ import pytest
 from kubestill import supervision
 
 VICTIM = str(Path(__file__).with_name("victim.py"))
+MEMORY = "because the pod is out of memory, of which it has 2 GiB; raise its"
 
 
 def command(folder: Path, restarts: int, *words: str) -> list[str]:
@@ -63,10 +64,8 @@ def test_a_step_that_goes_well_is_tried_once(tmp_path: Path) -> None:
     ("word", "reason"),
     [
         ("killed", "killed by SIGKILL (out of memory, or by hand)"),
-        (
-            "killed for memory",
-            "killed by SIGKILL because the pod is out of memory, of which it has 2 GiB; raise its",
-        ),
+        ("killed for memory", f"killed by SIGKILL {MEMORY}"),
+        ("killed for memory, version 1", f"killed by SIGKILL {MEMORY}"),
         ("segfault", "killed by SIGSEGV"),
         ("no store", "InvalidInput: 1 problem with the input:"),
     ],
