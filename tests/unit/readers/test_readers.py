@@ -110,7 +110,7 @@ def test_any_json_is_read_or_refused(files: dict[str, Kind], name: str) -> None:
         derandomize=not ALL,
         deadline=None,
         database=None,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
     )
     @given(
         st.lists(st.tuples(st.sampled_from(places), json_values), min_size=1, max_size=4),

@@ -196,7 +196,8 @@ def read_as(kind: type[T], form: object, *, source: str, what: str) -> T:
 @cache
 def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
     # In a tuple: a dataclass takes its configuration from what it lies in, and none directly.
-    return TypeAdapter(tuple[kind], config=ConfigDict(extra="forbid", allow_inf_nan=False))
+    wrapped: Any = tuple.__class_getitem__((kind,))
+    return TypeAdapter(wrapped, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 
 
 def _parse(content: bytes | str) -> JsonObject:

@@ -87,8 +87,8 @@ def _expanded(column: pa.ChunkedArray) -> int:
     total = 0
     for chunk in column.chunks:
         if isinstance(chunk, pa.DictionaryArray):
-            lengths = pc.binary_length(chunk.dictionary).cast(pa.int64())
-            total += pc.sum(lengths.take(chunk.indices)).as_py() or 0
+            lengths = pc.call_function("binary_length", [chunk.dictionary]).cast(pa.int64())
+            total += pc.call_function("sum", [lengths.take(chunk.indices)]).as_py() or 0
         else:
             total += chunk.nbytes
     return total
