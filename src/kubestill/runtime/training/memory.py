@@ -1,10 +1,12 @@
-"""How much memory a training may take."""
+"""How much memory a training run may take."""
 
 from __future__ import annotations
 
 import os
 
 import torch
+
+_CGROUP = "/sys/fs/cgroup"
 
 
 def available_bytes(device: torch.device) -> int:
@@ -17,8 +19,8 @@ def available_bytes(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return free
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") + _page_cache()
-    limit = _number("/sys/fs/cgroup/memory.max")
-    used = _number("/sys/fs/cgroup/memory.current")
+    limit = _number("memory.max", "memory.limit_in_bytes")
+    used = _number("memory.current", "memory.usage_in_bytes")
     return machine if limit is None else min(machine, max(0, limit - (used or 0)))
 
 
@@ -32,10 +34,13 @@ def _page_cache() -> int:
         return 0
 
 
-def _number(path: str) -> int | None:
-    try:
-        with open(path, encoding="ascii") as file:
-            text = file.read().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
+def _number(name: str, first: str) -> int | None:
+    """Read a number of this container's control group, by its name in version 2 or in version 1."""
+    for path in (name, os.path.join("memory", first)):
+        try:
+            with open(os.path.join(_CGROUP, path), encoding="ascii") as file:
+                text = file.read().strip()
+        except OSError:
+            continue
+        return int(text) if text.isdigit() else None
+    return None
