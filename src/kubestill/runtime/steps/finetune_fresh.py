@@ -230,10 +230,11 @@ def _model(state: TrainingState, *, shrink: float, perturb: float, seed: int) ->
     Noise comes from a fresh initialisation, so that every layer gets it at its own scale. `seed` is
     its own: the initial weights of the training run itself would be no noise.
     """
-    spec = ModelSpec.from_json(state.meta["model_spec"])
-    model = Model.from_spec(spec)
+    spec = ModelSpec.from_json(state.model_spec)
     # Where there is an average, it is what was scored and chosen.
-    model.load_state_dict({**below("model/", state), **below("ema/", state)})
+    weights = {**below("model/", state), **below("ema/", state)}
+    model = Model.from_spec(spec, weights=weights)
+    model.load_state_dict(weights)
     if shrink != 1.0 or perturb:
         fresh = Model.create(
             spec.schema,
