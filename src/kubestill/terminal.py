@@ -102,7 +102,7 @@ def draw_bar(done: int, total: int) -> str:
 
 
 def show_duration(seconds: float) -> str:
-    """Return a duration as one says it: `12 s`, `3:05` minutes, `2:03:05` hours."""
+    """Return a duration as a person would say it: `12 s`, `3:05` minutes, `2:03:05` hours."""
     whole = max(0, int(seconds))
     if whole < 60:
         return f"{whole} s"
@@ -120,7 +120,7 @@ class _Row:
     """Whether it counts the iterations of a loop, rather than what the step says of itself."""
     started: float
     last_line: float
-    """When a plain line told of it."""
+    """When the last plain line about it was printed."""
     done: int = 0
     total: int = 0
     detail: str = ""
@@ -154,6 +154,42 @@ class _Row:
         pace = self.pace or show_duration(time.monotonic() - self.started)
         parts = (f"▸ {self.name.ljust(width)}", bar, pace, self.detail)
         return "  ".join(part for part in parts if part)
+
+
+class _Pen:
+    """Keeps signals from breaking off the main thread while it draws.
+
+    Half a picture could not be erased afterwards.
+    """
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._waiting: BaseException | None = None
+
+    def __enter__(self) -> None:
+        self._depth += threading.current_thread() is threading.main_thread()
+
+    def __exit__(self, *_: object) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._depth -= 1
+        if not self._depth and self._waiting is not None:
+            error, self._waiting = self._waiting, None
+            raise error
+
+    def interrupt(self, error: BaseException) -> None:
+        """Raise an error now, or as soon as the picture is whole."""
+        if not self._depth:
+            raise error
+        self._waiting = error
+
+
+_pen = _Pen()
+
+
+def interrupt(error: BaseException) -> None:
+    """Raise an error in a signal's handler, after what is being drawn has been drawn."""
+    _pen.interrupt(error)
 
 
 class Steps:
@@ -194,7 +230,12 @@ class Steps:
 
     def __enter__(self) -> Steps:
         if self._live:
-            self._screen.start()
+            try:
+                with _pen:
+                    self._screen.start()
+            except BaseException:
+                self.close()
+                raise
         return self
 
     def __exit__(
@@ -210,7 +251,8 @@ class Steps:
         self._rows.clear()
         self._footer = ""
         if self._live:
-            self._screen.stop()
+            with _pen:
+                self._screen.stop()
         self._stream.flush()
 
     def say(self, line: str) -> None:
@@ -225,9 +267,10 @@ class Steps:
                 for mark, style in _STYLES.items():
                     text.highlight_words([mark], style)
                 text.highlight_regex(r"\bWARNING\b.*", "yellow")
-                # The lines below are drawn again as they are now.
-                self._screen.refresh()
-                self._console.print(text, soft_wrap=True)
+                with _pen:
+                    # The lines below are drawn again as they are now.
+                    self._screen.refresh()
+                    self._console.print(text, soft_wrap=True)
             else:
                 self._stream.write(shown + "\n")
                 self._stream.flush()
@@ -332,7 +375,8 @@ class Steps:
 
     def _refresh(self) -> None:
         if self._live:
-            self._screen.refresh()
+            with _pen:
+                self._screen.refresh()
 
     def _render(self) -> Text:
         """Return the lines that are written over; without the lock, as the screen has its own."""

@@ -12,7 +12,16 @@ import pytest
 
 import kubestill
 from kubestill import terminal
-from kubestill.terminal import Lines, Steps, clean, draw_bar, echo, print_table, show_duration
+from kubestill.terminal import (
+    Lines,
+    Steps,
+    clean,
+    draw_bar,
+    echo,
+    interrupt,
+    print_table,
+    show_duration,
+)
 from screen import open_terminal
 
 SECRET = "hunter2abc"
@@ -301,6 +310,30 @@ def test_an_error_leaves_the_terminal_as_it_was(look):
 
     screen = look(act)
     assert "▸ train" in screen.raw
+    assert screen.text == "\n"
+    assert not screen.cursor_hidden
+
+
+def test_a_signal_does_not_break_off_a_picture(look, monkeypatch):
+    """What a signal's handler raises comes after the picture that it found half drawn."""
+
+    def act(stream):
+        write, drawn = stream.write, []
+
+        def write_and_be_interrupted(text):
+            if "▸ other" in text and not drawn:
+                interrupt(KeyboardInterrupt())
+                drawn.append(text)
+            return write(text)
+
+        monkeypatch.setattr(stream, "write", write_and_be_interrupted, raising=False)
+        with contextlib.suppress(KeyboardInterrupt), Steps(stream) as steps:
+            steps.begin("other")
+            steps.say("never said")
+        assert drawn, "it was raised at once"
+
+    screen = look(act)
+    assert "▸ other" in screen.raw
     assert screen.text == "\n"
     assert not screen.cursor_hidden
 

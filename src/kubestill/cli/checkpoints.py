@@ -1,4 +1,4 @@
-"""`kubestill checkpoints`: look at what a training left behind."""
+"""`kubestill checkpoints`: look at the checkpoints of training runs."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def list_checkpoints(uri: str, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(uri: str, as_json: bool) -> None:
     """Show the state of each training run: finished, failed or open, and since when."""
-    from kubestill.runtime.checkpoints.inspection import show as describe_trainings
+    from kubestill.runtime.checkpoints.inspection import show as describe_training_runs
 
-    trainings = describe_trainings(uri)
+    found = describe_training_runs(uri)
     if as_json:
-        echo(json.dumps(trainings, indent=2))
+        echo(json.dumps(found, indent=2))
         return
-    for training in trainings:
+    for training in found:
         for name, value in training.items():
             for line in value if isinstance(value, list) else [value]:
                 echo(f"{name:<12} {line}")

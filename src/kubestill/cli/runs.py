@@ -62,15 +62,15 @@ def show(api: Api, run_id: str) -> None:
     table = [["step", "state", "done", "attempts", "took"]]
     for one in progress.steps:
         over = one.state in ("succeeded", "failed", "canceled")
-        told = one.state
-        if progress.stands_still and not over and told != "skipped":
-            told = "not told"
-        elif progress.state in ("SUCCEEDED", "FAILED", "CANCELED") and told == "waiting":
-            told = "not run"
+        shown = one.state
+        if progress.stands_still and not over and shown != "skipped":
+            shown = "unknown"
+        elif progress.state in ("SUCCEEDED", "FAILED", "CANCELED") and shown == "waiting":
+            shown = "not run"
         table.append(
             [
                 one.step.name,
-                told,
+                shown,
                 f"{one.done}/{one.total}" if one.step.loops else "",
                 str(one.attempts) if one.attempts > 1 else "",
                 show_duration(one.seconds) if over else "",

@@ -1,4 +1,4 @@
-"""Follow a run on the cluster as one follows a local one, and say what it came to."""
+"""Follow a run on the cluster as if it were a local one, and report its results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kubestill.client.progress import Progress, Status, read_progress, read_time
 from kubestill.client.results import explain_failure, fetch_results, places_of
 from kubestill.client.steps import Step, fetch_spec, read_steps
 from kubestill.errors import ClusterError, KubestillError
-from kubestill.terminal import Steps, clean, draw_bar, echo, show_duration
+from kubestill.terminal import Steps, clean, draw_bar, echo, interrupt, show_duration
 
 PENDING_S = 30.0
 """How long a pod may take to start before that is worth a line."""
@@ -36,10 +36,10 @@ _STANDS_STILL = (
 
 
 class Watcher:
-    """Tells what changes in a run: a line for each change, and live ones where a person looks."""
+    """Shows what changes in a run, step by step."""
 
     def __init__(self, api: Api, run_id: str, steps: Sequence[Step], *, verbose: bool = False):
-        """Remember whom to ask, and whether each change is to have a line of its own."""
+        """Remember which run to show; `verbose` gives each change a line of its own."""
         self.progress: Progress | None = None
         self._api = api
         self._run_id = run_id
@@ -60,7 +60,7 @@ class Watcher:
             self._shown.close()
 
     def show(self, run: dict[str, Any]) -> None:
-        """Tell what is new in Kubeflow's answer."""
+        """Show what is new in Kubeflow's answer."""
         if self._shown is None:
             age_s = _age(read_time(run.get("created_at")))
             self._shown = Steps(sys.stdout, verbose=self._verbose, age_s=age_s).__enter__()
@@ -72,7 +72,7 @@ class Watcher:
         self._shown.footer(self._describe(progress))
 
     def away(self, seconds: float) -> None:
-        """Tell that the server does not answer."""
+        """Show that the server has not answered for some seconds."""
         said = f"no answer from {self._api.connection.host} for {show_duration(seconds)}"
         if self._shown:
             self._shown.footer(f"{said}; the run goes on")
@@ -102,7 +102,7 @@ class Watcher:
         shown.end(name, f"{mark} {name}{count}{attempts}  {took}")
 
     def _explain_waiting(self, progress: Progress) -> None:
-        """Say why pods do not start, and that the list stands still where it seems to."""
+        """Show why pods do not start, and that the list of tasks seems to stand still."""
         now = time.monotonic()
         waiting = {one.step.path: one.step.name for one in progress.steps if one.state == "pending"}
         self._pending = {key: self._pending.get(key, now) for key in waiting}
@@ -136,7 +136,7 @@ class Watcher:
             self._say_pending(name, where)
         if silent and not long and not self._said_still:
             self._said_still = True
-            self._say(f"  {_STANDS_STILL}; the run goes on, and its end will be told")
+            self._say(f"  {_STANDS_STILL}; the run continues, and its end will be reported")
 
     def _say_pending(self, name: str, reason: str) -> None:
         if self._reasons.get(name) != reason:
@@ -157,7 +157,7 @@ class Watcher:
 def watch(
     api: Api, run_id: str, spec: dict[str, Any] | None = None, *, verbose: bool = False
 ) -> None:
-    """Show a run until it ends, and what it came to.
+    """Show a run until it ends, and then its results.
 
     Args:
         api: The server.
@@ -197,7 +197,7 @@ def watch(
 
 
 def how_to_go_on(run_id: str) -> str:
-    """Say that a run that nobody follows goes on, and what to do with it."""
+    """Return how to go on following a run, and how to stop it."""
     return (
         f"run {clean(run_id)} goes on\n"
         f"  follow it:  kubestill runs follow {clean(run_id)}\n"
@@ -206,7 +206,7 @@ def how_to_go_on(run_id: str) -> str:
 
 
 def finish(api: Api, run: dict[str, Any], spec: dict[str, Any], progress: Progress) -> None:
-    """Say what a run that is over came to, as after a local run.
+    """Show the results of a run that is over, as after a local run.
 
     Raises:
         ClickException: It did not succeed; says why.
@@ -215,7 +215,9 @@ def finish(api: Api, run: dict[str, Any], spec: dict[str, Any], progress: Progre
     files, folder = open_files(api, run, spec)
     if progress.stands_still:
         over, total = progress.counted
-        echo(f"{_STANDS_STILL}: it tells of {over} of {total} steps. The run is over all the same")
+        echo(
+            f"{_STANDS_STILL}: it shows {over} of {total} steps as over, although the run has ended"
+        )
     if was_canceled(run):
         raise click.ClickException(f"run {run_id} was stopped by hand")
     if state == "SKIPPED":
@@ -266,7 +268,7 @@ def describe_failure(
 
 
 def _no_cause(ended: str, files: RunFiles) -> str:
-    return f"{ended}; no step of it left a word. Its files: {files.root}/"
+    return f"{ended}; none of its steps left a message. Its files: {files.root}/"
 
 
 def _show_results(files: RunFiles, progress: Progress, folder: str) -> None:
@@ -274,7 +276,7 @@ def _show_results(files: RunFiles, progress: Progress, folder: str) -> None:
         results = fetch_results(files, progress, folder)
     except (KubestillError, OSError) as error:
         # The run has gone well, whatever keeps us from reading it.
-        echo("\nWhat it made cannot be read from here: " + clean(error))
+        echo("\nIts outputs cannot be read from here: " + clean(error))
         echo("\n".join(clean(line) for line in places_of(files, progress)))
         return
     if results.summary:
@@ -302,7 +304,7 @@ def _age(moment: datetime | None) -> float:
 
 
 class _Interrupted(BaseException):
-    """Somebody wants this process to end."""
+    """Someone asked this process to end."""
 
     def __init__(self, number: int):
         super().__init__(number)
@@ -316,7 +318,7 @@ def _interruptible() -> Generator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         for one in before:
             signal.signal(one, signal.SIG_IGN)
-        raise _Interrupted(number)
+        interrupt(_Interrupted(number))
 
     before = dict.fromkeys((signal.SIGINT, signal.SIGTERM), signal.SIG_DFL)
     try:

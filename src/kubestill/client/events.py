@@ -63,7 +63,7 @@ def find_waiting(run_id: str, namespace: str) -> list[Waiting] | None:
 
 
 def find_pipeline_root(namespace: str) -> str:
-    """Return where the runs of a namespace write by default; empty where that cannot be told."""
+    """Return where the runs of a namespace write by default; empty where that is unknown."""
     try:
         answer = ask(
             lambda core: core.read_namespaced_config_map,

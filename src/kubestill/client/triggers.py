@@ -30,7 +30,7 @@ _LONGEST_S = 366 * 86400
 
 @dataclass(frozen=True, kw_only=True)
 class Trigger:
-    """When a schedule fires, as Kubeflow is told."""
+    """When a schedule fires, as it is sent to Kubeflow."""
 
     body: dict[str, Any]
     """The `trigger` of the API."""
@@ -87,7 +87,7 @@ def read_trigger(
 
 
 def describe_trigger(trigger: Mapping[str, Any], given: str = "") -> str:
-    """Say when a schedule fires, as a person would.
+    """Describe when a schedule fires, as a person would.
 
     Args:
         trigger: Of the API.

@@ -39,7 +39,7 @@ def read_parameters(
         assignments: As on the command line; they override the file. Values of lists, mappings,
             numbers and booleans are read as YAML, strings as they are.
         file: A YAML mapping of names to values; empty for none.
-        defaults: Values of parameters that nobody gave, as far as the pipeline has them.
+        defaults: Values for parameters that are not given, where the pipeline has them.
 
     Raises:
         InvalidInput: With every unknown name, value of a wrong type and missing parameter.
@@ -75,7 +75,7 @@ def read_parameters(
 def with_defaults(
     spec: pipeline_spec_pb2.PipelineSpec, arguments: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Add what holds for the parameters of a pipeline that nobody gave."""
+    """Add the defaults of the parameters that are not given."""
     known = spec.root.input_definitions.parameters.items()
     defaults = {
         name: json_format.MessageToDict(parameter.default_value)

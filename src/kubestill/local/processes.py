@@ -117,10 +117,12 @@ class Processes:
 @contextlib.contextmanager
 def ending_on_signals(processes: Processes) -> Iterator[None]:
     """Pass Ctrl-C and SIGTERM on to the steps, then leave by KeyboardInterrupt."""
+    # Not above: the watchman runs this file without any packages.
+    from kubestill.terminal import interrupt
 
     def stop(number: int, frame: FrameType | None) -> None:
         processes.interrupt()
-        raise KeyboardInterrupt
+        interrupt(KeyboardInterrupt())
 
     if threading.current_thread() is not threading.main_thread():
         yield

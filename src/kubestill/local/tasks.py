@@ -100,7 +100,7 @@ class _Task:
 
 
 class Tasks:
-    """Stands in for `kfp.local`'s function that runs one task."""
+    """Replaces the function of `kfp.local` that runs one task."""
 
     def __init__(
         self,
@@ -338,7 +338,7 @@ def _here() -> dict[str, str]:
 def _handled(task: pipeline_spec_pb2.PipelineTaskSpec) -> str:
     """Return the task that an exit handler's is around; empty where this is none.
 
-    Only those are told how the tasks before went.
+    Only those learn how the tasks before them ended.
     """
     given = task.inputs.parameters.values()
     told = (one for one in given if one.HasField("task_final_status"))

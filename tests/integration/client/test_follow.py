@@ -180,7 +180,7 @@ def test_results_that_cannot_be_read_are_said_to_lie_somewhere(server, command):
     run = next(iter(server.runs))
     assert f"everything of this run: minio://{ROOT}/{run}/" in output
     assert f"its model: minio://{ROOT}/{run}/train/…/model" in output
-    assert "0 s\n\nWhat it made cannot be read from here: " in output
+    assert "0 s\n\nIts outputs cannot be read from here: " in output
 
 
 def fail_with(**how: Any) -> Callable[[Workflow], None]:
@@ -236,7 +236,7 @@ def test_a_record_tells_of_a_step_that_the_list_does_not(server, command):
     server.executor = play
     output = command(*REMOTE, code=1)
     assert "list of tasks stands still" in output
-    assert "it tells of 1 of 5 steps" in output
+    assert "it shows 1 of 5 steps as over" in output
     assert "judge failed: Refused: too bad" in output
 
 
@@ -266,7 +266,7 @@ def test_the_list_stands_still_and_the_run_succeeds(server, command):
 
     server.executor = play
     output = command(*REMOTE)
-    assert "it tells of 1 of 5 steps. The run is over all the same" in output
+    assert "it shows 1 of 5 steps as over, although the run has ended" in output
     assert "0.93 red" in output
 
 
@@ -275,7 +275,7 @@ def test_the_list_stands_still_and_the_run_succeeds(server, command):
     [
         ("SKIPPED", "was skipped: none of its steps ran"),
         ("CANCELED", "was stopped by hand"),
-        ("FAILED", "ended as FAILED; no step of it left a word"),
+        ("FAILED", "ended as FAILED; none of its steps left a message"),
     ],
 )
 def test_only_a_run_that_succeeded_is_called_so(server, command, state, said):
