@@ -67,7 +67,7 @@ def settle(metric: str, values: list[float]) -> str:
 
 @pytest.mark.parametrize("metric", ["r2", "accuracy", "rmse", "log_loss", "error_rate"])
 def test_converged_is_a_small_share_of_what_is_left_to_gain(metric: str) -> None:
-    """An R² that goes from 0.99 to 0.992 has lost a fifth of its error, as an RMSE from 0.01 has."""
+    """An R² that goes from 0.99 to 0.992 has lost a fifth of its error."""
     errors = {
         "going on": [0.01 * 0.9**n for n in range(8)],
         "done": [0.01 * 0.999**n for n in range(8)],
