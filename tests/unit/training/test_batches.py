@@ -63,7 +63,7 @@ def test_ranks_train_on_every_row_once_and_each_counts_the_same(
             continue
         sizes = {"rows": rows, "batch_size": batch_size, "least_rows": least_rows}
         plans = [order(**sizes, rank=rank, world_size=ranks) for rank in range(ranks)]
-        (window,) = plans[0].windows(0) if rows <= 256 else ()
+        (window,) = plans[0].windows(0)
         batches = plans[0].batches(window)
         assert len(batches) == plans[0].steps_per_epoch
         assert sorted(torch.cat(batches).tolist()) == list(range(rows))

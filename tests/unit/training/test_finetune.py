@@ -165,7 +165,7 @@ def test_a_ruined_fine_tuning_exports_its_starting_point(
     out = finetune(milestone(before, 60), keep_optimizer=False, optimizer=optimizer, **given)
     assert "WARNING: fine-tuning did not help" in capsys.readouterr().out
     started = load_model(str(before / "model")), load_model(str(out / "model"))
-    rows = pd.DataFrame({"x": np.float32([-1, 0.3])})
+    rows = pd.DataFrame({"x": np.asarray([-1, 0.3], np.float32)})
     assert started[0](rows).equals(started[1](rows))
     record = json.loads((out / "model" / "training.json").read_text())
     assert record["chosen"]["step"] == 0

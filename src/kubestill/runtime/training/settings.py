@@ -93,7 +93,8 @@ class TrainingSettings(BaseModel):
     """Standardise each value of a tensor target by itself, or all by one mean and standard
     deviation, as suits fields."""
     choose: Literal["best", "last"] = "best"
-    """Milestone to export: the best on the validation set, or the last."""
+    """Milestone to export: the best on the validation set (fine-tuning counts its starting point as
+    one), or the last."""
     milestone_every: float = Field(default=0.0, ge=0)
     """Distance between milestones (evaluated, saved, selectable); 0 divides the budget into 30."""
     milestone_unit: Literal["epochs", "steps", "examples"] = "epochs"
