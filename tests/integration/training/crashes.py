@@ -282,7 +282,14 @@ def outcome(root: Path) -> dict[str, Any]:
 def _attempt_in_a_process(scene: Scene, point: Point | None) -> int:
     context = multiprocessing.get_context("forkserver")
     # Optimizers of second order import torch's compiler: once here, not in every run.
-    context.set_forkserver_preload(["kubestill.runtime.steps.train_student", "torch._dynamo"])
+    context.set_forkserver_preload(
+        [
+            "kubestill.runtime.steps.train_student",
+            "torch._dynamo",
+            "kubestill.runtime.stores.gcs",
+            "kubestill.runtime.stores.s3",
+        ]
+    )
     names = ("STORAGE_EMULATOR_HOST", "AWS_ENDPOINT_URL", *S3Server.keys) if scene.proxy else ()
     environment = {name: os.environ[name] for name in names if name in os.environ}
     started = context.Event()
