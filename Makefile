@@ -40,6 +40,11 @@ run: setup ## distil handwritten digits on this machine, and show the scores
 test: setup ## all tests but those that need a Docker engine, a GPU or a Kubeflow
 	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder -m "not container and not gpu and not cluster"
 
+SECONDS_EACH ?= 60
+.PHONY: fuzz
+fuzz: setup ## damaged and invented files for every reader, SECONDS_EACH for each kind of file
+	KUBESTILL_FUZZ_SECONDS=$(SECONDS_EACH) $(BIN)/pytest -n auto --timeout 7200 tests/unit/readers
+
 .PHONY: lint
 lint: setup ## ruff (rules and format), and imports that go down only
 	$(BIN)/ruff check .
