@@ -11,7 +11,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
 
 from kubestill.runtime.metrics.catalog import METRICS, Metric, metrics_of, point
 from kubestill.runtime.metrics.outcome import Floats, Ints, Outcome
@@ -56,6 +55,8 @@ class Bootstrap:
         if METRICS[metric].proportion and np.isfinite(value):
             # A perfect score resamples to itself, an interval of no width; Wilson's has one.
             outcome = self.outcomes[model]
+            from scipy.stats import binomtest  # a second to import, and few steps need it
+
             trial = binomtest(round(value * outcome.rows), outcome.rows)
             range_ = trial.proportion_ci(confidence or self.confidence, method="wilson")
             return Interval(value, float(range_.low), float(range_.high))
