@@ -9,6 +9,7 @@ from sklearn.metrics import get_scorer_names
 
 import kubestill.runtime
 from kubestill.errors import InvalidInput
+from kubestill.runtime.datasets.schema import Task
 from kubestill.runtime.metrics.catalog import (
     METRICS,
     TASKS,
@@ -72,7 +73,7 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_what_a_task_uses_is_in_the_catalog(task: str):
+def test_what_a_task_uses_is_in_the_catalog(task: Task):
     used = TASKS[task]
     names = {used.primary, *used.scored, *used.validated, *used.enumerated, *used.watched}
     assert names <= set(METRICS)
@@ -81,7 +82,7 @@ def test_what_a_task_uses_is_in_the_catalog(task: str):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_scores_lie_within_their_bounds_and_perfect_answers_fall_short_of_nothing(task: str):
+def test_scores_lie_within_their_bounds_and_perfect_answers_fall_short_of_nothing(task: Task):
     outputs, targets = ANSWERS[task]
     for name, value in score(Outcome.from_logits(task, outputs, targets)).items():
         low, high = METRICS[name].bounds

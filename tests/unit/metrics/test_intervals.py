@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap as scipy_bootstrap
 
+from kubestill.runtime.datasets.schema import Task
 from kubestill.runtime.metrics.catalog import METRICS, point
 from kubestill.runtime.metrics.intervals import GROUPS, bootstrap, paired_error
 from kubestill.runtime.metrics.outcome import Outcome
@@ -66,7 +67,7 @@ def test_pairing_sees_a_difference_that_the_single_intervals_hide(random):
     )
 
 
-def drawn(random, task: str, rows: int) -> dict[str, Outcome]:
+def drawn(random, task: Task, rows: int) -> dict[str, Outcome]:
     """Two models that err on much the same rows, on rows drawn afresh."""
     if task == "regression":
         targets = random.normal(size=(rows, 1))
@@ -107,7 +108,9 @@ def test_the_paired_error_is_how_far_the_difference_scatters_over_fresh_rows(ran
 @pytest.mark.parametrize("metric", ["log_loss", "accuracy", "brier"])
 def test_the_paired_error_of_a_mean_is_that_of_the_differences_by_row(random, metric):
     outcomes = drawn(random, "binary", 500)
-    columns = [METRICS[metric].statistics(o)(np.arange(500))[:, 0] for o in outcomes.values()]
+    statistics = METRICS[metric].statistics
+    assert statistics
+    columns = [statistics(o)(np.arange(500))[:, 0] for o in outcomes.values()]
     gaps = columns[0] - columns[1]
     expected = gaps.std(ddof=1) / np.sqrt(500)
     assert resampled_error(outcomes, metric) == pytest.approx(expected, rel=0.1)

@@ -62,7 +62,7 @@ def bands() -> Table:
     labels = ("low", "middle", "high")
     target = Column(name="band", kind="categorical", role="target", categories=labels)
     banded = frame.drop(columns="price")
-    banded["band"] = pd.qcut(frame["price"], 3, labels=list(labels)).astype(str)
+    banded["band"] = pd.Series(pd.qcut(frame["price"], 3, labels=list(labels))).astype(str)
     return Schema(columns=(*schema.features, target), task="multiclass"), banded
 
 

@@ -96,7 +96,7 @@ def test_a_diverged_run_is_selected_from_by_what_it_followed(
         )
     ledger = LocalArtifact(str(tmp_path / "out" / "ledger"), metadata={"kind": "ledger"})
     names = ("checkpoint", "model", "report", "summary")
-    out = {name: LocalArtifact(str(tmp_path / "chosen" / name)) for name in names}
+    out: dict[str, Any] = {name: LocalArtifact(str(tmp_path / "chosen" / name)) for name in names}
     (tmp_path / "chosen").mkdir()
     _, model, reason = select_checkpoint(ledger=ledger, **out)
     assert load_model(model).spec.task == "regression"
