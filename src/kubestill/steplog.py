@@ -12,6 +12,7 @@ _ROUTINE = re.compile(r"(?:[\w-]+: )?(?:ok|note|skipped|shown): ")
 _STAYS = re.compile(
     r"(?:[\w-]+: )?(?:fail|failed|not shown|undetermined|drift): "
     r"|\w*(?:WARNING|ERROR|CRITICAL)\b|.*\b\w*Warning: |resuming from |SIGTERM: "
+    r"|.*: starting the step again in |.*: the last of \d+ tries in this pod"
     r"|attempt \d+ takes over |.*; waiting \d+ s for |.*: its result is adopted"
 )
 

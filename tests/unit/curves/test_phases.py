@@ -166,7 +166,7 @@ def test_a_loss_is_preferred_to_the_followed_accuracy():
 def test_too_few_points_say_so(count: int):
     found = detect_phases(curves(validation(40)[:count], training(40)[:count]))
     assert found.boundaries == Boundaries(structure=None, detail=None)
-    assert "cannot be told" in found.why
+    assert "cannot be determined" in found.why
 
 
 def test_values_that_are_not_finite_are_left_out():

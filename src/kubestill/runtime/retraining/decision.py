@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict
 from kubestill.runtime.base.artifacts import clean
 from kubestill.runtime.base.values import read_as
 
-__all__ = ["DecisionRecord", "read_decision"]
+__all__ = ["DECISION_FORMAT", "DecisionRecord", "read_decision"]
+
+DECISION_FORMAT: Literal["kubestill/decision/1"] = "kubestill/decision/1"
 
 
 class DecisionRecord(BaseModel):
@@ -22,7 +24,7 @@ class DecisionRecord(BaseModel):
     # A later version may add facts, which are nothing to fail over.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    format: Literal["kubestill/decision/1"] = "kubestill/decision/1"
+    format: Literal["kubestill/decision/1"] = DECISION_FORMAT
     decision: str
     """One of `evaluation.decision.Verdict`."""
     reason: str

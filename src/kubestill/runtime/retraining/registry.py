@@ -16,6 +16,7 @@ from typing import Any
 
 from kubestill.errors import Conflict, CorruptData, InvalidInput, Problem
 from kubestill.runtime.base.values import check_format, parse_json, read_as
+from kubestill.runtime.retraining.decision import DECISION_FORMAT
 from kubestill.runtime.retraining.state import FORMAT, Champion, State
 from kubestill.runtime.retraining.transitions import Transition
 from kubestill.runtime.stores import Store, join_uri, open_store
@@ -140,7 +141,8 @@ class Registry:
     def _entry(self, key: str) -> dict[str, Any]:
         source = f"{self.uri}/{key}"
         form = parse_json(self.store.get(key), source=source, what="entry of the history")
-        check_format(form.get("format"), FORMAT, source=source, what="entry of the history")
+        if form.get("format") != DECISION_FORMAT:  # a judgement keeps the format of its decision
+            check_format(form.get("format"), FORMAT, source=source, what="entry of the history")
         for name in ("at", "run_id", "step"):
             if not isinstance(form.get(name), str):
                 raise CorruptData(f"{source} is no entry of the history: it lacks {name!r}")
