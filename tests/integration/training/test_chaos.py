@@ -11,7 +11,7 @@ import pytest
 from chaos import copy_of, digest
 from worker import finish, kill, start
 
-KILLS = int(os.environ.get("KUBESTILL_CHAOS_KILLS", "8"))
+KILLS = int(os.environ.get("KUBESTILL_CHAOS_KILLS", "5"))
 """Of each store; `make bench-chaos` asks for hundreds."""
 
 

@@ -1,7 +1,7 @@
 """Wherever a training run ends, starting it again ends as if nothing had happened.
 
 Every point where it can end is listed, none is hoped for; see `crashes`. Of all points on a disk
-every 47th is tried, and of those of one case SIGTERM at every step; in the clouds, where a point
+every 97th is tried, and of those of one case SIGTERM at every step; in the clouds, where a point
 costs more, a handful. KUBESTILL_CRASH_POINTS is another distance: 1, as in `make bench-chaos`, is
 every point on a disk and every ninth in a cloud. A table at the end counts them.
 """
@@ -37,8 +37,8 @@ WAVE = Schema(
     columns=(Column(name="x", kind="numeric"), Column(name="y", kind="numeric", role="target")),
     task="regression",
 )
-EVERY = int(os.environ.get("KUBESTILL_CRASH_POINTS") or 47)
-BENCH = EVERY < 47
+EVERY = int(os.environ.get("KUBESTILL_CRASH_POINTS") or 97)
+BENCH = EVERY < 97
 CLOUD_CASES = [case for case in CASES if case.name in ("fused, best", "autograd, last", "L-BFGS")]
 
 Tried = dict[tuple[str, str], Counter[str]]
