@@ -75,7 +75,10 @@ def rollback(uri: str, to: int, yes: bool) -> None:
     from kubestill.runtime.retraining.inspection import roll_back, standing
 
     if not yes:
-        now = standing(uri)["champion"]
+        found = standing(uri)
+        now = found["champion"]
+        if not to and len(found["champions"]) < 2:
+            raise click.UsageError(f"The champion is {now}, and there is none before it.")
         click.confirm(f"The champion is {now}. Roll back to {to or 'the one before'}?", abort=True)
     echo(roll_back(uri, to=to))
 

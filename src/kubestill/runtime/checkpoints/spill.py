@@ -227,10 +227,13 @@ def _marks(source: Store, entry: LedgerEntry) -> protocol.Marks:
         found = parse_json(source.get(key), source=f"{source.uri}/{key}", what="record of phases")
     except NotFound:
         return protocol.Marks(phases={entry.step: entry.phase} if entry.phase else {})
-    return protocol.Marks(
-        phases={int(step): int(phase) for step, phase in found["phases"].items()},
-        candidates=frozenset(int(step) for step in found["candidates"]),
-    )
+    try:
+        return protocol.Marks(
+            phases={int(step): int(phase) for step, phase in found["phases"].items()},
+            candidates=frozenset(int(step) for step in found["candidates"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CorruptData(f"{source.uri}/{key} is not a record of phases: {error!r}") from error
 
 
 def _keep_all(entries: Sequence[LedgerEntry], marks: protocol.Marks) -> Sequence[LedgerEntry]:

@@ -16,6 +16,7 @@ candidate that keeps the limits may replace it. `bootstrap` says that there is n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -276,6 +277,14 @@ def _forgotten(
         return ()
     gain = golden.improvement(model, baseline, metric)
     reference = golden.points[baseline][metric.name]
+    if best is not None and not math.isfinite(reference):
+        reached = metric.sign * (golden.points[model][metric.name] - best.best)
+        if reached >= -allowed * abs(best.best):
+            return ()
+        return (
+            f"Forgets: on the golden set {metric.title} is worse than the best it has been by "
+            f"{-reached:.4g}; the {baseline}'s answers there are not finite.",
+        )
     behind = 0.0
     if best is not None and metric.sign * (best.best - reference) > 0:
         behind = metric.sign * (best.best - reference)

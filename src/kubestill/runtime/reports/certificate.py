@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from kubestill.runtime.certification.certificate import CODES, Certificate
@@ -78,7 +79,16 @@ def _headline(found: Examined) -> str:
 
 def _error(made: Certificate) -> str:
     unit = made.about["unit"]
-    return f"{made.worst['error']:.2g}" + (f" {unit}" if unit else "")
+    return _at_most(made.worst["error"]) + (f" {unit}" if unit else "")
+
+
+def _at_most(bound: float) -> str:
+    """Return two digits that promise no less than is so: rounded up."""
+    if not bound or not math.isfinite(bound):
+        return f"{bound:.2g}"
+    unit = 10.0 ** (math.floor(math.log10(abs(bound))) - 1)
+    shown = f"{bound:.2g}"
+    return shown if float(shown) >= bound else f"{(math.ceil(bound / unit)) * unit:.2g}"
 
 
 def _lead(made: Certificate) -> str:
@@ -98,10 +108,10 @@ def _facts(found: Examined) -> list[Tile]:
         tiled = [Tile(value=percent(share, 2), label="rows that agree", detail=detail)]
     else:
         detail = f"on all {data['rows']:,} rows; mean {data['mean']:.2g}"
-        tiled = [Tile(value=f"{data['max']:.2g}", label="largest error", detail=detail)]
+        tiled = [Tile(value=_at_most(data["max"]), label="largest error", detail=detail)]
     if off:
         detail = f"on {off['rows']:,} points; mean {off['mean']:.2g}"
-        tiled.append(Tile(value=f"{off['max']:.2g}", label="largest between rows", detail=detail))
+        tiled.append(Tile(value=_at_most(off["max"]), label="largest between rows", detail=detail))
         tiled += _bound_tile(off)
     detail = f"{size(made.size['surrogate_bytes'])} for {size(made.size['table_bytes'])}"
     label = "{} than the table"
@@ -126,7 +136,7 @@ def _bound_tile(off: dict[str, Any]) -> list[Tile]:
     last = known[-1]
     detail = f"of the domain err less, with {off['confidence']:.0%} confidence"
     label = f"{percent(last['quantile'], 0)} bound"
-    return [Tile(value=f"{last['bound']:.2g}", label=label, detail=detail)]
+    return [Tile(value=_at_most(last["bound"]), label=label, detail=detail)]
 
 
 def _pictures(found: Examined) -> list[Html]:

@@ -76,6 +76,8 @@ class _Search:
         excess = self._floor.excess(real.final_train_loss)
         if real.ended == "diverged" or excess > 2 * self._attempt.near:
             return None
+        if real.excess[-1] <= 2 * excess:  # not far apart: it is slow, not of two minds
+            return None
         return _failed(
             "train-eval",
             f"While training the batch is learned ({100 * excess:.2g}% excess), but in evaluation "

@@ -28,6 +28,7 @@ from kubestill.runtime.training.job import Preset, check_job
 from kubestill.runtime.training.prepare import resolve_loss
 from kubestill.runtime.training.replay import check_replay, mix
 from kubestill.runtime.training.run import Keeping, Origin, check_resume, say
+from kubestill.runtime.training.saved import check_saved
 from kubestill.runtime.training.unfamiliar import describe_unfamiliar
 
 _OPTIMIZER = ("optimizer", "optimizer_args")
@@ -173,6 +174,9 @@ def _check_own(
     if not 0 <= replay_share < 1:
         remedy = "use a share of the mix from 0 (off) up to, but not, 1"
         problems.add("replay_share", replay_share, remedy)
+    if settings.get("freeze") and (shrink != 1 or perturb):
+        remedy = "frozen parameters keep their values; leave shrink at 1 and perturb at 0"
+        problems.add("settings.freeze", settings["freeze"], remedy)
     if keep_schedule and settings.get("warmup_steps"):
         remedy = (
             "the schedule goes on after its own warm-up; leave it out, or use keep_schedule false"
@@ -193,7 +197,9 @@ def _read(
     with problems.collect("checkpoint", checkpoint.uri):
         check_kind(checkpoint, "checkpoint", "checkpoint")
         chosen = read_checkpoint_artifact(checkpoint.path)
-        before = read_manifest(open_store(chosen.uri), chosen.entry.manifest).meta
+        meta = read_manifest(open_store(chosen.uri), chosen.entry.manifest).meta
+        check_saved(meta, f"{chosen.uri}/{chosen.entry.manifest.key}")
+        before = meta
     return chosen, before
 
 

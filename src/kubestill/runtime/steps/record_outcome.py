@@ -86,11 +86,14 @@ def _text(registry: Registry, run_id: str, done: Outcome) -> str:
     if state.windows:
         quarantined = sum(window.train == "quarantined" for window in state.windows)
         lines.append(
-            f"Judged are the rows before {state.judged_through[:16]}, in {len(state.windows)} "
-            f"windows, {quarantined} of them quarantined."
+            f"All rows before {state.judged_through[:16]} have been judged. "
+            f"Windows: {len(state.windows)}, of which quarantined: {quarantined}."
         )
     if done.outcome == "unfit":
         mine = " ".join(window.id for window in state.windows if window.run_id == run_id)
         remedy = f"`kubestill registry release {registry.uri} {mine}`"
-        lines += ["", f"Nobody learns from its rows. Are they sound after all? {remedy}"]
+        lines += [
+            "",
+            f"No run learns from these rows. If they are sound after all, release them: {remedy}",
+        ]
     return "\n".join(lines) + "\n"

@@ -53,6 +53,7 @@ from kubestill.runtime.selection.rules import Choice, select
 from kubestill.runtime.stores import join_uri, open_store
 from kubestill.runtime.stores.base import Store
 from kubestill.runtime.training.record import Chosen, Curves, TrainingRecord, training_of
+from kubestill.runtime.training.saved import check_saved
 
 __all__ = ["SelectionSettings", "select_checkpoint"]
 
@@ -350,8 +351,9 @@ def _evidence(ledger: Ledger, record: TrainingRecord | None) -> Evidence:
     if record is not None:
         return Evidence(curves=record.curves.to_json(), own_metric=record.metric)
     for newest in ledger.newest_first[:1]:
-        with suppress(KubestillError, KeyError, ValueError):
+        with suppress(KubestillError):
             meta = read_manifest(open_store(ledger.uri), newest.manifest).meta
+            check_saved(meta, f"{ledger.uri}/{newest.manifest.key}")
             curves = Curves.model_validate(meta["curves"]).to_json()
             return Evidence(curves=curves, own_metric=str(meta["stopping"]["metric"]))
     train: list[dict[str, float]] = []

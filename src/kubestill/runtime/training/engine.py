@@ -32,6 +32,7 @@ from kubestill.runtime.training.kernels import foreach_lerp_
 from kubestill.runtime.training.plan import Plan
 from kubestill.runtime.training.prepare import Prepared
 from kubestill.runtime.training.record import FORMAT, Chosen, Curves, Learned, Stop
+from kubestill.runtime.training.saved import check_saved
 from kubestill.runtime.training.schedules import CONSTANT, LearningRates
 from kubestill.runtime.training.settings import TrainingSettings
 from kubestill.runtime.training.steps import build_step
@@ -149,6 +150,8 @@ class Trainer:
 
     def _set_up(self, saved: TrainingState | None) -> None:
         """Build what the loop needs, fresh or as it was saved."""
+        if saved:
+            check_saved(saved.meta, "the checkpoint")
         resolved = saved.meta["resolved"] if saved else {}
         shuffle = resolved.get("shuffle", self._prepared.shuffle)
         self.step_path, self._train_step = build_step(
