@@ -86,10 +86,10 @@ class ClusterTasks(tasks.Tasks):
             **rest,
         )
         if known and Path(known, _DONE).exists():
-            spec = self._specs[component_name]
+            named = self._specs[component_name]
             self._now.quiet = True
             executor = rest["executor_spec"]
-            task = self._prepare(pipeline_resource_name, spec, component_spec, executor, given)
+            task = self._prepare(pipeline_resource_name, *named, component_spec, executor, given)
             outputs = read_outputs(task.executor_input, component_spec)
             found = {name: self._backend.record(name, one) for name, one in outputs.items()}
             return found, status.Status.SUCCESS
