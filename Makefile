@@ -130,5 +130,7 @@ CRASH_POINTS ?= 1
 .PHONY: bench-chaos
 bench-chaos: setup ## end training at every point there is, then kill real runs KILLS times, and whole pipelines
 	KUBESTILL_CRASH_POINTS=$(CRASH_POINTS) $(BIN)/pytest -sv --timeout 3600 tests/integration/training/test_crash_points.py
-	KUBESTILL_CHAOS_KILLS=$(KILLS) $(BIN)/pytest -sv --timeout 3600 -k killed tests/integration/training/test_chaos.py tests/integration/pipelines/test_preemption.py tests/integration/pipelines/test_retraining.py
-	KUBESTILL_CHAOS_KILLS=$(KILLS) $(BIN)/pytest -v tests/integration/training/test_torchrun.py tests/integration/pipelines/test_own_table.py
+	KUBESTILL_CHAOS_KILLS=$(KILLS) $(BIN)/pytest -sv --timeout 3600 -k killed tests/integration/training/test_chaos.py
+	KUBESTILL_CHAOS_KILLS=$(KILLS) $(BIN)/pytest -v -n auto --dist loadfile --timeout 3600 -k "killed or gaps or lost_ranks" \
+	  tests/integration/pipelines/test_preemption.py tests/integration/pipelines/test_retraining.py \
+	  tests/integration/pipelines/test_own_table.py tests/integration/training/test_torchrun.py
