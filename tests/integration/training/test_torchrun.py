@@ -54,6 +54,8 @@ def interrupt(root: Path, rank: int) -> None:
 def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, int]:
     root = copy_of(data, tmp_path_factory.mktemp("two") / "run")
     assert launch(root, 2).wait(timeout=240) == 0, (root / "log").read_text()
+    assert "exported step" in (root / "log").read_text()
+    assert "exported step" not in (root / "others" / "log").read_text(), "two ranks wrote the model"
     return digest(root)
 
 

@@ -23,6 +23,7 @@ from kubestill.runtime.metrics.catalog import direction
 from kubestill.runtime.models.export import Export, export_from_state
 from kubestill.runtime.models.serve import add_serving_file
 from kubestill.runtime.reports.training import training_report
+from kubestill.runtime.training.distributed import process_group
 from kubestill.runtime.training.job import Job, Preset, check_job
 from kubestill.runtime.training.record import Chosen, PresetName, TrainingRecord
 from kubestill.runtime.training.run import Keeping, Origin, check_resume, say, train
@@ -102,7 +103,6 @@ def train_and_write(
     Raises:
         CorruptData: No milestone can be read; and what `train` raises.
     """
-    first = Ranks.current().rank == 0
 
     def write_ledger(ledger: Ledger) -> None:
         if first:
@@ -111,14 +111,17 @@ def train_and_write(
             about = {"uri": ledger.uri, "fingerprint": ledger.fingerprint}
             ports.ledger.metadata.update(kind="ledger", **about)
 
-    record, ledger = train(
-        name,
-        job,
-        keeping=keeping,
-        ledger_uri=ports.ledger.uri,
-        origin=origin,
-        on_failure=write_ledger,
-    )
+    with process_group():
+        # Outside of the group every rank would take itself for the only one.
+        first = Ranks.current().rank == 0
+        record, ledger = train(
+            name,
+            job,
+            keeping=keeping,
+            ledger_uri=ports.ledger.uri,
+            origin=origin,
+            on_failure=write_ledger,
+        )
     if first:
         write_ledger(ledger)
         exported = _write_outputs(record, ledger, ports)
