@@ -456,6 +456,22 @@ def test_spilled_states_that_the_store_has_by_now_are_forgotten(tmp_path: Path) 
     assert not kept_in(error).exists()
 
 
+@pytest.mark.parametrize(
+    "wrong", ['{"phases": []}', '{"candidates": ["x"]}', '{"phases": {"x": 1}}']
+)
+def test_marks_that_are_none_are_told_of_and_what_they_are_beside_stays(
+    tmp_path: Path, wrong: str
+) -> None:
+    root, spill, said = tmp_path / "root", tmp_path / "spill", Said()
+    error = spilled(root, spill, (1, "milestone"))
+    (marks,) = kept_in(error).glob("exp/f00/000000001-*/marks.json")
+    marks.write_text(wrong)
+    with opened(root, settings=spilling(spill), said=said) as checkpointer:
+        assert [entry.step for entry in checkpointer.ledger.entries] == [0]
+    assert "marks.json is not a record of phases" in said
+    assert kept_in(error).exists()
+
+
 @pytest.mark.parametrize("steps", [1, 2])
 def test_nothing_comes_back_without_the_milestones_before_it(tmp_path: Path, steps: int) -> None:
     root, spill, said = tmp_path / "root", tmp_path / "spill", Said()

@@ -73,6 +73,14 @@ def test_a_new_optimizer_starts_afresh(train: Train, finetune: Train) -> None:
     assert state.meta["settings"]["optimizer_args"] == {}
 
 
+@pytest.mark.parametrize("change", [{"shrink": 0.5}, {"perturb": 0.1}], ids=str)
+def test_what_is_frozen_is_neither_shrunk_nor_perturbed(
+    train: Train, finetune: Train, change: dict[str, float]
+) -> None:
+    with pytest.raises(InvalidInput, match="settings.freeze.*frozen parameters keep their values"):
+        finetune(milestone(train(), 60), settings={"freeze": ["0.*"]}, **change)
+
+
 def test_arguments_that_do_not_fit_what_is_kept(train: Train, finetune: Train) -> None:
     before = train(optimizer="SGD", settings=MOMENTUM)
     with pytest.raises(InvalidInput, match="momentum_buffer.*keeps nothing.*keep_optimizer"):

@@ -21,7 +21,7 @@ from dataclasses import replace
 from typing import Any
 
 from kubestill.errors import CorruptData, InvalidInput, NotFound, StoreError, TrainingFailed
-from kubestill.runtime.base.values import parse_json
+from kubestill.runtime.base.values import parse_json, read_as
 from kubestill.runtime.checkpoints import protocol
 from kubestill.runtime.checkpoints.commits import LedgerCell
 from kubestill.runtime.checkpoints.ledger import Attempt, Ledger, LedgerEntry
@@ -227,13 +227,7 @@ def _marks(source: Store, entry: LedgerEntry) -> protocol.Marks:
         found = parse_json(source.get(key), source=f"{source.uri}/{key}", what="record of phases")
     except NotFound:
         return protocol.Marks(phases={entry.step: entry.phase} if entry.phase else {})
-    try:
-        return protocol.Marks(
-            phases={int(step): int(phase) for step, phase in found["phases"].items()},
-            candidates=frozenset(int(step) for step in found["candidates"]),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CorruptData(f"{source.uri}/{key} is not a record of phases: {error!r}") from error
+    return read_as(protocol.Marks, found, source=f"{source.uri}/{key}", what="record of phases")
 
 
 def _keep_all(entries: Sequence[LedgerEntry], marks: protocol.Marks) -> Sequence[LedgerEntry]:

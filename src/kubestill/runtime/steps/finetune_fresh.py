@@ -28,7 +28,7 @@ from kubestill.runtime.training.job import Preset, check_job
 from kubestill.runtime.training.prepare import resolve_loss
 from kubestill.runtime.training.replay import check_replay, mix
 from kubestill.runtime.training.run import Keeping, Origin, check_resume, say
-from kubestill.runtime.training.saved import check_saved
+from kubestill.runtime.training.saved import read_saved
 from kubestill.runtime.training.unfamiliar import describe_unfamiliar
 
 _OPTIMIZER = ("optimizer", "optimizer_args")
@@ -198,7 +198,7 @@ def _read(
         check_kind(checkpoint, "checkpoint", "checkpoint")
         chosen = read_checkpoint_artifact(checkpoint.path)
         meta = read_manifest(open_store(chosen.uri), chosen.entry.manifest).meta
-        check_saved(meta, f"{chosen.uri}/{chosen.entry.manifest.key}")
+        read_saved(meta, f"{chosen.uri}/{chosen.entry.manifest.key}")
         before = meta
     return chosen, before
 

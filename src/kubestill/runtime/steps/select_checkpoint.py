@@ -52,8 +52,8 @@ from kubestill.runtime.selection.request import (
 from kubestill.runtime.selection.rules import Choice, select
 from kubestill.runtime.stores import join_uri, open_store
 from kubestill.runtime.stores.base import Store
-from kubestill.runtime.training.record import Chosen, Curves, TrainingRecord, training_of
-from kubestill.runtime.training.saved import check_saved
+from kubestill.runtime.training.record import Chosen, TrainingRecord, training_of
+from kubestill.runtime.training.saved import read_saved
 
 __all__ = ["SelectionSettings", "select_checkpoint"]
 
@@ -353,9 +353,8 @@ def _evidence(ledger: Ledger, record: TrainingRecord | None) -> Evidence:
     for newest in ledger.newest_first[:1]:
         with suppress(KubestillError):
             meta = read_manifest(open_store(ledger.uri), newest.manifest).meta
-            check_saved(meta, f"{ledger.uri}/{newest.manifest.key}")
-            curves = Curves.model_validate(meta["curves"]).to_json()
-            return Evidence(curves=curves, own_metric=str(meta["stopping"]["metric"]))
+            saved = read_saved(meta, f"{ledger.uri}/{newest.manifest.key}")
+            return Evidence(curves=saved.curves.to_json(), own_metric=saved.stopping.metric)
     train: list[dict[str, float]] = []
     validation: list[dict[str, float]] = []
     for entry in ledger.milestones:

@@ -32,7 +32,7 @@ from kubestill.runtime.training.kernels import foreach_lerp_
 from kubestill.runtime.training.plan import Plan
 from kubestill.runtime.training.prepare import Prepared
 from kubestill.runtime.training.record import FORMAT, Chosen, Curves, Learned, Stop
-from kubestill.runtime.training.saved import check_saved
+from kubestill.runtime.training.saved import read_saved
 from kubestill.runtime.training.schedules import CONSTANT, LearningRates
 from kubestill.runtime.training.settings import TrainingSettings
 from kubestill.runtime.training.steps import build_step
@@ -150,9 +150,7 @@ class Trainer:
 
     def _set_up(self, saved: TrainingState | None) -> None:
         """Build what the loop needs, fresh or as it was saved."""
-        if saved:
-            check_saved(saved.meta, "the checkpoint")
-        resolved = saved.meta["resolved"] if saved else {}
+        resolved = read_saved(saved.meta, "the checkpoint").resolved if saved else {}
         shuffle = resolved.get("shuffle", self._prepared.shuffle)
         self.step_path, self._train_step = build_step(
             self.model.network,

@@ -14,7 +14,7 @@ from kubestill.runtime.base.values import Whole, read_as
 from kubestill.runtime.training.record import Curves
 from kubestill.runtime.training.stopping import Stopping
 
-__all__ = ["check_saved"]
+__all__ = ["Saved", "read_saved"]
 
 
 class _Open(BaseModel):
@@ -26,6 +26,7 @@ class _Open(BaseModel):
 class _Kept(_Open):
     schedule_from: Whole
     schedule_steps: Whole
+    steps_per_epoch: Whole
     data_from: Whole
 
 
@@ -50,7 +51,9 @@ class _Settings(_Open):
     warmup_steps: float
 
 
-class _Saved(_Open):
+class Saved(_Open):
+    """A training run as it was when the state was copied."""
+
     step: Whole
     losses_since: Whole
     seconds: float
@@ -63,14 +66,15 @@ class _Saved(_Open):
     settings: _Settings
 
 
-def check_saved(meta: Mapping[str, Any], source: str) -> None:
-    """Refuse the `meta` of a state or a manifest that is not what the engine writes.
+def read_saved(meta: Mapping[str, Any], source: str) -> Saved:
+    """Read the `meta` of a state or a manifest.
 
     Args:
         meta: Of a `TrainingState` or a `Manifest`.
         source: Where it comes from, for messages.
 
     Raises:
-        CorruptData: With the first few fields that are missing or wrong.
+        CorruptData: It is not what the engine writes; with the first few fields that are missing or
+            wrong.
     """
-    read_as(_Saved, dict(meta), source=source, what="saved training run")
+    return read_as(Saved, dict(meta), source=source, what="saved training run")
