@@ -6,8 +6,9 @@ import pytest
 from kubestill.errors import InvalidInput
 from kubestill.runtime.evaluation.comparison import agreement, agreement_matrix, mcnemar
 from kubestill.runtime.evaluation.decision import Rules, judge_alone, judge_challenger
+from kubestill.runtime.evaluation.record import GoldenMark
 from kubestill.runtime.evaluation.thresholds import parse_thresholds
-from kubestill.runtime.metrics.catalog import METRICS
+from kubestill.runtime.metrics.catalog import METRICS, point
 from kubestill.runtime.metrics.intervals import bootstrap
 from kubestill.runtime.metrics.outcome import Outcome
 
@@ -31,7 +32,7 @@ def rules(thresholds=None, **others) -> Rules:
     )
 
 
-def judge(models, thresholds=None, golden=None, min_rows=100, min_improvement=0.01):
+def judge(models, thresholds=None, golden=None, min_rows=100, min_improvement=0.01, best=None):
     return judge_challenger(
         bootstrap(models, resamples=500),
         "challenger",
@@ -39,6 +40,7 @@ def judge(models, thresholds=None, golden=None, min_rows=100, min_improvement=0.
         rules(thresholds, min_rows=min_rows, min_improvement=min_improvement),
         metric=LOG_LOSS,
         golden=bootstrap(golden, resamples=500) if golden else None,
+        best=best,
     )
 
 
@@ -86,6 +88,19 @@ def test_a_challenger_that_forgets_the_golden_set_is_rejected():
     found = judge(fresh, golden=golden)
     assert found.verdict == "reject"
     assert "golden" in found.reason
+
+
+@pytest.mark.parametrize(("lead", "expected"), [(0.3, "reject"), (0.005, "promote")])
+def test_where_the_champion_has_nan_on_the_golden_set_its_best_mark_is_what_counts(lead, expected):
+    """Lower log loss by `lead` than the challenger's: by far, or within noise."""
+    golden = outcomes(500, seed=9, challenger=1.0, champion=1.0)
+    reached = point(LOG_LOSS, golden["challenger"]) - lead
+    golden["champion"].predictions[0] = np.nan
+    fresh = outcomes(2000, challenger=1.5, champion=1.0)
+    best = GoldenMark(fingerprint="f", value=reached, best=reached)
+    found = judge(fresh, golden=golden, best=best)
+    assert found.verdict == expected
+    assert ("worse than the best it has been" in found.reason) == (expected == "reject")
 
 
 def test_a_challenger_with_nan_is_broken_even_on_few_rows():

@@ -276,24 +276,20 @@ def _forgotten(
     if golden is None:
         return ()
     gain = golden.improvement(model, baseline, metric)
-    reference = golden.points[baseline][metric.name]
-    if best is not None and not math.isfinite(reference):
-        reached = metric.sign * (golden.points[model][metric.name] - best.best)
-        if reached >= -allowed * abs(best.best):
-            return ()
-        return (
-            f"Forgets: on the golden set {metric.title} is worse than the best it has been by "
-            f"{-reached:.4g}; the {baseline}'s answers there are not finite.",
-        )
-    behind = 0.0
-    if best is not None and metric.sign * (best.best - reference) > 0:
-        behind = metric.sign * (best.best - reference)
-        reference = best.best
-    gain = Interval(gain.value - behind, gain.low - behind, gain.high - behind)
+    reference, than = golden.points[baseline][metric.name], f"the {baseline}'s"
+    # Where the baseline's answers are not finite, only the mark is there to fall behind.
+    if best is not None and not metric.sign * (reference - best.best) >= 0:
+        if math.isfinite(reference):
+            behind = metric.sign * (best.best - reference)
+            gain = Interval(gain.value - behind, gain.low - behind, gain.high - behind)
+        else:
+            own = golden.interval(model, metric.name)
+            low, high = sorted(metric.sign * (end - best.best) for end in (own.low, own.high))
+            gain = Interval(metric.sign * (own.value - best.best), low, high)
+        reference, than = best.best, "the best it has been"
     if not gain.high < -allowed * abs(reference):
         return ()
     worse = _shown(_turned(gain), golden.confidence)
-    than = "the best it has been" if behind else f"the {baseline}'s"
     tolerated = f", more than the {allowed:.0%} tolerated" if allowed else ""
     return (
         f"Forgets: on the golden set {metric.title} is worse than {than} by {worse}{tolerated}.",

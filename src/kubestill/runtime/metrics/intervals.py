@@ -53,10 +53,10 @@ class Bootstrap:
         """Return a model's score with its interval."""
         value = self.points[model][metric]
         if METRICS[metric].proportion and np.isfinite(value):
-            # A perfect score resamples to itself, an interval of no width; Wilson's has one.
-            outcome = self.outcomes[model]
             from scipy.stats import binomtest  # a second to import, and few steps need it
 
+            # A perfect score resamples to itself, an interval of no width; Wilson's has one.
+            outcome = self.outcomes[model]
             trial = binomtest(round(value * outcome.rows), outcome.rows)
             range_ = trial.proportion_ci(confidence or self.confidence, method="wilson")
             return Interval(value, float(range_.low), float(range_.high))
