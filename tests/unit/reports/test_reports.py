@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 import time
 from html import escape as html_escape
@@ -21,7 +22,7 @@ from kubestill.runtime.models.model import ModelSpec
 from kubestill.runtime.reports.canvas import PAINT, draw
 from kubestill.runtime.reports.comparison_plots import agreement_plot, picture
 from kubestill.runtime.reports.markdown import markdown_table
-from kubestill.runtime.reports.numbers import count, duration, percent, score_text, size
+from kubestill.runtime.reports.numbers import at_most, count, duration, percent, score_text, size
 from kubestill.runtime.reports.page import emphasised
 from kubestill.runtime.reports.training import training_report, validation_panels
 from kubestill.runtime.steps.train_teacher import train_teacher
@@ -240,6 +241,14 @@ def test_a_picture_has_every_dark_pixel():
     pixels[1, 2:4] = 1.0
     assert "M2 1h2v1h-2z" in picture(pixels, "two pixels")
     assert "<path" not in picture(np.zeros((4, 4)), "blank")
+
+
+@pytest.mark.parametrize("digits", [2, 3])
+def test_a_bound_is_never_written_smaller_than_it_is(digits: int) -> None:
+    bounds = 10 ** np.random.default_rng(0).uniform(-12, 9, 2000)
+    for bound in [0.244929, 0.245, 0.0, math.inf, *bounds]:
+        assert bound <= float(at_most(bound, digits)) <= bound * (1 + 10.0 ** (1 - digits))
+    assert (at_most(0.244929), at_most(0.244929, 3), at_most(0.25)) == ("0.25", "0.245", "0.25")
 
 
 @pytest.mark.parametrize(

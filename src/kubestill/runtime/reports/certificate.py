@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from kubestill.runtime.certification.certificate import CODES, Certificate
 from kubestill.runtime.certification.certify import Examined
 from kubestill.runtime.certification.views import cases, error_map, image, lines
 from kubestill.runtime.reports.markdown import bullet_list, document, markdown_table
-from kubestill.runtime.reports.numbers import count, duration, percent, size
+from kubestill.runtime.reports.numbers import at_most, count, duration, percent, size
 from kubestill.runtime.reports.page import (
     Cell,
     Html,
@@ -79,16 +78,7 @@ def _headline(found: Examined) -> str:
 
 def _error(made: Certificate) -> str:
     unit = made.about["unit"]
-    return _at_most(made.worst["error"]) + (f" {unit}" if unit else "")
-
-
-def _at_most(bound: float) -> str:
-    """Return two digits that promise no less than is so: rounded up."""
-    if not bound or not math.isfinite(bound):
-        return f"{bound:.2g}"
-    unit = 10.0 ** (math.floor(math.log10(abs(bound))) - 1)
-    shown = f"{bound:.2g}"
-    return shown if float(shown) >= bound else f"{(math.ceil(bound / unit)) * unit:.2g}"
+    return at_most(made.worst["error"]) + (f" {unit}" if unit else "")
 
 
 def _lead(made: Certificate) -> str:
@@ -108,10 +98,10 @@ def _facts(found: Examined) -> list[Tile]:
         tiled = [Tile(value=percent(share, 2), label="rows that agree", detail=detail)]
     else:
         detail = f"on all {data['rows']:,} rows; mean {data['mean']:.2g}"
-        tiled = [Tile(value=_at_most(data["max"]), label="largest error", detail=detail)]
+        tiled = [Tile(value=at_most(data["max"]), label="largest error", detail=detail)]
     if off:
         detail = f"on {off['rows']:,} points; mean {off['mean']:.2g}"
-        tiled.append(Tile(value=_at_most(off["max"]), label="largest between rows", detail=detail))
+        tiled.append(Tile(value=at_most(off["max"]), label="largest between rows", detail=detail))
         tiled += _bound_tile(off)
     detail = f"{size(made.size['surrogate_bytes'])} for {size(made.size['table_bytes'])}"
     label = "{} than the table"
@@ -136,7 +126,7 @@ def _bound_tile(off: dict[str, Any]) -> list[Tile]:
     last = known[-1]
     detail = f"of the domain err less, with {off['confidence']:.0%} confidence"
     label = f"{percent(last['quantile'], 0)} bound"
-    return [Tile(value=_at_most(last["bound"]), label=label, detail=detail)]
+    return [Tile(value=at_most(last["bound"]), label=label, detail=detail)]
 
 
 def _pictures(found: Examined) -> list[Html]:
@@ -271,7 +261,7 @@ def _quantiles(made: Certificate) -> list[Html]:
             Html(percent(q["quantile"], 0)),
             [
                 Cell(text=f"{q['observed']:.3g}"),
-                Cell(text="–" if q["bound"] is None else f"{q['bound']:.3g}"),
+                Cell(text="–" if q["bound"] is None else at_most(q["bound"], digits=3)),
                 Cell(text=f"{q['samples_needed']:,}"),
             ],
         )
@@ -282,7 +272,7 @@ def _quantiles(made: Certificate) -> list[Html]:
         f"From {off['rows']:,} independent random points. The bounds hold with "
         f"{off['confidence']:.0%} confidence each, whatever the distribution of the error (order "
         f"statistics, Wilks 1941). With the same confidence {percent(off['covered_by_max'], 2)} of "
-        f"the domain err no more than the largest error observed, {off['max']:.3g}."
+        f"the domain err no more than the largest error observed, {at_most(off['max'], digits=3)}."
     )
     return [section("Between the rows of the dataset", table(columns, rows), note=note)]
 
