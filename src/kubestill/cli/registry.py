@@ -72,15 +72,13 @@ def rollback(uri: str, to: int, yes: bool) -> None:
     Rows that only the rolled-back champions learned from are quarantined: no run learns from them
     again. An active run will not promote: its challenger was judged against another champion.
     """
-    from kubestill.runtime.retraining.inspection import roll_back, standing
+    from kubestill.runtime.retraining.inspection import roll_back
 
-    if not yes:
-        found = standing(uri)
-        now = found["champion"]
-        if not to and len(found["champions"]) < 2:
-            raise click.UsageError(f"The champion is {now}, and there is none before it.")
-        click.confirm(f"The champion is {now}. Roll back to {to or 'the one before'}?", abort=True)
-    echo(roll_back(uri, to=to))
+    def confirm(now: str, then: str) -> None:
+        if not yes:
+            click.confirm(f"The champion is {now}. Roll back to {then}?", abort=True)
+
+    echo(roll_back(uri, to=to, confirm=confirm))
 
 
 @registry.command()

@@ -192,6 +192,22 @@ def test_there_must_be_somebody_to_return_to(scene: Scene, to: str) -> None:
     assert "no former champion" in done.output
 
 
+def test_a_rollback_asks_once_nothing_stands_in_its_way(scene: Scene) -> None:
+    scene.started()
+    asked = ["registry", "rollback", scene.registry.uri]
+    assert "Roll back" not in CliRunner().invoke(main, asked, input="y\n").output
+    scene.deliver("b.parquet", rows(100, 50, day="2013-02-01"))
+    scene.promote(scene.run("2013-03-01"))
+    before = scene.registry.read()
+    done = CliRunner().invoke(main, asked, input="n\n")
+    assert "The champion is champion 2. Roll back to champion 1?" in done.output
+    assert scene.registry.read() == before
+    assert CliRunner().invoke(main, asked, input="y\n").exit_code == 0
+    champion = scene.registry.read().champion
+    assert champion is not None
+    assert champion.version == 1
+
+
 def test_the_command_lists_runs_and_shows_how_things_stand(scene: Scene, second: Taken) -> None:
     scene.judged(second, "unfit", unfit=["x: in another unit."])
     listed = CliRunner().invoke(main, ["registry", "ls", scene.registry.uri]).output

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -60,12 +60,16 @@ def standing(uri: str) -> dict[str, Any]:
     }
 
 
-def roll_back(uri: str, *, to: int = 0) -> str:
+def roll_back(
+    uri: str, *, to: int = 0, confirm: Callable[[str, str], object] = lambda now, then: None
+) -> str:
     """Make a former champion the champion again, and write that to the history.
 
     Args:
         uri: The registry.
         to: Version; the one before the current where 0.
+        confirm: Takes the names of the champion that is and the one that will be, once nothing
+            stands in the way; may raise to leave all as it is.
 
     Returns:
         What was done, in a sentence.
@@ -79,6 +83,8 @@ def roll_back(uri: str, *, to: int = 0) -> str:
     after = transitions.rollback(state, to=to)
     check_champion(registry, after.model_copy(update={"previous": ()}))
     wanted = after.champion.version if after.champion else 0
+    if wanted != before:
+        confirm(_named(state.champion), _named(after.champion))
     changed = registry.change(lambda now: transitions.rollback(now, to=wanted))
     if wanted == before:
         return f"{_named(changed.champion)} is the champion already"

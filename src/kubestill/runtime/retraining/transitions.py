@@ -149,6 +149,9 @@ def rollback(state: State, *, to: int = 0) -> State:
     wanted = to or (versions[0] if versions else 0)
     if state.champion is not None and wanted == state.champion.version:
         return state
+    if not wanted:
+        remedy = "there is no former champion to go back to"
+        raise InvalidInput([Problem("registry", "rollback", remedy)])
     if wanted not in versions:
         known = ", ".join(map(str, versions)) or "none"
         raise InvalidInput([Problem("version", to, f"no former champion; there are: {known}")])
