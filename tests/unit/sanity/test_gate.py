@@ -1,6 +1,7 @@
 """The gate against the seeded bugs and the healthy set-ups; what it finds is the table in docs."""
 
 import os
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,8 +23,12 @@ UPDATE = "KUBESTILL_UPDATE_DOCS"
 
 @cache
 def run(name: str) -> Findings:
-    """Examine one set-up through the training's own parts."""
-    case: Case = next(case for case in [*BUGS, *HEALTHY] if case.name == name)
+    """Examine one set-up."""
+    return examined(next(case for case in [*BUGS, *HEALTHY] if case.name == name))
+
+
+def examined(case: Case) -> Findings:
+    """Examine a set-up through the training's own parts."""
     with TemporaryDirectory() as folder:
         dataset = write(case.table(), folder, case.change)
         told = {"network": case.network, "network_args": dict(case.network_args), **case.settings}
@@ -55,6 +60,14 @@ def test_a_seeded_bug_is_caught(case):
 @pytest.mark.parametrize("case", HEALTHY, ids=lambda case: case.name)
 def test_a_healthy_set_up_passes(case):
     findings = run(case.name)
+    assert findings.verdict == "pass", told(findings)
+
+
+@pytest.mark.parametrize("steps", range(140, 260, 10))
+def test_a_network_that_is_slow_is_not_accused_of_its_evaluation_mode(steps):
+    """A plain MLP has but one mode, however many steps it gets."""
+    plain = next(case for case in HEALTHY if case.name == "digits, plain MLP")
+    findings = examined(replace(plain, gate={"steps": steps}))
     assert findings.verdict == "pass", told(findings)
 
 
