@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from kubestill.assets.reading import read_yaml
 from kubestill.client.kube import NotChecked, ask
 from kubestill.errors import ClusterError
 
@@ -83,9 +84,9 @@ def judge_retries(settings: Mapping[str, str]) -> str:
 def _defaults(settings: Mapping[str, str]) -> dict[str, Any]:
     """Read `workflowDefaults`, which has a key of its own or stands in the one key `config`."""
     try:
-        whole = yaml.safe_load(settings.get("config") or "") or {}
+        whole = read_yaml(settings.get("config") or "") or {}
         text = settings.get("workflowDefaults")
-        found = yaml.safe_load(text) if text else whole.get("workflowDefaults")
+        found = read_yaml(text) if text else whole.get("workflowDefaults")
         spec = (found or {}).get("spec") or {}
         for holder in (spec, spec.get("templateDefaults") or {}):
             (holder.get("retryStrategy") or {}).get("retryPolicy")
