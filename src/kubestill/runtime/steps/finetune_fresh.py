@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from kubestill.errors import CorruptData, InvalidInput, Problems
+from kubestill.runtime.base.arguments import fill
 from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, check_kind
 from kubestill.runtime.base.trust import NETWORKS, check_trusted
 from kubestill.runtime.checkpoints.ledger import Checkpoint, read_checkpoint_artifact
@@ -22,6 +23,7 @@ from kubestill.runtime.datasets.dataset import Dataset
 from kubestill.runtime.datasets.schema import Schema
 from kubestill.runtime.models.model import Model, ModelSpec
 from kubestill.runtime.steps.train_model import Ports, train_and_write
+from kubestill.runtime.steps.train_teacher import TYPED
 from kubestill.runtime.stores import open_store
 from kubestill.runtime.training.engine import Start, below
 from kubestill.runtime.training.job import Preset, check_job
@@ -70,16 +72,9 @@ def finetune_fresh(
     settings: dict[str, Any] = {},  # noqa: B006
 ) -> tuple[str]:
     """Fine-tune; the component tells the parameters, `train_and_write` the errors."""
-    typed = {
-        "epochs": epochs,
-        "steps": steps,
-        "batch_size": batch_size,
-        "optimizer": optimizer,
-        "learning_rate": learning_rate,
-        "schedule": schedule,
-        "seed": seed,
-        "device": device,
-    }
+    given = locals()
+    # Its network is the checkpoint's.
+    typed = {name: given[name] for name in TYPED if name in given}
     problems = Problems()
     _check_own(shrink, perturb, replay_share, keep_schedule, settings, problems)
     check_resume(resume, problems)
@@ -125,7 +120,7 @@ def finetune_fresh(
         start=_start(state, keep_optimizer, keep_schedule, keep_position),
         digest=_digest(chosen, kept),
     )
-    keeping = Keeping(checkpoint_uri=checkpoint_uri, experiment=experiment, resume=resume)
+    ports, keeping = fill(Ports, given), fill(Keeping, given)
     known = origin.model.spec.schema
     with tempfile.TemporaryDirectory(prefix="kubestill-replay-") as folder:
         if older:
@@ -135,15 +130,6 @@ def finetune_fresh(
             job = replace(job, dataset=mixed)
         for warning in describe_unfamiliar(job.dataset, origin.model):
             say(f"WARNING: {warning}")
-        ports = Ports(
-            dataset=dataset,
-            validation=validation,
-            model=model,
-            ledger=ledger,
-            metrics=metrics,
-            report=report,
-            summary=summary,
-        )
         return train_and_write(preset.name, job, ports=ports, keeping=keeping, origin=origin)
 
 
