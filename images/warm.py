@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import botocore.session
 import google.cloud.storage
 import google_crc32c
+import jinja2
 import kfp.dsl.executor_main
 import matplotlib.pyplot
 import pandas
@@ -42,6 +43,8 @@ class Record:
 
 read = TypeAdapter(Record).validate_json('{"settings": {"number": 1}}')
 assert read == Record(settings=Settings())
+
+assert jinja2.Environment(autoescape=True).from_string("{{ 1 }}").render() == "1"
 
 network = torch.nn.Linear(2, 1)
 optimizer = torch.optim.AdamW(network.parameters(), fused=True)

@@ -9,6 +9,7 @@ from html import escape as html_escape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,18 @@ from kubestill.runtime.reports.canvas import PAINT, draw
 from kubestill.runtime.reports.comparison_plots import agreement_plot, picture
 from kubestill.runtime.reports.markdown import markdown_table
 from kubestill.runtime.reports.numbers import at_most, count, duration, percent, score_text, size
-from kubestill.runtime.reports.page import emphasised
+from kubestill.runtime.reports.page import (
+    Cell,
+    Tile,
+    bullets,
+    definitions,
+    emphasised,
+    legend,
+    page,
+    pill,
+    table,
+    tiles,
+)
 from kubestill.runtime.reports.training import training_report, validation_panels
 from kubestill.runtime.steps.train_teacher import train_teacher
 from kubestill.runtime.stores import open_store
@@ -223,8 +235,65 @@ def test_plots_take_their_colours_and_font_from_the_page():
     assert re.findall(r'id="([^"]+)"', svg)
     assert all(name.startswith("p1-") for name in re.findall(r'id="([^"]+)"', svg))
     assert svg.startswith("<svg viewBox")
-    assert "&quot;line&quot;" in svg
+    assert 'aria-label="a &#34;line&#34;"' in svg
     assert "<text" in svg
+
+
+LABELS = {
+    "$0k_$25k": "$0k_$25k",
+    "$x^{$": "$x^{$",
+    r"\$b$ \frac": r"\$b$ \frac",
+    "_a": "_a",
+    "日本": "日本",
+    "<i>&amp;": "<i>&amp;",
+    "a\u202eb": r"a\u202eb",
+    "a\x01b": r"a\x01b",
+    "\ud800": r"\ud800",
+    "x" * 3000: "x" * 59 + "…",
+}
+"""Label → what a plot shows of it."""
+
+
+def test_plots_show_every_label_as_it_is():
+    labels = list(LABELS)
+
+    def build(figure):
+        left, right = figure.subplots(2, 1)
+        left.set_yticks(range(len(labels)), labels)
+        for label, place in zip(labels, ("title", "xlabel", "ylabel"), strict=False):
+            left.set(**{place: label})
+        for label in labels:
+            left.text(0, 0, label)
+            left.annotate(label, (0, 0))
+        right.barh(labels, range(len(labels)))
+
+    svg = draw("labels", 30, 20, build, description="a\x01b")
+    texts = ["".join(one.itertext()) for one in ElementTree.fromstring(svg).iter() if one.text]
+    for label, shown in LABELS.items():
+        assert texts.count(shown) >= 4, label
+    assert 'aria-label="a\\x01b"' in svg
+
+
+def test_pages_show_every_label_as_it_is():
+    labels = list(LABELS)
+    html = page(
+        title=labels[0],
+        subject="a",
+        badge=pill("b", "good"),
+        headline="c",
+        lead=labels[6],
+        body=[
+            table(labels, [(label, [Cell(text=label, detail=label)]) for label in labels]),
+            bullets(labels),
+            definitions(dict.fromkeys(labels, labels)),
+            tiles([Tile(value=label, label=label) for label in labels]),
+            legend([(label, "good", "o") for label in labels]),
+        ],
+    )
+    assert not re.search("[\u202e\x01\ud800]", html)
+    assert "<i>" not in html
+    for label in ("$0k_$25k", r"a\u202eb", r"a\x01b", "&lt;i&gt;&amp;amp;"):
+        assert html.count(label) >= 2 * 7, label
 
 
 def test_an_agreement_matrix_of_many_classes_shows_the_busiest():

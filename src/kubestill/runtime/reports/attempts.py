@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from kubestill.runtime.reports.markdown import markdown_table
 from kubestill.runtime.reports.numbers import duration
-from kubestill.runtime.reports.page import Cell, Html, section, table, text
+from kubestill.runtime.reports.page import Cell, Html, section, table
 from kubestill.runtime.training.record import AttemptRecord
 
 __all__ = ["attempts_section", "attempts_table", "resumed_steps"]
@@ -19,9 +19,7 @@ def attempts_section(attempts: Sequence[AttemptRecord]) -> list[Html]:
     """Return the section on all attempts, given in order; empty where the first one finished."""
     if len(attempts) < 2:
         return []
-    rows = [
-        (text(number), [Cell(text=cell) for cell in cells]) for number, *cells in _rows(attempts)
-    ]
+    rows = [(number, [Cell(text=cell) for cell in cells]) for number, *cells in _rows(attempts)]
     note = "Each attempt is one process, in the same pod or another, that took over from the last."
     return [section("Attempts", table(_COLUMNS, rows), note=note)]
 

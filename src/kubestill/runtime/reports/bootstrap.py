@@ -6,7 +6,7 @@ from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.evaluation.profile import Sketch, profile_of
 from kubestill.runtime.reports.markdown import document
 from kubestill.runtime.reports.numbers import percent
-from kubestill.runtime.reports.page import Cell, Html, emphasised, page, pill, section, table, text
+from kubestill.runtime.reports.page import Cell, emphasised, page, pill, section, table
 
 __all__ = ["bootstrap_report"]
 
@@ -21,10 +21,11 @@ def bootstrap_report(dataset: Dataset, reason: str) -> tuple[str, str]:
     sketches = dict(profile.columns)
     if profile.target is not None and dataset.schema.target is not None:
         sketches[dataset.schema.target.name] = profile.target
-    rows = [(text(name), _cells(one)) for name, one in sketches.items()]
+    rows = [(name, _cells(one)) for name, one in sketches.items()]
     html = page(
         title="kubestill: bootstrap",
-        eyebrow=Html(f"{text('kubestill · evaluation')} {pill('bootstrap', 'doubt')}"),
+        subject="kubestill · evaluation",
+        badge=pill("bootstrap", "doubt"),
         headline=emphasised(f"No champion yet: {profile.rows:,} rows to start from."),
         lead=reason,
         body=[section("The rows", table(["column", "missing", "values"], rows))],

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable
-from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from kubestill.runtime.reports.page import Html
+from kubestill.runtime.reports.page import Html, escape
 from kubestill.runtime.reports.style import COLOURS
+from kubestill.runtime.reports.text import legible, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,6 +28,8 @@ PAINT: dict[str, str] = {
     name: f"#fe{index:02x}{255 - index:02x}" for index, name in enumerate(COLOURS)
 }
 """Colour name → the stand-in to paint it with."""
+LONGEST_LABEL = 60
+"""Characters of one text in a plot; a longer one leaves no room for what is drawn."""
 
 
 def draw(
@@ -51,10 +54,16 @@ def draw(
     from matplotlib.figure import Figure
 
     style = str(files("kubestill.runtime.reports").joinpath("kubestill.mplstyle"))
-    with matplotlib.rc_context(fname=style, rc={"svg.hashsalt": name, **_painted()}):
+    with (
+        matplotlib.rc_context(fname=style, rc={"svg.hashsalt": name, **_painted()}),
+        warnings.catch_warnings(),
+    ):
+        # The reader's browser has fonts for what DejaVu lacks.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure = Figure(figsize=(width, height))
         FigureCanvasSVG(figure)
         build(figure)
+        _make_legible(figure)
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     return _inline(text.getvalue(), name, description)
@@ -80,6 +89,31 @@ def plain_axis(axes: Axes, which: str, form: Callable[[float], str], ticks: int 
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
     axis.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
+
+
+def _make_legible(figure: Figure) -> None:
+    """Let every text of the figure show all its characters, and none be longer than its plot."""
+    from matplotlib.text import Text
+    from matplotlib.ticker import Formatter
+
+    class Legible(Formatter):
+        def __init__(self, given: Formatter) -> None:
+            self.given = given
+
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return label(self.given(x, pos))
+
+        def format_ticks(self, values: Any) -> list[str]:
+            return [label(text) for text in self.given.format_ticks(values)]
+
+    def label(text: str) -> str:
+        return shortened(legible(text), LONGEST_LABEL)
+
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(Legible(axis.get_major_formatter()))
+    for text in figure.findobj(Text):
+        text.set_text(label(text.get_text()))
 
 
 def _painted() -> dict[Any, Any]:

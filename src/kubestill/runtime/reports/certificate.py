@@ -45,7 +45,8 @@ def certificate_report(found: Examined) -> tuple[str, str]:
     tone = "good" if made.verdict == "certified" else "bad"
     html = page(
         title=f"certificate: {made.verdict}",
-        eyebrow=Html(f"certify-surrogate {pill(made.verdict, tone)}"),
+        subject="certify-surrogate",
+        badge=pill(made.verdict, tone),
         headline=emphasised(_headline(found)),
         lead=_lead(made),
         body=[
@@ -240,16 +241,12 @@ def _savings(made: Certificate) -> list[Html]:
 def _conditions(made: Certificate) -> Html:
     rows = [
         (
-            Html(f"{pill(c.status, _STATUS[c.status])}&nbsp; {c.name}"),
+            Html("{}&nbsp; {}").format(pill(c.status, _STATUS[c.status]), c.name),
             [Cell(text=c.said, detail=c.remedy)],
         )
         for c in made.conditions
     ]
-    shown = table(["condition", "what was seen"], rows)
-    return Html(
-        "<style>.shown td,.shown thead th{text-align:left}.shown td small{white-space:normal}"
-        f'</style><div class="shown">{shown}</div>'
-    )
+    return table(["condition", "what was seen"], rows, prose=True)
 
 
 def _quantiles(made: Certificate) -> list[Html]:
@@ -258,7 +255,7 @@ def _quantiles(made: Certificate) -> list[Html]:
         return []
     rows = [
         (
-            Html(percent(q["quantile"], 0)),
+            percent(q["quantile"], 0),
             [
                 Cell(text=f"{q['observed']:.3g}"),
                 Cell(text="–" if q["bound"] is None else at_most(q["bound"], digits=3)),

@@ -13,7 +13,7 @@ from kubestill.runtime.evaluation.comparison import Calibration
 from kubestill.runtime.metrics.intervals import Interval
 from kubestill.runtime.reports.canvas import PAINT, draw, log_axis, plain_axis
 from kubestill.runtime.reports.numbers import count, duration
-from kubestill.runtime.reports.page import Html
+from kubestill.runtime.reports.page import Html, escape
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -312,7 +312,8 @@ def picture(pixels: npt.NDArray[Any], description: str) -> Html:
         if runs:
             paths.append(f'<path d="{runs}" fill-opacity="{shade / shades:.2f}"/>')
     return Html(
-        f'<svg viewBox="-.5 -.5 {width + 1} {height + 1}" role="img" aria-label="{description}" '
+        f'<svg viewBox="-.5 -.5 {width + 1} {height + 1}" role="img" '
+        f'aria-label="{escape(description)}" '
         f'shape-rendering="crispEdges" style="fill:var(--ink)">{"".join(paths)}</svg>'
     )
 

@@ -30,14 +30,16 @@ from kubestill.runtime.reports.page import (
     emphasised,
     figure,
     flatten,
+    footer,
+    gallery,
     legend,
     page,
     pair,
     pill,
     section,
+    subheading,
     swatch,
     table,
-    text,
     tiles,
 )
 from kubestill.runtime.reports.plots import curves_plot
@@ -90,9 +92,8 @@ def evaluation_report(
     ]
     html = page(
         title=f"kubestill: {decision.verdict}",
-        eyebrow=Html(
-            f"{text('kubestill · evaluation')} {pill(decision.verdict, _TONES[decision.verdict])}"
-        ),
+        subject="kubestill · evaluation",
+        badge=pill(decision.verdict, _TONES[decision.verdict]),
         headline=emphasised(headline(findings)),
         lead=lead(findings),
         body=body,
@@ -106,7 +107,7 @@ def _key(findings: Findings) -> Html:
 
 def _scores(findings: Findings) -> Html:
     metrics = list(metrics_of(findings.task).values())
-    rows: list[tuple[Html, list[Cell]]] = []
+    rows: list[tuple[str | Html, list[Cell]]] = []
     for subject, look in subjects(findings):
         cells = [_score_cell(findings, subject, metric) for metric in metrics]
         cells.append(Cell(text=count(subject.cost.parameters)))
@@ -132,7 +133,9 @@ def _score_cell(findings: Findings, subject: Subject, metric: Metric) -> Cell:
     return Cell(text=score_text(metric.name, found.value), detail=detail, best=best)
 
 
-def _gain_cells(findings: Findings, metrics: Sequence[Metric]) -> tuple[Html, list[Cell]] | None:
+def _gain_cells(
+    findings: Findings, metrics: Sequence[Metric]
+) -> tuple[str | Html, list[Cell]] | None:
     """Return the row of improvements over the baseline, paired on the same rows."""
     if findings.baseline is None:
         return None
@@ -145,8 +148,7 @@ def _gain_cells(findings: Findings, metrics: Sequence[Metric]) -> tuple[Html, li
         cells.append(Cell(text=shown, detail=_signed_range(metric.name, gain.low, gain.high)))
     ratio = findings.model.cost.parameters / findings.baseline.cost.parameters
     cells.append(Cell(text=f"×{ratio:.3g}"))
-    heading = text(f"{findings.model.name} over {findings.baseline.name}")
-    return heading, cells
+    return f"{findings.model.name} over {findings.baseline.name}", cells
 
 
 def _signed_range(metric: str, low: float, high: float) -> str:
@@ -257,24 +259,17 @@ def _gallery(findings: Findings) -> list[Html]:
     evaluation = findings.model.evaluation
     worst = np.argsort(-evaluation.per_row, kind="stable")[:PICTURES].tolist()
     names = findings.classes
-    shown: list[str] = []
+    shown: list[tuple[Html, str, list[tuple[str, str]]]] = []
     for row in worst:
-        true = names[int(evaluation.targets[row])]
-        said = [
-            _answer(subject.name, names[int(subject.evaluation.outcome.labels[row])], true)
+        truth = names[int(evaluation.targets[row])]
+        answers = [
+            (subject.name, names[int(subject.evaluation.outcome.labels[row])])
             for subject, _ in subjects(findings)
         ]
-        drawn = picture(findings.images[row], text(f"a {true}"))
-        lines = "<br>".join([f"<b>{text('truth: ' + true)}</b>", *said])
-        shown.append(f"<figure>{drawn}<figcaption>{lines}</figcaption></figure>")
-    gallery = Html(f'<div class="gallery">{"".join(shown)}</div>')
+        shown.append((picture(findings.images[row], f"a {truth}"), truth, answers))
     title = f"The rows that cost the {findings.model.name} most"
-    return [section(title, gallery, note="Largest loss first, and what each model says of them.")]
-
-
-def _answer(name: str, label: str, true: str) -> Html:
-    line = text(f"{name}: {label}")
-    return line if label == true else Html(f'<span class="wrong">{line}</span>')
+    note = "Largest loss first, and what each model says of them."
+    return [section(title, gallery(shown), note=note)]
 
 
 def _slices(findings: Findings) -> list[Html]:
@@ -297,7 +292,7 @@ def _slices(findings: Findings) -> list[Html]:
 
 
 def _costs(findings: Findings) -> Html:
-    rows: list[tuple[Html, list[Cell]]] = []
+    rows: list[tuple[str | Html, list[Cell]]] = []
     for subject, look in subjects(findings):
         cost, training = subject.cost, subject.training
         batch = max(cost.latency)
@@ -339,21 +334,21 @@ def _settings(findings: Findings) -> list[Html]:
     columns = [dict(flatten(record.settings)) for record, _ in trained]
     names = list(dict.fromkeys(name for column in columns for name in column))
     differing = [name for name in names if len({column.get(name) for column in columns}) > 1]
-    rows = [
-        (text(name), [Cell(text=column.get(name, "–")) for column in columns]) for name in differing
-    ]
+    rows = [(name, [Cell(text=column.get(name, "–")) for column in columns]) for name in differing]
     heads = ["", *(look.name for _, look in trained)]
     common = {name: columns[0].get(name, "") for name in names if name not in differing}
     parts = [table(heads, rows)] if rows else []
-    parts.append(Html("<h3>The same for all</h3>" if len(trained) > 1 else ""))
+    if len(trained) > 1:
+        parts.append(subheading("The same for all"))
     parts.append(definitions(common))
     return [section("How they were trained", *parts), own]
 
 
 def _footer(findings: Findings) -> Html:
     pairs = ", ".join(f"{name} {digest[:12]}" for name, digest in findings.references.items())
-    return Html(
-        "<footer>Intervals come from a paired bootstrap: the same resampled rows for every model "
+    return footer(
+        "Intervals come from a paired bootstrap: the same resampled rows for every model "
         "(Wilson's for accuracy). They speak of these models on rows like these, not of what "
-        f"another training seed would give.<br>Judged: {text(pairs)}.</footer>"
+        "another training seed would give.",
+        f"Judged: {pairs}.",
     )

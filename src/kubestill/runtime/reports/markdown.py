@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kubestill.runtime.reports.text import legible
+
 __all__ = ["bullet_list", "document", "markdown_table"]
 
 
 def document(title: str, *blocks: str) -> str:
     """Return a title and blocks, apart by blank lines; empty blocks vanish."""
-    return "\n\n".join([f"# {title}", *(block for block in blocks if block)]) + "\n"
+    return "\n\n".join([f"# {legible(title)}", *(block for block in blocks if block)]) + "\n"
 
 
 def bullet_list(sentences: Sequence[str]) -> str:
     """Return one bullet a sentence."""
-    return "\n".join(f"- {sentence}" for sentence in sentences)
+    return "\n".join(f"- {legible(sentence)}" for sentence in sentences)
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -26,4 +28,4 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str
 
 
 def _cell(value: str) -> str:
-    return value.replace("|", "\\|").replace("\n", " ")
+    return legible(value).replace("|", "\\|").replace("\n", " ")

@@ -17,6 +17,7 @@ from kubestill.runtime.reports.page import (
     definitions,
     emphasised,
     figure,
+    heading,
     page,
     pill,
     section,
@@ -53,7 +54,8 @@ def gate_report(findings: Findings, told: Mapping[str, Any]) -> tuple[str, str]:
     """
     html = page(
         title=f"overfit-batch: {findings.verdict}",
-        eyebrow=Html(f"overfit-batch {pill(findings.verdict, _TONES[findings.verdict])}"),
+        subject="overfit-batch",
+        badge=pill(findings.verdict, _TONES[findings.verdict]),
         headline=emphasised(_headline(findings)),
         lead=_lead(findings),
         body=_body(findings, told),
@@ -73,13 +75,17 @@ def gates_report(
     """
     decisive = next(found for found, _ in gates.values() if found.verdict == verdict)
     body = [
-        Html(f"<h2>{name} {pill(found.verdict, _TONES[found.verdict])}</h2>{''.join(parts)}")
+        part
         for name, (found, told) in gates.items()
-        for parts in [_body(found, told, f"-{name}")]
+        for part in (
+            heading(name, pill(found.verdict, _TONES[found.verdict])),
+            *_body(found, told, f"-{name}"),
+        )
     ]
     html = page(
         title=f"{title}: {verdict}",
-        eyebrow=Html(f"{title} {pill(verdict, _TONES[verdict])}"),
+        subject=title,
+        badge=pill(verdict, _TONES[verdict]),
         headline=emphasised(_headline(decisive)),
         lead=_lead(decisive),
         body=body,
@@ -149,17 +155,12 @@ def _facts(findings: Findings) -> list[Tile]:
 def _checks(checks: Sequence[Check]) -> Html:
     rows = [
         (
-            Html(f"{pill(*_WORDS[check.status])}&nbsp; {check.name}"),
+            Html("{}&nbsp; {}").format(pill(*_WORDS[check.status]), check.name),
             [Cell(text=check.said, detail=check.remedy)],
         )
         for check in checks
     ]
-    made = table(["question", "answer"], rows)
-    # Sentences wrap, unlike the numbers that tables are made for.
-    return Html(
-        "<style>.asked td,.asked thead th{text-align:left}.asked td small{white-space:normal}"
-        f'</style><div class="asked">{made}</div>'
-    )
+    return table(["question", "answer"], rows, prose=True)
 
 
 def _plot(findings: Findings, name: str) -> Html:

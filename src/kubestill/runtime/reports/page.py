@@ -1,7 +1,8 @@
-"""The HTML shell of a report and the few building blocks it is made of.
+"""What a report is made of: a page, and the few building blocks on it.
 
-A report is one file: no script, no font, no image from anywhere. Every function takes plain text
-and escapes it; `Html` marks what is already markup.
+A report is one file: no script, no font, no image from anywhere. The markup is in `page.html.j2`,
+the style sheet in `page.css`. Every function takes plain text and escapes it; `Html` is markup
+already.
 """
 
 from __future__ import annotations
@@ -9,10 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
-from typing import NewType
+from functools import cache
+from importlib.resources import files
+from typing import Any
 
-from kubestill.runtime.reports.style import CSS
+from markupsafe import Markup as Html
+
+from kubestill.runtime.reports.style import COLOURS
+from kubestill.runtime.reports.text import legible
 
 __all__ = [
     "Cell",
@@ -20,17 +25,23 @@ __all__ = [
     "Tile",
     "bullets",
     "definitions",
+    "emphasised",
+    "escape",
     "figure",
+    "flatten",
+    "footer",
+    "gallery",
+    "heading",
     "legend",
     "page",
     "pair",
     "pill",
     "section",
+    "subheading",
+    "swatch",
     "table",
     "tiles",
 ]
-
-Html = NewType("Html", str)
 
 _MARKS = {
     "o": '<circle cx="10" cy="6" r="4.2"/>',
@@ -61,113 +72,126 @@ class Cell:
     best: bool = False
 
 
-def page(*, title: str, eyebrow: Html, headline: Html, lead: str, body: Sequence[Html]) -> str:
-    """Return the whole HTML document."""
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{CSS}</style></head><body><main>"
-        f'<header><p class="eyebrow">{eyebrow}</p><h1>{headline}</h1>'
-        f'<p class="lead">{escape(lead)}</p></header>'
-        f"{''.join(body)}</main></body></html>\n"
-    )
+def page(
+    *,
+    title: str,
+    subject: str,
+    badge: Html,
+    headline: str | Html,
+    lead: str,
+    body: Sequence[Html],
+) -> str:
+    """Return the whole HTML document.
+
+    Args:
+        title: Of the browser's tab.
+        subject: What the report is about, in small capitals above the headline.
+        badge: A pill beside it.
+        headline: What was found.
+        lead: The sentence or two below it.
+        body: Sections and tiles, top down.
+    """
+    css = Html(files("kubestill.runtime.reports").joinpath("page.css").read_text(encoding="utf-8"))
+    given = {"subject": subject, "badge": badge, "headline": headline, "lead": lead, "body": body}
+    return _markup("page", title=title, colours=COLOURS.items(), css=css, **given) + "\n"
 
 
-def text(value: str) -> Html:
-    """Escape plain text."""
-    return Html(escape(value))
+def escape(value: str) -> Html:
+    """Return plain text as markup that shows all of it."""
+    return Html.escape(legible(value))
 
 
 def emphasised(sentence: str) -> Html:
     """Escape a headline and set its numbers off, times with their units."""
     number = r"(?<![\w#&])\d(?:[\d.,]*\d)?(?:%|×|k|M| (?:µs|ms|s|min|h)\b)?"
-    return Html(re.sub(number, r"<b>\g<0></b>", escape(sentence)))
+    return Html(re.sub(number, r"<b>\g<0></b>", str(escape(sentence))))
 
 
 def pill(word: str, tone: str) -> Html:
     """Return a word on a coloured lozenge; `tone` is a colour name of `style.COLOURS`."""
-    return Html(f'<span class="pill" style="--tone:var(--{tone})">{escape(word)}</span>')
+    return _markup("pill", word=word, tone=tone)
 
 
 def section(title: str, *parts: Html, note: str = "") -> Html:
     """Return a card with a heading, a sentence on how to read it, and its content."""
-    shown = f'<p class="note">{escape(note)}</p>' if note else ""
-    return Html(f"<section><h2>{escape(title)}</h2>{shown}{''.join(parts)}</section>")
+    return _markup("section", title=title, parts=parts, note=note)
+
+
+def heading(title: str, badge: Html) -> Html:
+    """Return the heading of several cards that belong together."""
+    return _markup("heading", title=title, badge=badge)
+
+
+def subheading(title: str) -> Html:
+    """Return a heading within a card."""
+    return _markup("subheading", title=title)
 
 
 def pair(*sections: Html) -> Html:
     """Return cards side by side where the window is wide enough."""
-    return Html(f'<div class="pair">{"".join(sections)}</div>')
+    return _markup("pair", sections=sections)
 
 
 def tiles(items: Sequence[Tile]) -> Html:
     """Return the row of headline numbers."""
-    cards = (
-        f'<div class="tile"><div class="value">{escape(item.value)}</div>'
-        f'<div class="label">{escape(item.label)}</div>'
-        f'<div class="detail">{escape(item.detail)}</div></div>'
-        for item in items
-    )
-    return Html(f'<div class="tiles">{"".join(cards)}</div>')
+    return _markup("tiles", items=items)
 
 
-def table(columns: Sequence[str], rows: Sequence[tuple[Html, Sequence[Cell]]]) -> Html:
-    """Return a table; each row is its heading and one cell for every column after the first."""
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
-    body = "".join(
-        f'<tr><th scope="row">{heading}</th>{"".join(map(_cell, cells))}</tr>'
-        for heading, cells in rows
-    )
-    inner = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
-    return Html(f'<div class="scroll"><table>{inner}</table></div>')
+def table(
+    columns: Sequence[str],
+    rows: Sequence[tuple[str | Html, Sequence[Cell]]],
+    *,
+    prose: bool = False,
+) -> Html:
+    """Return a table; each row is its heading and one cell for every column after the first.
+
+    Args:
+        columns: Their headings.
+        rows: Heading and cells of each.
+        prose: The cells are sentences, not numbers.
+    """
+    return _markup("table", columns=columns, rows=rows, prose=prose)
 
 
-def _cell(cell: Cell) -> str:
-    detail = f"<small>{escape(cell.detail)}</small>" if cell.detail else ""
-    best = ' class="best"' if cell.best else ""
-    return f"<td{best}>{escape(cell.text)}{detail}</td>"
-
-
-def figure(svg: Html, caption: str = "") -> Html:
+def figure(drawn: Html, caption: str = "") -> Html:
     """Return a plot with its caption."""
-    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return Html(f"<figure>{svg}{below}</figure>")
+    return _markup("figure", drawn=drawn, caption=caption)
+
+
+def gallery(pictures: Sequence[tuple[Html, str, Sequence[tuple[str, str]]]]) -> Html:
+    """Return pictures, each with the true label and what (each model, says); errors stand out."""
+    return _markup("gallery", pictures=pictures)
 
 
 def legend(entries: Sequence[tuple[str, str, str]]) -> Html:
     """Return the key of a plot from (name, colour, mark) triples; the marks are matplotlib's."""
-    items = (f"<span>{mark(colour, shape)}{escape(name)}</span>" for name, colour, shape in entries)
-    return Html(f'<div class="legend">{"".join(items)}</div>')
-
-
-def mark(colour: str, shape: str) -> Html:
-    """Return one small drawn mark in a colour of `style.COLOURS`."""
-    return Html(
-        f'<svg viewBox="0 0 20 12" aria-hidden="true" style="fill:var(--{colour})">'
-        f"{_MARKS[shape]}</svg>"
+    return _markup(
+        "legend", entries=[(name, _mark(colour, shape)) for name, colour, shape in entries]
     )
 
 
 def swatch(name: str, colour: str, shape: str) -> Html:
     """Return a name behind its mark, for table rows."""
-    drawn = mark(colour, shape).replace("<svg ", '<svg width="20" height="12" ', 1)
-    return Html(f"{drawn} {escape(name)}")
+    return Html("{} {}").format(_mark(colour, shape, sized=True), escape(name))
+
+
+def _mark(colour: str, shape: str, *, sized: bool = False) -> Html:
+    return _markup("mark", colour=colour, shape=Html(_MARKS[shape]), sized=sized)
 
 
 def bullets(sentences: Sequence[str]) -> Html:
     """Return reasons as a list."""
-    return Html(
-        f'<ul class="reasons">{"".join(f"<li>{escape(line)}</li>" for line in sentences)}</ul>'
-    )
+    return _markup("bullets", sentences=sentences)
 
 
 def definitions(values: Mapping[str, object]) -> Html:
     """Return names and values in columns; nested mappings become dotted names."""
-    rows = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(shown)}</dd></div>"
-        for name, shown in flatten(values)
-    )
-    return Html(f'<dl class="settings">{rows}</dl>')
+    return _markup("definitions", values=flatten(values))
+
+
+def footer(*sentences: str) -> Html:
+    """Return the small print, one line a sentence."""
+    return _markup("footer", sentences=sentences)
 
 
 def flatten(values: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
@@ -191,3 +215,22 @@ def _leaf(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(_leaf(item) for item in value)
     return str(value)
+
+
+def _markup(block: str, **values: Any) -> Html:
+    return getattr(_blocks(), block)(**values)
+
+
+@cache
+def _blocks() -> Any:
+    # Imported here: most steps start without a report, and jinja2 costs them a tenth of a second.
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    made = Environment(
+        loader=PackageLoader("kubestill.runtime", "reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: value if isinstance(value, Html) else legible(value),
+        trim_blocks=True,
+    )
+    return made.get_template("page.html.j2").module

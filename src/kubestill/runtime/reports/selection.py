@@ -22,7 +22,6 @@ from kubestill.runtime.reports.page import (
     pill,
     section,
     table,
-    text,
     tiles,
 )
 from kubestill.runtime.selection.request import Milestone
@@ -65,8 +64,9 @@ def selection_report(account: Account[M]) -> tuple[str, str]:
     drawn = [_plot_section(account)] if choice.metric else []
     html = page(
         title=headline,
-        eyebrow=Html(f"{text('kubestill · selection')} {pill(choice.rule, 'good')}"),
-        headline=text(headline),
+        subject="kubestill · selection",
+        badge=pill(choice.rule, "good"),
+        headline=headline,
         lead=reason,
         body=[
             tiles(_tiles(account)),
@@ -108,10 +108,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], choice: Choice[M]
     chosen = f"{choice.entry.step:,}"
     return table(
         head,
-        [
-            (text(row[0]), [Cell(text=cell, best=row[0] == chosen) for cell in row[1:]])
-            for row in rows
-        ],
+        [(row[0], [Cell(text=cell, best=row[0] == chosen) for cell in row[1:]]) for row in rows],
     )
 
 

@@ -22,7 +22,6 @@ from kubestill.runtime.reports.page import (
     page,
     pill,
     section,
-    text,
     tiles,
 )
 from kubestill.runtime.reports.plots import PHASES, Curve, Marks, Panel, Phase, training_plot
@@ -72,10 +71,10 @@ def training_report(record: TrainingRecord, spec: ModelSpec, digest: str) -> tup
     ]
     headline = _headline(name, record)
     reason = record.stop.reason
-    status = pill(reason, "doubt" if reason == "budget" else "good")
     html = page(
         title=f"{name}: training",
-        eyebrow=Html(f"{text('kubestill · training')} {status}"),
+        subject="kubestill · training",
+        badge=pill(reason, "doubt" if reason == "budget" else "good"),
         headline=emphasised(headline),
         lead=(
             f"{count(record.examples)} examples in {record.steps:,} steps "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kubestill.runtime.evaluation.decay import Decay
 from kubestill.runtime.evaluation.findings import Findings
 from kubestill.runtime.reports.numbers import score_text
-from kubestill.runtime.reports.page import Cell, Html, bullets, section, table, text
+from kubestill.runtime.reports.page import Cell, Html, bullets, section, subheading, table
 
 __all__ = ["record_section", "rows_section"]
 
@@ -26,7 +26,7 @@ def record_section(findings: Findings) -> list[Html]:
     return [section("Against its own record", table(columns, rows), note=note)]
 
 
-def _decay_row(decay: Decay) -> tuple[Html, list[Cell]]:
+def _decay_row(decay: Decay) -> tuple[str | Html, list[Cell]]:
     name = decay.metric.name
     where = "" if decay.part == "all rows" else f", {decay.part}"
     cells = [
@@ -36,7 +36,7 @@ def _decay_row(decay: Decay) -> tuple[Html, list[Cell]]:
         Cell(text=f"{decay.p_value:.2g}"),
         Cell(text="yes" if decay.evident else "no", best=decay.evident),
     ]
-    return text(f"{decay.metric.title}{where}"), cells
+    return f"{decay.metric.title}{where}", cells
 
 
 def rows_section(findings: Findings) -> list[Html]:
@@ -45,9 +45,9 @@ def rows_section(findings: Findings) -> list[Html]:
     drift = [shift.statement for shift in findings.shifts if not shift.unfit]
     parts: list[Html] = []
     if unfit:
-        parts += [Html("<h3>Not fit to judge or to learn from</h3>"), bullets(unfit)]
+        parts += [subheading("Not fit to judge or to learn from"), bullets(unfit)]
     if drift:
-        parts += [Html("<h3>Drift</h3>"), bullets(drift)]
+        parts += [subheading("Drift"), bullets(drift)]
     if not parts:
         return []
     note = (
