@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from kubestill.runtime.datasets.schema import Column, Schema
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every test has a shelf of its own."""
     monkeypatch.setenv("KUBESTILL_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+    return tmp_path / "cache" / f"kubestill-cache-{os.getuid()}"
 
 
 @pytest.fixture

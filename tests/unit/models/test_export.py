@@ -21,6 +21,7 @@ from kubestill.runtime.models.export import (
     export_model,
     load_model,
 )
+from kubestill.runtime.models.identity import SPEC_FILE, TRAINING_FILE, WEIGHTS_FILE
 from kubestill.runtime.models.model import Model, ModelSpec
 from kubestill.runtime.stores import open_store
 
@@ -134,6 +135,19 @@ def test_training_travels_along(plain: Model, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "training.json").read_text()) == training
     export_model(plain, str(tmp_path))
     assert not (tmp_path / "training.json").exists(), "a retried step leaves nothing of its first"
+
+
+@pytest.mark.parametrize("ending", ["", ".tmp"])
+def test_an_export_writes_through_no_link(plain: Model, tmp_path: Path, ending: str) -> None:
+    folder, other = tmp_path / "model", tmp_path / "other"
+    folder.mkdir()
+    other.write_text("somebody else's")
+    for name in (SPEC_FILE, WEIGHTS_FILE, TRAINING_FILE):
+        (folder / f"{name}{ending}").symlink_to(other)
+    export_model(plain, str(folder), training={"steps": 1})
+    assert other.read_text() == "somebody else's"
+    assert not any((folder / name).is_symlink() for name in (SPEC_FILE, WEIGHTS_FILE))
+    load_model(str(folder))
 
 
 def test_failed_export_leaves_no_model(plain: Model, tmp_path: Path) -> None:

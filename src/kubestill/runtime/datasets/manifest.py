@@ -8,7 +8,6 @@ files.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -44,6 +43,7 @@ from kubestill.runtime.datasets.parts import (
 from kubestill.runtime.datasets.schema import Column, Schema
 from kubestill.runtime.datasets.stream import ahead, cut
 from kubestill.runtime.stores import open_store
+from kubestill.runtime.stores.files import write_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -255,14 +255,7 @@ def write_manifest(dataset: Dataset) -> None:
     if is_remote(dataset.root):
         open_store(dataset.root).put(MANIFEST, content)
         return
-    folder = absolute(dataset.root, "")
-    os.makedirs(folder, exist_ok=True)
-    draft = os.path.join(folder, f".{MANIFEST}.{os.getpid()}")
-    with open(draft, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, os.path.join(folder, MANIFEST))
+    write_file(absolute(dataset.root, MANIFEST), content)
 
 
 def _read_manifest(uri: str) -> bytes:

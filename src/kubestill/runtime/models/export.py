@@ -30,6 +30,7 @@ from kubestill.runtime.models.identity import (
 from kubestill.runtime.models.model import Model, ModelSpec
 from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.stores import open_store
+from kubestill.runtime.stores.files import write_file
 
 __all__ = [
     "SPEC_FILE",
@@ -108,11 +109,11 @@ def _write(
             os.remove(os.path.join(folder, stale))
     content = safetensors.torch.save(_own_memory(weights))
     spec = replace(spec, digest=weights_digest(content))
-    _publish(os.path.join(folder, WEIGHTS_FILE), content)
+    write_file(os.path.join(folder, WEIGHTS_FILE), content)
     if training is not None:
-        _publish(os.path.join(folder, TRAINING_FILE), _json(training))
+        write_file(os.path.join(folder, TRAINING_FILE), _json(training))
     form = _json(spec.to_json())
-    _publish(os.path.join(folder, SPEC_FILE), form)
+    write_file(os.path.join(folder, SPEC_FILE), form)
     return Export(spec=spec, digest=model_digest(form), bytes=len(content))
 
 
@@ -130,13 +131,6 @@ def _own_memory(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _json(value: Mapping[str, Any]) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def _publish(path: str, content: bytes) -> None:
-    temporary = f"{path}.tmp"
-    with open(temporary, "wb") as file:
-        file.write(content)
-    os.replace(temporary, path)
 
 
 def load_model(uri: str, *, device: str = "cpu", trust: Iterable[str] = ()) -> Predictor:

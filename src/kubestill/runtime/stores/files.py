@@ -41,6 +41,13 @@ def publish(temporary: str, fd: int, target: str) -> None:
     fsync_folder(os.path.dirname(target))
 
 
+def write_file(target: str, content: Content) -> None:
+    """Write a file, whole or not at all, in place of what has this name; never through a link."""
+    with temporary_beside(target) as (temporary, fd):
+        write_all(fd, content)
+        publish(temporary, fd, target)
+
+
 def write_all(fd: int, content: Content) -> None:
     """Write all of `content` at the descriptor's position, however many calls that takes."""
     with memoryview(content) as whole, whole.cast("B") as view:
