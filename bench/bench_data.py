@@ -11,10 +11,12 @@ import os
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -25,6 +27,7 @@ from kubestill.runtime.datasets.cache import load_decoded
 from kubestill.runtime.datasets.dataset import Dataset, DatasetWriter
 from kubestill.runtime.datasets.decode import RawLayout, decode, decode_features
 from kubestill.runtime.datasets.schema import Column, Schema
+from kubestill.runtime.steps.import_dataset import import_dataset
 from kubestill.runtime.steps.train_student import train_student
 from kubestill.runtime.training.batches import Order
 
@@ -49,6 +52,7 @@ def main() -> None:
             *writing(dataset, folder, max(told.rounds // 3, 1)),
             *memory(make_dataset(f"{folder}/big", told.big_rows)),
             training_memory(folder, told.wide_rows),
+            *many_columns(folder),
         ]
     write("data", measures)
 
@@ -125,6 +129,44 @@ def writing(dataset: Dataset, folder: str, rounds: int) -> list[Measure]:
     return [
         Measure(name="writing a dataset", value=ratio, unit="times as fast", peer=peer),
         Measure(name="writing a dataset, speed", value=speed, unit="MB/s", peer=peer),
+    ]
+
+
+def many_columns(folder: str) -> list[Measure]:
+    """Import tables of 100 rows: time in all, and time a column as there are more of them."""
+
+    def imported(columns: int) -> Callable[[], object]:
+        source = f"{folder}/{columns}.csv"
+        random = np.random.default_rng(0)
+        frame = pd.DataFrame(random.standard_normal((100, columns), np.float32)).add_prefix("x")
+        frame.assign(y=random.random(100)).to_csv(source, index=False)
+        names = ("dataset", "validation", "holdout")
+
+        def run() -> None:
+            parts = {name: LocalArtifact(f"{folder}/{columns}/{name}") for name in names}
+            import_dataset(source=source, target="y", **parts)
+
+        return clock(run)
+
+    turns = take_turns({"4,000": imported(4_000), "20,000": imported(20_000)}, 3)
+    growth = turns.ratio("20,000", "4,000") / 5
+    return [
+        Measure(
+            name="import of a CSV with 20,000 columns x 100 rows",
+            value=turns.median("20,000"),
+            unit="s",
+            peer="",
+            bar=20,
+            at_least=False,
+        ),
+        Measure(
+            name="import, time a column: of 20,000 over of 4,000",
+            value=growth,
+            unit="times",
+            peer="ourselves",
+            bar=1.5,
+            at_least=False,
+        ),
     ]
 
 

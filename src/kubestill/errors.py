@@ -44,6 +44,10 @@ __all__ = [
 ]
 
 
+_SHOWN = 60
+"""Problems of one message, and names of one remedy: nobody reads more."""
+
+
 class KubestillError(Exception):
     """Base of everything this package raises on purpose."""
 
@@ -70,7 +74,10 @@ class InvalidInput(KubestillError, ValueError):
         self.problems = tuple(problems)
         count = len(self.problems)
         title = "1 problem" if count == 1 else f"{count} problems"
-        super().__init__("\n  - ".join([f"{title} with the input:", *map(str, self.problems)]))
+        shown = [str(problem) for problem in self.problems[:_SHOWN]]
+        if count > _SHOWN:
+            shown.append(f"and {count - _SHOWN:,} more")
+        super().__init__("\n  - ".join([f"{title} with the input:", *shown]))
 
 
 class Problems:
@@ -171,4 +178,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = get_close_matches(name, names, n=3, cutoff=0.5)
     if close:
         return "did you mean " + " or ".join(repr(match) for match in close) + "?"
-    return "known: " + ", ".join(names)
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return "known: " + ", ".join(names[:_SHOWN]) + more

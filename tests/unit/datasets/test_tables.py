@@ -137,6 +137,17 @@ def test_times_and_identifiers_are_kept_but_not_learned_from(tmp_path: Path) -> 
     assert "blob" not in kept[0]
 
 
+def test_a_wide_csv_is_looked_at_in_few_pieces(tmp_path: Path) -> None:
+    # Each piece costs time for each column, so their number must not grow with the columns.
+    values = np.random.default_rng(0).standard_normal((40, 3000), np.float32)
+    pd.DataFrame(values).add_prefix("x").to_csv(tmp_path / "rows.csv", index=False)
+    assert os.path.getsize(tmp_path / "rows.csv") > 1 << 20
+    found = read_table(str(tmp_path / "rows.csv"))
+    (piece,) = found.tables()
+    np.testing.assert_allclose(piece.to_pandas().to_numpy(), values, rtol=1e-6)
+    assert found.schema.names is found.schema.names
+
+
 @pytest.mark.parametrize("pattern", ["", "*.parquet", "**/part-?.parquet"])
 def test_many_files_are_one_table(tmp_path: Path, frame: pd.DataFrame, pattern: str) -> None:
     for number in range(3):

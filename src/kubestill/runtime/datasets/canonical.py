@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -64,13 +65,13 @@ def canonical_table(
     problems.raise_if_any()
     table = read.arrow_table(data)
     arrays: list[pa.Array] = []
+    labelled = schema.soft is None and not unlabelled
     for column in schema.columns:
         try:
             array = _canonical_array(table.column(column.name), column)
         except (pa.ArrowException, ValueError) as error:
             problems.add(f"column {column.name!r}", str(table.column(column.name).type), str(error))
             continue
-        labelled = schema.soft is None and not unlabelled
         _check_values(array, column, labelled, problems)
         arrays.append(array)
     problems.raise_if_any()
@@ -182,14 +183,19 @@ def _bytes(values: NDArray[Any]) -> memoryview:
 
 
 def _check_names(names: list[str], schema: Schema, problems: Problems) -> None:
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        problems.add("columns", name, "is there more than once; rename or drop the others")
-    for name in schema.names:
-        if name not in names:
-            problems.add("columns", name, "is missing; " + nearest(name, names))
-    for name in names:
-        if name not in schema.names:
-            problems.add("columns", name, "is not in the schema; " + nearest(name, schema.names))
+    known, given = set(schema.names), set(names)
+    for name, count in Counter(names).items():
+        if count > 1:
+            problems.add("columns", name, "is there more than once; rename or drop the others")
+    missing = [name for name in schema.names if name not in given]
+    unknown = [name for name in names if name not in known]
+    # To look for similar names takes time for each pair of them.
+    few = len(missing) + len(unknown) <= 100
+    for name in missing:
+        problems.add("columns", name, "is missing" + ("; " + nearest(name, names) if few else ""))
+    for name in unknown:
+        near = "; " + nearest(name, schema.names) if few else ""
+        problems.add("columns", name, f"is not in the schema{near}")
 
 
 def _check_values(array: pa.Array, column: Column, labelled: bool, problems: Problems) -> None:

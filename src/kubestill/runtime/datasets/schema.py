@@ -7,11 +7,12 @@ import json
 import math
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
-from kubestill.errors import Problems, nearest
+from kubestill.errors import InvalidInput, Problem, Problems, nearest
 from kubestill.runtime.base.values import WholeFloat, read_as
 
 __all__ = ["MAX_WIDTH", "Column", "Kind", "Role", "Schema", "Task", "sort_labels"]
@@ -113,22 +114,22 @@ class Schema:
             elif count < 2 or (self.task == "binary" and count != 2):
                 problems.add("task", self.task, f"the target {target.name!r} has {count} classes")
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Every column's name, in order."""
         return tuple(column.name for column in self.columns)
 
-    @property
+    @cached_property
     def features(self) -> tuple[Column, ...]:
         """The columns a model reads, in order."""
         return tuple(column for column in self.columns if column.role == "feature")
 
-    @property
+    @cached_property
     def target(self) -> Column | None:
         """The column to predict."""
         return next((column for column in self.columns if column.role == "target"), None)
 
-    @property
+    @cached_property
     def soft(self) -> Column | None:
         """The teacher's outputs."""
         return next((column for column in self.columns if column.role == "soft"), None)
@@ -144,13 +145,15 @@ class Schema:
         Raises:
             InvalidInput: There is none.
         """
-        for column in self.columns:
-            if column.name == name:
-                return column
-        problems = Problems()
-        problems.add("column", name, "not in the dataset; " + nearest(name, self.names))
-        problems.raise_if_any()
-        raise AssertionError
+        found = self._by_name.get(name)
+        if found is None:
+            remedy = "not in the dataset; " + nearest(name, self.names)
+            raise InvalidInput([Problem("column", name, remedy)])
+        return found
+
+    @cached_property
+    def _by_name(self) -> dict[str, Column]:
+        return {column.name: column for column in self.columns}
 
     def with_soft(self, name: str, width: int) -> Schema:
         """Return this schema with a teacher's outputs [width] in column `name`, in place of any."""

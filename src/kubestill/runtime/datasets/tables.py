@@ -17,6 +17,7 @@ from kubestill.runtime.datasets.survey import MAX_LABELS, Finding, guess, report
 __all__ = ["UserTable", "read_table"]
 
 _BATCH_ROWS = 1 << 16
+_PIECE_BYTES = 16 << 20
 _MAX_CLASSES = 50
 """Whole numbers with more distinct values than this are a quantity, not classes."""
 _FEW_LABELS = 50
@@ -181,13 +182,30 @@ def _check_names(
 
 
 def _scan(source: pads.Dataset, columns: list[str]) -> Iterator[pa.Table]:
+    """Yield the rows in pieces that are worth looking at.
+
+    Of a wide CSV a batch holds a few rows only; every piece costs time for each of its columns.
+    """
+    held: list[pa.RecordBatch] = []
+    size = 0
+    for batch in _batches(source, columns):
+        held.append(batch)
+        size += batch.nbytes
+        if size >= _PIECE_BYTES:
+            yield pa.Table.from_batches(held)
+            held, size = [], 0
+    if held:
+        yield pa.Table.from_batches(held)
+
+
+def _batches(source: pads.Dataset, columns: list[str]) -> Iterator[pa.RecordBatch]:
     for fragment in source.get_fragments():
         try:
             for batch in fragment.to_batches(
                 schema=source.schema, columns=columns, batch_size=_BATCH_ROWS
             ):
                 if batch.num_rows:
-                    yield pa.Table.from_batches([batch])
+                    yield batch
         except (pa.ArrowException, OSError) as error:
             file = getattr(fragment, "path", "table")
             raise InvalidInput([Problem("source", file, f"is damaged: {error}")]) from error
