@@ -13,9 +13,9 @@ from kfp.dsl import graph_component
 
 from kubestill.assets.catalog import Asset, find_assets
 from kubestill.assets.readme import render_readme
+from kubestill.assets.resources import read_resources
 from kubestill.components._image import IMAGE
 from kubestill.pipelines._policy import using
-from kubestill.pipelines._resources import read_resources
 
 
 @dataclass(frozen=True)

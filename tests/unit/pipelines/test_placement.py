@@ -7,12 +7,17 @@ import pytest
 import yaml
 
 from kubestill.assets import compile_yaml, find_assets
+from kubestill.assets.resources import read_resources
 from kubestill.errors import InvalidInput
 from kubestill.local import read_parameters
-from kubestill.pipelines._resources import DEFAULT, Resources, read_resources
+from kubestill.pipelines._resources import DEFAULT, Resources
 
 IMAGE = "registry.example/kubestill@sha256:" + "a" * 64
 GPU_IMAGE = "registry.example/kubestill@sha256:" + "b" * 64
+ALIASES = "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n"
+    for before, name in zip("abcdefg", "bcdefgh", strict=True)
+)
 PIPELINES = [asset for asset in find_assets() if asset.kind == "pipeline"]
 
 
@@ -185,6 +190,32 @@ def test_all_problems_with_resources_are_reported_at_once(tmp_path):
         "steps.import-dataset",
     ]
     assert "did you mean 'train-teacher'" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("env: &a {X: x}\n" + "b: " + "[" * 9_999, "nests too deeply"),
+        ("a: &a [x, x, x, x, x, x, x, x, x, x]\n" + ALIASES, "more than 100,000 values"),
+        ("retries: 3 #" + "x" * (1 << 20), "more than 1,048,576 characters"),
+        ("retries: 3\n---\nretries: 4", "2 documents"),
+        ("retries: 2147483648", "retries = 2147483648"),
+        ("backoff_factor: .inf", "backoff_factor = inf"),
+    ],
+    ids=["deep", "aliases", "long", "two", "large", "infinite"],
+)
+def test_a_file_that_would_take_for_ever_is_refused_at_once(tmp_path, content, said):
+    path = tmp_path / "resources.yaml"
+    path.write_text(content)
+    with pytest.raises(InvalidInput, match=said):
+        read_resources(str(path))
+
+
+@pytest.mark.parametrize("content", ["", "steps:\n", "steps: {}"])
+def test_what_is_left_empty_keeps_its_default(tmp_path, content):
+    path = tmp_path / "resources.yaml"
+    path.write_text(content)
+    assert read_resources(str(path)) == DEFAULT
 
 
 def test_a_timeout_is_converted_to_seconds():
