@@ -120,3 +120,28 @@ def test_streamed_rows_are_the_resident_ones() -> None:
     index = torch.randperm(500)[:100]
     for one, two in zip(streamed.gather(index), resident.gather(index), strict=True):
         assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("batch_size", [2, 128, 1_000_000])
+@pytest.mark.parametrize("kind", ["resident", "streamed"])
+def test_of_an_epoch_of_two_rows_few_are_ordered_ahead(kind: str, batch_size: int) -> None:
+    """Thousands of them, each with an order of its own, took seconds before the first step."""
+    rows = numbers(2)
+    if kind == "streamed":
+        stored = [tensor.numpy() for tensor in rows.tensors]
+        features, labels = (Source(stored=values) for values in stored)
+        rows = StreamedRows(features, [labels], device=torch.device("cpu"))
+    plan = order(rows=2, batch_size=batch_size, window_rows=batch_size)
+    ordered: list[int] = []
+    pieces = Order._pieces  # pyright: ignore[reportPrivateUsage]
+
+    class Counted(Order):
+        def _pieces(self, epoch: int):
+            ordered.append(epoch)
+            return pieces(self, epoch)
+
+    batches = Batches(rows, Counted(**vars(plan)))
+    _, (_, labels) = next(batches.starting_at(0))
+    assert sorted(labels.tolist()) == [0, 1]
+    assert len(ordered) <= 200
+    assert len(epochs(batches, 300)) == 300

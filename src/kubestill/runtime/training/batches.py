@@ -28,7 +28,8 @@ _CHUNK_BYTES = 8 << 20
 _PART_BYTES = 1 << 20
 """Rows converted at a time: each step of a conversion finds them in the cache."""
 _CHUNK_BATCHES = 64
-"""Enough to hand over rarely; more would only delay the first step."""
+"""Enough to hand over rarely; more would only delay the first step, most of all where an epoch is a
+few rows: then each batch has an order of its own."""
 
 
 class Rows(Protocol):
@@ -270,6 +271,7 @@ class Batches:
         else:
             batches = _CHUNK_BYTES // max(1, rows.row_bytes * order.batch_size)
             batches = min(batches, _CHUNK_BATCHES)
+        self._chunk_batches = max(batches, _CHUNK_BATCHES)
         self._chunk_rows = max(1, batches) * order.batch_size
 
     def starting_at(self, step: int) -> Iterator[tuple[float, tuple[Tensor, ...]]]:
@@ -289,7 +291,8 @@ class Batches:
         rows = 0
         for window in self._windows(step):
             for batch in self._order.batches(window):
-                if held and rows + len(batch) > self._chunk_rows:
+                full = rows + len(batch) > self._chunk_rows or len(held) >= self._chunk_batches
+                if held and full:
                     yield held
                     held, rows = [], 0
                 held.append(self._order.share(batch))
