@@ -45,7 +45,7 @@ class Killed(BaseException):
 
 
 class Gate(MemoryStore):
-    """A store that, once it hangs, takes no state until it answers or refuses."""
+    """A store that, once it hangs, takes nothing until it answers or refuses."""
 
     def __init__(self) -> None:
         self.name = uuid.uuid4().hex
@@ -54,6 +54,7 @@ class Gate(MemoryStore):
         self.open.set()
         self.refuses = False
         self.killed = False
+        self.cells_hang = False
 
     def put_parts(self, key: str, parts: Any) -> Entry:
         """Write, as soon as the store answers."""
@@ -63,6 +64,22 @@ class Gate(MemoryStore):
         if self.refuses:
             raise StoreUnavailable("gone")
         return super().put_parts(key, cast("list[Content]", parts))
+
+    def cell(self, key: str) -> Any:
+        """Return a cell that hangs with the store, if `cells_hang`."""
+        return _GatedCell(self, super().cell(key))
+
+
+class _GatedCell:
+    def __init__(self, store: Gate, cell: Any):
+        self._store, self.read, self._swap = store, cell.read, cell.swap
+
+    def swap(self, content: bytes, *, expect: str) -> str:
+        if self._store.cells_hang:
+            assert self._store.open.wait(20)
+            if self._store.killed:
+                raise Killed
+        return self._swap(content, expect=expect)
 
 
 @pytest.fixture(autouse=True)
@@ -166,6 +183,7 @@ def test_a_signal_while_the_store_hangs_leaves_the_state_on_local_disk(tmp_path:
     before = signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     try:
         with opened(place_on(store), spill, said.append) as running:
+            running.restore()
             save(running, 1)
             running.flush()
             store.open.clear()
@@ -188,6 +206,81 @@ def test_a_signal_while_the_store_hangs_leaves_the_state_on_local_disk(tmp_path:
             (3, "milestone"),
             (4, "recovery"),
         ]
+
+
+def finish(running: Checkpointer) -> None:
+    running.finish({})
+
+
+def wait_for_room(running: Checkpointer) -> None:
+    save(running, 4)
+
+
+def wait_for_the_result(running: Checkpointer) -> None:
+    running.flush()
+    store = cast("Gate", running.place.store)
+    store.cells_hang = True
+    store.open.clear()
+    running.finish({})
+
+
+@pytest.mark.parametrize(
+    ("wait", "slow", "told"),
+    [
+        (Checkpointer.flush, False, "hangs; the states of steps 2 and 3 are kept in"),
+        (Checkpointer.flush, True, "is too slow; the states of steps 2 and 3 are kept in"),
+        (wait_for_room, False, "hangs; the states of steps 2 and 3 are kept in"),
+        (finish, False, "hangs; the states of steps 2 and 3 are kept in"),
+        (wait_for_the_result, False, "hangs; all that was saved is committed"),
+        (wait_for_the_result, True, "is too slow; all that was saved is committed"),
+    ],
+    ids=["flush", "slow flush", "room", "finish", "result", "slow result"],
+)
+def test_a_signal_ends_every_wait_for_the_store(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wait: Callable[[Checkpointer], Any],
+    slow: bool,
+    told: str,
+) -> None:
+    """Wherever the thread that trains waits, a pod's grace must do; nothing saved is lost."""
+    if slow:
+        monkeypatch.setattr(saver_module, "_SHORTEST_HANG", 100.0)
+        monkeypatch.setattr(saver_module, "_GRACE_SECONDS", 0.05)
+    said: list[str] = []
+    store, spill = Gate(), tmp_path / "spill"
+
+    def end(number: int, _: object) -> None:
+        store.killed = True
+        store.open.set()
+        raise Killed
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        with opened(place_on(store), spill, said.append, backlog_bytes=0) as running:
+            assert signal.getsignal(signal.SIGTERM) is end  # there is nothing to save yet
+            running.restore()
+            save(running, 1)
+            running.flush()
+            if wait is not wait_for_the_result:
+                store.open.clear()
+            save(running, 2)
+            save(running, 3)
+            telling = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM))
+            telling.start()
+            began = time.monotonic()
+            with pytest.raises(Killed):
+                wait(running)
+            assert time.monotonic() - began < 3
+            telling.join()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert f"the store {told}" in said[-1]
+    assert any("step 4, which is not saved" in line for line in said) == (wait is wait_for_room)
+    store.killed = store.cells_hang = False
+    with opened(place_on(store), spill) as running:
+        assert [entry.step for entry in running.ledger.milestones] == [1, 2, 3]
+        assert running.finished is None
 
 
 HISTORIES = [

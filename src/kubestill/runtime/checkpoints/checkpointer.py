@@ -201,13 +201,14 @@ class Checkpointer:
         chosen = newest_whole(store, self._cell, self._mine(), ranks, self._announce)
         if chosen is None and self._resume == "must":
             raise _nothing_to_resume(self._place, "every checkpoint there is damaged")
-        if chosen is None:
-            return None
-        # Not the state, which would take up as much memory again for as long as training goes on.
-        self._resumed = chosen.entry
-        self._exact = same_bits(chosen, self._numerics, ranks.world, self._announce)
-        self._note(resumed_from=chosen.entry.step, exact=self._exact)
-        return chosen.state
+        if chosen is not None:
+            # Not the state, which would take as much memory again for as long as training goes on.
+            self._resumed = chosen.entry
+            self._exact = same_bits(chosen, self._numerics, ranks.world, self._announce)
+            self._note(resumed_from=chosen.entry.step, exact=self._exact)
+        # From here on there is something to save before a signal ends the process.
+        self._flag.install()
+        return chosen.state if chosen else None
 
     def recovery_due(self) -> bool:
         """Say whether to take a recovery checkpoint now; cheap enough for every step.
@@ -236,8 +237,8 @@ class Checkpointer:
         """Copy the state and return; writing and committing happen behind.
 
         Blocks for the copy, and where both host buffers are still being written until one is free.
-        When SIGTERM asked for this save, it returns only once that is durable, on local disk where
-        the store hangs, and passes the signal on.
+        Where SIGTERM asked for this save, or comes meanwhile, it makes everything durable, on local
+        disk where the store hangs, and passes the signal on.
 
         Args:
             view: The live tensors (copied before this returns) and plain JSON.
@@ -267,23 +268,29 @@ class Checkpointer:
             rank_meta=json.dumps(view.meta.get("rank")),
             marks=self._marks,
         )
-        saver.submit(view.of_rank(self._ranks.rank), snapshot)
+        while not saver.submit(view.of_rank(self._ranks.rank), snapshot):
+            self._announce(f"SIGTERM: there is no more room for step {step}, which is not saved")
+            saver.flush()
+            self._flag.pass_on()
         self._schedule.saved(time.monotonic())
         if self._flag.raised:
             self._announce(f"SIGTERM: making step {step} durable before stopping")
-            if saver.leave():
-                with suppress(StoreError, Fenced):
-                    self._note(ended=f"stopped by SIGTERM, after step {step} was saved")
+            saver.call(lambda: self._note_end(step), what="the end of this attempt")
+            saver.flush()
             self._flag.pass_on()
 
     def flush(self) -> None:
         """Wait until everything that was saved is durable and committed.
 
+        Where SIGTERM comes meanwhile and the store hangs, what it lacks is kept on local disk, and
+        the signal is passed on.
+
         Raises:
             Fenced: Another attempt owns the training run.
             StoreError: The store refused everything for longer than the bound.
         """
-        self._running().flush()
+        while not self._running().flush():
+            self._flag.pass_on()
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
@@ -320,11 +327,11 @@ class Checkpointer:
         """
         if self._attempt is None:
             return self.ledger
-        saver = self._running()
-        saver.flush()
+        self.flush()
         body = json.loads(json.dumps(dict(result), allow_nan=False))
         if self._ranks.rank == 0:
-            saver.insist(lambda: self._conclude(result=body), what="the result")
+            self._running().call(lambda: self._conclude(result=body), what="the result")
+            self.flush()
         self._ranks.share("")
         if self._ranks.rank:
             self._cell.refresh()
@@ -338,6 +345,8 @@ class Checkpointer:
         Raises:
             Fenced: Another attempt owns the training run.
         """
+        # There is nothing left to save: a signal need not wait for the store.
+        self._flag.restore()
         if self._ranks.rank == 0 and self._attempt is not None:
             try:
                 self._conclude(failed=reason)
@@ -376,9 +385,9 @@ class Checkpointer:
             backlog=spill.folder,
             backlog_bytes=settings.backlog_bytes,
             measured=self._schedule.measured,
+            leaving=lambda: self._flag.raised,
             announce=self._announce,
         )
-        self._flag.install()
         if self._ranks.rank == 0:
             beating = threading.Thread(
                 target=self._beat,
@@ -423,6 +432,10 @@ class Checkpointer:
             return
         me = self._mine()
         self._cell.change(lambda ledger: protocol.note(ledger, me, now=time.time(), **facts))
+
+    def _note_end(self, step: int) -> None:
+        with suppress(StoreError, Fenced):
+            self._note(ended=f"stopped by SIGTERM, after step {step} was saved")
 
     def _conclude(self, *, result: Json | None = None, failed: str = "") -> None:
         me = self._mine()

@@ -1,10 +1,11 @@
-"""Saving behind the training's back: copy now, write later, in order.
+"""Save while training goes on: copy now, write later, in order.
 
 Commits come in the order of the saves. So whatever state is the newest in the ledger, every
 milestone before it was listed, too, and resuming from it misses none. What may be left out is a
 recovery checkpoint: nobody takes one while another save is under way. A milestone never is: while
 the store hangs, milestones wait in memory, then on local disk, and only where that is full does
-training wait.
+training wait. Nothing waits any longer once the process was told to end: what the store has not
+taken is then kept on local disk.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ from kubestill.runtime.checkpoints.writer import CheckpointWriter, Snapshot
 
 _LONGEST_PAUSE = 15.0
 _SHORTEST_HANG = 1.0
+_GRACE_SECONDS = 10.0
+"""How long a process that was told to end waits for a store that is slow: pods get 30 s by default,
+and local copies need some of it."""
+_POLL_SECONDS = 0.02
 _TYPICAL_SECONDS = 1.5
 """What a save is expected to take before any was measured."""
 
@@ -45,6 +50,15 @@ class _Job:
     """When it went on, by the monotonic clock."""
     done: bool = False
     """Whether it needs no more than its arena's release: it is kept, or left out."""
+
+
+@dataclass(eq=False)
+class _Call:
+    """Something else to do with the store, in its turn."""
+
+    act: Callable[[], object]
+    what: str
+    """Names it in messages."""
 
 
 class Saver:
@@ -67,6 +81,7 @@ class Saver:
         backlog: Callable[[], str],
         backlog_bytes: float,
         measured: Callable[[SaveCost], None],
+        leaving: Callable[[], bool],
         announce: Announce,
     ):
         """Start the thread.
@@ -79,27 +94,29 @@ class Saver:
             backlog: Gives a folder on local disk for copies that wait while the store hangs.
             backlog_bytes: How much they may take there.
             measured: Takes what each save cost.
+            leaving: Says whether the process was told to end.
             announce: Takes progress and warnings, one line each.
         """
         self._writer = writer
         self._outage_seconds = outage_seconds
         self._spill = spill
         self._measured = measured
+        self._leaving = leaving
         self._announce = announce
         # Last in, first out: the second arena costs memory only once two saves overlap.
         self._free: queue.LifoQueue[Arena] = queue.LifoQueue()
         for _ in range(buffers):
             self._free.put(Arena())
-        self._jobs: queue.Queue[_Job | None] = queue.Queue()
+        self._jobs: queue.Queue[_Job | _Call | None] = queue.Queue()
         self._backlog_folder, self._backlog_bytes = backlog, backlog_bytes
         self._backlog: dict[Arena, int] = {}
         """Bytes of the arenas on disk."""
         self._overflowed = self._full = 0
         """Copies that went to disk, and that had to wait, since the store began to hang."""
-        self._job: _Job | None = None
-        """The save under way."""
+        self._job: _Job | _Call | None = None
+        """What is under way."""
         self._begun: float | None = None
-        """When the save under way began to be written, by the monotonic clock."""
+        """When that began, by the monotonic clock."""
         self._typical: deque[float] = deque([_TYPICAL_SECONDS], maxlen=9)
         """Seconds that the last saves took to be written."""
         self._error: BaseException | None = None
@@ -122,8 +139,12 @@ class Saver:
         self._error = self._error or error
         self._stop.set()
 
-    def submit(self, tensors: Mapping[str, torch.Tensor], snapshot: Snapshot) -> None:
+    def submit(self, tensors: Mapping[str, torch.Tensor], snapshot: Snapshot) -> bool:
         """Copy the live tensors and return; the rest happens behind.
+
+        Returns:
+            Whether they were copied. Not where the store hangs, there is no more room for a copy,
+            and the process was told to end.
 
         Raises:
             Fenced: Another attempt owns the training run.
@@ -131,36 +152,50 @@ class Saver:
         """
         started = time.monotonic()
         arena = self._acquire(tensors, snapshot.stamp.step)
+        if arena is None:
+            return False
         arena.fill(tensors)
         copied = time.monotonic()
         self._jobs.put(_Job(snapshot, arena, copied - started, copied))
+        return True
 
-    def flush(self) -> None:
-        """Wait until everything submitted is durable and committed.
+    def call(self, act: Callable[[], object], *, what: str) -> None:
+        """Do something else with the store once everything submitted is committed.
 
-        Raises:
-            Fenced: Another attempt owns the training run.
-            StoreUnavailable: The store refused for longer than the bound.
+        In the saver's thread, so that a store that never answers does not keep the caller. It is
+        tried again for as long as an outage may last: doing it twice must be harmless.
+
+        Args:
+            act: What to do.
+            what: Names it in messages.
         """
-        self._jobs.join()
-        self.check()
+        self._jobs.put(_Call(act, what))
 
-    def leave(self) -> bool:
-        """Wait until everything submitted is committed; where the store hangs, keep it locally.
+    def flush(self) -> bool:
+        """Wait until everything submitted is durable and committed, and every call done.
 
         Returns:
-            Whether the store has it.
+            Whether it is. Not where the process was told to end and the store hangs, or takes
+            longer than such a process may wait: what the store lacks is then kept on local disk.
 
         Raises:
             Fenced: Another attempt owns the training run.
             StoreUnavailable: The store refused for longer than the bound.
         """
-        while (job := self._job) is not None or self.busy:
+        told = None
+        while self.busy:
             self.check()
-            if job is not None and self._spill is not None and self._seconds_until_it_hangs() <= 0:
-                self._announce(f"WARNING: the store hangs; {self._keep_locally(job)}")
-                return False
-            time.sleep(0.01)
+            job = self._job
+            if job is not None and self._leaving():
+                told = told or time.monotonic()
+                hangs = self._seconds_until_it_hangs() <= 0
+                if hangs or time.monotonic() - told > _GRACE_SECONDS:
+                    why = "hangs" if hangs else "is too slow"
+                    self._announce(f"WARNING: the store {why}; {self._keep_locally(job)}")
+                    return False
+            with self._jobs.all_tasks_done:
+                if self.busy:
+                    self._jobs.all_tasks_done.wait(_POLL_SECONDS)
         self.check()
         return True
 
@@ -169,7 +204,7 @@ class Saver:
         self._jobs.put(None)
         self._thread.join()
 
-    def _acquire(self, tensors: Mapping[str, torch.Tensor], step: int) -> Arena:
+    def _acquire(self, tensors: Mapping[str, torch.Tensor], step: int) -> Arena | None:
         while True:
             self.check()
             wait = self._seconds_until_it_hangs()
@@ -178,6 +213,8 @@ class Saver:
             if wait <= 0:
                 if (arena := self._reserve_on_disk(tensors, step)) is not None:
                     return arena
+                if self._leaving():
+                    return None
                 with suppress(queue.Empty):
                     return self._free.get(timeout=1.0)
 
@@ -224,20 +261,28 @@ class Saver:
             self._begun, self._job = time.monotonic(), job
             try:
                 if self._error is None:
-                    self._persist(job)
+                    if isinstance(job, _Call):
+                        self._insist(job.act, what=job.what)
+                    else:
+                        self._persist(job)
             except BaseException as error:  # a save that failed must reach the thread that trains
                 self._error = self._error or error
             finally:
-                # Cut off, so that one that hung does not make the next seem usual.
-                longest = 2 * max(3 * median(self._typical), _SHORTEST_HANG)
-                self._typical.append(min(time.monotonic() - self._begun, longest))
+                if isinstance(job, _Job):
+                    self._release(job, seconds=time.monotonic() - self._begun)
                 self._begun = self._job = None
-                if self._backlog.pop(job.arena, None) is None:
-                    self._free.put(job.arena)
                 self._jobs.task_done()
                 self._say_caught_up()
                 del job
         self._jobs.task_done()
+
+    def _release(self, job: _Job, *, seconds: float) -> None:
+        """Take back the arena of a save that took so long."""
+        # Cut off, so that one that hung does not make the next seem usual.
+        longest = 2 * max(3 * median(self._typical), _SHORTEST_HANG)
+        self._typical.append(min(seconds, longest))
+        if self._backlog.pop(job.arena, None) is None:
+            self._free.put(job.arena)
 
     def _say_caught_up(self) -> None:
         if self._overflowed and not self._backlog and self._error is None:
@@ -251,7 +296,7 @@ class Saver:
         cpu = time.thread_time()
         parts = job.arena.parts()
         try:
-            self.insist(
+            self._insist(
                 lambda: self._writer.write(job.snapshot, parts),
                 what=f"the checkpoint of step {job.snapshot.stamp.step}",
             )
@@ -261,7 +306,7 @@ class Saver:
         behind = time.monotonic() - job.copied
         self._measured(SaveCost(blocked=job.blocked, behind=behind, stolen=stolen))
 
-    def insist(self, act: Callable[[], object], *, what: str) -> None:
+    def _insist(self, act: Callable[[], object], *, what: str) -> None:
         """Do something with the store again and again, for as long as an outage may last.
 
         Args:
@@ -291,7 +336,7 @@ class Saver:
         if refused:
             self._announce(f"{what} is saved after all")
 
-    def _keep_locally(self, job: _Job) -> str:
+    def _keep_locally(self, job: _Job | _Call) -> str:
         """Commit what the store has not taken to local disk, in order; say what became of it.
 
         Every milestone, and the newest state whatever its kind. None is kept behind a milestone
@@ -314,7 +359,7 @@ class Saver:
                     break
                 kept.append(step)
         if not kept:
-            return lost
+            return lost or "all that was saved is committed"
         again = (
             f"{name_states(kept)} {'is' if len(kept) == 1 else 'are'} kept in {root} (start again "
             "with the same checkpoint_uri on this machine, or with the same spill_folder, and "
@@ -323,7 +368,7 @@ class Saver:
         )
         return f"{again}; {lost}" if lost else again
 
-    def _unsaved(self, job: _Job) -> list[_Job]:
+    def _unsaved(self, job: _Job | _Call) -> list[_Job]:
         """Return `job` and those that wait behind it, in the order in which they were submitted."""
         with self._jobs.mutex:
-            return [job, *(queued for queued in self._jobs.queue if queued is not None)]
+            return [one for one in (job, *self._jobs.queue) if isinstance(one, _Job)]

@@ -1,4 +1,4 @@
-"""SIGTERM as a bonus: it makes a recovery checkpoint due, and is passed on once that is durable.
+"""Catch SIGTERM: it makes a recovery checkpoint due, and is passed on once that is durable.
 
 Kubeflow gives about 0.3 s between the signal and the end, often none: only checkpoints taken every
 so many seconds count.
@@ -23,7 +23,7 @@ class TerminationFlag:
 
     def install(self) -> None:
         """Start catching."""
-        if threading.current_thread() is threading.main_thread():
+        if not self._installed and threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGTERM, self._catch)
             self._installed = True
 
@@ -34,8 +34,12 @@ class TerminationFlag:
             self._installed = False
 
     def pass_on(self) -> None:
-        """Let the signal that was caught do what it would have done."""
+        """Let the signal that was caught do what it would have done.
+
+        Returns only where somebody else handles it, and training is to go on.
+        """
         self.restore()
+        self.raised = False
         os.kill(os.getpid(), signal.SIGTERM)
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
