@@ -227,9 +227,10 @@ def fine_tuned(year: Year, seed: int) -> tuple[Arm, Arm]:
 
 def decided(registry: Registry) -> str:
     """Return what the latest run decided at each step."""
-    history = registry.history()
-    latest = [entry for entry in history if entry["run_id"] == history[-1]["run_id"]]
-    return ", ".join(f"{entry['step']} {entry.get('decision', '')}".strip() for entry in latest)
+    latest = max(registry.runs(), key=lambda run: run.entries[-1].at)
+    return ", ".join(
+        f"{entry.step} {getattr(entry, 'decision', '')}".strip() for entry in latest.entries
+    )
 
 
 def run_pipeline(year: Year, root: Path, seed: int, as_of: str) -> None:

@@ -203,5 +203,5 @@ def check(place: Path, *, months: int, champions: int) -> None:
     assert state.claim is None
     assert state.champion is not None
     assert state.champion.version == champions
-    outcomes = {entry["run_id"] for entry in registry.history() if entry["step"] == "outcome"}
+    outcomes = {run.run_id for run in registry.runs() if run.outcome}
     assert {window.run_id for window in state.windows} <= outcomes

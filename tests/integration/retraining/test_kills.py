@@ -83,5 +83,5 @@ def check(scene: Scene, delivered: int) -> None:
     made = [one for one in (state.champion, *state.previous) if one]
     assert [one.version for one in made] == list(range(len(made), 0, -1))
     assert state.champion is not None
-    outcomes = {e["run_id"]: e["outcome"] for e in registry.history() if e["step"] == "outcome"}
+    outcomes = {run.run_id: run.outcome.outcome for run in registry.runs() if run.outcome}
     assert {window.run_id: window.verdict for window in state.windows}.items() <= outcomes.items()

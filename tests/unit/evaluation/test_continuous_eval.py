@@ -220,10 +220,18 @@ def test_everything_wrong_is_told_at_once_and_nothing_is_written(bench, tmp_path
             thresholds={"acuracy": {"min": 0.9}},
             slices=["plaice"],
             settings={"min_row": 5, "confidence": 2},
+            step="promote",
         )
     told = str(caught.value)
-    assert len(caught.value.problems) == 5
-    for words in ("baseline", "'accuracy'", "'place'", "'min_rows'", "settings.confidence"):
+    assert len(caught.value.problems) == 6
+    for words in (
+        "baseline",
+        "step = 'promote'",
+        "'accuracy'",
+        "'place'",
+        "'min_rows'",
+        "settings.confidence",
+    ):
         assert words in told
     assert not (tmp_path / "out").exists()
 

@@ -146,7 +146,7 @@ def test_without_a_champion_there_is_nothing_to_judge(house):
     assert "no champion" in reason
     with open(out["report"].path, encoding="utf-8") as file:
         assert "300" in file.read()
-    assert house.registry.entry("r0", "judge")["decision"] == "bootstrap"
+    assert house.registry.run("r0").judgement.decision == "bootstrap"
 
 
 def test_a_first_model_that_only_guesses_is_no_champion(house):
@@ -163,10 +163,10 @@ def test_a_healthy_window_leaves_the_champion_alone(line):
     assert verdict == "healthy", reason
     assert "at promotion" in reason
     assert read_record(out["record"])["decision"]["record"] == {}
-    entry = line.registry.entry("r1", "judge")
-    assert entry["decision"] == "healthy"
-    assert entry["scores"]["log_loss"]["rows"] == 2000
-    assert not entry["unfit"]
+    entry = line.registry.run("r1").judged("judge")
+    assert entry.decision == "healthy"
+    assert entry.scores["log_loss"].rows == 2000
+    assert not entry.unfit
 
 
 def test_other_rows_are_decay_only_where_that_was_asked_for(line):
@@ -273,7 +273,7 @@ def test_a_bad_month_neither_retrains_nor_promotes_and_is_named(line, spoil, wor
     for port in ("report", "summary"):
         with open(out[port].path, encoding="utf-8") as file:
             assert words in html.unescape(file.read())
-    assert any(words in one for one in line.registry.entry("r1", "judge")["unfit"])
+    assert any(words in one for one in line.registry.run("r1").judged("judge").unfit)
     # However well it does on such rows, nothing is promoted on them.
     challenger = line.model(spoil(frame_of(2000, seed=8)))
     verdict, reason, _ = line.eval(rows, model=challenger, run_id="r1")
@@ -288,7 +288,7 @@ def test_a_challenger_that_gives_nan_is_broken(line):
     )
     assert verdict == "broken", reason
     assert "NaN or infinity on 2,000 of 2,000 rows" in reason
-    assert line.registry.entry("r1", "challenge")["decision"] == "broken"
+    assert line.registry.run("r1").judged("challenge").decision == "broken"
     with open(out["report"].path, encoding="utf-8") as file:
         assert "The challenger gives NaN or infinity: broken." in file.read()
 
@@ -358,7 +358,7 @@ def test_the_word_of_the_first_attempt_stands(line):
     first = line.eval(rows, run_id="r1")
     again = line.eval(rows, run_id="r1", settings={"min_rows": 5000})
     assert again[:2] == first[:2]
-    assert len([e for e in line.registry.history() if e["run_id"] == "r1"]) == 1
+    assert len(line.registry.run("r1").entries) == 1
 
 
 def test_a_word_on_another_model_is_not_borrowed(line):
@@ -372,7 +372,7 @@ def test_a_word_on_another_model_is_not_borrowed(line):
     verdict, _, out = line.eval(rows, model=poor, run_id="r1")
     assert verdict == "reject"
     assert read_record(out["record"])["decision"]["decision"] == "reject"
-    assert len([e for e in line.registry.history() if e["run_id"] == "r1"]) == 2
+    assert len(line.registry.run("r1").entries) == 2
 
 
 def test_the_report_shows_the_history(line):

@@ -47,7 +47,8 @@ from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.encoder import ColumnEncoding, Encoder
 from kubestill.runtime.models.model import Model, ModelSpec
 from kubestill.runtime.retraining import Champion, Claim, Golden, State, Window, open_registry
-from kubestill.runtime.retraining.decision import read_decision
+from kubestill.runtime.retraining.decision import Score, read_decision
+from kubestill.runtime.retraining.history import Judgement
 from kubestill.runtime.steps.failures import read_failures
 from kubestill.runtime.stores.local import LocalStore
 from kubestill.runtime.training.record import AttemptRecord, KeptCheckpoint, read_training
@@ -190,7 +191,15 @@ def kinds(folder: Path) -> dict[str, Kind]:
         (folder / name).mkdir(parents=True)
     model, weights = _model()
     write_checkpoint_artifact(Checkpoint.of(LEDGER, ENTRY), str(folder / "checkpoint"))
-    entry = {"format": "kubestill/registry/1", "at": "2013", "run_id": "run1", "step": "judge"}
+    judged = Judgement(
+        run_id="run1",
+        step="judge",
+        at="2013",
+        decision="healthy",
+        reason="It is healthy.",
+        scores={"rmse": Score(value=0.5, low=None, high=1, rows=30)},
+        unfit=("x: in another unit.",),
+    )
     failure = {"task": "train", "error": "E", "attempt": 1, "curable": False, "at": "2013"}
     layout = Layout.of({"model/w": torch.zeros(2, 3), "none": torch.zeros(0, 3)})
     return {
@@ -218,10 +227,10 @@ def kinds(folder: Path) -> dict[str, Kind]:
             content=STATE.model_dump_json().encode(), read=partial(_read_registry, folder)
         ),
         "history": Kind(
-            content=json.dumps(entry).encode(),
+            content=judged.to_bytes(),
             read=_from_file(
                 folder / "registry/history/run1-judge.json",
-                lambda _: open_registry(str(folder / "registry")).history(),
+                lambda _: open_registry(str(folder / "registry")).runs(),
             ),
         ),
         "training": Kind(

@@ -14,7 +14,8 @@ import pandas as pd
 from kubestill.runtime.base.artifacts import LocalArtifact
 from kubestill.runtime.datasets.dataset import Dataset
 from kubestill.runtime.retraining import Champion, Registry, open_registry, transitions
-from kubestill.runtime.retraining.outcomes import Outcome, conclude
+from kubestill.runtime.retraining.history import Judgement, Outcome
+from kubestill.runtime.retraining.outcomes import conclude
 from kubestill.runtime.steps.collect_fresh import collect_fresh
 
 PORTS = ("dataset", "validation", "holdout", "fresh", "replay", "summary")
@@ -69,8 +70,11 @@ class Scene:
         self, taken: Taken, decision: str, *, unfit: Sequence[str] = (), succeeded: bool = True
     ) -> Outcome:
         """End a run that leaves the champion alone; `unfit` is what is wrong with its rows."""
-        body = {"decision": decision, "reason": f"It is {decision}.", "unfit": list(unfit)}
-        self.registry.append(taken.run_id, "judge", body)
+        reason = f"It is {decision}."
+        judged = Judgement(
+            run_id=taken.run_id, step="judge", decision=decision, reason=reason, unfit=tuple(unfit)
+        )
+        self.registry.append(judged)
         return conclude(self.registry, taken.run_id, succeeded=succeeded)
 
     def promote(self, taken: Taken) -> Outcome:

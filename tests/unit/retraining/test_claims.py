@@ -17,6 +17,7 @@ from scene import Scene, Taken, rows
 from kubestill.errors import Fenced, InvalidInput
 from kubestill.runtime.base.artifacts import LocalArtifact
 from kubestill.runtime.retraining import kubeflow_runs, open_registry, transitions
+from kubestill.runtime.retraining.history import Judgement
 from kubestill.runtime.retraining.inspection import free_claim, runs
 from kubestill.runtime.retraining.kubeflow_runs import API_VARIABLE
 from kubestill.runtime.retraining.outcomes import abandon, conclude
@@ -333,7 +334,8 @@ def test_a_run_whose_lease_ran_out_may_not_come_back_for_other_rows(scene: Scene
     scene.started()
     scene.deliver("b.parquet", rows(100, 50, day="2013-02-01"))
     lost = scene.run("2013-03-01", RUN, lease_hours=1e-12)
-    scene.registry.append(RUN, "judge", {"decision": "healthy", "reason": "It was healthy."})
+    reason = "It was healthy."
+    scene.registry.append(Judgement(run_id=RUN, step="judge", decision="healthy", reason=reason))
     scene.judged(scene.run("2013-03-01", NEXT), "healthy")
     scene.deliver("c.parquet", rows(150, 50, day="2013-03-01"))
     with pytest.raises(Fenced, match="has ended"):
@@ -347,7 +349,8 @@ class TestTerminatedByHand:
     """`free_claim`, for `kubestill runs stop`."""
 
     def test_the_rows_are_the_next_runs(self, scene: Scene, held: Taken) -> None:
-        scene.registry.append(RUN, "judge", {"decision": "degraded", "reason": "It decays."})
+        judged = Judgement(run_id=RUN, step="judge", decision="degraded", reason="It decays.")
+        scene.registry.append(judged)
         said = [free_claim(scene.registry.uri, RUN) for _ in range(2)]
         assert said[0] == said[1]
         assert outcome(scene, RUN) == (

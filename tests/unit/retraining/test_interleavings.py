@@ -32,7 +32,8 @@ from scene import Scene, rows
 from kubestill.errors import Conflict, Fenced, StoreUnavailable
 from kubestill.runtime.datasets.dataset import Dataset
 from kubestill.runtime.retraining import Registry, State, open_registry, transitions
-from kubestill.runtime.retraining.outcomes import TAKEN_OVER, abandon, conclude
+from kubestill.runtime.retraining.history import Judgement
+from kubestill.runtime.retraining.outcomes import abandon, conclude
 from kubestill.runtime.retraining.request import Request
 from kubestill.runtime.retraining.windows import WindowStore
 from kubestill.runtime.steps import collect_fresh as task
@@ -122,11 +123,13 @@ class Run:
             taken = task._collect(registry, self.world.request, self.run_id)
             if taken.status in ("waiting", "busy"):
                 return True
-            body = {"decision": self.decision, "reason": "because"}
-            stands = registry.append(self.run_id, "judge", body)
-            if stands["decision"] == "fails":
+            judged = Judgement(
+                run_id=self.run_id, step="judge", decision=self.decision, reason="because"
+            )
+            stands = registry.append(judged)
+            if stands.decision == "fails":
                 return False
-            if stands["decision"] == "promote":
+            if stands.decision == "promote":
                 self._promote(registry)
             return True
         except (Conflict, Fenced):
@@ -226,17 +229,12 @@ class World:
         state = registry.read()
         assert state.claim is None
         assert Counter(taken_rows(registry, state)) == Counter(self.delivered)
-        outcomes = {
-            entry["run_id"]: entry["outcome"]
-            for entry in registry.history()
-            if entry["step"] == "outcome"
-        }
+        runs = registry.runs()
+        outcomes = {run.run_id: run.outcome.outcome for run in runs if run.outcome}
         for window in state.windows:
             assert outcomes[window.run_id] == window.verdict
-        lost = {e["run_id"] for e in registry.history() if e["step"].startswith(TAKEN_OVER)}
-        claimed = {
-            e["run_id"] for e in registry.history() if e["step"] == "collect" and e.get("window")
-        }
+        lost = {run.run_id for run in runs if run.taken_over}
+        claimed = {run.run_id for run in runs if run.collection and run.collection.window}
         assert claimed <= outcomes.keys() | lost
         for run_id, run in self.runs.items():
             assert run_id in outcomes or not run.ended

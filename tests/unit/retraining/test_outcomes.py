@@ -21,6 +21,7 @@ from scene import Scene, Taken, rows
 from kubestill.cli.main import main
 from kubestill.runtime.base.artifacts import LocalArtifact
 from kubestill.runtime.retraining import transitions
+from kubestill.runtime.retraining.history import Judgement
 from kubestill.runtime.steps.failures import record_failure
 from kubestill.runtime.steps.record_outcome import record_outcome
 
@@ -50,8 +51,9 @@ class Ended:
         return self.taken
 
     def judge(self, decision: str, *, step: str = "judge", **more: Any) -> None:
-        body = {"decision": decision, "reason": f"It is {decision}.", "unfit": [], **more}
-        self.scene.registry.append(self.run_id, step, body)
+        reason = f"It is {decision}."
+        judged = Judgement(run_id=self.run_id, step=step, decision=decision, reason=reason, **more)
+        self.scene.registry.append(judged)
 
     def swap(self) -> None:
         """What promote-model does to the registry."""
@@ -102,9 +104,9 @@ class Ended:
 
     @property
     def reason(self) -> str:
-        entry = self.scene.registry.entry(self.run_id, "outcome")
-        assert entry
-        return entry["reason"]
+        outcome = self.scene.registry.run(self.run_id).outcome
+        assert outcome
+        return outcome.reason
 
 
 def first(folder: Path) -> Ended:
@@ -163,7 +165,7 @@ def inconclusive(run: Ended) -> None:
 
 def unfit(run: Ended) -> None:
     run.collect()
-    run.judge("unfit", unfit=["x: in another unit."])
+    run.judge("unfit", unfit=("x: in another unit.",))
 
 
 def rejected(run: Ended) -> None:
@@ -312,7 +314,7 @@ def check_failed(run: Ended, task: str, state: str, word: bool) -> None:
     if word:
         assert run.reason.startswith(f"{task}: OSError: the disk is full.")
     elif state == "FAILED":
-        assert "without a word: a pod that is killed" in run.reason
+        assert "left no message: a pod that is killed" in run.reason
     elif state == "CANCELED":
         assert run.reason.startswith("It was canceled.")
     else:

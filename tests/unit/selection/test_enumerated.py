@@ -20,6 +20,7 @@ from kubestill.runtime.curves.phases import boundary_candidates, detect_phases, 
 from kubestill.runtime.metrics.catalog import METRICS, TRAIN_LOSS
 from kubestill.runtime.selection.request import COMPARING, RULES, Evidence, Request
 from kubestill.runtime.selection.rules import Choice, select
+from kubestill.runtime.training.record import Curves
 
 COUNT = 16
 NAN: dict[str, set[int]] = {
@@ -56,12 +57,13 @@ def trained(metric: str, pattern: str, policy: str) -> tuple[tuple[LedgerEntry, 
     train: list[dict[str, float]] = []
     validation: list[dict[str, float]] = []
     for step in range(1, COUNT + 1):
-        value = math.nan if step in NAN[pattern] else measured(metric, step)
-        metrics = finite({metric: value})
-        loss = finite({"loss": value if metric == TRAIN_LOSS else 1 / step})
-        train.append({"step": step, **loss})
+        # A training loss that is not finite ends the training run before the milestone.
+        broken = step in NAN[pattern] and metric != TRAIN_LOSS
+        metrics = finite({metric: math.nan if broken else measured(metric, step)})
+        position = {"step": step, "epoch": step, "examples": 32 * step}
+        train.append({**position, "loss": metrics[metric] if metric == TRAIN_LOSS else 1 / step})
         if metrics and metric != TRAIN_LOSS:
-            validation.append({"step": step, **metrics})
+            validation.append({**position, **metrics})
         curves = {"train": train, "validation": validation}
         phases = detect_phases(curves, metric=metric)
         known = Marks(
@@ -80,7 +82,8 @@ def trained(metric: str, pattern: str, policy: str) -> tuple[tuple[LedgerEntry, 
             attempt=1,
         )
         kept = tuple(keep(with_phases([*kept, new], known.phases), known))
-    return kept, Evidence(curves={"train": train, "validation": validation}, own_metric=metric)
+    curves = Curves.model_validate({"train": train, "validation": validation})
+    return kept, Evidence(curves=curves, own_metric=metric)
 
 
 def rescored(kept: Sequence[LedgerEntry], evidence: Evidence, metric: str) -> Evidence:

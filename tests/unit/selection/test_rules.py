@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from kubestill.errors import InvalidInput
 from kubestill.runtime.selection.request import COMPARING, RULES, Evidence, Request
 from kubestill.runtime.selection.rules import select
+from kubestill.runtime.training.record import Curves
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,12 @@ def training(losses: Sequence[float], metric: str = "log_loss") -> list[Saved]:
 
 
 def evidence(saved: Sequence[Saved] = (), **options) -> Evidence:
-    points = [{"step": entry.step, **entry.metrics} for entry in saved]
-    return Evidence(curves={"train": [], "validation": points}, **options)
+    points = [
+        {"step": entry.step, "epoch": 0.0, "examples": entry.examples, **entry.metrics}
+        for entry in saved
+    ]
+    curves = Curves.model_validate({"train": [], "validation": points})
+    return Evidence(curves=curves, **options)
 
 
 FALLING = [2.3, 1.2, 0.6, 0.35, 0.26, 0.22, 0.21, 0.205, 0.2, 0.201]

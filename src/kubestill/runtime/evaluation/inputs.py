@@ -23,6 +23,7 @@ from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.identity import SPEC_FILE, model_digest
 from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.retraining import Champion, Registry, open_registry
+from kubestill.runtime.retraining.history import is_reserved
 from kubestill.runtime.stores import open_store
 from kubestill.runtime.training.record import TrainingRecord, read_training
 
@@ -137,6 +138,8 @@ def check_inputs(
     fixed = _open(golden, "golden", problems)
     present: dict[Role, Artifact] = {role: a for role, a in artifacts.items() if a is not None}
     lineage = _lineage(registry, run_id, problems)
+    if is_reserved(step):
+        problems.add("step", step, "the history has other entries of this name; use another")
     if "model" not in present:
         _check_alone(present, lineage, registry, problems)
     champion_role = _find_champion(present, lineage)

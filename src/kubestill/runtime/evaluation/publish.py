@@ -9,9 +9,10 @@ from kubestill.runtime.base.artifacts import clean
 from kubestill.runtime.evaluation.findings import Findings
 from kubestill.runtime.evaluation.inputs import Job, Lineage
 from kubestill.runtime.metrics.catalog import metrics_of
-from kubestill.runtime.retraining.decision import DecisionRecord
+from kubestill.runtime.retraining.decision import DecisionRecord, Score
+from kubestill.runtime.retraining.history import Judgement
 
-__all__ = ["decision_record", "history_body", "scalars"]
+__all__ = ["decision_record", "judgement", "scalars"]
 
 
 def decision_record(job: Job, findings: Findings) -> DecisionRecord:
@@ -23,37 +24,41 @@ def decision_record(job: Job, findings: Findings) -> DecisionRecord:
         model=digests["model"],
         baseline=digests.get("baseline", ""),
         dataset=job.dataset.fingerprint,
-        scores=clean(_scores(findings, findings.model.name)),
+        scores=_scores(findings, findings.model.name),
         record=findings.record.model_dump(mode="json") if findings.record else {},
     )
 
 
-def history_body(job: Job, findings: Findings, lineage: Lineage) -> dict[str, Any]:
+def judgement(job: Job, findings: Findings, lineage: Lineage) -> Judgement:
     """Return what the history keeps: the decision, why, and what its plot is drawn from."""
-    decision = decision_record(job, findings).to_json()
-    del decision["record"]
-    return clean(
-        {
-            **decision,
-            "metric": findings.metric.name,
-            "rows": findings.dataset["labelled"],
-            "window": lineage.window,
-            "end": lineage.end,
-            "champion": lineage.champion.version if lineage.champion else 0,
-            "baseline_scores": (
-                _scores(findings, findings.baseline.name) if findings.baseline else {}
-            ),
-            "unfit": [shift.statement for shift in findings.shifts if shift.unfit],
-            "drift": [shift.statement for shift in findings.shifts if not shift.unfit],
-            "decay": [decay.sentence for decay in findings.decay if decay.evident],
-        }
+    decision = decision_record(job, findings)
+    baseline = findings.baseline
+    return Judgement(
+        format=decision.format,
+        run_id=lineage.run_id,
+        step=job.step,
+        decision=decision.decision,
+        reason=decision.reason,
+        model=decision.model,
+        baseline=decision.baseline,
+        dataset=decision.dataset,
+        rows=findings.dataset["labelled"],
+        window=lineage.window,
+        end=lineage.end,
+        champion=lineage.champion.version if lineage.champion else 0,
+        metric=findings.metric.name,
+        scores=decision.scores,
+        baseline_scores=_scores(findings, baseline.name) if baseline else {},
+        unfit=tuple(shift.statement for shift in findings.shifts if shift.unfit),
+        drift=tuple(shift.statement for shift in findings.shifts if not shift.unfit),
+        decay=tuple(decay.sentence for decay in findings.decay if decay.evident),
     )
 
 
-def _scores(findings: Findings, name: str) -> dict[str, dict[str, float]]:
+def _scores(findings: Findings, name: str) -> dict[str, Score]:
     rows = findings.dataset["labelled"]
     return {
-        metric: {**asdict(findings.scores.interval(name, metric)), "rows": rows}
+        metric: Score(**clean(asdict(findings.scores.interval(name, metric))), rows=rows)
         for metric in metrics_of(findings.task)
     }
 

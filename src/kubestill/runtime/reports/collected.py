@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+
+from kubestill.runtime.retraining.windows import Seen
 
 __all__ = ["collected_text"]
 
@@ -20,21 +21,20 @@ _MOST = 30
 """Files that are listed one by one."""
 
 
-def collected_text(status: str, reason: str, about: Mapping[str, Any]) -> str:
+def collected_text(status: str, reason: str, files: Sequence[Seen], told: Sequence[str]) -> str:
     """Return Markdown: the status and why, what changed about the columns, and each file."""
     lines = [f"**{status}**: {reason}", ""]
-    told = about.get("told", [])
     if told:
         lines += ["What changed about the data:", "", *(f"- {line}" for line in told), ""]
-    files = [file for file in about.get("files", []) if file["rows"]]
-    if files:
+    shown = [file for file in files if file.rows]
+    if shown:
         lines += [
             "| file | rows | " + " | ".join(_COLUMNS.values()) + " |",
             "|---" * (len(_COLUMNS) + 2) + "|",
         ]
-        for file in files[:_MOST]:
-            counts = " | ".join(f"{file[name]:,}" for name in _COLUMNS)
-            lines.append(f"| {file['uri'].rpartition('/')[2]} | {file['rows']:,} | {counts} |")
-        if files[_MOST:]:
-            lines.append(f"\n{len(files) - _MOST} more files are listed in the registry.")
+        for file in shown[:_MOST]:
+            counts = " | ".join(f"{getattr(file, name):,}" for name in _COLUMNS)
+            lines.append(f"| {file.uri.rpartition('/')[2]} | {file.rows:,} | {counts} |")
+        if shown[_MOST:]:
+            lines.append(f"\n{len(shown) - _MOST} more files are listed in the registry.")
     return "\n".join(lines).rstrip() + "\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ from kubestill.runtime.metrics.catalog import Metric
 from kubestill.runtime.metrics.intervals import Interval
 from kubestill.runtime.reports.canvas import PAINT, draw, plain_axis
 from kubestill.runtime.reports.page import Html, figure, legend, section
+from kubestill.runtime.retraining.decision import Score
+from kubestill.runtime.retraining.history import RunHistory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,16 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = ["history_section"]
 
-Entry = Mapping[str, Any]
-
 SHOWN = 60
 """Windows in the plot, the latest ones."""
 _TONES = {
     "healthy": "good",
     "degraded": "bad",
     "unfit": "bad",
-    # What `unfit` was called before it had a word of its own.
-    "reject": "bad",
     "insufficient": "doubt",
 }
 
@@ -39,16 +38,15 @@ class _Window:
     champion: Interval | None = None
     verdict: str = ""
     challenger: Interval | None = None
-    outcome: str = ""
     promoted: bool = False
     unfit: bool = False
 
 
-def history_section(history: Sequence[Entry], metric: Metric) -> list[Html]:
+def history_section(history: Sequence[RunHistory], metric: Metric) -> list[Html]:
     """Return the section on what happened so far; empty before there are two windows.
 
     Args:
-        history: Entries of the registry's history in the order they were written.
+        history: Every run of the registry, in the order in which they began.
         metric: The score that is drawn.
     """
     windows = _windows(history, metric.name)[-SHOWN:]
@@ -79,44 +77,34 @@ def history_section(history: Sequence[Entry], metric: Metric) -> list[Html]:
     return [section("What happened so far", key, figure(drawn), note=note)]
 
 
-def _windows(history: Sequence[Entry], metric: str) -> list[_Window]:
-    """Return one entry a run, in the order of the windows' ends."""
-    runs: dict[str, list[Entry]] = {}
-    for entry in history:
-        runs.setdefault(str(entry["run_id"]), []).append(entry)
+def _windows(history: Sequence[RunHistory], metric: str) -> list[_Window]:
+    """Return what each run that scored a model found, in the order of the windows' ends."""
     found: list[tuple[str, _Window]] = []
-    for entries in runs.values():
-        judged = [entry for entry in entries if entry.get("scores")]
-        if not judged:
+    for run in history:
+        scored = [one for one in run.judgements if one.scores]
+        if not scored:
             continue
-        steps = {str(entry["step"]): entry for entry in entries}
-        judge, challenge = steps.get("judge", {}), steps.get("challenge", {})
-        end = str(judged[0].get("end") or judged[0]["at"])
-        found.append(
-            (
-                end,
-                _Window(
-                    label=end[:10],
-                    champion=_interval(judge.get("scores"), metric)
-                    or _interval(challenge.get("baseline_scores"), metric),
-                    verdict=str(judge.get("decision") or "insufficient"),
-                    challenger=_interval(challenge.get("scores"), metric),
-                    outcome=str(challenge.get("decision") or ""),
-                    promoted="promote" in steps,
-                    unfit=any(entry.get("unfit") for entry in judged),
-                ),
-            )
+        judge, challenge = run.judged("judge"), run.judged("challenge")
+        end = scored[0].end or scored[0].at
+        champion = _interval(judge.scores if judge else {}, metric)
+        window = _Window(
+            label=end[:10],
+            champion=champion or _interval(challenge.baseline_scores if challenge else {}, metric),
+            verdict=judge.verdict if judge else "insufficient",
+            challenger=_interval(challenge.scores if challenge else {}, metric),
+            promoted=run.promotion is not None,
+            unfit=any(one.unfit for one in scored),
         )
+        found.append((end, window))
     return [window for _, window in sorted(found, key=lambda pair: pair[0])]
 
 
-def _interval(scores: Any, metric: str) -> Interval | None:
-    found = (scores or {}).get(metric)
-    if not found or found["value"] is None:
+def _interval(scores: Mapping[str, Score], metric: str) -> Interval | None:
+    score = scores.get(metric)
+    if score is None or score.value is None:
         return None
-    nan = float("nan")
-    low, high = (nan if found[end] is None else found[end] for end in ("low", "high"))
-    return Interval(found["value"], low, high)
+    low, high = (math.nan if end is None else end for end in (score.low, score.high))
+    return Interval(score.value, low, high)
 
 
 def _draw(axes: Axes, windows: Sequence[_Window], metric: Metric) -> None:

@@ -1,10 +1,11 @@
 """Keeping a model fresh: the registry of champions, and the rows that arrive after them.
 
 Reading order: `state` (champion, watermarks, claim), `decision` (why a champion became one),
-`transitions` (how the state may change), `registry` (swapping it in a store), `ownership` and
-`kubeflow_runs` (whose claim it is, and whether that run still lives), `outcomes`, `champions`. Then
-the rows: `request`, `files`, `windows`, `survey` (which are fresh), `conform` (bring them into the
-champion's form), `golden`, `outputs`.
+`transitions` (how the state may change), `history` (what the steps of each run recorded),
+`registry` (both of them in a store), `ownership` and `kubeflow_runs` (whose claim it is, and
+whether that run still lives), `outcomes`, `champions`. Then the rows: `request`, `files`,
+`windows`, `survey` (which are fresh), `conform` (bring them into the champion's form), `golden`,
+`outputs`.
 """
 
 from kubestill.runtime.retraining.registry import Registry, open_registry

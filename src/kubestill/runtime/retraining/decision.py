@@ -11,11 +11,23 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from kubestill.runtime.base.artifacts import clean
-from kubestill.runtime.base.values import read_as
+from kubestill.runtime.base.values import WholeFloat, read_as
 
-__all__ = ["DECISION_FORMAT", "DecisionRecord", "read_decision"]
+__all__ = ["DECISION_FORMAT", "DecisionRecord", "Score", "read_decision"]
 
 DECISION_FORMAT: Literal["kubestill/decision/1"] = "kubestill/decision/1"
+
+
+class Score(BaseModel):
+    """One score with its interval; None where a number is not finite."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    value: int | float | None
+    low: int | float | None
+    high: int | float | None
+    rows: WholeFloat
+    """Labelled rows that it was measured on."""
 
 
 class DecisionRecord(BaseModel):
@@ -35,8 +47,8 @@ class DecisionRecord(BaseModel):
     """Digest of the model that it was compared with; empty where there was none."""
     dataset: str
     """Fingerprint of the rows."""
-    scores: Mapping[str, Mapping[str, int | float | None]] = {}
-    """Metric → `value`, `low`, `high` and `rows`; None where a number is not finite."""
+    scores: Mapping[str, Score] = {}
+    """By metric."""
     record: Mapping[str, Any] = {}
     """What the model is to be remembered by if it is promoted, as `evaluation.record` writes and
     reads it; empty where no registry remembers it."""

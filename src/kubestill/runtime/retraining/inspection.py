@@ -9,7 +9,8 @@ from typing import Any
 from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.retraining import transitions
 from kubestill.runtime.retraining.champions import check_champion
-from kubestill.runtime.retraining.outcomes import TAKEN_OVER, Outcome, abandon
+from kubestill.runtime.retraining.history import Outcome, RunHistory
+from kubestill.runtime.retraining.outcomes import abandon
 from kubestill.runtime.retraining.registry import Registry, open_registry
 from kubestill.runtime.retraining.state import Champion, State
 
@@ -24,11 +25,7 @@ def runs(uri: str) -> list[dict[str, Any]]:
         CorruptData: It cannot be read.
     """
     registry, state = _open(uri)
-    found: dict[str, dict[str, Any]] = {}
-    for entry in registry.history():
-        steps = found.setdefault(entry["run_id"], {})
-        steps[entry["step"]] = entry
-    return [_run(run_id, steps, state) for run_id, steps in found.items()]
+    return [_run(run, state) for run in registry.runs()]
 
 
 def standing(uri: str) -> dict[str, Any]:
@@ -95,7 +92,7 @@ def roll_back(
         f"{_named(changed.champion)} is the champion again, instead of champion {before}; "
         f"{quarantined} parts of windows are quarantined"
     )
-    return _tell(registry, "rollback", reason, {"from": before, "version": wanted})
+    return _record(registry, "rollback", reason, replaced=before, version=wanted)
 
 
 def release(uri: str, windows: Sequence[str]) -> str:
@@ -114,7 +111,7 @@ def release(uri: str, windows: Sequence[str]) -> str:
     registry, _ = _open(uri)
     registry.change(lambda now: transitions.release(now, windows))
     reason = f"released by hand, to be learned from: {', '.join(windows)}"
-    return _tell(registry, "release", reason, {"windows": list(windows)})
+    return _record(registry, "release", reason, windows=tuple(windows))
 
 
 def quarantine(uri: str, windows: Sequence[str]) -> str:
@@ -122,7 +119,7 @@ def quarantine(uri: str, windows: Sequence[str]) -> str:
     registry, _ = _open(uri)
     registry.change(lambda now: transitions.quarantine(now, windows))
     reason = f"quarantined by hand, nobody learns from it: {', '.join(windows)}"
-    return _tell(registry, "quarantine", reason, {"windows": list(windows)})
+    return _record(registry, "quarantine", reason, windows=tuple(windows))
 
 
 def free_claim(uri: str, run_id: str) -> Outcome | None:
@@ -147,10 +144,10 @@ def free_claim(uri: str, run_id: str) -> Outcome | None:
     return abandon(registry, run_id, "It was terminated by hand.")
 
 
-def _tell(registry: Registry, what: str, reason: str, body: dict[str, Any]) -> str:
+def _record(registry: Registry, what: str, reason: str, **facts: Any) -> str:
     """Add what a person did to the history, as a run of its own."""
     name = f"{what}-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"
-    registry.append(name, "outcome", {"outcome": what, "reason": reason, **body})
+    registry.append(Outcome(run_id=name, outcome=what, reason=reason, **facts))
     return reason
 
 
@@ -163,21 +160,22 @@ def _open(uri: str) -> tuple[Registry, State]:
     return registry, state
 
 
-def _run(run_id: str, steps: dict[str, dict[str, Any]], state: State) -> dict[str, Any]:
-    collected = steps.get("collect", {})
-    at_work = state.claim is not None and state.claim.run_id == run_id
-    outcome = steps.get("outcome", {})
-    lost = [entry for step, entry in steps.items() if step.startswith(TAKEN_OVER)]
+def _run(run: RunHistory, state: State) -> dict[str, Any]:
+    at_work = state.claim is not None and state.claim.run_id == run.run_id
+    collected, outcome, promotion = run.collection, run.outcome, run.promotion
+    lost = run.taken_over[-1] if run.taken_over else None
     otherwise = "at work" if at_work else "abandoned" if lost else "unknown"
+    ended = outcome or lost
+    version = promotion.version if promotion else outcome.version if outcome else None
     return {
-        "run_id": run_id,
-        "at": min(entry["at"] for entry in steps.values()),
-        "end": collected.get("end", ""),
-        "rows": collected.get("rows", 0),
-        "outcome": outcome.get("outcome", otherwise),
-        "version": steps.get("promote", outcome).get("version"),
-        "reason": outcome.get("reason", lost[-1]["reason"] if lost else ""),
-        "drift": collected.get("told", []),
+        "run_id": run.run_id,
+        "at": run.entries[0].at,
+        "end": collected.end if collected else "",
+        "rows": collected.rows if collected else 0,
+        "outcome": outcome.outcome if outcome else otherwise,
+        "version": version,
+        "reason": ended.reason if ended else "",
+        "drift": list(collected.told) if collected else [],
     }
 
 

@@ -1,20 +1,23 @@
-"""How runs end: what their steps told decides what becomes of the window they hold."""
+"""How runs end: what their steps recorded decides what becomes of the window they hold."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
 
 from kubestill.errors import Fenced
 from kubestill.runtime.retraining import transitions
+from kubestill.runtime.retraining.history import (
+    Collection,
+    Judgement,
+    Outcome,
+    RunHistory,
+    TakeOver,
+)
 from kubestill.runtime.retraining.registry import Registry
 from kubestill.runtime.retraining.state import Claim, State, Verdict
 
-__all__ = ["TAKEN_OVER", "Outcome", "abandon", "conclude", "record_missing", "record_taken_over"]
+__all__ = ["abandon", "conclude", "record_missing", "record_taken_over"]
 
-TAKEN_OVER = "taken-over"
-"""How the steps are called that tell of a window taken from a run."""
 _VERDICTS: Mapping[str, Verdict] = {
     "healthy": "healthy",
     "insufficient": "inconclusive",
@@ -23,16 +26,6 @@ _VERDICTS: Mapping[str, Verdict] = {
     "broken": "rejected",
     "unfit": "unfit",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How one run ended."""
-
-    outcome: str
-    """`promoted`, `healthy`, `inconclusive`, `rejected`, `unfit`, `waiting`, `busy`, `failed`,
-    `abandoned`."""
-    reason: str
 
 
 def conclude(registry: Registry, run_id: str, *, succeeded: bool, failure: str = "") -> Outcome:
@@ -46,13 +39,12 @@ def conclude(registry: Registry, run_id: str, *, succeeded: bool, failure: str =
         succeeded: Nobody says that a step failed.
         failure: Which step failed and what it said, in a sentence.
     """
-    standing = registry.entry(run_id, "outcome")
+    standing = registry.run(run_id).outcome
     if standing is None:
-        outcome = _settle(registry, run_id, succeeded=succeeded, failure=failure)
-        standing = _record(registry, run_id, outcome)
+        standing = registry.append(_settle(registry, run_id, succeeded=succeeded, failure=failure))
     # Only now: who dies in between leaves a claim behind, which the next run gives back.
     registry.change(lambda now: transitions.abandon(now, run_id))
-    return Outcome(outcome=standing["outcome"], reason=standing["reason"])
+    return standing
 
 
 def abandon(registry: Registry, run_id: str, reason: str) -> Outcome | None:
@@ -72,22 +64,23 @@ def abandon(registry: Registry, run_id: str, reason: str) -> Outcome | None:
     held = _holds(registry.read(), run_id)
     # First: from then on it cannot close its window, so that the outcome is what the state says.
     state = registry.change(lambda now: transitions.abandon(now, run_id))
-    if not held and not registry.entries(run_id, ""):
+    run = registry.run(run_id)
+    if not held and not run.entries:
         return None
-    standing = registry.entry(run_id, "outcome")
-    if standing is None:
-        lines = _left(registry.entry(run_id, "collect"), _told(registry, run_id), held)
-        given_up = Outcome(outcome="abandoned", reason=" ".join([reason, *lines]))
-        standing = _record(registry, run_id, _closed(registry, run_id, state) or given_up)
-    return Outcome(outcome=standing["outcome"], reason=standing["reason"])
+    if run.outcome is not None:
+        return run.outcome
+    lines = _left(run.collection, run.judgement, held)
+    given_up = Outcome(run_id=run_id, outcome="abandoned", reason=" ".join([reason, *lines]))
+    return registry.append(_closed(run, state) or given_up)
 
 
 def record_missing(registry: Registry, state: State) -> None:
     """Write the outcome of the run that closed the last window, should it have died just then."""
     if state.windows:
-        window = state.windows[-1]
-        if registry.entry(window.run_id, "outcome") is None:
-            _record(registry, window.run_id, _of_window(registry, window.run_id, window.verdict))
+        run = registry.run(state.windows[-1].run_id)
+        closed = _closed(run, state)
+        if run.outcome is None and closed is not None:
+            registry.append(closed)
 
 
 def record_taken_over(registry: Registry, claim: Claim) -> None:
@@ -97,92 +90,71 @@ def record_taken_over(registry: Registry, claim: Claim) -> None:
             "It died holding its window, or was believed to, for its lease ran out: run "
             f"{claim.run_id} took the rows over. None was lost."
         )
-        registry.append(run_id, f"{TAKEN_OVER}-{window}", {"window": window, "reason": reason})
+        registry.append(TakeOver.of(run_id, window, reason))
 
 
 def _settle(registry: Registry, run_id: str, *, succeeded: bool, failure: str) -> Outcome:
+    # In this order: who takes a window over changes the state, and then tells the history.
     state = registry.read()
-    if closed := _closed(registry, run_id, state):
+    run = registry.run(run_id)
+    if closed := _closed(run, state):
         # The champion was swapped: what failed after that does not undo it.
         after = "" if succeeded else failure
-        return replace(closed, reason=f"{closed.reason} {after}".strip())
-    held = _holds(state, run_id)
-    collected = registry.entry(run_id, "collect")
-    if succeeded and not held and collected and collected["status"] in ("waiting", "busy"):
-        return Outcome(outcome=collected["status"], reason=collected["reason"])
-    if not held and (lost := registry.entries(run_id, TAKEN_OVER)):
-        return Outcome(outcome="abandoned", reason=lost[-1]["reason"])
-    told = _told(registry, run_id)
-    verdict = _verdict(told)
-    if succeeded and verdict and state.claim is not None and held:
+        return closed.model_copy(update={"reason": f"{closed.reason} {after}".strip()})
+    held, collected, judged = _holds(state, run_id), run.collection, run.judgement
+    if succeeded and not held and collected and collected.status in ("waiting", "busy"):
+        return Outcome(run_id=run_id, outcome=collected.status, reason=collected.reason)
+    if not held and run.taken_over:
+        return Outcome(run_id=run_id, outcome="abandoned", reason=run.taken_over[-1].reason)
+    verdict = _VERDICTS.get(judged.verdict) if judged else None
+    if succeeded and judged and verdict and state.claim is not None and held:
         if not state.claim.champion:
             # Nothing was judged but the first candidate: the rows are needed for the next one.
-            reason = f"{told['reason']} There is no champion yet, so its rows were given back."
-            return Outcome(outcome=verdict, reason=reason)
+            reason = f"{judged.reason} There is no champion yet, so its rows were given back."
+            return Outcome(run_id=run_id, outcome=verdict, reason=reason)
         try:
             registry.change(lambda now: transitions.close(now, run_id, verdict))
-            return Outcome(outcome=verdict, reason=told["reason"])
+            return Outcome(run_id=run_id, outcome=verdict, reason=judged.reason)
         except Fenced as fenced:
-            return Outcome(outcome="failed", reason=str(fenced))
-    lines = _failure(registry, run_id, succeeded, failure)
-    return Outcome(outcome="failed", reason=" ".join([*lines, *_left(collected, told, held)]))
+            return Outcome(run_id=run_id, outcome="failed", reason=str(fenced))
+    lines = [failure or _silence(run, succeeded), *_left(collected, judged, held)]
+    return Outcome(run_id=run_id, outcome="failed", reason=" ".join(lines))
 
 
-def _closed(registry: Registry, run_id: str, state: State) -> Outcome | None:
+def _closed(run: RunHistory, state: State) -> Outcome | None:
     """Return the outcome of a run whose window is closed."""
-    closed = next((window for window in state.windows if window.run_id == run_id), None)
-    return _of_window(registry, run_id, closed.verdict) if closed else None
+    closed = next((window for window in state.windows if window.run_id == run.run_id), None)
+    if closed is None:
+        return None
+    reason = run.judgement.reason if run.judgement else ""
+    return Outcome(run_id=run.run_id, outcome=closed.verdict, reason=reason)
 
 
 def _holds(state: State, run_id: str) -> bool:
     return state.claim is not None and state.claim.run_id == run_id
 
 
-def _told(registry: Registry, run_id: str) -> dict[str, Any]:
-    """Return the last verdict: on the challenger where there was one, else on the champion.
-
-    A retry that judged another model has an entry beside that of the attempt before.
-    """
-    for step in ("challenge", "judge"):
-        if judged := registry.entries(run_id, step):
-            return max(judged, key=lambda entry: entry["at"])
-    return {}
-
-
-def _verdict(told: Mapping[str, Any]) -> Verdict | None:
-    """Return what becomes of the window; None where no decision closes it."""
-    if told.get("decision") == "reject" and told.get("unfit"):
-        # Before `unfit` was a decision of its own, history entries told it so.
-        return "unfit"
-    return _VERDICTS.get(told.get("decision", ""))
-
-
-def _of_window(registry: Registry, run_id: str, verdict: str) -> Outcome:
-    return Outcome(outcome=verdict, reason=str(_told(registry, run_id).get("reason", "")))
-
-
-def _failure(registry: Registry, run_id: str, succeeded: bool, failure: str) -> list[str]:
-    """Say why a run failed: in the words of its step where that left any."""
-    if failure:
-        return [failure]
-    steps = sorted(registry.entries(run_id, ""), key=lambda entry: entry["at"])
-    last = f"after its step {steps[-1]['step']!r}" if steps else "before it collected anything"
+def _silence(run: RunHistory, succeeded: bool) -> str:
+    """Return how far a run got whose failed step left no message."""
+    last = (
+        f"after its step {run.entries[-1].step!r}"
+        if run.entries
+        else "before it collected anything"
+    )
     if succeeded:
-        return [f"It ended {last}, and no verdict closes its window."]
-    return [f"It failed {last}, without a word: a pod that is killed, or never starts, says none."]
+        return f"It ended {last}, and no verdict closes its window."
+    return (
+        f"It failed {last} and left no message: a pod that is killed, or never starts, leaves none."
+    )
 
 
-def _left(collected: Mapping[str, Any] | None, told: Mapping[str, Any], held: bool) -> list[str]:
+def _left(collected: Collection | None, judged: Judgement | None, held: bool) -> list[str]:
     """Say how far a run got, and what became of its rows."""
     lines: list[str] = []
-    if told:
-        lines.append(f"The last verdict was {told['decision']!r}: {told['reason']}")
-    if held or (collected and "window" in collected):
+    if judged:
+        lines.append(f"The last verdict was {judged.decision!r}: {judged.reason}")
+    if held or (collected and collected.window):
         lines.append("Its rows were given back: the next run takes them.")
     elif collected:
-        lines.append(f"It held no rows: {collected['reason']}")
+        lines.append(f"It held no rows: {collected.reason}")
     return lines
-
-
-def _record(registry: Registry, run_id: str, outcome: Outcome) -> dict[str, Any]:
-    return registry.append(run_id, "outcome", vars(outcome))

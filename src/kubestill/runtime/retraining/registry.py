@@ -8,15 +8,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import uuid
 from datetime import UTC, datetime
-from typing import Any
 
 from kubestill.errors import Conflict, CorruptData, InvalidInput, Problem
 from kubestill.runtime.base.values import check_format, parse_json, read_as
-from kubestill.runtime.retraining.decision import DECISION_FORMAT
+from kubestill.runtime.retraining.history import E, Entry, RunHistory, read_entry
 from kubestill.runtime.retraining.state import FORMAT, Champion, State
 from kubestill.runtime.retraining.transitions import Transition
 from kubestill.runtime.stores import Store, join_uri, open_store
@@ -85,50 +83,45 @@ class Registry:
                 if state.writer == changed.writer:
                     return changed
 
-    def append(self, run_id: str, step: str, body: dict[str, Any]) -> dict[str, Any]:
+    def append(self, entry: E) -> E:
         """Write one entry of the history, once: whatever is there already stays.
 
-        Args:
-            run_id: Of the pipeline run.
-            step: What is told: `collect`, `judge`, `challenge`, `promote`, `outcome`.
-            body: Finite JSON.
-
         Returns:
-            The entry that stands: the body and `run_id`, `step`, `at` (when it was written; ISO
-            8601, UTC). After a retry that is what the first attempt wrote.
+            The entry that stands. After a retry that is what the first attempt wrote.
 
         Raises:
             InvalidInput: Names that cannot be part of an object's name.
         """
-        for field, value in (("run_id", run_id), ("step", step)):
+        for field, value in (("run_id", entry.run_id), ("step", entry.step)):
             if not _NAME.fullmatch(value):
                 remedy = "use letters, digits, '.', '_' and '-'"
                 raise InvalidInput([Problem(field, value, remedy)])
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        entry = {"format": FORMAT, "at": at, "run_id": run_id, "step": step, **body}
-        content = json.dumps(entry, indent=1, sort_keys=True, allow_nan=False).encode()
-        key = f"history/{run_id}-{step}.json"
+        written = entry.model_copy(update={"at": at})
+        key = f"history/{entry.run_id}-{entry.step}.json"
         try:
-            self.store.put(key, content, create=True)
+            self.store.put(key, written.to_bytes(), create=True)
         except Conflict:
-            return self._entry(key)
-        return entry
+            standing = self._entry(key)
+            if not isinstance(standing, type(entry)):
+                raise CorruptData(f"{self.uri}/{key} tells of another step") from None
+            return standing
+        return written
 
-    def entry(self, run_id: str, step: str) -> dict[str, Any] | None:
-        """Return one entry of the history, or None."""
-        key = f"history/{run_id}-{step}.json"
-        found = [entry for entry in self.store.list(key) if entry.key == key]
-        return self._entry(key) if found else None
+    def run(self, run_id: str) -> RunHistory:
+        """Return what one run left behind; nothing where it never did anything here."""
+        found = [self._entry(one.key) for one in self.store.list(f"history/{run_id}-")]
+        # The names of other runs may begin as this one's does.
+        mine = (entry for entry in found if entry.run_id == run_id)
+        return RunHistory(run_id, sorted(mine, key=lambda entry: entry.at))
 
-    def entries(self, run_id: str, prefix: str) -> list[dict[str, Any]]:
-        """Return the run's entries whose steps start with `prefix`, in order of step."""
-        found = self.store.list(f"history/{run_id}-{prefix}")
-        return [self._entry(entry.key) for entry in found]
-
-    def history(self) -> list[dict[str, Any]]:
-        """Return every entry, in the order in which they were written."""
+    def runs(self) -> list[RunHistory]:
+        """Return every run, in the order in which they began."""
+        runs: dict[str, list[Entry]] = {}
         entries = [self._entry(found.key) for found in self.store.list("history/")]
-        return sorted(entries, key=lambda entry: entry["at"])
+        for entry in sorted(entries, key=lambda entry: entry.at):
+            runs.setdefault(entry.run_id, []).append(entry)
+        return [RunHistory(run_id, entries) for run_id, entries in runs.items()]
 
     def model_uri(self, champion: Champion) -> str:
         """Return the folder of a champion's export."""
@@ -138,15 +131,8 @@ class Registry:
         """Return the folder that a champion's ledger lists states below."""
         return join_uri(self.uri, f"{champion.folder}/training")
 
-    def _entry(self, key: str) -> dict[str, Any]:
-        source = f"{self.uri}/{key}"
-        form = parse_json(self.store.get(key), source=source, what="entry of the history")
-        if form.get("format") != DECISION_FORMAT:  # a judgement keeps the format of its decision
-            check_format(form.get("format"), FORMAT, source=source, what="entry of the history")
-        for name in ("at", "run_id", "step"):
-            if not isinstance(form.get(name), str):
-                raise CorruptData(f"{source} is no entry of the history: it lacks {name!r}")
-        return form
+    def _entry(self, key: str) -> Entry:
+        return read_entry(self.store.get(key), source=f"{self.uri}/{key}")
 
     def _read(self) -> tuple[State, str]:
         content, version = self.store.cell(STATE_KEY).read()

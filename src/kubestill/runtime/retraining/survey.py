@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,35 +22,9 @@ from kubestill.runtime.retraining.identity import Identities, first_of_each, ide
 from kubestill.runtime.retraining.request import Request, iso, micros, parse_instant
 from kubestill.runtime.retraining.state import State
 from kubestill.runtime.retraining.times import NO_TIME, Times, read_times
-from kubestill.runtime.retraining.windows import WindowStore
+from kubestill.runtime.retraining.windows import Seen, WindowStore
 
-__all__ = ["Fresh", "Seen", "survey"]
-
-
-@dataclass(kw_only=True)
-class Seen:
-    """One file, and what became of its rows."""
-
-    uri: str
-    version: str
-    rows: int
-    taken: int = 0
-    not_due: int = 0
-    """From the window's end or later: for another run."""
-    too_old: int = 0
-    """From before `since`."""
-    timeless: int = 0
-    """Without a time that can be read."""
-    repeated: int = 0
-    """Taken by an earlier run, or delivered twice in this window."""
-    unlabelled: int = 0
-    """Without a target that can be used; delivered again with one they are new rows."""
-    late: int = 0
-    """Of those taken: from before the end of an earlier window."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return asdict(self)
+__all__ = ["Fresh", "survey"]
 
 
 @dataclass(kw_only=True)

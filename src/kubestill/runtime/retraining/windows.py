@@ -12,18 +12,21 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
 
 from kubestill.errors import CorruptData, NotFound
-from kubestill.runtime.base.values import parse_json
+from kubestill.runtime.base.values import Digest, Key, Time, Whole, parse_json, read_as
 from kubestill.runtime.datasets.dataset import Dataset, DatasetWriter
 from kubestill.runtime.datasets.schema import Schema
+from kubestill.runtime.retraining.conform import Drift
 from kubestill.runtime.retraining.files import SourceFile
 from kubestill.runtime.retraining.identity import Identities
 from kubestill.runtime.retraining.registry import Registry
@@ -31,12 +34,61 @@ from kubestill.runtime.retraining.request import iso, micros, parse_instant
 from kubestill.runtime.retraining.state import Half, State, Window
 from kubestill.runtime.stores import join_uri
 
-__all__ = ["WindowStore"]
+__all__ = ["Seen", "WindowRecord", "WindowStore"]
 
 _READERS = 16
 _ID_TIME = "%Y%m%dT%H%M%S"
 _ABANDONED = timedelta(days=2)
 """After which a window that no state lists was left behind by a run that died."""
+
+
+@dataclass(kw_only=True)
+class Seen:
+    """One file, and what became of its rows."""
+
+    uri: str
+    version: str
+    rows: int
+    taken: int = 0
+    not_due: int = 0
+    """From the window's end or later: for another run."""
+    too_old: int = 0
+    """From before `since`."""
+    timeless: int = 0
+    """Without a time that can be read."""
+    repeated: int = 0
+    """Taken by an earlier run, or delivered twice in this window."""
+    unlabelled: int = 0
+    """Without a target that can be used; delivered again with one they are new rows."""
+    late: int = 0
+    """Of those taken: from before the end of an earlier window."""
+
+
+class WindowRecord(BaseModel):
+    """What is written down about a window, in its `window.json`."""
+
+    # A later version may add facts, which are nothing to fail over.
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+    id: Key
+    run_id: str
+    end: Time
+    rows: Whole
+    source: str
+    """Where the rows came from, as the run was given it."""
+    files: tuple[Seen, ...]
+    drift: Mapping[str, Any]
+    """See `Drift.to_json`."""
+    told: tuple[str, ...]
+    """The drift in sentences."""
+    identities: Digest
+    """Of `identities.parquet`."""
+    fingerprints: Mapping[Half, str]
+
+    def to_bytes(self) -> bytes:
+        """Return the content of the file."""
+        form = self.model_dump(mode="json")
+        return json.dumps(form, indent=1, sort_keys=True, allow_nan=False).encode()
 
 
 class WindowStore:
@@ -78,7 +130,7 @@ class WindowStore:
         """Return where one part of a window lies."""
         return join_uri(self._registry.uri, f"windows/{id}/{half}")
 
-    def manifest(self, window: Window) -> dict[str, Any]:
+    def manifest(self, window: Window) -> WindowRecord:
         """Return what was written about a window.
 
         Raises:
@@ -91,7 +143,8 @@ class WindowStore:
                 "lists: it was changed by hand"
             )
         source = f"{self._registry.uri}/windows/{window.id}/window.json"
-        return parse_json(content, source=source, what="window")
+        form = parse_json(content, source=source, what="window")
+        return read_as(WindowRecord, form, source=source, what="window")
 
     def write(
         self,
@@ -103,7 +156,9 @@ class WindowStore:
         *,
         end: str,
         late: int,
-        about: Mapping[str, Any],
+        files: Sequence[Seen],
+        drift: Drift,
+        source: str,
     ) -> Window:
         """Write a window that nobody lists yet.
 
@@ -115,7 +170,9 @@ class WindowStore:
             times: [n], their times in microseconds since 1970.
             end: Before which instant they are from.
             late: How many are late.
-            about: What else to write down; JSON.
+            files: What became of the rows of each file.
+            drift: How the rows differ from what was agreed on.
+            source: Where the files are.
         """
         id = f"{datetime.now(UTC).strftime(_ID_TIME)}-{uuid.uuid4().hex[:8]}"
         datasets: dict[Half, Dataset] = {}
@@ -125,16 +182,18 @@ class WindowStore:
                 writer.write(table)
             datasets[half] = writer.dataset
         packed = identities.to_bytes()
-        manifest = {
-            **about,
-            "id": id,
-            "run_id": run_id,
-            "end": end,
-            "rows": len(identities),
-            "identities": hashlib.sha256(packed).hexdigest(),
-            "fingerprints": {half: dataset.fingerprint for half, dataset in datasets.items()},
-        }
-        content = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False).encode()
+        content = WindowRecord(
+            id=id,
+            run_id=run_id,
+            end=end,
+            rows=len(identities),
+            source=source,
+            files=tuple(files),
+            drift=drift.to_json(),
+            told=tuple(drift.told()),
+            identities=hashlib.sha256(packed).hexdigest(),
+            fingerprints={half: dataset.fingerprint for half, dataset in datasets.items()},
+        ).to_bytes()
         self._registry.store.put(f"windows/{id}/identities.parquet", packed)
         self._registry.store.put(f"windows/{id}/window.json", content)
         return Window(
@@ -170,16 +229,16 @@ class WindowStore:
         with ThreadPoolExecutor(_READERS) as readers:
             manifests = readers.map(self.manifest, self._state.windows)
             return {
-                (file["uri"], file["version"])
+                (file.uri, file.version)
                 for manifest in manifests
-                for file in manifest["files"]
-                if not file["not_due"] and not file["too_old"]
+                for file in manifest.files
+                if not file.not_due and not file.too_old
             }
 
     def _identities(self, window: Window) -> Identities:
         key = f"windows/{window.id}/identities.parquet"
         content = self._get(key)
-        if hashlib.sha256(content).hexdigest() != self.manifest(window)["identities"]:
+        if hashlib.sha256(content).hexdigest() != self.manifest(window).identities:
             raise CorruptData(f"{self._registry.uri}/{key} is not what its window.json lists")
         return Identities.from_bytes(content, source=f"{self._registry.uri}/{key}")
 

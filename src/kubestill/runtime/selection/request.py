@@ -10,6 +10,7 @@ from kubestill.errors import Problems, nearest
 from kubestill.runtime.curves.phases import Phases, detect_phases
 from kubestill.runtime.metrics.catalog import METRICS, TRAIN_LOSS, Direction, resolve_direction
 from kubestill.runtime.metrics.outcome import Floats
+from kubestill.runtime.training.record import Curves
 
 COMPARING = ("best", "earliest-within", "pareto")
 """Rules that compare a metric."""
@@ -72,8 +73,8 @@ class Request:
 class Evidence:
     """What is known of a training run besides the milestones it kept."""
 
-    curves: Mapping[str, Sequence[Mapping[str, float]]]
-    """`train` and `validation`, a point a milestone, pruned ones included (as `training.json`)."""
+    curves: Curves
+    """One point a milestone, pruned ones included."""
     own_metric: str = ""
     """What the training run itself followed."""
     samples: Mapping[int, Floats] = field(default_factory=dict[int, Floats])
@@ -83,18 +84,21 @@ class Evidence:
     @property
     def phases(self) -> Phases:
         """Where the phases of the training run lie."""
-        return detect_phases(self.curves, metric=self.own_metric)
+        return detect_phases(self.curves.to_json(), metric=self.own_metric)
 
     def history(self, metric: str) -> dict[int, float]:
         """Return step → metric of every milestone there ever was, in order of step."""
-        key = "loss" if metric == TRAIN_LOSS else metric
-        points = self.curves["train" if metric == TRAIN_LOSS else "validation"]
-        return dict(sorted((int(point["step"]), point[key]) for point in points if key in point))
+        if metric == TRAIN_LOSS:
+            found = {point.step: point.loss for point in self.curves.train}
+        else:
+            scored = [point for point in self.curves.validation if metric in point.scores]
+            found = {point.step: point.scores[metric] for point in scored}
+        return dict(sorted(found.items()))
 
     @property
     def steps(self) -> set[int]:
         """The steps of all milestones there ever were."""
-        return {int(point["step"]) for points in self.curves.values() for point in points}
+        return {point.step for point in (*self.curves.train, *self.curves.validation)}
 
 
 def metric_of(request: Request, evidence: Evidence, recorded: Collection[str]) -> str:

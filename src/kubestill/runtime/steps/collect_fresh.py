@@ -15,17 +15,13 @@ from kubestill.runtime.reports.collected import collected_text
 from kubestill.runtime.retraining import Claim, Registry, State, open_registry, transitions
 from kubestill.runtime.retraining.champions import check_champion
 from kubestill.runtime.retraining.golden import import_golden
-from kubestill.runtime.retraining.outcomes import (
-    TAKEN_OVER,
-    abandon,
-    record_missing,
-    record_taken_over,
-)
+from kubestill.runtime.retraining.history import Collection
+from kubestill.runtime.retraining.outcomes import abandon, record_missing, record_taken_over
 from kubestill.runtime.retraining.outputs import Outputs, write_outputs
 from kubestill.runtime.retraining.ownership import find_end, find_owner, seems_alive
 from kubestill.runtime.retraining.request import Request, check_placeholders
 from kubestill.runtime.retraining.survey import Fresh, survey
-from kubestill.runtime.retraining.windows import WindowStore
+from kubestill.runtime.retraining.windows import Seen, WindowStore
 
 __all__ = ["collect_fresh"]
 
@@ -114,8 +110,9 @@ class _Result:
     status: Status
     reason: str
     claim: Claim | None = None
-    about: Mapping[str, Any] | None = None
-    """What was found in which files; see `Seen`."""
+    files: Sequence[Seen] = ()
+    told: Sequence[str] = ()
+    """What changed about the columns, in sentences."""
 
 
 def _check(
@@ -183,12 +180,9 @@ def _take(
         found.micros,
         end=found.end,
         late=found.total("late"),
-        about={
-            "files": [seen.to_json() for seen in found.files],
-            "drift": found.drift.to_json(),
-            "told": found.drift.told(),
-            "source": request.source,
-        },
+        files=found.files,
+        drift=found.drift,
+        source=request.source,
     )
     claim = Claim(
         run_id=run_id,
@@ -218,9 +212,9 @@ def _taken_over(held: Claim | None) -> tuple[tuple[str, str], ...]:
 
 
 def _freed(registry: Registry, held: Claim) -> bool:
-    """Give back the window of a run that is known to be over; whether there was one."""
-    ended = registry.entry(held.run_id, "outcome")
-    why = f"It ended: {ended['outcome']}." if ended else find_end(held)
+    """Give back the window of a run that is known to be over; return whether there was one."""
+    ended = registry.run(held.run_id).outcome
+    why = f"It ended: {ended.outcome}." if ended else find_end(held)
     if why:
         print(f"run {held.run_id} holds a window, and is over: {why}", flush=True)
         abandon(registry, held.run_id, why)
@@ -229,19 +223,19 @@ def _freed(registry: Registry, held: Claim) -> bool:
 
 def _check_open(registry: Registry, state: State, run_id: str) -> None:
     """Refuse a run that has ended, or whose window another took: what it wrote is of other rows."""
-    ended = registry.entry(run_id, "outcome")
-    lost = registry.entries(run_id, TAKEN_OVER) or any(
+    run = registry.run(run_id)
+    lost = run.taken_over or any(
         run_id == robbed for robbed, _ in (state.claim.took_over if state.claim else ())
     )
-    if ended or lost or any(window.run_id == run_id for window in state.windows):
-        how = f" ({ended['outcome']})" if ended else ""
+    if run.outcome or lost or any(window.run_id == run_id for window in state.windows):
+        how = f" ({run.outcome.outcome})" if run.outcome else ""
         raise Fenced(f"run {run_id} has ended{how}; start a new run, which takes what it left")
 
 
 def _claimed(registry: Registry, state: State, claim: Claim) -> _Result:
     record_taken_over(registry, claim)
-    about = WindowStore(registry, state).manifest(claim.window)
     window = claim.window
+    about = WindowStore(registry, state).manifest(window)
     status: Status = "ready" if claim.champion else "bootstrap"
     late = f", {window.late:,} of them late" if window.late else ""
     reason = (
@@ -252,9 +246,18 @@ def _claimed(registry: Registry, state: State, claim: Claim) -> _Result:
         reason += " All of them are late: what is judged is the past, not the present."
     if claim.golden:
         reason += f" {claim.golden.rows:,} golden rows were imported from {claim.golden.source}."
-    body = {"status": status, "reason": reason, "window": window.id, "end": window.end}
-    registry.append(claim.run_id, "collect", {**body, "rows": window.rows, "told": about["told"]})
-    return _Result(status=status, reason=reason, claim=claim, about=about)
+    registry.append(
+        Collection(
+            run_id=claim.run_id,
+            status=status,
+            reason=reason,
+            window=window.id,
+            end=window.end,
+            rows=window.rows,
+            told=about.told,
+        )
+    )
+    return _Result(status=status, reason=reason, claim=claim, files=about.files, told=about.told)
 
 
 def _waiting(registry: Registry, request: Request, run_id: str, found: Fresh) -> _Result:
@@ -270,10 +273,18 @@ def _waiting(registry: Registry, request: Request, run_id: str, found: Fresh) ->
         f"{found.rows:,} fresh rows before {found.end[:16]}, and a verdict needs "
         f"{request.min_rows:,}: they wait for the next run." + (f" ({others})" if others else "")
     )
-    body = {"status": "waiting", "reason": reason, "end": found.end, "rows": found.rows}
-    registry.append(run_id, "collect", {**body, "told": found.drift.told()})
-    about = {"files": [seen.to_json() for seen in found.files], "told": found.drift.told()}
-    return _Result(status="waiting", reason=reason, about=about)
+    told = tuple(found.drift.told())
+    registry.append(
+        Collection(
+            run_id=run_id,
+            status="waiting",
+            reason=reason,
+            end=found.end,
+            rows=found.rows,
+            told=told,
+        )
+    )
+    return _Result(status="waiting", reason=reason, files=found.files, told=told)
 
 
 def _busy(registry: Registry, run_id: str, held: Claim) -> _Result:
@@ -281,13 +292,13 @@ def _busy(registry: Registry, run_id: str, held: Claim) -> _Result:
         f"Run {held.run_id} is at work on the rows up to {held.window.end[:16]}; this run leaves "
         "everything to it and to the next."
     )
-    registry.append(run_id, "collect", {"status": "busy", "reason": reason})
+    registry.append(Collection(run_id=run_id, status="busy", reason=reason))
     return _Result(status="busy", reason=reason)
 
 
 def _tell(result: _Result, summary: Artifact) -> None:
-    text = collected_text(result.status, result.reason, result.about or {})
+    text = collected_text(result.status, result.reason, result.files, result.told)
     write_summary(text, summary)
     print(f"{result.status}: {result.reason}", flush=True)
-    for line in (result.about or {}).get("told", []):
+    for line in result.told:
         print(f"drift: {line}", flush=True)

@@ -9,10 +9,11 @@ from typing import Any
 from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, write_pages, write_record
 from kubestill.runtime.evaluation.examine import examine
 from kubestill.runtime.evaluation.inputs import Job, Lineage, check_inputs
-from kubestill.runtime.evaluation.publish import decision_record, history_body, scalars
+from kubestill.runtime.evaluation.publish import decision_record, judgement, scalars
 from kubestill.runtime.reports.bootstrap import bootstrap_report
 from kubestill.runtime.reports.evaluation import evaluation_report
 from kubestill.runtime.reports.scores import scores_text
+from kubestill.runtime.retraining.history import Judgement
 
 __all__ = ["continuous_eval"]
 
@@ -84,10 +85,10 @@ def continuous_eval(
     findings = examine(job)
     decision = decision_record(job, findings)
     if job.lineage:
-        stands = _remember(job, job.lineage, history_body(job, findings, job.lineage))
-        found = {key: stands[key] for key in ("decision", "reason")}
+        stands = _remember(job.lineage, judgement(job, findings, job.lineage))
+        found = {"decision": stands.decision, "reason": stands.reason}
         decision = decision.model_copy(update=found)
-    history = job.lineage.registry.history() if job.lineage else []
+    history = job.lineage.registry.runs() if job.lineage else []
     write_pages(evaluation_report(findings, history), report, summary)
     for name, value in scalars(findings).items():
         metrics.log_metric(name, value)
@@ -107,26 +108,28 @@ def _no_champion(
         f"There is no champion in {job.lineage.registry.uri} yet: "
         f"the first one is to be trained on {job.dataset.rows:,} rows."
     )
-    body = {"decision": "bootstrap", "reason": reason, "dataset": job.dataset.fingerprint}
-    body |= {"rows": job.dataset.rows, "window": job.lineage.window, "end": job.lineage.end}
-    _remember(job, job.lineage, body)
+    facts = {"decision": "bootstrap", "reason": reason, "dataset": job.dataset.fingerprint}
+    facts |= {"rows": job.dataset.rows, "window": job.lineage.window, "end": job.lineage.end}
+    _remember(job.lineage, Judgement(run_id=job.lineage.run_id, step=job.step, **facts))
     write_pages(bootstrap_report(job.dataset, reason), report, summary)
     metrics.log_metric("rows", float(job.dataset.rows))
-    write_record(record, "decision", {"decision": body, "scores": {}})
+    write_record(record, "decision", {"decision": facts, "scores": {}})
     print(f"bootstrap: {reason}", flush=True)
     return "bootstrap", reason
 
 
-def _remember(job: Job, lineage: Lineage, body: Mapping[str, Any]) -> dict[str, Any]:
+def _remember(lineage: Lineage, judged: Judgement) -> Judgement:
     """Append to the history; the decision of an earlier attempt at this step stands.
 
     It stands only for the very same models and rows: a decision on another model, which a training
     run repeated elsewhere may have produced, is another entry.
     """
-    stands = lineage.registry.append(lineage.run_id, job.step, dict(body))
-    bound = ("model", "baseline", "dataset")
-    if all(stands.get(key) == body.get(key) for key in bound):
+
+    def bound(one: Judgement) -> tuple[str, ...]:
+        return one.model, one.baseline, one.dataset
+
+    stands = lineage.registry.append(judged)
+    if bound(stands) == bound(judged):
         return stands
-    told = "/".join(str(body.get(key, "")) for key in bound)
-    own = f"{job.step}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
-    return lineage.registry.append(lineage.run_id, own, dict(body))
+    digest = hashlib.sha256("/".join(bound(judged)).encode()).hexdigest()[:8]
+    return lineage.registry.append(judged.model_copy(update={"step": f"{judged.step}-{digest}"}))

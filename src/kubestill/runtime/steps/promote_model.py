@@ -30,6 +30,7 @@ from kubestill.runtime.retraining.champions import (
     copy_training,
 )
 from kubestill.runtime.retraining.decision import DecisionRecord, read_decision
+from kubestill.runtime.retraining.history import Promotion
 from kubestill.runtime.retraining.kubeflow import NotRegistered, check_address, register
 from kubestill.runtime.retraining.request import check_placeholders
 from kubestill.runtime.selection.request import Evidence, Request
@@ -98,14 +99,13 @@ def promote_model(
         remedy = f"this run promoted another model already: {champion.model_digest}"
         raise InvalidInput([Problem("model", digest, remedy)])
     store.append(
-        run_id,
-        "promote",
-        {
-            "version": champion.version,
-            "model": digest,
-            "window": champion.window,
-            "reason": decision.reason,
-        },
+        Promotion(
+            run_id=run_id,
+            version=champion.version,
+            model=digest,
+            window=champion.window,
+            reason=decision.reason,
+        )
     )
     line = f"champion {champion.version}: {decision.reason}"
     uri = store.model_uri(champion)
@@ -221,4 +221,4 @@ def _evidence(ledger: Ledger) -> Evidence:
     if record is None:
         remedy = "its training run is not finished; promote what a finished training run exported"
         raise InvalidInput([Problem("ledger", ledger.uri, remedy)])
-    return Evidence(curves=record.curves.to_json(), own_metric=record.metric)
+    return Evidence(curves=record.curves, own_metric=record.metric)

@@ -52,7 +52,14 @@ from kubestill.runtime.selection.request import (
 from kubestill.runtime.selection.rules import Choice, select
 from kubestill.runtime.stores import join_uri, open_store
 from kubestill.runtime.stores.base import Store
-from kubestill.runtime.training.record import Chosen, TrainingRecord, training_of
+from kubestill.runtime.training.record import (
+    Chosen,
+    Curves,
+    TrainingRecord,
+    TrainPoint,
+    ValidationPoint,
+    training_of,
+)
 from kubestill.runtime.training.saved import read_saved
 
 __all__ = ["SelectionSettings", "select_checkpoint"]
@@ -349,20 +356,21 @@ def _evidence(ledger: Ledger, record: TrainingRecord | None) -> Evidence:
     Where neither has them, those of the kept milestones are left.
     """
     if record is not None:
-        return Evidence(curves=record.curves.to_json(), own_metric=record.metric)
+        return Evidence(curves=record.curves, own_metric=record.metric)
     for newest in ledger.newest_first[:1]:
         with suppress(KubestillError):
             meta = read_manifest(open_store(ledger.uri), newest.manifest).meta
             saved = read_saved(meta, f"{ledger.uri}/{newest.manifest.key}")
-            return Evidence(curves=saved.curves.to_json(), own_metric=saved.stopping.metric)
-    train: list[dict[str, float]] = []
-    validation: list[dict[str, float]] = []
+            return Evidence(curves=saved.curves, own_metric=saved.stopping.metric)
+    train: list[TrainPoint] = []
+    validation: list[ValidationPoint] = []
     for entry in ledger.milestones:
         scores = dict(entry.metrics)
+        position = {"step": entry.step, "epoch": entry.epoch, "examples": entry.examples}
         if TRAIN_LOSS in scores:
-            train.append({"step": entry.step, "loss": scores.pop(TRAIN_LOSS)})
-        validation.append({"step": entry.step, **scores})
-    return Evidence(curves={"train": train, "validation": validation})
+            train.append(TrainPoint.model_validate({**position, "loss": scores.pop(TRAIN_LOSS)}))
+        validation.append(ValidationPoint.model_validate({**position, **scores}))
+    return Evidence(curves=Curves(train=tuple(train), validation=tuple(validation)))
 
 
 def _recorded(ledger: Ledger, dataset: Dataset | None) -> set[str]:

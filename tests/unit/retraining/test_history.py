@@ -1,0 +1,149 @@
+"""The history of a registry: each entry is a record, read as earlier versions wrote it."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kubestill.errors import CorruptData
+from kubestill.runtime.base.values import read_as
+from kubestill.runtime.metrics.catalog import METRICS
+from kubestill.runtime.reports.history import history_section
+from kubestill.runtime.retraining import Registry, open_registry
+from kubestill.runtime.retraining.history import (
+    Collection,
+    Entry,
+    Judgement,
+    Outcome,
+    Promotion,
+    TakeOver,
+    read_entry,
+)
+from kubestill.runtime.retraining.windows import WindowRecord
+
+OLDER = Path(__file__).parents[2] / "older"
+FILES = sorted(OLDER.glob("registry*/history/*.json"))
+KINDS = {
+    "collect": Collection,
+    "judge": Judgement,
+    "challenge": Judgement,
+    "promote": Promotion,
+    "outcome": Outcome,
+    "taken-over": TakeOver,
+}
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return open_registry(str(tmp_path))
+
+
+def judgement(run_id: str, step: str = "judge", **given: Any) -> Judgement:
+    return Judgement(run_id=run_id, step=step, decision="healthy", reason="Well.", **given)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parts[-3]}-{path.stem[-20:]}")
+def test_an_older_entry_is_a_record_of_its_kind_and_written_again_byte_for_byte(path: Path) -> None:
+    entry = read_entry(path.read_bytes(), source=str(path))
+    kind = next(kind for word, kind in KINDS.items() if f"-{word}" in path.stem)
+    assert type(entry) is kind
+    assert entry.to_bytes() == path.read_bytes()
+    assert not entry.model_extra
+
+
+def test_an_older_window_is_a_record_and_written_again_byte_for_byte() -> None:
+    content = (OLDER / "window.json").read_bytes()
+    window = read_as(WindowRecord, json.loads(content), source="older", what="window")
+    assert [(file.rows, file.taken) for file in window.files] == [(100, 100)]
+    assert window.to_bytes() == content
+
+
+def test_every_kind_of_entry_is_among_the_older_ones() -> None:
+    found = {type(read_entry(path.read_bytes(), source=str(path))) for path in FILES}
+    assert found == set(KINDS.values())
+
+
+def test_an_older_run_tells_what_its_steps_left() -> None:
+    registry = open_registry(str(OLDER / "registry"))
+    runs = {run.run_id: run for run in registry.runs()}
+    assert len(runs) == 6
+    lost = runs["c07ca4d1-b03a-4da1-a8ed-1f6dfe9e25b9"]
+    assert lost.outcome
+    assert lost.outcome.outcome == "abandoned"
+    assert [one.window for one in lost.taken_over] == ["20261128T092134-d0ed1e5f"]
+    judged = runs["r1"].judgement
+    assert judged
+    assert (judged.step, judged.decision, judged.metric) == ("challenge", "promote", "log_loss")
+    assert judged.scores["log_loss"].value == 0.2709976839799382
+    assert judged.baseline_scores["log_loss"].rows == 2000
+    assert registry.run("r1") == runs["r1"]
+
+
+def test_a_judgement_from_before_unfit_was_a_decision_says_unfit() -> None:
+    run = open_registry(str(OLDER / "registry-before-unfit")).run("r1")
+    assert [one.decision for one in run.judgements] == ["reject", "reject"]
+    assert [one.verdict for one in run.judgements] == ["unfit", "unfit"]
+
+
+def test_what_a_later_version_adds_is_kept_and_a_step_it_adds_is_no_error() -> None:
+    later = json.loads(FILES[0].read_bytes()) | {"mood": {"good": 1}}
+    content = json.dumps(later, indent=1, sort_keys=True).encode()
+    assert read_entry(content, source="later").to_bytes() == content
+    unknown = {"format": later["format"], "at": "2027", "run_id": "r", "step": "sing"}
+    assert type(read_entry(json.dumps(unknown).encode(), source="later")) is Entry
+
+
+@pytest.mark.parametrize(
+    ("step", "facts", "said"),
+    [
+        ("outcome", {"reason": "?"}, "outcome"),
+        ("collect", {"status": "asleep", "reason": "?"}, "status"),
+        ("promote", {"version": "two", "model": "", "window": "", "reason": ""}, "version"),
+        ("judge", {"decision": "healthy", "reason": "?", "scores": {"r": 3}}, "scores"),
+    ],
+)
+def test_an_entry_that_lacks_a_fact_is_corrupt_not_a_key_error(
+    registry: Registry, step: str, facts: dict[str, Any], said: str
+) -> None:
+    form = {"format": "kubestill/registry/1", "at": "2027", "run_id": "r", "step": step, **facts}
+    registry.store.put(f"history/r-{step}.json", json.dumps(form).encode(), create=True)
+    with pytest.raises(CorruptData, match=said):
+        registry.runs()
+
+
+def test_a_run_whose_name_begins_another_ones_has_its_own_entries(registry: Registry) -> None:
+    registry.append(judgement("r"))
+    registry.append(Outcome(run_id="r-2", outcome="healthy", reason="Well."))
+    registry.append(judgement("r-2"))
+    assert [entry.step for entry in registry.run("r").entries] == ["judge"]
+    assert registry.run("r").outcome is None
+
+
+def test_the_first_attempt_stands(registry: Registry) -> None:
+    first = registry.append(Outcome(run_id="r", outcome="failed", reason="The disk is full."))
+    again = registry.append(Outcome(run_id="r", outcome="healthy", reason="Well."))
+    assert again == first
+    assert first.at
+
+
+def test_the_report_draws_the_judgement_that_counts(tmp_path: Path) -> None:
+    """A retry that judged another model has an entry beside that of the attempt before."""
+    steps = {"challenge": 0.5, "challenge-1f2e3d4c": 0.6}
+
+    def drawn(*told: str) -> str:
+        registry = open_registry(str(tmp_path / "-".join(told)))
+        for month in range(2):
+            for step in told:
+                score = {"value": steps[step] + month, "low": 0.4, "high": None, "rows": 100}
+                scores, end = {"log_loss": score}, f"2027-0{month + 1}"
+                registry.append(judgement(f"m{month}", step, end=end, scores=scores))
+                time.sleep(0.002)  # the clock of the entries counts milliseconds
+        return str(history_section(registry.runs(), METRICS["log_loss"])[0])
+
+    first, last = steps
+    assert drawn(first, last) == drawn(last)
+    assert drawn(first, last) != drawn(first)
