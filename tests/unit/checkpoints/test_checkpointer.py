@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import threading
 import time
 import weakref
@@ -443,6 +444,20 @@ def test_what_waits_for_a_lost_store_is_kept_with_every_milestone_and_brought_ba
     assert not kept_in(error).exists()
 
 
+@pytest.mark.parametrize("left", ["claims", "nothing"])
+def test_what_must_be_resumed_may_wait_on_local_disk_alone(tmp_path: Path, left: str) -> None:
+    root, spill = tmp_path / "root", tmp_path / "spill"
+    spilled(root, spill, (1, "milestone"), begun=False)
+    if left == "nothing":
+        shutil.rmtree(root)
+    with pytest.raises(InvalidInput, match="nothing to resume"):
+        opened(root, resume="must")
+    with opened(root, settings=spilling(spill), resume="must") as checkpointer:
+        restored = checkpointer.restore()
+        assert restored is not None
+        assert_same(restored, state(1))
+
+
 def test_spilled_states_that_the_store_has_by_now_are_forgotten(tmp_path: Path) -> None:
     root, spill, said = tmp_path / "root", tmp_path / "spill", Said()
     error = spilled(root, spill, (1, "milestone"), (2, "milestone"))
@@ -541,10 +556,11 @@ def spilled(
     *saves: Any,
     said: Said | None = None,
     phases: dict[int, int] | None = None,
+    begun: bool = True,
 ) -> StoreUnavailable:
-    """Commit step 0, lose the store, save, stop, and find the store again; return what was said."""
+    """Commit step 0 where `begun`, lose the store, save, stop, and find it again; say what was said."""
     with opened(root, settings=spilling(spill), said=said) as checkpointer:
-        if not checkpointer.ledger.entries:
+        if begun and not checkpointer.ledger.entries:
             save(checkpointer, 0)
         checkpointer.flush()
         os.rename(root, root.with_name("lost"))

@@ -46,7 +46,7 @@ from kubestill.runtime.checkpoints.saver import Saver
 from kubestill.runtime.checkpoints.schedule import RecoverySchedule, SavingReport
 from kubestill.runtime.checkpoints.settings import CheckpointSettings
 from kubestill.runtime.checkpoints.signals import TerminationFlag
-from kubestill.runtime.checkpoints.spill import Spill, bring_back, catch_up
+from kubestill.runtime.checkpoints.spill import Spill, bring_back, catch_up, waits
 from kubestill.runtime.checkpoints.state import TrainingState
 from kubestill.runtime.checkpoints.writer import CheckpointWriter, Snapshot, sweep
 
@@ -132,13 +132,16 @@ class Checkpointer:
         cell = LedgerCell(place)
         attempt = None
         if ranks.rank == 0:
-            if resume == "must" and _starts_afresh(cell.read()[0], place.owner):
+            must = resume == "must"
+            if must and ranks.world == 1:
+                must = not waits(settings.spill_folder, place, announce)
+            if must and _starts_afresh(cell.read()[0], place.owner):
                 raise _nothing_to_resume(place)
             attempt = cell.claim(
                 owner=place.owner, beat_seconds=settings.heartbeat_seconds, announce=announce
             )
             # Again: the claim may have waited for another run that died before it saved anything.
-            if resume == "must" and attempt is not None and not cell.latest.newest_first:
+            if must and attempt is not None and not cell.latest.newest_first:
                 raise _nothing_to_resume(place)
         told = json.loads(ranks.share(json.dumps(vars(attempt) if attempt else None)))
         if ranks.rank:

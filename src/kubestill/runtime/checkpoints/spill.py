@@ -96,6 +96,11 @@ class Spill:
         raise AssertionError("there is always another root")
 
 
+def waits(folder: str, place: Place, announce: Announce) -> bool:
+    """Return whether states of a place wait on local disk for `bring_back`."""
+    return any(True for _ in _waiting(folder, place, announce))
+
+
 def bring_back(
     folder: str,
     place: Place,
@@ -123,12 +128,7 @@ def bring_back(
         Fenced: Another attempt owns the training run.
     """
     steps: list[int] = []
-    for root in _spilled(folder, place, announce):
-        local = _below(root, place)
-        theirs = LedgerCell(local)
-        ledger = theirs.refresh()
-        if ledger.finished is not None or ledger.failed or not ledger.entries:
-            continue
+    for root, local, theirs in _waiting(folder, place, announce):
         # Whoever may still be writing there stops.
         theirs.claim(owner=place.owner, beat_seconds=1.0, announce=_silently)
         complete = True
@@ -272,6 +272,18 @@ def _spilled(folder: str, origin: Place, announce: Announce) -> Iterator[str]:
         announce(
             f"WARNING: states that were kept while a store was gone are not looked for: {error}"
         )
+
+
+def _waiting(
+    folder: str, origin: Place, announce: Announce
+) -> Iterator[tuple[str, Place, LedgerCell]]:
+    """Yield root, place and ledger of each training run on local disk that is to come back."""
+    for root in _spilled(folder, origin, announce):
+        local = _below(root, origin)
+        cell = LedgerCell(local)
+        ledger = cell.refresh()
+        if ledger.finished is None and not ledger.failed and ledger.entries:
+            yield root, local, cell
 
 
 def _origin(place: Place, folder: str) -> str | None:
