@@ -558,7 +558,7 @@ def spilled(
     phases: dict[int, int] | None = None,
     begun: bool = True,
 ) -> StoreUnavailable:
-    """Commit step 0 where `begun`, lose the store, save, stop, and find it again; say what was said."""
+    """Commit step 0 if `begun`, lose the store, save, stop, find it again; return what was said."""
     with opened(root, settings=spilling(spill), said=said) as checkpointer:
         if begun and not checkpointer.ledger.entries:
             save(checkpointer, 0)
