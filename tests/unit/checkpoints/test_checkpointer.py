@@ -219,11 +219,16 @@ def test_nothing_whole_at_all_starts_afresh(tmp_path: Path) -> None:
         assert checkpointer.restore() is None
 
 
-@pytest.mark.parametrize("torn", [True, False], ids=["torn", "gone"])
-def test_a_lost_ledger_is_rebuilt_from_manifests(tmp_path: Path, torn: bool) -> None:
+@pytest.mark.parametrize("damage", ["torn", "gone", "huge"])
+def test_a_lost_ledger_is_rebuilt_from_manifests(tmp_path: Path, damage: str) -> None:
     before = trained(tmp_path, 1, 2)
     for path in (tmp_path / "exp/f00").glob("ledger.json*"):
-        path.write_bytes(b'{"format": "kube') if torn else path.unlink()
+        if damage == "torn":
+            path.write_bytes(b'{"format": "kube')
+        elif damage == "huge":
+            os.truncate(path, 1 << 44)
+        else:
+            path.unlink()
     with opened(tmp_path) as checkpointer:
         assert checkpointer.ledger.entries == before.entries
         attempt = checkpointer.ledger.attempt

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from kubestill.errors import Conflict, InvalidInput, NotFound
+from kubestill.errors import Conflict, CorruptData, InvalidInput, NotFound
 from kubestill.runtime.stores import ABSENT, Store, fetch, join_uri, open_store, read_any
+from kubestill.runtime.stores.cloud import CloudStore
 
 
 @pytest.fixture(params=["local", "memory", "gcs", "s3"])
@@ -46,6 +47,19 @@ def test_what_was_put_is_got_until_it_is_deleted(store: Store) -> None:
     with pytest.raises(NotFound, match="a/b.bin"):
         store.get("a/b.bin")
     assert keys(store) == []
+
+
+def test_no_more_is_read_than_the_reader_takes(store: Store) -> None:
+    content = random.Random(2).randbytes(3_000_000)
+    store.put("x", content)
+
+    for most in (3_000_000, 3_000_001, None):
+        assert store.get("x", most=most) == content
+    for most in (0, 1, 1 << 20, 2_999_999):
+        with pytest.raises(CorruptData, match=f"x is larger than {most} bytes"):
+            store.get("x", most=most)
+    if isinstance(store, CloudStore):
+        assert store.read("x", 1 << 20)[0] == content[: (1 << 20) + 1]
 
 
 def test_put_replaces_and_the_version_tells(store: Store) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from kubestill.errors import Conflict, PermissionDenied, StoreError
+from kubestill.errors import Conflict, CorruptData, PermissionDenied, StoreError
 from kubestill.runtime.stores import ABSENT, files, open_store
 from kubestill.runtime.stores.files import temporary_beside
 from kubestill.runtime.stores.local import LocalStore
@@ -245,3 +245,16 @@ def test_a_root_that_is_a_link_is_a_root(tmp_path: Path) -> None:
     store.delete("a/b")
     assert list(store.list()) == []
     assert list((tmp_path / "real").iterdir()) == []
+
+
+def test_a_file_of_any_size_takes_no_more_memory_than_its_reader_allows(tmp_path: Path) -> None:
+    for name in ("huge", "cell.0000000001"):
+        with open(tmp_path / name, "wb") as file:
+            file.truncate(1 << 44)
+    for key in ("huge", "cell"):
+        with pytest.raises(CorruptData, match=f"{key} is larger than 1000 bytes"):
+            LocalStore(str(tmp_path)).get(key, most=1000)
+    content, version = CellFiles(str(tmp_path / "cell")).read(1000)
+    assert content == bytes(1001)
+    assert CellFiles(str(tmp_path / "cell")).swap(b"whole", expect=version)
+    assert LocalStore(str(tmp_path)).get("cell") == b"whole"

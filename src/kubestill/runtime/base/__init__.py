@@ -4,3 +4,6 @@
 write), `trust` (which code a file from a store may name), `redaction` (credentials stay out of
 texts), `device`, and `random` (Philox: numbers that depend on the seed and the row alone).
 """
+
+LARGEST = 64 << 20
+"""Bytes of a record, a file of JSON that a store holds: no writer of this package comes near."""

@@ -32,9 +32,9 @@ from pydantic import (
 )
 
 from kubestill.errors import CorruptData, InvalidInput, Problem
+from kubestill.runtime.base import LARGEST
 
 __all__ = [
-    "LARGEST",
     "MAX_DEPTH",
     "MAX_ITEMS",
     "Digest",
@@ -53,8 +53,6 @@ __all__ = [
     "read_file",
 ]
 
-LARGEST = 64 << 20
-"""Bytes of a record; no writer of this package comes near."""
 MAX_DEPTH = 100
 """Objects and lists inside of one another. Deeper JSON exhausts the stack of whoever walks it."""
 MAX_ITEMS = 4_000_000

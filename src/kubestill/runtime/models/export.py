@@ -149,23 +149,19 @@ def load_model(uri: str, *, device: str = "cpu", trust: Iterable[str] = ()) -> P
         StoreError: The store did not answer.
     """
     place = choose_device(device)
-    files = _fetch(uri, [SPEC_FILE, WEIGHTS_FILE])
-    form = parse_json(files[SPEC_FILE], source=f"{uri}/{SPEC_FILE}", what="model")
-    spec = ModelSpec.from_json(form)
-    digest = check_digest(files[SPEC_FILE], files[WEIGHTS_FILE], source=uri)
+    store = open_store(uri)
     try:
-        weights = safetensors.torch.load(files[WEIGHTS_FILE])
+        text, packed = store.get(SPEC_FILE), store.get(WEIGHTS_FILE, most=None)
+    except NotFound as error:
+        remedy = f"no exported model here ({error}); give the folder that holds {SPEC_FILE}"
+        raise InvalidInput([Problem("model", uri, remedy)]) from error
+    form = parse_json(text, source=f"{uri}/{SPEC_FILE}", what="model")
+    spec = ModelSpec.from_json(form)
+    digest = check_digest(text, packed, source=uri)
+    try:
+        weights = safetensors.torch.load(packed)
         model = Model.from_spec(spec, trust=trust, weights=weights)
         model.load_state_dict(weights)
     except (SafetensorError, RuntimeError) as error:
         raise CorruptData(f"{uri}/{WEIGHTS_FILE}: {error}") from error
     return Predictor(model.to(place), digest=digest)
-
-
-def _fetch(uri: str, names: list[str]) -> dict[str, bytes]:
-    store = open_store(uri)
-    try:
-        return {name: store.get(name) for name in names}
-    except NotFound as error:
-        remedy = f"no exported model here ({error}); give the folder that holds {SPEC_FILE}"
-        raise InvalidInput([Problem("model", uri, remedy)]) from error

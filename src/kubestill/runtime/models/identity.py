@@ -70,7 +70,8 @@ def read_digest(store: Store, folder: str = "") -> str:
     """
     below = f"{folder}/" if folder else ""
     try:
-        spec, weights = (store.get(f"{below}{name}") for name in (SPEC_FILE, WEIGHTS_FILE))
+        spec = store.get(f"{below}{SPEC_FILE}")
+        weights = store.get(f"{below}{WEIGHTS_FILE}", most=None)
     except NotFound as error:
         raise CorruptData(f"a file of the model is gone: {error}") from error
     return check_digest(spec, weights, source=f"{store.uri}/{folder}".rstrip("/"))

@@ -23,6 +23,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from kubestill.errors import CorruptData, NotFound
+from kubestill.runtime.base import LARGEST
 from kubestill.runtime.base.values import Digest, Key, Time, Whole, parse_json, read_as
 from kubestill.runtime.datasets.dataset import Dataset, DatasetWriter
 from kubestill.runtime.datasets.schema import Schema
@@ -237,14 +238,14 @@ class WindowStore:
 
     def _identities(self, window: Window) -> Identities:
         key = f"windows/{window.id}/identities.parquet"
-        content = self._get(key)
+        content = self._get(key, most=None)
         if hashlib.sha256(content).hexdigest() != self.manifest(window).identities:
             raise CorruptData(f"{self._registry.uri}/{key} is not what its window.json lists")
         return Identities.from_bytes(content, source=f"{self._registry.uri}/{key}")
 
-    def _get(self, key: str) -> bytes:
+    def _get(self, key: str, *, most: int | None = LARGEST) -> bytes:
         try:
-            return self._registry.store.get(key)
+            return self._registry.store.get(key, most=most)
         except NotFound as error:
             message = f"{self._registry.uri}/{key} is gone although the registry lists it"
             raise CorruptData(f"{message}; restore it: without it rows may count twice") from error

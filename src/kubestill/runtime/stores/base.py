@@ -2,7 +2,8 @@
 
 A store is rooted at a URI. Keys are '/'-separated strings below it, never `pathlib.Path`, which
 would turn `gs://bucket` into `gs:/bucket`. Everything a store raises is a
-`kubestill.errors.StoreError`, but for a key that can never work, which is `InvalidInput`.
+`kubestill.errors.StoreError`, but for a key that can never work, which is `InvalidInput`, and an
+object that is larger than its reader takes, which is `CorruptData`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from kubestill.errors import InvalidInput, Problem
+from kubestill.errors import CorruptData, InvalidInput, Problem
+from kubestill.runtime.base import LARGEST
 
 Content: TypeAlias = bytes | bytearray | memoryview
 """Contiguous bytes; a `memoryview` is written without a copy."""
@@ -38,6 +40,9 @@ class Cell(Protocol):
 
     def read(self) -> tuple[bytes | None, str]:
         """Return (content, version); (None, `ABSENT`) where nothing was ever written.
+
+        Of content that is larger than a record can be, only the beginning comes, one byte more than
+        that: no reader takes it for a whole one, and it can still be replaced.
 
         Raises:
             StoreError: The store did not answer.
@@ -68,11 +73,17 @@ class Store(Protocol):
         """The root, without a trailing slash."""
         ...
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, *, most: int | None = LARGEST) -> bytes:
         """Return the whole object.
+
+        Args:
+            key: Where, below the root.
+            most: Bytes that it may have, by default those of a record: more are never in memory.
+                None for any number.
 
         Raises:
             NotFound: There is none.
+            CorruptData: It is larger.
         """
         ...
 
@@ -153,6 +164,17 @@ def check_key(key: str) -> str:
         remedy = "names that end in '.tmp' or '.<ten digits>' are the store's own; choose another"
         raise InvalidInput([Problem("key", key, remedy)])
     return key
+
+
+def check_size(content: bytes, most: int | None, what: str) -> bytes:
+    """Return the content, read up to one byte more than it may have.
+
+    Raises:
+        CorruptData: It has that byte.
+    """
+    if most is not None and len(content) > most:
+        raise CorruptData(f"{what} is larger than {most} bytes")
+    return content
 
 
 def probe(store: Store) -> None:

@@ -15,7 +15,8 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from kubestill.errors import Conflict, NotFound, StoreError
-from kubestill.runtime.stores.base import ABSENT, Content, Entry, check_key, probe
+from kubestill.runtime.base import LARGEST
+from kubestill.runtime.stores.base import ABSENT, Content, Entry, check_key, check_size, probe
 from kubestill.runtime.stores.files import temporary_beside, translated
 from kubestill.runtime.stores.retry import retrying
 from kubestill.runtime.stores.transfer import Buffers, File, Garbled, Patience, Source
@@ -52,8 +53,8 @@ class Service(Protocol):
         """
         ...
 
-    def read(self, key: str) -> tuple[bytes, str]:
-        """Return (content, version) of a small object."""
+    def read(self, key: str, most: int | None) -> tuple[bytes, str]:
+        """Return (content, version) of a small object; of more than `most` bytes, one more."""
         ...
 
     def write(self, key: str, content: bytes, *, expect: str | None) -> str:
@@ -99,12 +100,12 @@ class CloudStore:
         """The root, without a trailing slash."""
         return self._service.uri
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, *, most: int | None = LARGEST) -> bytes:
         """Return the whole object; see `Store.get`."""
-        content, _ = self.read(key)
+        content, _ = self.read(key, most)
         if content is None:
             raise NotFound(f"{self.uri} has no object {key!r}")
-        return content
+        return check_size(content, most, f"{self.uri}/{key}")
 
     def put(self, key: str, content: Content, *, create: bool = False) -> Entry:
         """Write the whole object; see `Store.put`."""
@@ -157,12 +158,15 @@ class CloudStore:
         probe(self)
         self._service.sweep(self._patience("delete", ""))
 
-    def read(self, key: str) -> tuple[bytes | None, str]:
-        """Return (content, version) of a small object; (None, `ABSENT`) where there is none."""
+    def read(self, key: str, most: int | None = LARGEST) -> tuple[bytes | None, str]:
+        """Return (content, version) of a small object; (None, `ABSENT`) where there is none.
+
+        Of more than `most` bytes, the first of them and one more.
+        """
         check_key(key)
         patiently = self._patience("get", key)
         try:
-            return _said_twice(lambda: patiently(lambda: self._service.read(key)))
+            return _said_twice(lambda: patiently(lambda: self._service.read(key, most)))
         except NotFound:
             return None, ABSENT
 
@@ -176,7 +180,7 @@ class CloudStore:
             except Exception as error:
                 if expect is None or not self._service.is_refusal(error):
                     raise
-                current, version = self.read(key)
+                current, version = self.read(key, len(content))
                 if current == content:
                     # Our own success: the write was done, its answer lost, and it was repeated.
                     return version

@@ -7,7 +7,8 @@ import shutil
 from collections.abc import Iterator, Sequence
 
 from kubestill.errors import Conflict, NotFound
-from kubestill.runtime.stores.base import Content, Entry, check_key, probe
+from kubestill.runtime.base import LARGEST
+from kubestill.runtime.stores.base import Content, Entry, check_key, check_size, probe
 from kubestill.runtime.stores.files import (
     fsync_folder,
     is_temporary,
@@ -36,18 +37,18 @@ class LocalStore:
         """The absolute path of the folder."""
         return self._root
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, *, most: int | None = LARGEST) -> bytes:
         """Return the whole object; see `Store.get`."""
         path = self._path(key)
         with translated(self._root, key):
             try:
                 with open(path, "rb") as file:
-                    return file.read()
+                    content = file.read(-1 if most is None else most + 1)
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-                content, _ = CellFiles(path).read()
+                content, _ = CellFiles(path).read(most)
                 if content is None:
                     raise self._not_found(key) from None
-                return content
+        return check_size(content, most, path)
 
     def put(self, key: str, content: Content, *, create: bool = False) -> Entry:
         """Write the whole object; see `Store.put`."""
@@ -60,7 +61,7 @@ class LocalStore:
             try:
                 os.link(temporary, target)
             except FileExistsError:
-                if self.get(key) != content:
+                if self.get(key, most=None) != content:
                     message = f"{self._root} already has an object {key!r}"
                     raise Conflict(message) from None
             fsync_folder(os.path.dirname(target))

@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from kubestill.errors import Conflict
+from kubestill.runtime.base import LARGEST
 from kubestill.runtime.stores.base import ABSENT
 from kubestill.runtime.stores.files import fsync_folder, temporary_beside, write_all
 
@@ -37,10 +38,13 @@ class CellFiles:
         self._path = path
         self._folder, self._name = os.path.split(path)
 
-    def read(self) -> tuple[bytes | None, str]:
-        """Return (content, version) of the highest sequence, or (None, `ABSENT`)."""
+    def read(self, most: int | None = LARGEST) -> tuple[bytes | None, str]:
+        """Return (content, version) of the highest sequence, or (None, `ABSENT`).
+
+        Of more than `most` bytes, the first of them and one more.
+        """
         while sequences := self.sequences():
-            found = self._load(sequences[-1])
+            found = self._load(sequences[-1], most)
             if found is not None:
                 return found
             # pruned since the folder was read: so there is a higher one, or the cell was removed
@@ -96,16 +100,17 @@ class CellFiles:
         return _version(_sequence_of(expect), status) == expect
 
     def _taken(self, mine: int, content: bytes) -> str:
-        found = self._load(mine)
+        found = self._load(mine, len(content))
         if found is None or found[0] != content:
             raise Conflict(f"{self._path} already has a version {mine}, from another writer")
         fsync_folder(self._folder)
         return found[1]
 
-    def _load(self, number: int) -> tuple[bytes, str] | None:
+    def _load(self, number: int, most: int | None) -> tuple[bytes, str] | None:
         try:
             with open(self._file(number), "rb") as file:
-                return file.read(), _version(number, os.fstat(file.fileno()))
+                content = file.read(-1 if most is None else most + 1)
+                return content, _version(number, os.fstat(file.fileno()))
         except FileNotFoundError:
             return None
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from kubestill.errors import Conflict, NotFound
-from kubestill.runtime.stores.base import ABSENT, Content, Entry, check_key
+from kubestill.runtime.base import LARGEST
+from kubestill.runtime.stores.base import ABSENT, Content, Entry, check_key, check_size
 from kubestill.runtime.stores.files import temporary_beside
 
 
@@ -53,12 +54,12 @@ class MemoryStore:
         """The root."""
         return self._uri
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, *, most: int | None = LARGEST) -> bytes:
         """Return the whole object; see `Store.get`."""
         content, _ = self._bucket.read(self._name(key))
         if content is None:
             raise NotFound(f"{self._uri} has no object {key!r}")
-        return content
+        return check_size(content, most, f"{self._uri}/{key}")
 
     def put(self, key: str, content: Content, *, create: bool = False) -> Entry:
         """Write the whole object; see `Store.put`."""
@@ -91,7 +92,7 @@ class MemoryStore:
 
     def download(self, key: str, path: str) -> None:
         """Copy the object to a local file; see `Store.download`."""
-        content = self.get(key)
+        content = self.get(key, most=None)
         target = os.path.abspath(path)
         with temporary_beside(target) as (temporary, _):
             with open(temporary, "wb") as file:
@@ -123,7 +124,8 @@ class MemoryCell:
 
     def read(self) -> tuple[bytes | None, str]:
         """Return (content, version); see `Cell.read`."""
-        return self._bucket.read(self._name)
+        content, version = self._bucket.read(self._name)
+        return None if content is None else content[: LARGEST + 1], version
 
     def swap(self, content: bytes, *, expect: str) -> str:
         """Replace version `expect`; see `Cell.swap`."""

@@ -24,7 +24,7 @@ from kubestill.runtime.stores.s3_transfer import (
     described,
     version_of,
 )
-from kubestill.runtime.stores.transfer import CHUNK, Garbled, Patience, Source, receive
+from kubestill.runtime.stores.transfer import CHUNK, Garbled, Patience, Source, read_up_to, receive
 
 _ABANDONED = timedelta(days=1)
 
@@ -61,12 +61,13 @@ class S3Service:
         """See `Service.translate`."""
         return translate(error, f"{self._scheme}://{self._bucket}", what, action)
 
-    def read(self, key: str) -> tuple[bytes, str]:
-        """Return (content, ETag) of a small object."""
+    def read(self, key: str, most: int | None) -> tuple[bytes, str]:
+        """Return (content, ETag); see `Service.read`."""
         answer = self._client.get_object(**self._place(key), ChecksumMode="ENABLED")
         with closing(answer["Body"]) as body:
-            content = body.read()
-        if checksum_of(answer) not in (None, crc32c.extend(0, content)):
+            content = read_up_to(body.read, most)
+        whole = most is None or len(content) <= most
+        if whole and checksum_of(answer) not in (None, crc32c.extend(0, content)):
             raise Garbled(f"{key} arrived with another checksum")
         return content, version_of(answer)
 

@@ -129,6 +129,24 @@ def joined(checksums: Sequence[int], spans: Sequence[tuple[int, int]]) -> int:
     return whole
 
 
+def read_up_to(read: Callable[[int], bytes], most: int | None) -> bytes:
+    """Return all that a response holds; of more than `most` bytes, the first of them and one more.
+
+    Args:
+        read: Returns the next bytes, at most as many as are asked for; none at the end.
+        most: None for any number.
+    """
+    chunks: list[bytes] = []
+    size = 0
+    while wanted := CHUNK if most is None else min(CHUNK, most + 1 - size):
+        chunk = read(wanted)
+        if not chunk:
+            break
+        chunks.append(chunk)
+        size += len(chunk)
+    return b"".join(chunks)
+
+
 def receive(
     chunks: Callable[[int, int], Iterator[bytes]],
     fd: int,
