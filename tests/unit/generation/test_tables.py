@@ -101,3 +101,23 @@ def test_a_table_has_no_coarser_grid(prices: str) -> None:
     system = load_system("table", {"source": prices, "target": "price"})
     with pytest.raises(InvalidInput, match="leave `points` out"):
         system.domain.points(3, rows=2)
+
+
+@pytest.mark.parametrize("width", [1, 2], ids=["numbers", "tensors"])
+def test_a_table_answers_with_its_own_numbers_not_with_what_a_dataset_holds(
+    tmp_path: Path, width: int
+) -> None:
+    exact = 1.7e9 + np.arange(200) / 2
+    cells = exact if width == 1 else [[value, -value] for value in exact]
+    path = tmp_path / "exact.parquet"
+    pd.DataFrame({"key": np.arange(200.0), "y": cells}).to_parquet(path)
+    system = load_system("table", {"source": str(path), "target": "y"})
+    solved = system.solve(pd.DataFrame({"key": np.arange(200.0, dtype=np.float32)}))
+    assert solved.reshape(200, -1)[:, 0].tolist() == exact.tolist()
+
+
+def test_targets_that_differ_beyond_float32_contradict_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "close.parquet"
+    pd.DataFrame({"x": [1.0, 1.0], "y": [1.7e9, 1.7e9 + 0.5]}).to_parquet(path)
+    with pytest.raises(InvalidInput, match="rows 0 and 1 say 1700000000.0 and 1700000000.5"):
+        load_system("table", {"source": str(path), "target": "y"})

@@ -118,12 +118,12 @@ def label_codes(values: Values, categories: Sequence[str]) -> NDArray[np.int32]:
     return lookup[indices.to_numpy(zero_copy_only=False)]
 
 
-def tensors(values: Values, width: int) -> NDArray[np.float32]:
+def tensors(values: Values, width: int, dtype: type[np.floating[Any]] = np.float32) -> NDArray[Any]:
     """Return tensors flattened to [n, width], all NaN where missing. May be a read-only view."""
     if isinstance(values, pa.ChunkedArray):
         if values.num_chunks != 1:
-            parts = [tensors(chunk, width) for chunk in values.chunks]
-            return np.concatenate(parts) if parts else np.empty((0, width), np.float32)
+            parts = [tensors(chunk, width, dtype) for chunk in values.chunks]
+            return np.concatenate(parts) if parts else np.empty((0, width), dtype)
         values = values.chunk(0)
     count = len(values)
     present = None
@@ -139,10 +139,10 @@ def tensors(values: Values, width: int) -> NDArray[np.float32]:
     if len(values) != rows * width:
         found = len(values) // max(rows, 1)
         raise ValueError(f"holds {found} numbers a row where {width} are expected")
-    flat = floats(values).reshape(rows, width)
+    flat = floats(values, dtype).reshape(rows, width)
     if present is None:
         return flat
-    filled = np.full((count, width), np.nan, np.float32)
+    filled = np.full((count, width), np.nan, dtype)
     filled[present] = flat
     return filled
 

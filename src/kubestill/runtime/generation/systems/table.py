@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kubestill.errors import InvalidInput, Problem
+from kubestill.runtime.datasets import columns as read
 from kubestill.runtime.datasets.canonical import canonical_table
 from kubestill.runtime.datasets.decode import RawLayout, decode_features
 from kubestill.runtime.datasets.schema import Column, Schema
@@ -50,13 +51,14 @@ class Table(System):
         found = read_table(source, target=target, features=features, task=task, kinds=kinds)  # pyright: ignore
         columns = tuple(c for c in found.schema.columns if c.role in ("feature", "target"))
         schema = Schema(columns=columns, task=found.schema.task)
-        rows = pa.concat_tables(
-            [canonical_table(piece, schema) for piece in found.tables(schema.names)]
-        )
+        pieces = list(found.tables(schema.names))
+        rows = pa.concat_tables([canonical_table(piece, schema) for piece in pieces])
         keys = _keys(rows, schema)
-        first = _first_of_each(keys, rows, schema, source)
+        answers = _answers(pieces, schema)
+        first = _first_of_each(keys, answers, source)
         assert schema.target
         self._rows = rows.take(first).to_pandas()
+        self._answers = answers[first]
         self._place = {keys[row]: place for place, row in enumerate(first)}
         self._given = schema
         self.domain = _Rows(self._rows, schema, self._place)
@@ -82,12 +84,7 @@ class Table(System):
             where = inputs.iloc[int(np.argmin(found))].to_dict()
             remedy = f"{int((found < 0).sum())} rows are not in it, the first is {where}"
             raise InvalidInput([Problem("table", self.output.name, remedy)])
-        values = self._rows[self.output.name].iloc[found]
-        if self.output.classes:
-            return values.astype(str).to_numpy()
-        if self.output.shape:
-            return np.stack(values.to_list()).reshape(-1, *self.output.shape).astype(np.float64)
-        return values.to_numpy(np.float64)
+        return self._answers[found].reshape(-1, *self.output.shape)
 
 
 class _Rows(Domain):
@@ -149,26 +146,42 @@ def _look_up(inputs: pd.DataFrame, schema: Schema, place: Mapping[bytes, int]) -
     return np.array([place.get(key, -1) for key in _keys(inputs, schema)], np.int64)
 
 
-def _first_of_each(keys: Keys, rows: pa.Table, schema: Schema, source: str) -> list[int]:
+def _answers(pieces: Iterable[pa.Table], schema: Schema) -> NDArray[Any]:
+    """Return the targets as the table holds them: labels [N], or float64 [N, T].
+
+    Not as a dataset stores them: float32 would turn 1.7e9 + 0.5 into 1.7e9.
+    """
+    target = schema.target
+    assert target
+    columns = [piece.column(target.name) for piece in pieces]
+    if target.kind == "categorical":
+        return np.concatenate([np.asarray(read.label_strings(c).to_pylist()) for c in columns])
+    numbers = [read.tensors(column, target.width, np.float64) for column in columns]
+    return np.concatenate(numbers)
+
+
+def _first_of_each(keys: Keys, answers: NDArray[Any], source: str) -> list[int]:
     """Return the rows that stand for all others with their inputs.
 
     Raises:
         InvalidInput: Equal inputs have different targets: no function can be both.
     """
-    assert schema.target
-    targets = rows.column(schema.target.name).to_pylist()
     first: dict[bytes, int] = {}
-    conflicts: list[tuple[int, int]] = []
-    for row, key in enumerate(keys):
-        before = first.setdefault(key, row)
-        if targets[before] != targets[row]:
-            conflicts.append((before, row))
-    if conflicts:
-        before, row = conflicts[0]
+    before = np.array([first.setdefault(key, row) for row, key in enumerate(keys)])
+    unlike = answers[before] != answers
+    conflicts = np.flatnonzero(unlike.reshape(len(answers), -1).any(axis=1))
+    if len(conflicts):
+        row = int(conflicts[0])
+        other = int(before[row])
         remedy = (
             f"{len(conflicts)} rows contradict an earlier one with the same inputs (in float32): "
-            f"rows {before} and {row} say {targets[before]!r} and {targets[row]!r}; drop one of "
-            "each, or add the column that tells them apart"
+            f"rows {other} and {row} say {_said(answers[other])} and {_said(answers[row])}; drop "
+            "one of each, or add the column that tells them apart"
         )
         raise InvalidInput([Problem("source", source, remedy)])
     return list(first.values())
+
+
+def _said(answer: Any) -> str:
+    values = np.ravel(answer).tolist()
+    return repr(values[0] if len(values) == 1 else values)
