@@ -2,6 +2,6 @@
 
 Reading order: `outcome` (answers beside the truth), `formulas` (columns by row, and what becomes of
 their means), `catalog` (every metric: title, direction, unit, formula; what each task uses),
-`intervals` (how sure a score is). Only `intervals` imports scipy: training and checkpoints need no
-more than the catalog.
+`running` (those that training follows, in torch), `intervals` (how sure a score is). Only
+`intervals` imports scipy and only `running` torch: checkpoints need no more than the catalog.
 """

@@ -110,7 +110,8 @@ def _no_champion(
     )
     facts = {"decision": "bootstrap", "reason": reason, "dataset": job.dataset.fingerprint}
     facts |= {"rows": job.dataset.rows, "window": job.lineage.window, "end": job.lineage.end}
-    _remember(job.lineage, Judgement(run_id=job.lineage.run_id, step=job.step, **facts))
+    named = {"run_id": job.lineage.run_id, "step": job.step}
+    _remember(job.lineage, Judgement.model_validate(named | facts))
     write_pages(bootstrap_report(job.dataset, reason), report, summary)
     metrics.log_metric("rows", float(job.dataset.rows))
     write_record(record, "decision", {"decision": facts, "scores": {}})

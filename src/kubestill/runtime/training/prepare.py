@@ -22,7 +22,6 @@ from kubestill.runtime.models.model import Model
 from kubestill.runtime.training.batches import ResidentRows, Rows, Source, StreamedRows
 from kubestill.runtime.training.demands import check_demands, freeze
 from kubestill.runtime.training.device import Machine
-from kubestill.runtime.training.domain_error import DomainError
 from kubestill.runtime.training.losses import Loss, build_loss, loss_names
 from kubestill.runtime.training.memory import available_bytes
 from kubestill.runtime.training.settings import TrainingSettings
@@ -41,7 +40,7 @@ class Prepared:
     rows: Rows
     loss: Loss
     loss_name: str
-    validation: Validation | DomainError | None
+    validation: Validation | None
     """What is followed: the validation rows, or every row where those are the whole domain."""
     metric: str
     """What early stopping and the choice of a milestone look at."""
@@ -178,7 +177,7 @@ def prepare(
     rows = _rows(decoded, targets, model, settings, machine)
     followed = None
     if whole_domain:
-        followed = DomainError(rows, task=task, decoder=model.decoder)
+        followed = Validation(rows, task=task, decoder=model.decoder, whole_domain=True)
     elif validation is not None:
         held = load_decoded(validation, RawLayout(model.spec.schema))
         assert held.target is not None

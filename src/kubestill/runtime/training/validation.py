@@ -1,38 +1,49 @@
-"""The few scores a training follows while it runs, on validation rows."""
+"""The scores that a training run follows: on validation rows, or over its whole domain."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kubestill.runtime.metrics.catalog import TASKS
+from kubestill.runtime.metrics.running import ON_VALIDATION_ROWS, OVER_THE_DOMAIN, Size
 from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.training.batches import Rows
+
+__all__ = ["Validation"]
 
 _CHUNK = 8192
 
 
 class Validation:
-    """Scores a network on fixed rows, a chunk at a time: what that takes is independent of N.
+    """Scores a network on fixed rows, a chunk at a time: the memory it takes is independent of N.
+
+    `metrics.catalog` says which metrics a task has, `metrics.running` how each is computed.
 
     Args:
-        rows: Encoded features [N, F], and class index int64 [N], or values in the target's own
-            units float32 [N, T].
+        rows: Encoded features [N, F] and targets. Validation rows have a class index int64 [N], or
+            values in the target's own units float32 [N, T]; those of a whole domain have targets as
+            the loss takes them.
         task: multiclass, binary or regression.
         decoder: Turns standardised outputs into target units.
+        whole_domain: The rows are those that are trained on, and are the whole domain.
     """
 
-    where = "on the validation rows"
-    followed = "validation"
-
-    def __init__(self, rows: Rows, *, task: str, decoder: Decoder):
+    def __init__(self, rows: Rows, *, task: str, decoder: Decoder, whole_domain: bool = False):
         self._rows, self._task, self._decoder = rows, task, decoder
-        _, one = rows.between(0, 1)
-        self._values = rows.count * one.numel()
-        self._spread = self._measure_spread() if task == "regression" else 0.0
+        self._whole_domain = whole_domain
+        self.where = "over the whole domain" if whole_domain else "on the validation rows"
+        self.followed = "whole-domain" if whole_domain else "validation"
+        names = TASKS[task].enumerated if whole_domain else TASKS[task].validated
+        formulas = OVER_THE_DOMAIN if whole_domain else ON_VALIDATION_ROWS
+        self._metrics = {name: formulas[name] for name in names}
+        # What two metrics are made of is computed once.
+        self._largest = {one.chunk: one.largest for one in self._metrics.values()}
+        _, one, *_ = rows.between(0, 1)
+        spread = self._measure_spread() if task == "regression" and not whole_domain else 1.0
+        self._size = Size(rows=rows.count, values=rows.count * one.numel(), spread=spread)
 
     @torch.no_grad()
     def __call__(self, network: nn.Module) -> dict[str, float]:
@@ -40,38 +51,43 @@ class Validation:
         training = network.training
         network.eval()
         device = next(network.parameters()).device
-        sums = torch.zeros(2, dtype=torch.float64, device=device)
+        totals = torch.zeros(len(self._largest), dtype=torch.float64, device=device).unbind()
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            for features, target in self._chunks():
-                sums += self._measure(self._decoder(network(features).float()), target)
+            for features, target, *_ in self._chunks():
+                given = self._compare(network(features).float(), target)
+                found = [chunk(*given) for chunk in self._largest]
+                totals = [
+                    torch.maximum(total, new) if largest else total + new
+                    for total, new, largest in zip(
+                        totals, found, self._largest.values(), strict=True
+                    )
+                ]
         network.train(training)
-        first, second = sums.tolist()
-        if self._task == "regression":
-            return {
-                "rmse": math.sqrt(first / self._values),
-                "mae": second / self._values,
-                "r2": 1.0 - first / self._spread,
-            }
-        return {"log_loss": first / self._values, "accuracy": second / self._values}
+        found = dict(zip(self._largest, torch.stack(list(totals)).tolist(), strict=True))
+        return {
+            name: metric.value(found[metric.chunk], self._size)
+            for name, metric in self._metrics.items()
+        }
 
     def _chunks(self) -> Iterator[tuple[Tensor, ...]]:
         count = self._rows.count
         for start in range(0, count, _CHUNK):
             yield self._rows.between(start, min(start + _CHUNK, count))
 
-    def _measure(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Return the sums over a chunk that the task's first two metrics are made of, [2]."""
-        if self._task == "regression":
-            error = (outputs - target).double()
-            return torch.stack([error.square().sum(), error.abs().sum()])
+    def _compare(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the formulas of the task take; see `Running.chunk`."""
         if self._task == "binary":
-            wanted = target[:, None].float()
-            loss = F.binary_cross_entropy_with_logits(outputs, wanted)
-            right = (outputs > 0) == (wanted > 0)
+            return outputs, target.reshape(outputs.shape).float()
+        if self._task == "multiclass":
+            return outputs, target
+        if not self._whole_domain:
+            error = self._decoder(outputs) - target
+        elif self._decoder.identity:
+            error = outputs - target
         else:
-            loss = F.cross_entropy(outputs, target)
-            right = outputs.argmax(1) == target
-        return torch.stack([loss.double() * len(target), right.double().sum()])
+            error = (outputs - target) * self._decoder.std
+        error = error.double().abs()
+        return error, error
 
     def _measure_spread(self) -> float:
         """Return the sum of squares of the targets about their means, above 0."""
