@@ -26,6 +26,7 @@ from kubestill.runtime.datasets.schema import Column, Schema
 from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.model import Model, ModelSpec
 from kubestill.runtime.steps.finetune_fresh import finetune_fresh
+from kubestill.runtime.training.engine import Trainer
 from kubestill.runtime.training.schedules import LearningRates
 
 Train = Callable[..., Path]
@@ -157,19 +158,25 @@ def test_noise_has_nothing_to_do_with_the_weights_that_training_began_with(
         assert 0.5 < ratio < 2 or initial.numel() == 1, name
 
 
-@pytest.mark.parametrize("optimizer", ["AdamW", "RMSprop"])
+@pytest.mark.parametrize(
+    ("optimizer", "change"),
+    [("AdamW", {}), ("RMSprop", {}), ("AdamW", {"shrink": 0.5, "perturb": 0.5})],
+    ids=["AdamW", "RMSprop", "other weights"],
+)
 def test_a_ruined_fine_tuning_exports_its_starting_point(
     train: Train,
     finetune: Train,
     line: Make,
     capsys: pytest.CaptureFixture[str],
     optimizer: str,
+    change: dict[str, float],
 ) -> None:
+    """The checkpoint as it was, also where training begins with its weights shrunk or perturbed."""
     held = line("held", np.linspace(-1, 1, 50))
     before = train(validation=held, optimizer=optimizer, settings={"choose": "last"})
     capsys.readouterr()
     wrong = line("wrong", y=np.full(256, 100.0))
-    given = {"dataset": wrong, "validation": held, "learning_rate": 0.1}
+    given = {"dataset": wrong, "validation": held, "learning_rate": 0.1, **change}
     out = finetune(milestone(before, 60), keep_optimizer=False, optimizer=optimizer, **given)
     assert "WARNING: fine-tuning did not help" in capsys.readouterr().out
     started = load_model(str(before / "model")), load_model(str(out / "model"))
@@ -182,6 +189,40 @@ def test_a_ruined_fine_tuning_exports_its_starting_point(
     again = finetune(milestone(out, 0), keep_optimizer=True, validation=held)
     record = json.loads((again / "model" / "training.json").read_text())
     assert record["curves"]["validation"][0]["step"] == 0
+
+
+@pytest.mark.parametrize("settings", [{}, {"ema_decay": 0.9}], ids=["weights", "average"])
+def test_a_fine_tuning_killed_once_its_starting_point_is_saved_ends_alike(
+    train: Train,
+    finetune: Train,
+    line: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
+) -> None:
+    """The milestone holds the checkpoint's weights, not the perturbed ones that training needs."""
+    given = {"validation": line("held", np.linspace(-1, 1, 50)), "perturb": 0.3}
+    chosen = milestone(train(), 60)
+    whole = last_state(finetune(chosen, settings=settings, **given))
+    (tmp_path / "fine").rename(tmp_path / "whole")
+    given["checkpoint_uri"] = str(tmp_path / "another")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_run_until", killed)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(chosen, settings=settings, **given)
+    (ledger,) = ledgers(str(tmp_path / "another"))
+    assert [entry.step for entry in ledger.milestones] == [0]
+    again = last_state(finetune(chosen, settings=settings, **given))
+    assert again.tensors.keys() == whole.tensors.keys()
+    for name, tensor in whole.tensors.items():
+        assert torch.equal(tensor, again.tensors[name]), name
+    for name in ("curves", "stopping"):
+        assert again.meta[name] == whole.meta[name]
+    assert whole.meta["curves"]["validation"][0]["step"] > 0
 
 
 def test_a_fine_tuning_that_helps_exports_what_it_learned(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -20,11 +21,11 @@ from kubestill.runtime.checkpoints.manifest import read_manifest
 from kubestill.runtime.checkpoints.restore import load_state
 from kubestill.runtime.checkpoints.state import TrainingState
 from kubestill.runtime.datasets.dataset import Dataset
-from kubestill.runtime.datasets.schema import Schema
 from kubestill.runtime.models.model import Model, ModelSpec
 from kubestill.runtime.steps.train_model import Ports, train_and_write
 from kubestill.runtime.steps.train_teacher import TYPED
 from kubestill.runtime.stores import open_store
+from kubestill.runtime.training.distributed import process_group
 from kubestill.runtime.training.engine import Start, below
 from kubestill.runtime.training.job import Preset, check_job
 from kubestill.runtime.training.prepare import resolve_loss
@@ -71,7 +72,7 @@ def finetune_fresh(
     resume: str = "auto",
     settings: dict[str, Any] = {},  # noqa: B006
 ) -> tuple[str]:
-    """Fine-tune; the component tells the parameters, `train_and_write` the errors."""
+    """Fine-tune; the component describes the parameters, `train_and_write` the errors."""
     given = locals()
     # Its network is the checkpoint's.
     typed = {name: given[name] for name in TYPED if name in given}
@@ -87,7 +88,7 @@ def finetune_fresh(
     inherited = {name: before["settings"][name] for name in names} if before else {}
     typed |= {name: value for name, value in inherited.items() if name in typed}
     preset = Preset(name="finetune", defaults=inherited)
-    start = ModelSpec.from_json(before["model_spec"]) if before else None
+    spec = ModelSpec.from_json(before["model_spec"]) if before else None
     job = check_job(
         preset,
         typed,
@@ -96,13 +97,13 @@ def finetune_fresh(
         problems,
         dataset=dataset,
         validation=validation,
-        start=start,
+        start=spec,
     )
     with suppress(InvalidInput, CorruptData):  # then it has been told
         fresh = Dataset.open(dataset.path)
-        if older and start:
+        if older and spec:
             with problems.collect():
-                check_replay(fresh, older, start.schema)
+                check_replay(fresh, older, spec.schema)
     problems.raise_if_any()
     assert chosen
     assert job
@@ -114,21 +115,28 @@ def finetune_fresh(
         "shrink": float(shrink),
         "perturb": float(perturb),
     }
-    noise = _noise_seed(chosen, int(seed))
-    origin = Origin(
-        model=_model(state, shrink=float(shrink), perturb=float(perturb), seed=noise),
-        start=_start(state, keep_optimizer, keep_schedule, keep_position),
-        digest=_digest(chosen, kept),
-    )
+    start = _start(state, keep_optimizer, keep_schedule, keep_position)
+    # Where there is an average, it is what was scored and chosen.
+    weights = {**below("model/", state), **below("ema/", state)}
+    model = _model(state, weights)
+    if shrink != 1 or perturb:
+        _shrink_and_perturb(model, float(shrink), float(perturb), _noise_seed(chosen, int(seed)))
+        start = replace(start, untouched=weights)
+    origin = Origin(model=model, start=start, digest=_digest(chosen, kept))
     ports, keeping = fill(Ports, given), fill(Keeping, given)
-    known = origin.model.spec.schema
-    with tempfile.TemporaryDirectory(prefix="kubestill-replay-") as folder:
+    known = model.spec.schema
+    # Outside of the group every process would take itself for the only one, and speak.
+    with process_group(), tempfile.TemporaryDirectory(prefix="kubestill-replay-") as folder:
         if older:
-            mixed = _mixed(job.dataset, older, known, replay_share, seed, folder)
+            mixed = mix(
+                job.dataset, older, known, share=float(replay_share), seed=int(seed), folder=folder
+            )
+            replayed = mixed.rows - job.dataset.rows
+            say(f"{job.dataset.rows:,} fresh rows and {replayed:,} replayed ones")
             # Older rows may lack the target that the fresh ones have.
             resolve_loss(job.settings, mixed, distil=preset.distil)
             job = replace(job, dataset=mixed)
-        for warning in describe_unfamiliar(job.dataset, origin.model):
+        for warning in describe_unfamiliar(job.dataset, model):
             say(f"WARNING: {warning}")
         return train_and_write(preset.name, job, ports=ports, keeping=keeping, origin=origin)
 
@@ -150,16 +158,13 @@ def _check_own(
     settings: dict[str, Any],
     problems: Problems,
 ) -> None:
-    """Note what is wrong with the parameters that only a fine-tuning has."""
+    """Note what is wrong with the parameters that only fine-tuning has."""
     if not 0 < shrink <= 1:
-        problems.add(
-            "shrink", shrink, "use a factor above 0 and up to 1 (1 leaves the weights alone)"
-        )
+        problems.add("shrink", shrink, "must be in (0, 1]; 1 leaves the weights alone")
     if not 0 <= perturb < float("inf"):
         problems.add("perturb", perturb, "use 0 (off) or a positive share of the initial scale")
     if not 0 <= replay_share < 1:
-        remedy = "use a share of the mix from 0 (off) up to, but not, 1"
-        problems.add("replay_share", replay_share, remedy)
+        problems.add("replay_share", replay_share, "must be in [0, 1); 0 turns it off")
     if settings.get("freeze") and (shrink != 1 or perturb):
         remedy = "frozen parameters keep their values; leave shrink at 1 and perturb at 0"
         problems.add("settings.freeze", settings["freeze"], remedy)
@@ -207,38 +212,31 @@ def _start(state: TrainingState, optimizer: bool, schedule: bool, position: bool
     )
 
 
-def _mixed(
-    fresh: Dataset, older: Dataset, known: Schema, share: float, seed: int, folder: str
-) -> Dataset:
-    mixed = mix(fresh, older, known, share=float(share), seed=int(seed), folder=folder)
-    print(f"{fresh.rows:,} fresh rows and {mixed.rows - fresh.rows:,} replayed ones", flush=True)
-    return mixed
+def _model(state: TrainingState, weights: Mapping[str, torch.Tensor]) -> Model:
+    """Rebuild the model as it was."""
+    model = Model.from_spec(ModelSpec.from_json(state.model_spec), weights=weights)
+    model.load_state_dict(weights)
+    return model
 
 
 @torch.no_grad()
-def _model(state: TrainingState, *, shrink: float, perturb: float, seed: int) -> Model:
-    """Rebuild the model, shrunk and perturbed where that was asked for (Ash & Adams 2020, eq. 1).
+def _shrink_and_perturb(model: Model, shrink: float, perturb: float, seed: int) -> None:
+    """Shrink the weights and add noise to them (Ash & Adams 2020, eq. 1).
 
     Noise comes from a fresh initialisation, so that every layer gets it at its own scale. `seed` is
     its own: the initial weights of the training run itself would be no noise.
     """
-    spec = ModelSpec.from_json(state.model_spec)
-    # Where there is an average, it is what was scored and chosen.
-    weights = {**below("model/", state), **below("ema/", state)}
-    model = Model.from_spec(spec, weights=weights)
-    model.load_state_dict(weights)
-    if shrink != 1.0 or perturb:
-        fresh = Model.create(
-            spec.schema,
-            encoder=model.encoder,
-            decoder=model.decoder,
-            network=spec.network["factory"],
-            network_args=spec.network["args"],
-            seed=seed,
-        )
-        for weight, noise in zip(model.parameters(), fresh.parameters(), strict=True):
-            weight.mul_(shrink).add_(noise, alpha=perturb)
-    return model
+    spec = model.spec
+    fresh = Model.create(
+        spec.schema,
+        encoder=model.encoder,
+        decoder=model.decoder,
+        network=spec.network["factory"],
+        network_args=spec.network["args"],
+        seed=seed,
+    )
+    for weight, noise in zip(model.parameters(), fresh.parameters(), strict=True):
+        weight.mul_(shrink).add_(noise, alpha=perturb)
 
 
 def _noise_seed(chosen: Checkpoint, seed: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -59,6 +59,9 @@ class Start:
     """Of the training run that made the checkpoint; 0 takes this one's."""
     data_from: int = 0
     """Step at which the order of the data continues."""
+    untouched: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """Weights of the checkpoint, where the model that training begins with has others: shrunk or
+    perturbed ones. Empty where they are the same."""
 
 
 class Trainer:
@@ -200,11 +203,36 @@ class Trainer:
         It may be better than all that comes of it, and is exported then.
         """
         followed = self._continues and self._prepared.validation is not None
-        return followed and self._settings.choose == "best" and not self.curves["train"]
+        scored = self.curves["train"] or self._stopping.start is not None
+        return followed and self._settings.choose == "best" and not scored
 
     @torch.no_grad()
     def _score_start(self) -> None:
-        """Make the starting point a milestone; its training loss is that of the first rows."""
+        """Make the starting point a milestone; its training loss is that of the first rows.
+
+        Where training begins with other weights, the milestone holds those of the checkpoint, and
+        is not part of the curves, which would leap.
+        """
+        if not self._start.untouched:
+            self._add_loss_of_first_rows()
+            self._milestone()
+            return
+        begun = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        self._load_weights(self._start.untouched)
+        self._add_loss_of_first_rows()
+        metrics = self._score()
+        self._stopping.start = finite(metrics).get(self._prepared.metric)
+        self._save("milestone", metrics)
+        self._progress(metrics)
+        self._load_weights(begun)
+
+    def _load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Give the model weights, and its average the same."""
+        self.model.load_state_dict(weights)
+        if self._average is not None:
+            self._average.load_state_dict(self.model.network.state_dict())
+
+    def _add_loss_of_first_rows(self) -> None:
         network, rows = self.model.network.eval(), self._prepared.rows
         features, *targets = rows.between(0, min(rows.count, _FIRST_ROWS))
         device = self._machine.device
@@ -213,7 +241,6 @@ class Trainer:
         network.train()
         self._loss_sum += loss
         self._losses_since = 1
-        self._milestone()
 
     def _skipped_its_milestone(self) -> bool:
         """Return whether the state was saved at a milestone's step, before that was scored.
@@ -264,13 +291,9 @@ class Trainer:
 
     def _milestone(self) -> None:
         """Score the model, save it, and decide whether to stop early."""
-        train_loss = self._mean_loss()
-        metrics = {"train_loss": train_loss}
-        if self._prepared.validation:
-            network = self._average if self._average is not None else self.model.network
-            metrics |= self._prepared.validation(network)
+        metrics = self._score()
         position = {"step": self.step, "epoch": self.epoch, "examples": self.examples}
-        self.curves["train"].append({**position, "loss": train_loss})
+        self.curves["train"].append({**position, "loss": metrics["train_loss"]})
         if self._prepared.validation:
             scores = {name: value for name, value in metrics.items() if name != "train_loss"}
             sound = finite(scores)
@@ -279,13 +302,21 @@ class Trainer:
             if lost := ", ".join(name for name in scores if name not in sound):
                 where = self._prepared.validation.where
                 self._say(f"WARNING: not a number {where} at step {self.step:,}: {lost}")
-        self._loss_sum.zero_()
-        self._losses_since = 0
         value = metrics[self._prepared.metric]
         self.stop = self._stopping.update(self.step, value, settled=self._settled())
         self._mark_phases()
         self._save("milestone", metrics)
         self._progress(metrics)
+
+    def _score(self) -> dict[str, float]:
+        """Return the mean loss since the last milestone, and the metrics on what is followed."""
+        metrics = {"train_loss": self._mean_loss()}
+        if self._prepared.validation:
+            network = self._average if self._average is not None else self.model.network
+            metrics |= self._prepared.validation(network)
+        self._loss_sum.zero_()
+        self._losses_since = 0
+        return metrics
 
     def _mark_phases(self) -> None:
         """Note in the ledger what the curves show so far: pruning spares the ends of phases."""
@@ -396,12 +427,13 @@ class Trainer:
 
         A state of another number of ranks brings what they shared; random generators start anew.
         """
-        # At a starting point there is none: torch's optimizers make theirs at the first step.
+        # A starting point has no optimizer yet: torch's make theirs at the first step. Its weights
+        # may not be those that training begins with, which the model has already.
         if saved.meta["step"]:
             self._train_step.load_state(below("optimizer/", saved))
-        self.model.load_state_dict(below("model/", saved))
-        if self._average is not None:
-            self._average.load_state_dict(below("ema/network.", saved))
+            self.model.load_state_dict(below("model/", saved))
+            if self._average is not None:
+                self._average.load_state_dict(below("ema/network.", saved))
         if finish := below("finish/", saved):
             self._start_finish().load_state(finish)
         if "rank/loss_sum" in saved.tensors:
@@ -469,16 +501,17 @@ class Trainer:
         """Return the milestone to export: the best by the metric, or the last."""
         if self._settings.choose == "last" or not self._prepared.validation:
             return Chosen(step=self.step, why="the last milestone")
-        best, metric = self._stopping.best_value, self._prepared.metric
+        best, metric = self._stopping.best, self._prepared.metric
         where = self._prepared.validation.where
         if best is None:
             why = f"the last milestone: {metric} {where} was never a number"
             return Chosen(step=self.step, why=why)
-        if self._continues and self._stopping.best_step == 0:
-            why = f"the starting point: no milestone bettered its {metric} {where}, {best:.6g}"
+        step, value = best
+        if self._continues and step == 0:
+            why = f"the starting point: no milestone bettered its {metric} {where}, {value:.6g}"
             self._say(f"WARNING: fine-tuning did not help: the export is {why}")
             return Chosen(step=0, why=why)
-        return Chosen(step=self._stopping.best_step, why=f"best {metric} {where}: {best:.6g}")
+        return Chosen(step=step, why=f"best {metric} {where}: {value:.6g}")
 
 
 def below(prefix: str, state: TrainingState) -> dict[str, Tensor]:

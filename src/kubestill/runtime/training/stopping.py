@@ -1,4 +1,4 @@
-"""When a training ends before its budget does, and which milestone was the best."""
+"""When a training run ends before its budget does, and which milestone was the best."""
 
 from __future__ import annotations
 
@@ -36,9 +36,22 @@ class Stopping:
     converged_after: int = 0
     settled: list[float] = field(default_factory=list[float])
     """The best value at each milestone since the learning rate settled."""
+    start: float | None = None
+    """Value at a starting point whose weights are not those that training begins with: it may be
+    the best, but nothing waits until it is bettered."""
+
+    @property
+    def best(self) -> tuple[int, float] | None:
+        """Step and value of the best milestone; a tie keeps the earlier one, which cost less."""
+        if self.best_value is None:
+            return None if self.start is None else (0, self.start)
+        sign = -find_metric(self.metric).sign
+        if self.start is not None and not sign * self.best_value < sign * self.start:
+            return 0, self.start
+        return self.best_step, self.best_value
 
     def update(self, step: int, value: float, *, settled: bool = False) -> tuple[str, str] | None:
-        """Take in a milestone; return (reason, detail) where the training should stop.
+        """Take in a milestone; return (reason, detail) where the training run should stop.
 
         Args:
             step: Of the milestone.
@@ -96,12 +109,12 @@ class Stopping:
         return sign * (before - now) / max(lacked, TINY)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the state a resumed training goes on from."""
+        """Return the state that a resumed training run goes on from."""
         return asdict(self)
 
 
 def what_is_broken(loss: float, network: nn.Module) -> str:
-    """Return what makes a training not worth saving, or nothing.
+    """Return what makes a training run not worth saving, or nothing.
 
     A loss is that before its step's update: weights that the last one broke show in none yet.
     """
