@@ -14,13 +14,27 @@ def plan_shards(
     settings: dict = {},  # noqa: B006
     system: str = "",
     system_args: dict = {},  # noqa: B006
+    network: str = "",
+    network_args: dict = {},  # noqa: B006
+    steps: int = 0,
+    batch_size: int = 128,
+    learning_rate: float = 0.001,
+    student_settings: dict = {},  # noqa: B006
+    assurance: str = "auto",
+    tolerance: float = 0.0,
+    statistic: str = "max",
+    samples: int = 20_000,
+    exceptions: bool = False,
+    certificate_settings: dict = {},  # noqa: B006
+    gate: dict = {},  # noqa: B006
 ) -> list[int]:
     """List the shard indices of a fan-out, and solve a few rows before it starts.
 
     A loop needs its list before it starts, and a pipeline parameter holds only the count. The
     parameters of the shards' `generate-synthetic` are checked here, before any shard runs. A system
     solves its first 8 rows twice: this shows whether it works, whether equal inputs get equal
-    labels, and how long a shard will take.
+    labels, and how long a shard will take. With a `network`, the parameters of the steps that learn
+    from these rows are checked on them as well, so that no typo is refused hours later.
 
     Args:
         shards: Number of tasks to spread the work over, 1 to 128.
@@ -29,6 +43,19 @@ def plan_shards(
         settings: Its settings, listed in docs/settings.md.
         system: Its system; empty if the rows are generated from a dataset.
         system_args: Arguments of the system.
+        network: Network of train-student in mode `overfit`; empty checks none of what follows.
+        network_args: Keyword arguments of that network.
+        steps: Its optimizer steps.
+        batch_size: Its rows per step.
+        learning_rate: Its peak learning rate.
+        student_settings: Further settings of the training run.
+        assurance: Assurance of certify-surrogate.
+        tolerance: Its tolerance.
+        statistic: Its statistic.
+        samples: Its random points.
+        exceptions: Whether it stores exceptions.
+        certificate_settings: Its further settings.
+        gate: Options of overfit-batch.
 
     Returns:
         Output: 0 to shards - 1.

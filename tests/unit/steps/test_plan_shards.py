@@ -1,16 +1,20 @@
 """The list that a fan-out loops over, and what is found out before it starts."""
 
 import re
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from kubestill.errors import InvalidInput
 from kubestill.runtime.generation.systems import Domain, Output, System
 from kubestill.runtime.generation.systems.inputs import Continuous
 from kubestill.runtime.steps.plan_shards import plan_shards
+
+PIPELINE = Path(__file__).parents[3] / "pipelines" / "surrogate" / "pipeline.yaml"
 
 
 class Circle(System):
@@ -73,3 +77,58 @@ def test_a_system_solves_a_few_rows_before_the_shards_start(capsys):
 def test_what_the_shards_would_refuse_is_refused_before_them(asked, said):
     with pytest.raises(InvalidInput, match=said):
         plan_shards(2, rows=100, **asked)
+
+
+LATER = {"system": f"{__name__}:Circle", "rows": 100_000, "network": "mlp"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "field", "said"),
+    [
+        ({"network": "mlpp"}, "network", "did you mean 'mlp'"),
+        ({"network_args": {"hiden": [8]}}, "network_args.hiden", "hidden"),
+        ({"student_settings": {"warmup_step": 3}}, "student_settings.warmup_step", "warmup_steps"),
+        ({"student_settings": {"patience": 3}}, "student_settings.patience", "mode 'overfit'"),
+        ({"student_settings": {"choose": "frist"}}, "student_settings.choose", "'best'"),
+        ({"learning_rate": -1.0}, "learning_rate", "0"),
+        ({"assurance": "prooven"}, "assurance", "'proven'"),
+        ({"statistic": "maxx"}, "statistic", "'max'"),
+        ({"tolerance": -1.0}, "tolerance", "0"),
+        ({"certificate_settings": {"hunt": 3}}, "certificate_settings.hunt", "did you mean"),
+        ({"gate": {"step": 3}}, "gate.step", "unknown key"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and "'" not in value else "",
+)
+def test_what_the_steps_after_the_shards_would_refuse_is_refused_before_them(asked, field, said):
+    with pytest.raises(InvalidInput) as caught:
+        plan_shards(2, **{**LATER, **asked})
+    (problem,) = caught.value.problems
+    assert problem.field == field
+    assert said in problem.remedy
+
+
+def test_everything_wrong_with_a_surrogate_is_told_at_once():
+    wrong = {"network": "mlpp", "statistic": "maxx", "system": "haet", "gate": {"step": 3}}
+    with pytest.raises(InvalidInput) as caught:
+        plan_shards(200, **{**LATER, **wrong})
+    assert {p.field for p in caught.value.problems} == {"shards", *wrong} - {"gate"} | {"gate.step"}
+
+
+@pytest.mark.parametrize("asked", [{}, {"student_settings": {"precision": "fp16"}}])
+def test_a_surrogate_that_nothing_is_wrong_with_is_planned(asked):
+    """On a node without a GPU as well, though the training run will have one."""
+    assert plan_shards(2, **LATER, **asked) == [0, 1]
+
+
+def test_the_pipeline_passes_what_its_later_steps_get_on_to_its_first():
+    spec = next(yaml.load_all(PIPELINE.read_text(), yaml.CSafeLoader))
+    given = {
+        name: {str(one.get("componentInputParameter")) for one in parameters.values()}
+        for name, task in spec["root"]["dag"]["tasks"].items()
+        if (parameters := task.get("inputs", {}).get("parameters"))
+    }
+    later = given["overfit-batch"] | given["train-student"] | given["certify-surrogate"]
+    # Where steps run, and what any value is right for.
+    free = {"gpu_image", "cpu", "memory", "accelerator", "accelerators", "device"}
+    free |= {"seed", "strict", "checkpoint_uri"}
+    assert later - given["plan-shards"] == free

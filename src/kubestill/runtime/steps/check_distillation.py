@@ -8,10 +8,15 @@ from typing import Any
 
 from kubestill.errors import InvalidInput, Problem, Problems, Refused
 from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, write_pages, write_record
-from kubestill.runtime.base.trust import NETWORKS, TRUST, check_trusted
 from kubestill.runtime.reports.overfit_batch import gates_report
 from kubestill.runtime.sanity import Findings, GateSettings
-from kubestill.runtime.steps.overfit_batch import check_gate, describe, examine_job, log_facts
+from kubestill.runtime.steps.overfit_batch import (
+    check_gate,
+    check_vouched,
+    describe,
+    examine_job,
+    log_facts,
+)
 from kubestill.runtime.steps.plan_shards import plan_shards
 from kubestill.runtime.training.job import Job
 
@@ -103,7 +108,7 @@ def check_distillation(
             slices,
             problems=found,
         )
-        _check_vouched(str(typed["network"]), found)
+        check_vouched(str(typed["network"]), found)
         renamed = [_with_own_name(problem, name) for problem in found]
         problems += [problem for problem in renamed if problem not in problems]
         if job and asked:
@@ -116,19 +121,6 @@ def check_distillation(
     if problems:
         raise InvalidInput(problems)
     return *_examine(gates, metrics, report, summary, findings, strict=strict), indices
-
-
-def _check_vouched(network: str, problems: Problems) -> None:
-    """Note a network that later steps would refuse to import, before anything is trained."""
-    try:
-        check_trusted(network, field="network", group=NETWORKS)
-    except InvalidInput:
-        package = network.partition(":")[0].partition(".")[0]
-        remedy = (
-            f"the steps that load the trained model import only what their image trusts: set "
-            f"{TRUST}={package} there (ENV {TRUST}={package}; SECURITY.md)"
-        )
-        problems.add("network", network, remedy)
 
 
 def _with_own_name(problem: Problem, which: str) -> Problem:

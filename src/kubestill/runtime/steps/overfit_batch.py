@@ -9,6 +9,7 @@ from typing import Any
 from kubestill.errors import CorruptData, InvalidInput, Problems, Refused, nearest
 from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, write_pages, write_record
 from kubestill.runtime.base.settings import validate
+from kubestill.runtime.base.trust import NETWORKS, TRUST, check_trusted
 from kubestill.runtime.datasets.cache import load_decoded
 from kubestill.runtime.datasets.dataset import Dataset
 from kubestill.runtime.datasets.decode import RawLayout
@@ -22,7 +23,14 @@ from kubestill.runtime.training.device import arithmetic
 from kubestill.runtime.training.job import Job, check_job
 from kubestill.runtime.training.prepare import prepare
 
-__all__ = ["check_gate", "describe", "examine_job", "log_facts", "overfit_batch"]
+__all__ = [
+    "check_gate",
+    "check_vouched",
+    "describe",
+    "examine_job",
+    "log_facts",
+    "overfit_batch",
+]
 
 
 def overfit_batch(
@@ -94,10 +102,12 @@ def check_gate(
     slices: Sequence[str],
     *,
     problems: Problems,
+    here: bool = True,
 ) -> tuple[Job | None, GateSettings | None]:
     """Note every problem that can be found without reading features, and return the checked job.
 
-    Takes the arguments of `overfit_batch`, with its typed training parameters in `typed`.
+    Takes the arguments of `overfit_batch`, with its typed training parameters in `typed`. Where the
+    gate will run on another machine than this one (`here`), there is no job to return.
     """
     asked = None
     if mode not in MODES:
@@ -112,6 +122,7 @@ def check_gate(
         dataset=dataset,
         validation=validation,
         validation_known=validation is not None,
+        here=here,
     )
     rows = None
     with suppress(InvalidInput, CorruptData):  # check_job has noted it
@@ -124,6 +135,19 @@ def check_gate(
         with problems.collect():
             check_slices(slices, rows.schema)
     return job, asked
+
+
+def check_vouched(network: str, problems: Problems) -> None:
+    """Note a network that later steps would refuse to import, before anything is trained."""
+    try:
+        check_trusted(network, field="network", group=NETWORKS)
+    except InvalidInput:
+        package = network.partition(":")[0].partition(".")[0]
+        remedy = (
+            f"the steps that load the trained model import only what their image trusts: set "
+            f"{TRUST}={package} there (ENV {TRUST}={package}; SECURITY.md)"
+        )
+        problems.add("network", network, remedy)
 
 
 def examine_job(job: Job, gate: GateSettings) -> Findings:

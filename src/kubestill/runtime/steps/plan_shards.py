@@ -1,13 +1,16 @@
-"""Task of the component `plan-shards`: list the shards that a fan-out loops over."""
+"""Task of the component `plan-shards`: list a fan-out's shards, and check what comes after it."""
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
 from kubestill.errors import InvalidInput, Problem, Problems
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from kubestill.runtime.generation.request import Request
     from kubestill.runtime.generation.systems.system import System
 
@@ -24,18 +27,31 @@ def plan_shards(
     settings: dict[str, Any] = {},  # noqa: B006
     system: str = "",
     system_args: dict[str, Any] = {},  # noqa: B006
+    network: str = "",
+    network_args: dict[str, Any] = {},  # noqa: B006
+    steps: int = 0,
+    batch_size: int = 128,
+    learning_rate: float = 0.001,
+    student_settings: dict[str, Any] = {},  # noqa: B006
+    assurance: str = "auto",
+    tolerance: float = 0.0,
+    statistic: str = "max",
+    samples: int = 20_000,
+    exceptions: bool = False,
+    certificate_settings: dict[str, Any] = {},  # noqa: B006
+    gate: dict[str, Any] = {},  # noqa: B006
 ) -> list[int]:
     """List the shard indices of a fan-out, after its system has solved a few rows.
 
     The component documents the parameters.
 
     Raises:
-        InvalidInput: Everything that generating would refuse, before any shard starts.
+        InvalidInput: Everything that a later step would refuse, before any shard starts.
     """
     problems = Problems()
     if not 1 <= shards <= MAX_SHARDS:
         problems.add("shards", shards, f"give 1 to {MAX_SHARDS}")
-    request = numerical = None
+    request = numerical = probed = None
     if method or system:
         # Only here: a plan without it starts in a fraction of the time.
         from kubestill.runtime.generation.request import parse_request
@@ -44,14 +60,77 @@ def plan_shards(
         asked |= {"system": system, "system_args": system_args} if system else {}
         with problems.collect():
             request, numerical = parse_request(asked, has_original=not system)
+    if request and numerical and not problems and request.method != "adaptive" and request.rows:
+        with problems.collect():
+            probed = _probe(request, numerical, shards)
+    if network:
+        typed = {"network": network, "network_args": network_args, "steps": steps}
+        typed |= {"batch_size": batch_size, "learning_rate": learning_rate}
+        certificate = {"assurance": assurance, "tolerance": tolerance, "statistic": statistic}
+        certificate |= {"samples": samples, "exceptions": exceptions}
+        _check_later(
+            probed, typed, student_settings, gate, certificate, certificate_settings, problems
+        )
     problems.raise_if_any()
-    if request and numerical and request.method != "adaptive" and request.rows:
-        _probe(request, numerical, shards)
     return list(range(shards))
 
 
-def _probe(request: Request, system: System, shards: int) -> None:
+def _check_later(
+    probed: tuple[System, pd.DataFrame] | None,
+    typed: dict[str, Any],
+    student_settings: dict[str, Any],
+    gate: dict[str, Any],
+    certificate: dict[str, Any],
+    certificate_settings: dict[str, Any],
+    problems: Problems,
+) -> None:
+    """Note what gate, train-student and certify-surrogate would refuse once all rows are solved."""
+    import tempfile
+
+    from kubestill.runtime.base.artifacts import LocalArtifact
+    from kubestill.runtime.base.settings import check_overlap, read
+    from kubestill.runtime.certification import CertificateSettings
+    from kubestill.runtime.datasets.writer import DatasetWriter
+    from kubestill.runtime.steps.overfit_batch import check_gate, check_vouched
+    from kubestill.runtime.steps.train_student import stop_settings
+
+    found = Problems()
+    own = check_overlap(certificate_settings, certificate, found)
+    read(CertificateSettings, {**certificate_settings, **certificate}, found, prefixed=own)
+    _take(found, "certificate_settings", problems)
+    found = Problems()
+    stop = stop_settings("overfit", certificate["tolerance"], certificate["statistic"], found)
+    defaults = {"epochs": 20.0, "optimizer": "AdamW", "schedule": "CosineAnnealingLR", "seed": 0}
+    typed = {**defaults, **typed, "device": "cpu"}
+    with tempfile.TemporaryDirectory(prefix="kubestill-plan-") as folder:
+        if probed:
+            system, rows = probed
+            with DatasetWriter(folder, system.schema, provenance={}) as writer:
+                writer.write(rows)
+        dataset = LocalArtifact(folder, metadata={"kind": "dataset"})
+        student = {**stop, **student_settings}
+        check_gate(
+            dataset, None, "overfit", typed, student, gate, {}, [], problems=found, here=False
+        )
+    check_vouched(typed["network"], found)
+    _take(found, "student_settings", problems)
+
+
+def _take(found: Problems, settings: str, problems: Problems) -> None:
+    """Note what was found of a later step, in the words of the pipeline's parameters."""
+    noted = {problem.field for problem in problems}
+    for problem in found:
+        field = re.sub(r"^settings\b", settings, problem.field)
+        # What the rows are has been told where they are asked for.
+        if field not in noted and field != "dataset":
+            problems.add(field, problem.value, problem.remedy)
+
+
+def _probe(request: Request, system: System, shards: int) -> tuple[System, pd.DataFrame]:
     """Solve the first rows twice: whether it works, how long it takes, and that nothing is random.
+
+    Returns:
+        The system and its rows with their labels.
 
     Raises:
         InvalidInput: The system fails, or gives other bits for the same inputs.
@@ -64,7 +143,8 @@ def _probe(request: Request, system: System, shards: int) -> None:
     count = min(PROBED, request.rows)
     rows = Covering(system, request.method, request.settings, rows=request.rows, seed=request.seed)
     inputs = rows.inputs(0, count)
-    first = labelled(system, inputs)[system.output.name]
+    solved = labelled(system, inputs)
+    first = solved[system.output.name]
     # Timed the second time: the first may load or compile something.
     began = time.perf_counter()
     second = labelled(system, inputs)[system.output.name]
@@ -78,3 +158,4 @@ def _probe(request: Request, system: System, shards: int) -> None:
         f"{request.rows / shards:,.0f} rows takes {whole} at most",
         flush=True,
     )
+    return system, solved

@@ -53,15 +53,17 @@ def train_student(
     return train_model(
         MODES.get(mode, MODES["hard"]),
         {name: given[name] for name in ("temperature", "hard_weight", *TYPED)},
-        {**_stop(mode, tolerance, statistic, problems), **settings},
+        {**stop_settings(mode, tolerance, statistic, problems), **settings},
         ports=fill(Ports, given),
         keeping=fill(Keeping, given),
         problems=problems,
     )
 
 
-def _stop(mode: str, tolerance: float, statistic: str, problems: Problems) -> dict[str, Any]:
-    """Return the settings that stop a training whose certificate asks for this tolerance."""
+def stop_settings(
+    mode: str, tolerance: float, statistic: str, problems: Problems
+) -> dict[str, Any]:
+    """Return the settings that stop a training run whose certificate asks for this tolerance."""
     if statistic not in _FOLLOWED:
         problems.add("statistic", statistic, nearest(statistic, _FOLLOWED))
     if not 0 <= tolerance < math.inf:

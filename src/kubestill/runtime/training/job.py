@@ -75,6 +75,7 @@ def check_job(
     validation: Artifact | None = None,
     start: ModelSpec | None = None,
     validation_known: bool = True,
+    here: bool = True,
 ) -> Job | None:
     """Note every problem that can be found without reading features; the job where there is none.
 
@@ -87,6 +88,7 @@ def check_job(
         validation: Rows to follow.
         start: The model that a fine-tuning goes on from.
         validation_known: Whether the training has no validation rows where there are none here.
+        here: Whether it will run on this machine; else its device is not looked for.
     """
     machine = rows = network = loss_name = None
     source = ""
@@ -106,7 +108,7 @@ def check_job(
     if validation_known or preset.whole_domain:
         _check_followed(parsed, rows, held_out, preset.whole_domain, problems)
     with problems.collect():
-        machine = choose_machine(parsed)
+        machine = choose_machine(parsed) if here else None
     with problems.collect():
         source = source_digest(resolve_network(parsed.network)) or ""
         if rows and rows.schema.features and rows.schema.task and start is None:
