@@ -63,6 +63,23 @@ def _model(folder: Path, network: str = "mlp", schema: Schema = SCHEMA, **args: 
     export_model(model, str(folder))
 
 
+def _field(folder: Path) -> None:
+    """Write a small operator from field to field."""
+    columns = (
+        Column(name="x", kind="tensor", shape=(4096,)),
+        Column(name="y", kind="tensor", shape=(4096,), role="target"),
+    )
+    encoding = ColumnEncoding(name="x", kind="tensor", shape=(4096,), mean=(0.0,), std=(1.0,))
+    model = Model.create(
+        Schema(columns=columns, task="regression"),
+        encoder=Encoder([encoding]),
+        decoder=Decoder([0.0] * 4096, [1.0] * 4096),
+        network="fno",
+        network_args={"channels": 1, "modes": 64, "layers": 1, "projection": 1},
+    )
+    export_model(model, str(folder))
+
+
 def _forge(folder: Path, *path: str | int, value: Any) -> str:
     spec = json.loads((folder / SPEC_FILE).read_text())
     at = spec
@@ -86,6 +103,7 @@ def _bombs(root: Path) -> list[str]:
     _model(root / "both")
     _model(root / "frequencies", "fourier", frequencies=4)
     _model(root / "blocks", "resmlp", width=4, blocks=1)
+    _field(root / "layers")
     args = ("network", "args")
     both = root / "both"
     _forge(both, "encoder", "columns", 2, "shape", value=[1, 20_000, 20_000])
@@ -114,6 +132,8 @@ def _bombs(root: Path) -> list[str]:
         _forge(both, "schema", "columns", 2, "shape", value=[1, 20_000, 20_000]),
         _forge(root / "frequencies", *args, "frequencies", value=10**9),
         _forge(root / "blocks", *args, "blocks", value=10**9),
+        # Each layer has two matrices of 2 x 64 x 4,096 numbers that are in no file.
+        _forge(root / "layers", *args, "layers", value=900),
         f"table={root / 'repeated.parquet'}",
         f"table={root / 'cell.parquet'}",
     ]
@@ -150,12 +170,32 @@ def test_a_network_that_needs_real_numbers_is_bounded_while_it_is_built() -> Non
         assert torch.zeros(1).item() == 0  # the meta device has no numbers
         return torch.nn.Linear(width, width)
 
+    def waves(*shape: int) -> torch.nn.Module:
+        made = build(3)
+        made.register_buffer("waves", torch.zeros(1).expand(*shape))
+        return made
+
+    def grid(make: Any) -> torch.nn.Module:
+        made = build(3)
+        made.grid = make()
+        return made
+
     small = torch.nn.Linear(3, 3)
     made = build_bounded(lambda **_: build(3), small.state_dict())
     assert made.weight.shape == (3, 3)
+    waved = waves(3, 3)
+    assert build_bounded(lambda **_: waves(3, 3), waved.state_dict()).waves.shape == (3, 3)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(CorruptData, match="asks for more than"):
-        build_bounded(lambda **_: build(20_000), small.state_dict())
+    for large in (
+        lambda **_: build(20_000),
+        lambda **_: waves(20_000, 20_000),
+        lambda **_: grid(lambda: torch.ones(20_000, 20_000)),
+        lambda **_: grid(lambda: torch.zeros([20_000, 20_000], dtype=torch.float64)),
+        lambda **_: grid(lambda: torch.full((20_000, 20_000), 1.0)),
+        lambda **_: grid(lambda: torch.arange(400_000_000)),
+    ):
+        with pytest.raises(CorruptData, match="asks for more than"):
+            build_bounded(large, small.state_dict())
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10
 
 

@@ -8,14 +8,18 @@ of a tensor in the file.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
@@ -36,8 +40,9 @@ _SPARE_NUMBERS = 1 << 25
 def build_bounded(build: Callable[..., Built], weights: Mapping[str, Tensor]) -> Built:
     """Build the module that these weights belong to, in little more memory than they take.
 
-    A factory that cannot build on the meta device is called for real at once, and stopped at the
-    first parameter that the weights leave no room for.
+    A factory that cannot build on the meta device is called for real at once. Either way it is
+    stopped at the first parameter or buffer that the weights leave no room for, and before a tensor
+    that alone would be too large; what it computes from others, or without torch, is not bounded.
 
     Args:
         build: Makes the module; with `prove=False` without sending a batch through it. Called
@@ -107,37 +112,91 @@ class _ShapesAlone(TorchFunctionMode):
 
 @contextmanager
 def _bounded(weights: Mapping[str, Tensor]) -> Generator[None]:
-    """Stop this thread's building of modules that have far more parameters than the weights."""
-    most, room = 2 * len(weights) + _SPARE_PARAMETERS, 2 * _numbers(weights) + _SPARE_NUMBERS
-    count = numbers = 0
-    thread = threading.get_ident()
-
-    def register(module: nn.Module, name: str, parameter: object) -> None:
-        nonlocal count, numbers
-        if threading.get_ident() != thread or not isinstance(parameter, Tensor):
-            return
-        count += 1
-        # A lazy layer has no shape yet, and gets it from features of a known width.
-        numbers += 0 if is_lazy(parameter) else parameter.numel()
-        if count > most or numbers > room:
-            raise _TooLarge
-
-    hook = register_module_parameter_registration_hook(register)
+    """Stop this thread's building of modules that hold far more than the weights."""
+    meter = _Meter(weights)
+    hooks = (
+        register_module_parameter_registration_hook(meter.count_parameter),
+        register_module_buffer_registration_hook(meter.count_buffer),
+    )
     try:
-        yield
-    except (InvalidInput, _TooLarge) as error:
-        if count > most or numbers > room:
-            raise CorruptData(
-                f"the model spec asks for more than {numbers:,} numbers in {count:,} parameters; "
-                f"the weights are {_numbers(weights):,} in {len(weights):,}"
-            ) from error
-        raise
+        with meter:
+            yield
+    except (InvalidInput, _TooLarge):
+        if not meter.excess:
+            raise
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
+    if meter.excess:
+        raise CorruptData(
+            f"the model spec asks for more than {meter.excess}; the weights are "
+            f"{_numbers(weights):,} in {len(weights):,}"
+        )
 
 
 class _TooLarge(Exception):
-    """A factory registered more parameters than the weights can be."""
+    """A factory asked for more than the weights can be."""
+
+
+class _Meter(TorchFunctionMode):
+    """Counts what modules register, and looks at the size of new tensors before they are made."""
+
+    _OF_A_SIZE = frozenset(
+        (torch.empty, torch.full, torch.ones, torch.rand, torch.randn, torch.zeros)
+    )
+
+    def __init__(self, weights: Mapping[str, Tensor]):
+        super().__init__()
+        self.excess = ""
+        """What was asked for, once it was too much."""
+        # A factory may register as many again as it keeps.
+        self._most = 2 * len(weights) + _SPARE_PARAMETERS
+        self._room = 2 * _numbers(weights) + _SPARE_NUMBERS
+        self._count = self._learned = self._held = 0
+        self._thread = threading.get_ident()
+
+    def count_parameter(self, module: nn.Module, name: str, parameter: object) -> None:
+        """Add a parameter; a lazy one gets its shape later, from features of known width."""
+        if isinstance(parameter, Tensor) and threading.get_ident() == self._thread:
+            self._count += 1
+            self._learned += 0 if is_lazy(parameter) else parameter.numel()
+            if self._count > self._most or self._learned > self._room:
+                self._stop(f"{self._learned:,} numbers in {self._count:,} parameters")
+
+    def count_buffer(self, module: nn.Module, name: str, buffer: object) -> None:
+        """Add a buffer, which is no parameter but in memory all the same."""
+        if isinstance(buffer, Tensor) and threading.get_ident() == self._thread:
+            self._held += 0 if is_lazy(buffer) else buffer.numel()
+            if self._held > self._room:
+                self._stop(f"{self._held:,} numbers besides its weights")
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Make the tensor, unless it alone would be too large for what the module may hold."""
+        kwargs = kwargs or {}
+        if str(kwargs.get("device")) != "meta":
+            size = _size_of_new(func, args, kwargs) if func in self._OF_A_SIZE else 0
+            if func is torch.arange:
+                size = max((abs(n) for n in (*args, *kwargs.values()) if type(n) is int), default=0)
+            if size > self._room:
+                self._stop(f"{size:,} numbers in a tensor")
+        return func(*args, **kwargs)
+
+    def _stop(self, excess: str) -> NoReturn:
+        self.excess = excess
+        raise _TooLarge
+
+
+def _size_of_new(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    shape = kwargs.get("size", args)
+    if args and (func is torch.full or isinstance(args[0], tuple | list)):
+        shape = args[0]
+    return math.prod(shape)
 
 
 def _numbers(weights: Mapping[str, Tensor]) -> int:
