@@ -24,7 +24,7 @@ from kubestill.runtime.checkpoints.inspection import describe, ledgers, show, ve
 from kubestill.runtime.checkpoints.ledger import Checkpoint
 
 SETTINGS = CheckpointSettings(keep_last=3, keep_bytes=0)
-LOST = "the ledger is lost; a training that starts here rebuilds it"
+LOST = "the ledger is lost; a training run that starts here rebuilds it"
 
 
 def trained(root: Path, fingerprint: str = "f00", steps: int = 2) -> Path:

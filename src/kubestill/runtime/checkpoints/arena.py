@@ -20,7 +20,7 @@ class Arena:
 
     The copy is all that training waits for. The buffer is anonymous memory in large pages where the
     system has them, and registered with CUDA where a tensor lives there, so that its copy runs
-    behind the training's own kernels. Or it lies on local disk, in a file without a name, which is
+    behind the kernels of training. Or it lies on local disk, in a file without a name, which is
     gone when the arena or the process is.
     """
 

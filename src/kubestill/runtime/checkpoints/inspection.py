@@ -1,4 +1,4 @@
-"""Looking at checkpoints from outside, without torch: `kubestill checkpoints ls|show|verify`."""
+"""Look at checkpoints from outside, without torch: `kubestill checkpoints ls|show|verify`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kubestill.runtime.checkpoints.reading import verify_file
 from kubestill.runtime.stores import Store, open_store
 from kubestill.runtime.stores.local_cell import cell_of
 
-_LOST = "the ledger is lost; a training that starts here rebuilds it"
+_LOST = "the ledger is lost; a training run that starts here rebuilds it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +37,10 @@ class _Training:
 
 
 def ledgers(uri: str) -> list[Ledger]:
-    """Return every training's ledger at or below a URI; their `uri` is where they lie now.
+    """Return the ledger of every training run at or below a URI; `uri` is where it lies now.
 
     Args:
-        uri: A training's place, any folder above it, or a ledger artifact's file.
+        uri: The place of a training run, any folder above it, or a ledger artifact's file.
 
     Raises:
         InvalidInput: There is none, or one of another format version.
@@ -56,12 +56,12 @@ def ledgers(uri: str) -> list[Ledger]:
 
 
 def describe(uri: str) -> list[Json]:
-    """Return one row a checkpoint, of every training at or below `uri`, oldest first.
+    """Return one row a checkpoint, of every training run at or below `uri`, oldest first.
 
     A row has `training` (`experiment/fingerprint`), `step`, `epoch`, `examples`, `kind`, `phase`,
     `metrics`, `bytes`, `created` (ISO 8601, UTC), `attempt`, `state` (`ok` or why it is damaged)
-    and `uri`. A training whose ledger is lost or cannot be read has one row without a `kind`; its
-    `state` says why.
+    and `uri`. A training run whose ledger is lost or cannot be read has one row without a `kind`;
+    its `state` says why.
 
     Raises:
         InvalidInput: No training keeps checkpoints there.
@@ -111,7 +111,7 @@ def describe(uri: str) -> list[Json]:
 
 
 def show(uri: str) -> list[Json]:
-    """Return what each ledger at or below `uri` says about its training besides the checkpoints.
+    """Return what each ledger at or below `uri` says of its training run besides the checkpoints.
 
     `training`, `uri`, `status` (`finished`, `failed: …`, `open`, or why there is no ledger to
     read), `attempt`, `owner`, `before` (what ended each earlier attempt), `last_sign` (ISO 8601,

@@ -1,4 +1,4 @@
-"""Where the checkpoints of one training live, so that retries and re-submissions find them."""
+"""Where the checkpoints of a training run live, so that retries and re-submissions find them."""
 
 from __future__ import annotations
 
@@ -43,9 +43,10 @@ class Place:
     def fresh(self, share: Callable[[str], str]) -> Place:
         """Return a place of its own beside this one, for `resume="never"`.
 
-        In a pod it is the same one again after a retry, because the owner is: a training that must
-        not resume another run's work still survives its own preemption. Elsewhere it is always new.
-        `share` gives every rank the text of rank 0: all write parts of the same checkpoints.
+        In a pod it is the same one again after a retry, because the owner is: a training run
+        that must not resume another's work still survives its own preemption. Elsewhere it is
+        always new. `share` gives every rank the text of rank 0: all write parts of the same
+        checkpoints.
         """
         stable = OWNER_VARIABLE in os.environ or _IN_A_POD in os.environ
         text = share(self.owner if stable else uuid.uuid4().hex)
@@ -64,7 +65,7 @@ def resolve_place(
     announce: Announce = print,
     owner: str = "",
 ) -> Place:
-    """Find the place of a training and prove that it can be written, before any expensive work.
+    """Find the place of a training run and prove that it can be written before expensive work.
 
     Args:
         checkpoint_uri: Root that the user owns; empty falls back beside `fallback_uri`.

@@ -1,4 +1,4 @@
-"""Reading state files back as bytes that are proved to be the ones that were written."""
+"""Read state files back as bytes that are proved to be the ones that were written."""
 
 from __future__ import annotations
 

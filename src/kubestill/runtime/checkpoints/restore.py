@@ -1,4 +1,4 @@
-"""Reading state back: the newest checkpoint that is whole, verified, and never through pickle."""
+"""Read state back: the newest checkpoint that is whole, verified, and never through pickle."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class SaveCost:
     blocked: float
     """How long training stood still."""
     behind: float
-    """From then until the commit, behind the training's back."""
+    """From then until the commit, while training goes on."""
     stolen: float
     """Processor seconds the saver used meanwhile, divided by the processors there are."""
 

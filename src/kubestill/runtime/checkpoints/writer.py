@@ -1,4 +1,4 @@
-"""Making one checkpoint durable: state, manifest, ledger, and the pruning that follows."""
+"""Make one checkpoint durable: state, manifest, ledger, and the pruning that follows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Builds the network of a training and proves on one batch that it fits the data.
+"""Build the network of a training run and prove on one batch that it fits the data.
 
 What a network receives:
 

@@ -1,12 +1,12 @@
-"""From raw columns to features: the preprocessing that is part of every exported model.
+"""Turn raw columns into features: the preprocessing that is part of every exported model.
 
 Features are laid out in four groups, each in schema order:
 
     scaled      numeric (x - mean) / std, boolean x - mean, tensor elements (x - mean) / std
-    indicators  1 where the value is missing; only for columns with missing values in the training
-    data one-hot     one column a category, for categorical columns of at most 16; all zero where
-    missing codes       code + 1 for larger categorical columns, 0 where missing or unseen; `Embed`
-    reads them
+    indicators  1 where the value is missing; only for columns with gaps where training saw them
+    one-hot     a feature a category, for categorical columns of at most 16; all zero where missing
+    codes       code + 1 for larger categorical columns, 0 where missing or unseen; `Embed` reads
+                them
 """
 
 from __future__ import annotations

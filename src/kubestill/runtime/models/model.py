@@ -119,8 +119,8 @@ class Model(nn.Module):
     """Raw rows in, logits or predictions out.
 
     `encoder` and `decoder` hold no learned parameters, and nothing of them is in the state dict:
-    every key starts with "network.". A training encodes its data once and trains `network` on the
-    features.
+    every key starts with "network.". A training run encodes its data once and trains `network` on
+    the features.
     """
 
     def __init__(self, spec: ModelSpec, encoder: Encoder, network: nn.Module, decoder: Decoder):

@@ -65,7 +65,7 @@ class Predictor:
 
     def table(self, logits: np.ndarray, index: pd.Index | None = None) -> pd.DataFrame:
         """Turn what `logits` gives into predictions and probabilities."""
-        import pandas as pd  # a training needs none: its start is a fifth shorter without
+        import pandas as pd  # training needs none: its start is a fifth shorter without
 
         names = self.spec.outputs
         if self.spec.task == "regression":

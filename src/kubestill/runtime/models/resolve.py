@@ -71,8 +71,8 @@ def _makes_networks(found: Any) -> bool:
 def source_digest(factory: Factory) -> str | None:
     """Return the SHA-256 of the text of the file that defines `factory`.
 
-    It enters the training's fingerprint, so that an edited network does not resume old checkpoints.
-    Files that this one imports are not followed. None where there is no source file.
+    It enters the fingerprint of a training run, so that an edited network does not resume old
+    checkpoints. Files that this one imports are not followed. None where there is no source file.
     """
     path = inspect.getsourcefile(inspect.unwrap(factory))
     if path is None:

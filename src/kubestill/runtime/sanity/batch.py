@@ -1,4 +1,4 @@
-"""The small batch that must be learned: rows in the training's own order, as it would see them."""
+"""The small batch that must be learned: rows in the order in which training would see them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def make_batch(features: Tensor, targets: tuple[Tensor, ...]) -> Batch:
 
 
 def first_rows(prepared: Prepared, count: int, *, batch_size: int, seed: int) -> Tensor:
-    """Return the numbers of the first rows that the training will see, int64 [count at most]."""
+    """Return the numbers of the first rows that training will see, int64 [count at most]."""
     order = Order(
         rows=prepared.rows.count,
         batch_size=batch_size,
@@ -70,7 +70,7 @@ def draw(prepared: Prepared, index: Tensor, labels: NDArray[Any] | None, rows: i
 
     Args:
         prepared: Where rows are gathered.
-        index: Row numbers in the training's order.
+        index: Row numbers in the order of training.
         labels: Label of every row of the dataset [N, ...]; None where there are none.
         rows: Size of the batch.
     """

@@ -19,7 +19,7 @@ from kubestill.runtime.training.prepare import Prepared
 __all__ = ["find_cause"]
 
 RATES = (1e-3, 1e-2, 1e-4, 0.1)
-"""Tried one after the other; those within a factor of 3 of the training's own are left out."""
+"""Tried one after the other; those within a factor of 3 of the one to train with are left out."""
 ON_ITS_WAY = 0.25
 """Excess below which more steps may be all it takes."""
 

@@ -40,7 +40,7 @@ _SAMPLE = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """What the gate knows of the dataset beside what the training gets."""
+    """What the gate knows of the dataset beside what training gets."""
 
     labels: NDArray[Any] | None
     """Of every row: classes int64 [N] (-1 missing), or values [N, T]; None where there are none."""
@@ -60,9 +60,9 @@ def examine(
     """Ask everything; stop asking where an answer makes the next question meaningless.
 
     Args:
-        prepared: Model, rows and loss, as the training gets them from `prepare`.
+        prepared: Model, rows and loss, as training gets them from `prepare`.
         rows: Labels of the dataset.
-        settings: Of the training that is to come.
+        settings: Of the training run that is to come.
         machine: Where both run.
         gate: Of this gate.
     """
@@ -89,7 +89,7 @@ def examine(
 
 
 def _steps(prepared: Prepared, settings: TrainingSettings) -> int:
-    """As many as the training itself has, within reason: a rate is slow or not in its own time."""
+    """As many as the training run has, within reason: a rate is slow or not in its own time."""
     per_epoch = -(-prepared.rows.count // settings.batch_size)
     own = settings.steps or round(settings.epochs * per_epoch)
     return min(max(own, 2000), 4000)

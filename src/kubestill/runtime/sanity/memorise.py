@@ -1,4 +1,4 @@
-"""Training on one batch with the training's own step, until its loss is on the floor."""
+"""Train on one batch with the real training step, until its loss is on the floor."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Attempt:
 def memorise(name: str, network: nn.Module, batch: Batch, floor: Floor, attempt: Attempt) -> Trace:
     """Train a copy of the network on the batch, without regularisation, and look at every 20 steps.
 
-    The optimizer, the schedule in miniature, clipping and precision are the training's own. Dropout
-    and weight decay are off: they are there to keep a network from doing this.
+    The optimizer, the schedule in miniature, clipping and precision are those of the real run.
+    Dropout and weight decay are off: they are there to keep a network from doing this.
     """
     settings = _unregularised(attempt.settings)
     network = without_regularisation(deepcopy(network)).train()

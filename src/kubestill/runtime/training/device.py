@@ -50,7 +50,7 @@ def choose_machine(settings: TrainingSettings) -> Machine:
 
 @contextmanager
 def arithmetic(settings: TrainingSettings) -> Generator[None, None, None]:
-    """Set threads and deterministic kernels for the duration of a training, and put them back."""
+    """Set threads and deterministic kernels while a training run lasts, and put them back."""
     threads = torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
     benchmark = torch.backends.cudnn.benchmark

@@ -37,7 +37,7 @@ def average_(tensor: Tensor, world_size: int) -> Tensor:
 
 
 def share_buffers(network: nn.Module, world_size: int) -> None:
-    """Give every rank the buffers of rank 0: one training has one set of running statistics."""
+    """Give every rank the buffers of rank 0: one training run has one set of running statistics."""
     if world_size > 1:
         for buffer in network.buffers():
             dist.broadcast(buffer, src=0)

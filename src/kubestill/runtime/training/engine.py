@@ -198,7 +198,7 @@ class Trainer:
         )
 
     def _starts_as_candidate(self) -> bool:
-        """Return whether the starting point of a fine-tuning is yet to be scored.
+        """Return whether the starting point of fine-tuning is yet to be scored.
 
         It may be better than all that comes of it, and is exported then.
         """

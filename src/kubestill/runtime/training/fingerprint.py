@@ -1,4 +1,4 @@
-"""What identifies a training: equal fingerprints give equal results, and share one place.
+"""Identify a training run: equal fingerprints give equal results, and share one place.
 
 A retried pod, a re-run driver and a re-submitted pipeline compute the same fingerprint and so find
 the checkpoints of the one before. Where a training runs, how often it saves and what it prints are
@@ -37,13 +37,13 @@ def fingerprint(
     source: str = "",
     start: str = "",
 ) -> str:
-    """Return 32 hex digits that stand for one training.
+    """Return 32 hex digits that stand for one training run.
 
     Args:
         settings: Validated, so that `3` and `3.0` are the same.
         data: Fingerprint of the content by role: `dataset`, `validation`.
         source: Digest of the user's own network source.
-        start: Where a fine-tuning starts: digest of the checkpoint, and what is kept of it.
+        start: Where fine-tuning starts: digest of the checkpoint and of what is kept of it.
     """
     told = {k: v for k, v in settings.model_dump(mode="json").items() if k not in _NO_INFLUENCE}
     content = {

@@ -1,6 +1,6 @@
-"""What a training is asked to do, and everything that is wrong with that, before it does anything.
+"""Check what a training run is asked to do, all of it, before anything is done.
 
-The trainings and the gate before them look by the same eyes.
+The gate that runs before training checks by the same functions.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from kubestill.runtime.training.steps import check_step_path
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """What makes a training a teacher's, a student's or a fine-tuning."""
+    """What tells the training of a teacher, of a student and fine-tuning apart."""
 
     name: PresetName
     distil: bool = False
@@ -60,7 +60,7 @@ class Job:
     def fingerprints(self) -> dict[str, str]:
         """Of the data that decide the result."""
         found = {"dataset": self.dataset.fingerprint}
-        # What is followed decides when a training stops and which milestone is exported.
+        # What is followed decides when training stops and which milestone is exported.
         found |= {"followed": "whole domain"} if self.whole_domain else {}
         return found | ({"validation": self.validation.fingerprint} if self.validation else {})
 
@@ -80,14 +80,14 @@ def check_job(
     """Note every problem that can be found without reading features; the job where there is none.
 
     Args:
-        preset: Which of the trainings.
+        preset: Which of the training components this is.
         typed: The component's typed training parameters.
         settings: Its `settings` dict.
         problems: Where problems are noted.
         dataset: Training rows.
         validation: Rows to follow.
-        start: The model that a fine-tuning goes on from.
-        validation_known: Whether the training has no validation rows where there are none here.
+        start: The model that fine-tuning goes on from.
+        validation_known: Whether the training run has no validation rows where there are none here.
         here: Whether it will run on this machine; else its device is not looked for.
     """
     machine = rows = network = loss_name = None

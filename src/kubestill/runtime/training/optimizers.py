@@ -24,12 +24,12 @@ from kubestill.runtime.training.kernels import (
 )
 
 EXCLUDED = {
-    "LBFGS": "needs the loss several times a step; `finish_steps` ends a training with it",
+    "LBFGS": "needs the loss several times a step; `finish_steps` ends a training run with it",
     "Muon": "takes nothing but matrices",
     "Optimizer": "is what all of them inherit from",
     "SparseAdam": "needs sparse gradients",
 }
-"""Why torch has an optimizer of that name and a training cannot have it."""
+"""Why torch has an optimizer of that name that training cannot use."""
 
 # On flat parameters only an update that treats every element alone stays the same update.
 ELEMENTWISE = frozenset(
@@ -50,7 +50,7 @@ ELEMENTWISE = frozenset(
 
 
 def names() -> list[str]:
-    """Return the optimizers that a training can use, by their names in `torch.optim`."""
+    """Return the optimizers that training can use, by their names in `torch.optim`."""
     return sorted(
         name
         for name, value in vars(torch.optim).items()

@@ -34,7 +34,7 @@ _LANES, _ONE_THREAD = 64, 1 << 14
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """One training, ready to run."""
+    """A training run, ready to start."""
 
     model: Model
     rows: Rows
@@ -111,7 +111,7 @@ def resolve_loss(
 
 
 def probe_network(dataset: Dataset, settings: TrainingSettings) -> nn.Module | None:
-    """Build the network as a training would, but without looking at a row.
+    """Build the network as a training run would, but without looking at a row.
 
     Returns:
         The network; None where only the rows can tell whether it fits: a column with gaps becomes
@@ -157,7 +157,7 @@ def prepare(
     Args:
         dataset: Training rows.
         validation: Rows to follow, or None.
-        settings: Of the training.
+        settings: Of the training run.
         machine: Where it runs.
         loss_name: From `resolve_loss`.
         start: A model to go on from; its preprocessing is kept.

@@ -28,7 +28,7 @@ EXCLUDED = {
     "ReduceLROnPlateau": "follows a metric, and these follow the step alone",
     "SequentialLR": "is made of other schedules",
 }
-"""Why torch has a schedule of that name and a training cannot have it."""
+"""Why torch has a schedule of that name that training cannot use."""
 
 
 def names() -> list[str]:

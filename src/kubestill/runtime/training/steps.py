@@ -92,7 +92,7 @@ def build_step(
 
 
 def check_step_path(network: nn.Module, settings: TrainingSettings, machine: Machine) -> str:
-    """Return what keeps a training from the fused step, or an empty string where nothing does.
+    """Return what keeps training from the fused step, or an empty string where nothing does.
 
     Raises:
         InvalidInput: Something does, and the settings ask for that step.
@@ -268,7 +268,7 @@ class FusedStep(Step):
 
 
 def why_not_fusible(network: nn.Module, *, optimizer: str, precision: str) -> str:
-    """Return what keeps a training from the fused step, or an empty string where nothing does."""
+    """Return what keeps training from the fused step, or an empty string where nothing does."""
     if precision != "float32":
         return f"precision is {precision}, and the fused step is float32"
     if optimizer not in ELEMENTWISE:
