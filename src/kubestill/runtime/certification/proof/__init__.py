@@ -1,6 +1,8 @@
 """Bound the largest error of a network over a whole continuous domain, so that no point exceeds it.
 
-Reading order: `record` (what is handed back) and `prove` (branch and bound over the domain).
+Reading order: `record` (what is handed back), `prove` (branch and bound over the domain), `space`
+(the domain as boxes), `sides` (network and reference over boxes), `bounds` (relaxation of a
+network, and the model of rounding), `graph` (a network as operations) and `activations`.
 """
 
 from kubestill.runtime.certification.proof.prove import prove

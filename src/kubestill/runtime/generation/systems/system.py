@@ -15,7 +15,7 @@ A system of one's own is a subclass, given by its import path:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +24,13 @@ from numpy.typing import NDArray
 
 from kubestill.runtime.datasets.schema import Column, Schema, Task
 from kubestill.runtime.generation.systems.domain import Domain
+from kubestill.runtime.generation.systems.taylor import Taylor
 
 __all__ = ["Axis", "Output", "Solver", "System"]
 
 Solver = Callable[[pd.DataFrame], NDArray[Any]]
+Enclosure = Callable[[pd.DataFrame, pd.DataFrame], tuple[NDArray[Any], NDArray[Any]]]
+Expansion = Callable[[Mapping[str, Any]], Taylor | Sequence[Taylor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +87,18 @@ class System(ABC):
     reference: Solver | None = None
     """Another solver of at least the accuracy of `solve` that shares no method with it: what shows
     that labels carry no noise. None where there is none."""
+
+    expand: Expansion | None = None
+    """Writes the solution in Taylor arithmetic (`systems.taylor`), what proofs converge fastest by:
+    takes every numeric input as a `Taylor` of B boxes and every label as an array [B], by name, and
+    returns one `Taylor` an output. None where the solution is no such formula."""
+    enclose: Enclosure | None = None
+    """Bounds the solution over boxes: takes their lower and upper ends as two frames of the
+    domain's columns [N], which share labels and other discrete inputs, and returns a lowest and a
+    highest solution for each, float64 [N, *shape]. None where it is not known."""
+    lipschitz: Mapping[str, float] | None = None
+    """Largest slope of any output along each continuous input, by name. It is taken on trust: a
+    proof that uses it is conditional, and used only where neither of the others is there."""
 
     @property
     def table_bytes(self) -> int:

@@ -1,0 +1,270 @@
+"""Read a network as a graph of few operations that bounds are known for.
+
+Networks are read module by module. What is not listed here is refused by name: nothing is traced
+or guessed, since a bound of another function than the deployed one would prove nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kubestill.errors import InvalidInput, Problem
+from kubestill.runtime.certification.proof.activations import (
+    ACTIVATIONS,
+    Activation,
+    InverseRoot,
+    Kink,
+)
+from kubestill.runtime.models.build import Shaped
+from kubestill.runtime.models.functions import FourierFeatures, ResidualBlock, Sine
+from kubestill.runtime.models.networks import Residual
+from kubestill.runtime.models.predict import Predictor
+
+__all__ = ["Add", "Apply", "Concat", "Graph", "Linear", "Multiply", "Operation", "Scale", "read"]
+
+FLOAT = torch.float64
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Linear:
+    """W x + b."""
+
+    of: int
+    weight: Tensor
+    """[m, n]"""
+    bias: Tensor
+    """[m]"""
+    statistics_of: int = -1
+    """Input of the layer norm whose variance this is; -1 for any other matrix."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scale:
+    """a x + b, element by element."""
+
+    of: int
+    weight: Tensor
+    """[n]"""
+    bias: Tensor
+    """[n]"""
+    size: Tensor
+    """[n]: float32 evaluates it within 8 u (|a x| + size)."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Apply:
+    """A function of one variable, element by element."""
+
+    of: int
+    function: Activation
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Add:
+    """x + y."""
+
+    of: int
+    other: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Multiply:
+    """x y, element by element; y may be a single number."""
+
+    of: int
+    other: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Concat:
+    """All elements of several."""
+
+    parts: tuple[int, ...]
+
+
+Operation = Linear | Scale | Apply | Add | Multiply | Concat
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """Operations in the order of their evaluation; number 0 is the features, -1 the answer."""
+
+    operations: tuple[Operation, ...]
+    """Operation k gives the values number k + 1."""
+    outputs: int
+
+
+def read(predictor: Predictor) -> Graph:
+    """Read the network and decoder of a model.
+
+    Raises:
+        InvalidInput: A layer that has no bounds, or weights that are not finite; all are listed.
+    """
+    reader = _Reader()
+    model = predictor.model
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise _refuse(name, "not finite", "nothing can be proven of such a network")
+    last = reader.add_module(model.network, "network", 0)
+    if not model.decoder.identity:
+        spec = model.decoder.to_spec()
+        mean, std = (torch.tensor(spec[part], dtype=FLOAT) for part in ("mean", "std"))
+        last = reader.add(Scale(of=last, weight=std, bias=mean, size=mean.abs()))
+    return Graph(operations=tuple(reader.operations), outputs=predictor.layout.outputs)
+
+
+class _Reader:
+    """Appends the operations of modules; every method returns the number of its result."""
+
+    def __init__(self) -> None:
+        self.operations: list[Operation] = []
+
+    def add(self, operation: Operation) -> int:
+        self.operations.append(operation)
+        return len(self.operations)
+
+    def add_module(self, module: nn.Module, name: str, of: int) -> int:
+        for kind, method in _MODULES.items():
+            # Not `isinstance`: a subclass may compute anything.
+            if type(module) is kind:
+                return method(self, module, name, of)
+        known = ", ".join(sorted(kind.__name__ for kind in _MODULES))
+        remedy = f"no bounds are known for this layer; known are {known}"
+        raise _refuse(name, type(module).__name__, remedy)
+
+    def _sequential(self, module: nn.Sequential, name: str, of: int) -> int:
+        for number, part in enumerate(module):
+            of = self.add_module(part, f"{name}.{number}", of)
+        return of
+
+    def _shaped(self, module: Shaped, name: str, of: int) -> int:
+        if len(module.shape) > 1:
+            remedy = "bounds are known for flat features only"
+            raise _refuse(name, module.shape, remedy)
+        return self.add_module(module.network, f"{name}.network", of)
+
+    def _skip(self, module: nn.Module, name: str, of: int) -> int:
+        return of
+
+    def _linear(self, module: nn.Linear, name: str, of: int) -> int:
+        bias = torch.zeros(module.out_features) if module.bias is None else module.bias  # pyright: ignore
+        return self._matrix(module.weight, bias, of)
+
+    def _matrix(self, weight: Tensor, bias: Tensor, of: int) -> int:
+        weight, bias = (t.detach().to("cpu", FLOAT) for t in (weight, bias))
+        return self.add(Linear(of=of, weight=weight.contiguous(), bias=bias))
+
+    def _scale(self, weight: Tensor, bias: Tensor, size: Tensor, of: int) -> int:
+        weight, bias, size = (t.detach().to("cpu", FLOAT) for t in (weight, bias, size))
+        return self.add(Scale(of=of, weight=weight, bias=bias, size=size))
+
+    def _activation(self, module: nn.Module, name: str, of: int) -> int:
+        function = ACTIVATIONS[_NAMES[type(module)]]
+        if isinstance(module, nn.LeakyReLU):
+            if not 0 <= module.negative_slope < 1:
+                raise _refuse(f"{name}.negative_slope", module.negative_slope, "must be in [0, 1)")
+            function = Kink(below=module.negative_slope)
+        expected = {"alpha": 1.0, "beta": 1.0, "threshold": 20.0, "approximate": "none"}
+        for argument, plain in expected.items():
+            if (given := getattr(module, argument, plain)) != plain:
+                remedy = f"bounds are known for {argument}={plain} only"
+                raise _refuse(f"{name}.{argument}", given, remedy)
+        return self.add(Apply(of=of, function=function))
+
+    def _mish(self, module: nn.Mish, name: str, of: int) -> int:
+        soft = self.add(Apply(of=of, function=ACTIVATIONS["softplus"]))
+        return self.add(
+            Multiply(of=of, other=self.add(Apply(of=soft, function=ACTIVATIONS["tanh"])))
+        )
+
+    def _sine(self, module: Sine, name: str, of: int) -> int:
+        inner = self.add_module(module.linear, f"{name}.linear", of)
+        zero = torch.zeros(module.linear.out_features)
+        inner = self._scale(zero + module.frequency, zero, zero, inner)
+        return self.add(Apply(of=inner, function=ACTIVATIONS["sine"]))
+
+    def _fourier(self, module: FourierFeatures, name: str, of: int) -> int:
+        angle = self._matrix(module.projection, torch.zeros(len(module.projection)), of)
+        waves = [
+            self.add(Apply(of=angle, function=ACTIVATIONS[wave])) for wave in ("cosine", "sine")
+        ]
+        return self.add(Concat(parts=(of, *waves)))
+
+    def _residual(self, module: Residual, name: str, of: int) -> int:
+        return self.add(Add(of=of, other=self.add_module(module.block, f"{name}.block", of)))
+
+    def _residual_block(self, module: ResidualBlock, name: str, of: int) -> int:
+        inner = self.add_module(module.first, f"{name}.first", of)
+        inner = self.add_module(module.activation, f"{name}.activation", inner)
+        return self.add(Add(of=of, other=self.add_module(module.second, f"{name}.second", inner)))
+
+    def _batch_norm(self, module: nn.BatchNorm1d, name: str, of: int) -> int:
+        mean, variance = module.running_mean, module.running_var
+        if mean is None or variance is None:
+            raise _refuse(name, "BatchNorm1d", "it normalises by the other rows of a batch")
+        mean, variance = mean.double(), variance.double()
+        weight, bias = _affine(module.weight, module.bias, like=mean)
+        scale = weight / (variance + module.eps).sqrt()
+        return self._scale(scale, bias - mean * scale, bias.abs() + (mean * scale).abs(), of)
+
+    def _layer_norm(self, module: nn.LayerNorm, name: str, of: int) -> int:
+        if len(module.normalized_shape) != 1:
+            raise _refuse(name, module.normalized_shape, "bounds are known for one dimension only")
+        width = module.normalized_shape[0]
+        zeros, ones = torch.zeros(width, dtype=FLOAT), torch.ones(width, dtype=FLOAT)
+        centring = torch.eye(width, dtype=FLOAT) - 1 / width
+        centred = self._matrix(centring, zeros, of)
+        squares = self.add(Apply(of=centred, function=ACTIVATIONS["square"]))
+        epsilon = torch.tensor([module.eps], dtype=FLOAT)
+        average = ones[None] / width
+        variance = self.add(Linear(of=squares, weight=average, bias=epsilon, statistics_of=of))
+        # A variance that float32 rounds below its epsilon stays above half of it.
+        root = self.add(Apply(of=variance, function=InverseRoot(floor=module.eps / 2)))
+        scaled = self.add(Multiply(of=centred, other=root))
+        weight, bias = _affine(module.weight, module.bias, like=zeros)
+        return self._scale(weight, bias, bias.abs(), scaled)
+
+
+def _affine(weight: Tensor | None, bias: Tensor | None, *, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of a norm that may have none."""
+    return (
+        torch.ones_like(like) if weight is None else weight.detach().to(like),
+        torch.zeros_like(like) if bias is None else bias.detach().to(like),
+    )
+
+
+def _refuse(field: str, value: object, remedy: str) -> InvalidInput:
+    remedy += "; ask for the assurance 'sampled' instead"
+    return InvalidInput([Problem(field, value, remedy)])
+
+
+_NAMES: dict[type[nn.Module], str] = {
+    nn.ELU: "elu",
+    nn.GELU: "gelu",
+    nn.LeakyReLU: "leaky_relu",
+    nn.ReLU: "relu",
+    nn.Sigmoid: "sigmoid",
+    nn.SiLU: "silu",
+    nn.Softplus: "softplus",
+    nn.Tanh: "tanh",
+}
+
+_MODULES: dict[type[nn.Module], Callable[[_Reader, nn.Module, str, int], int]] = {
+    nn.Sequential: _Reader._sequential,  # pyright: ignore
+    Shaped: _Reader._shaped,  # pyright: ignore
+    nn.Identity: _Reader._skip,  # pyright: ignore
+    nn.Dropout: _Reader._skip,  # pyright: ignore
+    nn.Linear: _Reader._linear,  # pyright: ignore
+    nn.BatchNorm1d: _Reader._batch_norm,  # pyright: ignore
+    nn.LayerNorm: _Reader._layer_norm,  # pyright: ignore
+    nn.Mish: _Reader._mish,  # pyright: ignore
+    Sine: _Reader._sine,  # pyright: ignore
+    FourierFeatures: _Reader._fourier,  # pyright: ignore
+    Residual: _Reader._residual,  # pyright: ignore
+    ResidualBlock: _Reader._residual_block,  # pyright: ignore
+    **dict.fromkeys(_NAMES, _Reader._activation),  # pyright: ignore
+}
