@@ -28,8 +28,9 @@ def select_checkpoint(
         dataset: Rows to re-score the candidates on; if not connected, recorded metrics decide.
         rule: `best`, `last`, `earliest-within`, `before-overfitting`, `pareto` or `step`.
         metric: Metric to compare; empty uses that of the training run.
-        tolerance: For `earliest-within`: share of the best value that may be lost; 0 means one
-            standard error.
+        tolerance: For `earliest-within`: share of the best value that may be lost, such as 0.01.
+            0 allows one standard error of the difference to the best if `dataset` is connected,
+            else the scatter of the recorded metric from milestone to milestone.
         settings: Further options, listed in docs/settings.md.
 
     Returns:

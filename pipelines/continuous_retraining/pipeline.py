@@ -192,7 +192,6 @@ def continuous_retraining(
                 prefix="training_",
                 dataset=collected.outputs["dataset"],
                 validation=collected.outputs["validation"],
-                leave=["thresholds", "slices"],
             )
             first = step(
                 train_teacher,

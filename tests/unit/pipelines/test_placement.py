@@ -234,3 +234,23 @@ def test_each_preset_fits_every_pipeline(request, preset):
         }
         given = read_parameters(spec, [f"{name}=x" for name in needed], str(path))
         assert given["accelerators"] == "1"
+
+
+GATES = {"overfit-batch", "check-distillation"}
+
+
+@pytest.mark.parametrize("asset", PIPELINES, ids=lambda asset: asset.name)
+def test_what_the_evaluation_would_refuse_the_gate_refuses_first(asset):
+    """A threshold of no metric was told after the training run, hours later."""
+    spec, _ = compiled(asset)
+    given: dict[str, set[str]] = {}
+    for task in tasks(spec):
+        label = component(spec, task)["executorLabel"].removeprefix("exec-")
+        given.setdefault(label, set()).update(task.get("inputs", {}).get("parameters", {}))
+    evaluations = [ports for name, ports in given.items() if name.startswith(("judge", "cont"))]
+    gates = [ports for name, ports in given.items() if name in GATES]
+    assert gates
+    for ports in evaluations:
+        checked = {"thresholds", "slices"} & ports
+        assert checked == {"thresholds", "slices"}
+        assert all(checked <= gate for gate in gates)
