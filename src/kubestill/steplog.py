@@ -42,6 +42,11 @@ def is_routine(line: str) -> bool:
     return _ROUTINE.match(line) is not None
 
 
+def is_detail(line: str) -> bool:
+    """Whether a line says nothing on its own: an indented one, such as each row of a table."""
+    return line.startswith((" ", "\t"))
+
+
 def must_stay(line: str) -> bool:
     """Whether a person has to see a line: a warning, a check that fails, a run that resumes."""
     return _STAYS.match(line) is not None

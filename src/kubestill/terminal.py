@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from kubestill.runtime.base.redaction import redact_uris
-from kubestill.steplog import is_routine, must_stay, read_progress
+from kubestill.steplog import is_detail, is_routine, must_stay, read_progress
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 QUIET_S = 10.0
 """Where no terminal is, a step that is at work gets a line no more often than this."""
 _BAR = 20
+_LEAST_WIDTH = 24
+"""Characters into which the widest column of a table may wrap."""
 _ESCAPES = re.compile(
     r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?"  # titles, links and clipboards
     r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"  # colours and movements
@@ -67,12 +69,13 @@ def echo(text: object = "", *, err: bool = False) -> None:
 def print_table(table: Sequence[Sequence[str]]) -> None:
     """Print rows, the first of which is the heading.
 
-    At a terminal long cells wrap within their columns. Elsewhere each row is one line, its columns
-    are aligned and at least two spaces apart, so that other programs can read it.
+    At a terminal long cells wrap within their columns; where it is too narrow for that, each row is
+    a paragraph with one line a column. Elsewhere each row is one line, its columns are aligned and
+    at least two spaces apart, so that other programs can read it.
     """
     heading, *rows = [[clean(cell) for cell in row] for row in table]
+    widths = [max(map(len, column)) for column in zip(heading, *rows, strict=True)]
     if not is_terminal(sys.stdout):
-        widths = [max(map(len, column)) for column in zip(heading, *rows, strict=True)]
         for row in (heading, *rows):
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             click.echo("  ".join(cells).rstrip())
@@ -81,13 +84,26 @@ def print_table(table: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    console = Console(file=sys.stdout, highlight=False)
+    others = sum(widths) - max(widths) + 2 * len(widths)
+    if others + min(_LEAST_WIDTH, max(widths)) > console.width:
+        for row in rows:
+            console.print(Text(row[0], style="bold"))
+            facts = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+            facts.add_column(no_wrap=True)
+            facts.add_column(overflow="fold")
+            for name, cell in zip(heading[1:], row[1:], strict=True):
+                if cell:
+                    facts.add_row(Text(f"  {name}"), Text(cell))
+            console.print(facts)
+        return
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for number, name in enumerate(heading):
         # What a person copies, such as an id, stays in one piece.
         shown.add_column(Text(name), overflow="fold", no_wrap=number == 0)
     for row in rows:
         shown.add_row(*map(Text, row))
-    Console(file=sys.stdout, highlight=False).print(shown)
+    console.print(shown)
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -315,6 +331,8 @@ class Steps:
                 self.say(f"    {name}{part}: {line}")
                 return
             progress = read_progress(line)
+            if not progress and is_detail(line):
+                return
             row.detail = " ".join(progress.detail.split()) if progress else line
             if progress:
                 row.result = ""

@@ -126,6 +126,11 @@ GATE = [
     "student: skipped: labels vary. There are no labels.",
     "pass: teacher: A batch of 64 rows is learned.",
 ]
+TABLE = [
+    "             accuracy  log loss",
+    "  ---------------------------",
+    "  student       98.5%      0.06",
+]
 
 
 def run(steps: Steps, lines: list[str], *, name: str = "train", pause: float = 0.0) -> None:
@@ -367,3 +372,37 @@ def test_a_table_wraps_long_cells_within_their_column(look, monkeypatch):
     assert lines[2].startswith(" " * 24 + "word")
     assert lines[-1] == "b                       [bold]no markup"
     assert max(map(len, lines)) <= 100
+
+
+def test_a_table_is_no_progress_at_a_terminal(look):
+    """The rows of a table flashed as what the step was doing, its heading first."""
+
+    def act(stream):
+        with Steps(stream) as steps:
+            run(steps, ["reading rows", TABLE[0], "promote: it is better."], pause=0.26)
+
+    screen = look(act)
+    assert "reading rows" in screen.raw
+    assert "accuracy" not in screen.raw
+    assert screen.text.splitlines()[-1].endswith("promote: it is better.")
+
+
+@pytest.mark.parametrize("columns", [80, 30])
+def test_a_table_that_is_too_wide_for_a_terminal_is_one_paragraph_a_row(look, monkeypatch, columns):
+    heading = ["run", "rows before", "rows", "outcome", "champion", "why"]
+    run_id = "continuous-retraining-2026-11-28-09-41-12-123456"
+    row = [run_id, "2026-05-01T00:00", "12,345", "promoted", "", "It is better by 0.5. " * 8]
+    monkeypatch.setenv("COLUMNS", str(columns))
+
+    def act(stream):
+        monkeypatch.setattr(terminal.sys, "stdout", stream)
+        print_table([heading, row, ["b", *row[1:]]])
+        monkeypatch.undo()
+
+    lines = look(act).text.splitlines()
+    assert "  outcome      promoted" in lines
+    assert not [line for line in lines if line.startswith("  champion")]
+    assert "b" in lines
+    if columns == 80:
+        assert run_id in lines
+    assert max(map(len, lines)) <= columns

@@ -32,7 +32,7 @@ def list_runs(uri: str, as_json: bool) -> None:
     table = [["run", "rows before", "rows", "outcome", "champion", "why"]]
     table += [
         [
-            run["run_id"][:24],
+            run["run_id"],
             run["end"][:16],
             f"{run['rows']:,}",
             run["outcome"],

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from kubestill.assets.packages import Package
     from kubestill.local import Run
 
+_LONGEST_TABLE = 16
+"""Rows of a table in a summary that is shown whole."""
+
 
 @click.command()
 @click.argument("pipeline")
@@ -128,6 +131,9 @@ def _run_here(
         raise click.ClickException(_failure(result))
     _show_summary(result)
     _show_reports(result)
+    if result.model:
+        local = "://" not in result.model
+        echo(f"model: {os.path.relpath(result.model) if local else result.model}")
 
 
 def _failure(result: Run) -> str:
@@ -138,11 +144,19 @@ def _failure(result: Run) -> str:
 
 
 def _show_summary(result: Run) -> None:
-    """Print the summary of the last task that wrote one."""
+    """Print the summary of the last task that wrote one, without its long tables."""
     summaries = [task for task in result.tasks if _holds(task.folder, "summary")]
-    if summaries:
-        with open(os.path.join(summaries[-1].folder, "summary"), encoding="utf-8") as file:
-            echo("\n" + file.read().strip() + "\n")
+    if not summaries:
+        return
+    path = os.path.join(summaries[-1].folder, "summary")
+    with open(path, encoding="utf-8") as file:
+        blocks = file.read().strip().split("\n\n")
+    for number, block in enumerate(blocks):
+        heading, *rows = block.splitlines() or [""]
+        if heading.startswith("|") and len(rows) > _LONGEST_TABLE:
+            names = ", ".join(name.strip() for name in heading.strip("|").split("|"))
+            blocks[number] = f"({len(rows) - 1} rows of {names}: {os.path.relpath(path)})"
+    echo("\n" + "\n\n".join(blocks) + "\n")
 
 
 def _show_reports(result: Run) -> None:

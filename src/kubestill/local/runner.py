@@ -24,7 +24,7 @@ from typing import Any
 import kfp
 from kfp import local
 from kfp.local import io as kfp_io
-from kfp.local import pipeline_orchestrator, status, task_dispatcher
+from kfp.local import executor_input_utils, pipeline_orchestrator, status, task_dispatcher
 from kfp.local.orchestrator.enhanced_dag_orchestrator import ParallelExecutor
 from kfp.pipeline_spec import pipeline_spec_pb2
 
@@ -199,6 +199,7 @@ def _kfp_tamed(backend: Backend, tasks: Tasks) -> Iterator[list[str]]:
     level, handlers = root.level, root.handlers[:]
     store, run_task = kfp_io.IOStore, task_dispatcher.run_single_task_implementation
     run_loop = ParallelExecutor.execute_parallel_tasks
+    name_run = executor_input_utils.get_local_pipeline_resource_name
 
     def run_noted_loop(executor: ParallelExecutor, **given: Any) -> Any:
         loop = given["tasks"][0][0].rpartition("-iteration-")[0]
@@ -212,6 +213,7 @@ def _kfp_tamed(backend: Backend, tasks: Tasks) -> Iterator[list[str]]:
     root.addFilter(keep)
     kfp_io.IOStore = functools.partial(Handover, backend)
     task_dispatcher.run_single_task_implementation = tasks.run
+    executor_input_utils.get_local_pipeline_resource_name = tasks.name_run
     ParallelExecutor.execute_parallel_tasks = run_noted_loop
     try:
         with warnings.catch_warnings():
@@ -221,6 +223,7 @@ def _kfp_tamed(backend: Backend, tasks: Tasks) -> Iterator[list[str]]:
     finally:
         kfp_io.IOStore = store
         task_dispatcher.run_single_task_implementation = run_task
+        executor_input_utils.get_local_pipeline_resource_name = name_run
         ParallelExecutor.execute_parallel_tasks = run_loop
         root.removeFilter(keep)
         root.handlers[:] = handlers

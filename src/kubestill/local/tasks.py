@@ -59,6 +59,8 @@ class Run:
 
     folder: str = ""
     tasks: list[TaskRun] = field(default_factory=list[TaskRun])
+    model: str = ""
+    """The model that the last step judged, certified or made; empty where there is none."""
     error: str = ""
     """Why the run failed, where no task of it did."""
 
@@ -129,6 +131,10 @@ class Tasks:
         self._iterations: dict[str, int] = {}
         self._in_loop: dict[str, set[str]] = {}
 
+    def name_run(self, pipeline: str) -> str:
+        """Return the name of the run's folder: it ends as the run's id begins, to be found by it."""
+        return f"{pipeline}-{datetime.now():%Y-%m-%d-%H-%M-%S}-{self._run_id[:8]}"
+
     def begin_loop(self, loop: str, iterations: int) -> None:
         """Remember how many iterations a loop has; an inner one begins once for each outer one."""
         self._iterations[loop] = self._iterations.get(loop, 0) + iterations
@@ -188,6 +194,7 @@ class Tasks:
         )
         if error:
             return {}, status.Status.FAILURE
+        self.result.model = _model(task.executor_input, outputs) or self.result.model
         with open(task.log, "a", encoding="utf-8") as log:
             for name in find_unwritten(task.executor_input):
                 log.write(f"WARNING: nothing was written for the output {name!r}\n")
@@ -311,6 +318,17 @@ class Tasks:
         refused = next((line for line in lines if line.startswith("docker: ")), "")
         said = left or last_error(lines) or end.why or refused
         return said or f"the process ended with code {end.code}"
+
+
+def _model(executor_input: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
+    """Return where the model lies that a task was about; empty where it was about none."""
+    if uri := outputs.get("model_uri"):
+        return str(uri)
+    for ports in (executor_input["outputs"], executor_input["inputs"]):
+        for artifact in ports.get("artifacts", {}).get("model", {}).get("artifacts", ()):
+            if os.path.exists(artifact["uri"]):
+                return artifact["uri"]
+    return ""
 
 
 def _read_cause(run: str, task: _Task) -> str:

@@ -348,6 +348,7 @@ def test_placeholders_and_folders_are_those_of_a_cluster(tmp_path):
     result = well(go(naming, tmp_path))
     said = [outputs(result, name)["parameterValues"]["Output"] for name in ("say", "say-2")]
     assert len(said[0].split("-")) == 5, "a UUID"
+    assert result.folder.endswith(said[0][:8]), "who has the id finds the folder"
     assert said[1].endswith("Z")
     folder = Path(result.tasks[0].folder)
     assert folder.parent.parent == Path(result.folder)

@@ -36,3 +36,9 @@ def test_running_again_adopts_the_finished_training(kubestill, tmp_path):
     assert re.search(r"train-teacher: epoch +\d", shown[0])
     assert not re.search(r"train-teacher: epoch +\d", shown[1])
     assert "adopted" in shown[1]
+    for text in shown:
+        end = text[text.index("# The teacher") :].splitlines()
+        assert len(end) < 30, "not the table of forty settings"
+        assert re.search(r"^\(\d\d rows of setting, value: .+/summary\)", "\n".join(end[-5:]), re.M)
+        assert end[-1].startswith("model: ")
+        assert (tmp_path / end[-1].partition(f"{tmp_path.name}/")[2] / "model.json").exists()

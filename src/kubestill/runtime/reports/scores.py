@@ -56,7 +56,7 @@ def _bracketed(words: str) -> str:
 
 
 def scores_text(findings: Findings) -> str:
-    """Return the scores as a plain table for a terminal."""
+    """Return the scores as a plain, indented table for a terminal, and the headline below it."""
     metrics = list(metrics_of(findings.task).values())
     lines = [["", *(metric.title for metric in metrics), "parameters", "1 row"]]
     for subject, look in subjects(findings):
@@ -65,11 +65,12 @@ def scores_text(findings: Findings) -> str:
         lines.append([look.name, *shown, count(cost.parameters), duration(cost.latency[1])])
     widths = [max(len(line[index]) for line in lines) for index in range(len(lines[0]))]
     written = [
-        "  ".join(
+        "  "
+        + "  ".join(
             cell.ljust(width) if index == 0 else cell.rjust(width)
             for index, (cell, width) in enumerate(zip(line, widths, strict=True))
         )
         for line in lines
     ]
-    rule = "-" * len(written[0])
+    rule = "  " + "-" * (len(written[0]) - 2)
     return "\n".join([written[0], rule, *written[1:], rule, headline(findings)])

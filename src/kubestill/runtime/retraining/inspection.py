@@ -50,7 +50,7 @@ def standing(uri: str) -> dict[str, Any]:
                 "verdict": window.verdict,
                 "to learn from": window.train,
                 "judges": window.judge,
-                "run": window.run_id[:24],
+                "run": window.run_id,
             }
             for window in state.windows
         ],
@@ -185,7 +185,7 @@ def _champion(champion: Champion) -> dict[str, Any]:
         "promoted": champion.promoted_at[:16],
         "window": champion.window,
         "digest": champion.model_digest[:12],
-        "run": champion.run_id[:24],
+        "run": champion.run_id,
     }
 
 
