@@ -212,8 +212,9 @@ class Cluster:
         return self.get(f"runs/{run_id}").get("state", "")
 
     def history(self, run_id: str) -> list[str]:
-        """Every state that a run went through."""
-        return [one["state"] for one in self.get(f"runs/{run_id}").get("state_history", [])]
+        """Every state that a run went through; "" where the server noted a time and no state."""
+        noted = self.get(f"runs/{run_id}").get("state_history", [])
+        return [one.get("state", "") for one in noted]
 
     def tasks(self, run_id: str) -> dict[str, Counter[str]]:
         """How often which state, by the name of the task: none of Argo's nodes between."""
