@@ -62,7 +62,7 @@ def measure(folder: Path, told: argparse.Namespace) -> list[Measure]:
     wrong = certificate["errors"]["data"]["disagreements"]
     raw, codes = matrices(dataset, folder / "model")
     assert len(codes) == rows
-    table, ours = size["table_bytes"], size["surrogate_bytes"]
+    table, ours = size["stated_bytes"], size["surrogate_bytes"]
     peer = f"Q-table of {rows:,} states x 5 actions, {table / 1e6:.1f} MB"
     packed = packed_bytes(codes)
     rivals = {
@@ -106,7 +106,7 @@ def measure(folder: Path, told: argparse.Namespace) -> list[Measure]:
     equal = f"{budget / 1e3:.1f} kB, as the network"
     for name, guess in others.items():
         right = 100 * float((guess == codes).mean())
-        whole = budget + len(exceptions_of(guess, codes).to_bytes())
+        whole = budget + len(exceptions_of(raw, guess, codes).to_bytes())
         found += [
             Measure(name=f"table: {name}, agreement", value=right, unit="%", peer=equal),
             Measure(
@@ -167,8 +167,8 @@ def agreement(folder: Path, raw: np.ndarray, codes: Codes) -> float:
     right = 0
     for start in range(0, len(raw), 1 << 16):
         told = answers(predictor, raw[start : start + (1 << 16)])[:, 0].astype(np.int64)
-        numbers = np.arange(start, start + len(told))
-        right += int((table.correct(numbers, told) == codes[numbers]).sum())
+        here = slice(start, start + len(told))
+        right += int((table.correct(raw[here], told) == codes[here]).sum())
     return right / len(codes)
 
 
@@ -209,9 +209,9 @@ def coarse_table(system: CollisionAvoidance, budget: int) -> Codes:
     return codes.ravel()
 
 
-def exceptions_of(guess: Codes, codes: Codes) -> Exceptions:
+def exceptions_of(raw: np.ndarray, guess: Codes, codes: Codes) -> Exceptions:
     rows = np.flatnonzero(guess != codes)
-    return Exceptions(rows, codes[rows])
+    return Exceptions(raw[rows], codes[rows])
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ def certify_surrogate(
     summary: dsl.Output[dsl.Markdown],
     system: str = "",
     system_args: dict = {},
+    assurance: str = "auto",
     tolerance: float = 0.0,
     statistic: str = "max",
     samples: int = 20_000,
@@ -28,11 +29,16 @@ def certify_surrogate(
 ) -> NamedTuple("Outputs", [("verdict", str), ("reason", str)]):
     """Certify a surrogate: sound labels, a covered domain, an error within the tolerance.
 
+    A certificate says what it rests on. `enumerated`: every point of a finite domain is answered
+    and held against the system's own float64 numbers. `proven`: a bound over the whole domain,
+    rounding included, that no point exceeds; the system needs an enclosure. `sampled`: a share of
+    the domain within the tolerance, at a confidence that holds for any distribution of the error
+    (Wilks 1941), and the worst point found, between the rows and at corners of the domain too.
+
     Rows are solved again to show that labels repeat and that the solver is deterministic; only an
     independent reference solver can show that labels are free of noise, and the certificate says
-    which of these was shown. It looks for conflicting duplicates and for holes in the domain. It
-    measures the error on every row of the dataset and, against the solver, at random points between
-    them, with bounds on its quantiles that hold for any distribution (Wilks 1941).
+    which of these was shown. It looks for conflicting duplicates and for holes in the domain, and
+    says in which dimensions nobody looked.
 
     Args:
         model: The surrogate.
@@ -40,11 +46,16 @@ def certify_surrogate(
         system: The system that labelled the rows, by name or import path; empty uses the one
             recorded in the dataset.
         system_args: Arguments of the system.
-        tolerance: Largest error allowed, in the output's own unit; for classes the share of rows
-            that may disagree.
-        statistic: `max`, `p999` or `mean`: the error that is compared with the tolerance.
+        assurance: `enumerated`, `proven` or `sampled`: less than that is refused. `auto` takes
+            `enumerated` where the domain is finite, else `sampled`.
+        tolerance: Largest error allowed, in the output's own unit; for classes the share of the
+            domain that may disagree. 0 states no tolerance, and the verdict is `measured`; only
+            for classes on a finite domain it requires every point to agree.
+        statistic: `max`, `p999` or `mean`: the error that is compared with the tolerance; of
+            random points, its upper bound.
         samples: Random points for the error between the rows of the dataset.
-        exceptions: Classes only: store every row that disagrees, and count it in the size.
+        exceptions: Classes on a finite domain only: store every point that disagrees, and count it
+            in the size.
         seed: Seeds the random points.
         strict: Fail if the certificate is refused.
         settings: Further options, listed in docs/settings.md.
@@ -54,7 +65,8 @@ def certify_surrogate(
         metrics: Errors, size ratio and speed ratio.
         report: Solution and surrogate, error map, worst case, size and speed, as an HTML page.
         summary: The same in short, as Markdown.
-        verdict: `certified` or `refused`.
-        reason: The conditions that do not hold, in sentences.
+        verdict: `certified: enumerated`, `certified: proven`, `certified: sampled`, `measured` or
+            `refused`.
+        reason: What was shown, or the conditions that do not hold, in sentences.
     """
     return call_step("certify_surrogate", locals())

@@ -28,6 +28,7 @@ def surrogate(
     batch_size: int = 1024,
     learning_rate: float = 0.004,
     student_settings: dict = {},
+    assurance: str = "auto",
     tolerance: float = 0.0,
     statistic: str = "max",
     samples: int = 20_000,
@@ -51,7 +52,8 @@ def surrogate(
 
     Nothing is held out and nothing is regularised: if labels carry no noise and the rows cover the
     whole domain, nothing unseen is left to generalise to. The certificate says whether that holds,
-    and how large the network's error is on every row and between the rows.
+    how large the network's error is, and what that rests on: every point of a finite domain, a
+    proof, or random points.
 
     Args:
         system: A built-in such as `heat`, `black-scholes` or `table`, or `package.module:Name`.
@@ -67,12 +69,17 @@ def surrogate(
         batch_size: Rows per step.
         learning_rate: Peak learning rate.
         student_settings: Further settings of the training run.
-        tolerance: Largest error allowed, in the output's own unit; for classes the share of rows
-            that may disagree. 0 states no tolerance for numbers, and requires every row to agree
-            for classes. Training stops at half of it, or at `student_settings.tolerance`.
-        statistic: `max`, `p999` or `mean`: the error that is compared with the tolerance.
+        assurance: What the certificate has to rest on: `enumerated`, `proven` or `sampled`; less
+            is refused. `auto` takes `enumerated` where the domain is finite, else `sampled`.
+        tolerance: Largest error allowed, in the output's own unit; for classes the share of the
+            domain that may disagree. 0 states no tolerance, and the verdict is `measured`; only
+            for classes on a finite domain it requires every point to agree. Training stops at
+            half of it, or at `student_settings.tolerance`.
+        statistic: `max`, `p999` or `mean`: the error that is compared with the tolerance; of
+            random points, its upper bound.
         samples: Random points for the error between the rows.
-        exceptions: Classes only: store every row that disagrees, and count it in the size.
+        exceptions: Classes on a finite domain only: store every point that disagrees, and count it
+            in the size.
         certificate_settings: Further options of certify-surrogate.
         gate: Options of the check before training; see overfit-batch.
         strict: Stop if that check does not pass, and fail if the certificate is refused.

@@ -22,6 +22,7 @@ from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.encoder import Encoder
 from kubestill.runtime.models.export import export_model, load_model
 from kubestill.runtime.models.model import Model
+from kubestill.runtime.reports.certificate import headline
 from kubestill.runtime.steps.certify_surrogate import certify_surrogate
 
 SYSTEMS = "certified_systems"
@@ -32,7 +33,7 @@ def make_dataset(
     system: System,
     *,
     method: str = "grid",
-    points: int = 21,
+    points: int | None = 21,
     rows: int = 400,
     change: Callable[[pd.DataFrame], pd.DataFrame] = lambda frame: frame,
     told: dict[str, Any] | None = None,
@@ -96,7 +97,7 @@ def examine(model: LocalArtifact, dataset: LocalArtifact, **given: Any) -> dict[
         weights=1000,
     )
     certificate = json.loads(json.dumps(found.certificate.to_json(), allow_nan=False))
-    return {**certificate, **_sorted(certificate)}
+    return {**certificate, **_sorted(certificate), "headline": headline(found)}
 
 
 def run(

@@ -78,6 +78,54 @@ class Parity(System):
         return np.where(total % 2 == 0, "yes", "no")
 
 
+class Sum(Parity):
+    """A table of numbers: a + b, which a linear network is exactly."""
+
+    name = "sum"
+
+    def __init__(self):
+        super().__init__()
+        self.output = Output(name="sum")
+
+    def solve(self, inputs: pd.DataFrame) -> np.ndarray:
+        return inputs["a"].to_numpy(np.float64) + inputs["b"].to_numpy(np.float64)
+
+
+class Side(System):
+    """Two labels on a continuous domain, in squares too small for the rows."""
+
+    name = "side"
+
+    def __init__(self):
+        self.domain = Domain(
+            [Continuous(name="x", low=-1.0, high=1.0), Continuous(name="y", low=-1.0, high=1.0)]
+        )
+        self.output = Output(name="side", classes=("in", "out"))
+
+    def solve(self, inputs: pd.DataFrame) -> np.ndarray:
+        x, y = inputs["x"].to_numpy(), inputs["y"].to_numpy()
+        return np.where(np.sin(9 * x) * np.sin(9 * y) > 0, "in", "out").astype(object)
+
+
+class Typed(Plane):
+    """Computes in the type of its inputs, which makes float32 of float32."""
+
+    name = "typed"
+    reference = None  # pyright: ignore
+
+    def solve(self, inputs: pd.DataFrame) -> np.ndarray:
+        return np.sin(3 * inputs["x"].to_numpy()) * inputs["y"].to_numpy()
+
+
+class Nan(Plane):
+    """Has no solution beyond x = 0.9."""
+
+    name = "nan"
+
+    def solve(self, inputs: pd.DataFrame) -> np.ndarray:
+        return np.where(inputs["x"] > 0.89, np.nan, super().solve(inputs))
+
+
 class Ramp(System):
     """A tensor: a line of slope a on eight places."""
 
@@ -122,3 +170,30 @@ class Even(nn.Module):
         even = (values.sum(1, keepdim=True) % 2 == 0).float() * 2 - 1
         flip = torch.where(values[:, :1] < self.wrong, -1.0, 1.0)
         return even * flip * self.scale
+
+
+class Constant(nn.Module):
+    """Gives the same answer everywhere."""
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__()
+        self.value = nn.Parameter(torch.ones(out_features))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return 0 * features[:, :1] + self.value
+
+
+class Stored(nn.Module):
+    """Answers with a table's targets as float32 stores them, but for the decoder's roundings."""
+
+    def __init__(self, in_features: int, out_features: int, path: str):
+        super().__init__()
+        exact = pd.read_parquet(path)["y"].to_numpy()
+        stored = exact.astype(np.float32).astype(np.float64)
+        mean, std = stored.mean(), stored.std()
+        self.register_buffer("table", torch.from_numpy((stored - mean) / std).float())
+
+    def forward(self, features: Tensor) -> Tensor:
+        spread = (len(self.table) ** 2 - 1) / 12
+        key = torch.round(features * spread**0.5 + (len(self.table) - 1) / 2).long()
+        return self.table[key]

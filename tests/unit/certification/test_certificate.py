@@ -1,11 +1,21 @@
 """What a certificate grants, and everything that it refuses."""
 
-import numpy as np
-import pytest
-from certified_parts import examine, make_dataset, make_model, run, system
+import json
+from pathlib import Path
 
-from kubestill.errors import InvalidInput, Refused
+import numpy as np
+import pandas as pd
+import pytest
+from certified_parts import SYSTEMS, examine, make_dataset, make_model, run, system
+
+from kubestill.errors import CorruptData, InvalidInput, Refused
 from kubestill.runtime.base.artifacts import LocalArtifact
+from kubestill.runtime.certification import read_certificate
+from kubestill.runtime.certification.exceptions import Exceptions
+from kubestill.runtime.certification.truth import answers
+from kubestill.runtime.datasets.decode import decode_features
+from kubestill.runtime.generation.systems import load_system
+from kubestill.runtime.models.export import load_model
 from kubestill.runtime.steps.certify_surrogate import certify_surrogate
 
 
@@ -33,11 +43,13 @@ def slabless(frame):
 def test_a_surrogate_that_is_right_is_certified(tmp_path):
     dataset = make_dataset(tmp_path / "rows", system("Plane"))
     made = run(tmp_path, make_model(tmp_path / "model", dataset, "Bent"), dataset, tolerance=1e-5)
-    assert made["verdict"] == "certified", made["reason"]
+    assert made["verdict"] == "certified: sampled", made["reason"]
     assert set(made["statuses"].values()) == {"shown"}
     assert made["errors"]["data"]["max"] < 1e-5
     assert made["errors"]["off_grid"]["rows"] == 2000
-    assert made["size"]["table_bytes"] == 21 * 21 * 4
+    # Packed, the labels of the grid are smaller than as they are.
+    assert made["size"]["table_bytes"] < 21 * 21 * 4
+    assert "packed by" in made["size"]["table"]
     assert made["speed"]["ratio"] > 0
     assert made["metrics"]["size_ratio"] == made["size"]["ratio"]
 
@@ -101,7 +113,7 @@ def test_an_error_between_the_points_of_the_grid_is_found(tmp_path):
 def test_without_a_reference_freedom_from_noise_is_not_shown(tmp_path):
     dataset = make_dataset(tmp_path / "rows", system("Ramp"))
     made = examine(make_model(tmp_path / "model", dataset, "Bent"), dataset, tolerance=1e-5)
-    assert made["verdict"] == "certified"
+    assert made["verdict"] == "certified: sampled"
     assert made["statuses"]["labels are free of noise"] == "not shown"
     assert made["statuses"]["labels can be reproduced"] == "shown"
 
@@ -109,7 +121,7 @@ def test_without_a_reference_freedom_from_noise_is_not_shown(tmp_path):
 def test_roundings_by_the_batch_are_no_chance(tmp_path):
     dataset = make_dataset(tmp_path / "rows", system("BatchRounding"))
     made = examine(make_model(tmp_path / "model", dataset, "Bent"), dataset, tolerance=1e-5)
-    assert made["verdict"] == "certified", made["reason"]
+    assert made["verdict"] == "certified: sampled", made["reason"]
     (seen,) = [c["said"] for c in made["conditions"] if "deterministic" in c["name"]]
     assert "roundings" in seen
 
@@ -120,49 +132,217 @@ def test_the_tolerance_is_held_against_the_statistic(tmp_path, statistic):
     model = make_model(tmp_path / "model", dataset, "Bent", bump=0.1)
     # 0.06 is above the mean and below the largest error.
     made = examine(model, dataset, tolerance=0.06, statistic=statistic)
-    assert made["verdict"] == ("certified" if statistic == "mean" else "refused"), made["reason"]
+    verdict = "certified: sampled" if statistic == "mean" else "refused"
+    assert made["verdict"] == verdict, made["reason"]
 
 
-def test_without_a_tolerance_nothing_is_held_against_it(tmp_path):
+def test_without_a_tolerance_it_is_measured(tmp_path):
     dataset = make_dataset(tmp_path / "rows", system("Plane"))
     made = examine(make_model(tmp_path / "model", dataset, "Bent", bump=9.0), dataset)
-    assert made["verdict"] == "certified"
+    assert made["verdict"] == "measured"
     assert made["statuses"]["the error is within the tolerance"] == "not shown"
+    assert made["headline"].startswith("Measured. A network of 3 numbers stands for plane: the ")
+    assert "never" not in made["headline"] + made["reason"]
 
 
 def test_a_table_agrees_in_every_row(tmp_path):
     dataset = make_dataset(tmp_path / "rows", system("Parity"))
     made = examine(make_model(tmp_path / "model", dataset, "Even"), dataset)
-    assert made["verdict"] == "certified", made["reason"]
+    assert made["verdict"] == "certified: enumerated", made["reason"]
+    assert made["assurance"] == "enumerated"
     assert made["errors"]["data"]["disagreements"] == 0
     assert "off_grid" not in made["errors"]
     assert made["about"]["coverage"] == "complete"
 
 
 def test_a_table_that_disagrees_is_refused_unless_its_exceptions_are_written_down(tmp_path):
-    dataset = make_dataset(tmp_path / "rows", system("Parity"))
+    dataset = make_dataset(tmp_path / "rows", system("Parity"), change=lambda f: f.iloc[::-1])
     model = make_model(tmp_path / "model", dataset, "Even", wrong=3)
     bare = examine(model, dataset)
     assert bare["failed"] == {"error"}
     assert bare["errors"]["data"]["disagreements"] == 60
     made = run(tmp_path, model, dataset, exceptions=True)
-    assert made["verdict"] == "certified", made["reason"]
-    stored = (tmp_path / "out" / "certificate" / "exceptions.bin").stat().st_size
-    assert made["size"]["exceptions_bytes"] == stored > 0
-    assert made["size"]["surrogate_bytes"] == made["size"]["weights_bytes"] + stored
+    assert made["verdict"] == "certified: enumerated", made["reason"]
+    stored = (tmp_path / "out" / "certificate" / "exceptions.bin").read_bytes()
+    assert made["size"]["exceptions_bytes"] == len(stored) > 0
+    assert made["size"]["surrogate_bytes"] == made["size"]["weights_bytes"] + len(stored)
+    # They name points, not rows: in whatever order a user asks, every answer is right.
+    asked = system("Parity").domain.grid(
+        np.random.default_rng(0).permutation(400), {"a": 20, "b": 20}
+    )
+    predictor = load_model(model.path)
+    raw = decode_features(asked, predictor.layout)
+    told = Exceptions.from_bytes(stored).correct(raw, answers(predictor, raw)[:, 0].astype(int))
+    right = system("Parity").solve(asked) == "yes"
+    assert told.tolist() == right.astype(int).tolist()
 
 
 def test_a_table_of_ones_own_is_taken_at_its_word_or_refused(tmp_path):
     rows = make_dataset(tmp_path / "rows", system("Parity"), told={"system": ""})
     model = make_model(tmp_path / "model", rows, "Even")
     made = examine(model, rows)
-    assert made["verdict"] == "certified"
+    assert made["verdict"] == "certified: enumerated"
     assert made["statuses"]["the dataset covers the domain"] == "not shown"
     some = make_dataset(
         tmp_path / "some", system("Plane"), method="random", rows=50, told={"system": ""}
     )
     other = make_model(tmp_path / "other", some, "Bent")
     assert examine(other, some)["failed"] == {"incomplete"}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "verdict"),
+    [
+        pytest.param("Parity", {}, "certified: enumerated", id="auto-on-a-finite-domain"),
+        pytest.param("Parity", {"assurance": "enumerated"}, "certified: enumerated", id="as-asked"),
+        pytest.param(
+            "Parity",
+            {"assurance": "sampled", "tolerance": 0.01},
+            "certified: sampled",
+            id="sampled-although-finite",
+        ),
+        pytest.param(
+            "Parity",
+            {"enumerate_rows": 399, "tolerance": 0.01},
+            "certified: sampled",
+            id="too-large-to-enumerate",
+        ),
+        pytest.param(
+            "Parity",
+            {"enumerate_rows": 399, "tolerance": 0.01, "assurance": "enumerated"},
+            "refused",
+            id="too-large-and-asked-for",
+        ),
+        pytest.param("Plane", {"tolerance": 1e-4}, "certified: sampled", id="auto-on-a-continuum"),
+        pytest.param(
+            "Plane", {"tolerance": 1e-4, "assurance": "enumerated"}, "refused", id="no-enumeration"
+        ),
+        pytest.param("Plane", {"tolerance": 1e-4, "samples": 0}, "refused", id="nothing-sampled"),
+    ],
+)
+def test_less_than_was_asked_for_is_refused(tmp_path, name, options, verdict):
+    dataset = make_dataset(tmp_path / "rows", system(name))
+    model = make_model(tmp_path / "model", dataset, "Even" if name == "Parity" else "Bent")
+    made = examine(model, dataset, **options)
+    assert made["verdict"] == verdict, made["reason"]
+    if verdict == "refused":
+        assert made["failed"] == {"assurance"}
+        assert made["reason"].startswith("assurance: ")
+
+
+def test_a_proof_that_cannot_be_had_is_refused_with_the_reason(tmp_path):
+    dataset = make_dataset(tmp_path / "rows", system("Plane"))
+    model = make_model(tmp_path / "model", dataset, "Bent")
+    made = examine(model, dataset, tolerance=1e-4, assurance="proven")
+    assert made["verdict"] == "refused"
+    assert made["failed"] == {"assurance"}
+    assert made["assurance"] == "sampled"
+    assert "proven was asked for; what was reached is sampled. " in made["reason"]
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 0.01, 0.6])
+def test_classes_are_compared_between_the_rows(tmp_path, tolerance):
+    """The stored rows all agree; between them every second point does not."""
+    dataset = make_dataset(tmp_path / "rows", system("Side"), method="sobol", rows=2048)
+    model = make_model(tmp_path / "model", dataset, "Constant")
+    made = examine(model, dataset, tolerance=tolerance, samples=2000)
+    off = made["errors"]["off_grid"]
+    assert off["mean"] == pytest.approx(0.5, abs=0.05)
+    assert (
+        made["verdict"] == {0.0: "measured", 0.01: "refused", 0.6: "certified: sampled"}[tolerance]
+    )
+    if tolerance:
+        assert off["above_tolerance"]["bound"] > off["mean"]
+    with pytest.raises(InvalidInput, match="exceptions = True: they name points of a finite"):
+        run(tmp_path, model, dataset, exceptions=True, tolerance=tolerance)
+
+
+def test_a_solver_gets_the_same_types_when_its_rows_are_solved_again(tmp_path):
+    """Of float32 inputs, sin(3 x) y is another number; only float64 has its bits."""
+    dataset = make_dataset(tmp_path / "rows", system("Typed"), method="sobol", rows=512)
+    made = examine(make_model(tmp_path / "model", dataset, "Bent"), dataset)
+    assert made["statuses"]["labels can be reproduced"] == "shown", made["reason"]
+    assert made["verdict"] == "measured"
+
+
+def test_the_error_of_a_table_is_held_against_its_own_numbers(tmp_path):
+    """A network that answers with what float32 holds is wrong by what that loses."""
+    path = tmp_path / "step.parquet"
+    pd.DataFrame({"key": np.arange(512.0), "y": 1.7e9 + np.arange(512) / 2}).to_parquet(path)
+    args = {"source": str(path), "target": "y"}
+    dataset = make_dataset(
+        tmp_path / "rows",
+        load_system("table", args),
+        points=None,
+        told={"system": "table", "system_args": args},
+    )
+    model = make_model(tmp_path / "model", dataset, "Stored", path=str(path))
+    exact = pd.read_parquet(path)["y"].to_numpy()
+    told = load_model(model.path).logits(np.arange(512, dtype=np.float32)[:, None])
+    truth = float(np.abs(exact - told[:, 0].astype(np.float64)).max())
+    made = examine(model, dataset, tolerance=1.0)
+    assert truth >= np.abs(exact - exact.astype(np.float32)).max() > 60
+    assert made["errors"]["data"]["max"] == truth
+    assert made["failed"] == {"error"}
+    # Without the system only the stored labels are known; what they may have lost is added.
+    bare = make_dataset(
+        tmp_path / "bare",
+        load_system("table", args),
+        points=None,
+        told={"system": "", "system_args": {}},
+    )
+    assert examine(model, bare, tolerance=1.0)["errors"]["data"]["max"] >= truth
+
+
+def test_answers_that_are_no_numbers_are_named(tmp_path):
+    dataset = make_dataset(tmp_path / "rows", system("Plane"))
+    model = make_model(tmp_path / "model", dataset, "Bent", bump=1e39)
+    with pytest.raises(InvalidInput, match="answers 441 rows with NaN or infinity"):
+        examine(model, dataset)
+
+
+def test_a_solver_that_fails_somewhere_is_named_with_the_point(tmp_path):
+    dataset = make_dataset(tmp_path / "rows", system("Plane"), told={"system": f"{SYSTEMS}:Nan"})
+    model = make_model(tmp_path / "model", dataset, "Bent")
+    with pytest.raises(InvalidInput, match=r"`solve` gives what is not finite .*'x': 0.89"):
+        examine(model, dataset)
+
+
+def test_a_sampled_certificate_never_says_never(tmp_path):
+    dataset = make_dataset(tmp_path / "rows", system("Plane"))
+    made = examine(make_model(tmp_path / "model", dataset, "Bent"), dataset, tolerance=1e-5)
+    assert "never" not in made["headline"] + made["reason"]
+    assert made["headline"].startswith("Certified: sampled. ")
+    # 500 points of 500: 0.05^(1/500), rounded down.
+    share = "at least 99.40% of the domain is within 1e-05, with 95% confidence"
+    assert share in made["headline"]
+    assert "at least 99.402% of the domain is within it, after 500 random points" in made["reason"]
+
+
+def test_an_enumerated_certificate_says_never_of_every_point(tmp_path):
+    dataset = make_dataset(tmp_path / "rows", system("Sum"))
+    made = examine(make_model(tmp_path / "model", dataset, "Bent"), dataset, tolerance=1e-4)
+    assert made["verdict"] == "certified: enumerated", made["reason"]
+    assert "at all 400 points never off by more than" in made["headline"]
+    assert made["errors"]["data"]["against"] == "the system's own float64 solutions"
+
+
+def test_a_certificate_is_read_back_as_it_was_written(tmp_path):
+    dataset = make_dataset(tmp_path / "rows", system("Plane"), method="random")
+    model = make_model(tmp_path / "model", dataset, "Bent")
+    made = examine(model, dataset, tolerance=1e-5)
+    form = {name: made[name] for name in made if name not in ("failed", "statuses", "headline")}
+    read = read_certificate(form)
+    assert read.covered
+    assert read.to_json() == form
+    older = json.loads((Path(__file__).parents[2] / "older" / "certificate.json").read_text())
+    before = read_certificate(older)
+    assert (before.verdict, before.assurance) == ("refused", None)
+    assert before.errors.data.max == older["errors"]["data"]["max"]
+    with pytest.raises(InvalidInput, match="another version"):
+        read_certificate({**form, "format": "kubestill/certificate/3"})
+    with pytest.raises(CorruptData, match="has no condition"):
+        read_certificate({**form, "conditions": []})
 
 
 def test_everything_wrong_is_said_at_once(tmp_path):

@@ -5,15 +5,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubestill.errors import CorruptData
+from kubestill.errors import CorruptData, InvalidInput
+from kubestill.runtime.certification.coverage import check_coverage, largest_empty_box
 from kubestill.runtime.certification.exceptions import Exceptions
 from kubestill.runtime.certification.labels import check_conflicts, row_hashes
 from kubestill.runtime.certification.quantiles import (
     covered_share,
+    mean_bound,
     quantile_bound,
     samples_needed,
     share_above,
 )
+from kubestill.runtime.datasets.decode import RawLayout
+from kubestill.runtime.datasets.schema import Schema
+from kubestill.runtime.generation.covering import sobol
+from kubestill.runtime.generation.systems.domain import Domain
+from kubestill.runtime.generation.systems.inputs import Choice, Continuous, Integer, Levels
 
 
 @pytest.mark.parametrize("quantile", [0.5, 0.9, 0.99])
@@ -51,28 +58,40 @@ def test_the_share_above_a_tolerance_is_bounded_by_clopper_and_pearson():
 
 
 @given(
-    st.sets(st.one_of(st.integers(0, 300), st.integers(0, 2**40)), max_size=60),
+    st.lists(
+        st.tuples(st.sampled_from([0.0, -0.0, 1.0, 2.5]), st.integers(0, 300), st.floats(width=32)),
+        max_size=60,
+        unique_by=lambda point: (point[0] + 0.0, point[1], repr(point[2] + 0.0)),
+    ),
     st.integers(2, 40000),
 )
-def test_exceptions_come_back_as_they_were(rows, classes):
-    numbers = np.asarray(sorted(rows), np.int64)
-    codes = np.random.default_rng(len(rows)).integers(0, classes, len(numbers))
-    back = Exceptions.from_bytes(Exceptions(numbers, codes).to_bytes())
-    assert back.rows.tolist() == numbers.tolist()
-    assert back.codes.tolist() == codes.tolist()
+def test_exceptions_put_their_points_right_and_no_others(points, classes):
+    raw = np.asarray(points, np.float32).reshape(-1, 3)
+    codes = np.random.default_rng(len(raw)).integers(0, classes, len(raw))
+    back = Exceptions.from_bytes(Exceptions(raw, codes).to_bytes())
+    told = np.full(len(raw), -7)
+    assert len(back) == len(raw)
+    assert back.correct(raw, told).tolist() == codes.tolist()
+    # Any other point keeps its answer, between the levels as well as on other combinations.
+    known = {row.tobytes() for row in raw + np.float32(0)}
+    others = np.stack([np.roll(raw[:, 0], 1), raw[:, 1], raw[:, 2]], 1) if len(raw) else raw
+    others = np.concatenate([others, raw + np.float32([0, 0.5, 0])])
+    new = np.array([row.tobytes() not in known for row in others + np.float32(0)], bool)
+    others = others[new & ~np.isnan(others).any(1)]
+    kept = back.correct(others, np.full(len(others), -7))
+    assert (kept == -7).all()
 
 
-def test_exceptions_put_answers_right():
-    table = Exceptions(np.array([3, 8]), np.array([1, 0]))
-    told = table.correct(np.array([8, 2, 3, 9]), np.array([4, 4, 4, 4]))
-    assert told.tolist() == [0, 4, 1, 4]
-    empty = Exceptions(np.array([], np.int64), np.array([], np.int64))
-    assert empty.correct(np.array([1]), np.array([2])).tolist() == [2]
+def test_a_table_with_more_combinations_than_can_be_numbered_is_refused():
+    points = np.random.default_rng(0).random((3000, 7), np.float32)
+    with pytest.raises(InvalidInput, match="more than 2\\^62 points"):
+        Exceptions(points, np.zeros(3000, np.int64))
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-2], lambda b: b"x" + b[1:], lambda b: b[:9]])
 def test_damaged_exceptions_are_refused(damage):
-    content = Exceptions(np.arange(50) * 3, np.arange(50) % 4).to_bytes()
+    points = np.arange(100, dtype=np.float32).reshape(50, 2)
+    content = Exceptions(points, np.arange(50) % 4).to_bytes()
     with pytest.raises(CorruptData, match="exceptions"):
         Exceptions.from_bytes(damage(content))
 
@@ -88,3 +107,141 @@ def test_unlike_rows_have_unlike_hashes():
     x, y = np.meshgrid(np.arange(500), np.arange(500))
     raw = np.stack([x.ravel(), y.ravel()], 1).astype(np.float32)
     assert len(np.unique(row_hashes(raw))) == 250_000
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        pytest.param(lambda g: g.random(300), id="uniform"),
+        pytest.param(lambda g: g.beta(0.1, 3, 300), id="mostly-small"),
+        pytest.param(lambda g: (g.random(300) < 0.02).astype(float), id="rare-and-large"),
+    ],
+)
+def test_the_bound_of_a_mean_holds_as_often_as_it_says(draw):
+    generator = np.random.default_rng(0)
+    truth = float(np.mean([draw(generator).mean() for _ in range(2000)]))
+    held = [mean_bound(draw(generator), 1.0, confidence=0.9) >= truth for _ in range(1000)]
+    assert np.mean(held) >= 0.9
+
+
+def test_a_mean_without_more_than_one_error_is_bounded_by_the_largest():
+    assert mean_bound(np.array([0.25]), 1.0, confidence=0.95) == 1.0
+    assert mean_bound(np.zeros(2), 0.0, confidence=0.95) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("rows", "width"), [(400, 3), (1000, 5), (3000, 2)], ids=["3-d", "5-d", "2-d"]
+)
+def test_the_box_that_is_found_is_empty_and_large(rows, width):
+    generator = np.random.default_rng(1)
+    points = generator.random((rows, width))
+    low, high = largest_empty_box(points)
+    assert not ((points > low) & (points < high)).all(1).any()
+    # A corner with a fifth of the volume is emptied.
+    left = points[~(points > 1 - 0.2 ** (1 / width)).all(1)]
+    low, high = largest_empty_box(left)
+    assert not ((left > low) & (left < high)).all(1).any()
+    assert np.prod(high - low) > 0.12
+
+
+def covered(inputs, raw):
+    domain = Domain(inputs)
+    layout = RawLayout(Schema(columns=domain.columns))
+    return check_coverage(domain, np.asarray(raw, np.float32), layout, None)
+
+
+def plain(width):
+    return [Continuous(name=f"x{i}", low=0.0, high=1.0) for i in range(width)]
+
+
+@pytest.mark.parametrize(("rows", "width", "hole"), [(500, 3, 0.2), (1500, 5, 0.15)])
+def test_a_hole_in_several_dimensions_is_found(rows, width, hole):
+    """No end, no slab and no pair of ranges is empty: only all inputs together show it."""
+    points = np.random.default_rng(3).random((rows, width))
+    assert covered(plain(width), points).condition.status == "shown"
+    left = points[~((points > 0.05) & (points < 0.05 + hole ** (1 / width))).all(1)]
+    found = covered(plain(width), left).condition
+    assert (found.status, found.code) == ("failed", "holes")
+    assert "A box of" in found.said
+
+
+@pytest.mark.parametrize("method", ["sobol", "random"])
+def test_a_covering_has_no_holes(method):
+    unit = np.random.default_rng(0).random((4096, 3))
+    if method == "sobol":
+        unit = sobol(0, 4096, 3, seed=0, scramble=True)
+    seen = covered(plain(3), np.clip(unit, 1e-7, 1 - 1e-7))
+    assert seen.condition.status == "shown", seen.condition.said
+    assert seen.looked_at
+    assert seen.looked_at.ends == ("x0", "x1", "x2")
+    assert seen.looked_at.pairs
+    assert "Pairs of them: every cell has rows." in seen.condition.said
+    assert "the largest empty box that a search found is" in seen.condition.said
+
+
+def test_what_nobody_looked_at_is_said():
+    inputs = [
+        Choice(name="metal", choices=("iron", "gold", "tin")),
+        Integer(name="n", low=1, high=1000),
+        *plain(2),
+    ]
+    generator = np.random.default_rng(0)
+    raw = np.stack(
+        [
+            generator.integers(0, 3, 300),
+            generator.integers(1, 1001, 300),
+            *generator.random((2, 300)),
+        ],
+        1,
+    )
+    seen = covered(inputs, raw)
+    assert seen.condition.status == "shown"
+    said = seen.condition.said
+    assert "Pairs of them: nobody looked (from 1,920 rows on, for up to 12 inputs)." in said
+    assert "All 3 values of metal have rows." in said
+    drawn = np.unique(raw[:, 1]).astype(int)
+    first = ", ".join(str(n) for n in np.setdiff1d(np.arange(1, 1001), drawn)[:10])
+    missing = 1000 - len(drawn)
+    assert f"{missing} of the 1,000 values of n ({first} and {missing - 10} more) are" in said
+    assert "Nobody looked at the discrete inputs together with the others." in said
+
+
+def test_a_level_that_random_rows_would_have_drawn_is_a_hole():
+    inputs = [Choice(name="metal", choices=("iron", "gold", "tin")), *plain(1)]
+    raw = np.stack([np.arange(200) % 2, np.linspace(0, 1, 200)], 1)
+    found = covered(inputs, raw).condition
+    assert (found.code, found.said) == (
+        "holes",
+        "1 of the 3 values of metal (tin) are without a row.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "bad"),
+    [
+        pytest.param(Continuous(name="x", low=1e-8, high=1e3, mapping="log"), 9e-9, id="log-low"),
+        pytest.param(Continuous(name="x", low=1e-8, high=1e3, mapping="log"), 0.0, id="log-zero"),
+        pytest.param(Continuous(name="x", low=1e-8, high=1e3, mapping="log"), 1000.1, id="high"),
+        pytest.param(Integer(name="x", low=0, high=9), 2.5, id="between-integers"),
+        pytest.param(Levels(name="x", values=(0.1, 0.2, 0.7)), 0.3, id="no-level"),
+        pytest.param(Choice(name="x", choices=("a", "b")), np.nan, id="no-choice"),
+        pytest.param(Continuous(name="x", low=0.0, high=1.0), np.nan, id="missing"),
+    ],
+)
+def test_rows_outside_of_the_domain_are_seen(given, bad):
+    share = (np.arange(100) + 0.5)[:, None] / 100
+    column = Domain([given]).at(share)["x"]
+    values = column.map({"a": 0.0, "b": 1.0}) if isinstance(given, Choice) else column
+    inside = values.to_numpy(np.float32)[:, None]
+    assert covered([given], inside).condition.status == "shown"
+    found = covered([given], np.concatenate([inside, np.float32([[bad]])])).condition
+    assert (found.code, found.said[:6]) == ("outside", "1 rows")
+
+
+def test_a_bound_that_float32_rounds_outwards_is_inside():
+    low, high = 0.1, 0.7  # float32 rounds 0.1 up and 0.7 down, their negatives the other way
+    for sign in (1.0, -1.0):
+        ends = sorted((sign * low, sign * high))
+        given = Continuous(name="x", low=ends[0], high=ends[1])
+        rows = np.linspace(*ends, 50)[:, None].astype(np.float32)
+        assert covered([given], rows).condition.status == "shown"

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from kubestill.runtime.base.artifacts import LocalArtifact
+from kubestill.runtime.base.rounding import at_most
 from kubestill.runtime.datasets.dataset import DatasetWriter
 from kubestill.runtime.datasets.schema import Column, Schema
 from kubestill.runtime.models.identity import read_digest
@@ -23,7 +24,7 @@ from kubestill.runtime.models.model import ModelSpec
 from kubestill.runtime.reports.canvas import PAINT, draw
 from kubestill.runtime.reports.comparison_plots import agreement_plot, picture
 from kubestill.runtime.reports.markdown import markdown_table
-from kubestill.runtime.reports.numbers import at_most, count, duration, percent, score_text, size
+from kubestill.runtime.reports.numbers import count, duration, percent, score_text, size
 from kubestill.runtime.reports.page import (
     Cell,
     Tile,

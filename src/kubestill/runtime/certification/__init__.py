@@ -1,12 +1,12 @@
 """Certify that a network has become its solver or its table, or refuse to.
 
 Reading order: `settings`, `certify` (the whole flow), `labels`, `coverage`, `errors` (with `truth`
-and `quantiles`), `cost`, `exceptions` (the rows on which network and table disagree), `certificate`
-(the result as plain values) and `views` (what the report draws).
+and `quantiles`), `proof`, `cost`, `exceptions` (the points on which network and table disagree),
+`certificate` (the result as a typed record) and `views` (what the report draws).
 """
 
-from kubestill.runtime.certification.certificate import Certificate, Condition
+from kubestill.runtime.certification.certificate import Certificate, Condition, read_certificate
 from kubestill.runtime.certification.certify import certify
 from kubestill.runtime.certification.settings import CertificateSettings
 
-__all__ = ["Certificate", "CertificateSettings", "Condition", "certify"]
+__all__ = ["Certificate", "CertificateSettings", "Condition", "certify", "read_certificate"]

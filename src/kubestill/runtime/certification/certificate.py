@@ -1,11 +1,45 @@
-"""The certificate as plain values, and the sentence at its head."""
+"""The certificate as a typed record, and the verdict at its head."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
 from typing import Any, Literal
 
-__all__ = ["CODES", "Certificate", "Condition"]
+from pydantic import BaseModel, ConfigDict, Field
+
+from kubestill.errors import CorruptData
+from kubestill.runtime.base.values import Number, Whole, check_format, read_as
+from kubestill.runtime.certification.settings import CertificateSettings
+
+__all__ = [
+    "CODES",
+    "About",
+    "Assurance",
+    "Batch",
+    "Box",
+    "Certificate",
+    "Condition",
+    "DomainErrors",
+    "Errors",
+    "HuntedErrors",
+    "Levels",
+    "LookedAt",
+    "Proven",
+    "Quantile",
+    "SampledErrors",
+    "Share",
+    "Size",
+    "Speed",
+    "Worst",
+    "read_certificate",
+]
+
+FORMAT = "kubestill/certificate/2"
+OLDER_FORMAT = "kubestill/certificate/1"
+
+Assurance = Literal["enumerated", "proven", "sampled"]
+"""What a certificate rests on: every point of a finite domain, a bound over the whole of a
+continuous one, or random points."""
 
 CODES: dict[str, str] = {
     "stochastic": "the solver gives other answers to the same inputs",
@@ -16,13 +50,18 @@ CODES: dict[str, str] = {
     "extrapolated": "the domain reaches further than the dataset",
     "outside": "the dataset has rows outside of the domain",
     "incomplete": "the dataset is not all there is, and no system tells of the rest",
+    "assurance": "the assurance that was asked for cannot be given",
     "error": "the surrogate errs by more than the tolerance",
 }
 """Every reason to refuse."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Condition:
+class _Value(BaseModel):
+    # A later version may add facts, which are nothing to fail over.
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class Condition(_Value):
     """One thing that has to hold, and whether it was shown to."""
 
     name: str
@@ -34,21 +73,211 @@ class Condition:
     remedy: str = ""
 
 
-@dataclass(kw_only=True)
-class Certificate:
-    """What is certified, of which model, for which domain; JSON through and through."""
+class Box(_Value):
+    """An axis-parallel box of the domain that holds no row."""
 
-    conditions: list[Condition] = field(default_factory=list[Condition])
-    errors: dict[str, Any] = field(default_factory=dict[str, Any])
-    """`data`, `off_grid`, `hunted`: statistics in the output's unit."""
-    worst: dict[str, Any] = field(default_factory=dict[str, Any])
-    """The worst point: inputs, solution, surrogate, error, and who found it."""
-    size: dict[str, Any] = field(default_factory=dict[str, Any])
-    speed: dict[str, Any] = field(default_factory=dict[str, Any])
-    about: dict[str, Any] = field(default_factory=dict[str, Any])
-    """Digests of model and dataset, system, domain, settings. `model` is the digest that artifacts
-    and registry name the model by, `weights` that of its weights alone; an older certificate holds
-    only the latter, under `model`."""
+    share: Number
+    """Of the domain, as its inputs are mapped: along a log-scaled input, of its logarithm."""
+    low: dict[str, Number]
+    high: dict[str, Number]
+
+
+class Levels(_Value):
+    """The values of a discrete input: which of them have rows."""
+
+    drawn: Whole
+    of: Whole
+    never: tuple[str, ...] = ()
+    """The first of those without a row."""
+
+
+class LookedAt(_Value):
+    """What was examined to say that samples cover a domain, and what was not."""
+
+    ends: tuple[str, ...] = ()
+    """Inputs whose ends and inner gaps were examined, one input at a time."""
+    pairs: bool = False
+    """Whether every pair of them was examined on a grid of cells."""
+    empty_box: Box | None = None
+    """The largest box without a row that a search found, over all `ends` together; there may be a
+    larger one. None where nobody searched."""
+    levels: dict[str, Levels] = Field(default_factory=dict[str, Levels])
+    never: tuple[str, ...] = ()
+    """Inputs that nobody examined: fields."""
+
+
+class Share(_Value):
+    """A share of random points, and its upper bound for the whole domain."""
+
+    observed: Number
+    bound: Number
+
+
+class Quantile(_Value):
+    """A quantile of the error over the domain."""
+
+    quantile: Number
+    observed: Number
+    bound: Number | None
+    """Upper bound at the certificate's confidence; None where there are too few points."""
+    samples_needed: Whole
+
+
+class DomainErrors(_Value):
+    """Errors on rows that were all compared: of the dataset, or every point of a finite domain.
+
+    Values stored as float32 count with half of the distance to the next one: the original number
+    may be that far off.
+    """
+
+    rows: Whole
+    max: Number
+    p999: Number
+    mean: Number
+    rms: Number
+    standardised_rms: Number | None = None
+    relative_l2: Number | None = None
+    """Mean over rows of |error| / |solution|, L2 over the outputs; None for one output."""
+    disagreements: Whole | None = None
+    """Rows of another class; None for regression."""
+    against: str = "the labels as stored"
+    """What the answers were compared with."""
+
+
+class SampledErrors(_Value):
+    """Errors at independent random points of the domain."""
+
+    rows: Whole
+    max: Number
+    p999: Number
+    mean: Number
+    mean_bound: Number | None = None
+    """Upper bound of the mean over the domain, if no point errs by more than the worst found."""
+    seed: Whole
+    confidence: Number
+    quantiles: tuple[Quantile, ...]
+    covered_by_max: Number
+    """Share of the domain that errs by no more than `max`, at this confidence."""
+    above_tolerance: Share | None = None
+    """Share that errs by more than the tolerance; of classes, that disagrees. None without one."""
+
+
+class HuntedErrors(_Value):
+    """What a search around the worst points found: about the maximum, and no other statistic."""
+
+    max: Number
+    around: Whole
+
+
+class Proven(_Value):
+    """A bound on the error over the whole domain, as `proof.Proof` holds it."""
+
+    status: Literal["proven", "refuted", "unfinished"]
+    upper: Number | None
+    """No point of the domain errs by more; None where the proof reached no bound at all."""
+    lower: Number
+    """The largest error that it met at a point."""
+    at: dict[str, str]
+    """That point."""
+    done: Number
+    """Share of the domain on which the error is proven small enough."""
+    boxes: Whole
+    seconds: Number
+    assumptions: tuple[str, ...]
+    """What the bound rests on."""
+    conditional: bool
+    """Whether it rests on a promise of the user's that nothing checks."""
+
+
+class Errors(_Value):
+    """Errors in the output's unit, by where they were measured."""
+
+    data: DomainErrors
+    off_grid: SampledErrors | None = None
+    hunted: HuntedErrors | None = None
+    proven: Proven | None = None
+
+
+class Worst(_Value):
+    """The worst point found."""
+
+    found: str
+    """Where: "on the dataset", "among all points", "between the rows of the dataset"."""
+    error: Number
+    row: Whole | None = None
+    inputs: dict[str, Any] | None = None
+    solution: Number | str | None = None
+    surrogate: Number | str | None = None
+    output: Whole | None = None
+    """Which number of a tensor."""
+
+
+class Size(_Value):
+    """Bytes of the surrogate, and of what would be shipped in its place."""
+
+    surrogate_bytes: Whole
+    weights_bytes: Whole
+    exceptions_bytes: Whole
+    table: str
+    """What would be shipped in its place, or why nothing would."""
+    table_bytes: Whole | None = None
+    """None where there is no table."""
+    stated_bytes: Whole = 0
+    """Size of the unpacked table, as the user or the system states it; 0 if neither does."""
+    ratio: Number | None = None
+    """`table_bytes` over `surrogate_bytes`."""
+
+
+class Batch(_Value):
+    """Seconds that both take for one batch."""
+
+    batch: Whole
+    solver: Number
+    surrogate: Number
+    ratio: Number
+
+
+class Speed(_Value):
+    """Times of solver and surrogate, in turns and at equal batch."""
+
+    batches: tuple[Batch, ...]
+    ratio: Number
+    """At the largest batch."""
+    batch: Whole
+    threads: Whole
+
+
+class About(_Value):
+    """What was certified, and how."""
+
+    coverage: str
+    """`complete`: all inputs there are; `grid`; `samples`."""
+    model: str
+    """The digest that artifacts and registry name the model by. In a certificate without `weights`
+    (format 1, before) it is that of the weights alone."""
+    weights: str = ""
+    dataset: str
+    system: str | None
+    domain: tuple[str, ...] | None
+    unit: str
+    parameters: Whole
+    settings: CertificateSettings
+
+
+class Certificate(_Value):
+    """What is certified, of which model, for which domain."""
+
+    assurance: Assurance | None = None
+    """None where nothing was shown of the domain, and in certificates before format 2."""
+    conditions: tuple[Condition, ...]
+    """The last one is about the error."""
+    errors: Errors
+    worst: Worst
+    covered: LookedAt | None = None
+    """Of samples of a domain; None for grids and tables."""
+    size: Size
+    speed: Speed | None = None
+    about: About
 
     @property
     def failed(self) -> list[Condition]:
@@ -57,8 +286,15 @@ class Certificate:
 
     @property
     def verdict(self) -> str:
-        """`certified` or `refused`."""
-        return "refused" if self.failed else "certified"
+        """`certified: ` and the assurance, `measured` or `refused`.
+
+        `measured` is a certificate with no tolerance to hold the error against.
+        """
+        if self.failed:
+            return "refused"
+        if self.conditions[-1].status == "not shown":
+            return "measured"
+        return f"certified: {self.assurance}" if self.assurance else "certified"
 
     @property
     def reason(self) -> str:
@@ -68,15 +304,31 @@ class Certificate:
         return self.conditions[-1].said
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of `certificate.json`."""
-        return {
-            "format": "kubestill/certificate/1",
-            "verdict": self.verdict,
-            "reason": self.reason,
-            "conditions": [asdict(condition) for condition in self.conditions],
-            "errors": self.errors,
-            "worst": self.worst,
-            "size": self.size,
-            "speed": self.speed,
-            "about": self.about,
-        }
+        """Return the content of `certificate.json`; what does not apply is left out."""
+        form = self.model_dump(mode="json")
+        for part in (form, form["errors"], form["worst"]):
+            for name in [name for name, value in part.items() if value is None]:
+                del part[name]
+        return {"format": FORMAT, "verdict": self.verdict, "reason": self.reason, **form}
+
+
+def read_certificate(form: Mapping[str, Any], *, source: str = "certificate.json") -> Certificate:
+    """Read what `to_json` wrote, in this version's format or the one before.
+
+    Args:
+        form: Plain JSON, from `parse_json`.
+        source: Where it comes from, for messages.
+
+    Raises:
+        CorruptData: It is no certificate.
+        InvalidInput: A later version wrote it.
+    """
+    content = {name: form[name] for name in form if name not in ("format", "verdict", "reason")}
+    if form.get("format") != OLDER_FORMAT:
+        check_format(form.get("format"), FORMAT, source=source, what="certificate")
+    elif not content.get("speed"):
+        content.pop("speed", None)
+    found = read_as(Certificate, content, source=source, what="certificate")
+    if not found.conditions:
+        raise CorruptData(f"{source} is not a certificate: it has no condition")
+    return found

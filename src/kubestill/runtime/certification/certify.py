@@ -9,18 +9,31 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kubestill.runtime.certification.certificate import Certificate, Condition
-from kubestill.runtime.certification.cost import size_ratio, speed_ratio
-from kubestill.runtime.certification.coverage import check_coverage, grid_points
+from kubestill.errors import InvalidInput
+from kubestill.runtime.base.rounding import at_least, at_most
+from kubestill.runtime.certification.certificate import (
+    About,
+    Assurance,
+    Certificate,
+    Condition,
+    Errors,
+    HuntedErrors,
+    Proven,
+    Size,
+    Worst,
+)
+from kubestill.runtime.certification.cost import packed_table, size_of, speed_ratio
+from kubestill.runtime.certification.coverage import Coverage, check_coverage, grid_points
 from kubestill.runtime.certification.errors import (
     OffGrid,
-    OnData,
+    OnRows,
     as_point,
-    bounds,
+    domain_errors,
     hunt,
     off_grid,
-    on_data,
-    statistics,
+    on_domain,
+    on_labels,
+    sampled_errors,
 )
 from kubestill.runtime.certification.exceptions import Exceptions
 from kubestill.runtime.certification.labels import (
@@ -30,28 +43,36 @@ from kubestill.runtime.certification.labels import (
     check_reproducible,
 )
 from kubestill.runtime.certification.settings import CertificateSettings
-from kubestill.runtime.certification.truth import Truth, answers
+from kubestill.runtime.certification.truth import Truth
 from kubestill.runtime.datasets.cache import load_decoded
 from kubestill.runtime.datasets.manifest import Dataset
+from kubestill.runtime.generation.systems.inputs import Continuous
 from kubestill.runtime.generation.systems.system import System
 from kubestill.runtime.models.predict import Predictor
 
-__all__ = ["Examined", "certify"]
+__all__ = ["Examined", "certify", "finite_points"]
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Examined:
     """The certificate, and what its pictures are drawn from."""
 
     certificate: Certificate
     predictor: Predictor
-    raw: NDArray[np.float32]
-    on_data: OnData
+    on_rows: OnRows
     truth: Truth | None = None
     off_grid: OffGrid | None = None
     worst: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Inputs of the worst point, one row; empty without a system."""
     exceptions: Exceptions | None = None
+
+
+def finite_points(system: System | None, settings: CertificateSettings) -> dict[str, int] | None:
+    """Return the grid of a domain that is finite and small enough to answer at every point."""
+    rows = system.domain.grid_rows if system and settings.assurance != "sampled" else None
+    if system is None or rows is None or rows > settings.enumerate_rows:
+        return None
+    return system.domain.points(rows=rows)
 
 
 def certify(
@@ -62,57 +83,74 @@ def certify(
     *,
     weights: int,
 ) -> Examined:
-    """Look at everything; never raises over what it finds.
+    """Look at everything; conditions that do not hold are part of what is returned.
 
     Args:
         predictor: The surrogate.
         dataset: The rows it was made from: a grid, or samples of the domain.
         system: What labelled them; None for a table that is all there is.
-        settings: Tolerance, samples, confidence.
+        settings: Assurance, tolerance, samples, confidence.
         weights: Bytes of the exported weights.
+
+    Raises:
+        InvalidInput: The surrogate or the system answers with what is not a finite number.
     """
     decoded = load_decoded(dataset, predictor.layout)
     assert decoded.target is not None
     raw, labels = decoded.raw, decoded.target
-    found = Examined(
-        certificate=Certificate(),
-        predictor=predictor,
-        raw=raw,
-        on_data=on_data(predictor, raw, labels),
-    )
-    conditions = found.certificate.conditions
-    conditions.append(check_conflicts(raw, labels))
-    if system is None:
-        conditions.append(_all_there_is(dataset))
-        kind = "complete"
+    truth = Truth(system, predictor) if system else None
+    conditions = [check_conflicts(raw, labels)]
+    if truth is None:
+        coverage = Coverage(kind="complete", condition=_all_there_is(dataset))
     else:
-        found.truth = Truth(system, predictor)
         rows, some = _some_rows(dataset, labels, settings)
-        conditions.append(check_deterministic(found.truth, rows))
-        conditions.append(check_reproducible(found.truth, rows, some))
+        conditions.append(check_deterministic(truth, rows))
+        conditions.append(check_reproducible(truth, rows, some))
         few = rows.iloc[:: max(1, len(rows) // settings.reference_rows)]
-        conditions.append(check_reference(found.truth, few, settings.tolerance))
-        points = grid_points(system.domain, dataset.provenance)
-        coverage = check_coverage(system.domain, raw, predictor.layout, points)
-        conditions.append(coverage.condition)
-        kind = coverage.kind
-    _measure(found, settings, complete=kind == "complete" and not found.certificate.failed)
-    if settings.exceptions:
-        found.exceptions = _exceptions(predictor, raw, labels)
-    conditions.append(_within(found, settings))
-    _save(found, dataset, system, settings, weights)
-    found.certificate.about |= {
-        "coverage": kind,
-        "model": predictor.digest,
-        "weights": predictor.spec.digest,
-        "dataset": dataset.fingerprint,
-        "system": system.name if system else None,
-        "domain": system.domain.describe() if system else None,
-        "unit": system.output.unit if system else "",
-        "parameters": predictor.spec.parameters,
-        "settings": settings.model_dump(),
-    }
-    return found
+        conditions.append(check_reference(truth, few, settings.tolerance))
+        points = grid_points(truth.system.domain, dataset.provenance)
+        coverage = check_coverage(truth.system.domain, raw, predictor.layout, points)
+    conditions.append(coverage.condition)
+    finite = finite_points(system, settings)
+    on_rows = on_domain(truth, finite) if truth and finite else on_labels(predictor, raw, labels)
+    seen = _measure(truth, on_rows, settings, enumerated=finite is not None)
+    exceptions = _exceptions(on_rows) if settings.exceptions else None
+    proven = _prove(predictor, system, settings)
+    assurance = _assurance(truth, seen, coverage, proven, finite=finite is not None)
+    if truth or settings.assurance != "auto":
+        conditions += _asked_for(assurance, proven, settings)
+    made = Certificate(
+        assurance=assurance,
+        conditions=(
+            *conditions,
+            _within(assurance, seen, proven, exceptions, settings, _drawn(system)),
+        ),
+        errors=seen.errors.model_copy(update={"proven": proven.record}),
+        worst=seen.worst,
+        covered=coverage.looked_at,
+        size=_size(on_rows, exceptions, coverage, system, settings, weights),
+        speed=speed_ratio(truth, settings.batch) if truth else None,
+        about=About(
+            coverage=coverage.kind,
+            model=predictor.digest,
+            weights=predictor.spec.digest,
+            dataset=dataset.fingerprint,
+            system=system.name if system else None,
+            domain=tuple(system.domain.describe()) if system else None,
+            unit=system.output.unit if system else "",
+            parameters=predictor.spec.parameters,
+            settings=settings,
+        ),
+    )
+    return Examined(
+        certificate=made,
+        predictor=predictor,
+        on_rows=on_rows,
+        truth=truth,
+        off_grid=seen.off_grid,
+        worst=seen.inputs,
+        exceptions=exceptions,
+    )
 
 
 def _all_there_is(dataset: Dataset) -> Condition:
@@ -146,47 +184,47 @@ def _some_rows(
     return pd.concat(parts, ignore_index=True), known
 
 
-def _measure(found: Examined, settings: CertificateSettings, *, complete: bool) -> None:
-    """Errors on the dataset, off it, and at the worst point that can be found."""
-    certificate, data, truth = found.certificate, found.on_data, found.truth
-    certificate.errors["data"] = {
-        **statistics(data.errors, data.mean),
-        "rms": data.rms,
-        "standardised_rms": data.rms / data.spread if data.spread else None,
-        "relative_l2": data.relative or None,
-    }
-    if found.predictor.spec.task != "regression":
-        certificate.errors["data"]["disagreements"] = int(data.errors.sum())
-    worst: dict[str, Any] = {
-        "found": "on the dataset",
-        "error": float(data.errors.max()),
-        "row": data.worst,
-    }
-    if truth is not None:
-        found.worst = _inputs_of(found, data.worst)
-        # What has been compared at every input there is needs no samples.
-        if settings.samples and not complete:
-            samples = found.off_grid = off_grid(truth, settings.samples, seed=settings.seed)
-            certificate.errors["off_grid"] = {
-                **statistics(samples.errors, samples.mean),
-                "seed": settings.seed,
-                **bounds(samples.errors, settings.tolerance, confidence=settings.confidence),
-            }
-            inputs, error = hunt(truth, samples, settings.hunts, seed=settings.seed)
-            certificate.errors["hunted"] = {"max": error, "around": settings.hunts}
-            if error > worst["error"]:
-                worst = {"found": "between the rows of the dataset", "error": error}
-                found.worst = inputs
-        worst |= _at(truth, found.worst)
-    certificate.worst = worst
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """What was measured."""
+
+    errors: Errors
+    worst: Worst
+    inputs: pd.DataFrame
+    off_grid: OffGrid | None
 
 
-def _inputs_of(found: Examined, row: int) -> pd.DataFrame:
+def _measure(
+    truth: Truth | None, on_rows: OnRows, settings: CertificateSettings, *, enumerated: bool
+) -> _Seen:
+    """Measure the error on rows, between them, and at the worst point that can be found."""
+    errors = Errors(data=domain_errors(on_rows))
+    found = "among all points" if enumerated else "on the dataset"
+    worst = Worst(found=found, error=errors.data.max, row=on_rows.worst)
+    if truth is None:
+        return _Seen(errors=errors, worst=worst, inputs=pd.DataFrame(), off_grid=None)
+    inputs, samples = _inputs_of(truth, on_rows.raw, on_rows.worst), None
+    # Where every point was compared, samples tell nothing more.
+    if settings.samples and not enumerated:
+        samples = off_grid(truth, settings.samples, seed=settings.seed)
+        elsewhere, error = hunt(truth, samples, settings.hunts, seed=settings.seed)
+        if error > worst.error:
+            worst = Worst(found="between the rows of the dataset", error=error)
+            inputs = elsewhere
+        sampled = sampled_errors(
+            samples, settings, largest=worst.error, classes=on_rows.told is not None
+        )
+        hunted = HuntedErrors(max=error, around=settings.hunts)
+        errors = errors.model_copy(update={"off_grid": sampled, "hunted": hunted})
+    worst = worst.model_copy(update=_at(truth, inputs))
+    return _Seen(errors=errors, worst=worst, inputs=inputs, off_grid=samples)
+
+
+def _inputs_of(truth: Truth, raw: NDArray[np.float32], row: int) -> pd.DataFrame:
     """Return one row of the raw matrix as inputs of the system."""
-    assert found.truth is not None
-    layout, columns = found.predictor.layout, {}
+    layout, columns = truth.predictor.layout, {}
     for column in layout.features:
-        values = found.raw[row, layout.slices[column.name]].astype(np.float64)
+        values = raw[row, layout.slices[column.name]].astype(np.float64)
         if column.kind == "categorical":
             assert column.categories
             columns[column.name] = [column.categories[int(values[0])]]
@@ -196,14 +234,12 @@ def _inputs_of(found: Examined, row: int) -> pd.DataFrame:
 
 
 def _at(truth: Truth, inputs: pd.DataFrame) -> dict[str, Any]:
+    """Return what solver and surrogate say at a point, in the fields of `Worst`."""
     solved, told = truth.solve(inputs)[0], truth.predict(inputs)[0]
     classes = truth.system.output.classes
     if classes:
-        return {
-            "inputs": as_point(inputs),
-            "solution": classes[int(solved[0])],
-            "surrogate": classes[int(told[0])],
-        }
+        answered = {"solution": classes[int(solved[0])], "surrogate": classes[int(told[0])]}
+        return {"inputs": as_point(inputs), **answered}
     place = int(np.abs(solved - told).argmax())
     return {
         "inputs": as_point(inputs),
@@ -213,93 +249,244 @@ def _at(truth: Truth, inputs: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _exceptions(predictor: Predictor, raw: NDArray[np.float32], labels: NDArray[Any]) -> Exceptions:
-    told = np.concatenate(
-        [answers(predictor, raw[at : at + 65536])[:, 0] for at in range(0, len(raw), 65536)]
-    ).astype(np.int64)
-    rows = np.flatnonzero(told != labels)
-    return Exceptions(rows, np.asarray(labels)[rows])
+def _exceptions(on_rows: OnRows) -> Exceptions:
+    assert on_rows.told is not None
+    wrong = np.flatnonzero(on_rows.told != on_rows.right)
+    made = Exceptions(on_rows.raw[wrong], on_rows.right[wrong])
+    return Exceptions.from_bytes(made.to_bytes())
 
 
-def _within(found: Examined, settings: CertificateSettings) -> Condition:
-    """Hold the error against the tolerance."""
-    errors, statistic = found.certificate.errors, settings.statistic
-    if found.predictor.spec.task != "regression":
-        return _agrees(found, settings)
-    places = {"on the dataset": errors["data"][statistic]}
-    if "off_grid" in errors:
-        off = errors["off_grid"]
-        between = f"between its rows, on {off['rows']:,} random points"
-        if statistic == "p999":
-            bound = next(q["bound"] for q in off["quantiles"] if q["quantile"] == 0.999)
-            places[f"{between}, with {settings.confidence:.0%} confidence"] = (
-                float("inf") if bound is None else bound
-            )
-        else:
-            places[between] = off[statistic]
-    if statistic == "max" and "hunted" in errors:
-        places["at the worst point found"] = errors["hunted"]["max"]
-    where, value = max(places.items(), key=lambda item: item[1])
-    names = {"max": "largest", "p999": "99.9th percentile of the", "mean": "mean"}
-    seen = f"The {names[statistic]} error is {value:.3g} {where}"
-    name = "the error is within the tolerance"
-    if not settings.tolerance:
-        said = f"{seen}; no tolerance was given."
-        return Condition(name=name, status="not shown", said=said)
-    if value <= settings.tolerance:
-        said = f"{seen}, with a tolerance of {settings.tolerance:g}."
-        return Condition(name=name, status="shown", said=said)
-    return Condition(
-        name=name,
-        status="failed",
-        code="error",
-        said=f"{seen}, with a tolerance of {settings.tolerance:g}.",
-        remedy="Train longer or a larger network, generate more rows, or widen the tolerance.",
-    )
+@dataclass(frozen=True, kw_only=True)
+class _Proving:
+    """A proof, or why there is none."""
+
+    record: Proven | None = None
+    reason: str = ""
 
 
-def _agrees(found: Examined, settings: CertificateSettings) -> Condition:
-    name = "the surrogate gives the table's answers"
-    wrong, rows = int(found.on_data.errors.sum()), len(found.raw)
-    if not wrong:
-        said = f"It gives the very answer of the table in all {rows:,} rows."
-        return Condition(name=name, status="shown", said=said)
-    share = wrong / rows
-    if found.exceptions is not None:
-        said = (
-            f"With {wrong:,} exceptions written down beside the network ({100 * share:.3g}% of the "
-            f"rows) every one of {rows:,} rows is answered as in the table."
+def _prove(predictor: Predictor, system: System | None, settings: CertificateSettings) -> _Proving:
+    """Bound the error over the whole domain, if that was asked for."""
+    if settings.assurance != "proven":
+        return _Proving()
+    if system is None:
+        return _Proving(reason="Without a system there is nothing to prove the error against.")
+    # Nothing but a proof needs interval arithmetic.
+    from kubestill.runtime.certification.proof import prove
+
+    try:
+        proof = prove(
+            predictor,
+            system,
+            tolerance=settings.tolerance or None,
+            seconds=settings.proof_seconds,
         )
-        return Condition(name=name, status="shown", said=said)
-    if share <= settings.tolerance:
-        said = f"{wrong:,} of {rows:,} rows disagree ({100 * share:.3g}%), as is tolerated."
-        return Condition(name=name, status="shown", said=said)
+    except InvalidInput as error:
+        return _Proving(reason=" ".join(f"{p.field}: {p.remedy}." for p in error.problems))
+    record = Proven(
+        status=proof.status,
+        upper=proof.upper if np.isfinite(proof.upper) else None,
+        lower=proof.lower,
+        at={name: str(value) for name, value in proof.at.items()},
+        done=proof.done,
+        boxes=proof.boxes,
+        seconds=proof.seconds,
+        assumptions=proof.assumptions,
+        conditional=proof.conditional,
+    )
+    return _Proving(record=record, reason=proof.reason)
+
+
+def _assurance(
+    truth: Truth | None, seen: _Seen, coverage: Coverage, proven: _Proving, *, finite: bool
+) -> Assurance | None:
+    """Return the strongest assurance that was reached; None where nothing is known."""
+    if proven.record is not None and proven.record.status == "proven":
+        return "proven"
+    if finite or (truth is None and coverage.condition.status != "failed"):
+        return "enumerated"
+    return "sampled" if seen.errors.off_grid is not None else None
+
+
+def _asked_for(
+    reached: Assurance | None, proven: _Proving, settings: CertificateSettings
+) -> list[Condition]:
+    """Refuse less than was asked for; where nobody asked there is nothing to hold."""
+    name, asked = "the assurance that was asked for", settings.assurance
+    if asked == "auto" and reached is not None:
+        return []
+    if asked == reached:
+        return [Condition(name=name, status="shown", said=f"{asked}, as asked.")]
+    said = f"{asked} was asked for; what was reached is {reached or 'nothing'}."
+    if asked == "proven" and proven.record is not None and proven.record.status == "refuted":
+        # The tolerance is what does not hold, and that is said below.
+        return [Condition(name=name, status="failed", code="error", said=proven.reason)]
+    remedies = {
+        "auto": "Give `samples`: no point between the rows was compared.",
+        "enumerated": "Only a finite domain can be enumerated, of at most `enumerate_rows` points; "
+        "ask for `sampled` or `proven`.",
+        "proven": "Ask for `sampled`, give the proof more `proof_seconds`, or widen the tolerance.",
+        "sampled": "Give `samples`, on a domain that is not enumerated; or ask for `auto`.",
+    }
+    said = f"{said} {proven.reason}".rstrip()
+    remedy = remedies[asked]
+    return [Condition(name=name, status="failed", code="assurance", said=said, remedy=remedy)]
+
+
+_STATISTICS = {"max": "largest", "p999": "99.9th percentile of the", "mean": "mean"}
+
+
+def _within(
+    assurance: Assurance | None,
+    seen: _Seen,
+    proven: _Proving,
+    exceptions: Exceptions | None,
+    settings: CertificateSettings,
+    drawn: str,
+) -> Condition:
+    """Hold the error against the tolerance, with the words that the assurance allows."""
+    errors, tolerance = seen.errors, settings.tolerance
+    if errors.data.disagreements is not None:
+        return _agrees(assurance, seen, exceptions, settings, drawn)
+    name = "the error is within the tolerance"
+    what = _STATISTICS[settings.statistic]
+    if assurance == "proven" and proven.record is not None and proven.record.upper is not None:
+        value = proven.record.upper
+        said = f"Proven: no point of the domain errs by more than {at_most(value, 3)}"
+        if proven.record.conditional:
+            said += ", if what the user declared holds"
+    elif assurance == "enumerated":
+        value = float(getattr(errors.data, settings.statistic))
+        said = f"Over all {errors.data.rows:,} points the {what} error is {at_most(value, 3)}"
+    else:
+        value, said = _sampled_error(seen, settings)
+    if not tolerance:
+        return Condition(name=name, status="not shown", said=f"{said}; no tolerance was given.")
+    said = f"{said}, with a tolerance of {tolerance:g}."
+    if value > tolerance:
+        return Condition(
+            name=name,
+            status="failed",
+            code="error",
+            said=said,
+            remedy="Train longer or a larger network, generate more rows, or widen the tolerance.",
+        )
+    return Condition(name=name, status="shown", said=said + _share(assurance, seen, drawn))
+
+
+def _sampled_error(seen: _Seen, settings: CertificateSettings) -> tuple[float, str]:
+    """Return what is held against the tolerance of a sampled domain, and a sentence about it."""
+    errors, statistic, off = seen.errors, settings.statistic, seen.errors.off_grid
+    where = f"The worst point found, {seen.worst.found}, errs by {at_most(seen.worst.error, 3)}"
+    if off is None or statistic == "max":
+        return seen.worst.error, where
+    value = float(getattr(errors.data, statistic))
+    if statistic == "mean":
+        assert off.mean_bound is not None
+        said = (
+            f"{where}. If no point errs by more, the mean error is at most "
+            f"{at_most(off.mean_bound, 3)} with {off.confidence:.0%} confidence"
+        )
+        return max(value, off.mean_bound), said
+    (found,) = (q for q in off.quantiles if q.quantile == 0.999)
+    if found.bound is None:
+        said = (
+            f"{where}. {off.rows:,} random points are too few to bound the 99.9th percentile: it "
+            f"takes {found.samples_needed:,}"
+        )
+        return float("inf"), said
+    said = (
+        f"{where}. The 99.9th percentile of the error is at most {at_most(found.bound, 3)} with "
+        f"{off.confidence:.0%} confidence"
+    )
+    return max(value, found.bound), said
+
+
+def _share(assurance: Assurance | None, seen: _Seen, drawn: str) -> str:
+    """Say for which share of a sampled domain the tolerance holds."""
+    off = seen.errors.off_grid
+    if assurance != "sampled" or off is None or off.above_tolerance is None:
+        return ""
+    return (
+        f" With {off.confidence:.0%} confidence at least "
+        f"{at_least(1 - off.above_tolerance.bound, 3)} of the domain{drawn} is within it, after "
+        f"{off.rows:,} random points."
+    )
+
+
+def _agrees(
+    assurance: Assurance | None,
+    seen: _Seen,
+    exceptions: Exceptions | None,
+    settings: CertificateSettings,
+    drawn: str,
+) -> Condition:
+    """Hold the share of disagreements against the tolerance."""
+    name = "the surrogate gives the right classes"
+    data, off, tolerance = seen.errors.data, seen.errors.off_grid, settings.tolerance
+    assert data.disagreements is not None
+    share, of = data.disagreements / data.rows, "points" if assurance == "enumerated" else "rows"
+    said = f"{data.disagreements:,} of {data.rows:,} {of} disagree ({at_most(100 * share, 3)}%)"
+    if not data.disagreements:
+        said = f"All {data.rows:,} {of} agree"
+    if assurance == "enumerated":
+        if exceptions is not None and data.disagreements:
+            said = (
+                f"With {len(exceptions):,} exceptions written down beside the network "
+                f"({at_most(100 * share, 3)}% of the points) every one of {data.rows:,} points is "
+                "answered right."
+            )
+            return Condition(name=name, status="shown", said=said)
+        if share <= tolerance:
+            tolerated = f"; {100 * tolerance:.3g}% are tolerated." if tolerance else "."
+            return Condition(name=name, status="shown", said=said + tolerated)
+    else:
+        if off is not None:
+            said += f"; between them {off.mean:.3%} of {off.rows:,} random points do"
+        if not tolerance:
+            said += "; no tolerance was given, and no sample can show that every point agrees."
+            return Condition(name=name, status="not shown", said=said)
+        if off is not None and off.above_tolerance is not None:
+            bound = off.above_tolerance.bound
+            said += (
+                f". With {off.confidence:.0%} confidence at most {at_most(100 * bound, 3)}% of the "
+                f"domain{drawn} disagree"
+            )
+            if max(share, bound) <= tolerance:
+                said += f"; {100 * tolerance:.3g}% are tolerated."
+                return Condition(name=name, status="shown", said=said)
     return Condition(
         name=name,
         status="failed",
         code="error",
-        said=f"{wrong:,} of {rows:,} rows disagree ({100 * share:.3g}%); "
-        f"{100 * settings.tolerance:.3g}% are tolerated.",
-        remedy="Train longer or a larger network, or ask for exceptions.",
+        said=f"{said}; {100 * tolerance:.3g}% are tolerated.",
+        remedy="Train longer or a larger network, draw more samples, or widen the tolerance"
+        + (", or ask for exceptions." if assurance == "enumerated" else "."),
     )
 
 
-def _save(
-    found: Examined,
-    dataset: Dataset,
+def _drawn(system: System | None) -> str:
+    """Say how random points weigh a domain whose inputs are not all drawn evenly."""
+    given = system.domain.inputs if system else ()
+    bent = [g for g in given if isinstance(g, Continuous) and g.mapping != "linear"]
+    named = [f"{g.name} by its {'logarithm' if g.mapping == 'log' else g.mapping}" for g in bent]
+    return f" ({', '.join(named)})" if named else ""
+
+
+def _size(
+    on_rows: OnRows,
+    exceptions: Exceptions | None,
+    coverage: Coverage,
     system: System | None,
     settings: CertificateSettings,
     weights: int,
-) -> None:
-    """Bytes and seconds saved."""
-    column = dataset.schema.target
-    assert column is not None
-    own = system.table_bytes if system else 0
-    table = settings.table_bytes or own or dataset.rows * 4 * column.width
-    what = f"{dataset.rows:,} rows of {column.width} float32"
-    if settings.table_bytes or own:
-        what = "as the user says" if settings.table_bytes else f"the table of {dataset.rows:,} rows"
-    extra = len(found.exceptions.to_bytes()) if found.exceptions else 0
-    found.certificate.size = size_ratio(weights, extra, table, what=what)
-    if found.truth is not None:
-        found.certificate.speed = speed_ratio(found.truth, settings.batch)
+) -> Size:
+    """Compare bytes with what would be shipped in place of the surrogate."""
+    stated = settings.table_bytes or (system.table_bytes if system else 0)
+    packed, table = None, "none: the domain is continuous, and its solver is what would be shipped"
+    if coverage.kind != "samples":
+        packed = packed_table(on_rows.right)
+        table = f"the {len(on_rows.right):,} answers"
+        if coverage.kind == "grid":
+            table += " of the grid, which say nothing between its points"
+    extra = len(exceptions.to_bytes()) if exceptions is not None else 0
+    return size_of(weights, extra, packed, table=table, stated=stated)

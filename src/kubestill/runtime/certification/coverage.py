@@ -1,28 +1,43 @@
-"""Whether the dataset covers the domain: every point of a grid, or every corner by samples."""
+"""Whether the dataset covers the domain: every point of a grid, or no hole that a search finds."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+from scipy.special import ndtr
 
-from kubestill.runtime.certification.certificate import Condition
+from kubestill.runtime.certification.certificate import Box, Condition, Levels, LookedAt
 from kubestill.runtime.certification.labels import row_hashes
 from kubestill.runtime.datasets.decode import RawLayout, decode_features
+from kubestill.runtime.generation.systems import inputs as given_by
 from kubestill.runtime.generation.systems.domain import Domain
-from kubestill.runtime.generation.systems.inputs import Continuous, Integer
+from kubestill.runtime.generation.systems.inputs import Choice, Continuous, Integer
 
-__all__ = ["Coverage", "check_coverage", "grid_points"]
+__all__ = ["Coverage", "check_coverage", "grid_points", "largest_empty_box"]
 
 NAME = "the dataset covers the domain"
 UNLIKELY = 1e-6
 """A gap that random samples leave with less probability is a hole."""
 BINS = 8
+PAIR_ROWS = BINS**2 * 30
+"""From so many rows on an empty cell of a pair of inputs means something."""
+_PAIRED = 12
+"""Inputs of which every pair is examined."""
 _CHUNK = 1 << 17
+_NAMED = 10
+"""Levels without a row that are named."""
+_PLACES, _STARTS, _NEAREST = 2048, 48, 128
+"""Of the search for empty boxes: random places, those that it starts from, and the points that are
+looked at before all others."""
+
+Shares = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +47,8 @@ class Coverage:
     kind: str
     """`complete`: all inputs there are; `grid`; `samples`."""
     condition: Condition
+    looked_at: LookedAt | None = None
+    """Of samples; None for grids."""
 
 
 def grid_points(domain: Domain, provenance: Mapping[str, Any]) -> dict[str, int] | None:
@@ -61,29 +78,36 @@ def check_coverage(
     if outside is not None:
         return Coverage(kind="samples", condition=outside)
     if points is None:
-        return Coverage(kind="samples", condition=_sampled(domain, raw, layout))
+        condition, looked_at = _sampled(domain, raw, layout)
+        return Coverage(kind="samples", condition=condition, looked_at=looked_at)
     kind = "complete" if domain.grid_rows is not None else "grid"
     return Coverage(kind=kind, condition=_gridded(domain, raw, layout, points))
 
 
 def _outside(domain: Domain, raw: NDArray[np.float32], layout: RawLayout) -> Condition | None:
     for given in domain.inputs:
-        if not isinstance(given, Continuous | Integer):
+        column = raw[:, layout.slices[given.name].start]
+        if isinstance(given, Continuous):
+            # Bounds are the user's float64, values the dataset's float32: a bound counts as inside
+            # when it is stored, and nothing beyond does.
+            low, high = (np.float32(bound) for bound in (given.low, given.high))
+            wrong = ~((column >= min(low, given.low)) & (column <= max(high, given.high)))
+        elif isinstance(given, Choice):
+            wrong = ~(column >= 0)
+        elif isinstance(given, given_by.Field):
             continue
-        values = raw[:, layout.slices[given.name].start].astype(np.float64)
-        # Bounds are the user's float64, values the dataset's float32.
-        slack = 1e-6 * max(abs(values.min()), abs(values.max()), 1e-30)
-        wrong = ~((values >= given.low - slack) & (values <= given.high + slack))
+        else:
+            wrong = ~given.contains(column)
         if wrong.any():
-            return Condition(
-                name=NAME,
-                status="failed",
-                code="outside",
-                said=(
-                    f"{int(wrong.sum()):,} rows have {given.name} outside of {given.low:g} to "
-                    f"{given.high:g}, such as {values[wrong][0]:g}."
-                ),
-                remedy="Certify the domain that the rows were made for.",
+            first = float(column[wrong][0])
+            allowed = f"{given.levels} values" if given.levels else "its range"
+            if isinstance(given, Continuous | Integer):
+                allowed = f"{given.low:g} to {given.high:g}"
+            return _failed(
+                "outside",
+                f"{int(wrong.sum()):,} rows have {given.name} outside of {allowed}, such as "
+                f"{first:.9g}.",
+                "Certify the domain that the rows were made for.",
             )
     return None
 
@@ -104,22 +128,18 @@ def _gridded(
         missing += int(absent.sum())
     sides = " x ".join(f"{count:,}" for count in points.values())
     if missing:
-        return Condition(
-            name=NAME,
-            status="failed",
-            code="holes",
-            said=f"{missing:,} of the {total:,} points of the grid {sides} are not in it, such as "
+        return _failed(
+            "holes",
+            f"{missing:,} of the {total:,} points of the grid {sides} are not in it, such as "
             f"{_point(example)}.",
-            remedy="Generate them, or name the smaller domain.",
+            "Generate them, or name the smaller domain.",
         )
     extra = len(there) - total
     if domain.grid_rows is not None and extra:
-        return Condition(
-            name=NAME,
-            status="failed",
-            code="outside",
-            said=f"{extra:,} different inputs are no points of the grid {sides}.",
-            remedy="Certify the domain that the rows were made for.",
+        return _failed(
+            "outside",
+            f"{extra:,} different inputs are no points of the grid {sides}.",
+            "Certify the domain that the rows were made for.",
         )
     if domain.grid_rows is not None:
         said = f"All {total:,} inputs there are, {sides}: complete."
@@ -128,18 +148,40 @@ def _gridded(
     return Condition(name=NAME, status="shown", said=said)
 
 
-def _sampled(domain: Domain, raw: NDArray[np.float32], layout: RawLayout) -> Condition:
-    """Look for ends, slabs and corners that samples as many as these would not have left empty."""
+def _sampled(
+    domain: Domain, raw: NDArray[np.float32], layout: RawLayout
+) -> tuple[Condition, LookedAt]:
+    """Look for ends, gaps, pairs, boxes and levels that random rows would not have left empty."""
+    columns = {given.name: raw[:, layout.slices[given.name].start] for given in domain.inputs}
     shares = {
-        given.name: share
+        given.name: _share(given, columns[given.name].astype(np.float64))
         for given in domain.inputs
-        if (share := _share(given, raw, layout)) is not None
+        if isinstance(given, Continuous)
     }
-    rows = len(raw)
+    levels = {
+        given.name: _levels(given, columns[given.name])
+        for given in domain.inputs
+        if given.levels is not None
+    }
+    rows, together = len(raw), np.stack(list(shares.values()), 1) if shares else None
+    pairs = rows >= PAIR_ROWS and 2 <= len(shares) <= _PAIRED
+    box = None if together is None else _empty_box(together, domain)
+    looked_at = LookedAt(
+        ends=tuple(shares),
+        pairs=pairs,
+        empty_box=box,
+        levels=levels,
+        never=tuple(g.name for g in domain.inputs if isinstance(g, given_by.Field)),
+    )
+    hole = _ends(shares, rows) or (_pair(shares) if pairs else None)
+    hole = hole or _large(box, rows, len(shares)) or _undrawn(levels, rows)
+    return hole or Condition(name=NAME, status="shown", said=_seen(looked_at, rows)), looked_at
+
+
+def _ends(shares: Mapping[str, Shares], rows: int) -> Condition | None:
     for name, share in shares.items():
         ordered = np.sort(share)
-        ends = {"below": ordered[0], "above": 1 - ordered[-1]}
-        for side, gap in ends.items():
+        for side, gap in {"below": ordered[0], "above": 1 - ordered[-1]}.items():
             if (1 - gap) ** rows < UNLIKELY:
                 return _failed(
                     "extrapolated",
@@ -150,43 +192,170 @@ def _sampled(domain: Domain, raw: NDArray[np.float32], layout: RawLayout) -> Con
         gap = float(np.diff(ordered).max(initial=0.0))
         if rows * (1 - gap) ** rows < UNLIKELY:
             return _failed(
-                "holes",
-                f"No row has {name} in a stretch of {100 * gap:.3g}% of its range.",
-                "Generate rows for it, or name the smaller domain.",
+                "holes", f"No row has {name} in a stretch of {100 * gap:.3g}% of its range."
             )
-    # A corner cell is empty with this probability, and there are so many.
-    if rows > BINS**2 * 30:
-        for one, other in itertools.combinations(list(shares)[:12], 2):
-            cells = np.minimum((shares[one] * BINS).astype(int), BINS - 1) * BINS
-            cells += np.minimum((shares[other] * BINS).astype(int), BINS - 1)
-            empty = BINS**2 - len(np.unique(cells))
-            if empty:
-                return _failed(
-                    "holes",
-                    f"{empty} of {BINS**2} cells of {one} by {other} are empty.",
-                    "Generate rows for them, or name the smaller domain.",
-                )
-    kept = (
-        f"{rows:,} samples, none of {len(shares)} inputs with an empty end, slab or pair of ranges."
-    )
-    if len(shares) < len(domain.inputs):
-        kept += " Fields and unbounded inputs are drawn, and cannot be looked at so."
-    return Condition(name=NAME, status="shown", said=kept)
+    return None
 
 
-def _share(given: Any, raw: NDArray[np.float32], layout: RawLayout) -> NDArray[np.float64] | None:
-    """Return where values lie between their bounds, 0 to 1 [N]; None where that means nothing."""
-    if not isinstance(given, Continuous) or given.mapping not in ("linear", "log"):
+def _pair(shares: Mapping[str, Shares]) -> Condition | None:
+    cells = {name: np.minimum((s * BINS).astype(int), BINS - 1) for name, s in shares.items()}
+    for one, other in itertools.combinations(shares, 2):
+        empty = BINS**2 - len(np.unique(cells[one] * BINS + cells[other]))
+        if empty:
+            return _failed("holes", f"{empty} of {BINS**2} cells of {one} by {other} are empty.")
+    return None
+
+
+def _large(box: Box | None, rows: int, dimensions: int) -> Condition | None:
+    """Refuse a box so large that random rows would not leave any of its size empty.
+
+    An empty box that cannot grow has a row on each of its 2d sides, or the domain's own. There are
+    at most (N + 2)^2d such boxes, each of which all other rows miss with probability (1 - v)^N.
+    """
+    if box is None or box.share >= 1:
         return None
-    values = raw[:, layout.slices[given.name].start].astype(np.float64)
-    if given.mapping == "log":
-        values, low, high = np.log(values), np.log(given.low), np.log(given.high)
+    boxes = 2 * dimensions * math.log(rows + 2)
+    if boxes + max(rows - 2 * dimensions, 0) * math.log1p(-box.share) >= math.log(UNLIKELY):
+        return None
+    inside = ", ".join(f"{n} {box.low[n]:.4g} to {box.high[n]:.4g}" for n in list(box.low)[:6])
+    return _failed("holes", f"A box of {100 * box.share:.3g}% of the domain has no row: {inside}.")
+
+
+def _undrawn(levels: Mapping[str, Levels], rows: int) -> Condition | None:
+    for name, found in levels.items():
+        missing = found.of - found.drawn
+        # Each level is missed with probability (1 - 1/L)^N.
+        if missing and found.of * (1 - 1 / found.of) ** rows < UNLIKELY:
+            return _failed("holes", f"{_never(name, found)} without a row.")
+    return None
+
+
+def _never(name: str, found: Levels) -> str:
+    more = found.of - found.drawn - len(found.never)
+    listed = ", ".join(found.never) + (f" and {more:,} more" if more > 0 else "")
+    return f"{found.of - found.drawn:,} of the {found.of:,} values of {name} ({listed}) are"
+
+
+def _seen(looked_at: LookedAt, rows: int) -> str:
+    """Say what was looked at, in which dimensions, and what was not."""
+    said = [f"{rows:,} random rows."]
+    if looked_at.ends:
+        said.append(f"Each of {', '.join(looked_at.ends)} has rows at both ends and no gap.")
+    if len(looked_at.ends) > 1:
+        told = "every cell has rows" if looked_at.pairs else "nobody looked"
+        reach = f" (from {PAIR_ROWS:,} rows on, for up to {_PAIRED} inputs)"
+        said.append(f"Pairs of them: {told}{'' if looked_at.pairs else reach}.")
+    box = looked_at.empty_box
+    if box is not None and len(box.low) > 1:
+        said.append(
+            f"All {len(box.low)} together: the largest empty box that a search found is "
+            f"{100 * box.share:.2g}% of the domain; there may be a larger one."
+        )
+    for name, found in looked_at.levels.items():
+        if found.drawn == found.of:
+            said.append(f"All {found.of:,} values of {name} have rows.")
+        else:
+            said.append(f"{_never(name, found)} without a row: fewer rows than it takes.")
+    if len(looked_at.levels) > 1 or (looked_at.levels and looked_at.ends):
+        said.append("Nobody looked at the discrete inputs together with the others.")
+    if looked_at.never:
+        said.append(f"Nobody looked at {', '.join(looked_at.never)}.")
+    return " ".join(said)
+
+
+def _levels(given: Any, column: NDArray[np.float32]) -> Levels:
+    """Return which values of a discrete input have rows."""
+    if isinstance(given, Choice):
+        names, codes = list(given.choices), column.astype(np.int64)
+    elif isinstance(given, Integer):
+        names, codes = None, column.astype(np.int64) - given.low
     else:
-        low, high = given.low, given.high
-    return np.clip((values - low) / (high - low), 0.0, 1.0)
+        names, codes = [f"{value:g}" for value in given.values], given.index(column)
+    drawn = np.unique(codes)
+    never = np.setdiff1d(np.arange(given.levels), drawn)[:_NAMED]
+    named = (names[code] if names else str(int(code) + given.low) for code in never)
+    return Levels(drawn=len(drawn), of=given.levels, never=tuple(named))
 
 
-def _failed(code: str, said: str, remedy: str) -> Condition:
+def _share(given: Continuous, values: Shares) -> Shares:
+    """Return where values lie in their range as it is mapped, 0 to 1 [N]."""
+    match given.mapping:
+        case "linear":
+            share = (values - given.low) / (given.high - given.low)
+        case "log":
+            share = np.log(values / given.low) / math.log(given.high / given.low)
+        case "normal":
+            share = ndtr((values - given.centre) / given.spread)
+        case "exponential":
+            share = -np.expm1(-(values - given.low) / given.spread)
+    return np.clip(share, 0.0, 1.0)
+
+
+def _empty_box(shares: Shares, domain: Domain) -> Box:
+    low, high = largest_empty_box(shares)
+    sides = [given for given in domain.inputs if isinstance(given, Continuous)]
+    return Box(
+        share=float(np.prod(high - low)),
+        low={g.name: float(_value(g, at)) for g, at in zip(sides, low, strict=True)},
+        high={g.name: float(_value(g, at)) for g, at in zip(sides, high, strict=True)},
+    )
+
+
+def _value(given: Continuous, share: float) -> np.float64:
+    inside = np.array([[np.clip(share, 2.0**-53, 1 - 2.0**-53)]])
+    return given.at(inside)[0]
+
+
+def largest_empty_box(points: Shares) -> tuple[Shares, Shares]:
+    """Search for a large axis-parallel box of the unit cube with no point [N, d] inside.
+
+    Starts are the random places that are farthest from any point. From each the box shrinks from
+    the whole cube: the nearest point that is still inside cuts off the side that costs least. To
+    find the very largest box is NP-hard in the number of dimensions (Backer & Keil 2010); what is
+    returned is empty, and large.
+
+    Returns:
+        low: [d]
+        high: [d]
+    """
+    width = points.shape[1]
+    tree = cKDTree(points)
+    places = np.random.default_rng(0).random((_PLACES, width))
+    apart, near = tree.query(places, k=min(_NEAREST, len(points)), p=np.inf)
+    near = near.reshape(_PLACES, -1)
+    order = np.argsort(-apart.reshape(_PLACES, -1)[:, 0])[:_STARTS]
+    best_low, best_high, best = np.zeros(width), np.zeros(width), 0.0
+    for start, close in zip(places[order], near[order], strict=True):
+        low, high = np.zeros(width), np.ones(width)
+        # The nearest points cut off nearly all others before those are looked at.
+        for inside in (points[close], points):
+            _shrink(low, high, start, inside)
+        volume = float(np.prod(high - low))
+        if volume > best:
+            best_low, best_high, best = low, high, volume
+    return best_low, best_high
+
+
+def _shrink(low: Shares, high: Shares, start: Shares, inside: Shares) -> None:
+    """Cut the box, in place, until none of the points is inside."""
+    while True:
+        inside = inside[((inside > low) & (inside < high)).all(axis=1)]
+        if not len(inside):
+            return
+        scale = high - low
+        at = inside[np.argmin(np.abs((inside - start) / scale).max(axis=1))]
+        # What each side would keep, of those that leave the start inside.
+        kept = np.where(at > start, (at - low) / scale, (high - at) / scale)
+        side = int(kept.argmax())
+        if at[side] > start[side]:
+            high[side] = at[side]
+        else:
+            low[side] = at[side]
+
+
+def _failed(
+    code: str, said: str, remedy: str = "Generate rows for it, or name the smaller domain."
+) -> Condition:
     return Condition(name=NAME, status="failed", code=code, said=said, remedy=remedy)
 
 

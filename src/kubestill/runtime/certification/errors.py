@@ -1,9 +1,10 @@
-"""How wrong the surrogate is: on every row of the dataset, between them, and where it is worst."""
+"""How wrong the surrogate is: on rows, at random points, and where a search finds it worst."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,35 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kubestill.runtime.base.random import uniforms
+from kubestill.runtime.certification.certificate import (
+    DomainErrors,
+    Quantile,
+    SampledErrors,
+    Share,
+)
 from kubestill.runtime.certification.quantiles import (
     covered_share,
+    mean_bound,
     quantile_bound,
     samples_needed,
     share_above,
 )
+from kubestill.runtime.certification.settings import CertificateSettings
 from kubestill.runtime.certification.truth import Truth, answers, row_errors
+from kubestill.runtime.datasets.decode import decode_features
 from kubestill.runtime.models.predict import Predictor
 
-__all__ = ["OffGrid", "OnData", "as_point", "bounds", "hunt", "off_grid", "on_data", "statistics"]
+__all__ = [
+    "OffGrid",
+    "OnRows",
+    "as_point",
+    "domain_errors",
+    "hunt",
+    "off_grid",
+    "on_domain",
+    "on_labels",
+    "sampled_errors",
+]
 
 Floats = NDArray[np.float64]
 
@@ -28,22 +48,32 @@ QUANTILES = (0.5, 0.9, 0.99, 0.999, 0.9999)
 _CHUNK = 1 << 16
 _STREAM = 1001
 """Of the random numbers: no covering of a domain uses it."""
+_EDGE = 2.0**-53
+"""Distance of unit numbers from 0 and 1, as in a covering."""
+_MOST_CORNERS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnData:
-    """Errors on all rows of the dataset."""
+class OnRows:
+    """Errors on rows that were all compared."""
 
+    raw: NDArray[np.float32]
+    """What the network read: [N, R]."""
     errors: Floats
     """[N], the largest of a row's outputs; 1 where a class is wrong."""
+    right: NDArray[Any]
+    """Right classes int64 [N], or values float32 [N, T]: what a table would hold."""
+    told: NDArray[np.int64] | None
+    """The surrogate's classes [N]; None for regression."""
     mean: float
     """Over rows and outputs."""
     rms: float
     """Root mean square over rows and outputs."""
     spread: float
     """Standard deviation of the solution, over rows and outputs: the scale of `rms`."""
-    relative: float
-    """Mean over rows of |error| / |solution|, L2 over the outputs; 0 where there is one output."""
+    relative: float | None
+    """Mean over rows of |error| / |solution|, L2 over the outputs; None where there is one."""
+    against: str
 
     @property
     def worst(self) -> int:
@@ -52,30 +82,107 @@ class OnData:
         return int(largest[len(largest) // 2])
 
 
-def on_data(predictor: Predictor, raw: NDArray[np.float32], labels: NDArray[Any]) -> OnData:
-    """Compare with every label; classes int64 [N], values [N, T]."""
+def on_labels(predictor: Predictor, raw: NDArray[np.float32], labels: NDArray[Any]) -> OnRows:
+    """Compare with every stored label; classes int64 [N], values float32 [N, T].
+
+    A stored value is the float32 nearest to the original. Half of the distance between float32
+    numbers there is added to the error, so that it bounds the error against the original.
+    """
     classes = predictor.spec.task != "regression"
-    errors, total, squares, relative = np.empty(len(raw)), 0.0, 0.0, 0.0
-    sums = np.zeros(2)
-    for start in range(0, len(raw), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        known = np.asarray(labels[part], np.float64).reshape(len(raw[part]), -1)
-        told = answers(predictor, raw[part])
-        apart = np.abs(known - told) if not classes else (known != told).astype(np.float64)
-        errors[part] = row_errors(known, told, classes=classes)
+
+    def parts() -> Iterator[_Part]:
+        for start in range(0, len(raw), _CHUNK):
+            block, known = raw[start : start + _CHUNK], labels[start : start + _CHUNK]
+            known = known.reshape(len(block), -1)
+            rounding = np.zeros(()) if classes else np.spacing(np.abs(known)).astype(float) / 2
+            yield _Part(block, known.astype(np.float64), rounding)
+
+    against = "the labels as stored" + ("" if classes else ", half a float32 step added")
+    return _compare(predictor, parts(), len(raw), against, table=(raw, labels))
+
+
+def on_domain(truth: Truth, points: Mapping[str, int]) -> OnRows:
+    """Solve every point of a finite domain and compare: float64 against the deployed network."""
+    domain, layout = truth.system.domain, truth.predictor.layout
+    total = int(np.prod(list(points.values()), dtype=np.int64))
+
+    def parts() -> Iterator[_Part]:
+        for start in range(0, total, _CHUNK):
+            frame = domain.grid(np.arange(start, min(start + _CHUNK, total)), points)
+            yield _Part(decode_features(frame, layout), truth.solve(frame), np.zeros(()))
+
+    against = "the system's own float64 solutions"
+    return _compare(truth.predictor, parts(), total, against)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some rows: what the network reads, the solution, and by how much that may be off."""
+
+    raw: NDArray[np.float32]
+    known: Floats
+    rounding: Floats
+
+
+def _compare(
+    predictor: Predictor,
+    parts: Iterable[_Part],
+    rows: int,
+    against: str,
+    table: tuple[NDArray[np.float32], NDArray[Any]] | None = None,
+) -> OnRows:
+    """Compare part by part; `table` is raw features and answers, where they are in memory."""
+    classes = predictor.spec.task != "regression"
+    outputs = 1 if classes else predictor.layout.outputs
+    kind = np.int64 if classes else np.float32
+    raw, right = table or (
+        np.empty((rows, predictor.layout.width), np.float32),
+        np.empty((rows, outputs), kind),
+    )
+    errors, codes = np.empty(rows), np.empty(rows if classes else 0, np.int64)
+    total = squares = relative = 0.0
+    sums, start = np.zeros(2), 0
+    for part in parts:
+        here = slice(start, start + len(part.raw))
+        start = here.stop
+        told = answers(predictor, part.raw)
+        apart = (part.known != told).astype(np.float64)
+        if classes:
+            codes[here] = told[:, 0]
+        else:
+            apart = np.abs(part.known - told) + part.rounding
+        if table is None:
+            raw[here], right[here] = part.raw, part.known
+        errors[here] = apart.max(axis=1)
         total, squares = total + apart.sum(), squares + np.square(apart).sum()
-        sums += known.sum(), np.square(known).sum()
-        norms = np.sqrt(np.square(known).sum(1))
+        sums += part.known.sum(), np.square(part.known).sum()
+        norms = np.sqrt(np.square(part.known).sum(1))
         relative += (np.sqrt(np.square(apart).sum(1)) / np.where(norms > 0, norms, 1.0)).sum()
-    outputs = 1 if classes else labels.reshape(len(labels), -1).shape[1]
-    count = len(raw) * outputs
+    count = rows * outputs
     mean, square = sums / count
-    return OnData(
+    return OnRows(
+        raw=raw,
         errors=errors,
-        mean=total / count,
+        right=right.reshape(rows) if classes else right,
+        told=codes if classes else None,
+        mean=float(total / count),
         rms=float(np.sqrt(squares / count)),
         spread=float(np.sqrt(max(square - mean**2, 0.0))),
-        relative=relative / len(raw) if outputs > 1 else 0.0,
+        relative=float(relative / rows) if outputs > 1 else None,
+        against=against,
+    )
+
+
+def domain_errors(data: OnRows) -> DomainErrors:
+    """Return the record of errors on rows that were all compared."""
+    return DomainErrors(
+        **_statistics(data.errors),
+        mean=data.mean,
+        rms=data.rms,
+        standardised_rms=data.rms / data.spread if data.spread else None,
+        relative_l2=data.relative,
+        disagreements=None if data.told is None else int(data.errors.sum()),
+        against=data.against,
     )
 
 
@@ -88,8 +195,8 @@ class OffGrid:
     inputs: pd.DataFrame
     errors: Floats
     """[n]"""
-    mean: float
-    """Over points and outputs."""
+    means: Floats
+    """Of each point over its outputs [n]."""
 
 
 def off_grid(truth: Truth, samples: int, *, seed: int) -> OffGrid:
@@ -99,57 +206,97 @@ def off_grid(truth: Truth, samples: int, *, seed: int) -> OffGrid:
     solved, told = truth.solve(inputs), truth.predict(inputs)
     classes = bool(truth.system.output.classes)
     errors = row_errors(solved, told, classes=classes)
-    mean = errors.mean() if classes else np.abs(solved - told).mean()
-    return OffGrid(unit=unit, inputs=inputs, errors=errors, mean=float(mean))
+    means = errors if classes else np.abs(solved - told).mean(axis=1)
+    return OffGrid(unit=unit, inputs=inputs, errors=errors, means=means)
 
 
 def hunt(truth: Truth, found: OffGrid, count: int, *, seed: int) -> tuple[pd.DataFrame, float]:
-    """Look around the worst samples for worse ones, ever closer; return the worst point [1 row].
+    """Look for points worse than the samples: return the worst one [1 row] and its error.
 
-    Not a random sample any more: it says something about the maximum, and nothing about quantiles.
+    The search starts at the corners of the domain and at the worst samples, as they are and moved
+    to the faces that they are near to, and looks around the worst of them ever closer. What it
+    finds is no random sample: it says something about the maximum, and nothing about quantiles.
     """
     generator = np.random.default_rng(seed)
+    classes = bool(truth.system.output.classes)
+
+    def errors_at(unit: Floats) -> Floats:
+        inputs = truth.system.domain.at(unit)
+        return row_errors(truth.solve(inputs), truth.predict(inputs), classes=classes)
+
     top = np.argsort(-found.errors)[: max(count, 1)]
     centre, best = found.unit[top], found.errors[top]
-    for radius in (0.05, 0.015, 0.005, 0.0015) if count else ():
-        moved = np.repeat(centre, 24, axis=0)
-        moved = moved + radius * generator.uniform(-1, 1, moved.shape)
-        moved = np.concatenate([centre, np.clip(moved, 1e-9, 1 - 1e-9)])
-        inputs = truth.system.domain.at(moved)
-        errors = row_errors(
-            truth.solve(inputs), truth.predict(inputs), classes=bool(truth.system.output.classes)
-        )
-        which = np.argsort(-errors)[: len(centre)]
+    width = centre.shape[1]
+    for radius in (1.0, 0.2, 0.05, 0.015, 0.005, 0.0015, 0.0005) if count else ():
+        moved = np.repeat(centre, 16, axis=0)
+        # Some coordinates move, the others stay: most worst points lie on a face, an edge or in a
+        # corner, where a step in every direction at once hardly ever ends.
+        moving = generator.random(moved.shape) < generator.random((len(moved), 1))
+        step = radius * generator.uniform(-1, 1, moved.shape) * moving
+        moved = np.clip(moved + step, _EDGE, 1 - _EDGE)
+        if radius == 1.0:
+            to_face = generator.random(moved.shape) < 0.5
+            moved = np.where(to_face, np.where(moved < 0.5, _EDGE, 1 - _EDGE), moved)
+            moved = np.concatenate([moved, _corners(width, generator)])
+        errors = np.concatenate([best, errors_at(moved)])
+        moved = np.concatenate([centre, moved])
+        which = np.argsort(-errors, kind="stable")[: len(centre)]
         centre, best = moved[which], errors[which]
     return truth.system.domain.at(centre[:1]), float(best[0])
 
 
-def statistics(errors: Floats, mean: float) -> dict[str, float]:
-    """Return count, maximum, 99.9th percentile (of the rows, rounded up) and mean."""
+def _corners(width: int, generator: np.random.Generator) -> Floats:
+    """Return every corner of the unit cube, or random ones where there are too many."""
+    if 2**width <= _MOST_CORNERS:
+        sides = np.array(list(product((0.0, 1.0), repeat=width)))
+    else:
+        sides = generator.integers(0, 2, (_MOST_CORNERS, width)).astype(np.float64)
+    return np.clip(sides, _EDGE, 1 - _EDGE)
+
+
+def sampled_errors(
+    samples: OffGrid, settings: CertificateSettings, *, largest: float, classes: bool
+) -> SampledErrors:
+    """Return what random points say of the whole domain, whatever its errors' distribution.
+
+    Args:
+        samples: Independent random points.
+        settings: Tolerance and confidence.
+        largest: The largest error known, on which the bound of the mean is conditional.
+        classes: Whether an error is a disagreement.
+    """
+    errors, confidence = samples.errors, settings.confidence
+    above = None
+    if settings.tolerance:
+        limit = 0.5 if classes else settings.tolerance
+        above = share_above(errors, limit, confidence=confidence)
+    mean_most = mean_bound(samples.means, max(largest, 0.0), confidence=confidence)
+    return SampledErrors(
+        **_statistics(errors),
+        mean=float(samples.means.mean()),
+        mean_bound=mean_most,
+        seed=settings.seed,
+        confidence=confidence,
+        quantiles=tuple(
+            Quantile(
+                quantile=quantile,
+                observed=float(np.quantile(errors, quantile)),
+                bound=quantile_bound(errors, quantile, confidence=confidence),
+                samples_needed=samples_needed(quantile, confidence=confidence),
+            )
+            for quantile in QUANTILES
+        ),
+        covered_by_max=covered_share(len(errors), confidence=confidence),
+        above_tolerance=Share(observed=above[0], bound=above[1]) if above else None,
+    )
+
+
+def _statistics(errors: Floats) -> dict[str, Any]:
+    """Return count, maximum and 99.9th percentile (of the rows, rounded up)."""
     return {
         "rows": len(errors),
         "max": float(errors.max()),
         "p999": float(np.quantile(errors, 0.999, method="higher")),
-        "mean": mean,
-    }
-
-
-def bounds(errors: Floats, tolerance: float, *, confidence: float) -> dict[str, Any]:
-    """Return what random samples say of the whole domain, whatever its errors' distribution."""
-    above = share_above(errors, tolerance, confidence=confidence) if tolerance else None
-    return {
-        "confidence": confidence,
-        "quantiles": [
-            {
-                "quantile": quantile,
-                "observed": float(np.quantile(errors, quantile)),
-                "bound": quantile_bound(errors, quantile, confidence=confidence),
-                "samples_needed": samples_needed(quantile, confidence=confidence),
-            }
-            for quantile in QUANTILES
-        ],
-        "covered_by_max": covered_share(len(errors), confidence=confidence),
-        "above_tolerance": {"observed": above[0], "bound": above[1]} if above else None,
     }
 
 

@@ -49,7 +49,7 @@ def check_deterministic(truth: Truth, inputs: pd.DataFrame) -> Condition:
 def check_reproducible(
     truth: Truth, inputs: pd.DataFrame, labels: NDArray[np.float64]
 ) -> Condition:
-    """Solve rows of the dataset again and compare with their labels [N, T]."""
+    """Solve rows of the dataset again, in the types they were made in, and compare [N, T]."""
     name = "labels can be reproduced"
     solved = truth.solve(inputs)
     apart = np.abs(solved - labels)
@@ -57,7 +57,7 @@ def check_reproducible(
     wrong = ~(apart <= np.maximum(allowed, 1e-37))
     rows = int(wrong.any(1).sum())
     if not rows:
-        said = f"{len(inputs):,} rows solved again: every label to the last bit that is stored."
+        said = f"{len(inputs):,} rows solved again: {_same(truth)}."
         return Condition(name=name, status="shown", said=said)
     return Condition(
         name=name,
@@ -69,6 +69,12 @@ def check_reproducible(
         ),
         remedy="Label them with this very system: noise cannot be told from error.",
     )
+
+
+def _same(truth: Truth) -> str:
+    if truth.system.output.classes:
+        return "every label is the same"
+    return f"every label is the solution to within {ROUNDING:g} of it, a few float32 roundings"
 
 
 def check_reference(truth: Truth, inputs: pd.DataFrame, tolerance: float) -> Condition:
@@ -94,7 +100,8 @@ def check_reference(truth: Truth, inputs: pd.DataFrame, tolerance: float) -> Con
             said=f"On {len(inputs):,} rows {seen}, with a tolerance of {tolerance:g}.",
             remedy="Make the solver more accurate, or the tolerance wider.",
         )
-    return Condition(name=name, status="shown", said=f"On {len(inputs):,} rows {seen}.")
+    said = f"On {len(inputs):,} rows {seen}; nobody compared them elsewhere."
+    return Condition(name=name, status="shown", said=said)
 
 
 def check_conflicts(raw: NDArray[np.float32], labels: NDArray[Any]) -> Condition:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["covered_share", "quantile_bound", "samples_needed", "share_above"]
+__all__ = ["covered_share", "mean_bound", "quantile_bound", "samples_needed", "share_above"]
 
 
 def quantile_bound(
@@ -44,3 +44,18 @@ def share_above(
     above, count = int((errors > tolerance).sum()), len(errors)
     bound = 1.0 if above == count else float(beta.ppf(confidence, above + 1, count - above))
     return above / count, bound
+
+
+def mean_bound(errors: NDArray[np.float64], largest: float, *, confidence: float) -> float:
+    """Return an upper confidence bound on the mean of errors that none exceeds `largest`.
+
+    The empirical Bernstein bound (Maurer & Pontil 2009, theorem 4). Without a largest error there
+    is no bound on a mean: one point in a million may err without limit, and no sample need show it
+    (Bahadur & Savage 1956).
+    """
+    count, log = len(errors), math.log(2 / (1 - confidence))
+    if count < 2:
+        return largest
+    spread = math.sqrt(2 * float(errors.var(ddof=1)) * log / count)
+    bound = float(errors.mean()) + spread + 7 * largest * log / (3 * (count - 1))
+    return min(bound, largest)

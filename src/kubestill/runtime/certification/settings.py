@@ -14,15 +14,20 @@ class CertificateSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    assurance: Literal["auto", "enumerated", "proven", "sampled"] = "auto"
+    """What the certificate has to rest on. `auto` takes `enumerated` where the domain is finite,
+    else `sampled`; anything less than what is named here is refused."""
     tolerance: float = Field(default=0.0, ge=0)
-    """Largest error allowed, in the output's own unit; for classes the share of rows that may
-    disagree. 0 states no tolerance for numbers, and requires every row to agree for classes."""
+    """Largest error allowed, in the output's own unit; for classes the share of the domain that may
+    disagree. 0 states no tolerance, except for classes on a finite domain: there it requires every
+    point to agree."""
     statistic: Literal["max", "p999", "mean"] = "max"
-    """The error that is compared with the tolerance."""
+    """The error that is compared with the tolerance; of random points, its upper bound."""
     samples: int = Field(default=20_000, ge=0)
     """Random points of the domain, besides the dataset's rows, for the error between them."""
     exceptions: bool = False
-    """Classes only: store every row that disagrees, and count it in the size."""
+    """Classes on a finite domain only: store every point that disagrees, and count it in the
+    size."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seeds the samples."""
 
@@ -34,8 +39,12 @@ class CertificateSettings(BaseModel):
     """How many of these the reference solver solves as well; it is usually slow."""
     hunts: int = Field(default=16, ge=0)
     """Worst points around which worse ones are searched for; 0 turns the search off."""
+    enumerate_rows: int = Field(default=1 << 24, ge=1)
+    """A finite domain of more points than this is sampled."""
+    proof_seconds: float = Field(default=600.0, gt=0)
+    """Longest that a proof may take, in seconds."""
     batch: int = Field(default=4096, ge=1)
     """Batch size, in rows, at which solver and surrogate are timed."""
     table_bytes: int = Field(default=0, ge=0)
-    """Size of the table that is replaced; 0 uses the dataset's labels as float32, or what the
-    system states about itself."""
+    """Size of the unpacked table that is replaced, for the report; 0 uses what the system states
+    about itself. The size is compared with the packed answers, if there are any."""

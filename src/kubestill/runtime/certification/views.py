@@ -166,10 +166,10 @@ def _compared(found: Examined) -> tuple[dict[str, Floats], Floats]:
     """Return every drawable input of all that was compared, and its errors."""
     layout = found.predictor.layout
     values = {
-        given.name: found.raw[:, layout.slices[given.name].start].astype(np.float64)
+        given.name: found.on_rows.raw[:, layout.slices[given.name].start].astype(np.float64)
         for given in _drawable(found)
     }
-    errors = found.on_data.errors
+    errors = found.on_rows.errors
     if found.off_grid is not None:
         errors = np.concatenate([errors, found.off_grid.errors])
         values = {

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from kubestill.runtime.certification.certificate import CODES, Certificate
+from kubestill.runtime.base.rounding import at_least, at_most
+from kubestill.runtime.certification.certificate import (
+    CODES,
+    Certificate,
+    SampledErrors,
+)
 from kubestill.runtime.certification.certify import Examined
 from kubestill.runtime.certification.views import cases, error_map, image, lines
 from kubestill.runtime.reports.markdown import bullet_list, document, markdown_table
-from kubestill.runtime.reports.numbers import at_most, count, duration, percent, size
+from kubestill.runtime.reports.numbers import count, duration, percent, size
 from kubestill.runtime.reports.page import (
     Cell,
     Html,
@@ -33,7 +38,7 @@ from kubestill.runtime.reports.surrogate_plots import (
     survival_plot,
 )
 
-__all__ = ["certificate_report"]
+__all__ = ["certificate_report", "headline"]
 
 _STATUS = {"shown": "good", "failed": "bad", "not shown": "doubt"}
 _KEY = [("solution", "teacher", "-"), ("surrogate", "student", "-")]
@@ -42,12 +47,11 @@ _KEY = [("solution", "teacher", "-"), ("surrogate", "student", "-")]
 def certificate_report(found: Examined) -> tuple[str, str]:
     """Return (HTML, Markdown)."""
     made = found.certificate
-    tone = "good" if made.verdict == "certified" else "bad"
     html = page(
         title=f"certificate: {made.verdict}",
         subject="certify-surrogate",
-        badge=pill(made.verdict, tone),
-        headline=emphasised(_headline(found)),
+        badge=pill(made.verdict, _tone(made)),
+        headline=emphasised(headline(found)),
         lead=_lead(made),
         body=[
             tiles(_facts(found)),
@@ -55,6 +59,7 @@ def certificate_report(found: Examined) -> tuple[str, str]:
             *_where(found),
             *_savings(made),
             section("What was shown, and what was not", _conditions(made)),
+            *_proof(made),
             *_quantiles(made),
             section("Of what", definitions(_shown(made))),
         ],
@@ -62,24 +67,62 @@ def certificate_report(found: Examined) -> tuple[str, str]:
     return html, _markdown(found)
 
 
-def _headline(found: Examined) -> str:
-    made, classes = found.certificate, found.predictor.spec.task != "regression"
-    if made.verdict == "refused":
+def _tone(made: Certificate) -> str:
+    if made.failed:
+        return "bad"
+    return "doubt" if made.verdict == "measured" else "good"
+
+
+def headline(found: Examined) -> str:
+    """Return the verdict in the words that its assurance allows: "never" only of every point."""
+    made, data = found.certificate, found.certificate.errors.data
+    if made.failed:
         return f"No certificate: {CODES[made.failed[0].code]}."
-    name = made.about["system"] or "table"
-    network = f"A network of {count(made.about['parameters'])} numbers"
-    if classes:
-        wrong = made.errors["data"]["disagreements"]
-        kept = f" and {wrong:,} exceptions" if wrong and found.exceptions is not None else ""
-        if not wrong or kept:
-            return f"{network}{kept} is the {name}: all {len(found.raw):,} answers agree."
-        return f"{network} stands for the {name}: {wrong:,} of {len(found.raw):,} answers differ."
-    return f"{network} stands for {name}: never off by more than {_error(made)}."
+    name = made.about.system or "table"
+    network = f"A network of {count(made.about.parameters)} numbers"
+    first = f"{made.verdict[0].upper()}{made.verdict[1:]}."
+    if data.disagreements is not None:
+        return f"{first} {network}{_classes(found, name)}"
+    unit = f" {made.about.unit}" if made.about.unit else ""
+    if made.assurance == "enumerated":
+        where = f"at all {data.rows:,} points never off by more than"
+        return f"{first} {network} stands for {name}: {where} {at_most(data.max)}{unit}."
+    proven = made.errors.proven
+    if made.assurance == "proven" and proven and proven.upper is not None:
+        rests = " if what was declared of the system holds," if proven.conditional else ""
+        where = f"{rests} never off by more than {at_most(proven.upper)}{unit} anywhere"
+        return f"{first} {network} stands for {name}:{where}."
+    worst = f"the worst point found is off by {at_most(made.worst.error)}{unit}"
+    return f"{first} {network} stands for {name}: {_within_tolerance(made)}{worst}."
 
 
-def _error(made: Certificate) -> str:
-    unit = made.about["unit"]
-    return at_most(made.worst["error"]) + (f" {unit}" if unit else "")
+def _within_tolerance(made: Certificate) -> str:
+    off = made.errors.off_grid
+    if off is None or off.above_tolerance is None:
+        return ""
+    share = at_least(1 - off.above_tolerance.bound)
+    return (
+        f"at least {share} of the domain is within {made.about.settings.tolerance:g}, with "
+        f"{off.confidence:.0%} confidence; "
+    )
+
+
+def _classes(found: Examined, name: str) -> str:
+    made, data = found.certificate, found.certificate.errors.data
+    assert data.disagreements is not None
+    off = made.errors.off_grid
+    if made.assurance == "enumerated":
+        if not data.disagreements or found.exceptions is not None:
+            kept = f" and {data.disagreements:,} exceptions" if data.disagreements else ""
+            return f"{kept} is the {name}: all {data.rows:,} answers agree."
+        return f" stands for the {name}: {data.disagreements:,} of {data.rows:,} answers differ."
+    if off is None or off.above_tolerance is None:
+        return f" stands for the {name}: {data.disagreements:,} of {data.rows:,} rows differ."
+    share = at_least(1 - off.above_tolerance.bound)
+    return (
+        f" stands for the {name}: at least {share} of the domain agrees, with "
+        f"{off.confidence:.0%} confidence."
+    )
 
 
 def _lead(made: Certificate) -> str:
@@ -91,26 +134,49 @@ def _lead(made: Certificate) -> str:
 
 
 def _facts(found: Examined) -> list[Tile]:
-    made, classes = found.certificate, found.predictor.spec.task != "regression"
-    data, off = made.errors["data"], made.errors.get("off_grid")
-    if classes:
-        share = 1 - data["disagreements"] / data["rows"]
-        detail = f"{data['disagreements']:,} of {data['rows']:,} differ"
-        tiled = [Tile(value=percent(share, 2), label="rows that agree", detail=detail)]
+    made, data, off = found.certificate, found.certificate.errors.data, found.off_grid
+    of = "points" if made.assurance == "enumerated" else "rows"
+    if data.disagreements is not None:
+        share = 1 - data.disagreements / data.rows
+        detail = f"{data.disagreements:,} of {data.rows:,} differ"
+        tiled = [Tile(value=at_least(share), label=f"{of} that agree", detail=detail)]
     else:
-        detail = f"on all {data['rows']:,} rows; mean {data['mean']:.2g}"
-        tiled = [Tile(value=at_most(data["max"]), label="largest error", detail=detail)]
-    if off:
-        detail = f"on {off['rows']:,} points; mean {off['mean']:.2g}"
-        tiled.append(Tile(value=at_most(off["max"]), label="largest between rows", detail=detail))
-        tiled += _bound_tile(off)
-    detail = f"{size(made.size['surrogate_bytes'])} for {size(made.size['table_bytes'])}"
-    label = "{} than the table"
-    tiled.append(_ratio(made.size["ratio"], label, ("smaller", "larger"), detail))
+        detail = f"on all {data.rows:,} {of}; mean {data.mean:.2g}"
+        tiled = [Tile(value=at_most(data.max), label=f"largest error on {of}", detail=detail)]
+    sampled, proven = made.errors.off_grid, made.errors.proven
+    if off is not None and sampled is not None:
+        detail = f"on {sampled.rows:,} random points; mean {sampled.mean:.2g}"
+        if data.disagreements is None:
+            shown = at_most(max(sampled.max, made.errors.hunted.max if made.errors.hunted else 0))
+            tiled.append(Tile(value=shown, label="worst found between rows", detail=detail))
+            tiled += _bound_tile(sampled)
+        else:
+            shown = at_least(1 - sampled.mean)
+            tiled.append(Tile(value=shown, label="random points that agree", detail=detail))
+    if proven is not None and proven.upper is not None:
+        detail = f"{proven.boxes:,} boxes in {duration(proven.seconds)}"
+        tiled.append(Tile(value=at_most(proven.upper), label="proven bound", detail=detail))
+    if made.size.ratio is not None and made.size.table_bytes is not None:
+        detail = f"{size(made.size.surrogate_bytes)} for {size(made.size.table_bytes)}"
+        label = "{} than the table packed"
+        tiled.append(_ratio(made.size.ratio, label, ("smaller", "larger"), detail))
+    else:
+        detail = "the domain is continuous: it replaces no table"
+        shown = size(made.size.surrogate_bytes)
+        tiled.append(Tile(value=shown, label="size of the network", detail=detail))
     if made.speed:
-        detail = f"than the solver, {made.speed['batch']:,} rows at a time"
-        tiled.append(_ratio(made.speed["ratio"], "{}", ("faster", "slower"), detail))
+        detail = f"than the solver, {made.speed.batch:,} rows at a time, 1 thread; {_off(made)}"
+        tiled.append(_ratio(made.speed.ratio, "{}", ("faster", "slower"), detail))
     return tiled
+
+
+def _off(made: Certificate) -> str:
+    """Say at which error the speed is had."""
+    if made.errors.data.disagreements is None:
+        found = "" if made.assurance == "enumerated" else " at the worst point found"
+        return f"off by up to {at_most(made.worst.error)}{found}"
+    wrong = made.errors.off_grid.mean if made.errors.off_grid else made.errors.data.mean
+    return f"{at_most(100 * wrong)}% of the answers differ"
 
 
 def _ratio(ratio: float, label: str, words: tuple[str, str], detail: str) -> Tile:
@@ -120,14 +186,13 @@ def _ratio(ratio: float, label: str, words: tuple[str, str], detail: str) -> Til
     return Tile(value=f"{count(times)}×", label=label.format(words[not better]), detail=detail)
 
 
-def _bound_tile(off: dict[str, Any]) -> list[Tile]:
-    known = [q for q in off["quantiles"] if q["bound"] is not None]
+def _bound_tile(off: SampledErrors) -> list[Tile]:
+    known = [(q.quantile, q.bound) for q in off.quantiles if q.bound is not None]
     if not known:
         return []
-    last = known[-1]
-    detail = f"of the domain err less, with {off['confidence']:.0%} confidence"
-    label = f"{percent(last['quantile'], 0)} bound"
-    return [Tile(value=at_most(last["bound"]), label=label, detail=detail)]
+    quantile, bound = known[-1]
+    detail = f"of the domain err less, with {off.confidence:.0%} confidence"
+    return [Tile(value=at_most(bound), label=f"{percent(quantile, 0)} bound", detail=detail)]
 
 
 def _pictures(found: Examined) -> list[Html]:
@@ -159,7 +224,7 @@ def _point(found: Examined) -> str:
     """Name the point that the pictures go through."""
     if found.predictor.spec.task == "regression":
         return "the worst point"
-    wrong = found.certificate.errors["data"]["disagreements"]
+    wrong = found.certificate.errors.data.disagreements
     return "one of the disagreements" if wrong else "some row"
 
 
@@ -175,18 +240,17 @@ def _where(found: Examined) -> list[Html]:
         drawn = figure(plot, _worst(found))
         sections.append(section("Where it errs", drawn, note=note))
     if not classes:
-        samples = {"rows of the dataset": (found.on_data.errors, "student")}
-        entries = [("rows of the dataset", "student", "-")]
+        rows = "all points" if made.assurance == "enumerated" else "rows of the dataset"
+        samples = {rows: (found.on_rows.errors, "student")}
+        entries = [(rows, "student", "-")]
         bounds: list[tuple[float, float]] = []
         if found.off_grid is not None:
             samples["between them"] = (found.off_grid.errors, "control")
             entries += [("between them", "control", "-"), ("upper bound", "control", "v")]
-            bounds = [
-                (q["quantile"], q["bound"])
-                for q in made.errors["off_grid"]["quantiles"]
-                if q["bound"] is not None
-            ]
-        tolerance = float(made.about["settings"]["tolerance"])
+            assert made.errors.off_grid
+            quantiles = made.errors.off_grid.quantiles
+            bounds = [(q.quantile, q.bound) for q in quantiles if q.bound is not None]
+        tolerance = made.about.settings.tolerance
         if tolerance:
             entries.append(("tolerance", "good", "|"))
         note = "Share of the points that err by more than so much."
@@ -199,19 +263,17 @@ def _worst(found: Examined) -> str:
     worst = found.certificate.worst
     where = ", ".join(
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {_short(value)}"
-        for name, value in worst["inputs"].items()
-    )
-    told = f"{worst['solution']:.6g}" if isinstance(worst["solution"], float) else worst["solution"]
-    said = (
-        f"{worst['surrogate']:.6g}"
-        if isinstance(told, str) and isinstance(worst["surrogate"], float)
-        else worst["surrogate"]
+        for name, value in (worst.inputs or {}).items()
     )
     named = _point(found)
     return (
-        f"{named[0].upper()}{named[1:]}, {worst['found']}: at {where} the solution is {told}, the "
-        f"surrogate {said}."
+        f"{named[0].upper()}{named[1:]}, {worst.found}: at {where} the solution is "
+        f"{_answer(worst.solution)}, the surrogate {_answer(worst.surrogate)}."
     )
+
+
+def _answer(value: float | str | None) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _short(value: Any) -> str:
@@ -221,20 +283,24 @@ def _short(value: Any) -> str:
 
 
 def _savings(made: Certificate) -> list[Html]:
-    sizes = {"table": made.size["table_bytes"], "surrogate": made.size["surrogate_bytes"]}
+    sizes: dict[str, float] = {"surrogate": made.size.surrogate_bytes}
+    if made.size.table_bytes is not None:
+        sizes = {"table": made.size.table_bytes, **sizes}
     times: dict[str, float] = {}
+    note = f"In its place: {made.size.table}."
+    if made.size.stated_bytes:
+        note += f" Unpacked, the table is said to take {size(made.size.stated_bytes)}."
+    if made.size.exceptions_bytes:
+        note += f" {size(made.size.exceptions_bytes)} of the surrogate are exceptions."
     if made.speed:
-        last = made.speed["batches"][-1]
-        times = {"solver": last["solver"], "surrogate": last["surrogate"]}
-    exceptions = made.size["exceptions_bytes"]
-    note = f"The table is {made.size['table']}."
-    if exceptions:
-        note += f" {size(exceptions)} of the surrogate are exceptions."
-    if made.speed:
-        note += " Both are timed in turns on one thread. One row alone takes the solver "
-        alone = made.speed["batches"][0]
-        note += f"{duration(alone['solver'])} and the surrogate {duration(alone['surrogate'])}."
-    drawn = figure(bars_plot(sizes, times, made.speed.get("batch", 0)))
+        alone, last = made.speed.batches[0], made.speed.batches[-1]
+        times = {"solver": last.solver, "surrogate": last.surrogate}
+        note += (
+            " Solver and surrogate are timed in turns on one thread, at equal batch, and the "
+            f"surrogate's answers are not the solver's: {_off(made)}. One row alone takes the "
+            f"solver {duration(alone.solver)} and the surrogate {duration(alone.surrogate)}."
+        )
+    drawn = figure(bars_plot(sizes, times, made.speed.batch if made.speed else 0))
     return [section("What it saves", drawn, note=note)]
 
 
@@ -249,37 +315,54 @@ def _conditions(made: Certificate) -> Html:
     return table(["condition", "what was seen"], rows, prose=True)
 
 
+def _proof(made: Certificate) -> list[Html]:
+    proven = made.errors.proven
+    if proven is None:
+        return []
+    facts = {
+        "status": proven.status,
+        "bound": "none" if proven.upper is None else at_most(proven.upper, digits=4),
+        "largest error met": f"{proven.lower:.4g}",
+        "share of the domain done": at_least(proven.done),
+        "boxes": f"{proven.boxes:,}",
+        "time": duration(proven.seconds),
+        **{f"rests on {n}": said for n, said in enumerate(proven.assumptions, 1)},
+    }
+    return [section("The proof", definitions(facts))]
+
+
 def _quantiles(made: Certificate) -> list[Html]:
-    off = made.errors.get("off_grid")
-    if not off:
+    off = made.errors.off_grid
+    if off is None or made.errors.data.disagreements is not None:
         return []
     rows = [
         (
-            percent(q["quantile"], 0),
+            percent(q.quantile, 0),
             [
-                Cell(text=f"{q['observed']:.3g}"),
-                Cell(text="–" if q["bound"] is None else at_most(q["bound"], digits=3)),
-                Cell(text=f"{q['samples_needed']:,}"),
+                Cell(text=f"{q.observed:.3g}"),
+                Cell(text="–" if q.bound is None else at_most(q.bound, digits=3)),
+                Cell(text=f"{q.samples_needed:,}"),
             ],
         )
-        for q in off["quantiles"]
+        for q in off.quantiles
     ]
     columns = ["of the domain errs less than", "observed", "upper bound", "points it needs"]
     note = (
-        f"From {off['rows']:,} independent random points. The bounds hold with "
-        f"{off['confidence']:.0%} confidence each, whatever the distribution of the error (order "
-        f"statistics, Wilks 1941). With the same confidence {percent(off['covered_by_max'], 2)} of "
-        f"the domain err no more than the largest error observed, {at_most(off['max'], digits=3)}."
+        f"From {off.rows:,} independent random points. The bounds hold with "
+        f"{off.confidence:.0%} confidence each, whatever the distribution of the error (order "
+        f"statistics, Wilks 1941). With the same confidence {at_least(off.covered_by_max)} of the "
+        f"domain err no more than the largest error observed, {at_most(off.max, digits=3)}. Of the "
+        "rest nothing is known."
     )
     return [section("Between the rows of the dataset", table(columns, rows), note=note)]
 
 
 def _shown(made: Certificate) -> dict[str, Any]:
-    about = {key: value for key, value in made.about.items() if key not in ("settings", "domain")}
+    about = made.about.model_dump(exclude={"settings", "domain"})
     about |= {key: str(about[key])[:16] for key in ("model", "weights", "dataset")}
-    for number, line in enumerate(made.about["domain"] or [], 1):
+    for number, line in enumerate(made.about.domain or (), 1):
         about[f"input {number}"] = line
-    return {**about, **{key: value for key, value in made.about["settings"].items()}}
+    return {**about, **made.about.settings.model_dump()}
 
 
 def _markdown(found: Examined) -> str:
@@ -289,7 +372,7 @@ def _markdown(found: Examined) -> str:
     reasons = [f"{c.said} {c.remedy}".rstrip() for c in made.failed]
     return document(
         f"certify-surrogate: {made.verdict}",
-        _headline(found),
+        headline(found),
         bullet_list(reasons),
         markdown_table(["figure", "value", "of what"], facts),
         markdown_table(["condition", "status", "seen"], rows),

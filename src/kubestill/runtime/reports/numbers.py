@@ -6,7 +6,7 @@ import math
 
 from kubestill.runtime.metrics.catalog import METRICS
 
-__all__ = ["at_most", "count", "duration", "percent", "range_text", "score_text", "size"]
+__all__ = ["count", "duration", "percent", "range_text", "score_text", "size"]
 
 
 def count(value: float) -> str:
@@ -53,15 +53,6 @@ def percent(share: float, digits: int = 1) -> str:
 
 def _written(shares: tuple[float, ...], digits: int) -> tuple[str, ...]:
     return tuple(f"{share:.{digits}%}" for share in shares)
-
-
-def at_most(bound: float, digits: int = 2) -> str:
-    """Write an upper bound, rounded up: rounded to the nearest, it could promise too much."""
-    shown = f"{bound:.{digits}g}"
-    if not math.isfinite(bound) or float(shown) >= bound:
-        return shown
-    unit = 10.0 ** (math.floor(math.log10(abs(bound))) - digits + 1)
-    return f"{math.ceil(bound / unit) * unit:.{digits}g}"
 
 
 def score_text(metric: str, value: float) -> str:

@@ -204,7 +204,7 @@ def bars_plot(sizes: Mapping[str, float], times: Mapping[str, float], batch: int
 
 def _bars(axes: Axes, values: Mapping[str, float], form: Any, title: str) -> None:
     names, lengths = list(values), list(values.values())
-    colours = ["teacher", "student"]
+    colours = ["student" if name == "surrogate" else "teacher" for name in names]
     low = min(lengths) / 4
     axes.grid(False)
     axes.barh(names, lengths, left=0, color=[PAINT[c] for c in colours], height=0.62)

@@ -12,7 +12,7 @@ from kubestill.errors import Problems, Refused
 from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, check_kind, write_pages
 from kubestill.runtime.base.settings import check_overlap, validate
 from kubestill.runtime.certification import CertificateSettings, certify
-from kubestill.runtime.certification.certify import Examined
+from kubestill.runtime.certification.certify import Examined, finite_points
 from kubestill.runtime.certification.cost import weights_bytes
 from kubestill.runtime.datasets.dataset import Dataset
 from kubestill.runtime.generation.systems.load import load_named_system, load_system
@@ -34,6 +34,7 @@ def certify_surrogate(
     summary: Artifact,
     system: str = "",
     system_args: Mapping[str, Any] | None = None,
+    assurance: str = "auto",
     tolerance: float = 0.0,
     statistic: str = "max",
     samples: int = 20_000,
@@ -45,7 +46,8 @@ def certify_surrogate(
     """Certify a surrogate, or say why not; the component documents the parameters.
 
     Returns:
-        verdict: `certified` or `refused`.
+        verdict: `certified: enumerated`, `certified: proven`, `certified: sampled`, `measured` or
+            `refused`.
         reason: Why, in sentences.
 
     Raises:
@@ -54,6 +56,7 @@ def certify_surrogate(
         Refused: The certificate is refused, and `strict` is set.
     """
     typed = {
+        "assurance": assurance,
         "tolerance": tolerance,
         "statistic": statistic,
         "samples": samples,
@@ -116,8 +119,10 @@ def _check(
                 solver = load_system(name, args) if system else load_named_system(name, args)
     if predictor and typed["exceptions"] and predictor.spec.task == "regression":
         problems.add(
-            "exceptions", True, "only classes can be put right row by row; use a tolerance"
+            "exceptions", True, "only classes can be put right point by point; use a tolerance"
         )
+    elif parsed and typed["exceptions"] and finite_points(solver, parsed) is None:
+        problems.add("exceptions", True, _WHY_NO_EXCEPTIONS)
     if predictor and rows and rows.schema.target is not None:
         _check_fit(predictor, rows, solver, problems)
     problems.raise_if_any()
@@ -125,6 +130,12 @@ def _check(
     assert rows
     assert parsed
     return _Job(predictor=predictor, dataset=rows, system=solver, settings=parsed)
+
+
+_WHY_NO_EXCEPTIONS = (
+    "they name points of a finite domain that is enumerated, and this domain is continuous, too "
+    "large (`enumerate_rows`), to be sampled, or that of no system; use a tolerance"
+)
 
 
 def _check_fit(
@@ -166,19 +177,23 @@ def _write(
     with open(os.path.join(certificate.path, "certificate.json"), "w", encoding="utf-8") as file:
         json.dump(made.to_json(), file, indent=1, allow_nan=False)
     certificate.metadata.update(
-        kind="certificate", verdict=made.verdict, model=str(made.about["model"])
+        kind="certificate",
+        verdict=made.verdict,
+        assurance=made.assurance or "none",
+        model=made.about.model,
     )
     write_pages(certificate_report(found), report, summary)
     metrics.metadata["kind"] = "metrics"
+    errors = made.errors
+    data = errors.data.model_dump(exclude={"against"}, exclude_none=True)
     scalars = {
-        **{f"data_{name}": value for name, value in made.errors["data"].items()},
-        **{
-            f"off_grid_{name}": made.errors.get("off_grid", {}).get(name)
-            for name in ("max", "mean")
-        },
-        "worst_error": made.worst["error"],
-        "size_ratio": made.size["ratio"],
-        "speed_ratio": made.speed.get("ratio"),
+        **{f"data_{name}": value for name, value in data.items()},
+        "off_grid_max": errors.off_grid and errors.off_grid.max,
+        "off_grid_mean": errors.off_grid and errors.off_grid.mean,
+        "proven_error": errors.proven and errors.proven.upper,
+        "worst_error": made.worst.error,
+        "size_ratio": made.size.ratio,
+        "speed_ratio": made.speed and made.speed.ratio,
     }
     for name, value in scalars.items():
         if value is not None:
