@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from model_samples import image_schema, images, make_model, mixed_frame, mixed_schema
 
@@ -230,6 +232,35 @@ def test_weights_that_do_not_fit_the_spec(plain: Model, tmp_path: Path) -> None:
         load_model(str(tmp_path))
 
 
+def exchange_weights(folder: Path, content: bytes) -> None:
+    """Put other weights in place, and name them in the spec."""
+    (folder / "model.safetensors").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    edit(folder, lambda spec: spec.update(digest=digest))
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.uint8, torch.bool, torch.complex64], ids=str)
+def test_weights_of_another_kind_are_no_weights(
+    plain: Model, tmp_path: Path, kind: torch.dtype
+) -> None:
+    export_model(plain, str(tmp_path))
+    weights = safetensors.torch.load_file(str(tmp_path / "model.safetensors"))
+    last = next(reversed(weights))
+    weights[last] = weights[last].to(kind)
+    exchange_weights(tmp_path, safetensors.torch.save(weights))
+    with pytest.raises(CorruptData, match=f"{last} holds floating numbers by the spec, {kind}"):
+        load_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["F4", "F6_E2M3", "F6_E3M2", "F8_E8M0"])
+def test_numbers_that_torch_lacks_are_no_weights(plain: Model, tmp_path: Path, kind: str) -> None:
+    export_model(plain, str(tmp_path))
+    head = json.dumps({"x": {"dtype": kind, "shape": [0], "data_offsets": [0, 0]}}).encode()
+    exchange_weights(tmp_path, len(head).to_bytes(8, "little") + head)
+    with pytest.raises(CorruptData, match=f"a type that torch lacks: '{kind}'"):
+        load_model(str(tmp_path))
+
+
 @pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
 def test_folder_without_a_model(plain: Model, tmp_path: Path, name: str) -> None:
     export_model(plain, str(tmp_path))
@@ -265,15 +296,10 @@ class Bomb:
 
 
 def test_pickle_in_place_of_the_weights_is_not_executed(plain: Model, tmp_path: Path) -> None:
-    import hashlib
-
     marker = tmp_path / "exploded"
     folder = tmp_path / "model"
     export_model(plain, str(folder))
-    content = pickle.dumps(Bomb(marker))
-    (folder / "model.safetensors").write_bytes(content)
-    digest = hashlib.sha256(content).hexdigest()
-    edit(folder, lambda spec: spec.update(digest=digest))
+    exchange_weights(folder, pickle.dumps(Bomb(marker)))
     with pytest.raises(CorruptData):
         load_model(str(folder))
     assert not marker.exists()

@@ -158,10 +158,16 @@ def load_model(uri: str, *, device: str = "cpu", trust: Iterable[str] = ()) -> P
     form = parse_json(text, source=f"{uri}/{SPEC_FILE}", what="model")
     spec = ModelSpec.from_json(form)
     digest = check_digest(text, packed, source=uri)
+    where = f"{uri}/{WEIGHTS_FILE}"
     try:
         weights = safetensors.torch.load(packed)
+    except KeyError as error:
+        raise CorruptData(f"{where} has numbers of a type that torch lacks: {error}") from error
+    except (SafetensorError, RuntimeError) as error:
+        raise CorruptData(f"{where}: {error}") from error
+    try:
         model = Model.from_spec(spec, trust=trust, weights=weights)
         model.load_state_dict(weights)
-    except (SafetensorError, RuntimeError) as error:
-        raise CorruptData(f"{uri}/{WEIGHTS_FILE}: {error}") from error
+    except RuntimeError as error:
+        raise CorruptData(f"{where}: {error}") from error
     return Predictor(model.to(place), digest=digest)

@@ -77,6 +77,12 @@ def _check_shapes(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
                 f"{expected.get(name, 'absent')} by the spec, {found.get(name, 'absent')} in the "
                 "file)"
             )
+    for name in expected.keys() & found.keys():
+        if _kind(state[name]) != _kind(weights[name]):
+            raise CorruptData(
+                f"the model spec does not fit its weights ({name[:100]} holds "
+                f"{_kind(state[name])} numbers by the spec, {weights[name].dtype} in the file)"
+            )
     held = sum(buffer.numel() for buffer in module.buffers() if not is_lazy(buffer))
     if held > _numbers(weights) + _SPARE_NUMBERS:
         raise CorruptData(f"the model spec asks for {held:,} numbers besides its weights")
@@ -197,6 +203,12 @@ def _size_of_new(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
     if args and (func is torch.full or isinstance(args[0], tuple | list)):
         shape = args[0]
     return math.prod(shape)
+
+
+def _kind(tensor: Tensor) -> str:
+    """Return what loading may not change, as it may change the precision."""
+    real = "floating" if tensor.is_floating_point() else "whole"
+    return "complex" if tensor.is_complex() else real
 
 
 def _numbers(weights: Mapping[str, Tensor]) -> int:
