@@ -126,12 +126,16 @@ def bound_network(graph: Graph, features: Features) -> Quadratics:
         slopes.append(slope)
     last = values[-1]
     remainder, blame = _backward(graph, values, local, slopes, d)
+    remainder = torch.fmin(last.rest, remainder)
+    # Infinite times zero, in a network that overflows: nothing is known.
+    known = torch.isfinite(remainder) & torch.isfinite(last.main).all(1)
+    main = torch.where(known[:, None], last.main, 0.0)
     return Quadratics(
-        value=last.main[:, 0],
-        gradient=last.main[:, 1 : 1 + d],
-        hessian=last.main[:, 1 + d :],
-        remainder=torch.fmin(last.rest, remainder),
-        blame=blame * radius,
+        value=main[:, 0],
+        gradient=main[:, 1 : 1 + d],
+        hessian=main[:, 1 + d :],
+        remainder=torch.where(known, remainder, math.inf),
+        blame=torch.nan_to_num(blame * radius, nan=0.0, posinf=1e99),
     )
 
 

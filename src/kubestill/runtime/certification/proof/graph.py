@@ -109,6 +109,8 @@ def read(predictor: Predictor) -> Graph:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise _refuse(name, "not finite", "nothing can be proven of such a network")
+        if tensor.is_floating_point() and tensor.dtype not in (torch.float32, FLOAT):
+            raise _refuse(name, tensor.dtype, "bounds are known for float32 only")
     last = reader.add_module(model.network, "network", 0)
     if not model.decoder.identity:
         spec = model.decoder.to_spec()
@@ -128,6 +130,8 @@ class _Reader:
         return len(self.operations)
 
     def add_module(self, module: nn.Module, name: str, of: int) -> int:
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise _refuse(name, "hook", "nothing is known of what it does to the layer")
         for kind, method in _MODULES.items():
             # Not `isinstance`: a subclass may compute anything.
             if type(module) is kind:

@@ -264,7 +264,9 @@ class _Search:
                 point = self.space.frame(points, boxes).iloc[row].to_dict()
                 raise side.refuse(point, answer[row])
         apart = np.abs(answers[0] - answers[1])
-        row, output = np.unravel_index(int(np.nanargmax(apart)), apart.shape)
+        # An answer that is no number is as wrong as can be.
+        apart[np.isnan(apart)] = math.inf
+        row, output = np.unravel_index(int(apart.argmax()), apart.shape)
         if apart[row, output] > self.lower:
             self.lower, self.output = float(apart[row, output]), int(output)
             self.at = self.space.frame(points, boxes).iloc[int(row)].to_dict()
@@ -275,7 +277,7 @@ class _Search:
         sides = (self.network, self.other)
         upper = max(self.upper, self.lower)
         refuted = self.tolerance is not None and self.lower > self.tolerance
-        proven = not refuted and upper <= self.threshold
+        proven = not refuted and math.isfinite(upper) and upper <= self.threshold
         return Proof(
             status="refuted" if refuted else "proven" if proven else "unfinished",
             upper=upper,

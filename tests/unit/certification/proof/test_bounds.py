@@ -1,0 +1,203 @@
+"""Bounds of networks and activations over boxes, against dense sampling and corners."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from proof_parts import Saddle, Waves, make_predictor
+
+from kubestill.errors import InvalidInput
+from kubestill.runtime.certification.proof.activations import ACTIVATIONS, InverseRoot, Smooth
+from kubestill.runtime.certification.proof.bounds import Quadratics, pairs
+from kubestill.runtime.certification.proof.sides import NetworkSide
+from kubestill.runtime.certification.proof.space import Boxes, Space
+from kubestill.runtime.models.predict import Predictor
+
+SIZES = (1.0, 0.3, 0.03, 1e-3, 1e-6, 0.0)
+
+NETWORKS = {
+    **{
+        f"mlp-{name}": ("mlp", {"activation": name})
+        for name in (
+            "elu",
+            "gelu",
+            "leaky_relu",
+            "mish",
+            "relu",
+            "sigmoid",
+            "silu",
+            "softplus",
+            "tanh",
+        )
+    },
+    "linear": ("mlp", {"hidden": []}),
+    "layer-norm": ("mlp", {"norm": "layer", "activation": "tanh"}),
+    "batch-norm": ("mlp", {"norm": "batch", "activation": "silu"}),
+    "skips": ("mlp", {"residual": True, "activation": "gelu"}),
+    "siren": ("siren", {}),
+    "fourier": ("fourier", {"frequencies": 8}),
+    "resmlp": ("resmlp", {"width": 16}),
+}
+
+
+def predictor(name: str, *, scale: float = 1.0, depth: int = 2, steps: int = 0) -> Predictor:
+    network, args = NETWORKS[name]
+    depth += name == "skips"
+    hidden = {} if network == "resmlp" or name == "linear" else {"hidden": [16] * depth}
+    made = make_predictor(Saddle(), network, scale=scale, steps=steps, **{**hidden, **args})
+    for module in made.model.modules():
+        if isinstance(module, torch.nn.BatchNorm1d) and module.running_mean is not None:
+            module.running_mean.uniform_(-1, 1)
+    return made
+
+
+def rng(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def boxes_of(space: Space, size: float, count: int, seed: int = 0) -> Boxes:
+    random, whole = rng(seed), space.whole
+    whole = whole.take(random.integers(0, len(whole), count))
+    width = (whole.high - whole.low) * size
+    low = whole.low + (whole.high - whole.low - width) * random.random(width.shape)
+    return Boxes(low=low, high=np.minimum(low + width, whole.high), choice=whole.choice)
+
+
+def points_of(boxes: Boxes, random: np.random.Generator, *, corners: bool) -> np.ndarray:
+    share = random.random(boxes.low.shape)
+    share = np.round(share) if corners else share
+    return np.clip(boxes.low + (boxes.high - boxes.low) * share, boxes.low, boxes.high)
+
+
+def away(bounds: Quadratics, boxes: Boxes, points: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """Return by how much answers [N, T] are outside of their bounds."""
+    shift = torch.from_numpy((points - boxes.centred[0]).T.copy())
+    first, second = pairs(len(shift))
+    twice = torch.where(first == second, 0.5, 1.0)[:, None]
+    model = bounds.value + (bounds.gradient * shift).sum(1)
+    model = model + (bounds.hessian * shift[first] * shift[second] * twice).sum(1)
+    return np.abs(answers.T - model.numpy()) - bounds.remainder.numpy()
+
+
+@pytest.mark.parametrize(
+    ("depth", "scale"), [(3, 1.0), (3, 5.0), (1, 300.0)], ids=["plain", "large", "huge"]
+)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_no_answer_leaves_the_bounds(name: str, depth: int, scale: float) -> None:
+    space = Space(Saddle().domain)
+    side, random = NetworkSide(predictor(name, scale=scale, depth=depth), space), rng(1)
+    boxes = Boxes.join([boxes_of(space, size, 40) for size in SIZES])
+    bounds = side.over(boxes)
+    assert not torch.isnan(bounds.remainder).any()
+    for turn in range(6):
+        points = points_of(boxes, random, corners=bool(turn % 2))
+        found = away(bounds, boxes, points, side.at(points, boxes))
+        assert not (found > 0).any(), boxes.high[found[0] > 0] - boxes.low[found[0] > 0]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_bounds_are_tight(name: str) -> None:
+    """On a small box, what is left is rounding: float32's, and not much more."""
+    space = Space(Saddle().domain)
+    side = NetworkSide(predictor(name), space)
+    for size, most in ((0.0, 2e-5), (1e-4, 3e-5), (1e-2, 2e-2)):
+        assert side.over(boxes_of(space, size, 32)).remainder.max() < most
+
+
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+def test_activations_stay_within_their_quadratics(name: str) -> None:
+    function = ACTIVATIONS[name]
+    random = rng(0)
+    count = 4000
+    value = torch.from_numpy(random.normal(0, 3, (count, 1)))
+    reach = torch.from_numpy(10.0 ** random.uniform(-6, 1.5, (count, 1)))
+    linear = reach * torch.from_numpy(random.choice([0.0, 0.3, 1.0], (count, 1)))
+    found = function.over(value, linear, reach - linear)
+    for share in np.linspace(-1, 1, 41):
+        at = value + share * reach
+        moved = (at - value).clamp(-linear, linear)
+        if isinstance(function, Smooth):
+            truth = function.derivatives(at)[0]
+        else:
+            truth = torch.where(at > 0, at, function.below * at)
+        # The quadratic bends with the linear part alone, wherever in its reach that is.
+        for part in (moved, moved.clamp(min=at - value - (reach - linear))):
+            rest = at - value - part
+            assert (rest.abs() <= reach - linear + 1e-12).all()
+            bend = 0 if found.bend is None else found.bend
+            model = found.value + found.slope * (at - value) + bend * part**2 / 2
+            assert ((truth - model).abs() <= found.remainder).all()
+
+
+def test_float32_activations_keep_to_what_is_assumed() -> None:
+    """The one assumption about torch's own kernels, over all magnitudes."""
+    values = np.concatenate([s * 10.0 ** np.linspace(-20, 4, 60_001) for s in (-1, 1)])
+    x = torch.from_numpy(values.astype(np.float32))
+    kernels = {
+        "elu": torch.nn.functional.elu,
+        "gelu": torch.nn.functional.gelu,
+        "mish": torch.nn.functional.mish,
+        "sigmoid": torch.sigmoid,
+        "silu": torch.nn.functional.silu,
+        "softplus": torch.nn.functional.softplus,
+        "tanh": torch.tanh,
+        "sine": torch.sin,
+        "cosine": torch.cos,
+    }
+    for name, kernel in kernels.items():
+        scale, offset = ACTIVATIONS[name].size if name != "mish" else (1.0, 1.0)
+        apart = (kernel(x).double() - kernel(x.double())).abs()
+        allowed = 8 * 2.0**-24 * (scale * x.double().abs() + offset) + 2.0**-120
+        assert (apart <= allowed).all(), name
+
+
+def test_the_inverse_root_of_a_variance() -> None:
+    random = rng(0)
+    value = torch.from_numpy(10.0 ** random.uniform(-5, 1, (2000, 1)))
+    reach = torch.from_numpy(10.0 ** random.uniform(-9, 1.5, (2000, 1)))
+    floor = 5e-6
+    found = InverseRoot(floor=floor).over(value, reach, torch.zeros_like(reach))
+    assert found.bend is not None
+    for share in np.linspace(-1, 1, 41):
+        at = (value + share * reach).clamp(min=floor)
+        part = at - value.clamp(min=floor)
+        model = found.value + found.slope * part + found.bend * part**2 / 2
+        assert ((at.rsqrt() - model).abs() <= found.remainder).all()
+
+
+def test_discrete_inputs_are_one_domain_each() -> None:
+    system = Waves()
+    space = Space(system.domain)
+    assert len(space.whole) == 6
+    side = NetworkSide(make_predictor(system, hidden=[8, 8], activation="tanh"), space)
+    random = rng(0)
+    boxes = Boxes.join([boxes_of(space, size, 200) for size in SIZES])
+    points = points_of(boxes, random, corners=False)
+    assert not (away(side.over(boxes), boxes, points, side.at(points, boxes)) > 0).any()
+
+
+class Own(torch.nn.Tanh):
+    """Nobody knows what a subclass computes."""
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (lambda network: network.__setitem__(1, Own()), r"network\.1 = 'Own': no bounds are known"),
+        (
+            lambda network: network[0].weight.data.fill_(np.nan),
+            r"network\.0\.weight = 'not finite'",
+        ),
+        (lambda network: network[2].bias.data.fill_(np.inf), r"network\.2\.bias = 'not finite'"),
+        (lambda network: network.__setitem__(1, torch.nn.GELU("tanh")), r"network\.1\.approximate"),
+        (lambda network: network.half(), r"network\.0\.weight = torch\.float16"),
+        (lambda network: network[1].register_forward_hook(print), r"network\.1 = 'hook'"),
+    ],
+    ids=["subclass", "nan", "inf", "approximate", "half", "hook"],
+)
+def test_what_has_no_bounds_is_refused_by_name(spoil, named: str) -> None:  # noqa: ANN001
+    made = make_predictor(Saddle(), hidden=[4], activation="tanh")
+    spoil(made.model.network)
+    with pytest.raises(InvalidInput, match=named):
+        NetworkSide(made, Space(Saddle().domain))

@@ -1,0 +1,201 @@
+"""Proofs over whole domains: what is proven holds everywhere, and what cannot be is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from proof_parts import Declared, Enclosed, Expanded, Saddle, Waves, make_predictor
+
+from kubestill.errors import InvalidInput
+from kubestill.runtime.certification.proof import prove
+from kubestill.runtime.generation.systems import Domain, Output, System, load_system
+from kubestill.runtime.generation.systems.inputs import Continuous, Field, Integer
+from kubestill.runtime.models.predict import Predictor
+
+SYSTEMS = {
+    "saddle": Expanded,
+    "waves": Waves,
+    "heat": lambda: load_system("heat"),
+    "black-scholes": lambda: load_system("black-scholes"),
+}
+NETWORKS = {
+    "relu": {"hidden": [12, 12]},
+    "tanh": {"hidden": [12, 12], "activation": "tanh"},
+    "silu": {"hidden": [12, 12], "activation": "silu"},
+    "siren": {"network": "siren", "hidden": [12, 12]},
+    "resmlp": {"network": "resmlp", "width": 8, "blocks": 2, "activation": "gelu"},
+    "fourier": {"network": "fourier", "hidden": [12], "frequencies": 4},
+}
+
+
+def errors(predictor: Predictor, system: System, frame: Any) -> np.ndarray:
+    told = predictor(frame).to_numpy(np.float64)
+    return np.abs(told - np.asarray(system.solve(frame)).reshape(len(frame), -1)).max(1)
+
+
+def hunt(predictor: Predictor, system: System) -> float:
+    """Look for the largest error: at random, at corners, then ever closer to the worst."""
+    random = np.random.default_rng(5)
+    unit = random.random((4000, system.domain.width))
+    unit[::2] = np.where(random.random(unit[::2].shape) < 0.5, np.round(unit[::2]), unit[::2])
+    unit = np.clip(unit, 1e-9, 1 - 1e-9)
+    worst = 0.0
+    for radius in (0.1, 0.03, 0.01, 0.003, 0.001, 1e-4):
+        found = errors(predictor, system, system.domain.at(unit))
+        worst = max(worst, float(found.max()))
+        best = unit[np.argsort(-found)[:40]]
+        moved = np.repeat(best, 20, axis=0)
+        moved += radius * random.uniform(-1, 1, moved.shape)
+        unit = np.clip(np.concatenate([best, moved]), 1e-9, 1 - 1e-9)
+    return worst
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_no_point_exceeds_what_is_proven(name: str, network: str) -> None:
+    system = SYSTEMS[name]()
+    predictor = make_predictor(system, **NETWORKS[network], steps=30)
+    proof = prove(predictor, system, gap=0.5, boxes=30_000)
+    found = hunt(predictor, system)
+    assert proof.lower <= proof.upper
+    assert found <= proof.upper
+    if proof.status == "proven":
+        assert proof.upper <= 1.5 * proof.lower * (1 + 1e-9)
+        assert proof.done == 1
+    else:
+        assert proof.boxes >= 30_000
+        assert proof.done < 1
+    again = errors(predictor, system, pd.DataFrame([proof.at]))
+    assert again[0] == pytest.approx(proof.lower, rel=1e-4, abs=1e-6)
+
+
+def test_a_tolerance_is_proven_or_refuted() -> None:
+    system = Expanded()
+    predictor = make_predictor(system, hidden=[16, 16], activation="tanh", steps=60)
+    worst = prove(predictor, system, gap=0.05)
+    assert worst.status == "proven"
+    good = prove(predictor, system, tolerance=1.1 * worst.upper)
+    bad = prove(predictor, system, tolerance=0.8 * worst.lower)
+    assert (good.status, bad.status) == ("proven", "refuted")
+    assert good.upper <= good.tolerance
+    assert bad.lower > bad.tolerance
+    assert "No point of the domain has an error above" in good.reason
+    assert "The error at" in bad.reason
+
+
+def test_what_the_budget_does_not_reach_is_said() -> None:
+    system = load_system("black-scholes")
+    predictor = make_predictor(system, hidden=[8], activation="tanh")
+    proof = prove(predictor, system, tolerance=1e-3 + hunt(predictor, system), boxes=400)
+    assert proof.status == "unfinished"
+    assert 0 <= proof.done < 1
+    assert np.isfinite(proof.upper)
+    assert f"After {proof.boxes:,} boxes" in proof.reason
+
+
+@pytest.mark.parametrize(
+    ("system", "conditional"),
+    [(Expanded(), False), (Enclosed(), False), (Declared(), True)],
+    ids=["expand", "enclose", "lipschitz"],
+)
+def test_three_ways_to_enclose(system: System, conditional: bool) -> None:
+    predictor = make_predictor(system, hidden=[8], activation="tanh", steps=20)
+    proof = prove(predictor, system, gap=1.0, boxes=60_000)
+    assert proof.status == "proven"
+    assert proof.conditional == conditional
+    assert hunt(predictor, system) <= proof.upper
+    assert ("Conditional" in " ".join(proof.assumptions)) == conditional
+
+
+def test_two_networks_are_compared_on_a_box() -> None:
+    system = Saddle()
+    teacher = make_predictor(system, hidden=[24, 24], activation="tanh", steps=60)
+    student = make_predictor(system, hidden=[8], activation="silu", steps=60, seed=1)
+    proof = prove(student, teacher, system.domain, gap=0.3)
+    assert proof.status == "proven"
+    grid = np.stack(np.meshgrid(*[np.linspace(0, 1, 151)] * 2), -1).reshape(-1, 2)
+    frame = system.domain.at(np.clip(grid, 1e-9, 1 - 1e-9))
+    apart = np.abs(student(frame).to_numpy() - teacher(frame).to_numpy()).max()
+    assert proof.lower * 0.98 <= apart <= proof.upper
+    assert prove(teacher, teacher, system.domain, tolerance=1e-3).status == "proven"
+
+
+def test_a_network_that_overflows_is_never_proven() -> None:
+    system = Expanded()
+    predictor = make_predictor(system, hidden=[8, 8, 8], scale=1e13)
+    proof = prove(predictor, system, tolerance=1.0, boxes=200)
+    assert proof.status != "proven"
+    assert proof.upper > 1.0
+
+
+class Unenclosed(Saddle):
+    name = "unenclosed"
+
+
+class Unbounded(Expanded):
+    def __init__(self) -> None:
+        super().__init__()
+        normal = Continuous(name="x", mapping="normal")
+        self.domain = Domain([normal, Continuous(name="y", low=-1, high=1)])
+
+
+class Whole(Expanded):
+    def __init__(self) -> None:
+        super().__init__()
+        self.domain = Domain([Integer(name="x", low=0, high=3), Integer(name="y", low=0, high=3)])
+
+
+class Sides(Expanded):
+    def __init__(self) -> None:
+        super().__init__()
+        self.output = Output(name="side", classes=("no", "yes"))
+
+
+class Fielded(Expanded):
+    def __init__(self) -> None:
+        super().__init__()
+        self.domain = Domain([Field(name="x", shape=(4,), numbers=1, draw=lambda unit: unit)])
+
+
+REFUSED: dict[str, tuple[System, dict[str, Any], str]] = {
+    "tolerance 0": (Expanded(), {"tolerance": 0.0}, "tolerance = 0.0: must be a finite number"),
+    "no seconds": (Expanded(), {"seconds": 0}, "seconds = 0: must be above 0"),
+    "no enclosure": (Unenclosed(), {}, "three ways: `expand`"),
+    "too short": (Enclosed(short=0.2), {}, "outside of what its `enclose` says"),
+    "turned": (Enclosed(turned=True), {}, "lower is above upper on the box"),
+    "too flat": (Declared(slope=0.3), {}, "outside of what its `lipschitz` says"),
+    "unbounded": (Unbounded(), {}, "input 'x' = 'normal': unbounded"),
+    "finite": (Whole(), {}, "ask for the assurance 'enumerated'"),
+    "classes": (Sides(), {}, "only numbers are proven"),
+    "field": (Fielded(), {}, "nothing is proven over fields"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_proven_is_refused(case: str) -> None:
+    system, options, said = REFUSED[case]
+    predictor = make_predictor(Saddle(), hidden=[4], activation="tanh")
+    with pytest.raises(InvalidInput, match=said):
+        prove(predictor, system, **options)
+
+
+def test_other_inputs_and_outputs_are_refused() -> None:
+    predictor = make_predictor(Saddle(), hidden=[4])
+    with pytest.raises(InvalidInput, match="no input of the domain"):
+        prove(predictor, load_system("heat"))
+    with pytest.raises(InvalidInput, match="domain = None: two networks have none"):
+        prove(predictor, predictor)
+
+
+def test_arithmetic_outside_of_the_model_of_rounding_is_noticed() -> None:
+    """A network that is not evaluated in float32 as assumed contradicts its own bounds."""
+    system = Expanded()
+    predictor = make_predictor(system, hidden=[16, 16], activation="tanh")
+    honest = predictor.model.network.forward
+    predictor.model.network.forward = lambda x: honest(x.bfloat16().float())
+    with torch.inference_mode(), pytest.raises(InvalidInput, match="outside of what float32"):
+        prove(predictor, system, boxes=3000)
