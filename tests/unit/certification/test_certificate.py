@@ -268,7 +268,7 @@ def test_a_solver_gets_the_same_types_when_its_rows_are_solved_again(tmp_path):
 def test_the_error_of_a_table_is_held_against_its_own_numbers(tmp_path):
     """A network that answers with what float32 holds is wrong by what that loses."""
     path = tmp_path / "step.parquet"
-    pd.DataFrame({"key": np.arange(512.0), "y": 1.7e9 + np.arange(512) / 2}).to_parquet(path)
+    pd.DataFrame({"key": np.arange(512.0), "y": 1.7e9 + np.arange(512) * 20.0}).to_parquet(path)
     args = {"source": str(path), "target": "y"}
     dataset = make_dataset(
         tmp_path / "rows",

@@ -308,3 +308,52 @@ class TestBadInput:
     @pytest.mark.parametrize("source", ["", "nowhere.csv", "no*where.csv", "memory://no/where.csv"])
     def test_nothing_there(self, source: str) -> None:
         assert len(problems(source)) == 1
+
+
+NANOSECONDS = 1_700_000_000 * 10**9 + np.arange(1000) * 7 * 86_400 * 10**9 // 1000
+"""A week of moments; float32 tells 2^37 nanoseconds apart, a bit more than two minutes."""
+
+
+def test_a_feature_that_float32_stores_coarsely_is_named_with_what_it_loses() -> None:
+    table = pa.table(
+        {
+            "when": NANOSECONDS,
+            "price": np.linspace(0.1, 0.9, 1000),
+            "constant": np.full(1000, 0.1),
+            "large": np.linspace(-1e30, 1e30, 1000),
+            "missing": pa.array([None, 1.7e9] * 500),
+            "y": np.arange(1000.0),
+        }
+    )
+    found = read_table(table, target="y")
+    moved = np.abs(NANOSECONDS - NANOSECONDS.astype(np.float32).astype(np.float64)).max()
+    share = moved / (NANOSECONDS[-1] - NANOSECONDS[0])
+    assert found.losses == {
+        "when": f"float32 moves numbers by up to {moved:.3g}, {share:.2%} of the column's range"
+    }
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        pytest.param(
+            1.7e9 + np.arange(512) / 2,
+            "target 'y' = '1.7e+09 to 1.70000026e+09': float32 moves numbers by up to 64, 25.00% "
+            "of the column's range; 509 different numbers become equal to others; subtract",
+            id="steps",
+        ),
+        pytest.param(
+            1.7e9 + np.arange(512) / 1e3, "511 different numbers become equal", id="one-step"
+        ),
+        pytest.param(
+            2**40 + np.arange(512), "511 different numbers become equal", id="whole-numbers"
+        ),
+    ],
+)
+def test_a_target_that_float32_cannot_hold_is_refused(y: Any, message: str) -> None:
+    table = pa.table({"x": np.arange(512.0), "y": y})
+    with pytest.raises(InvalidInput) as caught:
+        read_table(table, target="y", task="regression")
+    assert message in str(caught.value)
+    # As classes they are text, of which nothing is lost.
+    assert read_table(table, target="y", task="multiclass").losses == {}

@@ -107,7 +107,7 @@ def test_a_table_has_no_coarser_grid(prices: str) -> None:
 def test_a_table_answers_with_its_own_numbers_not_with_what_a_dataset_holds(
     tmp_path: Path, width: int
 ) -> None:
-    exact = 1.7e9 + np.arange(200) / 2
+    exact = 1.7e9 + np.arange(200) * 40.5
     cells = exact if width == 1 else [[value, -value] for value in exact]
     path = tmp_path / "exact.parquet"
     pd.DataFrame({"key": np.arange(200.0), "y": cells}).to_parquet(path)
@@ -118,6 +118,13 @@ def test_a_table_answers_with_its_own_numbers_not_with_what_a_dataset_holds(
 
 def test_targets_that_differ_beyond_float32_contradict_each_other(tmp_path: Path) -> None:
     path = tmp_path / "close.parquet"
-    pd.DataFrame({"x": [1.0, 1.0], "y": [1.7e9, 1.7e9 + 0.5]}).to_parquet(path)
+    pd.DataFrame({"x": [1.0, 1.0, 2.0], "y": [1.7e9, 1.7e9 + 0.5, 0.0]}).to_parquet(path)
     with pytest.raises(InvalidInput, match="rows 0 and 1 say 1700000000.0 and 1700000000.5"):
+        load_system("table", {"source": str(path), "target": "y"})
+
+
+def test_a_table_that_float32_cannot_hold_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "step.parquet"
+    pd.DataFrame({"key": np.arange(512.0), "y": 1.7e9 + np.arange(512) / 2}).to_parquet(path)
+    with pytest.raises(InvalidInput, match="float32 moves numbers by up to 64, 25.00% of the"):
         load_system("table", {"source": str(path), "target": "y"})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from kubestill.errors import Problems
 from kubestill.runtime.datasets import columns as read
@@ -15,6 +17,10 @@ __all__ = ["MAX_LABELS", "Finding", "guess", "report", "survey"]
 
 MAX_LABELS = 50_000
 """More distinct labels than this are an identifier, not a category."""
+
+NOTICED, REFUSED = 1e-4, 1e-2
+"""Shares of its range by which float32 may move a column's numbers: above the first it is said,
+above the second a target is refused."""
 
 
 @dataclass
@@ -33,8 +39,37 @@ class Finding:
     labels: set[str] = field(default_factory=set[str])
     """Distinct labels, up to `MAX_LABELS` and one batch more."""
     shape: tuple[int, ...] = ()
+    low: float = math.inf
+    """Smallest number, as stored."""
+    high: float = -math.inf
+    rounding: float = 0.0
+    """Largest difference between a number and its stored form, where that may matter."""
+    merged: int = 0
+    """Different numbers that became equal, counted in pieces of the table."""
     trouble: str = ""
     """Why the values cannot be read as the kind."""
+
+    @property
+    def lost(self) -> float:
+        """Share of the column's range by which storing it as float32 may move a number."""
+        return self.rounding / (self.high - self.low) if self.high > self.low else 0.0
+
+    @property
+    def unlearnable(self) -> bool:
+        """Whether storing it as float32 loses so much that a model could only learn the steps."""
+        return self.lost > REFUSED or (self.merged > 0 and self.high == self.low)
+
+    @property
+    def loss(self) -> str:
+        """What storing it as float32 loses, in words; "" where that is next to nothing."""
+        if self.lost <= NOTICED and not self.unlearnable:
+            return ""
+        said = f"float32 moves numbers by up to {self.rounding:.3g}"
+        if self.high > self.low:
+            said += f", {self.lost:.2%} of the column's range"
+        if self.merged:
+            said += f"; {self.merged:,} different numbers become equal to others"
+        return said
 
 
 def guess(kind: pa.DataType) -> str:
@@ -86,7 +121,9 @@ def _look(values: pa.ChunkedArray, found: Finding, counted: bool) -> None:
         numbers = read.floats(values)
         found.missing += int(np.isnan(numbers).sum()) - values.null_count
         found.infinite += int(np.isinf(numbers).sum())
-        found.whole = found.whole and not np.any(numbers[np.isfinite(numbers)] % 1)
+        finite = np.isfinite(numbers)
+        found.whole = found.whole and not np.any(numbers[finite] % 1)
+        _look_for_loss(values, numbers, finite, found)
     elif found.kind == "boolean":
         read.flags(values)
     elif found.kind == "tensor":
@@ -100,6 +137,27 @@ def _look(values: pa.ChunkedArray, found: Finding, counted: bool) -> None:
         if len(found.labels) <= MAX_LABELS:
             distinct = read.label_strings(values.unique()).to_pylist()
             found.labels.update(label for label in distinct if label is not None)
+
+
+def _look_for_loss(
+    values: pa.ChunkedArray,
+    numbers: NDArray[np.float32],
+    finite: NDArray[np.bool_],
+    found: Finding,
+) -> None:
+    """Note what storing numbers as float32 loses, where they lie close together and far from 0."""
+    stored = numbers[finite]
+    if not len(stored):
+        return
+    low, high = float(stored.min()), float(stored.max())
+    found.low, found.high = min(found.low, low), max(found.high, high)
+    step = float(np.spacing(np.float32(max(abs(low), abs(high)))))
+    # Nearly every column ends here, for the price of two reductions.
+    if values.type == pa.float32() or step / 2 <= NOTICED * (high - low):
+        return
+    exact = read.floats(values, np.float64)[finite]
+    found.rounding = max(found.rounding, float(np.abs(exact - stored).max()))
+    found.merged += len(np.unique(exact)) - len(np.unique(stored))
 
 
 def _first_shape(values: pa.ChunkedArray) -> tuple[int, ...]:

@@ -33,6 +33,8 @@ class UserTable:
     rows: int
     left_out: dict[str, str]
     """Columns that are no features although nobody said so, each with the reason."""
+    losses: dict[str, str]
+    """Features and targets that float32 stores coarsely, each with what it loses."""
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """Yield the rows in order, as `DatasetWriter.write` takes them."""
@@ -97,7 +99,12 @@ def read_table(
     if chosen:
         columns.append(_target(findings[target], chosen))
     schema = Schema(columns=tuple(columns), task=chosen)
-    return UserTable(source=opened.rows, schema=schema, rows=rows, left_out=left_out)
+    losses = {
+        column.name: findings[column.name].loss
+        for column in columns
+        if column.kind == "numeric" and column.role != "ignored" and findings[column.name].loss
+    }
+    return UserTable(source=opened.rows, schema=schema, rows=rows, left_out=left_out, losses=losses)
 
 
 def _open(source: str | pa.Table, problems: Problems) -> Opened:
@@ -257,6 +264,9 @@ def _task(found: Finding, asked: str, problems: Problems) -> Task | None:
         problems.add(field, str(found.type), "cannot be predicted")
     elif task == "regression" and found.kind not in ("numeric", "tensor"):
         problems.add(field, str(found.type), "regression needs numbers")
+    elif task == "regression" and found.unlearnable:
+        remedy = f"{found.loss}; subtract what they have in common, or use a larger unit"
+        problems.add(field, f"{found.low:.9g} to {found.high:.9g}", remedy)
     elif task != "regression" and found.kind == "tensor":
         problems.add(field, str(found.type), f"{task} needs one label a row")
     elif task != "regression" and count < 2:

@@ -86,6 +86,8 @@ def import_dataset(
             table = _open(settings)
     problems.raise_if_any()
     assert table
+    for name, loss in table.losses.items():
+        print(f"column {name!r}: {loss}", flush=True)
     _split(table, settings, {TRAIN: dataset, VALIDATION: validation, HOLDOUT: holdout})
     return ImportOutputs(dataset.uri)
 
@@ -130,6 +132,7 @@ def _write(
         "part": part,
         "settings": settings.model_dump(),
         "left-out": table.left_out,
+        "losses": table.losses,
     }
     with DatasetWriter(artifact.path, table.schema, provenance=provenance) as writer:
         first = 0
