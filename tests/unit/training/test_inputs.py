@@ -68,8 +68,8 @@ def test_everything_wrong_with_one_call_is_said_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "field", "hint"),
     [
-        ({"temperature": 0}, "temperature", "greater than 0"),
-        ({"hard_weight": 2}, "hard_weight", "less than or equal to 1"),
+        ({"temperature": 0}, "temperature", "use a number above 0"),
+        ({"hard_weight": 2}, "hard_weight", "in [0, 1]"),
         ({"mode": "distill"}, "mode", "'distil'"),
         ({"network": "mpl"}, "network", "'mlp'"),
         ({"network": "nowhere.nets:Net"}, "network", "nowhere"),

@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from kubestill.errors import InvalidInput, Problem, Problems, nearest
+from kubestill.runtime.base.complaints import complaints
 
 __all__ = ["fill", "fit_arguments", "import_factory", "takes_anything", "type_hints"]
 
@@ -115,9 +116,8 @@ def fit_arguments(
             arguments[name] = _read(value, hints.get(name, Any))
             json.dumps(arguments[name], allow_nan=False)
         except ValidationError as error:
-            for wrong in error.errors():
-                place = prefix + ".".join(map(str, (name, *wrong["loc"])))
-                problems.add(place, wrong["input"], wrong["msg"])
+            for wrong in complaints(error, value):
+                problems.add(prefix + ".".join((name, *wrong.path)), wrong.value, wrong.remedy)
         except (TypeError, ValueError):
             problems.add(f"{prefix}{name}", value, "must be JSON: it is kept and read again")
     for name, parameter in named.items():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from kubestill.errors import InvalidInput, Problems, nearest
+from kubestill.errors import InvalidInput, Problems
+from kubestill.runtime.base.complaints import complaints
 
 __all__ = ["check_overlap", "read", "validate"]
 
@@ -57,28 +57,15 @@ def read(
         return model.model_validate(dict(values))
     except ValidationError as error:
         wrong: set[str] = set()
-        for detail in error.errors():
-            names = [str(part) for part in detail["loc"]] or [""]
-            field = (prefixed or {}).get(names[0], prefix) + ".".join(names)
-            if detail["type"] == "extra_forbidden":
-                remedy = f"unknown key; {nearest(names[-1], _fields(model, names[:-1]))}"
-            else:
-                remedy = detail["msg"].removeprefix("Value error, ")
-            problems.add(field, detail["input"], remedy)
-            wrong.add(names[0])
+        for found in complaints(error, values, model):
+            name = found.path[0] if found.path else ""
+            field = (prefixed or {}).get(name, prefix) + ".".join(found.path)
+            problems.add(field, found.value, found.remedy)
+            wrong.add(name)
     try:
         return model.model_validate({k: v for k, v in values.items() if k not in wrong})
     except ValidationError:
         return None
-
-
-def _fields(model: type[BaseModel], path: Iterable[str]) -> Iterable[str]:
-    """Return the names of the fields of the model that lies at `path` below another."""
-    for name in path:
-        field = model.model_fields.get(name)
-        if field and inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel):
-            model = field.annotation
-    return model.model_fields
 
 
 def check_overlap(
