@@ -105,7 +105,7 @@ def _sides(
         problems.add("domain", None, "two networks have none of their own; give one")
     problems.raise_if_any()
     assert where is not None
-    space = Space(where)
+    space = Space(where, system.breaks if system else None)
     network = NetworkSide(predictor, space)
     other = SystemSide(system, space) if system else NetworkSide(_predictor(reference), space)
     if network.outputs != other.outputs:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kubestill.errors import InvalidInput, Problem, Problems
+from kubestill.errors import Problems
 from kubestill.runtime.generation.systems.domain import Domain
 from kubestill.runtime.generation.systems.inputs import Choice, Continuous, Floats, Integer, Levels
 from kubestill.runtime.generation.systems.taylor import centred
@@ -58,12 +59,16 @@ class Boxes:
 class Space:
     """The domain of a proof.
 
+    Args:
+        domain: What the inputs are.
+        breaks: Where boxes are cut first, by name of the input.
+
     Raises:
         InvalidInput: Unbounded inputs, fields, no continuous input, too many discrete
             combinations; all of them.
     """
 
-    def __init__(self, domain: Domain):
+    def __init__(self, domain: Domain, breaks: Mapping[str, Any] | None = None):
         problems = Problems()
         varying: list[Continuous] = []
         levels: dict[str, NDArray[Any]] = {}
@@ -97,6 +102,7 @@ class Space:
             name: np.asarray([choice[place] for choice in combined])
             for place, name in enumerate(levels)
         }
+        self._breaks = [np.asarray((breaks or {}).get(name, ()), np.float64) for name in self.names]
         self._log = np.array([given.mapping == "log" for given in varying])
 
     @property
@@ -139,6 +145,9 @@ class Space:
         wide = self._log[along] & (high > 2 * low)
         with np.errstate(all="ignore"):
             middle = np.where(wide, np.sqrt(low) * np.sqrt(high), middle)
+        for place, breaks in enumerate(self._breaks):
+            if len(breaks):
+                middle = np.where(along == place, _next_break(breaks, low, middle, high), middle)
         middle = np.clip(middle, low, high)
         left, right = boxes.high.copy(), boxes.low.copy()
         left[rows, along], right[rows, along] = middle, middle
@@ -150,6 +159,11 @@ class Space:
         )
 
 
-def refuse(field: str, value: object, remedy: str) -> InvalidInput:
-    """Return the error that a proof cannot be had, and what can."""
-    return InvalidInput([Problem(field, value, remedy)])
+def _next_break(breaks: Floats, low: Floats, middle: Floats, high: Floats) -> Floats:
+    """Return the break that is closest to the middle; the middle itself where none is inside."""
+    above = np.searchsorted(breaks, middle)
+    either = [breaks[np.clip(above - side, 0, len(breaks) - 1)] for side in (0, 1)]
+    # What is not inside is infinitely far.
+    far = [np.where((b > low) & (b < high), np.abs(b - middle), np.inf) for b in either]
+    nearest = np.where(far[0] <= far[1], *either)
+    return np.where(np.isinf(np.minimum(*far)), middle, nearest)

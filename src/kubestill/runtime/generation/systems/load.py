@@ -20,6 +20,7 @@ BUILTIN = {
     "collision-avoidance": "collision_avoidance:CollisionAvoidance",
     "heat": "heat:Heat",
     "heston": "heston:Heston",
+    "interpolated-table": "interpolation:InterpolatedTable",
     "lorenz": "lorenz:Lorenz",
     "table": "table:Table",
 }

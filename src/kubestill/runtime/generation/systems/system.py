@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
@@ -99,6 +100,10 @@ class System(ABC):
     lipschitz: Mapping[str, float] | None = None
     """Largest slope of any output along each continuous input, by name. It is taken on trust: a
     proof that uses it is conditional, and used only where neither of the others is there."""
+
+    breaks: Mapping[str, Sequence[float] | NDArray[np.float64]] | None = None
+    """Where `expand` or `enclose` changes its formula along an input, by name and ascending: proofs
+    cut boxes there first."""
 
     @property
     def table_bytes(self) -> int:

@@ -25,6 +25,7 @@ __all__ = [
     "Taylor",
     "boxed",
     "centred",
+    "constant",
     "exp",
     "gaussian_tail",
     "log",
@@ -221,6 +222,13 @@ class Taylor:
         """Return it with a larger remainder."""
         return _made(self, remainder=self.remainder + by, low=self.low - by, high=self.high + by)
 
+    def within(self, low: float, high: float, valid: NDArray[np.bool_]) -> Taylor:
+        """Return it where it is valid, [B], and elsewhere what is between two numbers."""
+        none = np.where(valid, self.remainder, np.inf)
+        bottom, top = np.where(valid, self.low, low), np.where(valid, self.high, high)
+        blame = np.where(valid[:, None], self.blame, self._linear)
+        return _made(self, remainder=none, low=bottom, high=top, blame=blame)
+
     def take(self, boxes: NDArray[Any]) -> Taylor:
         """Return it on some of the boxes: a mask [B] or indices [n]."""
         return Taylor(**{f.name: getattr(self, f.name)[boxes] for f in fields(self)})
@@ -297,6 +305,22 @@ def boxed(lower: Mapping[str, Floats], upper: Mapping[str, Floats]) -> dict[str,
         )
         for place, name in enumerate(lower)
     }
+
+
+def constant(like: Taylor, values: Floats) -> Taylor:
+    """Return a number of each box, [B], that was rounded once, as a function on the same boxes."""
+    slack = 2 * _U * np.abs(values)
+    zero = np.zeros_like(like.gradient)
+    return Taylor(
+        radius=like.radius,
+        value=values,
+        gradient=zero,
+        hessian=np.zeros_like(like.hessian),
+        remainder=slack,
+        low=values - slack,
+        high=values + slack,
+        blame=zero,
+    )
 
 
 def centred(low: Floats, high: Floats) -> tuple[Floats, Floats]:

@@ -1,0 +1,130 @@
+"""A user's own table on a grid as a continuous system: linear interpolation between its rows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from kubestill.errors import InvalidInput, Problem
+from kubestill.runtime.datasets.canonical import canonical_table
+from kubestill.runtime.datasets.schema import Schema
+from kubestill.runtime.datasets.tables import read_table
+from kubestill.runtime.generation.systems.domain import Domain
+from kubestill.runtime.generation.systems.inputs import Continuous, Floats
+from kubestill.runtime.generation.systems.system import Output, System
+from kubestill.runtime.generation.systems.taylor import Taylor, constant
+
+__all__ = ["InterpolatedTable"]
+
+ROUNDING = 2.0**-48
+"""Bounds what `solve` loses in float64, relatively to the largest number of the table."""
+
+
+class InterpolatedTable(System):
+    """A Parquet or CSV table on a complete grid, interpolated linearly along each of its inputs.
+
+    Args:
+        source: Path, glob, folder or URI of Parquet or CSV files.
+        target: Column to look up, numeric.
+        features: Numeric columns to look it up by; empty uses all others.
+    """
+
+    name = "interpolated-table"
+
+    def __init__(
+        self,
+        source: str,
+        target: str,
+        features: list[str] = [],  # noqa: B006
+    ) -> None:
+        found = read_table(source, target=target, features=features, task="regression")  # pyright: ignore
+        names = [column.name for column in found.schema.features]
+        kinds = {c.name: c.kind for c in found.schema.columns if c.name in (*names, target)}
+        if wrong := sorted(name for name, kind in kinds.items() if kind != "numeric"):
+            remedy = "is not numeric: nothing lies between its values; use the system 'table'"
+            raise InvalidInput([Problem("features", wrong, remedy)])
+        columns = tuple(c for c in found.schema.columns if c.name in kinds)
+        schema = Schema(columns=columns, task="regression")
+        rows = pa.concat_tables([canonical_table(t, schema) for t in found.tables(schema.names)])
+        frame = rows.to_pandas().astype(np.float64)
+        placed = [np.unique(frame[name], return_inverse=True) for name in names]
+        self._knots = {name: knots for name, (knots, _) in zip(names, placed, strict=True)}
+        shape = tuple(len(knots) for knots in self._knots.values())
+        index = np.ravel_multi_index([place for _, place in placed], shape)
+        count, different = int(np.prod(shape)), len(np.unique(index))
+        if len(frame) != count or different != count or min(shape) < 2:
+            remedy = (
+                f"{len(frame):,} rows, {different:,} of them different, are no complete grid of "
+                f"{' x '.join(map(str, shape))} points with two and more along each input; add "
+                "what is missing, or use the system 'table'"
+            )
+            raise InvalidInput([Problem("source", source, remedy)])
+        self._values = np.empty(count)
+        self._values[index] = frame[target]
+        self._values = self._values.reshape(shape)
+        self.domain = Domain(
+            [Continuous(name=n, low=k[0], high=k[-1]) for n, k in self._knots.items()]
+        )
+        self.output = Output(name=target)
+
+    @property
+    def table_bytes(self) -> int:
+        """Size of the table in float32."""
+        return self._values.size * 4
+
+    @property
+    def breaks(self) -> Mapping[str, Floats]:
+        """The grid: between its points the solution is one polynomial."""
+        return self._knots
+
+    def solve(self, inputs: pd.DataFrame) -> Floats:
+        """Interpolate: [N]."""
+        points = {name: inputs[name].to_numpy(np.float64) for name in self._knots}
+        cells = {name: self._cell(name, at) for name, at in points.items()}
+        found = self._corners(cells)
+        for name, at in points.items():
+            knots, cell = self._knots[name], cells[name]
+            share = (at - knots[cell]) / (knots[cell + 1] - knots[cell])
+            found = [a + share * (b - a) for a, b in zip(found[::2], found[1::2], strict=True)]
+        return found[0]
+
+    def expand(self, inputs: Mapping[str, Taylor]) -> Taylor:
+        """Enclose it exactly within a cell of the grid, and by the whole table's range across."""
+        points = {name: inputs[name] for name in self._knots}
+        cells = {name: self._cell(name, x.value) for name, x in points.items()}
+        some = next(iter(points.values()))
+        found = [constant(some, corner) for corner in self._corners(cells)]
+        inside = np.ones(len(some.value), np.bool_)
+        for name, x in points.items():
+            knots, cell = self._knots[name], cells[name]
+            inside &= (x.low >= knots[cell]) & (x.high <= knots[cell + 1])
+            share = (x + constant(some, -knots[cell])) * constant(
+                some, 1 / (knots[cell + 1] - knots[cell])
+            )
+            found = [a + share * (b - a) for a, b in zip(found[::2], found[1::2], strict=True)]
+        largest = float(np.abs(self._values).max())
+        return (
+            found[0]
+            .widened(ROUNDING * largest)
+            .within(self._values.min(), self._values.max(), inside)
+        )
+
+    def _cell(self, name: str, at: Floats) -> NDArray[np.int64]:
+        knots = self._knots[name]
+        return np.clip(np.searchsorted(knots, at, side="right") - 1, 0, len(knots) - 2)
+
+    def _corners(self, cells: Mapping[str, NDArray[Any]]) -> list[Floats]:
+        """Return the table at the corners of cells, [N] each, the first input varying fastest."""
+        sides = itertools.product((0, 1), repeat=len(cells))
+        return [
+            self._values[
+                tuple(cell + s for cell, s in zip(cells.values(), reversed(side), strict=True))
+            ]
+            for side in sides
+        ]
