@@ -73,7 +73,7 @@ class InvalidInput(KubestillError, ValueError):
     def __init__(self, problems: Iterable[Problem]):
         self.problems = tuple(problems)
         count = len(self.problems)
-        title = "1 problem" if count == 1 else f"{count} problems"
+        title = counted(count, "problem")
         shown = [str(problem) for problem in self.problems[:_SHOWN]]
         if count > _SHOWN:
             shown.append(f"and {count - _SHOWN:,} more")
@@ -170,6 +170,11 @@ class Refused(KubestillError):
 
 class TrainingFailed(KubestillError):
     """An earlier attempt recorded a permanent failure under the same fingerprint."""
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number and what it counts, such as `1 row` and `1,234 rows`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ import json
 
 import click
 
+from kubestill.errors import counted
 from kubestill.terminal import echo, print_table
 
 
@@ -74,7 +75,7 @@ def verify(uri: str) -> None:
     damage = find_damage(uri)
     if damage:
         raise click.ClickException("damaged:\n" + "\n".join(f"  {line}" for line in damage))
-    echo(f"{len(describe(uri))} checkpoints, all as their ledger says")
+    echo(f"{counted(len(describe(uri)), 'checkpoint')}, all as their ledger says")
 
 
 def _short(training: str) -> str:

@@ -20,7 +20,7 @@ from kubestill.client.nodes import NodeNames
 from kubestill.client.progress import Progress, Status, read_progress, read_time, was_canceled
 from kubestill.client.results import explain_failure, fetch_results, places_of
 from kubestill.client.steps import Step, fetch_spec, read_steps
-from kubestill.errors import ClusterError, KubestillError
+from kubestill.errors import ClusterError, KubestillError, counted
 from kubestill.terminal import Steps, clean, draw_bar, echo, interrupt, show_duration
 
 PENDING_S = 30.0
@@ -216,7 +216,8 @@ def finish(api: Api, run: dict[str, Any], spec: dict[str, Any], progress: Progre
     if progress.stands_still:
         over, total = progress.counted
         echo(
-            f"{_STANDS_STILL}: it shows {over} of {total} steps as over, although the run has ended"
+            f"{_STANDS_STILL}: it shows {over} of {counted(total, 'step')} as over, although the "
+            "run has ended"
         )
     if was_canceled(run):
         raise click.ClickException(f"run {run_id} was stopped by hand")

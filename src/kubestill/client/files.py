@@ -17,7 +17,7 @@ import requests
 import urllib3
 
 from kubestill.client.api import Api
-from kubestill.errors import ClusterError, KubestillError, NotFound
+from kubestill.errors import ClusterError, KubestillError, NotFound, counted
 
 DEFAULT_ROOT = "minio://mlpipeline/v2/artifacts"
 """Of Kubeflow's manifests, where neither the run nor the namespace says another."""
@@ -273,5 +273,7 @@ def _read(response: requests.Response) -> bytes:
             if size > LARGEST:
                 break
     except requests.RequestException as error:
-        raise ClusterError(f"the answer broke off after {size} bytes: {error}") from error
+        raise ClusterError(
+            f"the answer broke off after {counted(size, 'byte')}: {error}"
+        ) from error
     return b"".join(parts)

@@ -14,7 +14,7 @@ from typing import Any
 from kubernetes.utils import quantity
 
 from kubestill.client.kube import NotChecked, ask
-from kubestill.errors import ClusterError, Problems
+from kubestill.errors import ClusterError, Problems, counted
 
 _PLACEMENT = ("accelerator", "accelerators", "cpu", "memory", "node_selector", "tolerations")
 _EFFECTS = ("", "NoSchedule", "PreferNoSchedule", "NoExecute")
@@ -128,9 +128,9 @@ def find_pool(request: Request, nodes: list[dict[str, Any]]) -> str:
     for fits, complaint in steps:
         found = [node for node in left if fits(node)]
         if not found:
-            raise ClusterError(f"{len(pool)} nodes have {labels}, but {complaint()}")
+            raise ClusterError(f"of {counted(len(pool), 'node')} with {labels} {complaint()}")
         left = found
-    return f"{len(left)} of {len(pool)} nodes with {labels} can take a step" + (
+    return f"{len(left)} of {counted(len(pool), 'node')} with {labels} can take a step" + (
         f" with {asked}" if request.accelerators else ""
     )
 

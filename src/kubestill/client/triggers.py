@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
-from kubestill.errors import InvalidInput, Problem, Problems
+from kubestill.errors import InvalidInput, Problem, Problems, counted
 
 _NAMES = {
     "month": "jan feb mar apr may jun jul aug sep oct nov dec".split(),
@@ -134,7 +134,7 @@ def _read_cron(cron: str, problems: Problems) -> list[str]:
     """Split into six fields, names as numbers, and check them."""
     fields = cron.lower().replace("?", "*").split()
     if len(fields) not in (5, 6):
-        problems.add("--cron", cron, f"has {len(fields)} fields; write five, {_EXAMPLE}")
+        problems.add("--cron", cron, f"{counted(len(fields), 'field')}; write five, {_EXAMPLE}")
         return []
     fields = ["0", *fields] if len(fields) == 5 else fields
     for place, names in ((4, _NAMES["month"]), (5, _NAMES["weekday"])):

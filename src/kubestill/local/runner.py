@@ -23,8 +23,8 @@ from typing import Any
 
 import kfp
 from kfp import local
-from kfp.local import io as kfp_io
 from kfp.local import executor_input_utils, pipeline_orchestrator, status, task_dispatcher
+from kfp.local import io as kfp_io
 from kfp.local.orchestrator.enhanced_dag_orchestrator import ParallelExecutor
 from kfp.pipeline_spec import pipeline_spec_pb2
 

@@ -132,7 +132,7 @@ class Tasks:
         self._in_loop: dict[str, set[str]] = {}
 
     def name_run(self, pipeline: str) -> str:
-        """Return the name of the run's folder: it ends as the run's id begins, to be found by it."""
+        """Return the name of the run's folder, which ends as the run's id begins."""
         return f"{pipeline}-{datetime.now():%Y-%m-%d-%H-%M-%S}-{self._run_id[:8]}"
 
     def begin_loop(self, loop: str, iterations: int) -> None:

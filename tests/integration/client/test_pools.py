@@ -154,7 +154,7 @@ def test_doctor_looks_at_what_a_run_would_need(server, kubernetes, tmp_path, mon
     assert "✗ image kubestill:" in output
     assert code == 1
     code, output = doctor(server, tmp_path, monkeypatch, node_selector={"pool": "cpus"})
-    assert "✗ nodes: 1 nodes have pool=cpus, but none offers 1 nvidia.com/gpu" in output
+    assert "✗ nodes: of 1 node with pool=cpus none offers 1 nvidia.com/gpu" in output
 
 
 def test_doctor_says_plainly_what_it_cannot_look_at(server, kubernetes, tmp_path, monkeypatch):

@@ -65,7 +65,7 @@ def test_module_that_lacks_a_dependency_says_which(
         pytest.param(
             "mlp",
             {"hiden": [8], "activation": "rellu", "hidden": ["x"]},
-            ["network_args.hiden", "did you mean 'hidden'", "network_args.hidden.0", "whole number"],
+            ["network_args.hiden", "did you mean 'hidden'", "network_args.hidden.0", "a whole"],
             id="unknown and mistyped",
         ),
         pytest.param(

@@ -29,7 +29,7 @@ def handed_on(scene: Scene) -> list[int]:
 def test_they_are_imported_once_and_never_read_again(scene: Scene, golden) -> None:
     scene.deliver("first.parquet", rows(0, 100))
     first = scene.run("2013-01-20", golden_source=golden)
-    assert f"20 golden rows were imported from {golden}" in first.reason
+    assert f"20 golden rows imported from {golden}" in first.reason
     scene.promote(first)
     state = scene.registry.read()
     assert state.golden is not None

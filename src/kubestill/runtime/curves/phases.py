@@ -28,7 +28,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from kubestill.errors import InvalidInput
+from kubestill.errors import InvalidInput, counted
 from kubestill.runtime.curves.noise import (
     DESPIKED,
     STEEP_SHARE,
@@ -213,7 +213,7 @@ def _rise_after(
 
 def _end_of_structure(curve: _Curve) -> tuple[int | None, str]:
     if len(curve.steps) < 3:
-        return None, f"phase 1 cannot be determined from {len(curve.steps)} points"
+        return None, f"phase 1 cannot be determined from {counted(len(curve.steps), 'point')}"
     values = _scaled(curve.values)
     half = half_window(len(values))
     smoothed = smooth(values, half)

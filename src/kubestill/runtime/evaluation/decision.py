@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from kubestill.errors import counted
 from kubestill.runtime.evaluation.decay import Decay
 from kubestill.runtime.evaluation.fitness import Shift
 from kubestill.runtime.evaluation.record import GoldenMark
@@ -205,7 +206,7 @@ def judge_challenger(
         why = f"An improvement worth having (more than {worth:.3g}) is ruled out."
         return Decision(verdict="reject", reasons=(text, why))
     why = (
-        f"{rows:,} rows cannot tell: no improvement and one worth having "
+        f"{counted(rows, 'row')} cannot tell: no improvement and one worth having "
         f"(more than {worth:.3g}) are both still possible."
     )
     return Decision(verdict="insufficient", reasons=(text, why))
@@ -238,7 +239,7 @@ def _worse_where_finite(scores: Bootstrap, model: str, baseline: str, metric: Me
     if not gain.high < 0:
         return ""
     text = _gain_text(gain, model, baseline, metric, scores.confidence)
-    return f"On the {answered.sum():,} rows that both answer: {text}"
+    return f"On the {counted(int(answered.sum()), 'row')} that both answer: {text}"
 
 
 def check_limits(scores: Bootstrap, model: str, thresholds: Sequence[Threshold]) -> Limits:
@@ -321,7 +322,9 @@ def _shown(interval: Interval, confidence: float) -> str:
 
 
 def _too_few(rows: int, min_rows: int) -> Decision:
-    reason = f"Not enough evidence: {rows:,} rows, and at least {min_rows:,} are asked for."
+    reason = (
+        f"Not enough evidence: {counted(rows, 'row')}, and at least {min_rows:,} are asked for."
+    )
     return Decision(verdict="insufficient", reasons=(reason,))
 
 
@@ -329,4 +332,5 @@ def _unusable(scores: Bootstrap, model: str) -> str:
     lost = int((~scores.outcomes[model].finite).sum())
     if not lost:
         return ""
-    return f"The {model} gives NaN or infinity on {lost:,} of {scores.outcomes[model].rows:,} rows."
+    rows = counted(scores.outcomes[model].rows, "row")
+    return f"The {model} gives NaN or infinity on {lost:,} of {rows}."

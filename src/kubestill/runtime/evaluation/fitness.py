@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from kubestill.errors import counted
 from kubestill.runtime.evaluation.profile import Floats, Profile, Sketch, histogram, sketch
 from kubestill.runtime.evaluation.units import change_of_unit
 
@@ -146,7 +147,7 @@ def _classes(name: str, known: Sketch, column: pd.Series) -> list[Shift]:
             continue
         test = stats.binomtest(left, len(labelled), share, alternative="less")
         statement = (
-            f"{name}: the class {label!r} is gone: {left:,} of {len(labelled):,} rows, "
+            f"{name}: the class {label!r} is gone: {left:,} of {counted(len(labelled), 'row')}, "
             f"{share:.1%} had it."
         )
         found.append(

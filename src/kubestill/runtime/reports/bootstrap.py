@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kubestill.errors import counted
 from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.evaluation.profile import Sketch, profile_of
 from kubestill.runtime.reports.markdown import document
@@ -26,7 +27,7 @@ def bootstrap_report(dataset: Dataset, reason: str) -> tuple[str, str]:
         title="kubestill: bootstrap",
         subject="kubestill · evaluation",
         badge=pill("bootstrap", "doubt"),
-        headline=emphasised(f"No champion yet: {profile.rows:,} rows to start from."),
+        headline=emphasised(f"No champion yet: {counted(profile.rows, 'row')} to start from."),
         lead=reason,
         body=[section("The rows", table(["column", "missing", "values"], rows))],
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from kubestill.errors import counted
 from kubestill.runtime.evaluation.comparison import agreement_matrix, calibration
 from kubestill.runtime.evaluation.findings import Findings, Subject
 from kubestill.runtime.metrics.catalog import Metric, metrics_of
@@ -117,7 +118,7 @@ def _scores(findings: Findings) -> Html:
         rows.append(gain)
     columns = ["", *(f"{m.title} {'↑' if m.sign > 0 else '↓'}" for m in metrics), "parameters"]
     note = (
-        f"On {findings.dataset['labelled']:,} rows; small figures are "
+        f"On {counted(findings.dataset['labelled'], 'row')}; small figures are "
         f"{findings.scores.confidence:.0%} intervals. Bold is best."
     )
     return section("Scores", table(columns, rows), bullets(findings.decision.reasons), note=note)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from kubestill.errors import counted
 from kubestill.runtime.evaluation.findings import Findings
 from kubestill.runtime.metrics.catalog import metrics_of
 from kubestill.runtime.reports.numbers import count, duration, percent, range_text, score_text
@@ -73,10 +74,10 @@ def _against_baseline(findings: Findings) -> str:
 
 def lead(findings: Findings) -> str:
     """Say on what the sentence rests."""
-    rows = f"{findings.dataset['labelled']:,}"
+    rows = counted(findings.dataset["labelled"], "labelled row")
     others = [s.name for s in (findings.teacher, findings.baseline) if s is not None]
     beside = f", beside the {' and the '.join(others)} on the very same ones" if others else ""
-    return f"Measured on {rows} labelled rows{beside}."
+    return f"Measured on {rows}{beside}."
 
 
 def tile_row(findings: Findings) -> list[Tile]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from kubestill.errors import counted
 from kubestill.runtime.metrics.catalog import Metric
 from kubestill.runtime.metrics.intervals import Interval
 from kubestill.runtime.reports.canvas import PAINT, draw, plain_axis
@@ -71,8 +72,8 @@ def history_section(history: Sequence[RunHistory], metric: Metric) -> list[Html]
     promoted = sum(window.promoted for window in windows)
     note = (
         f"{metric.title} on each window's rows, before anything was learned from them; bars are "
-        f"intervals. {len(windows)} windows, {promoted} promotions; a cross marks rows that were "
-        "not fit to judge."
+        f"intervals. {len(windows)} windows, {counted(promoted, 'promotion')}; a cross marks rows "
+        "that were not fit to judge."
     )
     return [section("What happened so far", key, figure(drawn), note=note)]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kubestill.errors import counted
 from kubestill.runtime.reports.canvas import PAINT, draw, log_axis, plain_axis
 from kubestill.runtime.reports.markdown import bullet_list, document, markdown_table
 from kubestill.runtime.reports.numbers import count, duration, percent
@@ -113,7 +114,8 @@ def _body(findings: Findings, told: Mapping[str, Any], suffix: str = "") -> list
 def _headline(findings: Findings) -> str:
     if findings.verdict == "pass":
         steps = next(trace.reached for trace in findings.traces if trace.reached is not None)
-        return f"The training learns: {findings.rows} rows by heart in {steps} steps."
+        rows = counted(findings.rows, "row")
+        return f"The training run learns: {rows} by heart in {counted(steps, 'step')}."
     meaning = CODES[findings.diagnoses[0].code]
     if findings.verdict == "undetermined":
         return f"Not to be told: {meaning}."
@@ -134,9 +136,9 @@ def _facts(findings: Findings) -> list[Tile]:
     if findings.traces:
         best = findings.traces[0]
         reached = (
-            f"in {best.reached} steps"
+            f"in {counted(best.reached, 'step')}"
             if best.reached is not None
-            else f"after {best.steps[-1]} steps"
+            else f"after {counted(best.steps[-1], 'step')}"
         )
         found.append(Tile(value=percent(min(best.best, 99.0)), label="excess loss", detail=reached))
     if floor := findings.floor:

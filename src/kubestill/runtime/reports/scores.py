@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kubestill.errors import counted
 from kubestill.runtime.evaluation.findings import Findings, Role, Subject
 from kubestill.runtime.metrics.catalog import metrics_of
 from kubestill.runtime.reports.comparison_plots import Look
@@ -46,7 +47,7 @@ def markdown_scores(findings: Findings) -> str:
         cost = subject.cost
         rows.append([look.name, *shown, count(cost.parameters), duration(cost.latency[1])])
     columns = ["", *(metric.title for metric in metrics), "parameters", "latency of one row"]
-    verdict = f"**{findings.decision.verdict}** on {findings.dataset['labelled']:,} rows."
+    verdict = f"**{findings.decision.verdict}** on {counted(findings.dataset['labelled'], 'row')}."
     reasons = bullet_list(findings.decision.reasons)
     return document(headline(findings), verdict, reasons, markdown_table(columns, rows))
 

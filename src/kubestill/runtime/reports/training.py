@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from kubestill.errors import counted
 from kubestill.runtime.metrics.catalog import METRICS, Metric, headline_metric
 from kubestill.runtime.models.model import ModelSpec
 from kubestill.runtime.reports.attempts import attempts_section, attempts_table, resumed_steps
@@ -77,7 +78,7 @@ def training_report(record: TrainingRecord, spec: ModelSpec, digest: str) -> tup
         badge=pill(reason, "doubt" if reason == "budget" else "good"),
         headline=emphasised(headline),
         lead=(
-            f"{count(record.examples)} examples in {record.steps:,} steps "
+            f"{count(record.examples)} examples in {counted(record.steps, 'step')} "
             f"({record.epochs:.3g} epochs) on {record.device}. {_STOPS[reason]}"
         ),
         body=body,
@@ -196,7 +197,7 @@ def _best(record: TrainingRecord) -> tuple[Metric, float] | None:
 def _headline(name: str, record: TrainingRecord) -> str:
     best, spent = _best(record), duration(record.seconds)
     if best is None:
-        return f"{name} trained for {record.steps:,} steps in {spent}."
+        return f"{name} trained for {counted(record.steps, 'step')} in {spent}."
     metric, value = best
     shown = score_text(metric.name, value)
     reached = f"{shown} {metric.title}"
@@ -239,7 +240,9 @@ def _story(record: TrainingRecord) -> list[str]:
         times = "once" if resumed == 1 else f"{resumed} times"
         lines.append(f"Resumed {times} after an interruption, {bits}: see Attempts.")
     if record.checkpoints:
-        lines.append(f"{len(record.checkpoints)} checkpoints in {record.checkpoint_uri}.")
+        lines.append(
+            f"{counted(len(record.checkpoints), 'checkpoint')} in {record.checkpoint_uri}."
+        )
     return lines
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kubestill.errors import counted
 from kubestill.runtime.evaluation.decay import Decay
 from kubestill.runtime.evaluation.findings import Findings
 from kubestill.runtime.reports.numbers import score_text
@@ -30,8 +31,8 @@ def _decay_row(decay: Decay) -> tuple[str | Html, list[Cell]]:
     name = decay.metric.name
     where = "" if decay.part == "all rows" else f", {decay.part}"
     cells = [
-        Cell(text=score_text(name, decay.before.value), detail=f"{decay.before.rows:,} rows"),
-        Cell(text=score_text(name, decay.now.value), detail=f"{decay.now.rows:,} rows"),
+        Cell(text=score_text(name, decay.before.value), detail=counted(decay.before.rows, "row")),
+        Cell(text=score_text(name, decay.now.value), detail=counted(decay.now.rows, "row")),
         Cell(text=f"{decay.worse_by:+.3g}".replace("-", "−")),
         Cell(text=f"{decay.p_value:.2g}"),
         Cell(text="yes" if decay.evident else "no", best=decay.evident),

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from kubestill.errors import counted
 from kubestill.runtime.datasets import columns as read
 from kubestill.runtime.datasets.schema import Column, Schema, sort_labels
 
@@ -42,17 +43,21 @@ class Drift:
         """Say it in sentences, one for each column."""
         lines = [f"column {n!r} ({kind}) is new and was left out" for n, kind in self.new.items()]
         for name, rows in self.missing.items():
-            lines.append(f"column {name!r} is missing in {rows:,} rows, which count as empty")
+            lines.append(
+                f"column {name!r} is missing in {counted(rows, 'row')}, which count as empty"
+            )
         for name, what in self.retyped.items():
             lines.append(f"column {name!r} changed its type: {what}")
         for name, count in self.unreadable.items():
-            lines.append(f"column {name!r}: {count:,} values cannot be read and count as empty")
+            lines.append(
+                f"column {name!r}: {counted(count, 'value')} cannot be read and count as empty"
+            )
         for name, labels in self.labels.items():
             lines.append(f"column {name!r} has labels never seen: {_shown(sorted(labels))}")
         for label, rows in self.classes.items():
             lines.append(
-                f"class {label!r} of the target is not one the model knows: {rows:,} rows left out "
-                "(a new class takes a new registry)"
+                f"class {label!r} of the target is not one the model knows: {counted(rows, 'row')} "
+                "left out (a new class takes a new registry)"
             )
         return lines
 

@@ -6,7 +6,7 @@ import uuid
 
 import pyarrow as pa
 
-from kubestill.errors import CorruptData, InvalidInput, Problem, Problems, nearest
+from kubestill.errors import CorruptData, InvalidInput, Problem, Problems, counted, nearest
 from kubestill.runtime.datasets.dataset import Dataset, DatasetWriter
 from kubestill.runtime.datasets.schema import Schema
 from kubestill.runtime.datasets.sources import open_source
@@ -86,7 +86,9 @@ def _check_rows(usable: object, drift: Drift, source: str) -> None:
     problems = Problems()
     for label, count in drift.classes.items():
         problems.add(
-            "golden_source", label, f"is no class of the target, in {count:,} rows; drop them"
+            "golden_source",
+            label,
+            f"is no class of the target, in {counted(count, 'row')}; drop them",
         )
     for name, what in drift.retyped.items():
         problems.add(f"golden_source column {name!r}", source, f"is {what}")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from kubestill.errors import InvalidInput, Problem
+from kubestill.errors import InvalidInput, Problem, counted
 from kubestill.runtime.retraining import transitions
 from kubestill.runtime.retraining.champions import check_champion
 from kubestill.runtime.retraining.history import Outcome, RunHistory
@@ -90,7 +90,7 @@ def roll_back(
     )
     reason = (
         f"{_named(changed.champion)} is the champion again, instead of champion {before}; "
-        f"{quarantined} parts of windows are quarantined"
+        f"quarantined are {counted(quarantined, 'part')} of windows"
     )
     return _record(registry, "rollback", reason, replaced=before, version=wanted)
 
@@ -191,9 +191,9 @@ def _champion(champion: Champion) -> dict[str, Any]:
 
 def _golden(state: State) -> str:
     if state.golden is not None:
-        return f"{state.golden.rows:,} rows of {state.golden.source}"
+        return f"{counted(state.golden.rows, 'row')} of {state.golden.source}"
     judges = sum(window.judge_rows for window in state.windows if window.judge == "golden")
-    return f"{judges:,} rows that judged the first champion" if judges else "none"
+    return f"{counted(judges, 'row')} that judged the first champion" if judges else "none"
 
 
 def _named(champion: Champion | None) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from kubestill.errors import Problems, nearest
+from kubestill.errors import Problems, counted, nearest
 from kubestill.runtime.curves.phases import Phases, detect_phases
 from kubestill.runtime.metrics.catalog import METRICS, TRAIN_LOSS, Direction, resolve_direction
 from kubestill.runtime.metrics.outcome import Floats
@@ -157,7 +157,7 @@ def check_request(
     if not milestones:
         count = len(entries)
         remedy = "has no milestone to choose; recovery checkpoints exist only to resume from"
-        problems.add("ledger", f"{count} checkpoints", remedy)
+        problems.add("ledger", f"{counted(count, 'checkpoint')}", remedy)
     elif request.rule in COMPARING or request.metric:
         with problems.collect():
             metric_of(request, evidence, recorded)

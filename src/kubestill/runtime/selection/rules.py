@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from kubestill.errors import InvalidInput, Problem
+from kubestill.errors import InvalidInput, Problem, counted
 from kubestill.runtime.curves.noise import settled_noise
 from kubestill.runtime.metrics.intervals import paired_error
 from kubestill.runtime.selection.request import (
@@ -91,8 +91,8 @@ class _Field(Generic[M]):
         """How many candidates there are, and of how many milestones they are what was kept."""
         count = len(self.candidates)
         if self.pruned:
-            return f"the {_milestones(count)} kept of {count + len(self.pruned)}"
-        return _milestones(count)
+            return f"the {counted(count, 'milestone')} kept of {count + len(self.pruned)}"
+        return counted(count, "milestone")
 
     def describe(self, entry: M) -> str:
         """Name a candidate and its value."""
@@ -201,12 +201,13 @@ def _margin(field: _Field[M], best: M) -> tuple[Callable[[M], float], Callable[[
     history = [field.sign * value for value in field.evidence.history(field.metric).values()]
     if len(history) < LEAST_POINTS:
         remedy = (
-            f"insufficient: no rows were scored again, and {len(history)} validations do not show "
-            "how far the curve scatters; give a tolerance such as 0.01, or connect a dataset"
+            f"insufficient: no rows were scored again, and {counted(len(history), 'validation')} "
+            "cannot show how far the curve scatters; give a tolerance such as 0.01, or connect a "
+            "dataset"
         )
         raise InvalidInput([Problem("tolerance", tolerance, remedy)])
     scatter = settled_noise(history)
-    named = f"the scatter of the curve ({scatter:.3g}, from {len(history)} validations)"
+    named = f"the scatter of the curve ({scatter:.3g}, from {counted(len(history), 'validation')})"
     return lambda _: scatter, lambda _: named
 
 
@@ -225,7 +226,8 @@ def _before_overfitting(field: _Field[M]) -> tuple[M, str]:
     which = "the last milestone kept" if gone else "the last milestone"
     if end is None:
         return chosen, f"step {chosen.step:,} is {which}, as {phases.why}"
-    later = f"; {_milestones(len(gone))} in between, to step {gone[-1]:,}, not kept" if gone else ""
+    between = counted(len(gone), "milestone")
+    later = f"; {between} in between, to step {gone[-1]:,}, not kept" if gone else ""
     return chosen, f"step {chosen.step:,} is {which} before overfitting ({phases.why}{later})"
 
 
@@ -264,10 +266,6 @@ _RULES: dict[str, Callable[[_Field[Any]], tuple[Any, str]]] = {
 }
 
 
-def _milestones(count: int) -> str:
-    return "1 milestone" if count == 1 else f"{count} milestones"
-
-
 def _cost(chosen: Milestone, best: Milestone) -> str:
     share = chosen.examples / best.examples
-    return f"{chosen.examples:,} examples, {share:.0%} of what the best one cost"
+    return f"{counted(chosen.examples, 'example')}, {share:.0%} of what the best one cost"

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from kubestill.errors import Conflict, Fenced, Problems
+from kubestill.errors import Conflict, Fenced, Problems, counted
 from kubestill.runtime.base.artifacts import Artifact, write_summary
 from kubestill.runtime.reports.collected import collected_text
 from kubestill.runtime.retraining import Claim, Registry, State, open_registry, transitions
@@ -239,13 +239,16 @@ def _claimed(registry: Registry, state: State, claim: Claim) -> _Result:
     status: Status = "ready" if claim.champion else "bootstrap"
     late = f", {window.late:,} of them late" if window.late else ""
     reason = (
-        f"{window.rows:,} fresh rows{late}, from {window.first[:16]} to {window.last[:16]}: "
-        f"{window.judge_rows:,} to judge by, {window.rows - window.judge_rows:,} to learn from."
+        f"{counted(window.rows, 'fresh row')}{late}, from {window.first[:16]} to "
+        f"{window.last[:16]}: {window.judge_rows:,} to judge by, "
+        f"{window.rows - window.judge_rows:,} to learn from."
     )
     if window.late == window.rows:
         reason += " All of them are late: what is judged is the past, not the present."
     if claim.golden:
-        reason += f" {claim.golden.rows:,} golden rows were imported from {claim.golden.source}."
+        reason += (
+            f" {counted(claim.golden.rows, 'golden row')} imported from {claim.golden.source}."
+        )
     registry.append(
         Collection(
             run_id=claim.run_id,
@@ -270,7 +273,7 @@ def _waiting(registry: Registry, request: Request, run_id: str, found: Fresh) ->
     }
     others = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
     reason = (
-        f"{found.rows:,} fresh rows before {found.end[:16]}, and a verdict needs "
+        f"{counted(found.rows, 'fresh row')} before {found.end[:16]}, and a verdict needs "
         f"{request.min_rows:,}: they wait for the next run." + (f" ({others})" if others else "")
     )
     told = tuple(found.drift.told())

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kubestill.errors import counted
 from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, write_pages, write_record
 from kubestill.runtime.evaluation.examine import examine
 from kubestill.runtime.evaluation.inputs import Job, Lineage, check_inputs
@@ -106,7 +107,7 @@ def _no_champion(
     assert job.lineage is not None
     reason = (
         f"There is no champion in {job.lineage.registry.uri} yet: "
-        f"the first one is to be trained on {job.dataset.rows:,} rows."
+        f"the first one is to be trained on {counted(job.dataset.rows, 'row')}."
     )
     facts = {"decision": "bootstrap", "reason": reason, "dataset": job.dataset.fingerprint}
     facts |= {"rows": job.dataset.rows, "window": job.lineage.window, "end": job.lineage.end}

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from kubestill.errors import CorruptData, InvalidInput, Problems
+from kubestill.errors import CorruptData, InvalidInput, Problems, counted
 from kubestill.runtime.base.arguments import fill
 from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, check_kind
 from kubestill.runtime.base.trust import NETWORKS, check_trusted
@@ -132,7 +132,7 @@ def finetune_fresh(
                 job.dataset, older, known, share=float(replay_share), seed=int(seed), folder=folder
             )
             replayed = mixed.rows - job.dataset.rows
-            say(f"{job.dataset.rows:,} fresh rows and {replayed:,} replayed ones")
+            say(f"{counted(job.dataset.rows, 'fresh row')} and {replayed:,} replayed ones")
             # Older rows may lack the target that the fresh ones have.
             resolve_loss(job.settings, mixed, distil=preset.distil)
             job = replace(job, dataset=mixed)

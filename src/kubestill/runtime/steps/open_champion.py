@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from kubestill.errors import CorruptData, InvalidInput, Problem
+from kubestill.errors import CorruptData, InvalidInput, Problem, counted
 from kubestill.runtime.base.artifacts import Artifact
 from kubestill.runtime.checkpoints.ledger import write_ledger_artifact
 from kubestill.runtime.datasets.manifest import Dataset, gather
@@ -43,7 +43,8 @@ def open_champion(
     ledger.metadata.update(kind="ledger", uri=found.uri, fingerprint=found.fingerprint)
     rows = _golden(store, state, golden)
     print(
-        f"champion {champion.version}, promoted {champion.promoted_at[:16]}; {rows:,} golden rows",
+        f"champion {champion.version}, promoted {champion.promoted_at[:16]}; "
+        f"{counted(rows, 'golden row')}",
         flush=True,
     )
     return (champion.version,)

@@ -6,7 +6,7 @@ import re
 import time
 from typing import TYPE_CHECKING, Any
 
-from kubestill.errors import InvalidInput, Problem, Problems
+from kubestill.errors import InvalidInput, Problem, Problems, counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,8 +154,8 @@ def _probe(request: Request, system: System, shards: int) -> tuple[System, pd.Da
         raise InvalidInput([Problem("system", system.name, remedy)])
     whole = duration(seconds / count * request.rows / shards)
     print(
-        f"{count} rows solved in {duration(seconds)}; at that rate each of {shards} shards with "
-        f"{request.rows / shards:,.0f} rows takes {whole} at most",
+        f"{counted(count, 'row')} solved in {duration(seconds)}; at that rate each of "
+        f"{counted(shards, 'shard')} with {request.rows / shards:,.0f} rows takes {whole} at most",
         flush=True,
     )
     return system, solved

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from kubestill.errors import CorruptData, InvalidInput, KubestillError, Problems
+from kubestill.errors import CorruptData, InvalidInput, KubestillError, Problems, counted
 from kubestill.runtime.base.artifacts import Artifact, check_kind, write_pages
 from kubestill.runtime.base.device import choose_device
 from kubestill.runtime.base.settings import read
@@ -239,7 +239,7 @@ class Selection:
                 # A candidate whose answers are not finite has none, and does not compete.
                 if metric in again.samples[""]:
                     samples[entry.step] = again.samples[""][metric]
-            print(f"step {entry.step:,} scored on {dataset.rows:,} rows", flush=True)
+            print(f"step {entry.step:,} scored on {counted(dataset.rows, 'row')}", flush=True)
         return scored, replace(self.job.evidence, samples=samples)
 
     def _state(self, entry: LedgerEntry) -> TrainingState:
@@ -401,7 +401,7 @@ def _write_report(
     selection: Selection, choice: Choice[LedgerEntry], report: Artifact, summary: Artifact
 ) -> None:
     job = selection.job
-    again = job.dataset and f"scored again on {job.dataset.rows:,} rows"
+    again = job.dataset and f"scored again on {counted(job.dataset.rows, 'row')}"
     pages = selection_report(
         Account(
             choice=choice,
