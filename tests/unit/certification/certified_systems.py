@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pandas as pd
 import torch
@@ -124,6 +126,23 @@ class Nan(Plane):
 
     def solve(self, inputs: pd.DataFrame) -> np.ndarray:
         return np.where(inputs["x"] > 0.89, np.nan, super().solve(inputs))
+
+
+class Counting(Plane):
+    """Counts the rows that it solves, and takes its time."""
+
+    name = "counting"
+    reference = None  # pyright: ignore
+    solved = 0
+
+    def __init__(self, seconds: float = 0.0):
+        super().__init__()
+        self.seconds = seconds
+
+    def solve(self, inputs: pd.DataFrame) -> np.ndarray:
+        Counting.solved += len(inputs)
+        time.sleep(self.seconds * len(inputs))
+        return super().solve(inputs)
 
 
 class Ramp(System):

@@ -10,10 +10,13 @@ from certified_parts import SYSTEMS, examine, make_dataset, make_model, run, sys
 
 from kubestill.errors import CorruptData, InvalidInput, Refused
 from kubestill.runtime.base.artifacts import LocalArtifact
-from kubestill.runtime.certification import read_certificate
+from kubestill.runtime.certification import CertificateSettings, certify, read_certificate
 from kubestill.runtime.certification.exceptions import Exceptions
-from kubestill.runtime.certification.truth import answers
+from kubestill.runtime.certification.plan import plan_solves
+from kubestill.runtime.certification.truth import Truth, answers
+from kubestill.runtime.certification.views import cases, error_map, image, lines
 from kubestill.runtime.datasets.decode import decode_features
+from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.generation.systems import load_system
 from kubestill.runtime.models.export import load_model
 from kubestill.runtime.steps.certify_surrogate import certify_surrogate
@@ -304,7 +307,7 @@ def test_answers_that_are_no_numbers_are_named(tmp_path):
 def test_a_solver_that_fails_somewhere_is_named_with_the_point(tmp_path):
     dataset = make_dataset(tmp_path / "rows", system("Plane"), told={"system": f"{SYSTEMS}:Nan"})
     model = make_model(tmp_path / "model", dataset, "Bent")
-    with pytest.raises(InvalidInput, match=r"`solve` gives what is not finite .*'x': 0.89"):
+    with pytest.raises(InvalidInput, match=r"`solve` gives what is not finite .*'x': 0.9"):
         examine(model, dataset)
 
 
@@ -325,6 +328,49 @@ def test_an_enumerated_certificate_says_never_of_every_point(tmp_path):
     assert made["verdict"] == "certified: enumerated", made["reason"]
     assert "at all 400 points never off by more than" in made["headline"]
     assert made["errors"]["data"]["against"] == "the system's own float64 solutions"
+
+
+@pytest.mark.parametrize("budget", [0, 2000], ids=["no-budget", "budget"])
+def test_what_will_be_solved_is_told_before_and_kept(tmp_path, budget):
+    dataset = make_dataset(tmp_path / "rows", system("Counting"))
+    model = make_model(tmp_path / "model", dataset, "Bent")
+    counting, told = system("Counting"), []
+    type(counting).solved = 0
+    found = certify(
+        load_model(model.path),
+        Dataset.open(dataset.path),
+        counting,
+        CertificateSettings(tolerance=1e-4, samples=3000, batch=64, solves=budget),
+        weights=1000,
+        told=lambda said: told.append((said, type(counting).solved)),
+    )
+    for draw in (image, lines, cases, error_map):
+        draw(found)
+    made, ((said, before),) = found.certificate, told
+    total = sum(made.solves.planned.values())
+    assert before == 16
+    assert f"at most {total:,} rows are solved (16 for the probe, " in said
+    assert made.solves.done <= type(counting).solved == found.truth.tally.rows <= total
+    assert made.verdict == "certified: sampled"
+    if budget:
+        assert total <= budget
+        assert made.errors.off_grid.rows < 3000
+        with pytest.raises(InvalidInput, match="solves = 99: .* are the fewest"):
+            examine(model, dataset, solves=99)
+    else:
+        assert made.errors.off_grid.rows == 3000
+
+
+def test_a_slow_solver_is_not_timed_or_drawn_for_hours(tmp_path):
+    dataset = make_dataset(tmp_path / "rows", system("Counting"), points=4)
+    predictor = load_model(make_model(tmp_path / "model", dataset, "Bent").path)
+    truth = Truth(system("Counting", seconds=0.03), predictor)
+    plan = plan_solves(truth, 1000, CertificateSettings(), points=None)
+    assert 0.03 <= plan.seconds < 0.05
+    assert plan.counts["timing"] * plan.seconds < 80
+    assert plan.counts["pictures"] * plan.seconds < 120
+    hours = plan.total * plan.seconds / 3600
+    assert f"which takes {hours:.1f} hours; `solves` sets a budget" in plan.said
 
 
 def test_a_certificate_is_read_back_as_it_was_written(tmp_path):

@@ -29,6 +29,7 @@ __all__ = [
     "SampledErrors",
     "Share",
     "Size",
+    "Solves",
     "Speed",
     "Worst",
     "read_certificate",
@@ -247,6 +248,17 @@ class Speed(_Value):
     threads: Whole
 
 
+class Solves(_Value):
+    """Rows that the solver was asked for."""
+
+    planned: dict[str, Whole]
+    """By purpose, at most."""
+    seconds: Number
+    """For one row, as measured before."""
+    done: Whole
+    """Before the pictures of the report."""
+
+
 class About(_Value):
     """What was certified, and how."""
 
@@ -277,6 +289,8 @@ class Certificate(_Value):
     """Of samples of a domain; None for grids and tables."""
     size: Size
     speed: Speed | None = None
+    solves: Solves | None = None
+    """None without a system."""
     about: About
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +22,7 @@ from kubestill.runtime.certification.certificate import (
     HuntedErrors,
     Proven,
     Size,
+    Solves,
     Worst,
 )
 from kubestill.runtime.certification.cost import packed_table, size_of, speed_ratio
@@ -42,6 +45,7 @@ from kubestill.runtime.certification.labels import (
     check_reference,
     check_reproducible,
 )
+from kubestill.runtime.certification.plan import Plan, plan_solves
 from kubestill.runtime.certification.settings import CertificateSettings
 from kubestill.runtime.certification.truth import Truth
 from kubestill.runtime.datasets.cache import load_decoded
@@ -65,6 +69,8 @@ class Examined:
     worst: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Inputs of the worst point, one row; empty without a system."""
     exceptions: Exceptions | None = None
+    side: int = 0
+    """Points along each side of a picture."""
 
 
 def finite_points(system: System | None, settings: CertificateSettings) -> dict[str, int] | None:
@@ -82,6 +88,7 @@ def certify(
     settings: CertificateSettings,
     *,
     weights: int,
+    told: Callable[[str], None] = lambda said: None,
 ) -> Examined:
     """Look at everything; conditions that do not hold are part of what is returned.
 
@@ -91,6 +98,7 @@ def certify(
         system: What labelled them; None for a table that is all there is.
         settings: Assurance, tolerance, samples, confidence.
         weights: Bytes of the exported weights.
+        told: Gets a sentence about how much is to be solved, before it is.
 
     Raises:
         InvalidInput: The surrogate or the system answers with what is not a finite number.
@@ -98,27 +106,32 @@ def certify(
     decoded = load_decoded(dataset, predictor.layout)
     assert decoded.target is not None
     raw, labels = decoded.raw, decoded.target
-    truth = Truth(system, predictor) if system else None
+    truth, plan = Truth(system, predictor) if system else None, None
+    finite = finite_points(system, settings)
     conditions = [check_conflicts(raw, labels)]
     if truth is None:
         coverage = Coverage(kind="complete", condition=_all_there_is(dataset))
     else:
-        rows, some = _some_rows(dataset, labels, settings)
-        conditions.append(check_deterministic(truth, rows))
-        conditions.append(check_reproducible(truth, rows, some))
-        few = rows.iloc[:: max(1, len(rows) // settings.reference_rows)]
-        conditions.append(check_reference(truth, few, settings.tolerance))
+        total = math.prod(finite.values()) if finite else None
+        plan = plan_solves(truth, dataset.rows, settings, points=total)
+        told(plan.said)
+        rows, some = _some_rows(dataset, labels, plan.labels)
+        once = truth.solve(rows)
+        conditions.append(check_deterministic(truth, rows, once))
+        conditions.append(check_reproducible(truth, once, some))
+        few = slice(None, None, max(1, len(rows) // max(plan.reference, 1)))
+        conditions.append(check_reference(truth, rows.iloc[few], once[few], settings.tolerance))
         points = grid_points(truth.system.domain, dataset.provenance)
         coverage = check_coverage(truth.system.domain, raw, predictor.layout, points)
     conditions.append(coverage.condition)
-    finite = finite_points(system, settings)
     on_rows = on_domain(truth, finite) if truth and finite else on_labels(predictor, raw, labels)
-    seen = _measure(truth, on_rows, settings, enumerated=finite is not None)
+    seen = _measure(truth, on_rows, settings, plan)
     exceptions = _exceptions(on_rows) if settings.exceptions else None
     proven = _prove(predictor, system, settings)
     assurance = _assurance(truth, seen, coverage, proven, finite=finite is not None)
     if truth or settings.assurance != "auto":
         conditions += _asked_for(assurance, proven, settings)
+    speed = speed_ratio(truth, plan.batch, plan.repeats) if truth and plan else None
     made = Certificate(
         assurance=assurance,
         conditions=(
@@ -129,7 +142,10 @@ def certify(
         worst=seen.worst,
         covered=coverage.looked_at,
         size=_size(on_rows, exceptions, coverage, system, settings, weights),
-        speed=speed_ratio(truth, settings.batch) if truth else None,
+        speed=speed,
+        solves=plan
+        and truth
+        and Solves(planned=plan.counts, seconds=plan.seconds, done=truth.tally.rows),
         about=About(
             coverage=coverage.kind,
             model=predictor.digest,
@@ -150,6 +166,7 @@ def certify(
         off_grid=seen.off_grid,
         worst=seen.inputs,
         exceptions=exceptions,
+        side=plan.side if plan else 0,
     )
 
 
@@ -169,10 +186,10 @@ def _all_there_is(dataset: Dataset) -> Condition:
 
 
 def _some_rows(
-    dataset: Dataset, labels: NDArray[Any], settings: CertificateSettings
+    dataset: Dataset, labels: NDArray[Any], count: int
 ) -> tuple[pd.DataFrame, NDArray[np.float64]]:
     """Return inputs and labels [n, T] of a few rows, spread over the whole dataset."""
-    take = np.unique(np.linspace(0, dataset.rows - 1, settings.resolve_rows).astype(np.int64))
+    take = np.unique(np.linspace(0, dataset.rows - 1, count).astype(np.int64))
     names = [column.name for column in dataset.schema.features]
     parts, start = [], 0
     for table in dataset.iter_blocks(names):
@@ -195,26 +212,26 @@ class _Seen:
 
 
 def _measure(
-    truth: Truth | None, on_rows: OnRows, settings: CertificateSettings, *, enumerated: bool
+    truth: Truth | None, on_rows: OnRows, settings: CertificateSettings, plan: Plan | None
 ) -> _Seen:
     """Measure the error on rows, between them, and at the worst point that can be found."""
     errors = Errors(data=domain_errors(on_rows))
-    found = "among all points" if enumerated else "on the dataset"
+    found = "among all points" if plan and plan.domain else "on the dataset"
     worst = Worst(found=found, error=errors.data.max, row=on_rows.worst)
-    if truth is None:
+    if truth is None or plan is None:
         return _Seen(errors=errors, worst=worst, inputs=pd.DataFrame(), off_grid=None)
     inputs, samples = _inputs_of(truth, on_rows.raw, on_rows.worst), None
     # Where every point was compared, samples tell nothing more.
-    if settings.samples and not enumerated:
-        samples = off_grid(truth, settings.samples, seed=settings.seed)
-        elsewhere, error = hunt(truth, samples, settings.hunts, seed=settings.seed)
+    if plan.samples:
+        samples = off_grid(truth, plan.samples, seed=settings.seed)
+        elsewhere, error = hunt(truth, samples, plan.hunts, plan.corners, seed=settings.seed)
         if error > worst.error:
             worst = Worst(found="between the rows of the dataset", error=error)
             inputs = elsewhere
         sampled = sampled_errors(
             samples, settings, largest=worst.error, classes=on_rows.told is not None
         )
-        hunted = HuntedErrors(max=error, around=settings.hunts)
+        hunted = HuntedErrors(max=error, around=plan.hunts)
         errors = errors.model_copy(update={"off_grid": sampled, "hunted": hunted})
     worst = worst.model_copy(update=_at(truth, inputs))
     return _Seen(errors=errors, worst=worst, inputs=inputs, off_grid=samples)

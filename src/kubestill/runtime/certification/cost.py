@@ -21,7 +21,6 @@ from kubestill.runtime.datasets.decode import decode_features
 
 __all__ = ["packed_table", "size_of", "speed_ratio", "weights_bytes"]
 
-_SECONDS = 4.0
 _PACKABLE = 64 << 20
 """A larger table is packed by zlib alone: xz takes a second for every 2 to 10 MB."""
 
@@ -76,11 +75,16 @@ def weights_bytes(folder: str) -> int:
     return os.path.getsize(os.path.join(folder, "model.safetensors"))
 
 
-def speed_ratio(truth: Truth, batch: int) -> Speed:
+def speed_ratio(truth: Truth, batch: int, repeats: int) -> Speed:
     """Time solver and surrogate in turns, on one thread, each from rows in the form that it takes.
 
     The solver gets a table of inputs in memory, the surrogate a matrix of them: neither is charged
     for parsing.
+
+    Args:
+        truth: Both of them.
+        batch: Rows at a time, besides one alone.
+        repeats: How often each is timed.
     """
     measured: list[Batch] = []
     threads = torch.get_num_threads()
@@ -93,7 +97,9 @@ def speed_ratio(truth: Truth, batch: int) -> Speed:
             solver, surrogate = _in_turns(
                 lambda inputs=inputs: truth.system.solve(inputs),
                 lambda raw=raw: truth.predictor.logits(raw),
+                repeats,
             )
+            truth.tally.rows += rows * (repeats + 1)
             ratio = solver / surrogate
             measured.append(Batch(batch=rows, solver=solver, surrogate=surrogate, ratio=ratio))
     finally:
@@ -101,13 +107,14 @@ def speed_ratio(truth: Truth, batch: int) -> Speed:
     return Speed(batches=tuple(measured), ratio=measured[-1].ratio, batch=batch, threads=1)
 
 
-def _in_turns(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float]:
+def _in_turns(
+    first: Callable[[], object], second: Callable[[], object], repeats: int
+) -> tuple[float, float]:
     """Return median seconds of each, run alternately after one run to warm up."""
     first()
     second()
     times: tuple[list[float], list[float]] = ([], [])
-    begun = time.perf_counter()
-    while len(times[0]) < 3 or (len(times[0]) < 30 and time.perf_counter() - begun < _SECONDS / 2):
+    for _ in range(repeats):
         for which, kept in zip((first, second), times, strict=True):
             start = time.perf_counter()
             which()

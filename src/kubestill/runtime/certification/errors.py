@@ -18,6 +18,7 @@ from kubestill.runtime.certification.certificate import (
     SampledErrors,
     Share,
 )
+from kubestill.runtime.certification.plan import LOOKS, ROUNDS
 from kubestill.runtime.certification.quantiles import (
     covered_share,
     mean_bound,
@@ -50,7 +51,9 @@ _STREAM = 1001
 """Of the random numbers: no covering of a domain uses it."""
 _EDGE = 2.0**-53
 """Distance of unit numbers from 0 and 1, as in a covering."""
-_MOST_CORNERS = 1024
+_RADII = (1.0, 0.2, 0.05, 0.015, 0.005, 0.0015, 0.0005)
+"""How far each round of the search looks, as a share of the domain's sides."""
+assert len(_RADII) == ROUNDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +213,9 @@ def off_grid(truth: Truth, samples: int, *, seed: int) -> OffGrid:
     return OffGrid(unit=unit, inputs=inputs, errors=errors, means=means)
 
 
-def hunt(truth: Truth, found: OffGrid, count: int, *, seed: int) -> tuple[pd.DataFrame, float]:
+def hunt(
+    truth: Truth, found: OffGrid, count: int, corners: int, *, seed: int
+) -> tuple[pd.DataFrame, float]:
     """Look for points worse than the samples: return the worst one [1 row] and its error.
 
     The search starts at the corners of the domain and at the worst samples, as they are and moved
@@ -227,17 +232,17 @@ def hunt(truth: Truth, found: OffGrid, count: int, *, seed: int) -> tuple[pd.Dat
     top = np.argsort(-found.errors)[: max(count, 1)]
     centre, best = found.unit[top], found.errors[top]
     width = centre.shape[1]
-    for radius in (1.0, 0.2, 0.05, 0.015, 0.005, 0.0015, 0.0005) if count else ():
-        moved = np.repeat(centre, 16, axis=0)
+    for radius in _RADII if count else ():
+        moved = np.repeat(centre, LOOKS, axis=0)
         # Some coordinates move, the others stay: most worst points lie on a face, an edge or in a
         # corner, where a step in every direction at once hardly ever ends.
         moving = generator.random(moved.shape) < generator.random((len(moved), 1))
         step = radius * generator.uniform(-1, 1, moved.shape) * moving
         moved = np.clip(moved + step, _EDGE, 1 - _EDGE)
-        if radius == 1.0:
+        if radius == _RADII[0]:
             to_face = generator.random(moved.shape) < 0.5
             moved = np.where(to_face, np.where(moved < 0.5, _EDGE, 1 - _EDGE), moved)
-            moved = np.concatenate([moved, _corners(width, generator)])
+            moved = np.concatenate([moved, _corners(width, corners, generator)])
         errors = np.concatenate([best, errors_at(moved)])
         moved = np.concatenate([centre, moved])
         which = np.argsort(-errors, kind="stable")[: len(centre)]
@@ -245,12 +250,12 @@ def hunt(truth: Truth, found: OffGrid, count: int, *, seed: int) -> tuple[pd.Dat
     return truth.system.domain.at(centre[:1]), float(best[0])
 
 
-def _corners(width: int, generator: np.random.Generator) -> Floats:
-    """Return every corner of the unit cube, or random ones where there are too many."""
-    if 2**width <= _MOST_CORNERS:
+def _corners(width: int, count: int, generator: np.random.Generator) -> Floats:
+    """Return every corner of the unit cube, or random ones where there are more than `count`."""
+    if 2**width <= count:
         sides = np.array(list(product((0.0, 1.0), repeat=width)))
     else:
-        sides = generator.integers(0, 2, (_MOST_CORNERS, width)).astype(np.float64)
+        sides = generator.integers(0, 2, (count, width)).astype(np.float64)
     return np.clip(sides, _EDGE, 1 - _EDGE)
 
 

@@ -17,11 +17,10 @@ ROUNDING = 4e-7
 """A few roundings to float32, which is what a dataset holds."""
 
 
-def check_deterministic(truth: Truth, inputs: pd.DataFrame) -> Condition:
-    """Solve the same rows twice, the second time in another order and in other batches."""
+def check_deterministic(truth: Truth, inputs: pd.DataFrame, once: NDArray[np.float64]) -> Condition:
+    """Solve rows again whose solutions are `once` [n, T], in another order and other batches."""
     name = "the solver is deterministic"
     order = np.random.default_rng(0).permutation(len(inputs))
-    once = truth.solve(inputs)
     again = np.empty_like(once)
     for part in np.array_split(order, 3):
         again[part] = truth.solve(inputs.iloc[part])
@@ -47,24 +46,23 @@ def check_deterministic(truth: Truth, inputs: pd.DataFrame) -> Condition:
 
 
 def check_reproducible(
-    truth: Truth, inputs: pd.DataFrame, labels: NDArray[np.float64]
+    truth: Truth, solved: NDArray[np.float64], labels: NDArray[np.float64]
 ) -> Condition:
-    """Solve rows of the dataset again, in the types they were made in, and compare [N, T]."""
+    """Compare rows of the dataset, solved again in the types they were made in, with labels."""
     name = "labels can be reproduced"
-    solved = truth.solve(inputs)
     apart = np.abs(solved - labels)
     allowed = 0.0 if truth.system.output.classes else ROUNDING * np.maximum(np.abs(solved), 1e-30)
     wrong = ~(apart <= np.maximum(allowed, 1e-37))
     rows = int(wrong.any(1).sum())
     if not rows:
-        said = f"{len(inputs):,} rows solved again: {_same(truth)}."
+        said = f"{len(solved):,} rows solved again: {_same(truth)}."
         return Condition(name=name, status="shown", said=said)
     return Condition(
         name=name,
         status="failed",
         code="noisy",
         said=(
-            f"Of {len(inputs):,} rows solved again {rows:,} have another label, by up to "
+            f"Of {len(solved):,} rows solved again {rows:,} have another label, by up to "
             f"{float(np.nanmax(apart)):.3g}."
         ),
         remedy="Label them with this very system: noise cannot be told from error.",
@@ -77,7 +75,9 @@ def _same(truth: Truth) -> str:
     return f"every label is the solution to within {ROUNDING:g} of it, a few float32 roundings"
 
 
-def check_reference(truth: Truth, inputs: pd.DataFrame, tolerance: float) -> Condition:
+def check_reference(
+    truth: Truth, inputs: pd.DataFrame, solved: NDArray[np.float64], tolerance: float
+) -> Condition:
     """Compare with an independent solver: only that shows labels free of the solver's own error."""
     name = "labels are free of noise"
     if truth.system.reference is None:
@@ -86,7 +86,6 @@ def check_reference(truth: Truth, inputs: pd.DataFrame, tolerance: float) -> Con
             "they are right is not."
         )
         return Condition(name=name, status="not shown", said=said)
-    solved = truth.solve(inputs)
     apart = np.abs(solved - truth.solve(inputs, truth.system.reference))
     if truth.system.output.classes:
         apart = (apart > 0).astype(np.float64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -18,12 +18,20 @@ __all__ = ["Truth", "answers", "as_generated", "row_errors"]
 _CHUNK = 4096
 
 
+@dataclass
+class Tally:
+    """Rows solved so far."""
+
+    rows: int = 0
+
+
 @dataclass(frozen=True)
 class Truth:
     """A system beside its surrogate."""
 
     system: System
     predictor: Predictor
+    tally: Tally = field(default_factory=Tally)
 
     def solve(self, inputs: pd.DataFrame, solver: Solver | None = None) -> NDArray[np.float64]:
         """Return solutions [N, T]; for classes their codes [N, 1].
@@ -32,6 +40,8 @@ class Truth:
             InvalidInput: A solution is not a finite number, or none of the classes.
         """
         inputs = as_generated(inputs)
+        if solver is None:
+            self.tally.rows += len(inputs)
         parts = [
             self._numbers((solver or self.system.solve)(inputs.iloc[at : at + _CHUNK]))
             for at in range(0, len(inputs), _CHUNK)

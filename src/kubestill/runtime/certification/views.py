@@ -18,10 +18,6 @@ __all__ = ["Cases", "Image", "Line", "Map", "cases", "error_map", "image", "line
 Floats = NDArray[np.float64]
 Drawn = Continuous | Integer | Levels
 
-SIDE = 72
-"""Points along each side of a picture."""
-POINTS = 160
-"""Points along a line."""
 BINS = 48
 
 
@@ -81,7 +77,7 @@ def image(found: Examined) -> Image | None:
     if truth is None or len(axes) < 2 or truth.system.output.shape:
         return None
     across, up = axes[:2]
-    x, y = _places(across, SIDE), _places(up, SIDE)
+    x, y = _places(across, found.side), _places(up, found.side)
     grid = {across.name: np.tile(x, len(y)), up.name: np.repeat(y, len(x))}
     solution, surrogate = _both(truth, found.worst, grid)
     shape = (len(y), len(x))
@@ -102,7 +98,7 @@ def lines(found: Examined, count: int = 4) -> list[Line]:
         return []
     made: list[Line] = []
     for along in _lively(found)[:count]:
-        x = _places(along, POINTS)
+        x = _places(along, 2 * found.side + 16)
         solution, surrogate = _both(truth, found.worst, {along.name: x})
         at = float(found.worst[along.name].iloc[0])
         made.append(

@@ -65,8 +65,17 @@ def certify_surrogate(
     }
     job = _check(model, dataset, system, system_args or {}, typed, settings or {})
     weights = weights_bytes(model.path)
-    found = certify(job.predictor, job.dataset, job.system, job.settings, weights=weights)
+    found = certify(
+        job.predictor,
+        job.dataset,
+        job.system,
+        job.settings,
+        weights=weights,
+        told=lambda said: print(said, flush=True),
+    )
     _write(found, certificate, metrics, report, summary)
+    if found.truth:
+        print(f"{found.truth.tally.rows:,} rows were solved", flush=True)
     made = found.certificate
     for condition in made.conditions:
         print(f"{condition.status}: {condition.name}. {condition.said}", flush=True)

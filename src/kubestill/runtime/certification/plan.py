@@ -1,0 +1,145 @@
+"""How many rows the solver is asked for: known before it starts, and kept within a budget."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from kubestill.errors import InvalidInput, Problem
+from kubestill.runtime.base.random import uniforms
+from kubestill.runtime.certification.settings import CertificateSettings
+from kubestill.runtime.certification.truth import Truth
+
+__all__ = ["CORNERS", "LOOKS", "ROUNDS", "Plan", "plan_solves"]
+
+LOOKS = 16
+"""Points around each of the worst that the search looks at in a round."""
+ROUNDS = 7
+"""Rounds of the search for the worst point."""
+CORNERS = 1024
+"""Corners of the domain that it looks at, at most."""
+_PROBED = 8
+_STREAM = 1002
+"""Of the random numbers: neither a covering nor the samples use it."""
+_SIDE = 72
+"""Points along each side of a picture."""
+_LINES = 4
+_PATIENCE = 60.0
+"""Seconds of solving that timing may take, and that pictures may take."""
+_TIMING = 2.0
+"""Seconds of solving that are enough to time a fast solver."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How many rows are solved for each purpose, at most."""
+
+    seconds: float
+    """For one row, as measured."""
+    labels: int
+    """Rows of the dataset that are solved again, twice."""
+    reference: int
+    """Rows of them that the reference solver solves."""
+    domain: int
+    """Points of a finite domain."""
+    samples: int
+    hunts: int
+    """Worst points around which the search looks."""
+    corners: int
+    batch: int
+    """Rows at a time at which solver and surrogate are timed."""
+    repeats: int
+    """How often each batch is timed."""
+    side: int
+    """Points along each side of a picture."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Solved rows by purpose, those of the reference solver left out."""
+        timed = self.batch + 1 if self.batch > 1 else 1
+        counts = {
+            "the probe": 2 * _PROBED,
+            "labels": 2 * self.labels,
+            "all points": self.domain,
+            "random points": self.samples,
+            "the search for the worst": self.hunts * LOOKS * ROUNDS + self.corners,
+            "timing": timed * (self.repeats + 1),
+            "pictures": self.side**2 + _LINES * (2 * self.side + 16) + 8,
+        }
+        return {name: count for name, count in counts.items() if count}
+
+    @property
+    def total(self) -> int:
+        """Solved rows."""
+        return sum(self.counts.values())
+
+    @property
+    def said(self) -> str:
+        """What will be solved and how long that takes, in a sentence."""
+        parts = ", ".join(f"{count:,} for {name}" for name, count in self.counts.items())
+        hours = self.total * self.seconds / 3600
+        time_taken = f"{hours:.1f} hours" if hours >= 0.1 else f"{3600 * hours:.0f} s"
+        said = f"at most {self.total:,} rows are solved ({parts}), which takes {time_taken}"
+        if self.reference:
+            said += f"; the reference solver solves {self.reference:,} as well"
+        return f"{said}; `solves` sets a budget"
+
+
+def plan_solves(
+    truth: Truth, rows: int, settings: CertificateSettings, *, points: int | None
+) -> Plan:
+    """Time the solver on a few rows, and plan what it is asked for.
+
+    Args:
+        truth: The system and its surrogate.
+        rows: Of the dataset.
+        settings: What was asked for, and `solves`.
+        points: Of a finite domain that is enumerated; None for any other.
+
+    Raises:
+        InvalidInput: The budget is too small for what was asked for.
+    """
+    inputs = truth.system.domain.at(
+        uniforms(settings.seed, _STREAM, 0, _PROBED, width=truth.system.domain.width)
+    )
+    # Timed the second time: the first may load or compile something.
+    truth.solve(inputs)
+    began = time.perf_counter()
+    truth.solve(inputs)
+    seconds = (time.perf_counter() - began) / _PROBED
+    batch = int(min(settings.batch, max(_PATIENCE / 4 / seconds, 1)))
+    labels = min(settings.resolve_rows, rows)
+    sampled = points is None and settings.samples > 0
+    hunts = settings.hunts if sampled else 0
+    full = Plan(
+        seconds=seconds,
+        labels=labels,
+        reference=min(settings.reference_rows, labels) if truth.system.reference else 0,
+        domain=points or 0,
+        samples=settings.samples if sampled else 0,
+        hunts=hunts,
+        corners=min(2 ** min(truth.system.domain.width, 62), CORNERS) if hunts else 0,
+        batch=batch,
+        repeats=int(np.clip(_TIMING / (seconds * batch), 3, 30)),
+        side=int(np.clip((_PATIENCE / seconds) ** 0.5, 8, _SIDE)),
+    )
+    plan, share = full, 1.0
+    while settings.solves and plan.total > settings.solves:
+        share *= 0.9
+        plan = replace(
+            full,
+            labels=min(full.labels, max(16, int(full.labels * share))),
+            reference=min(full.reference, max(16, int(full.reference * share))),
+            samples=min(full.samples, max(64, int(full.samples * share))),
+            hunts=int(full.hunts * share),
+            corners=int(full.corners * share),
+            batch=max(1, int(full.batch * share)),
+            repeats=3,
+            side=max(8, int(full.side * share**0.5)),
+        )
+        if share < 1e-4 and plan.total > settings.solves:
+            remedy = f"{plan.total:,} are the fewest: {plan.counts}; raise it, or set it to 0"
+            raise InvalidInput([Problem("solves", settings.solves, remedy)])
+    return plan
