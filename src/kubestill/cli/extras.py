@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from importlib.metadata import PackageNotFoundError, requires
 
 _DISTRIBUTIONS = {"google": "google-cloud-storage", "sklearn": "scikit-learn", "yaml": "PyYAML"}
 """Where they are not called like their module."""
@@ -15,6 +14,9 @@ def explain_missing(module: str) -> str:
     Args:
         module: As the import names it, such as `sklearn.utils`.
     """
+    # Imported only now: it would cost every command a third of its start.
+    from importlib.metadata import PackageNotFoundError, requires
+
     top = module.partition(".")[0]
     wanted = _DISTRIBUTIONS.get(top, top)
     try:
