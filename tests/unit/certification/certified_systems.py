@@ -128,6 +128,30 @@ class Nan(Plane):
         return np.where(inputs["x"] > 0.89, np.nan, super().solve(inputs))
 
 
+class Raises(Plane):
+    """Does not converge beyond x = 0.9."""
+
+    name = "raises"
+
+    def solve(self, inputs: pd.DataFrame) -> np.ndarray:
+        if (inputs["x"] > 0.89).any():
+            raise ArithmeticError("did not converge")
+        return super().solve(inputs)
+
+
+class Corner(System):
+    """Nothing at all, on a cube: the surrogate's own answer is its error."""
+
+    name = "corner"
+
+    def __init__(self, width: int = 5):
+        self.domain = Domain([Continuous(name=f"x{n}", low=0.0, high=1.0) for n in range(width)])
+        self.output = Output(name="y")
+
+    def solve(self, inputs: pd.DataFrame) -> np.ndarray:
+        return np.zeros(len(inputs))
+
+
 class Counting(Plane):
     """Counts the rows that it solves, and takes its time."""
 
@@ -216,3 +240,22 @@ class Stored(nn.Module):
         spread = (len(self.table) ** 2 - 1) / 12
         key = torch.round(features * spread**0.5 + (len(self.table) - 1) / 2).long()
         return self.table[key]
+
+
+class Spike(nn.Module):
+    """Right but near one corner, or in the middle of one face, where it errs by 1."""
+
+    def __init__(self, in_features: int, out_features: int, where: str = "corner"):
+        super().__init__()
+        self.where = where
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        # Standardised uniform numbers, undone.
+        unit = features / 12**0.5 + 0.5
+        if self.where == "corner":
+            error = unit.clamp(0, 1).prod(1, keepdim=True) ** 6
+        else:
+            apart = (unit[:, 1:] - 0.5).square().sum(1, keepdim=True)
+            error = unit[:, :1].clamp(0, 1) ** 8 * torch.exp(-20 * apart)
+        return error * self.scale

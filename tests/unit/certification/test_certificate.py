@@ -1,6 +1,7 @@
 """What a certificate grants, and everything that it refuses."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from certified_parts import SYSTEMS, examine, make_dataset, make_model, run, sys
 from kubestill.errors import CorruptData, InvalidInput, Refused
 from kubestill.runtime.base.artifacts import LocalArtifact
 from kubestill.runtime.certification import CertificateSettings, certify, read_certificate
+from kubestill.runtime.certification.errors import off_grid, sampled_errors
 from kubestill.runtime.certification.exceptions import Exceptions
 from kubestill.runtime.certification.plan import plan_solves
 from kubestill.runtime.certification.truth import Truth, answers
@@ -304,11 +306,56 @@ def test_answers_that_are_no_numbers_are_named(tmp_path):
         examine(model, dataset)
 
 
-def test_a_solver_that_fails_somewhere_is_named_with_the_point(tmp_path):
-    dataset = make_dataset(tmp_path / "rows", system("Plane"), told={"system": f"{SYSTEMS}:Nan"})
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        pytest.param("Nan", "gives what is not finite in", id="not-a-number"),
+        pytest.param("Raises", "raises ArithmeticError: did not converge in 1 of", id="raises"),
+    ],
+)
+def test_a_solver_that_fails_somewhere_is_named_with_the_point(tmp_path, name, message):
+    told = {"system": f"{SYSTEMS}:{name}"}
+    dataset = make_dataset(tmp_path / "rows", system("Plane"), told=told)
     model = make_model(tmp_path / "model", dataset, "Bent")
-    with pytest.raises(InvalidInput, match=r"`solve` gives what is not finite .*'x': 0.9"):
+    with pytest.raises(InvalidInput, match=f"`solve` {message} .*'x': 0.(89|9)"):
         examine(model, dataset)
+
+
+@pytest.mark.parametrize("where", ["corner", "face"])
+def test_the_worst_point_is_found_on_the_edge_of_the_domain(tmp_path, where):
+    """Random points see a fraction of it: in five dimensions most of a domain is far inside."""
+    dataset = make_dataset(tmp_path / "rows", system("Corner"), method="sobol", rows=4096)
+    model = make_model(tmp_path / "model", dataset, "Spike", where=where)
+    raw = np.full((1, 5), 1.0 if where == "corner" else 0.5, np.float32)
+    raw[0, 0] = 1.0
+    largest = abs(float(load_model(model.path).logits(raw)[0, 0]))
+    made = examine(model, dataset, samples=2000, tolerance=0.5)
+    errors = made["errors"]
+    assert errors["off_grid"]["max"] < 0.7 * largest
+    assert errors["hunted"]["max"] > 0.97 * largest
+    assert made["failed"] == {"error"}
+
+
+def test_a_sampled_share_holds_as_often_as_it_says(tmp_path):
+    """The truth is known: the share of the domain in which the bump exceeds the tolerance."""
+    dataset = make_dataset(tmp_path / "rows", system("Plane"), points=4)
+    model = make_model(tmp_path / "model", dataset, "Bent", bump=0.5)
+    truth = Truth(system("Plane"), load_model(model.path))
+    every = off_grid(truth, 48_000, seed=12345)
+    share = float((every.errors > 0.3).mean())
+    mean = float(every.means.mean())
+    assert 0.01 < share < 0.5
+    settings = CertificateSettings(tolerance=0.3, confidence=0.9)
+    bounds, means = [], []
+    for start in range(0, 48_000, 160):
+        part = slice(start, start + 160)
+        few = replace(every, errors=every.errors[part], means=every.means[part])
+        found = sampled_errors(few, settings, largest=0.51, classes=False)
+        bounds.append(found.above_tolerance.bound >= share)
+        means.append(found.mean_bound >= mean)
+    # 90%, less what 300 trials may fall short of it by chance (3 standard deviations).
+    assert np.mean(bounds) > 0.848
+    assert np.mean(means) > 0.848
 
 
 def test_a_sampled_certificate_never_says_never(tmp_path):
@@ -348,15 +395,15 @@ def test_what_will_be_solved_is_told_before_and_kept(tmp_path, budget):
         draw(found)
     made, ((said, before),) = found.certificate, told
     total = sum(made.solves.planned.values())
-    assert before == 16
-    assert f"at most {total:,} rows are solved (16 for the probe, " in said
+    assert before == 2 * (8 + 256)
+    assert f"at most {total:,} rows are solved (528 for the probe, " in said
     assert made.solves.done <= type(counting).solved == found.truth.tally.rows <= total
     assert made.verdict == "certified: sampled"
     if budget:
         assert total <= budget
         assert made.errors.off_grid.rows < 3000
-        with pytest.raises(InvalidInput, match="solves = 99: .* are the fewest"):
-            examine(model, dataset, solves=99)
+        with pytest.raises(InvalidInput, match="solves = 700: .* are the fewest"):
+            examine(model, dataset, solves=700)
     else:
         assert made.errors.off_grid.rows == 3000
 

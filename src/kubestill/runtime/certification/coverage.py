@@ -238,9 +238,10 @@ def _never(name: str, found: Levels) -> str:
 
 def _seen(looked_at: LookedAt, rows: int) -> str:
     """Say what was looked at, in which dimensions, and what was not."""
-    said = [f"{rows:,} random rows."]
+    said = [f"{rows:,} rows."]
     if looked_at.ends:
-        said.append(f"Each of {', '.join(looked_at.ends)} has rows at both ends and no gap.")
+        named = ", ".join(looked_at.ends)
+        said.append(f"{named}: no end and no stretch of the range is empty beyond chance.")
     if len(looked_at.ends) > 1:
         told = "every cell has rows" if looked_at.pairs else "nobody looked"
         reach = f" (from {PAIR_ROWS:,} rows on, for up to {_PAIRED} inputs)"

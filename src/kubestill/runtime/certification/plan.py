@@ -16,11 +16,14 @@ __all__ = ["CORNERS", "LOOKS", "ROUNDS", "Plan", "plan_solves"]
 
 LOOKS = 16
 """Points around each of the worst that the search looks at in a round."""
-ROUNDS = 7
+ROUNDS = 9
 """Rounds of the search for the worst point."""
 CORNERS = 1024
 """Corners of the domain that it looks at, at most."""
-_PROBED = 8
+_PROBED, _PROBED_FAST = 8, 256
+"""Rows that are timed, and rows of a fast solver."""
+_FAST = 2.0
+"""Seconds that those may take."""
 _STREAM = 1002
 """Of the random numbers: neither a covering nor the samples use it."""
 _SIDE = 72
@@ -38,6 +41,8 @@ class Plan:
 
     seconds: float
     """For one row, as measured."""
+    probed: int
+    """Rows solved to measure that."""
     labels: int
     """Rows of the dataset that are solved again, twice."""
     reference: int
@@ -60,7 +65,7 @@ class Plan:
         """Solved rows by purpose, those of the reference solver left out."""
         timed = self.batch + 1 if self.batch > 1 else 1
         counts = {
-            "the probe": 2 * _PROBED,
+            "the probe": self.probed,
             "labels": 2 * self.labels,
             "all points": self.domain,
             "random points": self.samples,
@@ -101,20 +106,26 @@ def plan_solves(
     Raises:
         InvalidInput: The budget is too small for what was asked for.
     """
-    inputs = truth.system.domain.at(
-        uniforms(settings.seed, _STREAM, 0, _PROBED, width=truth.system.domain.width)
-    )
-    # Timed the second time: the first may load or compile something.
-    truth.solve(inputs)
-    began = time.perf_counter()
-    truth.solve(inputs)
-    seconds = (time.perf_counter() - began) / _PROBED
+    rows_probed, seconds = 0, 0.0
+    for count in (_PROBED, _PROBED_FAST):
+        unit = uniforms(settings.seed, _STREAM, 0, count, width=truth.system.domain.width)
+        inputs = truth.system.domain.at(unit)
+        # Timed the second time: the first may load or compile something.
+        truth.solve(inputs)
+        began = time.perf_counter()
+        truth.solve(inputs)
+        seconds = (time.perf_counter() - began) / count
+        rows_probed += 2 * count
+        # A fast solver spends most of a small batch on anything but its rows.
+        if seconds * _PROBED_FAST > _FAST:
+            break
     batch = int(min(settings.batch, max(_PATIENCE / 4 / seconds, 1)))
     labels = min(settings.resolve_rows, rows)
     sampled = points is None and settings.samples > 0
     hunts = settings.hunts if sampled else 0
     full = Plan(
         seconds=seconds,
+        probed=rows_probed,
         labels=labels,
         reference=min(settings.reference_rows, labels) if truth.system.reference else 0,
         domain=points or 0,

@@ -37,26 +37,41 @@ class Truth:
         """Return solutions [N, T]; for classes their codes [N, 1].
 
         Raises:
-            InvalidInput: A solution is not a finite number, or none of the classes.
+            InvalidInput: The solver raises, or a solution is not a finite number or none of the
+                classes; with the first row for which it does.
         """
         inputs = as_generated(inputs)
         if solver is None:
             self.tally.rows += len(inputs)
+        width = max(1, int(np.prod(self.system.output.shape)))
         parts = [
-            self._numbers((solver or self.system.solve)(inputs.iloc[at : at + _CHUNK]))
+            self._solved(inputs.iloc[at : at + _CHUNK], solver or self.system.solve)
             for at in range(0, len(inputs), _CHUNK)
         ]
-        width = max(1, int(np.prod(self.system.output.shape)))
-        solved = np.concatenate(parts) if parts else np.zeros((0, width))
-        broken = ~np.isfinite(solved).all(axis=1)
+        return np.concatenate(parts) if parts else np.zeros((0, width))
+
+    def _solved(self, inputs: pd.DataFrame, solver: Solver) -> NDArray[np.float64]:
+        try:
+            solved = self._numbers(solver(inputs))
+        except Exception as error:
+            if len(inputs) > 1:
+                # Which row it was: the halves are solved until one is left that raises.
+                middle = len(inputs) // 2
+                halves = (inputs.iloc[:middle], inputs.iloc[middle:])
+                return np.concatenate([self._solved(half, solver) for half in halves])
+            raise self._failed(inputs, f"raises {type(error).__name__}: {error}") from error
         if self.system.output.classes:
-            broken = solved[:, 0] < 0
+            broken, what = solved[:, 0] < 0, "gives what is none of its classes"
+        else:
+            broken, what = ~np.isfinite(solved).all(axis=1), "gives what is not finite"
         if broken.any():
-            what = "none of its classes" if self.system.output.classes else "not finite"
-            where = inputs.iloc[int(broken.argmax())].to_dict()
-            remedy = f"`solve` gives what is {what} in {int(broken.sum())} rows, such as {where}"
-            raise InvalidInput([Problem("system", self.system.name, f"{remedy}; leave them out")])
+            raise self._failed(inputs[broken], what)
         return solved
+
+    def _failed(self, rows: pd.DataFrame, what: str) -> InvalidInput:
+        where = rows.iloc[0].to_dict()
+        remedy = f"`solve` {what} in {len(rows)} of the rows, such as {where}; leave them out"
+        return InvalidInput([Problem("system", self.system.name, remedy)])
 
     def predict(self, inputs: pd.DataFrame) -> NDArray[np.float64]:
         """Return what the surrogate says: [N, T], or codes [N, 1]."""

@@ -106,6 +106,7 @@ def _check(
     """Find every problem that can be found before anything is solved, and raise them together."""
     problems = Problems()
     predictor = rows = parsed = solver = None
+    name = system
     own = check_overlap(settings, typed, problems)
     with problems.collect():
         parsed = validate(CertificateSettings, {**settings, **typed}, prefixed=own)
@@ -130,7 +131,12 @@ def _check(
         problems.add(
             "exceptions", True, "only classes can be put right point by point; use a tolerance"
         )
-    elif parsed and typed["exceptions"] and finite_points(solver, parsed) is None:
+    elif (
+        parsed
+        and typed["exceptions"]
+        and (solver or not name)
+        and not finite_points(solver, parsed)
+    ):
         problems.add("exceptions", True, _WHY_NO_EXCEPTIONS)
     if predictor and rows and rows.schema.target is not None:
         _check_fit(predictor, rows, solver, problems)
