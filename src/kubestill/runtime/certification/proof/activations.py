@@ -17,6 +17,9 @@ from torch import Tensor
 __all__ = ["ACTIVATIONS", "Activation", "InverseRoot", "Kink", "Quadratic", "Smooth"]
 
 U64, U32 = 2.0**-53, 2.0**-24
+LONG, SMALL = 0.1, 1e-3
+"""A reach, and what is left out, above which a line is tried instead of a quadratic."""
+NODES = 17
 _ROOT = 1 / math.sqrt(2 * math.pi)
 
 
@@ -40,8 +43,6 @@ class Smooth:
 
     derivatives: Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
     """The function and three derivatives."""
-    slopes: tuple[float, float]
-    """Bounds of the first derivative."""
     second: float
     """Bounds the size of the second derivative."""
     third: float
@@ -73,24 +74,37 @@ class Smooth:
         keep = cubic <= square
         bend = torch.where(keep, second, 0.0)
         remainder = torch.where(keep, cubic, square)
-        # A quadratic that is worse than a line of middle slope bends more than it helps.
+        # Where an interval is long, a line through its ends bends less than the function does.
         total = remainder + torch.where(keep, second.abs() * linear**2 / 4, 0.0)
-        lowest, highest = self.slopes
-        line = reach * ((highest - lowest) / 2)
-        worse = total > line
-        if worse.any():
-            first = torch.where(worse, (highest + lowest) / 2, first)
-            bend = torch.where(worse, 0.0, bend)
-            remainder, total = torch.where(worse, line, remainder), torch.minimum(total, line)
-        if self.values is not None:
-            bottom, top = self.values
-            worse = total > (top - bottom) / 2
-            if worse.any():
-                f = torch.where(worse, (bottom + top) / 2, f)
-                first, bend = torch.where(worse, 0.0, first), torch.where(worse, 0.0, bend)
-                remainder = torch.where(worse, (top - bottom) / 2, remainder)
+        long = (reach > LONG) & (total > SMALL) & torch.isfinite(value) & torch.isfinite(reach)
+        if long.any():
+            middle, slope, half = self._chord(value[long], reach[long])
+            better = half < total[long]
+            for old, new in ((f, middle), (first, slope), (bend, 0.0 * half), (remainder, half)):
+                old[long] = torch.where(better, new, old[long])
         own = (256 * U64) * (1 + value.abs()) * (1 + reach + reach**2)
         return Quadratic(value=f, slope=first, bend=bend, remainder=remainder + own)
+
+    def _chord(self, value: Tensor, reach: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the middle and slope of two parallel lines around it, and half of their distance.
+
+        Between `NODES` points the function is within second / 8 times the square of their distance
+        of its own chords.
+        """
+        share = torch.linspace(-1, 1, NODES, dtype=value.dtype)[:, None]
+        f = self.derivatives(value + share * reach)[0]
+        slope = (f[-1] - f[0]) / (2 * reach)
+        above = f - slope * (share * reach)
+        low, high = above.min(0).values, above.max(0).values
+        between = (2 * reach / (NODES - 1)) ** 2 * (self.second / 8)
+        half = (high - low) / 2 + between
+        if self.values is not None:
+            bottom, top = self.values
+            flat = half > (top - bottom) / 2
+            slope = torch.where(flat, 0.0, slope)
+            half = half.clamp(max=(top - bottom) / 2)
+            return torch.where(flat, (top + bottom) / 2, (low + high) / 2), slope, half
+        return (low + high) / 2, slope, half
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,12 +211,9 @@ def _square(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 ACTIVATIONS: dict[str, Activation] = {
-    "elu": Smooth(
-        derivatives=_elu, slopes=(0, 1), second=1, third=1, fourth=math.inf, size=(0.0, 1.0)
-    ),
+    "elu": Smooth(derivatives=_elu, second=1, third=1, fourth=math.inf, size=(0.0, 1.0)),
     "gelu": Smooth(
         derivatives=_gelu,
-        slopes=(-0.129, 1.129),
         second=0.798,
         third=0.818,
         fourth=1.596,
@@ -212,7 +223,6 @@ ACTIVATIONS: dict[str, Activation] = {
     "relu": Kink(below=0.0, size=(0.0, 0.0)),
     "sigmoid": Smooth(
         derivatives=_sigmoid,
-        slopes=(0, 0.25),
         second=0.09623,
         third=0.125,
         fourth=0.1277,
@@ -220,7 +230,6 @@ ACTIVATIONS: dict[str, Activation] = {
     ),
     "silu": Smooth(
         derivatives=_silu,
-        slopes=(-0.09984, 1.09984),
         second=0.5,
         third=0.3083,
         fourth=0.5,
@@ -228,7 +237,6 @@ ACTIVATIONS: dict[str, Activation] = {
     ),
     "softplus": Smooth(
         derivatives=_softplus,
-        slopes=(0, 1),
         second=0.25,
         third=0.09623,
         fourth=0.125,
@@ -236,19 +244,15 @@ ACTIVATIONS: dict[str, Activation] = {
     ),
     "tanh": Smooth(
         derivatives=_tanh,
-        slopes=(0, 1),
         second=0.7699,
         third=2.0,
         fourth=4.0859,
         values=(-1, 1),
     ),
-    "sine": Smooth(derivatives=_sine, slopes=(-1, 1), second=1, third=1, fourth=1, values=(-1, 1)),
-    "cosine": Smooth(
-        derivatives=_cosine, slopes=(-1, 1), second=1, third=1, fourth=1, values=(-1, 1)
-    ),
+    "sine": Smooth(derivatives=_sine, second=1, third=1, fourth=1, values=(-1, 1)),
+    "cosine": Smooth(derivatives=_cosine, second=1, third=1, fourth=1, values=(-1, 1)),
     "square": Smooth(
         derivatives=_square,
-        slopes=(-math.inf, math.inf),
         second=2,
         third=0,
         fourth=0,

@@ -78,7 +78,7 @@ class NetworkSide:
 
     def over(self, boxes: Boxes) -> Quadratics:
         """Bound it over boxes."""
-        return bound_network(self.graph, self._encode(boxes))
+        return bound_network(self.graph, self.encode(boxes))
 
     def at(self, points: Floats, boxes: Boxes) -> Floats:
         """Predict: [N, T]."""
@@ -93,7 +93,7 @@ class NetworkSide:
         )
         return InvalidInput([Problem("model", point, remedy)])
 
-    def _encode(self, boxes: Boxes) -> Features:
+    def encode(self, boxes: Boxes) -> Features:
         """Follow `Encoder.forward`, whose scaled columns come first and one-hot ones last."""
         space, layout = self._space, self._predictor.layout
         columns = {column.name: column for column in layout.features}

@@ -1,0 +1,242 @@
+"""Proofs over whole domains: the bound against the largest error that a long hunt finds.
+
+python -m bench.bench_certificate [--steps 2000] [--seconds 600] [--hunt 2000000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from bench.results import Measure, write
+from kubestill.runtime.certification.proof import Proof, prove
+from kubestill.runtime.certification.proof.sides import NetworkSide
+from kubestill.runtime.certification.proof.space import Boxes, Space
+from kubestill.runtime.datasets.decode import RawLayout, decode_features
+from kubestill.runtime.generation.systems import Domain, Output, System, load_system
+from kubestill.runtime.generation.systems.inputs import Continuous
+from kubestill.runtime.generation.systems.taylor import Taylor, boxed
+from kubestill.runtime.models.decoder import Decoder
+from kubestill.runtime.models.encoder import Encoder
+from kubestill.runtime.models.model import Model
+from kubestill.runtime.models.predict import Predictor
+
+HIDDEN = [64, 64, 64]
+"""The default of the surrogate pipeline: 8,641 parameters at three inputs."""
+ROWS = 40_000
+BATCH = 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--hunt", type=int, default=2_000_000)
+    told = parser.parse_args()
+    measures: list[Measure] = []
+    with tempfile.TemporaryDirectory() as folder:
+        cases = {
+            "heat, tanh": (load_system("heat"), "tanh"),
+            "Black-Scholes, tanh": (load_system("black-scholes"), "tanh"),
+            "interpolated table, tanh": (table(Path(folder)), "tanh"),
+            "heat, relu": (load_system("heat"), "relu"),
+        }
+        for name, (system, activation) in cases.items():
+            predictor = train(system, told.steps, hidden=HIDDEN, activation=activation)
+            proof = prove(predictor, system, seconds=told.seconds)
+            found = max(hunt(predictor, system, told.hunt), proof.lower)
+            measures += judged(name, predictor, proof, found)
+            constant = interval_bound(predictor, system, proof.boxes)
+            measures.append(
+                Measure(
+                    name=f"{name}: interval arithmetic on as many boxes, over the error found",
+                    value=constant / found,
+                    unit="times",
+                    peer="interval arithmetic on network and system",
+                )
+            )
+    for width in (2, 3, 4, 5, 6):
+        measures.append(students(width, min(told.seconds, 60), told.steps // 4))
+    write("certificate", measures)
+
+
+def judged(name: str, predictor: Predictor, proof: Proof, found: float) -> list[Measure]:
+    """Hold a proof against the bars of its own promise."""
+    size = f"{predictor.spec.parameters:,} parameters"
+    hunted = "largest error that hunting and proof found"
+    return [
+        Measure(
+            name=f"{name}: proven bound over the largest error found",
+            value=proof.upper / found,
+            bar=2,
+            at_least=False,
+            unit="times",
+            peer=hunted,
+        ),
+        Measure(
+            name=f"{name}: time of the proof, {size}",
+            value=proof.seconds,
+            bar=600,
+            at_least=False,
+            unit="s",
+            peer="",
+        ),
+        Measure(name=f"{name}: boxes", value=proof.boxes, unit="boxes", peer=""),
+        Measure(name=f"{name}: proven bound", value=proof.upper, unit="of the output", peer=hunted),
+        Measure(name=f"{name}: largest error found", value=found, unit="of the output", peer=""),
+    ]
+
+
+def train(system: System, steps: int, network: str = "mlp", **args: Any) -> Predictor:
+    """Train by Adam on random rows, the learning rate falling to nothing."""
+    torch.manual_seed(0)
+    frame = system.domain.at(np.random.default_rng(0).random((ROWS, system.domain.width)))
+    target = np.asarray(system.solve(frame), np.float32).reshape(ROWS, -1)
+    layout = RawLayout(system.schema)
+    raw = decode_features(frame, layout)
+    model = Model.create(
+        system.schema,
+        encoder=Encoder.fit([raw], layout),
+        decoder=Decoder.fit([target]),
+        network=network,
+        network_args=args,
+    )
+    features = model.encoder(torch.from_numpy(np.array(raw)))
+    wanted = model.decoder.standardise(torch.from_numpy(target))
+    optimizer = torch.optim.Adam(model.network.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
+    for _ in range(steps):
+        rows = torch.randint(ROWS, (BATCH,))
+        loss = (model.network(features[rows]) - wanted[rows]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return Predictor(model)
+
+
+def errors(predictor: Predictor, system: System, unit: NDArray[np.float64]) -> NDArray[Any]:
+    frame = system.domain.at(np.clip(unit, 1e-12, 1 - 1e-12))
+    told = predictor(frame).to_numpy(np.float64)
+    return np.abs(told - np.asarray(system.solve(frame)).reshape(len(frame), -1)).max(1)
+
+
+def hunt(predictor: Predictor, system: System, count: int) -> float:
+    """Look for the largest error: at random, on faces and corners, then closer and closer."""
+    random, width = np.random.default_rng(3), system.domain.width
+    best, worst = np.zeros((0, width)), np.zeros(0)
+
+    def keep(unit: NDArray[np.float64], most: int = 300) -> None:
+        nonlocal best, worst
+        unit = np.concatenate([best, unit])
+        found = np.concatenate([worst, errors(predictor, system, unit[len(best) :])])
+        top = np.argsort(-found)[:most]
+        best, worst = unit[top], found[top]
+
+    for _ in range(count // 2 // 50_000):
+        unit = random.random((50_000, width))
+        faces = random.random(unit.shape) < 0.15
+        keep(np.where(faces, np.round(unit), unit))
+    for radius in np.geomspace(0.1, 1e-6, max(1, count // 2 // 30_000)):
+        moved = np.repeat(best, 100, axis=0)
+        keep(np.clip(moved + radius * random.normal(0, 1, moved.shape), 0, 1))
+    return float(worst[0])
+
+
+def interval_bound(predictor: Predictor, system: System, count: int) -> float:
+    """Bound the error by interval arithmetic on both sides, on a grid of as many boxes."""
+    space = Space(system.domain)
+    each = max(2, int(min(count, 60_000) ** (1 / len(space.names))))
+    whole, side = space.whole, NetworkSide(predictor, space)
+    edges = [np.linspace(a, b, each + 1) for a, b in zip(whole.low[0], whole.high[0], strict=True)]
+    low = np.array(list(itertools.product(*(e[:-1] for e in edges))))
+    high = np.array(list(itertools.product(*(e[1:] for e in edges))))
+    worst = 0.0
+    for part in np.array_split(np.arange(len(low)), max(1, len(low) // 4096)):
+        boxes = Boxes(low=low[part], high=high[part], choice=np.zeros(len(part), np.int64))
+        assert system.expand is not None
+        with np.errstate(all="ignore"):
+            solved = system.expand(
+                boxed(*(space.columns(e, boxes) for e in (boxes.low, boxes.high)))
+            )
+        assert isinstance(solved, Taylor)
+        bottom, top = network_interval(predictor, side, boxes)
+        apart = np.maximum(top - solved.low, solved.high - bottom)
+        worst = max(worst, float(apart.max()))
+    return worst
+
+
+def network_interval(
+    predictor: Predictor, side: NetworkSide, boxes: Boxes
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return bounds of a plain MLP on boxes by interval arithmetic, rounding left out: [N], [N]."""
+    features = side.encode(boxes)
+    reach = features.gradient.abs() @ features.radius
+    low, high = features.value - reach, features.value + reach
+    assert isinstance(predictor.model.network, torch.nn.Sequential)
+    for layer in predictor.model.network:
+        if isinstance(layer, torch.nn.Linear):
+            weight, bias = layer.weight.detach().double(), layer.bias.detach().double()[:, None]
+            middle = weight @ (low + high) / 2 + bias
+            reach = weight.abs() @ (high - low) / 2
+            low, high = middle - reach, middle + reach
+        else:
+            low, high = layer(low.clone()), layer(high.clone())
+    spec = predictor.model.decoder.to_spec()
+    mean, std = spec["mean"][0], spec["std"][0]
+    return (low[0] * std + mean).numpy(), (high[0] * std + mean).numpy()
+
+
+def table(folder: Path) -> System:
+    """Tabulate a smooth function of three inputs on 12 x 12 x 12 points."""
+    knots = np.linspace(0, 1, 12)
+    grid = np.stack(np.meshgrid(knots, knots, knots, indexing="ij"), -1).reshape(-1, 3)
+    x, y, z = grid.T
+    frame = pd.DataFrame({"x": x, "y": y, "z": z, "value": np.sin(3 * x + y) * np.exp(-y * z) + z})
+    frame.to_parquet(folder / "table.parquet", index=False)
+    return load_system("interpolated-table", {"source": str(folder), "target": "value"})
+
+
+class Ridge(System):
+    """tanh of the sum of d inputs, for teachers of any number of inputs."""
+
+    name = "ridge"
+
+    def __init__(self, width: int):
+        self.domain = Domain(
+            [Continuous(name=f"x{place}", low=-1.0, high=1.0) for place in range(width)]
+        )
+        self.output = Output(name="y")
+
+    def solve(self, inputs: pd.DataFrame) -> NDArray[Any]:
+        unit = inputs.to_numpy(np.float64)
+        return np.tanh(unit.sum(1)) + 0.3 * np.sin(2 * unit).prod(1)
+
+
+def students(width: int, seconds: float, steps: int) -> Measure:
+    """Bound a student's distance from its teacher on a box of so many inputs."""
+    system = Ridge(width)
+    teacher = train(system, steps, hidden=[64, 64], activation="tanh")
+    student = train(system, steps, hidden=[24, 24], activation="tanh")
+    proof = prove(student, teacher, system.domain, seconds=seconds)
+    return Measure(
+        name=f"student and teacher on {width} inputs: bound over the largest difference found",
+        value=proof.upper / proof.lower,
+        unit="times",
+        peer=f"{proof.status} after {proof.boxes:,} boxes and {proof.seconds:.0f} s",
+    )
+
+
+if __name__ == "__main__":
+    start = time.monotonic()
+    main()
+    print(f"{time.monotonic() - start:.0f} s in all")
