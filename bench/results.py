@@ -46,13 +46,18 @@ def machine() -> str:
     return f"{cores} cores, {platform.machine()} {instructions}, torch {torch.__version__}"
 
 
-def write(name: str, measures: list[Measure]) -> Path:
-    """Write `bench/results/<name>.json` and print the figures."""
+def write(name: str, measures: list[Measure], *, keep: bool = False) -> Path:
+    """Write `bench/results/<name>.json` and print the figures.
+
+    With `keep`, figures of other names stay in the file: a bench that is run piece by piece.
+    """
     RESULTS.mkdir(exist_ok=True)
     stamp = {"date": datetime.date.today().isoformat(), "machine": machine()}
     rows = [{**measure.to_json(), **stamp} for measure in measures]
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(rows, indent=1) + "\n")
+    before = json.loads(path.read_text()) if keep and path.exists() else []
+    kept = {row["name"]: row for row in [*before, *rows]}
+    path.write_text(json.dumps(list(kept.values()), indent=1) + "\n")
     for row in rows:
         verdict = {True: "holds", False: "MISSED", None: ""}[row["holds"]]
         bar = "" if row["bar"] is None else f"bar {row['bar']:g}"

@@ -3,10 +3,15 @@
 Every point where it can end is listed, none is hoped for; see `crashes`. Of all points on a disk
 every 97th is tried, and of those of one case SIGTERM at every step; in the clouds, where a point
 costs more, a handful. KUBESTILL_CRASH_POINTS is another distance: 1, as in `make bench-chaos`, is
-every point on a disk and every ninth in a cloud. A table at the end counts them.
+every point there is. KUBESTILL_CRASH_SECONDS bounds the time of each test; it then tries its points
+in random order, as far as it gets. A table at the end counts them; where every point was to be
+tried, bench/results/chaos.json notes it, too.
 """
 
 import os
+import random
+import sys
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from multiprocessing import forkserver
@@ -39,6 +44,7 @@ WAVE = Schema(
 )
 EVERY = int(os.environ.get("KUBESTILL_CRASH_POINTS") or 97)
 BENCH = EVERY < 97
+SECONDS = float(os.environ.get("KUBESTILL_CRASH_SECONDS") or "inf")
 CLOUD_CASES = [case for case in CASES if case.name in ("fused, best", "autograd, last", "L-BFGS")]
 
 Tried = dict[tuple[str, str], Counter[str]]
@@ -51,15 +57,36 @@ def _server() -> None:
 
 
 @pytest.fixture(scope="module")
-def tried() -> Iterator[Tried]:
+def tried(request: pytest.FixtureRequest) -> Iterator[Tried]:
     """Count, by store and case, the points, and those with equal bits and equal milestones."""
     found: Tried = defaultdict(Counter)
     yield found
-    print("\n| store | case | points | equal bits | equal milestones |\n|---|---|---|---|---|")
+    columns = ("listed", "tried", "bits", "milestones")
+    print("\n| store | case | listed | tried | equal bits | equal milestones |")
+    print("|---|---|---|---|---|---|")
     for (store, case), counts in found.items():
-        numbers = " | ".join(str(counts[name]) for name in ("points", "bits", "milestones"))
-        print(f"| {store} | {case} | {numbers} |")
-    print(f"| all | | {sum(counts['points'] for counts in found.values())} | | |")
+        print(f"| {store} | {case} | {' | '.join(str(counts[name]) for name in columns)} |")
+    totals = [sum(counts[name] for counts in found.values()) for name in columns]
+    print(f"| all | | {' | '.join(map(str, totals))} |")
+    if EVERY == 1 and found:
+        _note(found, request.config.rootpath)
+
+
+def _note(found: Tried, root: Path) -> None:
+    sys.path.insert(0, str(root))
+    from bench.results import Measure, write
+
+    measures = [
+        Measure(
+            name=f"{store}; {case}: ended alike",
+            value=min(counts["bits"], counts["milestones"]),
+            unit=f"of {counts['tried']:,} points tried, {counts['listed']:,} listed",
+            peer="the undisturbed run",
+            bar=counts["tried"],
+        )
+        for (store, case), counts in found.items()
+    ]
+    write("chaos", measures, keep=True)
 
 
 @pytest.fixture(scope="module")
@@ -79,16 +106,24 @@ def try_points(
     points: list[tuple[Point, ...]],
     expected: dict[str, Any],
     tried: Tried,
+    *,
+    listed: int,
 ) -> None:
     """End a run at each of the points, and hold what comes of it against an undisturbed one."""
     wrong: list[Any] = []
     counts = tried[store, scene.case.name]
+    counts["listed"] += listed
+    began = time.monotonic()
+    if SECONDS < float("inf"):
+        random.Random(0).shuffle(points)
     for at in points:
+        if time.monotonic() - began > SECONDS:
+            break
         scene = scene.again()
         said = end_and_resume(scene, *at)
         found = outcome(scene.root)
         same = {name for name in expected if found[name] == expected[name]}
-        counts["points"] += 1
+        counts["tried"] += 1
         counts["milestones"] += "milestones" in same
         counts["bits"] += "NOT with the same bits" not in said and same >= expected.keys() - {
             "milestones"
@@ -96,7 +131,7 @@ def try_points(
         if same != expected.keys() or "NOT with the same bits" in said:
             wrong.append((at, expected.keys() - same, said))
     assert wrong == []
-    assert counts["points"] == counts["bits"] == counts["milestones"] > 0
+    assert counts["tried"] == counts["bits"] == counts["milestones"] > 0
 
 
 @pytest.mark.timeout(7200 if BENCH else 300)
@@ -113,7 +148,7 @@ def test_a_run_ends_alike_wherever_it_was_ended(
         if number % EVERY == 0
         or (all_steps and (point.way, point.event) == ("terminated before", STEP))
     ]
-    try_points(scene, "disk", chosen, outcome(scene.root), tried)
+    try_points(scene, "disk", chosen, outcome(scene.root), tried, listed=len(points))
 
 
 @pytest.mark.timeout(7200 if BENCH else 300)
@@ -137,8 +172,11 @@ def test_a_run_in_a_cloud_ends_alike_within_whichever_request_it_was_ended(
     scene = Scene(case=case, dataset=rows, root=tmp_path / "run", uri=uri, proxy=proxy)
     points = points_of(list_events(scene), "refused")
     assert len(points) > 100
-    chosen = [(point,) for point in points[3 :: 9 * EVERY if BENCH else 149]]
-    try_points(scene, uri.partition("//")[0], chosen, outcome(scene.root), tried)
+    chosen = [
+        (point,) for point in (points if EVERY == 1 else points[3 :: 9 * EVERY if BENCH else 149])
+    ]
+    store = uri.partition("//")[0]
+    try_points(scene, store, chosen, outcome(scene.root), tried, listed=len(points))
     proxy.stop()
 
 
@@ -161,4 +199,5 @@ def test_a_run_whose_states_came_back_from_the_spill_folder_ends_alike(
         events = list_events(scene)
         before = events[: events.index(STEP)] if STEP in events else events
         chosen += [(point, again) for again in points_of(before, "gone from then on")[::EVERY]]
-    try_points(scene, "disk, gone and back", chosen, expected, tried)
+    listed = len(chosen)
+    try_points(scene, "disk, gone and back", chosen, expected, tried, listed=listed)

@@ -14,7 +14,7 @@ from chaos import copy_of, digest
 WORKER = Path(__file__).parent / "worker.py"
 
 
-def launch(root: Path, ranks: int) -> subprocess.Popen[bytes]:
+def launch(root: Path, ranks: int, *more: str) -> subprocess.Popen[bytes]:
     (root / "log").unlink(missing_ok=True)
     # It binds a port of its own: one chosen here may be another test's by the time it has started.
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -22,7 +22,7 @@ def launch(root: Path, ranks: int) -> subprocess.Popen[bytes]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with open(root / "stderr", "wb") as stderr:
         return subprocess.Popen(
-            [*command, str(root / "store")],
+            [*command, str(root / "store"), *more],
             env=environment,
             stdout=subprocess.DEVNULL,
             stderr=stderr,
@@ -53,9 +53,11 @@ def interrupt(root: Path, rank: int) -> None:
 @pytest.fixture(scope="module")
 def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, int]:
     root = copy_of(data, tmp_path_factory.mktemp("two") / "run")
-    assert launch(root, 2).wait(timeout=240) == 0, (root / "log").read_text()
-    assert "exported step" in (root / "log").read_text()
-    assert "exported step" not in (root / "others" / "log").read_text(), "two ranks wrote the model"
+    assert launch(root, 2, "then-finetune").wait(timeout=240) == 0, (root / "log").read_text()
+    told = (root / "log").read_text()
+    assert "fresh rows and" in told
+    assert told.count("exported step") == 2
+    assert (root / "others" / "log").read_text() == "", "two ranks speak, or wrote the model"
     return digest(root)
 
 

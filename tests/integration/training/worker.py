@@ -6,11 +6,18 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from kubestill.runtime.base.artifacts import LocalArtifact
+from kubestill.runtime.checkpoints.ledger import (
+    Checkpoint,
+    read_ledger_artifact,
+    write_checkpoint_artifact,
+)
+from kubestill.runtime.steps.finetune_fresh import finetune_fresh
 from kubestill.runtime.steps.train_teacher import train_teacher
 
 PARAMETERS = {
@@ -73,18 +80,41 @@ def _train(
     os.environ.update(environment | {"KUBESTILL_OWNER": owner})
     parameters = {**PARAMETERS, **parameters}
     sys.stdout = sys.stderr = ((log or root) / "log").open("w", buffering=1)
-    out: dict[str, Any] = {
-        name: LocalArtifact(str(root / name))
-        for name in ("model", "ledger", "metrics", "report", "summary")
-    }
     train_teacher(
-        dataset=LocalArtifact(str(root / "dataset"), metadata={"kind": "dataset"}),
-        validation=LocalArtifact(str(root / "validation"), metadata={"kind": "dataset"}),
+        dataset=_dataset(root, "dataset"),
+        validation=_dataset(root, "validation"),
         checkpoint_uri=store,
-        **out,
+        **_outputs(root),
         **parameters,
         settings=SETTINGS | settings,
     )
+
+
+def _finetune(root: Path, store: str, log: Path) -> None:
+    """Go on from the last milestone for a few steps, with some of the same rows replayed."""
+    while not (root / "summary").exists():  # rank 0 writes it once the ledger is there
+        time.sleep(0.02)
+    ledger = read_ledger_artifact(str(root / "ledger"))
+    chosen = LocalArtifact(str(log / "checkpoint"), metadata={"kind": "checkpoint"})
+    write_checkpoint_artifact(Checkpoint.of(ledger, ledger.milestones[-1]), chosen.path)
+    finetune_fresh(
+        checkpoint=chosen,
+        dataset=_dataset(root, "validation"),
+        replay=_dataset(root, "dataset"),
+        steps=3,
+        checkpoint_uri=store,
+        **_outputs(root / "fine"),
+        settings={"threads": 1},
+    )
+
+
+def _dataset(root: Path, name: str) -> LocalArtifact:
+    return LocalArtifact(str(root / name), metadata={"kind": "dataset"})
+
+
+def _outputs(root: Path) -> dict[str, Any]:
+    names = ("model", "ledger", "metrics", "report", "summary")
+    return {name: LocalArtifact(str(root / name)) for name in names}
 
 
 if __name__ == "__main__":
@@ -93,3 +123,5 @@ if __name__ == "__main__":
     log = where if os.environ.get("RANK", "0") == "0" else where / "others"
     log.mkdir(exist_ok=True)
     _train(where, sys.argv[2], "victim", {}, {}, {}, log=log)
+    if "then-finetune" in sys.argv:
+        _finetune(where, sys.argv[2], log)
