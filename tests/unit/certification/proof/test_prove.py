@@ -16,6 +16,7 @@ from kubestill.runtime.generation.systems import Domain, Output, System, load_sy
 from kubestill.runtime.generation.systems.inputs import Continuous, Field, Integer
 from kubestill.runtime.models.predict import Predictor
 
+BOXES = 6000
 SYSTEMS = {
     "saddle": Expanded,
     "waves": Waves,
@@ -40,14 +41,14 @@ def errors(predictor: Predictor, system: System, frame: Any) -> np.ndarray:
 def hunt(predictor: Predictor, system: System) -> float:
     """Look for the largest error: at random, at corners, then ever closer to the worst."""
     random = np.random.default_rng(5)
-    unit = random.random((4000, system.domain.width))
+    unit = random.random((2000, system.domain.width))
     unit[::2] = np.where(random.random(unit[::2].shape) < 0.5, np.round(unit[::2]), unit[::2])
     unit = np.clip(unit, 1e-9, 1 - 1e-9)
     worst = 0.0
-    for radius in (0.1, 0.03, 0.01, 0.003, 0.001, 1e-4):
+    for radius in (0.1, 0.03, 0.01, 0.001):
         found = errors(predictor, system, system.domain.at(unit))
         worst = max(worst, float(found.max()))
-        best = unit[np.argsort(-found)[:40]]
+        best = unit[np.argsort(-found)[:30]]
         moved = np.repeat(best, 20, axis=0)
         moved += radius * random.uniform(-1, 1, moved.shape)
         unit = np.clip(np.concatenate([best, moved]), 1e-9, 1 - 1e-9)
@@ -58,8 +59,8 @@ def hunt(predictor: Predictor, system: System) -> float:
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_no_point_exceeds_what_is_proven(name: str, network: str) -> None:
     system = SYSTEMS[name]()
-    predictor = make_predictor(system, **NETWORKS[network], steps=30)
-    proof = prove(predictor, system, gap=0.5, boxes=30_000)
+    predictor = make_predictor(system, **NETWORKS[network], steps=15)
+    proof = prove(predictor, system, gap=0.5, boxes=BOXES)
     found = hunt(predictor, system)
     assert proof.lower <= proof.upper
     assert found <= proof.upper
@@ -67,7 +68,7 @@ def test_no_point_exceeds_what_is_proven(name: str, network: str) -> None:
         assert proof.upper <= 1.5 * proof.lower * (1 + 1e-9)
         assert proof.done == 1
     else:
-        assert proof.boxes >= 30_000
+        assert proof.boxes >= BOXES
         assert proof.done < 1
     again = errors(predictor, system, pd.DataFrame([proof.at]))
     assert again[0] == pytest.approx(proof.lower, rel=1e-4, abs=1e-6)

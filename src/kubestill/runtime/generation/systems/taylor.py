@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -231,7 +231,7 @@ class Taylor:
 
     def take(self, boxes: NDArray[Any]) -> Taylor:
         """Return it on some of the boxes: a mask [B] or indices [n]."""
-        return Taylor(**{f.name: getattr(self, f.name)[boxes] for f in fields(self)})
+        return Taylor(**{name: getattr(self, name)[boxes] for name in _FIELDS})
 
     @property
     def _shares(self) -> Floats:
@@ -240,9 +240,12 @@ class Taylor:
         return parts / np.maximum(parts.sum(1), 1e-300)[:, None]
 
 
+_FIELDS = tuple(field.name for field in fields(Taylor))
+
+
 def _made(like: Taylor, **changed: Floats) -> Taylor:
     """Return a function whose two enclosures have learned from each other."""
-    found = Taylor(**{**{f.name: getattr(like, f.name) for f in fields(like)}, **changed})
+    found = Taylor(**{**{name: getattr(like, name) for name in _FIELDS}, **changed})
     with np.errstate(all="ignore"):
         remainder = found.remainder * _GROW
         away = (found.slope + found.bend + 4 * _U * np.abs(found.value)) * _GROW
@@ -250,32 +253,34 @@ def _made(like: Taylor, **changed: Floats) -> Taylor:
         value = np.where(np.isfinite(found.value), found.value, 0.0)
         low = np.fmax(found.low, value - away)
         high = np.fmin(found.high, value + away)
-        middle, half = low / 2 + high / 2, (high - low) / 2
+        low = np.where(np.isnan(low), -np.inf, low)
+        high = np.where(np.isnan(high), np.inf, high)
+        half = (high - low) / 2
         # Where the range is known better than the quadratic, it takes its place.
         worse = ~(remainder <= half)
+        if not worse.any():
+            return replace(found, remainder=remainder, low=low, high=high)
+        middle = low / 2 + high / 2
         known = np.isfinite(middle)
-        value = np.where(worse, np.where(known, middle, 0.0), value)
         half = np.where(known, half + 4 * _U * np.maximum(np.abs(low), np.abs(high)), np.inf)
-        blame = np.minimum(np.nan_to_num(found.blame, nan=1e99, posinf=1e99), 1e99)
-        parts = np.nan_to_num(found._linear, posinf=1e99) + blame
+        parts = np.nan_to_num(found._linear + found.blame, nan=1e99, posinf=1e99)
         shares = parts / np.maximum(parts.sum(1), 1e-300)[:, None]
-        blame = np.where(worse[:, None], shares * np.minimum(half, 1e99)[:, None], blame)
-    return Taylor(
-        radius=found.radius,
-        value=value,
-        gradient=np.where(worse[:, None], 0.0, found.gradient),
-        hessian=np.where(worse[:, None, None], 0.0, found.hessian),
-        remainder=np.where(worse, half, remainder),
-        low=np.where(np.isnan(low), -np.inf, low),
-        high=np.where(np.isnan(high), np.inf, high),
-        blame=blame,
-    )
+        return Taylor(
+            radius=found.radius,
+            value=np.where(worse, np.where(known, middle, 0.0), value),
+            gradient=np.where(worse[:, None], 0.0, found.gradient),
+            hessian=np.where(worse[:, None, None], 0.0, found.hessian),
+            remainder=np.where(worse, half, remainder),
+            low=low,
+            high=high,
+            blame=np.where(worse[:, None], shares * np.minimum(half, 1e99)[:, None], found.blame),
+        )
 
 
 def split(mask: NDArray[np.bool_], chosen: Taylor, others: Taylor) -> Taylor:
     """Put together what was computed apart, on the boxes of the mask [B] and on all others."""
     merged: dict[str, Floats] = {}
-    for name in (f.name for f in fields(chosen)):
+    for name in _FIELDS:
         values = getattr(chosen, name)
         merged[name] = np.empty((len(mask), *values.shape[1:]))
         merged[name][mask], merged[name][~mask] = values, getattr(others, name)
