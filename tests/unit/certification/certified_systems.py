@@ -254,7 +254,7 @@ class Spike(nn.Module):
         # Standardised uniform numbers, undone.
         unit = features / 12**0.5 + 0.5
         if self.where == "corner":
-            error = unit.clamp(0, 1).prod(1, keepdim=True) ** 6
+            error = unit.clamp(0, 1).prod(1, keepdim=True) ** 1.5
         else:
             apart = (unit[:, 1:] - 0.5).square().sum(1, keepdim=True)
             error = unit[:, :1].clamp(0, 1) ** 8 * torch.exp(-20 * apart)

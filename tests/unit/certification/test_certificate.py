@@ -321,19 +321,42 @@ def test_a_solver_that_fails_somewhere_is_named_with_the_point(tmp_path, name, m
         examine(model, dataset)
 
 
-@pytest.mark.parametrize("where", ["corner", "face"])
-def test_the_worst_point_is_found_on_the_edge_of_the_domain(tmp_path, where):
-    """Random points see a fraction of it: in five dimensions most of a domain is far inside."""
-    dataset = make_dataset(tmp_path / "rows", system("Corner"), method="sobol", rows=4096)
+@pytest.mark.parametrize(("where", "width", "close"), [("corner", 12, 0.8), ("face", 5, 0.97)])
+def test_the_worst_point_is_found_on_the_edge_of_the_domain(tmp_path, where, width, close):
+    """Random points see a fraction of it: in many dimensions most of a domain is far inside."""
+    cube = system("Corner", width=width)
+    told = {"system_args": {"width": width}}
+    dataset = make_dataset(tmp_path / "rows", cube, method="sobol", rows=4096, told=told)
     model = make_model(tmp_path / "model", dataset, "Spike", where=where)
-    raw = np.full((1, 5), 1.0 if where == "corner" else 0.5, np.float32)
+    raw = np.full((1, width), 1.0 if where == "corner" else 0.5, np.float32)
     raw[0, 0] = 1.0
     largest = abs(float(load_model(model.path).logits(raw)[0, 0]))
     made = examine(model, dataset, samples=2000, tolerance=0.5)
     errors = made["errors"]
     assert errors["off_grid"]["max"] < 0.7 * largest
-    assert errors["hunted"]["max"] > 0.97 * largest
+    assert errors["hunted"]["max"] > close * largest
     assert made["failed"] == {"error"}
+
+
+def test_a_mean_is_held_against_its_bound_and_not_against_what_was_observed(tmp_path):
+    dataset = make_dataset(tmp_path / "rows", system("Plane"), points=30)
+    model = make_model(tmp_path / "model", dataset, "Bent", bump=0.1)
+    off = examine(model, dataset, statistic="mean", tolerance=1.0)["errors"]["off_grid"]
+    between = (off["mean"] + off["mean_bound"]) / 2
+    assert examine(model, dataset, statistic="mean", tolerance=between)["failed"] == {"error"}
+    made = examine(model, dataset, statistic="mean", tolerance=1.001 * off["mean_bound"])
+    assert made["verdict"] == "certified: sampled", made["reason"]
+
+
+def test_a_share_of_classes_is_held_against_its_bound(tmp_path):
+    dataset = make_dataset(tmp_path / "rows", system("Side"), method="sobol", rows=2048)
+    model = make_model(tmp_path / "model", dataset, "Constant")
+    errors = examine(model, dataset, tolerance=0.9)["errors"]
+    observed = max(errors["off_grid"]["mean"], errors["data"]["mean"])
+    bound = errors["off_grid"]["above_tolerance"]["bound"]
+    assert observed < bound
+    assert examine(model, dataset, tolerance=(observed + bound) / 2)["failed"] == {"error"}
+    assert examine(model, dataset, tolerance=bound)["verdict"] == "certified: sampled"
 
 
 def test_a_sampled_share_holds_as_often_as_it_says(tmp_path):
