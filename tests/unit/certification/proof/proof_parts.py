@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from kubestill.runtime.datasets.decode import RawLayout, decode_features
-from kubestill.runtime.generation.systems import Domain, Output, System
+from kubestill.runtime.generation.systems import Axis, Domain, Output, System
 from kubestill.runtime.generation.systems.inputs import Choice, Continuous, Integer
 from kubestill.runtime.generation.systems.taylor import Taylor, exp, sin
 from kubestill.runtime.models.decoder import Decoder
@@ -100,6 +100,23 @@ class Expanded(Saddle):
 
     def expand(self, inputs: Mapping[str, Any]) -> Taylor:
         return inputs["x"] * inputs["y"]
+
+
+class Powers(System):
+    """x, x^2 and x^3."""
+
+    name = "powers"
+
+    def __init__(self) -> None:
+        self.domain = Domain([Continuous(name="x", low=-1.0, high=1.0)])
+        self.output = Output(name="z", axes=(Axis(name="power", values=(1.0, 2.0, 3.0)),))
+
+    def solve(self, inputs: pd.DataFrame) -> np.ndarray:
+        return inputs["x"].to_numpy(np.float64)[:, None] ** np.arange(1, 4)
+
+    def expand(self, inputs: Mapping[str, Any]) -> list[Taylor]:
+        x = inputs["x"]
+        return [x, x * x, x * x * x]
 
 
 class Enclosed(Saddle):

@@ -87,10 +87,10 @@ def away(bounds: Quadratics, boxes: Boxes, points: np.ndarray, answers: np.ndarr
 def test_no_answer_leaves_the_bounds(name: str, depth: int, scale: float) -> None:
     space = Space(Saddle().domain)
     side, random = NetworkSide(predictor(name, scale=scale, depth=depth), space), rng(1)
-    boxes = Boxes.join([boxes_of(space, size, 40) for size in SIZES])
+    boxes = Boxes.join([boxes_of(space, size, 24) for size in SIZES])
     bounds = side.over(boxes)
     assert not torch.isnan(bounds.remainder).any()
-    for turn in range(6):
+    for turn in range(4):
         points = points_of(boxes, random, corners=bool(turn % 2))
         found = away(bounds, boxes, points, side.at(points, boxes))
         assert not (found > 0).any(), boxes.high[found[0] > 0] - boxes.low[found[0] > 0]

@@ -34,7 +34,7 @@ SHARE = 0.2
 SMALLEST = 1e-9
 """Boxes whose edges are all below this share of the domain's are not split: what is left of their
 bound is rounding."""
-CHECKED = 512
+CHECKED_FIRST, CHECKED = 16, 512
 """Boxes in which an enclosure is held against its solver before anything rests on it."""
 
 
@@ -71,7 +71,7 @@ def prove(
     started = time.monotonic()
     space, network, other = _sides(predictor, reference, domain, tolerance, seconds, boxes, gap)
     search = _Search(space, network, other, tolerance=tolerance, gap=gap)
-    search.begin()
+    search.begin(seconds)
     while not search.over and search.counted < boxes:
         spent = time.monotonic() - started
         if spent >= seconds:
@@ -179,15 +179,32 @@ class _Search:
         refuted = self.tolerance is not None and self.lower > self.tolerance
         return refuted or not self._open or self._stuck >= -self._open[0][0]
 
-    def begin(self) -> None:
+    def begin(self, seconds: float) -> None:
         """Hold both sides against their own answers, in boxes of every size; bound the domain.
+
+        Args:
+            seconds: Allowed in all.
 
         Raises:
             InvalidInput: An answer lies outside of its enclosure.
         """
-        random = np.random.default_rng(0)
-        boxes = self._whole.take(random.integers(0, len(self._whole), CHECKED))
-        size = 0.5 ** random.integers(0, 12, (CHECKED, 1))
+        random, start = np.random.default_rng(0), time.monotonic()
+        for count in (CHECKED_FIRST, CHECKED - CHECKED_FIRST):
+            self._check(count, random)
+            each = (time.monotonic() - start) / count
+            # A slow solver is asked for fewer answers at once, and the clock looked at between.
+            if each * (CHECKED - CHECKED_FIRST) > seconds * SHARE:
+                break
+        if self.other.answers:
+            self._batch = max(16, min(self._batch, int(seconds * SHARE / max(each, 1e-9))))
+        count = math.ceil(len(self._whole) / self._batch)
+        for rows in np.array_split(np.arange(len(self._whole)), count):
+            self._bound(self._whole.take(rows), evaluate=False)
+
+    def _check(self, count: int, random: np.random.Generator) -> None:
+        """Evaluate both sides in so many boxes of every size."""
+        boxes = self._whole.take(random.integers(0, len(self._whole), count))
+        size = 0.5 ** random.integers(0, 12, (count, 1))
         width = (boxes.high - boxes.low) * size
         low = boxes.low + (boxes.high - boxes.low - width) * random.random(width.shape)
         boxes = Boxes(low=low, high=np.minimum(low + width, boxes.high), choice=boxes.choice)
@@ -196,10 +213,6 @@ class _Search:
         share[::2] = np.round(share[::2])
         points = np.clip(boxes.low + (boxes.high - boxes.low) * share, boxes.low, boxes.high)
         self._try(points, boxes, self.network.over(boxes), self.other.over(boxes))
-        for rows in np.array_split(
-            np.arange(len(self._whole)), math.ceil(len(self._whole) / self._batch)
-        ):
-            self._bound(self._whole.take(rows))
 
     def step(self, spent: float) -> None:
         """Split the worst boxes, after so many seconds."""
@@ -261,7 +274,8 @@ class _Search:
             outside = _outside(answer, bounds, points, boxes)
             if outside.any():
                 row = int(outside.argmax())
-                point = self.space.frame(points, boxes).iloc[row].to_dict()
+                wrong = self.space.columns(points, boxes)
+                point = {name: values[row].item() for name, values in wrong.items()}
                 raise side.refuse(point, answer[row])
         apart = np.abs(answers[0] - answers[1])
         # An answer that is no number is as wrong as can be.
@@ -269,7 +283,8 @@ class _Search:
         row, output = np.unravel_index(int(apart.argmax()), apart.shape)
         if apart[row, output] > self.lower:
             self.lower, self.output = float(apart[row, output]), int(output)
-            self.at = self.space.frame(points, boxes).iloc[int(row)].to_dict()
+            worst = self.space.columns(points, boxes)
+            self.at = {name: values[row].item() for name, values in worst.items()}
         self._evaluating += time.monotonic() - start
 
     def record(self, seconds: float) -> Proof:
@@ -287,6 +302,7 @@ class _Search:
             tolerance=self.tolerance,
             done=1.0 if proven else min(self.done, 1.0),
             boxes=self.counted,
+            solves=self.other.evaluated,
             seconds=seconds,
             assumptions=tuple(dict.fromkeys(a for side in sides for a in side.assumptions)),
             conditional=any(side.conditional for side in sides),

@@ -34,6 +34,8 @@ class Proof:
     """Share of the domain on which the error is proven small enough, 0 to 1."""
     boxes: int
     """Boxes that were bounded."""
+    solves: int
+    """Points at which the reference was solved, to check its enclosure and to find errors."""
     seconds: float
     """How long it took."""
     assumptions: tuple[str, ...]

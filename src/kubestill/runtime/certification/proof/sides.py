@@ -36,6 +36,11 @@ class Side(Protocol):
     outputs: int
     assumptions: tuple[str, ...]
     conditional: bool
+    """Whether its bounds are a promise that nothing checks."""
+    answers: bool
+    """Whether its bounds take an answer for every box."""
+    evaluated: int
+    """Points that it has answered."""
 
     def over(self, boxes: Boxes) -> Quadratics:
         """Bound it over boxes."""
@@ -58,6 +63,7 @@ class NetworkSide:
     """
 
     conditional = False
+    answers = False
     assumptions = (
         "The network is evaluated in float32 by the standard model of rounding, sums in any order, "
         "neither TF32 nor half precision.",
@@ -70,6 +76,7 @@ class NetworkSide:
             raise InvalidInput([Problem("model.task", predictor.spec.task, remedy)])
         self.graph = read(predictor)
         self.outputs = self.graph.outputs
+        self.evaluated = 0
         self._predictor, self._space = predictor, space
         names = [column.name for column in predictor.layout.features]
         if missing := sorted(set(names) - set(space.domain.names)):
@@ -82,6 +89,7 @@ class NetworkSide:
 
     def at(self, points: Floats, boxes: Boxes) -> Floats:
         """Predict: [N, T]."""
+        self.evaluated += len(boxes)
         raw = decode_features(self._space.frame(points, boxes), self._predictor.layout)
         return self._predictor.logits(raw).astype(np.float64)
 
@@ -147,7 +155,8 @@ class SystemSide:
             raise InvalidInput([Problem("system", system.name, remedy)])
         self.system, self._space = system, space
         self.outputs = max(1, int(np.prod(system.output.shape)))
-        self.conditional = False
+        self.conditional = self.answers = False
+        self.evaluated = 0
         if system.expand is not None or system.enclose is not None:
             way = "expand" if system.expand is not None else "enclose"
             self.assumptions = (
@@ -158,7 +167,7 @@ class SystemSide:
             if missing := sorted(set(space.names) - set(system.lipschitz)):
                 remedy = "has no constant for these inputs: give the largest slope along each"
                 raise InvalidInput([Problem("system.lipschitz", missing, remedy)])
-            self.conditional = True
+            self.conditional = self.answers = True
             slopes = ", ".join(f"{name} {system.lipschitz[name]:g}" for name in space.names)
             self.assumptions = (
                 f"Conditional: the slopes of {system.name} are at most what its author declares "
@@ -193,6 +202,7 @@ class SystemSide:
 
     def at(self, points: Floats, boxes: Boxes) -> Floats:
         """Solve: [N, T]."""
+        self.evaluated += len(boxes)
         solved = self.system.solve(self._space.frame(points, boxes))
         return np.asarray(solved, np.float64).reshape(len(boxes), -1)
 
