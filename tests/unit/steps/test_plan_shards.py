@@ -93,6 +93,7 @@ LATER = {"system": f"{__name__}:Circle", "rows": 100_000, "network": "mlp"}
         ({"learning_rate": -1.0}, "learning_rate", "0"),
         ({"assurance": "prooven"}, "assurance", "'proven'"),
         ({"statistic": "maxx"}, "statistic", "'max'"),
+        ({"exceptions": True}, "exceptions", "only classes"),
         ({"tolerance": -1.0}, "tolerance", "0"),
         ({"certificate_settings": {"hunt": 3}}, "certificate_settings.hunt", "did you mean"),
         ({"gate": {"step": 3}}, "gate.step", "unknown key"),
@@ -107,7 +108,7 @@ def test_what_the_steps_after_the_shards_would_refuse_is_refused_before_them(ask
     assert said in problem.remedy
 
 
-def test_everything_wrong_with_a_surrogate_is_told_at_once():
+def test_everything_wrong_with_a_surrogate_is_reported_at_once():
     wrong = {"network": "mlpp", "statistic": "maxx", "system": "haet", "gate": {"step": 3}}
     with pytest.raises(InvalidInput) as caught:
         plan_shards(200, **{**LATER, **wrong})

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kubestill.errors import InvalidInput
+from kubestill.errors import InvalidInput, Problems
 from kubestill.runtime.base.rounding import at_least, at_most
 from kubestill.runtime.certification.certificate import (
     About,
@@ -54,7 +54,7 @@ from kubestill.runtime.generation.systems.inputs import Continuous
 from kubestill.runtime.generation.systems.system import System
 from kubestill.runtime.models.predict import Predictor
 
-__all__ = ["Examined", "certify", "finite_points"]
+__all__ = ["Examined", "certify", "check_exceptions", "finite_points"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +79,33 @@ def finite_points(system: System | None, settings: CertificateSettings) -> dict[
     if system is None or rows is None or rows > settings.enumerate_rows:
         return None
     return system.domain.points(rows=rows)
+
+
+def check_exceptions(
+    system: System | None,
+    settings: CertificateSettings | None,
+    *,
+    classes: bool,
+    problems: Problems,
+) -> None:
+    """Note why exceptions that were asked for would mean nothing.
+
+    Args:
+        system: What is certified; None for a dataset alone.
+        settings: None where they, or the system, are wrong in themselves.
+        classes: Whether answers are classes.
+        problems: Where to note it.
+    """
+    if not classes:
+        remedy = "only classes can be put right point by point; use a tolerance"
+        problems.add("exceptions", True, remedy)
+    elif settings and finite_points(system, settings) is None:
+        remedy = (
+            "they name points of a finite domain that is enumerated, and this domain is "
+            "continuous, too large (`enumerate_rows`), to be sampled, or that of no system; use a "
+            "tolerance"
+        )
+        problems.add("exceptions", True, remedy)
 
 
 def certify(

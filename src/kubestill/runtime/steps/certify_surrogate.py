@@ -12,7 +12,7 @@ from kubestill.errors import Problems, Refused
 from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, check_kind, write_pages
 from kubestill.runtime.base.settings import check_overlap, validate
 from kubestill.runtime.certification import CertificateSettings, certify
-from kubestill.runtime.certification.certify import Examined, finite_points
+from kubestill.runtime.certification.certify import Examined, check_exceptions
 from kubestill.runtime.certification.cost import weights_bytes
 from kubestill.runtime.datasets.dataset import Dataset
 from kubestill.runtime.generation.systems.load import load_named_system, load_system
@@ -127,17 +127,9 @@ def _check(
         if name:
             with problems.collect():
                 solver = load_system(name, args) if system else load_named_system(name, args)
-    if predictor and typed["exceptions"] and predictor.spec.task == "regression":
-        problems.add(
-            "exceptions", True, "only classes can be put right point by point; use a tolerance"
-        )
-    elif (
-        parsed
-        and typed["exceptions"]
-        and (solver or not name)
-        and not finite_points(solver, parsed)
-    ):
-        problems.add("exceptions", True, _WHY_NO_EXCEPTIONS)
+    if predictor and typed["exceptions"]:
+        known, classes = parsed if solver or not name else None, predictor.spec.task != "regression"
+        check_exceptions(solver, known, classes=classes, problems=problems)
     if predictor and rows and rows.schema.target is not None:
         _check_fit(predictor, rows, solver, problems)
     problems.raise_if_any()
@@ -145,12 +137,6 @@ def _check(
     assert rows
     assert parsed
     return _Job(predictor=predictor, dataset=rows, system=solver, settings=parsed)
-
-
-_WHY_NO_EXCEPTIONS = (
-    "they name points of a finite domain that is enumerated, and this domain is continuous, too "
-    "large (`enumerate_rows`), to be sampled, or that of no system; use a tolerance"
-)
 
 
 def _check_fit(

@@ -90,13 +90,18 @@ def _check_later(
     from kubestill.runtime.base.artifacts import LocalArtifact
     from kubestill.runtime.base.settings import check_overlap, read
     from kubestill.runtime.certification import CertificateSettings
+    from kubestill.runtime.certification.certify import check_exceptions
     from kubestill.runtime.datasets.writer import DatasetWriter
     from kubestill.runtime.steps.overfit_batch import check_gate, check_vouched
     from kubestill.runtime.steps.train_student import stop_settings
 
     found = Problems()
     own = check_overlap(certificate_settings, certificate, found)
-    read(CertificateSettings, {**certificate_settings, **certificate}, found, prefixed=own)
+    asked = {**certificate_settings, **certificate}
+    parsed = read(CertificateSettings, asked, found, prefixed=own)
+    if parsed and parsed.exceptions and probed:
+        classes = bool(probed[0].output.classes)
+        check_exceptions(probed[0], parsed, classes=classes, problems=found)
     _take(found, "certificate_settings", problems)
     found = Problems()
     stop = stop_settings("overfit", certificate["tolerance"], certificate["statistic"], found)
