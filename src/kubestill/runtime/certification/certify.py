@@ -297,7 +297,10 @@ def _exceptions(on_rows: OnRows) -> Exceptions:
     assert on_rows.told is not None
     wrong = np.flatnonzero(on_rows.told != on_rows.right)
     made = Exceptions(on_rows.raw[wrong], on_rows.right[wrong])
-    return Exceptions.from_bytes(made.to_bytes())
+    stored = Exceptions.from_bytes(made.to_bytes())
+    # What the certificate is about to say, of the bytes that are shipped.
+    assert (stored.correct(on_rows.raw, on_rows.told) == on_rows.right).all()
+    return stored
 
 
 @dataclass(frozen=True, kw_only=True)

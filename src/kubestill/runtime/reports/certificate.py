@@ -176,7 +176,7 @@ def _off(made: Certificate) -> str:
         found = "" if made.assurance == "enumerated" else " at the worst point found"
         return f"off by up to {at_most(made.worst.error)}{found}"
     wrong = made.errors.off_grid.mean if made.errors.off_grid else made.errors.data.mean
-    return f"{at_most(100 * wrong)}% of the answers differ"
+    return f"{at_most(100 * wrong)}% of the network's own answers differ"
 
 
 def _ratio(ratio: float, label: str, words: tuple[str, str], detail: str) -> Tile:
