@@ -19,7 +19,7 @@ _STAYS = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class StepProgress:
-    """How far a step says it is."""
+    """The progress that a step reports."""
 
     done: int
     total: int
@@ -38,17 +38,17 @@ def read_progress(line: str) -> StepProgress | None:
 
 
 def is_routine(line: str) -> bool:
-    """Whether a line is one finding of a check, with nothing wrong."""
+    """Return whether a line is one finding of a check, with nothing wrong."""
     return _ROUTINE.match(line) is not None
 
 
 def is_detail(line: str) -> bool:
-    """Whether a line says nothing on its own: an indented one, such as each row of a table."""
+    """Return whether a line means nothing on its own: an indented one, such as a table's row."""
     return line.startswith((" ", "\t"))
 
 
 def must_stay(line: str) -> bool:
-    """Whether a person has to see a line: a warning, a check that fails, a run that resumes."""
+    """Return whether people must see a line: a warning, a failed check, a run that resumes."""
     return _STAYS.match(line) is not None
 
 

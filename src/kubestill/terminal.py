@@ -107,7 +107,7 @@ def print_table(table: Sequence[Sequence[str]]) -> None:
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether a stream leads to a terminal that can write over what it shows."""
+    """Return whether a stream leads to a terminal that can overwrite what it shows."""
     return stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
 
 
@@ -151,7 +151,7 @@ class _Row:
 
     @property
     def pace(self) -> str:
-        """How fast it goes and how long it still takes; empty where that is not known yet."""
+        """Its rate and remaining time; empty while they are unknown."""
         if len(self.counts) < 2 or self.done >= self.total:
             return ""
         (since, first), (last, done) = self.counts[0], self.counts[-1]
@@ -217,7 +217,7 @@ class Steps:
     """
 
     def __init__(self, stream: TextIO, *, verbose: bool = False, age_s: float = 0.0):
-        """Look where the stream leads.
+        """Find out whether the stream leads to a terminal.
 
         Args:
             stream: Where to write.
@@ -292,7 +292,7 @@ class Steps:
                 self._stream.flush()
 
     def footer(self, line: str) -> None:
-        """Say below all steps how the whole run stands; only where a person looks."""
+        """Show the state of the whole run below all steps, at a terminal only."""
         self._footer = clean(line)
         self._refresh()
 

@@ -1,4 +1,4 @@
-"""Say which extra brings a package that a command misses."""
+"""Name the extra that installs a package which a command misses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kubestill runs`: runs on the cluster, whoever started them."""
+"""`kubestill runs`: all runs on the cluster."""
 
 from __future__ import annotations
 

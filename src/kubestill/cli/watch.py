@@ -24,11 +24,11 @@ from kubestill.errors import ClusterError, KubestillError, counted
 from kubestill.terminal import Steps, clean, draw_bar, echo, interrupt, show_duration
 
 PENDING_S = 30.0
-"""How long a pod may take to start before that is worth a line."""
+"""Seconds that a pod may take to start before that is worth a line."""
 _ASK_AGAIN_S = 60.0
 """Between two questions to Kubernetes."""
 _SILENT_S = 180.0
-"""How long a driver, which takes seconds, may be at work while the list tells nothing new."""
+"""Seconds that a driver, which needs only a few, may work while the list does not change."""
 _MARKS = {"running": "▸", "succeeded": "✓", "failed": "✗", "canceled": "✗"}
 _STANDS_STILL = (
     "Kubeflow's list of tasks stands still, as it does once the state of a run's nodes is over 1 MB"
@@ -255,7 +255,7 @@ def _name_pipeline(api: Api, run: dict[str, Any]) -> str:
 def describe_failure(
     api: Api, run: dict[str, Any], files: RunFiles, progress: Progress, folder: str
 ) -> str:
-    """Say which steps failed and why, each in its own words, and where their logs are."""
+    """Report which steps failed and why, each in its own words, and where their logs are."""
     causes = explain_failure(api, run, files, progress, folder)
     parts = [
         f"{clean(cause.name)} failed"

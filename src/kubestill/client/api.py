@@ -18,9 +18,9 @@ from kubestill.errors import ClusterError
 
 _ROOT = "/apis/v2beta1/"
 PAUSE_S = 1.0
-"""What pauses between tries grow from: none, then two of these, then four."""
+"""Seconds from which pauses between tries grow: none, then twice this, then four times."""
 _LONGEST_PAUSE_S = 30.0
-"""However long a server asks us to wait."""
+"""Most seconds to wait, whatever a server asks for."""
 _REMEDIES = {
     400: "the server does not accept this request; `kubestill doctor` compares the versions",
     401: (
@@ -37,7 +37,7 @@ _FAILED = "the server failed; look at the logs of its deployment ml-pipeline, th
 
 
 class _Patience(urllib3.Retry):
-    """How often a request is repeated: only one that asks, or that never reached the server.
+    """Return how often to repeat a request: only one that reads, or never reached the server.
 
     A repeated POST would create two things.
     """
@@ -228,7 +228,7 @@ def _is_page(response: requests.Response) -> bool:
 
 
 def _expired(response: requests.Response, *, page: bool) -> bool:
-    """Whether the answer is that of a way in: 401, or a login page where none was asked for."""
+    """Return whether the answer asks to sign in: 401, or a login page in place of the answer."""
     status = response.status_code
     return (
         status == 401 or 300 <= status < 400 or (status == 200 and _is_page(response) and not page)

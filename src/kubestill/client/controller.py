@@ -1,4 +1,4 @@
-"""Whether the cluster starts a step again that failed: a setting of Argo's workflow controller.
+"""Read from Argo's workflow controller whether the cluster restarts a failed step.
 
 Kubeflow leaves the policy open, so that the controller's defaults decide, whatever `retries` a
 pipeline asks for. Since 2.17 the manifests that it ships set `OnError`: a pod that somebody deleted
@@ -35,7 +35,7 @@ class Advice(ClusterError):
 
 
 def check_retries() -> str:
-    """Look which ends of a step the cluster mends by starting it again.
+    """Return which failures of a step the cluster repairs by restarting it.
 
     Raises:
         Advice: It does not mend all of them; says which, and what to change.
@@ -51,7 +51,7 @@ def check_retries() -> str:
 
 
 def judge_retries(settings: Mapping[str, str]) -> str:
-    """Say what the controller's settings mean for a step that ends badly.
+    """Describe what the controller's settings mean for a step that fails.
 
     Args:
         settings: The configmap's data.

@@ -40,7 +40,7 @@ def find_image(reference: str) -> str:
         )
     if answer.status_code in (401, 403):
         raise ClusterError(
-            f"{host} shows {name} to nobody without credentials; see that the nodes have them",
+            f"{host} does not show {name} without credentials; see that the nodes have them",
             answer.status_code,
         )
     if not answer.ok:

@@ -24,9 +24,9 @@ class Finding:
     ok: bool | None
     """None where it could not be looked at from here."""
     said: str
-    """What was found, or what to do about it."""
+    """The finding, or what to do about it."""
     advice: bool = False
-    """Whether it is in order, but could be better: `said` tells how."""
+    """Whether it works, but could be better: `said` says how."""
 
 
 def examine(
@@ -36,7 +36,7 @@ def examine(
     images: Sequence[str] = (),
     request: Request | None = None,
 ) -> Iterator[Finding]:
-    """Look at one thing after the other; what depends on a failed one is left out.
+    """Run one check after the other; skip those that depend on a failed one.
 
     Args:
         api: The installation.

@@ -1,4 +1,4 @@
-"""What only Kubernetes knows of a run, where the kube config lets us ask.
+"""Read what only Kubernetes knows of a run, if the kube config allows it.
 
 Kubeflow says nothing of a pod that no node can take, or whose image cannot be pulled: the reasons
 stand in the pod's own state, and in Kubernetes' events. Nor does it tell where runs write that name
@@ -16,7 +16,7 @@ from kubestill.client.nodes import key_of
 _NODE_NAME = "workflows.argoproj.io/node-name"
 _HARMLESS = {"ContainerCreating", "PodInitializing"}
 _NAMESPACE = "kubeflow"
-"""Of the runs, on an installation for one user."""
+"""Namespace of the runs, on an installation for one user."""
 _UNABLE = (NotChecked, OSError, ValueError, KeyError)
 
 
@@ -26,7 +26,7 @@ class Waiting:
 
     pod: str
     key: str
-    """Of the step that it belongs to, as its driver or its executor."""
+    """Name of the step that it belongs to, as its driver or its executor."""
     reason: str
     """Empty where Kubernetes has not said any yet."""
 

@@ -1,4 +1,4 @@
-"""What a run has left in its store: read with this machine's credentials, or through Kubeflow's UI.
+"""Read what a run left in its store, with this machine's credentials or through Kubeflow's UI.
 
 Outputs lie at `<root of the run>/<step>/<uuid>/<port>`, where the uuid is made by the step's driver
 and told by nobody. A store lists it. The UI has an endpoint for one artifact, which packs a folder
@@ -20,7 +20,7 @@ from kubestill.client.api import Api
 from kubestill.errors import ClusterError, KubestillError, NotFound, counted
 
 DEFAULT_ROOT = "minio://mlpipeline/v2/artifacts"
-"""Of Kubeflow's manifests, where neither the run nor the namespace says another."""
+"""The default of Kubeflow's manifests, unless the run or the namespace names another."""
 LARGEST = 64 * 2**20
 """Bytes of one file that are read, or of one folder's archive through the UI."""
 _SOURCES = {"minio": "minio", "s3": "s3", "gs": "gcs"}
@@ -42,7 +42,7 @@ class _Place(Protocol):
         ...
 
     def is_small(self, folder: str) -> bool:
-        """Whether all of a folder is no more than `LARGEST`."""
+        """Return whether a folder holds no more than `LARGEST` bytes."""
         ...
 
     def get(self, path: str) -> bytes | None:
@@ -227,7 +227,7 @@ class _Ui:
 
 
 def _says_missing(error: ClusterError) -> bool:
-    """Whether the UI looked and found nothing; without a UI there is 404 for everything."""
+    """Return whether the UI looked and found nothing; without a UI, everything is a 404."""
     return error.status == 404 and "No objects found" in str(error)
 
 

@@ -1,4 +1,4 @@
-"""Which entry of Kubeflow's task list is which.
+"""Tell the entries of Kubeflow's task list apart.
 
 The list has one entry for each of Argo's nodes: drivers, DAGs, each task, each task's attempt
 `(0)`, its `executor`, and the executor's attempts. An entry tells neither its own id nor its

@@ -1,4 +1,4 @@
-"""Whether there are nodes that can take what a run asks for: by its parameters, then by the nodes.
+"""Check that nodes can take the steps of a run: first its parameters, then the nodes.
 
 Kubernetes says nothing of a pod that no node can take: it stays pending, and the run with it.
 """
@@ -23,7 +23,7 @@ _RESOURCE = r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?"
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What each step with a device asks of its node."""
+    """What each step with a device requests of its node."""
 
     accelerator: str
     """Kubernetes' name of the resource, such as `nvidia.com/gpu`."""
@@ -92,7 +92,7 @@ def list_nodes() -> list[dict[str, Any]]:
 
 
 def find_pool(request: Request, nodes: list[dict[str, Any]]) -> str:
-    """Look for nodes that could take one step, and say how many there are.
+    """Count the nodes that could take one step, in a sentence.
 
     Raises:
         ClusterError: Nodes have the labels, but none can take it; says what they lack.
@@ -206,7 +206,7 @@ def _sizes(nodes: list[dict[str, Any]]) -> str:
 
 
 def _other_values(request: Request, nodes: list[dict[str, Any]]) -> str:
-    """Say which values the labels do have, to find a misspelt one."""
+    """List the values that the labels do have, so that a misspelt one is found."""
     lines: list[str] = []
     for name, value in request.node_selector.items():
         found = {(node["metadata"].get("labels") or {}).get(name) for node in nodes} - {None, value}

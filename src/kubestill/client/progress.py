@@ -1,4 +1,4 @@
-"""How far a run is, step by step, out of what Kubeflow's list of tasks tells."""
+"""The progress of a run, step by step, from Kubeflow's list of tasks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _NO_STEP = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """Where one step is."""
+    """The progress of one step."""
 
     step: Step
     state: str
@@ -50,7 +50,7 @@ class Status:
 
     @property
     def seconds(self) -> float:
-        """How long it took, from its first start to its last end; 0 while that is unknown."""
+        """Its duration, from its first start to its last end; 0 while that is unknown."""
         if self.started is None or self.ended is None:
             return 0.0
         return max(0.0, (self.ended - self.started).total_seconds())
@@ -58,14 +58,14 @@ class Status:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a whole run is."""
+    """The progress of a whole run."""
 
     state: str
     """Kubeflow's word."""
     steps: tuple[Status, ...]
     """In the order in which they run."""
     stands_still: bool
-    """Whether the list was given up on the way: the run is over, and tasks of it are not."""
+    """Whether Kubeflow no longer updates the list: the run has ended, but not all of its tasks."""
     planning_since: datetime | None
     """Start of the oldest driver that has not ended."""
     workflow: str
@@ -130,7 +130,7 @@ def read_progress(run: Mapping[str, Any], steps: Sequence[Step], names: NodeName
 
 
 def was_canceled(run: Mapping[str, Any]) -> bool:
-    """Say whether somebody stopped the run: it ends as FAILED, and only its history tells."""
+    """Return whether somebody stopped the run: it ends as FAILED, and only its history shows it."""
     words = [str(run.get("state") or "")]
     words += [str(one.get("state") or "") for one in run.get("state_history") or ()]
     # A run that was retried after it had been stopped begins anew.
@@ -207,7 +207,7 @@ def _status(
 
 
 def _belongs(name: str, step: Step, twins: Sequence[Step]) -> bool:
-    """Whether a task is one of a step, and of no other that has its key.
+    """Return whether a task belongs to a step, and to no other step with the same key.
 
     Args:
         name: The task's full name.
@@ -219,7 +219,7 @@ def _belongs(name: str, step: Step, twins: Sequence[Step]) -> bool:
 
 
 def _combine(words: list[str], done: int, total: int) -> str:
-    """Say where a step is whose iterations are there."""
+    """Return the progress of a step whose iterations are listed."""
     for word in ("failed", "canceled"):
         if word in words:
             return word
@@ -239,7 +239,7 @@ def _is_skipped(entries: list[Mapping[str, Any]] | None) -> bool:
 def _all_pending(
     own: list[Mapping[str, Any]], by_name: Mapping[str, list[Mapping[str, Any]]]
 ) -> bool:
-    """Say whether the pods of all iterations that run are still to start.
+    """Return whether the pods of all running iterations have yet to start.
 
     The list does not tie a pod to its step. The two start in the same second, though: it is pending
     where every pod that started with the step is.

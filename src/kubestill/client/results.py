@@ -1,4 +1,4 @@
-"""What a run came to: scores, reports and the model, or why it failed in its own words."""
+"""The results of a run: scores, reports and the model, or the message with which it failed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NOISE = re.compile(r"[IWEF]\d{4} |time=\"|\[KFP Executor ")
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """What a run that went well leaves to look at."""
+    """The results of a run that succeeded."""
 
     summary: str
     """Markdown of the last step that wrote one."""
@@ -35,7 +35,7 @@ class Results:
     model: str
     """The same as a folder here; empty where it was not copied."""
     how: str
-    """How they were read, in words."""
+    """Whose credentials they were read with, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Cause:
     message: str
     """Its own last words; empty where it left none."""
     log: str
-    """Where its whole output is: a path here, or else a sentence."""
+    """Where its whole output is: a local path, or else a sentence."""
 
 
 def fetch_results(files: RunFiles, progress: Progress, folder: str) -> Results:
@@ -83,7 +83,7 @@ def fetch_results(files: RunFiles, progress: Progress, folder: str) -> Results:
 
 
 def places_of(files: RunFiles, progress: Progress) -> list[str]:
-    """Say where the results lie, for those who may read them."""
+    """Describe where the results lie, for those who may read them."""
     with_model = [one.step.key for one in progress.steps if "model" in one.step.outputs]
     lines = [f"everything of this run: {files.root}/"]
     if with_model:
@@ -140,7 +140,7 @@ def _explain(
 
 
 def _has_failed(one: Status, said: Mapping[str, str]) -> bool:
-    """Whether a step has failed: a record may be of an attempt before one that went well."""
+    """Return whether a step has failed; a record may be of an attempt before a successful one."""
     return one.state == "failed" or (one.step.key in said and one.state != "succeeded")
 
 

@@ -15,9 +15,9 @@ from kubestill.errors import ClusterError
 PAUSE_S = 10.0
 """Between two questions about a run that goes on."""
 _OUTAGE_S = 600.0
-"""How long a server may be away while a run is followed: an upgrade takes minutes."""
+"""Seconds that a server may be unreachable while a run is followed: an upgrade takes minutes."""
 STOPPING_S = 300.0
-"""How long a run may take to stop: the pods of its steps get 30 s each."""
+"""Seconds that a run may take to stop: the pods of its steps get 30 s each."""
 
 
 def ensure_experiment(api: Api, name: str) -> str:
@@ -151,7 +151,7 @@ def stop_run(
     while run.get("state") not in ENDED:
         if time.monotonic() > end:
             raise ClusterError(
-                f"run {run_id} was told to stop, and is {run.get('state')} after "
+                f"run {run_id} was asked to stop, and is {run.get('state')} after "
                 f"{patience_s:.0f} s; look at its pods, then stop it again"
             )
         time.sleep(min(2.0, PAUSE_S) if pause_s is None else pause_s)

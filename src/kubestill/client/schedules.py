@@ -26,7 +26,7 @@ _DEFAULT_ACCOUNTS = ("", "pipeline-runner", "default-editor")
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """What a person says about a schedule; everything else is not theirs to choose."""
+    """What a user sets of a schedule; everything else follows."""
 
     name: str
     pipeline_id: str
@@ -63,12 +63,12 @@ class Schedule:
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What a change of a schedule came to."""
+    """The result of changing a schedule."""
 
     recurring_run_id: str
     changed: bool
     replaced: int = 0
-    """How many others of that name there were."""
+    """Number of other schedules of that name that it replaced."""
     kept: tuple[str, ...] = ()
     """Run ids that still go on, under a schedule that is disabled and no longer used."""
 
@@ -232,7 +232,7 @@ def _existing(api: Api, name: str) -> list[dict[str, Any]]:
 
 
 def _says(there: dict[str, Any], wanted: dict[str, Any]) -> bool:
-    """Whether a recurring run on the server is what is wanted, apart from being on or off."""
+    """Return whether a recurring run on the server is as wanted, apart from being on or off."""
     if there.get("experiment_id", wanted["experiment_id"]) != wanted["experiment_id"]:
         return False
     account = wanted.get("service_account")

@@ -1,4 +1,4 @@
-"""What answers at the address: Kubeflow, and of which version."""
+"""Find out whether Kubeflow answers at the address, and which version."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TELLS = {"tag_name", "commit_sha", "multi_user", "pipeline_store"}
 
 
 def check_server(api: Api) -> str:
-    """Look whether Kubeflow answers, before anything is sent to it.
+    """Check that Kubeflow answers, before anything is sent to it.
 
     Returns:
         What will not work with this version; empty where everything does.

@@ -83,7 +83,7 @@ class Connection:
 
     @property
     def way_in(self) -> str:
-        """How requests are signed in, without the secret."""
+        """The way in which requests are authenticated, without the secret."""
         ways = {
             f"bearer token{self._origin('token')}": self.token,
             f"token of {self.token_file}": self.token_file and not self.token,
@@ -166,12 +166,12 @@ def _is_loopback(host: str) -> bool:
 
 
 def _inside(host: str) -> bool:
-    """Whether a host name is one that only a cluster knows."""
+    """Return whether only a cluster can resolve a host name."""
     return host.endswith((".svc", ".svc.cluster.local"))
 
 
 def _usable(name: str, secret: str) -> bool:
-    """Whether a secret fits into a header at all: the library's own error would quote it."""
+    """Return whether a secret fits into a header; the library's own error would quote it."""
     if not secret.isprintable() or not secret.isascii():
         return False
     return name != "header" or bool(secret.partition(":")[0].strip()) and ":" in secret

@@ -17,9 +17,9 @@ class Step:
     """One task that does something: not the DAGs of loops, branches and exit handlers."""
 
     key: str
-    """What Kubeflow calls it, in its list of tasks and in the URIs of its outputs."""
+    """Its name in Kubeflow's list of tasks and in the URIs of its outputs."""
     name: str
-    """What the pipeline calls it."""
+    """Its name in the pipeline."""
     outputs: frozenset[str] = frozenset()
     """Names of its output artifacts."""
     parents: tuple[str, ...] = ()
@@ -27,7 +27,7 @@ class Step:
     loops: frozenset[str] = frozenset()
     """Those of its parents that are loops."""
     retried: bool = False
-    """Whether the pipeline lets it be tried again; its pods are named otherwise then."""
+    """Whether the pipeline retries it; its pods have other names then."""
 
     @property
     def path(self) -> str:

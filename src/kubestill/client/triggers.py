@@ -1,4 +1,4 @@
-"""When a schedule fires: a cron expression in a time zone, or an interval.
+"""The trigger of a schedule: a cron expression in a time zone, or an interval.
 
 Kubeflow reads crons by robfig/cron v1: *six* fields, seconds first. It takes five as well, but then
 as second, minute, hour, day and month, so that Unix's `0 9 * * 1` would fire every hour in January.
@@ -30,7 +30,7 @@ _LONGEST_S = 366 * 86400
 
 @dataclass(frozen=True, kw_only=True)
 class Trigger:
-    """When a schedule fires, as it is sent to Kubeflow."""
+    """The trigger of a schedule, as it is sent to Kubeflow."""
 
     body: dict[str, Any]
     """The `trigger` of the API."""
@@ -134,7 +134,7 @@ def _read_cron(cron: str, problems: Problems) -> list[str]:
     """Split into six fields, names as numbers, and check them."""
     fields = cron.lower().replace("?", "*").split()
     if len(fields) not in (5, 6):
-        problems.add("--cron", cron, f"{counted(len(fields), 'field')}; write five, {_EXAMPLE}")
+        problems.add("--cron", cron, f"has {counted(len(fields), 'field')}; write five, {_EXAMPLE}")
         return []
     fields = ["0", *fields] if len(fields) == 5 else fields
     for place, names in ((4, _NAMES["month"]), (5, _NAMES["weekday"])):
@@ -194,7 +194,7 @@ def _weekdays(field: str, shift: int = 0) -> str:
 
 
 def _expand(field: str, low: int, high: int) -> list[int]:
-    """All numbers of a checked field: `*/15`, `1-5`, `0,30`."""
+    """Return all numbers of a checked field: `*/15`, `1-5`, `0,30`."""
     numbers: set[int] = set()
     for part in field.split(","):
         span, _, step = part.partition("/")

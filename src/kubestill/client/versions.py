@@ -19,7 +19,7 @@ class Version:
     version_id: str
     name: str
     created: bool
-    """Whether this call put it there."""
+    """Whether this call uploaded it."""
 
 
 def ensure_version(api: Api, package: Package, *, pipeline: str = "", version: str = "") -> Version:

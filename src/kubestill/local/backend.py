@@ -19,7 +19,7 @@ import itertools
 import json
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,12 +31,12 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from kubestill.errors import KubestillError
 
 LOGS = "executor-logs"
-"""The output that every task has: what its process printed. It is there for failed tasks, too."""
+"""The output that every task has, even one that fails: what its process printed."""
 
 _Type = pipeline_spec_pb2.ParameterType
 _SESSION = json.dumps({"Provider": "local", "Params": {"fromEnv": "true"}}, separators=(",", ":"))
 _LONGEST_WHOLE = 1e21
-"""From here on Go writes a float with an exponent, and Python reads it as no whole number."""
+"""From here on Go writes a number with an exponent, which Python does not read as a whole one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,17 +49,17 @@ class Artifact:
     metadata: Mapping[str, Any]
     from_above: bool = False
     """Whether it reached the task through an input of the DAG around it, not from a task beside it.
-    Such a one has no type at all."""
+    Such an artifact has no type at all."""
 
     def as_input(self) -> dict[str, Any]:
-        """Return it as the executor of a task sees an input: without its type's name."""
+        """Return the input that the executor of a task sees: without the name of its type."""
         kind = {} if self.from_above else {"type": {"instanceSchema": ""}}
         number = {"name": str(self.number)}
         return {**number, **kind, "uri": self.uri, "metadata": dict(self.metadata)}
 
 
 class Backend:
-    """The state of one run: ids of artifacts, and which tasks are over."""
+    """The state of one run: the ids of artifacts, and which tasks have ended."""
 
     def __init__(self, spec: pipeline_spec_pb2.PipelineSpec):
         self._spec = spec
@@ -68,7 +68,7 @@ class Backend:
         self._over: dict[str, str] = {}
 
     def record(self, port: str, value: Any) -> Any:
-        """Write an output to ML Metadata and read it back, if it is an artifact or some of them."""
+        """Write an output to ML Metadata and read it back; a parameter stays as it is."""
         if isinstance(value, list):
             return [self.record(port, one) for one in value]
         if not isinstance(value, dsl.Artifact):
@@ -80,36 +80,33 @@ class Backend:
         return Artifact(number=number, uri=value.uri, metadata=dict(sorted(metadata.items())))
 
     def end(self, task: str, state: str) -> None:
-        """Remember how a task ended; one whose condition was false never does."""
+        """Note how a task ended; a task whose condition is false never ends."""
         self._over[task] = state
 
     def final_status(self, producer: str, run: str) -> dict[str, Any]:
-        """Return what an exit handler is told: Kubeflow's word, and nothing about the cause.
+        """Return what Kubeflow tells an exit handler: a state, and nothing about the cause.
 
         Args:
-            producer: The task that stands for all that the handler is around.
+            producer: The task that stands for everything inside the exit handler.
             run: Name of the run.
         """
         state = "FAILED"
         if self._over.get(producer, "SUCCEEDED") == "SUCCEEDED":
-            state = "COMPLETE" if self._counts_as_over(self._find(producer)) else "RUNNING"
+            components = (self._spec.root, *self._spec.components.values())
+            dags = [one.dag.tasks for one in components if producer in one.dag.tasks]
+            over = all(self._counts_as_over(tasks[producer]) for tasks in dags[:1])
+            state = "COMPLETE" if over else "RUNNING"
         names = {"pipelineJobResourceName": run, "pipelineTaskName": producer}
         return {"error": {}, **names, "state": state}
 
-    def _find(self, name: str) -> pipeline_spec_pb2.PipelineTaskSpec | None:
-        for component in [self._spec.root, *self._spec.components.values()]:
-            if name in component.dag.tasks:
-                return component.dag.tasks[name]
-        return None
+    def _counts_as_over(self, task: pipeline_spec_pb2.PipelineTaskSpec) -> bool:
+        """Return whether Kubeflow notices that a DAG is over.
 
-    def _counts_as_over(self, task: pipeline_spec_pb2.PipelineTaskSpec | None) -> bool:
-        """Whether Kubeflow notices that a DAG is over.
-
-        It counts a DAG's tasks when a container in it ends. A condition that turns out false ends
-        no container: where nothing runs after it, the DAG says RUNNING for ever, and so do those
+        It counts the tasks of a DAG whenever a container in it ends. A condition that is false ends
+        no container: if nothing runs after it, the DAG stays RUNNING for ever, and so do those
         around it.
         """
-        if task is None or task.component_ref.name not in self._spec.components:
+        if task.component_ref.name not in self._spec.components:
             return True
         tasks = self._spec.components[task.component_ref.name].dag.tasks
         ran = {name for name in tasks if name in self._over}
@@ -119,7 +116,7 @@ class Backend:
 
 
 class Handover(io.IOStore):
-    """What `kfp.local` keeps the outputs of one DAG's tasks in, with the backend in between."""
+    """Where `kfp.local` keeps the outputs of one DAG's tasks, with the backend in between."""
 
     def __init__(self, backend: Backend, parent: io.IOStore | None = None):
         super().__init__(parent)
@@ -130,13 +127,13 @@ class Handover(io.IOStore):
         super().put_task_output(task_name, key, self._backend.record(key, value))
 
     def get_task_output(self, task_name: str, key: str) -> Any:
-        """Return the output of a task beside the one that asks."""
+        """Return the output of another task of this DAG."""
         return _seen(super().get_task_output(task_name, key), from_above=False)
 
     def get_parent_input(self, key: str) -> Any:
-        """Return an input of the DAG; or what a loop goes over, which kfp asks for by this way.
+        """Return an input of the DAG, or the items of a loop, which kfp asks for in the same way.
 
-        kfp finds the items of a loop only where they are a task's single, unnamed output.
+        By itself kfp finds the items of a loop only in a task's single, unnamed output.
         """
         try:
             return _seen(super().get_parent_input(key), from_above=True)
@@ -148,7 +145,7 @@ class Handover(io.IOStore):
             raise
 
     def put_task_status(self, task_name: str, task_status: str) -> None:
-        """Remember how a task ended."""
+        """Note how a task ended."""
         super().put_task_status(task_name, task_status)
         self._backend.end(task_name, task_status)
 
@@ -159,13 +156,13 @@ def build_input(
     folder: str,
     final_status: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return what the executor of a task is given.
+    """Return the input of a task's executor.
 
     Args:
         component: The task's.
-        arguments: What reached it, by the names of its inputs and of the channels in its settings.
+        arguments: Values by the names of its inputs, and of the channels in its settings.
         folder: Where its outputs go.
-        final_status: How the tasks before went, where the component wants to know.
+        final_status: How the tasks before it ended, for a component that asks for that.
     """
     defined = component.input_definitions
     parameters: dict[str, Any] = {}
@@ -176,13 +173,14 @@ def build_input(
             value = final_status
         elif value is None and known is not None and known.HasField("default_value"):
             value = json_format.MessageToDict(known.default_value)
-        # An optional input that nobody gave is not there, rather than null.
+        # An optional input without a value is absent rather than null.
         if value is not None:
             parameters[name] = _as_kind(value, known.parameter_type if known else 0)
     artifacts = {
-        name: {"artifacts": [one.as_input() for one in _listed(arguments[name])]}
+        name: {"artifacts": [one.as_input() for one in listed]}
         for name in sorted(defined.artifacts)
-        if arguments.get(name) is not None
+        if (given := arguments.get(name)) is not None
+        for listed in [[given] if isinstance(given, Artifact) else given]
     }
     inputs: dict[str, Any] = {"artifacts": artifacts} if artifacts else {}
     if parameters:
@@ -193,10 +191,10 @@ def build_input(
 def read_outputs(
     executor_input: Mapping[str, Any], component: pipeline_spec_pb2.ComponentSpec
 ) -> dict[str, Any]:
-    """Return what a task that went well hands on: values of parameters, and artifacts to record.
+    """Return what a task that succeeded passes on: parameter values, and artifacts to record.
 
     Raises:
-        KubestillError: Something that Kubeflow's launcher fails the task for.
+        KubestillError: For anything that makes Kubeflow's launcher fail the task.
     """
     given = executor_input["outputs"]
     written = _read_executor_output(given["outputFile"])
@@ -220,8 +218,8 @@ def read_outputs(
 def as_sent(value: Any) -> Any:
     """Return a value as protobuf and Go's JSON pass it on.
 
-    Every number is a float on the way, and one without a fraction arrives as a whole one; keys
-    arrive sorted.
+    Every number travels as a float and arrives as a whole number if it has no fraction; keys arrive
+    sorted.
     """
     if isinstance(value, bool | str) or value is None:
         return value
@@ -234,7 +232,7 @@ def as_sent(value: Any) -> Any:
 
 
 def _as_property(port: str, name: str, value: Any) -> Any:
-    """Return one value of an artifact's metadata as ML Metadata gives it back."""
+    """Return one value of an artifact's metadata as ML Metadata returns it."""
     if value is None:
         raise KubestillError(
             f"{port}: metadata[{name!r}] is None: ML Metadata has no null, and Kubeflow fails the "
@@ -250,7 +248,7 @@ def _as_property(port: str, name: str, value: Any) -> Any:
 
 
 def _as_kind(value: Any, kind: int) -> Any:
-    """Return a parameter as the driver passes it on: any value can be had as a string."""
+    """Return a parameter as the driver passes it on: for a string parameter, any value as JSON."""
     value = as_sent(value)
     if kind == _Type.STRING and not isinstance(value, str):
         return json.dumps(value, separators=(",", ":"))
@@ -262,7 +260,7 @@ def _build_outputs(defined: pipeline_spec_pb2.ComponentOutputsSpec, folder: str)
         name: _build_output(name, f"{folder}/{name}", json_format.MessageToDict(one.artifact_type))
         for name, one in defined.artifacts.items()
     }
-    # The launcher numbers the logs by the attempt; here all attempts of a task write to one.
+    # The launcher numbers logs by the attempt; here all attempts of a task share one.
     artifacts[LOGS] = _build_output(LOGS, f"{folder}/{LOGS}-0", {"schemaTitle": "system.Artifact"})
     outputs: dict[str, Any] = {}
     if defined.parameters:
@@ -277,7 +275,7 @@ def _build_output(name: str, uri: str, kind: Mapping[str, str]) -> dict[str, Any
 
 
 def _read_executor_output(path: str) -> dict[str, Any]:
-    """Read what the executor says about its outputs; it need not say anything."""
+    """Read what the executor says about its outputs, which may be nothing."""
     if not os.path.exists(path):
         return {}
     with open(path, encoding="utf-8") as file:
@@ -309,10 +307,6 @@ def _read_text(name: str, path: str, kind: int) -> Any:
             f"{name}: {path} does not hold its value ({error}): Kubeflow's launcher fails the "
             f"task; write a {wanted} there, or return it"
         ) from error
-
-
-def _listed(value: Artifact | Iterable[Artifact]) -> list[Artifact]:
-    return [value] if isinstance(value, Artifact) else list(value)
 
 
 def _seen(value: Any, *, from_above: bool) -> Any:

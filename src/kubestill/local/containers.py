@@ -33,7 +33,7 @@ class End:
     why: str = ""
     """Why it was ended, if it was."""
     from_outside: bool = False
-    """Whether somebody ended it, as a node that is lost ends a pod."""
+    """Whether it was ended from outside, as the loss of a node ends a pod."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,8 +47,8 @@ def run_pipeline(
     """Run a pipeline to its end or to its first failure, as the cluster does.
 
     Args:
-        spec: What to run. A task whose container somebody ends is started again, as often as its
-            policy says; one that fails, or whose process is killed, is not.
+        spec: What to run. A task whose container is ended from outside is restarted, as often as
+            its policy says; one that fails, or whose process is killed, is not.
         arguments: Its parameters, checked.
         root: Folder that gets one sub-folder a run.
         verbose: Show every line of the tasks and of kfp itself.

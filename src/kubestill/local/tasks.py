@@ -33,8 +33,8 @@ from kubestill.terminal import Steps
 
 _EXECUTOR = "kfp.dsl.executor_main"
 _RETRIES = 2
-"""How often Argo starts a pod again that vanished, where the task sets nothing: as the manifests of
-Kubeflow Pipelines 2.17 have it. A process that fails or is killed in its pod is not started again
+"""How often Argo restarts a pod that vanished, unless the task says otherwise, by the manifests of
+Kubeflow Pipelines 2.17. A process that fails or is killed in its pod is not started again
 (`OnError`), whatever the task sets."""
 
 
@@ -50,7 +50,7 @@ class TaskRun:
     """File of all that it printed."""
     ok: bool
     error: str = ""
-    """Why it failed, in its own words where it left any."""
+    """Why it failed, in its own words if it left any."""
 
 
 @dataclass(kw_only=True)
@@ -72,10 +72,10 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class _Task:
-    """What there is to run."""
+    """One task, ready to run."""
 
     shown: str
-    """As a person sees it."""
+    """Its name as people see it."""
     part: str
     """Which iteration of its loops it is, as `[3]`; empty outside of loops."""
     loops: tuple[str, ...]
@@ -282,7 +282,7 @@ class Tasks:
         return self._containers.read_end(name, code), lines
 
     def _alone(self, task: _Task) -> Any:
-        """Let only one task at a time install packages here."""
+        """Return a lock that lets only one task at a time install packages here."""
         installs = any("pip install" in part for part in task.command)
         return self._installing if installs else threading.Lock()
 
@@ -339,7 +339,7 @@ def _read_cause(run: str, task: _Task) -> str:
 
 
 def _reason(end: End) -> str:
-    """Say what ended a process by force."""
+    """Return what ended a process by force."""
     number = end.code - 128
     return end.why or f"killed by signal {number}{' (out of memory?)' * (number == 9)}"
 

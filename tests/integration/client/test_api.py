@@ -53,7 +53,7 @@ def test_a_login_page_is_no_answer(server, api, answer):
     assert error.value.status == 401
 
 
-def test_something_that_is_not_kubeflow_is_told(server, api):
+def test_a_server_that_is_not_kubeflow_is_reported(server, api):
     server.answers.append(lambda request: (200, "text/plain", b"hello"))
     with pytest.raises(ClusterError, match="does not answer as Kubeflow does"):
         api.get("pipelines")

@@ -56,7 +56,7 @@ def test_a_pipeline_of_ours_by_name_with_images(server, command):
         (("upload", "greet.yaml", "--image", "x"), "compile it with that"),
     ],
 )
-def test_bad_input_is_told_before_anything_is_sent(server, command, arguments, said):
+def test_bad_input_is_reported_before_anything_is_sent(server, command, arguments, said):
     assert said in command(*arguments, code=1)
     assert server.requests == []
 
@@ -142,6 +142,6 @@ def test_an_old_kubeflow_says_what_will_not_work(server, command):
     assert len(server.runs) == 1
 
 
-def test_without_a_host_the_remedy_is_told(command, monkeypatch):
+def test_a_missing_host_is_reported_with_its_remedy(command, monkeypatch):
     monkeypatch.delenv("KUBESTILL_HOST")
     assert "KUBESTILL_HOST" in command("upload", "greet.yaml", code=1)

@@ -52,7 +52,7 @@ def registry() -> Iterator[str]:
     thread.join()
 
 
-def test_a_digest_is_found_and_a_tag_told_to_be_pinned(registry):
+def test_a_digest_is_found_and_a_tag_is_to_be_pinned(registry):
     assert find_image(f"{registry}/kubestill@{DIGEST}") == "is there"
     assert f"kubestill@{DIGEST}" in find_image(f"{registry}/kubestill:0.1.0")
     assert find_image(f"{registry}/public/kubestill@{DIGEST}") == "is there"
@@ -71,7 +71,7 @@ def test_an_image_that_cannot_be_used_says_what_to_do(registry, image, said):
         find_image(f"{registry}/{image}")
 
 
-def test_a_registry_that_is_away_is_told():
+def test_an_unreachable_registry_is_reported():
     with pytest.raises(ClusterError, match="cannot reach the registry 127.0.0.1:9"):
         find_image("127.0.0.1:9/kubestill:0.1.0")
 
@@ -108,7 +108,7 @@ def test_a_pipeline_s_checkpoints_and_registry_are_written_to(server, tmp_path, 
     assert f"✗ store: {tmp_path}/file" in output
 
 
-def test_everything_wrong_is_told(server, registry, tmp_path, monkeypatch):
+def test_everything_wrong_is_reported(server, registry, tmp_path, monkeypatch):
     monkeypatch.setenv("KUBESTILL_HOST", server.host)
     monkeypatch.setenv("KUBESTILL_TOKEN", "expired")
     server.token = "another"
@@ -170,7 +170,7 @@ def test_secrets_are_not_shown(server, monkeypatch, store):
     assert "S3CRET" not in output
 
 
-def test_a_host_that_is_no_kubeflow_is_told(registry, monkeypatch):
+def test_a_host_that_is_no_kubeflow_is_reported(registry, monkeypatch):
     monkeypatch.setenv("KUBESTILL_HOST", f"http://{registry}")
     result = CliRunner().invoke(main, ["doctor"])
     assert result.exit_code == 1

@@ -173,7 +173,7 @@ def test_the_ui_reads_from_google_by_wildcards(server, command, monkeypatch):
     assert "report: runs/greet/" in output
 
 
-def test_results_that_cannot_be_read_are_said_to_lie_somewhere(server, command):
+def test_the_place_of_results_that_cannot_be_read_is_reported(server, command):
     server.has_ui = False
     server.executor = lambda workflow: workflow.end("train")
     output = command(*REMOTE)
@@ -222,7 +222,7 @@ def test_the_steps_own_record_comes_before_its_log(server, command):
     )
 
 
-def test_a_record_tells_of_a_step_that_the_list_does_not(server, command):
+def test_a_record_shows_a_step_that_the_list_lacks(server, command):
     """The list stood still before it failed."""
     record = {"task": "judge-2", "error": "Refused", "message": "too bad"}
 
@@ -249,7 +249,7 @@ def test_a_pod_that_is_gone_leaves_its_log_in_the_store(server, command):
     assert "train failed: InvalidInput: 1 problem" in command(*REMOTE, code=1)
 
 
-def test_a_log_that_is_gone_everywhere_is_told(server, command):
+def test_a_log_that_is_gone_everywhere_is_reported(server, command):
     server.executor = fail_with()
     output = command(*REMOTE, code=1)
     assert "train failed; it left no message" in output
@@ -285,7 +285,7 @@ def test_only_a_run_that_succeeded_is_called_so(server, command, state, said):
     assert "succeeded" not in output
 
 
-def test_a_run_that_somebody_stops_is_told(server, command):
+def test_a_stopped_run_is_reported(server, command):
     def play(workflow: Workflow) -> None:
         workflow.start("train")
         server.terminate(workflow.record)
@@ -328,7 +328,7 @@ def test_a_token_file_is_read_again_when_it_expires(server, command, tmp_path):
     assert "✓ prepare" in command(*REMOTE, "--token", f"@{file}")
 
 
-def test_a_run_that_is_deleted_while_it_is_followed_is_told(server, command):
+def test_a_run_that_is_deleted_while_it_is_followed_is_reported(server, command):
     server.executor = lambda workflow: server.runs.pop(workflow.record["run_id"])
     output = command(*REMOTE, code=1)
     assert "it was deleted" in output
@@ -449,7 +449,7 @@ def wait_until(true: Callable[[], Any]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_whoever_leaves_is_told_that_the_run_goes_on(server, start, number):
+def test_leaving_reports_that_the_run_continues(server, start, number):
     server.executor = lambda workflow: workflow.start("train") or workflow.stopped.wait(30)
     process = start(*REMOTE)
     wait_until(lambda: sum("GET runs/" in one for one in server.requests) > 2)
@@ -482,7 +482,7 @@ def test_where_a_person_looks_there_is_a_bar(server, start, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_whoever_leaves_gets_the_terminal_back_as_it_was(server, start, monkeypatch, number):
+def test_leaving_restores_the_terminal(server, start, monkeypatch, number):
     monkeypatch.setenv("TERM", "xterm")
     server.executor = lambda workflow: workflow.start("train") or workflow.stopped.wait(30)
     with open_terminal() as (inner, screen, close):

@@ -82,7 +82,7 @@ def test_a_pool_scaled_to_zero_is_not_judged():
         look([node(), node(pool="cpus")], node_selector={"pool": "l5"})
 
 
-def test_everything_that_no_cluster_could_do_is_told_at_once():
+def test_everything_that_no_cluster_can_do_is_reported_at_once():
     with pytest.raises(InvalidInput) as error:
         read_request(
             GPU
@@ -167,7 +167,7 @@ def test_doctor_says_plainly_what_it_cannot_look_at(server, kubernetes, tmp_path
     assert "? nodes: not checked: there is no kube config here" in output
 
 
-def test_a_server_that_is_too_old_is_told(server, tmp_path, monkeypatch):
+def test_a_server_that_is_too_old_is_reported(server, tmp_path, monkeypatch):
     server.version = "2.0.5"
     output = doctor(server, tmp_path, monkeypatch, accelerators="", node_selector={})[1]
     assert "✗ host: " in output

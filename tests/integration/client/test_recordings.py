@@ -180,7 +180,7 @@ def test_the_server_and_its_lists_are_read_as_they_are(server, api):
     assert [one["display_name"] for one in list_schedules(api)] == ["continuous-retraining"]
 
 
-def test_a_missing_run_is_told_as_missing(server, api):
+def test_a_missing_run_is_reported_as_missing(server, api):
     missing = load("run.missing")
     body = json.dumps(missing["body"]).encode()
     server.answers.append(lambda request: (missing["http_status"], "application/json", body))
@@ -203,7 +203,7 @@ def test_show_says_what_the_recording_says(server, name, monkeypatch, tmp_path):
     assert not re.search(r"executor|driver|root|iteration|onExit|condition|\(0\)", table)
 
 
-def test_nobody_says_how_long_a_run_took_that_goes_on(server):
+def test_a_run_under_way_has_no_duration(server):
     run = load("run.going-on")
     server.runs[run["run_id"]] = run
     result = CliRunner().invoke(main, ["runs", "ls", "--host", server.host])

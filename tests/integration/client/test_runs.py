@@ -86,7 +86,7 @@ def test_a_token_that_is_renewed_in_its_file_is_read_again(server, run_id, tmp_p
     assert api.connection.headers() == {"Authorization": "Bearer second"}
 
 
-def test_a_run_that_is_gone_is_told(server, api, run_id):
+def test_a_run_that_is_gone_is_reported(server, api, run_id):
     api.delete(f"runs/{run_id}")
     for ask in (get_run, stop_run):
         with pytest.raises(ClusterError, match=f"{run_id} is not at .* deleted.*runs ls") as error:
@@ -112,7 +112,7 @@ def test_a_run_that_is_stopped_is_over_afterwards(server, api, run_id):
     assert workflow.record["state"] == "FAILED"
 
 
-def test_a_run_that_does_not_stop_is_told(server, api, run_id):
+def test_a_run_that_does_not_stop_is_reported(server, api, run_id):
     done = threading.Event()
     server.start(run_id, lambda workflow: done.wait(20))
     with pytest.raises(ClusterError, match="is CANCELING after"):

@@ -179,7 +179,7 @@ def test_rm_stops_at_once_but_kills_nothing(server, api):
 
 
 @pytest.mark.parametrize("act", [remove_schedule, lambda api, name: set_paused(api, name, True)])
-def test_an_unknown_name_is_told(api, act):
+def test_an_unknown_name_is_reported(api, act):
     with pytest.raises(InvalidInput, match="there is none"):
         act(api, "dayly")
     put_schedule(api, DAILY)

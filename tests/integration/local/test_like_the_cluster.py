@@ -289,7 +289,7 @@ def choosing(word: str):
         say(text="there")
 
 
-def test_a_condition_that_kfp_cannot_tell_is_no_silent_no(tmp_path):
+def test_a_condition_that_kfp_cannot_evaluate_is_an_error(tmp_path):
     result = go(choosing, tmp_path, word="it's")
     assert "Condition evaluation failed" in result.error
 

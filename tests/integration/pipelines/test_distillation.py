@@ -62,7 +62,7 @@ def test_the_report_is_one_self_contained_page(run):
     assert [title for title in sections if title not in html] == []
 
 
-def test_the_students_learned_and_the_decision_is_a_word(run):
+def test_the_students_learned_and_there_is_a_decision(run):
     _, output = run
     evaluation = outputs(output, "continuous-eval")
     decision = evaluation["parameterValues"]["decision"]

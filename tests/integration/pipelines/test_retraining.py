@@ -99,7 +99,7 @@ def place(kubestill, tmp_path_factory) -> Path:
     return place
 
 
-def test_a_bad_month_promotes_nobody_and_is_told_in_the_report(place, kubestill) -> None:
+def test_a_bad_month_promotes_no_challenger_and_is_named_in_the_report(place, kubestill) -> None:
     done = kubestill(*arguments(place, "2013-03-01"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.findall(r"✓ (\S+)", done.stdout) == [*STEPS[:3], "record-outcome"]

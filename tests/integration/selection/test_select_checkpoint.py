@@ -315,7 +315,7 @@ def test_a_candidate_that_answers_nan_does_not_compete(
     assert "| 200 |" not in summary
 
 
-def test_too_few_rows_for_a_standard_error_are_told_before_any_state_is_read(
+def test_too_few_rows_for_a_standard_error_are_reported_before_any_state_is_read(
     history: Ledger, tmp_path: Path
 ):
     with DatasetWriter(str(tmp_path / "few"), SCHEMA) as writer:
@@ -426,7 +426,7 @@ def test_a_damaged_ledger_hides_nothing_else(history: Ledger, tmp_path: Path):
     assert not os.path.exists(io.model.path)
 
 
-def test_a_tolerance_that_is_no_number_is_told_with_the_rest(history: Ledger, tmp_path: Path):
+def test_a_tolerance_that_is_no_number_is_reported_with_the_rest(history: Ledger, tmp_path: Path):
     io = Io(tmp_path, history)
     with pytest.raises(InvalidInput) as caught:
         io.select(rule="bets", tolerance="much")

@@ -96,7 +96,7 @@ def test_the_pods_token_goes_to_no_host_outside_the_cluster(tmp_path):
         "no-mapping",
     ],
 )
-def test_what_cannot_work_is_told_without_the_secret(tmp_path, given, config, said):
+def test_wrong_settings_are_reported_without_the_secret(tmp_path, given, config, said):
     file = tmp_path / "config.yaml"
     file.write_text(config)
     with pytest.raises(InvalidInput, match=said) as error:

@@ -53,7 +53,7 @@ def test_a_cron_moves_from_its_zone_to_the_clusters(cron, zone, six):
         assert next(there) == next(here).astimezone(UTC)
 
 
-def test_a_change_of_the_clocks_is_told():
+def test_a_change_of_the_clocks_is_reported():
     trigger = read_trigger("0 9 * * *", "", time_zone="Europe/Berlin", now=NOW)
     assert trigger.next_at == datetime(2026, 1, 15, 8, tzinfo=UTC)
     assert trigger.shift_at is not None
@@ -102,12 +102,12 @@ def test_what_cannot_fire_is_refused(arguments, said):
     [("0 0 1 * *", "another day of the month"), ("0 0,12 * * 1", "several schedules")],
     ids=["first-of-the-month", "two-days"],
 )
-def test_what_cannot_be_said_in_the_clusters_zone_is_refused(cron, said):
+def test_a_time_that_the_clusters_zone_cannot_express_is_refused(cron, said):
     with pytest.raises(InvalidInput, match=said):
         sent(cron, time_zone="Europe/Berlin")
 
 
-def test_everything_wrong_is_told_at_once():
+def test_everything_wrong_is_reported_at_once():
     with pytest.raises(InvalidInput) as error:
         read_trigger("0 6 *", "", time_zone="Europe/Berlim", cluster_time_zone="Moon", now=NOW)
     assert {problem.field for problem in error.value.problems} == {

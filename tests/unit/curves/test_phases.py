@@ -120,7 +120,7 @@ def test_still_falling_has_no_third_phase():
     assert "still falling" in found.why
 
 
-def test_without_validation_the_training_curve_tells_phase_one():
+def test_without_validation_the_training_curve_shows_phase_one():
     found = detect_phases(curves([], training(40)), metric="train_loss")
     assert found.boundaries.structure is not None
     assert found.boundaries.detail is None

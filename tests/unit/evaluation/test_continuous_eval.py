@@ -210,7 +210,7 @@ def test_rows_without_a_label_are_left_out(bench):
     assert not (found.rows % 4 == 0).any()
 
 
-def test_everything_wrong_is_told_at_once_and_nothing_is_written(bench, tmp_path):
+def test_everything_wrong_is_reported_at_once_and_nothing_is_written(bench, tmp_path):
     made = bench("multiclass")
     good = made.model("good", 10)
     with pytest.raises(InvalidInput) as caught:
@@ -284,7 +284,7 @@ def test_a_damaged_model_hides_nothing_else(bench):
     assert fields_of(caught) == {"model", "dataset", "thresholds.acuracy", "slices[0]"}
 
 
-def test_rows_that_do_not_fit_are_told_before_scoring_and_once(bench):
+def test_rows_that_do_not_fit_are_reported_once_and_before_scoring(bench):
     made = bench("multiclass")
     good = made.model("good", 2)
     kept = [column for column in made.schema.columns if column.name != "x1"]

@@ -60,7 +60,7 @@ def test_challenger_against_champion(rows, challenger, expected, words):
     assert words in found.reason
 
 
-def test_rows_that_cannot_tell_are_insufficient():
+def test_rows_that_decide_nothing_are_insufficient():
     random = np.random.default_rng(1)
     targets = random.integers(0, 4, 150)
     models = {

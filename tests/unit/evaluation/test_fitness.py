@@ -114,7 +114,7 @@ def test_a_changed_world_is_drift_and_no_fault(change, column):
     assert [(shift.kind, shift.column) for shift in found(frame)] == [("drift", column)]
 
 
-def test_little_is_not_told_however_sure_it_is():
+def test_a_small_difference_is_not_reported_however_certain():
     frame = frame_of(rows=40_000, seed=4)
     assert not found(frame.assign(wind=0.9 * frame.wind))
 

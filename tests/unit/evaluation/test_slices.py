@@ -20,7 +20,7 @@ def test_quarters_hold_later_rows_of_any_size():
     assert sizes(later, cut) == {names[0]: 1, names[1]: 1, names[3]: 2, "missing": 1}
 
 
-def test_edges_that_lie_close_are_told_apart():
+def test_edges_that_lie_close_are_distinguished():
     cut = cut_of(pd.Series(1e6 + np.arange(100) / 10))
     assert len(set(cut.edges)) == 3
     assert len(sizes(pd.Series(1e6 + np.arange(100) / 10), cut)) == 4

@@ -353,7 +353,7 @@ def test_forgetting_in_small_steps_is_held_against_the_best_ever(line):
     assert "the best it has been" in reason
 
 
-def test_the_word_of_the_first_attempt_stands(line):
+def test_the_decision_of_the_first_attempt_stands(line):
     rows = line.rows(frame_of(2000, seed=14))
     first = line.eval(rows, run_id="r1")
     again = line.eval(rows, run_id="r1", settings={"min_rows": 5000})
@@ -361,7 +361,7 @@ def test_the_word_of_the_first_attempt_stands(line):
     assert len(line.registry.run("r1").entries) == 1
 
 
-def test_a_word_on_another_model_is_not_borrowed(line):
+def test_a_decision_on_another_model_is_not_reused(line):
     """A run that trains again elsewhere may come with other weights: they are judged anew."""
     changed = frame_of(2000, seed=15, shift=1.5)
     good = line.model(frame_of(3000, seed=16, shift=1.5))
@@ -385,7 +385,7 @@ def test_the_report_shows_the_history(line):
     assert "Against its own record" in html
 
 
-def test_a_champion_deleted_or_changed_by_hand_is_told(line):
+def test_a_champion_deleted_or_changed_by_hand_is_reported(line):
     champion = line.registry.read().champion
     rows = line.rows(frame_of(300, seed=3))
     spec = line.root / "registry" / champion.folder / "model" / "model.json"
@@ -397,7 +397,7 @@ def test_a_champion_deleted_or_changed_by_hand_is_told(line):
         line.eval(rows, run_id="r1")
 
 
-def test_a_damaged_champion_is_told_with_the_rest(line):
+def test_a_damaged_champion_is_reported_with_the_rest(line):
     champion = line.registry.read().champion
     folder = line.root / "registry" / champion.folder / "model"
     (folder / "model.safetensors").write_bytes(b"")
@@ -417,7 +417,7 @@ def test_a_damaged_champion_is_told_with_the_rest(line):
     assert "rollback" in str(caught.value)
 
 
-def test_a_damaged_registry_is_told_with_the_rest(line):
+def test_a_damaged_registry_is_reported_with_the_rest(line):
     cell = line.registry.store.cell("state.json")
     cell.swap(b"{", expect=cell.read()[1])
     with pytest.raises(InvalidInput) as caught:

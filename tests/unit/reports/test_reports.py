@@ -201,7 +201,7 @@ def test_the_report_names_the_model_by_its_digest(trained: Path):
     assert hashlib.sha256((trained / "model" / "model.json").read_bytes()).hexdigest()[:16] in html
 
 
-def test_attempts_are_told_where_there_was_more_than_one(trained: Path):
+def test_attempts_are_listed_if_there_is_more_than_one(trained: Path):
     html, markdown = report(trained)
     told = ["the beginning", "step 120, with the same bits", "finished"]
     for words in [*told, "Resumed once after an interruption, with the same bits"]:

@@ -82,7 +82,7 @@ def test_a_run_that_is_over_is_taken_over_at_once(
     "state",
     ["RUNNING", "PENDING", "PAUSED", "CANCELING", "RUNTIME_STATE_UNSPECIFIED", "", None, "Failed"],
 )
-def test_a_live_run_is_not_robbed(
+def test_a_live_run_keeps_its_window(
     scene: Scene, api: RunsApi, held: Taken, state: str | None
 ) -> None:
     api.set(RUN, "terminated", state=state)
@@ -142,7 +142,7 @@ def test_without_an_answer_the_lease_decides_as_ever(
     ],
     ids=["refused", "unknown", "unreachable", "no http", "no URL", "hanging", "trickling"],
 )
-def test_whoever_cannot_be_asked_costs_seconds(
+def test_an_api_that_does_not_answer_costs_only_seconds(
     scene: Scene,
     api: RunsApi,
     held: Taken,
@@ -270,7 +270,7 @@ class TestSigningIn:
         assert {token for _, token in api.asked} == {mounted}
         assert "for-the-pipelines-api" not in capsys.readouterr().out
 
-    def test_a_token_that_cannot_be_a_header_is_not_told_either(
+    def test_a_token_that_cannot_be_a_header_is_not_shown_either(
         self,
         scene: Scene,
         api: RunsApi,
@@ -311,7 +311,7 @@ def test_where_the_api_is(
     assert kubeflow_runs._find_address() == address
 
 
-def test_a_run_that_was_over_and_is_retried_is_refused(
+def test_a_retry_of_a_run_that_was_over_is_refused(
     scene: Scene, api: RunsApi, held: Taken, tmp_path: Path
 ) -> None:
     """Kubeflow's "Retry" keeps the run's id: what it wrote down is of rows that others have."""
@@ -367,7 +367,9 @@ class TestTerminatedByHand:
         assert claim.run_id == RUN
         assert all(run["run_id"] != NEXT for run in runs(scene.registry.uri))
 
-    def test_a_bystander_frees_nobody(self, scene: Scene, api: RunsApi, held: Taken) -> None:
+    def test_a_run_without_a_claim_frees_no_claim(
+        self, scene: Scene, api: RunsApi, held: Taken
+    ) -> None:
         scene.run("2013-03-01", NEXT)
         done = free_claim(scene.registry.uri, NEXT)
         assert done

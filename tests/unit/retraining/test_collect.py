@@ -134,7 +134,7 @@ def test_after_a_promotion_its_judges_are_the_next_ones_lessons(scene: Scene) ->
     assert set(third.ids("replay")) == set(first.ids("dataset")) | set(second.ids("dataset"))
 
 
-def test_late_rows_are_those_of_files_nobody_took(scene: Scene) -> None:
+def test_late_rows_are_those_of_files_that_no_run_took(scene: Scene) -> None:
     scene.started()
     scene.deliver("late.parquet", rows(500, 3, day="2013-01-02"))
     scene.deliver("b.parquet", rows(100, 5, day="2013-02-01"))
@@ -255,7 +255,7 @@ def test_dates_in_folder_names_are_no_feature(scene: Scene) -> None:
     assert set(scene.run("2013-02-01").frame().columns) == {"t", "id", "x", "y", "region"}
 
 
-def test_changes_of_the_columns_are_told_and_survived(scene: Scene) -> None:
+def test_changes_of_the_columns_are_reported_and_survived(scene: Scene) -> None:
     scene.deliver("a.parquet", rows(0, 100, k=["a", "b"] * 50, flag=[True, False] * 50))
     scene.promote(scene.run("2013-02-01"))
     texts = ["1.5"] * 19 + ["unknown"]
@@ -267,7 +267,7 @@ def test_changes_of_the_columns_are_told_and_survived(scene: Scene) -> None:
         "column 'fresh' (int64) is new",
         "column 'flag' is missing in 20 rows",
         "column 'x' changed its type: ",
-        "column 'x': 1 values cannot be read",
+        "column 'x': 1 value that cannot be read",
         "column 'k' has labels never seen: 'c'",
     ):
         assert part in taken.summary
@@ -278,7 +278,7 @@ def test_changes_of_the_columns_are_told_and_survived(scene: Scene) -> None:
     assert got["flag"].isna().all()
 
 
-def test_a_class_that_no_model_knows_is_left_out_and_told(scene: Scene) -> None:
+def test_a_class_that_no_model_knows_is_left_out_and_reported(scene: Scene) -> None:
     scene.started()
     frame = rows(100, 10, day="2013-02-01")
     scene.deliver("b.parquet", frame.assign(y=["maybe"] * 4 + ["no", "yes"] * 3))
@@ -332,7 +332,7 @@ def test_bad_input_is_named_with_its_remedy(scene: Scene, given: dict, message: 
     assert scene.registry.read().claim is None
 
 
-def test_all_problems_are_told_at_once(scene: Scene) -> None:
+def test_all_problems_are_reported_at_once(scene: Scene) -> None:
     with pytest.raises(InvalidInput, match="4 problems"):
         scene.run("soon", "{{x}}", min_rows=0, judge_fraction=2.0)
 

@@ -76,7 +76,7 @@ def test_rows_that_cannot_be_scored_on_stop_the_run_before_it_takes_any(
     assert scene.registry.read() == before
 
 
-def test_a_path_where_nothing_is_is_told_as_golden(scene: Scene) -> None:
+def test_a_golden_path_without_files_is_reported_under_its_name(scene: Scene) -> None:
     scene.deliver("first.parquet", rows(0, 100))
     with pytest.raises(InvalidInput, match="golden_source = .*nothing.csv"):
         scene.run("2013-01-20", golden_source=str(scene.folder / "nothing.csv"))

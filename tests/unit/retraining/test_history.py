@@ -67,7 +67,7 @@ def test_every_kind_of_entry_is_among_the_older_ones() -> None:
     assert found == set(KINDS.values())
 
 
-def test_an_older_run_tells_what_its_steps_left() -> None:
+def test_the_history_of_an_older_run_is_read() -> None:
     registry = open_registry(str(OLDER / "registry"))
     runs = {run.run_id: run for run in registry.runs()}
     assert len(runs) == 6

@@ -121,7 +121,7 @@ class Run:
     def _work(self, registry: Registry) -> bool:
         try:
             taken = task._collect(registry, self.world.request, self.run_id)
-            if taken.status in ("waiting", "busy"):
+            if taken.collected.status in ("waiting", "busy"):
                 return True
             judged = Judgement(
                 run_id=self.run_id, step="judge", decision=self.decision, reason="because"

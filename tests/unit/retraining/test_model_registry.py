@@ -108,7 +108,7 @@ def test_the_pods_token_stays_in_the_cluster(
         register(served.host, "flights", champion(), URI)
 
 
-def test_nobody_there_and_somebody_else_there() -> None:
+def test_an_empty_port_and_another_server() -> None:
     with model_registry("v9") as other, pytest.raises(NotRegistered, match="has no Model Registry"):
         register(other.host, "flights", champion(), URI)
     with pytest.raises(NotRegistered, match="gave no usable answer"):

@@ -321,7 +321,7 @@ def check_failed(run: Ended, task: str, state: str, word: bool) -> None:
         assert "no verdict closes its window" in run.reason
 
 
-def test_what_fails_after_the_swap_does_not_undo_it_and_is_told(later: Ended) -> None:
+def test_a_failure_after_the_swap_does_not_undo_it_and_is_reported(later: Ended) -> None:
     promoted(later)
     later.fails("promote-model", "the Model Registry is gone")
     assert later.end("FAILED") == "promoted"
@@ -366,7 +366,7 @@ def test_causes_that_cannot_be_read_leave_the_outcome_alone(
     assert "why steps failed cannot be read" in capsys.readouterr().out
 
 
-def test_a_retry_that_judged_another_model_has_the_last_word(later: Ended) -> None:
+def test_a_retry_that_judged_another_model_decides(later: Ended) -> None:
     later.collect()
     later.judge("degraded")
     for step, decision in (("", "promote"), ("-0123abcd", "promote"), ("-fedc9876", "reject")):
@@ -375,7 +375,7 @@ def test_a_retry_that_judged_another_model_has_the_last_word(later: Ended) -> No
     assert later.end("COMPLETE") == "rejected"
 
 
-def test_kubeflows_own_words_are_told_where_it_has_any(later: Ended) -> None:
+def test_kubeflows_own_message_is_reported_if_there_is_one(later: Ended) -> None:
     up_to(later, "finetune-fresh")
     status = PipelineTaskFinalStatus("FAILED", "", "", 9, "driver: no such image")
     summary = LocalArtifact(str(later.scene.folder / "summary"))

@@ -167,7 +167,7 @@ def test_a_challenger_judged_against_another_champion_loses_to_a_rollback(scene:
         scene.promote(third)
 
 
-def test_what_a_rolled_back_champion_learned_from_teaches_nobody(scene: Scene) -> None:
+def test_rows_that_a_rolled_back_champion_learned_from_are_quarantined(scene: Scene) -> None:
     scene.started()
     scene.deliver("b.parquet", rows(100, 50, day="2013-02-01"))
     second = scene.run("2013-03-01")
@@ -184,7 +184,7 @@ def test_what_a_rolled_back_champion_learned_from_teaches_nobody(scene: Scene) -
 
 
 @pytest.mark.parametrize("to", ["0", "7"])
-def test_there_must_be_somebody_to_return_to(scene: Scene, to: str) -> None:
+def test_a_rollback_needs_a_former_champion(scene: Scene, to: str) -> None:
     scene.started()
     asked = ["registry", "rollback", scene.registry.uri, "--yes", "--to", to]
     done = CliRunner().invoke(main, asked)

@@ -268,7 +268,7 @@ def test_milestones_without_the_metric_do_not_compete():
     ],
     ids=lambda value: value.rule if isinstance(value, Request) else "",
 )
-def test_what_cannot_work_is_said_together(request_: Request, fields: list[str]):
+def test_all_wrong_settings_are_reported_together(request_: Request, fields: list[str]):
     saved = training(FALLING)
     with pytest.raises(InvalidInput) as caught:
         select(saved, request_, evidence(saved, own_metric="log_loss"))

@@ -60,7 +60,7 @@ def test_a_record_says_who_failed_why_and_whether_to_try_again(root: str) -> Non
     )
 
 
-def test_the_last_attempt_of_a_step_has_the_word(root: str) -> None:
+def test_the_last_attempt_of_a_step_decides(root: str) -> None:
     given = executor_input(root)
     for number in (1, 2):
         left(given, OSError(f"number {number}"), attempt=number)
@@ -173,7 +173,7 @@ def test_a_record_of_another_version_is_read_as_far_as_it_goes(root: str) -> Non
     assert read_failures(root) == [Failure(task="t", message="m")]
 
 
-def test_a_store_that_cannot_be_read_is_said() -> None:
+def test_a_store_that_cannot_be_read_is_reported() -> None:
     with pytest.raises(InvalidInput, match="ftp"):
         read_failures("ftp://host/run")
 

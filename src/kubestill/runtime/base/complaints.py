@@ -57,7 +57,7 @@ def complaints(
     for detail in error.errors(include_url=False):
         path = tuple(_walk(detail["loc"], given, ends=detail["type"] in ("missing", _UNKNOWN)))
         held = "missing" if detail["type"] == "missing" else detail["input"]
-        value, wanted = found.setdefault(path, (held, []))
+        _, wanted = found.setdefault(path, (held, []))
         remedy = _remedy(detail, path, model)
         if remedy not in wanted:
             wanted.append(remedy)

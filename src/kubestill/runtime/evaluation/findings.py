@@ -31,7 +31,7 @@ class Subject:
 
     role: Role
     name: str
-    """How the report calls it: "student", "champion", ..."""
+    """Its name in the report: "student", "champion", ..."""
     evaluation: Evaluation
     cost: RunningCost
     spec: Mapping[str, Any]

@@ -37,7 +37,7 @@ SAMPLE = 20_000
 
 
 class Skill(BaseModel):
-    """How much a model's answers know about the labels.
+    """Measure how much a model's answers reveal about the labels.
 
     The covariance of answers and labels, summed over outputs. For log-probabilities it is the
     information, in nats a row, that is lost when the labels are shuffled among the rows.
@@ -112,7 +112,7 @@ def check_labels(
 
 
 def informative(values: Mapping[str, pd.Series], target: str) -> bool:
-    """Whether any single column is associated with the target."""
+    """Return whether any single column is associated with the target."""
     labels = values[target]
     known = np.flatnonzero(labels.notna())[:SAMPLE]
     labels = labels.iloc[known]

@@ -139,7 +139,7 @@ def sketch(values: pd.Series) -> Sketch:
 
 
 def is_number(values: pd.Series) -> bool:
-    """Whether the values are numbers and not truth values."""
+    """Return whether the values are numbers and not truth values."""
     kind = values.dtype
     return pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind)
 

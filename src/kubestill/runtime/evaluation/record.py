@@ -50,10 +50,10 @@ class Mark(_Value):
 
 
 class GoldenMark(_Value):
-    """How a champion did on the fixed set."""
+    """A champion's score on the fixed set."""
 
     fingerprint: str
-    """Of the fixed set: scores on another one say nothing."""
+    """Fingerprint of the fixed set: scores on another one are not comparable."""
     value: float
     best: float
     """The best that any champion of this line has reached: what must not be forgotten, so that

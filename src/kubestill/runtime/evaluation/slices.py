@@ -34,7 +34,7 @@ LARGEST = 12
 
 
 class Cut(BaseModel):
-    """How one column is cut into parts."""
+    """The parts into which one column is cut."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -123,7 +123,7 @@ def worse_slices(
     tolerance: float,
     min_rows: int,
 ) -> tuple[str, ...]:
-    """Say on which slices a model errs more than what it would replace, row by row.
+    """Return the slices on which a model errs more than what it would replace, row by row.
 
     A paired one-sided t-test of the losses for each slice, against "worse by no more than the
     tolerance"; adjusted for the number of slices (Benjamini & Hochberg 1995).

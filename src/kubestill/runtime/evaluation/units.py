@@ -12,7 +12,7 @@ __all__ = ["change_of_unit"]
 LEAST_FACTOR = 1.4
 """Smaller factors are too easily growth; larger ones, with the shape intact, are not."""
 SHAPE = 0.05
-"""How far the rescaled quantiles may lie from the former ones, as a share of their spread."""
+"""Largest distance of the rescaled quantiles from the former ones, as a share of their spread."""
 
 _FACTORS: dict[float, str] = {
     1.609344: "miles to kilometres",
@@ -41,7 +41,7 @@ _OFFSETS: dict[tuple[float, float], str] = {
 
 
 def change_of_unit(known: Sketch, column: pd.Series) -> str | None:
-    """Say which change of unit turns the former values into the present ones; None for none.
+    """Return the change of unit that turns the former values into the present ones, or None.
 
     A change of unit keeps the shape of a distribution: new quantiles = factor × old ones, or one of
     the temperature scales. A season or a trend moves values but does not stretch them through

@@ -1,4 +1,4 @@
-"""The plots of an evaluation: what size buys, where two models agree, whether to believe them."""
+"""Plots of an evaluation: score against cost, agreement, calibration, values and slices."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ __all__ = [
 ]
 
 LARGEST_MATRIX = 16
-"""More classes than this are too many to read: the busiest are shown."""
+"""Most classes whose names can still be read."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """How one model is drawn everywhere."""
+    """The name, colour and marker of one model in every plot."""
 
     name: str
     colour: str
@@ -59,7 +59,12 @@ def cost_plot(models: Sequence[Priced], title: str, form: Any, lower_is_better: 
     def build(figure: Figure) -> None:
         left, right = figure.subplots(1, 2, sharey=True)
         for axes, key in ((left, "parameters"), (right, "latency")):
-            xs = _apart([float(getattr(model, key)) for model in models])
+            costs = [float(getattr(model, key)) for model in models]
+            # Equal costs stand a little apart, so that neither marker hides the other.
+            xs = [
+                x * 1.09 ** (2 * costs[:index].count(x) - costs.count(x) + 1)
+                for index, x in enumerate(costs)
+            ]
             axes.set_xlim(min(xs) / 3, max(xs) * 3)
             sign = -1 if lower_is_better else 1
             shifts = _shifts(xs, [sign * model.score.value for model in models])
@@ -75,17 +80,12 @@ def cost_plot(models: Sequence[Priced], title: str, form: Any, lower_is_better: 
         if lower_is_better:
             left.invert_yaxis()
 
-    text = f"{title} of each model against its parameters and its latency"
+    text = f"{title} of each model against its number of parameters and its latency"
     return draw("cost", 11.2, 4.0, build, description=text)
 
 
-def _apart(xs: Sequence[float]) -> list[float]:
-    """Move equal costs a little apart, so that neither marker hides the other."""
-    return [x * 1.09 ** (2 * xs[:index].count(x) - xs.count(x) + 1) for index, x in enumerate(xs)]
-
-
 def _shifts(xs: Sequence[float], ys: Sequence[float]) -> list[float]:
-    """Return how far, in points, each label moves up so that neighbours' labels do not collide."""
+    """Return how far up, in points, each label moves to stay clear of its neighbours."""
     spread = (max(ys) - min(ys)) or 1.0
     shifts: list[float] = []
     for x, y in zip(xs, ys, strict=True):
@@ -127,8 +127,13 @@ def _priced(axes: Axes, model: Priced, x: float, shift: float) -> None:
 def agreement_plot(
     matrix: npt.NDArray[np.int64], classes: Sequence[str], down: str, across: str
 ) -> Html:
-    """Draw [K, K] row counts: agreement in blue on the diagonal, disagreement in orange off it."""
-    shown = _busiest(matrix)
+    """Draw [K, K] row counts: agreement in blue on the diagonal, disagreement in orange off it.
+
+    Of more classes than fit, those with the most disagreements are shown.
+    """
+    off = matrix - np.diag(np.diag(matrix))
+    busiest = np.argsort(-(off.sum(axis=0) + off.sum(axis=1)), kind="stable")
+    shown: list[int] = sorted(busiest[:LARGEST_MATRIX].tolist())
     cells = matrix[np.ix_(shown, shown)]
     names = [classes[index] for index in shown]
     side = len(shown)
@@ -141,7 +146,7 @@ def agreement_plot(
         axes.set_xlim(-0.5, side - 0.5)
         axes.set_ylim(side - 0.5, -0.5)
         axes.set_aspect("equal")
-        axes.set_xticks(range(side), names, rotation=0 if _short(names) else 90)
+        axes.set_xticks(range(side), names, rotation=0 if max(map(len, names)) <= 3 else 90)
         axes.set_yticks(range(side), names)
         axes.set_xlabel(across)
         axes.set_ylabel(down)
@@ -152,19 +157,6 @@ def agreement_plot(
 
     text = f"classes given by the {down} (down) and by the {across} (across)"
     return draw("agreement", 5.6, 4.9, build, description=text)
-
-
-def _busiest(matrix: npt.NDArray[np.int64]) -> list[int]:
-    """Return the classes to show: all where they fit, else those with the most disagreements."""
-    if len(matrix) <= LARGEST_MATRIX:
-        return list(range(len(matrix)))
-    off = matrix - np.diag(np.diag(matrix))
-    busy = off.sum(axis=0) + off.sum(axis=1)
-    return sorted(np.argsort(-busy, kind="stable")[:LARGEST_MATRIX].tolist())
-
-
-def _short(names: Sequence[str]) -> bool:
-    return max(map(len, names)) <= 3
 
 
 def _cell(axes: Axes, cells: npt.NDArray[np.int64], row: int, column: int) -> None:
@@ -193,7 +185,7 @@ def _cell(axes: Axes, cells: npt.NDArray[np.int64], row: int, column: int) -> No
 
 
 def calibration_plot(curves: Sequence[tuple[Look, Calibration]], stated: str) -> Html:
-    """Draw how often each stated probability came true; below, how often it was stated."""
+    """Draw how often each stated probability came true, and below how often it was stated."""
 
     def build(figure: Figure) -> None:
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
@@ -235,7 +227,7 @@ def values_plot(
     truth: npt.NDArray[np.float64],
     unit: str,
 ) -> Html:
-    """Draw predicted against true values of a regression, a panel a model.
+    """Draw predicted against true values of a regression, one panel for each model.
 
     Args:
         series: Each model's [N] predictions.
@@ -271,7 +263,7 @@ def values_plot(
 def slice_plot(
     names: Sequence[str], series: Sequence[tuple[Look, Sequence[float]]], title: str, form: Any
 ) -> Html:
-    """Draw one row of dots a slice: each model's score on it."""
+    """Draw one line for each slice, with a dot for the score of each model."""
 
     def build(figure: Figure) -> None:
         axes = figure.subplots()
@@ -301,14 +293,19 @@ def slice_plot(
 
 
 def picture(pixels: npt.NDArray[Any], description: str) -> Html:
-    """Draw an [H, W] picture as SVG, one path a shade; the range of the values becomes ink."""
+    """Draw an [H, W] picture as SVG, one path for each shade; the largest value is the darkest."""
     height, width = pixels.shape
     low, high = float(pixels.min()), float(pixels.max())
     shades = 12
     levels = np.rint((pixels - low) / ((high - low) or 1.0) * shades).astype(int)
     paths: list[str] = []
     for shade in range(1, shades + 1):
-        runs = "".join(_runs(levels == shade))
+        # One rectangle for every horizontal run of pixels of this shade.
+        runs = ""
+        for y, row in enumerate(levels == shade):
+            edges = np.flatnonzero(np.diff(np.concatenate([[0], row.astype(int), [0]])))
+            pairs = edges.reshape(-1, 2).tolist()
+            runs += "".join(f"M{start} {y}h{end - start}v1h{start - end}z" for start, end in pairs)
         if runs:
             paths.append(f'<path d="{runs}" fill-opacity="{shade / shades:.2f}"/>')
     return Html(
@@ -316,12 +313,3 @@ def picture(pixels: npt.NDArray[Any], description: str) -> Html:
         f'aria-label="{escape(description)}" '
         f'shape-rendering="crispEdges" style="fill:var(--ink)">{"".join(paths)}</svg>'
     )
-
-
-def _runs(mask: npt.NDArray[np.bool_]) -> list[str]:
-    """Return one rectangle, as an SVG path, for every horizontal run of set pixels."""
-    found: list[str] = []
-    for y, row in enumerate(mask):
-        edges = np.flatnonzero(np.diff(np.concatenate([[0], row.astype(int), [0]])))
-        found += [f"M{a} {y}h{b - a}v1h{a - b}z" for a, b in edges.reshape(-1, 2).tolist()]
-    return found

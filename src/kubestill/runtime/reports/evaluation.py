@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -47,6 +46,7 @@ from kubestill.runtime.reports.plots import curves_plot
 from kubestill.runtime.reports.scores import markdown_scores, subjects
 from kubestill.runtime.reports.training import validation_panels
 from kubestill.runtime.reports.upkeep import record_section, rows_section
+from kubestill.runtime.retraining.history import RunHistory
 
 __all__ = ["evaluation_report"]
 
@@ -63,14 +63,12 @@ PICTURES = 14
 """Rows shown as pictures."""
 
 
-def evaluation_report(
-    findings: Findings, history: Sequence[Mapping[str, Any]] = ()
-) -> tuple[str, str]:
+def evaluation_report(findings: Findings, history: Sequence[RunHistory] = ()) -> tuple[str, str]:
     """Write the report of an evaluation.
 
     Args:
         findings: What came out.
-        history: Entries of the registry's history, this evaluation's among them.
+        history: Every run of the registry, this one among them.
 
     Returns:
         The HTML page and the short Markdown.
@@ -146,17 +144,14 @@ def _gain_cells(
         assert gain is not None
         sign = "+" if gain.value >= 0 else "−"
         shown = f"{sign}{score_text(metric.name, abs(gain.value))}"
-        cells.append(Cell(text=shown, detail=_signed_range(metric.name, gain.low, gain.high)))
+        ends = [
+            ("−" if end < 0 else "") + score_text(metric.name, abs(end))
+            for end in (gain.low, gain.high)
+        ]
+        cells.append(Cell(text=shown, detail=" to ".join(ends) if gain.known else ""))
     ratio = findings.model.cost.parameters / findings.baseline.cost.parameters
     cells.append(Cell(text=f"×{ratio:.3g}"))
     return f"{findings.model.name} over {findings.baseline.name}", cells
-
-
-def _signed_range(metric: str, low: float, high: float) -> str:
-    if not np.isfinite([low, high]).all():
-        return ""
-    ends = (("−" if end < 0 else "") + score_text(metric, abs(end)) for end in (low, high))
-    return " to ".join(ends)
 
 
 def shown_metric(findings: Findings) -> Metric:

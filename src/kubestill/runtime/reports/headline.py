@@ -14,7 +14,7 @@ __all__ = ["headline", "lead", "tile_row"]
 
 
 def headline(findings: Findings) -> str:
-    """Say in one sentence what matters most."""
+    """Return what matters most, in one sentence."""
     if findings.teacher is not None:
         return _against_teacher(findings)
     if findings.baseline is not None:
@@ -26,10 +26,8 @@ def headline(findings: Findings) -> str:
         return f"These rows are not fit to judge the {findings.model.name} by: {verdict}."
     if not np.isfinite(value):
         return f"The {findings.model.name} gives NaN or infinity: {verdict}."
-    reached = (
-        f"{_capital(findings.model.name)} reaches {metric.title} {score_text(metric.name, value)}"
-    )
-    return f"{reached}: {verdict}."
+    reached = f"{metric.title} {score_text(metric.name, value)}"
+    return f"The {findings.model.name} reaches {reached}: {verdict}."
 
 
 def _against_teacher(findings: Findings) -> str:
@@ -73,7 +71,7 @@ def _against_baseline(findings: Findings) -> str:
 
 
 def lead(findings: Findings) -> str:
-    """Say on what the sentence rests."""
+    """Return what the headline rests on, in one sentence."""
     rows = counted(findings.dataset["labelled"], "labelled row")
     others = [s.name for s in (findings.teacher, findings.baseline) if s is not None]
     beside = f", beside the {' and the '.join(others)} on the very same ones" if others else ""
@@ -156,7 +154,3 @@ def _size_tiles(findings: Findings) -> list[Tile]:
 
 def _times(ratio: float) -> str:
     return f"{ratio:.0f}×" if ratio >= 10 else f"{ratio:.1f}×"
-
-
-def _capital(words: str) -> str:
-    return f"The {words}"

@@ -24,8 +24,7 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str
     if not rows:
         return ""
     lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
-    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
-
-
-def _cell(value: str) -> str:
-    return legible(value).replace("|", "\\|").replace("\n", " ")
+    cells = [
+        [legible(cell).replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines
+    ]
+    return "\n".join("| " + " | ".join(line) + " |" for line in cells)

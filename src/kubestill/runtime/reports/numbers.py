@@ -1,4 +1,4 @@
-"""How reports write numbers: short, with the unit, never a bare exponent."""
+"""Write numbers as reports show them: short, with the unit, never with a bare exponent."""
 
 from __future__ import annotations
 

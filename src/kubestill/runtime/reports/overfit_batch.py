@@ -51,7 +51,7 @@ def gate_report(findings: Findings, told: Mapping[str, Any]) -> tuple[str, str]:
 
     Args:
         findings: What the gate found.
-        told: What it was told, to be listed.
+        told: Its settings, to be listed.
     """
     html = page(
         title=f"overfit-batch: {findings.verdict}",
@@ -72,7 +72,7 @@ def gates_report(
     Args:
         title: What asked them.
         verdict: Of all together.
-        gates: What each found and was told, by the name of its training.
+        gates: Findings and settings of each, by the name of its training run.
     """
     decisive = next(found for found, _ in gates.values() if found.verdict == verdict)
     body = [
@@ -118,7 +118,7 @@ def _headline(findings: Findings) -> str:
         return f"The training run learns: {rows} by heart in {counted(steps, 'step')}."
     meaning = CODES[findings.diagnoses[0].code]
     if findings.verdict == "undetermined":
-        return f"Not to be told: {meaning}."
+        return f"Undetermined: {meaning}."
     return f"Stopped before the expensive step: {meaning}."
 
 

@@ -36,13 +36,9 @@ def markdown_scores(findings: Findings) -> str:
     for subject, look in subjects(findings):
         scores = [findings.scores.interval(subject.name, metric.name) for metric in metrics]
         shown = [
-            " ".join(
-                filter(
-                    None,
-                    [score_text(m.name, s.value), _bracketed(range_text(m.name, s.low, s.high))],
-                )
-            )
+            score_text(m.name, s.value) + (f" ({span})" if span else "")
             for m, s in zip(metrics, scores, strict=True)
+            for span in [range_text(m.name, s.low, s.high)]
         ]
         cost = subject.cost
         rows.append([look.name, *shown, count(cost.parameters), duration(cost.latency[1])])
@@ -50,10 +46,6 @@ def markdown_scores(findings: Findings) -> str:
     verdict = f"**{findings.decision.verdict}** on {counted(findings.dataset['labelled'], 'row')}."
     reasons = bullet_list(findings.decision.reasons)
     return document(headline(findings), verdict, reasons, markdown_table(columns, rows))
-
-
-def _bracketed(words: str) -> str:
-    return f"({words})" if words else ""
 
 
 def scores_text(findings: Findings) -> str:

@@ -57,7 +57,10 @@ def training_report(record: TrainingRecord, spec: ModelSpec, digest: str) -> tup
         The HTML page and the short Markdown.
     """
     name = _PRESETS[record.preset]
-    facts, reasons = [*_facts(record), _size_tile(spec)], _story(record)
+    size = Tile(
+        value=count(spec.parameters), label="parameters", detail=str(spec.network["factory"])
+    )
+    facts, reasons = [*_facts(record), size], _story(record)
     body = [
         tiles(facts),
         _plot_section(record),
@@ -221,11 +224,6 @@ def _facts(record: TrainingRecord) -> list[Tile]:
         Tile(value=f"{count(rate)}/s", label="examples a second", detail=step),
         Tile(value=f"{record.chosen.step:,}", label="exported step", detail=total),
     ]
-
-
-def _size_tile(spec: ModelSpec) -> Tile:
-    network = str(spec.network["factory"])
-    return Tile(value=count(spec.parameters), label="parameters", detail=network)
 
 
 def _story(record: TrainingRecord) -> list[str]:

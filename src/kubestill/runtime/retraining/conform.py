@@ -24,10 +24,10 @@ __all__ = ["Drift", "conform", "widened"]
 
 @dataclass
 class Drift:
-    """How rows differ from what was agreed on; empty where they do not."""
+    """The differences between rows and the agreed schema; empty where there are none."""
 
     new: dict[str, str] = field(default_factory=dict[str, str])
-    """Columns nobody knows, with their types: left out."""
+    """Unknown columns, with their types: left out."""
     missing: Counter[str] = field(default_factory=Counter[str])
     """Known columns that are not there, with the number of rows: empty."""
     retyped: dict[str, str] = field(default_factory=dict[str, str])
@@ -40,17 +40,15 @@ class Drift:
     """Classes of the target that the model cannot know, with the number of rows: left out."""
 
     def told(self) -> list[str]:
-        """Say it in sentences, one for each column."""
+        """Return one sentence for each column."""
         lines = [f"column {n!r} ({kind}) is new and was left out" for n, kind in self.new.items()]
         for name, rows in self.missing.items():
-            lines.append(
-                f"column {name!r} is missing in {counted(rows, 'row')}, which count as empty"
-            )
+            lines.append(f"column {name!r} is missing in {counted(rows, 'row')}, where it is empty")
         for name, what in self.retyped.items():
             lines.append(f"column {name!r} changed its type: {what}")
         for name, count in self.unreadable.items():
             lines.append(
-                f"column {name!r}: {counted(count, 'value')} cannot be read and count as empty"
+                f"column {name!r}: {counted(count, 'value')} that cannot be read, left empty"
             )
         for name, labels in self.labels.items():
             lines.append(f"column {name!r} has labels never seen: {_shown(sorted(labels))}")

@@ -43,7 +43,7 @@ class Entry(BaseModel):
 
     format: str = FORMAT
     run_id: str
-    """Of the pipeline run."""
+    """Id of the pipeline run."""
     step: str
     """What the history calls the step: letters, digits, '.', '_' and '-'."""
     at: str = ""
@@ -105,7 +105,7 @@ class Judgement(Entry):
 
     @property
     def verdict(self) -> str:
-        """The decision in today's words: `unfit` was once told as a `reject` with its reasons."""
+        """The decision in today's terms: `unfit` was once recorded as a `reject` with reasons."""
         return "unfit" if self.decision == "reject" and self.unfit else self.decision
 
 
@@ -133,7 +133,7 @@ class TakeOver(Entry):
 
 
 class Outcome(Entry):
-    """How a run ended, or what a person changed."""
+    """The end of a run, or what a person changed."""
 
     step: str = "outcome"
     outcome: str
@@ -141,7 +141,7 @@ class Outcome(Entry):
     `abandoned`; by hand `rollback`, `release`, `quarantine`."""
     reason: str
     version: Whole | None = None
-    """Of the champion that a person returned to."""
+    """Version of the champion that a rollback returned to."""
     replaced: Whole | None = Field(
         default=None, validation_alias="from", serialization_alias="from"
     )
@@ -203,7 +203,7 @@ class RunHistory:
 
     @property
     def outcome(self) -> Outcome | None:
-        """How it ended; None while it is under way."""
+        """The end of the run; None while it is under way."""
         return next(iter(self._all(Outcome)), None)
 
     @property

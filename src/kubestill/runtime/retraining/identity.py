@@ -117,7 +117,7 @@ def identify(
 
 
 def first_of_each(found: Identities) -> NDArray[np.bool_]:
-    """Tell which rows are the first of their identity [n]."""
+    """Return which rows are the first of their identity [n]."""
     order = np.lexsort((np.arange(len(found)), found.b, found.a))
     a, b = found.a[order], found.b[order]
     first = np.ones(len(found), bool)
@@ -128,7 +128,7 @@ def first_of_each(found: Identities) -> NDArray[np.bool_]:
 
 
 def known(found: Identities, before: Identities) -> NDArray[np.bool_]:
-    """Tell which rows [n] have an identity that is among those `before`."""
+    """Return which rows [n] have an identity that is among those `before`."""
     if not len(before):
         return np.zeros(len(found), bool)
     both = Identities.joined([before, found])

@@ -40,7 +40,16 @@ def standing(uri: str) -> dict[str, Any]:
         "trained through": state.trained_through[:19],
         "golden": _golden(state),
         "at work": f"run {state.claim.run_id}" if state.claim else "nobody",
-        "champions": [_champion(champion) for champion in made],
+        "champions": [
+            {
+                "version": champion.version,
+                "promoted": champion.promoted_at[:16],
+                "window": champion.window,
+                "digest": champion.model_digest[:12],
+                "run": champion.run_id,
+            }
+            for champion in made
+        ],
         "windows": [
             {
                 "window": window.id,
@@ -118,7 +127,7 @@ def quarantine(uri: str, windows: Sequence[str]) -> str:
     """Keep later runs from learning from windows; as `release`, the other way round."""
     registry, _ = _open(uri)
     registry.change(lambda now: transitions.quarantine(now, windows))
-    reason = f"quarantined by hand, nobody learns from it: {', '.join(windows)}"
+    reason = f"quarantined by hand, no run learns from it: {', '.join(windows)}"
     return _record(registry, "quarantine", reason, windows=tuple(windows))
 
 
@@ -176,16 +185,6 @@ def _run(run: RunHistory, state: State) -> dict[str, Any]:
         "version": version,
         "reason": ended.reason if ended else "",
         "drift": list(collected.told) if collected else [],
-    }
-
-
-def _champion(champion: Champion) -> dict[str, Any]:
-    return {
-        "version": champion.version,
-        "promoted": champion.promoted_at[:16],
-        "window": champion.window,
-        "digest": champion.model_digest[:12],
-        "run": champion.run_id,
     }
 
 

@@ -140,7 +140,7 @@ class _Service:
         # Refused as a duplicate: somebody else, or an answer that was lost, made it just now.
         found = self._get(one, **query) or self._post(many, body) or self._get(one, **query)
         if found is None:
-            raise NotRegistered(f"{self._root}/{many} has {query}, and has it not")
+            raise NotRegistered(f"{self._root}/{many} says that {query} exists, but lists none")
         return found
 
     def _get(self, path: str, **query: str) -> Mapping[str, Any] | None:
@@ -175,7 +175,7 @@ def _properties(champion: Champion) -> dict[str, Any]:
 
 
 def _is_private(address: str) -> bool:
-    """Whether an address leads nowhere outside the cluster's own networks.
+    """Return whether an address stays within the cluster's own networks.
 
     Whoever starts a run names the address: a host of their own is to learn no token.
     """

@@ -1,4 +1,4 @@
-"""Whether a run of Kubeflow is over, asked of its API by a step of another run.
+"""Ask Kubeflow's API, from a step of one run, whether another run is over.
 
 Kubeflow may skip the exit handler of a run that is terminated, and a deleted run has nobody left to
 say that it is over: what such a run holds is given back because the API says so.
@@ -46,7 +46,7 @@ _NOT_FOUND = 5
 
 
 def find_experiment(run_id: str) -> str:
-    """Return the id of the experiment that a run belongs to; empty where nobody says.
+    """Return the id of the experiment that a run belongs to; empty where it is unknown.
 
     It tells one installation of Kubeflow from another, whose API knows nothing of this run either.
     """
@@ -61,7 +61,7 @@ def find_experiment(run_id: str) -> str:
 
 
 def describe_end(run_id: str, experiment: str) -> str:
-    """Say how a run ended that is over; empty where it is not, or nobody can say.
+    """Return how a run ended; empty if it has not, or that is unknown.
 
     Args:
         run_id: Which.

@@ -149,7 +149,7 @@ def _silence(run: RunHistory, succeeded: bool) -> str:
 
 
 def _left(collected: Collection | None, judged: Judgement | None, held: bool) -> list[str]:
-    """Say how far a run got, and what became of its rows."""
+    """Return how far a run got, and what became of its rows."""
     lines: list[str] = []
     if judged:
         lines.append(f"The last verdict was {judged.decision!r}: {judged.reason}")

@@ -50,7 +50,11 @@ def write_outputs(
         for id, half in claim.pool
         if (window := state.window(id)) is not None
     ]
-    learn = _joined([*pool, mine["train"]], schema)
+    names = list(schema.names)
+    learn = pa.concat_tables(
+        [_plain(dataset.to_table().select(names)) for dataset in (*pool, mine["train"])],
+        promote_options="permissive",
+    )
     parts = _split(learn, schema, request)
     _write(outputs.dataset, schema, [learn.filter(pa.array(parts == TRAIN))], "train", claim)
     _write(
@@ -66,14 +70,8 @@ def write_outputs(
     _write(outputs.replay, schema, _sample(windows, state, request), "replay", claim)
 
 
-def _joined(datasets: Iterable[Dataset], schema: Schema) -> pa.Table:
-    """Return all rows; labels as text, because later windows know more of them."""
-    names = list(schema.names)
-    tables = [_plain(dataset.to_table().select(names)) for dataset in datasets]
-    return pa.concat_tables(tables, promote_options="permissive")
-
-
 def _plain(table: pa.Table) -> pa.Table:
+    """Return labels as text, because later windows know more of them."""
     for place, field in enumerate(table.schema):
         if pa.types.is_dictionary(field.type):
             column = table.column(place).cast(field.type.value_type)

@@ -1,4 +1,4 @@
-"""Whether the run that holds a window is still at work.
+"""Find out whether the run that holds a window is still at work.
 
 Where one process drives the run on this very machine, as `kubestill run` does, it can be looked up.
 Of a run of Kubeflow its API knows. Where neither can say, the claim's lease decides. None has to be
@@ -24,7 +24,7 @@ _KUBEFLOW = "kubeflow"
 def find_owner(run_id: str) -> str:
     """Name what drives this run: `<machine>/<process>/<its start>`, or `kubeflow/<experiment>`.
 
-    Empty where nobody says.
+    Empty where it is unknown.
     """
     pid = os.environ.get(DRIVER_VARIABLE, "")
     if pid:
@@ -35,7 +35,7 @@ def find_owner(run_id: str) -> str:
 
 
 def find_end(claim: Claim) -> str:
-    """Say how the run ended that holds a claim; empty where it has not, or nobody can say."""
+    """Return how the run that holds a claim ended; empty if it has not, or that is unknown."""
     kind, _, experiment = claim.owner.rpartition("/")
     if kind not in ("", _KUBEFLOW):
         return ""
@@ -43,7 +43,7 @@ def find_end(claim: Claim) -> str:
 
 
 def seems_alive(claim: Claim, *, now: float) -> bool:
-    """Tell whether the run may still be at work, as far as this machine can see.
+    """Return whether the run may still be at work, as far as this machine can see.
 
     Args:
         claim: What it holds.

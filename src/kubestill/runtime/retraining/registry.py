@@ -1,4 +1,4 @@
-"""The registry in its store: one compare-and-swapped `state.json`, and a history nobody overwrites.
+"""The registry in its store: one compare-and-swapped `state.json`, and an append-only history.
 
 <registry>/state.json                      champion, windows, the claim of the run under way
 <registry>/history/<run>-<step>.json       one object for each step of each run
@@ -32,7 +32,7 @@ def open_registry(uri: str) -> Registry:
         InvalidInput: The URI is empty, of an unknown scheme, or an unresolved placeholder.
     """
     if "[[" in uri or "{{" in uri:
-        remedy = "is a placeholder that nobody filled in; give the registry's own URI"
+        remedy = "is a placeholder that was not filled in; give the registry's own URI"
         raise InvalidInput([Problem("registry", uri, remedy)])
     if not uri:
         remedy = "is empty; give a folder or gs://bucket/prefix that all runs share"
@@ -62,7 +62,7 @@ class Registry:
         return self._read()[0]
 
     def change(self, transition: Transition) -> State:
-        """Apply `transition` by compare-and-swap, again each time somebody else swapped first.
+        """Apply `transition` by compare-and-swap, again each time another process swaps first.
 
         Raises what the transition raises, and what `read` does.
         """
@@ -138,13 +138,10 @@ class Registry:
         content, version = self.store.cell(STATE_KEY).read()
         if content is None:
             return State(), version
-        return _parse(content, f"{self.uri}/{STATE_KEY}"), version
-
-
-def _parse(content: bytes, source: str) -> State:
-    try:
-        form = parse_json(content, source=source, what="registry")
-        check_format(form.get("format"), FORMAT, source=source, what="registry")
-        return read_as(State, form, source=source, what="registry")
-    except CorruptData as error:
-        raise CorruptData(f"{error}; restore it from a backup") from error
+        source = f"{self.uri}/{STATE_KEY}"
+        try:
+            form = parse_json(content, source=source, what="registry")
+            check_format(form.get("format"), FORMAT, source=source, what="registry")
+            return read_as(State, form, source=source, what="registry"), version
+        except CorruptData as error:
+            raise CorruptData(f"{error}; restore it from a backup") from error

@@ -113,7 +113,7 @@ def check_placeholders(values: Mapping[str, Any], problems: Problems) -> None:
     """
     for name, value in values.items():
         if _unfilled(value):
-            remedy = "is a placeholder that nobody filled in; give a value, or leave it empty"
+            remedy = "is a placeholder that was not filled in; give a value, or leave it empty"
             problems.add(name, value, remedy)
 
 

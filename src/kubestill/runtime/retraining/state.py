@@ -24,7 +24,7 @@ Part: TypeAlias = Literal["trainable", "trained", "quarantined", "golden"]
 from it, because its rows are unfit or what they taught was given up; keep it as the fixed set that
 catches forgetting."""
 Verdict: TypeAlias = Literal["", "healthy", "inconclusive", "rejected", "unfit", "promoted"]
-"""How the run ended that took the window; empty while it is under way. `rejected` was the
+"""The end of the run that took the window; empty while it is under way. `rejected` was the
 challenger, `unfit` are the rows."""
 
 
@@ -38,9 +38,9 @@ class Champion(_Value):
 
     version: Whole = Field(ge=1)
     run_id: str
-    """Of the run that promoted it."""
+    """Id of the run that promoted it."""
     window: str
-    """Whose rows judged it."""
+    """The window whose rows judged it."""
     promoted_at: Time
     """ISO 8601, UTC."""
     folder: Key
@@ -112,7 +112,7 @@ class Claim(_Value):
     champion: Whole = 0
     """Version of the champion that is judged; 0 where there is none."""
     after: Whole = 0
-    """How many windows were closed when this one was planned."""
+    """Number of windows that were closed when this one was planned."""
     window: Window
     pool: tuple[tuple[str, Half], ...] = ()
     """Parts of earlier windows that the run trains on as well."""

@@ -56,10 +56,10 @@ class Fresh:
 
 
 def survey(request: Request, state: State, store: WindowStore) -> Fresh:
-    """Read every file that may hold rows nobody took, and tell which those are.
+    """Read every file that may hold rows that no run took, and find those rows.
 
     Raises:
-        InvalidInput: No file, unreadable files, no such column, times that cannot be told, another
+        InvalidInput: No file, unreadable files, no such column, times that cannot be read, another
             meaning of the rows than earlier runs agreed on; all problems together.
     """
     contract = dict(state.contract)
@@ -67,7 +67,8 @@ def survey(request: Request, state: State, store: WindowStore) -> Fresh:
     files = [file for file in find_files(request.source) if not store.exhausted(file)]
     batches = _read(files, request)
     schema = Schema.from_json(contract["schema"]) if contract else None
-    columns = list(request.keys) or contract.get("columns") or _all_columns(batches)
+    found = {name for batch in batches for name in batch.table.column_names}
+    columns = list(request.keys) or contract.get("columns") or sorted(found)
     end = micros(request.end)
     for batch in batches:
         batch.choose(request, end, columns)
@@ -200,10 +201,6 @@ def _batch(file: SourceFile, table: pa.Table, times: NDArray[np.int64], timestam
         table=table.set_column(place, timestamp, stamps),
         micros=times,
     )
-
-
-def _all_columns(batches: Sequence[_Batch]) -> list[str]:
-    return sorted({name for batch in batches for name in batch.table.column_names})
 
 
 def _drop_repeated(batches: Sequence[_Batch], store: WindowStore, *, keyed: bool) -> None:

@@ -1,4 +1,4 @@
-"""How one state of the registry follows from another: pure functions, safe to repeat.
+"""Derive one state of the registry from another: pure functions, safe to repeat.
 
 Each returns the very state it was given where its change has been made already, so that a retried
 pod, a lost answer and a step run twice all end the same.
@@ -6,7 +6,7 @@ pod, a lost answer and a step run twice all end the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from kubestill.errors import Conflict, Fenced, InvalidInput, Problem, Problems
@@ -243,17 +243,18 @@ def _parts(window: Window | None) -> dict[Half, Part]:
 
 
 def _learned(
-    windows: Iterable[Window], parts: Iterable[tuple[str, Half]], version: int
+    windows: Sequence[Window], parts: Iterable[tuple[str, Half]], version: int
 ) -> tuple[Window, ...]:
     halves: dict[str, list[Half]] = {}
     for id, half in parts:
         halves.setdefault(id, []).append(half)
-    return tuple(_mark(window, halves.get(window.id, []), version) for window in windows)
-
-
-def _mark(window: Window, halves: list[Half], version: int) -> Window:
-    by = {**window.trained_by, **dict.fromkeys(halves, version)}
-    return window.model_copy(update={**dict.fromkeys(halves, "trained"), "trained_by": by})
+    marks = [dict.fromkeys(halves.get(window.id, ()), version) for window in windows]
+    return tuple(
+        window.model_copy(
+            update={**dict.fromkeys(by, "trained"), "trained_by": {**window.trained_by, **by}}
+        )
+        for window, by in zip(windows, marks, strict=True)
+    )
 
 
 def _unlearned(window: Window, versions: set[int]) -> Window:

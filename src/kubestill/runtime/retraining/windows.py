@@ -83,7 +83,7 @@ class WindowRecord(BaseModel):
     told: tuple[str, ...]
     """The drift in sentences."""
     identities: Digest
-    """Of `identities.parquet`."""
+    """SHA-256 of `identities.parquet`."""
     fingerprints: Mapping[Half, str]
 
     def to_bytes(self) -> bytes:
@@ -103,7 +103,7 @@ class WindowStore:
         self._exhausted: set[tuple[str, str]] | None = None
 
     def exhausted(self, file: SourceFile) -> bool:
-        """Tell whether earlier runs looked at this very content, and none of it is still due."""
+        """Return whether earlier runs read this very content and took all of it that was due."""
         if self._exhausted is None:
             self._exhausted = self._find_exhausted()
         return (file.uri, file.version) in self._exhausted
@@ -161,7 +161,7 @@ class WindowStore:
         drift: Drift,
         source: str,
     ) -> Window:
-        """Write a window that nobody lists yet.
+        """Write a window that no state lists yet.
 
         Args:
             run_id: Which run takes it.

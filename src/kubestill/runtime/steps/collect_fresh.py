@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
@@ -25,7 +25,6 @@ from kubestill.runtime.retraining.windows import Seen, WindowStore
 
 __all__ = ["collect_fresh"]
 
-Status = Literal["ready", "bootstrap", "waiting", "busy"]
 _TRIES = 5
 """Plans that may be overtaken by other runs, or by files that change while they are read."""
 
@@ -101,18 +100,21 @@ def collect_fresh(
             dataset=dataset, validation=validation, holdout=holdout, fresh=fresh, replay=replay
         )
         write_outputs(store, store.read(), result.claim, request, outputs)
-    _tell(result, summary)
-    return result.status, result.reason
+    collected = result.collected
+    text = collected_text(collected.status, collected.reason, result.files, collected.told)
+    write_summary(text, summary)
+    print(f"{collected.status}: {collected.reason}", flush=True)
+    for line in collected.told:
+        print(f"drift: {line}", flush=True)
+    return collected.status, collected.reason
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Result:
-    status: Status
-    reason: str
+    collected: Collection
+    """What the history says of it."""
     claim: Claim | None = None
     files: Sequence[Seen] = ()
-    told: Sequence[str] = ()
-    """What changed about the columns, in sentences."""
 
 
 def _check(
@@ -184,6 +186,7 @@ def _take(
         drift=found.drift,
         source=request.source,
     )
+    held = state.claim
     claim = Claim(
         run_id=run_id,
         owner=find_owner(run_id),
@@ -193,7 +196,7 @@ def _take(
         after=len(state.windows),
         window=window,
         pool=transitions.trainable(state),
-        took_over=_taken_over(state.claim),
+        took_over=((held.run_id, held.window.id), *held.took_over) if held else (),
         contract=found.contract,
         golden=golden,
     )
@@ -205,10 +208,6 @@ def _take(
     # A run that was taken over may still be reading its window: it is swept another day.
     WindowStore(registry, changed).sweep()
     return _claimed(registry, changed, claim)
-
-
-def _taken_over(held: Claim | None) -> tuple[tuple[str, str], ...]:
-    return ((held.run_id, held.window.id), *held.took_over) if held else ()
 
 
 def _freed(registry: Registry, held: Claim) -> bool:
@@ -236,7 +235,6 @@ def _claimed(registry: Registry, state: State, claim: Claim) -> _Result:
     record_taken_over(registry, claim)
     window = claim.window
     about = WindowStore(registry, state).manifest(window)
-    status: Status = "ready" if claim.champion else "bootstrap"
     late = f", {window.late:,} of them late" if window.late else ""
     reason = (
         f"{counted(window.rows, 'fresh row')}{late}, from {window.first[:16]} to "
@@ -249,18 +247,17 @@ def _claimed(registry: Registry, state: State, claim: Claim) -> _Result:
         reason += (
             f" {counted(claim.golden.rows, 'golden row')} imported from {claim.golden.source}."
         )
-    registry.append(
-        Collection(
-            run_id=claim.run_id,
-            status=status,
-            reason=reason,
-            window=window.id,
-            end=window.end,
-            rows=window.rows,
-            told=about.told,
-        )
+    collected = Collection(
+        run_id=claim.run_id,
+        status="ready" if claim.champion else "bootstrap",
+        reason=reason,
+        window=window.id,
+        end=window.end,
+        rows=window.rows,
+        told=about.told,
     )
-    return _Result(status=status, reason=reason, claim=claim, files=about.files, told=about.told)
+    registry.append(collected)
+    return _Result(collected=collected, claim=claim, files=about.files)
 
 
 def _waiting(registry: Registry, request: Request, run_id: str, found: Fresh) -> _Result:
@@ -276,18 +273,16 @@ def _waiting(registry: Registry, request: Request, run_id: str, found: Fresh) ->
         f"{counted(found.rows, 'fresh row')} before {found.end[:16]}, and a verdict needs "
         f"{request.min_rows:,}: they wait for the next run." + (f" ({others})" if others else "")
     )
-    told = tuple(found.drift.told())
-    registry.append(
-        Collection(
-            run_id=run_id,
-            status="waiting",
-            reason=reason,
-            end=found.end,
-            rows=found.rows,
-            told=told,
-        )
+    collected = Collection(
+        run_id=run_id,
+        status="waiting",
+        reason=reason,
+        end=found.end,
+        rows=found.rows,
+        told=tuple(found.drift.told()),
     )
-    return _Result(status="waiting", reason=reason, files=found.files, told=told)
+    registry.append(collected)
+    return _Result(collected=collected, files=found.files)
 
 
 def _busy(registry: Registry, run_id: str, held: Claim) -> _Result:
@@ -295,13 +290,6 @@ def _busy(registry: Registry, run_id: str, held: Claim) -> _Result:
         f"Run {held.run_id} is at work on the rows up to {held.window.end[:16]}; this run leaves "
         "everything to it and to the next."
     )
-    registry.append(Collection(run_id=run_id, status="busy", reason=reason))
-    return _Result(status="busy", reason=reason)
-
-
-def _tell(result: _Result, summary: Artifact) -> None:
-    text = collected_text(result.status, result.reason, result.files, result.told)
-    write_summary(text, summary)
-    print(f"{result.status}: {result.reason}", flush=True)
-    for line in result.told:
-        print(f"drift: {line}", flush=True)
+    collected = Collection(run_id=run_id, status="busy", reason=reason)
+    registry.append(collected)
+    return _Result(collected=collected)

@@ -103,7 +103,7 @@ def continuous_eval(
 def _no_champion(
     job: Job, metrics: MetricsArtifact, report: Artifact, summary: Artifact, record: Artifact
 ) -> tuple[str, str]:
-    """Say that there is nothing to judge yet."""
+    """Report that there is nothing to judge yet."""
     assert job.lineage is not None
     reason = (
         f"There is no champion in {job.lineage.registry.uri} yet: "

@@ -69,7 +69,7 @@ class Failure:
     at: str = ""
     """When it failed; ISO 8601, UTC."""
     curable: bool = False
-    """Whether another try may end well."""
+    """Whether another attempt may succeed."""
 
     def describe(self) -> str:
         """Return the step's name and what it said, on one line or, where it said more, several."""

@@ -111,18 +111,14 @@ def promote_model(
     uri = store.model_uri(champion)
     if model_registry:
         name = model_name or store.uri.rstrip("/").rpartition("/")[2]
-        line += "\n\nModel Registry: " + _publish(model_registry, name, champion, uri)
+        try:
+            told = f"{register(model_registry, name, champion, uri)}."
+        except NotRegistered as error:  # does not undo the promotion
+            told = f"**not registered**, but champion all the same: {error}"
+        line += f"\n\nModel Registry: {told}"
     write_summary(line + "\n", summary)
     print(line, flush=True)
     return champion.version, uri
-
-
-def _publish(address: str, name: str, champion: Champion, uri: str) -> str:
-    """Register the champion; a failure does not undo the promotion."""
-    try:
-        return f"{register(address, name, champion, uri)}."
-    except NotRegistered as error:
-        return f"**not registered**, but champion all the same: {error}"
 
 
 def _check(
@@ -193,11 +189,16 @@ def _promote(
     decision: DecisionRecord,
     digest: str,
 ) -> Champion:
+    record = training_of(ledger)
+    if record is None:
+        remedy = "its training run is not finished; promote what a finished training run exported"
+        raise InvalidInput([Problem("ledger", ledger.uri, remedy)])
     folder = f"models/{held.window.id}"
     copy_model(registry, model.path, folder)
     request = Request(rule="before-overfitting")
     entries = [entry for entry in ledger.entries if not entry.damaged]
-    choice = select(entries, request, _evidence(ledger))
+    evidence = Evidence(curves=record.curves, own_metric=record.metric)
+    choice = select(entries, request, evidence)
     print(f"kept to learn on from: {choice.reason}", flush=True)
     champion = Champion(
         version=1,
@@ -214,11 +215,3 @@ def _promote(
     made = transitions.promoted(changed, held.run_id)
     assert made
     return made
-
-
-def _evidence(ledger: Ledger) -> Evidence:
-    record = training_of(ledger)
-    if record is None:
-        remedy = "its training run is not finished; promote what a finished training run exported"
-        raise InvalidInput([Problem("ledger", ledger.uri, remedy)])
-    return Evidence(curves=record.curves, own_metric=record.metric)
