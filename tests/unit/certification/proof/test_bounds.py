@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,22 @@ from proof_parts import Saddle, Waves, make_predictor
 
 from kubestill.errors import InvalidInput
 from kubestill.runtime.certification.proof.activations import ACTIVATIONS, InverseRoot, Smooth
-from kubestill.runtime.certification.proof.bounds import Quadratics, pairs
+from kubestill.runtime.certification.proof.bounds import (
+    Features,
+    Quadratics,
+    bound_network,
+    pairs,
+)
+from kubestill.runtime.certification.proof.graph import (
+    Add,
+    Apply,
+    Concat,
+    Graph,
+    Linear,
+    Multiply,
+    Operation,
+    Scale,
+)
 from kubestill.runtime.certification.proof.sides import NetworkSide
 from kubestill.runtime.certification.proof.space import Boxes, Space
 from kubestill.runtime.models.predict import Predictor
@@ -128,6 +145,65 @@ def test_activations_stay_within_their_quadratics(name: str) -> None:
             bend = 0 if found.bend is None else found.bend
             model = found.value + found.slope * (at - value) + bend * part**2 / 2
             assert ((truth - model).abs() <= found.remainder).all()
+
+
+WEIGHT = torch.from_numpy(np.random.default_rng(7).normal(0, 1, (4, 3)))
+ROW = WEIGHT[0] + 3
+ALONE: dict[str, tuple[tuple[Operation, ...], Callable[[torch.Tensor], torch.Tensor]]] = {
+    "linear": (
+        (Linear(of=0, weight=WEIGHT, bias=WEIGHT[:, 0]),),
+        lambda x: x @ WEIGHT.to(x).T + WEIGHT[:, 0].to(x),
+    ),
+    "scale": (
+        (Scale(of=0, weight=ROW, bias=-ROW, size=ROW.abs()),),
+        lambda x: x * ROW.to(x) - ROW.to(x),
+    ),
+    "tanh": ((Apply(of=0, function=ACTIVATIONS["tanh"]),), torch.tanh),
+    "softplus": ((Apply(of=0, function=ACTIVATIONS["softplus"]),), torch.nn.functional.softplus),
+    "add": (
+        (Apply(of=0, function=ACTIVATIONS["sine"]), Add(of=0, other=1)),
+        lambda x: x + torch.sin(x),
+    ),
+    "multiply": (
+        (Apply(of=0, function=ACTIVATIONS["sine"]), Multiply(of=0, other=1)),
+        lambda x: x * torch.sin(x),
+    ),
+    "square": ((Multiply(of=0, other=0),), lambda x: x * x),
+    "multiply by one": (
+        (Linear(of=0, weight=WEIGHT[:1], bias=WEIGHT[0, :1]), Multiply(of=0, other=1)),
+        lambda x: x * (x @ WEIGHT[:1].to(x).T + WEIGHT[0, 0].to(x)),
+    ),
+    "concat": (
+        (Apply(of=0, function=ACTIVATIONS["cosine"]), Concat(parts=(1, 0))),
+        lambda x: torch.cat([torch.cos(x), x], 1),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_every_operation_alone_stays_within_its_bounds(name: str) -> None:
+    """Without layers around it, whose slack would hide that something is forgotten."""
+    operations, truth = ALONE[name]
+    random, count = rng(0), 2000
+    centre = torch.from_numpy(random.normal(0, 2, (3, count)))
+    gradient = torch.from_numpy(random.normal(0, 1, (3, 2)))
+    radius = torch.from_numpy(np.repeat(10.0 ** random.uniform(-7, 0, (1, count)), 2, axis=0))
+    # Points that float32 holds leave the rounding of the operation itself.
+    radius[:, ::3] = 0
+    centre[:, ::3] = centre[:, ::3].float().double()
+    size = centre.abs() + gradient.abs() @ radius
+    size[:, ::3] = 0
+    features = Features(value=centre, gradient=gradient, remainder=size * 2.0**-24, radius=radius)
+    bounds = bound_network(Graph(operations=operations, outputs=0), features)
+    first, second = pairs(2)
+    twice = torch.where(first == second, 0.5, 1.0)[:, None]
+    for turn in range(6):
+        share = torch.from_numpy(random.uniform(-1, 1, radius.shape))
+        shift = radius * (share.sign() if turn % 2 else share)
+        answer = truth((centre + gradient @ shift).T.float()).double().T
+        model = bounds.value + (bounds.gradient * shift).sum(1)
+        model = model + (bounds.hessian * shift[first] * shift[second] * twice).sum(1)
+        assert ((answer - model).abs() <= bounds.remainder).all()
 
 
 def test_float32_activations_keep_to_what_is_assumed() -> None:
