@@ -71,12 +71,17 @@ def overfit(dataset: LocalArtifact, out: Path, **parameters: Any) -> dict[str, A
 def test_the_finish_takes_the_error_far_below_the_first_order_one(
     wave: LocalArtifact, tmp_path: Path
 ) -> None:
-    plain = overfit(wave, tmp_path / "plain", steps=300)
-    finished = overfit(wave, tmp_path / "finished", steps=300, settings={"finish_steps": 30})
-    first, last = (run["curves"]["validation"][-1]["max_error"] for run in (plain, finished))
-    assert last < first / 5
-    # At which step L-BFGS has converged depends on the processor's rounding.
-    assert 300 < finished["steps"] <= 330
+    # Where L-BFGS ends up from one start, and at which step, depends on the processor's rounding.
+    ratios: list[float] = []
+    for seed in range(3):
+        out = tmp_path / str(seed)
+        finished = overfit(
+            wave, out, steps=300, seed=seed, settings={"finish_steps": 30, "threads": 1}
+        )
+        errors = {at["step"]: at["max_error"] for at in finished["curves"]["validation"]}
+        assert 300 < finished["steps"] <= 330
+        ratios.append(errors[300] / errors[finished["steps"]])
+    assert np.exp(np.mean(np.log(ratios))) > 5
 
 
 def test_the_errors_are_those_of_the_exported_model_in_target_units(
