@@ -176,7 +176,7 @@ def certify(
         about=About(
             coverage=coverage.kind,
             model=predictor.digest,
-            weights=predictor.spec.digest,
+            weights=predictor.spec.digest or "",
             dataset=dataset.fingerprint,
             system=system.name if system else None,
             domain=tuple(system.domain.describe()) if system else None,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from scipy.special import ndtr
 
 from kubestill.runtime.certification.certificate import Box, Condition, Levels, LookedAt
@@ -266,16 +266,17 @@ def _seen(looked_at: LookedAt, rows: int) -> str:
 
 def _levels(given: Any, column: NDArray[np.float32]) -> Levels:
     """Return which values of a discrete input have rows."""
+    names: Sequence[str] | range
     if isinstance(given, Choice):
-        names, codes = list(given.choices), column.astype(np.int64)
+        names, codes = given.choices, column.astype(np.int64)
     elif isinstance(given, Integer):
-        names, codes = None, column.astype(np.int64) - given.low
+        names, codes = range(given.low, given.high + 1), column.astype(np.int64) - given.low
     else:
         names, codes = [f"{value:g}" for value in given.values], given.index(column)
     drawn = np.unique(codes)
-    never = np.setdiff1d(np.arange(given.levels), drawn)[:_NAMED]
-    named = (names[code] if names else str(int(code) + given.low) for code in never)
-    return Levels(drawn=len(drawn), of=given.levels, never=tuple(named))
+    never = np.setdiff1d(np.arange(len(names)), drawn)[:_NAMED]
+    named = tuple(str(names[int(code)]) for code in never)
+    return Levels(drawn=len(drawn), of=len(names), never=named)
 
 
 def _share(given: Continuous, values: Shares) -> Shares:
@@ -320,7 +321,7 @@ def largest_empty_box(points: Shares) -> tuple[Shares, Shares]:
         high: [d]
     """
     width = points.shape[1]
-    tree = cKDTree(points)
+    tree = KDTree(points)
     places = np.random.default_rng(0).random((_PLACES, width))
     apart, near = tree.query(places, k=min(_NEAREST, len(points)), p=np.inf)
     near = near.reshape(_PLACES, -1)

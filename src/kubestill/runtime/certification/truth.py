@@ -65,7 +65,7 @@ class Truth:
         else:
             broken, what = ~np.isfinite(solved).all(axis=1), "gives what is not finite"
         if broken.any():
-            raise self._failed(inputs[broken], what)
+            raise self._failed(inputs.iloc[np.flatnonzero(broken)], what)
         return solved
 
     def _failed(self, rows: pd.DataFrame, what: str) -> InvalidInput:
