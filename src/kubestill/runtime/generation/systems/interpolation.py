@@ -100,20 +100,18 @@ class InterpolatedTable(System):
         cells = {name: self._cell(name, x.value) for name, x in points.items()}
         some = next(iter(points.values()))
         found = [constant(some, corner) for corner in self._corners(cells)]
-        inside = np.ones(len(some.value), np.bool_)
+        crossing = np.zeros_like(some.gradient)
         for name, x in points.items():
             knots, cell = self._knots[name], cells[name]
-            inside &= (x.low >= knots[cell]) & (x.high <= knots[cell + 1])
+            across = (x.low < knots[cell]) | (x.high > knots[cell + 1])
+            crossing += across[:, None] * np.abs(x.gradient)
             share = (x + constant(some, -knots[cell])) * constant(
                 some, 1 / (knots[cell + 1] - knots[cell])
             )
             found = [a + share * (b - a) for a, b in zip(found[::2], found[1::2], strict=True)]
         largest = float(np.abs(self._values).max())
-        return (
-            found[0]
-            .widened(ROUNDING * largest)
-            .within(self._values.min(), self._values.max(), inside)
-        )
+        bottom, top = self._values.min(), self._values.max()
+        return found[0].widened(ROUNDING * largest).within(bottom, top, crossing)
 
     def _cell(self, name: str, at: Floats) -> NDArray[np.int64]:
         knots = self._knots[name]

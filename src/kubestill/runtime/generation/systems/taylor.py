@@ -222,12 +222,24 @@ class Taylor:
         """Return it with a larger remainder."""
         return _made(self, remainder=self.remainder + by, low=self.low - by, high=self.high + by)
 
-    def within(self, low: float, high: float, valid: NDArray[np.bool_]) -> Taylor:
-        """Return it where it is valid, [B], and elsewhere what is between two numbers."""
-        none = np.where(valid, self.remainder, np.inf)
-        bottom, top = np.where(valid, self.low, low), np.where(valid, self.high, high)
-        blame = np.where(valid[:, None], self.blame, self._linear)
-        return _made(self, remainder=none, low=bottom, high=top, blame=blame)
+    def within(self, low: float, high: float, crossing: Floats) -> Taylor:
+        """Return what is only between two numbers on some of the boxes.
+
+        Args:
+            low: The function is nowhere below.
+            high: It is nowhere above.
+            crossing: [B, d], above 0 for each input along which a box is too long for this formula;
+                boxes without any keep it.
+        """
+        invalid = crossing.any(1)
+        return _made(
+            self,
+            remainder=np.where(invalid, np.inf, self.remainder),
+            low=np.where(invalid, low, self.low),
+            high=np.where(invalid, high, self.high),
+            gradient=np.where(invalid[:, None], 0.0, self.gradient),
+            blame=np.where(invalid[:, None], crossing, self.blame),
+        )
 
     def take(self, boxes: NDArray[Any]) -> Taylor:
         """Return it on some of the boxes: a mask [B] or indices [n]."""
