@@ -40,6 +40,14 @@ run: setup ## distil handwritten digits on this machine, and show the scores
 test: setup ## all tests but those that need a Docker engine, a GPU or a Kubeflow
 	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder -m "not container and not gpu and not cluster"
 
+# What torch computes depends on the instructions that a processor has; what a test says must not.
+NUMERIC := $(addprefix tests/unit/,training models sanity metrics evaluation certification)
+CAPABILITIES ?= default avx2
+.PHONY: test-processors
+test-processors: setup ## the numeric unit tests as on other processors: CAPABILITIES="default avx2 avx512"
+	for one in $(CAPABILITIES); do ATEN_CPU_CAPABILITY=$$one \
+	  $(BIN)/pytest -q -n auto --dist loadfile --no-loadscope-reorder $(NUMERIC) || exit 1; done
+
 SECONDS_EACH ?= 60
 .PHONY: fuzz
 fuzz: setup ## damaged and invented files for every reader, SECONDS_EACH for each kind of file
