@@ -148,7 +148,7 @@ def doctor(server: Any, tmp_path: Path, monkeypatch, **parameters: Any) -> tuple
 
 def test_doctor_looks_at_what_a_run_would_need(server, kubernetes, tmp_path, monkeypatch):
     code, output = doctor(server, tmp_path, monkeypatch)
-    assert "✓ nodes: 1 of 1 nodes with pool=l4" in output
+    assert "✓ nodes: 1 of 1 node with pool=l4" in output
     assert "✓ store: " in output
     # The image that nobody has pushed.
     assert "✗ image kubestill:" in output
