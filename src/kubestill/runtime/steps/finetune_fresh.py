@@ -118,13 +118,13 @@ def finetune_fresh(
     start = _start(state, keep_optimizer, keep_schedule, keep_position)
     # Where there is an average, it is what was scored and chosen.
     weights = {**below("model/", state), **below("ema/", state)}
-    model = _model(state, weights)
+    begun = _model(state, weights)
     if shrink != 1 or perturb:
-        _shrink_and_perturb(model, float(shrink), float(perturb), _noise_seed(chosen, int(seed)))
+        _shrink_and_perturb(begun, float(shrink), float(perturb), _noise_seed(chosen, int(seed)))
         start = replace(start, untouched=weights)
-    origin = Origin(model=model, start=start, digest=_digest(chosen, kept))
+    origin = Origin(model=begun, start=start, digest=_digest(chosen, kept))
     ports, keeping = fill(Ports, given), fill(Keeping, given)
-    known = model.spec.schema
+    known = begun.spec.schema
     # Outside of the group every process would take itself for the only one, and speak.
     with process_group(), tempfile.TemporaryDirectory(prefix="kubestill-replay-") as folder:
         if older:
@@ -136,7 +136,7 @@ def finetune_fresh(
             # Older rows may lack the target that the fresh ones have.
             resolve_loss(job.settings, mixed, distil=preset.distil)
             job = replace(job, dataset=mixed)
-        for warning in describe_unfamiliar(job.dataset, model):
+        for warning in describe_unfamiliar(job.dataset, begun):
             say(f"WARNING: {warning}")
         return train_and_write(preset.name, job, ports=ports, keeping=keeping, origin=origin)
 
