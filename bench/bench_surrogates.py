@@ -124,7 +124,7 @@ def heston(folder: Path, rounds: int) -> list[Measure]:
 
 
 def pricing(student: Predictor, test: Dataset, raw: np.ndarray, rounds: int) -> list[Measure]:
-    """How much faster than two vectorised pricers, at equal batch on one thread, and how far off."""
+    """How much faster than two vectorised pricers, at equal batch, one thread, and how far off."""
     exact = load_system("heston")
     inputs: Any = test.to_pandas()[list(exact.domain.names)]
     rows = raw.astype(np.float64)

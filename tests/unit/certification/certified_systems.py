@@ -134,7 +134,7 @@ class Raises(Plane):
     name = "raises"
 
     def solve(self, inputs: pd.DataFrame) -> np.ndarray:
-        if (inputs["x"] > 0.89).any():
+        if (inputs["x"].to_numpy() > 0.89).any():
             raise ArithmeticError("did not converge")
         return super().solve(inputs)
 
@@ -228,6 +228,8 @@ class Constant(nn.Module):
 
 class Stored(nn.Module):
     """Answers with a table's targets as float32 stores them, but for the decoder's roundings."""
+
+    table: Tensor
 
     def __init__(self, in_features: int, out_features: int, path: str):
         super().__init__()

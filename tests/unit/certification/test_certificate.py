@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -374,6 +375,8 @@ def test_a_sampled_share_holds_as_often_as_it_says(tmp_path):
         part = slice(start, start + 160)
         few = replace(every, errors=every.errors[part], means=every.means[part])
         found = sampled_errors(few, settings, largest=0.51, classes=False)
+        assert found.above_tolerance
+        assert found.mean_bound is not None
         bounds.append(found.above_tolerance.bound >= share)
         means.append(found.mean_bound >= mean)
     # 90%, less what 300 trials may fall short of it by chance (3 standard deviations).
@@ -405,22 +408,26 @@ def test_what_will_be_solved_is_told_before_and_kept(tmp_path, budget):
     dataset = make_dataset(tmp_path / "rows", system("Counting"))
     model = make_model(tmp_path / "model", dataset, "Bent")
     counting, told = system("Counting"), []
-    type(counting).solved = 0
+    counter: Any = type(counting)
+    counter.solved = 0
     found = certify(
         load_model(model.path),
         Dataset.open(dataset.path),
         counting,
         CertificateSettings(tolerance=1e-4, samples=3000, batch=64, solves=budget),
         weights=1000,
-        told=lambda said: told.append((said, type(counting).solved)),
+        told=lambda said: told.append((said, counter.solved)),
     )
     for draw in (image, lines, cases, error_map):
         draw(found)
     made, ((said, before),) = found.certificate, told
+    assert made.solves
+    assert found.truth
+    assert made.errors.off_grid
     total = sum(made.solves.planned.values())
     assert before == 2 * (8 + 256)
     assert f"at most {total:,} rows are solved (528 for the probe, " in said
-    assert made.solves.done <= type(counting).solved == found.truth.tally.rows <= total
+    assert made.solves.done <= counter.solved == found.truth.tally.rows <= total
     assert made.verdict == "certified: sampled"
     if budget:
         assert total <= budget

@@ -75,7 +75,7 @@ def test_exceptions_put_their_points_right_and_no_others(points, classes):
     # Any other point keeps its answer, between the levels as well as on other combinations.
     known = {row.tobytes() for row in raw + np.float32(0)}
     others = np.stack([np.roll(raw[:, 0], 1), raw[:, 1], raw[:, 2]], 1) if len(raw) else raw
-    others = np.concatenate([others, raw + np.float32([0, 0.5, 0])])
+    others = np.concatenate([others, raw + np.array([0, 0.5, 0], np.float32)])
     new = np.array([row.tobytes() not in known for row in others + np.float32(0)], bool)
     others = others[new & ~np.isnan(others).any(1)]
     kept = back.correct(others, np.full(len(others), -7))
@@ -231,10 +231,12 @@ def test_a_level_that_random_rows_would_have_drawn_is_a_hole():
 def test_rows_outside_of_the_domain_are_seen(given, bad):
     share = (np.arange(100) + 0.5)[:, None] / 100
     column = Domain([given]).at(share)["x"]
-    values = column.map({"a": 0.0, "b": 1.0}) if isinstance(given, Choice) else column
-    inside = values.to_numpy(np.float32)[:, None]
+    values = column.to_numpy()
+    if isinstance(given, Choice):
+        values = values == "b"
+    inside = values.astype(np.float32)[:, None]
     assert covered([given], inside).condition.status == "shown"
-    found = covered([given], np.concatenate([inside, np.float32([[bad]])])).condition
+    found = covered([given], np.concatenate([inside, np.array([[bad]], np.float32)])).condition
     assert (found.code, found.said[:6]) == ("outside", "1 rows")
 
 
@@ -243,5 +245,5 @@ def test_a_bound_that_float32_rounds_outwards_is_inside():
     for sign in (1.0, -1.0):
         ends = sorted((sign * low, sign * high))
         given = Continuous(name="x", low=ends[0], high=ends[1])
-        rows = np.linspace(*ends, 50)[:, None].astype(np.float32)
+        rows = np.linspace(ends[0], ends[1], 50)[:, None].astype(np.float32)
         assert covered([given], rows).condition.status == "shown"
