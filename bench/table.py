@@ -32,7 +32,7 @@ over to other machines, absolute numbers do not. A bar that is missed says so.
 | `python -m bench.bench_gate` | continuous-eval: false alarms, power, bad months named |
 | `make bench-retraining SEEDS=5` | a real year through the real pipeline; one seed unless told |
 | `make bench-mnist DATA=…` | Hinton et al. 2015 on MNIST (IDX files); `SCALE=small` for 2 cores |
-| `make bench-chaos` | 200 kills of real training processes, in each kind of store |
+| `make bench-chaos` | training ended at every listed point, then 200 random kills |
 """
 
 

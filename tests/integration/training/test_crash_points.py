@@ -173,7 +173,7 @@ def test_a_run_in_a_cloud_ends_alike_within_whichever_request_it_was_ended(
     chosen = [
         (point,) for point in (points if EVERY == 1 else points[3 :: 9 * EVERY if BENCH else 149])
     ]
-    store = uri.partition("//")[0]
+    store = uri.partition(":")[0]
     try_points(scene, store, chosen, outcome(scene.root), tried, listed=len(points))
     proxy.stop()
 
