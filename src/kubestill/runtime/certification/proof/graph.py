@@ -130,7 +130,7 @@ class _Reader:
         return len(self.operations)
 
     def add_module(self, module: nn.Module, name: str, of: int) -> int:
-        if module._forward_hooks or module._forward_pre_hooks:
+        if module._forward_hooks or module._forward_pre_hooks:  # pyright: ignore
             raise _refuse(name, "hook", "nothing is known of what it does to the layer")
         for kind, method in _MODULES.items():
             # Not `isinstance`: a subclass may compute anything.

@@ -323,7 +323,7 @@ def _outside(answer: Floats, bounds: Quadratics, points: Floats, boxes: Boxes) -
     model = model + (bounds.hessian * shift[first] * shift[second] * twice).sum(1)
     away = np.abs(answer.T - model.numpy())
     remainder = bounds.remainder.numpy()
-    return (~(away <= remainder) & np.isfinite(remainder)).any(0)
+    return np.logical_or.reduce(~(away <= remainder) & np.isfinite(remainder))
 
 
 def _difference(space: Space, boxes: Boxes, ours: Quadratics, theirs: Quadratics) -> _Bounded:

@@ -62,9 +62,9 @@ class NetworkSide:
         InvalidInput: Class outputs, features that the domain does not have, layers without bounds.
     """
 
-    conditional = False
-    answers = False
-    assumptions = (
+    conditional: bool = False
+    answers: bool = False
+    assumptions: tuple[str, ...] = (
         "The network is evaluated in float32 by the standard model of rounding, sums in any order, "
         "neither TF32 nor half precision.",
         "Its activation functions are within 8 units of rounding of max(1, |x|).",

@@ -69,7 +69,7 @@ class BlackScholes(System):
             total += weight * payoff * density
         return np.exp(-rate * maturity) * total * (stop - start) / 2
 
-    def expand(self, inputs: Mapping[str, Taylor]) -> Taylor:
+    def expand(self, inputs: Mapping[str, Taylor]) -> Taylor:  # pyright: ignore
         """Enclose prices, by the formula itself."""
         spot, maturity, rate, volatility = (inputs[name] for name in self.domain.names)
         deviation = volatility * sqrt(maturity)

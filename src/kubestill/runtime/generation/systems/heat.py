@@ -79,7 +79,7 @@ class Heat(System):
             result += -2 * (-1) ** m * scale * rise
         return result
 
-    def expand(self, inputs: Mapping[str, Taylor]) -> Taylor:
+    def expand(self, inputs: Mapping[str, Taylor]) -> Taylor:  # pyright: ignore
         """Enclose temperatures: by images early on, by the Fourier series later."""
         position = inputs["position"]
         spread = inputs["diffusivity"] * inputs["time"]

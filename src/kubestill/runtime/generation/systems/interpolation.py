@@ -79,7 +79,7 @@ class InterpolatedTable(System):
         return self._values.size * 4
 
     @property
-    def breaks(self) -> Mapping[str, Floats]:
+    def breaks(self) -> Mapping[str, Floats]:  # pyright: ignore
         """The grid: between its points the solution is one polynomial."""
         return self._knots
 
@@ -94,7 +94,7 @@ class InterpolatedTable(System):
             found = [a + share * (b - a) for a, b in zip(found[::2], found[1::2], strict=True)]
         return found[0]
 
-    def expand(self, inputs: Mapping[str, Taylor]) -> Taylor:
+    def expand(self, inputs: Mapping[str, Taylor]) -> Taylor:  # pyright: ignore
         """Enclose it exactly within a cell of the grid, and by the whole table's range across."""
         points = {name: inputs[name] for name in self._knots}
         cells = {name: self._cell(name, x.value) for name, x in points.items()}

@@ -231,7 +231,7 @@ class Taylor:
             crossing: [B, d], above 0 for each input along which a box is too long for this formula;
                 boxes without any keep it.
         """
-        invalid = crossing.any(1)
+        invalid = crossing.max(1) > 0
         return _made(
             self,
             remainder=np.where(invalid, np.inf, self.remainder),
@@ -275,7 +275,7 @@ def _made(like: Taylor, **changed: Floats) -> Taylor:
         middle = low / 2 + high / 2
         known = np.isfinite(middle)
         half = np.where(known, half + 4 * _U * np.maximum(np.abs(low), np.abs(high)), np.inf)
-        parts = np.nan_to_num(found._linear + found.blame, nan=1e99, posinf=1e99)
+        parts = np.nan_to_num(found._linear + found.blame, nan=1e99, posinf=1e99)  # pyright: ignore
         shares = parts / np.maximum(parts.sum(1), 1e-300)[:, None]
         return Taylor(
             radius=found.radius,
