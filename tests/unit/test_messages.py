@@ -58,13 +58,14 @@ def plurals(source: str) -> list[str]:
     """Return the expressions whose number stands before a plural that it may not fit."""
     found: list[str] = []
     for node in ast.walk(ast.parse(source)):
-        parts = getattr(node, "values", [])
-        for value, text in pairwise(parts):
+        if not isinstance(node, ast.JoinedStr):
+            continue
+        for value, text in pairwise(node.values):
             if not isinstance(value, ast.FormattedValue) or not isinstance(text, ast.Constant):
                 continue
-            shown = ast.unparse(value.value)
-            if NOUNS.match(str(text.value)) and not shown.startswith(tuple(SEVERAL)):
-                found.append(f"{node.lineno}: {shown}{text.value[:20]}")
+            shown, follows = ast.unparse(value.value), str(text.value)
+            if NOUNS.match(follows) and not shown.startswith(tuple(SEVERAL)):
+                found.append(f"{node.lineno}: {shown}{follows[:20]}")
     return found
 
 

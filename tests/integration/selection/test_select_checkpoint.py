@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from kubestill.errors import CorruptData, InvalidInput
+from kubestill.runtime.base import LARGEST
 from kubestill.runtime.base.artifacts import LocalArtifact
 from kubestill.runtime.checkpoints import (
     Checkpoint,
@@ -148,8 +149,8 @@ class CountingStore(LocalStore):
         super().__init__(root)
         self.read: dict[str, int] = {}
 
-    def get(self, key: str) -> bytes:
-        content = super().get(key)
+    def get(self, key: str, *, most: int | None = LARGEST) -> bytes:
+        content = super().get(key, most=most)
         self.read[key] = self.read.get(key, 0) + len(content)
         return content
 

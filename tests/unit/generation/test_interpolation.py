@@ -20,7 +20,7 @@ KNOTS = {"p": (0.0, 1.0, 4.0), "q": (-2.0, -1.0, 0.0, 3.0), "r": (0.5, 0.75)}
 
 
 def rows() -> pd.DataFrame:
-    grid = pd.MultiIndex.from_product(KNOTS.values(), names=KNOTS.keys()).to_frame(index=False)
+    grid = pd.MultiIndex.from_product(list(KNOTS.values()), names=list(KNOTS)).to_frame(index=False)
     return grid.assign(z=np.random.default_rng(0).integers(-8, 8, len(grid)).astype(float))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import mpmath
 import numpy as np
@@ -22,7 +23,7 @@ from kubestill.runtime.generation.systems.taylor import (
     sqrt,
 )
 
-FORMULAS: dict[str, tuple[Callable[[Taylor, Taylor], Taylor], Callable[..., mpmath.mpf]]] = {
+FORMULAS: dict[str, tuple[Callable[[Taylor, Taylor], Taylor], Callable[..., Any]]] = {
     "sum": (lambda x, y: 0.1 + x - y + 3, lambda x, y: mpmath.mpf(1) / 10 + x - y + 3),
     "product": (lambda x, y: 0.3 * x * y * y, lambda x, y: mpmath.mpf(3) / 10 * x * y * y),
     "quotient": (lambda x, y: x / y - 2 / x, lambda x, y: x / y - 2 / x),

@@ -87,8 +87,7 @@ class Saddle(System):
     name = "saddle"
 
     def __init__(self, far: float = 1.0) -> None:
-        ends = {"low": -far, "high": far}
-        self.domain = Domain([Continuous(name="x", **ends), Continuous(name="y", **ends)])
+        self.domain = Domain([Continuous(name=name, low=-far, high=far) for name in ("x", "y")])
         self.output = Output(name="z")
 
     def solve(self, inputs: pd.DataFrame) -> np.ndarray:

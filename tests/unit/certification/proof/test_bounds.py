@@ -10,7 +10,7 @@ import torch
 from proof_parts import Saddle, Waves, make_predictor
 
 from kubestill.errors import InvalidInput
-from kubestill.runtime.certification.proof.activations import ACTIVATIONS, InverseRoot, Smooth
+from kubestill.runtime.certification.proof.activations import ACTIVATIONS, InverseRoot, Kink, Smooth
 from kubestill.runtime.certification.proof.bounds import (
     Features,
     Quadratics,
@@ -137,6 +137,7 @@ def test_activations_stay_within_their_quadratics(name: str) -> None:
         if isinstance(function, Smooth):
             truth = function.derivatives(at)[0]
         else:
+            assert isinstance(function, Kink)
             truth = torch.where(at > 0, at, function.below * at)
         # The quadratic bends with the linear part alone, wherever in its reach that is.
         for part in (moved, moved.clamp(min=at - value - (reach - linear))):

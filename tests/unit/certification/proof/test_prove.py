@@ -124,8 +124,8 @@ def test_a_tolerance_is_proven_or_refuted() -> None:
     good = prove(predictor, system, tolerance=1.1 * worst.upper)
     bad = prove(predictor, system, tolerance=0.8 * worst.lower)
     assert (good.status, bad.status) == ("proven", "refuted")
-    assert good.upper <= good.tolerance
-    assert bad.lower > bad.tolerance
+    assert good.upper <= 1.1 * worst.upper == good.tolerance
+    assert bad.lower > 0.8 * worst.lower == bad.tolerance
     assert "No point of the domain has an error above" in good.reason
     assert "The error at" in bad.reason
 
