@@ -80,7 +80,7 @@ def _note(store: str, case: str, counts: Counter[str]) -> None:
         value=min(counts["bits"], counts["milestones"]),
         unit=f"of {counts['tried']:,} points tried, {counts['listed']:,} listed",
         peer="the undisturbed run",
-        bar=counts["tried"],
+        bar=counts["listed"],
     )
     results.write("chaos", [measure], keep=True)
 
