@@ -29,7 +29,7 @@ def make_predictor(
     **args: Any,
 ) -> Predictor:
     """Build a network of a system, its weights scaled, or trained for some steps."""
-    frame = system.domain.at(np.random.default_rng(seed).random((2000, system.domain.width)))
+    frame = system.domain.at(np.random.default_rng(seed).random((500, system.domain.width)))
     target = np.asarray(system.solve(frame), np.float32).reshape(len(frame), -1)
     layout = RawLayout(system.schema)
     raw = decode_features(frame, layout)

@@ -17,7 +17,7 @@ from kubestill.runtime.generation.systems import Domain, Output, System, load_sy
 from kubestill.runtime.generation.systems.inputs import Continuous, Field, Integer
 from kubestill.runtime.models.predict import Predictor
 
-BOXES = 4000
+BOXES = 1500
 UNIT = 1e-9, 1 - 1e-9
 SYSTEMS = {
     "saddle": Expanded,
