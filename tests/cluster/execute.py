@@ -63,6 +63,10 @@ class ClusterTasks(tasks.Tasks):
 
         task_executor.execute_single_task = with_name
 
+    def name_run(self, pipeline: str) -> str:
+        """Name the folder of the run as a cluster does."""
+        return self._run_id
+
     def run(
         self,
         *,
@@ -211,9 +215,6 @@ def main(path: str) -> int:
     job = json.loads(Path(path).read_text())
     spec = json_format.ParseDict(job["spec"], pipeline_spec_pb2.PipelineSpec())
     runner.Tasks = functools.partial(ClusterTasks, job)
-    from kfp.local import executor_input_utils
-
-    executor_input_utils.get_local_pipeline_resource_name = lambda _: job["run_id"]
     os.makedirs(job["root"], exist_ok=True)
     done = run_pipeline(spec, job["arguments"], root=job["root"])
     print(done.error, flush=True)
