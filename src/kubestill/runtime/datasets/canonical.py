@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from kubestill.errors import Problems, nearest
+from kubestill.errors import Problems, nearest_of
 from kubestill.runtime.datasets import columns as read
 from kubestill.runtime.datasets.schema import Column, Schema
 
@@ -187,15 +187,13 @@ def _check_names(names: list[str], schema: Schema, problems: Problems) -> None:
     for name, count in Counter(names).items():
         if count > 1:
             problems.add("columns", name, "is there more than once; rename or drop the others")
-    missing = [name for name in schema.names if name not in given]
-    unknown = [name for name in names if name not in known]
-    # To look for similar names takes time for each pair of them.
-    few = len(missing) + len(unknown) <= 100
-    for name in missing:
-        problems.add("columns", name, "is missing" + ("; " + nearest(name, names) if few else ""))
-    for name in unknown:
-        near = "; " + nearest(name, schema.names) if few else ""
-        problems.add("columns", name, f"is not in the schema{near}")
+    near_given, near_known = nearest_of(names), nearest_of(schema.names)
+    for name in schema.names:
+        if name not in given:
+            problems.add("columns", name, "is missing; " + near_given(name))
+    for name in names:
+        if name not in known:
+            problems.add("columns", name, "is not in the schema; " + near_known(name))
 
 
 def _check_values(array: pa.Array, column: Column, labelled: bool, problems: Problems) -> None:

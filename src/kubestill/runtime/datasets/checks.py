@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from kubestill.errors import Problems, nearest
+from kubestill.errors import Problems, nearest_of
 from kubestill.runtime.datasets.columns import label_strings
 from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.datasets.parts import absolute, is_remote, local_path
@@ -80,9 +80,10 @@ def _check_columns(
     known: Schema, schema: Schema, role: str, other_side: str, problems: Problems
 ) -> None:
     target = known.target
+    there, near = set(schema.names), nearest_of(schema.names)
     for column in (*known.features, *([target] if target else [])):
-        if column.name not in schema.names:
-            remedy = f"{column.role} is missing; {nearest(column.name, schema.names)}"
+        if column.name not in there:
+            remedy = f"{column.role} is missing; {near(column.name)}"
             problems.add(f"{role} columns", column.name, remedy)
             continue
         other = schema.column(column.name)
@@ -91,7 +92,7 @@ def _check_columns(
             problems.add(
                 f"{role} column {column.name!r}", f"{other.kind} {list(other.shape)}", remedy
             )
-    if target and target.name in schema.names and schema.task != known.task:
+    if target and target.name in there and schema.task != known.task:
         problems.add(f"{role} task", schema.task, f"that of {other_side} is {known.task}")
 
 

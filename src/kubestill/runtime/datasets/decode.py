@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from kubestill.errors import Problems, nearest
+from kubestill.errors import Problems, nearest_of
 from kubestill.runtime.datasets import columns as read
 from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.datasets.parts import part_jobs, workers
@@ -335,16 +336,15 @@ def check_columns(data: Rows, layout: RawLayout, wanted: Sequence[str]) -> None:
     for name in ("target", "soft"):
         if name in wanted and getattr(layout.schema, name) is None:
             problems.add(name, None, f"the schema has no column with the role {name!r}")
-    names = _names(data)
+    names = Counter(_names(data))
+    near = nearest_of(names)
     for column in _columns(layout, wanted):
-        if names.count(column.name) > 1:
+        if names[column.name] > 1:
             problems.add(
                 "columns", column.name, "is there more than once; rename or drop the others"
             )
         elif column.name not in names:
-            problems.add(
-                "columns", column.name, f"{column.role} is missing; {nearest(column.name, names)}"
-            )
+            problems.add("columns", column.name, f"{column.role} is missing; {near(column.name)}")
         elif isinstance(data, Dataset):
             found = data.schema.column(column.name)
             same_shape = found.shape == column.shape

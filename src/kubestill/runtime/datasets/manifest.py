@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
-from kubestill.errors import CorruptData, InvalidInput, NotFound, Problem, Problems, nearest
+from kubestill.errors import CorruptData, InvalidInput, NotFound, Problem, Problems, nearest_of
 from kubestill.runtime.base.values import (
     Digest,
     Flag,
@@ -186,9 +186,10 @@ class Dataset:
         if names is None:
             return self.schema.columns
         problems = Problems()
+        known, near = set(self.schema.names), nearest_of(self.schema.names)
         for name in names:
-            if name not in self.schema.names:
-                problems.add("columns", name, nearest(name, self.schema.names))
+            if name not in known:
+                problems.add("columns", name, near(name))
         problems.raise_if_any()
         return tuple(self.schema.column(name) for name in names)
 

@@ -9,7 +9,7 @@ from typing import Literal, cast, get_args
 import pyarrow as pa
 import pyarrow.dataset as pads
 
-from kubestill.errors import InvalidInput, Problem, Problems, nearest
+from kubestill.errors import InvalidInput, Problem, Problems, nearest, nearest_of
 from kubestill.runtime.datasets.schema import Column, Kind, Schema, Task, sort_labels
 from kubestill.runtime.datasets.sources import Opened, try_source
 from kubestill.runtime.datasets.survey import MAX_LABELS, Finding, guess, report, survey
@@ -176,16 +176,17 @@ def _check_names(
     problems: Problems,
 ) -> None:
     """Note what the table does not have."""
-    if target and target not in names:
-        problems.add("target", target, "there is no such column; " + nearest(target, names))
+    there, near = set(names), nearest_of(names)
+    if target and target not in there:
+        problems.add("target", target, "there is no such column; " + near(target))
     for name in features:
-        if name not in names:
-            problems.add("features", name, "there is no such column; " + nearest(name, names))
+        if name not in there:
+            problems.add("features", name, "there is no such column; " + near(name))
         elif name == target:
             problems.add("features", name, "is the target; a model must not read what it predicts")
     for name in kinds:
-        if name not in names:
-            problems.add("kinds", name, "there is no such column; " + nearest(name, names))
+        if name not in there:
+            problems.add("kinds", name, "there is no such column; " + near(name))
 
 
 def _scan(source: pads.Dataset, columns: list[str]) -> Iterator[pa.Table]:

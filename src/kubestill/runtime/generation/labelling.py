@@ -124,11 +124,12 @@ def _write(
     writer: DatasetWriter, schema: Schema, block: pa.Table, outputs: NDArray[np.float32]
 ) -> None:
     arrays: list[pa.Array | pa.ChunkedArray] = []
+    there = set(block.column_names)
     for column, field in zip(schema.columns, storage_schema(schema.columns), strict=True):
         if column.role == "soft":
             flat = pa.array(outputs.reshape(-1))
             arrays.append(pa.FixedSizeListArray.from_arrays(flat, column.width))
-        elif column.name in block.column_names:
+        elif column.name in there:
             arrays.append(block.column(column.name))
         else:
             arrays.append(pa.nulls(block.num_rows, field.type))

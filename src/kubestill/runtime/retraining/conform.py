@@ -79,13 +79,14 @@ def conform(table: pa.Table, schema: Schema, drift: Drift) -> tuple[pa.Table, ND
         schema: What was agreed on.
         drift: Takes what does not fit.
     """
-    for name, kind in zip(table.column_names, table.schema.types, strict=True):
-        if name not in schema.names:
-            drift.new[name] = str(kind)
+    there, agreed = set(table.column_names), set(schema.names)
+    for given in table.schema:
+        if given.name not in agreed:
+            drift.new[given.name] = str(given.type)
     usable = np.ones(table.num_rows, bool)
     arrays: list[pa.Array] = []
     for column in schema.columns:
-        if column.name not in table.column_names:
+        if column.name not in there:
             if column.role != "ignored" and table.num_rows:
                 drift.missing[column.name] += table.num_rows
             array = pa.nulls(table.num_rows, _type(column))

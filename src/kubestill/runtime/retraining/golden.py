@@ -6,7 +6,7 @@ import uuid
 
 import pyarrow as pa
 
-from kubestill.errors import CorruptData, InvalidInput, Problem, Problems, counted, nearest
+from kubestill.errors import CorruptData, InvalidInput, Problem, Problems, counted, nearest_of
 from kubestill.runtime.datasets.dataset import Dataset, DatasetWriter
 from kubestill.runtime.datasets.schema import Schema
 from kubestill.runtime.datasets.sources import open_source
@@ -73,12 +73,12 @@ def open_golden(registry: Registry, golden: Golden) -> Dataset:
 
 
 def _check_columns(table: pa.Table, schema: Schema) -> None:
-    wanted = [column.name for column in schema.columns if column.role != "ignored"]
+    there, near = set(table.column_names), nearest_of(table.column_names)
     problems = Problems()
-    for name in wanted:
-        if name not in table.column_names:
-            remedy = f"the golden rows have no such column; {nearest(name, table.column_names)}"
-            problems.add("golden_source", name, remedy)
+    for column in schema.columns:
+        if column.role != "ignored" and column.name not in there:
+            remedy = f"the golden rows have no such column; {near(column.name)}"
+            problems.add("golden_source", column.name, remedy)
     problems.raise_if_any()
 
 

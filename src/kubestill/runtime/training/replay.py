@@ -33,9 +33,9 @@ def check_replay(fresh: Dataset, older: Dataset, known: Schema) -> None:
         InvalidInput: They lack columns, hold them as something else, or hold labels that neither
             the fresh rows nor the checkpoint know; all are listed.
     """
-    problems = Problems()
+    problems, there = Problems(), set(older.schema.names)
     for column in fresh.schema.columns:
-        if column.name not in older.schema.names:
+        if column.name not in there:
             problems.add("replay columns", column.name, f"this {column.role} is missing")
             continue
         other = older.schema.column(column.name)

@@ -34,7 +34,8 @@ def describe_unfamiliar(dataset: Dataset, model: Model) -> list[str]:
         model: Already trained.
     """
     schema, found = model.spec.schema, list[str]()
-    ignored = [c.name for c in dataset.schema.features if c.name not in schema.names]
+    read = set(schema.names)
+    ignored = [c.name for c in dataset.schema.features if c.name not in read]
     if ignored:
         found.append(f"the checkpoint does not read {_list(ignored)}: ignored")
     for column in schema.features:
