@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from kubestill.errors import nearest
 
-__all__ = ["Complaint", "complaints", "field_names"]
+__all__ = ["Complaint", "complaints"]
 
 _KINDS = {
     "bool": "true or false",
@@ -82,8 +82,9 @@ def _walk(loc: Iterable[str | int], given: object, *, ends: bool) -> Iterator[st
 
 def _remedy(detail: Any, path: tuple[str, ...], model: type[BaseModel] | None) -> str:
     kind, context = str(detail["type"]), detail.get("ctx", {})
+    name, fields = path[-1] if path else "", _fields(model, path[:-1])
     if kind == _UNKNOWN:
-        return f"unknown key; {nearest(path[-1], field_names(model, path[:-1]))}"
+        return f"unknown key; {nearest(name, fields)}"
     if kind == "missing":
         return "it has no default; give a value"
     if kind == "value_error":
@@ -94,7 +95,7 @@ def _remedy(detail: Any, path: tuple[str, ...], model: type[BaseModel] | None) -
         return f"use {context['expected']}{meant}"
     word = kind.partition("_")[0]
     if word in _NUMBERS:
-        return f"use {_number(_find(model, path), context, whole=word == 'int')}"
+        return f"use {_number(fields.get(name), context, whole=word == 'int')}"
     if word in _KINDS and kind.endswith(("_type", "_parsing")):
         return f"use {_KINDS[word]}"
     return str(detail["msg"]).replace("Input should", "must")
@@ -123,24 +124,10 @@ def _number(field: FieldInfo | None, context: Mapping[str, Any], *, whole: bool)
     return noun + "".join(phrases[name].format(value) for name, value in shown.items())
 
 
-def _find(model: type[BaseModel] | None, path: Sequence[str]) -> FieldInfo | None:
-    """Return the field at a path; None below a dict, whose keys are no fields."""
-    field = None
+def _fields(model: type[BaseModel] | None, path: Iterable[str]) -> Mapping[str, FieldInfo]:
+    """Return the fields of the model that lies at `path` below another; none below a dict."""
     for name in path:
-        if model is None:
-            return None
-        field = model.model_fields.get(name)
-        model = _model_of(field)
-    return field
-
-
-def field_names(model: type[BaseModel] | None, path: Iterable[str] = ()) -> Iterable[str]:
-    """Return the names of the fields of the model that lies at `path` below another."""
-    for name in path:
-        model = _model_of(model.model_fields.get(name)) if model else None
-    return model.model_fields if model else ()
-
-
-def _model_of(field: FieldInfo | None) -> type[BaseModel] | None:
-    kind = field.annotation if field else None
-    return kind if inspect.isclass(kind) and issubclass(kind, BaseModel) else None
+        field = model.model_fields.get(name) if model else None
+        kind = field.annotation if field else None
+        model = kind if inspect.isclass(kind) and issubclass(kind, BaseModel) else None
+    return model.model_fields if model else {}
