@@ -52,19 +52,20 @@ def _misses(outputs: Tensor, target: Tensor) -> Tensor:
 
 
 def _hits(outputs: Tensor, target: Tensor) -> Tensor:
-    if _is_binary(target):
-        return ((outputs > 0) == (target > 0)).double().sum()
-    return (outputs.argmax(1) == target).double().sum()
+    return len(target) - _misses(outputs, target)
 
 
 def _losses(outputs: Tensor, target: Tensor) -> Tensor:
-    loss = F.binary_cross_entropy_with_logits if _is_binary(target) else F.cross_entropy
-    return loss(outputs, target).double() * len(target)
+    return _loss(outputs, target, "mean").double() * len(target)
 
 
 def _row_losses(outputs: Tensor, target: Tensor) -> Tensor:
+    return _loss(outputs, target, "none").double().sum()
+
+
+def _loss(outputs: Tensor, target: Tensor, reduction: str) -> Tensor:
     loss = F.binary_cross_entropy_with_logits if _is_binary(target) else F.cross_entropy
-    return loss(outputs, target, reduction="none").double().sum()
+    return loss(outputs, target, reduction=reduction)
 
 
 def _is_binary(target: Tensor) -> bool:
