@@ -85,6 +85,7 @@ def _check_later(
     problems: Problems,
 ) -> None:
     """Note what gate, train-student and certify-surrogate would refuse once all rows are solved."""
+    import inspect
     import tempfile
 
     from kubestill.runtime.base.artifacts import LocalArtifact
@@ -93,7 +94,8 @@ def _check_later(
     from kubestill.runtime.certification.certify import check_exceptions
     from kubestill.runtime.datasets.writer import DatasetWriter
     from kubestill.runtime.steps.overfit_batch import check_gate, check_vouched
-    from kubestill.runtime.steps.train_student import stop_settings
+    from kubestill.runtime.steps.train_student import stop_settings, train_student
+    from kubestill.runtime.steps.train_teacher import TYPED
 
     found = Problems()
     own = check_overlap(certificate_settings, certificate, found)
@@ -105,8 +107,8 @@ def _check_later(
     _take(found, "certificate_settings", problems)
     found = Problems()
     stop = stop_settings("overfit", certificate["tolerance"], certificate["statistic"], found)
-    defaults = {"epochs": 20.0, "optimizer": "AdamW", "schedule": "CosineAnnealingLR", "seed": 0}
-    typed = {**defaults, **typed, "device": "cpu"}
+    parameters = inspect.signature(train_student).parameters
+    typed = {**{name: parameters[name].default for name in TYPED}, **typed}
     with tempfile.TemporaryDirectory(prefix="kubestill-plan-") as folder:
         if probed:
             system, rows = probed
