@@ -30,7 +30,7 @@ __all__ = [
     "read_entry",
 ]
 
-TAKEN_OVER = "taken-over"
+_TAKEN_OVER = "taken-over"
 
 
 class Entry(BaseModel):
@@ -129,7 +129,7 @@ class TakeOver(Entry):
     @classmethod
     def of(cls, run_id: str, window: str, reason: str) -> TakeOver:
         """Return the entry on the loss of one window, which has a step of its own."""
-        return cls(run_id=run_id, step=f"{TAKEN_OVER}-{window}", window=window, reason=reason)
+        return cls(run_id=run_id, step=f"{_TAKEN_OVER}-{window}", window=window, reason=reason)
 
 
 class Outcome(Entry):
@@ -159,7 +159,7 @@ _KINDS: Mapping[str, type[Entry]] = {
 
 def is_reserved(step: str) -> bool:
     """Return whether an evaluation may not call itself `step`: other entries are called so."""
-    return step in _KINDS or step.startswith(TAKEN_OVER)
+    return step in _KINDS or step.startswith(_TAKEN_OVER)
 
 
 def read_entry(content: bytes, *, source: str) -> Entry:
@@ -177,7 +177,7 @@ def read_entry(content: bytes, *, source: str) -> Entry:
         if not isinstance(form.get(name), str):
             raise CorruptData(f"{source} is no entry of the history: it lacks {name!r}")
     step = form["step"]
-    kind = TakeOver if step.startswith(TAKEN_OVER) else _KINDS.get(step, Entry)
+    kind = TakeOver if step.startswith(_TAKEN_OVER) else _KINDS.get(step, Entry)
     if kind is Entry and "decision" in form:
         kind = Judgement
     return read_as(kind, form, source=source, what=what)

@@ -128,7 +128,8 @@ def _check(
             with problems.collect():
                 solver = load_system(name, args) if system else load_named_system(name, args)
     if predictor and typed["exceptions"]:
-        known, classes = parsed if solver or not name else None, predictor.spec.task != "regression"
+        known = parsed if solver or not name else None
+        classes = predictor.spec.task != "regression"
         check_exceptions(solver, known, classes=classes, problems=problems)
     if predictor and rows and rows.schema.target is not None:
         _check_fit(predictor, rows, solver, problems)
