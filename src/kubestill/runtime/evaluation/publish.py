@@ -29,14 +29,15 @@ def decision_record(job: Job, findings: Findings) -> DecisionRecord:
     )
 
 
-def judgement(job: Job, findings: Findings, lineage: Lineage) -> Judgement:
+def judgement(
+    decision: DecisionRecord, findings: Findings, lineage: Lineage, *, step: str
+) -> Judgement:
     """Return what the history keeps: the decision, why, and what its plot is drawn from."""
-    decision = decision_record(job, findings)
     baseline = findings.baseline
     return Judgement(
         format=decision.format,
         run_id=lineage.run_id,
-        step=job.step,
+        step=step,
         decision=decision.decision,
         reason=decision.reason,
         model=decision.model,

@@ -86,7 +86,8 @@ def continuous_eval(
     findings = examine(job)
     decision = decision_record(job, findings)
     if job.lineage:
-        stands = _remember(job.lineage, judgement(job, findings, job.lineage))
+        judged = judgement(decision, findings, job.lineage, step=job.step)
+        stands = _remember(job.lineage, judged)
         found = {"decision": stands.decision, "reason": stands.reason}
         decision = decision.model_copy(update=found)
     history = job.lineage.registry.runs() if job.lineage else []
