@@ -76,11 +76,22 @@ class Quadratics:
     blame: Tensor
     """[d, B], which inputs the remainders come from, to split boxes by; nothing rests on it."""
 
+    def at(self, shift: Tensor) -> Tensor:
+        """Return the quadratics at these distances from the centres: [d, B] to [T, B]."""
+        bent = (self.hessian * _products(shift)).sum(1)
+        return self.value + (self.gradient * shift).sum(1) + bent
+
 
 def pairs(width: int) -> tuple[Tensor, Tensor]:
     """Return the indices i <= j of the elements of a symmetric matrix."""
     first, second = torch.triu_indices(width, width)
     return first, second
+
+
+def _products(shift: Tensor) -> Tensor:
+    """Return what each element of a Hessian is multiplied by: [d, B] to [p, B]."""
+    first, second = pairs(len(shift))
+    return shift[first] * shift[second] * torch.where(first == second, 0.5, 1.0)[:, None]
 
 
 class _Value:
@@ -108,8 +119,7 @@ def bound_network(graph: Graph, features: Features) -> Quadratics:
     radius = features.radius
     d, boxes = radius.shape
     first, second = pairs(d)
-    # dx_i dx_j is at most this, times 1/2 on the diagonal.
-    weights = radius[first] * radius[second] * torch.where(first == second, 0.5, 1.0)[:, None]
+    weights = _products(radius)
     main = torch.zeros(len(features.value), 1 + d + len(first), boxes, dtype=torch.float64)
     main[:, 0] = features.value
     main[:, 1 : 1 + d] = features.gradient[:, :, None]

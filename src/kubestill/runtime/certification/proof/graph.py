@@ -95,7 +95,6 @@ class Graph:
 
     operations: tuple[Operation, ...]
     """Operation k gives the values number k + 1."""
-    outputs: int
 
 
 def read(predictor: Predictor) -> Graph:
@@ -116,7 +115,7 @@ def read(predictor: Predictor) -> Graph:
         spec = model.decoder.to_spec()
         mean, std = (torch.tensor(spec[part], dtype=FLOAT) for part in ("mean", "std"))
         last = reader.add(Scale(of=last, weight=std, bias=mean, size=mean.abs()))
-    return Graph(operations=tuple(reader.operations), outputs=predictor.layout.outputs)
+    return Graph(operations=tuple(reader.operations))
 
 
 class _Reader:

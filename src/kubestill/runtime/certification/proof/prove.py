@@ -107,16 +107,15 @@ def _sides(
     assert where is not None
     space = Space(where, system.breaks if system else None)
     network = NetworkSide(predictor, space)
-    other = SystemSide(system, space) if system else NetworkSide(_predictor(reference), space)
+    other = (
+        SystemSide(reference, space)
+        if isinstance(reference, System)
+        else NetworkSide(reference, space)
+    )
     if network.outputs != other.outputs:
         remedy = f"the other side has {other.outputs}; compare functions of the same outputs"
         raise InvalidInput([Problem("model.outputs", network.outputs, remedy)])
     return space, network, other
-
-
-def _predictor(reference: System | Predictor) -> Predictor:
-    assert isinstance(reference, Predictor)
-    return reference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,11 +316,7 @@ def _of(bounds: Quadratics, rows: torch.Tensor) -> Quadratics:
 def _outside(answer: Floats, bounds: Quadratics, points: Floats, boxes: Boxes) -> NDArray[np.bool_]:
     """Return which answers [N, T] are not where their bounds say: [N]."""
     shift = torch.from_numpy((points - boxes.centred[0]).T.copy())
-    first, second = pairs(len(shift))
-    twice = torch.where(first == second, 0.5, 1.0)[:, None]
-    model = bounds.value + (bounds.gradient * shift).sum(1)
-    model = model + (bounds.hessian * shift[first] * shift[second] * twice).sum(1)
-    away = np.abs(answer.T - model.numpy())
+    away = np.abs(answer.T - bounds.at(shift).numpy())
     remainder = bounds.remainder.numpy()
     return np.logical_or.reduce(~(away <= remainder) & np.isfinite(remainder))
 

@@ -75,7 +75,7 @@ class NetworkSide:
             remedy = "only numbers are proven; ask for the assurance 'enumerated' or 'sampled'"
             raise InvalidInput([Problem("model.task", predictor.spec.task, remedy)])
         self.graph = read(predictor)
-        self.outputs = self.graph.outputs
+        self.outputs = predictor.layout.outputs
         self.evaluated = 0
         self._predictor, self._space = predictor, space
         names = [column.name for column in predictor.layout.features]
