@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -143,6 +144,25 @@ def test_activations_stay_within_their_quadratics(name: str) -> None:
             assert ((truth - model).abs() <= found.remainder).all()
 
 
+@pytest.mark.parametrize(
+    "name", sorted(name for name in ACTIVATIONS if isinstance(ACTIVATIONS[name], Smooth))
+)
+def test_constants_of_activations_bound_their_derivatives(name: str) -> None:
+    function = ACTIVATIONS[name]
+    assert isinstance(function, Smooth)
+    # ELU has its derivatives on either side of 0.
+    x = torch.linspace(-12, 12, 24_000, dtype=torch.float64).requires_grad_()
+    found = function.derivatives(x)
+    bounds = (math.inf, function.second, function.third, function.fourth)
+    for place, bound in enumerate(bounds):
+        slopes = torch.zeros_like(x)
+        if found[place].requires_grad:
+            (slopes,) = torch.autograd.grad(found[place].sum(), x, retain_graph=True)
+        if place < 3:
+            torch.testing.assert_close(slopes, found[place + 1], rtol=0, atol=1e-13)
+        assert slopes.abs().max() <= bound + 1e-13
+
+
 WEIGHT = torch.from_numpy(np.random.default_rng(7).normal(0, 1, (4, 3)))
 ROW = WEIGHT[0] + 3
 ALONE: dict[str, tuple[tuple[Operation, ...], Callable[[torch.Tensor], torch.Tensor]]] = {
@@ -198,9 +218,19 @@ def test_every_operation_alone_stays_within_its_bounds(name: str) -> None:
         assert ((answer - bounds.at(shift)).abs() <= bounds.remainder).all()
 
 
+def test_sums_that_overflow_are_not_bounded() -> None:
+    """Sums alone, as of residual blocks, leave the range of float32 without any product."""
+    doubled = tuple(Add(of=place, other=place) for place in range(4))
+    one = torch.ones(1, 1, dtype=torch.float64)
+    far = Features(value=one * 2.0**125, gradient=0 * one, remainder=0 * one, radius=0 * one)
+    assert bound_network(Graph(operations=doubled), far).remainder.isinf().all()
+    near = Features(value=one * 2.0**120, gradient=0 * one, remainder=0 * one, radius=0 * one)
+    assert bound_network(Graph(operations=doubled), near).remainder.isfinite().all()
+
+
 def test_float32_activations_keep_to_what_is_assumed() -> None:
     """The one assumption about torch's own kernels, over all magnitudes."""
-    values = np.concatenate([s * 10.0 ** np.linspace(-20, 4, 60_001) for s in (-1, 1)])
+    values = np.concatenate([s * 10.0 ** np.linspace(-44, 38.5, 100_001) for s in (-1, 1)])
     x = torch.from_numpy(values.astype(np.float32))
     kernels = {
         "elu": torch.nn.functional.elu,

@@ -9,11 +9,12 @@ activation functions", section 3), where the forward bound multiplies absolute v
 Model of rounding. float32 and float64 follow the standard model fl(a op b) = (a op b)(1 + d),
 |d| <= u with u = 2^-24 and 2^-53; a sum of n products, in any order, fused or not, is within
 gamma_n sum |w x|, gamma_n = n u / (1 - n u) (Higham 2002, "Accuracy and stability of numerical
-algorithms", section 3.1). Activation functions are assumed to be within 8 u of max(1, |x|), and
-the statistics of a layer norm within 4 gamma of the mean square. What the *deployed* network loses
-in float32 enters as one more local remainder of each operation, so that every bound here is one of
-the numbers that the network really computes. What these bounds themselves lose in float64 is an
-a-priori bound of the same form with the other u, added to the same remainder.
+algorithms", section 3.1). Activation functions are assumed to be within 8 u (a |x| + b), with the
+`size` of each, and the statistics of a layer norm within 4 gamma of the mean square. What the
+*deployed* network loses in float32 enters as one more local remainder of each operation, so that
+every bound here is one of the numbers that the network really computes. What these bounds
+themselves lose in float64 is an a-priori bound of the same form with the other u, added to the same
+remainder.
 """
 
 from __future__ import annotations
@@ -190,7 +191,9 @@ def _forward(
             return main, lost, found.slope
         case Add():
             x, y = values[operation.of], values[operation.other]
-            return x.main + y.main, (x.size + y.size) * (2 * U32) + TINY, None
+            size = x.size + y.size
+            lost = size * (2 * U32) + TINY
+            return x.main + y.main, torch.where(size < HUGE, lost, math.inf), None
         case Multiply():
             x, y = values[operation.of], values[operation.other]
             main = x.main * y.main[:, :1] + y.main * x.main[:, :1]

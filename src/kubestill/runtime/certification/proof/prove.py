@@ -336,8 +336,8 @@ def _difference(space: Space, boxes: Boxes, ours: Quadratics, theirs: Quadratics
     signed = (ours.gradient - theirs.gradient) * radius
     linear = signed.abs()
     bent = (ours.hessian - theirs.hessian) * products
-    # Both sums cancel down to the error: their rounding is relative to what cancels.
-    rest = ours.remainder + theirs.remainder + 16 * U64 * size
+    # The sums below cancel down to the error: their rounding is relative to what cancels.
+    rest = ours.remainder + theirs.remainder + (16 + len(first)) * U64 * size
     rest = rest + bent[:, ~diagonal].abs().sum(1)
     square = bent[:, diagonal]
     above = value + _peak(linear, square).sum(1) + rest

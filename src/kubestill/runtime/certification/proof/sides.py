@@ -67,7 +67,8 @@ class NetworkSide:
     assumptions: tuple[str, ...] = (
         "The network is evaluated in float32 by the standard model of rounding, sums in any order, "
         "neither TF32 nor half precision.",
-        "Its activation functions are within 8 units of rounding of max(1, |x|).",
+        "Its activation functions are within 8 units of rounding of 1 (bounded ones and ELU), "
+        "of |x| (GELU, SiLU, leaky ReLU) or of 1 + |x| (softplus).",
     )
 
     def __init__(self, predictor: Predictor, space: Space):
