@@ -32,6 +32,7 @@ from kubestill.runtime.training.schedules import LearningRates
 Train = Callable[..., Path]
 Make = Callable[..., LocalArtifact]
 MOMENTUM = {"optimizer_args": {"momentum": 0.9}}
+AT_TEN = {"milestone_every": 10, "milestone_unit": "steps"}
 
 
 def milestone(out: Path, step: int) -> LocalArtifact:
@@ -191,7 +192,15 @@ def test_a_ruined_fine_tuning_exports_its_starting_point(
     assert record["curves"]["validation"][0]["step"] == 0
 
 
-@pytest.mark.parametrize("settings", [{}, {"ema_decay": 0.9}], ids=["weights", "average"])
+@pytest.mark.parametrize(
+    ("settings", "steps", "labels"),
+    [
+        ({}, 0, None),
+        ({"ema_decay": 0.9}, 0, None),
+        ({"ema_decay": 0.9, "metric": "r2", **AT_TEN}, 3, np.zeros(50)),
+    ],
+    ids=["weights", "average", "three steps on, R² undefined"],
+)
 def test_a_fine_tuning_killed_once_its_starting_point_is_saved_ends_alike(
     train: Train,
     finetune: Train,
@@ -199,15 +208,22 @@ def test_a_fine_tuning_killed_once_its_starting_point_is_saved_ends_alike(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     settings: dict[str, Any],
+    steps: int,
+    labels: Any,
 ) -> None:
     """The milestone holds the checkpoint's weights, not the perturbed ones that training needs."""
-    given = {"validation": line("held", np.linspace(-1, 1, 50)), "perturb": 0.3}
+    given = {"validation": line("held", np.linspace(-1, 1, 50), y=labels), "perturb": 0.3}
     chosen = milestone(train(), 60)
     whole = last_state(finetune(chosen, settings=settings, **given))
     (tmp_path / "fine").rename(tmp_path / "whole")
     given["checkpoint_uri"] = str(tmp_path / "another")
 
-    def killed(*_: object) -> None:
+    run_until = Trainer._run_until  # pyright: ignore[reportPrivateUsage]
+
+    def killed(trainer: Trainer, _: int) -> None:
+        run_until(trainer, steps)
+        if steps:
+            trainer._save("recovery")  # pyright: ignore[reportPrivateUsage]
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -134,9 +134,11 @@ class Trainer:
             Fenced: A newer attempt took over.
             StoreError: The store was gone for longer than training may continue without it.
         """
-        self._set_up(self._checkpointer.restore())
+        saved = self._checkpointer.restore()
+        self._set_up(saved)
         self._clock = time.monotonic()
-        if self._starts_as_candidate():
+        # It is the first thing to be saved: where anything was, it is already scored.
+        if saved is None and self._starts_as_candidate():
             self._score_start()
         elif self._skipped_its_milestone():
             self._milestone()
@@ -198,13 +200,12 @@ class Trainer:
         )
 
     def _starts_as_candidate(self) -> bool:
-        """Return whether the starting point of fine-tuning is yet to be scored.
+        """Return whether the starting point of fine-tuning is scored, too.
 
         It may be better than all that comes of it, and is exported then.
         """
         followed = self._continues and self._prepared.validation is not None
-        scored = self.curves["train"] or self._stopping.start is not None
-        return followed and self._settings.choose == "best" and not scored
+        return followed and self._settings.choose == "best"
 
     @torch.no_grad()
     def _score_start(self) -> None:
