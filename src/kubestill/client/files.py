@@ -17,7 +17,7 @@ import requests
 import urllib3
 
 from kubestill.client.api import Api
-from kubestill.errors import ClusterError, KubestillError, NotFound, counted
+from kubestill.errors import ClusterError, CorruptData, KubestillError, NotFound, counted
 
 DEFAULT_ROOT = "minio://mlpipeline/v2/artifacts"
 """The default of Kubeflow's manifests, unless the run or the namespace names another."""
@@ -157,8 +157,8 @@ class _Here:
 
     def get(self, path: str) -> bytes | None:
         try:
-            return self._store.get(path)
-        except NotFound:
+            return self._store.get(path, most=LARGEST)
+        except (NotFound, CorruptData):  # the latter where it is larger
             return None
 
 
