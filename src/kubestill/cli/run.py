@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kubestill.local import Run
 
 _LONGEST_TABLE = 16
-"""Rows of a table in a summary that is shown whole."""
+"""Most rows of a table in a summary that is shown whole."""
 
 
 @click.command()
@@ -152,10 +152,11 @@ def _show_summary(result: Run) -> None:
     with open(path, encoding="utf-8") as file:
         blocks = file.read().strip().split("\n\n")
     for number, block in enumerate(blocks):
-        heading, *rows = block.splitlines() or [""]
-        if heading.startswith("|") and len(rows) > _LONGEST_TABLE:
+        heading, _, rows = block.partition("\n")
+        count = len(rows.splitlines()) - 1  # the first of them is the rule below the heading
+        if heading.startswith("|") and count > _LONGEST_TABLE:
             names = ", ".join(name.strip() for name in heading.strip("|").split("|"))
-            blocks[number] = f"({len(rows) - 1} rows of {names}: {os.path.relpath(path)})"
+            blocks[number] = f"({count} rows of {names}: {os.path.relpath(path)})"
     echo("\n" + "\n\n".join(blocks) + "\n")
 
 
