@@ -93,8 +93,8 @@ class Backend:
         state = "FAILED"
         if self._over.get(producer, "SUCCEEDED") == "SUCCEEDED":
             components = (self._spec.root, *self._spec.components.values())
-            dags = [one.dag.tasks for one in components if producer in one.dag.tasks]
-            over = all(self._counts_as_over(tasks[producer]) for tasks in dags[:1])
+            around = next((one for one in components if producer in one.dag.tasks), None)
+            over = around is None or self._counts_as_over(around.dag.tasks[producer])
             state = "COMPLETE" if over else "RUNNING"
         names = {"pipelineJobResourceName": run, "pipelineTaskName": producer}
         return {"error": {}, **names, "state": state}
@@ -176,12 +176,12 @@ def build_input(
         # An optional input without a value is absent rather than null.
         if value is not None:
             parameters[name] = _as_kind(value, known.parameter_type if known else 0)
-    artifacts = {
-        name: {"artifacts": [one.as_input() for one in listed]}
-        for name in sorted(defined.artifacts)
-        if (given := arguments.get(name)) is not None
-        for listed in [[given] if isinstance(given, Artifact) else given]
-    }
+    artifacts: dict[str, Any] = {}
+    for name in sorted(defined.artifacts):
+        given = arguments.get(name)
+        if given is not None:
+            listed = [given] if isinstance(given, Artifact) else given
+            artifacts[name] = {"artifacts": [one.as_input() for one in listed]}
     inputs: dict[str, Any] = {"artifacts": artifacts} if artifacts else {}
     if parameters:
         inputs["parameterValues"] = dict(sorted(parameters.items()))
