@@ -37,7 +37,7 @@ _FAILED = "the server failed; look at the logs of its deployment ml-pipeline, th
 
 
 class _Patience(urllib3.Retry):
-    """Return how often to repeat a request: only one that reads, or never reached the server.
+    """How often a request is repeated: only one that reads, or that never reached the server.
 
     A repeated POST would create two things.
     """

@@ -31,7 +31,7 @@ class Processes:
         self._running: dict[int, tuple[str, ...]] = {}
         self._watchman: subprocess.Popen[str] | None = None
         self.interrupted = False
-        """Return whether the run was asked to end."""
+        """Whether the run was asked to end."""
 
     def __enter__(self) -> Processes:
         self._watchman = subprocess.Popen(
