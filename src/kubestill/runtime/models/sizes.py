@@ -41,8 +41,8 @@ def build_bounded(build: Callable[..., Built], weights: Mapping[str, Tensor]) ->
     """Build the module that these weights belong to, in little more memory than they take.
 
     A factory that cannot build on the meta device is called for real at once. Either way it is
-    stopped at the first parameter or buffer that the weights leave no room for, and before a tensor
-    that alone would be too large; what it computes from others, or without torch, is not bounded.
+    stopped at the first parameter or buffer that the weights leave no room for, and before torch's
+    usual constructors make a tensor that alone would be too large; other tensors are not bounded.
 
     Args:
         build: Makes the module; with `prove=False` without sending a batch through it. Called
@@ -147,8 +147,8 @@ class _TooLarge(Exception):
 class _Meter(TorchFunctionMode):
     """Counts what modules register, and looks at the size of new tensors before they are made."""
 
-    _OF_A_SIZE = frozenset(
-        (torch.empty, torch.full, torch.ones, torch.rand, torch.randn, torch.zeros)
+    _CONSTRUCTORS = frozenset(
+        getattr(torch, name) for name in "arange empty full ones rand randn zeros".split()
     )
 
     def __init__(self, weights: Mapping[str, Tensor]):
@@ -185,10 +185,8 @@ class _Meter(TorchFunctionMode):
     ) -> Any:
         """Make the tensor, unless it alone would be too large for what the module may hold."""
         kwargs = kwargs or {}
-        if str(kwargs.get("device")) != "meta":
-            size = _size_of_new(func, args, kwargs) if func in self._OF_A_SIZE else 0
-            if func is torch.arange:
-                size = max((abs(n) for n in (*args, *kwargs.values()) if type(n) is int), default=0)
+        if func in self._CONSTRUCTORS and str(kwargs.get("device")) != "meta":
+            size = _size_of_new(func, args, kwargs)
             if size > self._room:
                 self._stop(f"{size:,} numbers in a tensor")
         return func(*args, **kwargs)
@@ -199,6 +197,9 @@ class _Meter(TorchFunctionMode):
 
 
 def _size_of_new(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    """Return how many numbers a tensor will hold; of `arange`, its largest whole argument."""
+    if func is torch.arange:
+        return max((abs(n) for n in (*args, *kwargs.values()) if type(n) is int), default=0)
     shape = kwargs.get("size", args)
     if args and (func is torch.full or isinstance(args[0], tuple | list)):
         shape = args[0]
