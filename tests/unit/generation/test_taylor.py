@@ -88,6 +88,26 @@ def test_a_formula_stays_within_its_model(name: str) -> None:
     assert found.remainder[size < 1e-8].max() < 1e-11
 
 
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_number_for_each_box_is_a_factor(width: int) -> None:
+    """As a label looks one up: a material, its conductivity."""
+    low, high = boxes_of(np.full(width, 0.05), np.full(width, 3.0), count=4)
+    edges = EDGES[:width]
+    inputs = boxed(dict(zip(edges, low.T, strict=True)), dict(zip(edges, high.T, strict=True)))
+    factor = np.arange(1, len(low) + 1)
+    x = inputs[edges[-1]]
+    for found, truth in (
+        (factor * x - factor, lambda at: factor * at - factor),
+        (x / factor, lambda at: at / factor),
+        (factor / x, lambda at: factor / at),
+    ):
+        assert found.gradient.shape == x.gradient.shape
+        for share in (0.0, 0.3, 1.0):
+            points = low + (high - low) * share
+            told = model(found, points - (low / 2 + high / 2))
+            assert (np.abs(truth(points[:, -1]) - told) <= found.remainder + 1e-12).all()
+
+
 @pytest.mark.parametrize("name", ["heat", "black-scholes"])
 def test_systems_enclose_their_reference_solver(name: str) -> None:
     system: System = load_system(name)

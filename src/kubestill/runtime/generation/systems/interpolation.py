@@ -18,12 +18,12 @@ from kubestill.runtime.datasets.tables import read_table
 from kubestill.runtime.generation.systems.domain import Domain
 from kubestill.runtime.generation.systems.inputs import Continuous, Floats
 from kubestill.runtime.generation.systems.system import Output, System
-from kubestill.runtime.generation.systems.taylor import Taylor, constant
+from kubestill.runtime.generation.systems.taylor import Taylor
 
 __all__ = ["InterpolatedTable"]
 
 ROUNDING = 2.0**-48
-"""Bounds what `solve` loses in float64, relatively to the largest number of the table."""
+"""Bounds what `solve` loses in float64 for each input, relatively to the table's largest number."""
 
 
 class InterpolatedTable(System):
@@ -98,20 +98,18 @@ class InterpolatedTable(System):
         """Enclose it exactly within a cell of the grid, and by the whole table's range across."""
         points = {name: inputs[name] for name in self._knots}
         cells = {name: self._cell(name, x.value) for name, x in points.items()}
-        some = next(iter(points.values()))
-        found = [constant(some, corner) for corner in self._corners(cells)]
-        crossing = np.zeros_like(some.gradient)
+        found: list[Any] = self._corners(cells)
+        crossing = np.zeros_like(next(iter(points.values())).gradient)
         for name, x in points.items():
             knots, cell = self._knots[name], cells[name]
             across = (x.low < knots[cell]) | (x.high > knots[cell + 1])
             crossing += across[:, None] * np.abs(x.gradient)
-            share = (x + constant(some, -knots[cell])) * constant(
-                some, 1 / (knots[cell + 1] - knots[cell])
-            )
+            share = (x - knots[cell]) / (knots[cell + 1] - knots[cell])
             found = [a + share * (b - a) for a, b in zip(found[::2], found[1::2], strict=True)]
         largest = float(np.abs(self._values).max())
         bottom, top = self._values.min(), self._values.max()
-        return found[0].widened(ROUNDING * largest).within(bottom, top, crossing)
+        rounding = ROUNDING * len(points) * largest
+        return found[0].within(bottom, top, crossing).widened(rounding)
 
     def _cell(self, name: str, at: Floats) -> NDArray[np.int64]:
         knots = self._knots[name]

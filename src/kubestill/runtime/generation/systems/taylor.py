@@ -25,7 +25,6 @@ __all__ = [
     "Taylor",
     "boxed",
     "centred",
-    "constant",
     "exp",
     "gaussian_tail",
     "log",
@@ -52,7 +51,7 @@ class Taylor:
     """A function on B boxes: |f(x) - (value + gradient.dx + dx.hessian.dx / 2)| <= remainder.
 
     dx = x - centre of the box, for every x of the box, in d inputs. A plain number in a formula
-    counts as rounded once: 0.1 stands for one tenth.
+    counts as rounded once: 0.1 stands for one tenth. So does an array [B] of one for each box.
     """
 
     __array_ufunc__ = None  # numpy's numbers leave the arithmetic to this class
@@ -95,7 +94,7 @@ class Taylor:
         """How far the function is from `value` at most: [B]."""
         return np.maximum(self.high - self.value, self.value - self.low) * _GROW
 
-    def __add__(self, other: Taylor | float) -> Taylor:
+    def __add__(self, other: Taylor | Floats | float) -> Taylor:
         if not isinstance(other, Taylor):
             value = self.value + other
             slack = 2 * _U * (np.abs(value) + self.reach + abs(other))
@@ -120,7 +119,9 @@ class Taylor:
             blame=self.blame + other.blame,
         )
 
-    def __mul__(self, other: Taylor | float) -> Taylor:
+    def __mul__(self, other: Taylor | Floats | float) -> Taylor:
+        if isinstance(other, np.ndarray):
+            other = _constant(self, other)
         if not isinstance(other, Taylor):
             size = np.abs(self.value) + self.slope + self.bend + self.reach
             slack = 4 * _U * abs(other) * size
@@ -163,16 +164,16 @@ class Taylor:
     def __neg__(self) -> Taylor:
         return self * -1.0
 
-    def __sub__(self, other: Taylor | float) -> Taylor:
+    def __sub__(self, other: Taylor | Floats | float) -> Taylor:
         return self + (-other)
 
-    def __rsub__(self, other: float) -> Taylor:
+    def __rsub__(self, other: Floats | float) -> Taylor:
         return -self + other
 
-    def __truediv__(self, other: Taylor | float) -> Taylor:
+    def __truediv__(self, other: Taylor | Floats | float) -> Taylor:
         return self * (_reciprocal(other) if isinstance(other, Taylor) else 1 / other)
 
-    def __rtruediv__(self, other: float) -> Taylor:
+    def __rtruediv__(self, other: Floats | float) -> Taylor:
         return _reciprocal(self) * other
 
     def apply(
@@ -324,8 +325,9 @@ def boxed(lower: Mapping[str, Floats], upper: Mapping[str, Floats]) -> dict[str,
     }
 
 
-def constant(like: Taylor, values: Floats) -> Taylor:
+def _constant(like: Taylor, values: Floats) -> Taylor:
     """Return a number of each box, [B], that was rounded once, as a function on the same boxes."""
+    values = values.astype(np.float64)
     slack = 2 * _U * np.abs(values)
     zero = np.zeros_like(like.gradient)
     return Taylor(
