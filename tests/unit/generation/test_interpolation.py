@@ -43,6 +43,14 @@ def test_it_interpolates_as_scipy_does(tmp_path: Path) -> None:
     assert system.table_bytes == 4 * len(frame)
 
 
+def test_it_interpolates_the_tables_own_numbers_not_what_a_dataset_holds(tmp_path: Path) -> None:
+    frame = rows()
+    frame["p"], frame["z"] = frame["p"] / 3 + 0.1, frame["z"] * 0.1
+    system = load(tmp_path, frame)
+    assert system.domain.inputs[0].bounds == (0.1, 4 / 3 + 0.1)  # pyright: ignore
+    np.testing.assert_allclose(system.solve(frame), frame["z"], rtol=0, atol=1e-15)
+
+
 def test_boxes_are_cut_at_the_grid_and_enclosed_exactly_within(tmp_path: Path) -> None:
     system = load(tmp_path, rows())
     space, random = Space(system.domain, system.breaks), np.random.default_rng(0)

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from kubestill.errors import InvalidInput, Problem
+from kubestill.runtime.datasets import columns as read
 from kubestill.runtime.datasets.canonical import canonical_table
 from kubestill.runtime.datasets.schema import Schema
 from kubestill.runtime.datasets.tables import read_table
@@ -51,16 +51,23 @@ class InterpolatedTable(System):
             raise InvalidInput([Problem("features", wrong, remedy)])
         columns = tuple(c for c in found.schema.columns if c.name in kinds)
         schema = Schema(columns=columns, task="regression")
-        rows = pa.concat_tables([canonical_table(t, schema) for t in found.tables(schema.names)])
-        frame = rows.to_pandas().astype(np.float64)
+        tables = list(found.tables(schema.names))
+        for table in tables:
+            canonical_table(table, schema)  # Refuses infinite numbers, missing targets.
+        # Not as a dataset stores them: in float32 it would be another function.
+        frame = {
+            name: np.concatenate([read.floats(t.column(name), np.float64) for t in tables])
+            for name in kinds
+        }
+        rows = len(frame[target])
         placed = [np.unique(frame[name], return_inverse=True) for name in names]
         self._knots = {name: knots for name, (knots, _) in zip(names, placed, strict=True)}
         shape = tuple(len(knots) for knots in self._knots.values())
         index = np.ravel_multi_index([place for _, place in placed], shape)
         count, different = int(np.prod(shape)), len(np.unique(index))
-        if len(frame) != count or different != count or min(shape) < 2:
+        if rows != count or different != count or min(shape) < 2:
             remedy = (
-                f"{len(frame):,} rows, {different:,} of them different, are no complete grid of "
+                f"{rows:,} rows, {different:,} of them different, are no complete grid of "
                 f"{' x '.join(map(str, shape))} points with two and more along each input; add "
                 "what is missing, or use the system 'table'"
             )
