@@ -40,6 +40,7 @@ __all__ = [
     "StoreError",
     "StoreUnavailable",
     "TrainingFailed",
+    "counted",
     "nearest",
     "nearest_of",
 ]

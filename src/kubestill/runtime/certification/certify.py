@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kubestill.errors import InvalidInput, Problems
+from kubestill.errors import InvalidInput, Problems, counted
 from kubestill.runtime.base.rounding import at_least, at_most
 from kubestill.runtime.certification.certificate import (
     About,
@@ -478,7 +478,7 @@ def _agrees(
     if assurance == "enumerated":
         if exceptions is not None and data.disagreements:
             said = (
-                f"With {len(exceptions):,} exceptions written down beside the network "
+                f"With {counted(len(exceptions), 'exception')} written down beside the network "
                 f"({at_most(100 * share, 3)}% of the points) every one of {data.rows:,} points is "
                 "answered right."
             )

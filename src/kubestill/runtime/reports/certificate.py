@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kubestill.errors import counted
 from kubestill.runtime.base.rounding import at_least, at_most
 from kubestill.runtime.certification.certificate import (
     CODES,
@@ -85,7 +86,7 @@ def headline(found: Examined) -> str:
         return f"{first} {network}{_classes(found, name)}"
     unit = f" {made.about.unit}" if made.about.unit else ""
     if made.assurance == "enumerated":
-        where = f"at all {data.rows:,} points never off by more than"
+        where = f"at all {counted(data.rows, 'point')} never off by more than"
         return f"{first} {network} stands for {name}: {where} {at_most(data.max)}{unit}."
     proven = made.errors.proven
     if made.assurance == "proven" and proven and proven.upper is not None:
@@ -113,11 +114,13 @@ def _classes(found: Examined, name: str) -> str:
     off = made.errors.off_grid
     if made.assurance == "enumerated":
         if not data.disagreements or found.exceptions is not None:
-            kept = f" and {data.disagreements:,} exceptions" if data.disagreements else ""
+            kept = f" and {counted(data.disagreements, 'exception')}" if data.disagreements else ""
             return f"{kept} is the {name}: all {data.rows:,} answers agree."
         return f" stands for the {name}: {data.disagreements:,} of {data.rows:,} answers differ."
     if off is None or off.above_tolerance is None:
-        return f" stands for the {name}: {data.disagreements:,} of {data.rows:,} rows differ."
+        return (
+            f" stands for the {name}: {data.disagreements:,} of {counted(data.rows, 'row')} differ."
+        )
     share = at_least(1 - off.above_tolerance.bound)
     return (
         f" stands for the {name}: at least {share} of the domain agrees, with "
@@ -145,7 +148,7 @@ def _facts(found: Examined) -> list[Tile]:
         tiled = [Tile(value=at_most(data.max), label=f"largest error on {of}", detail=detail)]
     sampled, proven = made.errors.off_grid, made.errors.proven
     if off is not None and sampled is not None:
-        detail = f"on {sampled.rows:,} random points; mean {sampled.mean:.2g}"
+        detail = f"on {counted(sampled.rows, 'random point')}; mean {sampled.mean:.2g}"
         if data.disagreements is None:
             shown = at_most(max(sampled.max, made.errors.hunted.max if made.errors.hunted else 0))
             tiled.append(Tile(value=shown, label="worst found between rows", detail=detail))
@@ -165,7 +168,9 @@ def _facts(found: Examined) -> list[Tile]:
         shown = size(made.size.surrogate_bytes)
         tiled.append(Tile(value=shown, label="size of the network", detail=detail))
     if made.speed:
-        detail = f"than the solver, {made.speed.batch:,} rows at a time, 1 thread; {_off(made)}"
+        detail = (
+            f"than the solver, {counted(made.speed.batch, 'row')} at a time, 1 thread; {_off(made)}"
+        )
         tiled.append(_ratio(made.speed.ratio, "{}", ("faster", "slower"), detail))
     return tiled
 

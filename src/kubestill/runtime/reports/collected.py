@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kubestill.errors import counted
 from kubestill.runtime.retraining.windows import Seen
 
 __all__ = ["collected_text"]
@@ -35,6 +36,6 @@ def collected_text(status: str, reason: str, files: Sequence[Seen], told: Sequen
         for file in shown[:_MOST]:
             counts = " | ".join(f"{getattr(file, name):,}" for name in _COLUMNS)
             lines.append(f"| {file.uri.rpartition('/')[2]} | {file.rows:,} | {counts} |")
-        if shown[_MOST:]:
-            lines.append(f"\n{len(shown) - _MOST} more files are listed in the registry.")
+        if left := len(shown[_MOST:]):
+            lines.append(f"\nThe registry lists {counted(left, 'more file')}.")
     return "\n".join(lines).rstrip() + "\n"

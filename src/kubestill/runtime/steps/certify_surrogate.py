@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kubestill.errors import Problems, Refused
+from kubestill.errors import Problems, Refused, counted
 from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, check_kind, write_pages
 from kubestill.runtime.base.settings import check_overlap, validate
 from kubestill.runtime.certification import CertificateSettings, certify
@@ -75,7 +75,7 @@ def certify_surrogate(
     )
     _write(found, certificate, metrics, report, summary)
     if found.truth:
-        print(f"{found.truth.tally.rows:,} rows were solved", flush=True)
+        print(f"{counted(found.truth.tally.rows, 'row')} solved", flush=True)
     made = found.certificate
     for condition in made.conditions:
         print(f"{condition.status}: {condition.name}. {condition.said}", flush=True)
