@@ -94,7 +94,7 @@ def test_a_number_for_each_box_is_a_factor(width: int) -> None:
     low, high = boxes_of(np.full(width, 0.05), np.full(width, 3.0), count=4)
     edges = EDGES[:width]
     inputs = boxed(dict(zip(edges, low.T, strict=True)), dict(zip(edges, high.T, strict=True)))
-    factor = np.arange(1, len(low) + 1)
+    factor = np.arange(1.0, len(low) + 1)
     x = inputs[edges[-1]]
     for found, truth in (
         (factor * x - factor, lambda at: factor * at - factor),
