@@ -299,3 +299,28 @@ def test_what_has_no_bounds_is_refused_by_name(spoil, named: str) -> None:  # no
     spoil(made.model.network)
     with pytest.raises(InvalidInput, match=named):
         NetworkSide(made, Space(Saddle().domain))
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 8, 16, 64, 1000, 4096])
+def test_a_layer_norm_of_float32_takes_its_moments_as_assumed(width: int) -> None:
+    # Against float64, of what it gives back: rows of chance, with an offset, a spike, nearly flat.
+    random = rng(width)
+    rows = random.normal(0, 1, (400, width))
+    rows[100:200] += 10.0 ** random.uniform(-3, 4, (100, 1))
+    rows[200:300, random.integers(width)] += 10.0 ** random.uniform(0, 6, 100)
+    rows[300:] = 1 + 1e-4 * rows[300:]
+    given = torch.from_numpy(rows.astype(np.float32))
+    exact, epsilon = given.double(), 1e-5
+    _, mean, root = torch.native_layer_norm(given, [width], None, None, epsilon)
+    gamma = (width + 8) * 2.0**-24
+    square = exact.square().mean(1, keepdim=True)
+    assert ((mean - exact.mean(1, keepdim=True)).abs() <= 4 * gamma * square.sqrt()).all()
+    variance = exact.var(1, correction=0, keepdim=True)
+    # The root that it gives back is rounded as well.
+    assert ((root.double() ** -2 - epsilon - variance).abs() <= 5 * gamma * square + 1e-11).all()
+
+
+def test_what_is_assumed_of_layer_norms_is_said_of_networks_that_have_one() -> None:
+    space = Space(Saddle().domain)
+    said = {name: NetworkSide(predictor(name), space).assumptions for name in NETWORKS}
+    assert {name for name in said if "layer norm" in " ".join(said[name])} == {"layer-norm"}

@@ -10,11 +10,11 @@ Model of rounding. float32 and float64 follow the standard model fl(a op b) = (a
 |d| <= u with u = 2^-24 and 2^-53; a sum of n products, in any order, fused or not, is within
 gamma_n sum |w x|, gamma_n = n u / (1 - n u) (Higham 2002, "Accuracy and stability of numerical
 algorithms", section 3.1). Activation functions are assumed to be within 8 u (a |x| + b), with the
-`size` of each, and the statistics of a layer norm within 4 gamma of the mean square. What the
-*deployed* network loses in float32 enters as one more local remainder of each operation, so that
-every bound here is one of the numbers that the network really computes. What these bounds
-themselves lose in float64 is an a-priori bound of the same form with the other u, added to the same
-remainder.
+`size` of each, and the mean and the variance of a layer norm within 4 gamma_(n+8) of the root mean
+square and of the mean square, however it sums them. What the *deployed* network loses in float32
+enters as one more local remainder of each operation, so that every bound here is one of the numbers
+that the network really computes. What these bounds themselves lose in float64 is an a-priori bound
+of the same form with the other u, added to the same remainder.
 """
 
 from __future__ import annotations
@@ -166,9 +166,9 @@ def _forward(
             main[:, 0] += operation.bias[:, None]
             sums = operation.weight.abs() @ x.size + operation.bias.abs()[:, None]
             lost = sums * (_gamma(n + 1, U32) + 4 * _gamma(n + 64, U64)) + (n + 1) * TINY
-            if operation.statistics_of >= 0:
-                square = values[operation.statistics_of].size.square().mean(0, keepdim=True)
-                lost += 4 * _gamma(n + 8, U32) * square
+            if operation.moment:
+                square = values[operation.normed].size.square().mean(0, keepdim=True)
+                lost += 4 * _gamma(n + 8, U32) * square ** (operation.moment / 2)
             return main, torch.where(sums < HUGE, lost, math.inf), None
         case Scale():
             x = values[operation.of]

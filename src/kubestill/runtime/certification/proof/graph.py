@@ -38,8 +38,10 @@ class Linear:
     """[m, n]"""
     bias: Tensor
     """[m]"""
-    statistics_of: int = -1
-    """Input of the layer norm whose variance this is; -1 for any other matrix."""
+    moment: int = 0
+    """1 where it centres the input of a layer norm, 2 where it gives the variance; 0 elsewhere."""
+    normed: int = 0
+    """The input of that layer norm."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -220,11 +222,11 @@ class _Reader:
         width = module.normalized_shape[0]
         zeros, ones = torch.zeros(width, dtype=FLOAT), torch.ones(width, dtype=FLOAT)
         centring = torch.eye(width, dtype=FLOAT) - 1 / width
-        centred = self._matrix(centring, zeros, of)
+        centred = self.add(Linear(of=of, weight=centring, bias=zeros, moment=1, normed=of))
         squares = self.add(Apply(of=centred, function=ACTIVATIONS["square"]))
         epsilon = torch.tensor([module.eps], dtype=FLOAT)
         average = ones[None] / width
-        variance = self.add(Linear(of=squares, weight=average, bias=epsilon, statistics_of=of))
+        variance = self.add(Linear(of=squares, weight=average, bias=epsilon, moment=2, normed=of))
         # A variance that float32 rounds below its epsilon stays above half of it.
         root = self.add(Apply(of=variance, function=InverseRoot(floor=module.eps / 2)))
         scaled = self.add(Multiply(of=centred, other=root))

@@ -16,7 +16,7 @@ from kubestill.runtime.certification.proof.bounds import (
     bound_network,
     pairs,
 )
-from kubestill.runtime.certification.proof.graph import read
+from kubestill.runtime.certification.proof.graph import Linear, read
 from kubestill.runtime.certification.proof.space import Boxes, Space
 from kubestill.runtime.datasets.decode import decode_features
 from kubestill.runtime.generation.systems.inputs import Floats
@@ -76,6 +76,11 @@ class NetworkSide:
             remedy = "only numbers are proven; ask for the assurance 'enumerated' or 'sampled'"
             raise InvalidInput([Problem("model.task", predictor.spec.task, remedy)])
         self.graph = read(predictor)
+        if any(isinstance(one, Linear) and one.moment for one in self.graph.operations):
+            self.assumptions += (
+                "The mean and the variance of a layer norm of n numbers are within 4 (n + 8) units "
+                "of rounding of their root mean square and mean square.",
+            )
         self.outputs = predictor.layout.outputs
         self.evaluated = 0
         self._predictor, self._space = predictor, space
