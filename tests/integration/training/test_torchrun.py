@@ -12,13 +12,16 @@ import pytest
 from chaos import copy_of, digest
 
 WORKER = Path(__file__).parent / "worker.py"
+GROUPS = Path(__file__).parent / "groups.py"
+
+
+# It binds a port of its own: one chosen here may be another test's by the time it has started.
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
 
 def launch(root: Path, ranks: int, *more: str) -> subprocess.Popen[bytes]:
     (root / "log").unlink(missing_ok=True)
-    # It binds a port of its own: one chosen here may be another test's by the time it has started.
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command = [*torchrun, "--nproc-per-node", str(ranks), str(WORKER), str(root)]
+    command = [*TORCHRUN, str(ranks), str(WORKER), str(root)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with open(root / "stderr", "wb") as stderr:
         return subprocess.Popen(
@@ -80,3 +83,16 @@ def test_one_process_goes_on_where_two_were(data: Path, tmp_path: Path) -> None:
     assert launch(root, 1).wait(timeout=240) == 0, (root / "log").read_text()
     assert "ranks: 2 then, 1 now" in (root / "log").read_text()
     assert digest(root)[1] > 0
+
+
+def test_a_process_joins_the_others_as_often_as_it_likes() -> None:
+    """The addresses of an earlier group, whose rank is late for the next, lead nowhere."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*TORCHRUN, "2", str(GROUPS)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
