@@ -1,5 +1,7 @@
 """One process a device: joined under `torchrun`, alone everywhere else."""
 
+# Documented names of torch.distributed, which pyright does not count as exported.
+# pyright: reportPrivateImportUsage=false
 from __future__ import annotations
 
 import itertools
