@@ -80,9 +80,14 @@ class Continuous(Input):
     """
 
     name: str
+    """Name of the column."""
     low: float = -math.inf
+    """Lowest value."""
     high: float = math.inf
+    """Highest value."""
     mapping: Mapping = "linear"
+    """How unit numbers are spread: `linear`, `log`, `normal` or `exponential`. Random points and
+    shares of the domain follow it."""
     centre: float = 0.0
     """Mean of a `normal` mapping."""
     spread: float = 1.0
@@ -160,8 +165,11 @@ class Integer(Input):
     """A whole number, both bounds included."""
 
     name: str
+    """Name of the column."""
     low: int
+    """Lowest number."""
     high: int
+    """Highest number."""
     unit: str = ""
     """Unit, for people."""
 
@@ -209,6 +217,7 @@ class Levels(Input):
     """One of several numbers, such as the points of a table along one of its axes."""
 
     name: str
+    """Name of the column."""
     values: tuple[float, ...]
     """The values in ascending order, without duplicates."""
     unit: str = ""
@@ -259,7 +268,9 @@ class Choice(Input):
     """One of several labels."""
 
     name: str
+    """Name of the column."""
     choices: tuple[str, ...]
+    """The labels, each once."""
 
     @property
     @override
@@ -294,7 +305,9 @@ class Field(Input):
     """A whole field, such as an initial condition, drawn from a few unit numbers."""
 
     name: str
+    """Name of the column."""
     shape: tuple[int, ...]
+    """Shape of one field; a cell of the column holds it flat."""
     numbers: int
     """Unit numbers it takes."""
     draw: Callable[[Floats], Floats]

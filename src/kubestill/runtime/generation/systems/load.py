@@ -51,7 +51,7 @@ def load_system(system: str, args: Mapping[str, Any] | None = None) -> System:
         remedy = f"{system} raised {type(error).__name__}: {error}"
         raise InvalidInput([Problem("system_args", arguments, remedy)]) from error
     if not isinstance(made, System):
-        raise _invalid(system, "make it a subclass of kubestill.runtime.generation.systems.System")
+        raise _invalid(system, "make it a subclass of kubestill.systems.System")
     for field, kind in (("domain", Domain), ("output", Output)):
         if not isinstance(getattr(made, field, None), kind):
             raise _invalid(system, f"set its `{field}` to a {kind.__name__} in `__init__`")

@@ -1,6 +1,7 @@
 """Define a numerical system: a domain, and a solution exact enough to be noise-free.
 
-A system of one's own is a subclass, given by its import path:
+A system of one's own is a subclass, given by its import path; users take all names from
+`kubestill.systems`, and docs/systems.md writes one from nothing:
 
     class Pendulum(System):
         name = "pendulum"
@@ -39,9 +40,11 @@ class Axis:
     """One dimension of an output tensor."""
 
     name: str
+    """Name, for people."""
     values: tuple[float, ...]
-    """Coordinates along it."""
+    """Coordinates along it, one for each number."""
     unit: str = ""
+    """Unit, for people."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +52,13 @@ class Output:
     """The output of a system for one row: a number, a tensor, or one of several labels."""
 
     name: str
+    """Name of the column."""
     axes: tuple[Axis, ...] = ()
     """Dimensions of a tensor; empty for a number."""
     classes: tuple[str, ...] = ()
     """Labels, if the output is a label."""
     unit: str = ""
+    """Unit, for people."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -84,7 +89,9 @@ class System(ABC):
     name: str
     """Name in messages and provenance."""
     domain: Domain
+    """The inputs; set in `__init__`."""
     output: Output
+    """What `solve` gives for one row; set in `__init__`."""
     reference: Solver | None = None
     """Another solver of at least the accuracy of `solve` that shares no method with it: what shows
     that labels carry no noise. None where there is none."""
