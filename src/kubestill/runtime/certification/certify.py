@@ -49,6 +49,7 @@ from kubestill.runtime.certification.plan import Plan, plan_solves
 from kubestill.runtime.certification.settings import CertificateSettings
 from kubestill.runtime.certification.truth import Truth
 from kubestill.runtime.datasets.cache import load_decoded
+from kubestill.runtime.datasets.columns import pandas_frame
 from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.generation.systems.inputs import Continuous
 from kubestill.runtime.generation.systems.system import System
@@ -222,7 +223,7 @@ def _some_rows(
     for table in dataset.iter_blocks(names):
         here = take[(take >= start) & (take < start + table.num_rows)] - start
         if len(here):
-            parts.append(table.take(here).to_pandas())
+            parts.append(pandas_frame(table.take(here)))
         start += table.num_rows
     known = np.asarray(labels[take], np.float64).reshape(len(take), -1)
     return pd.concat(parts, ignore_index=True), known
@@ -273,7 +274,7 @@ def _inputs_of(truth: Truth, raw: NDArray[np.float32], row: int) -> pd.DataFrame
             assert column.categories
             columns[column.name] = [column.categories[int(values[0])]]
         else:
-            columns[column.name] = [values] if column.shape else values
+            columns[column.name] = [values.reshape(column.shape)] if column.shape else values
     return pd.DataFrame(columns)
 
 

@@ -1,8 +1,9 @@
 """The one form in which rows are stored, cut into blocks and fingerprinted.
 
 Numbers and tensors are float32 (ignored numbers float64) with NaN for missing; truth values and
-labels are nullable, labels a dictionary in the schema's order. The same rows always give the same
-bytes, whatever types, part sizes or compression they came in.
+labels are nullable, labels a dictionary in the schema's order. Tensors of two dimensions and more
+are Arrow's FixedShapeTensor, so that other readers of Parquet see their shape. The same rows always
+give the same bytes, whatever types, part sizes or compression they came in.
 """
 
 from __future__ import annotations
@@ -83,7 +84,12 @@ def stored_table(table: pa.Table, columns: Sequence[Column]) -> pa.Table:
     arrays: list[pa.ChunkedArray | pa.Array] = []
     for column in columns:
         values = table.column(column.name)
-        arrays.append(_dictionary(values, column) if column.categories is not None else values)
+        if column.categories is not None:
+            values = _dictionary(values, column)
+        elif len(column.shape) > 1 and values.type != _storage_field(column).type:
+            # Fields were flat lists in earlier versions.
+            values = _canonical_array(values, column)
+        arrays.append(values)
     return pa.Table.from_arrays(arrays, schema=storage_schema(columns))
 
 
@@ -94,7 +100,7 @@ def unlabelled_rows(table: pa.Table, schema: Schema) -> int:
         return 0
     values = table.column(target.name)
     if target.kind == "tensor":
-        return int(np.isnan(read.tensors(values, target.width)).any(1).sum())
+        return int(np.isnan(read.tensors(values, target.shape)).any(1).sum())
     if target.kind == "numeric":
         return int(np.isnan(read.floats(values, _number_type(target))).sum())
     return values.null_count
@@ -108,7 +114,7 @@ def block_digest(block: pa.Table, schema: Schema) -> str:
         if column.kind == "numeric":
             digest.update(_bytes(read.floats(values, _number_type(column))))
         elif column.kind == "tensor":
-            digest.update(_bytes(read.tensors(values, column.width)))
+            digest.update(_bytes(read.tensors(values, column.shape)))
         elif column.kind == "boolean":
             marks = pc.fill_null(pc.cast(values, pa.int8()), -1)
             digest.update(_bytes(marks.to_numpy()))
@@ -134,6 +140,8 @@ def fingerprint(schema: Schema, rows: int, blocks: Sequence[str]) -> str:
 def _storage_field(column: Column) -> pa.Field:
     if column.kind == "numeric":
         return pa.field(column.name, pa.from_numpy_dtype(_number_type(column)), nullable=False)
+    if len(column.shape) > 1:
+        return pa.field(column.name, read.field_type(column.shape), nullable=False)
     if column.kind == "tensor":
         element = pa.field("element", pa.float32(), nullable=False)
         return pa.field(column.name, pa.list_(element, column.width), nullable=False)
@@ -152,7 +160,9 @@ def _canonical_array(values: pa.ChunkedArray, column: Column) -> pa.Array:
     if column.kind == "numeric":
         return pa.array(_one_nan(read.floats(values, _number_type(column))))
     if column.kind == "tensor":
-        flat = pa.array(_one_nan(read.tensors(values, column.width)).reshape(-1))
+        flat = pa.array(_one_nan(read.tensors(values, column.shape)).reshape(-1))
+        if len(column.shape) > 1:
+            return read.field_array(flat, column.shape)
         return pa.FixedSizeListArray.from_arrays(flat, type=_storage_field(column).type)
     if column.kind == "boolean":
         return read.flags(values)
@@ -199,8 +209,8 @@ def _check_names(names: list[str], schema: Schema, problems: Problems) -> None:
 def _check_values(array: pa.Array, column: Column, labelled: bool, problems: Problems) -> None:
     field = f"column {column.name!r}"
     if column.role != "ignored" and column.kind in ("numeric", "tensor"):
-        numbers = array.flatten() if column.kind == "tensor" else array
-        numbers = numbers.to_numpy()
+        stored = array.storage if isinstance(array, pa.ExtensionArray) else array
+        numbers = (stored.flatten() if column.kind == "tensor" else stored).to_numpy()
         infinite = int(np.isinf(numbers).sum())
         if infinite:
             remedy = (

@@ -8,6 +8,7 @@ Every function raises `ValueError` with a remedy as its message where the values
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -23,11 +24,16 @@ __all__ = [
     "MISSING",
     "UNSEEN",
     "arrow_table",
+    "field_array",
+    "field_type",
     "flags",
     "floats",
     "is_list",
     "label_codes",
     "label_strings",
+    "nested_lists",
+    "pandas_frame",
+    "tensor_shape",
     "tensors",
 ]
 
@@ -45,6 +51,48 @@ def arrow_table(data: pa.Table | pd.DataFrame) -> pa.Table:
         return data
     arrays = [_arrow_array(data.iloc[:, place]) for place in range(data.shape[1])]
     return pa.Table.from_arrays(arrays, names=[str(name) for name in data.columns])
+
+
+def pandas_frame(table: pa.Table) -> pd.DataFrame:
+    """Return an Arrow table as a DataFrame; a cell of a FixedShapeTensor is an array of its shape.
+
+    Arrow's own `to_pandas` gives flat cells.
+    """
+    frame = table.to_pandas()
+    for name, kind in zip(table.schema.names, table.schema.types, strict=True):
+        if isinstance(kind, pa.FixedShapeTensorType):
+            shape = tensor_shape(kind)
+            rows = tensors(table.column(name), shape, kind.value_type.to_pandas_dtype())
+            frame[name] = list(rows.reshape(-1, *shape))
+    return frame
+
+
+def field_type(shape: Sequence[int]) -> pa.FixedShapeTensorType:
+    """Return the Arrow type of float32 fields of this shape."""
+    return pa.fixed_shape_tensor(pa.float32(), list(shape))
+
+
+def field_array(flat: pa.Array, shape: Sequence[int]) -> pa.Array:
+    """Return float32 numbers [n * width] as n fields: a FixedShapeTensor array."""
+    stored = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(shape)))
+    return pa.ExtensionArray.from_storage(field_type(shape), stored)
+
+
+def tensor_shape(kind: pa.FixedShapeTensorType) -> tuple[int, ...]:
+    """Return the shape of one value as its reader sees it: Arrow's own is that of its memory."""
+    order = kind.permutation or range(len(kind.shape))
+    return tuple(kind.shape[axis] for axis in order)
+
+
+def nested_lists(values: pa.Array) -> pa.Array:
+    """Return a FixedShapeTensor array as the nested lists that hold the same."""
+    shape = tensor_shape(values.type)
+    rows = tensors(values, shape, values.type.value_type.to_pandas_dtype())
+    lists = pa.array(rows.reshape(-1))
+    for size in reversed(shape[1:]):
+        lists = pa.FixedSizeListArray.from_arrays(lists, size)
+    missing = pc.invert(values.is_valid())
+    return pa.FixedSizeListArray.from_arrays(lists, shape[0], mask=missing)
 
 
 def is_list(kind: pa.DataType) -> bool:
@@ -118,28 +166,48 @@ def label_codes(values: Values, categories: Sequence[str]) -> NDArray[np.int32]:
     return lookup[indices.to_numpy(zero_copy_only=False)]
 
 
-def tensors(values: Values, width: int, dtype: type[np.floating[Any]] = np.float32) -> NDArray[Any]:
-    """Return tensors flattened to [n, width], all NaN where missing. May be a read-only view."""
+def tensors(
+    values: Values, shape: Sequence[int], dtype: type[np.floating[Any]] = np.float32
+) -> NDArray[Any]:
+    """Return tensors flattened to [n, width], all NaN where missing. May be a read-only view.
+
+    Args:
+        values: FixedShapeTensor, nested lists of this shape, or flat lists of its numbers in C order.
+        shape: Of one tensor.
+        dtype: Of the numbers.
+    """
+    width = math.prod(shape)
     if isinstance(values, pa.ChunkedArray):
         if values.num_chunks != 1:
-            parts = [tensors(chunk, width, dtype) for chunk in values.chunks]
+            parts = [tensors(chunk, shape, dtype) for chunk in values.chunks]
             return np.concatenate(parts) if parts else np.empty((0, width), dtype)
         values = values.chunk(0)
+    kind, order = values.type, None
+    if isinstance(kind, pa.FixedShapeTensorType):
+        _check_shape(tensor_shape(kind), shape)
+        order, values = kind.permutation, values.storage
     count = len(values)
     present = None
     if values.null_count:
         present = values.is_valid().to_numpy(zero_copy_only=False)
         values = values.drop_null()
     rows = len(values)
+    found: list[int] = []
     while is_list(values.type):
         lengths = pc.unique(pc.list_value_length(values))
         if len(lengths) > 1:
             raise ValueError("holds lists of different lengths; a tensor column needs one shape")
+        found += lengths.to_pylist()
         values = values.flatten()
     if len(values) != rows * width:
-        found = len(values) // max(rows, 1)
-        raise ValueError(f"holds {found} numbers a row where {width} are expected")
+        held = len(values) // max(rows, 1)
+        raise ValueError(f"holds {held} numbers a row where {width} are expected")
+    if rows and not isinstance(kind, pa.FixedShapeTensorType):
+        _check_shape(found, shape)
     flat = floats(values, dtype).reshape(rows, width)
+    if order and list(order) != sorted(order):
+        memory = flat.reshape(rows, *kind.shape)
+        flat = memory.transpose(0, *(axis + 1 for axis in order)).reshape(rows, width)
     if present is None:
         return flat
     filled = np.full((count, width), np.nan, dtype)
@@ -147,10 +215,22 @@ def tensors(values: Values, width: int, dtype: type[np.floating[Any]] = np.float
     return filled
 
 
+def _check_shape(found: Sequence[int], shape: Sequence[int]) -> None:
+    """Refuse the same numbers in another shape: [H, W] where [W, H] is expected."""
+    if 1 not in (len(found), len(shape)) and list(found) != list(shape):
+        raise ValueError(
+            f"holds tensors of shape {list(found)} where {list(shape)} is expected; "
+            "transpose or reshape them"
+        )
+
+
 def _arrow_array(series: pd.Series) -> pa.Array:
     if series.dtype == object:
-        first = next((value for value in series if isinstance(value, np.ndarray)), None)
-        if first is not None and first.ndim > 1:
+        arrays = [cell for cell in series if isinstance(cell, np.ndarray)]
+        shapes = {cell.shape for cell in arrays}
+        if any(len(shape) > 1 for shape in shapes):
+            if len(shapes) == 1 and len(arrays) == len(series):
+                return pa.FixedShapeTensorArray.from_numpy_ndarray(np.stack(arrays))
             series = series.map(
                 lambda cell: cell.tolist() if isinstance(cell, np.ndarray) else cell
             )

@@ -264,7 +264,7 @@ def _fill(table: pa.Table, layout: RawLayout, arrays: dict[str, NDArray[Any]]) -
             if column.role == "target":
                 _fill_target(values, column, arrays["target"], problems)
             elif column.role == "soft":
-                arrays["soft"][:] = read.tensors(values, column.width)
+                arrays["soft"][:] = read.tensors(values, column.shape)
         except (pa.ArrowException, ValueError) as error:
             problems.add(f"column {column.name!r}", str(values.type), str(error))
     if "raw" in arrays:
@@ -276,7 +276,7 @@ def _fill_target(
     values: pa.ChunkedArray, column: Column, out: NDArray[Any], problems: Problems
 ) -> None:
     if column.kind == "tensor":
-        out[:] = read.tensors(values, column.width)
+        out[:] = read.tensors(values, column.shape)
     elif column.kind == "numeric":
         out[:, 0] = read.floats(values)
     else:
@@ -296,7 +296,7 @@ def _fill_features(
         values, place = table.column(column.name), layout.slices[column.name]
         try:
             if column.kind == "tensor":
-                out[:, place] = read.tensors(values, column.width)
+                out[:, place] = read.tensors(values, column.shape)
             else:
                 scalars.append((place.start, _scalars(values, column)))
         except (pa.ArrowException, ValueError) as error:

@@ -32,6 +32,7 @@ from kubestill.runtime.datasets.canonical import (
     storage_schema,
     stored_table,
 )
+from kubestill.runtime.datasets.columns import pandas_frame
 from kubestill.runtime.datasets.parts import (
     Part,
     absolute,
@@ -179,8 +180,8 @@ class Dataset:
         return pa.concat_tables([empty, *self.iter_tables(columns)])
 
     def to_pandas(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """Return all rows in memory as a DataFrame; a tensor is a flat array per row."""
-        return self.to_table(columns).to_pandas()
+        """Return all rows in memory as a DataFrame; a cell of a tensor is an array of its shape."""
+        return pandas_frame(self.to_table(columns))
 
     def _columns(self, names: Sequence[str] | None) -> tuple[Column, ...]:
         if names is None:

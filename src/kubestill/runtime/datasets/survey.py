@@ -85,6 +85,8 @@ def guess(kind: pa.DataType) -> str:
         return "categorical" if guess(kind.value_type) != "" else ""
     if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
         return "categorical"
+    if isinstance(kind, pa.FixedShapeTensorType):
+        return "tensor" if guess(kind.value_type) in ("numeric", "boolean") else ""
     if read.is_list(kind):
         inner = kind.value_type
         while read.is_list(inner):
@@ -129,7 +131,7 @@ def _look(values: pa.ChunkedArray, found: Finding, counted: bool) -> None:
     elif found.kind == "tensor":
         found.shape = found.shape or _first_shape(values)
         if found.shape:
-            numbers = read.tensors(values, int(np.prod(found.shape)))
+            numbers = read.tensors(values, found.shape)
             present = numbers[values.is_valid().to_numpy()]
             found.missing += int(np.isnan(present).any(1).sum())
             found.infinite += int(np.isinf(present).sum())
@@ -161,6 +163,8 @@ def _look_for_loss(
 
 
 def _first_shape(values: pa.ChunkedArray) -> tuple[int, ...]:
+    if isinstance(values.type, pa.FixedShapeTensorType):
+        return read.tensor_shape(values.type)
     for cell in _cells(values):
         shape: list[int] = []
         while isinstance(cell, list):

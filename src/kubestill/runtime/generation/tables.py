@@ -22,7 +22,7 @@ def originals_of(table: pa.Table, schema: Schema) -> Originals:
     for place, column in enumerate(coded):
         codes[:, place] = _codes(table.column(column.name), column)
     tensors = [
-        Tensor(values=read.tensors(table.column(column.name), column.width), shape=column.shape)
+        Tensor(values=read.tensors(table.column(column.name), column.shape), shape=column.shape)
         for column in kinds["tensor"]
     ]
     return Originals(numeric=numeric, codes=codes, tensors=tuple(tensors))

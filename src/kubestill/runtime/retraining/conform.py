@@ -124,7 +124,7 @@ def _read(values: pa.ChunkedArray, column: Column, drift: Drift) -> pa.Array:
         if column.kind == "boolean":
             return read.flags(values)
         if column.kind == "tensor":
-            read.tensors(values, column.width)
+            read.tensors(values, column.shape)
             return values.combine_chunks()
         labels = read.label_strings(values)
     except (pa.ArrowException, ValueError):

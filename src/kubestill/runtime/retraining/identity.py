@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from kubestill.errors import CorruptData
-from kubestill.runtime.datasets.columns import is_list
+from kubestill.runtime.datasets.columns import is_list, nested_lists
 
 __all__ = ["Identities", "first_of_each", "identify", "known"]
 
@@ -169,6 +169,8 @@ def _hashes(
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.bool_]]:
     """Return two hashes of each value, and which values are there at all."""
     joined = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    if isinstance(joined.type, pa.FixedShapeTensorType):
+        joined = nested_lists(joined)
     kind = joined.type
     filled = joined.is_valid().to_numpy(zero_copy_only=False)
     if pa.types.is_null(kind):

@@ -68,7 +68,8 @@ class Domain:
         columns: dict[str, Any] = {}
         start = 0
         for given in self.inputs:
-            columns[given.name] = _cells(given.at(unit[:, start : start + given.width]))
+            values = given.at(unit[:, start : start + given.width])
+            columns[given.name] = values if values.ndim == 1 else list(values)
             start += given.width
         return pd.DataFrame(columns)
 
@@ -141,14 +142,10 @@ class Domain:
 
 
 def stacked(values: Any) -> NDArray[Any]:
-    """Return a column as an array: [N], or [N, W] where a cell is a flat field."""
+    """Return a column as an array: [N], or [N, *shape] where a cell is a field."""
     if len(values) and isinstance(values.iloc[0], np.ndarray):
         return np.stack(values.to_list())
     return values.to_numpy()
-
-
-def _cells(values: NDArray[Any]) -> Any:
-    return values if values.ndim == 1 else list(values.reshape(len(values), -1))
 
 
 def _line(given: Input) -> str:

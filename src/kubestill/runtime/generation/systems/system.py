@@ -126,6 +126,7 @@ class System(ABC):
     def solve(self, inputs: pd.DataFrame) -> NDArray[Any]:
         """Return float64 [N, *shape], or labels [N], for N rows inside the domain.
 
-        The frame has the domain's columns; a field is a flat array per cell (`domain.stacked`).
+        The frame has the domain's columns; a cell of a field is an array of its shape, and
+        `domain.stacked` joins a column of them.
         """
         ...

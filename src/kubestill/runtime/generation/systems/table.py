@@ -57,7 +57,7 @@ class Table(System):
         answers = _answers(pieces, schema)
         first = _first_of_each(keys, answers, source)
         assert schema.target
-        self._rows = rows.take(first).to_pandas()
+        self._rows = read.pandas_frame(rows.take(first))
         self._answers = answers[first]
         self._place = {keys[row]: place for place, row in enumerate(first)}
         self._given = schema
@@ -156,7 +156,7 @@ def _answers(pieces: Iterable[pa.Table], schema: Schema) -> NDArray[Any]:
     columns = [piece.column(target.name) for piece in pieces]
     if target.kind == "categorical":
         return np.concatenate([np.asarray(read.label_strings(c).to_pylist()) for c in columns])
-    numbers = [read.tensors(column, target.width, np.float64) for column in columns]
+    numbers = [read.tensors(column, target.shape, np.float64) for column in columns]
     return np.concatenate(numbers)
 
 
