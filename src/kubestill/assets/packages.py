@@ -16,7 +16,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 from kubestill.assets.build import compile_yaml
 from kubestill.assets.catalog import find_assets
-from kubestill.assets.reading import read_documents
+from kubestill.assets.reading import MOST_CHARACTERS, read_documents
 from kubestill.errors import Problems, nearest
 
 
@@ -91,7 +91,7 @@ def load_package(
 def _read(path: str, problems: Problems) -> Package | None:
     try:
         with open(path, encoding="utf-8") as file:
-            package = Package(file.read())
+            package = Package(file.read(MOST_CHARACTERS + 1))
         if package.name:
             return package
     except (OSError, UnicodeDecodeError) as error:

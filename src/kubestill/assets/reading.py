@@ -7,7 +7,9 @@ from typing import IO, Any
 import yaml
 
 MOST_VALUES = 100_000
-"""That one document may hold, each alias counted for all that it stands for."""
+"""That one text may hold, each alias counted for all that it stands for."""
+MOST_CHARACTERS = 2 << 20
+"""That one text may hold; a pipeline of this size is larger than Kubernetes stores."""
 
 
 def read_yaml(text: str | IO[str]) -> Any:
@@ -26,13 +28,19 @@ def read_documents(text: str | IO[str]) -> list[Any]:
     """Read all documents of a text.
 
     Nine lines of aliases can stand for a billion values: reading them takes no time, but nothing
-    that is done with them afterwards ends.
+    that is done with them afterwards ends. Values that are written out take a thousand times the
+    memory of their text, so they are counted while they are read.
 
     Raises:
-        YAMLError: It cannot be parsed, nests too deeply, or holds more than `MOST_VALUES` values.
+        YAMLError: It cannot be parsed, nests too deeply, or holds more than `MOST_CHARACTERS`
+            characters or `MOST_VALUES` values.
     """
+    if not isinstance(text, str):
+        text = text.read(MOST_CHARACTERS + 1)
+    if len(text) > MOST_CHARACTERS:
+        raise yaml.YAMLError(f"it holds more than {MOST_CHARACTERS:,} characters")
     try:
-        documents = list(yaml.safe_load_all(text))
+        documents = list(yaml.load_all(text, _Bounded))
         _count(documents, {}, set())
     except RecursionError as error:
         raise yaml.YAMLError("it nests too deeply") from error
@@ -41,6 +49,18 @@ def read_documents(text: str | IO[str]) -> list[Any]:
     except ValueError as error:  # a date such as 2026-02-30, or a number of thousands of digits
         raise yaml.YAMLError(str(error)) from error
     return documents
+
+
+class _Bounded(yaml.SafeLoader):
+    """Composes at most `MOST_VALUES` values."""
+
+    composed = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.composed += 1
+        if self.composed > MOST_VALUES:
+            raise yaml.YAMLError(f"it holds more than {MOST_VALUES:,} values")
+        return super().compose_node(parent, index)
 
 
 def _count(value: Any, counted: dict[int, int], above: set[int]) -> int:

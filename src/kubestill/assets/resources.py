@@ -12,8 +12,6 @@ from kubestill.assets.reading import read_yaml
 from kubestill.errors import Problems, nearest
 from kubestill.pipelines._resources import DURATION, Resources
 
-_LARGEST = 1 << 20
-"""Characters of a file of settings; nobody writes more by hand."""
 _QUANTITY = r"\d+(\.\d+)?([munkMGTPE]|[KMGTPE]i)?"
 _MOST = 1 << 31
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
@@ -46,10 +44,7 @@ def read_resources(path: str) -> Resources:
     problems = Problems()
     try:
         with open(path, encoding="utf-8") as file:
-            text = file.read(_LARGEST + 1)
-        if len(text) > _LARGEST:
-            raise yaml.YAMLError(f"it holds more than {_LARGEST:,} characters")
-        content = read_yaml(text) or {}
+            content = read_yaml(file) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         problems.add("--resources", path, f"cannot be read as YAML ({error})")
         content = {}

@@ -1,10 +1,12 @@
 """YAML that somebody else wrote: read whole, or refused at once."""
 
+import io
 import time
 
 import pytest
 import yaml
 
+from kubestill.assets import reading
 from kubestill.assets.reading import read_documents, read_yaml
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -16,19 +18,37 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (BOMB, "more than 100,000 values"),
+        (BOMB, "more than 1,000 values"),
+        # Broken at its end, which is never reached.
+        ("[" + "x," * 1_000, "more than 1,000 values"),
+        ("---\nx\n" * 1_001, "more than 1,000 values"),
+        (io.StringIO("x" * 10_000_000), "more than 2,097,152 characters"),
         ("a: &a [*a]", "contains itself"),
         ("a: &a {b: *a}", "contains itself"),
-        ("[" * 9_999, "nests too deeply"),
+        ("[" * 1_000, "nests too deeply"),
         ("at: 2026-02-30", "day is out of range"),
         ("n: " + "9" * 5000, "digits"),
         ("a: 1\n---\nb: 2", "2 documents"),
         ("a: [", "expected"),
         ("!!python/object/apply:os.system [x]", "could not determine a constructor"),
     ],
-    ids=["aliases", "list", "mapping", "deep", "date", "number", "two", "broken", "python"],
+    ids=[
+        "aliases",
+        "values",
+        "documents",
+        "characters",
+        "list",
+        "mapping",
+        "deep",
+        "date",
+        "number",
+        "two",
+        "broken",
+        "python",
+    ],
 )
-def test_what_cannot_be_read_is_refused_at_once(text, said):
+def test_what_cannot_be_read_is_refused_at_once(text, said, monkeypatch):
+    monkeypatch.setattr(reading, "MOST_VALUES", 1_000)
     before = time.process_time()
     with pytest.raises(yaml.YAMLError, match=said):
         read_yaml(text)

@@ -1,5 +1,8 @@
 """The statistics and the table of exceptions, by themselves."""
 
+import lzma
+import struct
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -94,6 +97,54 @@ def test_damaged_exceptions_are_refused(damage):
     content = Exceptions(points, np.arange(50) % 4).to_bytes()
     with pytest.raises(CorruptData, match="exceptions"):
         Exceptions.from_bytes(damage(content))
+
+
+def _packed(*pieces: bytes, count: int, levels: tuple[int, ...] = (4,)) -> bytes:
+    """Write a table of exceptions that says it holds so many; `pieces`: numbers, classes."""
+    values = np.concatenate([np.arange(many, dtype="<f4") for many in levels]).tobytes()
+    first = struct.pack(f"<{len(levels)}I", *levels) + values
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 6}]
+    parts = [lzma.compress(part, lzma.FORMAT_RAW, filters=filters) for part in (first, *pieces)]
+    head = struct.pack("<QBIII", count, False, len(levels), len(parts[0]), len(parts[1]))
+    return b"KSX2" + head + b"".join(parts)
+
+
+def test_what_exceptions_are_packed_of_is_read():
+    made = Exceptions.from_bytes(_packed(b"\0\1", b"\7\5", count=2, levels=(2, 2)))
+    points = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
+    assert made.correct(points, np.arange(4)).tolist() == [7, 1, 5, 3]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (_packed(b"\0" * 4, bytes(1 << 20), count=4), "holds more than it says"),
+        (_packed(bytes(1 << 20), b"\0" * 4, count=4), "numbers are damaged"),
+        (_packed(b"\0" * 3, b"\0" * 4, count=4), "numbers are damaged"),
+        (_packed(b"\0" * 4, b"\0" * 3, count=4), "differ in length"),
+        (_packed(b"\x80" * 30 + b"\0", b"\0" * 4, count=4), "numbers are damaged"),
+        (_packed(b"\0" * 3 + b"\xff" * 8 + b"\x7f", b"\0" * 4, count=4), "more than 62 bits"),
+        (_packed(b"\0" * 3 + b"\2", b"\0" * 4, count=4), "beyond its 4 points"),
+        (_packed(b"\0" * 4, b"\0" * 4, count=4, levels=(5,)), "levels are not those"),
+        (_packed(b"\0" * 4, b"\0" * 4, count=4, levels=(4,) * 32), "levels are not those"),
+        (_packed(b"\0", b"\0", count=1 << 40), "1,099,511,627,776; at most 4,194,304"),
+    ],
+    ids=[
+        "classes",
+        "numbers",
+        "few-numbers",
+        "few-classes",
+        "long-number",
+        "large-number",
+        "beyond",
+        "levels",
+        "combinations",
+        "count",
+    ],
+)
+def test_exceptions_that_hold_other_than_they_say_are_refused(content, said):
+    with pytest.raises(CorruptData, match=said):
+        Exceptions.from_bytes(content)
 
 
 def test_conflicts_are_told_from_repetitions():

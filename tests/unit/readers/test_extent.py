@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import lzma
 import resource
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -28,10 +30,13 @@ from kubestill.runtime.models.model import Model
 # of this one is that of every test before.
 _WATCHED = """
 import resource, sys
+from pathlib import Path
 from kubestill.errors import CorruptData, InvalidInput
+from kubestill.runtime.certification.exceptions import Exceptions
 from kubestill.runtime.datasets.sources import open_source
 from kubestill.runtime.models.export import load_model
-read = {"model": load_model, "table": open_source}
+def exceptions(path): Exceptions.from_bytes(Path(path).read_bytes())
+read = {"model": load_model, "table": open_source, "exceptions": exceptions}
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 before = peak()
 for argument in sys.argv[1:]:
@@ -90,6 +95,18 @@ def _forge(folder: Path, *path: str | int, value: Any) -> str:
     return f"model={folder}"
 
 
+def _exceptions(path: Path, part: int) -> str:
+    """Write a table of exceptions in which one part unpacks to a gigabyte."""
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 6}]
+    zeros = lzma.compress(bytes(1 << 25), lzma.FORMAT_RAW, filters=filters)
+    # A packed stream ends with a zero byte; what lies before it may be repeated.
+    parts = [b"\0", b"\0", b"\0"]
+    parts[part] = zeros[:-1] * 32 + zeros[-1:]
+    head = struct.pack("<QBIII", 1 << 22, True, 1 << 22, len(parts[0]), len(parts[1]))
+    path.write_bytes(b"KSX2" + head + b"".join(parts))
+    return f"exceptions={path}"
+
+
 def _bombs(root: Path) -> list[str]:
     """Write files of a few kilobytes that take gigabytes, and return how to read them."""
     many = tuple(f"city{n:03d}" for n in range(40))
@@ -136,6 +153,7 @@ def _bombs(root: Path) -> list[str]:
         _forge(root / "layers", *args, "layers", value=900),
         f"table={root / 'repeated.parquet'}",
         f"table={root / 'cell.parquet'}",
+        _exceptions(root / "levels.bin", 0),
     ]
 
 

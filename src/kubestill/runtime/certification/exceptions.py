@@ -16,7 +16,9 @@ __all__ = ["Exceptions"]
 
 MAGIC = b"KSX2"
 _HEAD = "<QBIII"
-_MOST = 1 << 62
+MOST = 1 << 22
+"""Exceptions that are read unless more are asked for."""
+_MOST_POINTS = 1 << 62
 """Combinations of levels that can be numbered."""
 
 
@@ -78,33 +80,45 @@ class Exceptions:
         return MAGIC + struct.pack(_HEAD, len(self), wide, *sizes) + b"".join(parts)
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> Exceptions:
+    def from_bytes(cls, content: bytes, *, most: int = MOST) -> Exceptions:
         """Read what `to_bytes` wrote.
 
+        Args:
+            content: The stored form.
+            most: Refuse more exceptions than this, before they take memory.
+
         Raises:
-            CorruptData: It is something else, or damaged.
+            CorruptData: It is something else, is damaged, or holds more.
         """
+        made = cls.__new__(cls)
         try:
             if content[:4] != MAGIC:
                 raise ValueError("not a table of exceptions")
             count, wide, width, first, second = struct.unpack_from(_HEAD, content, 4)
+            if max(count, width) > most:
+                raise ValueError(f"it says that it holds {max(count, width):,}; at most {most:,}")
             start = 4 + struct.calcsize(_HEAD)
             ends = (start + first, start + first + second)
-            levels = _levels(_unpack(content[start : ends[0]]), width)
-            distances = _numbers(_unpack(content[ends[0] : ends[1]]))
-            codes = np.frombuffer(_unpack(content[ends[1] :]), "<u2" if wide else "<u1")
-            if not len(distances) == len(codes) == count:
+            made.levels = _read_levels(_Packed(content[start : ends[0]]), count, width)
+            packed = _Packed(content[ends[0] : ends[1]])
+            made.numbers = np.cumsum(_numbers(packed.read(9 * count), count) + 1) - 1
+            packed.end()
+            points = math.prod(len(values) for values in made.levels)
+            if (made.numbers >= points).any():
+                raise ValueError(f"a number is beyond its {points:,} points")
+            packed = _Packed(content[ends[1] :])
+            codes = np.frombuffer(packed.read((1 + bool(wide)) * count), "<u2" if wide else "<u1")
+            packed.end()
+            if len(codes) != count:
                 raise ValueError("its numbers and classes differ in length")
         except (ValueError, struct.error, lzma.LZMAError) as error:
             raise CorruptData(f"exceptions: {error}") from error
-        made = cls.__new__(cls)
-        made.levels, made.numbers = levels, np.cumsum(distances + 1) - 1
         made.codes = codes.astype(np.int64)
         return made
 
 
 def _check_count(levels: Sequence[NDArray[np.float32]]) -> None:
-    if math.prod(len(values) for values in levels) > _MOST:
+    if math.prod(len(values) for values in levels) > _MOST_POINTS:
         sizes = " x ".join(f"{len(values):,}" for values in levels)
         remedy = f"{sizes} levels are more than 2^62 points and cannot be numbered; use a tolerance"
         raise InvalidInput([Problem("exceptions", True, remedy)])
@@ -117,13 +131,34 @@ def _pack(content: bytes) -> bytes:
     return lzma.compress(content, format=lzma.FORMAT_RAW, filters=_FILTERS)
 
 
-def _unpack(content: bytes) -> bytes:
-    return lzma.decompress(content, format=lzma.FORMAT_RAW, filters=_FILTERS)
+class _Packed:
+    """Unpacks no more than is asked for: a few kilobytes can stand for gigabytes."""
+
+    def __init__(self, content: bytes):
+        self._left = lzma.LZMADecompressor(format=lzma.FORMAT_RAW, filters=_FILTERS)
+        self._content = content
+
+    def read(self, most: int) -> bytes:
+        """Return what follows, up to so many bytes."""
+        content, self._content = self._content, b""
+        return b"" if self._left.eof else self._left.decompress(content, max_length=most)
+
+    def end(self) -> None:
+        """Refuse what is longer than what was read, or cut off."""
+        if self.read(1) or not self._left.eof:
+            raise ValueError("it is cut off, or holds more than it says")
 
 
-def _levels(content: bytes, width: int) -> tuple[NDArray[np.float32], ...]:
-    counts = struct.unpack_from(f"<{width}I", content)
-    values = np.frombuffer(content, "<f4", offset=4 * width)
+def _read_levels(packed: _Packed, count: int, width: int) -> tuple[NDArray[np.float32], ...]:
+    counts = struct.unpack(f"<{width}I", packed.read(4 * width))
+    points = 1
+    for levels in counts:
+        points *= levels
+        # Every level is one of an exception; that points can be numbered bounds their sum.
+        if not bool(count) <= levels <= count or points > _MOST_POINTS:
+            raise ValueError("its levels are not those that its exceptions can have")
+    values = np.frombuffer(packed.read(4 * sum(counts)), "<f4")
+    packed.end()
     if len(values) != sum(counts):
         raise ValueError("its levels differ in number from what it says")
     return tuple(np.split(values, np.cumsum(counts)[:-1]))
@@ -143,12 +178,18 @@ def _groups(numbers: NDArray[np.int64]) -> bytes:
     return out.tobytes()
 
 
-def _numbers(content: bytes) -> NDArray[np.int64]:
+def _numbers(content: bytes, count: int) -> NDArray[np.int64]:
+    """Read so many numbers, each of up to nine groups and below 2^62."""
     data = np.frombuffer(content, np.uint8)
     last = np.flatnonzero(data < 128)
     first = np.concatenate([[0], last[:-1] + 1]) if len(last) else last
+    most = int((last - first).max(initial=0))
+    if len(last) != count or most > 8 or (len(data) and data[-1] > 127):
+        raise ValueError("its numbers are damaged, or differ in length from its classes")
     numbers = np.zeros(len(last), np.int64)
-    for place in range(int((last - first).max(initial=-1)) + 1):
+    for place in range(most + 1):
         has = last - first >= place
         numbers[has] |= (data[first[has] + place].astype(np.int64) & 127) << (7 * place)
+    if (numbers >= _MOST_POINTS).any():
+        raise ValueError("one of its numbers takes more than 62 bits")
     return numbers
