@@ -14,7 +14,7 @@ from kubestill.runtime.generation.systems import Axis, Domain, Output, System
 from kubestill.runtime.generation.systems.inputs import Choice, Continuous, Integer
 from kubestill.runtime.generation.systems.taylor import Taylor, exp, sin
 from kubestill.runtime.models.decoder import Decoder
-from kubestill.runtime.models.encoder import Encoder
+from kubestill.runtime.models.encoder import ColumnEncoding, Encoder
 from kubestill.runtime.models.model import Model
 from kubestill.runtime.models.predict import Predictor
 
@@ -54,6 +54,41 @@ def make_predictor(
             loss.backward()
             optimizer.step()
     return Predictor(model)
+
+
+def plain_predictor(
+    network: torch.nn.Module,
+    *,
+    mean: float = 0.0,
+    std: float = 1.0,
+    target: tuple[float, float] = (0.0, 1.0),
+) -> Predictor:
+    """Wrap a network of one input `x`, standardised by these numbers; `target` is mean and std."""
+    encoding = ColumnEncoding(name="x", kind="numeric", mean=(mean,), std=(std,))
+    model = Model.create(
+        Line().schema,
+        encoder=Encoder([encoding]),
+        decoder=Decoder(mean=[target[0]], std=[target[1]]),
+        network_args={"hidden": []},
+    )
+    model.network = network
+    return Predictor(model)
+
+
+class Line(System):
+    """0 everywhere, of one input."""
+
+    name = "line"
+
+    def __init__(self, low: float = 0.0, high: float = 1.0, mapping: Any = "linear") -> None:
+        self.domain = Domain([Continuous(name="x", low=low, high=high, mapping=mapping)])
+        self.output = Output(name="z")
+
+    def solve(self, inputs: pd.DataFrame) -> np.ndarray:
+        return np.zeros(len(inputs))
+
+    def enclose(self, lower: pd.DataFrame, upper: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros(len(lower)), np.zeros(len(lower))
 
 
 class Waves(System):

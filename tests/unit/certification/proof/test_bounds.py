@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from proof_parts import Saddle, Waves, make_predictor
+from proof_parts import Line, Saddle, Waves, make_predictor, plain_predictor
 
 from kubestill.errors import InvalidInput
 from kubestill.runtime.certification.proof.activations import ACTIVATIONS, InverseRoot, Kink, Smooth
@@ -29,6 +29,7 @@ from kubestill.runtime.certification.proof.graph import (
 )
 from kubestill.runtime.certification.proof.sides import NetworkSide
 from kubestill.runtime.certification.proof.space import Boxes, Space
+from kubestill.runtime.models.networks import Residual
 from kubestill.runtime.models.predict import Predictor
 
 SIZES = (1.0, 0.3, 0.03, 1e-3, 1e-6, 0.0)
@@ -291,8 +292,13 @@ class Own(torch.nn.Tanh):
         (lambda network: network.__setitem__(1, torch.nn.GELU("tanh")), r"network\.1\.approximate"),
         (lambda network: network.half(), r"network\.0\.weight = torch\.float16"),
         (lambda network: network[1].register_forward_hook(print), r"network\.1 = 'hook'"),
+        (lambda network: vars(network[1]).update(forward=abs), r"network\.1 = 'forward'"),
+        (
+            lambda network: network.__setitem__(1, torch.nn.LayerNorm(4, eps=1e-45)),
+            r"network\.1\.eps = 1e-45: must be above",
+        ),
     ],
-    ids=["subclass", "nan", "inf", "approximate", "half", "hook"],
+    ids=["subclass", "nan", "inf", "approximate", "half", "hook", "forward", "epsilon"],
 )
 def test_what_has_no_bounds_is_refused_by_name(spoil, named: str) -> None:  # noqa: ANN001
     made = make_predictor(Saddle(), hidden=[4], activation="tanh")
@@ -318,6 +324,98 @@ def test_a_layer_norm_of_float32_takes_its_moments_as_assumed(width: int) -> Non
     variance = exact.var(1, correction=0, keepdim=True)
     # The root that it gives back is rounded as well.
     assert ((root.double() ** -2 - epsilon - variance).abs() <= 5 * gamma * square + 1e-11).all()
+
+
+def line(slope: float, offset: float = 0.0) -> torch.nn.Linear:
+    layer = torch.nn.Linear(1, 1)
+    with torch.no_grad():
+        layer.weight.fill_(slope)
+        layer.bias.fill_(offset)
+    return layer
+
+
+def batch_norm(weight: float) -> torch.nn.Module:
+    layer = torch.nn.BatchNorm1d(1)
+    with torch.no_grad():
+        layer.weight.fill_(weight)
+    return torch.nn.Sequential(line(1e30), layer, line(1e12))
+
+
+def layer_norm(size: float) -> torch.nn.Module:
+    torch.manual_seed(0)
+    first = torch.nn.Linear(1, 64)
+    with torch.no_grad():
+        first.weight.normal_().mul_(size)
+        first.bias.zero_()
+    return torch.nn.Sequential(first, torch.nn.LayerNorm(64), torch.nn.Linear(64, 1))
+
+
+EDGES: dict[str, tuple[float, float, Callable[[], Predictor]]] = {
+    "features that overflow are 0": (
+        0.0,
+        1e10,
+        lambda: plain_predictor(line(1e-12, 3.0), std=1e-30),
+    ),
+    "differences that overflow are 0": (
+        -7e37,
+        7e37,
+        lambda: plain_predictor(line(1.0, 3.0), mean=-3e38, std=1e38),
+    ),
+    "inputs below the normal numbers": (
+        0.0,
+        1e-40,
+        lambda: plain_predictor(line(100.0), mean=5e-41, std=1e-38),
+    ),
+    "few inputs below the normal numbers": (
+        1e-44,
+        3e-44,
+        lambda: plain_predictor(line(1e6), std=1e-37),
+    ),
+    "a scale below the normal numbers": (
+        -7e37,
+        7e37,
+        lambda: plain_predictor(line(1.0), std=3e38),
+    ),
+    "answers below the normal numbers": (
+        0.0,
+        1.0,
+        lambda: plain_predictor(line(1e30), target=(0.0, 1e-44)),
+    ),
+    "a batch norm that overflows": (0.0, 1.0, lambda: plain_predictor(batch_norm(1e38))),
+    "a batch norm below the normal numbers": (
+        0.0,
+        1.0,
+        lambda: plain_predictor(batch_norm(1e-41)),
+    ),
+    "a variance that overflows": (0.5, 1.0, lambda: plain_predictor(layer_norm(4e18))),
+    "a layer that works in place": (
+        -1.0,
+        1.0,
+        lambda: plain_predictor(
+            torch.nn.Sequential(
+                line(1.0),
+                Residual(torch.nn.Sequential(torch.nn.ReLU(inplace=True), line(0.0))),
+            )
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_bounds_hold_at_the_edges_of_float32(name: str) -> None:
+    low, high, make = EDGES[name]
+    space = Space(Line(low, high).domain)
+    side, random = NetworkSide(make(), space), rng(2)
+    boxes = Boxes.join([boxes_of(space, size, 64) for size in (1.0, 0.1, 1e-3, 0.0)])
+    bounds = side.over(boxes)
+    known = np.isfinite(bounds.remainder.numpy())
+    for turn in range(4):
+        points = points_of(boxes, random, corners=bool(turn % 2))
+        answers = side.at(points, boxes)
+        # Without bounds nothing is claimed, and an answer that is no number is in no bounds.
+        assert not known[:, np.isnan(answers[:, 0])].any()
+        found = away(bounds, boxes, points, np.nan_to_num(answers))
+        assert not (known & (found > 0)).any()
 
 
 def test_what_is_assumed_of_layer_norms_is_said_of_networks_that_have_one() -> None:

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from proof_parts import Declared, Enclosed, Expanded, Powers, Saddle, Waves, make_predictor
+from proof_parts import (
+    Declared,
+    Enclosed,
+    Expanded,
+    Line,
+    Powers,
+    Saddle,
+    Waves,
+    make_predictor,
+    plain_predictor,
+)
 
 from kubestill.errors import InvalidInput
 from kubestill.runtime.certification.proof import prove
 from kubestill.runtime.generation.systems import Domain, Output, System, load_system
-from kubestill.runtime.generation.systems.inputs import Continuous, Field, Integer
+from kubestill.runtime.generation.systems.inputs import Choice, Continuous, Field, Integer
+from kubestill.runtime.generation.systems.taylor import Taylor
 from kubestill.runtime.models.predict import Predictor
 
 BOXES = 1500
@@ -204,6 +218,13 @@ class Fielded(Expanded):
         self.domain = Domain([Field(name="x", shape=(4,), numbers=1, draw=lambda unit: unit)])
 
 
+class Labelled(Expanded):
+    def __init__(self) -> None:
+        super().__init__()
+        label = Choice(name="x", choices=("0", "1"))
+        self.domain = Domain([label, Continuous(name="y", low=-1, high=1)])
+
+
 REFUSED: dict[str, tuple[System, dict[str, Any], str]] = {
     "tolerance 0": (Expanded(), {"tolerance": 0.0}, "tolerance = 0.0: must be a finite number"),
     "no seconds": (Expanded(), {"seconds": 0}, "seconds = 0: must be above 0"),
@@ -211,6 +232,11 @@ REFUSED: dict[str, tuple[System, dict[str, Any], str]] = {
     "too short": (Enclosed(short=0.2), {}, "outside of what its `enclose` says"),
     "turned": (Enclosed(turned=True), {}, "lower is above upper on the box"),
     "too flat": (Declared(slope=0.3), {}, "outside of what its `lipschitz` says"),
+    "negative": (Declared(slope=-0.3), {}, r"lipschitz\.x = -0\.3: is no size of a slope"),
+    "no slope": (Declared(slope=math.nan), {}, r"lipschitz\.x = nan: is no size of a slope"),
+    "no number": (Declared(slope="1"), {}, r"lipschitz\.x = '1': is no size of a slope"),  # pyright: ignore
+    "overflows": (Expanded(far=1e39), {}, r"input 'x' = \(-1e\+39, 1e\+39\): float32"),
+    "other kinds": (Labelled(), {}, "the model reads x numeric, not categorical"),
     "unbounded": (Unbounded(), {}, "input 'x' = 'normal': unbounded"),
     "finite": (Whole(), {}, "ask for the assurance 'enumerated'"),
     "classes": (Sides(), {}, "only numbers are proven"),
@@ -226,6 +252,58 @@ def test_what_cannot_be_proven_is_refused(case: str) -> None:
         prove(predictor, system, **options)
 
 
+ANSWERS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "raises": (lambda right: [][0], "raises IndexError"),
+    "ends": (lambda right: sys.exit(1), "raises SystemExit: 1"),
+    "nothing": (lambda right: None, "returns "),
+    "too few": (lambda right: [] if isinstance(right, Taylor) else right[:1], "returns "),
+    "twice": (lambda right: [right, right, right], "returns "),
+    "text": (lambda right: "0.5", "returns "),
+}
+
+
+@pytest.mark.parametrize("case", ANSWERS)
+@pytest.mark.parametrize("way", ["solve", "expand", "enclose"])
+def test_what_a_system_gives_back_is_checked(way: str, case: str) -> None:
+    spoil, said = ANSWERS[case]
+    system = Enclosed() if way == "enclose" else Expanded()
+    honest = getattr(system, way)
+    setattr(system, way, lambda *given: spoil(honest(*given)))
+    predictor = make_predictor(Saddle(), hidden=[4], activation="tanh")
+    with pytest.raises(InvalidInput, match=rf"system\.{way} = 'saddle': {said}"):
+        prove(predictor, system)
+
+
+def test_bounds_that_are_whole_numbers_are_numbers() -> None:
+    system = Expanded(far=1)
+    predictor = make_predictor(system, hidden=[16, 16], activation="tanh", steps=60)
+    assert prove(predictor, system, gap=0.25).status == "proven"
+
+
+def test_boxes_are_split_until_nothing_lies_between_their_ends() -> None:
+    """A domain of four numbers: what float32 loses is left, and no time is lost on it."""
+    narrow = Line(1.0, 1.0 + 3 * 2.0**-52)
+    proof = prove(plain_predictor(torch.nn.Linear(1, 1)), narrow, tolerance=1e300)
+    assert proof.status == "proven"
+    layer = torch.nn.Linear(1, 1)
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+        layer.bias.fill_(-1.0)
+    proof = prove(plain_predictor(layer), narrow)
+    assert (proof.status, proof.lower) == ("unfinished", 0.0)
+    assert proof.boxes < 20
+
+
+def test_no_sentence_promises_less_than_is_proven() -> None:
+    layer = torch.nn.Linear(1, 1)
+    with torch.no_grad():
+        layer.weight.zero_()
+        layer.bias.fill_(0.123441)
+    proof = prove(plain_predictor(layer), Line())
+    assert 0.1234 < proof.upper < 0.12345
+    assert "above 0.1235." in proof.reason
+
+
 def test_other_inputs_and_outputs_are_refused() -> None:
     predictor = make_predictor(Saddle(), hidden=[4])
     with pytest.raises(InvalidInput, match="no input of the domain"):
@@ -238,7 +316,6 @@ def test_arithmetic_outside_of_the_model_of_rounding_is_noticed() -> None:
     """A network that is not evaluated in float32 as assumed contradicts its own bounds."""
     system = Expanded()
     predictor = make_predictor(system, hidden=[16, 16], activation="tanh")
-    honest = predictor.model.network.forward
-    predictor.model.network.forward = lambda x: honest(x.bfloat16().float())
-    with torch.inference_mode(), pytest.raises(InvalidInput, match="outside of what float32"):
+    half = torch.autocast("cpu", dtype=torch.bfloat16)
+    with half, pytest.raises(InvalidInput, match="outside of what float32"):
         prove(predictor, system, boxes=3000)

@@ -166,17 +166,21 @@ def _forward(
             main[:, 0] += operation.bias[:, None]
             sums = operation.weight.abs() @ x.size + operation.bias.abs()[:, None]
             lost = sums * (_gamma(n + 1, U32) + 4 * _gamma(n + 64, U64)) + (n + 1) * TINY
+            known = sums < HUGE
             if operation.moment:
-                square = values[operation.normed].size.square().mean(0, keepdim=True)
-                lost += 4 * _gamma(n + 8, U32) * square ** (operation.moment / 2)
-            return main, torch.where(sums < HUGE, lost, math.inf), None
+                squares = values[operation.normed].size.square().sum(0, keepdim=True)
+                lost += 4 * _gamma(n + 8, U32) * (squares / n) ** (operation.moment / 2)
+                known &= squares < HUGE
+            return main, torch.where(known, lost, math.inf), None
         case Scale():
             x = values[operation.of]
             main = operation.weight[:, None, None] * x.main
             main[:, 0] += operation.bias[:, None]
-            sums = operation.weight.abs()[:, None] * x.size + operation.size[:, None]
-            lost = 10 * U32 * sums + TINY
-            return main, torch.where(sums < HUGE, lost, math.inf), None
+            slope = operation.weight.abs()[:, None]
+            sums = slope * x.size + operation.size[:, None]
+            # A slope that is no normal number of float32 is rounded absolutely.
+            lost = 10 * U32 * sums + TINY * (1 + x.size)
+            return main, torch.where((sums < HUGE) & (slope < HUGE), lost, math.inf), None
         case Apply():
             x = values[operation.of]
             found = operation.function.over(x.main[:, 0], x.linear, x.other)

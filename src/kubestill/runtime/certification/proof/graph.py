@@ -27,6 +27,8 @@ from kubestill.runtime.models.predict import Predictor
 __all__ = ["Add", "Apply", "Concat", "Graph", "Linear", "Multiply", "Operation", "Scale", "read"]
 
 FLOAT = torch.float64
+SMALLEST_EPSILON = 1e-30
+"""Of a layer norm, far above what float32 loses below its smallest normal numbers."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -125,6 +127,8 @@ class _Reader:
 
     def __init__(self) -> None:
         self.operations: list[Operation] = []
+        self._overwritten: dict[int, int] = {}
+        """The results that took the place of values, by layers that work in place."""
 
     def add(self, operation: Operation) -> int:
         self.operations.append(operation)
@@ -133,6 +137,8 @@ class _Reader:
     def add_module(self, module: nn.Module, name: str, of: int) -> int:
         if module._forward_hooks or module._forward_pre_hooks:  # pyright: ignore
             raise _refuse(name, "hook", "nothing is known of what it does to the layer")
+        if "forward" in vars(module):
+            raise _refuse(name, "forward", "the module replaces it: nothing is known of it")
         for kind, method in _MODULES.items():
             # Not `isinstance`: a subclass may compute anything.
             if type(module) is kind:
@@ -178,13 +184,25 @@ class _Reader:
             if (given := getattr(module, argument, plain)) != plain:
                 remedy = f"bounds are known for {argument}={plain} only"
                 raise _refuse(f"{name}.{argument}", given, remedy)
-        return self.add(Apply(of=of, function=function))
+        return self._placed(module, of, Apply(of=of, function=function))
 
     def _mish(self, module: nn.Mish, name: str, of: int) -> int:
         soft = self.add(Apply(of=of, function=ACTIVATIONS["softplus"]))
-        return self.add(
-            Multiply(of=of, other=self.add(Apply(of=soft, function=ACTIVATIONS["tanh"])))
-        )
+        gate = self.add(Apply(of=soft, function=ACTIVATIONS["tanh"]))
+        return self._placed(module, of, Multiply(of=of, other=gate))
+
+    def _placed(self, module: nn.Module, of: int, operation: Operation) -> int:
+        """Add what takes the place of its argument, if the module works in place."""
+        result = self.add(operation)
+        if getattr(module, "inplace", False):
+            self._overwritten[of] = result
+        return result
+
+    def _now(self, value: int) -> int:
+        """Return what stands where a value was, once the operations so far are done."""
+        while value in self._overwritten:
+            value = self._overwritten[value]
+        return value
 
     def _sine(self, module: Sine, name: str, of: int) -> int:
         inner = self.add_module(module.linear, f"{name}.linear", of)
@@ -200,7 +218,8 @@ class _Reader:
         return self.add(Concat(parts=(of, *waves)))
 
     def _residual(self, module: Residual, name: str, of: int) -> int:
-        return self.add(Add(of=of, other=self.add_module(module.block, f"{name}.block", of)))
+        inner = self.add_module(module.block, f"{name}.block", of)
+        return self.add(Add(of=self._now(of), other=inner))
 
     def _residual_block(self, module: ResidualBlock, name: str, of: int) -> int:
         inner = self.add_module(module.first, f"{name}.first", of)
@@ -219,6 +238,9 @@ class _Reader:
     def _layer_norm(self, module: nn.LayerNorm, name: str, of: int) -> int:
         if len(module.normalized_shape) != 1:
             raise _refuse(name, module.normalized_shape, "bounds are known for one dimension only")
+        if not module.eps > SMALLEST_EPSILON:
+            remedy = f"must be above {SMALLEST_EPSILON:.0e}: float32 may divide by 0"
+            raise _refuse(f"{name}.eps", module.eps, remedy)
         width = module.normalized_shape[0]
         zeros, ones = torch.zeros(width, dtype=FLOAT), torch.ones(width, dtype=FLOAT)
         centring = torch.eye(width, dtype=FLOAT) - 1 / width

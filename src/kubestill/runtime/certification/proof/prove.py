@@ -226,6 +226,9 @@ class _Search:
         boxes = Boxes.join([part.boxes for part in taken])
         if len(boxes):
             along = np.concatenate([part.along for part in taken])
+            room = self.space.room(boxes)
+            # The slack may come from where nothing lies between the ends.
+            along = np.where(room[np.arange(len(along)), along] > 0, along, room.argmax(1))
             halves = self.space.halves(boxes, along)
             self._bound(halves, evaluate=self._evaluating <= SHARE * spent)
 
@@ -246,7 +249,7 @@ class _Search:
         """Count boxes as done, or stuck; return the others."""
         extents = self.space.extents(found.boxes)
         small = found.upper <= self.threshold
-        stuck = ~small & (extents.max(1) < SMALLEST)
+        stuck = ~small & (self.space.room(found.boxes).max(1) < SMALLEST)
         if small.any():
             self.done += float(extents[small].prod(1).sum()) / len(self._whole)
             self._finished = max(self._finished, float(found.upper[small].max()))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from kubestill.runtime.base.rounding import at_most
+
 __all__ = ["Proof"]
 
 
@@ -48,12 +50,12 @@ class Proof:
         """What was found, in one sentence."""
         match self.status:
             case "proven":
-                return f"No point of the domain has an error above {self.upper:.4g}."
+                return f"No point of the domain has an error above {at_most(self.upper, 4)}."
             case "refuted":
                 return f"The error at {self.at} is {self.lower:.4g}, above {self.tolerance:g}."
             case "unfinished":
                 return (
                     f"After {self.boxes:,} boxes and {self.seconds:.0f} s the bound is "
-                    f"{self.upper:.4g}, the largest error found {self.lower:.4g}, and "
+                    f"{at_most(self.upper, 4)}, the largest error found {self.lower:.4g}, and "
                     f"{100 * self.done:.1f}% of the domain is done."
                 )

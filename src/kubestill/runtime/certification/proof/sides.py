@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.certification.proof.activations import U32, U64
 from kubestill.runtime.certification.proof.bounds import (
+    HUGE,
+    TINY,
     Features,
     Quadratics,
     bound_network,
@@ -84,10 +87,15 @@ class NetworkSide:
         self.outputs = predictor.layout.outputs
         self.evaluated = 0
         self._predictor, self._space = predictor, space
-        names = [column.name for column in predictor.layout.features]
-        if missing := sorted(set(names) - set(space.domain.names)):
+        kinds = {column.name: column.kind for column in space.domain.columns}
+        read_as = {column.name: column.kind for column in predictor.layout.features}
+        if missing := sorted(set(read_as) - set(kinds)):
             remedy = f"no input of the domain; it has {', '.join(space.domain.names)}"
             raise InvalidInput([Problem("model.features", missing, remedy)])
+        if unlike := sorted(name for name, kind in read_as.items() if kind != kinds[name]):
+            said = ", ".join(f"{name} {read_as[name]}, not {kinds[name]}" for name in unlike)
+            remedy = f"the model reads {said}; train it on rows of this domain"
+            raise InvalidInput([Problem("model.features", unlike, remedy)])
 
     def over(self, boxes: Boxes) -> Quadratics:
         """Bound it over boxes."""
@@ -125,7 +133,10 @@ class NetworkSide:
             mean, std = encoding.mean[0], encoding.std[0]
             value.append((inputs[encoding.name] - mean) / std)
             # The input itself is rounded to float32, and so are mean and scale.
-            lost.append((8 * U32) * (np.abs(widest[encoding.name]) + abs(mean)) / std)
+            size = np.abs(widest[encoding.name]) + abs(mean)
+            rounding = 8 * U32 * size / std + TINY * (1 / std + size + 1)
+            # The encoder turns what overflows into 0.
+            lost.append(np.where((size < HUGE) & (size / std < HUGE), rounding, np.inf))
             unit = np.array([name == encoding.name for name in space.names], np.float64)
             gradient.append(unit / std)
         indicators = sum(encoding.indicator for encoding in encodings)
@@ -174,6 +185,11 @@ class SystemSide:
                 remedy = "has no constant for these inputs: give the largest slope along each"
                 raise InvalidInput([Problem("system.lipschitz", missing, remedy)])
             self.conditional = self.answers = True
+            for name in space.names:
+                slope: object = system.lipschitz[name]
+                if not (isinstance(slope, Real) and 0 <= slope < np.inf):
+                    remedy = "is no size of a slope; give a finite number, 0 or more"
+                    raise InvalidInput([Problem(f"system.lipschitz.{name}", slope, remedy)])
             slopes = ", ".join(f"{name} {system.lipschitz[name]:g}" for name in space.names)
             self.assumptions = (
                 f"Conditional: the slopes of {system.name} are at most what its author declares "
@@ -209,8 +225,34 @@ class SystemSide:
     def at(self, points: Floats, boxes: Boxes) -> Floats:
         """Solve: [N, T]."""
         self.evaluated += len(boxes)
-        solved = self.system.solve(self._space.frame(points, boxes))
-        return np.asarray(solved, np.float64).reshape(len(boxes), -1)
+        solved = self._call("solve", self._space.frame(points, boxes))
+        return self._shaped("solve", solved, len(boxes))
+
+    def _call(self, way: str, *given: Any) -> Any:
+        """Call a method of the system.
+
+        Raises:
+            InvalidInput: It raises.
+        """
+        try:
+            return getattr(self.system, way)(*given)
+        except (Exception, SystemExit) as error:
+            remedy = f"raises {type(error).__name__}: {error}"
+            raise InvalidInput([Problem(f"system.{way}", self.system.name, remedy)]) from error
+
+    def _shaped(self, way: str, values: Any, boxes: int) -> Floats:
+        """Return what a method of the system gave for so many boxes: [B, T].
+
+        Raises:
+            InvalidInput: It has another shape.
+        """
+        numbers = np.asarray(values)
+        fits = numbers.shape[:1] == (boxes,) and numbers.size == boxes * self.outputs
+        if not fits or numbers.dtype.kind not in "fiub":
+            expected = [boxes, *self.system.output.shape]
+            remedy = f"returns {numbers.dtype} {list(numbers.shape)}, not float64 {expected}"
+            raise InvalidInput([Problem(f"system.{way}", self.system.name, remedy)])
+        return numbers.astype(np.float64).reshape(boxes, -1)
 
     def refuse(self, point: dict[str, Any], answer: Floats) -> InvalidInput:
         """Return the error that the system's own bounds do not hold."""
@@ -223,10 +265,12 @@ class SystemSide:
         return InvalidInput([Problem(f"system.{way}", point, remedy)])
 
     def _enclosed(self, boxes: Boxes) -> tuple[Floats, Floats]:
-        assert self.system.enclose is not None
         lower, upper = (self._space.frame(ends, boxes) for ends in (boxes.low, boxes.high))
-        found = self.system.enclose(lower, upper)
-        low, high = (np.asarray(ends, np.float64).reshape(len(boxes), -1) for ends in found)
+        found = self._call("enclose", lower, upper)
+        if not isinstance(found, tuple | list) or len(found) != 2:  # pyright: ignore
+            remedy = "returns no pair; return (lower, upper)"
+            raise InvalidInput([Problem("system.enclose", self.system.name, remedy)])
+        low, high = (self._shaped("enclose", ends, len(boxes)) for ends in found)  # pyright: ignore
         if (low > high).any():
             row = int(np.argmax((low > high).any(1)))
             value = {"lower": low[row].tolist(), "upper": high[row].tolist()}
@@ -250,14 +294,20 @@ class SystemSide:
         )
 
     def _expanded(self, boxes: Boxes) -> Quadratics:
-        assert self.system.expand is not None
         space = self._space
         lower, upper = (space.columns(ends, boxes) for ends in (boxes.low, boxes.high))
         numeric = [name for name, values in lower.items() if values.dtype.kind == "f"]
         inputs = boxed({n: lower[n] for n in numeric}, {n: upper[n] for n in numeric})
         labels = {name: values for name, values in lower.items() if name not in numeric}
-        found = self.system.expand({**inputs, **labels})
-        outputs = [found] if isinstance(found, Taylor) else list(found)
+        found = self._call("expand", {**inputs, **labels})
+        outputs = [found] if isinstance(found, Taylor) else found
+        right = isinstance(outputs, list | tuple) and len(outputs) == self.outputs  # pyright: ignore
+        if not right or any(
+            not isinstance(one, Taylor) or one.value.shape != (len(boxes),)
+            for one in outputs  # pyright: ignore
+        ):
+            remedy = f"returns something else than a Taylor of the boxes for each of {self.outputs}"
+            raise InvalidInput([Problem("system.expand", self.system.name, f"{remedy} outputs")])
         place = np.array([numeric.index(name) for name in space.names])
         first, second = (index.numpy() for index in pairs(len(space.names)))
 

@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kubestill.errors import Problems
+from kubestill.runtime.certification.proof.bounds import HUGE
 from kubestill.runtime.generation.systems.domain import Domain
 from kubestill.runtime.generation.systems.inputs import Choice, Continuous, Floats, Integer, Levels
 from kubestill.runtime.generation.systems.taylor import centred
@@ -76,6 +77,9 @@ class Space:
             match given:
                 case Continuous(mapping="linear" | "log"):
                     varying.append(given)
+                    if max(map(abs, given.bounds)) > HUGE:
+                        remedy = "float32, which networks read, overflows there; rescale the input"
+                        problems.add(f"input {given.name!r}", given.bounds, remedy)
                 case Continuous():
                     remedy = "unbounded: a proof needs finite bounds and the mapping linear or log"
                     problems.add(f"input {given.name!r}", given.mapping, remedy)
@@ -109,7 +113,7 @@ class Space:
     def whole(self) -> Boxes:
         """The domain itself, one box for every combination of the discrete inputs."""
         choices = max(1, len(next(iter(self._levels.values()), ())))
-        ends = np.array([given.bounds for given in self.varying])
+        ends = np.array([given.bounds for given in self.varying], np.float64)
         low, high = (np.tile(ends[:, side], (choices, 1)) for side in (0, 1))
         return Boxes(low=low, high=high, choice=np.arange(choices))
 
@@ -128,13 +132,19 @@ class Space:
 
     def extents(self, boxes: Boxes) -> Floats:
         """Return edges as shares of the domain's, on the scale that an input is covered: [N, d]."""
-        ends = np.array([given.bounds for given in self.varying])
+        ends = np.array([given.bounds for given in self.varying], np.float64)
         linear = (boxes.high - boxes.low) / (ends[:, 1] - ends[:, 0])
         if not self._log.any():
             return linear
         with np.errstate(all="ignore"):
-            log = np.log(boxes.high / boxes.low) / np.log(ends[:, 1] / ends[:, 0])
+            spread = np.log(ends[:, 1]) - np.log(ends[:, 0])
+            log = (np.log(boxes.high) - np.log(boxes.low)) / spread
         return np.where(self._log, log, linear)
+
+    def room(self, boxes: Boxes) -> Floats:
+        """Return the extents along which boxes can be cut, 0 along the others: [N, d]."""
+        inside = np.nextafter(boxes.low, np.inf) < boxes.high
+        return np.where(inside, self.extents(boxes), 0.0)
 
     def halves(self, boxes: Boxes, along: NDArray[np.int64]) -> Boxes:
         """Cut every box in two, along one dimension each: [2 N]."""
