@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import lzma
 import resource
@@ -25,6 +26,7 @@ from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.encoder import ColumnEncoding, Encoder
 from kubestill.runtime.models.export import SPEC_FILE, export_model, load_model
 from kubestill.runtime.models.model import Model
+from kubestill.runtime.retraining.identity import Identities
 
 # The memory of whoever reads, besides what importing takes: in a process of its own, since the peak
 # of this one is that of every test before.
@@ -225,3 +227,18 @@ def test_tables_that_compress_well_are_read(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "a.parquet", compression="zstd", store_schema=False)
     assert (tmp_path / "a.parquet").stat().st_size < 50_000
     assert open_source(str(tmp_path / "a.parquet")).count_rows() == 10**6
+
+
+def test_row_identities_that_are_too_many_for_their_bytes_are_refused() -> None:
+    def stored(**columns: Any) -> bytes:
+        content = io.BytesIO()
+        pq.write_table(pa.table(columns), content)
+        return content.getvalue()
+
+    zeros = np.zeros(5_000_000, np.uint64)
+    with pytest.raises(CorruptData, match="for more rows than that"):
+        Identities.from_bytes(stored(a=zeros, b=zeros), source="identities")
+    with pytest.raises(CorruptData, match="holds no row identities"):
+        Identities.from_bytes(stored(a=["x" * 1_000_000], b=zeros[:1]), source="identities")
+    known = Identities(np.arange(9, dtype=np.uint64), zeros[:9])
+    assert Identities.from_bytes(known.to_bytes(), source="identities").a.tolist() == [*range(9)]

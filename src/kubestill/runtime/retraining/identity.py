@@ -25,9 +25,12 @@ from numpy.typing import NDArray
 
 from kubestill.errors import CorruptData
 from kubestill.runtime.datasets.columns import is_list, nested_lists
+from kubestill.runtime.datasets.extent import check_extent
 
 __all__ = ["Identities", "first_of_each", "identify", "known"]
 
+_MUCH, _DENSEST = 64 << 20, 100
+"""Bytes of identities that may be read whatever the file's size, and for each of its bytes."""
 U64 = np.uint64
 _FRACTIONAL = U64(0x9E3779B97F4A7C15)
 """Keeps numbers with a fraction apart from whole ones that have the same bits."""
@@ -73,12 +76,18 @@ class Identities:
         """Read what `to_bytes` gave.
 
         Raises:
-            CorruptData: It is something else.
+            CorruptData: It is something else, or has far more rows than its bytes are for.
         """
         try:
-            table = pq.read_table(io.BytesIO(content))
+            file = pq.ParquetFile(pa.BufferReader(content))
+            if file.schema_arrow != pa.schema({"a": pa.uint64(), "b": pa.uint64()}):
+                raise KeyError("its columns are not those of identities")
+            check_extent(pa.BufferReader(content), file.metadata, ["a", "b"], name=source)
+            if 16 * file.metadata.num_rows > _MUCH + _DENSEST * len(content):
+                raise CorruptData(f"{source} has {len(content):,} bytes for more rows than that")
+            table = file.read()
             return cls(table.column("a").to_numpy(), table.column("b").to_numpy())
-        except (pa.ArrowException, KeyError) as error:
+        except (pa.ArrowException, OSError, KeyError) as error:
             raise CorruptData(f"{source} holds no row identities: {error}") from error
 
 
