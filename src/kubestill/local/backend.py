@@ -35,6 +35,8 @@ LOGS = "executor-logs"
 
 _Type = pipeline_spec_pb2.ParameterType
 _SESSION = json.dumps({"Provider": "local", "Params": {"fromEnv": "true"}}, separators=(",", ":"))
+_LARGEST = 8 << 20
+"""Characters of what a task writes about its outputs; more belongs in an artifact."""
 _LONGEST_WHOLE = 1e21
 """From here on Go writes a number with an exponent, which Python does not read as a whole one."""
 
@@ -278,15 +280,21 @@ def _read_executor_output(path: str) -> dict[str, Any]:
     """Read what the executor says about its outputs, which may be nothing."""
     if not os.path.exists(path):
         return {}
-    with open(path, encoding="utf-8") as file:
-        text = file.read()
     try:
-        return json.loads(text, parse_constant=_refuse)
-    except ValueError as error:
+        return json.loads(_read_output(path), parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
         raise KubestillError(
             f"{path}: {error}: Kubeflow's launcher fails the task; write only what JSON has, and "
             "leave out what is not finite"
         ) from error
+
+
+def _read_output(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        text = file.read(_LARGEST + 1)
+    if len(text) > _LARGEST:
+        raise ValueError(f"it holds more than {_LARGEST:,} characters, and belongs in an artifact")
+    return text
 
 
 def _refuse(constant: str) -> float:
@@ -296,12 +304,11 @@ def _refuse(constant: str) -> float:
 def _read_text(name: str, path: str, kind: int) -> Any:
     """Read an output parameter from the file that `dsl.OutputPath` names."""
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
+        text = _read_output(path)
         if kind == _Type.STRING:
             return text
         return json.loads(text.strip().lower() if kind == _Type.BOOLEAN else text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         wanted = _Type.ParameterTypeEnum.Name(kind)
         raise KubestillError(
             f"{name}: {path} does not hold its value ({error}): Kubeflow's launcher fails the "
