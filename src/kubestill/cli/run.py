@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
+from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,7 +14,6 @@ from kubestill.terminal import echo
 
 if TYPE_CHECKING:
     from kubestill.assets.packages import Package
-    from kubestill.local import Run
 
 _LONGEST_TABLE = 16
 """Most rows of a table in a summary that is shown whole."""
@@ -112,43 +111,38 @@ def _run_here(
 ) -> None:
     if docker is None and find_spec("torch") is None:
         raise ModuleNotFoundError(name="torch")
-    from kubestill.local import Containers, read_parameters, run_pipeline
+    from kubestill.local import (
+        Containers,
+        collect_reports,
+        default_places,
+        explain_failure,
+        find_output,
+        name_models,
+        read_parameters,
+        run_pipeline,
+    )
 
     root = os.path.abspath(output or os.path.join("runs", package.name))
-    places = {name: os.path.join(root, name) for name in ("checkpoints", "registry")}
-    defaults: dict[str, Any] = {
-        "checkpoint_uri": places["checkpoints"],
-        "registry": places["registry"],
-    }
+    defaults = default_places(package.spec, root)
     arguments = read_parameters(package.spec, assignments, params, defaults=defaults)
     containers = None if docker is None else Containers(arguments=docker)
     result = run_pipeline(
         package.spec, arguments, root=root, verbose=verbose, containers=containers
     )
-    if result.failed or result.error:
-        # A step that refused, such as a gate, has written down why.
-        _show_reports(result)
-        raise click.ClickException(_failure(result))
-    _show_summary(result)
-    _show_reports(result)
-    if result.model:
-        local = "://" not in result.model
-        echo(f"model: {os.path.relpath(result.model) if local else result.model}")
+    failure = explain_failure(result)
+    if not failure:
+        _show_summary(find_output(result, "summary"))
+    # A step that refused, such as a gate, has written down why.
+    _show_reports(collect_reports(result))
+    if failure:
+        raise click.ClickException(failure)
+    _show_models(name_models(result))
 
 
-def _failure(result: Run) -> str:
-    if result.failed is None:
-        return result.error
-    log = os.path.relpath(result.failed.log)
-    return f"{result.failed.name} failed: {result.failed.error}\n\nIts whole output: {log}"
-
-
-def _show_summary(result: Run) -> None:
-    """Print the summary of the last task that wrote one, without its long tables."""
-    summaries = [task for task in result.tasks if _holds(task.folder, "summary")]
-    if not summaries:
+def _show_summary(path: str) -> None:
+    """Print the last summary, without its long tables."""
+    if not path:
         return
-    path = os.path.join(summaries[-1].folder, "summary")
     with open(path, encoding="utf-8") as file:
         blocks = file.read().strip().split("\n\n")
     for number, block in enumerate(blocks):
@@ -160,20 +154,32 @@ def _show_summary(result: Run) -> None:
     echo("\n" + "\n\n".join(blocks) + "\n")
 
 
-def _show_reports(result: Run) -> None:
-    """Copy the reports to files that a browser opens as HTML, and print their paths."""
-    folder = os.path.join(result.folder, "reports")
-    paths: list[str] = []
-    for task in result.tasks:
-        if _holds(task.folder, "report"):
-            os.makedirs(folder, exist_ok=True)
-            paths.append(os.path.join(folder, f"{task.name}.html"))
-            shutil.copyfile(os.path.join(task.folder, "report"), paths[-1])
+def _show_reports(reports: Mapping[str, str]) -> None:
+    paths = [os.path.relpath(path) for path in reports.values()]
     if len(paths) > 1:
-        echo(f"all reports: {os.path.relpath(folder)}")
+        echo(f"all reports: {os.path.dirname(paths[-1])}")
     if paths:
-        echo(f"report: {os.path.relpath(paths[-1])}")
+        echo(f"report: {paths[-1]}")
 
 
-def _holds(folder: str, name: str) -> bool:
-    return os.path.isfile(os.path.join(folder, name))
+def _show_models(models: Mapping[str, str]) -> None:
+    """Print where the models lie, and how the first of them is used."""
+    uris = {name: uri if "://" in uri else os.path.relpath(uri) for name, uri in models.items()}
+    for name, uri in reversed(uris.items()):
+        echo(f"{name}: {uri}")
+    if not uris:
+        return
+    best, uri = next(iter(uris.items()))
+    for file in ("model.onnx", "model.pt2"):
+        if os.path.isfile(os.path.join(uri, file)):
+            echo(f"{best} for other runtimes: {os.path.join(uri, file)}")
+    echo(
+        "in Python:\n"
+        "    import kubestill\n"
+        f'    {_variable(best)} = kubestill.load_model("{uri}")\n'
+        f"    answers = {_variable(best)}(frame)  # a DataFrame with the columns it learned from"
+    )
+
+
+def _variable(name: str) -> str:
+    return name if name.isidentifier() else "model"

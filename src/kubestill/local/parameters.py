@@ -4,6 +4,7 @@
 # pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -58,6 +59,20 @@ def read_parameters(
             given[name] = _parse(text, known[name].parameter_type)
         else:
             given[name] = text
+    with problems.collect():
+        check_parameters(spec, given)
+    problems.raise_if_any()
+    return given
+
+
+def check_parameters(spec: pipeline_spec_pb2.PipelineSpec, given: Mapping[str, Any]) -> None:
+    """Refuse values that a pipeline does not take, and values that it lacks.
+
+    Raises:
+        InvalidInput: With every unknown name, value of a wrong type and missing parameter.
+    """
+    known = dict(spec.root.input_definitions.parameters)
+    problems = Problems()
     for name, value in given.items():
         if name not in known:
             problems.add(name, value, f"the pipeline has no such parameter; {nearest(name, known)}")
@@ -69,7 +84,13 @@ def read_parameters(
         if name not in given and not parameter.is_optional:
             problems.add(name, None, "the pipeline needs a value; give -p " + name + "=...")
     problems.raise_if_any()
-    return given
+
+
+def default_places(spec: pipeline_spec_pb2.PipelineSpec, root: str) -> dict[str, str]:
+    """Return where runs below one folder keep what outlives them, as far as a pipeline asks."""
+    known = spec.root.input_definitions.parameters
+    places = {"checkpoint_uri": "checkpoints", "registry": "registry"}
+    return {name: os.path.join(root, part) for name, part in places.items() if name in known}
 
 
 def with_defaults(

@@ -80,7 +80,7 @@ def run_pipeline(
             root=root,
             verbose=verbose,
             containers=containers,
-            environment={"KUBESTILL_TYPED": ",".join(_typed_modules(arguments))},
+            environment={"KUBESTILL_TYPED": ",".join(typed_modules(arguments))},
         )
         shown = Lines(steps) if verbose else io.StringIO()
         with _kfp_tamed(backend, tasks) as complaints, contextlib.redirect_stdout(shown):
@@ -100,7 +100,7 @@ def run_pipeline(
     return tasks.result
 
 
-def _typed_modules(arguments: Mapping[str, Any]) -> list[str]:
+def typed_modules(arguments: Mapping[str, Any]) -> list[str]:
     """Return the modules that the run's own parameters name: its user's word, for all its steps.
 
     `kubestill.runtime.base.trust` tells what it is good for.

@@ -59,8 +59,9 @@ class Run:
 
     folder: str = ""
     tasks: list[TaskRun] = field(default_factory=list[TaskRun])
-    model: str = ""
-    """The model that the last step judged, certified or made; empty where there is none."""
+    models: dict[str, str] = field(default_factory=dict[str, str])
+    """The models that the last step judged, compared, certified or made, by the names of its ports;
+    `model` is the one that it was about."""
     error: str = ""
     """Why the run failed, where no task of it did."""
 
@@ -194,7 +195,7 @@ class Tasks:
         )
         if error:
             return {}, status.Status.FAILURE
-        self.result.model = _model(task.executor_input, outputs) or self.result.model
+        self.result.models = _models(task.executor_input, outputs) or self.result.models
         with open(task.log, "a", encoding="utf-8") as log:
             for name in find_unwritten(task.executor_input):
                 log.write(f"WARNING: nothing was written for the output {name!r}\n")
@@ -320,15 +321,20 @@ class Tasks:
         return said or f"the process ended with code {end.code}"
 
 
-def _model(executor_input: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
-    """Return where the model lies that a task was about; empty where it was about none."""
+def _models(executor_input: Mapping[str, Any], outputs: Mapping[str, Any]) -> dict[str, str]:
+    """Return where the models lie that a task was about; empty where it was about none."""
+    found: dict[str, str] = {}
+    for ports in (executor_input["inputs"], executor_input["outputs"]):
+        for port, listed in ports.get("artifacts", {}).items():
+            uris = [artifact["uri"] for artifact in listed["artifacts"]]
+            if uris and (
+                (port == "model" and os.path.exists(uris[0]))
+                or os.path.isfile(os.path.join(uris[0], "model.json"))
+            ):
+                found[port] = uris[0]
     if uri := outputs.get("model_uri"):
-        return str(uri)
-    for ports in (executor_input["outputs"], executor_input["inputs"]):
-        for artifact in ports.get("artifacts", {}).get("model", {}).get("artifacts", ()):
-            if os.path.exists(artifact["uri"]):
-                return artifact["uri"]
-    return ""
+        found["model"] = str(uri)
+    return found if "model" in found else {}
 
 
 def _read_cause(run: str, task: _Task) -> str:

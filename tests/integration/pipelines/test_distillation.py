@@ -44,6 +44,16 @@ def test_it_ends_with_the_scores_and_the_report(run):
     assert reports[-1].endswith("continuous-eval.html")
 
 
+def test_it_ends_with_the_models_and_how_the_student_is_used(run):
+    stdout, _ = run
+    end = stdout[stdout.index("\nreport: ") :]
+    places = dict(re.findall(r"^(student|control|teacher): (.*)$", end, re.MULTILINE))
+    assert len(places) == 3
+    for name, place in places.items():
+        assert place.endswith(f"/{name}")
+    assert f'    student = kubestill.load_model("{places["student"]}")' in end
+
+
 def test_the_report_is_one_self_contained_page(run):
     _, output = run
     (report,) = output.glob("distillation-*/reports/continuous-eval.html")

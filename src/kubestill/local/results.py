@@ -1,0 +1,77 @@
+"""What a run on this machine leaves for a person: models, reports, scores, or why it failed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+from kubestill.local.tasks import Run
+
+_ROLES = ("model", "baseline", "teacher")
+"""In the scores of an evaluation, the judged one first."""
+
+
+def name_models(run: Run) -> dict[str, str]:
+    """Name the models of the last step that had any, and put a link to each into the run's folder.
+
+    Returns:
+        Paths, or URIs of models elsewhere, by names such as `student`, `control` and `teacher`; the
+        one that the run is about comes first. A model without a name of its own is called `model`.
+    """
+    told: Mapping[str, Any] = (read_scores(run) or {}).get("models", {})
+    named: dict[str, str] = {}
+    for role in sorted(run.models, key=lambda one: (*_ROLES, one).index(one)):
+        name = re.sub(r"[^\w.-]+", "-", str(told.get(role, {}).get("name", role)))
+        named.setdefault(name, _link(run.models[role], os.path.join(run.folder, name)))
+    return named
+
+
+def collect_reports(run: Run) -> dict[str, str]:
+    """Copy the reports to files that a browser opens as HTML; return their paths by task."""
+    folder = os.path.join(run.folder, "reports")
+    paths: dict[str, str] = {}
+    for task in run.tasks:
+        report = os.path.join(task.folder, "report")
+        if os.path.isfile(report):
+            os.makedirs(folder, exist_ok=True)
+            paths[task.name] = os.path.join(folder, f"{task.name}.html")
+            shutil.copyfile(report, paths[task.name])
+    return paths
+
+
+def find_output(run: Run, port: str) -> str:
+    """Return the path of an output of the last task that wrote one so called; empty without one."""
+    paths = (os.path.join(task.folder, port) for task in reversed(run.tasks))
+    return next((path for path in paths if os.path.isfile(path)), "")
+
+
+def read_scores(run: Run) -> dict[str, Any] | None:
+    """Return the scores of the last evaluation, as its record holds them; None without one."""
+    path = find_output(run, "record")
+    if not path:
+        return None
+    with open(path, encoding="utf-8") as file:
+        return json.load(file).get("scores") or None
+
+
+def explain_failure(run: Run) -> str:
+    """Return why a run failed and where the whole output of that step is; empty if it did not."""
+    if run.failed is None:
+        return run.error
+    log = os.path.relpath(run.failed.log)
+    return f"{run.failed.name} failed: {run.failed.error}\n\nIts whole output: {log}"
+
+
+def _link(model: str, path: str) -> str:
+    """Return the short path of a model's folder, where there can be one."""
+    if "://" in model or os.path.lexists(path):
+        return model
+    try:
+        os.symlink(os.path.relpath(model, os.path.dirname(path)), path)
+    except OSError:  # not every disk has links
+        return model
+    return path
