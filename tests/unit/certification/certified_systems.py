@@ -184,6 +184,27 @@ class Ramp(System):
         return inputs["a"].to_numpy(np.float64)[:, None] * np.linspace(0, 1, 8)
 
 
+class Lying(Plane):
+    """Its enclosure forgets a ridge that is one in five thousand wide."""
+
+    name = "lying"
+    reference = None
+
+    def solve(self, inputs: pd.DataFrame) -> np.ndarray:
+        ridge = inputs["x"].between(0.61230, 0.61250).to_numpy(np.float64)
+        return super().solve(inputs) + ridge
+
+    def enclose(self, lower: pd.DataFrame, upper: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        return super().solve(lower), super().solve(upper)
+
+
+def linear(in_features: int, out_features: int) -> nn.Sequential:
+    """Build a line, of layers that proofs know."""
+    network = nn.Sequential()
+    network.line = nn.Linear(in_features, out_features)
+    return network
+
+
 class Bent(nn.Module):
     """Right but for a bump, of a height, around the middle of the first feature."""
 

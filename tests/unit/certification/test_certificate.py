@@ -16,6 +16,7 @@ from kubestill.runtime.certification import CertificateSettings, certify, read_c
 from kubestill.runtime.certification.errors import off_grid, sampled_errors
 from kubestill.runtime.certification.exceptions import Exceptions
 from kubestill.runtime.certification.plan import plan_solves
+from kubestill.runtime.certification.proof import prove
 from kubestill.runtime.certification.truth import Truth, answers
 from kubestill.runtime.certification.views import cases, error_map, image, lines
 from kubestill.runtime.datasets.decode import decode_features
@@ -246,6 +247,18 @@ def test_a_proof_that_cannot_be_had_is_refused_with_the_reason(tmp_path):
     assert "proven was asked for; what was reached is sampled. " in made["reason"]
 
 
+def test_a_point_above_the_proven_bound_contradicts_the_proof(tmp_path):
+    """A proof finds an enclosure right where it looks; the samples of a certificate see more."""
+    dataset = make_dataset(tmp_path / "rows", system("Lying"))
+    model = make_model(tmp_path / "model", dataset, "linear")
+    alone = prove(load_model(model.path), system("Lying"), tolerance=0.1)
+    assert alone.status == "proven"
+    made = examine(model, dataset, assurance="proven", samples=20_000, tolerance=0.1)
+    assert made["verdict"] == "refused"
+    assert "proven" not in made["errors"]
+    assert "but a point errs by 1: what it rests on does not hold" in made["reason"]
+
+
 @pytest.mark.parametrize("tolerance", [0.0, 0.01, 0.6])
 def test_classes_are_compared_between_the_rows(tmp_path, tolerance):
     """The stored rows all agree; between them every second point does not."""
@@ -393,6 +406,14 @@ def test_a_sampled_certificate_never_says_never(tmp_path):
     share = "at least 99.40% of the domain is within 1e-05, with 95% confidence"
     assert share in made["headline"]
     assert "at least 99.402% of the domain is within it, after 500 random points" in made["reason"]
+
+
+def test_no_confidence_is_written_as_certainty(tmp_path):
+    dataset = make_dataset(tmp_path / "rows", system("Plane"))
+    model = make_model(tmp_path / "model", dataset, "Bent")
+    made = examine(model, dataset, tolerance=1e-5, confidence=0.999)
+    assert "With 99.9% confidence" in made["reason"]
+    assert "with 99.9% confidence" in made["headline"]
 
 
 def test_an_enumerated_certificate_says_never_of_every_point(tmp_path):

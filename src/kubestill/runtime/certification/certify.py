@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kubestill.errors import InvalidInput, Problems, counted
-from kubestill.runtime.base.rounding import at_least, at_most
+from kubestill.runtime.base.rounding import at_least, at_most, exact_percent
 from kubestill.runtime.certification.certificate import (
     About,
     Assurance,
@@ -155,7 +155,7 @@ def certify(
     on_rows = on_domain(truth, finite) if truth and finite else on_labels(predictor, raw, labels)
     seen = _measure(truth, on_rows, settings, plan)
     exceptions = _exceptions(on_rows) if settings.exceptions else None
-    proven = _prove(predictor, system, settings)
+    proven = _prove(predictor, system, settings, found=_solved_error(seen))
     assurance = _assurance(truth, seen, coverage, proven, finite=finite is not None)
     if truth or settings.assurance != "auto":
         conditions += _asked_for(assurance, proven, settings)
@@ -312,8 +312,27 @@ class _Proving:
     reason: str = ""
 
 
-def _prove(predictor: Predictor, system: System | None, settings: CertificateSettings) -> _Proving:
-    """Bound the error over the whole domain, if that was asked for."""
+def _solved_error(seen: _Seen) -> float:
+    """Return the largest error at a point that was solved for the comparison, in float64."""
+    errors, worst = seen.errors, seen.worst
+    found = [float(part.max) for part in (errors.off_grid, errors.hunted) if part is not None]
+    if isinstance(worst.solution, float) and isinstance(worst.surrogate, float):
+        found.append(abs(worst.solution - worst.surrogate))
+    return max(found, default=0.0)
+
+
+def _prove(
+    predictor: Predictor, system: System | None, settings: CertificateSettings, *, found: float
+) -> _Proving:
+    """Bound the error over the whole domain, if that was asked for.
+
+    Args:
+        predictor: The surrogate.
+        system: What it stands for.
+        settings: Assurance, tolerance, seconds.
+        found: An error that was found at a point: a proof that says less rests on an enclosure that
+            is wrong.
+    """
     if settings.assurance != "proven":
         return _Proving()
     if system is None:
@@ -330,6 +349,12 @@ def _prove(predictor: Predictor, system: System | None, settings: CertificateSet
         )
     except InvalidInput as error:
         return _Proving(reason=" ".join(f"{p.field}: {p.remedy}." for p in error.problems))
+    if proof.upper < found:
+        reason = (
+            f"The proof bounds the error by {at_most(proof.upper, 3)}, but a point errs by "
+            f"{found:.3g}: what it rests on does not hold, correct that ({proof.assumptions[-1]})"
+        )
+        return _Proving(reason=reason)
     record = Proven(
         status=proof.status,
         upper=proof.upper if np.isfinite(proof.upper) else None,
@@ -432,7 +457,7 @@ def _sampled_error(seen: _Seen, settings: CertificateSettings) -> tuple[float, s
         assert off.mean_bound is not None
         said = (
             f"{where}. If no point errs by more, the mean error is at most "
-            f"{at_most(off.mean_bound, 3)} with {off.confidence:.0%} confidence"
+            f"{at_most(off.mean_bound, 3)} with {exact_percent(off.confidence)} confidence"
         )
         return max(value, off.mean_bound), said
     (found,) = (q for q in off.quantiles if q.quantile == 0.999)
@@ -444,7 +469,7 @@ def _sampled_error(seen: _Seen, settings: CertificateSettings) -> tuple[float, s
         return float("inf"), said
     said = (
         f"{where}. The 99.9th percentile of the error is at most {at_most(found.bound, 3)} with "
-        f"{off.confidence:.0%} confidence"
+        f"{exact_percent(off.confidence)} confidence"
     )
     return max(value, found.bound), said
 
@@ -455,7 +480,7 @@ def _share(assurance: Assurance | None, seen: _Seen, drawn: str) -> str:
     if assurance != "sampled" or off is None or off.above_tolerance is None:
         return ""
     return (
-        f" With {off.confidence:.0%} confidence at least "
+        f" With {exact_percent(off.confidence)} confidence at least "
         f"{at_least(1 - off.above_tolerance.bound, 3)} of the domain{drawn} is within it, after "
         f"{off.rows:,} random points."
     )
@@ -489,15 +514,15 @@ def _agrees(
             return Condition(name=name, status="shown", said=said + tolerated)
     else:
         if off is not None:
-            said += f"; between them {off.mean:.3%} of {off.rows:,} random points do"
+            said += f"; between them {at_most(100 * off.mean, 3)}% of {off.rows:,} random points do"
         if not tolerance:
             said += "; no tolerance was given, and no sample can show that every point agrees."
             return Condition(name=name, status="not shown", said=said)
         if off is not None and off.above_tolerance is not None:
             bound = off.above_tolerance.bound
             said += (
-                f". With {off.confidence:.0%} confidence at most {at_most(100 * bound, 3)}% of the "
-                f"domain{drawn} disagree"
+                f". With {exact_percent(off.confidence)} confidence at most "
+                f"{at_most(100 * bound, 3)}% of the domain{drawn} disagree"
             )
             if max(share, bound) <= tolerance:
                 said += f"; {100 * tolerance:.3g}% are tolerated."

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from kubestill.runtime.generation.systems.solving import OnFailure
+
 __all__ = ["CertificateSettings"]
 
 
@@ -17,7 +19,7 @@ class CertificateSettings(BaseModel):
     assurance: Literal["auto", "enumerated", "proven", "sampled"] = "auto"
     """What the certificate has to rest on. `auto` takes `enumerated` where the domain is finite,
     else `sampled`; anything less than what is named here is refused."""
-    tolerance: float = Field(default=0.0, ge=0)
+    tolerance: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Largest error allowed, in the output's own unit; for classes the share of the domain that may
     disagree. 0 states no tolerance, except for classes on a finite domain: there it requires every
     point to agree."""
@@ -28,6 +30,9 @@ class CertificateSettings(BaseModel):
     exceptions: bool = False
     """Classes on a finite domain only: store every point that disagrees, and count it in the
     size."""
+    on_failure: OnFailure = "stop"
+    """What to do about inputs on which the system raises or gives no finite answer. `leave-out`
+    limits the verdict to the others."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seeds the samples."""
 

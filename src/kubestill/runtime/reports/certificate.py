@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kubestill.errors import counted
-from kubestill.runtime.base.rounding import at_least, at_most
+from kubestill.runtime.base.rounding import at_least, at_most, exact_percent
 from kubestill.runtime.certification.certificate import (
     CODES,
     Certificate,
@@ -104,7 +104,7 @@ def _within_tolerance(made: Certificate) -> str:
     share = at_least(1 - off.above_tolerance.bound)
     return (
         f"at least {share} of the domain is within {made.about.settings.tolerance:g}, with "
-        f"{off.confidence:.0%} confidence; "
+        f"{exact_percent(off.confidence)} confidence; "
     )
 
 
@@ -124,7 +124,7 @@ def _classes(found: Examined, name: str) -> str:
     share = at_least(1 - off.above_tolerance.bound)
     return (
         f" stands for the {name}: at least {share} of the domain agrees, with "
-        f"{off.confidence:.0%} confidence."
+        f"{exact_percent(off.confidence)} confidence."
     )
 
 
@@ -196,7 +196,7 @@ def _bound_tile(off: SampledErrors) -> list[Tile]:
     if not known:
         return []
     quantile, bound = known[-1]
-    detail = f"of the domain err less, with {off.confidence:.0%} confidence"
+    detail = f"of the domain err less, with {exact_percent(off.confidence)} confidence"
     return [Tile(value=at_most(bound), label=f"{percent(quantile, 0)} bound", detail=detail)]
 
 
@@ -354,10 +354,10 @@ def _quantiles(made: Certificate) -> list[Html]:
     columns = ["of the domain errs less than", "observed", "upper bound", "points it needs"]
     note = (
         f"From {off.rows:,} independent random points. The bounds hold with "
-        f"{off.confidence:.0%} confidence each, whatever the distribution of the error (order "
-        f"statistics, Wilks 1941). With the same confidence {at_least(off.covered_by_max)} of the "
-        f"domain err no more than the largest error observed, {at_most(off.max, digits=3)}. Of the "
-        "rest nothing is known."
+        f"{exact_percent(off.confidence)} confidence each, whatever the distribution of the error "
+        "(order statistics, Wilks 1941). With the same confidence "
+        f"{at_least(off.covered_by_max)} of the domain err no more than the largest error "
+        f"observed, {at_most(off.max, digits=3)}. Of the rest nothing is known."
     )
     return [section("Between the rows of the dataset", table(columns, rows), note=note)]
 
