@@ -36,14 +36,14 @@ from kubestill.runtime.evaluation.profile import Profile, sketch
 from kubestill.runtime.evaluation.record import bias_of, marks_of
 from kubestill.runtime.evaluation.settings import EvaluationSettings
 from kubestill.runtime.metrics.catalog import BIAS, METRICS, TASKS, metrics_of
-from kubestill.runtime.metrics.intervals import Bootstrap, bootstrap
+from kubestill.runtime.metrics.intervals import Measured, measure
 from kubestill.runtime.metrics.outcome import Outcome
 from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.steps.train_teacher import train_teacher
 
 HEALTHY, CASES, BAD = 200, 100, 25
-SETTINGS = EvaluationSettings(resamples=400)
+SETTINGS = EvaluationSettings()
 METRIC = METRICS["log_loss"]
 RULES = Rules(
     min_rows=SETTINGS.min_rows,
@@ -132,7 +132,7 @@ class Gate:
         self.weaker = self.train("weaker", learn[:10_000])
         self.twin = self.train("twin", learn, seed=1)
         outcome = self.outcome(self.champion, recorded)
-        scores = bootstrap({"champion": outcome}, resamples=SETTINGS.resamples)
+        scores = measure({"champion": outcome})
         self.record = marks_of(scores, "champion", metrics_of("binary"))
         self.bias, self.skill = bias_of(outcome), skill(outcome)
         columns = {name: sketch(recorded[name]) for name in [*FEATURES, TARGET]}
@@ -216,7 +216,7 @@ class Gate:
     def judge(self, window: pd.DataFrame) -> Verdict:
         """Judge the champion as `continuous-eval` does."""
         outcome = self.outcome(self.champion, window)
-        scores = bootstrap({"champion": outcome}, resamples=SETTINGS.resamples)
+        scores = measure({"champion": outcome})
         now = marks_of(scores, "champion", metrics_of("binary"))
         values = {name: window[name] for name in [*FEATURES, TARGET]}
         alpha = 1 - SETTINGS.confidence
@@ -248,7 +248,7 @@ class Gate:
             window = self.window(3000 + case)
             models = {"challenger": challenger, "champion": baseline}
             outcomes = {name: self.outcome(model, window) for name, model in models.items()}
-            scores: Bootstrap = bootstrap(outcomes, resamples=SETTINGS.resamples)
+            scores: Measured = measure(outcomes)
             told = judge_challenger(scores, "challenger", "champion", RULES, metric=METRIC)
             verdicts.append(told.verdict)
         return verdicts.count("promote") / CASES

@@ -9,7 +9,7 @@ from kubestill.runtime.evaluation.decision import Rules, judge_alone, judge_chal
 from kubestill.runtime.evaluation.record import GoldenMark
 from kubestill.runtime.evaluation.thresholds import parse_thresholds
 from kubestill.runtime.metrics.catalog import METRICS, point
-from kubestill.runtime.metrics.intervals import bootstrap
+from kubestill.runtime.metrics.intervals import measure
 from kubestill.runtime.metrics.outcome import Outcome
 
 LOG_LOSS = METRICS["log_loss"]
@@ -34,12 +34,12 @@ def rules(thresholds=None, **others) -> Rules:
 
 def judge(models, thresholds=None, golden=None, min_rows=100, min_improvement=0.01, best=None):
     return judge_challenger(
-        bootstrap(models, resamples=500),
+        measure(models),
         "challenger",
         "champion",
         rules(thresholds, min_rows=min_rows, min_improvement=min_improvement),
         metric=LOG_LOSS,
-        golden=bootstrap(golden, resamples=500) if golden else None,
+        golden=measure(golden) if golden else None,
         best=best,
     )
 
@@ -154,14 +154,14 @@ def test_a_champion_that_gives_nan_is_replaced_unless_the_challenger_is_worse(
     ids=["kept", "accuracy broken", "log loss broken", "few rows", "no limits"],
 )
 def test_a_model_alone(limit, rows, expected):
-    scores = bootstrap(outcomes(rows, model=1.0), resamples=500)
+    scores = measure(outcomes(rows, model=1.0))
     found = judge_alone(scores, "model", rules(limit))
     assert found.verdict == expected
     assert found.reason
 
 
 def test_a_limit_missed_within_noise_is_no_verdict():
-    scores = bootstrap(outcomes(300, model=1.0), resamples=500)
+    scores = measure(outcomes(300, model=1.0))
     limit = {"accuracy": {"min": scores.points["model"]["accuracy"] + 0.005}}
     found = judge_alone(scores, "model", rules(limit))
     assert found.verdict == "insufficient"
@@ -177,7 +177,7 @@ def test_false_alarms_stay_at_the_stated_rate():
     for _ in range(150):
         mask = np.zeros(whole.rows, dtype=bool)
         mask[random.choice(whole.rows, 200, replace=False)] = True
-        scores = bootstrap({"model": whole.take(mask)}, resamples=100)
+        scores = measure({"model": whole.take(mask)})
         alarms += judge_alone(scores, "model", limit).verdict == "degraded"
     assert alarms <= 8
 

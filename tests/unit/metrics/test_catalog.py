@@ -83,7 +83,8 @@ def test_what_a_task_uses_is_in_the_catalog(task: Task):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_scores_lie_within_their_bounds_and_perfect_answers_fall_short_of_nothing(task: Task):
-    outputs, targets = ANSWERS[task]
+    # Calibration shows in rows of a bin that err alike.
+    outputs, targets = (np.repeat(one, 5, axis=0) for one in ANSWERS[task])
     for name, value in score(Outcome.from_logits(task, outputs, targets)).items():
         low, high = METRICS[name].bounds
         assert low <= value <= high, name

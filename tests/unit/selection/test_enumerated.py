@@ -10,6 +10,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from kubestill.errors import InvalidInput
 from kubestill.runtime.checkpoints.ledger import LedgerEntry, ManifestRef, finite
@@ -90,12 +91,11 @@ def rescored(kept: Sequence[LedgerEntry], evidence: Evidence, metric: str) -> Ev
     """As if the kept milestones were scored again on rows that are hard for all alike."""
     source = np.random.default_rng(0)
     hard = source.normal(0, 0.3, 200)
-    samples = {
-        entry.step: entry.metrics[metric] + hard + source.normal(0, 0.005, 200)
-        for entry in kept
-        if metric in entry.metrics
+    moved = {
+        entry.step: hard + source.normal(0, 0.07, 200) for entry in kept if metric in entry.metrics
     }
-    return Evidence(curves=evidence.curves, own_metric=metric, samples=samples)
+    influences = {step: each - each.mean() for step, each in moved.items()}
+    return Evidence(curves=evidence.curves, own_metric=metric, influences=influences)
 
 
 def check_reason(choice: Choice[LedgerEntry], kept: int, total: int) -> None:
@@ -159,7 +159,7 @@ def test_what_is_chosen_is_what_brute_force_chooses(rule: str, metric: str) -> N
                 step
                 for step in loss
                 if loss[step] - loss[best]
-                <= np.std(evidence.samples[step] - evidence.samples[best], ddof=1)
+                <= stats.sem(evidence.influences[step] - evidence.influences[best])
             ]
             assert chosen == min({*within, best}), case
 

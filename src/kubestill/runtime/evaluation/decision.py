@@ -27,7 +27,7 @@ from kubestill.runtime.evaluation.fitness import Shift
 from kubestill.runtime.evaluation.record import GoldenMark
 from kubestill.runtime.evaluation.thresholds import Threshold
 from kubestill.runtime.metrics.catalog import Metric
-from kubestill.runtime.metrics.intervals import Bootstrap, Interval, bootstrap
+from kubestill.runtime.metrics.intervals import Interval, Measured, measure
 
 __all__ = ["Decision", "Rules", "Verdict", "judge_alone", "judge_challenger", "judge_first"]
 
@@ -76,7 +76,7 @@ class Limits:
 
 
 def judge_alone(
-    scores: Bootstrap,
+    scores: Measured,
     model: str,
     rules: Rules,
     *,
@@ -116,7 +116,7 @@ def judge_alone(
 
 
 def judge_first(
-    scores: Bootstrap,
+    scores: Measured,
     model: str,
     rules: Rules,
     *,
@@ -151,14 +151,14 @@ def judge_first(
 
 
 def judge_challenger(
-    scores: Bootstrap,
+    scores: Measured,
     model: str,
     baseline: str,
     rules: Rules,
     *,
     metric: Metric,
     guessing: bool = False,
-    golden: Bootstrap | None = None,
+    golden: Measured | None = None,
     best: GoldenMark | None = None,
     worse_slices: Sequence[str] = (),
     shifts: Sequence[Shift] = (),
@@ -213,7 +213,7 @@ def judge_challenger(
 
 
 def _settled(
-    scores: Bootstrap, model: str, rules: Rules, shifts: Sequence[Shift]
+    scores: Measured, model: str, rules: Rules, shifts: Sequence[Shift]
 ) -> Decision | None:
     """Return the decision on a candidate where it does not depend on the scores, else None."""
     rows = scores.outcomes[model].rows
@@ -226,12 +226,12 @@ def _settled(
     return None
 
 
-def _worse_where_finite(scores: Bootstrap, model: str, baseline: str, metric: Metric) -> str:
+def _worse_where_finite(scores: Measured, model: str, baseline: str, metric: Metric) -> str:
     """Return a sentence where `model` is worse, with evidence, on the rows `baseline` answers."""
     answered = scores.outcomes[baseline].finite
     if not answered.any():
         return ""
-    found = bootstrap(
+    found = measure(
         {name: scores.outcomes[name].take(answered) for name in (model, baseline)},
         confidence=scores.confidence,
     )
@@ -242,7 +242,7 @@ def _worse_where_finite(scores: Bootstrap, model: str, baseline: str, metric: Me
     return f"On the {counted(int(answered.sum()), 'row')} that both answer: {text}"
 
 
-def check_limits(scores: Bootstrap, model: str, thresholds: Sequence[Threshold]) -> Limits:
+def check_limits(scores: Measured, model: str, thresholds: Sequence[Threshold]) -> Limits:
     """Hold a model's scores against its limits."""
     broken: list[str] = []
     doubtful: list[str] = []
@@ -262,7 +262,7 @@ def check_limits(scores: Bootstrap, model: str, thresholds: Sequence[Threshold])
 
 
 def _forgotten(
-    golden: Bootstrap | None,
+    golden: Measured | None,
     model: str,
     baseline: str,
     metric: Metric,
@@ -328,7 +328,7 @@ def _too_few(rows: int, min_rows: int) -> Decision:
     return Decision(verdict="insufficient", reasons=(reason,))
 
 
-def _unusable(scores: Bootstrap, model: str) -> str:
+def _unusable(scores: Measured, model: str) -> str:
     lost = int((~scores.outcomes[model].finite).sum())
     if not lost:
         return ""

@@ -32,7 +32,7 @@ from kubestill.runtime.evaluation.profile import columns_of, is_number, profile_
 from kubestill.runtime.evaluation.record import GoldenMark, Mark, Record, bias_of, mark_of, marks_of
 from kubestill.runtime.evaluation.slices import Cut, cut_of, parts_of, slice_scores, worse_slices
 from kubestill.runtime.metrics.catalog import BIAS, METRICS, TASKS, metrics_of
-from kubestill.runtime.metrics.intervals import Bootstrap, bootstrap
+from kubestill.runtime.metrics.intervals import Measured, measure
 
 __all__ = ["examine"]
 
@@ -109,15 +109,9 @@ def _evaluate(job: Job, dataset: Dataset) -> dict[Role, Evaluation]:
     }
 
 
-def _scores(job: Job, evaluations: Mapping[Role, Evaluation]) -> Bootstrap:
+def _scores(job: Job, evaluations: Mapping[Role, Evaluation]) -> Measured:
     outcomes = {job.candidates[role].name: one.outcome for role, one in evaluations.items()}
-    settings = job.settings
-    return bootstrap(
-        outcomes,
-        resamples=settings.resamples,
-        confidence=settings.confidence,
-        seed=settings.seed,
-    )
+    return measure(outcomes, confidence=job.settings.confidence)
 
 
 def _shifts(job: Job, evaluations: Mapping[Role, Evaluation]) -> tuple[Shift, ...]:
@@ -138,7 +132,7 @@ def _shifts(job: Job, evaluations: Mapping[Role, Evaluation]) -> tuple[Shift, ..
 
 
 def _decay(
-    job: Job, evaluations: Mapping[Role, Evaluation], scores: Bootstrap, masks: Masks
+    job: Job, evaluations: Mapping[Role, Evaluation], scores: Measured, masks: Masks
 ) -> tuple[Decay, ...]:
     """Hold the champion against its own record."""
     record, used = job.record, TASKS[job.task]
@@ -173,8 +167,8 @@ def _decay(
 def _decide(
     job: Job,
     evaluations: Mapping[Role, Evaluation],
-    scores: Bootstrap,
-    golden: Bootstrap | None,
+    scores: Measured,
+    golden: Measured | None,
     masks: Masks,
     shifts: tuple[Shift, ...],
     decay: tuple[Decay, ...],
@@ -225,7 +219,7 @@ def _best(job: Job) -> GoldenMark | None:
 
 
 def _record(
-    job: Job, mine: Evaluation, scores: Bootstrap, golden: Bootstrap | None, values: pd.DataFrame
+    job: Job, mine: Evaluation, scores: Measured, golden: Measured | None, values: pd.DataFrame
 ) -> Record | None:
     """Return what the judged model is to be remembered by, should it be promoted."""
     if job.lineage is None or job.champion_role == "model":

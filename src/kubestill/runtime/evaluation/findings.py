@@ -17,7 +17,7 @@ from kubestill.runtime.evaluation.fitness import Shift
 from kubestill.runtime.evaluation.record import Record
 from kubestill.runtime.evaluation.slices import Slice
 from kubestill.runtime.metrics.catalog import Metric, metrics_of
-from kubestill.runtime.metrics.intervals import Bootstrap, Interval
+from kubestill.runtime.metrics.intervals import Interval, Measured
 from kubestill.runtime.training.record import TrainingRecord
 
 __all__ = ["Findings", "Role", "Subject"]
@@ -47,7 +47,7 @@ class Findings:
     task: Task
     classes: Sequence[str]
     subjects: Mapping[Role, Subject]
-    scores: Bootstrap
+    scores: Measured
     """By subject name."""
     metric: Metric
     """What the decision was taken on."""
@@ -56,7 +56,7 @@ class Findings:
     """`rows`, `labelled`, `fingerprint` of what was scored on."""
     settings: Mapping[str, Any]
     slices: Sequence[Slice] = ()
-    golden: Bootstrap | None = None
+    golden: Measured | None = None
     shifts: Sequence[Shift] = ()
     """How the rows differ from those the champion was promoted on."""
     decay: Sequence[Decay] = ()
@@ -95,7 +95,7 @@ class Findings:
 
     def recovered_gap(self, metric: Metric) -> Interval | None:
         """Return the share of the teacher's lead over the baseline that the model regains."""
-        if self.baseline is None or self.teacher is None or metric.statistics is None:
+        if self.baseline is None or self.teacher is None or not metric.has_error:
             return None
         names = (self.model.name, self.baseline.name, self.teacher.name)
         return self.scores.recovered_gap(*names, metric)

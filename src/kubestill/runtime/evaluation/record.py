@@ -19,7 +19,7 @@ from kubestill.runtime.evaluation.profile import Profile
 from kubestill.runtime.evaluation.slices import Cut
 from kubestill.runtime.metrics.catalog import Metric
 from kubestill.runtime.metrics.formulas import losses
-from kubestill.runtime.metrics.intervals import Bootstrap
+from kubestill.runtime.metrics.intervals import Measured
 from kubestill.runtime.metrics.outcome import Outcome
 
 __all__ = [
@@ -92,18 +92,14 @@ def read_record(form: Mapping[str, Any], source: str) -> Record | None:
         raise CorruptData(f"{source}: the champion's record cannot be read: {error}") from error
 
 
-def marks_of(scores: Bootstrap, name: str, metrics: Mapping[str, Metric]) -> dict[str, Mark]:
+def marks_of(scores: Measured, name: str, metrics: Mapping[str, Metric]) -> dict[str, Mark]:
     """Return a model's scores that resampling gave a standard error, where they are finite."""
     marks: dict[str, Mark] = {}
     rows = scores.outcomes[name].rows
-    for metric in metrics:
-        samples = scores.samples[name].get(metric)
-        value = scores.points[name][metric]
-        if samples is None or not math.isfinite(value):
-            continue
-        error = float(np.nanstd(samples, ddof=1))
-        if math.isfinite(error):
-            marks[metric] = Mark(value=value, error=error, rows=rows)
+    for key, metric in metrics.items():
+        value = scores.points[name][key]
+        if math.isfinite(value) and metric.has_error and not scores.missing(name, metric):
+            marks[key] = Mark(value=value, error=scores.spread(name, metric).error, rows=rows)
     return marks
 
 

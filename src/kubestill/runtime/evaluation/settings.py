@@ -50,9 +50,9 @@ class EvaluationSettings(BaseModel):
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     """Confidence of every interval."""
     resamples: int = Field(default=2000, ge=100, le=100_000)
-    """Number of bootstrap resamples."""
+    """No effect since intervals are computed without resampling; accepted as before."""
     seed: int = Field(default=0, ge=0)
-    """Seeds the bootstrap."""
+    """No effect, as `resamples`."""
     model_name: str = ""
     """Name of the model in the report; empty uses "student", "challenger" or "model"."""
     baseline_name: str = ""
@@ -74,7 +74,7 @@ def check_metric(metric: str, task: Task) -> None:
     Raises:
         InvalidInput: The task has no such metric, or one that resampling says nothing about.
     """
-    usable = [name for name, known in metrics_of(task).items() if known.statistics]
+    usable = [name for name, known in metrics_of(task).items() if known.decides]
     if metric and metric not in usable:
         remedy = f"no {task} metric to decide on; {nearest(metric, usable)}"
         raise InvalidInput([Problem("settings.metric", metric, remedy)])

@@ -3,5 +3,5 @@
 Reading order: `outcome` (answers beside the truth), `formulas` (columns by row, and what becomes of
 their means), `catalog` (every metric: title, direction, unit, formula; what each task uses),
 `running` (those that training follows, in torch), `intervals` (how sure a score is). Only
-`intervals` imports scipy and only `running` torch: checkpoints need no more than the catalog.
+`running` imports torch: checkpoints need no more than the catalog.
 """

@@ -5,6 +5,7 @@ A new metric is one entry of `METRICS`, and its name in `TASKS` where a task use
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -42,6 +43,38 @@ _ANY = float("inf")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Link:
+    """A scale on which the noise of a score does not depend on the score, as far as possible."""
+
+    to: Callable[[float], float] = float
+    back: Callable[[float], float] = float
+    slope: Callable[[float], float] = lambda value: 1.0
+    """Derivative of `to`."""
+    skewed: bool = True
+    """Whether noise is skewed on it as much as the influences of the rows are."""
+
+
+LINEAR = Link()
+SQUARE = Link(
+    to=lambda value: value**2, back=lambda x: max(0.0, x) ** 0.5, slope=lambda value: 2 * value
+)
+"""Of roots: their squares are the means."""
+LOGIT = Link(
+    to=lambda value: math.log(value / (1 - value)),
+    back=lambda x: 1 / (1 + math.exp(-x)),
+    slope=lambda value: 1 / (value * (1 - value)),
+    skewed=False,
+)
+REST = Link(
+    to=lambda value: math.log(1 - value),
+    back=lambda x: 1 - math.exp(x),
+    slope=lambda value: -1 / (1 - value),
+    skewed=False,
+)
+"""Of what is 1 less a ratio of variances."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Metric:
     """One score of a model on labelled rows."""
 
@@ -56,18 +89,34 @@ class Metric:
     """The values it can take at all."""
     proportion: bool = False
     """Whether it counts rows that are right or wrong, so that its interval is Wilson's."""
+    link: Link = LINEAR
+    """The scale of its interval."""
     statistics: Callable[[Outcome], RowStatistics] | None = None
-    """Outcome → function of [n] row indices → [n, C] columns; None where resampling rows says
-    nothing (a maximum), or no evaluation measures it."""
+    """Outcome → function of [n] row indices → [n, C] columns; None where it is no function of means
+    (a maximum, or ranks), or no evaluation measures it."""
     value: Callable[[Floats], Floats] = formulas.first
     """[..., C] means of those columns → [...] scores."""
     exact: Callable[[Outcome], float] | None = None
-    """The point estimate, where the columns only approximate it."""
+    """The point estimate, where it is not `value` of the means of those columns."""
+    own_influences: Callable[[Outcome], Floats] | None = None
+    """Outcome → [N] influences, where they are not those of the columns."""
+    range: Callable[[Outcome, Ints | None, float], tuple[float, float]] | None = None
+    """Outcome, [N] groups and confidence → bounds, where influences give no interval."""
 
     @property
     def sign(self) -> int:
         """1 where more is better, -1 where less is."""
         return 1 if self.direction == "max" else -1
+
+    @property
+    def has_error(self) -> bool:
+        """Whether rows have an influence on it, so that its noise and differences are known."""
+        return self.statistics is not None or self.own_influences is not None
+
+    @property
+    def decides(self) -> bool:
+        """Whether an improvement in it has an interval, so that a decision can rest on it."""
+        return self.has_error and self.range is None
 
     def shortfall(self, value: float) -> float:
         """Return how far `value` is from perfect; from zero where nothing is perfect.
@@ -78,27 +127,37 @@ class Metric:
         perfect = self.bounds[self.direction == "max"]
         return abs(value - perfect) if np.isfinite(perfect) else abs(value)
 
-    def sums(self, outcome: Outcome, order: Ints, groups: int) -> Floats:
-        """Return the [groups, C] sums of the columns over equal runs of the [N] rows in `order`."""
-        assert self.statistics is not None
-        columns = self.statistics(outcome)
-        starts = np.arange(groups + 1) * len(order) // groups
-        step = max(1, CHUNK_ROWS * groups // max(1, len(order)))
-        return np.concatenate(
-            [
-                np.add.reduceat(
-                    columns(order[starts[first] : starts[min(first + step, groups)]]),
-                    starts[first : min(first + step, groups)] - starts[first],
-                    axis=0,
-                )
-                for first in range(0, groups, step)
-            ]
-        )
-
     def mean(self, outcome: Outcome) -> Floats:
         """Return the [C] means of the columns over all rows."""
-        groups = -(-outcome.rows // CHUNK_ROWS)
-        return self.sums(outcome, np.arange(outcome.rows), groups).sum(axis=0) / outcome.rows
+        assert self.statistics is not None
+        columns = self.statistics(outcome)
+        starts = range(0, outcome.rows, CHUNK_ROWS)
+        chunks = (np.arange(start, min(start + CHUNK_ROWS, outcome.rows)) for start in starts)
+        total = sum((columns(rows).sum(axis=0) for rows in chunks), start=np.float64(0))
+        return np.asarray(total) / outcome.rows
+
+    def influences(self, outcome: Outcome) -> Floats:
+        """Return how much each row moves the score: [N] with mean zero, in its unit.
+
+        The derivative of the score by the means of the columns, times how far each row's columns
+        are from them (Hampel 1974).
+        """
+        if self.own_influences is not None:
+            return self.own_influences(outcome)
+        assert self.statistics is not None
+        columns, means = self.statistics(outcome), self.mean(outcome)
+        chunks = [
+            columns(np.arange(start, min(start + CHUNK_ROWS, outcome.rows)))
+            for start in range(0, outcome.rows, CHUNK_ROWS)
+        ]
+        widths = np.sqrt(
+            sum(np.square(chunk - means).sum(axis=0) for chunk in chunks) / outcome.rows
+        )
+        steps = np.diag(1e-4 * widths)
+        with np.errstate(invalid="ignore"):
+            rise = self.value(means + steps) - self.value(means - steps)
+        slopes = np.divide(rise, 2e-4 * widths, out=np.zeros_like(widths), where=widths > 0)
+        return np.concatenate([(chunk - means) @ slopes for chunk in chunks])
 
 
 TRAIN_LOSS = "train_loss"
@@ -121,6 +180,7 @@ _ALL = (
         direction="min",
         statistics=rowwise(formulas.squared),
         value=formulas.root,
+        link=SQUARE,
     ),
     Metric(name="mae", title="MAE", direction="min", statistics=rowwise(formulas.absolute)),
     Metric(
@@ -130,6 +190,7 @@ _ALL = (
         bounds=(-_ANY, 1),
         statistics=formulas.variance_terms,
         value=formulas.explained,
+        link=REST,
     ),
     Metric(
         name="accuracy",
@@ -151,9 +212,9 @@ _ALL = (
         title="AUC",
         direction="max",
         bounds=(0, 1),
-        statistics=formulas.rank_counts,
-        value=formulas.binned_auc,
-        exact=formulas.exact_auc,
+        exact=formulas.auc,
+        own_influences=formulas.auc_influences,
+        link=LOGIT,
     ),
     Metric(
         name="brier",
@@ -169,6 +230,8 @@ _ALL = (
         bounds=(0, 1),
         statistics=rowwise(formulas.calibration_gaps),
         value=formulas.sum_of_absolutes,
+        exact=formulas.calibration_error,
+        range=formulas.calibration_range,
     ),
     Metric(
         name="macro_f1",
@@ -178,6 +241,7 @@ _ALL = (
         bounds=(0, 1),
         statistics=rowwise(formulas.f1_counts),
         value=formulas.macro_f1,
+        link=LOGIT,
     ),
     Metric(
         name="mean_error",

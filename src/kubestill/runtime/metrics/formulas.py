@@ -1,14 +1,15 @@
 """The formulas of the scores: a mean of per-row columns, followed by a short expression.
 
 Accuracy is the mean of one column; macro F1 is 2 tp / (predicted + actual) over two columns a
-class. Resampling rows therefore only reweights the columns, and a bootstrap costs one matrix
-product.
+class. What a row adds to the means is therefore all of its influence on a score.
 `tests/unit/metrics` holds every formula against scikit-learn's.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,9 +21,6 @@ memory."""
 
 CALIBRATION_BINS = 15
 """Equal-width bins of the expected calibration error (Guo et al. 2017)."""
-
-RANK_BINS = 128
-"""Score quantiles among which a resampled AUC is counted; the point estimate is exact."""
 
 
 def losses(outcome: Outcome) -> Floats:
@@ -88,8 +86,73 @@ def bin_of(confidence: Floats) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
 
 
 def sum_of_absolutes(means: Floats) -> Floats:
-    """Return the expected calibration error from the mean gaps of the bins."""
+    """Return the sum of the sizes of the bins' mean gaps."""
     return np.abs(means).sum(axis=-1)
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """The mean squared calibration error over bins, without the bias that noise gives it."""
+
+    square: float
+    """Unbiased, and so negative half of the time where there is no error."""
+    floor: float
+    """Its variance where there is no error."""
+    slope: float
+    """What each unit of squared error adds to its variance."""
+
+    @classmethod
+    def of(cls, outcome: Outcome, groups: Ints | None = None) -> Reliability:
+        """Estimate it from products of gaps of different rows, or groups (Kumar et al. 2019)."""
+        confidence, hit = confidences(outcome)
+        bins, gaps = bin_of(confidence), confidence - hit
+        group = np.arange(outcome.rows) if groups is None else groups
+        cells, cell = np.unique(bins * (int(group.max()) + 1) + group, return_inverse=True)
+        place = cells // (int(group.max()) + 1)
+
+        def by_bin(each: Floats) -> Floats:
+            return np.bincount(place, each, minlength=CALIBRATION_BINS)
+
+        total, rows = np.bincount(cell, gaps), np.bincount(cell).astype(np.float64)
+        sums, counts = by_bin(total), by_bin(rows)
+        pairs = np.square(counts) - by_bin(np.square(rows))
+        known = pairs > 0
+        sums, counts, pairs = sums[known], counts[known], pairs[known]
+        square = (np.square(sums) - by_bin(np.square(total))[known]) / pairs
+        mean = np.zeros(CALIBRATION_BINS)
+        mean[known] = sums / counts
+        noise = by_bin(np.square(total - rows * mean[place]))[known] / np.square(counts)
+        weights = counts / outcome.rows
+        size = float((weights * np.square(mean[known])).sum())
+        tilt = 4 * float((np.square(weights * mean[known]) * noise).sum())
+        return cls(
+            square=float((weights * square).sum()),
+            floor=2 * float(np.square(weights * noise).sum()),
+            slope=tilt / size if size else 0.0,
+        )
+
+
+def calibration_error(outcome: Outcome) -> float:
+    """Return the root of the debiased mean squared calibration error; 0 where noise explains it."""
+    return math.sqrt(max(0.0, Reliability.of(outcome).square))
+
+
+def calibration_range(
+    outcome: Outcome, groups: Ints | None, confidence: float
+) -> tuple[float, float]:
+    """Return the calibration errors that the rows do not contradict: from 0 where none may be.
+
+    Those whose squares are within `z` of the estimate's standard errors *there*: the noise of a
+    square grows with it.
+    """
+    from scipy.special import ndtri
+
+    found, z = Reliability.of(outcome, groups), float(ndtri((1 + confidence) / 2))
+    # (square - x)² = z² (floor + slope x), solved for x.
+    middle = found.square + z * z * found.slope / 2
+    reach = math.sqrt(max(0.0, middle**2 - found.square**2 + z * z * found.floor))
+    low, high = (math.sqrt(max(0.0, end)) for end in (middle - reach, middle + reach))
+    return low, min(1.0, high)
 
 
 def f1_counts(outcome: Outcome) -> Floats:
@@ -111,37 +174,36 @@ def macro_f1(means: Floats) -> Floats:
     return f1.sum(axis=-1) / present.sum(axis=-1)
 
 
-def rank_counts(outcome: Outcome) -> RowStatistics:
-    """[N, 2 bins]: one-hot score bin of the negatives, then of the positives."""
+def auc(outcome: Outcome) -> float:
+    """Return P(score of a positive > score of a negative), ties counting half.
+
+    NaN where only one class occurs.
+    """
+    positive = outcome.targets == 1
+    won = placements(outcome)[positive]
+    return float(won.mean()) if 0 < len(won) < outcome.rows else float("nan")
+
+
+def placements(outcome: Outcome) -> Floats:
+    """Return the [N] share of the other class's rows that each row is ordered right with.
+
+    DeLong et al. 1988: their means over either class are the AUC.
+    """
     margin = outcome.predictions[:, 1] - outcome.predictions[:, 0]
-    edges = np.unique(np.quantile(margin, np.linspace(0, 1, RANK_BINS + 1)[1:-1]))
-    columns = np.searchsorted(edges, margin, side="left") + outcome.targets * RANK_BINS
-
-    def counts(rows: Ints) -> Floats:
-        found = np.zeros((len(rows), 2 * RANK_BINS))
-        found[np.arange(len(rows)), columns[rows]] = 1
-        return found
-
-    return counts
+    positive = outcome.targets == 1
+    placed = np.empty(outcome.rows)
+    for mine, sign in ((positive, 1), (~positive, -1)):
+        others = np.sort(sign * margin[~mine])
+        ends = [np.searchsorted(others, sign * margin[mine], side) for side in ("left", "right")]
+        placed[mine] = (ends[0] + ends[1]) / 2 / max(1, len(others))
+    return placed
 
 
-def binned_auc(means: Floats) -> Floats:
-    """P(score of a positive > score of a negative); ties within a bin count half."""
-    negatives, positives = np.split(means, 2, axis=-1)
-    below = np.cumsum(negatives, axis=-1) - negatives / 2
-    pairs = negatives.sum(axis=-1) * positives.sum(axis=-1)
-    won = (positives * below).sum(axis=-1)
-    return np.divide(won, pairs, out=np.full_like(won, np.nan), where=pairs > 0)
-
-
-def exact_auc(outcome: Outcome) -> float:
-    """Return the AUC without bins; NaN where only one class occurs."""
-    if len(np.unique(outcome.targets)) < 2:
-        return float("nan")
-    from sklearn.metrics import roc_auc_score
-
-    margin = outcome.predictions[:, 1] - outcome.predictions[:, 0]
-    return float(roc_auc_score(outcome.targets, margin))
+def auc_influences(outcome: Outcome) -> Floats:
+    """Return how much each of [N] rows moves the AUC: its placement, weighed by its class."""
+    placed, positive = placements(outcome), outcome.targets == 1
+    share = np.where(positive, positive.mean(), 1 - positive.mean())
+    return (placed - placed[positive].mean()) / share
 
 
 def _errors(outcome: Outcome) -> Floats:

@@ -343,8 +343,9 @@ def _settings(findings: Findings) -> list[Html]:
 def _footer(findings: Findings) -> Html:
     pairs = ", ".join(f"{name} {digest[:12]}" for name, digest in findings.references.items())
     return footer(
-        "Intervals come from a paired bootstrap: the same resampled rows for every model "
-        "(Wilson's for accuracy). They speak of these models on rows like these, not of what "
-        "another training seed would give.",
+        "Intervals come from the influence of each row on a score, paired row by row between "
+        "models (Wilson's and Agresti & Min's for accuracy). They speak of these models on rows "
+        "like these, not of what another training seed would give. Where too few rows or events "
+        "carry a score, it has none.",
         f"Judged: {pairs}.",
     )

@@ -77,9 +77,8 @@ class Evidence:
     """One point a milestone, pruned ones included."""
     own_metric: str = ""
     """What the training run itself followed."""
-    samples: Mapping[int, Floats] = field(default_factory=dict[int, Floats])
-    """Step → [R] scores on resamplings of the rows, the same ones for every step, where candidates
-    were scored again."""
+    influences: Mapping[int, Floats] = field(default_factory=dict[int, Floats])
+    """Step → [N] influences of the rows on its score, where candidates were scored again."""
 
     @property
     def phases(self) -> Phases:
@@ -129,7 +128,7 @@ def metric_of(request: Request, evidence: Evidence, recorded: Collection[str]) -
         with problems.collect():
             request.way(metric)
         known = METRICS.get(metric)
-        if request.measures_error and not (known and known.statistics):
+        if request.measures_error and not (known and known.has_error):
             remedy = f"{metric} has no standard error; give a tolerance such as 0.01"
             problems.add("tolerance", request.tolerance, remedy)
     problems.raise_if_any()

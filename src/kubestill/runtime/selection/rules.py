@@ -188,10 +188,10 @@ def _margin(field: _Field[M], best: M) -> tuple[Callable[[M], float], Callable[[
     if tolerance:
         allowed = tolerance * abs(field.loss(best))
         return lambda _: allowed, lambda _: f"{100 * tolerance:.3g}%"
-    if samples := field.evidence.samples:
+    if moved := field.evidence.influences:
 
         def error(entry: M) -> float:
-            return paired_error(samples[entry.step], samples[best.step])
+            return paired_error(moved[entry.step], moved[best.step])
 
         def name(entry: M | None) -> str:
             size = f" ({error(entry):.3g})" if entry else ""

@@ -5,6 +5,7 @@ Reads the small ledger and the chosen state; more states only where candidates a
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -31,8 +32,7 @@ from kubestill.runtime.checkpoints.restore import read_state
 from kubestill.runtime.checkpoints.state import TrainingState
 from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.evaluation.evaluate import evaluate
-from kubestill.runtime.metrics.catalog import TRAIN_LOSS, metrics_of
-from kubestill.runtime.metrics.intervals import bootstrap
+from kubestill.runtime.metrics.catalog import METRICS, TRAIN_LOSS, metrics_of
 from kubestill.runtime.metrics.outcome import Floats
 from kubestill.runtime.models.export import (
     Export,
@@ -64,8 +64,6 @@ from kubestill.runtime.training.saved import read_saved
 
 __all__ = ["SelectionSettings", "select_checkpoint"]
 
-RESAMPLES = 800
-"""Of the rows, for one standard error: known to about 2.5% of itself."""
 LEAST_ROWS = 30
 """Labelled rows below which a standard error is itself a guess."""
 
@@ -221,7 +219,7 @@ class Selection:
         self, entries: Sequence[LedgerEntry], dataset: Dataset
     ) -> tuple[list[LedgerEntry], Evidence]:
         """Replace the metrics of every milestone by scores on `dataset`, one state at a time."""
-        request, samples = self.job.request, dict[int, Floats]()
+        request, moved = self.job.request, dict[int, Floats]()
         scored: list[LedgerEntry] = []
         for entry in _milestones(entries):
             try:
@@ -235,12 +233,11 @@ class Selection:
             scored.append(replace(entry, metrics=finite(found.metrics)))
             if request.measures_error:
                 metric = metric_of(request, self.job.evidence, found.metrics)
-                again = bootstrap({"": found.outcome}, only=[metric], resamples=RESAMPLES)
                 # A candidate whose answers are not finite has none, and does not compete.
-                if metric in again.samples[""]:
-                    samples[entry.step] = again.samples[""][metric]
+                if math.isfinite(found.metrics[metric]):
+                    moved[entry.step] = METRICS[metric].influences(found.outcome)
             print(f"step {entry.step:,} scored on {counted(dataset.rows, 'row')}", flush=True)
-        return scored, replace(self.job.evidence, samples=samples)
+        return scored, replace(self.job.evidence, influences=moved)
 
     def _state(self, entry: LedgerEntry) -> TrainingState:
         self.bytes_read += entry.bytes

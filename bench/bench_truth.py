@@ -1,0 +1,278 @@
+"""Do intervals cover, and do verdicts err as seldom as they say? Simulated, so the truth is known.
+
+Windows are drawn from a world in which every score is known: 0.5% to 50% positives, 100 to 10,000
+rows, alone or in groups of two to five rows that share what a model does not see. An interval has
+to cover the truth in 93% to 97% of the windows in which it is given, or not to be given: verdicts
+are `insufficient` there. Years of windows in which nothing changes count false alarms and false
+promotions.
+
+    python -m bench.bench_truth [--windows 2000] [--years 400]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, stats
+
+from bench.results import Measure, write
+from kubestill.runtime.metrics.catalog import METRICS
+from kubestill.runtime.metrics.intervals import Interval, measure
+from kubestill.runtime.metrics.outcome import Outcome
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+BALANCES = (0.005, 0.02, 0.1, 0.5)
+SIZES = (100, 300, 1000, 10_000)
+NOMINAL, POINTS = 0.95, 0.02
+SKILL = 1.5
+SHARED = 0.7
+"""Part of the variance of inputs, and of what no model sees, that the rows of a group share."""
+MOSTLY = 0.5
+"""Share of windows with an interval from which on its coverage among them is judged; where fewer
+have one, it is the share of all windows that it misses in."""
+
+
+@dataclass(frozen=True)
+class World:
+    """Rows with a base rate of positives, which the margin `intercept + SKILL z` states."""
+
+    balance: float
+    intercept: float
+
+    @classmethod
+    @cache
+    def of(cls, balance: float) -> World:
+        z, weight = grid()
+
+        def rate(intercept: float) -> float:
+            return float(weight @ logistic(intercept + SKILL * z)) - balance
+
+        return cls(balance, float(optimize.brentq(rate, -30, 30)))
+
+    def draw(self, rows: int, random: np.random.Generator, groups: Ints | None) -> Draw:
+        z = shared(random, rows, groups)
+        margin = self.intercept + SKILL * z
+        luck = stats.norm.cdf(shared(random, rows, groups))
+        return Draw(z=z, margin=margin, targets=(luck < logistic(margin)).astype(np.int64))
+
+
+@dataclass(frozen=True)
+class Draw:
+    z: Floats
+    margin: Floats
+    targets: Ints
+
+    def outcome(self, margin: Floats) -> Outcome:
+        return Outcome.from_logits("binary", margin[:, None], self.targets)
+
+
+def logistic(margin: Floats) -> Floats:
+    return 1 / (1 + np.exp(-margin))
+
+
+@cache
+def grid() -> tuple[Floats, Floats]:
+    """Return nodes and weights of a standard normal: dense, because bins have edges."""
+    z = np.linspace(-8, 8, 200_001)
+    weight = np.exp(-z * z / 2)
+    return z, weight / weight.sum()
+
+
+def shared(random: np.random.Generator, rows: int, groups: Ints | None) -> Floats:
+    """Return [N] standard normals, which the rows of a group share a part of."""
+    own = random.normal(size=rows)
+    if groups is None:
+        return own
+    common = random.normal(size=int(groups.max()) + 1)[groups]
+    return SHARED**0.5 * common + (1 - SHARED) ** 0.5 * own
+
+
+def grouped(random: np.random.Generator, rows: int) -> Ints:
+    """Return the [N] group of each row: of two to five rows."""
+    sizes = random.integers(2, 6, size=rows // 2 + 1)
+    return np.repeat(np.arange(len(sizes)), sizes)[:rows]
+
+
+@dataclass
+class Tally:
+    """How often an interval was given, and how often it covered the truth."""
+
+    windows: int = 0
+    given: int = 0
+    below: int = 0
+    """Intervals that lie wholly below the truth."""
+    above: int = 0
+
+    def add(self, found: Interval, truth: float) -> None:
+        self.windows += 1
+        if found.known:
+            self.given += 1
+            # A score of 1 - 1e-16 is perfect.
+            self.below += found.high < truth - 1e-12
+            self.above += found.low > truth + 1e-12
+
+    def measures(self, name: str) -> Iterator[Measure]:
+        peer = f"{self.windows} windows, {self.given / self.windows:.0%} with an interval"
+        missed = self.below + self.above
+        if self.given < MOSTLY * self.windows:
+            yield Measure(
+                name=f"{name}: missed",
+                value=missed / self.windows,
+                bar=1 - NOMINAL + POINTS,
+                at_least=False,
+                unit="of windows",
+                peer=peer,
+            )
+            return
+        covered = 1 - missed / self.given
+        yield Measure(
+            name=f"{name}: covers", value=covered, bar=NOMINAL - POINTS, unit="share", peer=peer
+        )
+
+
+@dataclass
+class Cells:
+    """Every cell by name."""
+
+    tallies: dict[str, Tally] = field(default_factory=dict[str, Tally])
+
+    def add(self, name: str, found: Interval, truth: float) -> None:
+        self.tallies.setdefault(name, Tally()).add(found, truth)
+
+    def measures(self) -> list[Measure]:
+        return [one for name, tally in self.tallies.items() for one in tally.measures(name)]
+
+
+@cache
+def truths(balance: float) -> dict[str, float]:
+    """Return what every score of the stated probabilities is in the long run."""
+    z, weight = grid()
+    p = logistic(World.of(balance).intercept + SKILL * z)
+    positive, negative = weight * p, weight * (1 - p)
+    below = np.cumsum(negative) - negative / 2
+    bent = logistic(bend(World.of(balance).intercept + SKILL * z))
+    bins = np.minimum((bent * 15).astype(int), 14)
+    held = np.bincount(bins, weight, minlength=15)
+    gaps = np.bincount(bins, weight * (bent - p), minlength=15)
+    square = np.divide(gaps**2, held, out=np.zeros(15), where=held > 0).sum()
+    return {
+        "accuracy": float(np.where(p > 0.5, positive, negative).sum()),
+        "log_loss": float(-(positive * np.log(p) + negative * np.log1p(-p)).sum()),
+        "brier": float((weight * p * (1 - p)).sum()),
+        "auc": float(positive @ below / (positive.sum() * negative.sum())),
+        "ece": 0.0,
+        "ece, miscalibrated": float(np.sqrt(square)),
+    }
+
+
+def bend(margin: Floats) -> Floats:
+    """Return the margin of a model that is too sure of itself."""
+    return 1.4 * margin + 0.4
+
+
+@cache
+def turned(balance: float) -> tuple[float, float]:
+    """Return how far two margins may be off, up and down, to have the same log loss."""
+    z, weight = grid()
+    margin = World.of(balance).intercept + SKILL * z
+    p = logistic(margin)
+
+    def loss(off: float) -> float:
+        return float(weight @ (np.logaddexp(0, margin + off) - p * (margin + off)))
+
+    down = -0.6
+    return float(optimize.brentq(lambda off: loss(off) - loss(down), 0.05, 3)), down
+
+
+def binary(cells: Cells, balance: float, rows: int, windows: int, *, in_groups: bool) -> None:
+    """Draw windows of a binary task."""
+    random = np.random.default_rng([int(1000 * balance), rows, in_groups])
+    world, known = World.of(balance), truths(balance)
+    up, down = turned(balance)
+    cell = f"{balance:.1%} positives, {rows:,} rows{', in groups' if in_groups else ''}"
+    for _ in range(windows):
+        groups = grouped(random, rows) if in_groups else None
+        drawn = world.draw(rows, random, groups)
+        noise = [0.5 * random.normal(size=rows) for _ in range(2)]
+        scores = measure(
+            {
+                "stated": drawn.outcome(drawn.margin),
+                "bent": drawn.outcome(bend(drawn.margin)),
+                "up": drawn.outcome(drawn.margin + up),
+                "down": drawn.outcome(drawn.margin + down),
+                "one": drawn.outcome(drawn.margin + noise[0]),
+                "other": drawn.outcome(drawn.margin + noise[1]),
+            },
+            confidence=NOMINAL,
+            groups=groups,
+        )
+        for metric in ("accuracy", "log_loss", "auc", "brier", "ece"):
+            cells.add(f"{metric}, {cell}", scores.interval("stated", metric), known[metric])
+        bent = scores.interval("bent", "ece")
+        cells.add(f"ece, miscalibrated, {cell}", bent, known["ece, miscalibrated"])
+        off = scores.improvement("down", "up", METRICS["log_loss"])
+        cells.add(f"difference of log_loss, {cell}", off, 0.0)
+        for metric in ("accuracy", "auc"):
+            equal = scores.improvement("one", "other", METRICS[metric])
+            cells.add(f"difference of {metric}, {cell}", equal, 0.0)
+
+
+def regression(cells: Cells, rows: int, windows: int, *, in_groups: bool) -> None:
+    """Draw windows of a regression with errors that have heavier tails than a normal's."""
+    random = np.random.default_rng([rows, in_groups])
+    cell = f"{rows:,} rows{', in groups' if in_groups else ''}"
+    scale = (9 / 7) ** 0.5  # of Student's t with 9 degrees of freedom
+    known = {
+        "rmse": scale,
+        "mae": float(stats.t.expect(abs, args=(9,))),
+        "r2": 1 - scale**2 / (1 + scale**2),
+    }
+    for _ in range(windows):
+        groups = grouped(random, rows) if in_groups else None
+        answers = shared(random, rows, groups)
+
+        def errors(groups: Ints | None = groups) -> Floats:
+            return np.asarray(stats.t.ppf(stats.norm.cdf(shared(random, rows, groups)), 9))
+
+        common, targets = errors(), answers
+        targets = answers + common
+        near = [answers + 0.5 * shared(random, rows, groups) for _ in range(2)]
+        outcomes = {
+            name: Outcome.from_logits("regression", one[:, None], targets[:, None])
+            for name, one in zip(("model", "one", "other"), (answers, *near), strict=True)
+        }
+        scores = measure(outcomes, confidence=NOMINAL, groups=groups)
+        for metric in ("rmse", "mae", "r2"):
+            cells.add(f"{metric}, {cell}", scores.interval("model", metric), known[metric])
+        equal = scores.improvement("one", "other", METRICS["rmse"])
+        cells.add(f"difference of rmse, {cell}", equal, 0.0)
+
+
+def simulate(windows: int, sizes: tuple[int, ...] = SIZES) -> list[Measure]:
+    """Draw windows in every cell of the grid."""
+    cells = Cells()
+    for rows in sizes:
+        for in_groups in (False, True):
+            count = windows if rows < 10_000 else windows // 2
+            for balance in BALANCES:
+                binary(cells, balance, rows, count, in_groups=in_groups)
+            regression(cells, rows, count, in_groups=in_groups)
+    return cells.measures()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--windows", type=int, default=2000, help="in each cell")
+    told = parser.parse_args()
+    write("truth", simulate(told.windows))
+
+
+if __name__ == "__main__":
+    main()
