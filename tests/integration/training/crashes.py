@@ -14,6 +14,7 @@ What is not listed: the writing of the outputs after the run is over.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -22,14 +23,16 @@ import re
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -103,6 +106,8 @@ class Scene:
     """Root of its checkpoints in a cloud."""
     proxy: Requests | None = None
     """What stands before that cloud."""
+    process: WarmProcess | None = None
+    """Runs its attempts; None within one."""
 
     @property
     def checkpoint_uri(self) -> str:
@@ -113,6 +118,11 @@ class Scene:
     def spill(self) -> Path:
         """Where states wait for a store that is gone."""
         return self.root.with_name(f"{self.root.name}-spill")
+
+    def run(self, point: Point | None = None) -> int:
+        """Run one attempt, which is to end at a point; returns its exit code."""
+        assert self.process
+        return self.process.run(self, point)
 
     def again(self) -> Scene:
         """Return the scene of a run that finds nothing of this one."""
@@ -169,7 +179,7 @@ def _plain_request(request: Request) -> str:
 
 def list_events(scene: Scene) -> list[str]:
     """Run a case undisturbed; returns its events in order."""
-    code = _attempt_in_a_process(scene, None)
+    code = scene.run()
     assert code == 0, (scene.root / "log").read_text()
     if scene.proxy:
         return list(scene.proxy.seen)
@@ -211,7 +221,7 @@ def end_and_resume(scene: Scene, *points: Point) -> str:
         if code == 0:
             return said
     committed, finished = _newest_state(scene)
-    code = _attempt_in_a_process(scene, None)
+    code = scene.run()
     log = (scene.root / "log").read_text()
     assert code == 0, f"not at its end after the last attempt:\n{said}\n--\n{log}"
     if not finished:
@@ -222,7 +232,7 @@ def end_and_resume(scene: Scene, *points: Point) -> str:
 
 def end(scene: Scene, point: Point) -> tuple[int, str]:
     """End a run at a point, and check that it ended there as told; returns its code and words."""
-    code = _attempt_in_a_process(scene, point)
+    code = scene.run(point)
     printed = (scene.root / "log").read_text()
     reached = scene.proxy.reached if scene.proxy else (scene.root / "reached").exists()
     assert reached, f"{point} was never reached:\n{printed}"
@@ -279,52 +289,95 @@ def outcome(root: Path) -> dict[str, Any]:
     }
 
 
-def _attempt_in_a_process(scene: Scene, point: Point | None) -> int:
-    context = multiprocessing.get_context("forkserver")
-    # Optimizers of second order import torch's compiler: once here, not in every run.
-    context.set_forkserver_preload(
-        [
-            "kubestill.runtime.steps.train_student",
-            "torch._dynamo",
-            "kubestill.runtime.stores.gcs",
-            "kubestill.runtime.stores.s3",
-        ]
-    )
-    names = ("STORAGE_EMULATOR_HOST", "AWS_ENDPOINT_URL", *S3Server.keys) if scene.proxy else ()
-    environment = {name: os.environ[name] for name in names if name in os.environ}
-    started = context.Event()
-    alone = replace(scene, proxy=None)
-    # What the proxy is to end is the proxy's; in the process, it is only counted.
-    process = context.Process(
-        target=_attempt, args=(alone, None if scene.proxy else point, environment, started)
-    )
+@contextmanager
+def warm_process(dataset: Path) -> Generator[WarmProcess]:
+    """Start the process that every attempt is forked from, and end it at the end."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_fork_attempts, args=(there, dataset))
     process.start()
-    if scene.proxy:
-        assert process.pid
-        scene.proxy.begin(point, process.pid)
-    started.set()
-    process.join(timeout=120)
-    if process.exitcode is None:
-        process.kill()
+    there.close()
+    try:
+        yield WarmProcess(here)
+    finally:
+        here.close()
         process.join()
-        raise AssertionError(
+
+
+class WarmProcess:
+    """Forks attempts from a process that has trained before, and so has imported everything.
+
+    Each attempt is still a process with connections of its own, which a signal really ends. What it
+    is spared are imports and first calls, which take far longer than the few steps do.
+    """
+
+    def __init__(self, calls: Connection):
+        self._calls = calls
+
+    def run(self, scene: Scene, point: Point | None) -> int:
+        """Run one attempt, which is to end at a point; returns its exit code."""
+        names = ("STORAGE_EMULATOR_HOST", "AWS_ENDPOINT_URL", *S3Server.keys) if scene.proxy else ()
+        environment = {name: os.environ[name] for name in names if name in os.environ}
+        alone = replace(scene, proxy=None, process=None)
+        # What the proxy is to end is the proxy's; in the process, it is only counted.
+        self._calls.send((alone, None if scene.proxy else point, environment))
+        pid = self._calls.recv()
+        if scene.proxy:
+            scene.proxy.begin(point, pid)
+        self._calls.send("go")
+        code = self._calls.recv()
+        assert code is not None, (
             f"{scene.case.name}, {point}: hangs:\n{(scene.root / 'log').read_text()}"
         )
-    return process.exitcode
+        return code
+
+
+def _fork_attempts(calls: Connection, dataset: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(None):
+        for case in CASES:
+            root = Path(folder) / case.name
+            root.mkdir()
+            _train(Scene(case=case, dataset=dataset, root=root), None)
+    gc.freeze()  # or every attempt copies all that it walks over
+    while True:
+        try:
+            scene, point, environment = calls.recv()
+        except EOFError:
+            return
+        started = context.Event()
+        process = context.Process(target=_attempt, args=(scene, point, environment, started))
+        process.start()
+        calls.send(process.pid)
+        calls.recv()
+        started.set()
+        process.join(timeout=120)
+        calls.send(process.exitcode)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
 
 
 def _attempt(scene: Scene, point: Point | None, environment: dict[str, str], started: Any) -> None:
-    case, root, dataset = scene.case, scene.root, scene.dataset
-    os.environ |= {"KUBESTILL_OWNER": "one", "KUBESTILL_CACHE": str(dataset.parent / "cache")}
     os.environ |= environment
     started.wait()
-    root.mkdir(exist_ok=True)
-    sys.stdout = sys.stderr = (root / "log").open("w", buffering=1)
+    scene.root.mkdir(exist_ok=True)
+    sys.stdout = sys.stderr = (scene.root / "log").open("w", buffering=1)
+    events = _Events(point, scene.root / "reached")
+    _listen(events, scene)
+    _train(scene, point)
+    if point is None:
+        (scene.root / "events.json").write_text(json.dumps(events.seen))
+
+
+def _train(scene: Scene, point: Point | None) -> None:
     from kubestill.runtime.base.artifacts import LocalArtifact
+    from kubestill.runtime.steps import train_model
     from kubestill.runtime.steps.train_student import train_student
 
-    events = _Events(point, root / "reached")
-    _listen(events, scene)
+    case, root, dataset = scene.case, scene.root, scene.dataset
+    os.environ |= {"KUBESTILL_OWNER": "one", "KUBESTILL_CACHE": str(dataset.parent / "cache")}
+    train_model.training_report = lambda *_: ("", "")
     outputs: dict[str, Any] = {
         name: LocalArtifact(str(root / name))
         for name in ("model", "ledger", "metrics", "report", "summary")
@@ -348,8 +401,6 @@ def _attempt(scene: Scene, point: Point | None, environment: dict[str, str], sta
         **given | case.parameters,
         settings={"threads": 1, "checkpoints": checkpoints, **case.settings},
     )
-    if point is None:
-        (root / "events.json").write_text(json.dumps(events.seen))
 
 
 class _Events:
@@ -395,7 +446,6 @@ class _Events:
 def _listen(events: _Events, scene: Scene) -> None:
     """Make events of steps, saves and the store's calls, from here on in this process."""
     from kubestill.runtime.checkpoints.checkpointer import Checkpointer
-    from kubestill.runtime.steps import train_model
     from kubestill.runtime.stores.local import LocalCell, LocalStore
 
     def listen(owner: type, name: str, event: Callable[..., str]) -> None:
@@ -430,7 +480,6 @@ def _listen(events: _Events, scene: Scene) -> None:
         listen(LocalStore, name, lambda key="", *_, name=name: f"{name} {_plain(key)}")
     for name in _CELL_CALLS:
         listen(LocalCell, name, lambda *_, name=name: name)
-    train_model.training_report = lambda *_: ("", "")
 
 
 def _plain(key: str) -> str:

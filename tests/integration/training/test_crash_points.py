@@ -15,7 +15,6 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +28,13 @@ from crashes import (
     Point,
     Requests,
     Scene,
+    WarmProcess,
     end,
     end_and_resume,
     list_events,
     outcome,
     points_of,
+    warm_process,
 )
 
 from kubestill.runtime.datasets.dataset import DatasetWriter
@@ -49,12 +50,6 @@ SECONDS = float(os.environ.get("KUBESTILL_CRASH_SECONDS") or "inf")
 CLOUD_CASES = [case for case in CASES if case.name in ("fused, best", "autograd, last", "L-BFGS")]
 
 Tried = dict[tuple[str, str], Counter[str]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _server() -> None:
-    # Tests before these may have started the fork server, without what these runs import.
-    forkserver._forkserver._stop()  # pyright: ignore
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +89,12 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with DatasetWriter(str(root / name), WAVE) as writer:
             writer.write(pd.DataFrame({"x": x, "y": np.sin(3 * x)}))
     return root / "dataset"
+
+
+@pytest.fixture(scope="module")
+def process(rows: Path) -> Iterator[WarmProcess]:
+    with warm_process(rows) as process:
+        yield process
 
 
 def try_points(
@@ -136,9 +137,9 @@ def try_points(
 @pytest.mark.timeout(7200 if BENCH else 300)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "-"))
 def test_a_run_ends_alike_wherever_it_was_ended(
-    case: Case, rows: Path, tmp_path: Path, tried: Tried
+    case: Case, rows: Path, process: WarmProcess, tmp_path: Path, tried: Tried
 ) -> None:
-    scene = Scene(case=case, dataset=rows, root=tmp_path / "run")
+    scene = Scene(case=case, dataset=rows, root=tmp_path / "run", process=process)
     points = points_of(list_events(scene), "gone from then on")
     all_steps = BENCH or case.name == "fused, best"
     chosen = [
@@ -157,6 +158,7 @@ def test_a_run_ends_alike_wherever_it_was_ended(
 def test_a_run_in_a_cloud_ends_alike_within_whichever_request_it_was_ended(
     case: Case,
     rows: Path,
+    process: WarmProcess,
     tmp_path: Path,
     tried: Tried,
     cloud: Any,
@@ -168,7 +170,8 @@ def test_a_run_in_a_cloud_ends_alike_within_whichever_request_it_was_ended(
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.host)
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.host)
     uri = f"{cloud.uri}/undisturbed"
-    scene = Scene(case=case, dataset=rows, root=tmp_path / "run", uri=uri, proxy=proxy)
+    run = tmp_path / "run"
+    scene = Scene(case=case, dataset=rows, root=run, uri=uri, proxy=proxy, process=process)
     points = points_of(list_events(scene), "refused")
     assert len(points) > 100
     some = slice(None) if EVERY == 1 else slice(3, None, 9 * EVERY if BENCH else 149)
@@ -181,13 +184,13 @@ def test_a_run_in_a_cloud_ends_alike_within_whichever_request_it_was_ended(
 @pytest.mark.timeout(7200 if BENCH else 300)
 @pytest.mark.parametrize("case", CASES if BENCH else CASES[:1], ids=lambda case: case.name)
 def test_a_run_whose_states_came_back_from_the_spill_folder_ends_alike(
-    case: Case, rows: Path, tmp_path: Path, tried: Tried
+    case: Case, rows: Path, process: WarmProcess, tmp_path: Path, tried: Tried
 ) -> None:
     """The store is gone from some call on, back again, and the next attempt ends, too.
 
     Where the time is bounded, half of it goes into listing, as far as that gets.
     """
-    scene = Scene(case=case, dataset=rows, root=tmp_path / "run")
+    scene = Scene(case=case, dataset=rows, root=tmp_path / "run", process=process)
     points = points_of(list_events(scene), "gone from then on")
     expected = outcome(scene.root)
     gone = [point for point in points if point.way == "gone from then on"]
