@@ -37,6 +37,7 @@ __all__ = [
 
 BLOCK_ROWS = 8192
 """Rows of a block: the unit of digests, of sharding and of labelling."""
+_LABELS = pa.dictionary(pa.int32(), pa.string())
 
 
 def storage_schema(columns: Sequence[Column]) -> pa.Schema:
@@ -119,7 +120,8 @@ def block_digest(block: pa.Table, schema: Schema) -> str:
             marks = pc.fill_null(pc.cast(values, pa.int8()), -1)
             digest.update(_bytes(marks.to_numpy()))
         elif column.categories is not None:
-            digest.update(_bytes(read.label_codes(values, column.categories)))
+            codes = values.combine_chunks().indices
+            digest.update(_bytes(pc.fill_null(codes, read.MISSING).to_numpy()))
         else:
             texts: list[str | None] = values.to_pylist()
             encoded = [None if text is None else text.encode() for text in texts]
@@ -149,7 +151,7 @@ def _storage_field(column: Column) -> pa.Field:
         return pa.field(column.name, pa.bool_())
     if column.categories is None:
         return pa.field(column.name, pa.string())
-    return pa.field(column.name, pa.dictionary(pa.int32(), pa.string()))
+    return pa.field(column.name, _LABELS)
 
 
 def _number_type(column: Column) -> type[np.floating[Any]]:
@@ -172,14 +174,16 @@ def _canonical_array(values: pa.ChunkedArray, column: Column) -> pa.Array:
 
 
 def _dictionary(values: pa.ChunkedArray, column: Column) -> pa.Array:
-    categories = column.categories or ()
-    codes = read.label_codes(values, categories)
+    categories = pa.array(column.categories or (), pa.string())
+    joined = values.combine_chunks()
+    if joined.type == _LABELS and joined.dictionary.equals(categories):
+        return joined
+    codes = read.label_codes(joined, column.categories or ())
     if np.any(codes == read.UNSEEN):
-        labels = set(read.label_strings(values.unique()).to_pylist()) - {None, *categories}
-        shown = ", ".join(repr(label) for label in sorted(labels)[:5])
+        labels = set(read.label_strings(values.unique()).to_pylist())
+        shown = ", ".join(map(repr, sorted(labels - {None, *(column.categories or ())})[:5]))
         raise ValueError(f"holds labels outside its categories: {shown}")
-    indices = pa.array(codes, mask=codes == read.MISSING)
-    return pa.DictionaryArray.from_arrays(indices, pa.array(categories, pa.string()))
+    return pa.DictionaryArray.from_arrays(pa.array(codes, mask=codes == read.MISSING), categories)
 
 
 def _one_nan(values: NDArray[Any]) -> NDArray[Any]:
