@@ -60,6 +60,8 @@ SCALES: dict[str, dict[str, Any]] = {
 class Teacher(nn.Sequential):
     """784-W-W-10 with dropout of a fifth of the pixels and half of the hidden units."""
 
+    reads = "rows"
+
     def __init__(self, in_features: int, out_features: int, width: int):
         super().__init__(
             nn.Dropout(0.2),

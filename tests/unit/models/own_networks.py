@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor, nn
 
 
@@ -109,3 +112,44 @@ def dose(amount: float, out_features: int, in_features: int, steps: int = 1) -> 
     assert isinstance(amount, float), amount
     assert isinstance(steps, int), steps
     return nn.Sequential(nn.Dropout(amount), nn.Linear(in_features, out_features))
+
+
+class Fields(nn.Module):
+    """Maps fields [B, C, *grid] to fields, whatever their size; says nothing of what it reads."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, dimensions: int = 2, drop: bool = False
+    ):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels))
+        self.dimensions, self.drop = dimensions, drop
+
+    def forward(self, fields: Tensor) -> Tensor:
+        assert fields.dim() == self.dimensions + 2, fields.shape
+        found = torch.einsum("oc,bc...->bo...", self.weight, fields)
+        return found[:, 0] if self.drop else found
+
+
+class Planes(Fields):
+    """Says that it reads fields [B, C, H, W]."""
+
+    reads = "2d"
+
+
+class Sides(Planes):
+    """Swaps height and width."""
+
+    def forward(self, fields: Tensor) -> Tensor:
+        return super().forward(fields).swapaxes(2, 3)
+
+
+class Rise(nn.Module):
+    """Makes a field of a row, with a dimension for its one channel."""
+
+    def __init__(self, in_features: int, output_shape: list[int]):
+        super().__init__()
+        self.layer = nn.Linear(in_features, math.prod(output_shape))
+        self.shape = output_shape
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.layer(rows).reshape(-1, 1, *self.shape)

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 class Mlp(nn.Module):
     """What the broken ones are broken versions of."""
 
+    reads = "rows"
+
     def __init__(self, in_features: int, out_features: int, width: int = 64):
         super().__init__()
         self.first = nn.Linear(in_features, width)
@@ -63,6 +65,8 @@ class DeadUnits(Mlp):
 
 class Exploding(nn.Module):
     """Forty layers with a gain of eight each."""
+
+    reads = "rows"
 
     def __init__(self, in_features: int, out_features: int):
         super().__init__()
@@ -120,6 +124,8 @@ class Recurrent(nn.Module):
 class ZeroHead(nn.Module):
     """Residual blocks whose last layer starts at zero, on purpose (Zhang et al. 2019)."""
 
+    reads = "rows"
+
     def __init__(self, in_features: int, out_features: int, width: int = 64):
         super().__init__()
         self.first = nn.Linear(in_features, width)
@@ -148,6 +154,8 @@ class FrozenBackbone(Mlp):
 
 class Sine(nn.Module):
     """Sine layers (Sitzmann et al. 2020), as for fields."""
+
+    reads = "rows"
 
     def __init__(self, in_features: int, out_features: int, width: int = 64):
         super().__init__()

@@ -153,17 +153,21 @@ def label_codes(values: Values, categories: Sequence[str]) -> NDArray[np.int32]:
     if isinstance(values, pa.ChunkedArray):
         chunks = [label_codes(chunk, categories) for chunk in values.chunks]
         return np.concatenate(chunks) if chunks else np.empty(0, np.int32)
-    if not pa.types.is_dictionary(values.type):
-        values = pc.dictionary_encode(label_strings(values))
-    known = {label: code for code, label in enumerate(categories)}
-    labels = label_strings(values.dictionary).to_pylist()
-    # The last place catches missing labels: their index is filled with -1.
-    lookup = np.array(
-        [MISSING if label is None else known.get(label, UNSEEN) for label in labels] + [MISSING],
-        np.int32,
-    )
-    indices = pc.fill_null(pc.cast(values.indices, pa.int32()), -1)
-    return lookup[indices.to_numpy(zero_copy_only=False)]
+    if pa.types.is_dictionary(values.type):
+        known = {label: code for code, label in enumerate(categories)}
+        labels = label_strings(values.dictionary).to_pylist()
+        codes = [MISSING if label is None else known.get(label, UNSEEN) for label in labels]
+        # The last place catches missing labels: their index is filled with -1.
+        lookup = np.array([*codes, MISSING], np.int32)
+        indices = pc.fill_null(pc.cast(values.indices, pa.int32()), -1)
+        return lookup[indices.to_numpy(zero_copy_only=False)]
+    labels = label_strings(values)
+    found = pc.index_in(labels, value_set=pa.array(categories, pa.string()))
+    if not found.null_count:
+        return found.to_numpy()
+    missing = labels.is_null().to_numpy(zero_copy_only=False)
+    codes = pc.fill_null(found, UNSEEN).to_numpy()
+    return np.where(missing, np.int32(MISSING), codes) if labels.null_count else codes
 
 
 def tensors(
@@ -210,7 +214,7 @@ def tensors(
         flat = memory.transpose(0, *(axis + 1 for axis in order)).reshape(rows, width)
     if present is None:
         return flat
-    filled = np.full((count, width), np.nan, dtype)
+    filled = np.full((count, width), np.nan if np.issubdtype(dtype, np.floating) else 0, dtype)
     filled[present] = flat
     return filled
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,8 @@ class ModelSpec:
     schema: Schema
     """Features and target only."""
     network: JsonObject
-    """`factory` (a name or an import path), `args`, and `source`: the digest of its file's text."""
+    """`factory` (a name or an import path), `args`, `source` (the digest of its file's text), and
+    `reads`: `rows`, or the shape of a row as it gets it."""
     encoder: JsonObject
     decoder: JsonObject
     parameters: WholeFloat
@@ -108,6 +109,8 @@ class _Network:
     factory: str
     args: JsonObject
     source: Digest | None
+    reads: Literal["rows"] | tuple[WholeFloat, ...] | None = None
+    """None in files of earlier versions."""
 
 
 def _targets(schema: Schema) -> int:
@@ -139,6 +142,7 @@ class Model(nn.Module):
         decoder: Decoder,
         network: str = "mlp",
         network_args: Mapping[str, Any] | None = None,
+        network_reads: str | Sequence[int] | None = "",
         seed: int = 0,
         prove: bool = True,
     ) -> Model:
@@ -150,6 +154,7 @@ class Model(nn.Module):
             decoder: Fitted on the training target, or `Decoder()` for classification.
             network: A name ("mlp") or an import path ("package.module:attribute").
             network_args: Keyword arguments for it.
+            network_reads: What it receives; see `build`.
             seed: Seeds the initial weights.
             prove: Send one batch through the network; see `build`.
 
@@ -168,14 +173,19 @@ class Model(nn.Module):
             network_args or {},
             layout=layout,
             encoder=encoder,
-            outputs=layout.outputs,
             seed=seed,
+            reads=network_reads,
             prove=prove,
         )
-        source = source_digest(built.factory)
+        reads = built.reads if isinstance(built.reads, str) else list(built.reads)
         spec = ModelSpec(
             schema=schema,
-            network={"factory": network, "args": built.arguments, "source": source},
+            network={
+                "factory": network,
+                "args": built.arguments,
+                "source": source_digest(built.factory),
+                "reads": reads,
+            },
             encoder=encoder.to_spec(),
             decoder=decoder.to_spec(),
             parameters=sum(p.numel() for p in built.network.parameters() if not is_lazy(p)),
@@ -218,6 +228,7 @@ class Model(nn.Module):
             decoder=decoder,
             network=factory,
             network_args=network.args,
+            network_reads=network.reads,
         )
         model = build() if weights is None else build_bounded(build, weights)
         if model.spec.parameters != spec.parameters:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
+from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.datasets.decode import RawLayout, decode_features
 from kubestill.runtime.models.model import Model, ModelSpec
 
@@ -25,7 +27,8 @@ class Predictor:
 
     Called on a DataFrame it returns one with the same index: `prediction` holds the label (a
     string) or the value in target units, `p_<class>` the probability of each class. Several values
-    are `prediction_0`, `prediction_1`, ....
+    are `prediction_0`, `prediction_1`, ...; of a field, a target of two dimensions and more, a cell
+    of `prediction` is an array of its shape. `fields` takes and returns plain arrays.
     """
 
     def __init__(self, model: Model, *, digest: str = ""):
@@ -51,6 +54,41 @@ class Predictor:
         raw = decode_features(frame, self.layout)
         return self.table(self.logits(raw), frame.index)
 
+    def fields(self, inputs: np.ndarray | pd.DataFrame | pa.Table) -> np.ndarray:
+        """Return what the network says as one array, outputs in the target's shape.
+
+        Args:
+            inputs: Rows with the columns of the model; or, for one whose only feature is a tensor,
+                an array [N, *shape] of them.
+
+        Returns:
+            float32 [N, *shape of the target] in target units, [N] for a number; for classes logits
+            [N, K] ([N, 1] where there are two).
+
+        Raises:
+            InvalidInput: As for a table; or the array has another shape, or the model several
+                features.
+        """
+        given = isinstance(inputs, np.ndarray)
+        raw = self._raw(inputs) if given else decode_features(inputs, self.layout)
+        outputs = self.logits(raw)
+        target = self.spec.schema.target
+        assert target is not None
+        shape = target.shape if self.spec.task == "regression" else outputs.shape[1:]
+        return outputs.reshape(len(outputs), *shape)
+
+    def _raw(self, fields: np.ndarray) -> np.ndarray:
+        """Return fields [N, *shape] as the raw matrix [N, R]."""
+        features = self.layout.features
+        if len(features) != 1 or features[0].kind != "tensor":
+            names = [column.name for column in features]
+            remedy = f"is no table; this model reads one with the columns {names}"
+            raise InvalidInput([Problem("inputs", f"an array {list(fields.shape)}", remedy)])
+        if fields.shape[1:] != features[0].shape:
+            remedy = f"the model reads [N, {', '.join(map(str, features[0].shape))}]"
+            raise InvalidInput([Problem("inputs", list(fields.shape), remedy)])
+        return fields.astype(np.float32).reshape(len(fields), self.layout.width)
+
     def logits(self, raw: np.ndarray) -> np.ndarray:
         """Map raw [N, R] to logits [N, K] (binary: [N, 1]) or predictions [N, T], float32."""
         device = self.model.device
@@ -69,6 +107,10 @@ class Predictor:
 
         names = self.spec.outputs
         if self.spec.task == "regression":
+            target = self.spec.schema.target
+            if target and len(target.shape) > 1:
+                cells = list(logits.reshape(len(logits), *target.shape))
+                return pd.DataFrame({"prediction": pd.Series(cells, index=index, dtype=object)})
             plain = len(names) == 1
             columns = ["prediction"] if plain else [f"prediction_{i}" for i in range(len(names))]
             return pd.DataFrame(logits, columns=columns, index=index)

@@ -83,9 +83,10 @@ def finetune_fresh(
     if before and not _is_trusted(before, problems):
         before = None
     older = _older(replay, replay_share, problems)
-    names = ("network", "network_args")
+    names = ("network", "network_args", "network_reads")
     names += (_OPTIMIZER if keep_optimizer else ()) + (_SCHEDULE if keep_schedule else ())
-    inherited = {name: before["settings"][name] for name in names} if before else {}
+    known = before["settings"] if before else {}
+    inherited = {name: known[name] for name in names if name in known}
     typed |= {name: value for name, value in inherited.items() if name in typed}
     preset = Preset(name="finetune", defaults=inherited)
     spec = ModelSpec.from_json(before["model_spec"]) if before else None
@@ -173,7 +174,7 @@ def _check_own(
             "the schedule goes on after its own warm-up; leave it out, or use keep_schedule false"
         )
         problems.add("settings.warmup_steps", settings["warmup_steps"], remedy)
-    for key in ("network", "network_args"):
+    for key in ("network", "network_args", "network_reads"):
         if key in settings:
             problems.add(
                 f"settings.{key}", settings[key], "the checkpoint brings its network; leave it out"
@@ -233,6 +234,7 @@ def _shrink_and_perturb(model: Model, shrink: float, perturb: float, seed: int) 
         decoder=model.decoder,
         network=spec.network["factory"],
         network_args=spec.network["args"],
+        network_reads=spec.network.get("reads"),
         seed=seed,
     )
     for weight, noise in zip(model.parameters(), fresh.parameters(), strict=True):

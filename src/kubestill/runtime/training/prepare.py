@@ -129,8 +129,8 @@ def probe_network(dataset: Dataset, settings: TrainingSettings) -> nn.Module | N
             settings.network_args,
             layout=layout,
             encoder=encoder,
-            outputs=layout.outputs,
             seed=settings.seed,
+            reads=settings.network_reads,
         )
     except InvalidInput as error:
         gaps = any(column.kind != "tensor" for column in layout.features)
@@ -212,6 +212,7 @@ def _build(
         decoder=_fit_decoder(values, settings) if regression and values is not None else Decoder(),
         network=settings.network,
         network_args=settings.network_args,
+        network_reads=settings.network_reads,
         seed=settings.seed,
     )
 

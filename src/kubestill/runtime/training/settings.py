@@ -31,6 +31,10 @@ class TrainingSettings(BaseModel):
     """Built-in name, or import path `package.module:attribute` of a class or factory."""
     network_args: dict[str, Any] = {}
     """Keyword arguments of the network."""
+    network_reads: Literal["", "rows", "tensor", "1d", "2d", "3d"] = ""
+    """What the network gets: rows of features; the only feature in its own shape; or fields on a
+    grid of so many dimensions with their channels in front, [B, C, H, W] for `2d`. Empty leaves it
+    to what the network declares."""
 
     epochs: float = Field(default=20.0, gt=0)
     """Passes over the dataset; fractions are allowed."""
