@@ -153,7 +153,7 @@ class InverseRoot:
         f = torch.where(worse, (top + bottom) / 2, f)
         first, second = torch.where(worse, 0.0, first), torch.where(worse, 0.0, second)
         remainder = torch.where(worse, (top - bottom) / 2, remainder)
-        own = (256 * U64 + 8 * U32) * top * (1 + reach / low) ** 2
+        own = 8 * U32 * top + 256 * U64 * top * torch.where(worse, 1.0, (1 + reach / low) ** 2)
         return Quadratic(value=f, slope=first, bend=second, remainder=remainder + own)
 
 

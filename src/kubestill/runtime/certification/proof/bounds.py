@@ -179,7 +179,7 @@ def _forward(
             slope = operation.weight.abs()[:, None]
             sums = slope * x.size + operation.size[:, None]
             # A slope that is no normal number of float32 is rounded absolutely.
-            lost = 10 * U32 * sums + TINY * (1 + x.size)
+            lost = operation.units * U32 * sums + TINY * (1 + x.size)
             return main, torch.where((sums < HUGE) & (slope < HUGE), lost, math.inf), None
         case Apply():
             x = values[operation.of]

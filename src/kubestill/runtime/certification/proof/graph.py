@@ -56,7 +56,9 @@ class Scale:
     bias: Tensor
     """[n]"""
     size: Tensor
-    """[n]: float32 evaluates it within 8 u (|a x| + size)."""
+    """[n]: float32 evaluates it within `units` u (|a x| + size)."""
+    units: float = 10.0
+    """3 where a and b are the numbers that float32 computes with, and not rounded to them."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,9 +118,8 @@ def read(predictor: Predictor) -> Graph:
             raise _refuse(name, tensor.dtype, "bounds are known for float32 only")
     last = reader.add_module(model.network, "network", 0)
     if not model.decoder.identity:
-        spec = model.decoder.to_spec()
-        mean, std = (torch.tensor(spec[part], dtype=FLOAT) for part in ("mean", "std"))
-        last = reader.add(Scale(of=last, weight=std, bias=mean, size=mean.abs()))
+        mean, std = (t.detach().to("cpu", FLOAT) for t in (model.decoder.mean, model.decoder.std))
+        reader.add(Scale(of=last, weight=std, bias=mean, size=mean.abs(), units=3.0))
     return Graph(operations=tuple(reader.operations))
 
 
