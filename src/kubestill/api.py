@@ -192,14 +192,14 @@ def run(pipeline: str, *, output: str = "", verbose: bool = False, **parameters:
     local.check_parameters(package.spec, arguments | paths)
     arguments |= _write_frames(frames, os.path.join(root, "data"))
     ended = local.run_pipeline(package.spec, arguments, root=root, verbose=verbose)
-    reports = {name: Report(path) for name, path in local.collect_reports(ended).items()}
+    reports = {name: Report(path) for name, path in ended.reports.items()}
     if failure := local.explain_failure(ended):
         raise RunFailed(failure, reports)
     summary = local.find_output(ended, "summary")
     return Run(
         pipeline=package.name,
         folder=ended.folder,
-        models=local.name_models(ended),
+        models=ended.models,
         reports=reports,
         summary=_read(summary) if summary else "",
         trusted=tuple(local.typed_modules(arguments)),

@@ -41,7 +41,7 @@ class ClusterTasks(tasks.Tasks):
     def __init__(self, job: Mapping[str, Any], *given: Any, **named: Any):
         super().__init__(*given, **named)
         self._job = job
-        self._run_id = job["run_id"]
+        self.run_id = job["run_id"]
         self._spec = given[0]
         self._arguments = with_defaults(self._spec, job["arguments"])
         self._now = threading.local()
@@ -65,7 +65,7 @@ class ClusterTasks(tasks.Tasks):
 
     def name_run(self, pipeline: str) -> str:
         """Name the folder of the run as a cluster does."""
-        return self._run_id
+        return self.run_id
 
     def run(
         self,
@@ -106,7 +106,7 @@ class ClusterTasks(tasks.Tasks):
             if good:
                 Path(folder, _DONE).touch()
             if self._job["mutation"] == "messages-lost":
-                _forget_messages(Path(self._job["root"], self._run_id), Path(folder))
+                _forget_messages(Path(self._job["root"], self.run_id), Path(folder))
             self._tell("succeeded" if good else "failed", {"folder": folder})
         return outputs, ended
 

@@ -113,11 +113,9 @@ def _run_here(
         raise ModuleNotFoundError(name="torch")
     from kubestill.local import (
         Containers,
-        collect_reports,
         default_places,
         explain_failure,
         find_output,
-        name_models,
         read_parameters,
         run_pipeline,
     )
@@ -133,10 +131,10 @@ def _run_here(
     if not failure:
         _show_summary(find_output(result, "summary"))
     # A step that refused, such as a gate, has written down why.
-    _show_reports(collect_reports(result))
+    _show_reports(result.reports)
     if failure:
         raise click.ClickException(failure)
-    _show_models(name_models(result))
+    _show_models(result.models)
 
 
 def _show_summary(path: str) -> None:

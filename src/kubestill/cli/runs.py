@@ -1,12 +1,14 @@
-"""`kubestill runs`: all runs on the cluster."""
+"""`kubestill runs`: all runs on the cluster, or on this machine."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kubestill.cli.connection import connected
+from kubestill.cli.connection import connect, connected, with_connection
+from kubestill.cli.local_runs import list_local, remove_local, show_local
 from kubestill.terminal import clean, echo, print_table, show_duration
 
 if TYPE_CHECKING:
@@ -17,19 +19,33 @@ _MOST = 20
 
 @click.group()
 def runs() -> None:
-    """Inspect, follow and stop runs on the cluster."""
+    """Inspect, follow and stop runs on the cluster; with --local, inspect and remove those here."""
+
+
+def local_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add --local, and where the runs of this machine lie."""
+    for option in (
+        click.option("--output", default="runs", show_default=True, help="Folder of local runs."),
+        click.option("--local", is_flag=True, help="The runs of this machine, not the cluster's."),
+    ):
+        command = option(command)
+    return command
 
 
 @runs.command("ls")
 @click.option("-n", "most", default=_MOST, show_default=True, help="Number of runs, newest first.")
-@connected
-def list_all(api: Api, most: int) -> None:
+@local_options
+@with_connection
+def list_all(most: int, local: bool, output: str, **connection: str) -> None:
     """List runs, newest first."""
+    if local:
+        list_local(output, most)
+        return
     from kubestill.client import list_runs
     from kubestill.client.progress import read_time
 
     table = [["run", "name", "state", "created", "took"]]
-    for run in list_runs(api, max(0, most)):
+    for run in list_runs(connect(connection), max(0, most)):
         created, ended = read_time(run.get("created_at")), read_time(run.get("finished_at"))
         table.append(
             [
@@ -45,9 +61,14 @@ def list_all(api: Api, most: int) -> None:
 
 @runs.command()
 @click.argument("run_id", metavar="RUN")
-@connected
-def show(api: Api, run_id: str) -> None:
+@local_options
+@with_connection
+def show(run_id: str, local: bool, output: str, **connection: str) -> None:
     """Show the state of each step of RUN, and why it failed if it did."""
+    if local:
+        show_local(output, run_id)
+        return
+    api = connect(connection)
     from kubestill.cli.watch import describe_failure, open_files
     from kubestill.client import get_run
     from kubestill.client.nodes import NodeNames
@@ -93,6 +114,15 @@ def follow(api: Api, run_id: str, verbose: bool) -> None:
     from kubestill.cli.watch import watch
 
     watch(api, run_id, verbose=verbose)
+
+
+@runs.command("rm")
+@click.argument("run_ids", metavar="RUN...", nargs=-1, required=True)
+@click.option("--output", default="runs", show_default=True, help="Folder of local runs.")
+@click.option("--yes", is_flag=True, help="Ask no question.")
+def remove(run_ids: tuple[str, ...], output: str, yes: bool) -> None:
+    """Delete the folders of local runs; checkpoints and registry beside them stay."""
+    remove_local(output, run_ids, yes=yes)
 
 
 @runs.command()

@@ -2,20 +2,22 @@
 
 from .containers import Containers
 from .parameters import check_parameters, default_places, read_parameters, with_defaults
-from .results import collect_reports, explain_failure, find_output, name_models, read_scores
+from .records import RunRecord, find_record, list_records
+from .results import explain_failure, find_output, read_scores
 from .runner import run_pipeline, typed_modules
 from .tasks import Run, TaskRun
 
 __all__ = [
     "Containers",
     "Run",
+    "RunRecord",
     "TaskRun",
     "check_parameters",
-    "collect_reports",
     "default_places",
     "explain_failure",
     "find_output",
-    "name_models",
+    "find_record",
+    "list_records",
     "read_parameters",
     "read_scores",
     "run_pipeline",

@@ -62,8 +62,12 @@ def explain_failure(run: Run) -> str:
     """Return why a run failed and where the whole output of that step is; empty if it did not."""
     if run.failed is None:
         return run.error
-    log = os.path.relpath(run.failed.log)
-    return f"{run.failed.name} failed: {run.failed.error}\n\nIts whole output: {log}"
+    return f"{name_cause(run)}\n\nIts whole output: {os.path.relpath(run.failed.log)}"
+
+
+def name_cause(run: Run) -> str:
+    """Return the step that failed and what it said; empty if the run went well."""
+    return f"{run.failed.name} failed: {run.failed.error}" if run.failed else run.error
 
 
 def _link(model: str, path: str) -> str:

@@ -19,6 +19,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import kfp
@@ -32,6 +33,8 @@ from kubestill.errors import KubestillError, Problems
 from kubestill.local.backend import Backend, Handover, as_sent
 from kubestill.local.containers import Containers
 from kubestill.local.processes import Processes, ending_on_signals
+from kubestill.local.records import RunRecord, StepRecord, alive, now, plain
+from kubestill.local.results import collect_reports, name_cause, name_models
 from kubestill.local.tasks import Run, Tasks
 from kubestill.terminal import Lines, Steps
 
@@ -67,11 +70,23 @@ def run_pipeline(
     root = os.path.abspath(root)
     backend = Backend(spec)
     spec = _prepared(spec)
+    record = RunRecord(
+        id="", pipeline=spec.pipeline_info.name, started=now(), arguments=plain(arguments)
+    )
     with (
+        contextlib.ExitStack() as lifetime,
         Processes() as processes,
         ending_on_signals(processes),
         Steps(sys.stdout, verbose=verbose) as steps,
     ):
+
+        def begin(folder: str) -> None:
+            nonlocal record
+            os.makedirs(folder, exist_ok=True)
+            lifetime.enter_context(alive(folder))
+            record = replace(record, id=tasks.run_id, folder=folder)
+            record.write()
+
         tasks = Tasks(
             spec,
             backend,
@@ -81,6 +96,7 @@ def run_pipeline(
             verbose=verbose,
             containers=containers,
             environment={"KUBESTILL_TYPED": ",".join(typed_modules(arguments))},
+            begun=begin,
         )
         shown = Lines(steps) if verbose else io.StringIO()
         with _kfp_tamed(backend, tasks) as complaints, contextlib.redirect_stdout(shown):
@@ -97,7 +113,44 @@ def run_pipeline(
                 if tasks.result.failed is None:
                     said = [*complaints, f"{type(error).__name__}: {error}"]
                     tasks.result.error = "\n".join(said)
+            except BaseException:
+                record = replace(record, state="interrupted")
+                raise
+            finally:
+                if record.folder:
+                    _close(record, tasks.result)
     return tasks.result
+
+
+def _close(record: RunRecord, ended: Run) -> None:
+    """Name what a run made, and write down how it ended."""
+    ended.reports = collect_reports(ended)
+    ended.models = name_models(ended)
+    cause = name_cause(ended)
+    state = "failed" if cause else "succeeded"
+    replace(
+        record,
+        ended=now(),
+        state=state if record.state == "running" else record.state,
+        cause=plain(cause),
+        steps=tuple(
+            StepRecord(
+                name=task.name,
+                ok=task.ok,
+                seconds=task.seconds,
+                error=plain(task.error),
+                log=_below(task.log, record.folder),
+            )
+            for task in ended.tasks
+        ),
+        models={name: _below(uri, record.folder) for name, uri in ended.models.items()},
+        reports={name: _below(path, record.folder) for name, path in ended.reports.items()},
+    ).write()
+
+
+def _below(path: str, folder: str) -> str:
+    """Return a path relative to the run's folder, so that the folder can be moved."""
+    return os.path.relpath(path, folder) if path.startswith(folder + os.sep) else path
 
 
 def typed_modules(arguments: Mapping[str, Any]) -> list[str]:
@@ -213,7 +266,7 @@ def _kfp_tamed(backend: Backend, tasks: Tasks) -> Iterator[list[str]]:
     root.addFilter(keep)
     kfp_io.IOStore = functools.partial(Handover, backend)
     task_dispatcher.run_single_task_implementation = tasks.run
-    executor_input_utils.get_local_pipeline_resource_name = tasks.name_run
+    executor_input_utils.get_local_pipeline_resource_name = tasks.begin_run
     ParallelExecutor.execute_parallel_tasks = run_noted_loop
     try:
         with warnings.catch_warnings():

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -49,6 +49,7 @@ class TaskRun:
     log: str
     """File of all that it printed."""
     ok: bool
+    seconds: float = 0.0
     error: str = ""
     """Why it failed, in its own words if it left any."""
 
@@ -60,8 +61,10 @@ class Run:
     folder: str = ""
     tasks: list[TaskRun] = field(default_factory=list[TaskRun])
     models: dict[str, str] = field(default_factory=dict[str, str])
-    """The models that the last step judged, compared, certified or made, by the names of its ports;
-    `model` is the one that it was about."""
+    """The models that the last step judged, compared, certified or made, by their names once the
+    run is over; the first is the one that it was about. Paths, or URIs of models elsewhere."""
+    reports: dict[str, str] = field(default_factory=dict[str, str])
+    """Paths of pages that a browser opens, by the task that wrote them, once the run is over."""
     error: str = ""
     """Why the run failed, where no task of it did."""
 
@@ -116,8 +119,10 @@ class Tasks:
         verbose: bool = False,
         containers: Containers | None = None,
         environment: Mapping[str, str] | None = None,
+        begun: Callable[[str], None] = lambda _: None,
     ):
         self.result = Run()
+        self.run_id = str(uuid.uuid4())
         self._specs = _tasks(spec)
         self._backend = backend
         self._processes = processes
@@ -126,15 +131,22 @@ class Tasks:
         self._verbose = verbose
         self._containers = containers
         self._environment = dict(environment or {})
-        self._run_id = str(uuid.uuid4())
+        self._begun = begun
         self._started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         self._installing = threading.Lock()
         self._iterations: dict[str, int] = {}
         self._in_loop: dict[str, set[str]] = {}
 
+    def begin_run(self, pipeline: str) -> str:
+        """Begin the run; returns the name of its folder."""
+        name = self.name_run(pipeline)
+        self.result.folder = os.path.join(self._root, name)
+        self._begun(self.result.folder)
+        return name
+
     def name_run(self, pipeline: str) -> str:
         """Return the name of the run's folder, which ends as the run's id begins."""
-        return f"{pipeline}-{datetime.now():%Y-%m-%d-%H-%M-%S}-{self._run_id[:8]}"
+        return f"{pipeline}-{datetime.now():%Y-%m-%d-%H-%M-%S}-{self.run_id[:8]}"
 
     def begin_loop(self, loop: str, iterations: int) -> None:
         """Remember how many iterations a loop has; an inner one begins once for each outer one."""
@@ -191,7 +203,14 @@ class Tasks:
         took = time.monotonic() - start
         self._console.finish(task.shown, task.part, ok=not error, seconds=took)
         self.result.tasks.append(
-            TaskRun(name=task.name, folder=folder, log=task.log, ok=not error, error=error)
+            TaskRun(
+                name=task.name,
+                folder=folder,
+                log=task.log,
+                ok=not error,
+                seconds=round(took, 3),
+                error=error,
+            )
         )
         if error:
             return {}, status.Status.FAILURE
@@ -213,7 +232,6 @@ class Tasks:
         """Do the driver's work: resolve inputs, name the folder, fill in the command."""
         parts = resource.split("/")
         run = os.path.join(self._root, parts[0])
-        self.result.folder = run
         loops = [part.rpartition("-iteration-") for part in parts if "-iteration-" in part]
         numbers = ",".join(number for _, _, number in loops)
         folder = choose_folder(run, plain)
@@ -231,7 +249,7 @@ class Tasks:
             "pipeline_root": self._root,
         }
         executor_input = placeholder_utils.resolve_self_references_in_executor_input(
-            executor_input, **places, pipeline_job_id=self._run_id, pipeline_task_id=folder[-36:]
+            executor_input, **places, pipeline_job_id=self.run_id, pipeline_task_id=folder[-36:]
         )
         container = executor.container
         image, *command = placeholder_utils.replace_placeholders(
@@ -241,7 +259,7 @@ class Tasks:
             ],
             executor_input,
             **places,
-            unique_pipeline_id=self._run_id,
+            unique_pipeline_id=self.run_id,
         )
         environment = {"PYTHONUNBUFFERED": "1", "KUBESTILL_RUN_ROOT": run, **self._environment}
         if loops:
