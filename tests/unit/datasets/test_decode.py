@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from kubestill.errors import InvalidInput
+from kubestill.runtime.datasets.columns import MISSING, UNSEEN, label_codes
 from kubestill.runtime.datasets.dataset import BLOCK_ROWS, Dataset
 from kubestill.runtime.datasets.decode import (
     RawLayout,
@@ -172,3 +173,15 @@ class TestBadInput:
         ignored = Schema(columns=(Column(name="x", kind="numeric", role="ignored"),))
         with pytest.raises(InvalidInput, match="at least one column"):
             RawLayout(ignored)
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())]
+)
+def test_labels_become_their_places_whatever_type_they_have(kind: pa.DataType):
+    labels = ["b", None, "x", "a", "", "b"]
+    for texts, codes in (labels, [1, MISSING, UNSEEN, 0, 2, 1]), (["a", "b"], [0, 1]), ([], []):
+        for values in (pa.array(texts, kind), pa.chunked_array([pa.array(texts, kind)] * 2)):
+            found = label_codes(values, ("a", "b", ""))
+            assert found.dtype == np.int32
+            assert found.tolist() == codes * (1 + isinstance(values, pa.ChunkedArray))
