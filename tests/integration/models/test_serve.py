@@ -60,6 +60,22 @@ MODELS |= {
     f"field, {name}": (FIELDS, fields(), {"network": name, "network_args": SMALLER.get(name, {})})
     for name in NETWORKS
 }
+PLANES = Schema(
+    columns=(
+        Column(name="before", kind="tensor", shape=(2, 6, 8)),
+        Column(name="after", kind="tensor", role="target", shape=(3, 6, 8)),
+    ),
+    task="regression",
+)
+MODELS["planes, fno"] = (
+    PLANES,
+    pd.DataFrame({"before": list(np.random.default_rng(4).random((30, 2, 6, 8)))}),
+    {
+        "network": "fno",
+        "network_args": {"modes": [2, 3], "channels": 4, "layers": 1, "padding": 0.25},
+    },
+)
+MODELS["planes, own"] = (*MODELS["planes, fno"][:2], {"network": "own_networks:Planes"})
 
 
 @pytest.fixture(params=MODELS)

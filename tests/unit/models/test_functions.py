@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from kubestill.errors import InvalidInput
-from kubestill.runtime.models.functions import SpectralConv1d
 from kubestill.runtime.models.networks import NETWORKS
 
 SIZES = {"fno": (64, 64), "siren": (3, 2), "fourier": (3, 2), "resmlp": (3, 2)}
@@ -47,35 +46,9 @@ def test_sines_keep_their_scale_through_the_layers() -> None:
     assert all(abs(spread - 0.5**0.5) < 0.06 for spread in spreads)
 
 
-@pytest.mark.parametrize(("length", "modes"), [(64, 16), (64, 32), (45, 7)])
-def test_spectral_layers_are_the_paper_s(length: int, modes: int) -> None:
-    torch.manual_seed(0)
-    layer = SpectralConv1d(length, 3, modes)
-    fields = torch.randn(5, length, 3)
-    # Equation 5 as it stands there: transform, mix what is kept, transform back.
-    spectrum = torch.fft.rfft(fields, dim=1)[:, :modes]
-    mixed = torch.einsum("bmi,mio->bmo", spectrum, torch.view_as_complex(layer.weight))
-    wanted = torch.fft.irfft(mixed, n=length, dim=1)
-    assert torch.allclose(layer(fields), wanted, atol=1e-6)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.allclose(layer(fields.bfloat16()), wanted, atol=3e-3)
-
-
-def test_an_operator_without_places_commutes_with_shifts() -> None:
-    torch.manual_seed(0)
-    network = NETWORKS["fno"](in_features=64, out_features=64, places=False)
-    field = torch.randn(5, 64)
-    there = network(field.roll(9, dims=1))
-    assert torch.allclose(there, network(field).roll(9, dims=1), atol=1e-5)
-    told = NETWORKS["fno"](in_features=64, out_features=64)
-    assert not torch.allclose(told(field.roll(9, dims=1)), told(field).roll(9, dims=1), atol=1e-3)
-
-
 @pytest.mark.parametrize(
     ("name", "arguments", "fields"),
     [
-        ("fno", {"modes": 40, "channels": 0}, {"modes", "channels"}),
-        ("fno", {"out_features": 3}, {"out_features"}),
         ("siren", {"hidden": [], "frequency": 0.0}, {"hidden", "frequency"}),
         ("fourier", {"frequencies": 0, "activation": "rellu"}, {"frequencies", "activation"}),
         ("resmlp", {"width": 0, "blocks": 0}, {"width", "blocks"}),

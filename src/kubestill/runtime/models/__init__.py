@@ -1,7 +1,7 @@
 """Turn raw columns into predictions: how a model is built, saved, loaded and served.
 
 Reading order: `model` (encoder, network and decoder in one module), `encoder`, `decoder`,
-`networks` and `functions` (networks by name), `resolve` and `build` (a user's own), `export` (a
-model as a folder), `identity` (its digest), `predict` (a model as a function of a table) and
-`serve` (ONNX or torch.export).
+`networks`, `functions` and `operators` (networks by name), `resolve` and `build` (a user's own),
+`export` (a model as a folder), `identity` (its digest), `predict` (a model as a function of a
+table) and `serve` (ONNX or torch.export).
 """

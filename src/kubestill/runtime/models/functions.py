@@ -1,4 +1,4 @@
-"""Networks for smooth functions and for fields."""
+"""Networks for smooth functions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kubestill.errors import Problems, nearest
 from kubestill.runtime.models.layers import ACTIVATIONS
 
-__all__ = ["fno", "fourier", "resmlp", "siren"]
+__all__ = ["fourier", "resmlp", "siren"]
 
 
 class Sine(nn.Module):
@@ -183,155 +183,6 @@ def resmlp(
         ACTIVATIONS[activation](),
         nn.Linear(width, out_features),
     )
-
-
-_MOST_WAVES = 1 << 22
-"""Modes times points: the transform is a matrix, four times in memory while it is made."""
-
-
-class SpectralConv1d(nn.Module):
-    """A learned complex matrix for each of the lowest modes (Li et al. 2021, eq. 5).
-
-    The few modes that are kept are cheaper to reach by a matrix than by a fast Fourier transform of
-    all of them: a whole training step takes 0.6 of the time at 256 points and 16 modes.
-
-    Args:
-        length: Points of the field.
-        channels: Of the field.
-        modes: Kept.
-    """
-
-    analysis: Tensor
-    synthesis: Tensor
-
-    def __init__(self, length: int, channels: int, modes: int):
-        super().__init__()
-        # Real pairs, since optimizers and checkpoints know no complex numbers.
-        self.weight = nn.Parameter(torch.empty(modes, channels, channels, 2))
-        with torch.no_grad():
-            self.weight.uniform_().div_(channels**2)
-        self.modes, self.channels = modes, channels
-        # For real even where the network is built for its shapes alone: these are bounded.
-        mode, point = (torch.arange(count, device="cpu") for count in (modes, length))
-        # Whole numbers below `length` before they become angles: exact for any length.
-        angle = (mode[:, None] * point % length).double() * (2 * torch.pi / length)
-        waves = torch.cat([angle.cos(), -angle.sin()])
-        # A real field has every mode but the mean twice, as itself and as its conjugate.
-        share = torch.where(mode == 0, 1.0, 2.0).double().repeat(2) / length
-        synthesis = (waves * share[:, None]).T.contiguous()
-        self.register_buffer("analysis", waves.float(), persistent=False)
-        self.register_buffer("synthesis", synthesis.float(), persistent=False)
-
-    def forward(self, fields: Tensor) -> Tensor:
-        """Map [B, L, channels] to [B, L, channels]."""
-        # In half precision, sums over a whole field would lose what this network is here for.
-        with torch.autocast(fields.device.type, enabled=False):
-            spectrum = self.analysis @ fields.to(self.analysis.dtype)
-            real, imaginary = spectrum.transpose(0, 1).split(self.modes)
-            mixed = torch.bmm(torch.cat([real, imaginary], dim=2), self._matrix())
-            parts = torch.cat(mixed.split(self.channels, dim=2)).transpose(0, 1)
-            return self.synthesis @ parts
-
-    def _matrix(self) -> Tensor:
-        """Return the complex weights as real matrices [modes, 2 channels, 2 channels]."""
-        real, imaginary = self.weight.unbind(-1)
-        rows = torch.cat([real, imaginary], dim=2), torch.cat([-imaginary, real], dim=2)
-        return torch.cat(rows, dim=1)
-
-
-class FNO1d(nn.Module):
-    """A Fourier neural operator on a periodic or plain grid (Li et al. 2021, section 4).
-
-    Args:
-        length: Points of the field.
-        channels: Width of the lifted field.
-        modes: Fourier modes kept in each layer.
-        layers: Layers of the operator.
-        projection: Units of the hidden layer that maps channels to values.
-        places: Whether it is told where a point lies, by sine and cosine.
-    """
-
-    place: Tensor | None
-
-    def __init__(
-        self,
-        length: int,
-        channels: int,
-        modes: int,
-        layers: int,
-        projection: int,
-        *,
-        places: bool,
-    ):
-        super().__init__()
-        self.lift = nn.Linear(3 if places else 1, channels)
-        self.spectral = nn.ModuleList(
-            SpectralConv1d(length, channels, modes) for _ in range(layers)
-        )
-        self.local = nn.ModuleList(nn.Linear(channels, channels) for _ in range(layers))
-        self.hidden = nn.Linear(channels, projection)
-        self.last = nn.Linear(projection, 1)
-        angle = 2 * torch.pi * torch.arange(length, device="cpu") / length
-        place = torch.stack([angle.sin(), angle.cos()], dim=1)[None] if places else None
-        self.register_buffer("place", place, persistent=False)
-
-    def forward(self, fields: Tensor) -> Tensor:
-        """Map fields [B, L] to fields [B, L]."""
-        given = fields[..., None]
-        if self.place is not None:
-            # Not len(), which torch.export takes for a constant.
-            place = self.place.to(fields.dtype).expand(fields.shape[0], -1, -1)
-            given = torch.cat([given, place], dim=2)
-        state = self.lift(given)
-        for number, (spectral, local) in enumerate(zip(self.spectral, self.local, strict=True)):
-            state = spectral(state) + local(state)
-            if number < len(self.local) - 1:
-                state = F.gelu(state)
-        return self.last(F.gelu(self.hidden(state)))[..., 0]
-
-
-def fno(
-    in_features: int,
-    out_features: int,
-    channels: int = 64,
-    modes: int = 16,
-    layers: int = 4,
-    projection: int = 128,
-    places: bool = True,
-) -> FNO1d:
-    """Build a Fourier neural operator in one dimension (Li et al. 2021), from field to field.
-
-    The only feature is a field [L], the target another on the same grid. Train it with the setting
-    target_scale='together', so that every point keeps the same scale.
-
-    Args:
-        in_features: Points of the field.
-        out_features: The same number.
-        channels: Width of the lifted field.
-        modes: Fourier modes kept, at most L / 2.
-        layers: Layers of the operator.
-        projection: Units of the last hidden layer.
-        places: Whether the network is told where a point lies. Without it, shifting the field
-            around shifts the result and nothing else: right for periodic problems that are the same
-            everywhere, which then need far fewer rows.
-
-    Raises:
-        InvalidInput: Listing every argument that cannot work.
-    """
-    problems = Problems()
-    if in_features != out_features:
-        remedy = f"maps a field to another on its own grid of {in_features} points; use mlp"
-        problems.add("out_features", out_features, remedy)
-    if not 1 <= modes <= in_features // 2:
-        problems.add("modes", modes, f"give 1 to {in_features // 2}, half of the field's points")
-    elif modes * in_features > _MOST_WAVES:
-        remedy = f"times {in_features} points is more than {_MOST_WAVES:,}; give fewer"
-        problems.add("modes", modes, remedy)
-    for name, value in (("channels", channels), ("layers", layers), ("projection", projection)):
-        if value < 1:
-            problems.add(name, value, "give at least one")
-    problems.raise_if_any()
-    return FNO1d(in_features, channels, modes, layers, projection, places=places)
 
 
 def _check_hidden(hidden: Sequence[int], problems: Problems) -> None:

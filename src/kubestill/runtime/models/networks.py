@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from kubestill.errors import Problems, nearest
-from kubestill.runtime.models.functions import fno, fourier, resmlp, siren
+from kubestill.runtime.models.functions import fourier, resmlp, siren
 from kubestill.runtime.models.layers import ACTIVATIONS
+from kubestill.runtime.models.operators import fno
 
 __all__ = ["ACTIVATIONS", "NETWORKS", "NORMS", "Residual", "mlp"]
 
