@@ -23,6 +23,7 @@ def certify_surrogate(
     statistic: str = "max",
     samples: int = 20_000,
     exceptions: bool = False,
+    on_failure: str = "stop",
     seed: int = 0,
     strict: bool = True,
     settings: dict = {},
@@ -56,6 +57,9 @@ def certify_surrogate(
         samples: Random points for the error between the rows of the dataset.
         exceptions: Classes on a finite domain only: store every point that disagrees, and count it
             in the size.
+        on_failure: What to do about inputs on which the system raises or gives no finite answer:
+            `stop`, or `leave-out` them. The verdict then holds for the other inputs, says so, and
+            describes where the system fails.
         seed: Seeds the random points.
         strict: Fail if the certificate is refused.
         settings: Further options, listed in docs/settings.md.
@@ -66,7 +70,7 @@ def certify_surrogate(
         report: Solution and surrogate, error map, worst case, size and speed, as an HTML page.
         summary: The same in short, as Markdown.
         verdict: `certified: enumerated`, `certified: proven`, `certified: sampled`, `measured` or
-            `refused`.
+            `refused`; all but the last may end in `, where the solver answers`.
         reason: What was shown, or the conditions that do not hold, in sentences.
     """
     return call_step("certify_surrogate", locals())

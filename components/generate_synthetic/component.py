@@ -22,6 +22,7 @@ def generate_synthetic(
     settings: dict = {},
     system: str = "",
     system_args: dict = {},
+    on_failure: str = "stop",
 ) -> NamedTuple("Outputs", [("dataset_uri", str)]):
     """Generate one shard of rows: augment a real dataset, or cover the domain of a system.
 
@@ -47,6 +48,8 @@ def generate_synthetic(
         system: The system that labels the rows exactly: a built-in name such as `heat` or `heston`,
             or the import path of your own, `package.module:Name`.
         system_args: Arguments of the system.
+        on_failure: What to do about inputs on which the solver raises or gives no finite answer:
+            `stop`, or `leave-out` them, described in the dataset's provenance.
 
     Returns:
         dataset: The rows of this shard, with labels if they come from a system.

@@ -14,6 +14,7 @@ def plan_shards(
     settings: dict = {},  # noqa: B006
     system: str = "",
     system_args: dict = {},  # noqa: B006
+    on_failure: str = "stop",
     network: str = "",
     network_args: dict = {},  # noqa: B006
     steps: int = 0,
@@ -43,6 +44,7 @@ def plan_shards(
         settings: Its settings, listed in docs/settings.md.
         system: Its system; empty if the rows are generated from a dataset.
         system_args: Arguments of the system.
+        on_failure: Whether the shards `stop` or `leave-out` inputs on which the system fails.
         network: Network of train-student in mode `overfit`; empty checks none of what follows.
         network_args: Keyword arguments of that network.
         steps: Its optimizer steps.

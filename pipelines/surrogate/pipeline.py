@@ -22,6 +22,7 @@ def surrogate(
     rows: int = 32768,
     shards: int = 2,
     covering: dict = {},
+    on_failure: str = "stop",
     network: str = "mlp",
     network_args: dict = {"hidden": [64, 64, 64], "activation": "tanh"},
     steps: int = 6000,
@@ -63,6 +64,8 @@ def surrogate(
         rows: Solutions in total; the grid of discrete inputs determines its own number.
         shards: Tasks that solve in parallel.
         covering: Options of the method, such as `{"points": 33}` for a grid.
+        on_failure: What to do about inputs on which the system raises or gives no finite answer:
+            `stop`, or `leave-out` them. The verdict then holds for the other inputs, and says so.
         network: `mlp`, another built-in name, or an import path such as `my_pkg.nets:Net`.
         network_args: Keyword arguments of the network.
         steps: Optimizer steps at most.

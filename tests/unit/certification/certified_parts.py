@@ -18,6 +18,7 @@ from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.datasets.writer import DatasetWriter
 from kubestill.runtime.generation.covering import Covering
 from kubestill.runtime.generation.systems import System, load_system
+from kubestill.runtime.generation.systems.solving import OnFailure
 from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.encoder import Encoder
 from kubestill.runtime.models.export import export_model, load_model
@@ -37,13 +38,14 @@ def make_dataset(
     rows: int = 400,
     change: Callable[[pd.DataFrame], pd.DataFrame] = lambda frame: frame,
     told: dict[str, Any] | None = None,
+    on_failure: OnFailure = "stop",
 ) -> LocalArtifact:
     """Cover the system's domain as generate-synthetic does, then change the rows."""
     settings: dict[str, Any] = {"scramble": True}
     if method == "grid":
         settings = {"points": system.domain.points(points, rows=rows)}
         rows = int(np.prod(list(settings["points"].values())))
-    covering = Covering(system, method, settings, rows=rows, seed=0)
+    covering = Covering(system, method, settings, rows=rows, seed=0, on_failure=on_failure)
     provenance = {
         "system": f"{SYSTEMS}:{type(system).__name__}",
         "system_args": {},

@@ -282,3 +282,31 @@ class Spike(nn.Module):
             apart = (unit[:, 1:] - 0.5).square().sum(1, keepdim=True)
             error = unit[:, :1].clamp(0, 1) ** 8 * torch.exp(-20 * apart)
         return error * self.scale
+
+
+class Partly(Plane):
+    """Has no solution beyond x = 0.9, and none of use for y < 0 beyond x = 0.8."""
+
+    name = "partly"
+    rows = 0
+
+    def __init__(self, raising: bool = True):
+        super().__init__()
+        self.raising = raising
+
+    def solve(self, inputs: pd.DataFrame) -> np.ndarray:
+        Partly.rows += len(inputs)
+        x, y = (inputs[name].to_numpy(np.float64) for name in ("x", "y"))
+        if self.raising and (x > 0.9).any():
+            raise ArithmeticError("did not converge")
+        return np.where((x > 0.9) | ((x > 0.8) & (y < 0)), np.nan, super().solve(inputs))
+
+
+class Holey(Sum):
+    """A table with no entry where both numbers are 7 or more."""
+
+    name = "holey"
+
+    def solve(self, inputs: pd.DataFrame) -> np.ndarray:
+        both = (inputs["a"] >= 7) & (inputs["b"] >= 7)
+        return np.where(both, np.nan, super().solve(inputs))

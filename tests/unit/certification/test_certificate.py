@@ -448,7 +448,7 @@ def test_what_will_be_solved_is_told_before_and_kept(tmp_path, budget):
     total = sum(made.solves.planned.values())
     assert before == 2 * (8 + 256)
     assert f"at most {total:,} rows are solved (528 for the probe, " in said
-    assert made.solves.done <= counter.solved == found.truth.tally.rows <= total
+    assert made.solves.done <= counter.solved == found.truth.solved <= total
     assert made.verdict == "certified: sampled"
     if budget:
         assert total <= budget

@@ -10,9 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from kubestill.errors import CorruptData
 from kubestill.runtime.base.values import Number, Whole, check_format, read_as
 from kubestill.runtime.certification.settings import CertificateSettings
+from kubestill.runtime.generation.systems.left_out import LeftOut
 
 __all__ = [
     "CODES",
+    "WHERE_ANSWERED",
     "About",
     "Assurance",
     "Batch",
@@ -21,6 +23,7 @@ __all__ = [
     "Condition",
     "DomainErrors",
     "Errors",
+    "Excluded",
     "HuntedErrors",
     "Levels",
     "LookedAt",
@@ -37,6 +40,9 @@ __all__ = [
 
 FORMAT = "kubestill/certificate/2"
 OLDER_FORMAT = "kubestill/certificate/1"
+
+WHERE_ANSWERED = "where the solver answers"
+"""Ends a verdict that holds only there."""
 
 Assurance = Literal["enumerated", "proven", "sampled"]
 """What a certificate rests on: every point of a finite domain, a bound over the whole of a
@@ -259,6 +265,17 @@ class Solves(_Value):
     """Before the pictures of the report."""
 
 
+class Excluded(_Value):
+    """The part of the domain that a certificate says nothing of: the solver fails there."""
+
+    left_out: LeftOut
+    """The inputs on which it failed, and where they lie."""
+    share: Number
+    """Share of all points, or of the random points, on which it fails."""
+    bound: Number
+    """Upper bound of that share of the domain, at the certificate's confidence."""
+
+
 class About(_Value):
     """What was certified, and how."""
 
@@ -291,6 +308,8 @@ class Certificate(_Value):
     speed: Speed | None = None
     solves: Solves | None = None
     """None without a system."""
+    excluded: Excluded | None = None
+    """None where the solver failed on no input."""
     about: About
 
     @property
@@ -302,13 +321,15 @@ class Certificate(_Value):
     def verdict(self) -> str:
         """`certified: ` and the assurance, `measured` or `refused`.
 
-        `measured` is a certificate with no tolerance to hold the error against.
+        `measured` is a certificate with no tolerance to hold the error against. The first two end
+        in `, where the solver answers` if it does not answer everywhere.
         """
         if self.failed:
             return "refused"
+        limited = f", {WHERE_ANSWERED}" if self.excluded else ""
         if self.conditions[-1].status == "not shown":
-            return "measured"
-        return f"certified: {self.assurance}" if self.assurance else "certified"
+            return f"measured{limited}"
+        return f"certified: {self.assurance}{limited}" if self.assurance else "certified"
 
     @property
     def reason(self) -> str:

@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 
 from kubestill.errors import InvalidInput, Problems, counted
 from kubestill.runtime.base.rounding import at_least, at_most, exact_percent
+from kubestill.runtime.certification.answered import check_answered, excluded, unanswered
 from kubestill.runtime.certification.certificate import (
+    WHERE_ANSWERED,
     About,
     Assurance,
     Certificate,
     Condition,
     Errors,
+    Excluded,
     HuntedErrors,
     Proven,
     Size,
@@ -30,7 +33,6 @@ from kubestill.runtime.certification.coverage import Coverage, check_coverage, g
 from kubestill.runtime.certification.errors import (
     OffGrid,
     OnRows,
-    as_point,
     domain_errors,
     hunt,
     off_grid,
@@ -52,6 +54,7 @@ from kubestill.runtime.datasets.cache import load_decoded
 from kubestill.runtime.datasets.columns import pandas_frame
 from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.generation.systems.inputs import Continuous
+from kubestill.runtime.generation.systems.left_out import LeftOut, as_point
 from kubestill.runtime.generation.systems.system import System
 from kubestill.runtime.models.predict import Predictor
 
@@ -134,37 +137,57 @@ def certify(
     decoded = load_decoded(dataset, predictor.layout)
     assert decoded.target is not None
     raw, labels = decoded.raw, decoded.target
-    truth, plan = Truth(system, predictor) if system else None, None
-    finite = finite_points(system, settings)
+    truth = Truth(system, predictor, settings.on_failure) if system else None
+    plan: Plan | None = None
+    known: pd.DataFrame | None = None
+    points, finite = None, finite_points(system, settings)
     conditions = [check_conflicts(raw, labels)]
-    if truth is None:
-        coverage = Coverage(kind="complete", condition=_all_there_is(dataset))
-    else:
-        total = math.prod(finite.values()) if finite else None
-        plan = plan_solves(truth, dataset.rows, settings, points=total)
+    if truth is not None:
+        points = grid_points(truth.system.domain, dataset.provenance)
+        missing = max(math.prod(points.values()) - dataset.rows, 0) if points and not finite else 0
+        plan = plan_solves(
+            truth,
+            dataset.rows,
+            settings,
+            points=math.prod(finite.values()) if finite else None,
+            missing=missing if settings.on_failure == "leave-out" else 0,
+        )
         told(plan.said)
         rows, some = _some_rows(dataset, labels, plan.labels)
         once = truth.solve(rows)
+        known = rows[~np.isnan(once[:, 0])]
         conditions.append(check_deterministic(truth, rows, once))
         conditions.append(check_reproducible(truth, once, some))
         few = slice(None, None, max(1, len(rows) // max(plan.reference, 1)))
         conditions.append(check_reference(truth, rows.iloc[few], once[few], settings.tolerance))
-        points = grid_points(truth.system.domain, dataset.provenance)
-        coverage = check_coverage(truth.system.domain, raw, predictor.layout, points)
-    conditions.append(coverage.condition)
+        truth.begin()
     on_rows = on_domain(truth, finite) if truth and finite else on_labels(predictor, raw, labels)
     seen = _measure(truth, on_rows, settings, plan)
+    if truth is None or plan is None:
+        coverage = Coverage(kind="complete", condition=_all_there_is(dataset))
+    else:
+        without = unanswered(truth, seen.off_grid, plan.missing)
+        domain = truth.system.domain
+        coverage = check_coverage(domain, raw, predictor.layout, points, without)
+    conditions.append(coverage.condition)
+    outside = excluded(
+        seen.left_out, seen.off_grid, finite=finite is not None, confidence=settings.confidence
+    )
+    if truth and settings.on_failure == "leave-out":
+        conditions.append(check_answered(truth, outside, settings))
     exceptions = _exceptions(on_rows) if settings.exceptions else None
-    proven = _prove(predictor, system, settings, found=_solved_error(seen))
+    proven = _prove(predictor, system, settings, outside, found=_solved_error(seen))
     assurance = _assurance(truth, seen, coverage, proven, finite=finite is not None)
     if truth or settings.assurance != "auto":
         conditions += _asked_for(assurance, proven, settings)
-    speed = speed_ratio(truth, plan.batch, plan.repeats) if truth and plan else None
+    speed = None
+    if truth and plan:
+        speed = speed_ratio(truth, plan.batch, plan.repeats, known if outside else None)
     made = Certificate(
         assurance=assurance,
         conditions=(
             *conditions,
-            _within(assurance, seen, proven, exceptions, settings, _drawn(system)),
+            _within(assurance, seen, proven, exceptions, settings, _drawn(system, outside)),
         ),
         errors=seen.errors.model_copy(update={"proven": proven.record}),
         worst=seen.worst,
@@ -173,7 +196,8 @@ def certify(
         speed=speed,
         solves=plan
         and truth
-        and Solves(planned=plan.counts, seconds=plan.seconds, done=truth.tally.rows),
+        and Solves(planned=plan.counts, seconds=plan.seconds, done=truth.solved),
+        excluded=outside,
         about=About(
             coverage=coverage.kind,
             model=predictor.digest,
@@ -237,6 +261,8 @@ class _Seen:
     worst: Worst
     inputs: pd.DataFrame
     off_grid: OffGrid | None
+    left_out: LeftOut | None = None
+    """Inputs that were asked for, and those on which the solver failed; None without a system."""
 
 
 def _measure(
@@ -261,8 +287,9 @@ def _measure(
         )
         hunted = HuntedErrors(max=error, around=plan.hunts)
         errors = errors.model_copy(update={"off_grid": sampled, "hunted": hunted})
+    left_out = truth.left_out
     worst = worst.model_copy(update=_at(truth, inputs))
-    return _Seen(errors=errors, worst=worst, inputs=inputs, off_grid=samples)
+    return _Seen(errors=errors, worst=worst, inputs=inputs, off_grid=samples, left_out=left_out)
 
 
 def _inputs_of(truth: Truth, raw: NDArray[np.float32], row: int) -> pd.DataFrame:
@@ -284,10 +311,10 @@ def _at(truth: Truth, inputs: pd.DataFrame) -> dict[str, Any]:
     classes = truth.system.output.classes
     if classes:
         answered = {"solution": classes[int(solved[0])], "surrogate": classes[int(told[0])]}
-        return {"inputs": as_point(inputs), **answered}
+        return {"inputs": as_point(inputs.iloc[0].to_dict()), **answered}
     place = int(np.abs(solved - told).argmax())
     return {
-        "inputs": as_point(inputs),
+        "inputs": as_point(inputs.iloc[0].to_dict()),
         "solution": float(solved[place]),
         "surrogate": float(told[place]),
         "output": place,
@@ -322,7 +349,12 @@ def _solved_error(seen: _Seen) -> float:
 
 
 def _prove(
-    predictor: Predictor, system: System | None, settings: CertificateSettings, *, found: float
+    predictor: Predictor,
+    system: System | None,
+    settings: CertificateSettings,
+    outside: Excluded | None,
+    *,
+    found: float,
 ) -> _Proving:
     """Bound the error over the whole domain, if that was asked for.
 
@@ -330,6 +362,7 @@ def _prove(
         predictor: The surrogate.
         system: What it stands for.
         settings: Assurance, tolerance, seconds.
+        outside: Where the solver fails.
         found: An error that was found at a point: a proof that says less rests on an enclosure that
             is wrong.
     """
@@ -337,6 +370,8 @@ def _prove(
         return _Proving()
     if system is None:
         return _Proving(reason="Without a system there is nothing to prove the error against.")
+    if outside is not None:
+        return _Proving(reason="A proof is about the whole domain, and the solver fails on a part.")
     # Nothing but a proof needs interval arithmetic.
     from kubestill.runtime.certification.proof import prove
 
@@ -349,6 +384,11 @@ def _prove(
         )
     except InvalidInput as error:
         return _Proving(reason=" ".join(f"{p.field}: {p.remedy}." for p in error.problems))
+    except Exception as error:
+        if settings.on_failure == "stop":
+            raise
+        # It failed at no point before, but does at one of the proof's own.
+        return _Proving(reason=f"The solver raises {type(error).__name__}: {error}.")
     if proof.upper < found:
         reason = (
             f"The proof bounds the error by {at_most(proof.upper, 3)}, but a point errs by "
@@ -537,12 +577,13 @@ def _agrees(
     )
 
 
-def _drawn(system: System | None) -> str:
-    """Say how random points weigh a domain whose inputs are not all drawn evenly."""
+def _drawn(system: System | None, outside: Excluded | None) -> str:
+    """Say which part of the domain random points are of, and how they weigh it."""
+    where = f" {WHERE_ANSWERED}" if outside else ""
     given = system.domain.inputs if system else ()
     bent = [g for g in given if isinstance(g, Continuous) and g.mapping != "linear"]
     named = [f"{g.name} by its {'logarithm' if g.mapping == 'log' else g.mapping}" for g in bent]
-    return f" ({', '.join(named)})" if named else ""
+    return f"{where} ({', '.join(named)})" if named else where
 
 
 def _size(

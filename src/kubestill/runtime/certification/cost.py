@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -75,7 +76,7 @@ def weights_bytes(folder: str) -> int:
     return os.path.getsize(os.path.join(folder, "model.safetensors"))
 
 
-def speed_ratio(truth: Truth, batch: int, repeats: int) -> Speed:
+def speed_ratio(truth: Truth, batch: int, repeats: int, known: pd.DataFrame | None = None) -> Speed:
     """Time solver and surrogate in turns, on one thread, each from rows in the form that it takes.
 
     The solver gets a table of inputs in memory, the surrogate a matrix of them: neither is charged
@@ -85,21 +86,25 @@ def speed_ratio(truth: Truth, batch: int, repeats: int) -> Speed:
         truth: Both of them.
         batch: Rows at a time, besides one alone.
         repeats: How often each is timed.
+        known: Inputs that the solver answers, where it fails on others; None for random ones.
     """
     measured: list[Batch] = []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         for rows in sorted({1, batch}):
-            unit = uniforms(0, 0, 0, rows, width=truth.system.domain.width)
-            inputs = truth.system.domain.at(unit)
+            if known is None:
+                unit = uniforms(0, 0, 0, rows, width=truth.system.domain.width)
+                inputs = truth.system.domain.at(unit)
+            else:
+                inputs = known.iloc[np.arange(rows) % len(known)].reset_index(drop=True)
             raw = np.ascontiguousarray(decode_features(inputs, truth.predictor.layout))
             solver, surrogate = _in_turns(
                 lambda inputs=inputs: truth.system.solve(inputs),
                 lambda raw=raw: truth.predictor.logits(raw),
                 repeats,
             )
-            truth.tally.rows += rows * (repeats + 1)
+            truth.timed += rows * (repeats + 1)
             ratio = solver / surrogate
             measured.append(Batch(batch=rows, solver=solver, surrogate=surrogate, ratio=ratio))
     finally:

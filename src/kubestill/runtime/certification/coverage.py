@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
-from scipy.special import ndtr
 
 from kubestill.runtime.certification.certificate import Box, Condition, Levels, LookedAt
 from kubestill.runtime.certification.labels import row_hashes
@@ -19,8 +19,9 @@ from kubestill.runtime.datasets.decode import RawLayout, decode_features
 from kubestill.runtime.generation.systems import inputs as given_by
 from kubestill.runtime.generation.systems.domain import Domain
 from kubestill.runtime.generation.systems.inputs import Choice, Continuous, Integer
+from kubestill.runtime.generation.systems.left_out import as_point, shown_point
 
-__all__ = ["Coverage", "check_coverage", "grid_points", "largest_empty_box"]
+__all__ = ["Coverage", "Unanswered", "check_coverage", "grid_points", "largest_empty_box"]
 
 NAME = "the dataset covers the domain"
 UNLIKELY = 1e-6
@@ -63,8 +64,24 @@ def grid_points(domain: Domain, provenance: Mapping[str, Any]) -> dict[str, int]
     return {name: int(count) for name, count in points.items()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Unanswered:
+    """Inputs of the domain that no dataset can hold: the solver fails on them."""
+
+    raw: NDArray[np.float32]
+    """Those that were met [n, R]."""
+    density: int
+    """Random points of the whole domain that were solved to find them."""
+    fails: Callable[[pd.DataFrame], NDArray[np.bool_]]
+    """Solves inputs [M], and says on which of them the solver fails: [M]."""
+
+
 def check_coverage(
-    domain: Domain, raw: NDArray[np.float32], layout: RawLayout, points: dict[str, int] | None
+    domain: Domain,
+    raw: NDArray[np.float32],
+    layout: RawLayout,
+    points: dict[str, int] | None,
+    unanswered: Unanswered | None = None,
 ) -> Coverage:
     """Look for holes, for rows outside, and for a domain that reaches further than its rows.
 
@@ -73,15 +90,16 @@ def check_coverage(
         raw: Raw inputs of the dataset [N, R].
         layout: Of `raw`.
         points: Of the grid that it should be; None where it was sampled.
+        unanswered: What need not be covered; None where the solver answers every input.
     """
     outside = _outside(domain, raw, layout)
     if outside is not None:
         return Coverage(kind="samples", condition=outside)
     if points is None:
-        condition, looked_at = _sampled(domain, raw, layout)
+        condition, looked_at = _sampled(domain, raw, layout, unanswered)
         return Coverage(kind="samples", condition=condition, looked_at=looked_at)
     kind = "complete" if domain.grid_rows is not None else "grid"
-    return Coverage(kind=kind, condition=_gridded(domain, raw, layout, points))
+    return Coverage(kind=kind, condition=_gridded(domain, raw, layout, points, unanswered))
 
 
 def _outside(domain: Domain, raw: NDArray[np.float32], layout: RawLayout) -> Condition | None:
@@ -113,28 +131,37 @@ def _outside(domain: Domain, raw: NDArray[np.float32], layout: RawLayout) -> Con
 
 
 def _gridded(
-    domain: Domain, raw: NDArray[np.float32], layout: RawLayout, points: dict[str, int]
+    domain: Domain,
+    raw: NDArray[np.float32],
+    layout: RawLayout,
+    points: dict[str, int],
+    unanswered: Unanswered | None,
 ) -> Condition:
     """Compare with every point of the grid, in whatever order the rows are."""
     total = int(np.prod(list(points.values()), dtype=np.int64))
     there = np.unique(row_hashes(raw))
-    missing, example = 0, None
+    missing, example, left_out = 0, None, 0
     for start in range(0, total, _CHUNK):
         frame = domain.grid(np.arange(start, min(start + _CHUNK, total)), points)
         wanted = row_hashes(decode_features(frame, layout))
         absent = there[np.minimum(np.searchsorted(there, wanted), len(there) - 1)] != wanted
+        if unanswered is not None and absent.any():
+            left = unanswered.fails(frame[absent])
+            left_out += int(left.sum())
+            absent[np.flatnonzero(absent)[left]] = False
         if absent.any() and example is None:
-            example = frame.iloc[int(absent.argmax())].to_dict()
+            example = as_point(frame.iloc[int(absent.argmax())].to_dict())
         missing += int(absent.sum())
     sides = " x ".join(f"{count:,}" for count in points.values())
     if missing:
         return _failed(
             "holes",
             f"{missing:,} of the {total:,} points of the grid {sides} are not in it, such as "
-            f"{_point(example)}.",
+            f"{shown_point(example or {})}.",
             "Generate them, or name the smaller domain.",
         )
-    extra = len(there) - total
+    extra = len(there) - (total - left_out)
+    but = f", but for {left_out:,} on which the solver fails" if left_out else ""
     if domain.grid_rows is not None and extra:
         return _failed(
             "outside",
@@ -142,19 +169,26 @@ def _gridded(
             "Certify the domain that the rows were made for.",
         )
     if domain.grid_rows is not None:
-        said = f"All {total:,} inputs there are, {sides}: complete."
+        said = f"All {total:,} inputs there are, {sides}{but}: complete."
     else:
-        said = f"All {total:,} points of the grid {sides}, both ends included."
+        said = f"All {total:,} points of the grid {sides}{but}, both ends included."
     return Condition(name=NAME, status="shown", said=said)
 
 
 def _sampled(
-    domain: Domain, raw: NDArray[np.float32], layout: RawLayout
+    domain: Domain, raw: NDArray[np.float32], layout: RawLayout, unanswered: Unanswered | None
 ) -> tuple[Condition, LookedAt]:
     """Look for ends, gaps, pairs, boxes and levels that random rows would not have left empty."""
+    rows, known = len(raw), len(raw)
+    if unanswered is not None:
+        # Inputs on which the solver fails count as rows: where they lie no row can be. The rows of
+        # the other inputs may lie closer together than they do, and what is looked for is a gap
+        # that neither would leave.
+        raw = np.concatenate([raw, unanswered.raw])
+        rows = min(len(raw), unanswered.density)
     columns = {given.name: raw[:, layout.slices[given.name].start] for given in domain.inputs}
     shares = {
-        given.name: _share(given, columns[given.name].astype(np.float64))
+        given.name: given.share(columns[given.name].astype(np.float64))
         for given in domain.inputs
         if isinstance(given, Continuous)
     }
@@ -163,7 +197,7 @@ def _sampled(
         for given in domain.inputs
         if given.levels is not None
     }
-    rows, together = len(raw), np.stack(list(shares.values()), 1) if shares else None
+    together = np.stack(list(shares.values()), 1) if shares else None
     pairs = rows >= PAIR_ROWS and 2 <= len(shares) <= _PAIRED
     box = None if together is None else _empty_box(together, domain)
     looked_at = LookedAt(
@@ -175,7 +209,11 @@ def _sampled(
     )
     hole = _ends(shares, rows) or (_pair(shares) if pairs else None)
     hole = hole or _large(box, rows, len(shares)) or _undrawn(levels, rows)
-    return hole or Condition(name=NAME, status="shown", said=_seen(looked_at, rows)), looked_at
+    said = f"{known:,} rows"
+    if unanswered is not None:
+        said += f" and {len(unanswered.raw):,} inputs on which the solver fails"
+    seen = f"{said}. {_seen(looked_at)}".rstrip()
+    return hole or Condition(name=NAME, status="shown", said=seen), looked_at
 
 
 def _ends(shares: Mapping[str, Shares], rows: int) -> Condition | None:
@@ -236,9 +274,9 @@ def _never(name: str, found: Levels) -> str:
     return f"{found.of - found.drawn:,} of the {found.of:,} values of {name} ({listed}) are"
 
 
-def _seen(looked_at: LookedAt, rows: int) -> str:
+def _seen(looked_at: LookedAt) -> str:
     """Say what was looked at, in which dimensions, and what was not."""
-    said = [f"{rows:,} rows."]
+    said: list[str] = []
     if looked_at.ends:
         named = ", ".join(looked_at.ends)
         said.append(f"{named}: no end and no stretch of the range is empty beyond chance.")
@@ -277,20 +315,6 @@ def _levels(given: Any, column: NDArray[np.float32]) -> Levels:
     never = np.setdiff1d(np.arange(len(names)), drawn)[:_NAMED]
     named = tuple(str(names[int(code)]) for code in never)
     return Levels(drawn=len(drawn), of=len(names), never=named)
-
-
-def _share(given: Continuous, values: Shares) -> Shares:
-    """Return where values lie in their range as it is mapped, 0 to 1 [N]."""
-    match given.mapping:
-        case "linear":
-            share = (values - given.low) / (given.high - given.low)
-        case "log":
-            share = np.log(values / given.low) / math.log(given.high / given.low)
-        case "normal":
-            share = ndtr((values - given.centre) / given.spread)
-        case "exponential":
-            share = -np.expm1(-(values - given.low) / given.spread)
-    return np.clip(share, 0.0, 1.0)
 
 
 def _empty_box(shares: Shares, domain: Domain) -> Box:
@@ -359,11 +383,3 @@ def _failed(
     code: str, said: str, remedy: str = "Generate rows for it, or name the smaller domain."
 ) -> Condition:
     return Condition(name=NAME, status="failed", code=code, said=said, remedy=remedy)
-
-
-def _point(inputs: Mapping[Any, Any] | None) -> str:
-    shown = list((inputs or {}).items())[:6]
-    return ", ".join(
-        f"{name} = {value:g}" if isinstance(value, int | float) else f"{name} = {value}"
-        for name, value in shown
-    )

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.base.random import uniforms
 from kubestill.runtime.certification.certificate import (
     DomainErrors,
@@ -34,7 +35,6 @@ from kubestill.runtime.models.predict import Predictor
 __all__ = [
     "OffGrid",
     "OnRows",
-    "as_point",
     "domain_errors",
     "hunt",
     "off_grid",
@@ -105,14 +105,20 @@ def on_labels(predictor: Predictor, raw: NDArray[np.float32], labels: NDArray[An
 
 
 def on_domain(truth: Truth, points: Mapping[str, int]) -> OnRows:
-    """Solve every point of a finite domain and compare: float64 against the deployed network."""
+    """Solve every point of a finite domain and compare: float64 against the deployed network.
+
+    Raises:
+        InvalidInput: The solver fails on all of them, or on one and must not.
+    """
     domain, layout = truth.system.domain, truth.predictor.layout
     total = int(np.prod(list(points.values()), dtype=np.int64))
 
     def parts() -> Iterator[_Part]:
         for start in range(0, total, _CHUNK):
             frame = domain.grid(np.arange(start, min(start + _CHUNK, total)), points)
-            yield _Part(decode_features(frame, layout), truth.solve(frame), np.zeros(()))
+            solved = truth.solve(frame)
+            known = ~np.isnan(solved[:, 0])
+            yield _Part(decode_features(frame[known], layout), solved[known], np.zeros(()))
 
     against = "the system's own float64 solutions"
     return _compare(truth.predictor, parts(), total, against)
@@ -134,7 +140,7 @@ def _compare(
     against: str,
     table: tuple[NDArray[np.float32], NDArray[Any]] | None = None,
 ) -> OnRows:
-    """Compare part by part; `table` is raw features and answers, where they are in memory."""
+    """Compare part by part, up to `rows`; `table` is raw features and answers, in memory."""
     classes = predictor.spec.task != "regression"
     outputs = 1 if classes else predictor.layout.outputs
     kind = np.int64 if classes else np.float32
@@ -161,13 +167,16 @@ def _compare(
         sums += part.known.sum(), np.square(part.known).sum()
         norms = np.sqrt(np.square(part.known).sum(1))
         relative += (np.sqrt(np.square(apart).sum(1)) / np.where(norms > 0, norms, 1.0)).sum()
+    rows = start
+    if not rows:
+        raise _unanswered("every one of the domain's points")
     count = rows * outputs
     mean, square = sums / count
     return OnRows(
-        raw=raw,
-        errors=errors,
-        right=right.reshape(rows) if classes else right,
-        told=codes if classes else None,
+        raw=raw[:rows],
+        errors=errors[:rows],
+        right=right[:rows].reshape(rows) if classes else right[:rows],
+        told=codes[:rows] if classes else None,
         mean=float(total / count),
         rms=float(np.sqrt(squares / count)),
         spread=float(np.sqrt(max(square - mean**2, 0.0))),
@@ -191,7 +200,7 @@ def domain_errors(data: OnRows) -> DomainErrors:
 
 @dataclass(frozen=True, kw_only=True)
 class OffGrid:
-    """Errors on random points of the domain."""
+    """Errors on random points of the domain, without those that were left out."""
 
     unit: Floats
     """[n, width]"""
@@ -200,17 +209,30 @@ class OffGrid:
     """[n]"""
     means: Floats
     """Of each point over its outputs [n]."""
+    drawn: int
+    """Points that were drawn: n, and those on which the solver fails."""
 
 
 def off_grid(truth: Truth, samples: int, *, seed: int) -> OffGrid:
     """Solve and predict independent random points."""
     unit = uniforms(seed, _STREAM, 0, samples, width=truth.system.domain.width)
     inputs = truth.system.domain.at(unit)
-    solved, told = truth.solve(inputs), truth.predict(inputs)
-    classes = bool(truth.system.output.classes)
+    solved = truth.solve(inputs)
+    known = ~np.isnan(solved[:, 0])
+    if not known.all():
+        # Of independent points, those with an answer are independent points of the rest.
+        unit, inputs, solved = unit[known], inputs[known].reset_index(drop=True), solved[known]
+    if not len(inputs):
+        raise _unanswered(f"all of {samples:,} random points")
+    told, classes = truth.predict(inputs), bool(truth.system.output.classes)
     errors = row_errors(solved, told, classes=classes)
     means = errors if classes else np.abs(solved - told).mean(axis=1)
-    return OffGrid(unit=unit, inputs=inputs, errors=errors, means=means)
+    return OffGrid(unit=unit, inputs=inputs, errors=errors, means=means, drawn=samples)
+
+
+def _unanswered(where: str) -> InvalidInput:
+    remedy = f"the solver fails on {where}: nothing is left to certify"
+    return InvalidInput([Problem("on_failure", "leave-out", remedy)])
 
 
 def hunt(
@@ -227,7 +249,8 @@ def hunt(
 
     def errors_at(unit: Floats) -> Floats:
         inputs = truth.system.domain.at(unit)
-        return row_errors(truth.solve(inputs), truth.predict(inputs), classes=classes)
+        errors = row_errors(truth.solve(inputs), truth.predict(inputs), classes=classes)
+        return np.where(np.isnan(errors), -np.inf, errors)
 
     top = np.argsort(-found.errors)[: max(count, 1)]
     centre, best = found.unit[top], found.errors[top]
@@ -312,15 +335,3 @@ def _statistics(errors: Floats) -> dict[str, Any]:
         "max": float(errors.max()),
         "p999": float(np.quantile(errors, 0.999, method="higher")),
     }
-
-
-def as_point(inputs: pd.DataFrame) -> dict[str, Any]:
-    """Return one row of inputs as JSON; fields as their first numbers."""
-    point: dict[str, Any] = {}
-    row: Mapping[Any, Any] = inputs.iloc[0].to_dict()
-    for name, value in row.items():
-        if isinstance(value, np.ndarray):
-            point[str(name)] = [float(number) for number in value.ravel()[:4]]
-        else:
-            point[str(name)] = value if isinstance(value, str) else float(value)
-    return point

@@ -25,11 +25,15 @@ def check_deterministic(truth: Truth, inputs: pd.DataFrame, once: NDArray[np.flo
     for part in np.array_split(order, 3):
         again[part] = truth.solve(inputs.iloc[part])
     apart = np.abs(once - again).max(1)
+    lost = np.isnan(once[:, 0])
+    # A failure has to repeat as an answer has.
+    apart[lost] = 0.0
+    apart[lost != np.isnan(again[:, 0])] = np.inf
     moved = int((apart > 0).sum())
     if not moved:
         said = f"{len(inputs):,} rows solved twice, in another order and batch: equal bits."
         return Condition(name=name, status="shown", said=said)
-    size = float(np.abs(once).max()) or 1.0
+    size = float(np.abs(once[~lost]).max(initial=0.0)) or 1.0
     if apart.max() <= 1e-9 * size and truth.system.output.classes == ():
         said = (
             f"{len(inputs):,} rows solved twice: {moved:,} differ by roundings of at most "
@@ -50,6 +54,7 @@ def check_reproducible(
 ) -> Condition:
     """Compare rows of the dataset, solved again in the types they were made in, with labels."""
     name = "labels can be reproduced"
+    lost = np.isnan(solved[:, 0])
     apart = np.abs(solved - labels)
     allowed = 0.0 if truth.system.output.classes else ROUNDING * np.maximum(np.abs(solved), 1e-30)
     wrong = ~(apart <= np.maximum(allowed, 1e-37))
@@ -63,7 +68,8 @@ def check_reproducible(
         code="noisy",
         said=(
             f"Of {len(solved):,} rows solved again {rows:,} have another label, by up to "
-            f"{float(np.nanmax(apart)):.3g}."
+            f"{float(apart[~lost].max(initial=0.0)):.3g}"
+            + (f", or none: on {int(lost.sum()):,} the solver fails." if lost.any() else ".")
         ),
         remedy="Label them with this very system: noise cannot be told from error.",
     )
@@ -86,7 +92,12 @@ def check_reference(
             "they are right is not."
         )
         return Condition(name=name, status="not shown", said=said)
-    apart = np.abs(solved - truth.solve(inputs, truth.system.reference))
+    apart = np.abs(solved - truth.refer(inputs))
+    known = ~np.isnan(apart[:, 0])
+    if not known.any():
+        said = f"One of both solvers fails on each of {len(inputs):,} rows: nothing was compared."
+        return Condition(name=name, status="not shown", said=said)
+    apart = apart[known]
     if truth.system.output.classes:
         apart = (apart > 0).astype(np.float64)
     worst, mean = float(apart.max()), float(apart.mean())
@@ -96,10 +107,10 @@ def check_reference(
             name=name,
             status="failed",
             code="inaccurate",
-            said=f"On {len(inputs):,} rows {seen}, with a tolerance of {tolerance:g}.",
+            said=f"On {len(apart):,} rows {seen}, with a tolerance of {tolerance:g}.",
             remedy="Make the solver more accurate, or the tolerance wider.",
         )
-    said = f"On {len(inputs):,} rows {seen}; nobody compared them elsewhere."
+    said = f"On {len(apart):,} rows {seen}; nobody compared them elsewhere."
     return Condition(name=name, status="shown", said=said)
 
 

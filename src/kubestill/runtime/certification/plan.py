@@ -49,6 +49,8 @@ class Plan:
     """Rows of them that the reference solver solves."""
     domain: int
     """Points of a finite domain."""
+    missing: int
+    """Points that a grid lacks, to see whether the solver fails on them."""
     samples: int
     hunts: int
     """Worst points around which the search looks."""
@@ -59,6 +61,8 @@ class Plan:
     """How often each batch is timed."""
     side: int
     """Points along each side of a picture."""
+    cut: bool
+    """Whether inputs on which the solver raises are left out."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -68,6 +72,7 @@ class Plan:
             "the probe": self.probed,
             "labels": 2 * self.labels,
             "all points": self.domain,
+            "missing points of the grid": self.missing,
             "random points": self.samples,
             "the search for the worst": self.hunts * LOOKS * ROUNDS + self.corners,
             "timing": timed * (self.repeats + 1),
@@ -89,11 +94,18 @@ class Plan:
         said = f"at most {self.total:,} rows are solved ({parts}), which takes {time_taken}"
         if self.reference:
             said += f"; the reference solver solves {self.reference:,} as well"
+        if self.cut:
+            said += "; where it raises, rows are solved again one by one"
         return f"{said}; `solves` sets a budget"
 
 
 def plan_solves(
-    truth: Truth, rows: int, settings: CertificateSettings, *, points: int | None
+    truth: Truth,
+    rows: int,
+    settings: CertificateSettings,
+    *,
+    points: int | None,
+    missing: int = 0,
 ) -> Plan:
     """Time the solver on a few rows, and plan what it is asked for.
 
@@ -102,6 +114,7 @@ def plan_solves(
         rows: Of the dataset.
         settings: What was asked for, and `solves`.
         points: Of a finite domain that is enumerated; None for any other.
+        missing: Points that a grid lacks.
 
     Raises:
         InvalidInput: The budget is too small for what was asked for.
@@ -129,12 +142,14 @@ def plan_solves(
         labels=labels,
         reference=min(settings.reference_rows, labels) if truth.system.reference else 0,
         domain=points or 0,
+        missing=missing,
         samples=settings.samples if sampled else 0,
         hunts=hunts,
         corners=min(2 ** min(truth.system.domain.width, 62), CORNERS) if hunts else 0,
         batch=batch,
         repeats=int(np.clip(_TIMING / (seconds * batch), 3, 30)),
         side=int(np.clip((_PATIENCE / seconds) ** 0.5, 8, _SIDE)),
+        cut=settings.on_failure == "leave-out",
     )
     plan, share = full, 1.0
     while settings.solves and plan.total > settings.solves:

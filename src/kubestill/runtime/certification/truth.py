@@ -2,87 +2,85 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.datasets.decode import decode_features
-from kubestill.runtime.generation.systems.system import Solver, System
+from kubestill.runtime.generation.systems.left_out import Failures, LeftOut
+from kubestill.runtime.generation.systems.solving import OnFailure, Solving
+from kubestill.runtime.generation.systems.system import System
 from kubestill.runtime.models.predict import Predictor
 
 __all__ = ["Truth", "answers", "as_generated", "row_errors"]
 
-_CHUNK = 4096
+_BATCH = 4096
 
 
-@dataclass
-class Tally:
-    """Rows solved so far."""
-
-    rows: int = 0
-
-
-@dataclass(frozen=True)
 class Truth:
-    """A system beside its surrogate."""
+    """A system beside its surrogate.
 
-    system: System
-    predictor: Predictor
-    tally: Tally = field(default_factory=Tally)
+    Args:
+        system: The system.
+        predictor: The surrogate.
+        on_failure: Whether an input on which the solver fails ends the work; `leave-out` gives it
+            NaN as its solution.
+    """
 
-    def solve(self, inputs: pd.DataFrame, solver: Solver | None = None) -> NDArray[np.float64]:
-        """Return solutions [N, T]; for classes their codes [N, 1].
+    def __init__(self, system: System, predictor: Predictor, on_failure: OnFailure = "stop"):
+        self.system, self.predictor, self.on_failure = system, predictor, on_failure
+        self._solving = Solving(system, on_failure, batch=_BATCH)
+        self._failed: list[pd.DataFrame] = []
+        self._asked = self.timed = 0
+        """Rows that were asked for before what `left_out` describes, and that `cost` timed."""
+
+    @property
+    def solved(self) -> int:
+        """Rows that the solver has got so far."""
+        return self._solving.solved + self.timed
+
+    def solve(self, inputs: pd.DataFrame) -> NDArray[np.float64]:
+        """Return solutions [N, T]; for classes their codes [N, 1]; NaN for inputs left out.
 
         Raises:
-            InvalidInput: The solver raises, or a solution is not a finite number or none of the
-                classes; with the first row for which it does.
+            InvalidInput: The solver fails on an input and must not; the message names it.
         """
         inputs = as_generated(inputs)
-        if solver is None:
-            self.tally.rows += len(inputs)
-        width = max(1, int(np.prod(self.system.output.shape)))
-        parts = [
-            self._solved(inputs.iloc[at : at + _CHUNK], solver or self.system.solve)
-            for at in range(0, len(inputs), _CHUNK)
-        ]
-        return np.concatenate(parts) if parts else np.zeros((0, width))
-
-    def _solved(self, inputs: pd.DataFrame, solver: Solver) -> NDArray[np.float64]:
-        try:
-            solved = self._numbers(solver(inputs))
-        except Exception as error:
-            if len(inputs) > 1:
-                # Which row it was: the halves are solved until one is left that raises.
-                middle = len(inputs) // 2
-                halves = (inputs.iloc[:middle], inputs.iloc[middle:])
-                return np.concatenate([self._solved(half, solver) for half in halves])
-            raise self._failed(inputs, f"raises {type(error).__name__}: {error}") from error
-        if self.system.output.classes:
-            broken, what = solved[:, 0] < 0, "gives what is none of its classes"
-        else:
-            broken, what = ~np.isfinite(solved).all(axis=1), "gives what is not finite"
-        if broken.any():
-            raise self._failed(inputs.iloc[np.flatnonzero(broken)], what)
+        solved = self._solving(inputs)
+        failed = np.isnan(solved[:, 0])
+        if failed.any():
+            self._failed.append(inputs[failed])
         return solved
 
-    def _failed(self, rows: pd.DataFrame, what: str) -> InvalidInput:
-        where = rows.iloc[0].to_dict()
-        remedy = f"`solve` {what} in {len(rows)} of the rows, such as {where}; leave them out"
-        return InvalidInput([Problem("system", self.system.name, remedy)])
+    def refer(self, inputs: pd.DataFrame) -> NDArray[np.float64]:
+        """Return solutions of the system's reference, as `solve` does.
+
+        Raises:
+            InvalidInput: As for `solve`.
+        """
+        reference = self.system.reference
+        return Solving(self.system, self.on_failure, solver=reference)(as_generated(inputs))
+
+    def begin(self) -> None:
+        """Forget which inputs were left out: what follows is what a certificate describes."""
+        self._failed, self._asked = [], self._solving.asked
+        self._solving.failures = Failures(self.system.domain)
+
+    @property
+    def left_out(self) -> LeftOut:
+        """The inputs that were left out since `begin`."""
+        return self._solving.failures.record(self._solving.asked - self._asked)
+
+    @property
+    def failed(self) -> pd.DataFrame | None:
+        """Those inputs themselves; None if there are none."""
+        return pd.concat(self._failed, ignore_index=True) if self._failed else None
 
     def predict(self, inputs: pd.DataFrame) -> NDArray[np.float64]:
         """Return what the surrogate says: [N, T], or codes [N, 1]."""
         raw = decode_features(inputs, self.predictor.layout)
         return answers(self.predictor, raw)
-
-    def _numbers(self, solution: NDArray[np.generic]) -> NDArray[np.float64]:
-        if not self.system.output.classes:
-            return np.asarray(solution, np.float64).reshape(len(solution), -1)
-        codes = pd.Categorical(solution, categories=list(self.system.output.classes)).codes
-        return np.asarray(codes, np.float64)[:, None]
 
 
 def as_generated(inputs: pd.DataFrame) -> pd.DataFrame:
@@ -126,7 +124,11 @@ def answers(predictor: Predictor, raw: NDArray[np.float32]) -> NDArray[np.float6
 def row_errors(
     solution: NDArray[np.float64], told: NDArray[np.float64], *, classes: bool
 ) -> NDArray[np.float64]:
-    """Return one error a row [N]: the largest of its outputs; 1 where a class is wrong."""
+    """Return one error a row [N]: the largest of its outputs; 1 where a class is wrong.
+
+    It is NaN where there is no solution.
+    """
     if classes:
-        return (solution[:, 0] != told[:, 0]).astype(np.float64)
+        wrong = (solution[:, 0] != told[:, 0]).astype(np.float64)
+        return np.where(np.isnan(solution[:, 0]), np.nan, wrong)
     return np.abs(solution - told).max(axis=1)

@@ -120,6 +120,11 @@ class DatasetWriter:
         self._held = [joined.slice(whole)] if whole < self._held_rows else []
         self._held_rows -= whole
 
+    def leave_out(self, rows: int, record: dict[str, Any]) -> None:
+        """Say before `close` how many rows are not here that should be, and describe them."""
+        self._complete_domain &= not rows
+        self._provenance = {**self._provenance, "left_out": record}
+
     def close(self) -> Dataset:
         """Write what is left, move everything into place, the manifest last."""
         try:

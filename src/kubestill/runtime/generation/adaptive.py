@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.datasets.canonical import BLOCK_ROWS
 from kubestill.runtime.datasets.decode import RawLayout, decode, decode_features
-from kubestill.runtime.generation.covering import Covering, labelled
+from kubestill.runtime.generation.covering import Covering
+from kubestill.runtime.generation.systems.solving import OnFailure
 from kubestill.runtime.generation.systems.system import System
 from kubestill.runtime.models.predict import Predictor, probabilities
 
@@ -29,13 +30,21 @@ class Adaptive:
         oversample: Candidates for each row kept.
         rows: How many are kept in all.
         seed: Of the candidates.
+        on_failure: Whether a candidate on which the solver fails ends the work, or is left out.
 
     Raises:
         InvalidInput: The surrogate is of another system.
     """
 
     def __init__(
-        self, system: System, predictor: Predictor, *, oversample: int, rows: int, seed: int
+        self,
+        system: System,
+        predictor: Predictor,
+        *,
+        oversample: int,
+        rows: int,
+        seed: int,
+        on_failure: OnFailure = "stop",
     ):
         trained = predictor.spec.schema
         if (trained.features, trained.target) != (system.schema.features, system.schema.target):
@@ -43,7 +52,11 @@ class Adaptive:
             raise InvalidInput([Problem("model", list(trained.names), remedy)])
         self.schema = system.schema
         candidates = rows * oversample
-        self._sobol = Covering(system, "sobol", {"scramble": True}, rows=candidates, seed=seed)
+        self._sobol = Covering(
+            system, "sobol", {"scramble": True}, rows=candidates, seed=seed, on_failure=on_failure
+        )
+        self.solving = self._sobol.solving
+        """What solves them, and knows which candidates were left out."""
         self.width = self._sobol.width * oversample
         self._system, self._predictor, self._oversample = system, predictor, oversample
         self._rows = rows
@@ -77,7 +90,7 @@ class Adaptive:
         return self._block[1]
 
     def _solved(self, start: int, stop: int) -> tuple[pd.DataFrame, NDArray[np.float64]]:
-        rows = labelled(self._system, self._sobol.inputs(start, stop))
+        rows = self._sobol.make(start, stop)
         outputs = self._predictor.logits(decode_features(rows, self._layout))
         target = decode(rows, self._layout, ("target",)).target
         assert target is not None

@@ -6,7 +6,6 @@ never on the shard that makes it.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -17,9 +16,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.stats import qmc
 
-from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.base.random import uniforms
-from kubestill.runtime.generation.systems.system import System
+from kubestill.runtime.generation.systems.solving import OnFailure, Solving
+from kubestill.runtime.generation.systems.system import Output, System
 
 Floats = NDArray[np.float64]
 
@@ -85,20 +84,30 @@ class Covering:
         settings: Its settings; for a grid with `points` resolved for every input.
         rows: How many there are in all.
         seed: Of the random numbers.
+        on_failure: Whether an input on which the solver fails ends the work, or is left out.
     """
 
     def __init__(
-        self, system: System, method: str, settings: Mapping[str, Any], *, rows: int, seed: int
+        self,
+        system: System,
+        method: str,
+        settings: Mapping[str, Any],
+        *,
+        rows: int,
+        seed: int,
+        on_failure: OnFailure = "stop",
     ):
         self.schema = system.schema
         self.width = system.domain.width + sum(column.width for column in self.schema.columns)
         self._system, self._method, self._settings = system, method, dict(settings)
         self._rows, self._seed = rows, seed
+        self.solving = Solving(system, on_failure)
+        """What solves them, and knows which were left out."""
 
     def make(self, start: int, stop: int) -> pd.DataFrame:
-        """Return rows `start` to `stop` with their labels."""
+        """Return rows `start` to `stop` with their labels, without those left out."""
         inputs = self.inputs(start, stop)
-        return labelled(self._system, inputs)
+        return labelled(self._system.output, inputs, self.solving(inputs))
 
     def inputs(self, start: int, stop: int) -> pd.DataFrame:
         """Return the inputs of rows `start` to `stop`."""
@@ -146,27 +155,22 @@ def latin_hypercube(start: int, stop: int, width: int, *, rows: int, seed: int) 
     return (cell + jitter) / rows
 
 
-def labelled(system: System, inputs: pd.DataFrame) -> pd.DataFrame:
-    """Return the inputs with the system's solution as target column.
+def labelled(output: Output, inputs: pd.DataFrame, answers: Floats) -> pd.DataFrame:
+    """Return the inputs with their answers as target column, without those that have none.
 
-    Raises:
-        InvalidInput: The solution has another shape than declared, or is not finite somewhere.
+    Args:
+        output: Of the system.
+        inputs: N rows.
+        answers: What `Solving` gives: [N, T], or codes of classes [N, 1]; NaN where left out.
     """
-    solution = np.asarray(system.solve(inputs))
-    output = system.output
-    shape = (len(inputs), *output.shape)
-    if solution.shape != shape:
-        remedy = f"`solve` gave an array {list(solution.shape)}, its output is {list(shape)}"
-        raise InvalidInput([Problem("system", system.name, remedy)])
-    if not output.classes:
-        broken = ~np.isfinite(solution.reshape(len(inputs), -1)).all(axis=1)
-        if broken.any():
-            where = inputs.iloc[int(np.argmax(broken))].to_dict()
-            remedy = f"`solve` is not finite in {int(broken.sum())} rows, the first at {where}"
-            raise InvalidInput([Problem("system", system.name, remedy)])
-    cells: Any = solution
-    if output.shape:
-        cells = list(solution.reshape(len(inputs), math.prod(output.shape)).astype(np.float32))
+    known = ~np.isnan(answers[:, 0])
+    if not known.all():
+        inputs, answers = inputs[known].reset_index(drop=True), answers[known]
+    cells: Any = answers[:, 0]
+    if output.classes:
+        cells = np.asarray(output.classes)[cells.astype(np.int64)]
+    elif output.shape:
+        cells = list(answers.reshape(len(inputs), *output.shape).astype(np.float32))
     return inputs.assign(**{output.name: cells})
 
 

@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kubestill.errors import CorruptData, Problems
+from kubestill.runtime.base.values import read_as
 from kubestill.runtime.datasets.manifest import Dataset, gather
+from kubestill.runtime.generation.systems.left_out import LeftOut
 
 Provenance = Mapping[str, Any]
 
@@ -48,12 +50,13 @@ def gather_shards(uris: Sequence[str], root: str) -> Dataset:
         shards = _in_order(shards, len(uris) - len(shards), problems)
     problems.raise_if_any()
     first = shards[0]
-    return gather(
-        shards,
-        root,
-        provenance=_without_place(first.provenance),
-        complete_domain=first.complete_domain or _complete(first.provenance),
-    )
+    provenance = _without_place(first.provenance)
+    parts = [part for shard in shards if (part := _left_out(shard)) is not None]
+    left_out = LeftOut.join(parts)
+    if parts:
+        provenance["left_out"] = left_out.model_dump()
+    whole = first.complete_domain or _complete(first.provenance)
+    return gather(shards, root, provenance=provenance, complete_domain=whole and not left_out.rows)
 
 
 def _in_order(shards: Sequence[Dataset], unread: int, problems: Problems) -> list[Dataset]:
@@ -115,6 +118,19 @@ def _complete(provenance: Provenance) -> bool:
     return recorded is not None and bool(recorded["complete_domain"])
 
 
+def _left_out(shard: Dataset) -> LeftOut | None:
+    """Return which inputs of a shard were left out; None where none would have been.
+
+    Raises:
+        CorruptData: The provenance does not describe them.
+    """
+    recorded = _telling(shard.provenance, "left_out")
+    if recorded is None:
+        return None
+    source = f"{shard.root}/dataset.json"
+    return read_as(LeftOut, recorded["left_out"], source=source, what="record of what is left out")
+
+
 def _telling(provenance: Provenance, key: str) -> Provenance | None:
     """Return the provenance that holds `key`: this, or that of the rows that these came from."""
     while key not in provenance:
@@ -127,7 +143,8 @@ def _telling(provenance: Provenance, key: str) -> Provenance | None:
 
 def _without_place(provenance: Provenance) -> dict[str, Any]:
     """Return the provenance of the whole that a shard is part of."""
-    kept = {key: value for key, value in provenance.items() if key not in ("shard", "shards")}
+    own = {"shard", "shards", "left_out"}
+    kept = {key: value for key, value in provenance.items() if key not in own}
     if isinstance(kept.get("rows_from"), Mapping):
         kept["rows_from"] = _without_place(kept["rows_from"])
     return kept
@@ -136,7 +153,7 @@ def _without_place(provenance: Provenance) -> dict[str, Any]:
 def _differences(left: Provenance, right: Provenance) -> list[str]:
     """Return which facts, other than their number, two shards disagree about."""
     different: list[str] = []
-    for key in sorted((left.keys() | right.keys()) - {"shard"}):
+    for key in sorted((left.keys() | right.keys()) - {"shard", "left_out"}):
         ours, theirs = left.get(key), right.get(key)
         if key == "rows_from" and isinstance(ours, Mapping) and isinstance(theirs, Mapping):
             different += _differences(ours, theirs)

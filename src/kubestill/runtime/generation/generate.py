@@ -22,6 +22,7 @@ from kubestill.runtime.generation.mixup import Mixup, MixupSettings
 from kubestill.runtime.generation.munge import Munge, MungeSettings
 from kubestill.runtime.generation.request import Request
 from kubestill.runtime.generation.source import Source, load_source
+from kubestill.runtime.generation.systems.solving import Solving
 from kubestill.runtime.generation.systems.system import System
 from kubestill.runtime.generation.tables import originals_of, table_of
 
@@ -39,6 +40,8 @@ class Maker(Protocol):
     schema: Schema
     width: int
     """Numbers a row takes, roughly: what bounds the size of a call."""
+    solving: Solving | None
+    """What solves the rows, and knows which were left out; None where no system does."""
 
     def make(self, start: int, stop: int) -> pa.Table | pd.DataFrame:
         """Return synthetic rows `start` to `stop`, counted from the first that is no original."""
@@ -88,7 +91,23 @@ def generate(
             writer.write(originals.slice(start, stop - start))
         for rows in _synthetic(maker, start - originals.num_rows, stop - originals.num_rows):
             writer.write(rows)
+        if maker.solving is not None and request.on_failure == "leave-out":
+            _leave_out(writer, maker.solving, request)
     return writer.dataset
+
+
+def _leave_out(writer: DatasetWriter, solving: Solving, request: Request) -> None:
+    """Record on which inputs the solver fails; without them, no domain is complete.
+
+    Raises:
+        InvalidInput: It fails on all of them.
+    """
+    found = solving.failures.record(solving.asked)
+    print(f"left out: {found.said}", flush=True)
+    if found.rows and found.rows == found.of and request.shards == 1:
+        remedy = f"nothing is left: {found.said} Correct it, or name another domain"
+        raise InvalidInput([Problem("system", request.system, remedy)])
+    writer.leave_out(found.rows, found.model_dump())
 
 
 def shard_rows(total: int, shard: int, shards: int) -> tuple[int, int]:
@@ -115,10 +134,20 @@ def _maker(
             assert surrogate is not None
             oversample = int(request.settings["oversample"])
             return Adaptive(
-                system, surrogate, oversample=oversample, rows=request.rows, seed=request.seed
+                system,
+                surrogate,
+                oversample=oversample,
+                rows=request.rows,
+                seed=request.seed,
+                on_failure=request.on_failure,
             )
         return Covering(
-            system, request.method, request.settings, rows=request.rows, seed=request.seed
+            system,
+            request.method,
+            request.settings,
+            rows=request.rows,
+            seed=request.seed,
+            on_failure=request.on_failure,
         )
     if request.from_source:
         return _FromSource(load_source(request.method, request.settings), request.seed)
@@ -152,6 +181,8 @@ def _synthetic(maker: Maker, start: int, stop: int) -> Iterator[pa.Table | pd.Da
 class _FromOriginals:
     """Varies the originals, over and over again: synthetic row s is made from original s mod N."""
 
+    solving = None
+
     def __init__(self, table: pa.Table, schema: Schema, request: Request):
         originals = originals_of(table, schema)
         if not len(originals) and request.rows:
@@ -170,6 +201,8 @@ class _FromOriginals:
 
 class _FromSource:
     """Asks the user's own source."""
+
+    solving = None
 
     def __init__(self, source: Source, seed: int):
         self._source = source

@@ -16,6 +16,7 @@ from kubestill.runtime.generation.jitter import JitterSettings
 from kubestill.runtime.generation.mixup import MixupSettings
 from kubestill.runtime.generation.munge import MungeSettings
 from kubestill.runtime.generation.systems.load import load_system
+from kubestill.runtime.generation.systems.solving import OnFailure
 from kubestill.runtime.generation.systems.system import System
 
 AUGMENTATIONS: dict[str, type[BaseModel]] = {
@@ -50,6 +51,8 @@ class Request(BaseModel):
     """What labels the rows; empty where they come from a dataset or a source."""
     system_args: dict[str, Any] = Field(default_factory=dict[str, Any])
     """Its arguments."""
+    on_failure: OnFailure = "stop"
+    """Whether an input on which the system fails ends the work, or is left out."""
 
     @property
     def from_source(self) -> bool:
@@ -81,6 +84,8 @@ def parse_request(
             system = load_system(name, args)
     elif args:
         problems.add("system_args", args, "there is no system; name one in `system`")
+    if not name and values.get("on_failure", "stop") == "leave-out":
+        problems.add("on_failure", "leave-out", "there is no system that could fail; use stop")
     method = _method(str(values.get("method", "auto")), name, system, has_original, problems)
     settings: Any = values.get("settings", {})
     known = (AUGMENTATIONS | COVERINGS).get(method)

@@ -71,7 +71,7 @@ def certificate_report(found: Examined) -> tuple[str, str]:
 def _tone(made: Certificate) -> str:
     if made.failed:
         return "bad"
-    return "doubt" if made.verdict == "measured" else "good"
+    return "doubt" if made.verdict.startswith("measured") else "good"
 
 
 def headline(found: Examined) -> str:
@@ -82,11 +82,16 @@ def headline(found: Examined) -> str:
     name = made.about.system or "table"
     network = f"A network of {count(made.about.parameters)} numbers"
     first = f"{made.verdict[0].upper()}{made.verdict[1:]}."
+    if made.excluded is not None:
+        left_out = made.excluded.left_out
+        asked = counted(left_out.of, "input")
+        first = f"{first[:-1]}; it fails on {left_out.rows:,} of {asked}."
     if data.disagreements is not None:
         return f"{first} {network}{_classes(found, name)}"
     unit = f" {made.about.unit}" if made.about.unit else ""
     if made.assurance == "enumerated":
-        where = f"at all {counted(data.rows, 'point')} never off by more than"
+        rest = " that it answers" if made.excluded else ""
+        where = f"at all {counted(data.rows, 'point')}{rest} never off by more than"
         return f"{first} {network} stands for {name}: {where} {at_most(data.max)}{unit}."
     proven = made.errors.proven
     if made.assurance == "proven" and proven and proven.upper is not None:
@@ -103,7 +108,7 @@ def _within_tolerance(made: Certificate) -> str:
         return ""
     share = at_least(1 - off.above_tolerance.bound)
     return (
-        f"at least {share} of the domain is within {made.about.settings.tolerance:g}, with "
+        f"at least {share} of {_domain(made)} is within {made.about.settings.tolerance:g}, with "
         f"{exact_percent(off.confidence)} confidence; "
     )
 
@@ -123,9 +128,14 @@ def _classes(found: Examined, name: str) -> str:
         )
     share = at_least(1 - off.above_tolerance.bound)
     return (
-        f" stands for the {name}: at least {share} of the domain agrees, with "
+        f" stands for the {name}: at least {share} of {_domain(made)} agrees, with "
         f"{exact_percent(off.confidence)} confidence."
     )
+
+
+def _domain(made: Certificate) -> str:
+    """Name the domain that shares are of."""
+    return "that part of the domain" if made.excluded else "the domain"
 
 
 def _lead(made: Certificate) -> str:

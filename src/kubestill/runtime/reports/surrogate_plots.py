@@ -31,7 +31,8 @@ def image_plot(picture: Image, *, classes: Sequence[str]) -> Html:
     def build(figure: Figure) -> None:
         axes = figure.subplots(1, 3, sharey=True)
         both = np.concatenate([picture.solution.ravel(), picture.surrogate.ravel()])
-        low, high = float(both.min()), float(both.max())
+        # Where the solver fails there is no solution.
+        low, high = float(np.nanmin(both)), float(np.nanmax(both))
         hue = _HUES["solution"]
         if classes:
             low, high, hue = -0.5, len(classes) - 0.5, _steps(hue, len(classes))
@@ -41,8 +42,9 @@ def image_plot(picture: Image, *, classes: Sequence[str]) -> Html:
             panel.set_title(title)
             _key(figure, mesh, panel, classes)
         apart = picture.solution - picture.surrogate
-        error = (apart != 0).astype(float) if classes else np.abs(apart)
-        mesh = _mesh(axes[2], picture, error, 0.0, float(error.max()) or 1.0, _HUES["error"])
+        error = np.abs(np.sign(apart) if classes else apart)
+        largest = float(np.nan_to_num(error).max()) or 1.0
+        mesh = _mesh(axes[2], picture, error, 0.0, largest, _HUES["error"])
         axes[2].set_title("disagreement" if classes else "|error|")
         if not classes:
             _key(figure, mesh, axes[2])

@@ -39,6 +39,7 @@ def certify_surrogate(
     statistic: str = "max",
     samples: int = 20_000,
     exceptions: bool = False,
+    on_failure: str = "stop",
     seed: int = 0,
     strict: bool = True,
     settings: Mapping[str, Any] | None = None,
@@ -47,7 +48,7 @@ def certify_surrogate(
 
     Returns:
         verdict: `certified: enumerated`, `certified: proven`, `certified: sampled`, `measured` or
-            `refused`.
+            `refused`; all but the last may end in `, where the solver answers`.
         reason: Why, in sentences.
 
     Raises:
@@ -61,6 +62,7 @@ def certify_surrogate(
         "statistic": statistic,
         "samples": samples,
         "exceptions": exceptions,
+        "on_failure": on_failure,
         "seed": seed,
     }
     job = _check(model, dataset, system, system_args or {}, typed, settings or {})
@@ -75,7 +77,7 @@ def certify_surrogate(
     )
     _write(found, certificate, metrics, report, summary)
     if found.truth:
-        print(f"{counted(found.truth.tally.rows, 'row')} solved", flush=True)
+        print(f"{counted(found.truth.solved, 'row')} solved", flush=True)
     made = found.certificate
     for condition in made.conditions:
         print(f"{condition.status}: {condition.name}. {condition.said}", flush=True)

@@ -29,6 +29,7 @@ def generate_synthetic(
     settings: Mapping[str, Any] | None = None,
     system: str = "",
     system_args: Mapping[str, Any] | None = None,
+    on_failure: str = "stop",
 ) -> tuple[str]:
     """Write one shard of generated rows to `dataset`; the component documents the parameters.
 
@@ -60,6 +61,7 @@ def generate_synthetic(
             "settings": settings or {},
             "system": system,
             "system_args": system_args or {},
+            "on_failure": on_failure,
         }
         request, numerical = parse_request(
             values, has_original=original is not None, has_model=model is not None

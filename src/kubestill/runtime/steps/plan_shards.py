@@ -18,6 +18,8 @@ MAX_SHARDS = 128
 """Every shard adds nodes to a workflow, and a workflow has room for about 160 of them."""
 PROBED = 8
 """Rows that a system solves here."""
+PROBED_MORE = 64
+"""Rows that it solves where it fails on all of those."""
 
 
 def plan_shards(
@@ -27,6 +29,7 @@ def plan_shards(
     settings: dict[str, Any] = {},  # noqa: B006
     system: str = "",
     system_args: dict[str, Any] = {},  # noqa: B006
+    on_failure: str = "stop",
     network: str = "",
     network_args: dict[str, Any] = {},  # noqa: B006
     steps: int = 0,
@@ -58,6 +61,7 @@ def plan_shards(
 
         asked = {"method": method or "auto", "rows": rows, "settings": settings}
         asked |= {"system": system, "system_args": system_args} if system else {}
+        asked |= {"on_failure": on_failure}
         with problems.collect():
             request, numerical = parse_request(asked, has_original=not system)
     if request and numerical and not problems and request.method != "adaptive" and request.rows:
@@ -67,7 +71,7 @@ def plan_shards(
         typed = {"network": network, "network_args": network_args, "steps": steps}
         typed |= {"batch_size": batch_size, "learning_rate": learning_rate}
         certificate = {"assurance": assurance, "tolerance": tolerance, "statistic": statistic}
-        certificate |= {"samples": samples, "exceptions": exceptions}
+        certificate |= {"samples": samples, "exceptions": exceptions, "on_failure": on_failure}
         _check_later(
             probed, typed, student_settings, gate, certificate, certificate_settings, problems
         )
@@ -134,7 +138,7 @@ def _take(found: Problems, settings: str, problems: Problems) -> None:
 
 
 def _probe(request: Request, system: System, shards: int) -> tuple[System, pd.DataFrame]:
-    """Solve the first rows twice: whether it works, how long it takes, and that nothing is random.
+    """Solve a few rows twice: whether it works, how long it takes, and that nothing is random.
 
     Returns:
         The system and its rows with their labels.
@@ -143,26 +147,50 @@ def _probe(request: Request, system: System, shards: int) -> tuple[System, pd.Da
         InvalidInput: The system fails, or gives other bits for the same inputs.
     """
     import numpy as np
+    import pandas as pd
 
     from kubestill.runtime.generation.covering import Covering, labelled
     from kubestill.runtime.reports.numbers import duration
 
-    count = min(PROBED, request.rows)
-    rows = Covering(system, request.method, request.settings, rows=request.rows, seed=request.seed)
-    inputs = rows.inputs(0, count)
-    solved = labelled(system, inputs)
-    first = solved[system.output.name]
+    rows = Covering(
+        system,
+        request.method,
+        request.settings,
+        rows=request.rows,
+        seed=request.seed,
+        on_failure=request.on_failure,
+    )
+    first = inputs = None
+    # Where inputs may be left out, the first few may be just those.
+    for most in (PROBED, PROBED_MORE):
+        count = min(most, request.rows)
+        if request.method == "grid":
+            # The first rows of a grid lie side by side, at the edge of its domain.
+            places = np.unique(np.linspace(0, request.rows - 1, count).astype(np.int64))
+            inputs = pd.concat([rows.inputs(at, at + 1) for at in places], ignore_index=True)
+        else:
+            inputs = rows.inputs(0, count)
+        first = rows.solving(inputs)
+        if not np.isnan(first).all():
+            break
+    assert first is not None
+    assert inputs is not None
+    if np.isnan(first).all():
+        remedy = f"nothing is left: {rows.solving.failures.record(rows.solving.asked).said}"
+        raise InvalidInput([Problem("system", system.name, remedy)])
     # Timed the second time: the first may load or compile something.
     began = time.perf_counter()
-    second = labelled(system, inputs)[system.output.name]
+    second = rows.solving(inputs)
     seconds = time.perf_counter() - began
-    if not all(np.array_equal(*both) for both in zip(first, second, strict=True)):
+    if not np.array_equal(first, second, equal_nan=True):
         remedy = "gave the same inputs other labels the second time; take its randomness out"
         raise InvalidInput([Problem("system", system.name, remedy)])
+    count, failed = len(inputs), int(np.isnan(first[:, 0]).sum())
     whole = duration(seconds / count * request.rows / shards)
     print(
         f"{counted(count, 'row')} solved in {duration(seconds)}; at that rate each of "
-        f"{counted(shards, 'shard')} with {request.rows / shards:,.0f} rows takes {whole} at most",
+        f"{counted(shards, 'shard')} with {request.rows / shards:,.0f} rows takes {whole} at most"
+        + (f"; the solver fails on {failed} of them, which are left out" if failed else ""),
         flush=True,
     )
-    return system, solved
+    return system, labelled(system.output, inputs, first)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 from typing_extensions import override
 
 from kubestill.errors import Problems, nearest
@@ -152,6 +153,19 @@ class Continuous(Input):
                 return self.centre + self.spread * normals(share)
             case "exponential":
                 return self.low - self.spread * np.log1p(-share)
+
+    def share(self, values: Floats) -> Floats:
+        """Return where values lie in the range as it is mapped, 0 to 1: [N]."""
+        match self.mapping:
+            case "linear":
+                share = (values - self.low) / (self.high - self.low)
+            case "log":
+                share = np.log(values / self.low) / math.log(self.high / self.low)
+            case "normal":
+                share = ndtr((values - self.centre) / self.spread)
+            case "exponential":
+                share = -np.expm1(-(values - self.low) / self.spread)
+        return np.clip(share, 0.0, 1.0)
 
     def _rounded(self, values: Floats) -> Floats:
         inside = np.clip(values, self.low, self.high).astype(np.float32)
@@ -307,7 +321,7 @@ class Field(Input):
     name: str
     """Name of the column."""
     shape: tuple[int, ...]
-    """Shape of one field; a cell of the column holds it flat."""
+    """Shape of one field, and of each cell of the column."""
     numbers: int
     """Unit numbers it takes."""
     draw: Callable[[Floats], Floats]
