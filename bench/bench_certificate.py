@@ -6,9 +6,12 @@ python -m bench.bench_certificate [--steps 2000] [--seconds 600] [--hunt 2000000
 from __future__ import annotations
 
 import argparse
+import copy
+import importlib.util
 import itertools
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +59,25 @@ def main() -> None:
             predictor = train(system, told.steps, hidden=HIDDEN, activation=activation)
             proof = prove(predictor, system, seconds=told.seconds)
             found = max(hunt(predictor, system, told.hunt), proof.lower)
-            plain = Measure(
-                name=f"{name}: interval arithmetic on as many boxes, over the error found",
-                value=interval_bound(predictor, system, proof.boxes) / found,
-                unit="times",
-                peer="interval arithmetic on network and system",
-            )
-            write("certificate", [*judged(name, predictor, proof, found), plain], keep=True)
+            others = [
+                Measure(
+                    name=f"{name}: {way} on as many boxes, over the error found",
+                    value=grid_bound(predictor, system, proof.boxes, network) / found,
+                    unit="times",
+                    peer="a grid of boxes, the system's range by interval arithmetic",
+                )
+                for way, network in peers().items()
+            ]
+            write("certificate", [*judged(name, predictor, proof, found), *others], keep=True)
     for width in (2, 3, 4, 5, 6) if told.only in "student" else ():
         measure = students(width, min(told.seconds, 60), told.steps // 4)
         write("certificate", [measure], keep=True)
+
+
+def peers() -> dict[str, Callable[[Predictor, NetworkSide, Boxes], Bounds]]:
+    """Return other ways to bound a network; bound-propagation (GPL) where it is installed."""
+    known = importlib.util.find_spec("bound_propagation") is not None
+    return {"interval arithmetic": interval, **({"bound-propagation": crown} if known else {})}
 
 
 def judged(name: str, predictor: Predictor, proof: Proof, found: float) -> list[Measure]:
@@ -151,7 +163,15 @@ def hunt(predictor: Predictor, system: System, count: int) -> float:
     return float(worst[0])
 
 
-def interval_bound(predictor: Predictor, system: System, count: int) -> float:
+Bounds = tuple[NDArray[Any], NDArray[Any]]
+
+
+def grid_bound(
+    predictor: Predictor,
+    system: System,
+    count: int,
+    network: Callable[[Predictor, NetworkSide, Boxes], Bounds],
+) -> float:
     """Bound the error by the ranges of both sides, on the largest grid of no more boxes.
 
     The system's range is the one that `expand` gives, which is no wider than interval arithmetic's.
@@ -163,7 +183,7 @@ def interval_bound(predictor: Predictor, system: System, count: int) -> float:
     low = np.array(list(itertools.product(*(e[:-1] for e in edges))))
     high = np.array(list(itertools.product(*(e[1:] for e in edges))))
     worst = 0.0
-    for part in np.array_split(np.arange(len(low)), max(1, len(low) // 4096)):
+    for part in np.array_split(np.arange(len(low)), max(1, len(low) // 512)):
         boxes = Boxes(low=low[part], high=high[part], choice=np.zeros(len(part), np.int64))
         assert system.expand is not None
         with np.errstate(all="ignore"):
@@ -171,15 +191,13 @@ def interval_bound(predictor: Predictor, system: System, count: int) -> float:
                 boxed(*(space.columns(e, boxes) for e in (boxes.low, boxes.high)))
             )
         assert isinstance(solved, Taylor)
-        bottom, top = network_interval(predictor, side, boxes)
+        bottom, top = network(predictor, side, boxes)
         apart = np.maximum(top - solved.low, solved.high - bottom)
         worst = max(worst, float(apart.max()))
     return worst
 
 
-def network_interval(
-    predictor: Predictor, side: NetworkSide, boxes: Boxes
-) -> tuple[NDArray[Any], NDArray[Any]]:
+def interval(predictor: Predictor, side: NetworkSide, boxes: Boxes) -> Bounds:
     """Return bounds of a plain MLP on boxes by interval arithmetic, rounding left out: [N], [N]."""
     features = side.encode(boxes)
     reach = features.gradient.abs() @ features.radius
@@ -193,9 +211,32 @@ def network_interval(
             low, high = middle - reach, middle + reach
         else:
             low, high = layer(low.clone()), layer(high.clone())
+    return unscaled(predictor, low[0]), unscaled(predictor, high[0])
+
+
+def crown(predictor: Predictor, side: NetworkSide, boxes: Boxes) -> Bounds:
+    """Return bounds of a plain MLP on boxes by the package bound-propagation: [N], [N].
+
+    CROWN as of Zhang et al. 2018, in float64, rounding left out.
+    """
+    from bound_propagation import (  # pyright: ignore[reportMissingImports]
+        BoundModelFactory,
+        HyperRectangle,
+    )
+
+    features = side.encode(boxes)
+    reach = features.gradient.abs() @ features.radius
+    region = HyperRectangle((features.value - reach).T, (features.value + reach).T)
+    network = copy.deepcopy(predictor.model.network).double()
+    with torch.no_grad():
+        found = BoundModelFactory().build(network).crown(region).concretize()
+    return unscaled(predictor, found.lower[:, 0]), unscaled(predictor, found.upper[:, 0])
+
+
+def unscaled(predictor: Predictor, values: torch.Tensor) -> NDArray[Any]:
+    """Return what a network gives in the target's own unit."""
     spec = predictor.model.decoder.to_spec()
-    mean, std = spec["mean"][0], spec["std"][0]
-    return (low[0] * std + mean).numpy(), (high[0] * std + mean).numpy()
+    return (values * spec["std"][0] + spec["mean"][0]).numpy()
 
 
 def table(folder: Path) -> System:

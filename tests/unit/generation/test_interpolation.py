@@ -74,6 +74,36 @@ def test_boxes_are_cut_at_the_grid_and_enclosed_exactly_within(tmp_path: Path) -
     assert all(set(k[:-1]) <= found for k, found in zip(KNOTS.values(), inside, strict=True))
 
 
+@pytest.mark.parametrize("between", ["previous", "nearest"])
+def test_a_piecewise_constant_table_is_looked_up_and_enclosed_exactly(
+    tmp_path: Path, between: str
+) -> None:
+    frame = rows()
+    system = load(tmp_path, frame, between=between)
+    np.testing.assert_array_equal(system.solve(frame), frame["z"])
+    random = np.random.default_rng(1)
+    inputs = system.domain.at(random.random((500, 3)))
+    cells = []
+    for name, knots in KNOTS.items():
+        away = inputs[name].to_numpy()[:, None] - np.array(knots)
+        away = np.where(away >= 0, away, np.inf) if between == "previous" else np.abs(away)
+        cells.append(away.argmin(1))
+    table = frame["z"].to_numpy().reshape(3, 4, 2)
+    np.testing.assert_array_equal(system.solve(inputs), table[tuple(cells)])
+    space = Space(system.domain, system.breaks)
+    boxes = space.whole
+    for turn in range(9):
+        low, high = system.enclose(*(space.frame(ends, boxes) for ends in (boxes.low, boxes.high)))
+        share = random.random((200, *boxes.low.shape)).round(1)
+        points = np.clip(boxes.low + (boxes.high - boxes.low) * share, boxes.low, boxes.high)
+        found = np.array([system.solve(space.frame(some, boxes)) for some in points])
+        assert (low <= found).all()
+        assert (found <= high).all()
+        # Of so few numbers, 200 points of the whole meet the largest and the smallest.
+        assert turn or (found.min(), found.max()) == (low[0], high[0])
+        boxes = space.halves(boxes, np.full(len(boxes), turn % 3))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -87,3 +117,8 @@ def test_boxes_are_cut_at_the_grid_and_enclosed_exactly_within(tmp_path: Path) -
 def test_what_is_no_grid_is_refused(tmp_path: Path, change: Any, said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
         load(tmp_path, change(rows()))
+
+
+def test_other_ways_between_are_refused_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="between = 'linea': .*'linear'"):
+        load(tmp_path, rows(), between="linea")

@@ -1,4 +1,4 @@
-"""A user's own table on a grid as a continuous system: linear interpolation between its rows."""
+"""A user's own table on a grid as a continuous system: with what lies between its rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kubestill.errors import InvalidInput, Problem
+from kubestill.errors import InvalidInput, Problem, nearest
 from kubestill.runtime.datasets import columns as read
 from kubestill.runtime.datasets.canonical import canonical_table
 from kubestill.runtime.datasets.schema import Schema
@@ -22,17 +22,21 @@ from kubestill.runtime.generation.systems.taylor import Taylor
 
 __all__ = ["InterpolatedTable"]
 
+BETWEEN = ("linear", "previous", "nearest")
 ROUNDING = 2.0**-48
 """Bounds what `solve` loses in float64 for each input, relatively to the table's largest number."""
 
 
 class InterpolatedTable(System):
-    """A Parquet or CSV table on a complete grid, interpolated linearly along each of its inputs.
+    """A Parquet or CSV table on a complete grid, with what lies between its rows.
 
     Args:
         source: Path, glob, folder or URI of Parquet or CSV files.
         target: Column to look up, numeric.
         features: Numeric columns to look it up by; empty uses all others.
+        between: `linear` interpolates along each input; `previous` keeps the number at the last
+            grid point that is not above an input, `nearest` that at the closest (of two as close,
+            the upper).
     """
 
     name = "interpolated-table"
@@ -42,7 +46,10 @@ class InterpolatedTable(System):
         source: str,
         target: str,
         features: list[str] = [],  # noqa: B006
+        between: str = "linear",
     ) -> None:
+        if between not in BETWEEN:
+            raise InvalidInput([Problem("between", between, nearest(between, BETWEEN))])
         found = read_table(source, target=target, features=features, task="regression")  # pyright: ignore
         names = [column.name for column in found.schema.features]
         kinds = {c.name: c.kind for c in found.schema.columns if c.name in (*names, target)}
@@ -79,6 +86,17 @@ class InterpolatedTable(System):
             [Continuous(name=n, low=k[0], high=k[-1]) for n, k in self._knots.items()]
         )
         self.output = Output(name=target)
+        ends = {
+            "previous": {name: knots[1:] for name, knots in self._knots.items()},
+            "nearest": {name: k[:-1] / 2 + k[1:] / 2 for name, k in self._knots.items()},
+        }
+        self._steps = ends.get(between)
+        """Where each number of a piecewise constant table begins, but the first; None where it is
+        interpolated."""
+        if self._steps is None:
+            self.enclose = None
+        else:
+            self.expand = None
 
     @property
     def table_bytes(self) -> int:
@@ -87,12 +105,14 @@ class InterpolatedTable(System):
 
     @property
     def breaks(self) -> Mapping[str, Floats]:  # pyright: ignore
-        """The grid: between its points the solution is one polynomial."""
-        return self._knots
+        """Between these the solution is one polynomial, or one number."""
+        return self._steps or self._knots
 
     def solve(self, inputs: pd.DataFrame) -> Floats:
-        """Interpolate: [N]."""
+        """Interpolate, or look up: [N]."""
         points = {name: inputs[name].to_numpy(np.float64) for name in self._knots}
+        if self._steps is not None:
+            return self._values[tuple(self._pieces(inputs))]
         cells = {name: self._cell(name, at) for name, at in points.items()}
         found = self._corners(cells)
         for name, at in points.items():
@@ -100,6 +120,25 @@ class InterpolatedTable(System):
             share = (at - knots[cell]) / (knots[cell + 1] - knots[cell])
             found = [a + share * (b - a) for a, b in zip(found[::2], found[1::2], strict=True)]
         return found[0]
+
+    def enclose(  # pyright: ignore
+        self, lower: pd.DataFrame, upper: pd.DataFrame
+    ) -> tuple[Floats, Floats]:
+        """Enclose a piecewise constant table, exactly: by all numbers that a box meets."""
+        first, last = (np.stack(self._pieces(ends), 1) for ends in (lower, upper))
+        met = [
+            self._values[tuple(slice(a, b + 1) for a, b in zip(*ends, strict=True))]
+            for ends in zip(first, last, strict=True)
+        ]
+        return np.array([one.min() for one in met]), np.array([one.max() for one in met])
+
+    def _pieces(self, inputs: pd.DataFrame) -> list[NDArray[np.int64]]:
+        """Return which number of a piecewise constant table counts, along each input: [N] each."""
+        assert self._steps is not None
+        return [
+            np.searchsorted(steps, inputs[name].to_numpy(np.float64), side="right")
+            for name, steps in self._steps.items()
+        ]
 
     def expand(self, inputs: Mapping[str, Taylor]) -> Taylor:  # pyright: ignore
         """Enclose it exactly within a cell of the grid, and by the whole table's range across."""
