@@ -56,8 +56,9 @@ def write(name: str, measures: list[Measure], *, keep: bool = False) -> Path:
     rows = [{**measure.to_json(), **stamp} for measure in measures]
     path = RESULTS / f"{name}.json"
     before = json.loads(path.read_text()) if keep and path.exists() else []
-    kept = {row["name"]: row for row in [*before, *rows]}
-    path.write_text(json.dumps(list(kept.values()), indent=1) + "\n")
+    names = {row["name"] for row in rows}
+    kept = [row for row in before if row["name"] not in names]
+    path.write_text(json.dumps([*kept, *rows], indent=1) + "\n")
     for row in rows:
         verdict = {True: "holds", False: "MISSED", None: ""}[row["holds"]]
         bar = "" if row["bar"] is None else f"bar {row['bar']:g}"
