@@ -16,6 +16,7 @@ from docstring_parser import parse
 from pydantic import BaseModel
 
 from kubestill.runtime.certification.settings import CertificateSettings
+from kubestill.runtime.datasets.reading import Reading
 from kubestill.runtime.evaluation.settings import EvaluationSettings
 from kubestill.runtime.generation.request import AUGMENTATIONS, COVERINGS
 from kubestill.runtime.generation.systems.load import BUILTIN, import_system
@@ -33,6 +34,7 @@ SINGLE: dict[str, type[BaseModel]] = {
     "continuous_eval": EvaluationSettings,
     "certify_surrogate": CertificateSettings,
     "collect_fresh": FreshRequest,
+    "import_dataset": Reading,
 }
 HEAD = """# Settings
 
@@ -45,8 +47,8 @@ others to the component that they are named after.
 On this page: [training runs](#training-runs), [`gate`](#overfit-batch-gate),
 [generating rows](#generating-rows), [select-checkpoint](#select-checkpoint),
 [continuous-eval](#continuous-eval), [certify-surrogate](#certify-surrogate),
-[collect-fresh](#collect-fresh), and the arguments of the built-in [networks](#network_args) and
-[systems](#system_args).
+[collect-fresh](#collect-fresh), [import-dataset](#import-dataset), and the arguments of the
+built-in [networks](#network_args) and [systems](#system_args).
 
 `make compile` writes this page from the models that validate the dicts.
 """

@@ -64,7 +64,8 @@ def collect_fresh(
         replay_rows: How many rows that champions learned from to pass on as `replay`.
         lease_hours: Time after which a run that holds its window is presumed dead.
         seed: Seeds the validation split and the sample of older rows.
-        settings: `timezone` of times without one, `timestamp_format` of those not in ISO 8601.
+        settings: `timezone` of times without one, `timestamp_format` of those not in ISO 8601, and
+            how files are read, as in `import-dataset`.
 
     Returns:
         dataset: Rows to learn from: of this window, and of earlier windows not yet learned from.

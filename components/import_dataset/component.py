@@ -10,10 +10,13 @@ from kubestill.components._image import IMAGE
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def import_dataset(
-    source: str,
     dataset: dsl.Output[dsl.Dataset],
     validation: dsl.Output[dsl.Dataset],
     holdout: dsl.Output[dsl.Dataset],
+    report: dsl.Output[dsl.HTML],
+    summary: dsl.Output[dsl.Markdown],
+    source: str = "",
+    table: dsl.Input[dsl.Dataset] = None,
     target: str = "",
     task: str = "auto",
     features: list = [],
@@ -22,27 +25,37 @@ def import_dataset(
     holdout_fraction: float = 0.2,
     require_holdout: bool = False,
     seed: int = 0,
+    settings: dict = {},
 ) -> NamedTuple("Outputs", [("dataset_uri", str)]):
     """Read a Parquet or CSV table and split it into training, validation and hold-out rows.
 
-    Column kinds and the task are inferred from the data and can be overridden. The split depends
-    only on the data and the seed, so a retry or a second run gives the same three datasets.
+    Column kinds and the task are inferred from the data and can be overridden; the report lists
+    every column, what it is used for and what reading it changed. The split depends only on the
+    data and the seed, so a retry or a second run gives the same three datasets.
 
     Args:
-        source: File, glob or folder of Parquet or CSV, local, gs:// or s3://; or `digits`.
+        source: File, glob or folder (with all below it) of Parquet or CSV, local, gs:// or s3://;
+            or `digits`. Folders such as `store=007/` become a column.
+        table: Table that an earlier step wrote, in place of a source: a file or folder of Parquet
+            or CSV, with or without an ending.
         target: Column to predict; may be empty for `digits`.
         task: `regression`, `binary`, `multiclass`, or `auto` to infer it from the target.
         features: Columns to learn from; empty uses all but the target.
-        kinds: Overrides by column: `numeric`, `boolean`, `categorical` or `tensor`.
+        kinds: Overrides by column: `numeric`, `boolean`, `categorical` or `tensor`. Text of CSV
+            follows them before it is parsed: a categorical `01234` stays as it is.
         validation_fraction: Share of the rows, in [0, 1).
         holdout_fraction: Share of the rows, in [0, 1).
         require_holdout: Refuse a hold-out share of 0, for pipelines whose later steps need it.
         seed: Seeds the split.
+        settings: How files are read, where detection gets it wrong: `format`, `encoding`,
+            `delimiter`, `decimal`, `thousands`, `null_words`, `date_formats`; see docs/data.md.
 
     Returns:
         dataset: The training rows.
         validation: Rows for early stopping and for choosing between checkpoints.
         holdout: Rows that only the final evaluation sees.
+        report: Every column: its kind and role, what was read, left out or merged, and why.
+        summary: The same in brief.
         dataset_uri: Location of the training rows.
     """
     return call_step("import_dataset", locals())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 import os
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from kubestill.runtime.datasets.decode import RawLayout, decode_features, decode
 from kubestill.runtime.steps.import_dataset import import_dataset
 
 PARTS = ("dataset", "validation", "holdout")
+PAGES = ("report", "summary")
 
 
 def run(folder: Path, **options: Any) -> dict[str, LocalArtifact]:
-    artifacts = {name: LocalArtifact(str(folder / name)) for name in PARTS}
+    artifacts = {name: LocalArtifact(str(folder / name)) for name in (*PARTS, *PAGES)}
     (uri,) = import_dataset(**artifacts, **options)
     assert uri == artifacts["dataset"].uri
     return artifacts
@@ -27,7 +29,7 @@ def run(folder: Path, **options: Any) -> dict[str, LocalArtifact]:
 
 def test_digits(tmp_path: Path) -> None:
     artifacts = run(tmp_path, source="digits")
-    datasets = {name: Dataset.open(made.uri) for name, made in artifacts.items()}
+    datasets = {name: Dataset.open(artifacts[name].uri) for name in PARTS}
     assert {name: made.rows for name, made in datasets.items()} == {
         "dataset": 1167,
         "validation": 270,
@@ -43,9 +45,9 @@ def test_digits(tmp_path: Path) -> None:
     assert len(np.unique(raw, axis=0)) == 1797
     shares = np.bincount(decode_target(datasets["holdout"], layout)) / 360
     assert np.all(np.abs(shares - 0.1) < 0.01)
-    for name, artifact in artifacts.items():
-        assert artifact.metadata["kind"] == "dataset"
-        assert artifact.metadata["fingerprint"] == datasets[name].fingerprint
+    for name in PARTS:
+        assert artifacts[name].metadata["kind"] == "dataset"
+        assert artifacts[name].metadata["fingerprint"] == datasets[name].fingerprint
 
 
 def test_running_twice_gives_the_same(tmp_path: Path) -> None:
@@ -156,7 +158,9 @@ def test_what_float32_loses_is_told_and_kept(
     pd.DataFrame({"when": when, "y": np.sin(when)}).to_parquet(tmp_path / "rows.parquet")
     made = run(tmp_path, source=str(tmp_path / "rows.parquet"), target="y", task="regression")
     said = "float32 moves numbers by up to 64, 0.36% of the column's range; "
-    assert f"column 'when': {said}" in capsys.readouterr().out
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("when "))
+    assert f"numeric  feature           {said}" in line
+    assert said in html.unescape(Path(made["report"].path).read_text())
     losses = Dataset.open(made["dataset"].uri).provenance["losses"]
     assert list(losses) == ["when"]
     assert losses["when"].startswith(said)

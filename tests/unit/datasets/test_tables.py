@@ -339,7 +339,8 @@ def test_a_feature_that_float32_stores_coarsely_is_named_with_what_it_loses() ->
         pytest.param(
             1.7e9 + np.arange(512) / 2,
             "target 'y' = '1.7e+09 to 1.70000026e+09': float32 moves numbers by up to 64, 25.00% "
-            "of the column's range; 509 different numbers become equal to others; subtract",
+            "of the column's range; 509 different numbers become equal to others, as 1700000000 "
+            "and 1700000000.5; subtract",
             id="steps",
         ),
         pytest.param(

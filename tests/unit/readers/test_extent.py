@@ -226,7 +226,7 @@ def test_tables_that_compress_well_are_read(tmp_path: Path) -> None:
     table = pa.table({"city": pa.DictionaryArray.from_arrays(codes, names), "x": np.zeros(10**6)})
     pq.write_table(table, tmp_path / "a.parquet", compression="zstd", store_schema=False)
     assert (tmp_path / "a.parquet").stat().st_size < 50_000
-    assert open_source(str(tmp_path / "a.parquet")).count_rows() == 10**6
+    assert open_source(str(tmp_path / "a.parquet")).rows.count_rows() == 10**6
 
 
 def test_row_identities_that_are_too_many_for_their_bytes_are_refused() -> None:

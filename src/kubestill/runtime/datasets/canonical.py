@@ -178,6 +178,11 @@ def _dictionary(values: pa.ChunkedArray, column: Column) -> pa.Array:
     joined = values.combine_chunks()
     if joined.type == _LABELS and joined.dictionary.equals(categories):
         return joined
+    if not pa.types.is_dictionary(joined.type):
+        labels = read.label_strings(joined)
+        places = pc.index_in(labels, value_set=categories)
+        if places.null_count == labels.null_count:
+            return pa.DictionaryArray.from_arrays(places, categories)
     codes = read.label_codes(joined, column.categories or ())
     if np.any(codes == read.UNSEEN):
         labels = set(read.label_strings(values.unique()).to_pylist())

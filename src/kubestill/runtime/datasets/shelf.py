@@ -81,6 +81,21 @@ class Shelf:
             shutil.rmtree(draft, ignore_errors=True)
         return place
 
+    def unused(self) -> list[tuple[float, int, Path]]:
+        """Return (last use in epoch seconds, bytes, folder) of entries that no process is using."""
+        with self._alone():
+            in_use = self._in_use()
+            return [one for one in self._entries() if one[2].name not in in_use]
+
+    def drop(self, name: str) -> None:
+        """Delete entry `name`, unless it is gone already or a process uses it by now."""
+        draft = self.root / f"draft-{uuid.uuid4().hex}"
+        with self._alone():
+            if name in self._in_use() or not (self.root / name).is_dir():
+                return
+            (self.root / name).rename(draft)
+        shutil.rmtree(draft, ignore_errors=True)
+
     @contextmanager
     def _alone(self) -> Generator[None]:
         """Keep other processes and threads from publishing, evicting and taking entries."""

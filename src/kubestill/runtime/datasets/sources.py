@@ -1,217 +1,297 @@
-"""Finding and opening a user's own table: Parquet or CSV; a file, a glob or a folder; here or `gs://`."""
+"""Open a user's own table: Parquet or CSV; a file, a glob or a folder; here or in a bucket."""
+
+# pyarrow comes without types.
+# pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
-import glob
-import hashlib
+import functools
+import json
+import operator
 import os
 from collections import Counter
-from collections.abc import Collection
-from fnmatch import fnmatchcase
-from functools import partial
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pyarrow as pa
-import pyarrow.csv as pacsv
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
+from pyarrow.fs import LocalFileSystem
 
-from kubestill.errors import CorruptData, Problems, nearest
-from kubestill.runtime.datasets.builtin import BUILTIN
+from kubestill.errors import CorruptData, InvalidInput, Problem, Problems, counted
+from kubestill.runtime.datasets.csvs import Notes, read_csvs
 from kubestill.runtime.datasets.extent import check_extent
-from kubestill.runtime.datasets.parts import absolute, is_remote
-from kubestill.runtime.datasets.shelf import Shelf
-from kubestill.runtime.stores import Entry, open_store
+from kubestill.runtime.datasets.files import DataFile, find_files, is_date
+from kubestill.runtime.datasets.promotion import conformed, unified
+from kubestill.runtime.datasets.reading import Numerals, Reading, TextReader, is_text, replaced
 
-__all__ = ["Opened", "file_ending", "open_source", "try_source"]
+__all__ = ["Opened", "open_source", "opened_table", "try_source"]
 
-_PARQUET = (".parquet", ".pq")
-_CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
-_KNOWN = ", ".join(_PARQUET + _CSV)
-_WILD = "*?["
-_CSV_BLOCK_BYTES = 16 << 20
-"""Arrow reads a CSV in such blocks, each of which costs time for every column."""
+_BATCH_ROWS = 1 << 16
+_PIECE_BYTES = 16 << 20
 
 
-class Opened(NamedTuple):
-    """What can be read of a source."""
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A source whose rows can be read, as often as wanted."""
 
     rows: pads.Dataset
-    """Without the doubled columns, which cannot be told apart."""
-    doubled: tuple[str, ...] = ()
-    """Names of columns that are there more than once."""
+    """As they are stored, without `notes.doubled`, which cannot be told apart."""
+    readers: Mapping[str, TextReader] = field(default_factory=dict[str, TextReader])
+    """What turns stored text into what the user said it is."""
+    unlearned: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Columns that are no features unless the user names them, each with the reason."""
+    notes: Notes = field(default_factory=Notes)
+
+    @property
+    def types(self) -> dict[str, pa.DataType]:
+        """The type of each column as it is read."""
+        schema = self.rows.schema
+        stored = dict(zip(schema.names, schema.types, strict=True))
+        return stored | {name: reader.type(stored[name]) for name, reader in self.readers.items()}
+
+    def scan(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Yield the rows in pieces that are worth looking at.
+
+        Of a wide CSV a batch holds a few rows only; every piece costs time for each of its columns.
+
+        Raises:
+            InvalidInput: A file is damaged, or holds values that the column's type cannot hold or
+                that are not what the user said.
+        """
+        held: list[pa.RecordBatch] = []
+        size = 0
+        for batch in self._batches(list(columns)):
+            held.append(batch)
+            size += batch.nbytes
+            if size >= _PIECE_BYTES:
+                yield self._read(pa.Table.from_batches(held))
+                held, size = [], 0
+        if held:
+            yield self._read(pa.Table.from_batches(held))
+
+    def to_table(self) -> pa.Table:
+        """Return all rows."""
+        pieces = list(self.scan(self.rows.schema.names))
+        if not pieces:
+            return self._read(self.rows.schema.empty_table())
+        table = pa.concat_tables(pieces, promote_options="permissive")
+        return table.replace_schema_metadata(self.rows.schema.metadata)
+
+    def _read(self, table: pa.Table) -> pa.Table:
+        problems = Problems()
+        changed: dict[int, pa.ChunkedArray] = {}
+        for at, name in enumerate(table.column_names if self.readers else []):
+            if name in self.readers:
+                try:
+                    changed[at] = self.readers[name].read(table.column(at))
+                except (ValueError, pa.ArrowException) as error:
+                    problems.add(f"column {name!r}", str(table.column(at).type), str(error))
+        problems.raise_if_any()
+        return replaced(table, changed)
+
+    def _batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        for fragment in self.rows.get_fragments():
+            try:
+                for batch in fragment.to_batches(
+                    schema=self.rows.schema, columns=columns, batch_size=_BATCH_ROWS
+                ):
+                    if batch.num_rows:
+                        yield batch
+            except (pa.ArrowException, OSError) as error:
+                raise InvalidInput(_told(fragment, self.rows.schema, columns, error)) from error
 
 
-def open_source(source: str) -> pads.Dataset:
-    """Open a table for scanning: Parquet streams from its files, CSV is read into memory.
+def open_source(
+    source: str, *, reading: Reading | None = None, kinds: Mapping[str, str] | None = None
+) -> Opened:
+    """Open a table: Parquet streams from its files, CSV is read into memory.
 
     Args:
-        source: Path or URI of a file, a folder (its Parquet and CSV files, sorted by name; hidden
-            ones and those that start with `_` are left out) or a glob.
+        source: See `files.find_files`.
+        reading: How the files are to be read.
+        kinds: Kind by column, which text follows before it is parsed.
 
     Raises:
         InvalidInput: Nothing there, unknown file types, unreadable or truncated files, files whose
             columns contradict each other, duplicate column names; all problems together.
     """
     problems = Problems()
-    opened = try_source(source, problems)
+    opened = try_source(source, problems, reading=reading, kinds=kinds)
     problems.raise_if_any()
     assert opened
-    return opened.rows
+    return opened
 
 
-def try_source(source: str, problems: Problems) -> Opened | None:
+def try_source(
+    source: str,
+    problems: Problems,
+    *,
+    reading: Reading | None = None,
+    kinds: Mapping[str, str] | None = None,
+) -> Opened | None:
     """Do what `open_source` does, but note what is wrong; None where that leaves no columns."""
     before = len(problems)
-    files = _find(source, problems)
-    endings = {name for name in map(file_ending, files) if name}
-    if endings & set(_PARQUET) and endings & set(_CSV):
-        problems.add(
-            "source", source, f"mixes {', '.join(sorted(endings))}; give one type at a time"
-        )
+    reading, kinds = reading or Reading(), kinds or {}
+    notes = Notes()
+    files = find_files(source, reading.format, problems)
     if len(problems) > before:
         return None
-    if endings <= set(_PARQUET):
-        return _open_parquet(files, problems)
-    return _open_csv(files, problems)
+    if len(files) > 1:
+        notes.tell(f"{counted(len(files), 'file')} are read as one table")
+    read = _open_parquet if files[0].format == "parquet" else _open_csv
+    rows = read(files, reading, kinds, problems, notes)
+    for name in notes.doubled:
+        problems.add("columns", name, "is there more than once; rename or drop the others")
+    if rows is None:
+        return None
+    partitions = dict(item for file in reversed(files) for item in file.partition)
+    dated = [n for n, value in partitions.items() if is_date(n, value) and n in rows.schema.names]
+    unlearned = dict.fromkeys(dated, "names a date, which later rows never share")
+    return Opened(
+        rows=rows,
+        readers=_readers(rows.schema, reading, kinds),
+        unlearned=unlearned | _index(rows.schema),
+        notes=notes,
+    )
 
 
-def _find(source: str, problems: Problems) -> list[str]:
-    """Return local files, in name order; remote ones are downloaded to the shelf."""
-    if not source:
-        problems.add("source", source, "give a path, glob, folder, URI, or the built-in 'digits'")
-        return []
-    files = _find_remote(source) if is_remote(source) else _find_local(source)
-    if not files:
-        what = "matches" if any(mark in source for mark in _WILD) else "is"
-        built_in = "" if os.sep in source else f"; built-in: {nearest(source, BUILTIN)}"
-        remedy = f"{what} no file; check the path (known types: {_KNOWN}){built_in}"
-        problems.add("source", source, remedy)
-    for file in files:
-        if not file_ending(file):
-            problems.add("source", file, f"is of an unknown file type; known: {_KNOWN}")
-    return files
+def opened_table(
+    table: pa.Table, *, reading: Reading | None = None, kinds: Mapping[str, str] | None = None
+) -> Opened:
+    """Return a table in memory as `open_source` returns one from files."""
+    readers = _readers(table.schema, reading or Reading(), kinds or {})
+    rows = pads.dataset(table)
+    return Opened(rows=rows, readers=readers, unlearned=_index(table.schema))
 
 
-def _find_local(source: str) -> list[str]:
-    path = absolute(source, "").rstrip("/")
-    if os.path.isdir(path):
-        names = (name for name in sorted(os.listdir(path)) if _is_data(name))
-        return [os.path.join(path, name) for name in names]
-    if os.path.exists(path):
-        return [path]
-    return sorted(found for found in glob.glob(path, recursive=True) if os.path.isfile(found))
-
-
-def _find_remote(source: str) -> list[str]:
-    scheme, _, rest = source.partition("://")
-    bucket, _, pattern = rest.partition("/")
-    store = open_store(f"{scheme}://{bucket}")
-    wild = [pattern.find(mark) for mark in _WILD if mark in pattern]
-    prefix = pattern[: min(wild)] if wild else pattern
-    entries = list(store.list(prefix))
-    if wild:
-        kept = [entry for entry in entries if fnmatchcase(entry.key, pattern)]
-    else:
-        kept = [entry for entry in entries if entry.key == pattern]
-        below = [entry for entry in entries if entry.key.startswith(pattern.rstrip("/") + "/")]
-        kept = kept or [e for e in below if _is_data(e.key.rpartition("/")[2])]
-    shelf = Shelf.default()
-
-    def download(entry: Entry, folder: Path) -> None:
-        store.download(entry.key, str(folder / f"rows{file_ending(entry.key)}"))
-
-    files: list[str] = []
-    for entry in kept:
-        text = f"{scheme}://{bucket}/{entry.key}@{entry.version}"
-        name = f"source-{hashlib.sha256(text.encode()).hexdigest()[:40]}"
-        if file_ending(entry.key):
-            files.append(
-                str(shelf.entry(name, partial(download, entry)) / f"rows{file_ending(entry.key)}")
+def _readers(
+    schema: pa.Schema, reading: Reading, kinds: Mapping[str, str]
+) -> dict[str, TextReader]:
+    """Return what has to be done to text, by column."""
+    numerals = Numerals(reading.decimal or ".", reading.thousands.replace("none", ""))
+    readers: dict[str, TextReader] = {}
+    for entry in schema:
+        kind, dated = kinds.get(entry.name, ""), reading.date_formats.get(entry.name, "")
+        words = reading.null_words or ()
+        if dated or (is_text(entry.type) and (kind in ("numeric", "boolean") or words)):
+            readers[entry.name] = TextReader(
+                kind=kind, numerals=numerals, null_words=words, date_format=dated
             )
-        else:
-            files.append(f"{scheme}://{bucket}/{entry.key}")
-    return files
+    return readers
 
 
-def _is_data(name: str) -> bool:
-    return bool(file_ending(name)) and not name.startswith((".", "_"))
+def _index(schema: pa.Schema) -> dict[str, str]:
+    """Return the columns that pandas wrote as the index of its frame."""
+    why = "is the index of a pandas DataFrame"
+    names = ["Unnamed: 0"] if "Unnamed: 0" in schema.names else []
+    try:
+        told = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
+        names += [name for name in told.get("index_columns", []) if isinstance(name, str)]
+    except (ValueError, AttributeError, TypeError):
+        pass  # Whoever wrote this was not pandas.
+    return {name: why for name in names if name in schema.names}
 
 
-def file_ending(name: str) -> str:
-    """Return the known ending of a data file's name, such as `.csv.gz`; "" for any other."""
-    lower = name.lower()
-    return next((end for end in (*_CSV, *_PARQUET) if lower.endswith(end)), "")
-
-
-def _open_parquet(files: list[str], problems: Problems) -> Opened | None:
+def _open_parquet(
+    files: Sequence[DataFile],
+    reading: Reading,
+    kinds: Mapping[str, str],
+    problems: Problems,
+    notes: Notes,
+) -> pads.Dataset | None:
     schemas: list[pa.Schema] = []
     for file in files:
         try:
-            with pa.memory_map(file) as source:
+            with pa.memory_map(file.path) as source:
                 metadata = pq.read_metadata(source)
                 schema = metadata.schema.to_arrow_schema()
-                check_extent(source, metadata, set(schema.names), name=os.path.basename(file))
+                check_extent(source, metadata, set(schema.names), name=os.path.basename(file.name))
             schemas.append(schema)
         except CorruptData as error:
-            problems.add("source", file, f"is refused: {error}")
+            problems.add("source", file.name, f"is refused: {error}")
         except (pa.ArrowException, OSError) as error:
             remedy = f"cannot be read as Parquet (cut off, or not Parquet): {error}"
-            problems.add("source", file, remedy)
-    doubled = _doubled(schemas, problems)
+            problems.add("source", file.name, remedy)
+    names = [name for schema in schemas for name, n in Counter(schema.names).items() if n > 1]
+    notes.doubled |= dict.fromkeys(names)
     if len(schemas) < len(files):
         return None
-    schema = _unify([_single(schema, doubled) for schema in schemas], problems)
+    single = [pa.schema([f for f in s if f.name not in names], s.metadata) for s in schemas]
+    added = [_added(file, schema) for file, schema in zip(files, single, strict=True)]
+    whole = [_with_text(schema, new) for schema, new in zip(single, added, strict=True)]
+    schema = unified(whole, [file.name for file in files], problems)
     if schema is None:
         return None
-    return Opened(pads.dataset(files, schema=schema, format="parquet"), doubled)
+    local, form = LocalFileSystem(), pads.ParquetFileFormat()
+    fragments = [
+        form.make_fragment(file.path, local, partition_expression=_expression(new))
+        for file, new in zip(files, added, strict=True)
+    ]
+    return pads.FileSystemDataset(fragments, schema, form, local)
 
 
-def _open_csv(files: list[str], problems: Problems) -> Opened | None:
-    tables: list[pa.Table] = []
-    blocks = pacsv.ReadOptions(block_size=_CSV_BLOCK_BYTES)
-    options = pacsv.ConvertOptions(strings_can_be_null=True)
-    for file in files:
-        tabbed = pacsv.ParseOptions(delimiter="\t" if ".tsv" in file_ending(file) else ",")
-        try:
-            tables.append(
-                pacsv.read_csv(
-                    file, read_options=blocks, parse_options=tabbed, convert_options=options
-                )
-            )
-        except (pa.ArrowException, OSError) as error:
-            problems.add("source", file, f"cannot be read as CSV with a header line: {error}")
-    doubled = _doubled([table.schema for table in tables], problems)
+def _open_csv(
+    files: Sequence[DataFile],
+    reading: Reading,
+    kinds: Mapping[str, str],
+    problems: Problems,
+    notes: Notes,
+) -> pads.Dataset | None:
+    tables = read_csvs(files, reading, kinds, problems, notes)
     if len(tables) < len(files):
         return None
-    tables = [table.select(_single(table.schema, doubled).names) for table in tables]
-    if _unify([table.schema for table in tables], problems) is None:
+    for at, file in enumerate(files):
+        rows = tables[at].num_rows
+        for name, value in _added(file, tables[at].schema).items():
+            tables[at] = tables[at].append_column(name, pa.array([value] * rows, pa.string()))
+    schema = unified([table.schema for table in tables], [file.name for file in files], problems)
+    if schema is None:
         return None
-    return Opened(pads.dataset(pa.concat_tables(tables, promote_options="permissive")), doubled)
+    fitting: list[pa.Table] = []
+    for file, table in zip(files, tables, strict=True):
+        try:
+            fitting.append(conformed(table, schema))
+        except pa.ArrowException as error:
+            remedy = f"does not fit the other files: {error}"
+            problems.add("source", file.name, remedy)
+    return pads.dataset(pa.concat_tables(fitting)) if len(fitting) == len(files) else None
 
 
-def _doubled(schemas: list[pa.Schema], problems: Problems) -> tuple[str, ...]:
-    names = dict.fromkeys(name for schema in schemas for name in _twice(schema.names))
+def _added(file: DataFile, schema: pa.Schema) -> dict[str, str | None]:
+    """Return the columns that a file's folders name and that it does not have itself."""
+    there = set(schema.names)
+    return {name: value for name, value in file.partition if name not in there}
+
+
+def _with_text(schema: pa.Schema, names: Collection[str]) -> pa.Schema:
     for name in names:
-        problems.add("columns", name, "is there more than once; rename or drop the others")
-    return tuple(names)
+        schema = schema.append(pa.field(name, pa.string()))
+    return schema
 
 
-def _single(schema: pa.Schema, doubled: Collection[str]) -> pa.Schema:
-    fields = [field for field in schema if field.name not in doubled]
-    return pa.schema(fields, metadata=schema.metadata)
+def _expression(partition: Mapping[str, str | None]) -> pads.Expression | None:
+    """Return what holds of every row of a file, which is how Arrow is told of its partition."""
+    parts = [
+        pads.field(name).is_null() if value is None else pads.field(name) == value
+        for name, value in partition.items()
+    ]
+    return functools.reduce(operator.and_, parts) if parts else None
 
 
-def _unify(schemas: list[pa.Schema], problems: Problems) -> pa.Schema | None:
-    try:
-        return pa.unify_schemas(schemas, promote_options="permissive")
-    except (pa.ArrowException, TypeError) as error:
-        problems.add(
-            "source", f"{len(schemas)} files", f"their columns contradict each other: {error}"
-        )
-    return None
-
-
-def _twice(names: list[str]) -> list[str]:
-    return [name for name, count in Counter(names).items() if count > 1]
+def _told(
+    fragment: pads.Fragment, schema: pa.Schema, columns: Collection[str], error: Exception
+) -> list[Problem]:
+    """Say what is wrong with a file: the columns whose values are lost, or that it is damaged."""
+    file = getattr(fragment, "path", "table")
+    found: list[Problem] = []
+    for entry in fragment.physical_schema:
+        if entry.name in columns and entry.type != schema.field(entry.name).type:
+            try:
+                for _ in fragment.to_batches(schema=schema, columns=[entry.name]):
+                    pass
+            except (pa.ArrowException, OSError) as lost:
+                wanted = schema.field(entry.name).type
+                remedy = f"{file} has {entry.type}, and {wanted} of the other files cannot hold "
+                found.append(Problem(f"column {entry.name!r}", file, f"{remedy}it: {lost}"))
+    return found or [Problem("source", file, f"is damaged: {error}")]

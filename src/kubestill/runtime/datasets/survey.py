@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from kubestill.errors import Problems
+from kubestill.errors import Problems, counted
 from kubestill.runtime.datasets import columns as read
 
 __all__ = ["MAX_LABELS", "Finding", "guess", "report", "survey"]
@@ -46,6 +46,8 @@ class Finding:
     """Largest difference between a number and its stored form, where that may matter."""
     merged: int = 0
     """Different numbers that became equal, counted in pieces of the table."""
+    alike: tuple[float, float] | None = None
+    """Two of them."""
     trouble: str = ""
     """Why the values cannot be read as the kind."""
 
@@ -62,13 +64,16 @@ class Finding:
     @property
     def loss(self) -> str:
         """What storing it as float32 loses, in words; "" where that is next to nothing."""
-        if self.lost <= NOTICED and not self.unlearnable:
+        if self.lost <= NOTICED and not self.merged:
             return ""
         said = f"float32 moves numbers by up to {self.rounding:.3g}"
-        if self.high > self.low:
+        if self.lost > NOTICED:
             said += f", {self.lost:.2%} of the column's range"
         if self.merged:
-            said += f"; {self.merged:,} different numbers become equal to others"
+            verb = "becomes equal to another" if self.merged == 1 else "become equal to others"
+            said += f"; {counted(self.merged, 'different number')} {verb}"
+        if self.alike:
+            said += f", as {self.alike[0]:.17g} and {self.alike[1]:.17g}"
         return said
 
 
@@ -155,11 +160,20 @@ def _look_for_loss(
     found.low, found.high = min(found.low, low), max(found.high, high)
     step = float(np.spacing(np.float32(max(abs(low), abs(high)))))
     # Nearly every column ends here, for the price of two reductions.
-    if values.type == pa.float32() or step / 2 <= NOTICED * (high - low):
+    near = step / 2 > NOTICED * (high - low)
+    whole = step > 1 and not pa.types.is_floating(values.type)
+    if values.type == pa.float32() or not (near or whole):
         return
     exact = read.floats(values, np.float64)[finite]
-    found.rounding = max(found.rounding, float(np.abs(exact - stored).max()))
-    found.merged += len(np.unique(exact)) - len(np.unique(stored))
+    moved = float(np.abs(exact - stored).max())
+    found.rounding = max(found.rounding, moved)
+    if not moved:
+        return
+    distinct = np.unique(exact)
+    same = np.flatnonzero(np.diff(distinct.astype(np.float32)) == 0)
+    found.merged += len(same)
+    if len(same) and not found.alike:
+        found.alike = float(distinct[same[0]]), float(distinct[same[0] + 1])
 
 
 def _first_shape(values: pa.ChunkedArray) -> tuple[int, ...]:
@@ -181,8 +195,17 @@ def _cells(values: pa.ChunkedArray) -> Iterator[list[object]]:
             yield present[0].as_py()
 
 
-def report(found: Finding, problems: Problems, *, target: bool) -> None:
-    """Add what makes the column unusable to `problems`."""
+def report(
+    found: Finding, problems: Problems, *, target: bool, words: Mapping[str, int] | None = None
+) -> None:
+    """Add what makes the column unusable to `problems`.
+
+    Args:
+        found: The column.
+        problems: Takes what is wrong with it.
+        target: It is the column to predict.
+        words: Text that was read as missing, with the number of rows.
+    """
     field_name = f"target {found.name!r}" if target else f"column {found.name!r}"
     if found.trouble:
         problems.add(field_name, str(found.type), found.trouble)
@@ -192,7 +215,14 @@ def report(found: Finding, problems: Problems, *, target: bool) -> None:
         remedy = "clip them or drop the rows (float32 holds up to 3.4e38)"
         problems.add(field_name, f"{found.infinite} infinite values", remedy)
     if target and found.missing:
-        problems.add(field_name, f"{found.missing} missing or NaN values", "drop these rows")
+        said = [
+            f"{word!r} in {counted(rows, 'row')}" for word, rows in (words or {}).items() if word
+        ]
+        remedy = "drop these rows"
+        if said:
+            told = ", ".join(said)
+            remedy += f"; or settings={{'null_words': []}} keeps {told} as text"
+        problems.add(field_name, f"{found.missing} missing or NaN values", remedy)
     if not target and found.kind == "categorical" and len(found.labels) > MAX_LABELS:
         remedy = (
             f"more than {MAX_LABELS:,} labels look like an identifier; leave it out of features"

@@ -2,43 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 import pyarrow as pa
-import pyarrow.dataset as pads
 
-from kubestill.errors import InvalidInput, Problem, Problems, nearest, nearest_of
+from kubestill.errors import InvalidInput, Problems, counted, nearest, nearest_of
+from kubestill.runtime.datasets.reading import Reading
 from kubestill.runtime.datasets.schema import Column, Kind, Schema, Task, sort_labels
-from kubestill.runtime.datasets.sources import Opened, try_source
+from kubestill.runtime.datasets.sources import Opened, opened_table, try_source
 from kubestill.runtime.datasets.survey import MAX_LABELS, Finding, guess, report, survey
 
-__all__ = ["UserTable", "read_table"]
+__all__ = ["ColumnStory", "UserTable", "read_table"]
 
-_BATCH_ROWS = 1 << 16
-_PIECE_BYTES = 16 << 20
 _MAX_CLASSES = 50
 """Whole numbers with more distinct values than this are a quantity, not classes."""
 _FEW_LABELS = 50
 """A text column with more labels than this, and than half its rows, names the rows."""
+_FIRST_DAY, _LAST_DAY = 1900_01_01, 2200_01_01
+_WEIGHTS = ("weight", "sample_weight", "instance_weight", "case_weight", "row_weight")
+_ANSWERS = (
+    *("teacher", "teacher_logit", "teacher_probability", "teacher_prediction", "teacher_output"),
+    *("logit", "soft", "soft_label", "soft_target", "prediction", "predicted", "y_pred", "y_prob"),
+)
+_PARTS = ("fold", "split", "is_train")
+_BY_ACCIDENT = (
+    dict.fromkeys(_WEIGHTS, "a row's weight")
+    | dict.fromkeys(_ANSWERS, "a model's answer")
+    | dict.fromkeys(_PARTS, "a part of a split")
+)
+"""Names, in the singular, of columns that are seldom something to learn from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnStory:
+    """What became of one column of a user's table."""
+
+    name: str
+    stored: str
+    """Its type as it was read."""
+    kind: str
+    """A schema kind; "" for what could not be kept."""
+    role: str
+    """A schema role, or `left out`."""
+    missing: int
+    """Rows without a value."""
+    why: str = ""
+    """Why it is no feature although nobody said so."""
+    loss: str = ""
+    """What storing it as float32 loses."""
+    notes: tuple[str, ...] = ()
+    """How its values were read, where that took a decision."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class UserTable:
     """A table that was looked through once and can be read as rows of `schema`."""
 
-    source: pads.Dataset
+    source: Opened
     schema: Schema
     rows: int
-    left_out: dict[str, str]
-    """Columns that are no features although nobody said so, each with the reason."""
-    losses: dict[str, str]
-    """Features and targets that float32 stores coarsely, each with what it loses."""
+    stories: tuple[ColumnStory, ...]
+    """Every column of the source, in its order."""
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """What was detected about the files."""
+        return tuple(self.source.notes.told)
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Columns that are no features although nobody said so, each with the reason."""
+        return {story.name: story.why for story in self.stories if story.why}
+
+    @property
+    def losses(self) -> dict[str, str]:
+        """Features and targets that float32 stores coarsely, each with what it loses."""
+        return {story.name: story.loss for story in self.stories if story.loss}
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """Yield the rows in order, as `DatasetWriter.write` takes them."""
-        return _scan(self.source, list(columns or self.schema.names))
+        return self.source.scan(columns or self.schema.names)
 
 
 def read_table(
@@ -48,21 +93,23 @@ def read_table(
     task: Literal["auto"] | Task = "auto",
     features: Sequence[str] = (),
     kinds: Mapping[str, str] | None = None,
+    reading: Reading | None = None,
 ) -> UserTable:
     """Look through a user's table once and infer its schema.
 
-    Numbers are numeric, text and dictionaries categorical, lists of one shape tensors. Times and
-    text columns that name their rows are kept but not learned from. The task follows from the
-    target: two classes are binary; text, truth values and up to 50 distinct whole numbers
-    multiclass; else regression.
+    Numbers are numeric, text and dictionaries categorical, lists of one shape tensors. Times, text
+    columns that name their rows and the index of a pandas DataFrame are kept but not learned from.
+    The task follows from the target: two classes are binary; text, truth values and up to 50
+    distinct whole numbers multiclass; else regression.
 
     Args:
-        source: See `sources.open_source`; or a table in memory.
+        source: See `files.find_files`; or a table in memory.
         target: Column to predict; "" for none.
         task: What to predict, where inference would get it wrong.
         features: Columns to learn from; all but the target where empty. The others are kept,
             ignored.
         kinds: Kind by column, where inference would get it wrong.
+        reading: How files and their text are to be read.
 
     Raises:
         InvalidInput: Whatever keeps the table from being used; all problems together.
@@ -70,28 +117,30 @@ def read_table(
     problems = Problems()
     kinds = dict(kinds or {})
     _check_words(target, task, kinds, problems)
-    opened = _open(source, problems)
-    names = [*opened.rows.schema.names, *opened.doubled]
+    opened = _open(source, kinds, reading or Reading(), problems)
+    names = [*opened.types, *opened.notes.doubled]
     _check_names(names, target, features, kinds, problems)
     sound = not problems
-    findings = _findings(opened.rows.schema, kinds)
+    findings = _findings(opened.types, kinds)
     # What is named wrongly is left out from here on: the values of the rest are looked at still.
     target = target if target in findings else ""
     asked = {*features, *kinds, target}
     storable = {name: found for name, found in findings.items() if found.kind or name in asked}
     rows = opened.rows.count_rows()
-    if not rows and opened.rows.schema.names:
+    if not rows and opened.types:
         problems.add("source", source if isinstance(source, str) else "table", "has no rows")
     try:
-        survey(_scan(opened.rows, list(storable)), storable, counted=[target] if target else [])
+        survey(opened.scan(list(storable)), storable, counted=[target] if target else [])
     except InvalidInput as error:
         # Of half the rows there is nothing more to say.
         raise InvalidInput([*problems, *error.problems]) from error
-    columns, left_out = _features(storable, target, features, kinds, problems)
+    if not features:
+        _ask_about(storable, target, kinds, problems)
+    columns, left_out = _features(storable, target, features, kinds, opened.unlearned, problems)
     left_out |= {n: f"{f.type} cannot be stored" for n, f in findings.items() if n not in storable}
     chosen: Task | None = None
     if target:
-        report(findings[target], problems, target=True)
+        report(findings[target], problems, target=True, words=opened.notes.words.get(target, {}))
         chosen = _task(findings[target], task, problems)
     if sound and not any(column.role == "feature" for column in columns):
         problems.add("features", names, "no column is left to learn from")
@@ -99,32 +148,88 @@ def read_table(
     if chosen:
         columns.append(_target(findings[target], chosen))
     schema = Schema(columns=tuple(columns), task=chosen)
-    losses = {
-        column.name: findings[column.name].loss
-        for column in columns
-        if column.kind == "numeric" and column.role != "ignored" and findings[column.name].loss
-    }
-    return UserTable(source=opened.rows, schema=schema, rows=rows, left_out=left_out, losses=losses)
+    stories = _stories(opened, findings, schema, left_out, kinds)
+    return UserTable(source=opened, schema=schema, rows=rows, stories=stories)
 
 
-def _open(source: str | pa.Table, problems: Problems) -> Opened:
+def _open(
+    source: str | pa.Table, kinds: Mapping[str, str], reading: Reading, problems: Problems
+) -> Opened:
     """Return what can be read; raises with everything noted where nothing can."""
     if isinstance(source, pa.Table):
-        return Opened(pads.dataset(source))
-    opened = try_source(source, problems)
+        return opened_table(source, reading=reading, kinds=kinds)
+    opened = try_source(source, problems, reading=reading, kinds=kinds)
     if opened is None:
         raise InvalidInput(problems)
     return opened
 
 
-def _findings(schema: pa.Schema, kinds: Mapping[str, str]) -> dict[str, Finding]:
+def _findings(types: Mapping[str, pa.DataType], kinds: Mapping[str, str]) -> dict[str, Finding]:
     """Return what is known of each column before a row is read; of no column of unknown kind."""
     findings = {
         name: Finding(name=name, type=kind, kind=kinds.get(name, guess(kind)))
-        for name, kind in zip(schema.names, schema.types, strict=True)
+        for name, kind in types.items()
     }
     known = get_args(Kind)
     return {n: f for n, f in findings.items() if n not in kinds or kinds[n] in known}
+
+
+def _ask_about(
+    names: Collection[str], target: str, kinds: Collection[str], problems: Problems
+) -> None:
+    """Refuse to learn by accident from what is seldom an input: the user decides."""
+    for name in names:
+        what = _BY_ACCIDENT.get(name.lower()) or _BY_ACCIDENT.get(_singular(name.lower()))
+        if what and name != target and name not in kinds:
+            remedy = (
+                f"is {what} by its name: kinds={{{name!r}: ...}} learns from it, `features` "
+                "without it leaves it out"
+            )
+            problems.add("features", name, remedy)
+
+
+def _singular(name: str) -> str:
+    return f"{name[:-3]}y" if name.endswith("ies") else name.removesuffix("s")
+
+
+def _stories(
+    opened: Opened,
+    findings: Mapping[str, Finding],
+    schema: Schema,
+    left_out: Mapping[str, str],
+    kinds: Collection[str],
+) -> tuple[ColumnStory, ...]:
+    kept = {column.name: column for column in schema.columns}
+    stories: list[ColumnStory] = []
+    for name, found in findings.items():
+        column = kept.get(name)
+        learned = column is not None and column.role != "ignored"
+        stories.append(
+            ColumnStory(
+                name=name,
+                stored=str(found.type),
+                kind=column.kind if column else "",
+                role=column.role if column else "left out",
+                missing=found.missing,
+                why=left_out.get(name, ""),
+                loss=found.loss if column and column.kind == "numeric" and learned else "",
+                notes=tuple(_notes(opened, found, learned=learned and name not in kinds)),
+            )
+        )
+    return tuple(stories)
+
+
+def _notes(opened: Opened, found: Finding, *, learned: bool) -> Iterator[str]:
+    """Yield how a column was read, where that took a decision that the user may want to change."""
+    for word, rows in opened.notes.words.get(found.name, {}).items():
+        if word:
+            keep = "settings={'null_words': []} keeps it as text"
+            yield f"{word!r} is read as missing in {counted(rows, 'row')}; {keep}"
+    yield from opened.notes.columns.get(found.name, ())
+    days = _FIRST_DAY <= found.low <= found.high <= _LAST_DAY
+    if days and learned and pa.types.is_integer(found.type):
+        form = f"{{'date_formats': {{{found.name!r}: '%Y%m%d'}}}}"
+        yield f"{found.low:.0f} to {found.high:.0f}: if these are days, settings={form} says so"
 
 
 def _features(
@@ -132,6 +237,7 @@ def _features(
     target: str,
     features: Sequence[str],
     kinds: Mapping[str, str],
+    unlearned: Mapping[str, str],
     problems: Problems,
 ) -> tuple[list[Column], dict[str, str]]:
     """Return every column but the target, and why some are not learned from or not even kept."""
@@ -147,12 +253,15 @@ def _features(
             else:
                 columns.append(_column(found, ignored=True))
             continue
-        why = _why_ignored(found, explicit=name in features or name in kinds)
+        named = name in features or name in kinds
+        why = "" if named else unlearned.get(name, "") or _why_ignored(found)
         if why:
             left_out[name] = why
-        elif found.kind == "text":
-            problems.add("features", name, f"{found.type}: derive numbers such as hour or weekday")
-        report(found, problems, target=False)
+        else:
+            report(found, problems, target=False)
+            if found.kind == "text":
+                remedy = f"{found.type}: derive numbers such as hour or weekday"
+                problems.add("features", name, remedy)
         columns.append(_column(found, ignored=bool(why)))
     return columns, left_out
 
@@ -189,40 +298,8 @@ def _check_names(
             problems.add("kinds", name, "there is no such column; " + near(name))
 
 
-def _scan(source: pads.Dataset, columns: list[str]) -> Iterator[pa.Table]:
-    """Yield the rows in pieces that are worth looking at.
-
-    Of a wide CSV a batch holds a few rows only; every piece costs time for each of its columns.
-    """
-    held: list[pa.RecordBatch] = []
-    size = 0
-    for batch in _batches(source, columns):
-        held.append(batch)
-        size += batch.nbytes
-        if size >= _PIECE_BYTES:
-            yield pa.Table.from_batches(held)
-            held, size = [], 0
-    if held:
-        yield pa.Table.from_batches(held)
-
-
-def _batches(source: pads.Dataset, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    for fragment in source.get_fragments():
-        try:
-            for batch in fragment.to_batches(
-                schema=source.schema, columns=columns, batch_size=_BATCH_ROWS
-            ):
-                if batch.num_rows:
-                    yield batch
-        except (pa.ArrowException, OSError) as error:
-            file = getattr(fragment, "path", "table")
-            raise InvalidInput([Problem("source", file, f"is damaged: {error}")]) from error
-
-
-def _why_ignored(found: Finding, *, explicit: bool) -> str:
+def _why_ignored(found: Finding) -> str:
     """Say why a column is no feature unless the user asked for it; "" where it is one."""
-    if explicit:
-        return ""
     if found.kind == "text":
         return f"{found.type} is not a number; derive features such as hour or weekday"
     many = max(_FEW_LABELS, found.rows // 2)

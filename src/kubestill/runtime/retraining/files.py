@@ -5,23 +5,22 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
 
 import pyarrow as pa
 
 from kubestill.errors import InvalidInput, Problem, Problems
+from kubestill.runtime.datasets.files import file_ending, is_date, partition_of
+from kubestill.runtime.datasets.reading import Reading
 from kubestill.runtime.datasets.shelf import Shelf
-from kubestill.runtime.datasets.sources import file_ending, open_source
+from kubestill.runtime.datasets.sources import open_source
 from kubestill.runtime.stores import Store, join_uri, open_store
 
 __all__ = ["SourceFile", "find_files", "read_file", "versions"]
 
 _WILD = re.compile(r"[*?\[]")
-_DATED = re.compile(r"^(year|month|day|hour|week)=|=\d{4}-?\d{2}(-?\d{2})?([T ].*)?$")
-_PARTITION = re.compile(r"([^/=]+)=([^/]*)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +32,7 @@ class SourceFile:
     key: str
     version: str
     """Another content has another one; see `Entry.version`."""
-    partition: tuple[tuple[str, str], ...] = ()
+    partition: tuple[tuple[str, str | None], ...] = ()
     """Columns that its folders name, as in `date=2013-04-01/`."""
 
     @property
@@ -57,7 +56,9 @@ def find_files(source: str) -> list[SourceFile]:
     store = open_store(root)
     matches = re.compile(_regex(pattern)) if pattern else None
     found = [
-        SourceFile(root=root, key=entry.key, version=entry.version, partition=_partition(entry.key))
+        SourceFile(
+            root=root, key=entry.key, version=entry.version, partition=partition_of(entry.key)
+        )
         for entry in store.list(_WILD.split(pattern)[0])
         if _is_data(entry.key) and (matches is None or matches.fullmatch(entry.key))
     ]
@@ -78,17 +79,29 @@ def versions(files: list[SourceFile]) -> dict[str, str]:
     return found
 
 
-def read_file(file: SourceFile, wanted: Collection[str] = ()) -> pa.Table:
+def read_file(
+    file: SourceFile,
+    wanted: Collection[str] = (),
+    *,
+    kinds: Mapping[str, str] | None = None,
+    reading: Reading | None = None,
+) -> pa.Table:
     """Return a file's rows, with the columns that its folders name.
 
     Folders that name a date are no column, unless it is `wanted`: later rows never share it.
+
+    Args:
+        file: The file.
+        wanted: Columns that the user names.
+        kinds: Kind by column, which text follows before it is parsed.
+        reading: How the file is to be read.
 
     Raises:
         InvalidInput: It cannot be read: cut off, or not of the type its name says.
     """
     path = _local(file, open_store(file.root))
     try:
-        table = open_source(path).to_table()
+        table = open_source(path, kinds=kinds, reading=reading).to_table()
     except (InvalidInput, pa.ArrowException, OSError) as error:
         problems = Problems()
         why = error.problems[0].remedy if isinstance(error, InvalidInput) else str(error)
@@ -96,9 +109,7 @@ def read_file(file: SourceFile, wanted: Collection[str] = ()) -> pa.Table:
         problems.raise_if_any()
         raise AssertionError from error
     for name, value in file.partition:
-        if name not in table.column_names and (
-            name in wanted or not _DATED.search(f"{name}={value}")
-        ):
+        if name not in table.column_names and (name in wanted or not is_date(name, value)):
             table = table.append_column(name, pa.array([value] * table.num_rows, pa.string()))
     return table
 
@@ -145,9 +156,3 @@ def _regex(pattern: str) -> str:
 
 def _is_data(key: str) -> bool:
     return bool(file_ending(key)) and not any(part[:1] in "._" for part in key.split("/"))
-
-
-def _partition(key: str) -> tuple[tuple[str, str], ...]:
-    folders = key.split("/")[:-1]
-    found = [_PARTITION.fullmatch(folder) for folder in folders]
-    return tuple((unquote(match[1]), unquote(match[2])) for match in found if match)

@@ -8,15 +8,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
-from kubestill.errors import Problems
+from kubestill.errors import Problems, nearest
 from kubestill.runtime.base.settings import validate
+from kubestill.runtime.datasets.reading import Reading
 
 __all__ = ["Request", "check_placeholders", "iso", "micros", "parse_instant"]
 
 
-class Request(BaseModel):
+class Request(Reading):
     """Which rows, and what they mean."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -78,11 +79,10 @@ class Request(BaseModel):
         parsed: Request | None = None
         check_placeholders(values, problems)
         typed = {name: value for name, value in values.items() if not _unfilled(value)}
-        for name in settings:
-            if name not in ("timezone", "timestamp_format"):
-                remedy = "unknown key; known: timestamp_format, timezone"
-                problems.add(f"settings.{name}", settings[name], remedy)
-        known = {n: v for n, v in settings.items() if n in ("timezone", "timestamp_format")}
+        names = ("timezone", "timestamp_format", *Reading.model_fields)
+        known = {name: value for name, value in settings.items() if name in names}
+        for name in settings.keys() - known:
+            problems.add(f"settings.{name}", settings[name], f"unknown key; {nearest(name, names)}")
         with problems.collect():
             parsed = validate(cls, {**typed, **known}, prefixed=dict.fromkeys(known, "settings."))
         if parsed:

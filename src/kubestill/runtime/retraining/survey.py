@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kubestill.errors import Problems, nearest
+from kubestill.runtime.datasets.promotion import conformed, unified
 from kubestill.runtime.datasets.schema import Schema
 from kubestill.runtime.datasets.tables import read_table
 from kubestill.runtime.retraining.conform import Drift, conform, widened
@@ -155,7 +156,7 @@ def _read(files: Sequence[SourceFile], request: Request) -> list[_Batch]:
     naive: list[str] = []
     for file in files:
         with problems.collect():
-            table = read_file(file, wanted)
+            table = read_file(file, wanted, kinds=request.kinds, reading=request)
             for field_, name in (("timestamp", request.timestamp), ("target", request.target)):
                 if name not in table.column_names:
                     remedy = f"{file.uri} has no such column; {nearest(name, table.column_names)}"
@@ -219,9 +220,13 @@ def _drop_repeated(batches: Sequence[_Batch], store: WindowStore, *, keyed: bool
 
 def _inferred(batches: Sequence[_Batch], request: Request) -> Schema:
     problems = Problems()
+    files = [batch.seen.uri for batch in batches]
+    schema = unified([batch.table.schema for batch in batches], files, problems)
+    problems.raise_if_any()
+    assert schema
     try:
-        table = pa.concat_tables([batch.table for batch in batches], promote_options="permissive")
-    except (pa.ArrowException, ValueError) as error:
+        table = pa.concat_tables([conformed(batch.table, schema) for batch in batches])
+    except pa.ArrowException as error:
         problems.add("source", request.source, f"its files contradict each other: {error}")
         problems.raise_if_any()
         raise AssertionError from error

@@ -17,6 +17,8 @@ __all__ = ["NO_TIME", "Times", "read_times"]
 
 NO_TIME = np.iinfo(np.int64).min
 """Stands for a time that is missing or cannot be read."""
+_FIRST_DAY, _LAST_DAY = 1900_01_01, 2200_01_01
+"""Days as whole numbers: what lies between is no count of seconds that anyone would have today."""
 _UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 _ZONED = r"(?:[zZ]|[+-]\d\d:?\d\d)\s*$"
 
@@ -54,6 +56,10 @@ def read_times(values: pa.ChunkedArray, *, zone: str = "", form: str = "") -> Ti
         return _times(
             _from_naive(pc.cast(values, pa.timestamp("us"), safe=False), zone), zoned=False
         )
+    if (pa.types.is_integer(kind) or pa.types.is_floating(kind)) and "%" in form:
+        # 20230601, and 20230601.0 where pandas had gaps to keep.
+        values = pc.cast(pc.cast(values, pa.int64()), pa.string())
+        kind = values.type
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return Times(micros=_from_numbers(values, form), zoned=True, naive=False)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
@@ -87,8 +93,11 @@ def _from_numbers(values: pa.ChunkedArray, form: str) -> NDArray[np.int64]:
         exact = pc.cast(values, pa.int64()) if pa.types.is_integer(values.type) else None
         found = pc.multiply(exact, _UNITS[form]) if exact is not None else pc.round(scaled)
     else:
-        message = "holds numbers; say settings={'timestamp_format': 's'} (or ms, us, ns) since 1970"
-        raise ValueError(message)
+        said = "settings={'timestamp_format': 's'} (or ms, us, ns) if they count since 1970"
+        lowest, highest = (value.as_py() or 0 for value in pc.min_max(values).values())
+        if _FIRST_DAY <= lowest <= highest <= _LAST_DAY:
+            said = "settings={'timestamp_format': '%Y%m%d'} if they are days"
+        raise ValueError(f"holds numbers from {lowest} to {highest}; say {said}")
     return pc.fill_null(pc.cast(found, pa.int64(), safe=False), NO_TIME).to_numpy()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,13 +11,15 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from kubestill.errors import Problems
-from kubestill.runtime.base.artifacts import Artifact
+from kubestill.runtime.base.artifacts import Artifact, write_pages
 from kubestill.runtime.base.settings import read
 from kubestill.runtime.datasets.builtin import BUILTIN
 from kubestill.runtime.datasets.columns import label_codes
 from kubestill.runtime.datasets.dataset import Dataset, DatasetWriter
+from kubestill.runtime.datasets.reading import Reading
 from kubestill.runtime.datasets.split import HOLDOUT, TRAIN, VALIDATION, check_fractions, split_rows
 from kubestill.runtime.datasets.tables import UserTable, read_table
+from kubestill.runtime.reports.imported import columns_text, import_report
 
 __all__ = ["ImportOutputs", "import_dataset"]
 
@@ -42,10 +45,13 @@ class _Settings(BaseModel):
 
 def import_dataset(
     *,
-    source: str,
     dataset: Artifact,
     validation: Artifact,
     holdout: Artifact,
+    report: Artifact,
+    summary: Artifact,
+    source: str = "",
+    table: Artifact | None = None,
     target: str = "",
     task: str = "auto",
     features: list[Any] | None = None,
@@ -54,6 +60,7 @@ def import_dataset(
     holdout_fraction: float = 0.2,
     require_holdout: bool = False,
     seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
 ) -> ImportOutputs:
     """Read a table, infer what its columns mean and write the three datasets.
 
@@ -75,31 +82,45 @@ def import_dataset(
         "seed": seed,
     }
     problems = Problems()
-    settings = read(_Settings, values, problems) or _Settings()
-    check_fractions(settings.validation_fraction, settings.holdout_fraction, problems)
-    if require_holdout and settings.holdout_fraction == 0:
+    asked = read(_Settings, values, problems) or _Settings()
+    reading = read(Reading, settings or {}, problems, prefix="settings.") or Reading()
+    check_fractions(asked.validation_fraction, asked.holdout_fraction, problems)
+    if require_holdout and asked.holdout_fraction == 0:
         remedy = "what judges the models needs rows that none has seen; hold some out"
         problems.add("holdout_fraction", holdout_fraction, remedy)
-    table = None
-    if all(problem.field != "source" for problem in problems):
+    if table is not None:
+        _check_artifact(table, source, problems)
+    found = None
+    if all(problem.field not in ("source", "table") for problem in problems):
         with problems.collect():
-            table = _open(settings)
+            found = _open(table.path if table is not None else asked.source, asked, reading)
     problems.raise_if_any()
-    assert table
-    for name, loss in table.losses.items():
-        print(f"column {name!r}: {loss}", flush=True)
-    _split(table, settings, {TRAIN: dataset, VALIDATION: validation, HOLDOUT: holdout})
+    assert found
+    for line in columns_text(found):
+        print(line, flush=True)
+    told = {**asked.model_dump(), "settings": reading.model_dump(exclude_defaults=True)}
+    rows = _split(found, asked, told, {TRAIN: dataset, VALIDATION: validation, HOLDOUT: holdout})
+    write_pages(import_report(found, rows), report, summary)
     return ImportOutputs(dataset.uri)
 
 
-def _open(settings: _Settings) -> UserTable:
-    make, own_target = BUILTIN.get(settings.source, (None, ""))
+def _check_artifact(table: Artifact, source: str, problems: Problems) -> None:
+    kind = table.metadata.get("kind", "dataset")
+    if source:
+        problems.add("source", source, "is given beside a `table`; give one of the two")
+    if kind != "dataset":
+        problems.add("table", table.uri, f"this is a {kind}; connect a dataset")
+
+
+def _open(source: str, asked: _Settings, reading: Reading) -> UserTable:
+    make, own_target = BUILTIN.get(source, (None, ""))
     return read_table(
-        make() if make else settings.source,
-        target=settings.target or own_target,
-        task=settings.task,  # pyright: ignore[reportArgumentType] (read_table checks it)
-        features=settings.features,
-        kinds=settings.kinds,
+        make() if make else source,
+        target=asked.target or own_target,
+        task=asked.task,  # pyright: ignore[reportArgumentType] (read_table checks it)
+        features=asked.features,
+        kinds=asked.kinds,
+        reading=reading,
     )
 
 
@@ -112,38 +133,41 @@ def _classes(table: UserTable) -> NDArray[np.int32] | None:
     return np.concatenate([label_codes(p.column(target.name), target.categories) for p in pieces])
 
 
-def _split(table: UserTable, settings: _Settings, artifacts: dict[int, Artifact]) -> None:
+def _split(
+    table: UserTable, asked: _Settings, told: Mapping[str, Any], artifacts: dict[int, Artifact]
+) -> dict[str, int]:
+    """Write the three datasets; return the rows of each."""
     parts = split_rows(
         table.rows,
-        validation=settings.validation_fraction,
-        holdout=settings.holdout_fraction,
-        seed=settings.seed,
+        validation=asked.validation_fraction,
+        holdout=asked.holdout_fraction,
+        seed=asked.seed,
         classes=_classes(table),
     )
+    rows: dict[str, int] = {}
     for part, name in ((VALIDATION, "validation"), (HOLDOUT, "holdout"), (TRAIN, "train")):
-        _write(table, parts == part, name, artifacts[part], settings)
+        made = _write(table, parts == part, name, artifacts[part].path, told)
+        rows[name] = made.rows
+        artifacts[part].metadata.update(
+            kind="dataset", fingerprint=made.fingerprint, rows=made.rows, task=made.schema.task
+        )
+    return rows
 
 
 def _write(
-    table: UserTable, mask: NDArray[np.bool_], part: str, artifact: Artifact, settings: _Settings
-) -> None:
+    table: UserTable, mask: NDArray[np.bool_], part: str, folder: str, told: Mapping[str, Any]
+) -> Dataset:
     provenance = {
         "made-by": "import-dataset",
         "part": part,
-        "settings": settings.model_dump(),
+        "settings": told,
         "left-out": table.left_out,
         "losses": table.losses,
     }
-    with DatasetWriter(artifact.path, table.schema, provenance=provenance) as writer:
+    with DatasetWriter(folder, table.schema, provenance=provenance) as writer:
         first = 0
         for piece in table.tables():
             kept = mask[first : first + piece.num_rows]
             first += piece.num_rows
             writer.write(piece.filter(pa.array(kept)))
-    _describe(artifact, writer.dataset)
-
-
-def _describe(artifact: Artifact, dataset: Dataset) -> None:
-    artifact.metadata.update(
-        kind="dataset", fingerprint=dataset.fingerprint, rows=dataset.rows, task=dataset.schema.task
-    )
+    return writer.dataset
