@@ -6,15 +6,11 @@ import os
 import shutil
 from collections.abc import Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 import click
 
 from kubestill.errors import KubestillError, counted
 from kubestill.terminal import clean, echo, print_table, show_duration
-
-if TYPE_CHECKING:
-    from kubestill.local import RunRecord
 
 _ID = 8
 """Signs of an id that are shown; the run's folder ends with them."""
@@ -81,9 +77,10 @@ def remove_local(output: str, runs: Iterable[str], *, yes: bool) -> None:
         KubestillError: A run is not there, goes on, or a registry needs what lies in its folder.
     """
     from kubestill.local import find_record
+    from kubestill.local.cleaning import explain_need
 
     records = {one.folder: one for one in (find_record(output, run) for run in runs)}
-    refused = [f"{one.id[:_ID]} {why}" for one in records.values() if (why := _needed(one))]
+    refused = [f"{one.id[:_ID]} {why}" for one in records.values() if (why := explain_need(one))]
     if refused:
         raise KubestillError("nothing is deleted: " + "; ".join(refused))
     for folder in records:
@@ -92,26 +89,6 @@ def remove_local(output: str, runs: Iterable[str], *, yes: bool) -> None:
         click.confirm(f"Delete {counted(len(records), 'run')}?", abort=True)
     for folder in records:
         shutil.rmtree(folder)
-
-
-def _needed(run: RunRecord) -> str:
-    """Return why a run must stay; empty if nothing needs it."""
-    if run.shown_state == "running":
-        return "is running"
-    registry = run.arguments.get("registry")
-    if not isinstance(registry, str) or "://" in registry:
-        return ""
-    for folder, _, files in os.walk(registry):
-        for name in files:
-            path = os.path.join(folder, name)
-            if name.endswith(".json") and run.folder in _text(path):
-                return f"holds what its registry names ({os.path.relpath(path)})"
-    return ""
-
-
-def _text(path: str) -> str:
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return file.read()
 
 
 def _local_time(text: str) -> str:

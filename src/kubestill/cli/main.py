@@ -8,6 +8,7 @@ import click
 
 from kubestill import __version__
 from kubestill.cli.checkpoints import checkpoints
+from kubestill.cli.clean import clean_up
 from kubestill.cli.compile import compile_assets
 from kubestill.cli.doctor import doctor
 from kubestill.cli.extras import explain_missing
@@ -53,3 +54,4 @@ main.add_command(registry)
 main.add_command(upload)
 main.add_command(schedule)
 main.add_command(doctor)
+main.add_command(clean_up)

@@ -1,0 +1,123 @@
+"""Find what local runs have left and nobody needs any more: folders, checkpoints, decoded rows."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from kubestill.local.records import RunRecord, list_records
+
+_DAY = 86_400.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leftover:
+    """Something that can be deleted."""
+
+    kind: str
+    """`run`, `checkpoints` or `cache`."""
+    path: str
+    bytes: int
+    days: float
+    """Since it was last used."""
+
+
+def find_leftovers(root: str, *, days: float, keep: int) -> list[Leftover]:
+    """Return what can go, the largest first.
+
+    Args:
+        root: Folder of the runs, each pipeline's in one of its own.
+        days: What was used within so many days stays.
+        keep: Newest runs of each pipeline that stay, however old.
+
+    Returns:
+        Runs that are over and that no local registry names; checkpoints of training runs below a
+        pipeline none of whose runs goes on; and entries of this user's cache that no process uses.
+    """
+    found = [*_runs(root, days, keep), *_checkpoints(root, days), *_cached(days)]
+    return sorted(found, key=lambda one: -one.bytes)
+
+
+def delete(leftovers: list[Leftover]) -> None:
+    """Delete what `find_leftovers` found."""
+    from kubestill.runtime.datasets.shelf import Shelf
+
+    for one in leftovers:
+        if one.kind == "cache":
+            Shelf.default().drop(os.path.basename(one.path))
+        else:
+            shutil.rmtree(one.path)
+
+
+def explain_need(run: RunRecord) -> str:
+    """Return why the folder of a run must stay; empty if nothing needs it."""
+    if run.shown_state == "running":
+        return "is running"
+    registry = run.arguments.get("registry")
+    if not isinstance(registry, str) or "://" in registry:
+        return ""
+    for folder, _, files in os.walk(registry):
+        for name in files:
+            path = os.path.join(folder, name)
+            if ".json" in name and _names(path, run.folder):
+                return f"holds what its registry names ({os.path.relpath(path)})"
+    return ""
+
+
+def _runs(root: str, days: float, keep: int) -> Iterator[Leftover]:
+    counts: dict[str, int] = {}
+    for run in list_records(root):
+        counts[run.pipeline] = counts.get(run.pipeline, 0) + 1
+        age = (time.time() - datetime.fromisoformat(run.ended or run.started).timestamp()) / _DAY
+        if counts[run.pipeline] > keep and age >= days and not explain_need(run):
+            yield Leftover(kind="run", path=run.folder, bytes=_size(run.folder)[0], days=age)
+
+
+def _checkpoints(root: str, days: float) -> Iterator[Leftover]:
+    for pipeline in sorted(_folders(root)):
+        if any(run.shown_state == "running" for run in list_records(pipeline)):
+            continue
+        for experiment in _folders(os.path.join(pipeline, "checkpoints")):
+            for place in _folders(experiment):
+                size, used = _size(place)
+                age = (time.time() - used) / _DAY
+                if age >= days and any(
+                    name.startswith("ledger.json") for name in os.listdir(place)
+                ):
+                    yield Leftover(kind="checkpoints", path=place, bytes=size, days=age)
+
+
+def _cached(days: float) -> Iterator[Leftover]:
+    from kubestill.runtime.datasets.shelf import Shelf
+
+    for used, size, path in Shelf.default().unused():
+        age = (time.time() - used) / _DAY
+        if age >= days:
+            yield Leftover(kind="cache", path=str(path), bytes=size, days=age)
+
+
+def _folders(root: str) -> list[str]:
+    if not os.path.isdir(root):
+        return []
+    with os.scandir(root) as entries:
+        return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+
+
+def _size(folder: str) -> tuple[int, float]:
+    """Return the bytes of all files below a folder, and when the last of them was written."""
+    total, newest = 0, os.stat(folder).st_mtime
+    for place, _, files in os.walk(folder):
+        for name in files:
+            status = os.lstat(os.path.join(place, name))
+            total += status.st_size
+            newest = max(newest, status.st_mtime)
+    return total, newest
+
+
+def _names(path: str, folder: str) -> bool:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return folder in file.read()

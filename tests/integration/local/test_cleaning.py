@@ -1,0 +1,129 @@
+"""What `kubestill clean` takes, and what it never takes."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from kubestill.cli.clean import clean_up
+from kubestill.local.cleaning import delete, find_leftovers
+from kubestill.local.records import RunRecord, alive
+from kubestill.runtime.datasets.shelf import Shelf
+
+DAYS = 86_400
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shelf:
+    monkeypatch.setenv("KUBESTILL_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    return Shelf.default()
+
+
+def add_run(root: Path, name: str, days: float, **more: object) -> Path:
+    folder = root / "p" / name
+    folder.mkdir(parents=True)
+    moment = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(time.time() - days * DAYS))
+    given = {"ended": moment, "state": "succeeded", **more}
+    RunRecord(id=name, pipeline="p", started=moment, folder=str(folder), **given).write()  # pyright: ignore[reportArgumentType]
+    return folder
+
+
+def add_training(root: Path, name: str, days: float) -> Path:
+    place = root / "p" / "checkpoints" / "teacher" / name
+    (place / "000000005-a1").mkdir(parents=True)
+    (place / "000000005-a1" / "state").write_bytes(b"x" * 1000)
+    (place / "ledger.json.0000000001").write_text("{}")
+    for path in (*place.rglob("*"), place):
+        os.utime(path, (time.time() - days * DAYS,) * 2)
+    return place
+
+
+def taken(root: Path, **options: float) -> set[str]:
+    return {one.path for one in find_leftovers(str(root), **{"days": 7, "keep": 1, **options})}  # pyright: ignore[reportArgumentType]
+
+
+def test_old_runs_go_and_the_newest_stay(tmp_path):
+    old, older = add_run(tmp_path, "a", 8), add_run(tmp_path, "b", 9)
+    newest = add_run(tmp_path, "c", 7.5)
+    add_run(tmp_path, "d", 1)
+    assert taken(tmp_path) == {str(old), str(older), str(newest)}
+    assert taken(tmp_path, keep=2) == {str(old), str(older)}
+    assert taken(tmp_path, days=8.5) == {str(older)}
+
+
+def test_a_run_that_goes_on_stays_with_all_checkpoints_of_its_pipeline(tmp_path):
+    run = add_run(tmp_path, "a", 8, state="running", ended="")
+    add_run(tmp_path, "b", 1)
+    place = add_training(tmp_path, "f1", 8)
+    assert taken(tmp_path) == {str(run), str(place)}, "it was killed"
+    with alive(str(run)):
+        assert taken(tmp_path) == set()
+
+
+def test_checkpoints_go_by_their_last_use_and_strangers_files_stay(tmp_path):
+    place = add_training(tmp_path, "f1", 8)
+    add_training(tmp_path, "f2", 1)
+    (tmp_path / "p" / "checkpoints" / "teacher" / "mine").mkdir()
+    outside = tmp_path / "elsewhere"
+    outside.mkdir()
+    (outside / "ledger.json.1").write_text("{}")
+    (tmp_path / "p" / "checkpoints" / "link").symlink_to(outside)
+    assert taken(tmp_path, days=0) >= {str(place)}
+    assert taken(tmp_path) == {str(place)}
+
+
+def test_what_a_registry_names_stays(tmp_path):
+    registry = tmp_path / "p" / "registry"
+    registry.mkdir(parents=True)
+    run = add_run(tmp_path, "a", 8, arguments={"registry": str(registry)})
+    add_run(tmp_path, "b", 1)
+    assert taken(tmp_path) == {str(run)}
+    (registry / "registry.json.000000003").write_text(json.dumps({"rows": f"{run}/rows"}))
+    assert taken(tmp_path) == set()
+
+
+def test_the_cache_keeps_what_a_process_uses(tmp_path, cache):
+    held, free = (cache.entry(name, lambda folder: None) for name in ("held", "free"))
+    hold = "from kubestill.runtime.datasets.shelf import Shelf; import sys\n"
+    hold += "Shelf.default().entry('held', print); print('ready', flush=True); sys.stdin.read()"
+    # This process has used both; another one will tell which are free once it has left.
+    ask = "from kubestill.local.cleaning import *\n"
+    ask += f"found = find_leftovers({str(tmp_path)!r}, days=7, keep=1)\n"
+    ask += "print([one.path for one in found]); delete(found)"
+    assert taken(tmp_path, days=0) == set()
+    for path in cache.root.glob(".in-use-*"):
+        path.unlink()
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline()
+        for path in (held, free):
+            os.utime(path, (time.time() - 8 * DAYS,) * 2)
+        done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True)
+        assert done.stdout.strip() == str([str(free)]), done.stderr
+        assert (held.exists(), free.exists()) == (True, False)
+        holder.communicate()
+
+
+def test_nothing_is_deleted_without_yes(tmp_path):
+    run = add_run(tmp_path, "a", 8)
+    words = ["--output", str(tmp_path), "--keep", "0"]
+    told = CliRunner().invoke(clean_up, words).output
+    assert "1 folder, 0.0 MB; --yes deletes them" in told
+    assert run.exists()
+    assert "deleted 1 folder" in CliRunner().invoke(clean_up, [*words, "--yes"]).output
+    assert not run.exists()
+    assert "nothing to delete" in CliRunner().invoke(clean_up, words).output
+
+
+def test_deleting_takes_all_that_was_found(tmp_path, cache):
+    place = add_training(tmp_path, "f1", 8)
+    delete(find_leftovers(str(tmp_path), days=7, keep=1))
+    assert not place.exists()
