@@ -39,8 +39,9 @@ def add_training(root: Path, name: str, days: float) -> Path:
     (place / "000000005-a1").mkdir(parents=True)
     (place / "000000005-a1" / "state").write_bytes(b"x" * 1000)
     (place / "ledger.json.0000000001").write_text("{}")
+    moment = time.time() - days * DAYS
     for path in (*place.rglob("*"), place):
-        os.utime(path, (time.time() - days * DAYS,) * 2)
+        os.utime(path, (moment, moment))
     return place
 
 
@@ -104,8 +105,9 @@ def test_the_cache_keeps_what_a_process_uses(tmp_path, cache):
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline()
+        moment = time.time() - 8 * DAYS
         for path in (held, free):
-            os.utime(path, (time.time() - 8 * DAYS,) * 2)
+            os.utime(path, (moment, moment))
         done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True)
         assert done.stdout.strip() == str([str(free)]), done.stderr
         assert (held.exists(), free.exists()) == (True, False)
