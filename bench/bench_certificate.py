@@ -11,7 +11,7 @@ import importlib.util
 import itertools
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from kubestill.runtime.certification.proof.space import Boxes, Space
 from kubestill.runtime.datasets.decode import RawLayout, decode_features
 from kubestill.runtime.generation.systems import Domain, Output, System, load_system
 from kubestill.runtime.generation.systems.inputs import Continuous
-from kubestill.runtime.generation.systems.taylor import Taylor, boxed
+from kubestill.runtime.generation.systems.taylor import Taylor, boxed, exp, sin
 from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.encoder import Encoder
 from kubestill.runtime.models.model import Model
@@ -48,16 +48,21 @@ def main() -> None:
     told = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         cases = {
-            "heat, tanh": (load_system("heat"), "tanh"),
-            "Black-Scholes, tanh": (load_system("black-scholes"), "tanh"),
-            "interpolated table, tanh": (table(Path(folder)), "tanh"),
-            "heat, relu": (load_system("heat"), "relu"),
+            "heat, tanh": (load_system("heat"), "tanh", 1),
+            "Black-Scholes, tanh": (load_system("black-scholes"), "tanh", 1),
+            "interpolated table, tanh": (table(Path(folder)), "tanh", 1),
+            "heat, relu": (load_system("heat"), "relu", 1),
+            "smooth ridge, tanh, trained 6 times as long": (Ridge(3), "tanh", 6),
         }
-        for name, (system, activation) in cases.items():
+        for name, (system, activation, longer) in cases.items():
             if told.only not in name:
                 continue
-            predictor = train(system, told.steps, hidden=HIDDEN, activation=activation)
+            steps = longer * told.steps
+            predictor = train(system, steps, hidden=HIDDEN, activation=activation)
+            # Of the processor, which is what a busy machine takes too: on a quiet one no more passes.
+            began = time.process_time()
             proof = prove(predictor, system, seconds=told.seconds)
+            spent = time.process_time() - began
             found = max(hunt(predictor, system, told.hunt), proof.lower)
             others = [
                 Measure(
@@ -68,7 +73,9 @@ def main() -> None:
                 )
                 for way, network in peers().items()
             ]
-            write("certificate", [*judged(name, predictor, proof, found), *others], keep=True)
+            write(
+                "certificate", [*judged(name, predictor, proof, found, spent), *others], keep=True
+            )
     for width in (2, 3, 4, 5, 6) if told.only in "student" else ():
         measure = students(width, min(told.seconds, 60), told.steps // 4)
         write("certificate", [measure], keep=True)
@@ -80,8 +87,10 @@ def peers() -> dict[str, Callable[[Predictor, NetworkSide, Boxes], Bounds]]:
     return {"interval arithmetic": interval, **({"bound-propagation": crown} if known else {})}
 
 
-def judged(name: str, predictor: Predictor, proof: Proof, found: float) -> list[Measure]:
-    """Hold a proof against the bars of its own promise."""
+def judged(
+    name: str, predictor: Predictor, proof: Proof, found: float, seconds: float
+) -> list[Measure]:
+    """Hold a proof that took so many seconds of the processor against the bars of its promise."""
     size = f"{predictor.spec.parameters:,} parameters"
     hunted = "largest error that hunting and proof found"
     return [
@@ -95,15 +104,21 @@ def judged(name: str, predictor: Predictor, proof: Proof, found: float) -> list[
         ),
         Measure(
             name=f"{name}: time of the proof, {size}",
-            value=proof.seconds,
+            value=seconds,
             bar=600,
             at_least=False,
             unit="s",
-            peer="",
+            peer="of the processor, all threads together",
         ),
         Measure(name=f"{name}: boxes", value=proof.boxes, unit="boxes", peer=""),
         Measure(name=f"{name}: proven bound", value=proof.upper, unit="of the output", peer=hunted),
         Measure(name=f"{name}: largest error found", value=found, unit="of the output", peer=""),
+        Measure(
+            name=f"{name}: largest error found over the output's standard deviation",
+            value=found / predictor.model.decoder.to_spec()["std"][0],
+            unit="",
+            peer="",
+        ),
     ]
 
 
@@ -263,6 +278,12 @@ class Ridge(System):
     def solve(self, inputs: pd.DataFrame) -> NDArray[Any]:
         unit = inputs.to_numpy(np.float64)
         return np.tanh(unit.sum(1)) + 0.3 * np.sin(2 * unit).prod(1)
+
+    def expand(self, inputs: Mapping[str, Taylor]) -> Taylor:  # pyright: ignore
+        total, product = sum(inputs.values(), 0.0), 0.3
+        for x in inputs.values():
+            product = product * sin(2.0 * x)
+        return 1.0 - 2.0 / (exp(2.0 * total) + 1.0) + product
 
 
 def students(width: int, seconds: float, steps: int) -> Measure:

@@ -26,6 +26,7 @@ from kubestill.runtime.certification.proof.graph import (
     Multiply,
     Operation,
     Scale,
+    _Reader,  # pyright: ignore[reportPrivateUsage]
 )
 from kubestill.runtime.certification.proof.sides import NetworkSide
 from kubestill.runtime.certification.proof.space import Boxes, Space
@@ -171,11 +172,24 @@ ALONE: dict[str, tuple[tuple[Operation, ...], Callable[[torch.Tensor], torch.Ten
         (Linear(of=0, weight=WEIGHT, bias=WEIGHT[:, 0]),),
         lambda x: x @ WEIGHT.to(x).T + WEIGHT[:, 0].to(x),
     ),
+    "linear without a bias": (
+        (Linear(of=0, weight=WEIGHT, bias=0 * WEIGHT[:, 0]),),
+        lambda x: x @ WEIGHT.to(x).T,
+    ),
+    "scale without a bias": (
+        (Scale(of=0, weight=ROW, bias=0 * ROW, size=0 * ROW),),
+        lambda x: x * ROW.to(x),
+    ),
+    "a small scale": (
+        (Scale(of=0, weight=ROW * 1e-41, bias=0 * ROW, size=0 * ROW),),
+        lambda x: x * (ROW * 1e-41).to(x),
+    ),
     "scale": (
         (Scale(of=0, weight=ROW, bias=-ROW, size=ROW.abs()),),
         lambda x: x * ROW.to(x) - ROW.to(x),
     ),
     "tanh": ((Apply(of=0, function=ACTIVATIONS["tanh"]),), torch.tanh),
+    "gelu": ((Apply(of=0, function=ACTIVATIONS["gelu"]),), torch.nn.functional.gelu),
     "softplus": ((Apply(of=0, function=ACTIVATIONS["softplus"]),), torch.nn.functional.softplus),
     "add": (
         (Apply(of=0, function=ACTIVATIONS["sine"]), Add(of=0, other=1)),
@@ -197,26 +211,51 @@ ALONE: dict[str, tuple[tuple[Operation, ...], Callable[[torch.Tensor], torch.Ten
 }
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-21, 1e-41])
 @pytest.mark.parametrize("name", ALONE)
-def test_every_operation_alone_stays_within_its_bounds(name: str) -> None:
-    """Without layers around it, whose slack would hide that something is forgotten."""
+def test_every_operation_alone_stays_within_its_bounds(name: str, scale: float) -> None:
+    """Without layers around it, whose slack would hide that something is forgotten.
+
+    Among the smallest numbers, results are rounded absolutely.
+    """
     operations, truth = ALONE[name]
     random, count = rng(0), 2000
-    centre = torch.from_numpy(random.normal(0, 2, (3, count)))
-    gradient = torch.from_numpy(random.normal(0, 1, (3, 2)))
+    centre = torch.from_numpy(random.normal(0, 2 * scale, (3, count)))
+    gradient = torch.from_numpy(random.normal(0, scale, (3, 2)))
     radius = torch.from_numpy(np.repeat(10.0 ** random.uniform(-7, 0, (1, count)), 2, axis=0))
     # Points that float32 holds leave the rounding of the operation itself.
     radius[:, ::3] = 0
     centre[:, ::3] = centre[:, ::3].float().double()
     size = centre.abs() + gradient.abs() @ radius
     size[:, ::3] = 0
-    features = Features(value=centre, gradient=gradient, remainder=size * 2.0**-24, radius=radius)
+    lost = size * 2.0**-24 + 2.0**-150 * (size > 0).double()
+    features = Features(value=centre, gradient=gradient, remainder=lost, radius=radius)
     bounds = bound_network(Graph(operations=operations), features)
     for turn in range(6):
         share = torch.from_numpy(random.uniform(-1, 1, radius.shape))
         shift = radius * (share.sign() if turn % 2 else share)
         answer = truth((centre + gradient @ shift).T.float()).double().T
         assert ((answer - bounds.at(shift)).abs() <= bounds.remainder).all()
+
+
+def test_a_layer_norm_alone_stays_within_its_bounds() -> None:
+    """Of rows far from 0, whose mean float32 rounds."""
+    norm = torch.nn.LayerNorm(64)
+    reader = _Reader()
+    reader.add_module(norm, "norm", 0)
+    random = rng(0)
+    rows = 10.0 ** random.uniform(-2, 4, (400, 1)) + random.normal(0, 1, (400, 64))
+    given = torch.from_numpy(rows.astype(np.float32))
+    exact = given.double().T.contiguous()
+    features = Features(
+        value=exact,
+        gradient=torch.zeros(64, 1, dtype=torch.float64),
+        remainder=torch.zeros_like(exact),
+        radius=torch.zeros(1, 400, dtype=torch.float64),
+    )
+    bounds = bound_network(Graph(operations=tuple(reader.operations)), features)
+    answer = norm(given).detach().double().T
+    assert ((answer - bounds.value).abs() <= bounds.remainder).all()
 
 
 def test_sums_that_overflow_are_not_bounded() -> None:
