@@ -59,7 +59,7 @@ def main() -> None:
                 continue
             steps = longer * told.steps
             predictor = train(system, steps, hidden=HIDDEN, activation=activation)
-            # Of the processor, which is what a busy machine takes too: on a quiet one no more passes.
+            # Of the processor: a busy machine takes no more of it.
             began = time.process_time()
             proof = prove(predictor, system, seconds=told.seconds)
             spent = time.process_time() - began
