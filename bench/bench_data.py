@@ -1,7 +1,7 @@
 """Reading data: decoding against bare pyarrow, the decoded cache, memory, shuffled windows.
 
 python -m bench.bench_data [--rows 1000000] [--rounds 15] [--big-rows 24000000]
-    [--wide-rows 4000000]
+    [--wide-rows 4000000] [--columns-only]
 """
 
 from __future__ import annotations
@@ -43,9 +43,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--big-rows", type=int, default=24_000_000)
     parser.add_argument("--wide-rows", type=int, default=4_000_000)
+    parser.add_argument("--columns-only", action="store_true")
     told = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["KUBESTILL_CACHE"] = f"{folder}/cache"
+        if told.columns_only:
+            write("data", many_columns(folder), keep=True)
+            return
         dataset = make_dataset(f"{folder}/data", told.rows)
         measures = [
             *decoding(dataset, told.rounds),
@@ -134,16 +138,27 @@ def writing(dataset: Dataset, folder: str, rounds: int) -> list[Measure]:
 
 def many_columns(folder: str) -> list[Measure]:
     """Import tables of 100 rows: time in all, and time a column as there are more of them."""
+    return [one for what in ("numbers", "labels") for one in wide_tables(folder, what)]
+
+
+def wide_tables(folder: str, what: str) -> list[Measure]:
+    """Import two tables of columns that all hold numbers, or labels, turn by turn."""
 
     def imported(columns: int) -> Callable[[], object]:
-        source = f"{folder}/{columns}.csv"
+        source = f"{folder}/{what}-{columns}.csv"
         random = np.random.default_rng(0)
-        frame = pd.DataFrame(random.standard_normal((100, columns), np.float32)).add_prefix("x")
+        if what == "numbers":
+            values = random.standard_normal((100, columns), np.float32)
+        else:
+            values = np.array(["red", "green", "blue", "dark grey"])[
+                random.integers(0, 4, (100, columns))
+            ]
+        frame = pd.DataFrame(values).add_prefix("x")
         frame.assign(y=random.random(100)).to_csv(source, index=False)
-        names = ("dataset", "validation", "holdout")
+        ports = ("dataset", "validation", "holdout", "report", "summary")
 
         def run() -> None:
-            parts = {name: LocalArtifact(f"{folder}/{columns}/{name}") for name in names}
+            parts = {name: LocalArtifact(f"{folder}/{columns}/{name}") for name in ports}
             import_dataset(source=source, target="y", **parts)
 
         return clock(run)
@@ -152,7 +167,7 @@ def many_columns(folder: str) -> list[Measure]:
     growth = turns.ratio("20,000", "4,000") / 5
     return [
         Measure(
-            name="import of a CSV with 20,000 columns x 100 rows",
+            name=f"import of a CSV with 20,000 columns of {what} x 100 rows",
             value=turns.median("20,000"),
             unit="s",
             peer="",
@@ -160,7 +175,7 @@ def many_columns(folder: str) -> list[Measure]:
             at_least=False,
         ),
         Measure(
-            name="import, time a column: of 20,000 over of 4,000",
+            name=f"import, time a column of {what}: of 20,000 over of 4,000",
             value=growth,
             unit="times",
             peer="ourselves",
