@@ -94,7 +94,9 @@ WALKS = {
         ports={"original": "solved/dataset", "model": "student/model"},
         refused=("model", "model original"),
     ),
-    "import_dataset": Walk(parameters={"source": f"{ROOT}/source/", "target": "late"}),
+    "import_dataset": Walk(
+        parameters={"target": "late"}, ports={"table": "rows/dataset"}, refused=("",)
+    ),
     "label_with_teacher": Walk(ports={"model": "trained/model", "dataset": "rows/dataset"}),
     "open_champion": Walk(parameters={"registry": f"{ROOT}/registry"}, registry="promoted"),
     "overfit_batch": Walk(parameters={**TRAINING, **GATE}, ports=LABELLED),
