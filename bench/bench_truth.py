@@ -6,7 +6,7 @@ to cover the truth in 93% to 97% of the windows in which it is given, or not to 
 are `insufficient` there. Years of windows in which nothing changes count false alarms and false
 promotions.
 
-    python -m bench.bench_truth [--windows 2000] [--years 400]
+    python -m bench.bench_truth [--windows 2000]
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from bench.results import Measure, write
-from kubestill.runtime.metrics.catalog import METRICS
+from kubestill.runtime.evaluation.decay import find_decay
+from kubestill.runtime.evaluation.decision import Rules, judge_challenger
+from kubestill.runtime.evaluation.record import Mark, bias_of, marks_of
+from kubestill.runtime.evaluation.settings import EvaluationSettings
+from kubestill.runtime.metrics.catalog import BIAS, METRICS, TASKS
 from kubestill.runtime.metrics.intervals import Interval, measure
 from kubestill.runtime.metrics.outcome import Outcome
 
@@ -255,12 +259,85 @@ def regression(cells: Cells, rows: int, windows: int, *, in_groups: bool) -> Non
         cells.add(f"difference of rmse, {cell}", equal, 0.0)
 
 
+SETTINGS = EvaluationSettings()
+PER_WINDOW, PER_YEAR = 1 - SETTINGS.confidence, SETTINGS.yearly_alarms
+SCHEDULES = (1, 12, 52)
+"""Windows a year: one window alone has the rate of a window."""
+
+
+def year(
+    balance: float, rows: int, looks: int, random: np.random.Generator, *, in_groups: bool
+) -> tuple[bool, bool, int]:
+    """Judge an unchanged champion and a challenger as good in every window of a year."""
+    world, (up, down) = World.of(balance), turned(balance)
+    alpha = min(PER_WINDOW, PER_YEAR / looks) if looks > 1 else PER_WINDOW
+    rules = Rules(min_rows=100, confidence=1 - alpha)
+    record: dict[tuple[str, str], Mark] = {}
+    decayed = promoted = False
+    silent = 0
+    for look in range(looks + 1):
+        groups = grouped(random, rows) if in_groups else None
+        drawn = world.draw(rows, random, groups)
+        champion = drawn.outcome(drawn.margin)
+        scores = measure({"champion": champion}, groups=groups)
+        marks = marks_of(scores, "champion", {n: METRICS[n] for n in TASKS["binary"].watched})
+        bias = bias_of(champion, groups)
+        now = {(name, "all rows"): mark for name, mark in marks.items()}
+        now |= {("bias", "all rows"): bias} if bias else {}
+        if not look:
+            record = now
+            continue
+        pairs = {key: (record[key], now[key]) for key in now if key in record}
+        silent += not pairs
+        limits = {"tolerance": SETTINGS.min_decay, "max_bias": SETTINGS.max_bias}
+        found = find_decay(pairs, {**METRICS, BIAS.name: BIAS}, alpha=alpha, **limits)
+        decayed |= any(one.evident for one in found)
+        rivals = {"champion": drawn.margin + up, "challenger": drawn.margin + down}
+        both = measure({n: drawn.outcome(margin) for n, margin in rivals.items()}, groups=groups)
+        told = judge_challenger(both, "challenger", "champion", rules, metric=METRICS["log_loss"])
+        promoted |= told.verdict == "promote"
+    return decayed, promoted, silent
+
+
+def verdicts(windows: int, sizes: tuple[int, ...] = (100, 300, 1000)) -> Iterator[Measure]:
+    """Count years with a false alarm or a false promotion, at several schedules."""
+    for looks in SCHEDULES:
+        for balance in BALANCES:
+            for rows in sizes:
+                for in_groups in (False, True):
+                    yield from false_rates(balance, rows, looks, windows // looks, in_groups)
+
+
+def false_rates(
+    balance: float, rows: int, looks: int, years: int, in_groups: bool
+) -> Iterator[Measure]:
+    random = np.random.default_rng([int(1000 * balance), rows, looks, in_groups])
+    found = [year(balance, rows, looks, random, in_groups=in_groups) for _ in range(years)]
+    decays, promotions, silent = (sum(one[place] for one in found) for place in range(3))
+    rate = PER_WINDOW if looks == 1 else PER_YEAR
+    unit = "of windows" if looks == 1 else "of years"
+    cell = f"{balance:.1%} positives, {rows:,} rows{', in groups' if in_groups else ''}"
+    cell += "" if looks == 1 else f", {looks} windows a year"
+    peer = f"{years} {unit[3:]}, {silent / years / looks:.0%} of windows with too few events"
+    for name, count, stated in (("decay", decays, rate), ("promotion", promotions, rate / 2)):
+        # What chance adds to a rate that is exactly as stated, in one of twenty cells.
+        bar = float(stats.binom.ppf(0.95, years, stated)) / years
+        yield Measure(
+            name=f"false {name}, {cell}",
+            value=count / years,
+            bar=max(bar, stated),
+            at_least=False,
+            unit=unit,
+            peer=f"{stated:.3g} stated; {peer}",
+        )
+
+
 def simulate(windows: int, sizes: tuple[int, ...] = SIZES) -> list[Measure]:
     """Draw windows in every cell of the grid."""
     cells = Cells()
     for rows in sizes:
         for in_groups in (False, True):
-            count = windows if rows < 10_000 else windows // 2
+            count = windows if rows < 10_000 else windows // 4
             for balance in BALANCES:
                 binary(cells, balance, rows, count, in_groups=in_groups)
             regression(cells, rows, count, in_groups=in_groups)
@@ -271,7 +348,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--windows", type=int, default=2000, help="in each cell")
     told = parser.parse_args()
-    write("truth", simulate(told.windows))
+    write("truth", [*simulate(told.windows), *verdicts(told.windows)])
 
 
 if __name__ == "__main__":

@@ -134,6 +134,20 @@ def test_distillation_compares_three_models(bench, task, capsys):
     assert "student" in capsys.readouterr().out
 
 
+def test_a_student_without_skill_is_no_improvement_on_a_control_that_is_worse(bench):
+    made = bench("binary")
+    student, honest = made.model("untrained", 0), made.train
+    frame = frame_of("binary", 600, seed=1)
+    turned = frame.assign(y=frame.y.map({"yes": "no", "no": "yes"}))
+    made.train = made.dataset("turned", turned)
+    control = made.model("control", 40)
+    made.train = honest
+    (decision, reason), _ = made.run(model=student, baseline=control)
+    assert decision == "reject"
+    assert "no better than by giving every row the same answer" in reason
+    assert "better than the champion's by" in reason
+
+
 @pytest.mark.parametrize("task", ["regression", "binary", "multiclass"])
 @pytest.mark.parametrize(
     ("broken", "roles", "expected"),

@@ -1,16 +1,24 @@
 """From evidence to one word."""
 
+from typing import cast
+
 import numpy as np
 import pytest
+from scipy import stats
 
 from kubestill.errors import InvalidInput
+from kubestill.runtime.datasets.dataset import Dataset
 from kubestill.runtime.evaluation.comparison import agreement, agreement_matrix, mcnemar
+from kubestill.runtime.evaluation.decay import find_decay
 from kubestill.runtime.evaluation.decision import Rules, judge_alone, judge_challenger
-from kubestill.runtime.evaluation.record import GoldenMark
+from kubestill.runtime.evaluation.inputs import Job, Lineage
+from kubestill.runtime.evaluation.record import GoldenMark, Mark
+from kubestill.runtime.evaluation.settings import EvaluationSettings
 from kubestill.runtime.evaluation.thresholds import parse_thresholds
-from kubestill.runtime.metrics.catalog import METRICS, point
+from kubestill.runtime.metrics.catalog import BIAS, METRICS, point
 from kubestill.runtime.metrics.intervals import measure
 from kubestill.runtime.metrics.outcome import Outcome
+from kubestill.runtime.retraining import Registry
 
 LOG_LOSS = METRICS["log_loss"]
 
@@ -72,6 +80,119 @@ def test_rows_that_decide_nothing_are_insufficient():
     found = judge(models)
     assert found.verdict == "insufficient"
     assert "cannot tell" in found.reason
+
+
+def rare(rows: int, positives: int, **sure: float) -> dict[str, Outcome]:
+    """Models of a rare event, more or less sure of it."""
+    random = np.random.default_rng(4)
+    targets = np.arange(rows) < positives
+    noise = random.normal(size=rows) + np.where(targets, 3, 0) - 5
+    return {
+        name: Outcome.from_logits("binary", (noise + by)[:, None], targets.astype(int))
+        for name, by in sure.items()
+    }
+
+
+def test_too_few_events_decide_nothing_and_the_missing_number_is_named():
+    found = judge(rare(400, 6, challenger=0.0, champion=2.0))
+    assert found.verdict == "insufficient"
+    assert "6 rows outside of the most frequent class" in found.reason
+    assert "4 more" in found.reason
+    assert judge(rare(4000, 60, challenger=0.0, champion=2.0)).verdict == "promote"
+
+
+def test_a_limit_missed_on_too_few_events_is_no_verdict():
+    scores = measure(rare(400, 6, model=0.0))
+    limit = Rules(thresholds=parse_thresholds({"auc": {"min": 0.9999}}, "binary"), min_rows=100)
+    assert scores.points["model"]["auc"] < 0.9999
+    found = judge_alone(scores, "model", limit)
+    assert found.verdict == "insufficient"
+    assert "4 more" in found.reason
+
+
+def test_scores_that_differ_by_rounding_are_equal():
+    models = outcomes(200, challenger=1.0, champion=1.0)
+    models["challenger"].predictions[:] += 1e-15
+    gain = measure(models).improvement("challenger", "champion", LOG_LOSS)
+    assert gain.value == 0
+    assert "e-" not in judge(models).reason.split("(")[0]
+
+
+def test_a_challenger_without_skill_is_rejected_however_bad_the_champion_is():
+    scores = measure(outcomes(2000, challenger=1.0, champion=-1.0))
+    told = {
+        guessing: judge_challenger(
+            scores, "challenger", "champion", rules(), metric=LOG_LOSS, guessing=guessing
+        )
+        for guessing in (False, True)
+    }
+    assert (told[False].verdict, told[True].verdict) == ("promote", "reject")
+    assert "same answer" in told[True].reason
+
+
+def test_more_confidence_takes_more_evidence():
+    random = np.random.default_rng(2)
+    targets = random.integers(0, 4, 400)
+    models = {
+        name: Outcome.from_logits(
+            "multiclass", random.normal(size=(400, 4)) + strength * np.eye(4)[targets], targets
+        )
+        for name, strength in {"challenger": 1.3, "champion": 1.0}.items()
+    }
+    told = {
+        confidence: judge_challenger(
+            measure(models), "challenger", "champion", rules(confidence=confidence), metric=LOG_LOSS
+        ).verdict
+        for confidence in (0.8, 0.9999)
+    }
+    assert told == {0.8: "promote", 0.9999: "insufficient"}
+
+
+def mark(value: float, error: float, skew: float = 0.0) -> Mark:
+    return Mark(value=value, error=error, rows=1000, skew=skew, groups=1000)
+
+
+def decay_of(metric, before: Mark, now: Mark, classes: int = 2) -> float:
+    (found,) = find_decay(
+        {(metric.name, "all rows"): (before, now)},
+        {metric.name: metric},
+        alpha=0.05,
+        tolerance=0.0,
+        max_bias=0.0,
+        classes=classes,
+    )
+    return found.p_value
+
+
+def test_the_noise_of_both_windows_counts_and_so_does_its_skewness():
+    plain = decay_of(LOG_LOSS, mark(1.0, 0.03), mark(1.1, 0.04))
+    assert plain == pytest.approx(stats.t.sf(2, 999), rel=1e-6)
+    # A loss that few events made is low, and its own error too small: worse than it looks for a
+    # record, better for what is held against it.
+    assert decay_of(LOG_LOSS, mark(1.0, 0.03, skew=0.5), mark(1.1, 0.04)) > plain
+    assert decay_of(LOG_LOSS, mark(1.0, 0.03), mark(1.1, 0.04, skew=0.5)) < plain
+
+
+def test_a_bias_may_point_either_way_and_be_of_any_class():
+    one = stats.t.sf(2, 999)
+    before, now = mark(0.0, 0.03), mark(0.1, 0.04)
+    assert decay_of(BIAS, before, now) == pytest.approx(2 * one, rel=1e-6)
+    assert decay_of(BIAS, before, now, classes=5) == pytest.approx(5 * one, rel=1e-6)
+
+
+def test_a_window_of_a_schedule_spends_its_part_of_the_year():
+    spent = {
+        years: Job(
+            settings=EvaluationSettings(),
+            candidates={},
+            dataset=cast("Dataset", None),
+            lineage=Lineage(
+                registry=cast("Registry", None), run_id="r", champion=None, record=None, years=years
+            ),
+        ).alpha
+        for years in (None, 1.0, 1 / 12, 1 / 52)
+    }
+    assert spent == pytest.approx({None: 0.05, 1.0: 0.05, 1 / 12: 0.2 / 12, 1 / 52: 0.2 / 52})
 
 
 def test_a_better_challenger_that_breaks_a_limit_is_rejected():

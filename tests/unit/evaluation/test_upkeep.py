@@ -169,6 +169,28 @@ def test_a_healthy_window_leaves_the_champion_alone(line):
     assert not entry.unfit
 
 
+def test_a_champion_that_a_constant_answer_beats_is_not_healthy(house):
+    """It is as bad as it was at its promotion."""
+    frame = frame_of(1000, seed=1)
+    wrong = frame.assign(sold=frame.sold.map({"yes": "no", "no": "yes"}))
+    model = house.model(wrong, steps=40)
+    verdict, _, out = house.eval(house.rows(frame_of(2000, seed=2)), model=model, run_id="r0")
+    assert verdict == "reject"
+    house.promote(model, read_record(out["record"])["decision"])
+    verdict, reason, _ = house.eval(house.rows(frame_of(2000, seed=3)), run_id="r1")
+    assert verdict == "degraded"
+    assert "A constant answer does better" in reason
+
+
+def test_a_window_with_too_few_events_is_not_called_healthy(line):
+    frame = frame_of(2000, seed=3)
+    few = pd.concat([frame[frame.sold == "no"].head(200), frame[frame.sold == "yes"].head(7)])
+    rows = line.rows(few)
+    verdict, reason, _ = line.eval(rows, run_id="r1", settings={"ignore": ["sold"]})
+    assert verdict == "insufficient", reason
+    assert "3 more" in reason
+
+
 def test_other_rows_are_decay_only_where_that_was_asked_for(line):
     """Older houses sell as their age says: the scores hold, and yet nothing was learned there."""
     rows = line.rows(frame_of(4000, seed=7).query("age > 14"))

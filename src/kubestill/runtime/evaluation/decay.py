@@ -1,13 +1,13 @@
 """Test whether a champion has become worse than it was when it was promoted.
 
-Each score is held against the record of its promotion. Both are sample means of different rows, so
-their difference has the standard error sqrt(e1² + e2²), and its z-score is referred to the normal
-distribution, one-sided, against the hypothesis "worse by no more than the tolerance". The p-values
-of all scores and slices are adjusted together (Benjamini & Hochberg 1995): where nothing has
-changed, the chance of any alarm stays at `alpha`, however many slices are looked at.
+Each score is held against the record of its promotion. Both come from different rows, so that
+second and third moments of their noise add up; the t statistic, freed of its skewness (Hall 1992),
+is tested one-sided against the hypothesis "worse by no more than the tolerance". The p-values of
+all scores and slices are adjusted together (Benjamini & Hochberg 1995): where nothing has changed,
+the chance of any alarm stays at `alpha`, however many slices are looked at.
 
-One window is one look. A schedule looks again and again, and will raise a false alarm every
-1 / alpha windows or so; that costs one fine-tuning, whose result then has to prove itself.
+A schedule looks again and again. `Job.alpha` is therefore what a window of its length may spend of
+the rate that is stated for a year.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from scipy import stats
 
 from kubestill.runtime.evaluation.record import Mark
 from kubestill.runtime.metrics.catalog import BIAS, Metric
+from kubestill.runtime.metrics.intervals import Spread
 
 __all__ = ["Decay", "find_decay"]
 
@@ -61,6 +62,7 @@ def find_decay(
     alpha: float,
     tolerance: float,
     max_bias: float,
+    classes: int = 2,
 ) -> tuple[Decay, ...]:
     """Test every score against its record; the surest decay first.
 
@@ -70,6 +72,7 @@ def find_decay(
         alpha: Chance of any alarm where nothing has changed.
         tolerance: How much worse is no decay yet, as a share of the score at promotion.
         max_bias: The same for the calibration bias, which is small itself: in absolute terms.
+        classes: Number of classes that the calibration bias is the worst of.
     """
     found: list[Decay] = []
     for (name, part), (before, now) in pairs.items():
@@ -77,10 +80,18 @@ def find_decay(
         error = math.hypot(before.error, now.error)
         if not all(map(math.isfinite, (before.value, now.value, error))):
             continue
+        noise = Spread(
+            error=error,
+            skew=metric.sign * (before.third - now.third) / error**3 if error else 0.0,
+            carriers=math.inf,
+            groups=min(mark.groups or mark.rows for mark in (before, now)),
+        )
         allowed = max_bias if metric is BIAS else tolerance * abs(before.value)
         worse = metric.sign * (before.value - now.value) - allowed
-        # Without any spread the difference is a fact.
-        p_value = float(stats.norm.sf(worse / error)) if error else float(worse <= 0)
+        p_value = noise.above(worse)
+        if metric is BIAS:
+            # It is the larger of the two directions, and at the worst of the classes.
+            p_value = min(1.0, max(2, classes) * p_value)
         found.append(
             Decay(metric=metric, part=part, before=before, now=now, p_value=p_value, evident=False)
         )

@@ -3,8 +3,9 @@
 Against a baseline, `promote` takes evidence of an improvement, `reject` evidence that there is
 none worth having (or that a limit is broken, a slice or the golden set got worse); otherwise the
 rows are `insufficient`. Alone, a model is `degraded` on evidence of a broken limit, of decay since
-its promotion, or, where asked for, of other rows than then; `healthy` while its score keeps every
-limit, and the rows are `insufficient` in between. Evidence is an interval that lies wholly on one
+its promotion, that a constant answer does better, or, where asked for, of other rows than then;
+`healthy` while its score keeps every limit, and the rows are `insufficient` in between, or where
+too few of them carry the score. Evidence is an interval that lies wholly on one
 side; with several limits each interval is widened (Bonferroni), so that one more limit does not
 mean one more false alarm.
 
@@ -26,7 +27,7 @@ from kubestill.runtime.evaluation.decay import Decay
 from kubestill.runtime.evaluation.fitness import Shift
 from kubestill.runtime.evaluation.record import GoldenMark
 from kubestill.runtime.evaluation.thresholds import Threshold
-from kubestill.runtime.metrics.catalog import Metric
+from kubestill.runtime.metrics.catalog import METRICS, Metric
 from kubestill.runtime.metrics.intervals import Interval, Measured, measure
 
 __all__ = ["Decision", "Rules", "Verdict", "judge_alone", "judge_challenger", "judge_first"]
@@ -56,6 +57,8 @@ class Rules:
     thresholds: Sequence[Threshold] = ()
     min_rows: int
     """Below this many labelled rows nothing is decided."""
+    confidence: float = 0.95
+    """Of the intervals that decide: above the one that is shown where a year has many windows."""
     min_improvement: float = 0.01
     """The smallest improvement worth having, as a share of the baseline's score."""
     max_shift: float = 0.0
@@ -82,6 +85,8 @@ def judge_alone(
     *,
     shifts: Sequence[Shift] = (),
     decay: Sequence[Decay] = (),
+    constant: str = "",
+    missing: str = "",
 ) -> Decision:
     """Decide whether a model in use is as good as it has to be, and as it was.
 
@@ -91,6 +96,8 @@ def judge_alone(
         rules: What it is held to.
         shifts: How the rows differ from those it was promoted on.
         decay: Its scores against the record of its promotion.
+        constant: That a constant answer does better, in a sentence; empty without evidence of it.
+        missing: Why the rows cannot tell how good it is, in a sentence; empty where they can.
     """
     rows = scores.outcomes[model].rows
     if unfit := _unfit(shifts):
@@ -99,8 +106,9 @@ def judge_alone(
         return _too_few(rows, rules.min_rows)
     if lost := _unusable(scores, model):
         return Decision(verdict="degraded", reasons=(lost,))
-    limits = check_limits(scores, model, rules.thresholds)
+    limits = check_limits(scores, model, rules)
     worse = tuple(one.sentence for one in decay if one.evident)
+    worse += (constant,) if constant else ()
     drift = tuple(shift.statement for shift in shifts)
     if rules.max_shift and any(shift.size >= rules.max_shift for shift in shifts):
         limit = f"stability index of {rules.max_shift:g} or more"
@@ -108,8 +116,9 @@ def judge_alone(
     if limits.broken or worse:
         reasons = (*limits.broken, *worse, *limits.doubtful, *drift)
         return Decision(verdict="degraded", reasons=reasons)
-    if limits.doubtful:
-        return Decision(verdict="insufficient", reasons=(*limits.doubtful, *drift))
+    if limits.doubtful or missing:
+        reasons = dict.fromkeys((*limits.doubtful, *([missing] if missing else []), *drift))
+        return Decision(verdict="insufficient", reasons=tuple(reasons))
     kept = tuple(one.sentence for one in decay if one.part == "all rows")
     reasons = (*limits.kept, *kept) or ("No thresholds were given, so there was nothing to break.",)
     return Decision(verdict="healthy", reasons=(*reasons, *drift))
@@ -140,9 +149,8 @@ def judge_first(
     if settled := _settled(scores, model, rules, shifts):
         return settled
     if guessing:
-        why = f"The {model} does no better than by giving every row the same answer."
-        return Decision(verdict="reject", reasons=(why,))
-    limits = check_limits(scores, model, rules.thresholds)
+        return Decision(verdict="reject", reasons=(_guesses(model),))
+    limits = check_limits(scores, model, rules)
     if limits.broken:
         return Decision(verdict="reject", reasons=limits.broken + limits.doubtful)
     if limits.doubtful:
@@ -171,7 +179,7 @@ def judge_challenger(
         baseline: The name of what it would replace.
         rules: What the challenger is held to.
         metric: What improvement is measured in.
-        guessing: Its answers show no knowledge of the labels; matters where the baseline is broken.
+        guessing: Its answers show no knowledge of the labels.
         golden: Scores on a fixed set that the challenger must not be worse on.
         best: The best score a champion ever had on that set.
         worse_slices: Sentences on slices where it is worse than the baseline.
@@ -190,10 +198,12 @@ def judge_challenger(
         # What is in production cannot stay there.
         return judge_first(scores, model, rules, guessing=guessing, shifts=shifts, vacant=lost)
     rows = scores.outcomes[model].rows
-    limits = check_limits(scores, model, rules.thresholds)
+    limits = check_limits(scores, model, rules)
     forgotten = _forgotten(golden, model, baseline, metric, best, rules.max_forgetting)
-    gain = scores.improvement(model, baseline, metric)
-    text = _gain_text(gain, model, baseline, metric, scores.confidence)
+    gain = scores.improvement(model, baseline, metric, rules.confidence)
+    text = _gain_text(gain, model, baseline, metric, rules.confidence)
+    if guessing and gain.value > 0:
+        return Decision(verdict="reject", reasons=(_guesses(model), text))
     if limits.broken or forgotten or worse_slices:
         reasons = (*limits.broken, *forgotten, *worse_slices, text)
         return Decision(verdict="reject", reasons=reasons)
@@ -205,6 +215,8 @@ def judge_challenger(
     if gain.high <= worth:
         why = f"An improvement worth having (more than {worth:.3g}) is ruled out."
         return Decision(verdict="reject", reasons=(text, why))
+    if missing := scores.missing(model, metric, baseline):
+        return Decision(verdict="insufficient", reasons=(text, missing))
     why = (
         f"{counted(rows, 'row')} cannot tell: no improvement and one worth having "
         f"(more than {worth:.3g}) are both still possible."
@@ -242,13 +254,17 @@ def _worse_where_finite(scores: Measured, model: str, baseline: str, metric: Met
     return f"On the {counted(int(answered.sum()), 'row')} that both answer: {text}"
 
 
-def check_limits(scores: Measured, model: str, thresholds: Sequence[Threshold]) -> Limits:
+def _guesses(model: str) -> str:
+    return f"The {model} does no better than by giving every row the same answer."
+
+
+def check_limits(scores: Measured, model: str, rules: Rules) -> Limits:
     """Hold a model's scores against its limits."""
     broken: list[str] = []
     doubtful: list[str] = []
     kept: list[str] = []
-    confidence = 1 - (1 - scores.confidence) / max(1, len(thresholds))
-    for threshold in thresholds:
+    confidence = 1 - (1 - rules.confidence) / max(1, len(rules.thresholds))
+    for threshold in rules.thresholds:
         found = scores.interval(model, threshold.metric, confidence)
         shown = f"{threshold.metric} is {_shown(found, confidence)}, the limit is {threshold}"
         nearest_end = found.high if threshold.kind == "min" else found.low
@@ -256,6 +272,8 @@ def check_limits(scores: Measured, model: str, thresholds: Sequence[Threshold]) 
             kept.append(f"Kept: {shown}.")
         elif found.known and threshold.met(nearest_end):
             doubtful.append(f"Within noise of its limit: {shown}.")
+        elif missing := scores.missing(model, METRICS[threshold.metric]):
+            doubtful.append(f"Too little evidence for its limit: {shown}. {missing}")
         else:
             broken.append(f"Broken: {shown}.")
     return Limits(broken=tuple(broken), doubtful=tuple(doubtful), kept=tuple(kept))

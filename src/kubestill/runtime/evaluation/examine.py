@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,8 @@ from kubestill.runtime.evaluation.profile import columns_of, is_number, profile_
 from kubestill.runtime.evaluation.record import GoldenMark, Mark, Record, bias_of, mark_of, marks_of
 from kubestill.runtime.evaluation.slices import Cut, cut_of, parts_of, slice_scores, worse_slices
 from kubestill.runtime.metrics.catalog import BIAS, METRICS, TASKS, metrics_of
-from kubestill.runtime.metrics.intervals import Measured, measure
+from kubestill.runtime.metrics.intervals import Interval, Measured, measure
+from kubestill.runtime.metrics.outcome import Ints, Outcome
 
 __all__ = ["examine"]
 
@@ -145,11 +147,11 @@ def _decay(
         for name in watched
         if name in record.metrics and name in now
     }
-    bias = bias_of(evaluations[job.champion_role].outcome)
+    bias = bias_of(evaluations[job.champion_role].outcome, scores.groups)
     if record.bias and bias:
         pairs["bias", "all rows"] = (record.bias, bias)
     if job.settings.gate_slices:
-        marks = _slice_marks(job, evaluations[job.champion_role], masks)
+        marks = _slice_marks(job, evaluations[job.champion_role], masks, scores.groups)
         pairs |= {
             (used.primary, part): (record.slices[part], mark)
             for part, mark in marks.items()
@@ -161,6 +163,7 @@ def _decay(
         alpha=job.alpha,
         tolerance=job.settings.min_decay,
         max_bias=job.settings.max_bias,
+        classes=len(job.candidates["model"].predictor.spec.outputs),
     )
 
 
@@ -177,14 +180,28 @@ def _decide(
     rules = Rules(
         thresholds=job.thresholds,
         min_rows=settings.min_rows,
+        confidence=1 - job.alpha,
         min_improvement=settings.min_improvement,
         max_shift=settings.max_shift,
         max_forgetting=settings.max_forgetting,
     )
     mine = evaluations["model"].outcome
+    gain = _over_constant(job, mine, scores)
+    primary = METRICS[TASKS[job.task].primary]
     if job.question == "alone":
-        return judge_alone(scores, model, rules, shifts=shifts, decay=decay)
-    guessing = skill(mine).z < NO_SKILL
+        beaten = (
+            f"A constant answer does better: its {primary.title} is lower by {-gain.value:.3g}."
+        )
+        return judge_alone(
+            scores,
+            model,
+            rules,
+            shifts=shifts,
+            decay=decay,
+            constant=beaten if gain.high < 0 else "",
+            missing=scores.missing(model, primary),
+        )
+    guessing = gain.value <= 0 or (job.question == "first" and skill(mine).z < NO_SKILL)
     if job.question == "first":
         return judge_first(scores, model, rules, guessing=guessing, shifts=shifts)
     worse: tuple[str, ...] = ()
@@ -197,6 +214,7 @@ def _decide(
             alpha=job.alpha,
             tolerance=settings.slice_tolerance,
             min_rows=settings.min_slice_rows,
+            groups=scores.groups,
         )
     return judge_challenger(
         scores,
@@ -210,6 +228,24 @@ def _decide(
         worse_slices=worse,
         shifts=shifts,
     )
+
+
+def _over_constant(job: Job, outcome: Outcome, scores: Measured) -> Interval:
+    """Return how much better the answers are than the best one that is the same for every row."""
+    if not outcome.finite.all():
+        return Interval(float("nan"))
+    if job.task == "regression":
+        answer = outcome.targets.mean(axis=0)
+    else:
+        counts = np.bincount(outcome.targets, minlength=outcome.predictions.shape[1])
+        with np.errstate(divide="ignore"):
+            answer = np.log(counts / counts.sum())
+    # A class that does not occur has no chance in it, and no row asks for one.
+    answer = np.maximum(answer, -1e3) if job.task != "regression" else answer
+    constant = replace(outcome, predictions=np.tile(answer, (outcome.rows, 1)))
+    found = measure({"": outcome, "constant": constant}, groups=scores.groups)
+    metric = METRICS[TASKS[job.task].primary]
+    return found.improvement("", "constant", metric, 1 - job.alpha)
 
 
 def _best(job: Job) -> GoldenMark | None:
@@ -241,10 +277,10 @@ def _record(
     return Record(
         metric=metric.name,
         metrics=marks_of(scores, name, metrics_of(job.task)),
-        slices=_slice_marks(job, mine, _named(_parts(values, cuts))),
+        slices=_slice_marks(job, mine, _named(_parts(values, cuts)), scores.groups),
         cuts=cuts,
         golden=mark if mark and np.isfinite(mark.value) else None,
-        bias=bias_of(mine.outcome),
+        bias=bias_of(mine.outcome, scores.groups),
         skill=skill(mine.outcome),
         profile=profile_of(job.dataset),
     )
@@ -269,12 +305,17 @@ def _named(parts: Mapping[str, Masks]) -> Masks:
     }
 
 
-def _slice_marks(job: Job, evaluation: Evaluation, masks: Masks) -> dict[str, Mark]:
+def _slice_marks(
+    job: Job, evaluation: Evaluation, masks: Masks, groups: Ints | None
+) -> dict[str, Mark]:
     found: dict[str, Mark] = {}
+    primary = METRICS[TASKS[job.task].primary]
     for name, mask in masks.items():
         if mask.sum() < job.settings.min_slice_rows:
             continue
-        mark = mark_of(evaluation.outcome.take(mask))
+        held = None if groups is None else np.unique(groups[mask], return_inverse=True)[1]
+        scores = measure({name: evaluation.outcome.take(mask)}, groups=held)
+        mark = mark_of(scores, name, primary)
         if mark is not None:
             found[name] = mark
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, Literal, cast
 
 from kubestill.errors import CorruptData, InvalidInput, NotFound, Problem, Problems
@@ -24,6 +25,7 @@ from kubestill.runtime.models.identity import SPEC_FILE, model_digest
 from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.retraining import Champion, Registry, open_registry
 from kubestill.runtime.retraining.history import is_reserved
+from kubestill.runtime.retraining.request import parse_instant
 from kubestill.runtime.stores import open_store
 from kubestill.runtime.training.record import TrainingRecord, read_training
 
@@ -58,6 +60,8 @@ class Lineage:
     """Name of the window that the run holds."""
     end: str = ""
     """Until when its rows reach: what the history is plotted over. ISO 8601."""
+    years: float | None = None
+    """Time since the window before it; None outside of a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +112,14 @@ class Job:
 
     @property
     def alpha(self) -> float:
-        """Chance of a false alarm that is accepted."""
-        return 1 - self.settings.confidence
+        """Chance of a false alarm that this window may spend.
+
+        Windows of a schedule add up: each gets the part of a year's rate that its time is of a
+        year, and never more than that of one window. Years then keep theirs (Bonferroni).
+        """
+        once = 1 - self.settings.confidence
+        years = self.lineage.years if self.lineage else None
+        return once if years is None else min(once, self.settings.yearly_alarms * years)
 
 
 def check_inputs(
@@ -213,7 +223,14 @@ def _read_lineage(registry: str, run_id: str) -> Lineage:
         record=record,
         window=window.id if window else "",
         end=window.end if window else "",
+        years=_years(state.judged_through or window.first, window.end) if window else None,
     )
+
+
+def _years(before: str, end: str) -> float:
+    """Return the years between two instants: at least an hour, where rows are late or replayed."""
+    passed = parse_instant(end) - parse_instant(before)
+    return max(passed, timedelta(hours=1)) / timedelta(days=365.25)
 
 
 def _check_alone(

@@ -18,9 +18,15 @@ from kubestill.runtime.evaluation.labels import Skill
 from kubestill.runtime.evaluation.profile import Profile
 from kubestill.runtime.evaluation.slices import Cut
 from kubestill.runtime.metrics.catalog import Metric
-from kubestill.runtime.metrics.formulas import losses
-from kubestill.runtime.metrics.intervals import Measured
-from kubestill.runtime.metrics.outcome import Outcome
+from kubestill.runtime.metrics.intervals import (
+    CARRIERS,
+    EVENTS,
+    Measured,
+    Spread,
+    by_group,
+    events,
+)
+from kubestill.runtime.metrics.outcome import Ints, Outcome
 
 __all__ = [
     "FORMAT",
@@ -47,6 +53,15 @@ class Mark(_Value):
     error: float
     """Standard error."""
     rows: int
+    skew: float = 0.0
+    """Skewness of its noise; older versions did not measure it."""
+    groups: int = 0
+    """Independent groups of rows; 0 where older versions took each row for one."""
+
+    @property
+    def third(self) -> float:
+        """Third moment of its noise."""
+        return self.skew * self.error**3
 
 
 class GoldenMark(_Value):
@@ -93,39 +108,46 @@ def read_record(form: Mapping[str, Any], source: str) -> Record | None:
 
 
 def marks_of(scores: Measured, name: str, metrics: Mapping[str, Metric]) -> dict[str, Mark]:
-    """Return a model's scores that resampling gave a standard error, where they are finite."""
-    marks: dict[str, Mark] = {}
-    rows = scores.outcomes[name].rows
-    for key, metric in metrics.items():
-        value = scores.points[name][key]
-        if math.isfinite(value) and metric.has_error and not scores.missing(name, metric):
-            marks[key] = Mark(value=value, error=scores.spread(name, metric).error, rows=rows)
-    return marks
+    """Return a model's scores whose noise is known."""
+    found = {key: mark_of(scores, name, metric) for key, metric in metrics.items()}
+    return {key: mark for key, mark in found.items() if mark is not None}
 
 
-def mark_of(outcome: Outcome) -> Mark | None:
-    """Return the primary score, log loss or RMSE; None where it or its error is not known."""
-    each = losses(outcome)
-    if len(each) < 2 or not np.isfinite(each).all():
+def mark_of(scores: Measured, name: str, metric: Metric) -> Mark | None:
+    """Return one of a model's scores; None where it or its noise is not known."""
+    value = scores.points[name][metric.name]
+    if not math.isfinite(value) or not metric.has_error or scores.missing(name, metric):
         return None
-    value, error = float(each.mean()), float(each.std(ddof=1) / math.sqrt(len(each)))
-    if outcome.task == "regression":
-        # The delta method: d sqrt(v) = dv / (2 sqrt(v)).
-        value = math.sqrt(value)
-        error = error / (2 * value) if value else 0.0
-    return Mark(value=value, error=error, rows=len(each))
+    spread = scores.spread(name, metric)
+    return Mark(
+        value=value,
+        error=spread.error,
+        rows=scores.outcomes[name].rows,
+        skew=spread.skew,
+        groups=spread.groups,
+    )
 
 
-def bias_of(outcome: Outcome) -> Mark | None:
+def bias_of(outcome: Outcome, groups: Ints | None = None) -> Mark | None:
     """Return how far the stated probability of a class is from its frequency, at the worst class.
 
-    None for a regression, and where answers are not finite.
+    None for a regression, where answers are not finite, and where too few rows are of rarer classes
+    to tell.
     """
-    if outcome.task == "regression" or outcome.rows < 2 or not outcome.finite.all():
+    if outcome.task == "regression" or not outcome.finite.all():
         return None
     gaps = outcome.probabilities
     gaps[np.arange(outcome.rows), outcome.targets] -= 1
     means = gaps.mean(axis=0)
     worst = int(np.abs(means).argmax())
-    error = float(gaps[:, worst].std(ddof=1) / math.sqrt(outcome.rows))
-    return Mark(value=float(abs(means[worst])), error=error, rows=outcome.rows)
+    sign = math.copysign(1, means[worst])
+    spread = Spread.of(by_group(sign * (gaps[:, worst] - means[worst]), groups))
+    if events(outcome, groups) < EVENTS or spread.carriers < CARRIERS:
+        return None
+    return Mark(
+        value=float(abs(means[worst])),
+        error=spread.error,
+        rows=outcome.rows,
+        skew=spread.skew,
+        groups=spread.groups,
+    )

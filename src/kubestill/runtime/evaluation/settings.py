@@ -48,7 +48,11 @@ class EvaluationSettings(BaseModel):
     """Columns whose shifts are expected, such as a running number; the target's name switches off
     the checks of the labels."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
-    """Confidence of every interval."""
+    """Confidence of every interval; less it from 1 for the chance of a false alarm in a window."""
+    yearly_alarms: float = Field(default=0.2, gt=0, lt=1)
+    """Chance of a false alarm in a year in which nothing changes, however many windows it has; half
+    of it for promoting a challenger that is no better. A window may spend the part of it that its
+    time is of a year, so that a schedule of many windows asks for more evidence in each."""
     resamples: int = Field(default=2000, ge=100, le=100_000)
     """No effect since intervals are computed without resampling; accepted as before."""
     seed: int = Field(default=0, ge=0)

@@ -23,7 +23,8 @@ from kubestill.runtime.datasets.schema import Schema, sort_labels
 from kubestill.runtime.evaluation.profile import is_number
 from kubestill.runtime.metrics.catalog import score
 from kubestill.runtime.metrics.formulas import losses
-from kubestill.runtime.metrics.outcome import Outcome
+from kubestill.runtime.metrics.intervals import CARRIERS, EVENTS, PAIRED, Spread, by_group, events
+from kubestill.runtime.metrics.outcome import Ints, Outcome
 
 __all__ = ["Cut", "Slice", "check_slices", "cut_of", "parts_of", "slice_scores", "worse_slices"]
 
@@ -122,11 +123,13 @@ def worse_slices(
     alpha: float,
     tolerance: float,
     min_rows: int,
+    groups: Ints | None = None,
 ) -> tuple[str, ...]:
     """Return the slices on which a model errs more than what it would replace, row by row.
 
-    A paired one-sided t-test of the losses for each slice, against "worse by no more than the
-    tolerance"; adjusted for the number of slices (Benjamini & Hochberg 1995).
+    A paired one-sided test of the losses for each slice, against "worse by no more than the
+    tolerance", as `metrics.intervals` does it; adjusted for the number of slices (Benjamini &
+    Hochberg 1995). Slices with too few rows, or events, say nothing.
 
     Args:
         parts: Slice, such as `carrier = UA` → mask [N].
@@ -135,19 +138,19 @@ def worse_slices(
         alpha: Largest adjusted p-value that counts as evidence.
         tolerance: How much worse is tolerated, as a share of the baseline's mean loss there.
         min_rows: Slices with fewer rows say nothing.
+        groups: [N] group of each row; None where each is its own.
     """
     mine, theirs = losses(model), losses(baseline)
     tested: list[tuple[str, float, float, float]] = []
     for name, mask in parts.items():
         if mask.sum() < max(2, min_rows):
             continue
-        usual = float(theirs[mask].mean())
-        excess = mine[mask] - theirs[mask]
-        if np.ptp(excess) == 0:
-            p_value = float(excess[0] <= tolerance * usual)
-        else:
-            test = stats.ttest_1samp(excess, tolerance * usual, alternative="greater")
-            p_value = float(test.pvalue)
+        usual, excess = float(theirs[mask].mean()), mine[mask] - theirs[mask]
+        held = None if groups is None else np.unique(groups[mask], return_inverse=True)[1]
+        spread = Spread.of(by_group(excess - excess.mean(), held), skewness=PAIRED)
+        if events(model.take(mask), held) < EVENTS or spread.carriers < CARRIERS:
+            continue
+        p_value = spread.above(float(excess.mean()) - tolerance * usual)
         tested.append((name, p_value, float(excess.mean()), usual))
     if not tested:
         return ()

@@ -96,6 +96,8 @@ class Reliability:
 
     square: float
     """Unbiased, and so negative half of the time where there is no error."""
+    noise: float
+    """What noise alone adds to the plain estimate."""
     floor: float
     """Its variance where there is no error."""
     slope: float
@@ -122,11 +124,15 @@ class Reliability:
         mean = np.zeros(CALIBRATION_BINS)
         mean[known] = sums / counts
         noise = by_bin(np.square(total - rows * mean[place]))[known] / np.square(counts)
+        # Of calibrated rows it is known; few rows that happen to err alike say too little.
+        least = np.bincount(bins, confidence * (1 - confidence), minlength=CALIBRATION_BINS)
+        noise = np.maximum(noise, least[known] / np.square(counts))
         weights = counts / outcome.rows
         size = float((weights * np.square(mean[known])).sum())
         tilt = 4 * float((np.square(weights * mean[known]) * noise).sum())
         return cls(
             square=float((weights * square).sum()),
+            noise=float((weights * noise).sum()),
             floor=2 * float(np.square(weights * noise).sum()),
             slope=tilt / size if size else 0.0,
         )
@@ -142,17 +148,24 @@ def calibration_range(
 ) -> tuple[float, float]:
     """Return the calibration errors that the rows do not contradict: from 0 where none may be.
 
-    Those whose squares are within `z` of the estimate's standard errors *there*: the noise of a
-    square grows with it.
+    Those whose squares are within so many of the estimate's standard errors *there*, for the noise
+    of a square grows with it; upwards as many as a sum of squares has at this confidence where
+    there is no error (a chi-square with its mean and variance, Satterthwaite).
     """
-    from scipy.special import ndtri
+    from scipy.special import chdtri, ndtri
 
-    found, z = Reliability.of(outcome, groups), float(ndtri((1 + confidence) / 2))
-    # (square - x)² = z² (floor + slope x), solved for x.
-    middle = found.square + z * z * found.slope / 2
-    reach = math.sqrt(max(0.0, middle**2 - found.square**2 + z * z * found.floor))
-    low, high = (math.sqrt(max(0.0, end)) for end in (middle - reach, middle + reach))
-    return low, min(1.0, high)
+    found = Reliability.of(outcome, groups)
+    if not found.floor:
+        return math.sqrt(max(0.0, found.square)), math.sqrt(max(0.0, found.square))
+    freedom = 2 * found.noise**2 / found.floor
+    up = (float(chdtri(freedom, (1 - confidence) / 2)) - freedom) / math.sqrt(2 * freedom)
+    ends: list[float] = []
+    for reach, side in ((up, -1), (float(ndtri((1 + confidence) / 2)), 1)):
+        # (square - x)² = reach² (floor + slope x), solved for x.
+        middle = found.square + reach**2 * found.slope / 2
+        wide = middle**2 - found.square**2 + reach**2 * found.floor
+        ends.append(math.sqrt(max(0.0, middle + side * math.sqrt(max(0.0, wide)))))
+    return ends[0], min(1.0, ends[1])
 
 
 def f1_counts(outcome: Outcome) -> Floats:

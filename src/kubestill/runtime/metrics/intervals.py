@@ -25,15 +25,38 @@ from kubestill.errors import counted
 from kubestill.runtime.metrics.catalog import METRICS, Metric, metrics_of, point
 from kubestill.runtime.metrics.outcome import Floats, Ints, Outcome
 
-__all__ = ["EVENTS", "Interval", "Measured", "Spread", "influences", "measure", "paired_error"]
+__all__ = [
+    "CARRIERS",
+    "EVENTS",
+    "PAIRED",
+    "Interval",
+    "Measured",
+    "Spread",
+    "by_group",
+    "events",
+    "influences",
+    "measure",
+    "paired_error",
+]
 
 EVENTS = 10
 """Rows outside of the most frequent class, or groups that have such rows, below which scores of a
 classification have no interval."""
 
-CARRIERS = 5
-"""Rows that must carry a score or a difference: the number of rows over the kurtosis of their
-influences. It is about the number of events where events carry it, and N / 3 for normal noise."""
+CARRIERS = 2
+"""Rows that must carry a difference: the number of rows over the kurtosis of their influences. It
+is about the number of events where events carry it, and N / 3 for normal noise."""
+
+LEAST_GROUPS = 40
+"""Groups below which the noise between them is not known well enough."""
+
+PAIRED = 0.5
+"""Part of the skewness that is corrected for in a difference of two models. Where they differ in
+events of one kind all of it is real; where they differ at random none is, and few events look as if
+it were. With half of it both cover."""
+
+FEW = 5
+"""Rows that are right, or wrong, below which the interval of a share is the exact one."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +86,13 @@ class Spread:
     groups: int
 
     @classmethod
-    def of(cls, influence: Floats) -> Spread:
-        """Measure the spread from the [G] influences of independent groups."""
+    def of(cls, influence: Floats, *, skewness: float = 1.0) -> Spread:
+        """Measure the spread from the [G] influences of independent groups.
+
+        Args:
+            influence: With mean zero.
+            skewness: Part of the skewness that is corrected for.
+        """
         groups = len(influence)
         second = float(np.square(influence).sum())
         if groups < 2 or second == 0:
@@ -73,10 +101,29 @@ class Spread:
         unit = influence / math.sqrt(second)
         return cls(
             error=math.sqrt(second / (groups * (groups - 1))),
-            skew=float((unit**3).sum()),
+            skew=skewness * float((unit**3).sum()),
             carriers=1 / float((unit**4).sum()),
             groups=groups,
         )
+
+    def above(self, excess: float) -> float:
+        """Return the p-value of a score that exceeds a limit by `excess`, by chance alone."""
+        from scipy.special import stdtr
+
+        if not self.error:
+            return float(excess <= 0)
+        t, skew = excess / self.error, self.skew
+        straight = t + skew * t**2 / 3 + skew**2 * t**3 / 27 + skew / 6
+        return float(stdtr(self._freedom(skew), -straight))
+
+    def _freedom(self, skew: float) -> float:
+        """Return the degrees of freedom of the standard error, by its own noise (Satterthwaite).
+
+        The part of that noise which goes with the score's is what removing its skewness takes care
+        of: a few events make both large. G - 1 for normal noise.
+        """
+        excess = 1 / self.carriers - 1 / self.groups - skew**2
+        return min(self.groups - 1, 2 / excess) if excess > 0 else self.groups - 1
 
     def range(self, value: float, confidence: float, *, skewed: bool = True) -> tuple[float, float]:
         """Return the two-sided interval about `value`."""
@@ -84,8 +131,8 @@ class Spread:
 
         if not self.error:
             return value, value
-        reach = float(stdtrit(self.groups - 1, (1 + confidence) / 2))
         skew = self.skew if skewed else 0.0
+        reach = float(stdtrit(self._freedom(skew), (1 + confidence) / 2))
         ends = (unskewed(reach, skew), unskewed(-reach, skew))
         return value - self.error * ends[0], value - self.error * ends[1]
 
@@ -126,7 +173,8 @@ class Measured:
         spread = self.spread(model, known)
         if not spread.error and not known.link.skewed:
             # Perfect on these rows, as is a share of right answers whose rows are the events.
-            return Interval(value, *_wilson(value, self._events(model) or 0, confidence))
+            rows = events(self.outcomes[model], self.groups)
+            return Interval(value, *_share_of(value, rows, confidence))
         slope = known.link.slope(value)
         moved = Spread(
             error=abs(slope) * spread.error,
@@ -142,7 +190,9 @@ class Measured:
         self, model: str, other: str, metric: Metric, confidence: float | None = None
     ) -> Interval:
         """Return how much better `model` is than `other`: positive is better in any metric."""
-        value = metric.sign * (self.points[model][metric.name] - self.points[other][metric.name])
+        mine, theirs = (self.points[name][metric.name] for name in (model, other))
+        # Equal scores differ by rounding: by 2e-16, which is no gain.
+        value = 0.0 if math.isclose(mine, theirs, rel_tol=1e-12) else metric.sign * (mine - theirs)
         confidence = confidence or self.confidence
         if not math.isfinite(value) or self.missing(model, metric, other):
             return Interval(value)
@@ -153,7 +203,8 @@ class Measured:
             mine, theirs = (metric.influences(self.outcomes[name]) for name in (model, other))
             hits = metric.sign * (mine - theirs) + value
             return Interval(value, *self._agresti_min(difference, value, hits, confidence))
-        return Interval(value, *Spread.of(difference).range(value, confidence))
+        spread = Spread.of(difference, skewness=PAIRED)
+        return Interval(value, *spread.range(value, confidence, skewed=metric.link.skewed))
 
     def recovered_gap(self, student: str, control: str, teacher: str, metric: Metric) -> Interval:
         """Return (student - control) / (teacher - control): 1 is all that the teacher adds.
@@ -186,35 +237,26 @@ class Measured:
         """
         if metric.proportion or not metric.has_error:
             return ""
-        events = self._events(model)
-        if events is not None and events < EVENTS:
-            what = "row" if self.groups is None else "group"
+        what = "row" if self.groups is None else "group"
+        there = events(self.outcomes[model], self.groups)
+        if there < EVENTS:
             return (
-                f"{metric.title}: {counted(events, what)} outside of the most frequent class, and "
-                f"at least {EVENTS} are needed; {EVENTS - events} more."
+                f"{metric.title}: {counted(int(there), what)} outside of the most frequent class, "
+                f"and at least {EVENTS} are needed; {EVENTS - int(there)} more."
             )
         moved = self._influence(model, metric)
         spread = Spread.of(moved - self._influence(other, metric) if other else moved)
-        what = "group" if self.groups is not None else "row"
-        if self.groups is not None and spread.groups < EVENTS:
+        if self.groups is not None and spread.groups < LEAST_GROUPS:
             return (
-                f"{metric.title}: {counted(spread.groups, what)}, and at least {EVENTS} are needed."
+                f"{metric.title}: {counted(spread.groups, what)}, and at least {LEAST_GROUPS} are "
+                f"needed; {LEAST_GROUPS - spread.groups} more."
             )
-        if spread.carriers < CARRIERS:
-            which = "the difference" if other else "the score"
+        if other and spread.carriers < CARRIERS:
             return (
-                f"{metric.title}: {which} rests on about {counted(round(spread.carriers), what)}, "
-                f"and at least {CARRIERS} are needed."
+                f"{metric.title}: the difference rests on about "
+                f"{counted(round(spread.carriers), what)}, and at least {CARRIERS} are needed."
             )
         return ""
-
-    def _events(self, model: str) -> int | None:
-        """Count what is not of the most frequent class; None for a regression."""
-        outcome = self.outcomes[model]
-        if outcome.task == "regression":
-            return None
-        rare = outcome.targets != np.bincount(outcome.targets).argmax()
-        return int(rare.sum() if self.groups is None else len(np.unique(self.groups[rare])))
 
     def _influence(self, model: str, metric: Metric) -> Floats:
         """Return the [G] influences of the groups on a score, in its unit."""
@@ -228,13 +270,13 @@ class Measured:
     ) -> tuple[float, float]:
         rows = self.outcomes[model].rows
         if self.groups is None:
-            return _wilson(value, rows, confidence)
+            return _share_of(value, rows, confidence)
         spread = self.spread(model, metric)
         # So many independent rows would scatter as much (Korn & Graubard 1998); where all rows
         # are alike nothing tells, and a group counts as one.
         alone = value * (1 - value)
         rows = min(rows, alone / spread.error**2) if spread.error else spread.groups
-        return _wilson(value, rows, confidence)
+        return _share_of(value, rows, confidence)
 
     def _agresti_min(
         self, difference: Floats, value: float, hits: Floats, confidence: float
@@ -261,9 +303,19 @@ class Measured:
         return max(-1.0, min(mean - reach, value)), min(1.0, max(mean + reach, value))
 
 
-def _wilson(share: float, rows: float, confidence: float) -> tuple[float, float]:
-    """Return Wilson's interval of a share of `rows` independent rows."""
-    from scipy.special import ndtri
+def _share_of(share: float, rows: float, confidence: float) -> tuple[float, float]:
+    """Return Wilson's interval of a share of `rows` independent rows, or Clopper & Pearson's.
+
+    The exact one is taken where fewer than five rows are right, or wrong: Wilson's then misses in
+    up to 9% of windows.
+    """
+    from scipy.special import betaincinv, ndtri
+
+    hits, rest = share * rows, (1 - share) * rows
+    if min(hits, rest) < FEW:
+        tail = (1 - confidence) / 2
+        low = float(betaincinv(hits, rest + 1, tail)) if hits > 0 else 0.0
+        return low, float(betaincinv(hits + 1, rest, 1 - tail)) if rest > 0 else 1.0
 
     z = float(ndtri((1 + confidence) / 2))
     middle = (share + z * z / (2 * rows)) / (1 + z * z / rows)
@@ -281,11 +333,26 @@ def influences(outcome: Outcome, metric: Metric, groups: Ints | None = None) -> 
         metric: One that rows have an influence on.
         groups: [N] group of each row, from 0; None where each row is its own.
     """
-    each = metric.influences(outcome)
+    return by_group(metric.influences(outcome), groups)
+
+
+def by_group(each: Floats, groups: Ints | None) -> Floats:
+    """Add the [N] influences of rows to the [G] influences of their groups."""
     if groups is None:
         return each
     summed = np.bincount(groups, each)
     return summed * (len(summed) / len(each))
+
+
+def events(outcome: Outcome, groups: Ints | None = None) -> float:
+    """Count what is not of the most frequent class: rows, or groups that have such rows.
+
+    Infinite for a regression, in which every row tells as much.
+    """
+    if outcome.task == "regression" or not outcome.rows:
+        return math.inf if outcome.rows else 0
+    rare = outcome.targets != np.bincount(outcome.targets).argmax()
+    return int(rare.sum()) if groups is None else len(np.unique(groups[rare]))
 
 
 def paired_error(first: Floats, second: Floats) -> float:

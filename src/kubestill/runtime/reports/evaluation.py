@@ -119,7 +119,10 @@ def _scores(findings: Findings) -> Html:
         f"On {counted(findings.dataset['labelled'], 'row')}; small figures are "
         f"{findings.scores.confidence:.0%} intervals. Bold is best."
     )
-    return section("Scores", table(columns, rows), bullets(findings.decision.reasons), note=note)
+    # What is different about the rows has a section of its own.
+    elsewhere = {shift.statement for shift in findings.shifts}
+    reasons = [reason for reason in findings.decision.reasons if reason not in elsewhere]
+    return section("Scores", table(columns, rows), bullets(reasons), note=note)
 
 
 def _score_cell(findings: Findings, subject: Subject, metric: Metric) -> Cell:
