@@ -9,7 +9,7 @@ import pyarrow as pa
 from kubestill.errors import Problems
 from kubestill.runtime.datasets.reading import is_number_type, is_text
 
-__all__ = ["conformed", "unified"]
+__all__ = ["conformed", "unified", "without_views"]
 
 
 def unified(
@@ -26,6 +26,7 @@ def unified(
         names: The files, for messages.
         problems: Takes every column on which two files contradict each other.
     """
+    schemas = [without_views(schema) for schema in schemas]
     first = schemas[0]
     if all(schema.equals(first) for schema in schemas):
         return first
@@ -53,6 +54,14 @@ def unified(
         return None
     metadata = next((schema.metadata for schema in schemas if schema.metadata), None)
     return pa.schema(list(types.items()), metadata=metadata)
+
+
+def without_views(schema: pa.Schema) -> pa.Schema:
+    """Return a schema with plain text for views of text, whose nulls Arrow's `unique` loses."""
+    for at, kind in enumerate(schema.types):
+        if pa.types.is_string_view(kind):
+            schema = schema.set(at, schema.field(at).with_type(pa.string()))
+    return schema
 
 
 def conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -22,7 +22,7 @@ from kubestill.errors import CorruptData, InvalidInput, Problem, Problems, count
 from kubestill.runtime.datasets.csvs import Notes, read_csvs
 from kubestill.runtime.datasets.extent import check_extent
 from kubestill.runtime.datasets.files import DataFile, find_files, is_date
-from kubestill.runtime.datasets.promotion import conformed, unified
+from kubestill.runtime.datasets.promotion import conformed, unified, without_views
 from kubestill.runtime.datasets.reading import Numerals, Reading, TextReader, is_text, replaced
 
 __all__ = ["Opened", "open_source", "opened_table", "try_source"]
@@ -160,6 +160,8 @@ def opened_table(
     table: pa.Table, *, reading: Reading | None = None, kinds: Mapping[str, str] | None = None
 ) -> Opened:
     """Return a table in memory as `open_source` returns one from files."""
+    if (plain := without_views(table.schema)) != table.schema:
+        table = table.cast(plain)
     readers = _readers(table.schema, reading or Reading(), kinds or {})
     rows = pads.dataset(table)
     return Opened(rows=rows, readers=readers, unlearned=_index(table.schema))
