@@ -109,6 +109,25 @@ def quarantine(uri: str, windows: tuple[str, ...]) -> None:
     echo(quarantine(uri, windows))
 
 
+@registry.command()
+@click.argument("uri")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+def unlock(uri: str, yes: bool) -> None:
+    """Take the claim from a run that has died, and give its rows back.
+
+    That is for runs of another machine, or of a Kubeflow that does not answer: the next run would
+    wait for the end of their lease. If the run is alive after all, it is refused from then on.
+    """
+    from kubestill.runtime.retraining.inspection import unlock
+
+    def confirm(held: str) -> None:
+        echo(held)
+        if not yes:
+            click.confirm("Has this run ended? It can write nothing more then.", abort=True)
+
+    echo(unlock(uri, confirm=confirm))
+
+
 def _show(title: str, rows: list[dict[str, Any]]) -> None:
     if rows:
         echo(f"\n{title}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 import uuid
@@ -18,7 +19,7 @@ from kubestill.errors import Fenced, InvalidInput
 from kubestill.runtime.base.artifacts import LocalArtifact
 from kubestill.runtime.retraining import kubeflow_runs, open_registry, transitions
 from kubestill.runtime.retraining.history import Judgement
-from kubestill.runtime.retraining.inspection import free_claim, runs
+from kubestill.runtime.retraining.inspection import free_claim, runs, standing, unlock
 from kubestill.runtime.retraining.kubeflow_runs import API_VARIABLE
 from kubestill.runtime.retraining.outcomes import abandon, conclude
 from kubestill.runtime.retraining.ownership import DRIVER_VARIABLE
@@ -400,6 +401,66 @@ class TestTerminatedByHand:
     def test_no_registry_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(InvalidInput, match="there is no registry here"):
             free_claim(str(tmp_path / "nothing"), RUN)
+
+
+class TestUnlockedByHand:
+    """`kubestill registry unlock`."""
+
+    def test_it_says_who_holds_it_and_gives_the_rows_back(
+        self, scene: Scene, held: Taken, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv(API_VARIABLE)
+        told: list[str] = []
+        done = unlock(scene.registry.uri, confirm=told.append)
+        assert re.fullmatch(
+            rf"run {RUN}, last heard of at [\d -]+:\d\d, its lease ends at [\d -]+:\d\d UTC\.",
+            told[0],
+        )
+        assert standing(scene.registry.uri)["at work"] == "nobody"
+        assert done.startswith("abandoned: It was unlocked by hand.")
+        assert scene.run("2013-03-01", NEXT).ids() == held.ids()
+        with pytest.raises(Fenced, match="holds no window any more"):
+            scene.promote(held)
+
+    def test_a_run_that_kubeflow_says_goes_on_is_not_robbed(
+        self, scene: Scene, held: Taken
+    ) -> None:
+        with pytest.raises(InvalidInput, match="it is at work; end it first"):
+            unlock(scene.registry.uri)
+        assert RUN in standing(scene.registry.uri)["at work"]
+
+    def test_who_answers_no_changes_nothing(
+        self, scene: Scene, held: Taken, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv(API_VARIABLE)
+
+        def refuse(_: str) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            unlock(scene.registry.uri, confirm=refuse)
+        assert RUN in standing(scene.registry.uri)["at work"]
+
+    def test_a_run_that_lives_here_is_not_robbed(
+        self, scene: Scene, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv(DRIVER_VARIABLE, str(os.getpid()))
+        scene.started()
+        scene.deliver("b.parquet", rows(100, 50, day="2013-02-01"))
+        scene.run("2013-03-01", RUN)
+        with pytest.raises(InvalidInput, match="it is at work; end it first"):
+            unlock(scene.registry.uri)
+        assert RUN in standing(scene.registry.uri)["at work"]
+
+    def test_what_kubeflow_knows_is_the_reason(
+        self, scene: Scene, api: RunsApi, held: Taken
+    ) -> None:
+        api.set(RUN, "terminated", state="FAILED")
+        assert "Kubeflow says that it is over: FAILED." in unlock(scene.registry.uri)
+
+    def test_nobody_holds_it(self, scene: Scene) -> None:
+        scene.started()
+        assert unlock(scene.registry.uri) == f"no run holds {scene.registry.uri}"
 
 
 @pytest.mark.parametrize("number", range(8))

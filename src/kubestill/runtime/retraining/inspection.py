@@ -11,10 +11,11 @@ from kubestill.runtime.retraining import transitions
 from kubestill.runtime.retraining.champions import check_champion
 from kubestill.runtime.retraining.history import Outcome, RunHistory
 from kubestill.runtime.retraining.outcomes import abandon
+from kubestill.runtime.retraining.ownership import find_end, is_alive
 from kubestill.runtime.retraining.registry import Registry, open_registry
-from kubestill.runtime.retraining.state import Champion, State
+from kubestill.runtime.retraining.state import Champion, Claim, State
 
-__all__ = ["free_claim", "quarantine", "release", "roll_back", "runs", "standing"]
+__all__ = ["free_claim", "quarantine", "release", "roll_back", "runs", "standing", "unlock"]
 
 
 def runs(uri: str) -> list[dict[str, Any]]:
@@ -39,7 +40,7 @@ def standing(uri: str) -> dict[str, Any]:
         "judged through": state.judged_through[:19],
         "trained through": state.trained_through[:19],
         "golden": _golden(state),
-        "at work": f"run {state.claim.run_id}" if state.claim else "nobody",
+        "at work": _describe(state.claim) if state.claim else "nobody",
         "champions": [
             {
                 "version": champion.version,
@@ -151,6 +152,46 @@ def free_claim(uri: str, run_id: str) -> Outcome | None:
     """
     registry, _ = _open(uri)
     return abandon(registry, run_id, "It was terminated by hand.")
+
+
+def unlock(uri: str, *, confirm: Callable[[str], object] = lambda held: None) -> str:
+    """Take the claim from a run that has died, and give its rows back.
+
+    Args:
+        uri: The registry.
+        confirm: Is told who holds it, since when and until when; raises to leave it alone.
+
+    Returns:
+        What was done, in a sentence.
+
+    Raises:
+        InvalidInput: The run is alive, as far as can be told from here; or as `free_claim`.
+        CorruptData: As `free_claim`.
+        StoreError: As `free_claim`.
+    """
+    registry, state = _open(uri)
+    claim = state.claim
+    if claim is None:
+        return f"no run holds {registry.uri}"
+    held = _describe(claim)
+    over = find_end(claim)
+    if not over and is_alive(claim):
+        remedy = (
+            "it is at work; end it first, as `kubestill runs stop` does, and its claim ends, too"
+        )
+        raise InvalidInput([Problem("URI", f"{uri}: {held}", remedy)])
+    confirm(f"{held}. {over}".strip())
+    outcome = abandon(registry, claim.run_id, over or "It was unlocked by hand.")
+    return f"{outcome.outcome}: {outcome.reason}" if outcome else f"no run holds {registry.uri}"
+
+
+def _describe(claim: Claim) -> str:
+    """Return who holds a registry, since when and until when."""
+    since, until = (
+        datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M")
+        for at in (claim.at, claim.at + claim.lease_seconds)
+    )
+    return f"run {claim.run_id}, last heard of at {since}, its lease ends at {until} UTC"
 
 
 def _record(registry: Registry, what: str, reason: str, **facts: Any) -> str:

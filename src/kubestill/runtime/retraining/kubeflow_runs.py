@@ -85,6 +85,17 @@ def describe_end(run_id: str, experiment: str) -> str:
         return ""
 
 
+def goes_on(run_id: str) -> bool:
+    """Return whether Kubeflow says that a run is not over; False where it says nothing."""
+    if not (address := _find_address()):
+        return False
+    try:
+        answer = _ask(address, "run", run_id)
+    except _NoAnswer:
+        return False
+    return answer.status == 200 and answer.body.get("state") not in _OVER
+
+
 class _NoAnswer(Exception):
     """The API cannot be asked, or its answer does not count."""
 

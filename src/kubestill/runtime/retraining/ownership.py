@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 import socket
 
-from kubestill.runtime.retraining.kubeflow_runs import describe_end, find_experiment
+from kubestill.runtime.retraining.kubeflow_runs import describe_end, find_experiment, goes_on
 from kubestill.runtime.retraining.state import Claim
 
-__all__ = ["DRIVER_VARIABLE", "find_end", "find_owner", "seems_alive"]
+__all__ = ["DRIVER_VARIABLE", "find_end", "find_owner", "is_alive", "seems_alive"]
 
 DRIVER_VARIABLE = "KUBESTILL_DRIVER"
 """Environment variable: the id of the process that drives this run on this machine."""
@@ -49,10 +49,22 @@ def seems_alive(claim: Claim, *, now: float) -> bool:
         claim: What it holds.
         now: Seconds since 1970.
     """
+    here = _lives_here(claim)
+    return now < claim.at + claim.lease_seconds if here is None else here
+
+
+def is_alive(claim: Claim) -> bool:
+    """Return whether a run is known to be at work: its process lives here, or Kubeflow says so."""
+    kind, _, _ = claim.owner.rpartition("/")
+    return bool(_lives_here(claim)) or (kind in ("", _KUBEFLOW) and goes_on(claim.run_id))
+
+
+def _lives_here(claim: Claim) -> bool | None:
+    """Return whether the process that drives a run is alive; None if it is not of this machine."""
     machine, _, process = claim.owner.rpartition("/")[0].rpartition("/")
-    if machine and machine == _machine():
-        return _started(process) == claim.owner.rpartition("/")[2]
-    return now < claim.at + claim.lease_seconds
+    if not machine or machine != _machine():
+        return None
+    return _started(process) == claim.owner.rpartition("/")[2]
 
 
 def _machine() -> str:
