@@ -69,6 +69,7 @@ WALKS = {
             "registry": f"{ROOT}/registry",
             "run_id": "first",
             "min_rows": 40,
+            "settings": {"min_judge_rows": 10},
         },
         registry="empty",
     ),

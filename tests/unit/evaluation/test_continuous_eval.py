@@ -224,6 +224,24 @@ def test_rows_without_a_label_are_left_out(bench):
     assert not (found.rows % 4 == 0).any()
 
 
+def test_rows_of_an_entity_count_once_and_its_column_is_checked(bench):
+    """The very rows four times over are no more evidence than they were once."""
+    made = bench("multiclass")
+    frame = frame_of("multiclass", 300, seed=5).assign(who=np.arange(300))
+    columns = (*made.schema.columns, Column(name="who", kind="numeric", role="ignored"))
+    made.schema = Schema(columns=columns, task="multiclass")
+    again = made.dataset("again", pd.concat([frame] * 4))
+    good = made.model("good", 60)
+    widths: dict[str, float] = {}
+    for group in ("", "who"):
+        _, out = made.run(model=good, dataset=again, settings={"group": group})
+        found = read_record(out["record"])["scores"]["models"]["model"]["metrics"]["log_loss"]
+        widths[group] = found["high"] - found["low"]
+    assert widths["who"] == pytest.approx(2 * widths[""], rel=0.02)
+    with pytest.raises(InvalidInput, match="settings.group = 'whom': the dataset has no column"):
+        made.run(model=good, dataset=again, settings={"group": "whom"})
+
+
 def test_everything_wrong_is_reported_at_once_and_nothing_is_written(bench, tmp_path):
     made = bench("multiclass")
     good = made.model("good", 10)

@@ -62,6 +62,8 @@ class Scene:
             "min_rows": 1,
             "validation_fraction": 0.0,
             **given,
+            # Few rows are quick; `Request` waits for as many as judging needs.
+            "settings": {"min_judge_rows": 0, "min_events": 0, **given.get("settings", {})},
         }
         status, reason = collect_fresh(run_id=run_id, as_of=as_of, **ports, **values)
         return Taken(run_id, status, reason, out)

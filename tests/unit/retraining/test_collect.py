@@ -234,6 +234,42 @@ def test_too_few_rows_wait_and_come_along_later(scene: Scene) -> None:
     assert scene.run("2013-04-01", min_rows=10).ids() == list(range(100, 110))
 
 
+LARGE = {"settings": {"min_judge_rows": 100, "min_events": 10}, "min_rows": 200}
+
+
+def test_a_window_that_could_decide_nothing_waits_before_anything_is_trained(scene: Scene) -> None:
+    """200 rows, of which about 60 would judge."""
+    scene.deliver("a.parquet", rows(0, 200))
+    waiting = scene.run("2013-02-01", **LARGE)
+    assert waiting.status == "waiting"
+    assert "of them would judge (judge_fraction 0.3), where at least 100 have to" in waiting.reason
+    scene.deliver("b.parquet", rows(200, 250))
+    assert scene.run("2013-02-01", **LARGE).ids() == list(range(450))
+
+
+def test_rare_events_are_waited_for_but_not_for_ever(scene: Scene) -> None:
+    scene.deliver("a.parquet", rows(0, 500, y=["no"] * 490 + ["yes"] * 10))
+    waiting = scene.run("2013-03-01", **LARGE)
+    assert waiting.status == "waiting"
+    assert "are outside of the most frequent class, where at least 10 have to be" in waiting.reason
+    scene.deliver("b.parquet", rows(500, 1500, y=["no"] * 1500))
+    assert scene.run("2013-05-01", **LARGE).status == "bootstrap"
+
+
+def test_rows_of_an_entity_judge_together(scene: Scene) -> None:
+    frame = rows(0, 400)
+    scene.deliver("a.parquet", frame.assign(who=frame["id"] // 4))
+    taken = scene.run("2013-02-01", settings={"group": "who"})
+    judging, learned = (set(taken.frame(port)["who"]) for port in ("holdout", "dataset"))
+    assert not judging & learned
+    assert judging | learned == set(range(100))
+    assert 15 < len(judging) < 45
+    scene.judged(taken, "insufficient")
+    scene.deliver("b.parquet", rows(400, 50, day="2013-02-01"))
+    with pytest.raises(InvalidInput, match="did you mean 'id'|no column of this name"):
+        scene.run("2013-03-01", settings={"group": "whom"})
+
+
 def test_a_quiet_month_says_what_it_found_instead(scene: Scene) -> None:
     scene.deliver("a.parquet", rows(0, 30, y=[None] * 10 + ["no", "yes"] * 10))
     waiting = scene.run("2013-01-01T20:00:00", min_rows=50)

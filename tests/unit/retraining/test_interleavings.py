@@ -160,6 +160,8 @@ class World:
             target="y",
             as_of="2014-01-01",
             min_rows=1,
+            min_judge_rows=0,
+            min_events=0,
             judge_fraction=0.5,
             validation_fraction=0.0,
             lease_hours=1e-12,

@@ -46,8 +46,8 @@ NO_SKILL = 3.0
 def examine(job: Job) -> Findings:
     """Score every model, compare, judge."""
     evaluations = _evaluate(job, job.dataset)
-    scores = _scores(job, evaluations)
-    golden = _scores(job, _evaluate(job, job.golden)) if job.golden else None
+    scores = _scores(job, evaluations, job.dataset)
+    golden = _scores(job, _evaluate(job, job.golden), job.golden) if job.golden else None
     values = _slice_values(job, evaluations["model"])
     parts = _parts(values, job.record.cuts if job.record else {})
     masks = _named(parts)
@@ -111,9 +111,16 @@ def _evaluate(job: Job, dataset: Dataset) -> dict[Role, Evaluation]:
     }
 
 
-def _scores(job: Job, evaluations: Mapping[Role, Evaluation]) -> Measured:
+def _scores(job: Job, evaluations: Mapping[Role, Evaluation], dataset: Dataset) -> Measured:
     outcomes = {job.candidates[role].name: one.outcome for role, one in evaluations.items()}
-    return measure(outcomes, confidence=job.settings.confidence)
+    groups = None
+    if job.settings.group:
+        entity = dataset.to_pandas(columns=[job.settings.group])[job.settings.group]
+        codes = pd.factorize(entity.iloc[evaluations["model"].rows])[0].astype(np.int64)
+        alone = codes < 0
+        codes[alone] = codes.max(initial=-1) + 1 + np.arange(alone.sum())
+        groups = codes
+    return measure(outcomes, confidence=job.settings.confidence, groups=groups)
 
 
 def _shifts(job: Job, evaluations: Mapping[Role, Evaluation]) -> tuple[Shift, ...]:

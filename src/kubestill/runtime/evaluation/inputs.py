@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Literal, cast
 
-from kubestill.errors import CorruptData, InvalidInput, NotFound, Problem, Problems
+from kubestill.errors import CorruptData, InvalidInput, NotFound, Problem, Problems, nearest
 from kubestill.runtime.base.artifacts import Artifact, check_kind
 from kubestill.runtime.base.settings import read
 from kubestill.runtime.datasets.manifest import Dataset
@@ -171,6 +171,9 @@ def check_inputs(
     if rows:
         with problems.collect():
             check_slices(slices, rows.schema)
+    for field, opened in (("dataset", rows), ("golden set", fixed)):
+        if opened and parsed.group:
+            _check_group(opened, field, parsed.group, problems)
     problems.raise_if_any()
     assert rows is not None
     if lineage is not None and not lineage.run_id:
@@ -186,6 +189,16 @@ def check_inputs(
         champion_role=champion_role,
         asked_step=step,
     )
+
+
+def _check_group(rows: Dataset, field: str, group: str, problems: Problems) -> None:
+    """Note a column of entities that is not there, or has no values to compare."""
+    columns = {column.name: column for column in rows.schema.columns}
+    if group not in columns:
+        remedy = f"the {field} has no column of this name; {nearest(group, columns)}"
+        problems.add("settings.group", group, remedy)
+    elif columns[group].kind == "tensor" or columns[group].role == "target":
+        problems.add("settings.group", group, "names no entity; give a plain column such as an id")
 
 
 def _open(artifact: Artifact | None, field: str, problems: Problems) -> Dataset | None:

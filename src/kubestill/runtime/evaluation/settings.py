@@ -55,6 +55,10 @@ class EvaluationSettings(BaseModel):
     time is of a year, so that a schedule of many windows asks for more evidence in each."""
     resamples: int = Field(default=2000, ge=100, le=100_000)
     """No effect since intervals are computed without resampling; accepted as before."""
+    group: str = ""
+    """Column whose equal values mark rows of one entity, such as a customer. They are not
+    independent, so that intervals and tests count entities and not rows. Empty: rows are. Rows
+    without a value are entities of their own."""
     seed: int = Field(default=0, ge=0)
     """No effect, as `resamples`."""
     model_name: str = ""

@@ -45,6 +45,15 @@ class Request(Reading):
     timestamp_format: str = ""
     """Format of times that are not ISO 8601: a `strptime` pattern, or `s`, `ms`, `us`, `ns` since
     1970."""
+    min_judge_rows: int = Field(default=100, ge=0)
+    """Rows that have to judge, as `min_rows` of continuous-eval: with fewer, all rows wait for the
+    next run, because nothing could be decided on what was trained."""
+    min_events: int = Field(default=10, ge=0)
+    """Judging rows outside of the most frequent class, below which all rows wait as well, until
+    there are ten times `min_rows`: a class that is gone must not be waited for."""
+    group: str = ""
+    """Column whose equal values belong to one entity, such as a customer: all of its rows in a
+    window judge, or none."""
 
     @field_validator("as_of", "since")
     @classmethod
@@ -79,7 +88,8 @@ class Request(Reading):
         parsed: Request | None = None
         check_placeholders(values, problems)
         typed = {name: value for name, value in values.items() if not _unfilled(value)}
-        names = ("timezone", "timestamp_format", *Reading.model_fields)
+        names = ("timezone", "timestamp_format", "min_judge_rows", "min_events", "group")
+        names += tuple(Reading.model_fields)
         known = {name: value for name, value in settings.items() if name in names}
         for name in settings.keys() - known:
             problems.add(f"settings.{name}", settings[name], f"unknown key; {nearest(name, names)}")

@@ -7,15 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from kubestill.errors import Conflict, Fenced, Problems, counted
+from kubestill.errors import Conflict, Fenced, InvalidInput, Problem, Problems, counted, nearest
 from kubestill.runtime.base.artifacts import Artifact, write_summary
 from kubestill.runtime.reports.collected import collected_text
 from kubestill.runtime.retraining import Claim, Registry, State, open_registry, transitions
 from kubestill.runtime.retraining.champions import check_champion
 from kubestill.runtime.retraining.golden import import_golden
 from kubestill.runtime.retraining.history import Collection
+from kubestill.runtime.retraining.identity import identify
 from kubestill.runtime.retraining.outcomes import abandon, record_missing, record_taken_over
 from kubestill.runtime.retraining.outputs import Outputs, write_outputs
 from kubestill.runtime.retraining.ownership import find_end, find_owner, seems_alive
@@ -149,8 +152,9 @@ def _collect(registry: Registry, request: Request, run_id: str) -> _Result:
         check_champion(registry, state)
         windows = WindowStore(registry, state)
         found = survey(request, state, windows)
-        if found.rows < request.min_rows:
-            return _waiting(registry, request, run_id, found)
+        if found.rows < request.min_rows or (why := _too_few_to_judge(request, found)):
+            why = f"a verdict needs {request.min_rows:,}" if found.rows < request.min_rows else why
+            return _waiting(registry, run_id, found, why)
         if found.changed:
             continue
         try:
@@ -170,7 +174,7 @@ def _take(
     found: Fresh,
 ) -> _Result:
     golden = import_golden(registry, state, request.golden_source, found.schema)
-    judge = found.identities.shares < request.judge_fraction
+    judge = _judging(request, found)
     window = windows.write(
         run_id,
         {
@@ -260,7 +264,44 @@ def _claimed(registry: Registry, state: State, claim: Claim) -> _Result:
     return _Result(collected=collected, claim=claim, files=about.files)
 
 
-def _waiting(registry: Registry, request: Request, run_id: str, found: Fresh) -> _Result:
+def _judging(request: Request, found: Fresh) -> NDArray[np.bool_]:
+    """Return which rows [n] judge: by their identity, or by their group's where they have one."""
+    shares = found.identities.shares
+    if request.group and found.rows:
+        if request.group not in found.table.column_names:
+            near = nearest(request.group, found.table.column_names)
+            remedy = f"no column of this name; {near}"
+            raise InvalidInput([Problem("settings.group", request.group, remedy)])
+        who = identify(found.table, [request.group], found.micros, request.timestamp, counted=False)
+        has = found.table.column(request.group).is_valid().to_numpy()
+        shares = np.where(has, who.shares, shares)
+    return shares < request.judge_fraction
+
+
+def _too_few_to_judge(request: Request, found: Fresh) -> str:
+    """Return why nothing could be decided on these rows; empty where something could."""
+    judge = _judging(request, found)
+    rows, wanted = int(judge.sum()), request.min_judge_rows
+    if rows < wanted:
+        return (
+            f"{rows:,} of them would judge (judge_fraction {request.judge_fraction:g}), where "
+            f"at least {wanted:,} have to"
+        )
+    target = found.schema.target
+    if target is None or target.kind == "numeric" or found.rows >= 10 * request.min_rows:
+        return ""
+    labels = found.table.column(target.name).filter(pa.array(judge)).value_counts()
+    counts = [one["counts"].as_py() for one in labels]
+    rare = sum(counts) - max(counts, default=0)
+    if rare >= request.min_events:
+        return ""
+    return (
+        f"{rare:,} of the {rows:,} that would judge are outside of the most frequent class, where "
+        f"at least {request.min_events:,} have to be"
+    )
+
+
+def _waiting(registry: Registry, run_id: str, found: Fresh, why: str) -> _Result:
     counts = {
         "not due yet": found.total("not_due"),
         "taken before": found.total("repeated"),
@@ -270,8 +311,8 @@ def _waiting(registry: Registry, request: Request, run_id: str, found: Fresh) ->
     }
     others = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
     reason = (
-        f"{counted(found.rows, 'fresh row')} before {found.end[:16]}, and a verdict needs "
-        f"{request.min_rows:,}: they wait for the next run." + (f" ({others})" if others else "")
+        f"{counted(found.rows, 'fresh row')} before {found.end[:16]}, and {why}: they wait for the "
+        "next run." + (f" ({others})" if others else "")
     )
     collected = Collection(
         run_id=run_id,
