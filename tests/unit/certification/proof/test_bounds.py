@@ -195,9 +195,18 @@ ALONE: dict[str, tuple[tuple[Operation, ...], Callable[[torch.Tensor], torch.Ten
         (Apply(of=0, function=ACTIVATIONS["sine"]), Add(of=0, other=1)),
         lambda x: x + torch.sin(x),
     ),
+    # A quarter of a number is exact: what is lost is lost in the sum.
+    "add to a quarter": (
+        (Apply(of=0, function=Kink(below=0.25, size=(0.0, 0.0))), Add(of=0, other=1)),
+        lambda x: x + torch.where(x > 0, x, 0.25 * x),
+    ),
     "multiply": (
         (Apply(of=0, function=ACTIVATIONS["sine"]), Multiply(of=0, other=1)),
         lambda x: x * torch.sin(x),
+    ),
+    "multiply the other way": (
+        (Apply(of=0, function=ACTIVATIONS["sine"]), Multiply(of=1, other=0)),
+        lambda x: torch.sin(x) * x,
     ),
     "square": ((Multiply(of=0, other=0),), lambda x: x * x),
     "multiply by one": (
@@ -239,12 +248,12 @@ def test_every_operation_alone_stays_within_its_bounds(name: str, scale: float) 
 
 
 def test_a_layer_norm_alone_stays_within_its_bounds() -> None:
-    """Of rows far from 0, whose mean float32 rounds."""
+    """Of rows far from 0, whose variance is a small difference in some ways to sum it."""
     norm = torch.nn.LayerNorm(64)
     reader = _Reader()
     reader.add_module(norm, "norm", 0)
     random = rng(0)
-    rows = 10.0 ** random.uniform(-2, 4, (400, 1)) + random.normal(0, 1, (400, 64))
+    rows = 10.0 ** random.uniform(-2, 3, (400, 1)) + random.normal(0, 1, (400, 64))
     given = torch.from_numpy(rows.astype(np.float32))
     exact = given.double().T.contiguous()
     features = Features(
@@ -254,18 +263,42 @@ def test_a_layer_norm_alone_stays_within_its_bounds() -> None:
         radius=torch.zeros(1, 400, dtype=torch.float64),
     )
     bounds = bound_network(Graph(operations=tuple(reader.operations)), features)
-    answer = norm(given).detach().double().T
-    assert ((answer - bounds.value).abs() <= bounds.remainder).all()
+    mean = given.mean(1, keepdim=True)
+    variance = (given.square().mean(1, keepdim=True) - mean.square()).clamp(min=0)
+    for answer in (norm(given).detach(), (given - mean) / (variance + norm.eps).sqrt()):
+        assert ((answer.double().T - bounds.value).abs() <= bounds.remainder).all()
 
 
-def test_sums_that_overflow_are_not_bounded() -> None:
-    """Sums alone, as of residual blocks, leave the range of float32 without any product."""
-    doubled = tuple(Add(of=place, other=place) for place in range(4))
-    one = torch.ones(1, 1, dtype=torch.float64)
-    far = Features(value=one * 2.0**125, gradient=0 * one, remainder=0 * one, radius=0 * one)
-    assert bound_network(Graph(operations=doubled), far).remainder.isinf().all()
-    near = Features(value=one * 2.0**120, gradient=0 * one, remainder=0 * one, radius=0 * one)
-    assert bound_network(Graph(operations=doubled), near).remainder.isfinite().all()
+ONE = torch.ones(1, 1, dtype=torch.float64)
+OVERFLOWING: dict[str, tuple[float, float, tuple[Operation, ...]]] = {
+    "sums": (2.0**125, 2.0**120, tuple(Add(of=place, other=place) for place in range(4))),
+    "products": (2.0**64, 2.0**60, (Multiply(of=0, other=0),)),
+    "a matrix": (2.0**120, 2.0**110, (Linear(of=0, weight=128 * ONE, bias=0 * ONE[0]),)),
+    "a scale": (
+        2.0**120,
+        2.0**110,
+        (Scale(of=0, weight=128 * ONE[0], bias=0 * ONE[0], size=0 * ONE[0]),),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OVERFLOWING)
+def test_what_overflows_is_not_bounded(name: str) -> None:
+    far, near, operations = OVERFLOWING[name]
+
+    def bounds(value: float) -> Quadratics:
+        features = Features(value=value * ONE, gradient=0 * ONE, remainder=0 * ONE, radius=0 * ONE)
+        return bound_network(Graph(operations=operations), features)
+
+    assert bounds(far).remainder.isinf().all()
+    assert bounds(near).remainder.isfinite().all()
+
+
+def test_a_scale_that_float32_does_not_hold_is_not_bounded() -> None:
+    """Times 0 it is no number."""
+    scale = Scale(of=0, weight=2.0**130 * ONE[0], bias=0 * ONE[0], size=0 * ONE[0])
+    nothing = Features(value=0 * ONE, gradient=0 * ONE, remainder=0 * ONE, radius=0 * ONE)
+    assert bound_network(Graph(operations=(scale,)), nothing).remainder.isinf().all()
 
 
 def test_float32_activations_keep_to_what_is_assumed() -> None:
@@ -302,6 +335,11 @@ def test_the_inverse_root_of_a_variance() -> None:
         part = at - value.clamp(min=floor)
         model = found.value + found.slope * part + found.bend * part**2 / 2
         assert ((at.rsqrt() - model).abs() <= found.remainder).all()
+    # What float32 makes of a number is within the bounds at that number alone.
+    alone = value.float()
+    point = InverseRoot(floor=floor).over(alone.double(), 0 * value, 0 * value)
+    assert ((1 / alone.sqrt()).double() - point.value).abs().max() > 0
+    assert (((1 / alone.sqrt()).double() - point.value).abs() <= point.remainder).all()
 
 
 def test_discrete_inputs_are_one_domain_each() -> None:
@@ -409,6 +447,11 @@ EDGES: dict[str, tuple[float, float, Callable[[], Predictor]]] = {
         1e-44,
         3e-44,
         lambda: plain_predictor(line(1e6), std=1e-37),
+    ),
+    "features that cancel": (
+        999.9,
+        1000.1,
+        lambda: plain_predictor(torch.nn.Identity(), mean=1000.00001, std=0.1),
     ),
     "a scale below the normal numbers": (
         -7e37,
