@@ -64,6 +64,22 @@ def show(uri: str, as_json: bool) -> None:
 
 @registry.command()
 @click.argument("uri")
+def check(uri: str) -> None:
+    """Exit with 3 if the last run needs a person: it failed, or is stuck.
+
+    A run is stuck when it is the third in a row to be rejected for one reason; the message says
+    what to change.
+    """
+    from kubestill.runtime.retraining.inspection import check
+
+    told, alarming = check(uri)
+    echo(told)
+    if alarming:
+        raise SystemExit(3)
+
+
+@registry.command()
+@click.argument("uri")
 @click.option("--to", default=0, metavar="VERSION", help="Default: the previous champion.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def rollback(uri: str, to: int, yes: bool) -> None:

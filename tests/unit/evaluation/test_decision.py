@@ -180,18 +180,19 @@ def test_a_bias_may_point_either_way_and_be_of_any_class():
     assert decay_of(BIAS, before, now, classes=5) == pytest.approx(5 * one, rel=1e-6)
 
 
+def job_of(**lineage) -> Job:
+    return Job(
+        settings=EvaluationSettings(),
+        candidates={},
+        dataset=cast("Dataset", None),
+        lineage=Lineage(
+            registry=cast("Registry", None), run_id="r", champion=None, record=None, **lineage
+        ),
+    )
+
+
 def test_a_window_of_a_schedule_spends_its_part_of_the_year():
-    spent = {
-        years: Job(
-            settings=EvaluationSettings(),
-            candidates={},
-            dataset=cast("Dataset", None),
-            lineage=Lineage(
-                registry=cast("Registry", None), run_id="r", champion=None, record=None, years=years
-            ),
-        ).alpha
-        for years in (None, 1.0, 1 / 12, 1 / 52)
-    }
+    spent = {years: job_of(years=years).alpha for years in (None, 1.0, 1 / 12, 1 / 52)}
     assert spent == pytest.approx({None: 0.05, 1.0: 0.05, 1 / 12: 0.2 / 12, 1 / 52: 0.2 / 52})
 
 
@@ -209,6 +210,40 @@ def test_a_challenger_that_forgets_the_golden_set_is_rejected():
     found = judge(fresh, golden=golden)
     assert found.verdict == "reject"
     assert "golden" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("weight", "golden", "expected"),
+    [
+        (None, 0.9, "reject"),
+        (1.0, 0.9, "promote"),
+        (1.0, 0.2, "reject"),
+        (0.1, 0.2, "promote"),
+    ],
+    ids=["the user's own", "little is forgotten", "much is forgotten", "long ago"],
+)
+def test_what_is_forgotten_is_weighed_against_the_gain_and_its_age(weight, golden, expected):
+    """The gain on the fresh rows is 0.24 nats."""
+    found = judge_challenger(
+        measure(outcomes(2000, challenger=1.5, champion=1.0)),
+        "challenger",
+        "champion",
+        rules(max_forgetting=0.02, golden_weight=weight),
+        metric=LOG_LOSS,
+        golden=measure(outcomes(2000, seed=9, challenger=golden, champion=1.0)),
+    )
+    assert found.verdict == expected
+    assert "Forgets: on the golden set" in found.reason
+    assert found.cause == ("golden" if expected == "reject" else None)
+    assert ("counts less than the gain" in found.reason) == (expected == "promote")
+
+
+@pytest.mark.parametrize(
+    ("age", "weight"), [(None, None), (0.0, 1.0), (180.0, 0.5), (360.0, 0.25), (-5.0, 1.0)]
+)
+def test_golden_rows_count_half_after_their_half_life(age, weight):
+    job = job_of(golden_age=age)
+    assert job.golden_weight == (weight if weight is None else pytest.approx(weight))
 
 
 @pytest.mark.parametrize(("lead", "expected"), [(0.3, "reject"), (0.005, "promote")])

@@ -37,12 +37,17 @@ Verdict = Literal[
 ]
 
 
+Cause = Literal["skill", "limits", "golden", "slices", "gain"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Decision:
     """What to do, and why."""
 
     verdict: Verdict
     reasons: tuple[str, ...]
+    cause: Cause | None = None
+    """Why a candidate was rejected, in a word: what a registry counts that gets stuck."""
 
     @property
     def reason(self) -> str:
@@ -65,6 +70,9 @@ class Rules:
     """Stability index of a column from which a champion has decayed by itself; 0 is off."""
     max_forgetting: float = 0.0
     """How much worse the golden set may get, as a share of the best score ever reached on it."""
+    golden_weight: float | None = None
+    """What a loss on the golden set counts beside a gain on the fresh rows, by its age; None where
+    it must not be lost at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,10 +157,11 @@ def judge_first(
     if settled := _settled(scores, model, rules, shifts):
         return settled
     if guessing:
-        return Decision(verdict="reject", reasons=(_guesses(model),))
+        return Decision(verdict="reject", reasons=(_guesses(model),), cause="skill")
     limits = check_limits(scores, model, rules)
     if limits.broken:
-        return Decision(verdict="reject", reasons=limits.broken + limits.doubtful)
+        reasons = limits.broken + limits.doubtful
+        return Decision(verdict="reject", reasons=reasons, cause="limits")
     if limits.doubtful:
         return Decision(verdict="insufficient", reasons=limits.doubtful)
     return Decision(verdict="promote", reasons=(vacant, *limits.kept))
@@ -199,22 +208,29 @@ def judge_challenger(
         return judge_first(scores, model, rules, guessing=guessing, shifts=shifts, vacant=lost)
     rows = scores.outcomes[model].rows
     limits = check_limits(scores, model, rules)
-    forgotten = _forgotten(golden, model, baseline, metric, best, rules.max_forgetting)
     gain = scores.improvement(model, baseline, metric, rules.confidence)
     text = _gain_text(gain, model, baseline, metric, rules.confidence)
+    harm, forgotten = _forgotten(golden, model, baseline, metric, best, rules.max_forgetting)
+    weight = rules.golden_weight
+    outweighed = bool(forgotten) and weight is not None and harm * weight < gain.value
+    if outweighed:
+        told = f"At {weight:.2g} for the age of those rows, this counts less than the gain."
+        forgotten = (f"{forgotten[0]} {told}",)
     if guessing and gain.value > 0:
-        return Decision(verdict="reject", reasons=(_guesses(model), text))
-    if limits.broken or forgotten or worse_slices:
+        return Decision(verdict="reject", reasons=(_guesses(model), text), cause="skill")
+    vetoed = forgotten and not outweighed
+    if limits.broken or vetoed or worse_slices:
         reasons = (*limits.broken, *forgotten, *worse_slices, text)
-        return Decision(verdict="reject", reasons=reasons)
+        cause: Cause = "limits" if limits.broken else "golden" if vetoed else "slices"
+        return Decision(verdict="reject", reasons=reasons, cause=cause)
     worth = rules.min_improvement * abs(scores.points[baseline][metric.name])
     if gain.low > 0:
         if limits.doubtful:
             return Decision(verdict="insufficient", reasons=(text, *limits.doubtful))
-        return Decision(verdict="promote", reasons=(text, *limits.kept))
+        return Decision(verdict="promote", reasons=(text, *limits.kept, *forgotten))
     if gain.high <= worth:
         why = f"An improvement worth having (more than {worth:.3g}) is ruled out."
-        return Decision(verdict="reject", reasons=(text, why))
+        return Decision(verdict="reject", reasons=(text, why), cause="gain")
     if missing := scores.missing(model, metric, baseline):
         return Decision(verdict="insufficient", reasons=(text, missing))
     why = (
@@ -286,14 +302,14 @@ def _forgotten(
     metric: Metric,
     best: GoldenMark | None,
     allowed: float,
-) -> tuple[str, ...]:
-    """Return a sentence where the golden set is worse than allowed, with evidence.
+) -> tuple[float, tuple[str, ...]]:
+    """Return by how much the golden set is worse than allowed, with evidence, and a sentence.
 
     The rows are the same for ever, so the best score ever reached on them is a constant that the
     paired interval is moved by.
     """
     if golden is None:
-        return ()
+        return 0.0, ()
     gain = golden.improvement(model, baseline, metric)
     reference, than = golden.points[baseline][metric.name], f"the {baseline}'s"
     # Where the baseline's answers are not finite, only the mark is there to fall behind.
@@ -307,12 +323,11 @@ def _forgotten(
             gain = Interval(metric.sign * (own.value - best.best), low, high)
         reference, than = best.best, "the best it has been"
     if not gain.high < -allowed * abs(reference):
-        return ()
+        return 0.0, ()
     worse = _shown(_turned(gain), golden.confidence)
     tolerated = f", more than the {allowed:.0%} tolerated" if allowed else ""
-    return (
-        f"Forgets: on the golden set {metric.title} is worse than {than} by {worse}{tolerated}.",
-    )
+    text = f"Forgets: on the golden set {metric.title} is worse than {than} by {worse}{tolerated}."
+    return -gain.high - allowed * abs(reference), (text,)
 
 
 def _unfit(shifts: Sequence[Shift]) -> tuple[str, ...]:

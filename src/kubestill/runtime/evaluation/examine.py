@@ -191,6 +191,7 @@ def _decide(
         min_improvement=settings.min_improvement,
         max_shift=settings.max_shift,
         max_forgetting=settings.max_forgetting,
+        golden_weight=job.golden_weight,
     )
     mine = evaluations["model"].outcome
     gain = _over_constant(job, mine, scores)

@@ -23,7 +23,7 @@ from kubestill.runtime.metrics.catalog import METRICS, TASKS, Metric
 from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.identity import SPEC_FILE, model_digest
 from kubestill.runtime.models.predict import Predictor
-from kubestill.runtime.retraining import Champion, Registry, open_registry
+from kubestill.runtime.retraining import Champion, Registry, State, Window, open_registry
 from kubestill.runtime.retraining.history import is_reserved
 from kubestill.runtime.retraining.request import parse_instant
 from kubestill.runtime.stores import open_store
@@ -62,6 +62,9 @@ class Lineage:
     """Until when its rows reach: what the history is plotted over. ISO 8601."""
     years: float | None = None
     """Time since the window before it; None outside of a run."""
+    golden_age: float | None = None
+    """Days between the golden rows and those of the window; None where they are the user's own, or
+    there are none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +112,12 @@ class Job:
     def record(self) -> Record | None:
         """What the champion was at its promotion, where the registry's champion takes part."""
         return self.lineage.record if self.lineage and self.champion_role else None
+
+    @property
+    def golden_weight(self) -> float | None:
+        """What a loss on the golden rows counts beside a gain; None where it is a veto."""
+        age = self.lineage.golden_age if self.lineage else None
+        return None if age is None else 0.5 ** (max(0.0, age) / self.settings.golden_half_life)
 
     @property
     def alpha(self) -> float:
@@ -237,7 +246,17 @@ def _read_lineage(registry: str, run_id: str) -> Lineage:
         window=window.id if window else "",
         end=window.end if window else "",
         years=_years(state.judged_through or window.first, window.end) if window else None,
+        golden_age=_golden_age(state, window) if window else None,
     )
+
+
+def _golden_age(state: State, window: Window) -> float | None:
+    if state.golden is not None:
+        return None
+    last = [kept.last for kept in state.windows if kept.judge == "golden"]
+    if not last:
+        return None
+    return (parse_instant(window.end) - parse_instant(max(last))) / timedelta(days=1)
 
 
 def _years(before: str, end: str) -> float:

@@ -21,6 +21,7 @@ def decision_record(job: Job, findings: Findings) -> DecisionRecord:
     return DecisionRecord(
         decision=findings.decision.verdict,
         reason=findings.decision.reason,
+        cause=findings.decision.cause or "",
         model=digests["model"],
         baseline=digests.get("baseline", ""),
         dataset=job.dataset.fingerprint,
@@ -40,6 +41,7 @@ def judgement(
         step=step,
         decision=decision.decision,
         reason=decision.reason,
+        cause=decision.cause,
         model=decision.model,
         baseline=decision.baseline,
         dataset=decision.dataset,

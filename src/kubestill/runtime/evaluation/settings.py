@@ -37,6 +37,10 @@ class EvaluationSettings(BaseModel):
     max_forgetting: float = Field(default=0.02, ge=0, lt=1)
     """How much worse a challenger may be on the golden set, as a share of the best score that any
     champion has reached there."""
+    golden_half_life: float = Field(default=180.0, gt=0)
+    """Days after which a loss on the golden rows counts half as much beside the gain on the fresh
+    ones; it is a veto only where it still counts more. Where the golden rows are the user's own
+    they are always a veto."""
     gate_slices: bool = False
     """Whether a slice alone can decide: the champion's decay on it, or a challenger that is worse
     there than the champion."""

@@ -41,6 +41,8 @@ class DecisionRecord(BaseModel):
     """One of `evaluation.decision.Verdict`."""
     reason: str
     """The decision in sentences."""
+    cause: str = ""
+    """Why a candidate was rejected, in a word: `evaluation.decision.Cause`; empty otherwise."""
     model: str
     """Digest of the judged model."""
     baseline: str

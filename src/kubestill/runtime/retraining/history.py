@@ -80,6 +80,8 @@ class Judgement(Entry):
     decision: str
     """One of `evaluation.decision.Verdict`, or `bootstrap`."""
     reason: str
+    cause: str = ""
+    """Why a candidate was rejected, in a word; older versions did not say."""
     model: str = ""
     """Digest of the judged model; empty for `bootstrap`."""
     baseline: str = ""
@@ -138,7 +140,8 @@ class Outcome(Entry):
     step: str = "outcome"
     outcome: str
     """`promoted`, `healthy`, `inconclusive`, `rejected`, `unfit`, `waiting`, `busy`, `failed`,
-    `abandoned`; by hand `rollback`, `release`, `quarantine`."""
+    `abandoned`, `stuck` for one more of the same rejection; by hand `rollback`, `release`,
+    `quarantine`."""
     reason: str
     version: Whole | None = None
     """Version of the champion that a rollback returned to."""

@@ -15,7 +15,20 @@ from kubestill.runtime.retraining.ownership import find_end, is_alive
 from kubestill.runtime.retraining.registry import Registry, open_registry
 from kubestill.runtime.retraining.state import Champion, Claim, State
 
-__all__ = ["free_claim", "quarantine", "release", "roll_back", "runs", "standing", "unlock"]
+__all__ = [
+    "check",
+    "free_claim",
+    "quarantine",
+    "release",
+    "roll_back",
+    "runs",
+    "standing",
+    "unlock",
+]
+
+_QUIET = ("busy", "waiting", "rollback", "release", "quarantine")
+"""Outcomes that say nothing of how the model stands."""
+_ALARMING = ("stuck", "failed", "abandoned")
 
 
 def runs(uri: str) -> list[dict[str, Any]]:
@@ -65,6 +78,16 @@ def standing(uri: str) -> dict[str, Any]:
             for window in state.windows
         ],
     }
+
+
+def check(uri: str) -> tuple[str, bool]:
+    """Return how the last run ended, and whether a person has to look; raises as `runs` does."""
+    found = [run.outcome for run in _open(uri)[0].runs() if run.outcome]
+    ended = [one for one in found if one.outcome not in _QUIET]
+    if not ended:
+        return "no run has ended yet", False
+    last = ended[-1]
+    return f"{last.outcome}: {last.reason}", last.outcome in _ALARMING
 
 
 def roll_back(

@@ -27,6 +27,34 @@ _VERDICTS: Mapping[str, Verdict] = {
     "unfit": "unfit",
 }
 
+STUCK = 3
+"""Windows in a row that end alike before a person is asked for."""
+REMEDIES: Mapping[str, str] = {
+    "golden": (
+        "raise `max_forgetting` in `evaluation_settings`, or name rows in `golden_source` that "
+        "stand for what must not be forgotten"
+    ),
+    "limits": (
+        "change `thresholds`, or train a larger network in a new registry, as fine-tuning does "
+        "not reach them"
+    ),
+    "slices": "raise `slice_tolerance` in `evaluation_settings`, or set `gate_slices` to false",
+    "gain": (
+        "raise `finetune_epochs` or `finetune_learning_rate`, set `shrink` below 1, or start a new "
+        "registry, whose first run trains from scratch"
+    ),
+    "skill": (
+        "look at the columns that it learns from; or start a new registry, whose first run trains "
+        "from scratch"
+    ),
+    "broken": "lower `finetune_learning_rate`",
+    "unfit": (
+        "mend the source; or, if the rows are sound, release the windows (`kubestill registry "
+        "release`) and list columns that move by themselves in `ignore` of `evaluation_settings`"
+    ),
+}
+"""What to change, by the cause of a rejection, or by the verdict."""
+
 
 def conclude(registry: Registry, run_id: str, *, succeeded: bool, failure: str = "") -> Outcome:
     """End a run: close its window or give it back, and write its outcome to the history.
@@ -114,11 +142,34 @@ def _settle(registry: Registry, run_id: str, *, succeeded: bool, failure: str) -
             return Outcome(run_id=run_id, outcome=verdict, reason=reason)
         try:
             registry.change(lambda now: transitions.close(now, run_id, verdict))
-            return Outcome(run_id=run_id, outcome=verdict, reason=judged.reason)
+            return _repeated(registry, state, run_id, verdict, judged)
         except Fenced as fenced:
             return Outcome(run_id=run_id, outcome="failed", reason=str(fenced))
     lines = [failure or _silence(run, succeeded), *_left(collected, judged, held)]
     return Outcome(run_id=run_id, outcome="failed", reason=" ".join(lines))
+
+
+def _repeated(
+    registry: Registry, state: State, run_id: str, verdict: Verdict, judged: Judgement
+) -> Outcome:
+    """Return the outcome of a run: `stuck` where it ends as the runs before it did, and why."""
+    cause = _cause(judged)
+    same = 1
+    for window in reversed(state.windows):
+        if window.verdict == "inconclusive":
+            continue
+        before = registry.run(window.run_id).judgement
+        if before is None or window.verdict != verdict or _cause(before) != cause:
+            break
+        same += 1
+    if cause not in REMEDIES or same < STUCK:
+        return Outcome(run_id=run_id, outcome=verdict, reason=judged.reason)
+    told = f"It is the same for {same} windows in a row, and will be: {REMEDIES[cause]}."
+    return Outcome(run_id=run_id, outcome="stuck", reason=f"{judged.reason} {told}")
+
+
+def _cause(judged: Judgement) -> str:
+    return judged.cause or judged.verdict
 
 
 def _closed(run: RunHistory, state: State) -> Outcome | None:

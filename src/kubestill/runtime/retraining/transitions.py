@@ -7,9 +7,11 @@ pod, a lost answer and a step run twice all end the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import TypeAlias
 
 from kubestill.errors import Conflict, Fenced, InvalidInput, Problem, Problems
+from kubestill.runtime.retraining.request import parse_instant
 from kubestill.runtime.retraining.state import Champion, Claim, Half, Part, State, Verdict, Window
 
 __all__ = [
@@ -35,6 +37,8 @@ _AFTER: Mapping[Verdict, Part] = {
     "rejected": "trainable",
     "unfit": "quarantined",
 }
+GOLDEN_AGE = timedelta(days=365)
+"""Age at which golden rows of the registry's own are replaced: all seasons have passed since."""
 _HALVES: tuple[Half, ...] = ("train", "judge")
 
 
@@ -90,8 +94,9 @@ def close(state: State, run_id: str, verdict: Verdict) -> State:
 def promote(state: State, champion: Champion) -> State:
     """Swap the champion and close the window it was judged on, in one change.
 
-    The first champion's judging rows become the golden set, unless the user has one; a later
-    one's may be learned from by the runs to come.
+    The first champion's judging rows become the golden set, unless the user has one. Those of a
+    later one take their place where they are a year old, so that what must not be forgotten does
+    not become what nobody needs; else later runs may learn from them.
 
     Args:
         state: The current one.
@@ -117,7 +122,17 @@ def promote(state: State, champion: Champion) -> State:
     version = state.versions + 1
     windows = _learned(state.windows, held.pool, version)
     mine = _learned([held.window], [(held.window.id, "train")], version)[0]
-    judge: Part = "trainable" if held.champion or state.golden else "golden"
+    golden = [window for window in windows if window.judge == "golden"]
+    oldest = parse_instant(mine.last) - GOLDEN_AGE
+    aged = all(parse_instant(window.last) <= oldest for window in golden)
+    anew = not state.golden and (not held.champion or (bool(golden) and aged))
+    if anew:
+        retired = {window.id for window in golden}
+        windows = tuple(
+            window.model_copy(update={"judge": "trainable"}) if window.id in retired else window
+            for window in windows
+        )
+    judge: Part = "golden" if anew else "trainable"
     mine = mine.model_copy(update={"verdict": "promoted", "judge": judge})
     former = () if state.champion is None else (state.champion,)
     return state.model_copy(
