@@ -26,6 +26,7 @@ def certify_surrogate(
     on_failure: str = "stop",
     seed: int = 0,
     strict: bool = True,
+    checkpoint_uri: str = "",
     settings: dict = {},
 ) -> NamedTuple("Outputs", [("verdict", str), ("reason", str)]):
     """Certify a surrogate: sound labels, a covered domain, an error within the tolerance.
@@ -62,6 +63,8 @@ def certify_surrogate(
             describes where the system fails.
         seed: Seeds the random points.
         strict: Fail if the certificate is refused.
+        checkpoint_uri: Root, local, gs:// or s3://, below which the rows of a slow system are kept
+            once solved, so that no retry solves them again; empty keeps them beside the certificate.
         settings: Further options, listed in docs/settings.md.
 
     Returns:

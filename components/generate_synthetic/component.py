@@ -23,6 +23,7 @@ def generate_synthetic(
     system: str = "",
     system_args: dict = {},
     on_failure: str = "stop",
+    checkpoint_uri: str = "",
 ) -> NamedTuple("Outputs", [("dataset_uri", str)]):
     """Generate one shard of rows: augment a real dataset, or cover the domain of a system.
 
@@ -50,6 +51,8 @@ def generate_synthetic(
         system_args: Arguments of the system.
         on_failure: What to do about inputs on which the solver raises or gives no finite answer:
             `stop`, or `leave-out` them, described in the dataset's provenance.
+        checkpoint_uri: Root, local, gs:// or s3://, below which the rows of a slow system are kept
+            once solved, so that no retry solves them again; empty keeps them beside the dataset.
 
     Returns:
         dataset: The rows of this shard, with labels if they come from a system.

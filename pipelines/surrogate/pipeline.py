@@ -88,7 +88,8 @@ def surrogate(
         strict: Stop if that check does not pass, and fail if the certificate is refused.
         seed: Seeds the covering, the training run and the random points.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
-        checkpoint_uri: Root of the checkpoints, local, gs:// or s3://.
+        checkpoint_uri: Root of the checkpoints, local, gs:// or s3://, and of the rows that a slow
+            system has solved: no retry, repetition or later step solves them again.
         image: Image of the small steps.
         gpu_image: Image of the steps with a device: the gate and the training run.
         cpu: CPUs that each step with a device requests.

@@ -169,6 +169,13 @@ class Counting(Plane):
         return super().solve(inputs)
 
 
+class Weighed(Counting):
+    """A slow solver whose author says which it is."""
+
+    name = "weighed"
+    version = "1"
+
+
 class Ramp(System):
     """A tensor: a line of slope a on eight places."""
 

@@ -1,6 +1,7 @@
 """What a certificate grants, and everything that it refuses."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from certified_parts import SYSTEMS, examine, make_dataset, make_model, run, system
+from certified_systems import Counting
 
 from kubestill.errors import CorruptData, InvalidInput, Refused
 from kubestill.runtime.base.artifacts import LocalArtifact
@@ -22,6 +24,7 @@ from kubestill.runtime.certification.views import cases, error_map, image, lines
 from kubestill.runtime.datasets.decode import decode_features
 from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.generation.systems import load_system
+from kubestill.runtime.generation.systems.kept import Keep
 from kubestill.runtime.models.export import load_model
 from kubestill.runtime.steps.certify_surrogate import certify_surrogate
 
@@ -457,6 +460,47 @@ def test_what_will_be_solved_is_told_before_and_kept(tmp_path, budget):
             examine(model, dataset, solves=700)
     else:
         assert made.errors.off_grid.rows == 3000
+
+
+def test_a_slow_solver_says_what_it_will_take_and_solves_no_row_twice(tmp_path):
+    """Of a step that is repeated only what has to be solved anew is."""
+    weighed = system("Weighed", seconds=0.008)
+    told = {"system_args": {"seconds": 0.0}}
+    dataset = make_dataset(tmp_path / "rows", system("Weighed"), points=8, told=told)
+    predictor = load_model(make_model(tmp_path / "model", dataset, "Bent").path)
+    settings = CertificateSettings(tolerance=1e-4, samples=60, solves=480, batch=4, resolve_rows=16)
+    said, solved, counter = [], [], Counting
+    for _ in range(2):
+        counter.solved = 0
+        with Keep(str(tmp_path), weighed, {}) as keep:
+            found = certify(
+                predictor,
+                Dataset.open(dataset.path),
+                weighed,
+                settings,
+                weights=1000,
+                told=said.append,
+                keep=keep,
+            )
+        solved.append(counter.solved)
+        made = found.certificate
+        assert made.verdict == "certified: sampled", made.reason
+        assert made.solves
+        assert made.solves.done == counter.solved
+        planned = made.solves.planned
+        total = sum(planned.values())
+        assert total <= 480
+        assert planned["the search for the worst"] >= 144
+        assert re.match(rf"at most {total} rows are solved \(.*\), which takes \d+ s; ", said[-1])
+    place = rf"{tmp_path}/solved/\w{{32}}"
+    assert re.search(rf"; solved rows are kept in {place}$", said[0])
+    # The probe and the timing are of this run; rows are held against a second solution of now.
+    assert solved[1] == planned["the probe"] + planned["labels"] // 2 + planned["timing"]
+    # In both runs the search comes upon the same corners again.
+    assert made.solves.reused > solved[0] - solved[1] > 100
+    assert re.search(
+        rf"; \d+ rows of weighed from before, in {place}, are not solved again", said[1]
+    )
 
 
 def test_a_slow_solver_is_not_timed_or_drawn_for_hours(tmp_path):

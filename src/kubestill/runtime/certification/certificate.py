@@ -263,6 +263,8 @@ class Solves(_Value):
     """For one row, as measured before."""
     done: Whole
     """Before the pictures of the report."""
+    reused: Whole = 0
+    """Rows that had been solved before, and were not solved again."""
 
 
 class Excluded(_Value):

@@ -54,6 +54,7 @@ from kubestill.runtime.datasets.cache import load_decoded
 from kubestill.runtime.datasets.columns import pandas_frame
 from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.generation.systems.inputs import Continuous
+from kubestill.runtime.generation.systems.kept import Keep
 from kubestill.runtime.generation.systems.left_out import LeftOut, as_point
 from kubestill.runtime.generation.systems.system import System
 from kubestill.runtime.models.predict import Predictor
@@ -120,6 +121,7 @@ def certify(
     *,
     weights: int,
     told: Callable[[str], None] = lambda said: None,
+    keep: Keep | None = None,
 ) -> Examined:
     """Look at everything; conditions that do not hold are part of what is returned.
 
@@ -130,6 +132,7 @@ def certify(
         settings: Assurance, tolerance, samples, confidence.
         weights: Bytes of the exported weights.
         told: Gets a sentence about how much is to be solved, before it is.
+        keep: Opens the rows of a slow system that were solved before.
 
     Raises:
         InvalidInput: The surrogate or the system answers with what is not a finite number.
@@ -152,7 +155,7 @@ def certify(
             points=math.prod(finite.values()) if finite else None,
             missing=missing if settings.on_failure == "leave-out" else 0,
         )
-        told(plan.said)
+        told("; ".join(filter(None, (plan.said, keep and truth.reuse(keep, plan.seconds)))))
         rows, some = _some_rows(dataset, labels, plan.labels)
         once = truth.solve(rows)
         known = rows[~np.isnan(once[:, 0])]
@@ -194,9 +197,7 @@ def certify(
         covered=coverage.looked_at,
         size=_size(on_rows, exceptions, coverage, system, settings, weights),
         speed=speed,
-        solves=plan
-        and truth
-        and Solves(planned=plan.counts, seconds=plan.seconds, done=truth.solved),
+        solves=plan and truth and _solves(plan, truth),
         excluded=outside,
         about=About(
             coverage=coverage.kind,
@@ -251,6 +252,10 @@ def _some_rows(
         start += table.num_rows
     known = np.asarray(labels[take], np.float64).reshape(len(take), -1)
     return pd.concat(parts, ignore_index=True), known
+
+
+def _solves(plan: Plan, truth: Truth) -> Solves:
+    return Solves(planned=plan.counts, seconds=plan.seconds, done=truth.solved, reused=truth.reused)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from kubestill.errors import InvalidInput, Problem
-from kubestill.runtime.base.random import uniforms
 from kubestill.runtime.certification.settings import CertificateSettings
 from kubestill.runtime.certification.truth import Truth
+from kubestill.runtime.generation.systems.solving import probe_inputs
 
 __all__ = ["CORNERS", "LOOKS", "ROUNDS", "Plan", "plan_solves"]
 
@@ -24,11 +23,11 @@ _PROBED, _PROBED_FAST = 8, 256
 """Rows that are timed, and rows of a fast solver."""
 _FAST = 2.0
 """Seconds that those may take."""
-_STREAM = 1002
-"""Of the random numbers: neither a covering nor the samples use it."""
 _SIDE = 72
 """Points along each side of a picture."""
 _LINES = 4
+_SEARCHED = 1e-3
+"""Share of what a certificate takes without a budget from which on the search gets part of it."""
 _PATIENCE = 60.0
 """Seconds of solving that timing may take, and that pictures may take."""
 _TIMING = 2.0
@@ -121,13 +120,10 @@ def plan_solves(
     """
     rows_probed, seconds = 0, 0.0
     for count in (_PROBED, _PROBED_FAST):
-        unit = uniforms(settings.seed, _STREAM, 0, count, width=truth.system.domain.width)
-        inputs = truth.system.domain.at(unit)
+        inputs = probe_inputs(truth.system.domain, count)
         # Timed the second time: the first may load or compile something.
-        truth.solve(inputs)
-        began = time.perf_counter()
-        truth.solve(inputs)
-        seconds = (time.perf_counter() - began) / count
+        truth.probe(inputs)
+        seconds = truth.probe(inputs) / count
         rows_probed += 2 * count
         # A fast solver spends most of a small batch on anything but its rows.
         if seconds * _PROBED_FAST > _FAST:
@@ -159,8 +155,9 @@ def plan_solves(
             labels=min(full.labels, max(16, int(full.labels * share))),
             reference=min(full.reference, max(16, int(full.reference * share))),
             samples=min(full.samples, max(64, int(full.samples * share))),
-            hunts=int(full.hunts * share),
-            corners=int(full.corners * share),
+            # A budget for samples alone would say nothing of where they missed the worst.
+            hunts=max(int(full.hunts * share), min(full.hunts, int(share > _SEARCHED))),
+            corners=max(int(full.corners * share), min(full.corners, int(share > _SEARCHED))),
             batch=max(1, int(full.batch * share)),
             repeats=3,
             side=max(8, int(full.side * share**0.5)),

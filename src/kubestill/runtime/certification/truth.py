@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.datasets.decode import decode_features
+from kubestill.runtime.generation.systems.kept import Keep
 from kubestill.runtime.generation.systems.left_out import Failures, LeftOut
 from kubestill.runtime.generation.systems.solving import OnFailure, Solving
 from kubestill.runtime.generation.systems.system import System
@@ -32,6 +35,7 @@ class Truth:
         self.system, self.predictor, self.on_failure = system, predictor, on_failure
         self._solving = Solving(system, on_failure, batch=_BATCH)
         self._failed: list[pd.DataFrame] = []
+        self._probed: tuple[pd.DataFrame, NDArray[np.float64]] | None = None
         self._asked = self.timed = 0
         """Rows that were asked for before what `left_out` describes, and that `cost` timed."""
 
@@ -40,14 +44,41 @@ class Truth:
         """Rows that the solver has got so far."""
         return self._solving.solved + self.timed
 
-    def solve(self, inputs: pd.DataFrame) -> NDArray[np.float64]:
+    @property
+    def reused(self) -> int:
+        """Rows that had been solved before."""
+        return self._solving.reused
+
+    def probe(self, inputs: pd.DataFrame) -> float:
+        """Solve inputs, and return the seconds that it takes."""
+        began = time.perf_counter()
+        answers = self.solve(inputs, fresh=True)
+        seconds = time.perf_counter() - began
+        self._probed = as_generated(inputs), answers
+        return seconds
+
+    def reuse(self, keep: Keep, seconds: float) -> str:
+        """Solve no row that is kept, from now on, and keep the others; say what is kept.
+
+        Args:
+            keep: Opens the rows that are kept.
+            seconds: That a row takes.
+        """
+        assert self._probed is not None
+        return self._solving.reuse(keep, seconds, *self._probed)
+
+    def solve(self, inputs: pd.DataFrame, *, fresh: bool = False) -> NDArray[np.float64]:
         """Return solutions [N, T]; for classes their codes [N, 1]; NaN for inputs left out.
+
+        Args:
+            inputs: N rows.
+            fresh: Solve them even if they were solved before.
 
         Raises:
             InvalidInput: The solver fails on an input and must not; the message names it.
         """
         inputs = as_generated(inputs)
-        solved = self._solving(inputs)
+        solved = self._solving(inputs, fresh=fresh)
         failed = np.isnan(solved[:, 0])
         if failed.any():
             self._failed.append(inputs[failed])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,7 +23,8 @@ from kubestill.runtime.generation.mixup import Mixup, MixupSettings
 from kubestill.runtime.generation.munge import Munge, MungeSettings
 from kubestill.runtime.generation.request import Request
 from kubestill.runtime.generation.source import Source, load_source
-from kubestill.runtime.generation.systems.solving import Solving
+from kubestill.runtime.generation.systems.kept import SLOW, Keep
+from kubestill.runtime.generation.systems.solving import Solving, probe_inputs
 from kubestill.runtime.generation.systems.system import System
 from kubestill.runtime.generation.tables import originals_of, table_of
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from kubestill.runtime.generation.adaptive import Adaptive
     from kubestill.runtime.models.predict import Predictor
 
+PROBED = 8
+"""Rows that are solved to see whether the solver is slow."""
 CHUNK_NUMBERS = 1 << 22
 """Random numbers drawn at a time (32 MiB of them): bounds memory where rows are wide."""
 
@@ -55,6 +59,7 @@ def generate(
     *,
     system: System | None = None,
     surrogate: Predictor | None = None,
+    keep: Keep | None = None,
 ) -> Dataset:
     """Write the shard that the request asks for.
 
@@ -64,6 +69,7 @@ def generate(
         original: Real rows to augment, or to put before those of a source or a system.
         system: What the request names.
         surrogate: Where it errs, the method `adaptive` looks closer.
+        keep: Opens the rows of a slow system that were solved before.
 
     Raises:
         InvalidInput: The method cannot work on this dataset, or the source is not usable.
@@ -71,6 +77,8 @@ def generate(
     """
     maker = _maker(request, system, surrogate)
     table, maker = _prepare(request, original, maker)
+    if system is not None and keep is not None and maker.solving is not None and request.rows:
+        _reuse(maker.solving, system, keep)
     schema = maker.schema
     originals = table if request.include_original else table.slice(0, 0)
     start, stop = shard_rows(originals.num_rows + request.rows, request.shard, request.shards)
@@ -94,6 +102,22 @@ def generate(
         if maker.solving is not None and request.on_failure == "leave-out":
             _leave_out(writer, maker.solving, request)
     return writer.dataset
+
+
+def _reuse(solving: Solving, system: System, keep: Keep) -> None:
+    """Find out whether the solver is slow, and which of its rows were solved before."""
+    inputs, probe = probe_inputs(system.domain, PROBED), Solving(system, solving.on_failure)
+    began = time.perf_counter()
+    answers = probe(inputs)
+    seconds = time.perf_counter() - began
+    if seconds > SLOW * PROBED:
+        # The first time may have loaded or compiled something.
+        began = time.perf_counter()
+        answers = probe(inputs)
+        seconds = time.perf_counter() - began
+    said = solving.reuse(keep, seconds / PROBED, inputs, answers)
+    if said:
+        print(said, flush=True)
 
 
 def _leave_out(writer: DatasetWriter, solving: Solving, request: Request) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from kubestill.runtime.certification import CertificateSettings, certify
 from kubestill.runtime.certification.certify import Examined, check_exceptions
 from kubestill.runtime.certification.cost import weights_bytes
 from kubestill.runtime.datasets.dataset import Dataset
+from kubestill.runtime.generation.systems.kept import Keep
 from kubestill.runtime.generation.systems.load import load_named_system, load_system
 from kubestill.runtime.generation.systems.system import System
 from kubestill.runtime.models.export import load_model
@@ -42,6 +44,7 @@ def certify_surrogate(
     on_failure: str = "stop",
     seed: int = 0,
     strict: bool = True,
+    checkpoint_uri: str = "",
     settings: Mapping[str, Any] | None = None,
 ) -> tuple[str, str]:
     """Certify a surrogate, or say why not; the component documents the parameters.
@@ -67,17 +70,26 @@ def certify_surrogate(
     }
     job = _check(model, dataset, system, system_args or {}, typed, settings or {})
     weights = weights_bytes(model.path)
-    found = certify(
-        job.predictor,
-        job.dataset,
-        job.system,
-        job.settings,
-        weights=weights,
-        told=lambda said: print(said, flush=True),
-    )
-    _write(found, certificate, metrics, report, summary)
+    with ExitStack() as stack:
+        keep = None
+        if job.system is not None:
+            place = checkpoint_uri or f"{certificate.uri}.d"
+            keep = stack.enter_context(Keep(place, job.system, job.system_args))
+        found = certify(
+            job.predictor,
+            job.dataset,
+            job.system,
+            job.settings,
+            weights=weights,
+            told=lambda said: print(said, flush=True),
+            keep=keep,
+        )
+        # Its pictures solve rows as well.
+        _write(found, certificate, metrics, report, summary)
     if found.truth:
-        print(f"{counted(found.truth.solved, 'row')} solved", flush=True)
+        known = found.truth.reused
+        before = f"; {known:,} more had been solved before" if known else ""
+        print(f"{counted(found.truth.solved, 'row')} solved{before}", flush=True)
     made = found.certificate
     for condition in made.conditions:
         print(f"{condition.status}: {condition.name}. {condition.said}", flush=True)
@@ -94,6 +106,7 @@ class _Job:
     predictor: Predictor
     dataset: Dataset
     system: System | None
+    system_args: Mapping[str, Any]
     settings: CertificateSettings
 
 
@@ -108,7 +121,7 @@ def _check(
     """Find every problem that can be found before anything is solved, and raise them together."""
     problems = Problems()
     predictor = rows = parsed = solver = None
-    name = system
+    name, args = system, system_args
     own = check_overlap(settings, typed, problems)
     with problems.collect():
         parsed = validate(CertificateSettings, {**settings, **typed}, prefixed=own)
@@ -139,7 +152,7 @@ def _check(
     assert predictor
     assert rows
     assert parsed
-    return _Job(predictor=predictor, dataset=rows, system=solver, settings=parsed)
+    return _Job(predictor=predictor, dataset=rows, system=solver, system_args=args, settings=parsed)
 
 
 def _check_fit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from kubestill.errors import Problems
@@ -10,6 +11,7 @@ from kubestill.runtime.base.artifacts import Artifact, check_kind
 from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.generation.generate import generate
 from kubestill.runtime.generation.request import parse_request
+from kubestill.runtime.generation.systems.kept import Keep
 
 if TYPE_CHECKING:
     from kubestill.runtime.models.predict import Predictor
@@ -30,6 +32,7 @@ def generate_synthetic(
     system: str = "",
     system_args: Mapping[str, Any] | None = None,
     on_failure: str = "stop",
+    checkpoint_uri: str = "",
 ) -> tuple[str]:
     """Write one shard of generated rows to `dataset`; the component documents the parameters.
 
@@ -68,7 +71,14 @@ def generate_synthetic(
         )
     problems.raise_if_any()
     assert request is not None
-    made = generate(dataset.path, request, source, system=numerical, surrogate=surrogate)
+    with ExitStack() as stack:
+        keep = None
+        if numerical is not None:
+            place = checkpoint_uri or f"{dataset.uri}.d"
+            keep = stack.enter_context(Keep(place, numerical, request.system_args))
+        made = generate(
+            dataset.path, request, source, system=numerical, surrogate=surrogate, keep=keep
+        )
     dataset.metadata |= {"kind": "dataset", "fingerprint": made.fingerprint, "rows": made.rows}
     return (dataset.uri,)
 

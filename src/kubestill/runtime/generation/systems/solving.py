@@ -17,11 +17,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kubestill.errors import InvalidInput, Problem
+from kubestill.runtime.base.random import uniforms
 from kubestill.runtime.datasets.canonical import BLOCK_ROWS
+from kubestill.runtime.generation.systems.domain import Domain
+from kubestill.runtime.generation.systems.kept import SLOW, Keep, KeptRows
 from kubestill.runtime.generation.systems.left_out import Failures, as_point
 from kubestill.runtime.generation.systems.system import Solver, System
 
-__all__ = ["OnFailure", "Solving"]
+__all__ = ["OnFailure", "Solving", "probe_inputs"]
 
 OnFailure = Literal["stop", "leave-out"]
 
@@ -34,6 +37,8 @@ _ALONE = 0.01
 the rest of a batch would cost more than what is saved by solving it at once."""
 _LONGEST = 30.0
 """Seconds that a batch may take."""
+_STREAM = 1002
+"""Of the random numbers: neither a covering nor the samples of a certificate use it."""
 _MACHINE = (MemoryError, ImportError, OSError)
 """The machine failed, not the input; a `TimeoutError`, which is an `OSError`, is the input's."""
 
@@ -69,20 +74,68 @@ class Solving:
         """Rows that it was asked for."""
         self.solved = 0
         """Rows that the solver got: those of batches that were cut and solved again count twice."""
+        self.reused = 0
+        """Rows that had been solved before."""
         self.failures = Failures(system.domain)
+        self.kept: KeptRows | None = None
         self._solver = solver or system.solve
         self._width = math.prod(system.output.shape)
         self._most = self._batch = batch
         self._seconds = 0.0
 
-    def __call__(self, inputs: pd.DataFrame) -> Floats:
+    def __call__(self, inputs: pd.DataFrame, *, fresh: bool = False) -> Floats:
         """Return answers [N, T], of classes their codes [N, 1]; NaN where the solver fails.
+
+        Args:
+            inputs: N rows.
+            fresh: Solve them even if they were solved before.
 
         Raises:
             InvalidInput: The solver fails on an input, which the message names, and `on_failure`
                 is `stop`; or its answer has another shape than the output.
         """
         self.asked += len(inputs)
+        if self.kept is None or fresh:
+            found, reasons = self._solve(inputs)
+        else:
+            found, known, reasons = self.kept.find(inputs)
+            if reasons and self.on_failure == "stop":
+                raise self._stop(inputs[known & np.isnan(found[:, 0])], reasons[0])
+            self.reused += int(known.sum())
+            found[~known], more = self._solve(inputs[~known])
+            # In the order of the rows, whether they were known or not.
+            ways, lost = (iter(reasons), iter(more)), np.isnan(found[:, 0])
+            reasons = [next(ways[0] if one else ways[1]) for one in known[lost]]
+        if reasons:
+            self.failures.note(inputs[np.isnan(found[:, 0])], reasons)
+        return found
+
+    def reuse(self, keep: Keep, seconds: float, inputs: pd.DataFrame, answers: Floats) -> str:
+        """Look rows up from now on before they are solved, and keep those that are.
+
+        Args:
+            keep: Opens the rows that are kept.
+            seconds: That a row takes; of a fast solver none is kept.
+            inputs: Rows [N] that were just solved.
+            answers: To these [N, T]. Where others are kept for them, none of what is kept is used.
+
+        Returns:
+            What is kept, or why nothing is, in a sentence; empty for a fast solver.
+        """
+        if seconds < SLOW:
+            return ""
+        kept, said = keep()
+        if kept is not None and not kept.agree(inputs, answers):
+            return f"what is kept in {kept.uri} is not what the system answers now: it is not used"
+        if kept is not None:
+            answered = ~np.isnan(answers[:, 0])
+            kept.add(inputs[answered], answers[answered], [])
+        self.kept, self._seconds = kept, seconds
+        self._batch = min(self._batch, max(1, int(_LONGEST / seconds)))
+        return said
+
+    def _solve(self, inputs: pd.DataFrame) -> tuple[Floats, list[str]]:
+        """Solve rows in batches: answers [N, T], and for each row without one why."""
         found = np.full((len(inputs), self._width), np.nan)
         reasons: list[str] = []
         at = 0
@@ -96,9 +149,9 @@ class Solving:
             found[at : at + len(rows)] = solved.answers
             reasons += solved.reasons
             at += len(rows)
-        if reasons:
-            self.failures.note(inputs[np.isnan(found[:, 0])], reasons)
-        return found
+            if self.kept is not None:
+                self.kept.add(rows, solved.answers, solved.reasons)
+        return found, reasons
 
     def _try(self, rows: pd.DataFrame) -> _Batch | None:
         """Solve one batch; None where it is to be cut first."""
@@ -120,10 +173,9 @@ class Solving:
                 raise self._stop(rows, reason) from error
             return _Batch(np.full((1, self._width), np.nan), [reason])
         self._seconds = (time.perf_counter() - began) / len(rows)
-        if self._batch < self._most and self._seconds < _ALONE:
+        if self._seconds < _ALONE:
             self._batch = min(2 * self._batch, self._most)
-        elif self._seconds * self._batch > _LONGEST:
-            self._batch = max(1, int(_LONGEST / self._seconds))
+        self._batch = max(1, min(self._batch, int(_LONGEST / self._seconds)))
         return self._read(solution, len(rows))
 
     def _read(self, solution: NDArray[Any], count: int) -> _Batch:
@@ -150,3 +202,8 @@ class Solving:
             "domain smaller, or leave such inputs out: on_failure='leave-out'"
         )
         return InvalidInput([Problem("system", self.system.name, remedy)])
+
+
+def probe_inputs(domain: Domain, count: int) -> pd.DataFrame:
+    """Return the random inputs that a solver is timed on: everywhere the same ones."""
+    return domain.at(uniforms(0, _STREAM, 0, count, width=domain.width))

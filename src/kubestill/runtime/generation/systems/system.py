@@ -108,6 +108,12 @@ class System(ABC):
     """Largest slope of any output along each continuous input, by name. It is taken on trust: a
     proof that uses it is conditional, and used only where neither of the others is there."""
 
+    version: str | None = None
+    """Stands for all that the solution depends on, and changes whenever `solve` would answer
+    otherwise: solved rows are kept and found by it. None takes the class's package, the installed
+    packages and the files among its arguments; a solver that reads other files, or starts a program
+    of its own, has to declare it."""
+
     breaks: Mapping[str, Sequence[float] | NDArray[np.float64]] | None = None
     """Where `expand` or `enclose` changes its formula along an input, by name and ascending: proofs
     cut boxes there first."""
