@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import operator
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, reduce
 
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -43,7 +43,7 @@ class Opened:
     """Columns that are no features unless the user names them, each with the reason."""
     notes: Notes = field(default_factory=Notes)
 
-    @property
+    @cached_property
     def types(self) -> dict[str, pa.DataType]:
         """The type of each column as it is read."""
         schema = self.rows.schema
@@ -172,13 +172,14 @@ def _readers(
 ) -> dict[str, TextReader]:
     """Return what has to be done to text, by column."""
     numerals = Numerals(reading.decimal or ".", reading.thousands.replace("none", ""))
+    words = reading.null_words or ()
+    said = {name for name, kind in kinds.items() if kind in ("numeric", "boolean")}
     readers: dict[str, TextReader] = {}
-    for entry in schema:
-        kind, dated = kinds.get(entry.name, ""), reading.date_formats.get(entry.name, "")
-        words = reading.null_words or ()
-        if dated or (is_text(entry.type) and (kind in ("numeric", "boolean") or words)):
-            readers[entry.name] = TextReader(
-                kind=kind, numerals=numerals, null_words=words, date_format=dated
+    for name in schema.names if words else [*said, *reading.date_formats]:
+        at, dated = schema.get_field_index(name), reading.date_formats.get(name, "")
+        if at >= 0 and (dated or (is_text(schema.field(at).type) and (name in said or words))):
+            readers[name] = TextReader(
+                kind=kinds.get(name, ""), numerals=numerals, null_words=words, date_format=dated
             )
     return readers
 
@@ -278,7 +279,7 @@ def _expression(partition: Mapping[str, str | None]) -> pads.Expression | None:
         pads.field(name).is_null() if value is None else pads.field(name) == value
         for name, value in partition.items()
     ]
-    return functools.reduce(operator.and_, parts) if parts else None
+    return reduce(operator.and_, parts) if parts else None
 
 
 def _told(
