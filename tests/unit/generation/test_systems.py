@@ -3,7 +3,9 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from scipy.fft import dctn
 
 from kubestill.errors import InvalidInput
 from kubestill.runtime.base.random import uniforms
@@ -17,6 +19,8 @@ SMALL = {
     "collision-avoidance": {"distances": 8, "angles": 7, "horizon": 3},
     "lorenz": {"samples": 5},
 }
+SLOW = {"robertson": 1}
+"""Rows for which a reference takes long."""
 
 
 def some(system: System, rows: int = ROWS) -> Any:
@@ -50,7 +54,7 @@ def test_a_row_alone_has_the_same_bits(system: System) -> None:
 def test_it_agrees_with_its_reference(system: System) -> None:
     if system.reference is None:
         pytest.skip(f"{system.name} has no independent reference")
-    inputs = some(system, 6)
+    inputs = some(system, SLOW.get(system.name, 6))
     solution, exact = system.solve(inputs), system.reference(inputs)
     scale = np.abs(exact).max()
     assert np.abs(solution - exact).max() < 2e-6 * scale
@@ -91,3 +95,91 @@ def test_an_unbounded_input_is_covered_by_an_explicit_mapping(mapping: Any) -> N
     values = domain.at(uniforms(0, 0, 0, 20_000, width=1))["x"].to_numpy()
     assert abs(values.mean() - (0.0 if mapping == "normal" else 1.0)) < 0.05
     assert np.all(domain.contains(domain.grid(np.arange(9), {"x": 9})))
+
+
+def by_chebyshev(permeability: Any, count: int = 28) -> Any:
+    """Solve -div(a grad u) = 1 by collocation (Trefethen 2000, programs 13 and 16), to 1e-6."""
+    angle = np.pi * np.arange(count + 1) / count
+    place = np.cos(angle)
+    weight = np.r_[2, np.ones(count - 1), 2] * (-1) ** np.arange(count + 1)
+    apart = place[:, None] - place + np.eye(count + 1)
+    slope = np.outer(weight, 1 / weight) / apart
+    # Twice, since the interval is half as long as Chebyshev's own.
+    slope = 2 * (slope - np.diag(slope.sum(axis=1)))
+    side, one = (place + 1) / 2, np.eye(count + 1)
+    y, x = np.meshgrid(side, side, indexing="ij")
+    by_y, by_x = np.kron(slope, one), np.kron(one, slope)
+    medium = permeability(x, y).ravel()[:, None]
+    operator = -(by_y @ (medium * by_y) + by_x @ (medium * by_x))
+    inside = np.zeros((count + 1, count + 1), bool)
+    inside[1:-1, 1:-1] = True
+    kept = np.flatnonzero(inside)
+    values = np.zeros(len(medium))
+    values[kept] = np.linalg.solve(operator[np.ix_(kept, kept)], np.ones(len(kept)))
+    found = np.polynomial.chebyshev.chebvander2d(*(2 * np.array([y, x]) - 1), [count, count])
+    weights = np.linalg.solve(found.reshape(len(medium), -1), values)
+    table = weights.reshape(count + 1, count + 1)
+    return lambda x, y: np.polynomial.chebyshev.chebval2d(2 * y - 1, 2 * x - 1, table)
+
+
+def smooth(x: Any, y: Any) -> Any:
+    return np.exp(0.5 * np.cos(2 * x + y) + 0.3 * np.sin(3 * y))
+
+
+@pytest.mark.parametrize("medium", [lambda x, y: 1.0 + 0 * x, smooth], ids=["even", "smooth"])
+def test_darcy_approaches_the_equation_s_solution_with_the_square_of_the_grid(medium: Any) -> None:
+    exact, off = by_chebyshev(medium), []
+    for points in (16, 32, 64):
+        system = load_system("darcy", {"points": points})
+        side = (np.arange(points) + 0.5) / points
+        y, x = np.meshgrid(side, side, indexing="ij")
+        (found,) = system.solve(pd.DataFrame({"permeability": [medium(x, y)]}))
+        # In the mean: at the edge, where the medium varies most, the largest falls more slowly.
+        off.append(((found - exact(x, y)) ** 2).mean() ** 0.5 / found.max())
+    assert off[1] < 2e-3
+    assert off[0] / off[1] == pytest.approx(4, rel=0.05)
+    assert off[1] / off[2] == pytest.approx(4, rel=0.05)
+
+
+@pytest.mark.parametrize("medium", ["two-phase", "log-normal"])
+def test_what_flows_out_of_a_darcy_medium_is_what_comes_in(medium: str) -> None:
+    system = load_system("darcy", {"medium": medium})
+    inputs = some(system)
+    for a, u in zip(inputs["permeability"], system.solve(inputs), strict=True):
+        edges = [(0, slice(None)), (-1, slice(None)), (slice(None), 0), (slice(None), -1)]
+        assert sum((2 * a * u)[edge].sum() for edge in edges) == pytest.approx(1.0, rel=1e-12)
+
+
+def test_darcy_s_random_field_has_the_covariance_that_it_says() -> None:
+    """The log of a log-normal medium over 9 has the spreads (pi^2 k^2 + 9)^-1 in cosines."""
+    system = load_system("darcy", {"medium": "log-normal", "points": 24})
+    unit = uniforms(0, 0, 0, 2_000, width=system.domain.width)
+    fields = np.log(np.stack(system.domain.at(unit)["permeability"].to_list())) / 9
+    waves = dctn(fields, axes=(1, 2), norm="ortho")[:, :6, :6] / 24
+    k = np.arange(6)
+    wanted = 1 / (np.pi**2 * (k[:, None] ** 2 + k**2) + 9)
+    wanted[0, 0] = 0.0
+    np.testing.assert_allclose(waves.std(axis=0), wanted, rtol=0.08, atol=1e-6)
+
+
+# What CVODE's example cvRoberts_dns prints (SUNDIALS 7, relative error of a step 1e-4).
+ROBERTSON = [
+    (0.4, 9.8517e-01, 3.3864e-05, 1.4794e-02),
+    (4.0, 9.0552e-01, 2.2405e-05, 9.4462e-02),
+    (40.0, 7.1583e-01, 9.1851e-06, 2.8416e-01),
+    (400.0, 4.5049e-01, 3.2226e-06, 5.4951e-01),
+    (4000.0, 1.8320e-01, 8.9422e-07, 8.1680e-01),
+]
+
+
+def test_robertson_s_reaction_is_the_one_that_is_known() -> None:
+    system = load_system("robertson")
+    known = np.array(ROBERTSON)
+    times = known[:, 0]
+    inputs = pd.DataFrame({"time": times, "decay": 0.04, "pairing": 3e7, "return": 1e4})
+    found = system.solve(inputs)
+    np.testing.assert_allclose(found, known[:, 1:], rtol=5e-4)
+    np.testing.assert_allclose(found.sum(axis=1), 1.0, rtol=1e-12)
+    # Each species by itself: the second is 1e-5 of the others.
+    assert system.reference
+    np.testing.assert_allclose(found[4:], system.reference(inputs.iloc[4:]), rtol=1e-8)

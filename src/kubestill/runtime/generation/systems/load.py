@@ -18,10 +18,12 @@ BUILTIN = {
     "black-scholes": "black_scholes:BlackScholes",
     "burgers": "burgers:Burgers",
     "collision-avoidance": "collision_avoidance:CollisionAvoidance",
+    "darcy": "darcy:Darcy",
     "heat": "heat:Heat",
     "heston": "heston:Heston",
     "interpolated-table": "interpolation:InterpolatedTable",
     "lorenz": "lorenz:Lorenz",
+    "robertson": "robertson:Robertson",
     "table": "table:Table",
 }
 """Location of each built-in system, below `kubestill.runtime.generation.systems`."""
