@@ -67,6 +67,10 @@ Your own system, `package.module:Name`, takes the arguments of its class.
 """
 
 
+_FILLED = ("in_features", "out_features", "input_shape", "output_shape")
+"""Arguments of the built-in networks that follow from the data."""
+
+
 def page() -> str:
     """Return the whole page."""
     parts = [TRAINING, settings(TrainingSettings, without=parameters("train_teacher"))]
@@ -80,11 +84,11 @@ def page() -> str:
     parts += [
         "## `network_args`\n",
         f"Activations: {listed(ACTIVATIONS)}. Norms: {listed(NORMS)}. Your own "
-        "network, `package.module:attribute`, takes its own arguments plus `in_features` and "
-        "`out_features`.\n",
+        "network, `package.module:attribute`, takes its own arguments, and those of "
+        "[networks](networks.md) that it names are filled in.\n",
     ]
     for name, factory in NETWORKS.items():
-        parts += [f"### `{name}`\n", arguments(factory, without=("in_features", "out_features"))]
+        parts += [f"### `{name}`\n", arguments(factory, without=_FILLED)]
     parts += [SYSTEMS]
     for name in BUILTIN:
         parts += [f"### `{name}`\n", arguments(import_system(name))]

@@ -115,6 +115,26 @@ def test_torch_export_gives_what_the_predictor_gives(
     assert json.loads(extra["model.json"])["task"] == predictor.spec.task
 
 
+def test_complex_weights_are_served_by_torch_and_refused_by_onnx(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KUBESTILL_TRUST", "own_networks")
+    schema, frame, _ = MODELS["planes, fno"]
+    model = make_model(schema, frame, network="own_networks:Library")
+    export_model(model, str(tmp_path))
+    for serving in ("torch", "onnx"):
+        add_serving_file(str(tmp_path), serving)
+    program = torch.export.load(str(tmp_path / "model.pt2")).module()
+    raw = decode_features(frame, RawLayout(schema))
+    found = program(torch.from_numpy(raw)).detach().numpy()
+    np.testing.assert_allclose(found, Predictor(model).logits(raw), rtol=1e-6, atol=1e-6)
+    assert not (tmp_path / "model.onnx").exists()
+    warnings = [line for line in capsys.readouterr().out.splitlines() if "WARNING" in line]
+    (warning,) = warnings
+    assert "no model.onnx" in warning
+    assert "complex" in warning
+
+
 OWN = """
 from torch import nn
 

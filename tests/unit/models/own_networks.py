@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -153,3 +154,26 @@ class Rise(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         return self.layer(rows).reshape(-1, 1, *self.shape)
+
+
+class Library(nn.Module):
+    """As a library's operator may be: complex weights, and a state that holds more than numbers."""
+
+    reads = "2d"
+
+    def __init__(self, in_channels: int, out_channels: int, modes: int = 2):
+        super().__init__()
+        shape = (modes, modes, in_channels, out_channels)
+        self.weight = nn.Parameter(torch.randn(shape, dtype=torch.complex64))
+        self.local = nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, fields: Tensor) -> Tensor:
+        modes = len(self.weight)
+        kept = torch.fft.rfft2(fields)[..., :modes, :modes]
+        mixed = torch.einsum("bcyx,yxco->boyx", kept, self.weight)
+        return self.local(fields) + torch.fft.irfft2(mixed, s=fields.shape[-2:])
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        state = super().state_dict(*args, **kwargs)
+        state["_metadata"] = {"version": "1.0"}
+        return state

@@ -56,11 +56,18 @@ class Shaped(nn.Module):
         super().__init__()
         self.shape = shape
         self.network = network
+        self.register_state_dict_post_hook(_keep_tensors)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map [B, F] to [B, outputs]."""
         outputs = self.network(features.reshape(-1, *self.shape))
         return outputs.flatten(1) if outputs.dim() > 2 else outputs
+
+
+def _keep_tensors(module: nn.Module, state: dict[str, Any], *_: Any) -> None:
+    """Leave out what a library's network puts into its state besides numbers."""
+    for name in [name for name, value in state.items() if not isinstance(value, Tensor)]:
+        del state[name]
 
 
 @dataclass(frozen=True)
@@ -137,7 +144,8 @@ def build(
         target = layout.schema.target
         fields_out = network not in NETWORKS and target is not None and len(target.shape) > 1
         rows = seen == (width,)
-        if not rows or (fields_out and not earlier):
+        own_state = type(made).state_dict is not nn.Module.state_dict
+        if not rows or own_state or (fields_out and not earlier):
             made = Shaped(seen, made)
         whole = nn.Sequential(embed, made) if embed else made
         if prove:
