@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import html
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from kubestill.errors import InvalidInput
@@ -14,6 +16,8 @@ from kubestill.runtime.base.artifacts import LocalArtifact
 from kubestill.runtime.datasets.checks import check_validation
 from kubestill.runtime.datasets.dataset import Dataset
 from kubestill.runtime.datasets.decode import RawLayout, decode_features, decode_target
+from kubestill.runtime.datasets.tables import read_table
+from kubestill.runtime.reports.imported import import_report
 from kubestill.runtime.steps.import_dataset import import_dataset
 
 PARTS = ("dataset", "validation", "holdout")
@@ -164,3 +168,68 @@ def test_what_float32_loses_is_told_and_kept(
     losses = Dataset.open(made["dataset"].uri).provenance["losses"]
     assert list(losses) == ["when"]
     assert losses["when"].startswith(said)
+
+
+def test_every_column_is_told_on_the_console_and_in_the_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = pd.DataFrame({f"x{at}": [0.5, 1.5] for at in range(100)} | {"y": [0.5, 0.25]})
+    frame = frame.assign(x90=["?", "1"], when=["2023-01-01", "2023-01-02"], nowhere=None)
+    frame.to_csv(tmp_path / "rows.csv", index=False, encoding="utf-16")
+    options = {"validation_fraction": 0, "holdout_fraction": 0, "target": "y"}
+    made = run(tmp_path, source=str(tmp_path / "rows.csv"), **options)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith(
+        "rows.csv is not UTF-8: read as utf-16; settings={'encoding': ...} names another"
+    )
+    said = "2 rows, 103 columns: 101 learned from, 1 to predict, 1 kept but not learned from."
+    assert lines[1] == said
+    assert lines[2].split() == [
+        *("column", "kind", "role", "missing"),
+        *("what", "was", "read,", "left", "out", "or", "merged"),
+    ]
+    told = {line.split()[0]: " ".join(line.split()[1:]) for line in lines[3:-1]}
+    assert len(told) == 30, "the table is shortened"
+    assert told["x90"] == "numeric feature 1 '?' is read as missing in 1 row"
+    derive = "date32[day] is not a number; derive features such as hour or weekday"
+    assert told["when"] == f"date32[day] ignored {derive}"
+    assert told["x0"] == "numeric feature"
+    assert lines[-1] == "and 73 more columns; the report lists all."
+    page = html.unescape(Path(made["report"].path).read_text())
+    assert all(f">{name}<" in page for name in frame.columns)
+    assert said in re.sub("</?b>", "", page)
+    assert "'?' is read as missing in 1 row" in Path(made["summary"].path).read_text()
+
+
+def test_a_wide_table_has_one_line_for_neighbours_that_are_alike() -> None:
+    columns = {f"x{at}": [1.0] for at in range(1200)} | {"x600": ["a"]}
+    page, _ = import_report(read_table(pa.table(columns)), {"train": 1})
+    for title in ("x0 to x599, 600 columns", "x600", "x601 to x1199, 599 columns"):
+        assert f">{title}<" in page
+
+
+def test_a_table_of_an_earlier_step(tmp_path: Path) -> None:
+    (tmp_path / "table").write_text("x,y\n1,0.5\n2,1.5\n3,2.5\n")
+    table = LocalArtifact(str(tmp_path / "table"))
+    parts = {"validation_fraction": 0, "holdout_fraction": 0, "target": "y"}
+    made = run(tmp_path / "file", table=table, **parts)
+    assert Dataset.open(made["dataset"].uri).rows == 3
+    again = run(tmp_path / "ours", table=made["dataset"], **parts)
+    assert again["dataset"].metadata == made["dataset"].metadata
+    with pytest.raises(InvalidInput, match="source = 'digits': is given beside a `table`"):
+        run(tmp_path / "both", table=table, source="digits", **parts)
+    table.metadata["kind"] = "model"
+    with pytest.raises(InvalidInput, match="this is a model; connect a dataset"):
+        run(tmp_path / "model", table=table, **parts)
+    (tmp_path / "table").write_bytes(b"PK\x03\x04" + bytes(100))
+    with pytest.raises(InvalidInput, match="is neither Parquet nor text"):
+        run(tmp_path / "zip", table=LocalArtifact(str(tmp_path / "table")), **parts)
+
+
+def test_settings_are_checked_together_with_the_rest(tmp_path: Path) -> None:
+    settings = {"delimiter": "ab", "encoding": "latin-99", "decimals": ","}
+    with pytest.raises(InvalidInput) as caught:
+        run(tmp_path, source="digits", seed=-1, settings=settings)
+    fields = {problem.field for problem in caught.value.problems}
+    names = {"settings.delimiter", "settings.encoding", "settings.decimals"}
+    assert fields == {"seed", *names}
