@@ -24,6 +24,7 @@ def distillation(
     task: str = "auto",
     features: list = [],
     kinds: dict = {},
+    import_settings: dict = {},
     validation_fraction: float = 0.15,
     holdout_fraction: float = 0.2,
     teacher_network: str = "mlp",
@@ -74,6 +75,7 @@ def distillation(
         task: `regression`, `binary`, `multiclass`, or `auto` to infer it from the target.
         features: Columns to learn from; empty uses all but the target.
         kinds: Overrides by column: `numeric`, `boolean`, `categorical` or `tensor`.
+        import_settings: How the files are read, where detection gets it wrong.
         validation_fraction: Share of the rows for early stopping and selection.
         holdout_fraction: Share of the rows that only the evaluation sees.
         teacher_network: `mlp`, or an import path such as `my_pkg.nets:Net`.
@@ -111,7 +113,7 @@ def distillation(
         tolerations: Taints that such steps tolerate, such as those of spot nodes.
     """
     step = Tasks(locals())
-    data = step(import_dataset, source=dataset, require_holdout=True)
+    data = step(import_dataset, "import_", source=dataset, require_holdout=True)
     augmented = step(
         generate_synthetic,
         name="augment",
