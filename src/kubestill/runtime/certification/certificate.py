@@ -16,6 +16,7 @@ __all__ = [
     "CODES",
     "WHERE_ANSWERED",
     "About",
+    "Band",
     "Assurance",
     "Batch",
     "Box",
@@ -278,6 +279,16 @@ class Excluded(_Value):
     """Upper bound of that share of the domain, at the certificate's confidence."""
 
 
+class Band(_Value):
+    """The error bands of one coverage."""
+
+    coverage: Number
+    mean: Number
+    """Mean half-width over the random points, in the output's unit; of several outputs the
+    largest."""
+    largest: Number
+
+
 class About(_Value):
     """What was certified, and how."""
 
@@ -312,6 +323,8 @@ class Certificate(_Value):
     """None without a system."""
     excluded: Excluded | None = None
     """None where the solver failed on no input."""
+    bands: tuple[Band, ...] = ()
+    """Those that were asked for; `bands.json` beside the copy of the model has all of them."""
     about: About
 
     @property

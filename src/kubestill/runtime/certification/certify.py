@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from kubestill.errors import InvalidInput, Problems, counted
 from kubestill.runtime.base.rounding import at_least, at_most, exact_percent
 from kubestill.runtime.certification.answered import check_answered, excluded, unanswered
+from kubestill.runtime.certification.bands import calibrate, check_enough
 from kubestill.runtime.certification.certificate import (
     WHERE_ANSWERED,
     About,
     Assurance,
+    Band,
     Certificate,
     Condition,
     Errors,
@@ -52,14 +54,16 @@ from kubestill.runtime.certification.settings import CertificateSettings
 from kubestill.runtime.certification.truth import Truth
 from kubestill.runtime.datasets.cache import load_decoded
 from kubestill.runtime.datasets.columns import pandas_frame
+from kubestill.runtime.datasets.decode import decode_features
 from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.generation.systems.inputs import Continuous
 from kubestill.runtime.generation.systems.kept import Keep
 from kubestill.runtime.generation.systems.left_out import LeftOut, as_point
 from kubestill.runtime.generation.systems.system import System
+from kubestill.runtime.models.bands import Bands
 from kubestill.runtime.models.predict import Predictor
 
-__all__ = ["Examined", "certify", "check_exceptions", "finite_points"]
+__all__ = ["Examined", "certify", "check_bands", "check_exceptions", "finite_points"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +78,7 @@ class Examined:
     worst: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Inputs of the worst point, one row; empty without a system."""
     exceptions: Exceptions | None = None
+    bands: Bands | None = None
     side: int = 0
     """Points along each side of a picture."""
 
@@ -111,6 +116,27 @@ def check_exceptions(
             "tolerance"
         )
         problems.add("exceptions", True, remedy)
+
+
+def check_bands(
+    system: System | None,
+    settings: CertificateSettings | None,
+    *,
+    classes: bool,
+    problems: Problems,
+) -> None:
+    """Note why error bands that were asked for cannot be had; see `check_exceptions`."""
+    if settings is None or not settings.bands:
+        return
+    if classes:
+        remedy = "only numbers have error bands; ask for none"
+    elif system is None or finite_points(system, settings) is not None:
+        remedy = "random points calibrate them, and here every point is compared; ask for none"
+    elif not settings.samples:
+        remedy = "random points calibrate them; give `samples`"
+    else:
+        return
+    problems.add("settings.bands", list(settings.bands), remedy)
 
 
 def certify(
@@ -155,6 +181,8 @@ def certify(
             points=math.prod(finite.values()) if finite else None,
             missing=missing if settings.on_failure == "leave-out" else 0,
         )
+        if settings.bands and plan.samples:
+            check_enough(plan.samples, settings.bands)
         told("; ".join(filter(None, (plan.said, keep and truth.reuse(keep, plan.seconds)))))
         rows, some = _some_rows(dataset, labels, plan.labels)
         once = truth.solve(rows)
@@ -183,6 +211,10 @@ def certify(
     assurance = _assurance(truth, seen, coverage, proven, finite=finite is not None)
     if truth or settings.assurance != "auto":
         conditions += _asked_for(assurance, proven, settings)
+    bands = None
+    if truth and seen.off_grid and settings.bands:
+        drawn = _drawn(system, outside)
+        bands = calibrate(truth, seen.off_grid, settings.bands, drawn=drawn)
     speed = None
     if truth and plan:
         speed = speed_ratio(truth, plan.batch, plan.repeats, known if outside else None)
@@ -199,6 +231,7 @@ def certify(
         speed=speed,
         solves=plan and truth and _solves(plan, truth),
         excluded=outside,
+        bands=_widths(bands, predictor, seen.off_grid),
         about=About(
             coverage=coverage.kind,
             model=predictor.digest,
@@ -219,6 +252,7 @@ def certify(
         off_grid=seen.off_grid,
         worst=seen.inputs,
         exceptions=exceptions,
+        bands=bands,
         side=plan.side if plan else 0,
     )
 
@@ -252,6 +286,17 @@ def _some_rows(
         start += table.num_rows
     known = np.asarray(labels[take], np.float64).reshape(len(take), -1)
     return pd.concat(parts, ignore_index=True), known
+
+
+def _widths(bands: Bands | None, predictor: Predictor, found: OffGrid | None) -> tuple[Band, ...]:
+    """Return how wide bands are at random points."""
+    if bands is None or found is None:
+        return ()
+    widths = bands.widths(decode_features(found.inputs, predictor.layout))
+    return tuple(
+        Band(coverage=coverage, mean=float(width.mean(0).max()), largest=float(width.max()))
+        for coverage, width in widths.items()
+    )
 
 
 def _solves(plan: Plan, truth: Truth) -> Solves:

@@ -209,6 +209,8 @@ class OffGrid:
     """[n]"""
     means: Floats
     """Of each point over its outputs [n]."""
+    apart: Floats
+    """Of every output [n, T]."""
     drawn: int
     """Points that were drawn: n, and those on which the solver fails."""
 
@@ -225,9 +227,9 @@ def off_grid(truth: Truth, samples: int, *, seed: int) -> OffGrid:
     if not len(inputs):
         raise _unanswered(f"all of {samples:,} random points")
     told, classes = truth.predict(inputs), bool(truth.system.output.classes)
-    errors = row_errors(solved, told, classes=classes)
-    means = errors if classes else np.abs(solved - told).mean(axis=1)
-    return OffGrid(unit=unit, inputs=inputs, errors=errors, means=means, drawn=samples)
+    apart = (solved != told).astype(np.float64) if classes else np.abs(solved - told)
+    errors, means = apart.max(axis=1), apart.mean(axis=1)
+    return OffGrid(unit=unit, inputs=inputs, errors=errors, means=means, apart=apart, drawn=samples)
 
 
 def _unanswered(where: str) -> InvalidInput:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -45,6 +45,10 @@ class CertificateSettings(BaseModel):
     """Rows of the dataset that are solved again."""
     reference_rows: int = Field(default=256, ge=16)
     """How many of these the reference solver solves as well; it is usually slow."""
+    bands: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    """Error bands of the surrogate's answers, one for each of these coverages, such as `[0.9]`:
+    calibrated on half of the random points and written with a copy of the model, in the folder
+    `model` of the certificate. Numbers on a sampled domain only."""
     hunts: int = Field(default=16, ge=0)
     """Worst points around which worse ones are searched for; 0 turns the search off."""
     enumerate_rows: int = Field(default=1 << 24, ge=1)

@@ -19,6 +19,7 @@ from torch import Tensor
 from kubestill.errors import CorruptData, InvalidInput, NotFound, Problem
 from kubestill.runtime.base.device import choose_device
 from kubestill.runtime.base.values import parse_json
+from kubestill.runtime.models.bands import read_bands
 from kubestill.runtime.models.identity import (
     SPEC_FILE,
     TRAINING_FILE,
@@ -133,7 +134,9 @@ def _json(value: Mapping[str, Any]) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def load_model(uri: str, *, device: str = "cpu", trust: Iterable[str] = ()) -> Predictor:
+def load_model(
+    uri: str, *, device: str = "cpu", trust: Iterable[str] = (), bands: bool = False
+) -> Predictor:
     """Load an exported model as something that is called on a DataFrame.
 
     Args:
@@ -141,10 +144,11 @@ def load_model(uri: str, *, device: str = "cpu", trust: Iterable[str] = ()) -> P
         device: Where it computes: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
         trust: Packages whose networks the file may name, besides those of this package, those that
             are registered as entry points, and those of `KUBESTILL_TRUST`.
+        bands: Also give error bands, which certify-surrogate wrote beside the model.
 
     Raises:
-        InvalidInput: There is no such device here, no model there, or its network is not vouched
-            for or cannot be imported here.
+        InvalidInput: There is no such device here, no model there, its network is not vouched
+            for or cannot be imported here, or it has no error bands.
         CorruptData: The files are damaged, do not belong together, or are of a later format.
         StoreError: The store did not answer.
     """
@@ -170,4 +174,8 @@ def load_model(uri: str, *, device: str = "cpu", trust: Iterable[str] = ()) -> P
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise CorruptData(f"{where}: {error}") from error
-    return Predictor(model.to(place), digest=digest)
+    found = Predictor(model.to(place), digest=digest)
+    if bands:
+        sizes = {"features": found.layout.width, "outputs": found.layout.outputs}
+        found.bands = read_bands(store, model=digest, **sizes)
+    return found

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.datasets.decode import RawLayout, decode_features
+from kubestill.runtime.models.bands import Bands
 from kubestill.runtime.models.model import Model, ModelSpec
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ class Predictor:
     Called on a DataFrame it returns one with the same index: `prediction` holds the label (a
     string) or the value in target units, `p_<class>` the probability of each class. Several values
     are `prediction_0`, `prediction_1`, ...; of a field, a target of two dimensions and more, a cell
-    of `prediction` is an array of its shape. `fields` takes and returns plain arrays.
+    of `prediction` is an array of its shape. `fields` takes and returns plain arrays. With error
+    bands of coverage 0.9, `low_0.9` and `high_0.9` are the ends of the band around `prediction`.
     """
 
     def __init__(self, model: Model, *, digest: str = ""):
@@ -36,6 +38,8 @@ class Predictor:
         self.layout = RawLayout(model.spec.schema)
         self.digest = digest
         """Of the export that it was loaded from; empty where it was built in memory."""
+        self.bands: Bands | None = None
+        """Error bands; None unless `load_model` was asked for them."""
 
     @property
     def spec(self) -> ModelSpec:
@@ -52,7 +56,15 @@ class Predictor:
                 listed.
         """
         raw = decode_features(frame, self.layout)
-        return self.table(self.logits(raw), frame.index)
+        logits = self.logits(raw)
+        table = self.table(logits, frame.index)
+        if self.bands is not None:
+            for coverage, width in self.bands.widths(raw).items():
+                for name, end in (("low", logits - width), ("high", logits + width)):
+                    told = self.table(end, frame.index)
+                    for column in told.columns:
+                        table[column.replace("prediction", f"{name}_{coverage:g}")] = told[column]
+        return table
 
     def fields(self, inputs: np.ndarray | pd.DataFrame | pa.Table) -> np.ndarray:
         """Return what the network says as one array, outputs in the target's shape.

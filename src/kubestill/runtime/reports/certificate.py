@@ -62,6 +62,7 @@ def certificate_report(found: Examined) -> tuple[str, str]:
             section("What was shown, and what was not", _conditions(made)),
             *_proof(made),
             *_quantiles(made),
+            *_bands(found),
             section("Of what", definitions(_shown(made))),
         ],
     )
@@ -370,6 +371,20 @@ def _quantiles(made: Certificate) -> list[Html]:
         f"observed, {at_most(off.max, digits=3)}. Of the rest nothing is known."
     )
     return [section("Between the rows of the dataset", table(columns, rows), note=note)]
+
+
+def _bands(found: Examined) -> list[Html]:
+    if found.bands is None:
+        return []
+    rows = [
+        (
+            exact_percent(band.coverage),
+            [Cell(text=f"{band.mean:.3g}"), Cell(text=f"{band.largest:.3g}")],
+        )
+        for band in found.certificate.bands
+    ]
+    columns = ["of the answers are within their band", "half-width on average", "at most"]
+    return [section("Error bands", table(columns, rows), note=found.bands.holds)]
 
 
 def _shown(made: Certificate) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,14 +12,16 @@ from typing import Any
 
 from kubestill.errors import Problems, Refused, counted
 from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, check_kind, write_pages
+from kubestill.runtime.base.rounding import exact_percent
 from kubestill.runtime.base.settings import check_overlap, validate
 from kubestill.runtime.certification import CertificateSettings, certify
-from kubestill.runtime.certification.certify import Examined, check_exceptions
+from kubestill.runtime.certification.certify import Examined, check_bands, check_exceptions
 from kubestill.runtime.certification.cost import weights_bytes
 from kubestill.runtime.datasets.dataset import Dataset
 from kubestill.runtime.generation.systems.kept import Keep
 from kubestill.runtime.generation.systems.load import load_named_system, load_system
 from kubestill.runtime.generation.systems.system import System
+from kubestill.runtime.models.bands import BANDS_FILE, Bands
 from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.reports.certificate import certificate_report
@@ -86,6 +89,8 @@ def certify_surrogate(
         )
         # Its pictures solve rows as well.
         _write(found, certificate, metrics, report, summary)
+        if found.bands is not None:
+            _export_bands(found.bands, model.path, certificate.path)
     if found.truth:
         known = found.truth.reused
         before = f"; {known:,} more had been solved before" if known else ""
@@ -93,6 +98,9 @@ def certify_surrogate(
     made = found.certificate
     for condition in made.conditions:
         print(f"{condition.status}: {condition.name}. {condition.said}", flush=True)
+    for band in made.bands:
+        share = exact_percent(band.coverage)
+        print(f"error band of {share}: within {band.mean:.3g} on average", flush=True)
     print(f"{made.verdict}: {made.reason}", flush=True)
     if strict and made.verdict == "refused":
         raise Refused(f"certify-surrogate: refused. {made.reason}")
@@ -146,6 +154,9 @@ def _check(
         known = parsed if solver or not name else None
         classes = predictor.spec.task != "regression"
         check_exceptions(solver, known, classes=classes, problems=problems)
+    if predictor and (solver or not name):
+        classes = predictor.spec.task != "regression"
+        check_bands(solver, parsed, classes=classes, problems=problems)
     if predictor and rows and rows.schema.target is not None:
         _check_fit(predictor, rows, solver, problems)
     problems.raise_if_any()
@@ -153,6 +164,15 @@ def _check(
     assert rows
     assert parsed
     return _Job(predictor=predictor, dataset=rows, system=solver, system_args=args, settings=parsed)
+
+
+def _export_bands(bands: Bands, model: str, certificate: str) -> None:
+    """Write a copy of the model with its bands, which only this step knows."""
+    folder = os.path.join(certificate, "model")
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(model, folder)
+    with open(os.path.join(folder, BANDS_FILE), "w", encoding="utf-8") as file:
+        json.dump(bands.to_json(), file, allow_nan=False)
 
 
 def _check_fit(
