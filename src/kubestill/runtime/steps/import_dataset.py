@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,14 +15,17 @@ from kubestill.errors import Problems
 from kubestill.runtime.base.artifacts import Artifact, write_pages
 from kubestill.runtime.base.settings import read
 from kubestill.runtime.datasets.builtin import BUILTIN
+from kubestill.runtime.datasets.canonical import canonical_table
 from kubestill.runtime.datasets.columns import label_codes
-from kubestill.runtime.datasets.dataset import Dataset, DatasetWriter
+from kubestill.runtime.datasets.dataset import DatasetWriter
 from kubestill.runtime.datasets.reading import Reading
 from kubestill.runtime.datasets.split import HOLDOUT, TRAIN, VALIDATION, check_fractions, split_rows
 from kubestill.runtime.datasets.tables import UserTable, read_table
 from kubestill.runtime.reports.imported import columns_text, import_report
 
 __all__ = ["ImportOutputs", "import_dataset"]
+
+_NAMES = {VALIDATION: "validation", HOLDOUT: "holdout", TRAIN: "train"}
 
 
 class ImportOutputs(NamedTuple):
@@ -144,30 +148,29 @@ def _split(
         seed=asked.seed,
         classes=_classes(table),
     )
-    rows: dict[str, int] = {}
-    for part, name in ((VALIDATION, "validation"), (HOLDOUT, "holdout"), (TRAIN, "train")):
-        made = _write(table, parts == part, name, artifacts[part].path, told)
-        rows[name] = made.rows
-        artifacts[part].metadata.update(
-            kind="dataset", fingerprint=made.fingerprint, rows=made.rows, task=made.schema.task
-        )
-    return rows
-
-
-def _write(
-    table: UserTable, mask: NDArray[np.bool_], part: str, folder: str, told: Mapping[str, Any]
-) -> Dataset:
-    provenance = {
+    about = {
         "made-by": "import-dataset",
-        "part": part,
         "settings": told,
         "left-out": table.left_out,
         "losses": table.losses,
     }
-    with DatasetWriter(folder, table.schema, provenance=provenance) as writer:
+    writers: dict[int, DatasetWriter] = {}
+    with ExitStack() as stack:
+        for part, name in _NAMES.items():
+            provenance = {**about, "part": name}
+            writer = DatasetWriter(artifacts[part].path, table.schema, provenance=provenance)
+            writers[part] = stack.enter_context(writer)
         first = 0
         for piece in table.tables():
-            kept = mask[first : first + piece.num_rows]
-            first += piece.num_rows
-            writer.write(piece.filter(pa.array(kept)))
-    return writer.dataset
+            # Once for all three: it is most of the work where columns are many.
+            rows = canonical_table(piece, table.schema)
+            chosen = parts[first : first + rows.num_rows]
+            first += rows.num_rows
+            for part, writer in writers.items():
+                writer.write(rows.filter(pa.array(chosen == part)))
+    for part, writer in writers.items():
+        made = writer.dataset
+        artifacts[part].metadata.update(
+            kind="dataset", fingerprint=made.fingerprint, rows=made.rows, task=made.schema.task
+        )
+    return {_NAMES[part]: writer.dataset.rows for part, writer in writers.items()}
