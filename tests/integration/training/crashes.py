@@ -273,7 +273,7 @@ _OF_THE_ATTEMPT = ("attempts", "checkpoint_uri", "checkpoints", "saving", "secon
 def outcome(root: Path) -> dict[str, Any]:
     """Return all that must be equal, whatever happened on the way."""
     record = json.loads((root / "model" / "training.json").read_text())
-    # A short one where the store is to be gone; it stays recorded where only the result was missing.
+    # Short where the store is to be gone; a result that is adopted was recorded with it.
     del record["settings"]["checkpoints"]["outage_seconds"]
     ledger = json.loads((root / "ledger").read_text())
     files = ("model.safetensors", "model.json")
