@@ -10,6 +10,7 @@ from kubestill.errors import counted
 from kubestill.runtime.evaluation.comparison import agreement_matrix, calibration
 from kubestill.runtime.evaluation.findings import Findings, Subject
 from kubestill.runtime.metrics.catalog import Metric, metrics_of
+from kubestill.runtime.metrics.intervals import Measured
 from kubestill.runtime.reports.comparison_plots import (
     Priced,
     agreement_plot,
@@ -77,6 +78,7 @@ def evaluation_report(findings: Findings, history: Sequence[RunHistory] = ()) ->
     body = [
         tiles(tile_row(findings)),
         _scores(findings),
+        *_golden(findings),
         *rows_section(findings),
         *record_section(findings),
         *history_section(history, findings.metric),
@@ -108,13 +110,14 @@ def _scores(findings: Findings) -> Html:
     metrics = list(metrics_of(findings.task).values())
     rows: list[tuple[str | Html, list[Cell]]] = []
     for subject, look in subjects(findings):
-        cells = [_score_cell(findings, subject, metric) for metric in metrics]
+        cells = [_score_cell(findings, findings.scores, subject, metric) for metric in metrics]
         cells.append(Cell(text=count(subject.cost.parameters)))
         rows.append((swatch(look.name, look.colour, look.marker), cells))
-    gain = _gain_cells(findings, metrics)
-    if gain:
-        rows.append(gain)
-    columns = ["", *(f"{m.title} {'↑' if m.sign > 0 else '↓'}" for m in metrics), "parameters"]
+    gain = _gain_cells(findings, findings.scores, metrics)
+    if gain and findings.baseline:
+        ratio = findings.model.cost.parameters / findings.baseline.cost.parameters
+        rows.append((gain[0], [*gain[1], Cell(text=f"×{ratio:.3g}")]))
+    columns = [*_columns(metrics), "parameters"]
     note = (
         f"On {counted(findings.dataset['labelled'], 'row')}; small figures are "
         f"{findings.scores.confidence:.0%} intervals. Bold is best."
@@ -125,26 +128,47 @@ def _scores(findings: Findings) -> Html:
     return section("Scores", table(columns, rows), bullets(reasons), note=note)
 
 
-def _score_cell(findings: Findings, subject: Subject, metric: Metric) -> Cell:
-    found = findings.scores.interval(subject.name, metric.name)
-    rivals = [
-        metric.sign * findings.scores.points[s.name][metric.name] for s, _ in subjects(findings)
+def _golden(findings: Findings) -> list[Html]:
+    """Return the scores on the golden rows; empty where there are none."""
+    scores = findings.golden
+    if scores is None:
+        return []
+    metrics = list(metrics_of(findings.task).values())
+    rows: list[tuple[str | Html, list[Cell]]] = [
+        (
+            swatch(look.name, look.colour, look.marker),
+            [_score_cell(findings, scores, subject, metric) for metric in metrics],
+        )
+        for subject, look in subjects(findings)
     ]
+    if gain := _gain_cells(findings, scores, metrics):
+        rows.append(gain)
+    on = counted(scores.outcomes[findings.model.name].rows, "row")
+    note = f"On {on} that are the same for every run: what must not be forgotten."
+    return [section("On the golden rows", table(_columns(metrics), rows), note=note)]
+
+
+def _columns(metrics: Sequence[Metric]) -> list[str]:
+    return ["", *(f"{metric.title} {'↑' if metric.sign > 0 else '↓'}" for metric in metrics)]
+
+
+def _score_cell(findings: Findings, scores: Measured, subject: Subject, metric: Metric) -> Cell:
+    found = scores.interval(subject.name, metric.name)
+    rivals = [metric.sign * scores.points[s.name][metric.name] for s, _ in subjects(findings)]
     best = len(rivals) > 1 and metric.sign * found.value >= max(rivals)
     detail = range_text(metric.name, found.low, found.high)
     return Cell(text=score_text(metric.name, found.value), detail=detail, best=best)
 
 
 def _gain_cells(
-    findings: Findings, metrics: Sequence[Metric]
+    findings: Findings, scores: Measured, metrics: Sequence[Metric]
 ) -> tuple[str | Html, list[Cell]] | None:
     """Return the row of improvements over the baseline, paired on the same rows."""
     if findings.baseline is None:
         return None
     cells: list[Cell] = []
     for metric in metrics:
-        gain = findings.improvement(metric)
-        assert gain is not None
+        gain = scores.improvement(findings.model.name, findings.baseline.name, metric)
         sign = "+" if gain.value >= 0 else "−"
         shown = f"{sign}{score_text(metric.name, abs(gain.value))}"
         ends = [
@@ -152,8 +176,6 @@ def _gain_cells(
             for end in (gain.low, gain.high)
         ]
         cells.append(Cell(text=shown, detail=" to ".join(ends) if gain.known else ""))
-    ratio = findings.model.cost.parameters / findings.baseline.cost.parameters
-    cells.append(Cell(text=f"×{ratio:.3g}"))
     return f"{findings.model.name} over {findings.baseline.name}", cells
 
 
