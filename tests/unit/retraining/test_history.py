@@ -147,3 +147,21 @@ def test_the_report_draws_the_judgement_that_counts(tmp_path: Path) -> None:
     first, last = steps
     assert drawn(first, last) == drawn(last)
     assert drawn(first, last) != drawn(first)
+
+
+def test_the_report_draws_rows_once_that_a_run_gave_back(tmp_path: Path) -> None:
+    """A run that was killed has judged rows that the run after it judges, too."""
+
+    def drawn(*killed: str) -> str:
+        registry = open_registry(str(tmp_path / f"registry-{len(killed)}"))
+        for run in ("m0", *killed, "m1", "m2"):
+            score = {"value": 0.5, "low": 0.4, "high": 0.6, "rows": 100}
+            end = "2027-02" if run in killed else f"2027-0{int(run[1]) + 1}"
+            facts: dict[str, Any] = {"end": end, "scores": {"log_loss": score}, "cause": "golden"}
+            registry.append(judgement(run, "challenge", **facts))
+            if run in killed:
+                registry.append(Outcome(run_id=run, outcome="abandoned", reason="It was killed."))
+        return str(history_section(registry.runs(), METRICS["log_loss"])[0])
+
+    assert drawn("dead") == drawn()
+    assert "3 windows, 0 promotions, 3 challengers vetoed by golden rows" in drawn()

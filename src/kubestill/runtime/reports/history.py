@@ -40,6 +40,8 @@ class _Window:
     verdict: str = ""
     challenger: Interval | None = None
     promoted: bool = False
+    vetoed: bool = False
+    """The challenger was rejected for what it forgets."""
     unfit: bool = False
 
 
@@ -69,21 +71,31 @@ def history_section(history: Sequence[RunHistory], metric: Metric) -> list[Html]
     drawn = draw(
         "history", 11.2, 3.8, build, description=f"{metric.title} of every window since the start"
     )
-    promoted = sum(window.promoted for window in windows)
+    told = ", ".join(
+        [
+            counted(len(windows), "window"),
+            counted(sum(window.promoted for window in windows), "promotion"),
+            f"{counted(sum(w.vetoed for w in windows), 'challenger')} vetoed by golden rows",
+            f"{sum(window.unfit for window in windows)} quarantined",
+        ]
+    )
     note = (
         f"{metric.title} on each window's rows, before anything was learned from them; bars are "
-        f"intervals. {len(windows)} windows, {counted(promoted, 'promotion')}; a cross marks rows "
-        "that were not fit to judge."
+        f"intervals. {told}; a cross marks rows that were not fit to judge."
     )
     return [section("What happened so far", key, figure(drawn), note=note)]
 
 
 def _windows(history: Sequence[RunHistory], metric: str) -> list[_Window]:
-    """Return what each run that scored a model found, in the order of the windows' ends."""
+    """Return what each run that scored a model found, in the order of the windows' ends.
+
+    The rows of a run that came to nothing are those of a later one: they are drawn once.
+    """
     found: list[tuple[str, _Window]] = []
     for run in history:
         scored = [one for one in run.judgements if one.scores]
-        if not scored:
+        given_back = run.outcome and run.outcome.outcome in ("failed", "abandoned")
+        if not scored or given_back or run.taken_over:
             continue
         judge, challenge = run.judged("judge"), run.judged("challenge")
         end = scored[0].end or scored[0].at
@@ -94,6 +106,7 @@ def _windows(history: Sequence[RunHistory], metric: str) -> list[_Window]:
             verdict=judge.verdict if judge else "insufficient",
             challenger=_interval(challenge.scores if challenge else {}, metric),
             promoted=run.promotion is not None,
+            vetoed=challenge is not None and challenge.cause == "golden",
             unfit=any(one.unfit for one in scored),
         )
         found.append((end, window))
