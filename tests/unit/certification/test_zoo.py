@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from zoo import FINITE, NETWORKS, SYSTEMS, Adversary, build
 
-from kubestill.runtime.certification.errors import on_domain
+from kubestill.runtime.certification.errors import off_grid, on_domain
+from kubestill.runtime.certification.hunt import hunt
 from kubestill.runtime.certification.proof import prove
 from kubestill.runtime.certification.truth import Truth
 
@@ -30,6 +31,19 @@ def test_no_point_exceeds_a_bound(system: str, network: str) -> None:
     found = Adversary(predictor, solver).search(EVALUATIONS)
     assert proof.lower <= proof.upper
     assert found <= proof.upper
+
+
+@pytest.mark.parametrize("system", ["periodic", "mixed", "tensor", "black-scholes"])
+def test_the_search_of_a_certificate_comes_close_to_the_adversary(system: str) -> None:
+    """At a tenth of its evaluations, and never at a point that errs by less than it says."""
+    solver = SYSTEMS[system]()
+    predictor = build(solver, NETWORKS["trained relu"])
+    truth = Truth(solver, predictor)
+    samples = off_grid(truth, 500, seed=0)
+    worst, error = hunt(truth, samples.unit, samples.errors, 16, 1024, seed=0)
+    apart = np.abs(truth.solve(worst) - truth.predict(worst)).max()
+    assert apart == pytest.approx(error, rel=1e-6)
+    assert error >= 0.99 * Adversary(predictor, solver).search(30_000)
 
 
 @pytest.mark.parametrize("network", ["trained tanh", "untrained relu", "saturating", "constant"])

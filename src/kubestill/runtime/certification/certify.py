@@ -36,13 +36,13 @@ from kubestill.runtime.certification.errors import (
     OffGrid,
     OnRows,
     domain_errors,
-    hunt,
     off_grid,
     on_domain,
     on_labels,
     sampled_errors,
 )
 from kubestill.runtime.certification.exceptions import Exceptions
+from kubestill.runtime.certification.hunt import hunt
 from kubestill.runtime.certification.labels import (
     check_conflicts,
     check_deterministic,
@@ -328,7 +328,9 @@ def _measure(
     # Where every point was compared, samples tell nothing more.
     if plan.samples:
         samples = off_grid(truth, plan.samples, seed=settings.seed)
-        elsewhere, error = hunt(truth, samples, plan.hunts, plan.corners, seed=settings.seed)
+        elsewhere, error = hunt(
+            truth, samples.unit, samples.errors, plan.hunts, plan.corners, seed=settings.seed
+        )
         if error > worst.error:
             worst = Worst(found="between the rows of the dataset", error=error)
             inputs = elsewhere

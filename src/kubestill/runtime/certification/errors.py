@@ -1,10 +1,9 @@
-"""How wrong the surrogate is: on rows, at random points, and where a search finds it worst."""
+"""How wrong the surrogate is: on rows, and at random points."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from kubestill.runtime.certification.certificate import (
     SampledErrors,
     Share,
 )
-from kubestill.runtime.certification.plan import LOOKS, ROUNDS
 from kubestill.runtime.certification.quantiles import (
     covered_share,
     mean_bound,
@@ -28,7 +26,7 @@ from kubestill.runtime.certification.quantiles import (
     share_above,
 )
 from kubestill.runtime.certification.settings import CertificateSettings
-from kubestill.runtime.certification.truth import Truth, answers, row_errors
+from kubestill.runtime.certification.truth import Truth, answers
 from kubestill.runtime.datasets.decode import decode_features
 from kubestill.runtime.models.predict import Predictor
 
@@ -36,7 +34,6 @@ __all__ = [
     "OffGrid",
     "OnRows",
     "domain_errors",
-    "hunt",
     "off_grid",
     "on_domain",
     "on_labels",
@@ -49,11 +46,6 @@ QUANTILES = (0.5, 0.9, 0.99, 0.999, 0.9999)
 _CHUNK = 1 << 16
 _STREAM = 1001
 """Of the random numbers: no covering of a domain uses it."""
-_EDGE = 2.0**-53
-"""Distance of unit numbers from 0 and 1, as in a covering."""
-_RADII = (0.3, 0.15, 0.15, 0.07, 0.07, 0.03, 0.015, 0.005, 0.0015)
-"""How far each round of the search looks, as a share of the domain's sides."""
-assert len(_RADII) == ROUNDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,62 +227,6 @@ def off_grid(truth: Truth, samples: int, *, seed: int) -> OffGrid:
 def _unanswered(where: str) -> InvalidInput:
     remedy = f"the solver fails on {where}: nothing is left to certify"
     return InvalidInput([Problem("on_failure", "leave-out", remedy)])
-
-
-def hunt(
-    truth: Truth, found: OffGrid, count: int, corners: int, *, seed: int
-) -> tuple[pd.DataFrame, float]:
-    """Look for points worse than the samples: return the worst one [1 row] and its error.
-
-    The search starts at corners of the domain and at the worst samples, and looks around them ever
-    closer, along faces too. What it finds is no random sample: it says something about the maximum,
-    and nothing about quantiles.
-    """
-    generator = np.random.default_rng(seed)
-    classes = bool(truth.system.output.classes)
-
-    def errors_at(unit: Floats) -> Floats:
-        inputs = truth.system.domain.at(unit)
-        errors = row_errors(truth.solve(inputs), truth.predict(inputs), classes=classes)
-        return np.where(np.isnan(errors), -np.inf, errors)
-
-    top = np.argsort(-found.errors)[: max(count, 1)]
-    centre, best = found.unit[top], found.errors[top]
-    if count:
-        corner = _corners(centre.shape[1], corners, generator)
-        errors = np.concatenate([best, errors_at(corner)])
-        which = np.argsort(-errors, kind="stable")[: len(centre)]
-        centre, best = np.concatenate([centre, corner])[which], errors[which]
-    for radius in _RADII if count else ():
-        moved = np.repeat(centre[:, None], LOOKS, axis=1)
-        # Some coordinates move, the others stay; half of the time one of them goes all the way.
-        # Most worst points lie on a face, an edge or in a corner, where a step in every direction
-        # at once hardly ever ends.
-        moving = generator.random(moved.shape) < generator.random((*moved.shape[:2], 1))
-        moved += radius * generator.uniform(-1, 1, moved.shape) * moving
-        to_face = generator.permuted(np.arange(moved.shape[2]) == np.zeros(moved.shape), axis=2)
-        to_face &= generator.random((*moved.shape[:2], 1)) < 0.5
-        moved = np.where(to_face, np.where(moved < 0.5, 0.0, 1.0), moved)
-        moved = np.clip(moved, _EDGE, 1 - _EDGE)
-        errors = errors_at(moved.reshape(-1, moved.shape[2])).reshape(moved.shape[:2])
-        # Each goes its own way: together they would all end at the first hill.
-        at = np.arange(len(centre)), errors.argmax(axis=1)
-        better = errors[at] > best
-        centre, best = (
-            np.where(better[:, None], moved[at], centre),
-            np.where(better, errors[at], best),
-        )
-    first = int(best.argmax())
-    return truth.system.domain.at(centre[first : first + 1]), float(best[first])
-
-
-def _corners(width: int, count: int, generator: np.random.Generator) -> Floats:
-    """Return every corner of the unit cube, or random ones where there are more than `count`."""
-    if 2**width <= count:
-        sides = np.array(list(product((0.0, 1.0), repeat=width)))
-    else:
-        sides = generator.integers(0, 2, (count, width)).astype(np.float64)
-    return np.clip(sides, _EDGE, 1 - _EDGE)
 
 
 def sampled_errors(

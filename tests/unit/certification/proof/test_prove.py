@@ -26,6 +26,11 @@ from proof_parts import (
 
 from kubestill.errors import InvalidInput
 from kubestill.runtime.certification.proof import prove
+from kubestill.runtime.certification.proof.prove import (
+    _difference,  # pyright: ignore[reportPrivateUsage]
+)
+from kubestill.runtime.certification.proof.sides import NetworkSide, SystemSide
+from kubestill.runtime.certification.proof.space import Boxes, Space
 from kubestill.runtime.generation.systems import Domain, Output, System, load_system
 from kubestill.runtime.generation.systems.inputs import Choice, Continuous, Field, Integer
 from kubestill.runtime.generation.systems.taylor import Taylor
@@ -102,6 +107,28 @@ def test_no_point_exceeds_what_is_proven(name: str, network: str) -> None:
         assert proof.done < 1
     again = errors(predictor, system, pd.DataFrame([proof.at]))
     assert again[0] == pytest.approx(proof.lower, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["saddle", "enclosed", "waves", "powers"])
+def test_no_difference_exceeds_its_bound_on_boxes_of_every_size(name: str) -> None:
+    """On the smallest boxes the bound is rounding, and nothing hides what it forgets."""
+    system = {**SYSTEMS, "enclosed": Enclosed, "powers": Powers}[name]()
+    predictor = make_predictor(system, hidden=[12], activation="tanh", steps=15)
+    space, random = Space(system.domain), np.random.default_rng(0)
+    sides = NetworkSide(predictor, space), SystemSide(system, space)
+    for size in (1.0, 0.1, 1e-3, 0.0):
+        whole = space.whole.take(random.integers(0, len(space.whole), 400))
+        width = (whole.high - whole.low) * size
+        low = whole.low + (whole.high - whole.low - width) * random.random(width.shape)
+        low, high = low.astype(np.float32), (low + width).astype(np.float32)
+        boxes = Boxes(low=low.astype(float), high=high.astype(float), choice=whole.choice)
+        bounded = _difference(space, boxes, *(side.over(boxes) for side in sides))
+        for turn in range(6):
+            share = random.random(width.shape)
+            share = np.round(share) if turn % 2 else share
+            points = np.clip(boxes.low + (boxes.high - boxes.low) * share, boxes.low, boxes.high)
+            ours, theirs = (side.at(points, boxes) for side in sides)
+            assert (np.abs(ours - theirs).max(1) <= bounded.upper).all()
 
 
 def test_several_outputs_are_proven_together() -> None:
@@ -187,6 +214,16 @@ def test_a_network_that_overflows_is_never_proven() -> None:
     proof = prove(predictor, system, tolerance=1.0, boxes=200)
     assert proof.status != "proven"
     assert proof.upper > 1.0
+
+
+def test_an_answer_that_is_no_number_is_infinitely_wrong() -> None:
+    far, nothing = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    with torch.no_grad():
+        far.weight.fill_(3e38)
+        far.bias.fill_(3e38)
+        nothing.weight.zero_()
+    proof = prove(plain_predictor(torch.nn.Sequential(far, nothing)), Line(), boxes=100)
+    assert (proof.status, proof.lower, proof.upper) == ("unfinished", math.inf, math.inf)
 
 
 class Unenclosed(Saddle):
