@@ -43,6 +43,7 @@ from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.datasets.parts import Part
 from kubestill.runtime.datasets.schema import Column, Schema
 from kubestill.runtime.generation.gathering import gather_shards
+from kubestill.runtime.models.bands import Bands, Scale, read_bands
 from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.encoder import ColumnEncoding, Encoder
 from kubestill.runtime.models.model import Model, ModelSpec
@@ -169,6 +170,35 @@ DECISION = {
 }
 
 
+BANDS = Bands(
+    model=DIGEST,
+    samples=100,
+    holds="For some inputs.",
+    coverages=(0.5, 0.9),
+    factors=((1.0, 2.0), (3.0, 4.0)),
+    scale=Scale(
+        feature=(1, -1, 0, -1, -1),
+        threshold=(0.5, 0.0, 0.25, 0.0, 0.0),
+        left=(1, -1, 3, -1, -1),
+        right=(2, -1, 4, -1, -1),
+        value=(1.0, 0.5, 2.0, 1.5, 3.0),
+    ),
+)
+LEFT_OUT = {
+    "rows": 3,
+    "of": 8,
+    "regions": [
+        {
+            "reason": "raises E",
+            "rows": 3,
+            "first": [{"x": 0.5, "c": "a", "f": [1.0]}],
+            "box": {"x": {"low": 0.5, "high": 1.0, "start": 0.25, "end": 1.0}},
+            "labels": {"c": ["a"]},
+        }
+    ],
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     """A kind of file."""
@@ -249,6 +279,9 @@ def kinds(folder: Path) -> dict[str, Kind]:
             ),
         ),
         "state": Kind(content=layout.header[8:].rstrip(), read=_read_state),
+        "bands": Kind(
+            content=json.dumps(BANDS.to_json()).encode(), read=partial(_read_bands, folder)
+        ),
     }
 
 
@@ -277,6 +310,14 @@ def _read_ledger(folder: Path, content: bytes) -> None:
     read_ledger_artifact(str(artifact)).to_bytes()
 
 
+def _read_bands(folder: Path, content: bytes) -> None:
+    store = LocalStore(str(folder / "bands"))
+    store.put("bands.json", content)
+    bands = read_bands(store, model=DIGEST, features=2, outputs=2)
+    widths = bands.widths(np.array([[0.0, 0.0], [1.0, 1.0], [np.nan, 2.0]], np.float32))
+    assert all(width.shape == (3, 2) for width in widths.values())
+
+
 def _read_training_record(folder: str) -> None:
     record = read_training(folder)
     assert record is not None
@@ -290,7 +331,8 @@ def _read_decision(content: bytes) -> None:
 
 def _dataset() -> Dataset:
     part = Part(path="part-00000.parquet", rows=5, bytes=100, sha256=DIGEST)
-    provenance = {"shard": 0, "shards": 1, "rows_from": {"complete_domain": True}}
+    provenance: dict[str, Any] = {"shard": 0, "shards": 1, "rows_from": {"complete_domain": True}}
+    provenance["left_out"] = LEFT_OUT
     return Dataset(
         root="", schema=SCHEMA, parts=(part,), rows=5, blocks=(DIGEST,), provenance=provenance
     )

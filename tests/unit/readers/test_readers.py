@@ -30,6 +30,7 @@ KINDS = [
     "record",
     "failure",
     "state",
+    "bands",
 ]
 SECONDS = float(os.environ.get("KUBESTILL_FUZZ_SECONDS", "0"))
 """For each kind of file; 0 for a few examples that are always the same."""

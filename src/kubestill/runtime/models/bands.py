@@ -61,14 +61,14 @@ class Scale(_Value):
         """Raise CorruptData unless it ends at a leaf for every row of so many features."""
         count = len(self.feature)
         sizes = {len(v) for v in (self.threshold, self.left, self.right, self.value)}
-        if not count or sizes != {count} or not all(value > 0 for value in self.value):
+        damaged = not count or sizes != {count} or not all(value > 0 for value in self.value)
+        for node in range(0 if damaged else count):
+            least = node + 1 if self.feature[node] >= 0 else -1
+            children = (self.left[node], self.right[node])
+            damaged |= not -1 <= self.feature[node] < features
+            damaged |= not all(least <= child < count for child in children)
+        if damaged:
             raise CorruptData(f"{BANDS_FILE}: its tree is damaged")
-        for node, (feature, *children) in enumerate(
-            zip(self.feature, self.left, self.right, strict=True)
-        ):
-            inside = feature < features and all(node < child < count for child in children)
-            if feature >= 0 and not inside:
-                raise CorruptData(f"{BANDS_FILE}: its tree is damaged")
 
 
 class Bands(_Value):
@@ -88,10 +88,11 @@ class Bands(_Value):
     def widths(self, raw: NDArray[np.float32]) -> dict[float, NDArray[np.float64]]:
         """Return half-widths [N, T] by coverage, at raw features [N, R]."""
         size = self.scale(raw)[:, None]
-        return {
-            coverage: size * np.asarray(factors)
-            for coverage, factors in zip(self.coverages, self.factors, strict=True)
-        }
+        with np.errstate(over="ignore"):  # an infinite band is one
+            return {
+                coverage: size * np.asarray(factors)
+                for coverage, factors in zip(self.coverages, self.factors, strict=True)
+            }
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `bands.json`."""
