@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -32,6 +32,10 @@ class Circle(System):
         return np.pi * inputs["radius"].to_numpy() ** 2
 
 
+class Disc(Circle):
+    solved: ClassVar[list[int]] = []
+
+
 @pytest.mark.parametrize("shards", [1, 3, 128])
 def test_every_shard_is_listed_once(shards):
     assert plan_shards(shards) == list(range(shards))
@@ -53,6 +57,22 @@ class Fickle(Circle):
 class Broken(Circle):
     def solve(self, inputs: pd.DataFrame) -> np.ndarray:
         return np.full(len(inputs), np.nan)
+
+
+def test_what_the_certificate_will_solve_is_told_before_the_shards_start(capsys):
+    asked: dict[str, Any] = {"rows": 4000, "system": f"{__name__}:Disc", "network": "mlp"}
+    asked["steps"] = 10
+    plan_shards(2, **asked)
+    said = (
+        r"certify-surrogate, at that rate: at most \d+,\d{3} rows are solved \(16 for the probe, "
+    )
+    assert re.search(said, capsys.readouterr().out)
+    for settings, why in (
+        ({"solves": 50}, r"certificate_settings\.solves = 50: .* are the fewest"),
+        ({"bands": [0.999999]}, r"certificate_settings\.bands = .*random points"),
+    ):
+        with pytest.raises(InvalidInput, match=why):
+            plan_shards(2, **asked, certificate_settings=settings)
 
 
 def test_a_system_solves_a_few_rows_before_the_shards_start(capsys):

@@ -135,6 +135,8 @@ def check_bands(
     elif not settings.samples:
         remedy = "random points calibrate them; give `samples`"
     else:
+        with problems.collect():
+            check_enough(settings.samples, settings.bands)
         return
     problems.add("settings.bands", list(settings.bands), remedy)
 

@@ -10,8 +10,9 @@ from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.certification.settings import CertificateSettings
 from kubestill.runtime.certification.truth import Truth
 from kubestill.runtime.generation.systems.solving import probe_inputs
+from kubestill.runtime.generation.systems.system import System
 
-__all__ = ["CORNERS", "LOOKS", "ROUNDS", "Plan", "plan_solves"]
+__all__ = ["CORNERS", "LOOKS", "ROUNDS", "Plan", "plan_rows", "plan_solves"]
 
 LOOKS = 16
 """Points around each of the worst that the search looks at in a round."""
@@ -128,20 +129,55 @@ def plan_solves(
         # A fast solver spends most of a small batch on anything but its rows.
         if seconds * _PROBED_FAST > _FAST:
             break
+    return plan_rows(
+        truth.system,
+        seconds,
+        rows,
+        settings,
+        probed=rows_probed,
+        points=points,
+        missing=missing,
+    )
+
+
+def plan_rows(
+    system: System,
+    seconds: float,
+    rows: int,
+    settings: CertificateSettings,
+    *,
+    probed: int = 2 * _PROBED,
+    points: int | None,
+    missing: int = 0,
+) -> Plan:
+    """Plan what a solver is asked for that takes so many seconds for a row.
+
+    Args:
+        system: The system.
+        seconds: For one row.
+        rows: As for `plan_solves`, and so are all that follow but one.
+        settings: ″
+        probed: Rows that were solved to measure it.
+        points: ″
+        missing: ″
+
+    Raises:
+        InvalidInput: As for `plan_solves`.
+    """
     batch = int(min(settings.batch, max(_PATIENCE / 4 / seconds, 1)))
     labels = min(settings.resolve_rows, rows)
     sampled = points is None and settings.samples > 0
     hunts = settings.hunts if sampled else 0
     full = Plan(
         seconds=seconds,
-        probed=rows_probed,
+        probed=probed,
         labels=labels,
-        reference=min(settings.reference_rows, labels) if truth.system.reference else 0,
+        reference=min(settings.reference_rows, labels) if system.reference else 0,
         domain=points or 0,
         missing=missing,
         samples=settings.samples if sampled else 0,
         hunts=hunts,
-        corners=min(2 ** min(truth.system.domain.width, 62), CORNERS) if hunts else 0,
+        corners=min(2 ** min(system.domain.width, 62), CORNERS) if hunts else 0,
         batch=batch,
         repeats=int(np.clip(_TIMING / (seconds * batch), 3, 30)),
         side=int(np.clip((_PATIENCE / seconds) ** 0.5, 8, _SIDE)),
@@ -164,5 +200,5 @@ def plan_solves(
         )
         if share < 1e-4 and plan.total > settings.solves:
             remedy = f"{plan.total:,} are the fewest: {plan.counts}; raise it, or set it to 0"
-            raise InvalidInput([Problem("solves", settings.solves, remedy)])
+            raise InvalidInput([Problem("settings.solves", settings.solves, remedy)])
     return plan

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kubestill.errors import InvalidInput, Problem, Problems, counted
@@ -80,7 +81,7 @@ def plan_shards(
 
 
 def _check_later(
-    probed: tuple[System, pd.DataFrame] | None,
+    probed: _Probed | None,
     typed: dict[str, Any],
     student_settings: dict[str, Any],
     gate: dict[str, Any],
@@ -90,12 +91,18 @@ def _check_later(
 ) -> None:
     """Note what gate, train-student and certify-surrogate would refuse once all rows are solved."""
     import inspect
+    import math
     import tempfile
 
     from kubestill.runtime.base.artifacts import LocalArtifact
     from kubestill.runtime.base.settings import check_overlap, read
     from kubestill.runtime.certification import CertificateSettings
-    from kubestill.runtime.certification.certify import check_exceptions
+    from kubestill.runtime.certification.certify import (
+        check_bands,
+        check_exceptions,
+        finite_points,
+    )
+    from kubestill.runtime.certification.plan import plan_rows
     from kubestill.runtime.datasets.writer import DatasetWriter
     from kubestill.runtime.steps.overfit_batch import check_gate, check_vouched
     from kubestill.runtime.steps.train_student import stop_settings, train_student
@@ -105,9 +112,16 @@ def _check_later(
     own = check_overlap(certificate_settings, certificate, found)
     asked = {**certificate_settings, **certificate}
     parsed = read(CertificateSettings, asked, found, prefixed=own)
-    if parsed and parsed.exceptions and probed:
-        classes = bool(probed[0].output.classes)
-        check_exceptions(probed[0], parsed, classes=classes, problems=found)
+    if parsed and probed:
+        classes = bool(probed.system.output.classes)
+        if parsed.exceptions:
+            check_exceptions(probed.system, parsed, classes=classes, problems=found)
+        check_bands(probed.system, parsed, classes=classes, problems=found)
+        finite = finite_points(probed.system, parsed)
+        points = math.prod(finite.values()) if finite else None
+        with found.collect():
+            plan = plan_rows(probed.system, probed.seconds, probed.of, parsed, points=points)
+            print(f"certify-surrogate, at that rate: {plan.said}", flush=True)
     _take(found, "certificate_settings", problems)
     found = Problems()
     stop = stop_settings("overfit", certificate["tolerance"], certificate["statistic"], found)
@@ -115,9 +129,8 @@ def _check_later(
     typed = {**{name: parameters[name].default for name in TYPED}, **typed}
     with tempfile.TemporaryDirectory(prefix="kubestill-plan-") as folder:
         if probed:
-            system, rows = probed
-            with DatasetWriter(folder, system.schema, provenance={}) as writer:
-                writer.write(rows)
+            with DatasetWriter(folder, probed.system.schema, provenance={}) as writer:
+                writer.write(probed.rows)
         dataset = LocalArtifact(folder, metadata={"kind": "dataset"})
         student = {**stop, **student_settings}
         check_gate(
@@ -137,11 +150,21 @@ def _take(found: Problems, settings: str, problems: Problems) -> None:
             problems.add(field, problem.value, problem.remedy)
 
 
-def _probe(request: Request, system: System, shards: int) -> tuple[System, pd.DataFrame]:
-    """Solve a few rows twice: whether it works, how long it takes, and that nothing is random.
+@dataclass(frozen=True)
+class _Probed:
+    """A system that has solved a few rows."""
 
-    Returns:
-        The system and its rows with their labels.
+    system: System
+    rows: pd.DataFrame
+    """With their labels."""
+    seconds: float
+    """For one row."""
+    of: int
+    """Rows that there are to be."""
+
+
+def _probe(request: Request, system: System, shards: int) -> _Probed:
+    """Solve a few rows twice: whether it works, how long it takes, and that nothing is random.
 
     Raises:
         InvalidInput: The system fails, or gives other bits for the same inputs.
@@ -193,4 +216,5 @@ def _probe(request: Request, system: System, shards: int) -> tuple[System, pd.Da
         + (f"; the solver fails on {failed} of them, which are left out" if failed else ""),
         flush=True,
     )
-    return system, labelled(system.output, inputs, first)
+    solved = labelled(system.output, inputs, first)
+    return _Probed(system, solved, seconds / count, request.rows)
