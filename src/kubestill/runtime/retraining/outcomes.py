@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kubestill.errors import Fenced
+from kubestill.errors import Fenced, counted
 from kubestill.runtime.retraining import transitions
 from kubestill.runtime.retraining.history import (
     Collection,
@@ -164,7 +164,7 @@ def _repeated(
         same += 1
     if cause not in REMEDIES or same < STUCK:
         return Outcome(run_id=run_id, outcome=verdict, reason=judged.reason)
-    told = f"It is the same for {same} windows in a row, and will be: {REMEDIES[cause]}."
+    told = f"So end {counted(same, 'window')} in a row. What helps: {REMEDIES[cause]}."
     return Outcome(run_id=run_id, outcome="stuck", reason=f"{judged.reason} {told}")
 
 
