@@ -100,6 +100,8 @@ class TestNumbers:
         assert values(read(path), "people") == [1234, 25678]
         path = save(tmp_path / "y.csv", "t;price;height\n0;1,5;1.25\n1;2,25;1.678\n")
         assert values(read(path), "height") == [1.25, 1.678]
+        path = save(tmp_path / "z.csv", "t,code,height\n0,123.456.789,1.234\n1,2.345.678,1.678\n")
+        assert values(read(path), "height") == [1.234, 1.678]
 
     def test_a_comma_that_may_mean_two_things_is_asked_about(self, tmp_path: Path) -> None:
         path = numbers(tmp_path / "x.csv", "price", ["1,234", "5,678"], mark=";")
@@ -126,6 +128,8 @@ class TestText:
         assert found.schema.column("zip").categories == ("01234", "1234", "20095")
         told = story(read(path), "zip").notes
         assert told == ("'01234' is read as 1234; kinds={'zip': 'categorical'} keeps it as text",)
+        path = save(tmp_path / "y.csv", "zip,t\n01234,0.5\n1234,1\n20095a,2\n")
+        assert story(read(path), "zip").notes == ()
 
     @pytest.mark.parametrize("header", ["city", "größe"])
     def test_latin1_is_read_and_told(self, tmp_path: Path, header: str) -> None:

@@ -13,7 +13,9 @@ import csv
 import gzip
 import io
 import itertools
+import os
 import re
+import zlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +41,9 @@ __all__ = ["Notes", "read_csvs"]
 
 _BLOCK_BYTES = 16 << 20
 """Arrow reads a CSV in such blocks, each of which costs time for every column."""
+_MUCH, _DENSEST = 64 << 20, 100
+"""Bytes that any packed file may unpack to, and each byte of a larger one: a megabyte may hold one
+gigabyte of line breaks."""
 _SAMPLE_BYTES = 1 << 16
 _SAMPLE_ROWS = 100
 _DELIMITERS = ",;\t|"
@@ -124,7 +129,12 @@ def read_csvs(
     """
     texts = {name for name, kind in kinds.items() if kind in ("categorical", "boolean")}
     texts |= set(reading.date_formats)
-    sources = [_Source(file, reading, notes) for file in files]
+    sources: list[_Source] = []
+    for file in files:
+        try:
+            sources.append(_Source(file, reading, notes))
+        except OSError as error:
+            problems.add("source", file.name, f"cannot be read: {error}")
     tables = [_read(source, texts, problems) for source in sources]
     mixed = _mixed([table for table in tables if table is not None]) - texts
     for at, table in enumerate(tables):
@@ -133,8 +143,6 @@ def read_csvs(
     read = [table for table in tables if table is not None]
     if len(read) < len(files):
         return read
-    for source in sources:
-        source.tell_leading_zeros(texts)
     read = [_without_words(table, reading, notes) for table in read]
     numbers = _Numbers(reading, texts, notes)
     numbers.look_at(read, {source.delimiter for source in sources}, problems)
@@ -144,7 +152,34 @@ def read_csvs(
         again = [_read(source, texts | mixed | points, problems) for source in sources]
         read = [_without_words(table, reading, notes) for table in again if table is not None]
         numbers.look_at(read, {source.delimiter for source in sources}, problems)
-    return [numbers.applied(table) for table in read]
+    read = [numbers.applied(table) for table in read]
+    for source, table in zip(sources, read, strict=True):
+        source.tell_leading_zeros(table.schema)
+    return read
+
+
+class _Unpacked(gzip.GzipFile):
+    """A packed file that is refused once it unpacks to far more than any table does."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._size = os.path.getsize(path)
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Return so many bytes.
+
+        Raises:
+            OSError: The file is damaged, or unpacks to too much.
+        """
+        try:
+            found = super().read(size)
+        except (EOFError, zlib.error) as error:
+            raise OSError(str(error)) from error
+        most = max(_MUCH, _DENSEST * self._size)
+        if self.tell() > most:
+            remedy = "unpack it yourself if you trust it"
+            raise OSError(f"{self._size:,} bytes unpack to more than {most:,}; {remedy}")
+        return found
 
 
 class _Source:
@@ -165,7 +200,7 @@ class _Source:
 
     def open(self) -> IO[bytes]:
         """Return the content, unpacked."""
-        opened = gzip.open(self.file.path) if self.packed else open(self.file.path, "rb")
+        opened = _Unpacked(self.file.path) if self.packed else open(self.file.path, "rb")
         return cast("IO[bytes]", opened)
 
     def use_encoding(self, encoding: str) -> None:
@@ -182,11 +217,12 @@ class _Source:
         cut = len(self._sample) == _SAMPLE_BYTES or len(rows) > _SAMPLE_ROWS
         return [row for row in (rows[:-1] if cut and len(rows) > 1 else rows) if row]
 
-    def tell_leading_zeros(self, texts: Collection[str]) -> None:
-        """Name columns whose texts change when they are read as numbers."""
+    def tell_leading_zeros(self, schema: pa.Schema) -> None:
+        """Name columns of whole numbers whose texts were more than that."""
         rows = self.rows(self.delimiter)
+        whole = {field.name for field in schema if pa.types.is_integer(field.type)}
         for at, name in enumerate(rows[0] if rows else []):
-            if name in texts:
+            if name not in whole:
                 continue
             cells = [row[at].strip() for row in rows[1:] if at < len(row)]
             found = next((cell for cell in cells if _LEADING_ZERO.fullmatch(cell)), None)
@@ -248,8 +284,8 @@ def _named(table: pa.Table, names: Sequence[str], source: _Source) -> pa.Table:
 
 
 def _parse(source: _Source, texts: Collection[str]) -> pa.Table:
-    packing = "gzip" if source.packed else None
-    with pa.input_stream(source.file.path, compression=packing) as content:
+    opened = source.open() if source.packed else pa.input_stream(source.file.path)
+    with opened as content:
         return pacsv.read_csv(
             content,
             read_options=pacsv.ReadOptions(
@@ -271,9 +307,12 @@ def _parse(source: _Source, texts: Collection[str]) -> pa.Table:
 
 def _undecodable(source: _Source) -> str | None:
     """Say where a byte stands that the fallback does not know; None where there is none."""
+    number = 1
     with source.open() as content:
-        for number, line in enumerate(content, 1):
-            if found := _NOT_IN_FALLBACK.search(line):
+        while piece := content.read(_SAMPLE_BYTES):
+            found = _NOT_IN_FALLBACK.search(piece)
+            number += piece.count(b"\n", 0, found.start() if found else None)
+            if found:
                 return f"line {number} has the byte {found[0].hex()}"
     return None
 
@@ -310,6 +349,8 @@ class _Numbers:
     def __init__(self, reading: Reading, texts: Collection[str], notes: Notes) -> None:
         self._reading, self._texts, self._notes = reading, texts, notes
         self._found: dict[str, dict[Numerals, tuple[str, ...]]] = {}
+        self._commas: set[str] = set()
+        """Columns in which a comma stands: points alone do not tell how a file is written."""
         self._chosen: dict[str, Numerals] = {}
         self.decimal: str = reading.decimal
         thousands = reading.thousands.replace("none", "") if reading.thousands else None
@@ -381,6 +422,8 @@ class _Numbers:
         if pc.mean(pc.match_substring_regex(head, _LIKE_A_NUMBER)).as_py() < 0.5:
             return {}
         distinct = pc.unique(values).drop_null()
+        if pc.any(pc.match_substring(distinct, ",")).as_py():
+            self._commas.add(name)
         found: dict[Numerals, tuple[str, ...]] = {}
         near: list[str] = []
         for numerals in self._allowed:
@@ -403,7 +446,11 @@ class _Numbers:
         """Return the decimal separator that the columns agree on; "" where nothing tells."""
         if self._reading.decimal:
             return self._reading.decimal
-        clear = [found for found in self._found.values() if not _ambiguous(found)]
+        clear = [
+            found
+            for name, found in self._found.items()
+            if name in self._commas and not _ambiguous(found)
+        ]
         if any(all(numerals.decimal == "," for numerals in found) for found in clear):
             return ","
         if points or any(PLAIN not in found and Numerals(".", ",") in found for found in clear):

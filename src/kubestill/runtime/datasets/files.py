@@ -7,7 +7,9 @@ import gzip
 import hashlib
 import os
 import re
+import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -130,7 +132,8 @@ def _local(source: str) -> list[_Found]:
 
 def _below(folder: str) -> list[str]:
     found: list[str] = []
-    for place, _, names in os.walk(folder):
+    for place, below, names in os.walk(folder):
+        below[:] = [name for name in below if name[0] not in "._"]
         found += [os.path.relpath(os.path.join(place, name), folder) for name in names]
     return sorted(found)
 
@@ -187,7 +190,8 @@ def _sniffed(path: str, name: str, problems: Problems) -> Format | None:
     if start[:4] == b"PAR1":
         return "parquet"
     if start[:2] == GZIP:
-        with gzip.open(path) as unpacked:
+        # What is damaged keeps its zeros, and is refused for them.
+        with suppress(EOFError, OSError, zlib.error), gzip.open(path) as unpacked:
             start = unpacked.read(4096)
     if start.startswith(_FOREIGN) or (b"\0" in start and start[:2] not in _UTF16):
         problems.add("source", name, f"is neither Parquet nor text; known types: {_KNOWN}")
