@@ -142,17 +142,34 @@ def test_what_does_not_fit_is_refused(
     assert hint in str(caught.value)
 
 
-def test_models_of_earlier_versions_read_what_they_read_then() -> None:
-    """Until the contract was kept, a network that names `in_features` got rows."""
-    of = schema((5, 4), target=(3,))
-    model = model_of(of, "own_networks:Tied", "rows")
+@pytest.mark.parametrize(
+    ("feature", "target", "network", "reads", "prefix"),
+    [
+        ((5, 4), (3,), "own_networks:Tied", "rows", "network."),
+        ((20,), (3,), "own_networks:Lazy", "", "network.network."),
+        ((5, 4), (3,), "own_networks:Rows", "", "network.network."),
+        ((16,), (16,), "fno", "", "network."),
+        ((5, 4), (5, 4), "mlp", "", "network."),
+    ],
+)
+def test_models_of_earlier_versions_read_what_they_read_then(
+    feature: tuple[int, ...], target: tuple[int, ...], network: str, reads: str, prefix: str
+) -> None:
+    """Until contracts were kept, networks that name `in_features` got rows, others the tensor."""
+    given = {"modes": 4, "channels": 4} if network == "fno" else {}
+    model = model_of(schema(feature, target=target), network, reads, **given)
     form = model.spec.to_json()
-    assert form["network"].pop("reads") == "rows"
-    weights = model.state_dict()
+    del form["network"]["reads"]
+    if network == "fno":
+        del form["network"]["args"]["input_shape"]
+    weights = {
+        prefix + name.removeprefix("network.").removeprefix("network."): tensor
+        for name, tensor in model.state_dict().items()
+    }
     older = Model.from_spec(ModelSpec.from_json(form), trust=("own_networks",), weights=weights)
     older.load_state_dict(weights)
-    raw = torch.randn(2, 20)
-    assert torch.equal(older(raw), model(raw))
+    raw = torch.randn(2, int(np.prod(feature)))
+    assert torch.equal(older.eval()(raw), model(raw))
 
 
 @pytest.mark.parametrize("reads", [[4, 4], "2d", [1, -20], {}])

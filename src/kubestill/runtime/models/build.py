@@ -145,7 +145,8 @@ def build(
         fields_out = network not in NETWORKS and target is not None and len(target.shape) > 1
         rows = seen == (width,)
         own_state = type(made).state_dict is not nn.Module.state_dict
-        if not rows or own_state or (fields_out and not earlier):
+        # The names of weights say whether there is this layer: earlier versions had other reasons.
+        if not rows or (reads == "tensor" if earlier else fields_out or own_state):
             made = Shaped(seen, made)
         whole = nn.Sequential(embed, made) if embed else made
         if prove:
