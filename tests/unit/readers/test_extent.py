@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import lzma
@@ -135,6 +136,8 @@ def _bombs(root: Path) -> list[str]:
         store_schema=False,
         dictionary_pagesize_limit=1 << 30,
     )
+    # A gzip file may be several in a row.
+    (root / "packed.csv.gz").write_bytes(gzip.compress(b"1\n" * (1 << 24)) * 16)
     # Half a gigabyte is enough to show; two take this test as long to write as to read.
     pq.write_table(
         pa.table({"x": pa.array(["a" * (1 << 29)], pa.large_string())}),
@@ -155,6 +158,7 @@ def _bombs(root: Path) -> list[str]:
         _forge(root / "layers", *args, "layers", value=900),
         f"table={root / 'repeated.parquet'}",
         f"table={root / 'cell.parquet'}",
+        f"table={root / 'packed.csv.gz'}",
         _exceptions(root / "levels.bin", 0),
     ]
 

@@ -176,7 +176,7 @@ def tensors(
     """Return tensors flattened to [n, width], all NaN where missing. May be a read-only view.
 
     Args:
-        values: FixedShapeTensor, nested lists of this shape, or flat lists of its numbers in C order.
+        values: FixedShapeTensor, nested lists of this shape, or flat lists in C order.
         shape: Of one tensor.
         dtype: Of the numbers.
     """

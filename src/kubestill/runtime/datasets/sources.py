@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import operator
 import os
 from collections import Counter
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 from pyarrow.fs import LocalFileSystem
 
 from kubestill.errors import CorruptData, InvalidInput, Problem, Problems, counted
+from kubestill.runtime.base.values import parse_json
 from kubestill.runtime.datasets.csvs import Notes, read_csvs
 from kubestill.runtime.datasets.extent import check_extent
 from kubestill.runtime.datasets.files import DataFile, find_files, is_date
@@ -189,9 +189,10 @@ def _index(schema: pa.Schema) -> dict[str, str]:
     why = "is the index of a pandas DataFrame"
     names = ["Unnamed: 0"] if "Unnamed: 0" in schema.names else []
     try:
-        told = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
-        names += [name for name in told.get("index_columns", []) if isinstance(name, str)]
-    except (ValueError, AttributeError, TypeError):
+        written = (schema.metadata or {}).get(b"pandas", b"{}")
+        told = parse_json(written, source="the schema", what="note of pandas").get("index_columns")
+        names += [name for name in told or [] if isinstance(name, str)]
+    except (CorruptData, TypeError):
         pass  # Whoever wrote this was not pandas.
     return {name: why for name in names if name in schema.names}
 
