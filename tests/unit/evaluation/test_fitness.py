@@ -100,14 +100,19 @@ def season(frame):
     return frame.assign(temp=80 + (frame.temp - 50) * 0.6)
 
 
+def windless(frame):
+    """All of it is shrunk, by no factor that two units have."""
+    return frame.assign(wind=0.34 * frame.wind)
+
+
 def other_places(frame):
     return frame.assign(place=np.where(frame.index % 2 == 0, "south", "east"))
 
 
 @pytest.mark.parametrize(
     ("change", "column"),
-    [(season, "temp"), (other_places, "place")],
-    ids=["season", "new places"],
+    [(season, "temp"), (windless, "wind"), (other_places, "place")],
+    ids=["season", "stretched season", "new places"],
 )
 def test_a_changed_world_is_drift_and_no_fault(change, column):
     frame = change(frame_of(seed=3))

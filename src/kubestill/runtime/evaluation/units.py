@@ -28,6 +28,7 @@ _FACTORS: dict[float, str] = {
     60.0: "hours to minutes, or minutes to seconds",
     3600.0: "hours to seconds",
     24.0: "days to hours",
+    10.0: "a decimal place to the next",
     100.0: "a share to per cent, or metres to centimetres",
     1000.0: "a unit to its thousandth",
     1e6: "a unit to its millionth",
@@ -44,8 +45,8 @@ def change_of_unit(known: Sketch, column: pd.Series) -> str | None:
     """Return the change of unit that turns the former values into the present ones, or None.
 
     A change of unit keeps the shape of a distribution: new quantiles = factor × old ones, or one of
-    the temperature scales. A season or a trend moves values but does not stretch them through
-    zero, so that the rescaled quantiles do not fit.
+    the temperature scales. The factor is one that units have: a season may stretch sunshine or
+    demand by any other, and is no fault of the data.
     """
     present = column.dropna()
     if not known.numeric or len(present) < 2 * len(known.quantiles):
@@ -63,15 +64,16 @@ def change_of_unit(known: Sketch, column: pd.Series) -> str | None:
 
     factor = float(np.median(now[before != 0] / before[before != 0]))
     material = factor > 0 and not 1 / LEAST_FACTOR < factor < LEAST_FACTOR
-    if material and misfit(factor) <= min(SHAPE, misfit(1.0) / 3):
-        return f"{_named(factor)} Has its unit changed?"
+    named = _named(factor) if material else None
+    if named and misfit(factor) <= min(SHAPE, misfit(1.0) / 3):
+        return f"{named} Has its unit changed?"
     for (scale, offset), name in _OFFSETS.items():
         if misfit(scale, offset) <= min(SHAPE, misfit(1.0) / 3):
             return f"values look converted from {name}. Has its unit changed?"
     return None
 
 
-def _named(factor: float) -> str:
+def _named(factor: float) -> str | None:
     times = f"{factor:,.0f} times" if factor >= 100 else f"{factor:.3g} times"
     shown = f"values are {times} what they were"
     for known, name in _FACTORS.items():
@@ -79,4 +81,4 @@ def _named(factor: float) -> str:
             return f"{shown}, as from {name}."
         if abs(factor * known - 1) < 0.05:
             return f"{shown}, the reverse of {name}."
-    return f"{shown}, and otherwise distributed alike."
+    return None
