@@ -41,7 +41,7 @@ from kubestill.runtime.certification.errors import (
     on_labels,
     sampled_errors,
 )
-from kubestill.runtime.certification.exceptions import Exceptions
+from kubestill.runtime.certification.exceptions import MOST, Exceptions
 from kubestill.runtime.certification.hunt import hunt
 from kubestill.runtime.certification.labels import (
     check_conflicts,
@@ -188,7 +188,7 @@ def certify(
         told("; ".join(filter(None, (plan.said, keep and truth.reuse(keep, plan.seconds)))))
         rows, some = _some_rows(dataset, labels, plan.labels)
         once = truth.solve(rows)
-        known = rows[~np.isnan(once[:, 0])]
+        known = rows.iloc[np.flatnonzero(~np.isnan(once[:, 0]))]
         conditions.append(check_deterministic(truth, rows, once))
         conditions.append(check_reproducible(truth, once, some))
         few = slice(None, None, max(1, len(rows) // max(plan.reference, 1)))
@@ -379,7 +379,7 @@ def _exceptions(on_rows: OnRows) -> Exceptions:
     assert on_rows.told is not None
     wrong = np.flatnonzero(on_rows.told != on_rows.right)
     made = Exceptions(on_rows.raw[wrong], on_rows.right[wrong])
-    stored = Exceptions.from_bytes(made.to_bytes())
+    stored = Exceptions.from_bytes(made.to_bytes(), most=max(MOST, len(made)))
     # What the certificate is about to say, of the bytes that are shipped.
     assert (stored.correct(on_rows.raw, on_rows.told) == on_rows.right).all()
     return stored

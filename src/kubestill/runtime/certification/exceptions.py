@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from kubestill.errors import CorruptData, InvalidInput, Problem
 
-__all__ = ["Exceptions"]
+__all__ = ["MOST", "Exceptions"]
 
 MAGIC = b"KSX2"
 _HEAD = "<QBIII"
