@@ -116,7 +116,7 @@ def by_chebyshev(permeability: Any, count: int = 28) -> Any:
     kept = np.flatnonzero(inside)
     values = np.zeros(len(medium))
     values[kept] = np.linalg.solve(operator[np.ix_(kept, kept)], np.ones(len(kept)))
-    found = np.polynomial.chebyshev.chebvander2d(*(2 * np.array([y, x]) - 1), [count, count])
+    found = np.polynomial.chebyshev.chebvander2d(2 * y - 1, 2 * x - 1, (count, count))
     weights = np.linalg.solve(found.reshape(len(medium), -1), values)
     table = weights.reshape(count + 1, count + 1)
     return lambda x, y: np.polynomial.chebyshev.chebval2d(2 * y - 1, 2 * x - 1, table)
@@ -155,7 +155,7 @@ def test_darcy_s_random_field_has_the_covariance_that_it_says() -> None:
     system = load_system("darcy", {"medium": "log-normal", "points": 24})
     unit = uniforms(0, 0, 0, 2_000, width=system.domain.width)
     fields = np.log(np.stack(system.domain.at(unit)["permeability"].to_list())) / 9
-    waves = dctn(fields, axes=(1, 2), norm="ortho")[:, :6, :6] / 24
+    waves = np.asarray(dctn(fields, axes=(1, 2), norm="ortho"))[:, :6, :6] / 24
     k = np.arange(6)
     wanted = 1 / (np.pi**2 * (k[:, None] ** 2 + k**2) + 9)
     wanted[0, 0] = 0.0

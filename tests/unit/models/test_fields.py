@@ -15,6 +15,7 @@ from model_samples import make_model
 from kubestill.errors import CorruptData, InvalidInput
 from kubestill.runtime.datasets.decode import RawLayout, decode_features
 from kubestill.runtime.datasets.schema import Column, Schema
+from kubestill.runtime.models.build import Shaped
 from kubestill.runtime.models.export import export_model, load_model
 from kubestill.runtime.models.model import Model, ModelSpec
 from kubestill.runtime.models.predict import Predictor
@@ -73,6 +74,7 @@ def test_a_network_gets_what_its_contract_says(
     of = schema(*features, target=target)
     model = model_of(of, network, reads, **arguments)
     got: list[torch.Tensor] = []
+    assert isinstance(model.network, Shaped)
     model.network.network.register_forward_pre_hook(lambda _, given: got.extend(given))
     raw = decode_features(table(of), RawLayout(of))
     outputs = model(torch.from_numpy(raw))

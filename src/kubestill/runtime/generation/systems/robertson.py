@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -54,13 +56,13 @@ class Robertson(System):
         """Return concentrations [N, 3] by Radau IIA."""
         return self._solve(inputs, Radau, 10 * TOLERANCE)
 
-    def _solve(self, inputs: pd.DataFrame, method: type, tolerance: float) -> Floats:
+    def _solve(self, inputs: pd.DataFrame, method: Any, tolerance: float) -> Floats:
         rows = inputs[list(self.domain.names)].to_numpy(np.float64)
         return np.stack([_integrate(*row, method=method, tolerance=tolerance) for row in rows])
 
 
 def _integrate(
-    time: float, decay: float, pairing: float, back: float, *, method: type, tolerance: float
+    time: float, decay: float, pairing: float, back: float, *, method: Any, tolerance: float
 ) -> Floats:
     """Return the three concentrations at a time."""
 
