@@ -109,8 +109,8 @@ def on_domain(truth: Truth, points: Mapping[str, int]) -> OnRows:
         for start in range(0, total, _CHUNK):
             frame = domain.grid(np.arange(start, min(start + _CHUNK, total)), points)
             solved = truth.solve(frame)
-            known = ~np.isnan(solved[:, 0])
-            yield _Part(decode_features(frame[known], layout), solved[known], np.zeros(()))
+            known = np.flatnonzero(~np.isnan(solved[:, 0]))
+            yield _Part(decode_features(frame.iloc[known], layout), solved[known], np.zeros(()))
 
     against = "the system's own float64 solutions"
     return _compare(truth.predictor, parts(), total, against)
@@ -215,7 +215,8 @@ def off_grid(truth: Truth, samples: int, *, seed: int) -> OffGrid:
     known = ~np.isnan(solved[:, 0])
     if not known.all():
         # Of independent points, those with an answer are independent points of the rest.
-        unit, inputs, solved = unit[known], inputs[known].reset_index(drop=True), solved[known]
+        inputs = inputs.iloc[np.flatnonzero(known)].reset_index(drop=True)
+        unit, solved = unit[known], solved[known]
     if not len(inputs):
         raise _unanswered(f"all of {samples:,} random points")
     told, classes = truth.predict(inputs), bool(truth.system.output.classes)

@@ -194,9 +194,10 @@ def plan_rows(
             # A budget for samples alone would say nothing of where they missed the worst.
             hunts=max(int(full.hunts * share), min(full.hunts, int(share > _SEARCHED))),
             corners=max(int(full.corners * share), min(full.corners, int(share > _SEARCHED))),
-            batch=max(1, int(full.batch * share)),
+            # Timing and pictures give way first: no verdict rests on them.
+            batch=max(1, int(full.batch * share**2)),
             repeats=3,
-            side=max(8, int(full.side * share**0.5)),
+            side=max(8, int(full.side * share)),
         )
         if share < 1e-4 and plan.total > settings.solves:
             remedy = f"{plan.total:,} are the fewest: {plan.counts}; raise it, or set it to 0"

@@ -79,9 +79,9 @@ class Truth:
         """
         inputs = as_generated(inputs)
         solved = self._solving(inputs, fresh=fresh)
-        failed = np.isnan(solved[:, 0])
-        if failed.any():
-            self._failed.append(inputs[failed])
+        failed = np.flatnonzero(np.isnan(solved[:, 0]))
+        if len(failed):
+            self._failed.append(inputs.iloc[failed])
         return solved
 
     def refer(self, inputs: pd.DataFrame) -> NDArray[np.float64]:

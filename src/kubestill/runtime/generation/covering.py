@@ -165,7 +165,8 @@ def labelled(output: Output, inputs: pd.DataFrame, answers: Floats) -> pd.DataFr
     """
     known = ~np.isnan(answers[:, 0])
     if not known.all():
-        inputs, answers = inputs[known].reset_index(drop=True), answers[known]
+        inputs = inputs.iloc[np.flatnonzero(known)].reset_index(drop=True)
+        answers = answers[known]
     cells: Any = answers[:, 0]
     if output.classes:
         cells = np.asarray(output.classes)[cells.astype(np.int64)]

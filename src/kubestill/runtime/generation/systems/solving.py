@@ -100,14 +100,16 @@ class Solving:
         else:
             found, known, reasons = self.kept.find(inputs)
             if reasons and self.on_failure == "stop":
-                raise self._stop(inputs[known & np.isnan(found[:, 0])], reasons[0])
+                lost = np.flatnonzero(known & np.isnan(found[:, 0]))
+                raise self._stop(inputs.iloc[lost], reasons[0])
             self.reused += int(known.sum())
-            found[~known], more = self._solve(inputs[~known])
+            found[~known], more = self._solve(inputs.iloc[np.flatnonzero(~known)])
             # In the order of the rows, whether they were known or not.
             ways, lost = (iter(reasons), iter(more)), np.isnan(found[:, 0])
             reasons = [next(ways[0] if one else ways[1]) for one in known[lost]]
         if reasons:
-            self.failures.note(inputs[np.isnan(found[:, 0])], reasons)
+            lost = np.flatnonzero(np.isnan(found[:, 0]))
+            self.failures.note(inputs.iloc[lost], reasons)
         return found
 
     def reuse(self, keep: Keep, seconds: float, inputs: pd.DataFrame, answers: Floats) -> str:
@@ -128,8 +130,8 @@ class Solving:
         if kept is not None and not kept.agree(inputs, answers):
             return f"what is kept in {kept.uri} is not what the system answers now: it is not used"
         if kept is not None:
-            answered = ~np.isnan(answers[:, 0])
-            kept.add(inputs[answered], answers[answered], [])
+            answered = np.flatnonzero(~np.isnan(answers[:, 0]))
+            kept.add(inputs.iloc[answered], answers[answered], [])
         self.kept, self._seconds = kept, seconds
         self._batch = min(self._batch, max(1, int(_LONGEST / seconds)))
         return said
@@ -145,7 +147,8 @@ class Solving:
             if solved is None:
                 continue
             if solved.reasons and self.on_failure == "stop":
-                raise self._stop(rows[np.isnan(solved.answers[:, 0])], solved.reasons[0])
+                lost = np.flatnonzero(np.isnan(solved.answers[:, 0]))
+                raise self._stop(rows.iloc[lost], solved.reasons[0])
             found[at : at + len(rows)] = solved.answers
             reasons += solved.reasons
             at += len(rows)
