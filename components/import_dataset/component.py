@@ -20,6 +20,7 @@ def import_dataset(
     target: str = "",
     task: str = "auto",
     features: list = [],
+    ignore: list = [],
     kinds: dict = {},
     validation_fraction: float = 0.15,
     holdout_fraction: float = 0.2,
@@ -41,6 +42,7 @@ def import_dataset(
         target: Column to predict; may be empty for `digits`.
         task: `regression`, `binary`, `multiclass`, or `auto` to infer it from the target.
         features: Columns to learn from; empty uses all but the target.
+        ignore: Columns to keep and not to learn from, in place of a list of all others.
         kinds: Overrides by column: `numeric`, `boolean`, `categorical` or `tensor`. Text of CSV
             follows them before it is parsed: a categorical `01234` stays as it is.
         validation_fraction: Share of the rows, in [0, 1).

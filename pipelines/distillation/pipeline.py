@@ -23,6 +23,7 @@ def distillation(
     target: str = "",
     task: str = "auto",
     features: list = [],
+    ignore: list = [],
     kinds: dict = {},
     import_settings: dict = {},
     validation_fraction: float = 0.15,
@@ -74,6 +75,7 @@ def distillation(
         target: Column to predict; may be empty for `digits`.
         task: `regression`, `binary`, `multiclass`, or `auto` to infer it from the target.
         features: Columns to learn from; empty uses all but the target.
+        ignore: Columns to keep and not to learn from, in place of a list of all others.
         kinds: Overrides by column: `numeric`, `boolean`, `categorical` or `tensor`.
         import_settings: How the files are read, where detection gets it wrong.
         validation_fraction: Share of the rows for early stopping and selection.

@@ -223,10 +223,19 @@ class TestColumns:
         pq.write_table(pa.table({"a": A, name: A, "t": A}), tmp_path / "x.parquet")
         path = tmp_path / "x.parquet"
         assert refusal(path).startswith(f"features = {name!r}: is a")
+        assert [c.name for c in read(path, ignore=[name]).schema.features] == ["a"]
+        assert story(read(path, ignore=[name]), name).role == "ignored"
         assert len(read(path, kinds={name: "numeric"}).schema.features) == 2
         assert len(read(path, features=["a", name]).schema.features) == 2
         assert len(read(path, features=["a"]).schema.features) == 1
         assert read(path, name, features=["a"]).schema.target is not None
+
+    def test_ignored_columns_are_checked(self, tmp_path: Path) -> None:
+        pq.write_table(pa.table({"a": A, "b": A, "t": A}), tmp_path / "x.parquet")
+        path = tmp_path / "x.parquet"
+        assert "ignore = 'aa': there is no such column" in refusal(path, ignore=["aa"])
+        assert "is named in `target`, too" in refusal(path, ignore=["t"])
+        assert "is named in `features`, too" in refusal(path, ignore=["a"], features=["a", "b"])
 
 
 class TestHive:

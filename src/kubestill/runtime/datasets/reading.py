@@ -35,8 +35,10 @@ NULL_WORDS = (
     *("-NaN", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"),
 )
 """What CSV readers take for a missing value; the same as Arrow's and nearly those of pandas."""
-_TRUTHS = {"true": True, "yes": True, "y": True, "t": True, "1": True, "on": True}
-_TRUTHS |= {"false": False, "no": False, "n": False, "f": False, "0": False, "off": False}
+_TRUTHS = {
+    **dict.fromkeys(("true", "yes", "y", "t", "1", "on"), True),
+    **dict.fromkeys(("false", "no", "n", "f", "0", "off"), False),
+}
 _BLANKS = " \u00a0\u202f"
 
 

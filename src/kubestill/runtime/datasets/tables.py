@@ -92,8 +92,10 @@ def read_table(
     target: str = "",
     task: Literal["auto"] | Task = "auto",
     features: Sequence[str] = (),
+    ignore: Sequence[str] = (),
     kinds: Mapping[str, str] | None = None,
     reading: Reading | None = None,
+    complete: bool = False,
 ) -> UserTable:
     """Look through a user's table once and infer its schema.
 
@@ -108,8 +110,10 @@ def read_table(
         task: What to predict, where inference would get it wrong.
         features: Columns to learn from; all but the target where empty. The others are kept,
             ignored.
+        ignore: Columns not to learn from, in place of a list of all others.
         kinds: Kind by column, where inference would get it wrong.
         reading: How files and their text are to be read.
+        complete: The user wants all columns learned from, whatever they are called.
 
     Raises:
         InvalidInput: Whatever keeps the table from being used; all problems together.
@@ -119,7 +123,8 @@ def read_table(
     _check_words(target, task, kinds, problems)
     opened = _open(source, kinds, reading or Reading(), problems)
     names = [*opened.types, *opened.notes.doubled]
-    _check_names(names, target, features, kinds, problems)
+    _check_names(names, target, features, ignore, kinds, problems)
+    ignored, named = set(ignore), {*features, *kinds}
     sound = not problems
     findings = _findings(opened.types, kinds)
     # What is named wrongly is left out from here on: the values of the rest are looked at still.
@@ -134,9 +139,10 @@ def read_table(
     except InvalidInput as error:
         # Of half the rows there is nothing more to say.
         raise InvalidInput([*problems, *error.problems]) from error
-    if not features:
-        _ask_about(storable, target, kinds, problems)
-    columns, left_out = _features(storable, target, features, kinds, opened.unlearned, problems)
+    if not features and not complete:
+        _ask_about([n for n in storable if n not in ignored], target, kinds, problems)
+    kept = {name for name in storable if name in ignored or (features and name not in features)}
+    columns, left_out = _features(storable, target, kept, named, opened.unlearned, problems)
     left_out |= {n: f"{f.type} cannot be stored" for n, f in findings.items() if n not in storable}
     chosen: Task | None = None
     if target:
@@ -182,8 +188,8 @@ def _ask_about(
         what = _BY_ACCIDENT.get(name.lower()) or _BY_ACCIDENT.get(_singular(name.lower()))
         if what and name != target and name not in kinds:
             remedy = (
-                f"is {what} by its name: kinds={{{name!r}: ...}} learns from it, `features` "
-                "without it leaves it out"
+                f"is {what} by its name: ignore=[{name!r}] keeps it and does not learn from it, "
+                f"kinds={{{name!r}: ...}} or `features` with it does"
             )
             problems.add("features", name, remedy)
 
@@ -235,26 +241,34 @@ def _notes(opened: Opened, found: Finding, *, learned: bool) -> Iterator[str]:
 def _features(
     findings: Mapping[str, Finding],
     target: str,
-    features: Sequence[str],
-    kinds: Mapping[str, str],
+    kept: Collection[str],
+    named: Collection[str],
     unlearned: Mapping[str, str],
     problems: Problems,
 ) -> tuple[list[Column], dict[str, str]]:
-    """Return every column but the target, and why some are not learned from or not even kept."""
+    """Return every column but the target, and why some are not learned from or not even kept.
+
+    Args:
+        findings: What a pass over the columns found.
+        target: The column to predict.
+        kept: Columns that the user wants kept, not learned from.
+        named: Columns that the user named otherwise.
+        unlearned: Columns that are no features unless named, with the reason.
+        problems: Takes what keeps a feature from being used.
+    """
     columns: list[Column] = []
     left_out: dict[str, str] = {}
     for name, found in findings.items():
         if name == target:
             continue
-        if features and name not in features:
+        if name in kept:
             # Nobody learns from it: it is kept for slices and joins where that is possible.
             if found.trouble or (found.kind == "tensor" and not found.shape):
                 left_out[name] = found.trouble or "holds no value"
             else:
                 columns.append(_column(found, ignored=True))
             continue
-        named = name in features or name in kinds
-        why = "" if named else unlearned.get(name, "") or _why_ignored(found)
+        why = "" if name in named else unlearned.get(name, "") or _why_ignored(found)
         if why:
             left_out[name] = why
         else:
@@ -281,10 +295,11 @@ def _check_names(
     names: list[str],
     target: str,
     features: Sequence[str],
+    ignore: Sequence[str],
     kinds: Mapping[str, str],
     problems: Problems,
 ) -> None:
-    """Note what the table does not have."""
+    """Note what the table does not have, and what is named for two things."""
     there, near = set(names), nearest_of(names)
     if target and target not in there:
         problems.add("target", target, "there is no such column; " + near(target))
@@ -293,6 +308,12 @@ def _check_names(
             problems.add("features", name, "there is no such column; " + near(name))
         elif name == target:
             problems.add("features", name, "is the target; a model must not read what it predicts")
+    for name in ignore:
+        if name not in there:
+            problems.add("ignore", name, "there is no such column; " + near(name))
+        elif name == target or name in features:
+            role = "target" if name == target else "features"
+            problems.add("ignore", name, f"is named in `{role}`, too; give one of the two")
     for name in kinds:
         if name not in there:
             problems.add("kinds", name, "there is no such column; " + near(name))

@@ -41,6 +41,7 @@ class _Settings(BaseModel):
     target: str = ""
     task: str = "auto"
     features: list[str] = []
+    ignore: list[str] = []
     kinds: dict[str, str] = {}
     validation_fraction: float = 0.15
     holdout_fraction: float = 0.2
@@ -59,6 +60,7 @@ def import_dataset(
     target: str = "",
     task: str = "auto",
     features: list[Any] | None = None,
+    ignore: list[Any] | None = None,
     kinds: dict[str, Any] | None = None,
     validation_fraction: float = 0.15,
     holdout_fraction: float = 0.2,
@@ -80,6 +82,7 @@ def import_dataset(
         "target": target,
         "task": task,
         "features": features or [],
+        "ignore": ignore or [],
         "kinds": kinds or {},
         "validation_fraction": validation_fraction,
         "holdout_fraction": holdout_fraction,
@@ -123,6 +126,7 @@ def _open(source: str, asked: _Settings, reading: Reading) -> UserTable:
         target=asked.target or own_target,
         task=asked.task,  # pyright: ignore[reportArgumentType] (read_table checks it)
         features=asked.features,
+        ignore=asked.ignore,
         kinds=asked.kinds,
         reading=reading,
     )

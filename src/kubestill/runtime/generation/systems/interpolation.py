@@ -50,7 +50,9 @@ class InterpolatedTable(System):
     ) -> None:
         if between not in BETWEEN:
             raise InvalidInput([Problem("between", between, nearest(between, BETWEEN))])
-        found = read_table(source, target=target, features=features, task="regression")  # pyright: ignore
+        found = read_table(
+            source, target=target, features=features, task="regression", complete=True
+        )
         names = [column.name for column in found.schema.features]
         kinds = {c.name: c.kind for c in found.schema.columns if c.name in (*names, target)}
         if wrong := sorted(name for name, kind in kinds.items() if kind != "numeric"):

@@ -48,7 +48,14 @@ class Table(System):
         task: str = "auto",
         kinds: dict[str, str] = {},  # noqa: B006
     ) -> None:
-        found = read_table(source, target=target, features=features, task=task, kinds=kinds)  # pyright: ignore
+        found = read_table(  # A look-up table's inputs are all of its columns.
+            source,
+            target=target,
+            features=features,
+            task=task,  # pyright: ignore[reportArgumentType] (read_table checks it)
+            kinds=kinds,
+            complete=True,
+        )
         columns = tuple(c for c in found.schema.columns if c.role in ("feature", "target"))
         schema = Schema(columns=columns, task=found.schema.task)
         pieces = list(found.tables(schema.names))
