@@ -5,7 +5,7 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubestill.errors import CorruptData, InvalidInput
@@ -60,6 +60,7 @@ def test_the_share_above_a_tolerance_is_bounded_by_clopper_and_pearson():
     assert bound == pytest.approx(0.01691, abs=1e-4)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from([0.0, -0.0, 1.0, 2.5]), st.integers(0, 300), st.floats(width=32)),
