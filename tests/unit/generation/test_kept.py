@@ -14,7 +14,7 @@ from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.generation.systems import kept, solving
 from kubestill.runtime.generation.systems.kept import SLOW, Keep, KeptRows, Unknown, identify
 from kubestill.runtime.steps.generate_synthetic import generate_synthetic
-from kubestill.systems import load_system
+from kubestill.systems import Continuous, Domain, Output, System, load_system
 
 SOURCE = """
 import time
@@ -135,6 +135,30 @@ def test_rows_that_the_system_does_not_answer_now_are_not_used(
     assert changed.solved == slow.solved
     assert "is not what the system answers now: it is not used" in capsys.readouterr().out
     assert third.to_pandas()["y"].min() >= 1.0
+
+
+def test_a_timeout_is_tried_again(tmp_path: Path) -> None:
+    class Late(System):
+        name, late = "late", True
+
+        def __init__(self) -> None:
+            self.domain = Domain([Continuous(name="x", low=0.0, high=1.0)])
+            self.output = Output(name="y")
+
+        def solve(self, inputs: pd.DataFrame) -> np.ndarray:
+            x = inputs["x"].to_numpy()
+            if self.late and (x > 0.5).any():
+                raise TimeoutError("took too long")
+            return np.where(x < 0.1, np.nan, x)
+
+    asked = pd.DataFrame({"x": [0.05, 0.2, 0.7]})
+    late = solving.Solving(Late(), "leave-out")
+    late.kept = KeptRows(str(tmp_path), ["x"], 1)
+    assert np.isnan(late(asked)[:, 0]).tolist() == [True, False, True]
+    assert len(late.kept) == 2
+    late.system.late = False  # pyright: ignore
+    assert np.isnan(late(asked)[:, 0]).tolist() == [True, False, False]
+    assert (late.reused, len(late.kept)) == (2, 3)
 
 
 def test_a_fast_system_keeps_nothing(tmp_path: Path, module: Any) -> None:

@@ -325,7 +325,7 @@ def _keys(inputs: pd.DataFrame, names: Sequence[str]) -> list[bytes]:
     for name in names:
         values = stacked(inputs[name])
         if values.dtype.kind in "fiub":
-            numbers = np.ascontiguousarray(values, np.float64).reshape(len(inputs), -1)
+            numbers = np.ascontiguousarray(values, np.float64)
             columns.append(lambda row, numbers=numbers: numbers[row].tobytes())
         else:
             texts = [str(value).encode() for value in values]

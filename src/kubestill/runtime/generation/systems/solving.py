@@ -39,6 +39,8 @@ _LONGEST = 30.0
 """Seconds that a batch may take."""
 _STREAM = 1002
 """Of the random numbers: neither a covering nor the samples of a certificate use it."""
+_TIMEOUT = "raises Timeout"
+"""Begins the reason of `TimeoutError` and `subprocess.TimeoutExpired`."""
 _MACHINE = (MemoryError, ImportError, OSError)
 """The machine failed, not the input; a `TimeoutError`, which is an `OSError`, is the input's."""
 
@@ -153,8 +155,19 @@ class Solving:
             reasons += solved.reasons
             at += len(rows)
             if self.kept is not None:
-                self.kept.add(rows, solved.answers, solved.reasons)
+                self._keep(self.kept, rows, solved)
         return found, reasons
+
+    @staticmethod
+    def _keep(kept: KeptRows, rows: pd.DataFrame, solved: _Batch) -> None:
+        """Keep what a batch gave, but for time-outs: the next time there may be none."""
+        steady = np.ones(len(rows), np.bool_)
+        why = [reason for reason in solved.reasons if not reason.startswith(_TIMEOUT)]
+        if len(why) < len(solved.reasons):
+            failed = np.flatnonzero(np.isnan(solved.answers[:, 0]))
+            steady[failed] = [not reason.startswith(_TIMEOUT) for reason in solved.reasons]
+        places = np.flatnonzero(steady)
+        kept.add(rows.iloc[places], solved.answers[places], why)
 
     def _try(self, rows: pd.DataFrame) -> _Batch | None:
         """Solve one batch; None where it is to be cut first."""
@@ -178,7 +191,7 @@ class Solving:
         self._seconds = (time.perf_counter() - began) / len(rows)
         if self._seconds < _ALONE:
             self._batch = min(2 * self._batch, self._most)
-        self._batch = max(1, min(self._batch, int(_LONGEST / self._seconds)))
+        self._batch = max(1, min(self._batch, int(_LONGEST / max(self._seconds, 1e-9))))
         return self._read(solution, len(rows))
 
     def _read(self, solution: NDArray[Any], count: int) -> _Batch:
