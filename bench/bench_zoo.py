@@ -28,7 +28,14 @@ from kubestill.runtime.certification.truth import Truth, answers
 from kubestill.runtime.datasets.decode import decode_features
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "unit" / "certification"))
-from zoo import FINITE, NETWORKS, SYSTEMS, Adversary, build, pairs  # noqa: E402
+from zoo import (  # noqa: E402  # pyright: ignore[reportMissingImports]
+    FINITE,
+    NETWORKS,
+    SYSTEMS,
+    Adversary,
+    build,
+    pairs,
+)
 
 CHUNK = 200_000
 """Evaluations of a proof before the next one's turn."""

@@ -418,6 +418,15 @@ def batch_norm(weight: float) -> torch.nn.Module:
     return torch.nn.Sequential(line(1e30), layer, line(1e12))
 
 
+def far_batch_norm() -> torch.nn.Module:
+    layer = torch.nn.BatchNorm1d(1)
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    layer.running_mean.fill_(1000.0)
+    layer.running_var.fill_(1e-6)
+    return layer
+
+
 def layer_norm(size: float) -> torch.nn.Module:
     torch.manual_seed(0)
     first = torch.nn.Linear(1, 64)
@@ -469,6 +478,7 @@ EDGES: dict[str, tuple[float, float, Callable[[], Predictor]]] = {
         1.0,
         lambda: plain_predictor(batch_norm(1e-41)),
     ),
+    "a batch norm of a large mean": (999.9, 1000.1, lambda: plain_predictor(far_batch_norm())),
     "a variance that overflows": (0.5, 1.0, lambda: plain_predictor(layer_norm(4e18))),
     "a layer that works in place": (
         -1.0,

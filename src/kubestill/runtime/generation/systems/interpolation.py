@@ -96,9 +96,9 @@ class InterpolatedTable(System):
         """Where each number of a piecewise constant table begins, but the first; None where it is
         interpolated."""
         if self._steps is None:
-            self.enclose = None
+            self.enclose = None  # pyright: ignore
         else:
-            self.expand = None
+            self.expand = None  # pyright: ignore
 
     @property
     def table_bytes(self) -> int:
