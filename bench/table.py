@@ -26,6 +26,7 @@ over to other machines, absolute numbers do not. A bar that is missed says so.
 | `python -m bench.bench_surrogates` | Heston and Burgers against published surrogates and pricers |
 | `python -m bench.bench_darcy` | Darcy flow: our Fourier operator and neuraloperator's |
 | `python -m bench.bench_certificate` | bounds over whole domains, beside a long hunt |
+| `python -m bench.bench_zoo` | every verdict of a certificate, against an adversary |
 | `python -m bench.bench_table` | a Q-table as a network, beside xz, a tree and interpolation |
 | `python -m bench.bench_stall` | how long a save stops the training, and restoring |
 | `python -m bench.bench_stall --end-to-end` | what saving costs a large training in all |
