@@ -17,7 +17,7 @@ import os
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, Self
 
@@ -321,19 +321,16 @@ def _digest(paths: Sequence[str]) -> str:
 
 def _keys(inputs: pd.DataFrame, names: Sequence[str]) -> list[bytes]:
     """Return a digest of each row's inputs, all bits of them."""
-    columns: list[Callable[[int], bytes]] = []
+    columns: list[list[bytes]] = []
     for name in names:
         values = stacked(inputs[name])
         if values.dtype.kind in "fiub":
             numbers = np.ascontiguousarray(values, np.float64)
-            columns.append(lambda row, numbers=numbers: numbers[row].tobytes())
+            columns.append([number.tobytes() for number in numbers])
         else:
             texts = [str(value).encode() for value in values]
-            columns.append(lambda row, texts=texts: struct.pack("<I", len(texts[row])) + texts[row])
-    return [
-        hashlib.sha256(b"".join(column(row) for column in columns)).digest()[:_KEY]
-        for row in range(len(inputs))
-    ]
+            columns.append([struct.pack("<I", len(text)) + text for text in texts])
+    return [hashlib.sha256(b"".join(cells)).digest()[:_KEY] for cells in zip(*columns, strict=True)]
 
 
 def _pack(rows: Mapping[bytes, tuple[Floats, str]], width: int) -> bytes:
@@ -366,7 +363,7 @@ def _unpack(content: bytes, width: int) -> dict[bytes, tuple[Floats, str]]:
 
 def _reasons(content: bytes) -> list[str]:
     form = parse_json(b'{"reasons": ' + content + b"}", source="solved rows", what="reasons")
-    reasons = form.get("reasons")
-    if not isinstance(reasons, list) or not all(isinstance(one, str) and one for one in reasons):
+    reasons: list[Any] = form["reasons"] if isinstance(form.get("reasons"), list) else [None]
+    if not all(isinstance(one, str) and one for one in reasons):
         raise CorruptData("its reasons are no texts")
     return [str(one) for one in reasons]
