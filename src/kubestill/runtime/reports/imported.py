@@ -34,13 +34,14 @@ _LONGEST_NAME = 40
 
 
 def columns_text(found: UserTable) -> list[str]:
-    """Return the lines for the console: files, and a table of the columns, the remarkable first."""
+    """Return the lines for the console: the columns, or the remarkable ones, and the files."""
     stories = _most_telling(found.stories)
     rows = [_COLUMNS, *(_line(story) for story in stories)]
     rows = [(shortened(legible(name), _LONGEST_NAME), *rest) for name, *rest in rows]
     widths = [max(len(row[at]) for row in rows) for at in range(len(_COLUMNS) - 1)]
     lines = ["  ".join([*map(str.ljust, row, widths), legible(row[-1])]).rstrip() for row in rows]
-    return [*map(legible, found.told), _headline(found), *lines, *_rest(found, stories)]
+    # The last line is what a runner shows of a step that is over.
+    return [*lines, *_rest(found, stories), *map(legible, found.told), _headline(found)]
 
 
 def import_report(found: UserTable, rows: Mapping[str, int]) -> tuple[str, str]:
