@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from kubestill.errors import CorruptData
+from kubestill.errors import CorruptData, counted
 from kubestill.runtime.datasets.columns import is_list, nested_lists
 from kubestill.runtime.datasets.extent import check_extent
 
@@ -84,7 +84,9 @@ class Identities:
                 raise KeyError("its columns are not those of identities")
             check_extent(pa.BufferReader(content), file.metadata, ["a", "b"], name=source)
             if 16 * file.metadata.num_rows > _MUCH + _DENSEST * len(content):
-                raise CorruptData(f"{source} has {len(content):,} bytes for more rows than that")
+                raise CorruptData(
+                    f"{source} has more rows than its {counted(len(content), 'byte')} can hold"
+                )
             table = file.read()
             return cls(table.column("a").to_numpy(), table.column("b").to_numpy())
         except (pa.ArrowException, OSError, KeyError) as error:
