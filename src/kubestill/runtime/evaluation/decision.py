@@ -125,8 +125,8 @@ def judge_alone(
         reasons = (*limits.broken, *worse, *limits.doubtful, *drift)
         return Decision(verdict="degraded", reasons=reasons)
     if limits.doubtful or missing:
-        reasons = dict.fromkeys((*limits.doubtful, *([missing] if missing else []), *drift))
-        return Decision(verdict="insufficient", reasons=tuple(reasons))
+        reasons = (*limits.doubtful, *((missing,) if missing else ()), *drift)
+        return Decision(verdict="insufficient", reasons=reasons)
     kept = tuple(one.sentence for one in decay if one.part == "all rows")
     reasons = (*limits.kept, *kept) or ("No thresholds were given, so there was nothing to break.",)
     return Decision(verdict="healthy", reasons=(*reasons, *drift))

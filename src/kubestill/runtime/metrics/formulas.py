@@ -113,9 +113,10 @@ class Reliability:
         place = cells // (int(group.max()) + 1)
 
         def by_bin(each: Floats) -> Floats:
-            return np.bincount(place, each, minlength=CALIBRATION_BINS)
+            return np.bincount(place, each, minlength=CALIBRATION_BINS).astype(np.float64)
 
-        total, rows = np.bincount(cell, gaps), np.bincount(cell).astype(np.float64)
+        total = np.bincount(cell, gaps).astype(np.float64)
+        rows = np.bincount(cell).astype(np.float64)
         sums, counts = by_bin(total), by_bin(rows)
         pairs = np.square(counts) - by_bin(np.square(rows))
         known = pairs > 0

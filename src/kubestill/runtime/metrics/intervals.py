@@ -340,8 +340,8 @@ def by_group(each: Floats, groups: Ints | None) -> Floats:
     """Add the [N] influences of rows to the [G] influences of their groups."""
     if groups is None:
         return each
-    summed = np.bincount(groups, each)
-    return summed * (len(summed) / len(each))
+    summed = np.bincount(groups, each).astype(np.float64)
+    return np.asarray(summed * (len(summed) / len(each)), np.float64)
 
 
 def events(outcome: Outcome, groups: Ints | None = None) -> float:

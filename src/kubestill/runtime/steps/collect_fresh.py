@@ -152,8 +152,7 @@ def _collect(registry: Registry, request: Request, run_id: str) -> _Result:
         check_champion(registry, state)
         windows = WindowStore(registry, state)
         found = survey(request, state, windows)
-        if found.rows < request.min_rows or (why := _too_few_to_judge(request, found)):
-            why = f"a verdict needs {request.min_rows:,}" if found.rows < request.min_rows else why
+        if why := _too_few(request, found):
             return _waiting(registry, run_id, found, why)
         if found.changed:
             continue
@@ -278,8 +277,10 @@ def _judging(request: Request, found: Fresh) -> NDArray[np.bool_]:
     return shares < request.judge_fraction
 
 
-def _too_few_to_judge(request: Request, found: Fresh) -> str:
+def _too_few(request: Request, found: Fresh) -> str:
     """Return why nothing could be decided on these rows; empty where something could."""
+    if found.rows < request.min_rows:
+        return f"a verdict needs {request.min_rows:,}"
     judge = _judging(request, found)
     rows, wanted = int(judge.sum()), request.min_judge_rows
     if rows < wanted:
