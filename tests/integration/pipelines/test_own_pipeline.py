@@ -43,7 +43,10 @@ def test_running_again_adopts_the_finished_training(kubestill, tmp_path):
     assert re.search(r"train-teacher: epoch +\d", shown[0])
     assert not re.search(r"train-teacher: epoch +\d", shown[1])
     assert "adopted" in shown[1]
-    for said in (r"fields are separated by ';'", r"400 rows, 2 columns: 1 learned from, 1 to predict"):
+    for said in (
+        "fields are separated by ';'",
+        "400 rows, 2 columns: 1 learned from, 1 to predict",
+    ):
         assert all(re.search(f"import-dataset: .*{said}", text) for text in shown)
     for text in shown:
         end = text[text.index("# The teacher") :].splitlines()

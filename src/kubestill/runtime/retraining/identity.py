@@ -85,7 +85,7 @@ class Identities:
             check_extent(pa.BufferReader(content), file.metadata, ["a", "b"], name=source)
             if 16 * file.metadata.num_rows > _MUCH + _DENSEST * len(content):
                 raise CorruptData(
-                    f"{source} has more rows than its {counted(len(content), 'byte')} can hold"
+                    f"{source} has {counted(len(content), 'byte')} for more rows than that"
                 )
             table = file.read()
             return cls(table.column("a").to_numpy(), table.column("b").to_numpy())
