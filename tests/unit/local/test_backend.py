@@ -1,6 +1,5 @@
 """What a step writes as its outputs is read within bounds: its image may be a stranger's."""
 
-
 import pytest
 from kfp.pipeline_spec import pipeline_spec_pb2
 
