@@ -11,7 +11,6 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.harness import clock, take_turns
+from bench.harness import Clocked, clock, take_turns
 from bench.results import Measure, write
 from kubestill.runtime.base.artifacts import LocalArtifact
 from kubestill.runtime.datasets.cache import load_decoded
@@ -144,7 +143,7 @@ def many_columns(folder: str) -> list[Measure]:
 def wide_tables(folder: str, what: str) -> list[Measure]:
     """Import two tables of columns that all hold numbers, or labels, turn by turn."""
 
-    def imported(columns: int) -> Callable[[], object]:
+    def imported(columns: int) -> Clocked:
         source = f"{folder}/{what}-{columns}.csv"
         random = np.random.default_rng(0)
         if what == "numbers":
@@ -158,7 +157,7 @@ def wide_tables(folder: str, what: str) -> list[Measure]:
         ports = ("dataset", "validation", "holdout", "report", "summary")
 
         def run() -> None:
-            parts = {name: LocalArtifact(f"{folder}/{columns}/{name}") for name in ports}
+            parts: dict[str, Any] = {n: LocalArtifact(f"{folder}/{columns}/{n}") for n in ports}
             import_dataset(source=source, target="y", **parts)
 
         return clock(run)

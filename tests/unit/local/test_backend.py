@@ -1,5 +1,7 @@
 """What a step writes as its outputs is read within bounds: its image may be a stranger's."""
 
+# Protobuf makes its classes at run time.
+# pyright: reportAttributeAccessIssue=false
 import pytest
 from kfp.pipeline_spec import pipeline_spec_pb2
 

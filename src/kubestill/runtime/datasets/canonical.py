@@ -6,6 +6,9 @@ are Arrow's FixedShapeTensor, so that other readers of Parquet see their shape. 
 give the same bytes, whatever types, part sizes or compression they came in.
 """
 
+# pyarrow comes without types.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import hashlib
