@@ -40,18 +40,18 @@ def test_bands_are_exported_with_the_model_and_hold_against_the_system(tmp_path,
     told, right = banded(asked), plane.solve(asked)
     assert list(told.columns) == ["prediction", *(f"{e}_{c}" for c in (0.5, 0.95) for e in ENDS)]
     for band in made["bands"]:
-        low, high = (told[f"{end}_{band['coverage']:g}"] for end in ENDS)
+        low, high = (told[f"{end}_{band['coverage']:g}"].to_numpy() for end in ENDS)
         # Of one calibration the coverage is Beta(k, n + 1 - k): three standard deviations.
         slack = 3 * np.sqrt(band["coverage"] * (1 - band["coverage"]) / 1000)
         held = ((low <= right) & (right <= high)).mean()
         assert held == pytest.approx(band["coverage"], abs=slack + 0.005)
-        assert ((high + low) / 2).to_numpy() == pytest.approx(told["prediction"], abs=1e-6)
+        assert (high + low) / 2 == pytest.approx(told["prediction"].to_numpy(), abs=1e-6)
         assert ((high - low) / 2).mean() == pytest.approx(band["mean"], rel=0.05)
     # Where the network is right its answers have narrow bands.
     width = (told["high_0.95"] - told["low_0.95"]).to_numpy()
     near = (asked["x"] - 0.5).abs().to_numpy()
     assert width[near > 0.4].mean() < 0.2 * width[near < 0.1].mean()
-    assert list(load_model(model.path)(asked[:3]).columns) == ["prediction"]
+    assert list(load_model(model.path)(asked.iloc[:3]).columns) == ["prediction"]
 
 
 ENDS = ("low", "high")

@@ -1,6 +1,7 @@
 """Certificates of solvers that fail on part of the domain: they hold for the rest, and say so."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,12 @@ from kubestill.errors import InvalidInput
 from kubestill.runtime.certification import read_certificate
 from kubestill.runtime.datasets.manifest import Dataset
 
-LEAVE = {"on_failure": "leave-out"}
+LEAVE: dict[str, Any] = {"on_failure": "leave-out"}
 SHARE = 0.1 + 0.1 / 2
 """Of the domain of `Partly`, on which it fails."""
 
 
-QUIET = {"told": {"system_args": {"raising": False}}, **LEAVE}
+QUIET: dict[str, Any] = {"told": {"system_args": {"raising": False}}, **LEAVE}
 """Gives NaN wherever it fails."""
 
 

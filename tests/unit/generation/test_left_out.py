@@ -125,7 +125,7 @@ def test_what_is_left_out_is_counted_and_described_whatever_the_shards(
         for name, side in region.box.items():
             values = every[where][name]
             assert (side.low, side.high) == (values.min(), values.max())
-        assert region.first[0]["heat"] == every[where]["heat"].iloc[0]
+        assert region.first[0]["heat"] == every["heat"].to_numpy()[where][0]
     assert one.labels == {"metal": ("iron",)}
     assert other.labels == {}
     assert one.box["heat"].start == pytest.approx(0.98, abs=2e-3)

@@ -32,7 +32,8 @@ class Truth:
     """
 
     def __init__(self, system: System, predictor: Predictor, on_failure: OnFailure = "stop"):
-        self.system, self.predictor, self.on_failure = system, predictor, on_failure
+        self.system, self.predictor = system, predictor
+        self.on_failure: OnFailure = on_failure
         self._solving = Solving(system, on_failure, batch=_BATCH)
         self._failed: list[pd.DataFrame] = []
         self._probed: tuple[pd.DataFrame, NDArray[np.float64]] | None = None

@@ -71,7 +71,8 @@ class Solving:
         solver: Solver | None = None,
         batch: int = BLOCK_ROWS,
     ):
-        self.system, self.on_failure = system, on_failure
+        self.system = system
+        self.on_failure: OnFailure = on_failure
         self.asked = 0
         """Rows that it was asked for."""
         self.solved = 0
