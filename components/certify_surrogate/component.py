@@ -64,7 +64,7 @@ def certify_surrogate(
         seed: Seeds the random points.
         strict: Fail if the certificate is refused.
         checkpoint_uri: Root, local, gs:// or s3://, below which the rows of a slow system are kept
-            once solved, so that no retry solves them again; empty keeps them beside the certificate.
+            once solved, so that no retry solves them again; empty: beside the certificate.
         settings: Further options, listed in docs/settings.md.
 
     Returns:

@@ -195,7 +195,7 @@ class Lying(Plane):
     """Its enclosure forgets a ridge that is one in five thousand wide."""
 
     name = "lying"
-    reference = None
+    reference = None  # pyright: ignore[reportAssignmentType]
 
     def solve(self, inputs: pd.DataFrame) -> np.ndarray:
         ridge = inputs["x"].between(0.61230, 0.61250).to_numpy(np.float64)

@@ -497,6 +497,7 @@ def test_a_slow_solver_says_what_it_will_take_and_solves_no_row_twice(tmp_path):
     # The probe and the timing are of this run; rows are held against a second solution of now.
     assert solved[1] == planned["the probe"] + planned["labels"] // 2 + planned["timing"]
     # In both runs the search comes upon the same corners again.
+    assert made.solves is not None
     assert made.solves.reused > solved[0] - solved[1] > 100
     assert re.search(
         rf"; \d+ rows of weighed from before, in {place}, are not solved again", said[1]

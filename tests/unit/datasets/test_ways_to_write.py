@@ -201,15 +201,21 @@ WAYS: dict[str, Callable[[Path], Source]] = {
     "truth in capitals": text(change=lambda f: f.assign(sold=f["sold"].map(str).str.upper())),
     "truth as 0 and 1": text(change=lambda frame: frame.assign(sold=frame["sold"].astype(int))),
     "truth as yes and no": text(
-        change=lambda frame: frame.assign(sold=frame["sold"].map({True: "yes", False: "no"})),
+        change=lambda frame: frame.assign(
+            sold=frame["sold"].map(lambda yes: "yes" if yes else "no")
+        ),
         options={"kinds": {"sold": "boolean"}},
     ),
     "days as numbers": text(change=days("%Y%m%d"), options=SAID, like=pandas_days("%Y%m%d")),
     "German days": text(change=days("%d.%m.%Y"), options=GERMAN, like=pandas_days("%d.%m.%Y")),
     "days with hours": text(change=days("%Y-%m-%d %H:%M:%S")),
     "whole numbers as floats": text(change=lambda f: f.assign(count=f["count"].astype(float))),
-    "columns in another order": text(change=lambda frame: frame[frame.columns[::-1]]),
-    "csv parts": text_parts(lambda rows: rows, lambda rows: rows[rows.columns[::-1]]),
+    "columns in another order": text(
+        change=lambda frame: frame.reindex(columns=frame.columns[::-1])
+    ),
+    "csv parts": text_parts(
+        lambda rows: rows, lambda rows: rows.reindex(columns=rows.columns[::-1])
+    ),
     "csv parts, ? in one": text_parts(
         lambda rows: rows.astype({"price": object}).fillna({"price": "?"}), lambda rows: rows
     ),

@@ -49,7 +49,7 @@ def test_intervals_agree_with_scipys_bootstrap(random, metric):
     assert found.high == pytest.approx(expected.high, abs=0.1 * width)
 
 
-TASK_OF = {
+TASK_OF: dict[str, Task] = {
     "auc": "binary",
     "brier": "binary",
     "accuracy": "binary",

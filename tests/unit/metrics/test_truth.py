@@ -12,7 +12,7 @@ from scipy import stats
 def truth(monkeypatch):
     """The bench, which no wheel holds."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[3]))
-    from bench import bench_truth
+    from bench import bench_truth  # pyright: ignore[reportMissingImports]
 
     return bench_truth
 

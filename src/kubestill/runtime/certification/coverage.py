@@ -146,7 +146,7 @@ def _gridded(
         wanted = row_hashes(decode_features(frame, layout))
         absent = there[np.minimum(np.searchsorted(there, wanted), len(there) - 1)] != wanted
         if unanswered is not None and absent.any():
-            left = unanswered.fails(frame[absent])
+            left = unanswered.fails(frame.loc[absent])
             left_out += int(left.sum())
             absent[np.flatnonzero(absent)[left]] = False
         if absent.any() and example is None:

@@ -44,8 +44,11 @@ class Maker(Protocol):
     schema: Schema
     width: int
     """Numbers a row takes, roughly: what bounds the size of a call."""
-    solving: Solving | None
-    """What solves the rows, and knows which were left out; None where no system does."""
+
+    @property
+    def solving(self) -> Solving | None:
+        """What solves the rows, and knows which were left out; None where no system does."""
+        ...
 
     def make(self, start: int, stop: int) -> pa.Table | pd.DataFrame:
         """Return synthetic rows `start` to `stop`, counted from the first that is no original."""
