@@ -75,9 +75,9 @@ def continuous_retraining(
     The first run trains a champion from scratch. Every later run judges it on rows that no model
     has seen. Only if it has decayed is a challenger fine-tuned, from the champion's state before
     overfitting. The challenger is promoted only if it is proven better on rows that neither model
-    has seen and does not get worse on the golden rows. However the run ends, its outcome is written
-    to the registry's history, and no row is lost or counted twice: the rows of a failed run go to
-    the next one.
+    has seen, and forgets no more on the golden rows than that is worth. However the run ends, its
+    outcome is written to the registry's history, and no row is lost or counted twice: the rows of a
+    failed run go to the next one.
 
     Args:
         source: Parquet or CSV where new rows arrive: a folder or a glob; local, gs:// or s3://.
@@ -93,7 +93,7 @@ def continuous_retraining(
         kinds: Overrides by column: `numeric`, `boolean`, `categorical` or `tensor`.
         keys: Columns that identify a row; empty uses all columns, and how often a file has the row.
         golden_source: Parquet or CSV of fixed rows on which no challenger may get worse; empty
-            uses the rows that judged the first champion.
+            uses the rows that judged the first champion, which count for less as they age.
         min_rows: With fewer fresh rows, all of them wait for the next run.
         judge_fraction: Share of the fresh rows that judge the challenger and are never learned
             from.
