@@ -347,7 +347,7 @@ def test_spec_survives_json(model: Model) -> None:
 def test_importing_the_package_imports_no_torch() -> None:
     code = (
         "import sys, kubestill; assert 'torch' not in sys.modules;"
-        "assert sorted(kubestill.__all__) == ['__version__', 'load_model'];"
+        "assert 'load_model' in kubestill.__all__;"
         "kubestill.load_model; assert 'torch' in sys.modules and 'kfp' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
