@@ -127,7 +127,8 @@ class Trial:
 
     def __init__(self, root: Path, seed: int, method: str):
         self.root, self.seed = root, seed
-        self.split = {name: self._port(name) for name in ("dataset", "validation", "holdout")}
+        names = ("dataset", "validation", "holdout", "report", "summary")
+        self.split = {name: self._port(name) for name in names}
         import_dataset(source="digits", holdout_fraction=0.3, seed=seed, **self.split)
         augmented, ports = self._port("augmented"), self._ports("teacher")
         generate_synthetic(

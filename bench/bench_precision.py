@@ -212,11 +212,11 @@ class Heat(Job):
 
 
 def _imported(source: str, root: Path, seed: int, **options: Any) -> list[LocalArtifact]:
-    names = ("dataset", "validation", "holdout")
+    names = ("dataset", "validation", "holdout", "report", "summary")
     ports = {n: LocalArtifact(str(root / n), metadata={"kind": "dataset"}) for n in names}
     if not Path(ports["dataset"].path).exists():
         import_dataset(source=source, holdout_fraction=0.3, seed=seed, **options, **ports)
-    return list(ports.values())
+    return [ports[name] for name in names[:3]]
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from docstring_parser import parse
 from pydantic import BaseModel
 
 from kubestill.runtime.certification.settings import CertificateSettings
-from kubestill.runtime.datasets.reading import Reading
+from kubestill.runtime.datasets.options import Reading
 from kubestill.runtime.evaluation.settings import EvaluationSettings
 from kubestill.runtime.generation.request import AUGMENTATIONS, COVERINGS
 from kubestill.runtime.generation.systems.load import BUILTIN, import_system

@@ -22,7 +22,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LocalArtifact]:
     root = tmp_path_factory.mktemp("digits")
-    names = ("dataset", "validation", "holdout")
+    names = ("dataset", "validation", "holdout", "report", "summary")
     ports: dict[str, Any] = {n: LocalArtifact(str(root / n)) for n in names}
     import_dataset(source="digits", **ports)
     return ports

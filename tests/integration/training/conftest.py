@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Real digits, split into dataset, validation and holdout."""
     root = tmp_path_factory.mktemp("digits")
-    names = ("dataset", "validation", "holdout")
+    names = ("dataset", "validation", "holdout", "report", "summary")
     ports: dict[str, Any] = {n: LocalArtifact(str(root / n)) for n in names}
     import_dataset(source="digits", **ports)
     return root

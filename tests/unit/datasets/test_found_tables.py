@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kubestill.errors import InvalidInput
-from kubestill.runtime.datasets.reading import Reading
+from kubestill.runtime.datasets.options import Reading
 from kubestill.runtime.datasets.tables import ColumnStory, UserTable, read_table
 
 RANDOM = np.random.default_rng(0)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kubestill.runtime.datasets.reading import Reading
+from kubestill.runtime.datasets.options import Reading
 from kubestill.runtime.datasets.tables import read_table
 
 ROWS = 12

@@ -197,7 +197,7 @@ def test_all_problems_with_resources_are_reported_at_once(tmp_path):
     [
         ("env: &a {X: x}\n" + "b: " + "[" * 9_999, "nests too deeply"),
         ("a: &a [x, x, x, x, x, x, x, x, x, x]\n" + ALIASES, "more than 100,000 values"),
-        ("retries: 3 #" + "x" * (1 << 20), "more than 1,048,576 characters"),
+        ("retries: 3 #" + "x" * (2 << 20), "more than 2,097,152 characters"),
         ("retries: 3\n---\nretries: 4", "2 documents"),
         ("retries: 2147483648", "retries = 2147483648"),
         ("backoff_factor: .inf", "backoff_factor = inf"),

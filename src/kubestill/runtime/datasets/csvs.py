@@ -27,11 +27,11 @@ import pyarrow.csv as pacsv
 
 from kubestill.errors import Problems, counted
 from kubestill.runtime.datasets.files import GZIP, DataFile, file_ending
+from kubestill.runtime.datasets.options import Reading
 from kubestill.runtime.datasets.reading import (
     NULL_WORDS,
     PLAIN,
     Numerals,
-    Reading,
     is_text,
     replaced,
     without_words,

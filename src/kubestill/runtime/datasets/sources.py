@@ -22,8 +22,9 @@ from kubestill.runtime.base.values import parse_json
 from kubestill.runtime.datasets.csvs import Notes, read_csvs
 from kubestill.runtime.datasets.extent import check_extent
 from kubestill.runtime.datasets.files import DataFile, find_files, is_date
+from kubestill.runtime.datasets.options import Reading
 from kubestill.runtime.datasets.promotion import conformed, unified, without_views
-from kubestill.runtime.datasets.reading import Numerals, Reading, TextReader, is_text, replaced
+from kubestill.runtime.datasets.reading import Numerals, TextReader, is_text, replaced
 
 __all__ = ["Opened", "open_source", "opened_table", "try_source"]
 

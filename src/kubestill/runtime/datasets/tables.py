@@ -9,7 +9,7 @@ from typing import Literal, cast, get_args
 import pyarrow as pa
 
 from kubestill.errors import InvalidInput, Problems, counted, nearest, nearest_of
-from kubestill.runtime.datasets.reading import Reading
+from kubestill.runtime.datasets.options import Reading
 from kubestill.runtime.datasets.schema import Column, Kind, Schema, Task, sort_labels
 from kubestill.runtime.datasets.sources import Opened, opened_table, try_source
 from kubestill.runtime.datasets.survey import MAX_LABELS, Finding, guess, report, survey

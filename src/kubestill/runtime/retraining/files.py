@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from kubestill.errors import InvalidInput, Problem, Problems
 from kubestill.runtime.datasets.files import file_ending, is_date, partition_of
-from kubestill.runtime.datasets.reading import Reading
+from kubestill.runtime.datasets.options import Reading
 from kubestill.runtime.datasets.shelf import Shelf
 from kubestill.runtime.datasets.sources import open_source
 from kubestill.runtime.stores import Store, join_uri, open_store

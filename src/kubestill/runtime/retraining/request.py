@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, field_validator
 
 from kubestill.errors import Problems, nearest
 from kubestill.runtime.base.settings import validate
-from kubestill.runtime.datasets.reading import Reading
+from kubestill.runtime.datasets.options import Reading
 
 __all__ = ["Request", "check_placeholders", "iso", "micros", "parse_instant"]
 

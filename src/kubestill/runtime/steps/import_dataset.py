@@ -18,7 +18,7 @@ from kubestill.runtime.datasets.builtin import BUILTIN
 from kubestill.runtime.datasets.canonical import canonical_table
 from kubestill.runtime.datasets.columns import label_codes
 from kubestill.runtime.datasets.dataset import DatasetWriter
-from kubestill.runtime.datasets.reading import Reading
+from kubestill.runtime.datasets.options import Reading
 from kubestill.runtime.datasets.split import HOLDOUT, TRAIN, VALIDATION, check_fractions, split_rows
 from kubestill.runtime.datasets.tables import UserTable, read_table
 from kubestill.runtime.reports.imported import columns_text, import_report

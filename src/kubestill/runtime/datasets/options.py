@@ -1,0 +1,63 @@
+"""How a user's files are to be read: the options, without what reads them.
+
+The client half checks them, too, and has neither pyarrow nor pandas.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+__all__ = ["Reading"]
+
+
+class Reading(BaseModel):
+    """Options of reading a table; what is left out is detected, and what was detected is told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    format: Literal["auto", "csv", "parquet"] = "auto"
+    """Format of the files. `auto` goes by their endings, or by how a file without one begins."""
+    encoding: str = ""
+    """Encoding of CSV, such as `latin-1`. Empty reads UTF-8 and UTF-16, and files that are neither
+    as Windows-1252."""
+    delimiter: str = Field(default="", max_length=1)
+    """Character between the fields of CSV. Empty detects comma, semicolon, tab and bar."""
+    decimal: Literal["", ".", ","] = ""
+    """Decimal separator of numbers in text. Empty detects it."""
+    thousands: Literal["", ",", ".", " ", "'", "none"] = ""
+    """Separator between groups of three digits; `none` for none. Empty detects it."""
+    null_words: tuple[str, ...] | None = None
+    """Words that stand for a missing value, such as `["?"]`, in place of the usual `NA`, `N/A`,
+    `NULL`, `NaN` and their spellings. The empty text always does."""
+    date_formats: Mapping[str, str] = {}
+    """Columns that hold dates or times, each with its `strptime` pattern, as in
+    `{"day": "%Y%m%d"}`."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        try:
+            return name and codecs.lookup(name).name
+        except LookupError as error:
+            message = "no such encoding; give a name that Python knows, such as 'latin-1'"
+            raise ValueError(message) from error
+
+    @field_validator("delimiter")
+    @classmethod
+    def _usable(cls, mark: str) -> str:
+        if mark and (mark in '"\r\n' or not mark.isascii()):
+            raise ValueError("cannot separate fields; give one ASCII character, such as ';'")
+        return mark
+
+    @field_validator("date_formats")
+    @classmethod
+    def _patterns(cls, given: Mapping[str, str]) -> Mapping[str, str]:
+        for name, pattern in given.items():
+            if "%" not in pattern:
+                message = f"{pattern!r} of {name!r} is no strptime pattern; give one such as %Y%m%d"
+                raise ValueError(message)
+        return given
