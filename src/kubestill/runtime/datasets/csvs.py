@@ -9,15 +9,18 @@ Arrow reads the bytes and infers types. What it takes for text is looked at agai
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
 import itertools
 import os
 import re
+import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, cast
 
@@ -284,13 +287,10 @@ def _named(table: pa.Table, names: Sequence[str], source: _Source) -> pa.Table:
 
 
 def _parse(source: _Source, texts: Collection[str]) -> pa.Table:
-    opened = source.open() if source.packed else pa.input_stream(source.file.path)
-    with opened as content:
+    with _as_utf8(source) as path, pa.input_stream(path, compression=None) as content:
         return pacsv.read_csv(
             content,
-            read_options=pacsv.ReadOptions(
-                block_size=_BLOCK_BYTES, encoding=source.encoding or "utf8"
-            ),
+            read_options=pacsv.ReadOptions(block_size=_BLOCK_BYTES),
             parse_options=pacsv.ParseOptions(
                 # Without it, Arrow may cut a quoted text at the end of a block, without a word.
                 delimiter=source.delimiter,
@@ -303,6 +303,26 @@ def _parse(source: _Source, texts: Collection[str]) -> pa.Table:
                 column_types=dict.fromkeys(texts, pa.string()),
             ),
         )
+
+
+@contextmanager
+def _as_utf8(source: _Source) -> Generator[str]:
+    """Give the path of the content, unpacked and in UTF-8, which is a file of its own if need be.
+
+    Arrow could read a Python file or decode by Python's codecs. But its threads then hold objects
+    of Python, and a process that leaves after an error may wait for such a thread for ever.
+    """
+    if not source.packed and source.encoding in ("", "utf-8"):
+        yield source.file.path
+        return
+    with tempfile.NamedTemporaryFile(prefix="kubestill-csv-") as plain:
+        decode = codecs.getincrementaldecoder(source.encoding or "utf-8")().decode
+        with source.open() as content:
+            while block := content.read(_BLOCK_BYTES):
+                plain.write(decode(block).encode() if source.encoding else block)
+        plain.write(decode(b"", final=True).encode() if source.encoding else b"")
+        plain.flush()
+        yield plain.name
 
 
 def _undecodable(source: _Source) -> str | None:
