@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
+from kubestill.errors import InvalidInput, KubestillError
+
 if TYPE_CHECKING:
     from kubestill.api import Report, Run, RunFailed, distill, run, surrogate
-    from kubestill.errors import InvalidInput, KubestillError
     from kubestill.runtime.models.export import load_model
 
 __version__ = "0.1.0"
@@ -32,10 +33,6 @@ def __getattr__(name: str) -> Any:
             remedy = f"load_model needs {error.name}: pip install 'kubestill[runtime]'"
             raise ModuleNotFoundError(remedy, name=error.name) from error
         return load_model
-    if name in ("InvalidInput", "KubestillError"):
-        from kubestill import errors
-
-        return getattr(errors, name)
     if name in __all__:
         from kubestill import api
 

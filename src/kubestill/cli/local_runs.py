@@ -55,11 +55,10 @@ def show_local(output: str, run: str) -> None:
         print_table(table)
     elif one.shown_state == "interrupted":
         echo("its process was killed; the folders of its steps hold what each had printed")
-    for name, path in (*one.reports.items(), *one.models.items()):
-        shown = path if "://" in path else os.path.relpath(os.path.join(one.folder, path))
-        gone = "" if "://" in path or os.path.exists(shown) else " (no longer there)"
-        kind = "report of " if name in one.reports and path == one.reports[name] else ""
-        echo(f"{kind}{name}: {shown}{gone}")
+    for name, path in one.reports.items():
+        echo(f"report of {name}: {_place(one.folder, path)}")
+    for name, path in one.models.items():
+        echo(f"{name}: {_place(one.folder, path)}")
     for name, value in sorted(one.arguments.items()):
         echo(f"-p {name}={value}")
     if one.cause:
@@ -89,6 +88,13 @@ def remove_local(output: str, runs: Iterable[str], *, yes: bool) -> None:
         click.confirm(f"Delete {counted(len(records), 'run')}?", abort=True)
     for folder in records:
         shutil.rmtree(folder)
+
+
+def _place(folder: str, path: str) -> str:
+    if "://" in path:
+        return path
+    shown = os.path.relpath(os.path.join(folder, path))
+    return shown if os.path.exists(shown) else f"{shown} (no longer there)"
 
 
 def _local_time(text: str) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -30,15 +31,16 @@ def find_leftovers(root: str, *, days: float, keep: int) -> list[Leftover]:
     """Return what can go, the largest first.
 
     Args:
-        root: Folder of the runs, each pipeline's in one of its own.
+        root: Folder of runs, or of folders of runs as `runs/<pipeline>` is one.
         days: What was used within so many days stays.
         keep: Newest runs of each pipeline that stay, however old.
 
     Returns:
-        Runs that are over and that no local registry names; checkpoints of training runs below a
-        pipeline none of whose runs goes on; and entries of this user's cache that no process uses.
+        Runs that are over and that no local registry names; checkpoints of training runs beside
+        runs none of which goes on; and entries of this user's cache that no process uses.
     """
-    found = [*_runs(root, days, keep), *_checkpoints(root, days), *_cached(days)]
+    runs = list_records(root)
+    found = [*_runs(runs, days, keep), *_checkpoints(root, runs, days), *_cached(days)]
     return sorted(found, key=lambda one: -one.bytes)
 
 
@@ -58,8 +60,10 @@ def explain_need(run: RunRecord) -> str:
     if run.shown_state == "running":
         return "is running"
     registry = run.arguments.get("registry")
-    if not isinstance(registry, str) or "://" in registry:
+    if not isinstance(registry, str) or not registry or "://" in registry:
         return ""
+    if not os.path.isabs(registry) and not os.path.isdir(registry):
+        return f"works with the registry {registry}, which is not here: go to where it was started"
     for folder, _, files in os.walk(registry):
         for name in files:
             path = os.path.join(folder, name)
@@ -68,20 +72,21 @@ def explain_need(run: RunRecord) -> str:
     return ""
 
 
-def _runs(root: str, days: float, keep: int) -> Iterator[Leftover]:
+def _runs(runs: Iterable[RunRecord], days: float, keep: int) -> Iterator[Leftover]:
     counts: dict[str, int] = {}
-    for run in list_records(root):
+    for run in runs:
         counts[run.pipeline] = counts.get(run.pipeline, 0) + 1
         age = (time.time() - datetime.fromisoformat(run.ended or run.started).timestamp()) / _DAY
         if counts[run.pipeline] > keep and age >= days and not explain_need(run):
             yield Leftover(kind="run", path=run.folder, bytes=_size(run.folder)[0], days=age)
 
 
-def _checkpoints(root: str, days: float) -> Iterator[Leftover]:
-    for pipeline in sorted(_folders(root)):
-        if any(run.shown_state == "running" for run in list_records(pipeline)):
+def _checkpoints(root: str, runs: Iterable[RunRecord], days: float) -> Iterator[Leftover]:
+    busy = {os.path.dirname(run.folder) for run in runs if run.shown_state == "running"}
+    for beside in (root, *_folders(root)):
+        if os.path.abspath(beside) in busy:
             continue
-        for experiment in _folders(os.path.join(pipeline, "checkpoints")):
+        for experiment in _folders(os.path.join(beside, "checkpoints")):
             for place in _folders(experiment):
                 size, used = _size(place)
                 age = (time.time() - used) / _DAY
@@ -120,4 +125,5 @@ def _size(folder: str) -> tuple[int, float]:
 
 def _names(path: str, folder: str) -> bool:
     with open(path, encoding="utf-8", errors="replace") as file:
-        return folder in file.read()
+        text = file.read()
+    return folder in text or json.dumps(folder)[1:-1] in text

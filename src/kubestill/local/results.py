@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
 from typing import Any
 
+from kubestill.errors import CorruptData
 from kubestill.local.tasks import Run
+from kubestill.runtime.base.values import parse_json, read_file
 
+_SCORES = "kubestill/scores/1"
 _ROLES = ("model", "baseline", "teacher")
 """In the scores of an evaluation, the judged one first."""
 
@@ -22,10 +23,12 @@ def name_models(run: Run) -> dict[str, str]:
         Paths, or URIs of models elsewhere, by names such as `student`, `control` and `teacher`; the
         one that the run is about comes first. A model without a name of its own is called `model`.
     """
-    told: Mapping[str, Any] = (read_scores(run) or {}).get("models", {})
+    # Of that step: an earlier evaluation may have called other models so.
+    told = (_scores_in(run.judged) or {"models": {}})["models"]
     named: dict[str, str] = {}
     for role in sorted(run.models, key=lambda one: (*_ROLES, one).index(one)):
-        name = re.sub(r"[^\w.-]+", "-", str(told.get(role, {}).get("name", role)))
+        name = told[role]["name"] if role in told else role
+        name = re.sub(r"[^\w.-]+", "-", name)
         named.setdefault(name, _link(run.models[role], os.path.join(run.folder, name)))
     return named
 
@@ -51,11 +54,8 @@ def find_output(run: Run, port: str) -> str:
 
 def read_scores(run: Run) -> dict[str, Any] | None:
     """Return the scores of the last evaluation, as its record holds them; None without one."""
-    path = find_output(run, "record")
-    if not path:
-        return None
-    with open(path, encoding="utf-8") as file:
-        return json.load(file).get("scores") or None
+    found = (_scores_in(task.folder) for task in reversed(run.tasks))
+    return next((scores for scores in found if scores), None)
 
 
 def explain_failure(run: Run) -> str:
@@ -68,6 +68,17 @@ def explain_failure(run: Run) -> str:
 def name_cause(run: Run) -> str:
     """Return the step that failed and what it said; empty if the run went well."""
     return f"{run.failed.name} failed: {run.failed.error}" if run.failed else run.error
+
+
+def _scores_in(folder: str) -> dict[str, Any] | None:
+    """Return the scores in the record of one step; a stranger's output of that name has none."""
+    try:
+        content = read_file(os.path.join(folder, "record"), what="record")
+        scores: Any = parse_json(content, source="record", what="record").get("scores")
+    except (OSError, CorruptData):
+        return None
+    ours = isinstance(scores, dict) and scores.get("format") == _SCORES
+    return scores if ours else None
 
 
 def _link(model: str, path: str) -> str:

@@ -63,6 +63,8 @@ class Run:
     models: dict[str, str] = field(default_factory=dict[str, str])
     """The models that the last step judged, compared, certified or made, by their names once the
     run is over; the first is the one that it was about. Paths, or URIs of models elsewhere."""
+    judged: str = ""
+    """Folder of the step that these models are of."""
     reports: dict[str, str] = field(default_factory=dict[str, str])
     """Paths of pages that a browser opens, by the task that wrote them, once the run is over."""
     error: str = ""
@@ -214,7 +216,8 @@ class Tasks:
         )
         if error:
             return {}, status.Status.FAILURE
-        self.result.models = _models(task.executor_input, outputs) or self.result.models
+        if models := _models(task.executor_input, outputs):
+            self.result.models, self.result.judged = models, folder
         with open(task.log, "a", encoding="utf-8") as log:
             for name in find_unwritten(task.executor_input):
                 log.write(f"WARNING: nothing was written for the output {name!r}\n")

@@ -89,6 +89,28 @@ def test_what_a_registry_names_stays(tmp_path):
     assert taken(tmp_path) == set()
 
 
+def test_runs_and_checkpoints_may_lie_in_the_folder_itself(tmp_path):
+    run, place = add_run(tmp_path, "a", 8), add_training(tmp_path, "f1", 8)
+    assert taken(tmp_path / "p", keep=0) == {str(run), str(place)}
+    running = add_run(tmp_path, "b", 1, state="running", ended="")
+    with alive(str(running)):
+        assert taken(tmp_path / "p", keep=0) == {str(run)}
+
+
+def test_a_registry_may_write_a_path_in_escapes(tmp_path):
+    root = tmp_path / "Länge"
+    registry = root / "p" / "registry"
+    registry.mkdir(parents=True)
+    run = add_run(root, "a", 8, arguments={"registry": str(registry)})
+    (registry / "state.json").write_text(json.dumps({"rows": f"{run}/rows"}))
+    assert taken(root, keep=0) == set()
+
+
+def test_a_registry_that_cannot_be_looked_at_keeps_its_runs(tmp_path):
+    add_run(tmp_path, "a", 8, arguments={"registry": "somewhere/registry"})
+    assert taken(tmp_path, keep=0) == set()
+
+
 def test_the_cache_keeps_what_a_process_uses(tmp_path, cache):
     held, free = (cache.entry(name, lambda folder: None) for name in ("held", "free"))
     hold = "from kubestill.runtime.datasets.shelf import Shelf; import sys\n"

@@ -17,7 +17,7 @@ from kfp import compiler, dsl
 
 from kubestill.cli.runs import runs
 from kubestill.errors import KubestillError
-from kubestill.local import find_record, list_records, run_pipeline
+from kubestill.local import find_record, list_records, read_scores, run_pipeline
 
 IMAGE = "kubestill:test"
 
@@ -42,6 +42,17 @@ def wait_or_fail(seconds: float):
 @dsl.pipeline(name="short")
 def short(text: str = "a", registry: str = ""):
     report_on(text=text)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def keep_record(model: dsl.Input[dsl.Model], record: dsl.Output[dsl.Artifact]):
+    with open(record.path, "w") as file:
+        file.write("no JSON")
+
+
+@dsl.pipeline(name="strange")
+def strange():
+    keep_record(model=report_on(text="a").outputs["model"])
 
 
 @dsl.pipeline(name="waiting")
@@ -91,6 +102,13 @@ def test_a_failed_run_shows_why(root):
     assert "wait-or-fail failed: ValueError: waited long enough" in told
     log = told.rpartition("Its whole output: ")[2].strip()
     assert "waited long enough" in Path(log).read_text()
+
+
+def test_an_output_of_somebody_else_called_record_is_no_evaluation(tmp_path):
+    ended = run_pipeline(strange.pipeline_spec, {}, root=str(tmp_path))
+    assert (ended.failed, ended.error) == (None, "")
+    assert list(ended.models) == ["model"]
+    assert read_scores(ended) is None
 
 
 def test_a_killed_run_is_interrupted_and_a_running_one_stays(tmp_path):
