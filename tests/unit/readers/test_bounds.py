@@ -41,7 +41,6 @@ BOUNDED = {
     "local/backend.py": {"json.loads": "outputs of a step; see `_read_output`"},
     "local/containers.py": {"json.loads": "what the container engine says"},
     "local/processes.py": {"json.loads": OWN},
-    "local/results.py": {"json.load": OWN},
     "runtime/base/device.py": {"json.loads": "an argument of this process"},
     "runtime/base/values.py": {"json.loads": "the reader that bounds everything from a store"},
     "runtime/certification/exceptions.py": {
