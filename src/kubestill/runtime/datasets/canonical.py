@@ -1,6 +1,6 @@
 """The one form in which rows are stored, cut into blocks and fingerprinted.
 
-Numbers and tensors are float32 (ignored numbers float64) with NaN for missing; truth values and
+Numbers and tensors are float32 (those kept as given float64) with NaN for missing; truth values and
 labels are nullable, labels a dictionary in the schema's order. Tensors of two dimensions and more
 are Arrow's FixedShapeTensor, so that other readers of Parquet see their shape. The same rows always
 give the same bytes, whatever types, part sizes or compression they came in.
@@ -158,7 +158,7 @@ def _storage_field(column: Column) -> pa.Field:
 
 
 def _number_type(column: Column) -> type[np.floating[Any]]:
-    return np.float64 if column.role == "ignored" else np.float32
+    return np.float64 if column.as_given else np.float32
 
 
 def _canonical_array(values: pa.ChunkedArray, column: Column) -> pa.Array:
@@ -220,7 +220,7 @@ def _check_names(names: list[str], schema: Schema, problems: Problems) -> None:
 
 def _check_values(array: pa.Array, column: Column, labelled: bool, problems: Problems) -> None:
     field = f"column {column.name!r}"
-    if column.role != "ignored" and column.kind in ("numeric", "tensor"):
+    if not column.as_given and column.kind in ("numeric", "tensor"):
         stored = array.storage if isinstance(array, pa.ExtensionArray) else array
         numbers = (stored.flatten() if column.kind == "tensor" else stored).to_numpy()
         infinite = int(np.isinf(numbers).sum())
@@ -230,8 +230,15 @@ def _check_values(array: pa.Array, column: Column, labelled: bool, problems: Pro
             )
             problems.add(field, f"{infinite} infinite values", remedy)
         missing = int(np.isnan(numbers).sum())
+        negative = int((numbers < 0).sum()) if column.role == "weight" else 0
+        if negative:
+            remedy = "a row counts for 0 rows or more; clip them, or drop the rows"
+            problems.add(f"weight {column.name!r}", f"{negative} negative values", remedy)
     else:
         missing = array.null_count
+    if missing and column.role == "weight":
+        remedy = "every row needs a weight; 1 is that of an ordinary row"
+        problems.add(f"weight {column.name!r}", f"{missing} missing or NaN values", remedy)
     if missing and column.role == "soft":
         problems.add(field, f"{missing} missing values", "soft outputs must be there for every row")
     if missing and column.role == "target" and labelled:

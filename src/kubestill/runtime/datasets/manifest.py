@@ -12,7 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from kubestill.errors import CorruptData, InvalidInput, NotFound, Problem, Problems, nearest_of
 from kubestill.runtime.base.values import (
@@ -32,7 +34,7 @@ from kubestill.runtime.datasets.canonical import (
     storage_schema,
     stored_table,
 )
-from kubestill.runtime.datasets.columns import pandas_frame
+from kubestill.runtime.datasets.columns import floats, pandas_frame
 from kubestill.runtime.datasets.parts import (
     Part,
     absolute,
@@ -182,6 +184,22 @@ class Dataset:
     def to_pandas(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Return all rows in memory as a DataFrame; a cell of a tensor is an array of its shape."""
         return pandas_frame(self.to_table(columns))
+
+    def weights(self) -> NDArray[np.float32] | None:
+        """Return how many rows each row counts for, [N]; None where the dataset has no weights.
+
+        Raises:
+            InvalidInput: All of them are zero.
+        """
+        column = self.schema.weight
+        if column is None:
+            return None
+        pieces = [floats(table.column(0)) for table in self.iter_tables([column.name])]
+        found = np.concatenate([np.empty(0, np.float32), *pieces])
+        if len(found) and not found.any():
+            remedy = "no row counts for anything; give some rows a weight above 0"
+            raise InvalidInput([Problem(f"weight {column.name!r}", "all zero", remedy)])
+        return found
 
     def _columns(self, names: Sequence[str] | None) -> tuple[Column, ...]:
         if names is None:

@@ -21,7 +21,7 @@ MAX_WIDTH = 1 << 22
 """Numbers in one row: 16 MiB of float32. A schema of a few bytes may claim any number."""
 
 Kind = Literal["numeric", "boolean", "categorical", "tensor"]
-Role = Literal["feature", "target", "soft", "ignored"]
+Role = Literal["feature", "target", "soft", "weight", "group", "time", "ignored"]
 Task = Literal["regression", "binary", "multiclass"]
 
 
@@ -32,18 +32,25 @@ class Column:
     name: str
     kind: Kind
     role: Role = "feature"
-    """`soft` is what a teacher put out for the row: class logits [K], or predictions [T]."""
+    """`soft` is what a teacher put out for the row: class logits [K], or predictions [T]. `weight`
+    is how many rows the row counts for, `group` an entity whose rows stay together, and `time`
+    when it came to be."""
     shape: Annotated[tuple[WholeFloat, ...], Field(max_length=32)] = ()
     """Shape of one row's value; `()` for everything but tensors."""
     categories: tuple[str, ...] | None = None
     """The labels of a categorical feature or a classification target, sorted by `sort_labels`. A
-    label's code (a target's class index) is its position here. None keeps free text (ignored
-    columns only)."""
+    label's code (a target's class index) is its position here. None keeps free text (columns that
+    are kept as given only)."""
 
     @property
     def width(self) -> int:
         """Numbers that one row's value takes: the product of the shape, 1 for a scalar."""
         return math.prod(self.shape)
+
+    @property
+    def as_given(self) -> bool:
+        """Whether values are kept as they came, numbers in float64 and text of any label."""
+        return self.role in ("ignored", "group", "time")
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form, without what is at its default."""
@@ -89,7 +96,7 @@ class Schema:
         width = sum(min(column.width, MAX_WIDTH + 1) for column in self.columns)
         if width > MAX_WIDTH:
             problems.add("columns", f"{len(self.columns)} columns", _TOO_WIDE)
-        for role in ("target", "soft"):
+        for role in ("target", "soft", "weight", "group", "time"):
             names = [column.name for column in self.columns if column.role == role]
             if len(names) > 1:
                 problems.add("columns", names, f"only one column can have the role {role!r}")
@@ -127,12 +134,26 @@ class Schema:
     @cached_property
     def target(self) -> Column | None:
         """The column to predict."""
-        return next((column for column in self.columns if column.role == "target"), None)
+        return self.of_role("target")
 
     @cached_property
     def soft(self) -> Column | None:
         """The teacher's outputs."""
-        return next((column for column in self.columns if column.role == "soft"), None)
+        return self.of_role("soft")
+
+    @cached_property
+    def weight(self) -> Column | None:
+        """How many rows each row counts for."""
+        return self.of_role("weight")
+
+    @cached_property
+    def group(self) -> Column | None:
+        """The entity that each row belongs to."""
+        return self.of_role("group")
+
+    def of_role(self, role: Role) -> Column | None:
+        """Return the first column of a role."""
+        return next((column for column in self.columns if column.role == role), None)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -209,8 +230,13 @@ def _check_column(column: Column, problems: Problems) -> None:
         problems.add(
             f"kind of {column.name!r}", column.kind, "soft outputs are tensors of shape [K]"
         )
+    if column.role == "weight" and column.kind != "numeric":
+        problems.add(f"kind of {column.name!r}", column.kind, "a weight is a number: 'numeric'")
+    if column.role in ("group", "time") and column.kind == "tensor":
+        remedy = f"a {column.role} is one number or text a row"
+        problems.add(f"kind of {column.name!r}", column.kind, remedy)
     if column.kind == "categorical":
-        if column.categories is None and column.role != "ignored":
+        if column.categories is None and not column.as_given:
             problems.add(f"categories of {column.name!r}", None, "list its labels")
         elif column.categories and len(set(column.categories)) < len(column.categories):
             problems.add(f"categories of {column.name!r}", column.categories, "has duplicates")

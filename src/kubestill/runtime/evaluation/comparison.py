@@ -68,11 +68,14 @@ def calibration(outcome: Outcome, least: int = 12) -> Calibration:
     Bins with fewer than `least` rows say nothing and are joined with their neighbour below. Rows
     whose answer is not finite are left out; at least one must be left.
     """
-    stated, hits = confidences(outcome.take(outcome.finite))
+    known = outcome.take(outcome.finite)
+    stated, hits = confidences(known)
     bins = _joined(np.bincount(bin_of(stated), minlength=CALIBRATION_BINS), least)[bin_of(stated)]
-    rows = np.bincount(bins)
+    held = np.bincount(bins, known.counts)
     return Calibration(
-        stated=np.bincount(bins, stated) / rows, observed=np.bincount(bins, hits) / rows, rows=rows
+        stated=np.bincount(bins, known.counts * stated) / held,
+        observed=np.bincount(bins, known.counts * hits) / held,
+        rows=np.bincount(bins),
     )
 
 

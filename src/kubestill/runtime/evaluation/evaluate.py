@@ -31,7 +31,7 @@ class Evaluation:
     """[N, K], [N, 1] for a binary task, or [N, T] predictions in the target's unit."""
     outcome: Outcome
     rows: npt.NDArray[np.int64]
-    """[N] which rows of the dataset these are: the ones that have a label."""
+    """[N] which rows of the dataset these are: those with a label and a weight above 0."""
 
     @property
     def targets(self) -> npt.NDArray[Any]:
@@ -86,11 +86,15 @@ def evaluate(model: Model | Predictor, dataset: Dataset) -> Evaluation:
     target = decoded.target
     assert target is not None
     labelled = np.isfinite(target).all(axis=1) if task == "regression" else np.asarray(target) >= 0
+    weights = dataset.weights()
+    if weights is not None:
+        labelled &= weights > 0
     rows = np.flatnonzero(labelled)
     if not len(rows):
         remedy = "no row has a label, so there is nothing to score against"
         raise InvalidInput([Problem("dataset", dataset.root, remedy)])
     raw, known = (decoded.raw, target) if labelled.all() else (decoded.raw[rows], target[rows])
     logits = predictor.logits(raw)
-    outcome = Outcome.from_logits(task, logits, known)
+    counts = None if weights is None else weights[rows].astype(np.float64)
+    outcome = Outcome.from_logits(task, logits, known, counts)
     return Evaluation(logits=logits, outcome=outcome, rows=rows)

@@ -114,8 +114,9 @@ def _evaluate(job: Job, dataset: Dataset) -> dict[Role, Evaluation]:
 def _scores(job: Job, evaluations: Mapping[Role, Evaluation], dataset: Dataset) -> Measured:
     outcomes = {job.candidates[role].name: one.outcome for role, one in evaluations.items()}
     groups = None
-    if job.settings.group:
-        entity = dataset.to_pandas(columns=[job.settings.group])[job.settings.group]
+    declared = dataset.schema.group
+    if name := job.settings.group or (declared.name if declared else ""):
+        entity = dataset.to_pandas(columns=[name])[name]
         codes = pd.factorize(entity.iloc[evaluations["model"].rows])[0].astype(np.int64)
         alone = codes < 0
         codes[alone] = codes.max(initial=-1) + 1 + np.arange(alone.sum())
@@ -243,9 +244,10 @@ def _over_constant(job: Job, outcome: Outcome, scores: Measured) -> Interval:
     if not outcome.finite.all():
         return Interval(float("nan"))
     if job.task == "regression":
-        answer = outcome.targets.mean(axis=0)
+        answer = np.average(outcome.targets, axis=0, weights=outcome.weights)
     else:
-        counts = np.bincount(outcome.targets, minlength=outcome.predictions.shape[1])
+        classes = outcome.predictions.shape[1]
+        counts = np.bincount(outcome.targets, outcome.weights, minlength=classes)
         with np.errstate(divide="ignore"):
             answer = np.log(counts / counts.sum())
     # A class that does not occur has no chance in it, and no row asks for one.

@@ -138,10 +138,11 @@ def bias_of(outcome: Outcome, groups: Ints | None = None) -> Mark | None:
         return None
     gaps = outcome.probabilities
     gaps[np.arange(outcome.rows), outcome.targets] -= 1
-    means = gaps.mean(axis=0)
+    means = np.average(gaps, axis=0, weights=outcome.weights)
     worst = int(np.abs(means).argmax())
     sign = math.copysign(1, means[worst])
-    spread = Spread.of(by_group(sign * (gaps[:, worst] - means[worst]), groups))
+    moved = sign * outcome.shares * (gaps[:, worst] - means[worst])
+    spread = Spread.of(by_group(moved, groups))
     if events(outcome, groups) < EVENTS or spread.carriers < CARRIERS:
         return None
     return Mark(

@@ -61,8 +61,9 @@ class EvaluationSettings(BaseModel):
     """No effect since intervals are computed without resampling; accepted as before."""
     group: str = ""
     """Column whose equal values mark rows of one entity, such as a customer. They are not
-    independent, so that intervals and tests count entities and not rows. Empty: rows are. Rows
-    without a value are entities of their own."""
+    independent, so that intervals and tests count entities and not rows. Empty: the column that was
+    imported with the role `group`; without one, rows are. Rows without a value are entities of
+    their own."""
     seed: int = Field(default=0, ge=0)
     """No effect, as `resamples`."""
     model_name: str = ""

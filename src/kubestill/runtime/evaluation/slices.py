@@ -145,13 +145,15 @@ def worse_slices(
     for name, mask in parts.items():
         if mask.sum() < max(2, min_rows):
             continue
-        usual, excess = float(theirs[mask].mean()), mine[mask] - theirs[mask]
+        part, excess = model.take(mask), mine[mask] - theirs[mask]
+        usual = float(np.average(theirs[mask], weights=part.weights))
+        mean = float(np.average(excess, weights=part.weights))
         held = None if groups is None else np.unique(groups[mask], return_inverse=True)[1]
-        spread = Spread.of(by_group(excess - excess.mean(), held), skewness=PAIRED)
-        if events(model.take(mask), held) < EVENTS or spread.carriers < CARRIERS:
+        spread = Spread.of(by_group(part.shares * (excess - mean), held), skewness=PAIRED)
+        if events(part, held) < EVENTS or spread.carriers < CARRIERS:
             continue
-        p_value = spread.above(float(excess.mean()) - tolerance * usual)
-        tested.append((name, p_value, float(excess.mean()), usual))
+        p_value = spread.above(mean - tolerance * usual)
+        tested.append((name, p_value, mean, usual))
     if not tested:
         return ()
     adjusted = stats.false_discovery_control([p_value for _, p_value, _, _ in tested])

@@ -128,36 +128,41 @@ class Metric:
         return abs(value - perfect) if np.isfinite(perfect) else abs(value)
 
     def mean(self, outcome: Outcome) -> Floats:
-        """Return the [C] means of the columns over all rows."""
+        """Return the [C] means of the columns over all rows, by their weights."""
         assert self.statistics is not None
-        columns = self.statistics(outcome)
-        starts = range(0, outcome.rows, CHUNK_ROWS)
-        chunks = (np.arange(start, min(start + CHUNK_ROWS, outcome.rows)) for start in starts)
-        total = sum((columns(rows).sum(axis=0) for rows in chunks), start=np.float64(0))
-        return np.asarray(total) / outcome.rows
+        columns, weights = self.statistics(outcome), outcome.weights
+        total = np.float64(0)
+        for rows in _chunks(outcome.rows):
+            chunk = columns(rows)
+            total = total + (chunk.sum(axis=0) if weights is None else weights[rows] @ chunk)
+        return np.asarray(total) / (outcome.rows if weights is None else weights.sum())
 
     def influences(self, outcome: Outcome) -> Floats:
         """Return how much each row moves the score: [N] with mean zero, in its unit.
 
         The derivative of the score by the means of the columns, times how far each row's columns
-        are from them (Hampel 1974).
+        are from them (Hampel 1974), times its weight.
         """
         if self.own_influences is not None:
             return self.own_influences(outcome)
         assert self.statistics is not None
-        columns, means = self.statistics(outcome), self.mean(outcome)
-        chunks = [
-            columns(np.arange(start, min(start + CHUNK_ROWS, outcome.rows)))
-            for start in range(0, outcome.rows, CHUNK_ROWS)
-        ]
+        columns, means, shares = self.statistics(outcome), self.mean(outcome), outcome.shares
+        chunks = [columns(rows) for rows in _chunks(outcome.rows)]
+        pieces = [shares[rows] for rows in _chunks(outcome.rows)]
+        pairs = list(zip(pieces, chunks, strict=True))
         widths = np.sqrt(
-            sum(np.square(chunk - means).sum(axis=0) for chunk in chunks) / outcome.rows
+            sum(piece @ np.square(chunk - means) for piece, chunk in pairs) / outcome.rows
         )
         steps = np.diag(1e-4 * widths)
         with np.errstate(invalid="ignore"):
             rise = self.value(means + steps) - self.value(means - steps)
         slopes = np.divide(rise, 2e-4 * widths, out=np.zeros_like(widths), where=widths > 0)
-        return np.concatenate([(chunk - means) @ slopes for chunk in chunks])
+        return np.concatenate([piece * ((chunk - means) @ slopes) for piece, chunk in pairs])
+
+
+def _chunks(rows: int) -> list[Ints]:
+    starts = range(0, rows, CHUNK_ROWS)
+    return [np.arange(start, min(start + CHUNK_ROWS, rows)) for start in starts]
 
 
 TRAIN_LOSS = "train_loss"

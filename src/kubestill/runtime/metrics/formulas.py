@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from kubestill.runtime.metrics.outcome import Floats, Ints, Outcome
 
@@ -107,6 +108,7 @@ class Reliability:
     def of(cls, outcome: Outcome, groups: Ints | None = None) -> Reliability:
         """Estimate it from products of gaps of different rows, or groups (Kumar et al. 2019)."""
         confidence, hit = confidences(outcome)
+        counted = outcome.counts
         bins, gaps = bin_of(confidence), confidence - hit
         group = np.arange(outcome.rows) if groups is None else groups
         cells, cell = np.unique(bins * (int(group.max()) + 1) + group, return_inverse=True)
@@ -115,8 +117,8 @@ class Reliability:
         def by_bin(each: Floats) -> Floats:
             return np.bincount(place, each, minlength=CALIBRATION_BINS).astype(np.float64)
 
-        total = np.bincount(cell, gaps).astype(np.float64)
-        rows = np.bincount(cell).astype(np.float64)
+        total = np.bincount(cell, counted * gaps).astype(np.float64)
+        rows = np.bincount(cell, counted).astype(np.float64)
         sums, counts = by_bin(total), by_bin(rows)
         pairs = np.square(counts) - by_bin(np.square(rows))
         known = pairs > 0
@@ -126,9 +128,10 @@ class Reliability:
         mean[known] = sums / counts
         noise = by_bin(np.square(total - rows * mean[place]))[known] / np.square(counts)
         # Of calibrated rows it is known; few rows that happen to err alike say too little.
-        least = np.bincount(bins, confidence * (1 - confidence), minlength=CALIBRATION_BINS)
+        chance = np.square(counted) * confidence * (1 - confidence)
+        least = np.bincount(bins, chance, minlength=CALIBRATION_BINS)
         noise = np.maximum(noise, least[known] / np.square(counts))
-        weights = counts / outcome.rows
+        weights = counts / counted.sum()
         size = float((weights * np.square(mean[known])).sum())
         tilt = 4 * float((np.square(weights * mean[known]) * noise).sum())
         return cls(
@@ -194,8 +197,9 @@ def auc(outcome: Outcome) -> float:
     NaN where only one class occurs.
     """
     positive = outcome.targets == 1
-    won = placements(outcome)[positive]
-    return float(won.mean()) if 0 < len(won) < outcome.rows else float("nan")
+    if not 0 < positive.sum() < outcome.rows:
+        return float("nan")
+    return float(np.average(placements(outcome)[positive], weights=_weights(outcome, positive)))
 
 
 def placements(outcome: Outcome) -> Floats:
@@ -207,17 +211,26 @@ def placements(outcome: Outcome) -> Floats:
     positive = outcome.targets == 1
     placed = np.empty(outcome.rows)
     for mine, sign in ((positive, 1), (~positive, -1)):
-        others = np.sort(sign * margin[~mine])
+        order = np.argsort(sign * margin[~mine])
+        others = (sign * margin[~mine])[order]
+        below = np.arange(len(others) + 1, dtype=np.float64)
+        if outcome.weights is not None:
+            below[1:] = np.cumsum(outcome.weights[~mine][order])
         ends = [np.searchsorted(others, sign * margin[mine], side) for side in ("left", "right")]
-        placed[mine] = (ends[0] + ends[1]) / 2 / max(1, len(others))
+        placed[mine] = (below[ends[0]] + below[ends[1]]) / 2 / max(1e-300, below[-1])
     return placed
 
 
 def auc_influences(outcome: Outcome) -> Floats:
     """Return how much each of [N] rows moves the AUC: its placement, weighed by its class."""
-    placed, positive = placements(outcome), outcome.targets == 1
-    share = np.where(positive, positive.mean(), 1 - positive.mean())
-    return (placed - placed[positive].mean()) / share
+    placed, positive, shares = placements(outcome), outcome.targets == 1, outcome.shares
+    middle = np.average(placed[positive], weights=_weights(outcome, positive))
+    held = float((shares * positive).mean())
+    return shares * (placed - middle) / np.where(positive, held, 1 - held)
+
+
+def _weights(outcome: Outcome, rows: npt.NDArray[np.bool_]) -> Floats | None:
+    return None if outcome.weights is None else outcome.weights[rows]
 
 
 def _errors(outcome: Outcome) -> Floats:
@@ -241,7 +254,7 @@ def absolute(outcome: Outcome) -> Floats:
 
 def variance_terms(outcome: Outcome) -> RowStatistics:
     """[N, 2 + T]: squared error, squared centred target, the T centred targets."""
-    middle = outcome.targets.mean(axis=0)
+    middle = np.average(outcome.targets, axis=0, weights=outcome.weights)
 
     def terms(rows: Ints) -> Floats:
         centred = outcome.targets[rows] - middle

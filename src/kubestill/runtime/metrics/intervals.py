@@ -200,9 +200,9 @@ class Measured:
             return Interval(value)
         difference = metric.sign * (self._influence(model, metric) - self._influence(other, metric))
         if metric.proportion:
-            mine, theirs = (metric.influences(self.outcomes[name]) for name in (model, other))
-            hits = metric.sign * (mine - theirs) + value
-            return Interval(value, *self._agresti_min(difference, value, hits, confidence))
+            return Interval(
+                value, *self._agresti_min(model, other, metric, difference, value, confidence)
+            )
         spread = Spread.of(difference, skewness=PAIRED)
         return Interval(value, *spread.range(value, confidence, skewed=metric.link.skewed))
 
@@ -269,7 +269,7 @@ class Measured:
         self, model: str, metric: Metric, value: float, confidence: float
     ) -> tuple[float, float]:
         rows = self.outcomes[model].rows
-        if self.groups is None:
+        if self.groups is None and self.outcomes[model].weights is None:
             return _share_of(value, rows, confidence)
         spread = self.spread(model, metric)
         # So many independent rows would scatter as much (Korn & Graubard 1998); where all rows
@@ -279,21 +279,34 @@ class Measured:
         return _share_of(value, rows, confidence)
 
     def _agresti_min(
-        self, difference: Floats, value: float, hits: Floats, confidence: float
+        self,
+        model: str,
+        other: str,
+        metric: Metric,
+        difference: Floats,
+        value: float,
+        confidence: float,
     ) -> tuple[float, float]:
         """Return the interval of a difference of paired shares: half a row more of each kind.
 
         Args:
+            model: One of the two.
+            other: The other.
+            metric: The share.
             difference: [G] influences on it.
             value: The difference.
-            hits: [N] which of the two is right alone: 1, -1, or 0 where they err alike.
             confidence: Two-sided.
         """
         from scipy.special import ndtri
 
-        square = float(np.square(hits).mean())
+        assert metric.statistics is not None
+        mine, theirs = self.outcomes[model], self.outcomes[other]
+        every = np.arange(mine.rows)
+        # 1 or -1 where one of the two is right alone, 0 where they err alike.
+        hits = (metric.statistics(mine)(every) - metric.statistics(theirs)(every))[:, 0]
+        square = float(np.average(np.square(hits), weights=mine.weights))
         rows: float = len(hits)
-        if self.groups is not None:
+        if self.groups is not None or mine.weights is not None:
             error = Spread.of(difference).error
             # As in `_share`: so many independent rows would scatter as much.
             rows = min(rows, (square - value**2) / error**2) if error else len(difference)
@@ -351,7 +364,7 @@ def events(outcome: Outcome, groups: Ints | None = None) -> float:
     """
     if outcome.task == "regression" or not outcome.rows:
         return math.inf if outcome.rows else 0
-    rare = outcome.targets != np.bincount(outcome.targets).argmax()
+    rare = outcome.targets != np.bincount(outcome.targets, outcome.weights).argmax()
     return int(rare.sum()) if groups is None else len(np.unique(groups[rare]))
 
 

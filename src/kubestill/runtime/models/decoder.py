@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -33,18 +34,26 @@ class Decoder(nn.Module):
             self.register_buffer(name, buffer, persistent=False)
 
     @classmethod
-    def fit(cls, blocks: Iterable[np.ndarray]) -> Decoder:
+    def fit(
+        cls,
+        blocks: Iterable[np.ndarray],
+        weights: Iterable[np.ndarray | None] = itertools.repeat(None),
+    ) -> Decoder:
         """Measure regression targets in one pass over `blocks`, each [N, T] float32.
 
         Rows without a target (NaN, in unlabelled synthetic data) do not count.
+
+        Args:
+            blocks: All rows, in pieces.
+            weights: How many rows each row of a block counts for, [N]; None where all do the same.
 
         Raises:
             InvalidInput: A target is infinite, or there is none at all.
         """
         moments: Moments | None = None
-        for block in blocks:
+        for block, counts in zip(blocks, weights, strict=False):
             moments = moments or Moments(block.shape[1])
-            moments.update(block)
+            moments.update(block, counts)
         if moments is None or moments.empty:
             raise InvalidInput([Problem("target", "no value", "train on rows that have a target")])
         if moments.infinite:

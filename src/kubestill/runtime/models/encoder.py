@@ -11,6 +11,7 @@ Features are laid out in four groups, each in schema order:
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -112,13 +113,23 @@ class Encoder(nn.Module):
         self.register_buffer(name, kept, persistent=False)
 
     @classmethod
-    def fit(cls, blocks: Iterable[np.ndarray], layout: RawLayout) -> Encoder:
+    def fit(
+        cls,
+        blocks: Iterable[np.ndarray],
+        layout: RawLayout,
+        weights: Iterable[np.ndarray | None] = itertools.repeat(None),
+    ) -> Encoder:
         """Measure the columns in one pass over `blocks`, each raw [N, R] float32.
+
+        Args:
+            blocks: All rows, in pieces.
+            layout: Where the columns are.
+            weights: How many rows each row of a block counts for, [N]; None where all do the same.
 
         Raises:
             InvalidInput: A column is infinite somewhere, or has no value at all; all are listed.
         """
-        measured = _measure(blocks, layout)
+        measured = _measure(blocks, layout, weights)
         problems = Problems()
         for name, found in measured.items():
             if found.infinite:
@@ -196,18 +207,20 @@ def _channels(column: Column) -> tuple[int, int]:
     return count, count
 
 
-def _measure(blocks: Iterable[np.ndarray], layout: RawLayout) -> dict[str, Moments]:
+def _measure(
+    blocks: Iterable[np.ndarray], layout: RawLayout, weights: Iterable[np.ndarray | None]
+) -> dict[str, Moments]:
     """Measure every column but the categorical ones; scalars together, which is much faster."""
     scalars = [c for c in layout.features if c.kind in ("numeric", "boolean")]
     tensors = [c for c in layout.features if c.kind == "tensor"]
     at = [layout.slices[column.name].start for column in scalars]
     together = Moments(len(scalars))
     measured = {c.name: Moments(c.shape[0] if len(c.shape) == 3 else 1) for c in tensors}
-    for block in blocks:
+    for block, counts in zip(blocks, weights, strict=False):
         if scalars:
-            together.update(block if len(at) == layout.width else block[:, at])
+            together.update(block if len(at) == layout.width else block[:, at], counts)
         for column in tensors:
-            measured[column.name].update(block[:, layout.slices[column.name]])
+            measured[column.name].update(block[:, layout.slices[column.name]], counts)
     return measured | {c.name: together[i : i + 1] for i, c in enumerate(scalars)}
 
 

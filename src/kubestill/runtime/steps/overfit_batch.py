@@ -153,7 +153,15 @@ def check_vouched(network: str, problems: Problems) -> None:
 def examine_job(job: Job, gate: GateSettings) -> Findings:
     """Run the gate on a checked training job."""
     with arithmetic(job.settings):
-        prepared = prepare(job.dataset, None, job.settings, job.machine, loss_name=job.loss_name)
+        # Whether anything can be learned does not depend on what a row counts for.
+        prepared = prepare(
+            job.dataset,
+            None,
+            job.settings,
+            job.machine,
+            loss_name=job.loss_name,
+            weighted=False,
+        )
         decoded = load_decoded(job.dataset, RawLayout(job.dataset.schema))
         rows = Rows(labels=decoded.target, soft=decoded.soft, complete=job.dataset.complete_domain)
         return examine(prepared, rows, job.settings, job.machine, gate)

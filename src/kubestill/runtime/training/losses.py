@@ -45,6 +45,33 @@ class Loss(Protocol):
         """Return (value [], gradient of the value with respect to outputs [B, K])."""
         ...
 
+    def each(self, outputs: Tensor, targets: Targets) -> Tensor:
+        """Return the loss of each row [B], whose mean is the value."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighted:
+    """Any loss with a weight a row, the last of the targets: float32 [B], 1 on average over all.
+
+    The mean over a batch is one over its rows, not over their weights: a row then counts the same
+    whichever others are in its batch, as if it were there `weight` times.
+    """
+
+    loss: Loss
+
+    def __call__(self, outputs: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        """Return (value [], gradient [B, K])."""
+        *given, weights = targets
+        value = self.each(outputs, targets).mean()
+        _, gradient = self.loss(outputs, tuple(given))
+        return value, gradient.mul_(weights[:, None])
+
+    def each(self, outputs: Tensor, targets: Targets) -> Tensor:
+        """Return the weighted loss of each row [B]."""
+        *given, weights = targets
+        return self.loss.each(outputs, tuple(given)) * weights
+
 
 def loss_names(task: str) -> tuple[str, ...]:
     """Return the losses that fit a task, the default first."""
@@ -63,6 +90,10 @@ class CrossEntropy:
         gradient[_rows(outputs), labels] -= 1.0
         return value, gradient.div_(len(outputs))
 
+    def each(self, outputs: Tensor, targets: Targets) -> Tensor:
+        """Return the loss of each row [B]."""
+        return F.cross_entropy(outputs, targets[0], reduction="none")
+
 
 class BinaryCrossEntropy:
     """Negative log-likelihood of a 0/1 label; targets: float32 [B, 1]."""
@@ -72,6 +103,10 @@ class BinaryCrossEntropy:
         (labels,) = targets
         value = F.binary_cross_entropy_with_logits(outputs, labels)
         return value, torch.sigmoid(outputs).sub_(labels).div_(len(outputs))
+
+    def each(self, outputs: Tensor, targets: Targets) -> Tensor:
+        """Return the loss of each row [B]."""
+        return F.binary_cross_entropy_with_logits(outputs, targets[0], reduction="none")[:, 0]
 
 
 class MeanSquaredError:
@@ -85,6 +120,10 @@ class MeanSquaredError:
         value = aten.mse_loss(outputs, wanted)
         return value, error.mul_(2.0 / error.numel())
 
+    def each(self, outputs: Tensor, targets: Targets) -> Tensor:
+        """Return the loss of each row [B]."""
+        return (outputs - targets[0]).square().mean(1)
+
 
 class MeanAbsoluteError:
     """Mean of absolute errors; targets: float32 [B, T]."""
@@ -94,6 +133,10 @@ class MeanAbsoluteError:
         (wanted,) = targets
         error = outputs - wanted
         return error.abs().mean(), error.sign_().div_(error.numel())
+
+    def each(self, outputs: Tensor, targets: Targets) -> Tensor:
+        """Return the loss of each row [B]."""
+        return (outputs - targets[0]).abs().mean(1)
 
 
 class Huber:
@@ -105,6 +148,10 @@ class Huber:
         error = outputs - wanted
         return F.huber_loss(outputs, wanted), error.clamp_(-1.0, 1.0).div_(error.numel())
 
+    def each(self, outputs: Tensor, targets: Targets) -> Tensor:
+        """Return the loss of each row [B]."""
+        return F.huber_loss(outputs, targets[0], reduction="none").mean(1)
+
 
 class RelativeL2:
     """Mean over rows of ||error|| / ||target||, as neural operators are trained (Li et al. 2020).
@@ -114,13 +161,23 @@ class RelativeL2:
 
     def __call__(self, outputs: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
         """Return (value [], gradient [B, T])."""
-        (wanted,) = targets
-        error = outputs - wanted
+        error, length, scale = self._parts(outputs, targets)
         tiny = torch.finfo(error.dtype).tiny
-        length = torch.linalg.vector_norm(error, dim=1, keepdim=True)
-        scale = torch.linalg.vector_norm(wanted, dim=1, keepdim=True).clamp_(min=1e-6)
         gradient = error / (length.clamp(min=tiny) * scale * len(outputs))
         return (length / scale).mean(), gradient
+
+    def each(self, outputs: Tensor, targets: Targets) -> Tensor:
+        """Return the loss of each row [B]."""
+        _, length, scale = self._parts(outputs, targets)
+        return (length / scale)[:, 0]
+
+    def _parts(self, outputs: Tensor, targets: Targets) -> tuple[Tensor, Tensor, Tensor]:
+        """Return errors [B, T], their norms [B, 1] and those of the targets [B, 1]."""
+        (wanted,) = targets
+        error = outputs - wanted
+        length = torch.linalg.vector_norm(error, dim=1, keepdim=True)
+        scale = torch.linalg.vector_norm(wanted, dim=1, keepdim=True).clamp_(min=1e-6)
+        return error, length, scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +196,16 @@ class Distillation:
 
     def __call__(self, outputs: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
         """Return (value [], gradient [B, K])."""
-        teacher, rows = targets[0], len(outputs)
+        value, gradient = self._by_row(outputs, targets)
+        return value.mean(), gradient.div_(len(outputs))
+
+    def each(self, outputs: Tensor, targets: Targets) -> Tensor:
+        """Return the loss of each row [B]."""
+        return self._by_row(outputs, targets)[0]
+
+    def _by_row(self, outputs: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        """Return the loss of each row [B] and its gradient by the row's outputs [B, K]."""
+        teacher = targets[0]
         binary = outputs.shape[1] == 1
         scaled = outputs / self.temperature
         if binary:
@@ -162,7 +228,7 @@ class Distillation:
             weight = labelled.to(outputs.dtype) * self.hard_weight
             value = value * (1 - weight) + hard * weight
             gradient = torch.lerp(gradient, hard_gradient, weight[:, None])
-        return value.mean(), gradient.div_(rows)
+        return value, gradient
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,11 +246,23 @@ class DistillationMSE:
         error = outputs - targets[0]
         if self.hard_weight == 0:
             return error.square().mean(), error.mul_(2.0 / error.numel())
-        labelled = ~torch.isnan(targets[1])
-        hard = torch.where(labelled, outputs - targets[1], 0.0)
-        weight = labelled.to(outputs.dtype) * self.hard_weight
+        hard, weight = self._hard(outputs, targets[1])
         value = torch.lerp(error.square(), hard.square(), weight)
         return value.mean(), torch.lerp(error, hard, weight).mul_(2.0 / error.numel())
+
+    def each(self, outputs: Tensor, targets: Targets) -> Tensor:
+        """Return the loss of each row [B]."""
+        square = (outputs - targets[0]).square()
+        if self.hard_weight == 0:
+            return square.mean(1)
+        hard, weight = self._hard(outputs, targets[1])
+        return torch.lerp(square, hard.square(), weight).mean(1)
+
+    def _hard(self, outputs: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the errors by the true targets [B, T], and what they count [B, T]."""
+        labelled = ~torch.isnan(wanted)
+        hard = torch.where(labelled, outputs - wanted, 0.0)
+        return hard, labelled.to(outputs.dtype) * self.hard_weight
 
 
 def build_loss(name: str, *, temperature: float = 1.0, hard_weight: float = 0.0) -> Loss:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kubestill.errors import InvalidInput, Problems, nearest
+from kubestill.errors import InvalidInput, Problem, Problems, nearest, nearest_of
 from kubestill.runtime.datasets.cache import load_decoded
 from kubestill.runtime.datasets.dataset import Dataset
 from kubestill.runtime.datasets.decode import Decoded, RawLayout
@@ -19,10 +21,11 @@ from kubestill.runtime.models.build import build_network
 from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.encoder import Encoder
 from kubestill.runtime.models.model import Model
+from kubestill.runtime.models.predict import probabilities
 from kubestill.runtime.training.batches import ResidentRows, Rows, Source, StreamedRows
 from kubestill.runtime.training.demands import check_demands, freeze
 from kubestill.runtime.training.device import Machine
-from kubestill.runtime.training.losses import Loss, build_loss, loss_names
+from kubestill.runtime.training.losses import Loss, Weighted, build_loss, loss_names
 from kubestill.runtime.training.memory import available_bytes
 from kubestill.runtime.training.settings import TrainingSettings
 from kubestill.runtime.training.validation import Validation
@@ -99,6 +102,7 @@ def resolve_loss(
         unlabelled = f"{dataset.unlabelled} of {dataset.rows} rows"
         remedy = "have no target; train on them with a teacher's outputs, or drop them"
         problems.add("dataset", unlabelled, remedy)
+    _check_class_weights(settings.class_weights, dataset, problems)
     known = followed_metrics(str(task), whole_domain)
     if settings.metric and settings.metric not in known:
         problems.add(
@@ -108,6 +112,21 @@ def resolve_loss(
         )
     problems.raise_if_any()
     return name
+
+
+def _check_class_weights(
+    asked: Mapping[str, float] | str, dataset: Dataset, problems: Problems
+) -> None:
+    """Note weights of classes that are not there, or of a task without classes."""
+    classes = dataset.schema.classes
+    if asked and not classes:
+        remedy = "a regression has no classes; weigh rows by a column with the role 'weight'"
+        problems.add("class_weights", asked, remedy)
+    elif not isinstance(asked, str):
+        near = nearest_of(classes)
+        for name in asked:
+            if name not in classes:
+                problems.add("class_weights", name, f"there is no such class; {near(name)}")
 
 
 def probe_network(dataset: Dataset, settings: TrainingSettings) -> nn.Module | None:
@@ -151,6 +170,7 @@ def prepare(
     loss_name: str,
     start: Model | None = None,
     whole_domain: bool = False,
+    weighted: bool = True,
 ) -> Prepared:
     """Decode, fit the preprocessing, build the network and put the rows where they are trained on.
 
@@ -162,34 +182,52 @@ def prepare(
         loss_name: From `resolve_loss`.
         start: A model to go on from; its preprocessing is kept.
         whole_domain: The training rows are all there is: follow the error over all of them.
+        weighted: Heed the weights of rows and classes.
 
     Raises:
-        InvalidInput: A column cannot be encoded, the network does not fit or needs more rows
-            together than a batch has, or `freeze` names no parameter.
+        InvalidInput: All weights are zero, a column cannot be encoded, the network does not fit or
+            needs more rows together than a batch has, or `freeze` names no parameter.
     """
     layout = RawLayout(dataset.schema if start is None else _with_soft(start, dataset))
     decoded = load_decoded(dataset, layout)
-    model = start or _build(dataset, decoded, layout, settings)
+    counts = dataset.weights() if weighted else None
+    model = start or _build(dataset, decoded, layout, settings, counts)
     freeze(model.network, settings.freeze)
     model.to(machine.device)
     task = str(dataset.schema.task)
     targets = _targets(decoded, model, loss_name, settings, task)
+    loss = build_loss(loss_name, temperature=settings.temperature, hard_weight=settings.hard_weight)
+    weights = _loss_weights(counts, decoded, layout, settings) if weighted else None
+    if weights is not None:
+        targets.append(Source(stored=weights))
+        loss = Weighted(loss=loss)
     rows = _rows(decoded, targets, model, settings, machine)
     followed = None
     if whole_domain:
-        followed = Validation(rows, task=task, decoder=model.decoder, whole_domain=True)
+        followed = Validation(
+            rows,
+            task=task,
+            decoder=model.decoder,
+            whole_domain=True,
+            weighted=weights is not None,
+        )
     elif validation is not None:
         held = load_decoded(validation, RawLayout(model.spec.schema))
         assert held.target is not None
-        held_rows = _rows(held, [Source(stored=held.target)], model, settings, machine)
-        followed = Validation(held_rows, task=task, decoder=model.decoder)
+        held_counts = validation.weights() if weighted else None
+        given = [held.target] if held_counts is None else [held.target, held_counts]
+        sources = [Source(stored=each) for each in given]
+        followed = Validation(
+            _rows(held, sources, model, settings, machine),
+            task=task,
+            decoder=model.decoder,
+            weighted=held_counts is not None,
+        )
     features, *_ = rows.between(0, min(rows.count, 2))
     return Prepared(
         model=model,
         rows=rows,
-        loss=build_loss(
-            loss_name, temperature=settings.temperature, hard_weight=settings.hard_weight
-        ),
+        loss=loss,
         loss_name=loss_name,
         validation=followed,
         metric=settings.metric or main_metric(task, followed is not None, whole_domain),
@@ -198,18 +236,82 @@ def prepare(
     )
 
 
+def _loss_weights(
+    counts: NDArray[np.float32] | None,
+    decoded: Decoded,
+    layout: RawLayout,
+    settings: TrainingSettings,
+) -> NDArray[np.float32] | None:
+    """Return what each row counts for in the loss, [N], 1 on average; None if all count the same.
+
+    Raises:
+        InvalidInput: No row counts for anything.
+    """
+    weights = np.ones(decoded.rows) if counts is None else counts.astype(np.float64)
+    if settings.class_weights:
+        weights *= _by_class(weights, decoded, layout, settings.class_weights)
+    if not weights.any():
+        remedy = "every row belongs to a class of weight 0; raise one"
+        raise InvalidInput([Problem("class_weights", settings.class_weights, remedy)])
+    if (weights == weights[0]).all():
+        return None
+    return (weights / weights.mean()).astype(np.float32)
+
+
+def _by_class(
+    weights: NDArray[np.float64],
+    decoded: Decoded,
+    layout: RawLayout,
+    asked: Mapping[str, float] | str,
+) -> NDArray[np.float64]:
+    """Return the weight of each row's class [N]; without a label, what its teacher expects it is.
+
+    Args:
+        weights: What the rows count for otherwise, [N].
+        decoded: Their classes, and a teacher's logits.
+        layout: Names the classes.
+        asked: Weights by class, 1 for those left out; or `balanced`, which gives all classes the
+            same sum (King & Zeng 2001).
+    """
+    classes = layout.schema.classes
+    known = decoded.target if decoded.target is not None else np.full(decoded.rows, -1)
+    labelled = np.asarray(known) >= 0
+    if isinstance(asked, str):
+        held = np.bincount(known[labelled], weights[labelled], minlength=len(classes))
+        there = held > 0
+        each = np.ones(len(classes))
+        each[there] = held.sum() / (there.sum() * held[there])
+    else:
+        each = np.array([asked.get(name, 1.0) for name in classes])
+    found = each[np.maximum(known, 0)]
+    if decoded.soft is not None and not labelled.all():
+        for start in range(0, decoded.rows, _CHUNK):
+            part = slice(start, start + _CHUNK)
+            found[part] = np.where(
+                labelled[part], found[part], probabilities(np.asarray(decoded.soft[part])) @ each
+            )
+    return found
+
+
 def _build(
-    dataset: Dataset, decoded: Decoded, layout: RawLayout, settings: TrainingSettings
+    dataset: Dataset,
+    decoded: Decoded,
+    layout: RawLayout,
+    settings: TrainingSettings,
+    counts: NDArray[np.float32] | None,
 ) -> Model:
     regression = dataset.schema.task == "regression"
     soft, values = decoded.soft, decoded.target if decoded.target is not None else decoded.soft
     if regression and values is not None and soft is not None:
         # Only generated rows: their scale is the teacher's.
         values = values if any(np.isfinite(chunk).any() for chunk in _chunks(values)) else soft
+    decoder = Decoder()
+    if regression and values is not None:
+        decoder = _fit_decoder(values, settings, counts)
     return Model.create(
         dataset.schema,
-        encoder=Encoder.fit(_chunks(decoded.raw), layout),
-        decoder=_fit_decoder(values, settings) if regression and values is not None else Decoder(),
+        encoder=Encoder.fit(_chunks(decoded.raw), layout, _pieces(counts)),
+        decoder=decoder,
         network=settings.network,
         network_args=settings.network_args,
         network_reads=settings.network_reads,
@@ -217,11 +319,15 @@ def _build(
     )
 
 
-def _fit_decoder(values: np.ndarray, settings: TrainingSettings) -> Decoder:
+def _fit_decoder(
+    values: np.ndarray, settings: TrainingSettings, counts: NDArray[np.float32] | None
+) -> Decoder:
     if settings.target_scale == "each":
-        return Decoder.fit(_chunks(values))
+        return Decoder.fit(_chunks(values), _pieces(counts))
     width = values.shape[1]
-    together = Decoder.fit(chunk.reshape(-1, 1) for chunk in _chunks(values)).to_spec()
+    each = None if counts is None else np.repeat(counts, width)
+    flat = (chunk.reshape(-1, 1) for chunk in _chunks(values))
+    together = Decoder.fit(flat, _pieces(each, width)).to_spec()
     return Decoder(together["mean"] * width, together["std"] * width)
 
 
@@ -290,6 +396,14 @@ def _shuffle(rows: Rows, settings: TrainingSettings) -> str:
 def _chunks(array: np.ndarray) -> Iterator[np.ndarray]:
     for start in range(0, len(array), _CHUNK):
         yield array[start : start + _CHUNK]
+
+
+def _pieces(counts: np.ndarray | None, width: int = 1) -> Iterable[np.ndarray | None]:
+    """Cut what rows of `width` numbers count for as `_chunks` cuts the rows."""
+    if counts is None:
+        return itertools.repeat(None)
+    step = _CHUNK * width
+    return (counts[start : start + step] for start in range(0, len(counts), step))
 
 
 def _with_soft(start: Model, dataset: Dataset):

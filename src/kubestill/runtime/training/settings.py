@@ -80,6 +80,11 @@ class TrainingSettings(BaseModel):
     hard_weight: float = Field(default=0.0, ge=0, le=1)
     """Weight of the true label against the teacher's output, on rows that have a label."""
 
+    class_weights: Literal["", "balanced"] | dict[str, Annotated[float, Field(ge=0)]] = ""
+    """How many rows a row of a class counts for in the loss, such as `{"fraud": 20}`; 1 for classes
+    left out, on top of the weights of rows. `balanced` gives all classes the same total. Metrics
+    do not heed it."""
+
     patience: int = Field(default=0, ge=0)
     """Milestones without improvement before an early stop; 0 never stops early."""
     min_delta: float = Field(default=0.0, ge=0)
@@ -118,7 +123,15 @@ class TrainingSettings(BaseModel):
     step_path: Literal["auto", "autograd", "fused"] = "auto"
     """`fused` is the hand-written step for plain MLPs; `auto` uses it wherever it applies."""
     threads: int = Field(default=0, ge=0)
-    """CPU threads of one process; 0 uses torch's default."""
+    """CPU threads of one process; 0 uses torch's default, or 1 with `virtual_workers` on CPUs."""
+    virtual_workers: int = Field(default=1, ge=1)
+    """Micro-batches that each batch is cut into, a power of two. Up to so many processes can share
+    a training run, and their number never changes a bit of the result."""
+    processes: int = Field(default=0, ge=0)
+    """Processes that share the training run, at most `virtual_workers`; 0 starts one for each
+    visible GPU, and one on CPUs."""
+    rank_timeout: Seconds = 1800.0
+    """Seconds that a process waits for the others at a step before the attempt ends."""
     serving: Serving = "none"
     """A file beside the model that serves it without this package: `onnx` or `torch`. If a network
     cannot be exported that way, only the file is missing, not the model."""
@@ -126,6 +139,14 @@ class TrainingSettings(BaseModel):
     """Seconds between two progress lines."""
     checkpoints: CheckpointSettings = CheckpointSettings()
     """When recovery checkpoints are saved and which checkpoints are kept."""
+
+    @field_validator("virtual_workers")
+    @classmethod
+    def _power_of_two(cls, count: int) -> int:
+        if count & (count - 1):
+            below = 1 << (count.bit_length() - 1)
+            raise ValueError(f"is not a power of two; use {below} or {2 * below}")
+        return count
 
     @field_validator("optimizer")
     @classmethod

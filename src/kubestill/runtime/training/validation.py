@@ -29,21 +29,33 @@ class Validation:
         task: multiclass, binary or regression.
         decoder: Turns standardised outputs into target units.
         whole_domain: The rows are those that are trained on, and are the whole domain.
+        weighted: The last of the targets is how many rows each row counts for, [N].
     """
 
-    def __init__(self, rows: Rows, *, task: str, decoder: Decoder, whole_domain: bool = False):
+    def __init__(
+        self,
+        rows: Rows,
+        *,
+        task: str,
+        decoder: Decoder,
+        whole_domain: bool = False,
+        weighted: bool = False,
+    ):
         self._rows, self._task, self._decoder = rows, task, decoder
-        self._whole_domain = whole_domain
+        self._whole_domain, self._weighted = whole_domain, weighted
         self.where = "over the whole domain" if whole_domain else "on the validation rows"
         self.followed = "whole-domain" if whole_domain else "validation"
         names = TASKS[task].enumerated if whole_domain else TASKS[task].validated
         formulas = OVER_THE_DOMAIN if whole_domain else ON_VALIDATION_ROWS
         self._metrics = {name: formulas[name] for name in names}
         # What two metrics are made of is computed once.
-        self._largest = {one.chunk: one.largest for one in self._metrics.values()}
+        self._sums = {one.chunk: one for one in self._metrics.values()}
         _, one, *_ = rows.between(0, 1)
-        spread = self._measure_spread() if task == "regression" and not whole_domain else 1.0
-        self._size = Size(rows=rows.count, values=rows.count * one.numel(), spread=spread)
+        count: float = rows.count
+        if weighted:
+            count = sum(float(given[-1].double().sum()) for given in self._chunks())
+        spread = self._measure_spread(count) if task == "regression" and not whole_domain else 1.0
+        self._size = Size(rows=count, values=count * one.numel(), spread=spread)
 
     @torch.no_grad()
     def __call__(self, network: nn.Module) -> dict[str, float]:
@@ -51,19 +63,17 @@ class Validation:
         training = network.training
         network.eval()
         device = next(network.parameters()).device
-        totals = torch.zeros(len(self._largest), dtype=torch.float64, device=device).unbind()
+        totals = torch.zeros(len(self._sums), dtype=torch.float64, device=device).unbind()
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            for features, target, *_ in self._chunks():
+            for features, target, *rest in self._chunks():
                 given = self._compare(network(features).float(), target)
-                found = [chunk(*given) for chunk in self._largest]
+                weights = rest[-1] if self._weighted else None
                 totals = [
-                    torch.maximum(total, new) if largest else total + new
-                    for total, new, largest in zip(
-                        totals, found, self._largest.values(), strict=True
-                    )
+                    one.add(total, one.of(*given, weights))
+                    for total, one in zip(totals, self._sums.values(), strict=True)
                 ]
         network.train(training)
-        found = dict(zip(self._largest, torch.stack(list(totals)).tolist(), strict=True))
+        found = dict(zip(self._sums, torch.stack(list(totals)).tolist(), strict=True))
         return {
             name: metric.value(found[metric.chunk], self._size)
             for name, metric in self._metrics.items()
@@ -89,11 +99,16 @@ class Validation:
         error = error.double().abs()
         return error, error
 
-    def _measure_spread(self) -> float:
+    def _measure_spread(self, count: float) -> float:
         """Return the sum of squares of the targets about their means, above 0."""
-        mean, count = torch.zeros((), dtype=torch.float64), self._rows.count
-        for _, target in self._chunks():
-            mean = mean + target.mean(0).double() * (len(target) / count)
-        mean = mean.float()
-        squares = (float((t - mean).double().square().sum()) for _, t in self._chunks())
-        return max(sum(squares), torch.finfo(torch.float64).tiny)
+        mean = torch.zeros((), dtype=torch.float64)
+        for _, target, *rest in self._chunks():
+            if self._weighted:
+                mean = mean + rest[-1].double() @ target.double() / count
+            else:
+                mean = mean + target.mean(0).double() * (len(target) / count)
+        mean, total = mean.float(), 0.0
+        for _, target, *rest in self._chunks():
+            squares = (target - mean).double().square()
+            total += float((squares * rest[-1][:, None] if self._weighted else squares).sum())
+        return max(total, torch.finfo(torch.float64).tiny)
