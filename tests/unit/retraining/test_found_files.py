@@ -10,7 +10,7 @@ import pytest
 from scene import Scene, rows
 
 from kubestill.errors import InvalidInput
-from kubestill.runtime.retraining.times import read_times
+from kubestill.runtime.datasets.times import read_times
 
 DAYS = pd.date_range("2023-06-01", periods=24)
 

@@ -17,12 +17,12 @@ from kubestill.errors import Problems, nearest
 from kubestill.runtime.datasets.promotion import conformed, unified
 from kubestill.runtime.datasets.schema import Schema
 from kubestill.runtime.datasets.tables import read_table
+from kubestill.runtime.datasets.times import NO_TIME, Times, read_times
 from kubestill.runtime.retraining.conform import Drift, conform, widened
 from kubestill.runtime.retraining.files import SourceFile, find_files, read_file, versions
 from kubestill.runtime.retraining.identity import Identities, first_of_each, identify, known
 from kubestill.runtime.retraining.request import Request, iso, micros, parse_instant
 from kubestill.runtime.retraining.state import State
-from kubestill.runtime.retraining.times import NO_TIME, Times, read_times
 from kubestill.runtime.retraining.windows import Seen, WindowStore
 
 __all__ = ["Fresh", "survey"]
