@@ -119,8 +119,9 @@ def test_numbers_and_classes_are_plain_arrays() -> None:
     frame = pd.DataFrame({"x": [1.0, 2.0, 3.0]})
     predictor = Predictor(make_model(of, frame))
     assert predictor.fields(frame).shape == (3,)
-    with pytest.raises(InvalidInput, match="reads one with the columns"):
-        predictor.fields(np.ones(3))
+    np.testing.assert_array_equal(predictor.fields(np.array([1, 2, 3])), predictor.fields(frame))
+    with pytest.raises(InvalidInput, match="one column each for x, in this order"):
+        predictor.fields(np.ones((3, 2)))
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,20 @@
-"""A model as a function of a table."""
+"""A model as a function of rows."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from kubestill.errors import InvalidInput, Problem
-from kubestill.runtime.datasets.decode import RawLayout, decode_features
+from kubestill.runtime.datasets.decode import RawLayout
 from kubestill.runtime.models.bands import Bands
 from kubestill.runtime.models.model import Model, ModelSpec
+from kubestill.runtime.models.rows import FEW_ROWS, FewRows, RowReader
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,13 +26,22 @@ BATCH_ROWS = 8192
 
 
 class Predictor:
-    """Predicts from the columns that the model was trained on.
+    """Predicts from the columns that the model was trained on, and answers in the form it is asked.
 
-    Called on a DataFrame it returns one with the same index: `prediction` holds the label (a
-    string) or the value in target units, `p_<class>` the probability of each class. Several values
-    are `prediction_0`, `prediction_1`, ...; of a field, a target of two dimensions and more, a cell
-    of `prediction` is an array of its shape. `fields` takes and returns plain arrays. With error
-    bands of coverage 0.9, `low_0.9` and `high_0.9` are the ends of the band around `prediction`.
+    | called on | answers with |
+    | --- | --- |
+    | DataFrame | DataFrame with the same index |
+    | dict of one row's values, or Series | dict, or Series |
+    | list of dicts, one a row | list of dicts |
+    | dict of columns | dict of lists |
+    | numpy array [N, columns], in the order of `columns` | DataFrame |
+    | Arrow table | Arrow table |
+
+    `prediction` holds the label (a string) or the value in target units, `p_<class>` the
+    probability of each class. Several values are `prediction_0`, `prediction_1`, ...; of a field, a
+    target of two dimensions and more, a cell of `prediction` is an array of its shape. `fields`
+    returns plain arrays. With error bands of coverage 0.9, `low_0.9` and `high_0.9` are the ends of
+    the band around `prediction`.
     """
 
     def __init__(self, model: Model, *, digest: str = ""):
@@ -40,13 +51,36 @@ class Predictor:
         """Of the export that it was loaded from; empty where it was built in memory."""
         self.bands: Bands | None = None
         """Error bands; None unless `load_model` was asked for them."""
+        self._reader = RowReader(self.layout)
+        self._encode_few = FewRows(model.encoder)
+        target, names = model.spec.schema.target, model.spec.outputs
+        assert target is not None
+        self._classes = model.spec.task != "regression"
+        self._field = target.shape if not self._classes and len(target.shape) > 1 else ()
+        self._labels = np.asarray(names, dtype=object)
 
     @property
     def spec(self) -> ModelSpec:
         """What the model is."""
         return self.model.spec
 
-    def __call__(self, frame: pd.DataFrame) -> pd.DataFrame:
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that it reads, in the order in which an array holds them."""
+        return self._reader.columns
+
+    @overload
+    def __call__(self, rows: pd.DataFrame | NDArray[Any]) -> pd.DataFrame: ...
+    @overload
+    def __call__(self, rows: pd.Series) -> pd.Series: ...
+    @overload
+    def __call__(self, rows: Mapping[str, Any]) -> dict[str, Any]: ...
+    @overload
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]: ...
+    @overload
+    def __call__(self, rows: pa.Table) -> pa.Table: ...
+
+    def __call__(self, rows: Any) -> Any:
         """Predict every row; the order of columns and columns of no use do not matter.
 
         Missing values and categories never seen in training count as missing.
@@ -55,86 +89,98 @@ class Predictor:
             InvalidInput: Columns are missing, or hold what cannot be read as their kind; all are
                 listed.
         """
-        raw = decode_features(frame, self.layout)
-        logits = self.logits(raw)
-        table = self.table(logits, frame.index)
-        if self.bands is not None:
-            for coverage, width in self.bands.widths(raw).items():
-                for name, end in (("low", logits - width), ("high", logits + width)):
-                    told = self.table(end, frame.index)
-                    for column in told.columns:
-                        table[column.replace("prediction", f"{name}_{coverage:g}")] = told[column]
-        return table
+        raw, form = self._reader.read(rows)
+        answers = self.answers(raw)
+        if form == "frame":
+            return self._frame(answers, getattr(rows, "index", None))
+        if form == "table":
+            return pa.table({name: _arrow_array(values) for name, values in answers.items()})
+        lists = {name: values.tolist() for name, values in answers.items()}
+        if form == "columns":
+            return lists
+        if form == "rows":
+            return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
+        row = {name: values[0] for name, values in lists.items()}
+        if form == "row":
+            return row
+        import pandas as pd
 
-    def fields(self, inputs: np.ndarray | pd.DataFrame | pa.Table) -> np.ndarray:
+        return pd.Series(row, name=rows.name, dtype=object)
+
+    def fields(self, inputs: Any) -> NDArray[np.float32]:
         """Return what the network says as one array, outputs in the target's shape.
 
         Args:
-            inputs: Rows with the columns of the model; or, for one whose only feature is a tensor,
-                an array [N, *shape] of them.
+            inputs: Rows in any form that a call takes; for a model whose only feature is a tensor,
+                also an array [N, *shape] of them.
 
         Returns:
             float32 [N, *shape of the target] in target units, [N] for a number; for classes logits
             [N, K] ([N, 1] where there are two).
 
         Raises:
-            InvalidInput: As for a table; or the array has another shape, or the model several
-                features.
+            InvalidInput: As of a call.
         """
-        given = isinstance(inputs, np.ndarray)
-        raw = self._raw(inputs) if given else decode_features(inputs, self.layout)
-        outputs = self.logits(raw)
+        outputs = self.logits(self._reader.read(inputs)[0])
         target = self.spec.schema.target
         assert target is not None
-        shape = target.shape if self.spec.task == "regression" else outputs.shape[1:]
+        shape = outputs.shape[1:] if self._classes else target.shape
         return outputs.reshape(len(outputs), *shape)
 
-    def _raw(self, fields: np.ndarray) -> np.ndarray:
-        """Return fields [N, *shape] as the raw matrix [N, R]."""
-        features = self.layout.features
-        if len(features) != 1 or features[0].kind != "tensor":
-            names = [column.name for column in features]
-            remedy = f"is no table; this model reads one with the columns {names}"
-            raise InvalidInput([Problem("inputs", f"an array {list(fields.shape)}", remedy)])
-        if fields.shape[1:] != features[0].shape:
-            remedy = f"the model reads [N, {', '.join(map(str, features[0].shape))}]"
-            raise InvalidInput([Problem("inputs", list(fields.shape), remedy)])
-        return fields.astype(np.float32).reshape(len(fields), self.layout.width)
-
-    def logits(self, raw: np.ndarray) -> np.ndarray:
+    def logits(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map raw [N, R] to logits [N, K] (binary: [N, 1]) or predictions [N, T], float32."""
-        device = self.model.device
-        parts: list[Tensor] = []
+        if not len(raw):
+            return np.zeros((0, self.layout.outputs), np.float32)
+        model, device = self.model, self.model.device
         with torch.inference_mode():
+            if len(raw) <= FEW_ROWS and device.type == "cpu":
+                features = torch.from_numpy(self._encode_few(raw))
+                return model.decoder(model.network(features)).float().numpy()
+            parts: list[Tensor] = []
             for start in range(0, len(raw), BATCH_ROWS):
                 block = np.ascontiguousarray(raw[start : start + BATCH_ROWS])
-                parts.append(self.model(torch.from_numpy(block).to(device)).float().cpu())
-        if not parts:
-            return np.zeros((0, self.layout.outputs), np.float32)
+                parts.append(model(torch.from_numpy(block).to(device)).float().cpu())
         return torch.cat(parts).numpy()
 
-    def table(self, logits: np.ndarray, index: pd.Index | None = None) -> pd.DataFrame:
-        """Turn what `logits` gives into predictions and probabilities."""
+    def answers(self, raw: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Return what a call answers to raw rows [N, R]: arrays [N, ...] by their names."""
+        logits = self.logits(raw)
+        if self._classes:
+            chances = probabilities(logits)
+            found = {"prediction": self._labels[chances.argmax(axis=1)]}
+            return found | {f"p_{name}": chances[:, k] for k, name in enumerate(self._labels)}
+        found = self._predictions("prediction", logits)
+        if self.bands is not None:
+            for coverage, width in self.bands.widths(raw).items():
+                found |= self._predictions(f"low_{coverage:g}", logits - width)
+                found |= self._predictions(f"high_{coverage:g}", logits + width)
+        return found
+
+    def _predictions(self, name: str, values: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        if self._field:
+            return {name: values.reshape(-1, *self._field)}
+        if len(self._labels) == 1:
+            return {name: values[:, 0]}
+        return {f"{name}_{place}": values[:, place] for place in range(len(self._labels))}
+
+    def _frame(self, answers: dict[str, NDArray[Any]], index: pd.Index | None) -> pd.DataFrame:
         import pandas as pd  # training needs none: its start is a fifth shorter without
 
-        names = self.spec.outputs
-        if self.spec.task == "regression":
-            target = self.spec.schema.target
-            if target and len(target.shape) > 1:
-                cells = list(logits.reshape(len(logits), *target.shape))
-                return pd.DataFrame({"prediction": pd.Series(cells, index=index, dtype=object)})
-            plain = len(names) == 1
-            columns = ["prediction"] if plain else [f"prediction_{i}" for i in range(len(names))]
-            return pd.DataFrame(logits, columns=columns, index=index)
-        chances = probabilities(logits)
-        labels = np.asarray(names, dtype=object)[chances.argmax(axis=1)]
-        columns = [f"p_{name}" for name in names]
-        table = pd.DataFrame(chances, columns=columns, index=index)
-        table.insert(0, "prediction", pd.Series(labels, index=table.index, dtype="str"))
-        return table
+        columns: dict[str, Any] = dict(answers)
+        if self._field:
+            columns = {name: list(values) for name, values in answers.items()}
+        elif self._classes:
+            columns["prediction"] = pd.array(answers["prediction"], dtype="str")
+        return pd.DataFrame(columns, index=index, copy=False)
 
 
-def probabilities(logits: np.ndarray) -> np.ndarray:
+def _arrow_array(values: NDArray[Any]) -> pa.Array:
+    if values.ndim > 1:
+        return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(values))
+    return pa.array(values)
+
+
+def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Turn logits [N, K], or [N, 1] for binary, into probabilities [N, K], [N, 2]."""
     values = torch.from_numpy(logits)
     if values.shape[1] == 1:

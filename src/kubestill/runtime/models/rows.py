@@ -1,0 +1,367 @@
+"""Read rows in the form in which an application holds them, and answer in the same form.
+
+Values that Python holds, and tables of a few rows, are read value by value: setting up Arrow or
+pandas takes longer than a small network. Both ways give the same bits.
+"""
+
+from __future__ import annotations
+
+import numbers
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from kubestill.errors import InvalidInput, Problem, Problems, nearest_of
+from kubestill.runtime.datasets.decode import RawLayout, decode_features
+from kubestill.runtime.datasets.schema import Column
+from kubestill.runtime.models.encoder import Encoder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["FEW_ROWS", "FewRows", "Form", "RowReader", "numeric_labels"]
+
+FEW_ROWS = 16
+"""A table of so many is read value by value."""
+
+_EXACT = 1 << 53
+"""Whole numbers up to it are exact in float64."""
+
+Raw: TypeAlias = NDArray[np.float32]
+Form: TypeAlias = Literal["row", "rows", "columns", "series", "table", "frame"]
+
+
+class RowReader:
+    """Reads rows of any form into the raw matrix of one model.
+
+    | given | a row is |
+    | --- | --- |
+    | dict of values | the only one; a dict of lists or arrays holds columns |
+    | list of dicts | one of them |
+    | pandas Series | the only one, columns by its index |
+    | numpy array | a line of `columns`, in their order |
+    | DataFrame, Arrow table | as usual |
+    """
+
+    def __init__(self, layout: RawLayout):
+        self.layout = layout
+        self.columns = tuple(column.name for column in layout.features)
+        """Names of the columns, in the order in which an array holds them."""
+        self._scalars = [
+            (column.name, _value_reader(column))
+            for column in layout.features
+            if column.kind != "tensor"
+        ]
+        self._scalars_at = [layout.slices[name].start for name, _ in self._scalars]
+        self._tensors = [column for column in layout.features if column.kind == "tensor"]
+
+    def read(self, given: Any) -> tuple[Raw, Form]:
+        """Return the raw matrix [N, R], and the form in which to answer.
+
+        Raises:
+            InvalidInput: Columns are missing, or hold what cannot be read as their kind; all are
+                listed. Or this is no form of rows.
+        """
+        if isinstance(given, Mapping):
+            row = cast(Mapping[str, Any], given)
+            return (self._columns(row), "columns") if self._holds_columns(row) else self._row(row)
+        if isinstance(given, list | tuple) and all(
+            isinstance(row, Mapping) for row in cast(Sequence[Any], given)
+        ):
+            return self._values(cast(Sequence[Mapping[str, Any]], given)), "rows"
+        if isinstance(given, np.ndarray):
+            return self._array(cast("NDArray[Any]", given)), "frame"
+        if isinstance(given, pa.RecordBatch):
+            return decode_features(pa.Table.from_batches([given]), self.layout), "table"
+        if isinstance(given, pa.Table):
+            return decode_features(given, self.layout), "table"
+        # Whoever hands over something of pandas has imported it.
+        pandas: Any = sys.modules.get("pandas")
+        unknown: Any = given
+        if pandas is not None and isinstance(unknown, pandas.DataFrame):
+            return self._frame(cast(Any, unknown)), "frame"
+        if pandas is not None and isinstance(unknown, pandas.Series):
+            series = cast("pd.Series", unknown)
+            return self._values([dict(zip(series.index, series.tolist(), strict=True))]), "series"
+        raise InvalidInput(
+            [
+                Problem(
+                    "rows",
+                    type(given).__qualname__,
+                    "is no form of rows; give a dict, a list of dicts, a Series, a DataFrame, an "
+                    f"Arrow table, or an array of the columns {_listed(self.columns)}",
+                )
+            ]
+        )
+
+    def _row(self, row: Mapping[str, Any]) -> tuple[Raw, Form]:
+        return self._values([row]), "row"
+
+    def _values(self, rows: Sequence[Mapping[str, Any]]) -> Raw:
+        """Read rows value by value."""
+        scalars = self._scalars
+        try:
+            found = _floats([[read(row[name]) for name, read in scalars] for row in rows])
+            if rows and not self._tensors:
+                return found
+            raw = np.empty((len(rows), self.layout.width), np.float32)
+            for column in self._tensors:
+                place = self.layout.slices[column.name]
+                raw[:, place] = [_tensor(row[column.name], column) for row in rows]
+        except (KeyError, TypeError, ValueError):
+            raise self._explain(rows) from None
+        if rows and scalars:
+            raw[:, self._scalars_at] = found
+        return raw
+
+    def _explain(self, rows: Sequence[Mapping[str, Any]]) -> InvalidInput:
+        """Return all that is wrong with rows."""
+        problems = Problems()
+        tensors = {column.name: column for column in self._tensors}
+        readers = dict(self._scalars)
+        for name in self.columns:
+            lacking = next((row for row in rows if name not in row), None)
+            if lacking is not None:
+                near = nearest_of([str(key) for key in lacking])(name)
+                problems.add("columns", name, f"feature is missing; {near}")
+                continue
+            for row in rows:
+                try:
+                    if name in tensors:
+                        _tensor(row[name], tensors[name])
+                    else:
+                        readers[name](row[name])
+                except (TypeError, ValueError) as error:
+                    problems.add(f"column {name!r}", row[name], str(error))
+                    break
+        return InvalidInput(problems)
+
+    def _holds_columns(self, given: Mapping[str, Any]) -> bool:
+        """Tell columns from the values of a row by the first feature that is there."""
+        for name, _ in self._scalars:
+            if name in given:
+                return _is_list(given[name])
+        for column in self._tensors:
+            if column.name in given:
+                value = given[column.name]
+                shape = np.shape(value)
+                return len(shape) > 1 and shape != column.shape
+        return False
+
+    def _columns(self, columns: Mapping[str, Any]) -> Raw:
+        names = [name for name in self.columns if name in columns]
+        lengths = {name: len(columns[name]) for name in names if _is_list(columns[name])}
+        if len(lengths) < len(names) or len(set(lengths.values())) > 1:
+            told = {name: lengths.get(name, "a value") for name in names[:10]}
+            remedy = "are of different lengths; give a list of one length for each column"
+            raise InvalidInput([Problem("columns", told, remedy)])
+        values = [_plain_list(columns[name]) for name in names]
+        return self._values(
+            [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
+        )
+
+    def _array(self, array: NDArray[Any]) -> Raw:
+        features = self.layout.features
+        if len(features) == 1 and features[0].kind == "tensor":
+            shape = features[0].shape
+            if array.shape[1:] != shape and array.shape != shape:
+                remedy = f"the model reads [N, {', '.join(map(str, shape))}]"
+                raise InvalidInput([Problem("rows", list(array.shape), remedy)])
+            return array.astype(np.float32).reshape(-1, self.layout.width)
+        rows = array.reshape(-1, len(features)) if array.ndim == 1 and self._fits(array) else array
+        if self._tensors or rows.ndim != 2 or rows.shape[1] != len(features):
+            remedy = (
+                "tensors and other columns do not fit into one array; give a dict of columns"
+                if self._tensors
+                else f"one column each for {_listed(self.columns)}, in this order"
+            )
+            raise InvalidInput([Problem("rows", f"an array {list(array.shape)}", remedy)])
+        if len(rows) > FEW_ROWS and rows.dtype.kind in "biuf":
+            held = [pa.array(rows[:, place]) for place in range(rows.shape[1])]
+            return decode_features(pa.Table.from_arrays(held, list(self.columns)), self.layout)
+        return self._values([dict(zip(self.columns, row, strict=True)) for row in rows.tolist()])
+
+    def _fits(self, array: NDArray[Any]) -> bool:
+        return len(self.columns) in (1, len(array))
+
+    def _frame(self, frame: pd.DataFrame) -> Raw:
+        if 0 < len(frame) <= FEW_ROWS and not self._tensors:
+            # Whatever is unusual goes the long way, which also says what is wrong.
+            try:
+                chosen = frame if tuple(frame.columns) == self.columns else frame[[*self.columns]]
+                if chosen.shape[1] == len(self.columns):
+                    lists = chosen.to_numpy(dtype=object).tolist()
+                    read = [reader for _, reader in self._scalars]
+                    return _floats(
+                        [
+                            [one(value) for one, value in zip(read, row, strict=True)]
+                            for row in lists
+                        ]
+                    )
+            except (KeyError, TypeError, ValueError):
+                pass
+        return decode_features(frame, self.layout)
+
+
+class FewRows:
+    """Encodes a few raw rows on the CPU, bit for bit as the encoder does.
+
+    Each operation of torch takes microseconds to start, which for a few rows is all that it takes.
+    """
+
+    def __init__(self, encoder: Encoder):
+        def held(name: str) -> NDArray[Any]:
+            buffer = getattr(encoder, name)
+            return np.empty(0, np.float32) if buffer is None else buffer.cpu().numpy()
+
+        self._width = encoder.width
+        self._indicator_at = held("indicator_at").astype(np.int64)
+        self._hot_at, self._hot_code = held("hot_at").astype(np.int64), held("hot_code")
+        scaled_at, code_at = held("scaled_at"), held("code_at")
+        # code + 1 is (code - -1) * 1: codes pass with what is scaled.
+        self._scaled = len(scaled_at)
+        self._at = np.concatenate([scaled_at, code_at]).astype(np.int64)
+        ones = np.ones(len(code_at), np.float32)
+        self._mean = np.concatenate([held("mean")[: self._scaled], -ones])
+        self._scale = np.concatenate([held("scale")[: self._scaled], ones])
+
+    def __call__(self, raw: Raw) -> NDArray[np.float32]:
+        """Return the features [N, F] of raw [N, R]."""
+        values = raw.take(self._at, axis=1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            values -= self._mean
+            values *= self._scale
+        finite = np.isfinite(values)
+        if not finite.all():
+            values[~finite] = 0.0
+        groups: list[NDArray[Any]] = [values[:, : self._scaled]]
+        if len(self._indicator_at):
+            groups.append(~np.isfinite(raw.take(self._indicator_at, axis=1)))
+        if len(self._hot_at):
+            groups.append(raw.take(self._hot_at, axis=1) == self._hot_code)
+        groups.append(values[:, self._scaled :])
+        return np.concatenate(groups, axis=1, dtype=np.float32, casting="unsafe")
+
+
+def _floats(rows: list[list[float]]) -> Raw:
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, as Arrow casts it
+        return np.array(rows, np.float32)
+
+
+def numeric_labels(categories: Sequence[str]) -> dict[float, int]:
+    """Return the code of each label that is how a number is written, by that number."""
+    found: dict[float, int] = {}
+    for code, label in enumerate(categories):
+        if _NUMBER.fullmatch(label):
+            # "1" stands before "1.0", which only text can have brought in beside it.
+            number = float(label)
+            if number not in found or _WHOLE.fullmatch(label):
+                found[number] = code
+    return found
+
+
+_WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
+
+
+def _value_reader(column: Column) -> Callable[[Any], float]:
+    """Return what turns a value of a scalar column into its raw number; raises ValueError."""
+    if column.kind == "numeric":
+        return _number
+    if column.kind == "boolean":
+        return _flag
+    codes: dict[Any, float] = {label: float(k) for k, label in enumerate(column.categories or ())}
+    by_number = numeric_labels(column.categories or ())
+
+    def code(value: Any) -> float:
+        if type(value) is str:
+            return codes.get(value, _NAN)
+        value = _plain(value)
+        if value is None:
+            return _NAN
+        if value is True or value is False:
+            return codes.get("true" if value else "false", _NAN)
+        if isinstance(value, str):
+            return codes.get(value, _NAN)
+        if isinstance(value, int) and abs(value) > _EXACT:
+            return codes.get(str(value), _NAN)
+        if isinstance(value, int | float):
+            return float(by_number.get(float(value), _NAN))
+        raise ValueError(f"holds {type(value).__name__}, not labels")
+
+    return code
+
+
+_NAN = float("nan")
+
+
+def _number(value: Any) -> float:
+    if type(value) is float:
+        return value
+    value = _plain(value)
+    if value is None:
+        return _NAN
+    if isinstance(value, int) and abs(value) > _EXACT:
+        if not -(1 << 63) <= value < 1 << 64:
+            raise ValueError("holds a whole number of more than 64 bits")
+        # At once: by way of float64 it would be rounded twice.
+        return float(np.asarray(value).astype(np.float32))
+    if isinstance(value, int | float):
+        return float(value)
+    raise ValueError(f"holds {type(value).__name__}, not numbers")
+
+
+def _flag(value: Any) -> float:
+    value = _plain(value)
+    if value is None:
+        return _NAN
+    if isinstance(value, int | float) and value in (0, 1):
+        return float(value)
+    raise ValueError(f"holds {type(value).__name__}, not truth values")
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as Python's own, None where it is missing."""
+    if value is None or type(value) in (int, bool, str):
+        return value
+    if isinstance(value, np.generic):
+        value = value.item()
+    if type(value).__name__ in ("NAType", "NaTType"):  # of pandas, which need not be there
+        return None
+    if isinstance(value, numbers.Number) and not isinstance(value, int | complex):
+        value = float(cast(Any, value))
+        return None if value != value else value
+    return value
+
+
+def _tensor(value: Any, column: Column) -> NDArray[np.float32]:
+    """Read one tensor, in its shape or flat; all NaN where missing."""
+    if _plain(value) is None:
+        return np.full(column.width, np.nan, np.float32)
+    try:
+        found = np.asarray(value, np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"holds no numbers of the shape {list(column.shape)}") from error
+    if found.size != column.width or (found.ndim > 1 and found.shape != column.shape):
+        raise ValueError(
+            f"holds the shape {list(found.shape)} where {list(column.shape)} is expected"
+        )
+    return found.reshape(-1)
+
+
+def _is_list(value: Any) -> bool:
+    return hasattr(value, "__len__") and not isinstance(value, str | bytes | Mapping)
+
+
+def _plain_list(values: Any) -> Sequence[Any]:
+    return values.tolist() if hasattr(values, "tolist") else values
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:30])
+    return shown if len(names) <= 30 else f"{shown} and {len(names) - 30} more"
