@@ -151,7 +151,7 @@ def test_rows_to_judge_by_may_be_required(tmp_path: Path) -> None:
 
 def test_too_few_rows(tmp_path: Path) -> None:
     pd.DataFrame({"x": [1.0], "y": [0.5]}).to_parquet(tmp_path / "rows.parquet")
-    with pytest.raises(InvalidInput, match="of 1 rows is none"):
+    with pytest.raises(InvalidInput, match="of 1 row is none"):
         run(tmp_path, source=str(tmp_path / "rows.parquet"), target="y")
 
 

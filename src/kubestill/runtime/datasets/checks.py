@@ -42,7 +42,7 @@ def check_validation(train: Dataset, validation: Dataset, *, learned: Collection
     Raises:
         InvalidInput: The validation set is empty, lacks the target, in some row or altogether, or a
             feature, has columns of another kind or shape, another task, or classes that no training
-            row has; all problems together.
+            row has; or its rows are of entities that are trained on; all problems together.
     """
     problems = Problems()
     if not validation.rows:
@@ -52,6 +52,13 @@ def check_validation(train: Dataset, validation: Dataset, *, learned: Collection
     _check_columns(train.schema, validation.schema, "validation", "the training rows", problems)
     if not len(problems) and train.schema.classes:
         _check_classes(train, validation, set(learned), problems)
+    group = train.schema.group
+    if not len(problems) and group and group.name in validation.schema.names:
+        mine, theirs = (_labels(rows, group.name) for rows in (train, validation))
+        if both := mine & theirs:
+            remedy = "have training rows, too: what they share is learned, not predicted; move them"
+            what = f"{len(both)} of {len(theirs)}"
+            problems.add(f"validation groups of {group.name!r}", what, remedy)
     if validation.unlabelled:
         unlabelled = f"{validation.unlabelled} of {validation.rows} rows"
         problems.add("validation", unlabelled, "have no target to be scored by; drop them")

@@ -11,7 +11,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-__all__ = ["Reading"]
+__all__ = ["ROLES", "Reading"]
+
+ROLES = ("weight", "group", "time", "soft", "ignored")
+"""What a column can be besides a feature and the target."""
 
 
 class Reading(BaseModel):
@@ -37,6 +40,14 @@ class Reading(BaseModel):
     """Columns that hold dates or times, each with its `strptime` pattern, as in
     `{"day": "%Y%m%d"}`."""
 
+    roles: Mapping[str, str] = {}
+    """Columns that are neither features nor the target: `weight` is how many rows a row counts for,
+    `group` an entity whose rows stay together, `time` when a row is from, which splits go by, and
+    `soft` a teacher's answer, or `soft:<class>` with a column for each class. `ignored` is kept and
+    not learned from."""
+    soft_values: Literal["probability", "logit"] = "probability"
+    """What `soft` columns hold where the target has classes."""
+
     @field_validator("encoding")
     @classmethod
     def _known(cls, name: str) -> str:
@@ -52,6 +63,20 @@ class Reading(BaseModel):
         if mark and (mark in '"\r\n' or not mark.isascii()):
             raise ValueError("cannot separate fields; give one ASCII character, such as ';'")
         return mark
+
+    @field_validator("roles")
+    @classmethod
+    def _known_roles(cls, given: Mapping[str, str]) -> Mapping[str, str]:
+        for name, role in given.items():
+            if role.partition(":")[0] not in ROLES or (":" in role and role[:5] != "soft:"):
+                known = ", ".join(ROLES)
+                raise ValueError(f"{role!r} of {name!r} is no role; use {known} or soft:<class>")
+        for role in ("weight", "group", "time"):
+            names = [name for name, said in given.items() if said == role]
+            if len(names) > 1:
+                shown = " and ".join(map(repr, names))
+                raise ValueError(f"{shown} are all {role!r}; give one of them, ignore the others")
+        return given
 
     @field_validator("date_formats")
     @classmethod

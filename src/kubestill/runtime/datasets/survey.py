@@ -196,7 +196,12 @@ def _cells(values: pa.ChunkedArray) -> Iterator[list[object]]:
 
 
 def report(
-    found: Finding, problems: Problems, *, target: bool, words: Mapping[str, int] | None = None
+    found: Finding,
+    problems: Problems,
+    *,
+    target: bool,
+    words: Mapping[str, int] | None = None,
+    unlabelled: bool = False,
 ) -> None:
     """Add what makes the column unusable to `problems`.
 
@@ -205,6 +210,7 @@ def report(
         problems: Takes what is wrong with it.
         target: It is the column to predict.
         words: Text that was read as missing, with the number of rows.
+        unlabelled: Rows may lack a target, because a teacher has answered them.
     """
     field_name = f"target {found.name!r}" if target else f"column {found.name!r}"
     if found.trouble:
@@ -214,7 +220,7 @@ def report(
     if found.infinite:
         remedy = "clip them or drop the rows (float32 holds up to 3.4e38)"
         problems.add(field_name, f"{found.infinite} infinite values", remedy)
-    if target and found.missing:
+    if target and found.missing and not unlabelled:
         said = [
             f"{word!r} in {counted(rows, 'row')}" for word, rows in (words or {}).items() if word
         ]

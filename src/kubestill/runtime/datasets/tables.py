@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from kubestill.errors import InvalidInput, Problems, counted, nearest, nearest_of
+from kubestill.runtime.datasets.answers import Answers, find_answers
+from kubestill.runtime.datasets.columns import floats
 from kubestill.runtime.datasets.options import Reading
 from kubestill.runtime.datasets.schema import Column, Kind, Schema, Task, sort_labels
 from kubestill.runtime.datasets.sources import Opened, opened_table, try_source
 from kubestill.runtime.datasets.survey import MAX_LABELS, Finding, guess, report, survey
+from kubestill.runtime.datasets.times import NO_TIME, read_times
 
 __all__ = ["ColumnStory", "UserTable", "read_table"]
 
@@ -21,18 +26,36 @@ _MAX_CLASSES = 50
 _FEW_LABELS = 50
 """A text column with more labels than this, and than half its rows, names the rows."""
 _FIRST_DAY, _LAST_DAY = 1900_01_01, 2200_01_01
-_WEIGHTS = ("weight", "sample_weight", "instance_weight", "case_weight", "row_weight")
+_WEIGHTS = (
+    *("weight", "sample_weight", "instance_weight", "case_weight", "row_weight", "class_weight"),
+)
 _ANSWERS = (
     *("teacher", "teacher_logit", "teacher_probability", "teacher_prediction", "teacher_output"),
-    *("logit", "soft", "soft_label", "soft_target", "prediction", "predicted", "y_pred", "y_prob"),
+    *(
+        "teacher_prob",
+        "teacher_score",
+        "logit",
+        "soft",
+        "soft_label",
+        "soft_target",
+        "prediction",
+        "predicted",
+        "y_pred",
+        "y_prob",
+    ),
 )
+_ROLE_NOTES = {
+    "weight": "how many rows a row counts for",
+    "group": "rows of one value stay together",
+    "time": "splits are in its order",
+}
 _PARTS = ("fold", "split", "is_train")
 _BY_ACCIDENT = (
-    dict.fromkeys(_WEIGHTS, "a row's weight")
-    | dict.fromkeys(_ANSWERS, "a model's answer")
-    | dict.fromkeys(_PARTS, "a part of a split")
+    dict.fromkeys(_WEIGHTS, ("a row's weight", "weight"))
+    | dict.fromkeys(_ANSWERS, ("a model's answer", "soft"))
+    | dict.fromkeys(_PARTS, ("a part of a split", ""))
 )
-"""Names, in the singular, of columns that are seldom something to learn from."""
+"""Names, in the singular, of columns that are seldom something to learn from, and their roles."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +88,10 @@ class UserTable:
     rows: int
     stories: tuple[ColumnStory, ...]
     """Every column of the source, in its order."""
+    answers: Answers | None = None
+    """A teacher's, which the source has in other columns than the schema."""
+    times: NDArray[Any] | None = None
+    """[rows] when each row is from, in any unit; None without a column of that role."""
 
     @property
     def told(self) -> tuple[str, ...]:
@@ -83,7 +110,15 @@ class UserTable:
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """Yield the rows in order, as `DatasetWriter.write` takes them."""
-        return self.source.scan(columns or self.schema.names)
+        names, answers = list(columns or self.schema.names), self.answers
+        if answers is None or answers.stored.name not in names:
+            yield from self.source.scan(names)
+            return
+        given = [name for name in names if name != answers.stored.name]
+        for table in self.source.scan(list(dict.fromkeys([*given, *answers.columns]))):
+            arrays = {name: table.column(name) for name in given}
+            arrays[answers.stored.name] = answers.stored_rows(table)
+            yield pa.Table.from_arrays([arrays[name] for name in names], names=names)
 
 
 def read_table(
@@ -119,17 +154,24 @@ def read_table(
         InvalidInput: Whatever keeps the table from being used; all problems together.
     """
     problems = Problems()
+    reading = reading or Reading()
+    roles = {name: role for name, role in reading.roles.items() if role != "ignored"}
+    ignore = [*ignore, *(name for name, role in reading.roles.items() if role == "ignored")]
     kinds = dict(kinds or {})
     _check_words(target, task, kinds, problems)
-    opened = _open(source, kinds, reading or Reading(), problems)
+    opened = _open(source, _kinds_by_role(roles) | kinds, reading, problems)
     names = [*opened.types, *opened.notes.doubled]
     _check_names(names, target, features, ignore, kinds, problems)
+    _check_roles(names, target, features, reading.roles, problems)
     ignored, named = set(ignore), {*features, *kinds}
     sound = not problems
-    findings = _findings(opened.types, kinds)
+    soft = {name: role for name, role in roles.items() if role.startswith("soft")}
+    said = {name: kind for name, kind in _kinds_by_role(roles).items() if name not in soft}
+    findings = _findings(opened.types, said | kinds)
     # What is named wrongly is left out from here on: the values of the rest are looked at still.
     target = target if target in findings else ""
-    asked = {*features, *kinds, target}
+    roles = {name: role for name, role in roles.items() if name in findings}
+    asked = {*features, *kinds, *roles, target}
     storable = {name: found for name, found in findings.items() if found.kind or name in asked}
     rows = opened.rows.count_rows()
     if not rows and opened.types:
@@ -140,22 +182,51 @@ def read_table(
         # Of half the rows there is nothing more to say.
         raise InvalidInput([*problems, *error.problems]) from error
     if not features and not complete:
-        _ask_about([n for n in storable if n not in ignored], target, kinds, problems)
-    kept = {name for name in storable if name in ignored or (features and name not in features)}
-    columns, left_out = _features(storable, target, kept, named, opened.unlearned, problems)
+        asked_about = [n for n in storable if n not in ignored and n not in roles]
+        _ask_about(asked_about, target, kinds, problems)
+    learned = {name: found for name, found in storable.items() if name not in roles}
+    kept = {name for name in learned if name in ignored or (features and name not in features)}
+    columns, left_out = _features(learned, target, kept, named, opened.unlearned, problems)
+    for name, role in roles.items():
+        if name not in soft:
+            columns.append(_in_role(findings[name], role, problems))
     left_out |= {n: f"{f.type} cannot be stored" for n, f in findings.items() if n not in storable}
     chosen: Task | None = None
     if target:
-        report(findings[target], problems, target=True, words=opened.notes.words.get(target, {}))
+        words = opened.notes.words.get(target, {})
+        report(findings[target], problems, target=True, words=words, unlabelled=bool(soft))
         chosen = _task(findings[target], task, problems)
     if sound and not any(column.role == "feature" for column in columns):
         problems.add("features", names, "no column is left to learn from")
     problems.raise_if_any()
+    answers = None
     if chosen:
         columns.append(_target(findings[target], chosen))
+        if soft:
+            shapes = {name: findings[name].shape for name in soft}
+            answers = find_answers(
+                soft,
+                opened.types,
+                target=columns[-1],
+                shapes=shapes,
+                values=reading.soft_values,
+                taken=names,
+                problems=problems,
+            )
+    if answers:
+        answers.check(opened.scan(list(answers.columns)), problems)
+        columns.append(answers.stored)
+    times = _times(opened, roles, problems)
+    problems.raise_if_any()
     schema = Schema(columns=tuple(columns), task=chosen)
-    stories = _stories(opened, findings, schema, left_out, kinds)
-    return UserTable(source=opened, schema=schema, rows=rows, stories=stories)
+    return UserTable(
+        source=opened,
+        schema=schema,
+        rows=rows,
+        stories=_stories(opened, findings, schema, left_out, kinds, answers),
+        answers=answers,
+        times=times,
+    )
 
 
 def _open(
@@ -168,6 +239,13 @@ def _open(
     if opened is None:
         raise InvalidInput(problems)
     return opened
+
+
+def _kinds_by_role(roles: Mapping[str, str]) -> dict[str, str]:
+    """Return the kinds that text of some roles follows before it is parsed."""
+    by_role = {"weight": "numeric", "group": "categorical", "soft": "numeric"}
+    found = {name: by_role.get(role.partition(":")[0]) for name, role in roles.items()}
+    return {name: kind for name, kind in found.items() if kind}
 
 
 def _findings(types: Mapping[str, pa.DataType], kinds: Mapping[str, str]) -> dict[str, Finding]:
@@ -185,11 +263,13 @@ def _ask_about(
 ) -> None:
     """Refuse to learn by accident from what is seldom an input: the user decides."""
     for name in names:
-        what = _BY_ACCIDENT.get(name.lower()) or _BY_ACCIDENT.get(_singular(name.lower()))
-        if what and name != target and name not in kinds:
+        known = _BY_ACCIDENT.get(name.lower()) or _BY_ACCIDENT.get(_singular(name.lower()))
+        if known and name != target and name not in kinds:
+            what, role = known
+            use = f"settings={{'roles': {{{name!r}: '{role}'}}}} uses it as that, " if role else ""
             remedy = (
-                f"is {what} by its name: ignore=[{name!r}] keeps it and does not learn from it, "
-                f"kinds={{{name!r}: ...}} or `features` with it does"
+                f"is {what} by its name: {use}ignore=[{name!r}] keeps it and does not learn from "
+                f"it, kinds={{{name!r}: ...}} or `features` with it does"
             )
             problems.add("features", name, remedy)
 
@@ -204,12 +284,17 @@ def _stories(
     schema: Schema,
     left_out: Mapping[str, str],
     kinds: Collection[str],
+    answers: Answers | None,
 ) -> tuple[ColumnStory, ...]:
     kept = {column.name: column for column in schema.columns}
+    if answers:
+        kept |= dict.fromkeys(answers.columns, answers.stored)
     stories: list[ColumnStory] = []
     for name, found in findings.items():
         column = kept.get(name)
-        learned = column is not None and column.role != "ignored"
+        learned = column is not None and column.role in ("feature", "target")
+        said = [_ROLE_NOTES[column.role]] if column and column.role in _ROLE_NOTES else []
+        said += [answers.note] if answers and name in answers.columns else []
         stories.append(
             ColumnStory(
                 name=name,
@@ -219,7 +304,7 @@ def _stories(
                 missing=found.missing,
                 why=left_out.get(name, ""),
                 loss=found.loss if column and column.kind == "numeric" and learned else "",
-                notes=tuple(_notes(opened, found, learned=learned and name not in kinds)),
+                notes=(*said, *_notes(opened, found, learned=learned and name not in kinds)),
             )
         )
     return tuple(stories)
@@ -278,6 +363,76 @@ def _features(
                 problems.add("features", name, remedy)
         columns.append(_column(found, ignored=bool(why)))
     return columns, left_out
+
+
+def _in_role(found: Finding, role: str, problems: Problems) -> Column:
+    """Return a column that is neither feature nor target; note what keeps it from being used."""
+    if role == "weight":
+        report(found, problems, target=False)
+        field = f"weight {found.name!r}"
+        if found.missing:
+            remedy = "every row needs a weight; 1 is that of an ordinary row"
+            problems.add(field, f"{found.missing} missing or NaN values", remedy)
+        if found.low < 0:
+            remedy = "a row counts for 0 rows or more; clip them, or drop the rows"
+            problems.add(field, f"negative values, down to {found.low:g}", remedy)
+        elif found.high == 0:
+            problems.add(field, "all zero", "no row counts for anything; give some more than 0")
+        return Column(name=found.name, kind="numeric", role="weight")
+    field = f"{role} {found.name!r}"
+    if found.trouble or found.kind in ("tensor", "boolean" if role == "time" else "tensor", ""):
+        problems.add(field, str(found.type), found.trouble or "give one number or text a row")
+    if role == "time" and found.missing:
+        remedy = "every row needs a time to be split by; drop these rows"
+        problems.add(field, f"{found.missing} missing values", remedy)
+    kind: Kind = "numeric" if found.kind == "numeric" else "categorical"
+    return Column(name=found.name, kind=kind, role=cast("Literal['group', 'time']", role))
+
+
+def _times(
+    opened: Opened, roles: Mapping[str, str], problems: Problems
+) -> NDArray[np.int64] | NDArray[np.float64] | None:
+    """Return when each row is from; note times that cannot be put in one order."""
+    name = next((name for name, role in roles.items() if role == "time"), "")
+    if not name or problems:
+        return None
+    field, kind = f"time {name!r}", opened.types[name]
+    tables = opened.scan([name])
+    if guess(kind) == "numeric":
+        return np.concatenate([floats(table.column(0), np.float64) for table in tables])
+    form = f"settings={{'date_formats': {{{name!r}: '%d.%m.%Y'}}}} says how they are written"
+    try:
+        read = [read_times(table.column(0)) for table in tables]
+    except (pa.ArrowException, ValueError) as error:
+        problems.add(field, str(kind), f"{error}; {form}")
+        return None
+    found = np.concatenate([one.micros for one in read])
+    if unread := int((found == NO_TIME).sum()):
+        problems.add(field, f"{counted(unread, 'row')} whose time cannot be read", form)
+    if any(one.zoned for one in read) and any(one.naive for one in read):
+        remedy = "hours apart in an order nobody knows; write all of them with a zone, or without"
+        problems.add(field, "times with a zone and times without one", remedy)
+    return found
+
+
+def _check_roles(
+    names: Collection[str],
+    target: str,
+    features: Sequence[str],
+    roles: Mapping[str, str],
+    problems: Problems,
+) -> None:
+    """Note roles of columns that are not there, or have another one."""
+    near = nearest_of(names)
+    for name, role in roles.items():
+        if name not in names:
+            problems.add(f"roles[{name!r}]", role, "there is no such column; " + near(name))
+        elif name == target or name in features:
+            other = "target" if name == target else "features"
+            problems.add(f"roles[{name!r}]", role, f"is named in `{other}`, too; give one role")
+    if not target and (soft := [n for n, role in roles.items() if role.startswith("soft")]):
+        remedy = "give the target that the teacher predicts; its rows may lack a label"
+        problems.add("target", "", f"{remedy} ({', '.join(map(repr, soft))} is soft)")
 
 
 def _check_words(target: str, task: str, kinds: Mapping[str, str], problems: Problems) -> None:

@@ -92,6 +92,9 @@ _ROLES = {
     "feature": "learned from",
     "target": "to predict",
     "soft": "of a teacher",
+    "weight": "of weights",
+    "group": "of entities",
+    "time": "of times",
     "ignored": "kept but not learned from",
     "left out": "left out",
 }

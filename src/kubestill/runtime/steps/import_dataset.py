@@ -11,12 +11,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from kubestill.errors import Problems
+from kubestill.errors import Problems, counted
 from kubestill.runtime.base.artifacts import Artifact, write_pages
 from kubestill.runtime.base.settings import read
 from kubestill.runtime.datasets.builtin import BUILTIN
 from kubestill.runtime.datasets.canonical import canonical_table
-from kubestill.runtime.datasets.columns import label_codes
+from kubestill.runtime.datasets.columns import floats, label_codes, label_strings, tensors
 from kubestill.runtime.datasets.dataset import DatasetWriter
 from kubestill.runtime.datasets.options import Reading
 from kubestill.runtime.datasets.split import HOLDOUT, TRAIN, VALIDATION, check_fractions, split_rows
@@ -25,6 +25,7 @@ from kubestill.runtime.reports.imported import columns_text, import_report
 
 __all__ = ["ImportOutputs", "import_dataset"]
 
+_LEFT_OUT = -1
 _NAMES = {VALIDATION: "validation", HOLDOUT: "holdout", TRAIN: "train"}
 
 
@@ -132,26 +133,71 @@ def _open(source: str, asked: _Settings, reading: Reading) -> UserTable:
     )
 
 
-def _classes(table: UserTable) -> NDArray[np.int32] | None:
-    """Return the class of every row, or None where there are no classes to keep in proportion."""
-    target = table.schema.target
-    if target is None or target.categories is None:
+def _entities(table: UserTable) -> NDArray[np.int64] | None:
+    """Return the entity of each row, from 0; None without a column of that role.
+
+    A row without a value is an entity of its own.
+    """
+    group = table.schema.group
+    if group is None:
         return None
-    pieces = table.tables([target.name])
-    return np.concatenate([label_codes(p.column(target.name), target.categories) for p in pieces])
+    names = pa.concat_arrays([label_strings(p.column(0)) for p in table.tables([group.name])])
+    found = names.dictionary_encode().indices.fill_null(-1).to_numpy().astype(np.int64)
+    alone = found < 0
+    found[alone] = found.max(initial=-1) + 1 + np.arange(alone.sum())
+    return found
+
+
+def _parts(table: UserTable, asked: _Settings) -> NDArray[np.int8]:
+    """Return the part of each row; rows that only a teacher has labelled are all trained on."""
+    schema = table.schema
+    classes = None
+    if schema.target is not None and schema.target.categories is not None:
+        pieces = table.tables([schema.target.name])
+        codes = [label_codes(p.column(0), schema.target.categories) for p in pieces]
+        classes = np.concatenate(codes)
+    labelled = _labelled(table, classes)
+    groups = _entities(table)
+    parts = np.full(table.rows, TRAIN, np.int8)
+    parts[labelled] = split_rows(
+        int(labelled.sum()),
+        validation=asked.validation_fraction,
+        holdout=asked.holdout_fraction,
+        seed=asked.seed,
+        classes=None if classes is None else classes[labelled],
+        groups=None if groups is None else np.unique(groups[labelled], return_inverse=True)[1],
+        times=None if table.times is None else table.times[labelled],
+    )
+    if groups is not None:
+        # An unlabelled row of an entity that judges must not be learned from either.
+        part_of = np.full(int(groups.max()) + 1, TRAIN, np.int8)
+        part_of[groups[labelled]] = parts[labelled]
+        judged = ~labelled & (part_of[groups] != TRAIN)
+        parts[judged] = _LEFT_OUT
+        if judged.any():
+            rows = counted(int(judged.sum()), "row")
+            print(f"{rows} without a label left out: their entities judge", flush=True)
+    return parts
+
+
+def _labelled(table: UserTable, classes: NDArray[np.int32] | None) -> NDArray[np.bool_]:
+    """Return which rows have a label: all of them, unless a teacher answers for them."""
+    target = table.schema.target
+    if target is None or table.answers is None:
+        return np.ones(table.rows, bool)
+    if classes is not None:
+        return classes >= 0
+    values = (piece.column(0) for piece in table.tables([target.name]))
+    if target.kind == "tensor":
+        return np.concatenate([~np.isnan(tensors(v, target.shape)).any(axis=1) for v in values])
+    return np.concatenate([~np.isnan(floats(v)) for v in values])
 
 
 def _split(
     table: UserTable, asked: _Settings, told: Mapping[str, Any], artifacts: dict[int, Artifact]
 ) -> dict[str, int]:
     """Write the three datasets; return the rows of each."""
-    parts = split_rows(
-        table.rows,
-        validation=asked.validation_fraction,
-        holdout=asked.holdout_fraction,
-        seed=asked.seed,
-        classes=_classes(table),
-    )
+    parts = _parts(table, asked)
     about = {
         "made-by": "import-dataset",
         "settings": told,
