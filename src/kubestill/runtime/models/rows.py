@@ -17,14 +17,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kubestill.errors import InvalidInput, Problem, Problems, nearest_of
+from kubestill.runtime.datasets.columns import centred
 from kubestill.runtime.datasets.decode import RawLayout, decode_features
 from kubestill.runtime.datasets.schema import Column
-from kubestill.runtime.models.encoder import Encoder
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FEW_ROWS", "FewRows", "Form", "RowReader", "numeric_labels"]
+    from kubestill.runtime.models.encoder import Encoder
+
+__all__ = ["FEW_ROWS", "FewRows", "Form", "RowReader", "are_numbers", "numeric_labels"]
 
 FEW_ROWS = 16
 """A table of so many is read value by value."""
@@ -172,7 +174,7 @@ class RowReader:
             if array.shape[1:] != shape and array.shape != shape:
                 remedy = f"the model reads [N, {', '.join(map(str, shape))}]"
                 raise InvalidInput([Problem("rows", list(array.shape), remedy)])
-            return array.astype(np.float32).reshape(-1, self.layout.width)
+            return centred(array, features[0].offset).reshape(-1, self.layout.width)
         rows = array.reshape(-1, len(features)) if array.ndim == 1 and self._fits(array) else array
         if self._tensors or rows.ndim != 2 or rows.shape[1] != len(features):
             remedy = (
@@ -254,15 +256,21 @@ def _floats(rows: list[list[float]]) -> Raw:
 
 
 def numeric_labels(categories: Sequence[str]) -> dict[float, int]:
-    """Return the code of each label that is how a number is written, by that number."""
+    """Return the code of each label that a number is read as, by that number."""
     found: dict[float, int] = {}
     for code, label in enumerate(categories):
         if _NUMBER.fullmatch(label):
-            # "1" stands before "1.0", which only text can have brought in beside it.
             number = float(label)
-            if number not in found or _WHOLE.fullmatch(label):
-                found[number] = code
+            # A whole number is read as "1": "1.0" can only be text.
+            if _WHOLE.fullmatch(label) or not number.is_integer() or abs(number) > _EXACT:
+                found.setdefault(number, code)
     return found
+
+
+def are_numbers(categories: Sequence[str]) -> bool:
+    """Tell whether float64 holds every one of these labels."""
+    found = numeric_labels(categories)
+    return len(found) == len(categories) and all(abs(number) <= _EXACT for number in found)
 
 
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
@@ -271,6 +279,8 @@ _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 
 def _value_reader(column: Column) -> Callable[[Any], float]:
     """Return what turns a value of a scalar column into its raw number; raises ValueError."""
+    if column.kind == "numeric" and column.offset:
+        return lambda value: _number(value) - column.offset
     if column.kind == "numeric":
         return _number
     if column.kind == "boolean":

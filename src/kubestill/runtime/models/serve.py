@@ -1,28 +1,40 @@
 """Write one file that serves without this package: ONNX, or torch.export.
 
-Both take `raw` [B, R] float32 for any B and give what `Model.forward` gives: logits or predictions
-in target units. How a raw row is laid out stands in the spec, which travels inside the file.
+The ONNX file takes the columns as they are, numbers and text, and gives labels and probabilities,
+or values in target units: what `load_model` gives. Its metadata say so (`signature`).
+
+The torch.export file takes `raw` [B, R] float32 for any B and gives what `Model.forward` gives:
+logits or values. How a raw row is laid out stands in the spec, which travels inside the file.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr, suppress
 from importlib.util import find_spec
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.model import Model
+from kubestill.runtime.models.rows import numeric_labels
+from kubestill.runtime.models.signature import Signature, describe, sample_request
+from kubestill.runtime.models.signature import Tensor as Input
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
 
 __all__ = [
+    "REQUEST_FILE",
+    "SIGNATURE_KEY",
     "SPEC_KEY",
     "Serving",
     "add_serving_file",
@@ -36,6 +48,11 @@ Serving = Literal["none", "onnx", "torch"]
 
 SPEC_KEY = "kubestill/model.json"
 """Name of the spec among an ONNX file's metadata."""
+
+SIGNATURE_KEY = "kubestill/signature"
+"""Name of the signature among them."""
+REQUEST_FILE = "request.json"
+"""Written beside the ONNX file: a request of one row, as a server takes it."""
 
 # Two rows: torch.export takes a batch of one for a constant.
 EXAMPLE_ROWS = 2
@@ -84,8 +101,9 @@ def add_serving_file(folder: str, serving: Serving, *, trust: Iterable[str] = ()
             raise
         except Exception as error:
             # The file of an earlier model in this folder would pass for that of this one.
-            with suppress(FileNotFoundError):
-                os.remove(os.path.join(folder, name))
+            for stale in (name, REQUEST_FILE):
+                with suppress(FileNotFoundError):
+                    os.remove(os.path.join(folder, stale))
             network = model.spec.network["factory"]
             print(
                 f"WARNING: no {name}: the network {network!r} cannot be exported with "
@@ -110,10 +128,15 @@ def _reason(error: BaseException) -> str:
 
 
 def export_onnx(model: Model, path: str) -> None:
-    """Write an ONNX file with input `raw` [rows, R] and output `outputs` [rows, K or T].
+    """Write an ONNX file with one input a column, and a sample request beside it.
+
+    Inputs are `double` [rows] for numbers and truth values, NaN where missing, `string` [rows] for
+    text, and `float` [rows, *shape] for tensors. Outputs are `prediction`, and for classes
+    `probabilities` [rows, K] in the order of the labels. Both stand in the file's metadata.
 
     Needs the packages `onnx` and `onnxscript` (the extra `kubestill[onnx]`).
     """
+    import onnx
     from torch.export import Dim
 
     with warnings.catch_warnings():
@@ -129,8 +152,147 @@ def export_onnx(model: Model, path: str) -> None:
             verbose=False,
         )
     assert program is not None
-    program.model.metadata_props[SPEC_KEY] = json.dumps(model.spec.to_json())
-    program.save(path, external_data=False)
+    signature = describe(model.spec.schema, model.spec.outputs)
+    whole = _with_columns(program.model_proto, signature, model)
+    metadata = {SPEC_KEY: model.spec.to_json(), SIGNATURE_KEY: signature.to_json()}
+    onnx.helper.set_model_props(whole, {key: json.dumps(form) for key, form in metadata.items()})
+    onnx.save(whole, path)
+    means = {
+        column.name: column.mean[0]
+        for column in model.encoder.columns
+        if column.kind in ("numeric", "tensor")
+    }
+    with open(os.path.join(os.path.dirname(path), REQUEST_FILE), "w", encoding="utf-8") as file:
+        json.dump(sample_request(signature, means), file, indent=1)
+
+
+def _with_columns(core: ModelProto, signature: Signature, model: Model) -> ModelProto:
+    """Return the network's graph between one that reads columns and one that answers."""
+    from onnx import TensorProto, compose, helper
+
+    types = {"FP64": TensorProto.DOUBLE, "FP32": TensorProto.FLOAT, "BYTES": TensorProto.STRING}
+    opsets = {one.domain: one.version for one in core.opset_import} | {"ai.onnx.ml": 4}
+    made = {
+        "opset_imports": [helper.make_opsetid(*one) for one in opsets.items()],
+        "ir_version": core.ir_version,
+    }
+
+    def value(one: Any) -> Any:
+        shape = [size if place else "rows" for place, size in enumerate(one.shape)]
+        return helper.make_tensor_value_info(one.name, types[one.datatype], shape)
+
+    # The names of columns are the user's: those of all else must not be among them.
+    mark = "kubestill:"
+    while any(one.name.startswith(mark) for one in signature.inputs):
+        mark += ":"
+    raw, outputs = f"{mark}raw", f"{mark}outputs"
+    width = model.encoder.raw_width
+    reading = helper.make_graph(
+        _reading(signature, raw, mark),
+        "columns",
+        [value(one) for one in signature.inputs],
+        [helper.make_tensor_value_info(raw, TensorProto.FLOAT, ["rows", width])],
+    )
+    answering = helper.make_graph(
+        _answering(signature, outputs, mark, model),
+        "answers",
+        [helper.make_tensor_value_info(outputs, TensorProto.FLOAT, ["rows", None])],
+        [value(one) for one in signature.outputs],
+    )
+    core = compose.add_prefix(core, f"{mark}network/")
+    for domain in opsets.keys() - {one.domain for one in core.opset_import}:
+        core.opset_import.append(helper.make_opsetid(domain, opsets[domain]))
+    entry, end = core.graph.input[0].name, core.graph.output[0].name
+    whole = compose.merge_models(helper.make_model(reading, **made), core, io_map=[(raw, entry)])
+    return compose.merge_models(
+        whole, helper.make_model(answering, **made), io_map=[(end, outputs)]
+    )
+
+
+def _reading(signature: Signature, raw: str, mark: str) -> list[NodeProto]:
+    """Return what turns columns into raw rows, as `datasets.decode` does."""
+    from onnx import TensorProto, helper
+
+    nodes = [
+        helper.make_node(
+            "Constant", [], [f"{mark}1"], value=helper.make_tensor("", TensorProto.INT64, [1], [1])
+        )
+    ]
+    places: list[str] = []
+    for number, one in enumerate(signature.inputs):
+        value, place = one.name, f"{mark}raw/{number}"
+        if one.labels is not None:
+            nodes.append(_codes(one, f"{mark}code/{number}"))
+            value = f"{mark}code/{number}"
+        if one.datatype == "FP32":
+            nodes.append(helper.make_node("Flatten", [value], [place], axis=1))
+        else:
+            single = f"{mark}single/{number}"
+            nodes.append(helper.make_node("Cast", [value], [single], to=TensorProto.FLOAT))
+            nodes.append(helper.make_node("Unsqueeze", [single, f"{mark}1"], [place]))
+        places.append(place)
+    return [*nodes, helper.make_node("Concat", places, [raw], axis=1)]
+
+
+def _codes(one: Input, output: str) -> NodeProto:
+    """Return what turns the labels of a column into their codes, and all else into NaN."""
+    from onnx import TensorProto, helper
+
+    assert one.labels is not None
+    node = {"domain": "ai.onnx.ml", "name": output}
+    codes = [float(code) for code in range(len(one.labels))]
+    if one.datatype == "BYTES":
+        # Without labels there is nothing to find, which the operator does not take.
+        labels = {"keys_strings": one.labels or [""], "values_floats": codes or [math.nan]}
+        return helper.make_node(
+            "LabelEncoder", [one.name], [output], default_float=math.nan, **labels, **node
+        )
+    numbers = numeric_labels(one.labels)
+
+    def tensor(name: str, values: list[float]) -> Any:
+        return helper.make_tensor(name, TensorProto.DOUBLE, [len(values)], values)
+
+    return helper.make_node(
+        "LabelEncoder",
+        [one.name],
+        [output],
+        keys_tensor=tensor("keys", list(numbers)),
+        values_tensor=tensor("values", [float(code) for code in numbers.values()]),
+        default_tensor=tensor("default", [math.nan]),
+        **node,
+    )
+
+
+def _answering(signature: Signature, outputs: str, mark: str, model: Model) -> list[NodeProto]:
+    """Return what turns the network's outputs into answers, as `models.predict` does."""
+    from onnx import TensorProto, helper
+
+    node = helper.make_node
+    prediction = signature.outputs[0]
+    if model.spec.task == "regression":
+        shape = helper.make_tensor("", TensorProto.INT64, [len(prediction.shape)], prediction.shape)
+        return [
+            node("Constant", [], [f"{mark}shape"], value=shape),
+            node("Reshape", [outputs, f"{mark}shape"], [prediction.name]),
+        ]
+    chances, place = signature.outputs[1].name, f"{mark}place"
+    if model.spec.task == "binary":
+        spread = [
+            node("Neg", [outputs], [f"{mark}no"]),
+            node("Concat", [f"{mark}no", outputs], [f"{mark}both"], axis=1),
+            node("Sigmoid", [f"{mark}both"], [chances]),
+        ]
+    else:
+        spread = [node("Softmax", [outputs], [chances], axis=1)]
+    label = node(
+        "LabelEncoder",
+        [place],
+        [prediction.name],
+        domain="ai.onnx.ml",
+        keys_int64s=list(range(len(model.spec.outputs))),
+        values_strings=list(model.spec.outputs),
+    )
+    return [*spread, node("ArgMax", [chances], [place], axis=1, keepdims=0), label]
 
 
 def export_torch(model: Model, path: str) -> None:
