@@ -207,3 +207,54 @@ def test_a_profile_is_small_and_survives_json(tmp_path):
     assert {"mean of picture", "spread of picture", "x0"} <= made.columns.keys()
     values = columns_of(dataset)
     assert not compare_rows(made, values, target="y", alpha=0.05)
+
+
+CURRENCY = 0.86
+
+
+@pytest.mark.parametrize("factor", [2.0, 0.5, CURRENCY, 1.609344, 1000.0])
+def test_any_factor_is_another_unit_where_it_comes_from_one_row_to_the_next(factor):
+    frame = frame_of(seed=2).assign(price=lambda rows: rows.miles.clip(100, 200))
+    known = sketch(frame_of(seed=1).miles.clip(100, 200))
+    last, now = frame.price[:1000], frame.price[1000:]
+    assert "Has its unit changed?" in (change_of_unit(known, now * factor, last) or "")
+    assert change_of_unit(known, now, last) is None
+    # It came with the season: the rows right before have it, too.
+    assert change_of_unit(known, now * factor, last * factor) is None
+
+
+def test_a_season_that_comes_slowly_is_no_unit_even_where_it_doubles_everything():
+    known = sketch(frame_of(seed=1)["miles"])
+    frame = frame_of(rows=4000, seed=2)
+    risen = frame.miles * np.linspace(1.0, 2.0, 4000)
+    assert change_of_unit(known, risen[2000:], risen[:2000]) is None
+
+
+def test_the_profile_of_several_windows_knows_what_is_usual_in_one_of_them(tmp_path):
+    """A winter without storms, and a summer in which a gauge is down."""
+    schema = Schema(
+        columns=(
+            Column(name="wind", kind="numeric"),
+            Column(name="sea", kind="categorical", role="target", categories=CLASSES),
+        ),
+        task="multiclass",
+    )
+    calm, summer = no_storms(frame_of(seed=1)), sixty_percent_missing(frame_of(seed=2))
+    windows: list[Dataset] = []
+    for name, frame in {"all": frame_of(seed=3), "winter": calm, "summer": summer}.items():
+        with DatasetWriter(str(tmp_path / name), schema) as writer:
+            writer.write(frame[["wind", "sea"]].reset_index(drop=True))
+        windows.append(writer.dataset)
+
+    def broken(reference, frame):
+        values = {name: frame[name] for name in ("wind", "sea")}
+        shifts = compare_rows(reference, values, target="sea", alpha=0.05)
+        return {shift.kind for shift in shifts if shift.unfit}
+
+    for frame, kind in (
+        (no_storms(frame_of(seed=4)), "class"),
+        (sixty_percent_missing(frame_of(seed=4)), "missing"),
+    ):
+        assert broken(profile_of(windows[0]), frame) == {kind}
+        assert broken(profile_of(*windows), frame) == set()
+    assert broken(profile_of(*windows), frame_of(seed=4).assign(wind=np.nan)) == {"missing"}

@@ -18,6 +18,7 @@ from kubestill.runtime.retraining.history import Judgement, Outcome
 from kubestill.runtime.retraining.outcomes import conclude
 from kubestill.runtime.steps.collect_fresh import collect_fresh
 
+QUICK = {"min_judge_rows": 0, "min_events": 0, "judge_gap": 0.0}
 PORTS = ("dataset", "validation", "holdout", "fresh", "replay", "summary")
 
 
@@ -63,7 +64,7 @@ class Scene:
             "validation_fraction": 0.0,
             **given,
             # Few rows are quick; `Request` waits for as many as judging needs.
-            "settings": {"min_judge_rows": 0, "min_events": 0, **given.get("settings", {})},
+            "settings": {**QUICK, **given.get("settings", {})},
         }
         status, reason = collect_fresh(run_id=run_id, as_of=as_of, **ports, **values)
         return Taken(run_id, status, reason, out)

@@ -30,6 +30,19 @@ def test_judging_and_training_rows_share_none_and_lose_none(scene: Scene) -> Non
     assert 70 < len(parts[1]) < 130
 
 
+def test_the_latest_rows_judge_and_their_neighbours_teach_nobody(scene: Scene) -> None:
+    """In whatever order the files hold them."""
+    scene.deliver("a.parquet", rows(0, 200).sample(frac=1, random_state=0))
+    taken = scene.run("2013-02-01", settings={"judge_gap": 0.1})
+    assert taken.ids("holdout") == list(range(140, 200))
+    assert taken.ids("dataset") == list(range(120))
+    # They are not lost: a champion's older rows are replayed, and a loser's are learned from.
+    scene.promote(taken)
+    scene.deliver("b.parquet", rows(200, 50, day="2013-02-01"))
+    later = scene.run("2013-03-01", replay_rows=1000)
+    assert later.ids("replay") == list(range(140))
+
+
 def test_a_retry_gets_the_same_window_though_more_rows_have_arrived(scene: Scene) -> None:
     scene.deliver("a.parquet", rows(0, 48))
     first = scene.run("2013-01-02", "r")
@@ -248,7 +261,7 @@ def test_a_window_that_could_decide_nothing_waits_before_anything_is_trained(sce
 
 
 def test_rare_events_are_waited_for_but_not_for_ever(scene: Scene) -> None:
-    scene.deliver("a.parquet", rows(0, 500, y=["no"] * 490 + ["yes"] * 10))
+    scene.deliver("a.parquet", rows(0, 500, y=["yes", *["no"] * 49] * 10))
     waiting = scene.run("2013-03-01", **LARGE)
     assert waiting.status == "waiting"
     assert "are outside of the most frequent class, where at least 10 have to be" in waiting.reason

@@ -125,15 +125,23 @@ def _scores(job: Job, evaluations: Mapping[Role, Evaluation], dataset: Dataset) 
 
 
 def _shifts(job: Job, evaluations: Mapping[Role, Evaluation]) -> tuple[Shift, ...]:
-    """Compare the rows with those the champion was promoted on: labelled or not."""
-    record, schema = job.record, job.dataset.schema
-    if record is None or record.profile is None or job.champion_role is None:
+    """Compare the rows with those the champion has learned from: labelled or not."""
+    record, schema, lineage = job.record, job.dataset.schema, job.lineage
+    if record is None or record.profile is None or job.champion_role is None or lineage is None:
         return ()
     if schema.target is None:
         return ()
     target, ignore = schema.target.name, job.settings.ignore
     values = columns_of(job.dataset)
-    found = compare_rows(record.profile, values, target=target, alpha=job.alpha, ignore=ignore)
+    last = lineage.before()
+    found = compare_rows(
+        record.profile,
+        values,
+        target=target,
+        alpha=job.alpha,
+        ignore=ignore,
+        before=(lambda: columns_of(last)) if last else None,
+    )
     if target in ignore:
         return found
     champion = evaluations[job.champion_role]
@@ -292,7 +300,7 @@ def _record(
         golden=mark if mark and np.isfinite(mark.value) else None,
         bias=bias_of(mine.outcome, scores.groups),
         skill=skill(mine.outcome),
-        profile=profile_of(job.dataset),
+        profile=profile_of(*(job.lineage.learned() or [job.dataset])),
     )
 
 

@@ -1,7 +1,7 @@
 """Test whether rows are fit to judge and to learn from, or something is wrong with the data.
 
 A model that meets a changed world should learn from it; one that meets broken data must not. So
-rows are compared with the profile of those the champion was promoted on. What has an innocent
+rows are compared with the profile of those the champion has learned from. What has an innocent
 explanation (other values than before) is *drift*: it is reported, and the scores decide. What has
 none is *unfit* and stops everything: a column in another unit, mostly missing or far outside
 anything seen; a class that no longer occurs; labels that have nothing to do with the rows, or say
@@ -17,7 +17,7 @@ differs from everything.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -70,24 +70,35 @@ def compare_rows(
     target: str,
     alpha: float,
     ignore: Sequence[str] = (),
+    before: Callable[[], Mapping[str, pd.Series]] | None = None,
 ) -> tuple[Shift, ...]:
     """Compare rows with the profile of earlier ones; the gravest findings first.
 
     Args:
-        reference: Of the rows that the model in production was promoted on.
-        values: Column → [N] values, as `profile.columns_of` gives them.
+        reference: Of the rows that the model in production has learned from.
+        values: Column → [N] values in order of time, as `profile.columns_of` gives them.
         target: Name of the target among them.
         alpha: Largest adjusted p-value that counts as evidence.
         ignore: Columns that are not looked at.
+        before: Gives the same of the sound rows right before these; None where nobody has them.
     """
     found: list[Shift] = []
+    earlier: Mapping[str, pd.Series] | None = None
     for name, column in values.items():
         known = reference.target if name == target else reference.columns.get(name)
         if known is None or name in ignore or not known.present:
             continue
         found += _missing(name, known, column)
         found += _classes(name, known, column) if name == target else _far(name, known, column)
-        found += _distribution(name, known, column, is_target=name == target)
+        moved = _distribution(name, known, column)
+        if name != target and any(shift.size >= STABILITY for shift in moved):
+            if before and earlier is None:
+                earlier = before()
+            last = earlier.get(name) if earlier else None
+            if change := change_of_unit(known, column, last):
+                told = {"kind": "unit", "statement": f"{name}: {change}"}
+                moved = [replace(shift, **told) for shift in moved]
+        found += moved
     adjusted = stats.false_discovery_control([shift.p_value for shift in found]) if found else []
     kept = [
         replace(shift, p_value=float(p))
@@ -118,7 +129,7 @@ _LEAST: dict[Kind, float] = {
 
 def _missing(name: str, known: Sketch, column: pd.Series) -> list[Shift]:
     rows, missing = len(column), int(column.isna().sum())
-    before, now = known.missing / known.rows, missing / rows
+    before, now = max(known.missing / known.rows, known.most_missing), missing / rows
     if now <= before:
         return []
     test = stats.fisher_exact(
@@ -145,6 +156,8 @@ def _classes(name: str, known: Sketch, column: pd.Series) -> list[Shift]:
         share, left = count / known.present, now.get(label, 0)
         if left > CLASS_LEFT * share * len(labelled):
             continue
+        if known.least.get(label, share) <= CLASS_LEFT * share:
+            continue  # there are seasons without it
         test = stats.binomtest(left, len(labelled), share, alternative="less")
         statement = (
             f"{name}: the class {label!r} is gone: {left:,} of {counted(len(labelled), 'row')}, "
@@ -190,24 +203,15 @@ def _far(name: str, known: Sketch, column: pd.Series) -> list[Shift]:
     ]
 
 
-def _distribution(name: str, known: Sketch, column: pd.Series, *, is_target: bool) -> list[Shift]:
+def _distribution(name: str, known: Sketch, column: pd.Series) -> list[Shift]:
     before, now = histogram(known, column)
     met = before + now > 0
     if met.sum() < 2 or not now.sum() or not before.sum():
         return []
     p_value = float(stats.chi2_contingency(np.stack([before[met], now[met]])).pvalue)
     size = stability_index(before, now)
-    change = change_of_unit(known, column) if size >= STABILITY and not is_target else None
-    statement = change or _moved(name, known, column, size)
-    return [
-        Shift(
-            kind="unit" if change else "drift",
-            column=name,
-            statement=f"{name}: {change}" if change else statement,
-            p_value=p_value,
-            size=size,
-        )
-    ]
+    statement = _moved(name, known, column, size)
+    return [Shift(kind="drift", column=name, statement=statement, p_value=p_value, size=size)]
 
 
 def _moved(name: str, known: Sketch, column: pd.Series, size: float) -> str:

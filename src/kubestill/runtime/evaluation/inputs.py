@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.retraining import Champion, Registry, State, Window, open_registry
 from kubestill.runtime.retraining.history import is_reserved
 from kubestill.runtime.retraining.request import parse_instant
+from kubestill.runtime.retraining.state import Half
+from kubestill.runtime.retraining.windows import WindowStore
 from kubestill.runtime.stores import open_store
 from kubestill.runtime.training.record import TrainingRecord, read_training
 
@@ -65,6 +68,31 @@ class Lineage:
     golden_age: float | None = None
     """Days between the golden rows and those of the window; None where they are the user's own, or
     there are none."""
+    state: State = dataclasses.field(default_factory=State)
+
+    def learned(self) -> list[Dataset]:
+        """Open every window that is not quarantined, the run's own as well."""
+        claim = self.state.claim
+        held = [claim.window] if claim and claim.run_id == self.run_id else []
+        return [self._open(window, half) for window, half in self._sound(*held)]
+
+    def before(self) -> Dataset | None:
+        """Open the last sound rows before those of the window; None where there are none."""
+        judged = [part for part in self._sound() if part[1] == "judge" and part[0].judge_rows]
+        latest = max(judged, key=lambda part: part[0].end, default=None)
+        return self._open(*latest) if latest else None
+
+    def _sound(self, *more: Window) -> list[tuple[Window, Half]]:
+        halves: tuple[Half, ...] = ("train", "judge")
+        return [
+            (window, half)
+            for window in (*self.state.windows, *more)
+            for half in halves
+            if getattr(window, half) != "quarantined"
+        ]
+
+    def _open(self, window: Window, half: Half) -> Dataset:
+        return WindowStore(self.registry, self.state).dataset(window, half)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,6 +268,7 @@ def _read_lineage(registry: str, run_id: str) -> Lineage:
     window = claim.window if claim and claim.run_id == run_id else None
     return Lineage(
         registry=opened,
+        state=state,
         run_id=run_id,
         champion=champion,
         record=record,

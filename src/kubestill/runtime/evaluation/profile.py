@@ -10,6 +10,7 @@ from. A tensor is sketched by the mean and the spread of each row's elements.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,10 @@ LABELS = 60
 """Kept of a categorical column, most frequent first; what is rarer is pooled."""
 MOST_COLUMNS = 100
 """Sketched at most, so that a profile stays some ten kilobytes; later columns are left out."""
+MOST_ROWS = 200_000
+"""Of all windows together that are sketched, an even share of each."""
+LEAST_ROWS = 100
+"""Of a window that may show what is usual in its season."""
 _DIGITS = 6
 
 
@@ -49,6 +54,10 @@ class Sketch(_Value):
     """Rows by value, where the column has few values."""
     pooled: int = 0
     """Rows whose value is not among `counts`."""
+    most_missing: float = 0.0
+    """Largest share of rows without a value in one window: some are without it by their season."""
+    least: dict[str, float] = {}
+    """Smallest share of each of `counts` in one window, of the target where there were several."""
     quantiles: list[float] = []
     """[QUANTILES] of a numeric column with many values; empty otherwise."""
     edges: list[float] = []
@@ -75,21 +84,39 @@ class Profile(_Value):
     target: Sketch | None = None
 
 
-def profile_of(dataset: Dataset, rows: npt.NDArray[np.int64] | None = None) -> Profile:
-    """Sketch the features and the target of a dataset.
-
-    Args:
-        dataset: Rows.
-        rows: [N] which of them; all where None.
-    """
-    values = columns_of(dataset, rows)
-    target = values.pop(dataset.schema.target.name, None) if dataset.schema.target else None
-    count = dataset.rows if rows is None else len(rows)
+def profile_of(*windows: Dataset) -> Profile:
+    """Sketch the features and the target of all windows together, of whatever season they are."""
+    total = sum(window.rows for window in windows)
+    parts = [columns_of(window, _share(window.rows, total)) for window in windows]
+    found = {name: [part[name] for part in parts if name in part] for name in parts[0]}
+    target = windows[0].schema.target
+    values = found.pop(target.name, None) if target else None
     return Profile(
-        rows=count,
-        columns={name: sketch(column) for name, column in values.items()},
-        target=None if target is None else sketch(target),
+        rows=total,
+        columns={name: _sketch_all(columns) for name, columns in found.items()},
+        target=None if values is None else _sketch_all(values, classes=True),
     )
+
+
+def _share(rows: int, total: int) -> npt.NDArray[np.int64] | None:
+    """Return which rows of a window are looked at; None for all."""
+    if total <= MOST_ROWS:
+        return None
+    return np.unique(np.linspace(0, rows - 1, max(1, rows * MOST_ROWS // total)).astype(np.int64))
+
+
+def _sketch_all(windows: Sequence[pd.Series], *, classes: bool = False) -> Sketch:
+    """Sketch one column of all windows, and what is unusual in one and usual in another."""
+    whole = sketch(pd.concat(windows, ignore_index=True) if len(windows) > 1 else windows[0])
+    alone = [values for values in windows if len(values) >= LEAST_ROWS]
+    if len(alone) < 2:
+        return whole
+    missing = max(float(values.isna().mean()) for values in alone)
+    least: dict[str, float] = {}
+    if classes and whole.counts:
+        shares = [values.dropna().map(_label).value_counts(normalize=True) for values in alone]
+        least = {name: min(float(one.get(name, 0.0)) for one in shares) for name in whole.counts}
+    return whole.model_copy(update={"most_missing": missing, "least": least})
 
 
 def columns_of(dataset: Dataset, rows: npt.NDArray[np.int64] | None = None) -> dict[str, pd.Series]:

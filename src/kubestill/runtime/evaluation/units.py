@@ -1,18 +1,29 @@
 """Recognising a column that is measured in another unit than it was."""
 
+# pandas comes without types.
+# pyright: reportArgumentType=false
+
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 
-from kubestill.runtime.evaluation.profile import Sketch
+from kubestill.runtime.evaluation.profile import Floats, Sketch
 
 __all__ = ["change_of_unit"]
 
 LEAST_FACTOR = 1.4
 """Smaller factors are too easily growth; larger ones, with the shape intact, are not."""
+LEAST_JUMP = 1.1
+"""The same where rows that follow each other are known to differ by it."""
 SHAPE = 0.05
 """Largest distance of the rescaled quantiles from the former ones, as a share of their spread."""
+LEAP = 0.5
+"""How much closer the rescaled neighbours must be than as they are."""
+NEIGHBOURS = 500
+"""Rows on either side of the beginning of a window that are held against each other."""
 
 _FACTORS: dict[float, str] = {
     1.609344: "miles to kilometres",
@@ -41,44 +52,93 @@ _OFFSETS: dict[tuple[float, float], str] = {
 }
 
 
-def change_of_unit(known: Sketch, column: pd.Series) -> str | None:
+def change_of_unit(known: Sketch, column: pd.Series, last: pd.Series | None = None) -> str | None:
     """Return the change of unit that turns the former values into the present ones, or None.
 
     A change of unit keeps the shape of a distribution: new quantiles = factor × old ones, or one of
-    the temperature scales. The factor is one that units have: a season may stretch sunshine or
-    demand by any other, and is no fault of the data.
+    the temperature scales; and it is there in the first rows as in the last. So far that may be a
+    season, too, but it does not come from one row to the next. Where the rows before these are not
+    known, only a factor that units have counts.
+
+    Args:
+        known: Sketch of the former values.
+        column: The present values, in order of time.
+        last: The sound values right before these; None where nobody knows them.
     """
-    present = column.dropna()
-    if not known.numeric or len(present) < 2 * len(known.quantiles):
+    if not known.numeric:
         return None
-    # The ends are single rows: extreme values say nothing about a unit.
-    before = np.asarray(known.quantiles)[1:-1]
-    grid = np.linspace(0, 1, len(known.quantiles))[1:-1]
-    now = np.quantile(present.to_numpy(np.float64), grid)
-    spread = float(before[-1] - before[0])
-    if spread <= 0 or not before.any():
+    present = _numbers(column)
+    if len(present) < 2 * len(known.quantiles):
         return None
-
-    def misfit(factor: float, offset: float = 0.0) -> float:
-        return float(np.abs((now - offset) / factor - before).mean()) / spread
-
-    factor = float(np.median(now[before != 0] / before[before != 0]))
-    material = factor > 0 and not 1 / LEAST_FACTOR < factor < LEAST_FACTOR
-    named = _named(factor) if material else None
-    if named and misfit(factor) <= min(SHAPE, misfit(1.0) / 3):
-        return f"{named} Has its unit changed?"
-    for (scale, offset), name in _OFFSETS.items():
-        if misfit(scale, offset) <= min(SHAPE, misfit(1.0) / 3):
-            return f"values look converted from {name}. Has its unit changed?"
+    before = np.asarray(known.quantiles)
+    for factor, offset, told in _candidates(before, present, jumps=last is not None):
+        halves = np.array_split(present, 2)
+        if all(_explained(before, part, factor, offset, SHAPE) for part in (present, *halves)):
+            if last is None or _jumps(_numbers(last), present, factor, offset):
+                return f"{told} Has its unit changed?"
     return None
 
 
+def _candidates(
+    before: Floats, present: Floats, *, jumps: bool
+) -> Iterator[tuple[float, float, str]]:
+    """Yield factor, offset and meaning of the changes that there may have been."""
+    now = _grid(present, len(before))
+    there = before[1:-1] != 0
+    if not there.any():
+        return
+    factor = float(np.median(now[there] / before[1:-1][there]))
+    least = LEAST_JUMP if jumps else LEAST_FACTOR
+    if factor > 0 and not 1 / least < factor < least:
+        named = _named(factor)
+        if named or jumps:
+            yield factor, 0.0, named or f"values are {_times(factor)} what they were."
+    for (scale, offset), name in _OFFSETS.items():
+        yield scale, offset, f"values look converted from {name}."
+
+
+def _explained(before: Floats, values: Floats, factor: float, offset: float, shape: float) -> bool:
+    """Return whether values have the quantiles `before` after this change, and not without it."""
+    spread = float(before[-2] - before[1])
+    if spread <= 0:
+        return False
+    # The ends are single rows: extreme values say nothing about a unit.
+    now = _grid(values, len(before))
+    misfit = np.abs((now - offset) / factor - before[1:-1]).mean() / spread
+    unchanged = np.abs(now - before[1:-1]).mean() / spread
+    # Half as many rows scatter more.
+    allowed = shape + 1.5 / np.sqrt(len(values))
+    return bool(misfit <= min(allowed, unchanged / 3))
+
+
+def _jumps(last: Floats, present: Floats, factor: float, offset: float) -> bool:
+    """Return whether the rows right before and after differ by the change, and not less without."""
+    last, first = last[-NEIGHBOURS:], present[:NEIGHBOURS]
+    if min(len(last), len(first)) < 20:
+        return True
+    grid = np.linspace(0.1, 0.9, 9)
+    before, now = np.quantile(last, grid), np.quantile(first, grid)
+    changed = np.abs((now - offset) / factor - before).mean()
+    return bool(changed <= LEAP * np.abs(now - before).mean())
+
+
+def _grid(values: Floats, quantiles: int) -> Floats:
+    return np.quantile(values, np.linspace(0, 1, quantiles)[1:-1])
+
+
+def _numbers(column: pd.Series) -> Floats:
+    return column.dropna().to_numpy(np.float64)
+
+
 def _named(factor: float) -> str | None:
-    times = f"{factor:,.0f} times" if factor >= 100 else f"{factor:.3g} times"
-    shown = f"values are {times} what they were"
+    shown = f"values are {_times(factor)} what they were"
     for known, name in _FACTORS.items():
         if abs(factor / known - 1) < 0.05:
             return f"{shown}, as from {name}."
         if abs(factor * known - 1) < 0.05:
             return f"{shown}, the reverse of {name}."
     return None
+
+
+def _times(factor: float) -> str:
+    return f"{factor:,.0f} times" if factor >= 100 else f"{factor:.3g} times"

@@ -51,8 +51,11 @@ def write_outputs(
         if (window := state.window(id)) is not None
     ]
     names = list(schema.names)
+    # In order of time: the last ones are closest to those that judge.
+    own = mine["train"].to_table()
+    own = own.slice(0, own.num_rows - _gap(claim, request))
     learn = pa.concat_tables(
-        [_plain(dataset.to_table().select(names)) for dataset in (*pool, mine["train"])],
+        [_plain(table.select(names)) for table in (*(part.to_table() for part in pool), own)],
         promote_options="permissive",
     )
     parts = _split(learn, schema, request)
@@ -68,6 +71,14 @@ def write_outputs(
     whole = (table for half in mine.values() for table in half.iter_tables())
     _write(outputs.fresh, schema, whole, "fresh", claim)
     _write(outputs.replay, schema, _sample(windows, state, request), "replay", claim)
+
+
+def _gap(claim: Claim, request: Request) -> int:
+    """Return how many of the window's rows lie too close to those that judge to be learned from."""
+    if request.group:  # entities, not times, keep them apart
+        return 0
+    window = claim.window
+    return min(int(request.judge_gap * window.rows), (window.rows - window.judge_rows) // 2)
 
 
 def _plain(table: pa.Table) -> pa.Table:

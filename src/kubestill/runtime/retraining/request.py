@@ -51,9 +51,12 @@ class Request(Reading):
     min_events: int = Field(default=10, ge=0)
     """Judging rows outside of the most frequent class, below which all rows wait as well, until
     there are ten times `min_rows`: a class that is gone must not be waited for."""
+    judge_gap: float = Field(default=0.02, ge=0, lt=1)
+    """Share of the fresh rows, the latest before those that judge, which this run does not learn
+    from: rows that are close in time are alike. Later runs may."""
     group: str = ""
     """Column whose equal values belong to one entity, such as a customer: all of its rows in a
-    window judge, or none."""
+    window judge, or none. Which ones is then drawn; without it the latest rows judge."""
 
     @field_validator("as_of", "since")
     @classmethod
@@ -88,7 +91,8 @@ class Request(Reading):
         parsed: Request | None = None
         check_placeholders(values, problems)
         typed = {name: value for name, value in values.items() if not _unfilled(value)}
-        names = ("timezone", "timestamp_format", "min_judge_rows", "min_events", "group")
+        names = ("timezone", "timestamp_format", "min_judge_rows", "min_events")
+        names += ("judge_gap", "group")
         names += tuple(Reading.model_fields)
         known = {name: value for name, value in settings.items() if name in names}
         for name in settings.keys() - known:

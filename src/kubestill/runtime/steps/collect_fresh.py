@@ -173,12 +173,12 @@ def _take(
     found: Fresh,
 ) -> _Result:
     golden = import_golden(registry, state, request.golden_source, found.schema)
-    judge = _judging(request, found)
+    order, judge = _judging(request, found)
     window = windows.write(
         run_id,
         {
-            "train": found.table.filter(pa.array(~judge)),
-            "judge": found.table.filter(pa.array(judge)),
+            "train": found.table.take(pa.array(order[~judge])),
+            "judge": found.table.take(pa.array(order[judge])),
         },
         found.schema,
         found.identities,
@@ -263,25 +263,31 @@ def _claimed(registry: Registry, state: State, claim: Claim) -> _Result:
     return _Result(collected=collected, claim=claim, files=about.files)
 
 
-def _judging(request: Request, found: Fresh) -> NDArray[np.bool_]:
-    """Return which rows [n] judge: by their identity, or by their group's where they have one."""
+def _judging(request: Request, found: Fresh) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the order of the rows in time, int64 [n], and which of them judge, bool [n].
+
+    The latest rows judge, as the present will. Where rows have an entity, all of some entities do.
+    """
     shares = found.identities.shares
-    if request.group and found.rows:
-        if request.group not in found.table.column_names:
-            near = nearest(request.group, found.table.column_names)
-            remedy = f"no column of this name; {near}"
-            raise InvalidInput([Problem("settings.group", request.group, remedy)])
-        who = identify(found.table, [request.group], found.micros, request.timestamp, counted=False)
-        has = found.table.column(request.group).is_valid().to_numpy()
-        shares = np.where(has, who.shares, shares)
-    return shares < request.judge_fraction
+    # Rows of one time are ordered by their identity: the same rows give the same window.
+    order = np.lexsort((shares, found.micros))
+    if not request.group or not found.rows:
+        learned = found.rows - round(request.judge_fraction * found.rows)
+        return order, np.arange(found.rows) >= learned
+    if request.group not in found.table.column_names:
+        near = nearest(request.group, found.table.column_names)
+        remedy = f"no column of this name; {near}"
+        raise InvalidInput([Problem("settings.group", request.group, remedy)])
+    who = identify(found.table, [request.group], found.micros, request.timestamp, counted=False)
+    has = found.table.column(request.group).is_valid().to_numpy()
+    return order, (np.where(has, who.shares, shares) < request.judge_fraction)[order]
 
 
 def _too_few(request: Request, found: Fresh) -> str:
     """Return why nothing could be decided on these rows; empty where something could."""
     if found.rows < request.min_rows:
         return f"a verdict needs {request.min_rows:,}"
-    judge = _judging(request, found)
+    order, judge = _judging(request, found)
     rows, wanted = int(judge.sum()), request.min_judge_rows
     if rows < wanted:
         return (
@@ -291,7 +297,7 @@ def _too_few(request: Request, found: Fresh) -> str:
     target = found.schema.target
     if target is None or target.kind == "numeric" or found.rows >= 10 * request.min_rows:
         return ""
-    labels = found.table.column(target.name).filter(pa.array(judge)).value_counts()
+    labels = found.table.column(target.name).take(pa.array(order[judge])).value_counts()
     counts = [one["counts"].as_py() for one in labels]
     rare = sum(counts) - max(counts, default=0)
     if rare >= request.min_events:
