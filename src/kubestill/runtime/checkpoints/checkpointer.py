@@ -52,6 +52,10 @@ from kubestill.runtime.checkpoints.writer import CheckpointWriter, Snapshot, swe
 
 Resume = Literal["auto", "never", "must"]
 
+_ASKED_SECONDS = 0.1
+"""Between two times that ranks ask whether state is to be saved: a pod that ends has little more.
+"""
+
 
 class Checkpointer:
     """One attempt at one training run.
@@ -70,18 +74,22 @@ class Checkpointer:
         ranks: Ranks,
         resume: Resume,
         numerics: dict[str, Any],
+        replicated: bool,
         announce: Announce,
     ):
         self._place = place
         self._cell = cell
         self._attempt = attempt
         self._ranks = ranks
+        self._writers = 1 if replicated else ranks.world
+        """Ranks that save a part of the state."""
         self._resume = resume
         self._numerics = numerics
         self._announce = announce
         self._resumed: LedgerEntry | None = None
         self._exact = True
         self._saves = 0
+        self._unasked, self._asked = 0, (time.monotonic(), 1)
         self._closed = threading.Event()
         self._flag = TerminationFlag()
         self._schedule = RecoverySchedule(
@@ -105,6 +113,7 @@ class Checkpointer:
         *,
         resume: Resume = "auto",
         numerics: Mapping[str, Any],
+        replicated: bool = False,
         announce: Announce = print,
     ) -> Checkpointer:
         """Become the next attempt at this training run, or adopt the result of one that finished.
@@ -119,6 +128,8 @@ class Checkpointer:
             resume: `never` starts afresh, in a place of its own; `must` fails where there is
                 nothing to resume.
             numerics: Everything besides state and data that changes bits. Plain JSON.
+            replicated: The state is the same on every rank, and their number changes no bit: rank 0
+                saves it alone, and any number of ranks resumes from it.
             announce: Takes progress and warnings, one line each.
 
         Raises:
@@ -133,7 +144,7 @@ class Checkpointer:
         attempt = None
         if ranks.rank == 0:
             must = resume == "must"
-            if must and ranks.world == 1:
+            if must and (ranks.world == 1 or replicated):
                 must = not waits(settings.spill_folder, place, announce)
             if must and _starts_afresh(cell.read()[0], place.owner):
                 raise _nothing_to_resume(place)
@@ -155,6 +166,7 @@ class Checkpointer:
             ranks=ranks,
             resume=resume,
             numerics=json.loads(json.dumps(dict(numerics))),
+            replicated=replicated,
             announce=announce,
         )
 
@@ -201,13 +213,14 @@ class Checkpointer:
         """
         ranks = self._ranks
         store = self._place.store
-        chosen = newest_whole(store, self._cell, self._mine(), ranks, self._announce)
+        own = {"rank": ranks.rank if self._writers > 1 else 0, "world": self._writers}
+        chosen = newest_whole(store, self._cell, self._mine(), ranks, self._announce, **own)
         if chosen is None and self._resume == "must":
             raise _nothing_to_resume(self._place, "every checkpoint there is damaged")
         if chosen is not None:
             # Not the state, which would take as much memory again for as long as training goes on.
             self._resumed = chosen.entry
-            self._exact = same_bits(chosen, self._numerics, ranks.world, self._announce)
+            self._exact = same_bits(chosen, self._numerics, self._writers, self._announce)
             self._note(resumed_from=chosen.entry.step, exact=self._exact)
         # From here on there is something to save before a signal ends the process.
         self._flag.install()
@@ -216,16 +229,41 @@ class Checkpointer:
     def recovery_due(self) -> bool:
         """Say whether to take a recovery checkpoint now; cheap enough for every step.
 
+        Several ranks must do so at the same step. Rank 0 decides, and they ask it as many steps
+        apart as take a tenth of a second.
+
         Raises:
             Fenced: Another attempt owns the training run: stop.
             StoreError: The store refused everything for longer than the bound.
         """
-        saver = self._running()
-        saver.check()
-        due = self._flag.raised or (self._schedule.due(time.monotonic()) and not saver.busy)
         if self._ranks.world > 1:
-            due = self._ranks.share("due" if due else "") == "due"
+            self._unasked -= 1
+            if self._unasked > 0:
+                return False
+        due = False
+        if self._saves_here:
+            saver = self._running()
+            saver.check()
+            due = self._flag.raised or (self._schedule.due(time.monotonic()) and not saver.busy)
+        if self._ranks.world == 1:
+            return due
+        told = self._ranks.share(json.dumps([due, self._steps_until_asked()]))
+        due, self._unasked = json.loads(told)
         return due
+
+    def _steps_until_asked(self) -> int:
+        """Return after how many steps rank 0 is asked again."""
+        now = time.monotonic()
+        since, steps = self._asked
+        fitting = int(steps * _ASKED_SECONDS / max(now - since, 1e-9))
+        steps = max(1, min(fitting, 2 * steps))
+        self._asked = now, steps
+        return steps
+
+    @property
+    def _saves_here(self) -> bool:
+        """Whether this rank saves anything."""
+        return self._writers > 1 or self._ranks.rank == 0
 
     def save(
         self,
@@ -255,8 +293,12 @@ class Checkpointer:
             Fenced: Another attempt owns the training run.
             StoreError: The store refused everything for longer than the bound.
         """
-        saver = self._running()
         self._saves += 1
+        if not self._saves_here:
+            if self._flag.raised:
+                self._flag.pass_on()
+            return
+        saver = self._running()
         snapshot = Snapshot(
             stamp=Stamp(
                 step=step,
@@ -292,7 +334,7 @@ class Checkpointer:
             Fenced: Another attempt owns the training run.
             StoreError: The store refused everything for longer than the bound.
         """
-        while not self._running().flush():
+        while self._saves_here and not self._running().flush():
             self._flag.pass_on()
 
     @property
@@ -370,12 +412,14 @@ class Checkpointer:
         self.close()
 
     def _start(self, attempt: Attempt, settings: CheckpointSettings) -> None:
+        if not self._saves_here:
+            return
         self._writer = CheckpointWriter(
             self._place,
             self._cell,
             attempt,
             rank=self._ranks.rank,
-            world=self._ranks.world,
+            world=self._writers,
             numerics=self._numerics,
             keep=policy_of(settings),
         )
@@ -401,7 +445,7 @@ class Checkpointer:
             # Before the sweep, which may take longer than others wait for a sign of life.
             beating.start()
             try:
-                if self._ranks.world == 1:
+                if self._writers == 1:
                     self._bring_back(attempt, settings)
                 sweep(self._place.store, self.ledger.entries, attempt)
             except BaseException:

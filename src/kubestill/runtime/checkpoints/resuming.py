@@ -19,9 +19,18 @@ from kubestill.runtime.stores.base import Store
 
 
 def newest_whole(
-    store: Store, cell: LedgerCell, me: Attempt, ranks: Ranks, announce: Announce
+    store: Store,
+    cell: LedgerCell,
+    me: Attempt,
+    ranks: Ranks,
+    announce: Announce,
+    *,
+    rank: int,
+    world: int,
 ) -> Restored | None:
     """Read the newest checkpoint that is whole for every rank; None where there is none.
+
+    Each reads as one of `world` readers; see `read_state`.
 
     What any rank finds missing, torn or altered is skipped by all; rank 0 announces it, and marks
     it in the ledger.
@@ -37,7 +46,7 @@ def newest_whole(
         # Let go of what only this rank could read: two states may not fit into memory.
         restored, found = None, ""
         try:
-            restored = read_state(store, entry, rank=ranks.rank, world=ranks.world, proof="crc32c")
+            restored = read_state(store, entry, rank=rank, world=world, proof="crc32c")
         except CorruptData as error:
             found = str(error)
         # Ranks that read the same file say the same of it.

@@ -23,10 +23,10 @@ from kubestill.runtime.metrics.catalog import direction
 from kubestill.runtime.models.export import Export, export_from_state
 from kubestill.runtime.models.serve import add_serving_file
 from kubestill.runtime.reports.training import training_report
-from kubestill.runtime.training.distributed import process_group
 from kubestill.runtime.training.job import Job, Preset, check_job
+from kubestill.runtime.training.processes import joined
 from kubestill.runtime.training.record import Chosen, PresetName, TrainingRecord
-from kubestill.runtime.training.run import Keeping, Origin, check_resume, say, train
+from kubestill.runtime.training.run import Keeping, Origin, Task, check_resume, say, train
 
 __all__ = ["Ports", "train_and_write", "train_model"]
 
@@ -111,17 +111,11 @@ def train_and_write(
             about = {"uri": ledger.uri, "fingerprint": ledger.fingerprint}
             ports.ledger.metadata.update(kind="ledger", **about)
 
-    with process_group():
+    task = Task(name=name, job=job, keeping=keeping, ledger_uri=ports.ledger.uri, origin=origin)
+    with joined(task):
         # Outside of the group every rank would take itself for the only one.
         first = Ranks.current().rank == 0
-        record, ledger = train(
-            name,
-            job,
-            keeping=keeping,
-            ledger_uri=ports.ledger.uri,
-            origin=origin,
-            on_failure=write_ledger,
-        )
+        record, ledger = train(task, on_failure=write_ledger)
     if first:
         write_ledger(ledger)
         exported = _write_outputs(record, ledger, ports)

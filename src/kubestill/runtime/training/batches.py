@@ -20,6 +20,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from kubestill.runtime.datasets.stream import ahead
+from kubestill.runtime.training.tree import owned
 
 BLOCK_ROWS = 8192
 _WINDOW_BYTES = 256 << 20
@@ -162,6 +163,22 @@ class StreamedRows(Rows):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Cut:
+    """The micro-batches that one process takes of a batch."""
+
+    position: int
+    """Of the batch, counted through all epochs from 0."""
+    leaves: tuple[tuple[int, int, float], ...]
+    """Number of a micro-batch, its rows, and the share of the batch that they are."""
+    shared: bool
+    """Whether the others take other rows; if not, every process takes the whole batch."""
+
+
+Part = float | Cut
+"""What a process takes of a batch: a weight (see `Order.share`), or micro-batches."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Order:
     """Which rows make which batch."""
 
@@ -177,6 +194,8 @@ class Order:
     before them."""
     rank: int = 0
     world_size: int = 1
+    virtual_workers: int = 1
+    """Micro-batches that a batch is cut into; 1 has each process take its share as a whole."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -215,6 +234,22 @@ class Order:
         if len(found) > 1 and len(found[-1]) < self.least_rows:
             found[-2:] = [torch.cat(found[-2:])]
         return found
+
+    def cut(self, batch: Tensor, position: int) -> tuple[Cut, Tensor]:
+        """Return (micro-batches of this rank, its row numbers) of the batch at a position.
+
+        Micro-batches differ by a row at most. A batch of too few rows to be cut is a single one,
+        and every rank's.
+        """
+        rows, leaves = len(batch), self.virtual_workers
+        if rows < leaves * self.least_rows:
+            return Cut(position=position, leaves=((0, rows, 1.0),), shared=False), batch
+        edges = [rows * leaf // leaves for leaf in range(leaves + 1)]
+        own = owned(leaves, self.rank, self.world_size)
+        sizes = ((leaf, edges[leaf + 1] - edges[leaf]) for leaf in own)
+        parts = tuple((leaf, size, size / rows) for leaf, size in sizes)
+        first, last = edges[own.start], edges[own.stop]
+        return Cut(position=position, leaves=parts, shared=True), batch[first:last]
 
     def share(self, batch: Tensor) -> tuple[float, Tensor]:
         """Return (weight, this rank's row numbers) of a batch.
@@ -274,29 +309,29 @@ class Batches:
         self._chunk_batches = max(batches, _CHUNK_BATCHES)
         self._chunk_rows = max(1, batches) * order.batch_size
 
-    def starting_at(self, step: int) -> Iterator[tuple[float, tuple[Tensor, ...]]]:
-        """Yield (weight, (features [b, ...], *targets)) of every step after `step` finished ones.
+    def starting_at(self, step: int) -> Iterator[tuple[Part, tuple[Tensor, ...]]]:
+        """Yield (part, (features [b, ...], *targets)) of every step after `step` finished ones.
 
-        b is this rank's share of the batch; see `Order.share`. A batch may be overwritten once the
-        next one is asked for.
+        b is this rank's part of the batch; see `Order.share` and `Order.cut`. A batch may be
+        overwritten once the next one is asked for.
         """
         chunks = self._chunks(step)
         jobs = itertools.repeat(lambda: self._gather(next(chunks)))
-        for weights, parts in ahead(jobs, workers=1, depth=1):
-            yield from zip(weights, zip(*parts, strict=True), strict=True)
+        for parts, gathered in ahead(jobs, workers=1, depth=1):
+            yield from zip(parts, zip(*gathered, strict=True), strict=True)
 
-    def _chunks(self, step: int) -> Iterator[list[tuple[float, Tensor]]]:
-        """Yield the shares of batches that are gathered together; epochs may share a chunk."""
-        held: list[tuple[float, Tensor]] = []
-        rows = 0
+    def _chunks(self, step: int) -> Iterator[list[tuple[Part, Tensor]]]:
+        """Yield the parts of batches that are gathered together; epochs may share a chunk."""
+        held: list[tuple[Part, Tensor]] = []
+        rows, cut = 0, self._order.virtual_workers > 1
         for window in self._windows(step):
             for batch in self._order.batches(window):
                 full = rows + len(batch) > self._chunk_rows or len(held) >= self._chunk_batches
                 if held and full:
                     yield held
                     held, rows = [], 0
-                held.append(self._order.share(batch))
-                rows += len(batch)
+                held.append(self._order.cut(batch, step) if cut else self._order.share(batch))
+                rows, step = rows + len(batch), step + 1
 
     def _windows(self, step: int) -> Iterator[Tensor]:
         epoch, first = divmod(step, self._order.steps_per_epoch)
@@ -305,11 +340,11 @@ class Batches:
             epoch, first = epoch + 1, 0
 
     def _gather(
-        self, shares: list[tuple[float, Tensor]]
-    ) -> tuple[list[float], list[Sequence[Tensor]]]:
-        weights, batches = [weight for weight, _ in shares], [batch for _, batch in shares]
+        self, chunk: list[tuple[Part, Tensor]]
+    ) -> tuple[list[Part], list[Sequence[Tensor]]]:
+        parts, batches = [part for part, _ in chunk], [batch for _, batch in chunk]
         sizes = [len(batch) for batch in batches]
-        return weights, [part.split(sizes) for part in self._rows.gather(torch.cat(batches))]
+        return parts, [rows.split(sizes) for rows in self._rows.gather(torch.cat(batches))]
 
 
 def count_batches(rows: int, batch_size: int, least_rows: int) -> int:

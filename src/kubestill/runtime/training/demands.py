@@ -61,7 +61,8 @@ def check_demands(
         raise InvalidInput([Problem("settings.finish_steps", steps, f"{refused}; use 0")])
     batch_size = settings.batch_size
     smallest = min(rows, rows % batch_size or batch_size)
-    if smallest > 1 and Ranks.current().world == 1:
+    leaves = settings.virtual_workers
+    if smallest > 1 and leaves == Ranks.current().world == 1:
         return 1
     two = torch.cat([features, features])[:2]
     if _learns_from(network, two[:1]) or not _learns_from(network, two):
@@ -70,6 +71,12 @@ def check_demands(
         field, value = ("dataset", "1 row") if rows == 1 else ("batch_size", 1)
         remedy = "the network normalises over the rows of a batch; use 2 or more"
         raise InvalidInput([Problem(field, value, remedy)])
+    if batch_size < 2 * leaves:
+        remedy = (
+            "the network normalises over the rows of a micro-batch, which needs 2; use at most "
+            f"{1 << (batch_size // 2).bit_length() - 1}, or larger batches"
+        )
+        raise InvalidInput([Problem("settings.virtual_workers", leaves, remedy)])
     return 2
 
 

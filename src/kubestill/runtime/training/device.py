@@ -56,8 +56,8 @@ def arithmetic(settings: TrainingSettings) -> Generator[None, None, None]:
     benchmark = torch.backends.cudnn.benchmark
     # cuBLAS is deterministic only with a fixed workspace, read when its handle is made.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    if count := settings.threads or _threads_of_a_share(settings):
+        torch.set_num_threads(count)
     if settings.deterministic:
         set_deterministic(True)
         torch.backends.cudnn.benchmark = False
@@ -67,6 +67,15 @@ def arithmetic(settings: TrainingSettings) -> Generator[None, None, None]:
         torch.set_num_threads(threads)
         set_deterministic(deterministic)
         torch.backends.cudnn.benchmark = benchmark
+
+
+def _threads_of_a_share(settings: TrainingSettings) -> int:
+    """Return the threads of a process that may share CPUs with others; 0 where it cannot.
+
+    Their number changes bits, and must not follow from how many processes there are.
+    """
+    shares = settings.virtual_workers > 1 and choose_device(settings.device).type == "cpu"
+    return 1 if shares else 0
 
 
 def numerics_key(machine: Machine, *, step_path: str, world_size: int) -> dict[str, str]:

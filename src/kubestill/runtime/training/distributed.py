@@ -1,4 +1,7 @@
-"""One process a device: joined under `torchrun`, alone everywhere else."""
+"""The processes of a training run as one group: those of `torchrun`, those of `processes`, or one.
+
+`Together` is what each needs to find the others. Under `torchrun` the environment says so.
+"""
 
 # Documented names of torch.distributed, which pyright does not count as exported.
 # pyright: reportPrivateImportUsage=false
@@ -8,7 +11,10 @@ import itertools
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,23 +22,47 @@ from torch import Tensor, nn
 
 from kubestill.runtime.base.device import local_rank
 
+__all__ = ["Together", "average_", "in_group", "process_group", "share_buffers"]
+
 _groups = itertools.count()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Together:
+    """One process among those that this package started on this machine."""
+
+    store: dist.Store
+    """Where all of them find each other."""
+    rank: int
+    world: int
+    timeout: float
+    """Seconds that any of them waits for the others."""
+
+
+def in_group() -> bool:
+    """Return whether this process belongs to several, or is about to join them."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 or dist.is_initialized()
+
+
 @contextmanager
-def process_group() -> Generator[None, None, None]:
-    """Join the processes that `torchrun` started, for the duration; do nothing without it."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
+def process_group(together: Together | None = None) -> Generator[None, None, None]:
+    """Join the other processes for the duration; do nothing where there are none."""
+    if dist.is_initialized() or (together is None and not in_group()):
         yield
         return
-    if torch.cuda.is_available():
+    options: dict[str, Any] = {}
+    if together is not None:
+        store, rank, world_size = together.store, together.rank, together.world
+        options["timeout"] = timedelta(seconds=together.timeout)
+    else:
+        store, rank, world_size = _rendezvous()
+    if local_rank() < torch.cuda.device_count():
         torch.cuda.set_device(local_rank())
-    store, rank, world_size = _rendezvous()
     # A process may train twice. Under the names of an earlier group stand the addresses at which
     # nobody listens any more, and a rank that comes first would take them.
     store = dist.PrefixStore(f"kubestill/{next(_groups)}", store)
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, **options)
     try:
         yield
     finally:

@@ -29,14 +29,16 @@ from kubestill.runtime.training.device import Machine
 from kubestill.runtime.training.distributed import average_
 from kubestill.runtime.training.finish import Finish
 from kubestill.runtime.training.kernels import foreach_lerp_
+from kubestill.runtime.training.micro_batches import MicroBatches
 from kubestill.runtime.training.plan import Plan
 from kubestill.runtime.training.prepare import Prepared
 from kubestill.runtime.training.record import FORMAT, Chosen, Curves, Learned, Stop
 from kubestill.runtime.training.saved import read_saved
 from kubestill.runtime.training.schedules import CONSTANT, LearningRates
 from kubestill.runtime.training.settings import TrainingSettings
-from kubestill.runtime.training.steps import build_step
+from kubestill.runtime.training.steps import Step, build_step
 from kubestill.runtime.training.stopping import Stopping, what_is_broken
+from kubestill.runtime.training.tree import Groups
 
 Say = Callable[[str], None]
 
@@ -89,6 +91,8 @@ class Trainer:
         self.model = prepared.model
         self.step = 0
         self._ranks = Ranks.current()
+        self._elastic = settings.virtual_workers > 1
+        """Whether every process does the same, and the processes may be others at any restart."""
         self.curves: dict[str, list[dict[str, float]]] = {"train": [], "validation": []}
         self.stop: tuple[str, str] | None = None
         self.phases = detect_phases(self.curves)
@@ -157,15 +161,9 @@ class Trainer:
         """Build what the loop needs, fresh or as it was saved."""
         resolved = read_saved(saved.meta, "the checkpoint").resolved if saved else {}
         shuffle = resolved.get("shuffle", self._prepared.shuffle)
-        self.step_path, self._train_step = build_step(
-            self.model.network,
-            self._prepared.loss,
-            self._settings,
-            self._machine,
-            path=resolved.get("step_path"),
-            world_size=self._ranks.world,
-        )
-        random_state.seed_everything(self._settings.seed + self._ranks.rank)
+        self.step_path, self._train_step = self._build_step(resolved.get("step_path"))
+        own = 0 if self._elastic else self._ranks.rank
+        random_state.seed_everything(self._settings.seed + own)
         self._average = deepcopy(self.model.network) if self._settings.ema_decay else None
         if saved:
             self._restore(saved)
@@ -184,6 +182,7 @@ class Trainer:
             least_rows=self._prepared.least_rows,
             rank=self._ranks.rank,
             world_size=self._ranks.world,
+            virtual_workers=self._settings.virtual_workers,
         )
         self._resolved = {
             "shuffle": shuffle,
@@ -198,6 +197,20 @@ class Trainer:
             f"{self.total_steps:,} steps of {self._settings.batch_size}: "
             f"{self._machine.describe()}, {self.step_path} step{position}"
         )
+
+    def _build_step(self, path: str | None) -> tuple[str, Step]:
+        """Return what `build_step` does, on micro-batches where the settings ask for them."""
+        network, settings, ranks = self.model.network, self._settings, self._ranks
+        parts = (network, self._prepared.loss, settings, self._machine)
+        if not self._elastic:
+            return build_step(*parts, path=path, world_size=ranks.world)
+        name, step = build_step(*parts, path=path)
+        leaves, groups = settings.virtual_workers, None
+        if ranks.world > 1:
+            timeout = settings.rank_timeout
+            groups = Groups(leaves, rank=ranks.rank, world=ranks.world, timeout=timeout)
+        seed = settings.seed
+        return name, MicroBatches(step, network, leaves=leaves, seed=seed, groups=groups)
 
     def _starts_as_candidate(self) -> bool:
         """Return whether the starting point of fine-tuning is scored, too.
@@ -257,8 +270,8 @@ class Trainer:
         loss_sum = self._loss_sum
         recovery_due, average = self._checkpointer.recovery_due, self._average
         while self.step < stop:
-            weight, batch = next(self._batches)
-            loss_sum += step(batch, rates.at(offset + self.step), weight)
+            part, batch = next(self._batches)
+            loss_sum += step(batch, rates.at(offset + self.step), part)
             self.step += 1
             self._losses_since += 1
             if average is not None:
@@ -356,7 +369,9 @@ class Trainer:
         Raises:
             Diverged: The loss or a weight is not finite.
         """
-        total = average_(self._loss_sum.clone(), self._ranks.world)
+        total = self._loss_sum
+        if not self._elastic:
+            total = average_(total.clone(), self._ranks.world)
         loss = float(total) / max(1, self._losses_since)
         if broken := what_is_broken(loss, self.model.network):
             self._diverge(broken)
@@ -396,9 +411,13 @@ class Trainer:
         tensors: dict[str, Tensor] = {
             **{f"model/{name}": tensor for name, tensor in self.model.state_dict().items()},
             **{f"optimizer/{name}": tensor for name, tensor in self._train_step.state().items()},
-            **{f"rank/rng/{name}": tensor for name, tensor in random_state.capture().items()},
-            "rank/loss_sum": self._loss_sum,
         }
+        if self._elastic:
+            tensors["loss_sum"] = self._loss_sum
+        else:
+            generators = random_state.capture()
+            tensors |= {f"rank/rng/{name}": tensor for name, tensor in generators.items()}
+            tensors["rank/loss_sum"] = self._loss_sum
         if self._finish is not None:
             tensors |= {f"finish/{name}": t for name, t in self._finish.state().items()}
         if self._average is not None:
@@ -437,9 +456,11 @@ class Trainer:
                 self._average.load_state_dict(below("ema/network.", saved))
         if finish := below("finish/", saved):
             self._start_finish().load_state(finish)
-        if "rank/loss_sum" in saved.tensors:
-            random_state.restore(below("rank/rng/", saved))
-            self._loss_sum.copy_(saved.tensors["rank/loss_sum"])
+        own = "loss_sum" if self._elastic else "rank/loss_sum"
+        if own in saved.tensors:
+            if not self._elastic:
+                random_state.restore(below("rank/rng/", saved))
+            self._loss_sum.copy_(saved.tensors[own])
             self._losses_since = int(saved.meta["losses_since"])
         meta = saved.meta
         self.step = int(meta["step"])

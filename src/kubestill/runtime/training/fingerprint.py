@@ -24,10 +24,15 @@ _NO_INFLUENCE = {
     "deterministic",
     "device",
     "log_seconds",
+    "processes",
+    "rank_timeout",
     "serving",
     "step_path",
     "threads",
 }
+
+_AS_BEFORE: dict[str, Any] = {"class_weights": "", "virtual_workers": 1}
+"""Settings that came later: at these values a training run is what it was, and keeps its place."""
 
 
 def fingerprint(
@@ -45,7 +50,11 @@ def fingerprint(
         source: Digest of the user's own network source.
         start: Where fine-tuning starts: digest of the checkpoint and of what is kept of it.
     """
-    told = {k: v for k, v in settings.model_dump(mode="json").items() if k not in _NO_INFLUENCE}
+    told = {
+        name: value
+        for name, value in settings.model_dump(mode="json").items()
+        if name not in _NO_INFLUENCE and _AS_BEFORE.get(name) != value
+    }
     content = {
         "engine": ENGINE,
         "settings": canonical(told),

@@ -16,6 +16,8 @@ from torch import Tensor
 
 Kernel = Callable[..., Any]
 
+foreach_add_: Kernel = torch._foreach_add_
+foreach_copy_: Kernel = torch._foreach_copy_
 foreach_div_: Kernel = torch._foreach_div_
 foreach_lerp_: Kernel = torch._foreach_lerp_
 foreach_mul_: Kernel = torch._foreach_mul_

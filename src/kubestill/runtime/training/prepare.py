@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kubestill.errors import InvalidInput, Problem, Problems, nearest, nearest_of
+from kubestill.runtime.checkpoints.ranks import Ranks
 from kubestill.runtime.datasets.cache import load_decoded
 from kubestill.runtime.datasets.dataset import Dataset
 from kubestill.runtime.datasets.decode import Decoded, RawLayout
@@ -381,7 +382,11 @@ def _rows(
     features = Source(stored=decoded.raw, convert=lambda rows: model.encoder(rows.to(device)))
     needed = decoded.rows * sum(source.row_bytes for source in (features, *targets))
     # Rows, a shuffled copy of a window of them, and room for the network's own buffers.
-    if settings.shuffle == "blocks" or needed >= 0.4 * available_bytes(device):
+    ranks = Ranks.current()
+    copies = ranks.world if device.type == "cpu" else 1
+    large = needed * copies >= 0.4 * available_bytes(device)
+    # Where rows stay decides their order, which is one for all processes.
+    if settings.shuffle == "blocks" or ranks.share("large" if large else ""):
         return StreamedRows(features, targets, device=device)
     return ResidentRows([source.read_all(device) for source in (features, *targets)])
 

@@ -21,7 +21,7 @@ from kubestill.runtime.training.job import Job
 from kubestill.runtime.training.prepare import main_metric, prepare
 from kubestill.runtime.training.record import AttemptRecord, PresetName, TrainingRecord, training_of
 
-__all__ = ["Keeping", "Origin", "check_resume", "say", "train"]
+__all__ = ["Keeping", "Origin", "Task", "check_resume", "say", "train"]
 
 _RESUME = ("auto", "never", "must")
 
@@ -50,6 +50,22 @@ class Origin:
     """SHA-256 over the checkpoint and what is kept of it."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One training run, as every process that shares it is told."""
+
+    name: PresetName
+    """The preset, which also names the experiment where `keeping` does not."""
+    job: Job
+    """The checked job."""
+    keeping: Keeping
+    """Where checkpoints are kept."""
+    ledger_uri: str
+    """Address of the ledger artifact; checkpoints go beside it where `keeping` names no root."""
+    origin: Origin | None = None
+    """The checkpoint that fine-tuning starts from."""
+
+
 def check_resume(resume: str, problems: Problems) -> None:
     """Note a `resume` that is not one of `auto`, `never` and `must`."""
     if resume not in _RESUME:
@@ -57,23 +73,12 @@ def check_resume(resume: str, problems: Problems) -> None:
 
 
 def train(
-    name: PresetName,
-    job: Job,
-    *,
-    keeping: Keeping,
-    ledger_uri: str,
-    origin: Origin | None = None,
-    on_failure: Callable[[Ledger], None] = lambda ledger: None,
+    task: Task, *, on_failure: Callable[[Ledger], None] = lambda ledger: None
 ) -> tuple[TrainingRecord, Ledger]:
     """Train to the end, from wherever this training run is.
 
     Args:
-        name: The preset, which also names the experiment where `keeping` does not.
-        job: The checked job.
-        keeping: Where checkpoints are kept.
-        ledger_uri: Address of the ledger artifact; checkpoints go beside it where `keeping` names
-            no root.
-        origin: The checkpoint that fine-tuning starts from.
+        task: What to train.
         on_failure: Takes the ledger of a training run that cannot succeed: what it saved before
             is there to choose from.
 
@@ -85,6 +90,7 @@ def train(
         Diverged: The loss or a weight became NaN or infinite.
         TrainingFailed: An earlier attempt recorded that this training run cannot succeed.
     """
+    job, origin, keeping = task.job, task.origin, task.keeping
     with process_group(), arithmetic(job.settings):
         identity = fingerprint(
             job.settings,
@@ -94,38 +100,37 @@ def train(
         )
         place = resolve_place(
             keeping.checkpoint_uri,
-            keeping.experiment or name,
+            keeping.experiment or task.name,
             identity,
-            ledger_uri,
+            task.ledger_uri,
             announce=say,
         )
         try:
-            return _train(name, job, place, keeping, origin, on_failure)
+            return _train(task, place, on_failure)
         except TrainingFailed:
             on_failure(LedgerCell(place).read()[0])
             raise
 
 
 def _train(
-    name: PresetName,
-    job: Job,
-    place: Place,
-    keeping: Keeping,
-    origin: Origin | None,
-    on_failure: Callable[[Ledger], None],
+    task: Task, place: Place, on_failure: Callable[[Ledger], None]
 ) -> tuple[TrainingRecord, Ledger]:
+    job, origin = task.job, task.origin
     settings, policy = job.settings, job.settings.checkpoints
     if not policy.metric and (job.validation or job.whole_domain):
-        task = str(job.dataset.schema.task)
-        metric = settings.metric or main_metric(task, True, job.whole_domain)
+        kind = str(job.dataset.schema.task)
+        metric = settings.metric or main_metric(kind, True, job.whole_domain)
         policy = policy.model_copy(update={"metric": metric})
     opened = Checkpointer.open(
         place,
         policy,
-        resume=cast(Resume, keeping.resume),
+        resume=cast(Resume, task.keeping.resume),
         numerics=numerics_key(
-            job.machine, step_path=settings.step_path, world_size=Ranks.current().world
+            job.machine,
+            step_path=settings.step_path,
+            world_size=1 if settings.virtual_workers > 1 else Ranks.current().world,
         ),
+        replicated=settings.virtual_workers > 1,
         announce=say,
     )
     with opened as checkpointer:
@@ -163,7 +168,7 @@ def _train(
             raise
         record = TrainingRecord(
             **dict(learned),
-            preset=name,
+            preset=task.name,
             fingerprint=place.fingerprint,
             # Not `place.uri`: `resume="never"` begins in a place of its own.
             checkpoint_uri=checkpointer.place.uri,

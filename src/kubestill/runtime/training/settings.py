@@ -223,4 +223,21 @@ def read_settings(
             schedules.check_arguments(parsed.schedule, parsed.schedule_args)
     with problems.collect():
         check_serving(parsed.serving, "settings.serving")
+    if not wrong & {"virtual_workers", "processes", "batch_size", "device"}:
+        _check_shares(parsed, problems)
     return parsed
+
+
+def _check_shares(settings: TrainingSettings, problems: Problems) -> None:
+    """Note what keeps processes from sharing the training run."""
+    leaves, processes = settings.virtual_workers, settings.processes
+    if leaves > settings.batch_size:
+        remedy = f"a batch has {settings.batch_size} rows; use at most so many, or larger batches"
+        problems.add("settings.virtual_workers", leaves, remedy)
+    if processes > leaves:
+        fitting = 1 << (processes - 1).bit_length()
+        remedy = f"each takes one of {leaves} virtual_workers; set virtual_workers to {fitting}"
+        problems.add("settings.processes", processes, remedy)
+    if processes > 1 and settings.device.startswith("cuda:"):
+        remedy = f"is one GPU, and {processes} processes take one each; use 'auto'"
+        problems.add("device", settings.device, remedy)

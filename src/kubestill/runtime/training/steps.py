@@ -8,8 +8,9 @@ the last few numbers of a tensor, which fill no vector of the CPU, in another wa
 and in one flat vector those are others: any other width agrees to rounding.
 
 Where several processes share a batch, each takes its own rows. Gradients and losses are means over
-a process's rows, and the mean over processes weighs them by `weight`: the rows that a process has,
-in units of an equal share. So every row of a batch counts the same, whoever has it.
+a process's rows, and the mean over processes weighs them by `part`: the rows that a process has,
+in units of an equal share. So every row of a batch counts the same, whoever has it. `micro_batches`
+does so with the same bits for any number of processes, by calling `gradient` and `update` here.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from kubestill.errors import InvalidInput, Problem
+from kubestill.runtime.training.batches import Cut, Part
 from kubestill.runtime.training.device import Machine
 from kubestill.runtime.training.distributed import average_, share_buffers
 from kubestill.runtime.training.kernels import foreach_div_, foreach_mul_, gradients
@@ -39,7 +41,7 @@ Batch = tuple[Tensor, ...]
 class Step(Protocol):
     """Trains a network in place, a batch at a time."""
 
-    def __call__(self, batch: Batch, learning_rate: float, weight: float = 1.0) -> Tensor:
+    def __call__(self, batch: Batch, learning_rate: float, part: Part = 1.0) -> Tensor:
         """Apply one update by (features [b, ...], *targets); return the loss before it []."""
         ...
 
@@ -56,6 +58,21 @@ class Step(Protocol):
         ...
 
 
+class SplitStep(Step, Protocol):
+    """A step whose two halves can be taken one by one."""
+
+    def gradient(self, batch: Batch, weight: float = 1.0) -> tuple[Tensor, list[Tensor]]:
+        """Return the loss [] and its gradients, both times `weight`.
+
+        The next call may overwrite the gradients.
+        """
+        ...
+
+    def update(self, gradients: list[Tensor], learning_rate: float) -> None:
+        """Move the parameters by the gradients of a whole batch, which it may change."""
+        ...
+
+
 def build_step(
     network: nn.Module,
     loss: Loss,
@@ -64,7 +81,7 @@ def build_step(
     *,
     path: str | None = None,
     world_size: int = 1,
-) -> tuple[str, Step]:
+) -> tuple[str, SplitStep]:
     """Return ("fused" or "autograd", the step that trains `network` as the settings say).
 
     Args:
@@ -103,7 +120,7 @@ def check_step_path(network: nn.Module, settings: TrainingSettings, machine: Mac
     return reason
 
 
-class AutogradStep(Step):
+class AutogradStep(SplitStep):
     """Forward, backward and update of any network by autograd.
 
     Args:
@@ -140,9 +157,18 @@ class AutogradStep(Step):
         self._scaler = _Scaler(device) if precision == "fp16" else None
 
     @override
-    def __call__(self, batch: Batch, learning_rate: float, weight: float = 1.0) -> Tensor:
-        features, *targets = batch
+    def __call__(self, batch: Batch, learning_rate: float, part: Part = 1.0) -> Tensor:
+        assert not isinstance(part, Cut)
         share_buffers(self._network, self._world_size)
+        loss, found = self.gradient(batch, part)
+        if self._world_size > 1:
+            found = _averaged(found, self._world_size)
+        self.update(found, learning_rate)
+        return loss
+
+    @override
+    def gradient(self, batch: Batch, weight: float = 1.0) -> tuple[Tensor, list[Tensor]]:
+        features, *targets = batch
         with self._autocast():
             outputs = self._network(features)
         # The loss brings its own gradient: autograd starts at the outputs.
@@ -150,13 +176,13 @@ class AutogradStep(Step):
         upstream = upstream.to(outputs.dtype)
         if self._scaler is not None:
             upstream = upstream * self._scaler.scale
-        found = gradients(outputs, upstream, self._parameters)
-        if self._world_size > 1:
-            found = _averaged(found, self._world_size)
-        if self._scaler is None or self._scaler.unscale(found):
-            _clip(found, self._clip)
-            self._optimizer.step(found, learning_rate)
-        return loss
+        return loss, gradients(outputs, upstream, self._parameters)
+
+    @override
+    def update(self, gradients: list[Tensor], learning_rate: float) -> None:
+        if self._scaler is None or self._scaler.unscale(gradients):
+            _clip(gradients, self._clip)
+            self._optimizer.step(gradients, learning_rate)
 
     @override
     def state(self) -> dict[str, Tensor]:
@@ -173,7 +199,7 @@ class AutogradStep(Step):
         _load(self.state(), saved)
 
 
-class FusedStep(Step):
+class FusedStep(SplitStep):
     """The whole step of a plain MLP, written out over one flat parameter vector.
 
     The network's own parameters become views of the flat vector, so it can be evaluated and saved
@@ -208,9 +234,17 @@ class FusedStep(Step):
         self._optimizer = build_optimizer(optimizer, optimizer_args, [self._flat])
         self._buffers: dict[int, _Buffers] = {}
 
+    @override
+    def __call__(self, batch: Batch, learning_rate: float, part: Part = 1.0) -> Tensor:
+        assert not isinstance(part, Cut)
+        loss, found = self.gradient(batch, part)
+        average_(self._gradient, self._world_size)
+        self.update(found, learning_rate)
+        return loss
+
     @torch.no_grad()
     @override
-    def __call__(self, batch: Batch, learning_rate: float, weight: float = 1.0) -> Tensor:
+    def gradient(self, batch: Batch, weight: float = 1.0) -> tuple[Tensor, list[Tensor]]:
         features, *targets = batch
         buffers = self._buffers.get(len(features))
         if buffers is None:
@@ -219,11 +253,16 @@ class FusedStep(Step):
         outputs = self._forward(features, buffers)
         loss, upstream = _weighted(weight, *self._loss(outputs, tuple(targets)))
         self._backward(features, upstream, buffers)
-        average_(self._gradient, self._world_size)
+        return loss, [self._gradient]
+
+    @torch.no_grad()
+    @override
+    def update(self, gradients: list[Tensor], learning_rate: float) -> None:
+        (whole,) = gradients
         if self._clip:
-            _clip(self._gradients, self._clip)
-        self._optimizer.step([self._gradient], learning_rate)
-        return loss
+            parts = self._gradients if whole is self._gradient else list(self._views(whole))
+            _clip(parts, self._clip)
+        self._optimizer.step(gradients, learning_rate)
 
     def _forward(self, features: Tensor, buffers: _Buffers) -> Tensor:
         hidden, last = features, len(self._weights) - 1

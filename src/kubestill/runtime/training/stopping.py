@@ -116,12 +116,18 @@ class Stopping:
 def what_is_broken(loss: float, network: nn.Module) -> str:
     """Return what makes a training run not worth saving, or nothing.
 
-    A loss is that before its step's update: weights that the last one broke show in none yet.
+    A loss is that before its step's update: weights that the last one broke show in none yet. A
+    buffer may be infinite on purpose, as the mask of attention is.
     """
     if not math.isfinite(loss):
         return f"the loss became {loss}"
-    tensors = network.state_dict().values()
-    real = [torch.view_as_real(t) if t.is_complex() else t for t in tensors]
-    held = [tensor for tensor in real if tensor.is_floating_point()]
-    sound = bool(torch.stack([tensor.float().sum() for tensor in held]).isfinite().all())
-    return "" if sound else "weights became infinite or NaN"
+    real = {
+        k: torch.view_as_real(t) if t.is_complex() else t for k, t in network.state_dict().items()
+    }
+    learned = {name for name, _ in network.named_parameters()}
+    broken = [
+        ~tensor.float().sum().isfinite() if name in learned else tensor.isnan().any()
+        for name, tensor in real.items()
+        if tensor.is_floating_point()
+    ]
+    return "weights became infinite or NaN" if bool(torch.stack(broken).any()) else ""

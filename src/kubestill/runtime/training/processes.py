@@ -1,0 +1,263 @@
+"""Start the processes that share a training run on this machine, and end them together.
+
+This process is rank 0: it prints, saves and writes the outputs. The others run `worker`, which
+trains and does nothing else; what they print goes into files. Whichever of them ends first, by an
+error or a signal, is the cause of the end of all: the others only miss it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import pickle
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch.distributed import TCPStore
+
+from kubestill.errors import InvalidInput, KubestillError, Problem
+from kubestill.runtime.training.device import choose_machine
+from kubestill.runtime.training.distributed import Together, in_group, process_group
+from kubestill.runtime.training.run import Task, say, train
+from kubestill.supervision import may_pass
+
+__all__ = ["RankFailed", "RankLost", "count_processes", "joined"]
+
+_HOST = "127.0.0.1"
+_GRACE_SECONDS = 2.0
+"""How long processes that miss another have to say so."""
+_START_SECONDS = 300.0
+"""How long processes wait for each other at least before the first step: they import and read."""
+_STUCK_SECONDS = 15.0
+"""How long this process may go on after another has ended, before it is ended too."""
+_END_SECONDS = 60.0
+"""How long the others may take to end after a training run that went well."""
+
+
+class RankLost(ConnectionError):
+    """One of the processes is gone, or hangs: another attempt may do without."""
+
+
+class RankFailed(RuntimeError):
+    """One of the processes failed in a way that another attempt would repeat."""
+
+
+def count_processes(task: Task) -> int:
+    """Return how many processes this one is to share the training run with, itself included.
+
+    Raises:
+        InvalidInput: `torchrun` started more than there are micro-batches, or fewer GPUs are
+            visible than processes are asked for.
+    """
+    settings, device = task.job.settings, task.job.machine.device
+    leaves, asked = settings.virtual_workers, settings.processes
+    if in_group():
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        if world > leaves > 1:
+            remedy = f"each of the {world} processes takes one; use {1 << (world - 1).bit_length()}"
+            raise InvalidInput([Problem("settings.virtual_workers", leaves, remedy)])
+        return 1
+    if settings.device.startswith("cuda:"):
+        return 1
+    visible = torch.cuda.device_count() if device.type == "cuda" else 1
+    if device.type == "cuda" and asked > visible:
+        remedy = f"each takes a GPU, and {visible} are visible; use 0 for as many as there are"
+        raise InvalidInput([Problem("settings.processes", asked, remedy)])
+    if leaves == 1 and visible > 1:
+        say(
+            f"WARNING: {visible} GPUs are visible and one is used: set virtual_workers to "
+            f"{1 << (visible - 1).bit_length()} to use all"
+        )
+    return min(asked or visible, leaves)
+
+
+@contextmanager
+def joined(task: Task) -> Generator[None]:
+    """Join the processes that share a task, started here unless `torchrun` did so.
+
+    Raises:
+        RankLost: One of them was killed, hangs, or failed in a way that may pass.
+        RankFailed: One of them failed otherwise.
+    """
+    count = count_processes(task)
+    if count < 2:
+        with process_group():
+            yield
+        return
+    others = _Others(task, count)
+    try:
+        with process_group(others.first):
+            yield
+        others.finish()
+    except BaseException as error:
+        others.leaving = True
+        cause = others.cause(error) if _misses_somebody(error) else None
+        if cause is None:
+            raise
+        raise cause from error
+    finally:
+        others.close()
+
+
+class _Others:
+    """Every process but this one."""
+
+    def __init__(self, task: Task, count: int):
+        settings = task.job.settings
+        self._timeout = settings.rank_timeout
+        self._folder = Path(tempfile.mkdtemp(prefix="kubestill-ranks-"))
+        store = TCPStore(_HOST, 0, is_master=True, wait_for_workers=False)
+        patience = max(self._timeout, _START_SECONDS)
+        self.first = Together(store=store, rank=0, world=count, timeout=patience)
+        self.leaving = False
+        """Whether this process no longer trains."""
+        self._ended: list[_Worker] = []
+        content = pickle.dumps((sys.path, task, store.port, count, patience))
+        say(
+            f"{count} processes share {settings.virtual_workers} micro-batches a step; what ranks "
+            f"1 to {count - 1} print goes to {self._folder}"
+        )
+        if sys.platform == "linux":
+            # The name of a pod need not resolve.
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        self._workers = [_Worker(rank, self._folder) for rank in range(1, count)]
+        for worker in self._workers:
+            threading.Thread(target=self._watch, args=[worker, content], daemon=True).start()
+
+    def _watch(self, worker: _Worker, content: bytes) -> None:
+        worker.tell(content)
+        code = worker.process.wait()
+        self._ended.append(worker)
+        if not code or self.leaving:
+            return
+        # An exchange with it fails, and this process leaves. Where it is in none, and does not
+        # come to one, nothing else can end it.
+        time.sleep(_STUCK_SECONDS)
+        if not self.leaving:
+            say(f"WARNING: rank 0 goes on after this, and is ended: {self.cause()}")
+            os.abort()
+
+    def cause(self, error: BaseException | None = None) -> Exception | None:
+        """Return what made a process miss another; None where that is not known.
+
+        Args:
+            error: How this process noticed.
+        """
+        until = time.monotonic() + _GRACE_SECONDS
+        while len(self._ended) < len(self._workers) and time.monotonic() < until:
+            if any(worker.failure() for worker in self._ended):
+                break
+            time.sleep(0.02)
+        for worker in list(self._ended):
+            if failure := worker.failure():
+                return failure
+        # Those that waited for it have given up by now, too.
+        hanging = [str(worker.rank) for worker in self._workers if worker not in self._ended]
+        if error is None:
+            hanging = ["0"]
+        elif not hanging or not _TIMEOUT.search(str(error)):
+            return None
+        return RankLost(
+            f"rank {' and '.join(hanging)} did not take part for {self._timeout:g} s, the setting "
+            "rank_timeout"
+        )
+
+    def finish(self) -> None:
+        """Wait for the others after the training run has ended well."""
+        self.leaving = True
+        for worker in self._workers:
+            with suppress(subprocess.TimeoutExpired):
+                worker.process.wait(timeout=_END_SECONDS)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """End the others, whatever they do."""
+        self.leaving = True
+        for worker in self._workers:
+            worker.process.kill()
+            worker.process.wait()
+
+
+class _Worker:
+    """Another process, as this one sees it."""
+
+    def __init__(self, rank: int, folder: Path):
+        self.rank = rank
+        self._log, self._end = folder / f"rank-{rank}.log", folder / f"rank-{rank}.json"
+        environment = os.environ | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        command = [sys.executable, "-m", "kubestill.runtime.training.worker", str(self._end)]
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment
+            )
+
+    def tell(self, content: bytes) -> None:
+        """Hand over what to do."""
+        assert self.process.stdin
+        with suppress(BrokenPipeError), self.process.stdin as stdin:
+            stdin.write(content)
+
+    def failure(self) -> Exception | None:
+        """Return what ended it, unless it ended well or for want of another."""
+        code = self.process.poll()
+        if not code:
+            return None
+        if code < 0:
+            name = signal.Signals(-code).name
+            by = " (out of memory, or by hand)" if code == -signal.SIGKILL else ""
+            return RankLost(f"rank {self.rank} was killed by {name}{by}")
+        said = ""
+        with suppress(OSError):
+            said = self._end.read_text()
+        if not said:
+            return RankLost(f"rank {self.rank} ended with {code}; see {self._log}")
+        end: dict[str, Any] = json.loads(said)
+        if end["misses"]:
+            return None
+        kind = RankLost if end["may_pass"] else RankFailed
+        return kind(f"rank {self.rank} failed: {end['error']}; see {self._log}")
+
+
+def serve(path: str, content: IO[bytes]) -> int:
+    """Be one of the others: train, and leave a word where that fails; return the exit code."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    sys.path[:], task, port, count, timeout = pickle.load(content)
+    store = TCPStore(_HOST, port)
+    rank = int(os.environ["RANK"])
+    try:
+        with process_group(Together(store=store, rank=rank, world=count, timeout=timeout)):
+            machine = choose_machine(task.job.settings)
+            train(replace(task, job=replace(task.job, machine=machine)))
+    except BaseException as error:
+        first = f"{type(error).__name__}: {error}"
+        end = {"error": first, "may_pass": may_pass(error), "misses": _misses_somebody(error)}
+        Path(path).write_text(json.dumps(end))
+        raise
+    return 0
+
+
+_TIMEOUT = re.compile(r"[Tt]imed?[ -]?out")
+_OF_AN_EXCHANGE = re.compile(
+    _TIMEOUT.pattern + r"|gloo|NCCL|nccl|Connection (closed|reset|refused)|Broken pipe"
+)
+
+
+def _misses_somebody(error: BaseException) -> bool:
+    """Return whether an error is about another process that is gone."""
+    if not isinstance(error, RuntimeError) or isinstance(error, KubestillError):
+        return False
+    return type(error).__name__.startswith("Dist") or bool(_OF_AN_EXCHANGE.search(str(error)))
