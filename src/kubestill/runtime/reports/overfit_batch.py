@@ -113,9 +113,12 @@ def _body(findings: Findings, told: Mapping[str, Any], suffix: str = "") -> list
 
 def _headline(findings: Findings) -> str:
     if findings.verdict == "pass":
-        steps = next(trace.reached for trace in findings.traces if trace.reached is not None)
-        rows = counted(findings.rows, "row")
-        return f"The training run learns: {rows} by heart in {counted(steps, 'step')}."
+        assert findings.learned
+        rows, steps = findings.learned.rows, findings.learned.steps[-1]
+        left = findings.learned.best
+        much = "" if left < 0.1 else f"{percent(1 - left)} of "
+        learned = f"{much}{counted(rows, 'row')} by heart in {counted(steps, 'step')}"
+        return f"The training run learns: {learned}."
     meaning = CODES[findings.diagnoses[0].code]
     if findings.verdict == "undetermined":
         return f"Undetermined: {meaning}."

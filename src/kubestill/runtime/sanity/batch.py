@@ -42,9 +42,17 @@ class Batch:
         order = torch.randperm(self.rows, generator=generator).to(self.features.device)
         return make_batch(self.features, tuple(target[order] for target in self.targets))
 
-    def head(self, rows: int) -> Batch:
-        """Return the first rows."""
-        return make_batch(self.features[:rows], tuple(target[:rows] for target in self.targets))
+    def spread(self, rows: int) -> Batch:
+        """Return rows that lie far apart, the first two of which differ in their label."""
+        places = self.features.flatten(1).double()
+        first = self.targets[0]
+        differs = (first != first[0]).reshape(self.rows, -1).any(1)
+        nearest = torch.cdist(places[:1], places)[0]
+        chosen = [0, int((nearest * differs).argmax())]
+        while len(chosen) < rows:
+            nearest = torch.minimum(nearest, torch.cdist(places[chosen[-1:]], places)[0])
+            chosen.append(int(nearest.argmax()))
+        return make_batch(self.features[chosen], tuple(target[chosen] for target in self.targets))
 
 
 def make_batch(features: Tensor, targets: tuple[Tensor, ...]) -> Batch:

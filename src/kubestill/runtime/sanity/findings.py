@@ -59,6 +59,7 @@ class Trace:
     """One attempt at memorising a batch."""
 
     name: str
+    rows: int
     steps: list[int] = field(default_factory=list[int])
     excess: list[float] = field(default_factory=list[float])
     """Of the loss over its floor, 1 for the best constant answer: at each of `steps`."""
@@ -82,7 +83,7 @@ class HeldOut:
     skill: float
     """Share of the labels that the features explain."""
     sigmas: float
-    """The same in standard errors."""
+    """How sure it is that they explain any, in standard errors."""
     shift: int | None = None
     """By how many rows the labels are moved, where they fit the features better there."""
     skill_moved: float | None = None
@@ -99,6 +100,8 @@ class Findings:
     """Name of the loss."""
     checks: list[Check] = field(default_factory=list[Check])
     traces: list[Trace] = field(default_factory=list[Trace])
+    learned: Trace | None = None
+    """The attempt that the verdict rests on; None where none succeeded."""
     floor: Floor | None = None
     """What the batch's loss can be reduced to; None where nothing was memorised."""
     steps: int = 0
@@ -138,8 +141,9 @@ class Findings:
         """The verdict in sentences."""
         if self.verdict != "pass":
             return " ".join(f"{c.code}: {c.said} {c.remedy}".rstrip() for c in self.diagnoses)
-        learned = next(check.said for check in self.checks if check.name == LEARNED)
-        return f"A batch of {self.rows} rows is learned. {learned}"
+        assert self.learned
+        said = next(check.said for check in self.checks if check.name == LEARNED)
+        return f"A batch of {self.learned.rows} rows is learned. {said}"
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON."""

@@ -83,7 +83,10 @@ def examine(
     if findings.verdict == "pass":
         _learn(findings, prepared, batch, attempt)
     if findings.verdict == "pass":
-        findings.checks.append(_held_out(findings, prepared, rows, index, features, settings, gate))
+        held_out = _held_out(findings, prepared, rows, index, features, attempt, gate)
+        findings.checks.append(held_out)
+    if findings.verdict == "pass":
+        _compare(findings, prepared, batch, attempt)
     findings.seconds = time.monotonic() - begun
     return findings
 
@@ -128,7 +131,7 @@ def _look(
 
 
 def _learn(findings: Findings, prepared: Prepared, batch: Batch, attempt: Attempt) -> None:
-    """Memorise the batch, and the same rows under each other's labels as a control."""
+    """Memorise the batch."""
     network = prepared.model.network
     outputs = 1 if prepared.model.spec.task == "binary" else len(prepared.model.spec.outputs)
     floor = findings.floor = find_floor(prepared.loss, batch, outputs)
@@ -152,20 +155,26 @@ def _learn(findings: Findings, prepared: Prepared, batch: Batch, attempt: Attemp
     findings.traces.append(real)
     if real.reached is None:
         findings.checks.append(find_cause(findings, prepared, batch, floor, attempt))
-        if findings.verdict != "pass":
-            return
-        real = findings.traces[-1]
-    else:
-        said = f"To {100 * real.best:.2g}% above its floor in {real.reached} steps."
-        findings.checks.append(Check(name=LEARNED, status="ok", said=said))
+        return
+    findings.learned = real
+    said = f"To {100 * real.best:.2g}% above its floor in {real.reached} steps."
+    findings.checks.append(Check(name=LEARNED, status="ok", said=said))
+
+
+def _compare(findings: Findings, prepared: Prepared, batch: Batch, attempt: Attempt) -> None:
+    """Memorise the same rows under each other's labels, to compare with."""
+    real = findings.traces[0]
+    if real.reached is None:
+        return
+    outputs = 1 if prepared.model.spec.task == "binary" else len(prepared.model.spec.outputs)
     mixed = batch.shuffled(attempt.settings.seed + 1)
-    # Only for comparison: ten times as long is long enough.
-    attempt = replace(attempt, steps=min(attempt.steps, max(200, 10 * (real.reached or 0))))
-    control = memorise(
-        "shuffled labels", network, mixed, find_floor(prepared.loss, mixed, outputs), attempt
-    )
+    # Ten times as long is long enough.
+    attempt = replace(attempt, steps=min(attempt.steps, max(200, 10 * real.reached)))
+    floor = find_floor(prepared.loss, mixed, outputs)
+    control = memorise("shuffled labels", prepared.model.network, mixed, floor, attempt)
     findings.traces.append(control)
-    ended = f"takes {control.reached}" if control.reached else f"is not reached in {attempt.steps}"
+    steps = control.steps[-1]
+    ended = f"takes {control.reached}" if control.reached else f"is not reached in {steps}"
     said = f"With its labels shuffled the floor {ended} steps; with its own, {real.reached}."
     findings.checks.append(Check(name="the control", status="note", said=said))
 
@@ -176,7 +185,7 @@ def _held_out(
     rows: Rows,
     index: Tensor,
     features: Tensor,
-    settings: TrainingSettings,
+    attempt: Attempt,
     gate: GateSettings,
 ) -> Check:
     labels = rows.soft if rows.soft is not None and "distil" in prepared.loss_name else rows.labels
@@ -188,8 +197,10 @@ def _held_out(
         features[:count].flatten(1).cpu().numpy(),
         labels,
         index[:count].numpy(),
+        codes=len(prepared.model.encoder.vocabulary),
         complete=rows.complete,
-        seed=settings.seed % 2**31,
+        seed=attempt.settings.seed % 2**31,
+        deadline=attempt.deadline,
     )
     if check.status == "undetermined" and gate.undetermined == "accept":
         return replace(check, status="note")

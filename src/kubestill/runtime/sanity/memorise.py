@@ -57,7 +57,7 @@ def memorise(name: str, network: nn.Module, batch: Batch, floor: Floor, attempt:
         warmup=min(settings.warmup_steps, attempt.steps // 10),
         steps_per_tick=1 if settings.schedule_unit == "step" else max(1, attempt.steps // 20),
     )
-    trace, begun = Trace(name=name), time.monotonic()
+    trace, begun = Trace(name=name, rows=batch.rows), time.monotonic()
     done, train_loss = 0, torch.zeros(())
     while True:
         excess = floor.excess(_answers_cost(network, batch, attempt.loss))
@@ -72,6 +72,8 @@ def memorise(name: str, network: nn.Module, batch: Batch, floor: Floor, attempt:
             for _ in range(min(_LOOKS, attempt.steps - done)):
                 train_loss = step(batch.step_input, rates.at(done))
                 done += 1
+                if time.thread_time() > attempt.deadline:
+                    break
             continue
         elif done < attempt.steps:
             trace.ended = "time"

@@ -184,8 +184,8 @@ def describe(job: Job, gate: GateSettings) -> dict[str, Any]:
 def log_facts(findings: Findings, metrics: MetricsArtifact, prefix: str = "") -> None:
     """Record the gate's finite numbers as metrics."""
     found = (
-        {**findings.facts, "steps_to_floor": findings.traces[0].reached}
-        if findings.traces
+        {**findings.facts, "steps_to_floor": findings.learned.steps[-1]}
+        if findings.learned
         else findings.facts
     )
     for name, value in found.items():
