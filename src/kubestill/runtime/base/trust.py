@@ -7,7 +7,8 @@ file names is imported, let alone called, unless somebody on this side vouches f
     vouched for by                                       what
     this package                                         its own networks and systems
     an installed package                                 names it registers as entry points
-                                                         (`kubestill.networks`, `kubestill.systems`)
+                                                         (`kubestill.networks`, `kubestill.systems`,
+                                                         `kubestill.teachers`)
     the image, `KUBESTILL_TRUST=my_pkg,other`            modules in these packages
     the caller, `load_model(..., trust=("my_pkg",))`     modules in these packages
     `kubestill run`, for its own steps                   modules its own parameters name
@@ -29,6 +30,7 @@ from kubestill.errors import InvalidInput, Problem
 __all__ = [
     "NETWORKS",
     "SYSTEMS",
+    "TEACHERS",
     "TRUST",
     "TYPED",
     "check_defined",
@@ -44,6 +46,7 @@ TYPED = "KUBESTILL_TYPED"
 """Environment variable that `kubestill run` sets for its steps: modules its parameters name."""
 NETWORKS = "kubestill.networks"
 SYSTEMS = "kubestill.systems"
+TEACHERS = "kubestill.teachers"
 
 
 def check_trusted(path: str, *, field: str, group: str, trust: Iterable[str] = ()) -> None:
@@ -52,7 +55,7 @@ def check_trusted(path: str, *, field: str, group: str, trust: Iterable[str] = (
     Args:
         path: `package.module:attribute`; a name without a colon is somebody else's to look up.
         field: What the message calls it.
-        group: The entry points that would vouch for it: `NETWORKS` or `SYSTEMS`.
+        group: The entry points that would vouch for it: `NETWORKS`, `SYSTEMS` or `TEACHERS`.
         trust: Packages that the caller vouches for.
 
     Raises:

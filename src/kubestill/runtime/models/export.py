@@ -21,12 +21,14 @@ from kubestill.runtime.base.device import choose_device
 from kubestill.runtime.base.values import parse_json
 from kubestill.runtime.models.bands import read_bands
 from kubestill.runtime.models.identity import (
+    FOREIGN,
     SPEC_FILE,
     TRAINING_FILE,
     WEIGHTS_FILE,
     check_digest,
     model_digest,
     weights_digest,
+    weights_file,
 )
 from kubestill.runtime.models.model import Model, ModelSpec
 from kubestill.runtime.models.predict import Predictor
@@ -142,8 +144,8 @@ def load_model(
     Args:
         uri: The folder of the export: a local path or `gs://...`.
         device: Where it computes: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
-        trust: Packages whose networks the file may name, besides those of this package, those that
-            are registered as entry points, and those of `KUBESTILL_TRUST`.
+        trust: Packages whose networks, or teachers, the file may name, besides those of this
+            package, those that are registered as entry points, and those of `KUBESTILL_TRUST`.
         bands: Also give error bands, which certify-surrogate wrote beside the model.
 
     Raises:
@@ -155,11 +157,19 @@ def load_model(
     place = choose_device(device)
     store = open_store(uri)
     try:
-        text, packed = store.get(SPEC_FILE), store.get(WEIGHTS_FILE, most=None)
+        text = store.get(SPEC_FILE)
+        form = parse_json(text, source=f"{uri}/{SPEC_FILE}", what="model")
+        packed = store.get(weights_file(form), most=None)
     except NotFound as error:
         remedy = f"no exported model here ({error}); give the folder that holds {SPEC_FILE}"
         raise InvalidInput([Problem("model", uri, remedy)]) from error
-    form = parse_json(text, source=f"{uri}/{SPEC_FILE}", what="model")
+    if form.get("format") == FOREIGN:
+        # Only here: it takes libraries that a model of our own does without.
+        from kubestill.runtime.models.foreign.model import load_foreign
+
+        return load_foreign(
+            form, packed, digest=check_digest(text, packed, source=uri), trust=trust
+        )
     spec = ModelSpec.from_json(form)
     digest = check_digest(text, packed, source=uri)
     where = f"{uri}/{WEIGHTS_FILE}"

@@ -9,12 +9,15 @@ it; nothing else computes one.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from typing import Any
 
 from kubestill.errors import CorruptData, NotFound
 from kubestill.runtime.base.values import parse_json
 from kubestill.runtime.stores.base import Store
 
 __all__ = [
+    "FOREIGN",
     "SPEC_FILE",
     "TRAINING_FILE",
     "WEIGHTS_FILE",
@@ -22,11 +25,28 @@ __all__ = [
     "model_digest",
     "read_digest",
     "weights_digest",
+    "weights_file",
 ]
 
 SPEC_FILE = "model.json"
 TRAINING_FILE = "training.json"
 WEIGHTS_FILE = "model.safetensors"
+FOREIGN = "kubestill/foreign-model/1"
+"""The format of the `model.json` of a model that this package did not train."""
+_FOREIGN_FILES = {
+    "lightgbm": "model.txt",
+    "xgboost": "model.xgb",
+    "onnx": "model.onnx",
+    "skops": "model.skops",
+    "python": "model.weights",
+}
+
+
+def weights_file(form: Mapping[str, Any]) -> str:
+    """Return the name of the file beside `model.json`, whose content this is."""
+    if form.get("format") != FOREIGN:
+        return WEIGHTS_FILE
+    return _FOREIGN_FILES.get(str(form.get("kind")), WEIGHTS_FILE)
 
 
 def model_digest(spec: bytes) -> str:
@@ -44,19 +64,20 @@ def check_digest(spec: bytes, weights: bytes, *, source: str) -> str:
 
     Args:
         spec: Content of `model.json`.
-        weights: Content of `model.safetensors`.
+        weights: Content of the file beside it: `model.safetensors`, or a foreign model's own.
         source: The folder they come from, for messages.
 
     Raises:
         CorruptData: `model.json` is no JSON, or these are not the weights that it names.
     """
     place = f"{source}/{SPEC_FILE}"
-    named = parse_json(spec, source=place, what="model").get("digest")
+    form = parse_json(spec, source=place, what="model")
+    named = form.get("digest")
     found = weights_digest(weights)
     if found != named:
         raise CorruptData(
-            f"{source}/{WEIGHTS_FILE} is not what {SPEC_FILE} names: its SHA-256 is {found}, not "
-            f"{named!r:.80}; restore both files of one export"
+            f"{source}/{weights_file(form)} is not what {SPEC_FILE} names: its SHA-256 is {found}, "
+            f"not {named!r:.80}; restore both files of one export"
         )
     return model_digest(spec)
 
@@ -71,7 +92,8 @@ def read_digest(store: Store, folder: str = "") -> str:
     below = f"{folder}/" if folder else ""
     try:
         spec = store.get(f"{below}{SPEC_FILE}")
-        weights = store.get(f"{below}{WEIGHTS_FILE}", most=None)
+        form = parse_json(spec, source=f"{store.uri}/{below}{SPEC_FILE}", what="model")
+        weights = store.get(f"{below}{weights_file(form)}", most=None)
     except NotFound as error:
         raise CorruptData(f"a file of the model is gone: {error}") from error
     return check_digest(spec, weights, source=f"{store.uri}/{folder}".rstrip("/"))

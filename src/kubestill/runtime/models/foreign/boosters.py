@@ -1,0 +1,224 @@
+"""Boosted trees by their libraries' own formats: LightGBM's text, XGBoost's JSON or UBJSON."""
+
+# Both come without types.
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false
+# pyright: reportUnknownArgumentType=false
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from kubestill.errors import CorruptData, InvalidInput, Problem
+from kubestill.runtime.base.values import parse_json
+from kubestill.runtime.datasets.columns import label_strings
+from kubestill.runtime.models.foreign.runtime import Block, Declared, need
+
+__all__ = ["LightGbm", "XgBoost"]
+
+
+class LightGbm:
+    """What `Booster.save_model` of LightGBM writes."""
+
+    def __init__(self, content: bytes):
+        lightgbm = need("lightgbm", "lightgbm")
+        header, trees = _read_text(content)
+        try:
+            self._booster: Any = lightgbm.Booster(model_str=content.decode("utf-8"))
+        except (lightgbm.basic.LightGBMError, ValueError, RecursionError) as error:
+            raise CorruptData(f"this is no whole LightGBM model: {error}") from error
+        objective, _, options = header.get("objective", "").partition(" ")
+        outputs = int(header["num_tree_per_iteration"])
+        forest = "average_output" in header
+        # The logit of LightGBM's own link; a random forest averages probabilities.
+        sigmoid = re.search(r"sigmoid:([-+.\deE]+)", options)
+        self._scale = float(sigmoid[1]) if sigmoid else 1.0
+        logit = objective in ("binary", "multiclass", "cross_entropy", "xentropy") and not forest
+        classes = objective in ("binary", "multiclass", "multiclassova", "cross_entropy")
+        self._raw = logit
+        self._share = objective == "multiclassova"
+        names = tuple(header["feature_names"].split(" "))
+        told: list[list[Any]] = self._booster.pandas_categorical or []
+        infos = header.get("feature_infos", "").split(" ")
+        # Numeric ranges stand in brackets, categories are joined by colons.
+        coded = [name for name, info in zip(names, infos, strict=False) if _is_coded(info)]
+        generic = names == tuple(f"Column_{place}" for place in range(len(names)))
+        self.declared = Declared(
+            inputs=None if generic else names,
+            width=len(names),
+            reads="numbers",
+            categories={
+                name: tuple(label_strings(pa.array(labels)).to_pylist())
+                for name, labels in zip(coded, told, strict=False)
+            }
+            if len(told) == len(coded)
+            else {},
+            coded=frozenset(coded),
+            classes=None,
+            outputs=outputs,
+            answers="logit"
+            if logit
+            else "probability"
+            if classes
+            else "value"
+            if objective
+            else None,
+            parameters=trees,
+        )
+
+    def predict(self, rows: Block) -> NDArray[Any]:
+        """Return raw scores, or probabilities or values where those are no logits."""
+        # One thread: blocks are computed side by side.
+        found = self._booster.predict(rows.matrix, raw_score=self._raw, num_threads=1)
+        if self._share:
+            found = found / found.sum(axis=1, keepdims=True)
+        return found * self._scale if self._raw else found
+
+
+def _is_coded(info: str) -> bool:
+    return info != "none" and not info.startswith("[")
+
+
+_WHOLE = ("left_child", "right_child", "split_feature")
+
+
+def _read_text(content: bytes) -> tuple[dict[str, str], int]:
+    """Check what LightGBM's own reader takes on trust, which a damaged file crashes.
+
+    Returns:
+        The header, and how many numbers the trees hold.
+
+    Raises:
+        CorruptData: Arrays are of other lengths than the trees, or point out of them.
+    """
+    try:
+        text = content.decode("utf-8")
+        head, *blocks = text.partition("\nend of trees")[0].split("\nTree=")
+        header = _fields(head)
+        features = len(header["feature_names"].split(" "))
+        if int(header["max_feature_idx"]) + 1 != features:
+            raise ValueError("max_feature_idx does not fit feature_names")
+        if int(header["num_tree_per_iteration"]) < 1 or int(header["num_class"]) < 1:
+            raise ValueError("it has no output")
+        sizes = [int(size) for size in header["tree_sizes"].split()]
+        if [len(f"Tree={block}".encode()) + 1 for block in blocks[:-1]] != sizes[:-1]:
+            raise ValueError("tree_sizes do not fit the trees")
+        if len(sizes) != len(blocks) or "\nend of trees" not in text:
+            raise ValueError("its end is missing")
+        return header, sum(_check_tree(_fields(block), features) for block in blocks)
+    except (KeyError, ValueError, IndexError, OverflowError) as error:
+        said = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise CorruptData(f"this is no whole LightGBM model: {said}") from error
+
+
+def _fields(text: str) -> dict[str, str]:
+    pairs = (line.partition("=") for line in text.splitlines())
+    return {name: value for name, _, value in pairs}
+
+
+def _check_tree(tree: dict[str, str], features: int) -> int:
+    leaves = int(tree["num_leaves"])
+    if len(tree["leaf_value"].split()) != leaves or leaves < 1:
+        raise ValueError(f"a tree of {leaves} leaves has other leaf values")
+    if int(tree.get("is_linear", "0")):
+        raise ValueError("linear trees are not supported; train with linear_tree=false")
+    if leaves == 1:
+        return 1
+    inner = leaves - 1
+    whole = {name: np.array(tree[name].split(), dtype=np.int64) for name in _WHOLE}
+    kinds = np.array(tree["decision_type"].split(), dtype=np.int64)
+    thresholds = np.array(tree["threshold"].split(), dtype=np.float64)
+    if any(len(values) != inner for values in (*whole.values(), kinds, thresholds)):
+        raise ValueError(f"a tree of {leaves} leaves has arrays of other lengths")
+    if whole["split_feature"].min() < 0 or whole["split_feature"].max() >= features:
+        raise ValueError("a tree splits on a column that is not there")
+    # A child comes after its parent, so that every path ends; below zero it is a leaf.
+    for side in ("left_child", "right_child"):
+        child = whole[side]
+        ends = child < 0
+        if np.any(~child[ends] >= leaves) or np.any(child >= inner):
+            raise ValueError("a tree points out of itself")
+        if np.any(child[~ends] <= np.flatnonzero(~ends)):
+            raise ValueError("a tree goes round in circles")
+    count = int(tree.get("num_cat", "0"))
+    if count or np.any(kinds & 1):
+        bounds = np.array(tree["cat_boundaries"].split(), dtype=np.int64)
+        words = len(tree["cat_threshold"].split())
+        if len(bounds) != count + 1 or bounds[0] != 0 or np.any(np.diff(bounds) < 0):
+            raise ValueError("a tree has categories of other lengths")
+        places = thresholds[(kinds & 1) == 1]
+        if bounds[-1] != words or np.any((places < 0) | (places >= count)):
+            raise ValueError("a tree points out of its categories")
+    return leaves + inner
+
+
+class XgBoost:
+    """What `Booster.save_model` of XGBoost writes."""
+
+    def __init__(self, content: bytes):
+        xgboost = need("xgboost", "xgboost")
+        self._xgboost: Any = xgboost
+        self._booster: Any = xgboost.Booster()
+        try:
+            self._booster.load_model(bytearray(content))
+            # One thread: blocks are computed side by side.
+            self._booster.set_param({"nthread": 1})
+            config = parse_json(self._booster.save_config(), source="XGBoost", what="model")
+            learner = config["learner"]
+            objective = str(learner["objective"]["name"])
+            booster = str(learner["gradient_booster"]["name"])
+            count = int(learner["learner_model_param"]["num_class"])
+            targets = int(learner["learner_model_param"].get("num_target", "1"))
+        except (xgboost.core.XGBoostError, KeyError, ValueError) as error:
+            said = str(error).partition("\nStack trace")[0]
+            raise CorruptData(f"this is no whole XGBoost model: {said}") from error
+        if objective == "binary:hinge":
+            remedy = "puts out classes without probabilities; train with binary:logistic"
+            raise InvalidInput([Problem("model", objective, remedy)])
+        self._linear = booster == "gblinear"
+        self._margin = objective.startswith(("binary:", "multi:"))
+        self._types: list[str] | None = self._booster.feature_types
+        names: list[str] | None = self._booster.feature_names
+        kinds = dict(zip(names or (), self._types or (), strict=False))
+        self.declared = Declared(
+            inputs=tuple(names) if names else None,
+            width=int(self._booster.num_features()),
+            reads="numbers",
+            categories=self._categories() if "c" in kinds.values() else {},
+            coded=frozenset(name for name, kind in kinds.items() if kind == "c"),
+            classes=None,
+            outputs=max(count, targets),
+            answers="logit" if self._margin else "value",
+            parameters=0 if self._linear else _count_nodes(self._booster),
+        )
+
+    def _categories(self) -> dict[str, tuple[str, ...]]:
+        try:
+            told = self._booster.get_categories(export_to_arrow=True).to_arrow() or []
+        except (AttributeError, self._xgboost.core.XGBoostError):
+            return {}  # before 3.1, files did not keep them
+        return {
+            name: tuple(label_strings(pa.array(labels)).to_pylist())
+            for name, labels in told
+            if labels is not None
+        }
+
+    def predict(self, rows: Block) -> NDArray[Any]:
+        """Return margins of classes, or values."""
+        if self._linear:
+            matrix = self._xgboost.DMatrix(
+                rows.matrix, feature_names=self._booster.feature_names, nthread=1
+            )
+            return self._booster.predict(matrix, output_margin=self._margin)
+        told = "margin" if self._margin else "value"
+        return self._booster.inplace_predict(
+            rows.matrix, predict_type=told, validate_features=False
+        )
+
+
+def _count_nodes(booster: Any) -> int:
+    """Count splits and leaves; each is one learned number or two."""
+    return sum(text.count("\n") for text in booster.get_dump())

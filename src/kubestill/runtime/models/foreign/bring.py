@@ -1,0 +1,205 @@
+"""From a file, a folder or an import path to a model of this package."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kubestill.errors import CorruptData, InvalidInput, NotFound, Problem, nearest
+from kubestill.runtime.base.trust import TEACHERS, registered
+from kubestill.runtime.base.values import parse_json
+from kubestill.runtime.datasets.decode import RawLayout, decode_features
+from kubestill.runtime.datasets.manifest import Dataset
+from kubestill.runtime.datasets.schema import Schema
+from kubestill.runtime.models.foreign.match import Match, Options, match
+from kubestill.runtime.models.foreign.model import ForeignPredictor, ask, open_runtime, to_logits
+from kubestill.runtime.models.foreign.python import find_teacher
+from kubestill.runtime.models.foreign.recognise import recognise
+from kubestill.runtime.models.foreign.runtime import MOST, Block, Runtime
+from kubestill.runtime.models.foreign.spec import ForeignSpec, Format
+from kubestill.runtime.models.identity import (
+    FOREIGN,
+    SPEC_FILE,
+    model_digest,
+    weights_digest,
+    weights_file,
+)
+from kubestill.runtime.models.model import FORMAT
+from kubestill.runtime.models.resolve import source_digest
+from kubestill.runtime.stores import open_store, split_uri
+from kubestill.runtime.stores.files import write_file
+
+__all__ = ["Brought", "bring"]
+
+TRIED = 256
+"""Rows that a model answers before it is taken."""
+_IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Brought:
+    """A foreign model, matched with a dataset and tried on its rows."""
+
+    predictor: ForeignPredictor
+    content: bytes
+    """Of its file."""
+    notes: tuple[str, ...]
+    tried: int
+    """Rows that it answered."""
+
+    def write(self, folder: str) -> str:
+        """Write the model, `model.json` last, and return its digest."""
+        spec = self.predictor.foreign.foreign
+        shutil.rmtree(folder, ignore_errors=True)
+        os.makedirs(folder)
+        form = spec.to_json()
+        write_file(os.path.join(folder, weights_file(form)), self.content)
+        text = (json.dumps(form, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        write_file(os.path.join(folder, SPEC_FILE), text)
+        self.predictor.digest = model_digest(text)
+        return self.predictor.digest
+
+
+def bring(
+    source: str, dataset: Dataset, options: Options, *, trust: Iterable[str] = ()
+) -> Brought | None:
+    """Load a model, match it with a dataset by name, and try it on a few rows.
+
+    Args:
+        source: A file or folder, local, gs:// or s3://; or the import path of a teacher.
+        dataset: Rows that say what the columns and classes mean.
+        options: What its file does not say.
+        trust: Packages that the caller vouches for, besides the one that `source` names.
+
+    Returns:
+        None where the folder holds a model of this package, which needs nothing of all that.
+
+    Raises:
+        InvalidInput: There is no model, it is of a format that is never loaded, or it does not fit
+            the dataset; all problems of one kind together.
+        CorruptData: It is damaged.
+        StoreError: The store did not answer.
+    """
+    factory, kind, content = "", None, b""
+    if options.format == "python" or _names_teacher(source):
+        factory, kind = source, "python"
+        content = _read(options.weights) if options.weights else b""
+    else:
+        found = _read_model(source)
+        if found is None:
+            return None
+        content = found
+        kind = recognise(content, source, options.format)
+    runtime = open_runtime(
+        kind,
+        content,
+        factory=factory,
+        args=options.args,
+        output=options.output_name,
+        vouched=True,
+        trust=trust,
+    )
+    certain = kind in ("lightgbm", "xgboost", "skops")
+    matched = match(runtime.declared, dataset.schema, options, certain=certain)
+    rows = _some_rows(dataset, matched.schema)
+    outputs = ask(runtime, Block(rows, RawLayout(matched.schema), matched.inputs), kind)
+    spec = _describe(kind, content, runtime, matched, outputs, factory, options)
+    answers = to_logits(outputs, spec)
+    notes = list(matched.notes)
+    if len(answers) > 1 and np.all(answers == answers[0]):
+        notes.append(f"it answers all {len(answers)} rows tried alike")
+    predictor = ForeignPredictor(spec, runtime)
+    return Brought(predictor=predictor, content=content, notes=tuple(notes), tried=len(rows))
+
+
+def _names_teacher(source: str) -> bool:
+    if os.path.exists(source):
+        return False
+    return bool(_IMPORT_PATH.fullmatch(source)) or source in registered(TEACHERS)
+
+
+def _read(uri: str) -> bytes:
+    try:
+        folder, name = split_uri(uri)
+        return open_store(folder).get(name, most=MOST)
+    except NotFound as error:
+        raise InvalidInput([Problem("weights", uri, f"there is no such file ({error})")]) from error
+
+
+def _read_model(source: str) -> bytes | None:
+    """Return the content of a model's file; None where a model of this package lies there."""
+    try:
+        folder, name = split_uri(source)
+        return open_store(folder).get(name, most=MOST)
+    except NotFound:
+        pass
+    store = open_store(source)
+    names = [entry.key for entry in store.list()]
+    if SPEC_FILE in names:
+        content = store.get(SPEC_FILE, most=MOST)
+        try:
+            form = parse_json(content, source=f"{source}/{SPEC_FILE}", what="model")
+        except CorruptData:
+            form = {}
+        if form.get("format") in (FORMAT, FOREIGN):
+            return None
+    if len(names) == 1:
+        return store.get(names[0], most=MOST)
+    if not names:
+        remedy = (
+            "there is no such file or folder; give a model's file or folder, local, gs:// or "
+            "s3://, or the import path of a teacher, 'package.module:Name'"
+        )
+        raise InvalidInput([Problem("source", source, remedy)])
+    remedy = f"this folder holds {len(names)} files; name one: {nearest(source, names)}"
+    raise InvalidInput([Problem("source", source, remedy)])
+
+
+def _some_rows(dataset: Dataset, schema: Schema) -> NDArray[np.float32]:
+    block = next(dataset.iter_blocks(), None)
+    if block is None:
+        remedy = "has no rows; the model is tried on a few before it is taken"
+        raise InvalidInput([Problem("dataset", dataset.root, remedy)])
+    return decode_features(block.slice(0, TRIED), RawLayout(schema))
+
+
+def _describe(
+    kind: Format,
+    content: bytes,
+    runtime: Runtime,
+    matched: Match,
+    outputs: NDArray[np.floating],
+    factory: str,
+    options: Options,
+) -> ForeignSpec:
+    source = None
+    if factory:
+        source = source_digest(find_teacher(factory, vouched=True))  # pyright: ignore
+    classes = len(matched.order)
+    allowed = (1, 2) if matched.schema.task == "binary" else (classes,)
+    if outputs.shape[1] not in allowed:
+        what = "values" if matched.schema.task == "regression" else "classes"
+        remedy = f"the dataset has {classes} {what}, so it should put out {allowed[-1]} numbers"
+        raise InvalidInput([Problem("model", f"{outputs.shape[1]} numbers for a row", remedy)])
+    return ForeignSpec(
+        schema=matched.schema,
+        network={"factory": factory or kind, "args": dict(options.args), "source": source},
+        encoder={},
+        decoder={},
+        parameters=runtime.declared.parameters,
+        digest=weights_digest(content),
+        kind=kind,
+        inputs=matched.inputs,
+        order=matched.order,
+        width=outputs.shape[1],
+        answers=matched.answers,
+        output=runtime.declared.output,
+        bytes=len(content),
+    )

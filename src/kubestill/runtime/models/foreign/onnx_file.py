@@ -1,0 +1,203 @@
+"""ONNX files, run by ONNX Runtime on the CPU."""
+
+# onnx and onnxruntime are only partly typed.
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false
+# pyright: reportUnknownArgumentType=false, reportAttributeAccessIssue=false
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kubestill.errors import CorruptData, InvalidInput, Problem, nearest
+from kubestill.runtime.base.values import parse_json
+from kubestill.runtime.datasets.schema import Schema
+from kubestill.runtime.models.foreign.runtime import Block, Declared, need
+from kubestill.runtime.models.foreign.spec import Answers
+
+__all__ = ["OnnxFile"]
+
+SPEC_KEY = "kubestill/model.json"
+"""Name of the spec among the metadata of an ONNX file that this package exported."""
+_NUMBERS = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(bool)": np.bool_,
+}
+_TEXT = "tensor(string)"
+
+
+class OnnxFile:
+    """A model with one input of all columns, [rows, R], or one input for each column."""
+
+    def __init__(self, content: bytes, output: str = ""):
+        onnxruntime = need("onnxruntime", "onnx")
+        graph, classes = _read_graph(content)
+        options = onnxruntime.SessionOptions()
+        # One thread: blocks are computed side by side.
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                graph, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its own classes share no other base
+            raise CorruptData(f"ONNX Runtime cannot load it: {error}") from error
+        inputs = self._session.get_inputs()
+        self._feeds = [_feed(one) for one in inputs]
+        self._output = _choose_output(self._session.get_outputs(), output)
+        shape = self._output.shape
+        outputs = shape[1] if len(shape) == 2 and isinstance(shape[1], int) else None
+        self._whole = len(inputs) == 1 and len(inputs[0].shape) > 1
+        self._whole = self._whole and self._feeds[0].dtype is not None
+        names = tuple(one.name for one in inputs)
+        width = None
+        if self._whole:
+            sizes = inputs[0].shape[1:]
+            width = int(np.prod(sizes)) if all(isinstance(n, int) for n in sizes) else None
+            self._shape = tuple(sizes) if width is not None else (-1,)
+        told = _own_spec(self._session.get_modelmeta().custom_metadata_map)
+        numeric = frozenset(one.name for one in inputs if one.type != _TEXT)
+        if told is not None:
+            self._whole = True
+            self.declared = _declare_own(told)
+            return
+        self.declared = Declared(
+            # The name of one that takes all columns is not that of a column.
+            inputs=None if self._whole and width != 1 else names,
+            width=width,
+            reads="numbers" if self._whole else "labels",
+            numeric=frozenset() if self._whole else numeric,
+            classes=classes,
+            outputs=outputs,
+            answers=_guess_answers(self._output.name, classes),
+            output=self._output.name,
+        )
+
+    def predict(self, rows: Block) -> NDArray[Any]:
+        """Return what the chosen output holds for these rows."""
+        if self._whole:
+            one = self._feeds[0]
+            matrix = rows.matrix.astype(one.dtype, copy=False)
+            if len(one.shape) > 2:
+                matrix = matrix.reshape(len(rows), *self._shape)
+            feeds = {one.name: matrix}
+        else:
+            feeds = {one.name: one(rows) for one in self._feeds}
+        return self._session.run([self._output.name], feeds)[0]
+
+
+class _feed:
+    """One input of the file, and how a column becomes its tensor."""
+
+    def __init__(self, one: Any):
+        self.name: str = one.name
+        self.shape: list[Any] = one.shape
+        self.dtype = _NUMBERS.get(one.type)
+        if self.dtype is None and one.type != _TEXT:
+            remedy = f"is {one.type}; export it with numbers, truth values or text"
+            raise InvalidInput([Problem(f"input {one.name!r}", one.type, remedy)])
+        if self.shape and isinstance(self.shape[0], int):
+            remedy = (
+                f"takes batches of exactly {self.shape[0]} rows; export it with a dynamic first "
+                "axis (dynamic_shapes or dynamic_axes of torch.onnx.export)"
+            )
+            raise InvalidInput([Problem(f"input {one.name!r}", self.shape, remedy)])
+
+    def __call__(self, rows: Block) -> NDArray[Any]:
+        column = (
+            rows.labels(self.name, missing="")
+            if self.dtype is None
+            else rows.numbers(self.name).astype(self.dtype)
+        )
+        return column[:, None] if len(self.shape) == 2 and column.ndim == 1 else column
+
+
+def _read_graph(content: bytes) -> tuple[bytes, tuple[str, ...] | None]:
+    """Return the file with plain tensors as outputs, and its classes where it names them.
+
+    A converter of scikit-learn ends in a ZipMap, which makes a Python dict of every row.
+
+    Raises:
+        CorruptData: It is no ONNX file.
+        InvalidInput: It refers to other files.
+    """
+    onnx = need("onnx", "onnx")
+    try:
+        model = onnx.load_model_from_string(content)
+    except Exception as error:  # protobuf's own
+        raise CorruptData(f"this is no whole ONNX file: {error}") from error
+    external = [one.name for one in model.graph.initializer if one.data_location == 1]
+    if external:
+        remedy = (
+            "keeps its weights in other files; write one file, with "
+            "onnx.save(onnx.load(path), new_path), or external_data=False"
+        )
+        raise InvalidInput([Problem("model", external[:3], remedy)])
+    classes: tuple[str, ...] | None = None
+    for node in model.graph.node:
+        for one in node.attribute:
+            if one.name.startswith("classlabels_") or one.name == "classlabels_ints":
+                labels = [text.decode() for text in one.strings] or [str(n) for n in one.ints]
+                classes = tuple(labels) or classes
+    maps = {node.output[0]: node for node in model.graph.node if node.op_type == "ZipMap"}
+    if not maps:
+        return content, classes
+    for output in model.graph.output:
+        if output.name in maps:
+            plain = onnx.helper.make_tensor_value_info(
+                maps[output.name].input[0], onnx.TensorProto.FLOAT, [None, len(classes or ())]
+            )
+            output.CopyFrom(plain)
+    for node in maps.values():
+        model.graph.node.remove(node)
+    return model.SerializeToString(), classes
+
+
+def _choose_output(outputs: Sequence[Any], wanted: str) -> Any:
+    names = [one.name for one in outputs]
+    if wanted:
+        if wanted not in names:
+            raise InvalidInput([Problem("output_name", wanted, nearest(wanted, names))])
+        return outputs[names.index(wanted)]
+    found = [one for one in outputs if one.type in ("tensor(float)", "tensor(double)")]
+    likely = [one for one in found if "prob" in one.name.lower()]
+    if len(found) == 1 or len(likely) == 1:
+        return (likely or found)[0]
+    remedy = f"name the one to learn from; the file has {', '.join(map(repr, names))}"
+    raise InvalidInput([Problem("output_name", "", remedy)])
+
+
+def _guess_answers(output: str, classes: tuple[str, ...] | None) -> Answers | None:
+    if "prob" in output.lower() or classes is not None:
+        return "probability"
+    return "logit" if "logit" in output.lower() else None
+
+
+def _own_spec(metadata: dict[str, str]) -> Schema | None:
+    """Return the schema of a model that this package exported."""
+    if SPEC_KEY not in metadata:
+        return None
+    form = parse_json(metadata[SPEC_KEY], source="the ONNX file's metadata", what="model")
+    return Schema.from_json(form.get("schema", {}))
+
+
+def _declare_own(schema: Schema) -> Declared:
+    classes = schema.classes if schema.task != "regression" else None
+    target = schema.target
+    width = target.width if target and schema.task == "regression" else len(schema.classes)
+    return Declared(
+        inputs=tuple(column.name for column in schema.features),
+        width=sum(column.width for column in schema.features),
+        reads="numbers",
+        categories={c.name: c.categories for c in schema.features if c.categories},
+        coded=frozenset(c.name for c in schema.features if c.categories),
+        classes=classes,
+        outputs=1 if schema.task == "binary" else width,
+        answers="value" if schema.task == "regression" else "logit",
+        output="outputs",
+    )

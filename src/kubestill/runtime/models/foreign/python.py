@@ -1,0 +1,128 @@
+"""A teacher of the user's own, by import path."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import shutil
+import tempfile
+import threading
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kubestill.errors import InvalidInput, Problem, Problems
+from kubestill.runtime.base import trust as trusted
+from kubestill.runtime.base.arguments import fit_arguments, import_factory
+from kubestill.runtime.models.foreign.runtime import Block, Declared
+from kubestill.runtime.models.foreign.spec import Answers
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["PythonTeacher", "Teacher", "find_teacher"]
+
+
+class Teacher(ABC):
+    """Anything that answers rows: a transformer, a rule, a call to a service.
+
+    The constructor may take `weights`, the path of the file that `import-model` was given, and
+    arguments of its own, which are plain JSON.
+    """
+
+    inputs: Sequence[str]
+    """Columns that it reads."""
+    classes: Sequence[str] = ()
+    """Labels in the order of the outputs; none for a regression."""
+    output: Answers = "logit"
+    """What `predict` returns."""
+
+    @abstractmethod
+    def predict(self, rows: pd.DataFrame) -> NDArray[Any]:
+        """Return the outputs for up to 8,192 rows: [B, K], or [B].
+
+        Args:
+            rows: The columns of `inputs`: numbers as float32, labels as text, NaN where missing.
+        """
+
+
+def find_teacher(path: str, *, vouched: bool, trust: Iterable[str] = ()) -> Callable[..., Teacher]:
+    """Return the class at an import path, or registered under a name.
+
+    Args:
+        path: `package.module:Name`, or an entry point of the group `kubestill.teachers`.
+        vouched: The user typed it. Otherwise a file names it, and somebody has to vouch for it.
+        trust: Packages that the caller vouches for.
+
+    Raises:
+        InvalidInput: Nobody vouches for it, or it is no `Teacher`.
+    """
+    where = {"field": "teacher", "group": trusted.TEACHERS, "trust": trust}
+    if ":" in path:
+        if not vouched:
+            trusted.check_trusted(path, **where)
+        found = import_factory(path, field="teacher")
+        if not vouched:
+            trusted.check_defined(found, path, **where)
+    else:
+        found = trusted.find_registered(trusted.TEACHERS, path)
+    if not (inspect.isclass(found) and issubclass(found, Teacher)):
+        remedy = (
+            "must be a subclass of kubestill.teachers.Teacher: nothing else is called, since the "
+            "path is followed again by whoever loads the model"
+        )
+        raise InvalidInput([Problem("teacher", path, remedy)])
+    return found
+
+
+class PythonTeacher:
+    """A `Teacher` behind the protocol."""
+
+    def __init__(
+        self,
+        factory: Callable[..., Teacher],
+        args: Mapping[str, Any],
+        content: bytes,
+    ):
+        self._lock = threading.Lock()
+        offers: dict[str, Any] = {}
+        if content:
+            folder = tempfile.mkdtemp(prefix="kubestill-teacher-")
+            # It lives as long as the teacher, which may map it.
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            offers["weights"] = os.path.join(folder, "weights")
+            with open(offers["weights"], "wb") as file:
+                file.write(content)
+        arguments = fit_arguments(factory, args, offers, prefix="args.")
+        name = f"{factory.__module__}:{factory.__qualname__}"
+        try:
+            self._teacher = factory(**arguments)
+            inputs = tuple(self._teacher.inputs)
+            classes = tuple(map(str, self._teacher.classes))
+            output = self._teacher.output
+        except Exception as error:
+            remedy = f"building it raised {type(error).__name__}: {error}"
+            raise InvalidInput([Problem("teacher", name, remedy)]) from error
+        problems = Problems()
+        if isinstance(self._teacher.inputs, str) or not inputs:
+            problems.add(f"{name}.inputs", inputs, "list the columns that it reads")
+        if output not in ("logit", "probability", "value"):
+            problems.add(f"{name}.output", output, "use logit, probability or value")
+        problems.raise_if_any()
+        self.declared = Declared(
+            inputs=inputs,
+            width=None,
+            reads="labels",
+            classes=classes or None,
+            outputs=None,
+            answers=output if classes else "value",
+        )
+
+    def predict(self, rows: Block) -> NDArray[Any]:
+        """Ask the teacher, one block at a time: it may not expect threads."""
+        with self._lock:
+            return np.asarray(self._teacher.predict(rows.frame))

@@ -1,0 +1,141 @@
+"""The protocol behind which every foreign model stands, and the rows that it gets."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kubestill.errors import InvalidInput, Problem
+from kubestill.runtime.datasets.decode import RawLayout
+from kubestill.runtime.models.foreign.spec import Answers, Input
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["MOST", "Block", "Declared", "Runtime", "need"]
+
+MOST = 2 << 30
+"""Bytes that a model's file may have: more are never read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declared:
+    """What a file says about its model; None where it says nothing."""
+
+    inputs: tuple[str, ...] | None
+    """Names of what it reads, in its order."""
+    width: int | None
+    """Numbers that it reads for a row."""
+    reads: Literal["numbers", "labels"]
+    """Whether a category has to be a number, or may be its label."""
+    numeric: frozenset[str] = frozenset()
+    """Inputs whose labels have to be numbers although others need not."""
+    categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    """Labels by input, each at the place of its code."""
+    coded: frozenset[str] = frozenset()
+    """Inputs that take codes of categories, whether or not the file knows the labels."""
+    classes: tuple[str, ...] | None
+    """Labels in the order of the outputs."""
+    outputs: int | None
+    """For a row."""
+    answers: Answers | None
+    output: str = ""
+    """Name of the output that is read, where there are several."""
+    parameters: int = 0
+    """Learned numbers: of trees, their leaves and thresholds. 0 where nobody can tell."""
+
+
+class Runtime(Protocol):
+    """A foreign model, loaded. Several threads may call it."""
+
+    declared: Declared
+
+    def predict(self, rows: Block) -> NDArray[Any]:
+        """Return the outputs [B] or [B, K], in the model's own order.
+
+        Raises:
+            Exception: Whatever the library raises; the caller says of which model.
+        """
+        ...
+
+
+class Block:
+    """Some rows as a foreign model takes them: one matrix, or columns by name."""
+
+    def __init__(self, raw: NDArray[np.float32], layout: RawLayout, inputs: tuple[Input, ...]):
+        self._raw, self._layout = raw, layout
+        self._codes = {one.name: one.codes for one in inputs if one.codes is not None}
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+    @cached_property
+    def matrix(self) -> NDArray[np.float32]:
+        """[B, R], NaN where missing: numbers, 0 and 1, codes of categories, flattened tensors."""
+        if not self._codes:
+            return self._raw
+        matrix = self._raw.copy()
+        for name in self._codes:
+            matrix[:, self._layout.slices[name].start] = self.numbers(name)
+        return matrix
+
+    def numbers(self, name: str) -> NDArray[np.float32]:
+        """Return a column as numbers: [B], or [B, *shape] of a tensor."""
+        place = self._layout.slices[name]
+        column = self._layout.schema.column(name)
+        if column.kind == "tensor":
+            return self._raw[:, place].reshape(len(self._raw), *column.shape)
+        found = self._raw[:, place.start]
+        codes = self._codes.get(name)
+        if codes is None:
+            return found
+        # The last place is for missing labels.
+        return np.array([*codes, np.nan], np.float32)[_places(found)]
+
+    def labels(self, name: str, missing: Any = np.nan) -> NDArray[Any]:
+        """Return a categorical column as its labels [B]."""
+        categories = self._layout.schema.column(name).categories or ()
+        lookup = np.array([*categories, missing], dtype=object)
+        return lookup[_places(self._raw[:, self._layout.slices[name].start])]
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """A DataFrame: labels as text or as their numbers, a cell of a tensor an array."""
+        import pandas as pd
+
+        names = [column.name for column in self._layout.features]
+        if all(column.kind in ("numeric", "boolean") for column in self._layout.features):
+            return pd.DataFrame(self._raw, columns=names)
+        columns: dict[str, Any] = {}
+        for column in self._layout.features:
+            if column.kind == "categorical" and column.name not in self._codes:
+                columns[column.name] = self.labels(column.name)
+            elif column.kind == "tensor":
+                columns[column.name] = list(self.numbers(column.name))
+            else:
+                columns[column.name] = self.numbers(column.name)
+        return pd.DataFrame(columns)
+
+
+def _places(codes: NDArray[np.float32]) -> NDArray[np.int64]:
+    return np.where(np.isnan(codes), -1, codes).astype(np.int64)
+
+
+def need(module: str, kind: str) -> ModuleType:
+    """Import what runs a kind of model.
+
+    Raises:
+        InvalidInput: It is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        remedy = f"needs {error.name or module}: install kubestill[teachers] in the image"
+        raise InvalidInput([Problem("model", kind, remedy)]) from error
