@@ -1,0 +1,175 @@
+"""One small training run, in any number of processes, which may be killed at any step."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed import TCPStore
+
+OWNER = "elastic"
+
+
+class Conv(nn.Module):
+    """Convolutions with batch norm over the 8 x 8 pixels of a digit, and dropout."""
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten())
+        self.head = nn.Sequential(nn.Linear(216, 20), nn.BatchNorm1d(20, momentum=None), nn.ReLU())
+        self.last = nn.Sequential(nn.Dropout(0.2), nn.Linear(20, out_features))
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return self.last(self.head(self.body(rows.view(-1, 1, 8, 8))))
+
+
+class Transformer(nn.Module):
+    """Attention between the 8 lines of a digit, with dropout and a mask that is a buffer."""
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.2, batch_first=True)
+        self.register_buffer("mask", torch.full((8, 8), -torch.inf).triu(1))
+        self.last = nn.Linear(in_features, out_features)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        lines = self.layer(rows.view(-1, 8, 8), src_mask=self.mask)
+        return self.last(lines.flatten(1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One kind of training run."""
+
+    name: str
+    network: dict[str, Any]
+    leaves: int = 4
+    settings: dict[str, Any] = field(default_factory=dict[str, Any])
+    batch_size: int = 33
+
+    def __str__(self) -> str:
+        return self.name
+
+
+MLP = {"network": "mlp", "network_args": {"hidden": [16], "dropout": 0.3}}
+CONV, TRANSFORMER = {"network": "elastic:Conv"}, {"network": "elastic:Transformer"}
+CLIPPED = {"gradient_clip": 0.5, "ema_decay": 0.9}
+CASES = [
+    Case(name="convolutions, clipped, averaged", network=CONV, leaves=8, settings=CLIPPED),
+    Case(name="MLP of 4", network=MLP, settings=CLIPPED),
+    Case(name="MLP of 8", network=MLP, leaves=8),
+    Case(name="convolutions of 4", network=CONV),
+    Case(name="transformer of 4", network=TRANSFORMER),
+    Case(name="transformer of 8", network=TRANSFORMER, leaves=8),
+    Case(
+        name="fused, streamed, early stop",
+        network={"network": "mlp", "network_args": {"hidden": [16]}},
+        settings={"shuffle": "blocks", "patience": 2, "min_delta": 0.2, "step_path": "fused"},
+    ),
+    Case(name="batches too short", network=CONV, batch_size=16, settings={"shuffle": "none"}),
+    Case(name="momentum", network={**CONV, "optimizer": "SGD"}),
+    Case(name="L-BFGS", network={"network": "mlp"}, settings={"finish_steps": 2}),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """So many processes, and how they end."""
+
+    world: int
+    kill: tuple[int, ...] = ()
+    """Ranks that are killed."""
+    at: int = 0
+    """After so many steps of the attempt."""
+
+
+def run(case: Case, data: Path, root: Path, attempts: Sequence[Attempt]) -> dict[str, Any]:
+    """Run attempts one after the other, the last to its end; returns what has to be equal."""
+    from crashes import outcome
+
+    root.mkdir(exist_ok=True)
+    for attempt in attempts:
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        processes = [
+            _start(case, data, root, attempt, rank, store.port) for rank in range(attempt.world)
+        ]
+        for process in processes:
+            process.join(timeout=120)
+        codes = [process.exitcode for process in processes]
+        log = (root / "log-0").read_text()
+        if attempt.kill:
+            assert all(codes), f"{attempt}: {codes}\n{log}"
+            for rank in attempt.kill:
+                assert codes[rank] == -signal.SIGKILL, f"{attempt}: {codes}\n{log}"
+        else:
+            assert not any(codes), f"{attempt}: {codes}\n{log}"
+        assert "NOT with the same bits" not in log
+    return outcome(root)
+
+
+def _start(
+    case: Case, data: Path, root: Path, attempt: Attempt, rank: int, port: int
+) -> BaseProcess:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["kubestill.runtime.steps.train_teacher", "matplotlib.pyplot"])
+    group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": attempt.world, "MASTER_PORT": port}
+    group |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    group |= {"KUBESTILL_OWNER": OWNER, "KUBESTILL_CACHE": str(root.parent / "cache")}
+    environment = {name: str(value) for name, value in group.items()}
+    dies = attempt.at if rank in attempt.kill else 0
+    process = context.Process(target=_train, args=(case, data, root, rank, environment, dies))
+    process.start()
+    return process
+
+
+def _train(
+    case: Case, data: Path, root: Path, rank: int, environment: dict[str, str], dies: int
+) -> None:
+    from kubestill.runtime.base.artifacts import LocalArtifact
+    from kubestill.runtime.steps import train_model
+    from kubestill.runtime.steps.train_teacher import train_teacher
+    from kubestill.runtime.training.micro_batches import MicroBatches
+
+    os.environ |= environment
+    sys.stdout = sys.stderr = (root / f"log-{rank}").open("w", buffering=1)
+    train_model.training_report = lambda *_: ("", "")
+    if dies:
+        step, taken = MicroBatches.__call__, 0
+
+        def counted(self: MicroBatches, *args: Any) -> Any:
+            nonlocal taken
+            taken += 1
+            if taken > dies:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return step(self, *args)
+
+        MicroBatches.__call__ = counted
+    outputs: dict[str, Any] = {
+        name: LocalArtifact(str(root / name))
+        for name in ("model", "ledger", "metrics", "report", "summary")
+    }
+    train_teacher(
+        dataset=LocalArtifact(str(data / "dataset"), metadata={"kind": "dataset"}),
+        validation=LocalArtifact(str(data / "validation"), metadata={"kind": "dataset"}),
+        checkpoint_uri=str(root / "store"),
+        steps=30,
+        batch_size=case.batch_size,
+        **case.network,
+        **outputs,
+        settings={
+            "virtual_workers": case.leaves,
+            "milestone_every": 5,
+            "milestone_unit": "steps",
+            "checkpoints": {"recovery_seconds": 1e-4, "heartbeat_seconds": 300},
+            **case.settings,
+        },
+    )

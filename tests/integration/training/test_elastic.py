@@ -1,0 +1,149 @@
+"""Training runs whose number of processes changes end with the bits of an undisturbed one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chaos import digest
+from elastic import CASES, Attempt, Case, run
+from test_restarts import PARAMETERS, child_of, command, wait_for
+
+from kubestill.runtime.base.artifacts import LocalArtifact
+from kubestill.runtime.steps.train_teacher import train_teacher
+
+CHAOS = pytest.mark.skipif(
+    "KUBESTILL_CHAOS_KILLS" not in os.environ,
+    reason="minutes: set KUBESTILL_CHAOS_KILLS (make bench-chaos)",
+)
+EVERY_STEP = Case(name="every step", network={"network": "mlp", "network_args": {"hidden": [8]}})
+
+
+@pytest.fixture(scope="module")
+def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Runs a case once, in one process and undisturbed."""
+    done: dict[str, dict[str, Any]] = {}
+
+    def once(case: Case) -> dict[str, Any]:
+        if case.name not in done:
+            root = tmp_path_factory.mktemp("alone") / "run"
+            done[case.name] = run(case, data, root, [Attempt(world=1)])
+        return done[case.name]
+
+    return once
+
+
+@pytest.mark.parametrize(
+    "case", [CASES[0], *(pytest.param(case, marks=CHAOS) for case in CASES[1:])], ids=str
+)
+def test_the_number_of_processes_changes_no_bit(
+    case: Case, data: Path, tmp_path: Path, alone: Any
+) -> None:
+    attempts = [
+        Attempt(world=2, kill=(1,), at=8),
+        Attempt(world=3, kill=(0, 1, 2), at=7),
+        Attempt(world=4),
+    ]
+    assert run(case, data, tmp_path / "run", attempts) == alone(case)
+
+
+@CHAOS
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+@pytest.mark.parametrize("lost", ["one", "all"])
+@pytest.mark.parametrize("case", CASES[:6], ids=str)
+def test_whoever_is_lost_and_however_many_go_on(
+    case: Case, world: int, lost: str, data: Path, tmp_path: Path, alone: Any
+) -> None:
+    attempts = [
+        Attempt(world=one, kill=tuple(range(one)) if lost == "all" else (one - 1,), at=at)
+        for one, at in ((world, 4), (world % 4 + 1, 7), ((world + 1) % 4 + 1, 6))
+    ]
+    last = Attempt(world=(world + 2) % 4 + 1)
+    assert run(case, data, tmp_path / "run", [*attempts, last]) == alone(case)
+
+
+@CHAOS
+@pytest.mark.parametrize("at", range(30))
+def test_processes_change_after_every_step(at: int, data: Path, tmp_path: Path, alone: Any) -> None:
+    attempts = [Attempt(world=2 + at % 2, kill=(at % 2,), at=at), Attempt(world=1 + at % 4)]
+    assert run(EVERY_STEP, data, tmp_path / "run", attempts) == alone(EVERY_STEP)
+
+
+AGAIN = "starting the step again"
+SHARED: dict[str, Any] = {
+    "virtual_workers": 2,
+    "milestone_every": 0.4,
+    "checkpoints": {"recovery_seconds": 0.05},
+}
+
+
+class Shared:
+    """A training step as a pod starts it, shared by processes of its own."""
+
+    def __init__(self, data: Path, root: Path, **settings: Any):
+        self.task = root / "run" / "task"
+        self.task.mkdir(parents=True)
+        self.log = self.task / "console"
+        given = {**SHARED, "processes": 2, **settings}
+        parts = command(data, self.task, epochs=6.0, settings=given)
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(parts, stdout=log, stderr=subprocess.STDOUT)
+
+    def other(self) -> int:
+        """Return the process of rank 1, once it trains."""
+        wait_for(lambda: len(re.findall(r"step +[1-9]\d*/", self.said.split(AGAIN)[-1])) > 3)
+        found = []
+        children = Path(f"/proc/{child_of(self.process.pid)}/task")
+        for listed in children.glob("*/children"):
+            found += [int(pid) for pid in listed.read_text().split()]
+        (only,) = found
+        return only
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def finish(self) -> str:
+        assert self.process.wait(timeout=240) == 0, self.said
+        return self.said
+
+
+def test_a_step_starts_its_processes_and_outlives_one(data: Path, tmp_path: Path) -> None:
+    shared = Shared(data, tmp_path)
+    os.kill(shared.other(), signal.SIGKILL)
+    said = shared.finish()
+    assert "2 processes share 2 micro-batches a step" in said
+    assert f"RankLost: rank 1 was killed by SIGKILL (out of memory, or by hand): {AGAIN}" in said
+    assert "resuming from step" in said
+    assert "NOT with the same bits" not in said
+    assert said.count("stopped: budget") == 1, "two ranks speak"
+    outputs: dict[str, Any] = {
+        name: LocalArtifact(str(tmp_path / name))
+        for name in ("model", "ledger", "metrics", "report", "summary")
+    }
+    train_teacher(
+        dataset=LocalArtifact(str(data / "dataset"), metadata={"kind": "dataset"}),
+        validation=LocalArtifact(str(data / "validation"), metadata={"kind": "dataset"}),
+        **{**PARAMETERS, "epochs": 6.0},
+        **outputs,
+        settings=SHARED,
+    )
+    assert digest(shared.task) == digest(tmp_path)
+    record = json.loads((shared.task / "model" / "training.json").read_text())
+    assert [one["ended"].split(":")[0] for one in record["attempts"]] == ["RankLost", ""]
+
+
+@CHAOS
+def test_a_process_that_hangs_ends_the_attempt(data: Path, tmp_path: Path) -> None:
+    shared = Shared(data, tmp_path, rank_timeout=3.0)
+    hanging = shared.other()
+    os.kill(hanging, signal.SIGSTOP)
+    said = shared.finish()
+    assert f"RankLost: rank 1 did not take part for 3 s, the setting rank_timeout: {AGAIN}" in said
+    assert not Path(f"/proc/{hanging}").exists()
