@@ -16,6 +16,7 @@ from kubestill.cli.registry import registry
 from kubestill.cli.run import run
 from kubestill.cli.runs import runs
 from kubestill.cli.schedule import schedule
+from kubestill.cli.serve import serve
 from kubestill.cli.upload import upload
 from kubestill.errors import KubestillError
 from kubestill.terminal import clean
@@ -53,5 +54,6 @@ main.add_command(checkpoints)
 main.add_command(registry)
 main.add_command(upload)
 main.add_command(schedule)
+main.add_command(serve)
 main.add_command(doctor)
 main.add_command(clean_up)

@@ -107,6 +107,14 @@ class Predictor:
 
         return pd.Series(row, name=rows.name, dtype=object)
 
+    def read(self, rows: Any) -> NDArray[np.float32]:
+        """Return rows in any form that a call takes as the raw matrix [N, R].
+
+        Raises:
+            InvalidInput: As of a call.
+        """
+        return self._reader.read(rows)[0]
+
     def fields(self, inputs: Any) -> NDArray[np.float32]:
         """Return what the network says as one array, outputs in the target's shape.
 
@@ -121,14 +129,23 @@ class Predictor:
         Raises:
             InvalidInput: As of a call.
         """
-        outputs = self.logits(self._reader.read(inputs)[0])
+        outputs = self.logits(self.read(inputs))
         target = self.spec.schema.target
         assert target is not None
         shape = outputs.shape[1:] if self._classes else target.shape
         return outputs.reshape(len(outputs), *shape)
 
-    def logits(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Map raw [N, R] to logits [N, K] (binary: [N, 1]) or predictions [N, T], float32."""
+    def logits(self, raw: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
+        """Map raw [N, R] to logits [N, K] (binary: [N, 1]) or predictions [N, T].
+
+        float32, or float64 where the target has an offset: the model answers less than it.
+        """
+        target = self.layout.schema.target
+        found = self._outputs(raw)
+        return found.astype(np.float64) + target.offset if target and target.offset else found
+
+    def _outputs(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what the model computes for raw [N, R]."""
         if not len(raw):
             return np.zeros((0, self.layout.outputs), np.float32)
         model, device = self.model, self.model.device

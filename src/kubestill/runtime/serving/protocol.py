@@ -1,0 +1,140 @@
+"""Translate between the JSON of the Open Inference Protocol (v2) and rows."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kubestill.errors import CorruptData, InvalidInput, Problem, Problems, counted, nearest
+from kubestill.runtime.base.values import parse_json
+from kubestill.runtime.serving.source import Served
+
+__all__ = ["Request", "read_request", "write_response"]
+
+_TYPES = frozenset(
+    "BOOL UINT8 UINT16 UINT32 UINT64 INT8 INT16 INT32 INT64 FP16 FP32 FP64 BYTES".split()
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Rows that somebody asks about."""
+
+    id: str
+    """As the caller named it; empty where not at all."""
+    raw: NDArray[np.float32]
+    """[N, R]"""
+    outputs: tuple[str, ...]
+    """What is asked for; empty means all."""
+
+
+def read_request(body: bytes, served: Served) -> Request:
+    """Read the body of a request: one tensor for each column of the model.
+
+    `null` stands for a missing value. Tensors that the model has no use for are ignored.
+
+    Raises:
+        InvalidInput: It is no such request, or does not fit the model; all problems together.
+    """
+    try:
+        form = parse_json(body, source="the body", what="request")
+    except CorruptData as error:
+        raise InvalidInput([Problem("request", f"{len(body)} bytes", str(error))]) from error
+    inputs: Any = form.get("inputs")
+    if not isinstance(inputs, list):
+        told = type(inputs).__name__
+        remedy = "must be a list of tensors, one a column; GET the model's address to see which"
+        raise InvalidInput([Problem("inputs", told, remedy)])
+    problems = Problems()
+    columns: dict[str, Any] = {}
+    shapes = {one.name: one.shape for one in served.signature.inputs}
+    for place, tensor in enumerate(cast(list[Any], inputs)):
+        name = tensor.get("name") if isinstance(tensor, dict) else None
+        if not isinstance(name, str):
+            problems.add(f"inputs[{place}].name", name, "must be the name of a column")
+        elif name in columns:
+            problems.add(f"inputs[{place}].name", name, "is there twice; give a column once")
+        elif name in shapes:
+            with problems.collect():
+                columns[name] = _read_tensor(name, cast(dict[str, Any], tensor), shapes[name])
+    known = [one.name for one in served.signature.outputs]
+    wanted: list[str] = []
+    for output in cast(list[Any], form.get("outputs") or []):
+        name = output.get("name") if isinstance(output, dict) else output
+        wanted.append(str(name))
+        if name not in known:
+            problems.add("outputs", name, nearest(str(name), known))
+    problems.raise_if_any()
+    return Request(
+        id=str(form.get("id") or ""), raw=served.predictor.read(columns), outputs=tuple(wanted)
+    )
+
+
+def _read_tensor(name: str, tensor: Mapping[str, Any], expected: tuple[int, ...]) -> list[Any]:
+    """Return the values of one column, a list of numbers each where it holds tensors."""
+    problems = Problems()
+    shape, data = tensor.get("shape"), tensor.get("data")
+    if tensor.get("datatype") not in _TYPES:
+        remedy = f"must be one of {', '.join(sorted(_TYPES))}"
+        problems.add(f"{name}.datatype", tensor.get("datatype"), remedy)
+    sizes = shape if _is_shape(shape) else []
+    fits = len(expected) == 1 and sizes[1:] == [1]
+    if not sizes or not (fits or sizes[1:] == list(expected[1:])):
+        remedy = f"must be {['rows', *expected[1:]]}".replace("'", "")
+        problems.add(f"{name}.shape", shape, remedy)
+    if not isinstance(data, list):
+        problems.add(f"{name}.data", type(data).__name__, "must be a list; binary data is not read")
+    problems.raise_if_any()
+    values = cast(list[Any], data)
+    while values and isinstance(values[0], list):
+        if not all(isinstance(value, list) for value in values):
+            break
+        values = [one for value in values for one in value]
+    if len(values) != math.prod(sizes):
+        told = counted(len(values), "value")
+        raise InvalidInput([Problem(f"{name}.data", told, f"must be as many as {sizes} says")])
+    if len(expected) == 1:
+        return values
+    width = math.prod(expected[1:])
+    return [values[start : start + width] for start in range(0, len(values), width)]
+
+
+def _is_shape(shape: object) -> bool:
+    return isinstance(shape, list) and all(
+        type(size) is int and size >= 0 for size in cast(list[object], shape)
+    )
+
+
+def write_response(
+    name: str, served: Served, request: Request, answers: Mapping[str, NDArray[Any]]
+) -> bytes:
+    """Return the body of the response.
+
+    Raises:
+        ValueError: An answer is not finite, which JSON cannot say.
+    """
+    columns = list(answers.values())
+    outputs: list[dict[str, Any]] = []
+    for place, output in enumerate(served.signature.outputs):
+        if request.outputs and output.name not in request.outputs:
+            continue
+        several = output.names is not None
+        values = np.stack(columns[place:], axis=1) if several else columns[place]
+        outputs.append(
+            {
+                "name": output.name,
+                "datatype": output.datatype,
+                "shape": list(values.shape),
+                "data": values.reshape(-1).tolist(),
+            }
+        )
+    form: dict[str, Any] = {"model_name": name, "model_version": served.found.version}
+    if request.id:
+        form["id"] = request.id
+    return json.dumps(form | {"outputs": outputs}, allow_nan=False, ensure_ascii=False).encode()
