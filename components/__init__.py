@@ -9,6 +9,7 @@ from .finetune_fresh import finetune_fresh
 from .gather_shards import gather_shards
 from .generate_synthetic import generate_synthetic
 from .import_dataset import import_dataset
+from .import_model import import_model
 from .label_with_teacher import label_with_teacher
 from .open_champion import open_champion
 from .overfit_batch import overfit_batch
@@ -28,6 +29,7 @@ __all__ = [
     "gather_shards",
     "generate_synthetic",
     "import_dataset",
+    "import_model",
     "label_with_teacher",
     "open_champion",
     "overfit_batch",

@@ -20,6 +20,7 @@ from kubestill.runtime.datasets.options import Reading
 from kubestill.runtime.evaluation.settings import EvaluationSettings
 from kubestill.runtime.generation.request import AUGMENTATIONS, COVERINGS
 from kubestill.runtime.generation.systems.load import BUILTIN, import_system
+from kubestill.runtime.models.foreign.match import Options
 from kubestill.runtime.models.networks import ACTIVATIONS, NETWORKS, NORMS
 from kubestill.runtime.retraining.request import Request as FreshRequest
 from kubestill.runtime.sanity.settings import GateSettings
@@ -35,6 +36,7 @@ SINGLE: dict[str, type[BaseModel]] = {
     "certify_surrogate": CertificateSettings,
     "collect_fresh": FreshRequest,
     "import_dataset": Reading,
+    "import_model": Options,
 }
 HEAD = """# Settings
 
@@ -47,8 +49,8 @@ others to the component that they are named after.
 On this page: [training runs](#training-runs), [`gate`](#overfit-batch-gate),
 [generating rows](#generating-rows), [select-checkpoint](#select-checkpoint),
 [continuous-eval](#continuous-eval), [certify-surrogate](#certify-surrogate),
-[collect-fresh](#collect-fresh), [import-dataset](#import-dataset), and the arguments of the
-built-in [networks](#network_args) and [systems](#system_args).
+[collect-fresh](#collect-fresh), [import-dataset](#import-dataset), [import-model](#import-model),
+and the arguments of the built-in [networks](#network_args) and [systems](#system_args).
 
 `make compile` writes this page from the models that validate the dicts.
 """

@@ -31,8 +31,10 @@ def train_teacher(
     experiment: str = "",
     resume: str = "auto",
     settings: dict = {},
+    teacher: str = "",
+    teacher_options: dict = {},
 ) -> NamedTuple("Outputs", [("model_uri", str)]):
-    """Train a large, accurate model on real labels.
+    """Train a large, accurate model on real labels, or bring in the teacher that you have.
 
     All parameters are checked before any data is read, and all problems are reported together. A
     retried or re-submitted training run resumes from its last checkpoint and produces a
@@ -57,6 +59,10 @@ def train_teacher(
         resume: `auto` continues from an earlier attempt, `never` starts anew, `must` fails if there
             is nothing to resume.
         settings: All other settings of a training run, listed in docs/settings.md.
+        teacher: A model to bring in instead of training one, as `import-model` does: its file or
+            folder, local, gs:// or s3://, or an import path. There is no ledger then.
+        teacher_options: What that model's file does not say; the parameters and settings of
+            `import-model` in one dict.
 
     Returns:
         model: The exported model: weights, and a spec that includes its feature encoding.

@@ -28,6 +28,8 @@ def distillation(
     import_settings: dict = {},
     validation_fraction: float = 0.15,
     holdout_fraction: float = 0.2,
+    teacher: str = "",
+    teacher_options: dict = {},
     teacher_network: str = "mlp",
     teacher_args: dict = {"hidden": [512, 512]},
     teacher_rows: int = 16384,
@@ -80,6 +82,9 @@ def distillation(
         import_settings: How the files are read, where detection gets it wrong.
         validation_fraction: Share of the rows for early stopping and selection.
         holdout_fraction: Share of the rows that only the evaluation sees.
+        teacher: A model that you have, in place of one that is trained: its file or folder, local,
+            gs:// or s3:// (LightGBM, XGBoost, ONNX, skops), or the import path of a class.
+        teacher_options: What that file does not say, such as `{"classes": ["no", "yes"]}`.
         teacher_network: `mlp`, or an import path such as `my_pkg.nets:Net`.
         teacher_args: Keyword arguments of the network.
         teacher_rows: Perturbed copies of real rows, with their labels, added for the teacher.

@@ -23,8 +23,10 @@ class RunningCost:
     """What one model costs to run, from raw rows to outputs."""
 
     parameters: int
+    """Learned numbers; 0 where nobody can tell, of a foreign model."""
     flops: int
-    """Floating-point operations for one row; a multiply-add counts as two."""
+    """Floating-point operations for one row; a multiply-add counts as two. 0 where another library
+    computes."""
     bytes: int
     """Size of the weights."""
     latency: Mapping[int, float]
@@ -59,7 +61,7 @@ def running_costs(
         name: RunningCost(
             parameters=predictor.spec.parameters,
             flops=flops_per_example(predictor.model),
-            bytes=sum(t.numel() * t.element_size() for t in predictor.model.state_dict().values()),
+            bytes=predictor.model.bytes,
             latency=latency[name],
         )
         for name, predictor in models.items()

@@ -246,6 +246,11 @@ class Model(nn.Module):
         """Where it computes."""
         return self.encoder.mean.device
 
+    @property
+    def bytes(self) -> int:
+        """Size of the weights."""
+        return sum(t.numel() * t.element_size() for t in self.state_dict().values())
+
     def forward(self, raw: Tensor) -> Tensor:
         """Map raw [B, R] to logits [B, K], [B, 1] for binary, or to predictions [B, T]."""
         return self.decoder(self.network(self.encoder(raw)))

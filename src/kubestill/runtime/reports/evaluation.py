@@ -111,12 +111,13 @@ def _scores(findings: Findings) -> Html:
     rows: list[tuple[str | Html, list[Cell]]] = []
     for subject, look in subjects(findings):
         cells = [_score_cell(findings, findings.scores, subject, metric) for metric in metrics]
-        cells.append(Cell(text=count(subject.cost.parameters)))
+        cells.append(Cell(text=_counted(subject.cost.parameters)))
         rows.append((swatch(look.name, look.colour, look.marker), cells))
     gain = _gain_cells(findings, findings.scores, metrics)
     if gain and findings.baseline:
-        ratio = findings.model.cost.parameters / findings.baseline.cost.parameters
-        rows.append((gain[0], [*gain[1], Cell(text=f"×{ratio:.3g}")]))
+        mine, theirs = findings.model.cost.parameters, findings.baseline.cost.parameters
+        ratio = f"×{mine / theirs:.3g}" if mine and theirs else "–"
+        rows.append((gain[0], [*gain[1], Cell(text=ratio)]))
     columns = [*_columns(metrics), "parameters"]
     note = (
         f"On {counted(findings.dataset['labelled'], 'row')}; small figures are "
@@ -187,7 +188,7 @@ def shown_metric(findings: Findings) -> Metric:
 def _cost_section(findings: Findings) -> list[Html]:
     """Draw score against cost, where the models differ in size."""
     sizes = {subject.cost.parameters for subject, _ in subjects(findings)}
-    if max(sizes) < 1.1 * min(sizes):
+    if not min(sizes) or max(sizes) < 1.1 * min(sizes):
         return []
     metric = shown_metric(findings)
     scores = findings.scores.points
@@ -312,6 +313,11 @@ def _slices(findings: Findings) -> list[Html]:
     return [section("On parts of the rows", _key(findings), figure(drawn))]
 
 
+def _counted(value: int) -> str:
+    """Write a count; of a foreign model nobody may know it."""
+    return count(value) if value else "–"
+
+
 def _costs(findings: Findings) -> Html:
     rows: list[tuple[str | Html, list[Cell]]] = []
     for subject, look in subjects(findings):
@@ -319,9 +325,9 @@ def _costs(findings: Findings) -> Html:
         batch = max(cost.latency)
         rate = Cell(text=f"{count(batch / cost.latency[batch])}/s")
         cells = [
-            Cell(text=count(cost.parameters)),
+            Cell(text=_counted(cost.parameters)),
             Cell(text=size(cost.bytes)),
-            Cell(text=count(cost.flops)),
+            Cell(text=_counted(cost.flops)),
             Cell(text=duration(cost.latency[1])),
             Cell(text=duration(cost.latency[batch])),
             rate,

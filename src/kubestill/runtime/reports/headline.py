@@ -38,17 +38,18 @@ def _against_teacher(findings: Findings) -> str:
         points[findings.model.name][metric.name],
         points[findings.teacher.name][metric.name],
     )
-    share = findings.model.cost.parameters / findings.teacher.cost.parameters
+    theirs_in_all = findings.teacher.cost.parameters
+    cost = ""
+    if theirs_in_all:
+        cost = f" with {percent(findings.model.cost.parameters / theirs_in_all)} of its parameters"
     name = findings.model.name
     if findings.task == "regression":
-        return (
-            f"The {name}'s {metric.title} is {mine / theirs:.2f}× the teacher's, "
-            f"with {percent(share)} of its parameters."
-        )
+        comma = "," if cost else ""
+        return f"The {name}'s {metric.title} is {mine / theirs:.2f}× the teacher's{comma}{cost}."
     kept = f"keeps {percent(mine / theirs)} of the teacher's accuracy"
     if mine >= theirs:
         kept = "matches its teacher's accuracy"
-    return f"The {name} {kept} with {percent(share)} of its parameters."
+    return f"The {name} {kept}{cost}."
 
 
 def _against_baseline(findings: Findings) -> str:
@@ -129,7 +130,7 @@ def _gap_tile(findings: Findings) -> list[Tile]:
 
 def _size_tiles(findings: Findings) -> list[Tile]:
     cost, other = findings.model.cost, findings.teacher or findings.baseline
-    if other is None or other.cost.parameters == cost.parameters:
+    if other is None or other.cost.parameters in (0, cost.parameters):
         rate = f"{count(max(cost.latency) / cost.latency[max(cost.latency)])} rows a second"
         return [
             Tile(value=count(cost.parameters), label="parameters"),

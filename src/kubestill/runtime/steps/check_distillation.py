@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from dataclasses import replace
 from typing import Any
 
 from kubestill.errors import InvalidInput, Problem, Problems, Refused
 from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, write_pages, write_record
+from kubestill.runtime.base.trust import TEACHERS, check_trusted
 from kubestill.runtime.reports.overfit_batch import gates_report
 from kubestill.runtime.sanity import Findings, GateSettings
 from kubestill.runtime.steps.overfit_batch import (
@@ -36,6 +38,8 @@ def check_distillation(
     findings: Artifact,
     augmented: Artifact | None = None,
     validation: Artifact | None = None,
+    teacher: str = "",
+    teacher_options: dict[str, Any] = {},
     teacher_network: str = "mlp",
     teacher_args: dict[str, Any] = {},
     teacher_steps: int = 1500,
@@ -74,14 +78,14 @@ def check_distillation(
         Refused: The verdict is not `pass`, and `strict` is set.
     """
     shared = {"batch_size": batch_size, "seed": seed, "device": device}
-    teacher = {
+    large = {
         "network": teacher_network,
         "network_args": teacher_args,
         "steps": teacher_steps,
         "learning_rate": teacher_learning_rate,
         **shared,
     }
-    student = {
+    small = {
         "network": student_network,
         "network_args": student_args,
         "steps": student_steps,
@@ -92,10 +96,12 @@ def check_distillation(
     }
     gates: dict[str, tuple[Job, GateSettings]] = {}
     problems: list[Problem] = []
-    for name, learned, typed, settings in (
-        ("teacher", augmented or dataset, teacher, teacher_settings),
-        ("student", dataset, student, student_settings),
-    ):
+    trained = [("student", dataset, small, student_settings)]
+    if teacher:
+        problems += _check_teacher(teacher, teacher_options, dataset, validation)
+    else:
+        trained.insert(0, ("teacher", augmented or dataset, large, teacher_settings))
+    for name, learned, typed, settings in trained:
         found = Problems()
         job, asked = check_gate(
             learned,
@@ -121,6 +127,21 @@ def check_distillation(
     if problems:
         raise InvalidInput(problems)
     return *_examine(gates, metrics, report, summary, findings, strict=strict), indices
+
+
+def _check_teacher(
+    teacher: str, options: dict[str, Any], dataset: Artifact, validation: Artifact | None
+) -> list[Problem]:
+    """Return what train-teacher would refuse about a teacher that is brought in."""
+    from kubestill.runtime.steps.import_model import take_teacher
+
+    found = Problems()
+    with tempfile.TemporaryDirectory(prefix="kubestill-teacher-") as folder, found.collect():
+        taken, _ = take_teacher(teacher, options, dataset, validation, f"{folder}/model")
+        factory = str(taken.predictor.spec.network["factory"])
+        # The steps that label and judge load it from its own description.
+        check_trusted(factory, field="teacher", group=TEACHERS)
+    return list(found)
 
 
 def _with_own_name(problem: Problem, which: str) -> Problem:

@@ -1,4 +1,4 @@
-"""`train-teacher`: a large, accurate model on real labels."""
+"""`train-teacher`: a large, accurate model on real labels, or the one that there is already."""
 
 from __future__ import annotations
 
@@ -41,9 +41,21 @@ def train_teacher(
     experiment: str = "",
     resume: str = "auto",
     settings: dict[str, Any] = {},  # noqa: B006
+    teacher: str = "",
+    teacher_options: dict[str, Any] = {},  # noqa: B006
 ) -> tuple[str]:
-    """Train a model on labels; the component documents the parameters, `train_model` the errors."""
+    """Train a model on labels, or bring one in.
+
+    The component documents the parameters, `train_model` and `take_teacher` the errors.
+    """
     given = locals()
+    if teacher:
+        # Only here: a training run starts without it.
+        from kubestill.runtime.steps.import_model import take_teacher, write_taken
+
+        taken, judged = take_teacher(teacher, teacher_options, dataset, validation, model.path)
+        write_taken(taken, judged, model, metrics, report, summary)
+        return (model.uri,)
     return train_model(
         TEACHER,
         {name: given[name] for name in TYPED},

@@ -21,7 +21,7 @@ __all__ = ["Match", "Options", "match"]
 class Options(BaseModel):
     """What a user says about a model that its file does not."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     format: str = "auto"
     """`auto` tells by the content: `lightgbm`, `xgboost`, `onnx`, `skops`, or `python`, which is an

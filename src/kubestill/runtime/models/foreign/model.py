@@ -125,6 +125,11 @@ class ForeignModel(Model):
         # It reads raw rows: there is nothing to encode.
         self.encoder = Encoder([ColumnEncoding(name="", kind="raw", shape=(self.layout.width,))])
 
+    @property
+    def bytes(self) -> int:
+        """Size of its file."""
+        return self.foreign.bytes
+
     def forward(self, raw: Tensor) -> Tensor:
         """Map raw [B, R] to logits [B, K], [B, 1] for binary, or to predictions [B, T]."""
         return torch.from_numpy(self.answer(raw.detach().cpu().numpy()))

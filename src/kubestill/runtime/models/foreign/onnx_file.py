@@ -5,6 +5,7 @@
 # pyright: reportUnknownArgumentType=false, reportAttributeAccessIssue=false
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ class OnnxFile:
 
     def __init__(self, content: bytes, output: str = ""):
         onnxruntime = need("onnxruntime", "onnx")
-        graph, classes = _read_graph(content)
+        graph, classes, held = _read_graph(content)
         options = onnxruntime.SessionOptions()
         # One thread: blocks are computed side by side.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -64,7 +65,7 @@ class OnnxFile:
         numeric = frozenset(one.name for one in inputs if one.type != _TEXT)
         if told is not None:
             self._whole = True
-            self.declared = _declare_own(told)
+            self.declared = _declare_own(told, held)
             return
         self.declared = Declared(
             # The name of one that takes all columns is not that of a column.
@@ -76,6 +77,7 @@ class OnnxFile:
             outputs=outputs,
             answers=_guess_answers(self._output.name, classes),
             output=self._output.name,
+            parameters=held,
         )
 
     def predict(self, rows: Block) -> NDArray[Any]:
@@ -117,8 +119,8 @@ class _feed:
         return column[:, None] if len(self.shape) == 2 and column.ndim == 1 else column
 
 
-def _read_graph(content: bytes) -> tuple[bytes, tuple[str, ...] | None]:
-    """Return the file with plain tensors as outputs, and its classes where it names them.
+def _read_graph(content: bytes) -> tuple[bytes, tuple[str, ...] | None, int]:
+    """Return the file with plain tensors as outputs, its classes, and how many numbers it holds.
 
     A converter of scikit-learn ends in a ZipMap, which makes a Python dict of every row.
 
@@ -139,14 +141,16 @@ def _read_graph(content: bytes) -> tuple[bytes, tuple[str, ...] | None]:
         )
         raise InvalidInput([Problem("model", external[:3], remedy)])
     classes: tuple[str, ...] | None = None
+    held = sum(math.prod(one.dims) for one in model.graph.initializer)
     for node in model.graph.node:
         for one in node.attribute:
+            held += len(one.floats)
             if one.name.startswith("classlabels_") or one.name == "classlabels_ints":
                 labels = [text.decode() for text in one.strings] or [str(n) for n in one.ints]
                 classes = tuple(labels) or classes
     maps = {node.output[0]: node for node in model.graph.node if node.op_type == "ZipMap"}
     if not maps:
-        return content, classes
+        return content, classes, held
     for output in model.graph.output:
         if output.name in maps:
             plain = onnx.helper.make_tensor_value_info(
@@ -155,7 +159,7 @@ def _read_graph(content: bytes) -> tuple[bytes, tuple[str, ...] | None]:
             output.CopyFrom(plain)
     for node in maps.values():
         model.graph.node.remove(node)
-    return model.SerializeToString(), classes
+    return model.SerializeToString(), classes, held
 
 
 def _choose_output(outputs: Sequence[Any], wanted: str) -> Any:
@@ -186,7 +190,7 @@ def _own_spec(metadata: dict[str, str]) -> Schema | None:
     return Schema.from_json(form.get("schema", {}))
 
 
-def _declare_own(schema: Schema) -> Declared:
+def _declare_own(schema: Schema, held: int) -> Declared:
     classes = schema.classes if schema.task != "regression" else None
     target = schema.target
     width = target.width if target and schema.task == "regression" else len(schema.classes)
@@ -200,4 +204,5 @@ def _declare_own(schema: Schema) -> Declared:
         outputs=1 if schema.task == "binary" else width,
         answers="value" if schema.task == "regression" else "logit",
         output="outputs",
+        parameters=held,
     )

@@ -40,7 +40,7 @@ class SkopsFile:
 
     def __init__(self, content: bytes, trusted: Iterable[str] = ()):
         skops = need("skops.io", "skops")
-        _check_sizes(content)
+        held = _check_sizes(content)
         types: list[str] = []
         try:
             types = skops.get_untrusted_types(data=content)
@@ -75,6 +75,7 @@ class SkopsFile:
             else tuple(label_strings(pa.array(classes.tolist())).to_pylist()),
             outputs=len(classes) if classes is not None else None,
             answers="probability" if classes is not None else "value",
+            parameters=held,
         )
 
     def predict(self, rows: Block) -> NDArray[Any]:
@@ -98,8 +99,11 @@ def _check_types(types: list[str], trusted: Iterable[str]) -> None:
     problems.raise_if_any()
 
 
-def _check_sizes(content: bytes) -> None:
+def _check_sizes(content: bytes) -> int:
     """Compare what a zip and its arrays claim with the bytes that there are.
+
+    Returns:
+        Numbers that the arrays hold.
 
     Raises:
         CorruptData: It is no whole zip, or unpacks to more than a model may have.
@@ -107,6 +111,7 @@ def _check_sizes(content: bytes) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as packed:
             members = packed.infolist()
+            held = 0
             total = sum(member.file_size for member in members)
             if total > MOST:
                 raise ValueError(f"it unpacks to {total:,} bytes, more than {MOST:,}")
@@ -115,14 +120,15 @@ def _check_sizes(content: bytes) -> None:
                     parse_json(packed.read(member), source="schema.json", what="skops schema")
                 elif member.filename.endswith(".npy"):
                     with packed.open(member) as file:
-                        _check_array(file, member)
+                        held += _check_array(file, member)
                 elif member.filename == "schema.json" or member.file_size > LARGEST:
                     raise ValueError(f"{member.filename} is larger than {LARGEST} bytes")
     except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as error:
         raise CorruptData(f"this is no whole skops file: {error}") from error
+    return held
 
 
-def _check_array(file: Any, member: zipfile.ZipInfo) -> None:
+def _check_array(file: Any, member: zipfile.ZipInfo) -> int:
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"{member.filename} is an array of an unknown version")
@@ -134,6 +140,7 @@ def _check_array(file: Any, member: zipfile.ZipInfo) -> None:
     shape, _, dtype = read(file)
     if dtype.hasobject or math.prod(shape) * dtype.itemsize > member.file_size:
         raise ValueError(f"{member.filename} claims {shape} of {dtype}, which it does not hold")
+    return math.prod(shape) * len(dtype.names or (0,))
 
 
 def _numeric_labels(model: Any) -> Iterator[str]:

@@ -1,0 +1,190 @@
+"""Task of the component `import-model`: make a model of another library one of this package."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kubestill.errors import InvalidInput, Problem, Problems
+from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, check_kind, write_pages
+from kubestill.runtime.base.settings import check_overlap, validate
+from kubestill.runtime.datasets.manifest import Dataset
+from kubestill.runtime.evaluation.evaluate import evaluate
+from kubestill.runtime.generation.labelling import check_fit
+from kubestill.runtime.models.export import load_model
+from kubestill.runtime.models.foreign.bring import bring
+from kubestill.runtime.models.foreign.match import Options
+from kubestill.runtime.models.predict import Predictor
+from kubestill.runtime.reports.brought import brought_report
+from kubestill.runtime.stores import open_store
+
+__all__ = ["Taken", "import_model", "take_teacher", "write_taken"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """A model that was brought in."""
+
+    predictor: Predictor
+    source: str
+    notes: tuple[str, ...]
+    tried: int
+    """Rows that it answered before it was taken; 0 for a model of this package."""
+
+
+def import_model(
+    *,
+    dataset: Artifact,
+    model: Artifact,
+    metrics: MetricsArtifact,
+    report: Artifact,
+    summary: Artifact,
+    holdout: Artifact | None = None,
+    file: Artifact | None = None,
+    source: str = "",
+    format: str = "auto",
+    inputs: list[Any] | None = None,
+    classes: list[Any] | None = None,
+    output: str = "auto",
+    settings: Mapping[str, Any] | None = None,
+) -> tuple[str]:
+    """Bring a model in, match it with a dataset by name, try and score it.
+
+    The component documents the parameters.
+
+    Returns:
+        The URI of the model.
+
+    Raises:
+        InvalidInput: Everything that is wrong with the parameters or between model and dataset;
+            nothing is written.
+        CorruptData: The file is damaged.
+    """
+    problems = Problems()
+    typed = {"format": format, "inputs": inputs or [], "classes": classes or [], "output": output}
+    own = check_overlap(settings or {}, typed, problems)
+    options = rows = judged = None
+    with problems.collect():
+        options = validate(Options, {**(settings or {}), **typed}, prefixed=own)
+    if bool(source) == (file is not None):
+        remedy = "give a source, or connect the file that an earlier step wrote; one of the two"
+        problems.add("source", source, remedy)
+    with problems.collect("dataset", dataset.uri):
+        check_kind(dataset, "dataset")
+        rows = Dataset.open(dataset.path)
+    with problems.collect("holdout", holdout and holdout.uri):
+        check_kind(holdout, "dataset", "holdout")
+        judged = Dataset.open(holdout.path) if holdout else None
+    problems.raise_if_any()
+    assert rows
+    assert options
+    taken = _take(source or (file.path if file else ""), rows, options, model.path)
+    write_taken(taken, judged, model, metrics, report, summary)
+    return (model.uri,)
+
+
+def take_teacher(
+    teacher: str,
+    options: Mapping[str, Any],
+    dataset: Artifact,
+    validation: Artifact | None,
+    folder: str,
+) -> tuple[Taken, Dataset | None]:
+    """Bring a teacher in where it is not trained: the parameters of a pipeline say how.
+
+    Args:
+        teacher: File, folder or import path.
+        options: See `Options`.
+        dataset: Rows that it is matched with.
+        validation: Rows that score it.
+        folder: Where the model goes; what is there is replaced.
+
+    Returns:
+        The teacher, and the rows that score it.
+
+    Raises:
+        InvalidInput: Everything that is wrong.
+        CorruptData: The file is damaged.
+    """
+    problems = Problems()
+    parsed = rows = judged = None
+    with problems.collect():
+        parsed = validate(Options, options, prefix="teacher_options.")
+    with problems.collect("dataset", dataset.uri):
+        check_kind(dataset, "dataset")
+        rows = Dataset.open(dataset.path)
+    with problems.collect("validation", validation and validation.uri):
+        check_kind(validation, "dataset", "validation")
+        judged = Dataset.open(validation.path) if validation else None
+    problems.raise_if_any()
+    assert parsed
+    assert rows
+    return _take(teacher, rows, parsed, folder), judged
+
+
+def _take(source: str, rows: Dataset, options: Options, folder: str) -> Taken:
+    """Write the model at `source` into a folder, once it is found to fit the rows."""
+    brought = bring(source, rows, options)
+    if brought is not None:
+        brought.write(folder)
+        notes, tried = brought.notes, brought.tried
+        return Taken(predictor=brought.predictor, source=source, notes=notes, tried=tried)
+    said = options.model_dump(exclude_defaults=True)
+    if said:
+        remedy = "a model of this package says all that itself; leave these out"
+        raise InvalidInput([Problem("source", sorted(said), remedy)])
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    store = open_store(source)
+    for entry in store.list():
+        # Of a run's folder only the model itself.
+        if "/" not in entry.key:
+            store.download(entry.key, os.path.join(folder, entry.key))
+    predictor = load_model(folder)
+    check_fit(predictor.spec, rows.schema)
+    return Taken(predictor=predictor, source=source, notes=(), tried=0)
+
+
+def write_taken(
+    taken: Taken,
+    judged: Dataset | None,
+    model: Artifact,
+    metrics: MetricsArtifact,
+    report: Artifact,
+    summary: Artifact,
+) -> None:
+    """Score a model that was brought in, and write what people read of it.
+
+    Args:
+        taken: The model.
+        judged: Labelled rows that it has not seen; None or no rows: it is not scored.
+        model: Output: its metadata.
+        metrics: Output: its scores.
+        report: Output: HTML.
+        summary: Output: Markdown.
+    """
+    predictor = taken.predictor
+    scores: dict[str, float] = {}
+    if judged is not None and judged.rows:
+        scores = evaluate(predictor, judged).metrics
+    model.metadata.update(
+        kind="model", digest=predictor.digest, parameters=predictor.spec.parameters
+    )
+    metrics.metadata["kind"] = "metrics"
+    for name, value in scores.items():
+        if value == value:  # NaN fails a finished task
+            metrics.log_metric(name, value)
+    rows = judged.rows if scores and judged else 0
+    pages = brought_report(predictor, taken.source, taken.notes, taken.tried, scores, rows)
+    write_pages(pages, report, summary)
+    for note in taken.notes:
+        print(f"WARNING: {note}", flush=True)
+    told = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+    print(
+        f"brought in {predictor.spec.network['factory']} {predictor.digest[:12]}: "
+        + (f"{told} on {rows:,} rows held out" if told else f"it answered {taken.tried:,} rows"),
+        flush=True,
+    )
