@@ -1,7 +1,10 @@
+import hashlib
+import json
+
 import pytest
 
 from kubestill.errors import InvalidInput
-from kubestill.runtime.training.fingerprint import fingerprint
+from kubestill.runtime.training.fingerprint import ENGINE, canonical, fingerprint
 from kubestill.runtime.training.settings import parse_settings
 
 
@@ -70,6 +73,7 @@ def identity(typed: dict, settings: dict | None = None, **changes) -> str:
         ({}, {"precision": "bf16"}),
         ({}, {"shuffle": "blocks"}),
         ({}, {"milestone_every": 2}),
+        ({}, {"virtual_workers": 2}),
     ],
     ids=lambda value: next(iter(value), None),
 )
@@ -96,9 +100,67 @@ def test_data_source_and_start_make_another_training(change: dict) -> None:
         ({}, {"log_seconds": 1}),
         ({}, {"serving": "torch"}),
         ({}, {"threads": 1, "step_path": "autograd", "deterministic": False}),
+        ({}, {"virtual_workers": 1, "rank_timeout": 5}),
     ],
-    ids=["device", "float", "order-of-keys", "checkpoints", "logging", "serving", "numerics"],
+    ids=[
+        "device",
+        "float",
+        "order-of-keys",
+        "checkpoints",
+        "logging",
+        "serving",
+        "numerics",
+        "one",
+    ],
 )
 def test_what_must_not_make_another_training(typed: dict, settings: dict) -> None:
     plain = {"network_args": {"a": {"c": 2, "d": 1}, "b": 2}} if "network_args" in typed else {}
     assert identity(typed, settings) == identity(plain)
+
+
+def test_processes_are_no_part_of_a_training_run_and_micro_batches_are() -> None:
+    shared = [identity({}, {"virtual_workers": 4, "processes": count}) for count in range(5)]
+    assert len(set(shared)) == 1
+    assert identity({}, {"virtual_workers": 8}) != shared[0]
+
+
+def test_settings_that_came_later_leave_earlier_training_runs_in_their_places() -> None:
+    """The fingerprint that version 0.1 gave to these settings, by its own code."""
+    settings = parse_settings({}, {}).model_dump(mode="json")
+    later = {"virtual_workers", "processes", "rank_timeout", "class_weights"}
+    ignored = {"checkpoints", "deterministic", "device", "log_seconds", "serving"}
+    ignored |= {"step_path", "threads"}
+    content = {
+        "engine": ENGINE,
+        "settings": canonical({k: v for k, v in settings.items() if k not in later | ignored}),
+        "data": {"dataset": "d1", "validation": "v1"},
+        "source": "s",
+        "start": "",
+    }
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    assert identity({}) == hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@pytest.mark.parametrize(
+    ("typed", "settings", "field", "says"),
+    [
+        ({}, {"virtual_workers": 6}, "settings.virtual_workers", "not a power of two; use 4 or 8"),
+        ({}, {"virtual_workers": 0}, "settings.virtual_workers", "1 or more"),
+        ({"batch_size": 3}, {"virtual_workers": 4}, "settings.virtual_workers", "has 3 rows"),
+        ({}, {"processes": 3}, "settings.processes", "set virtual_workers to 4"),
+        ({}, {"virtual_workers": 2, "processes": 3}, "settings.processes", "one of 2"),
+        (
+            {"device": "cuda:0"},
+            {"virtual_workers": 2, "processes": 2},
+            "device",
+            "one GPU, and 2 processes",
+        ),
+        ({}, {"rank_timeout": 0}, "settings.rank_timeout", "above 0"),
+    ],
+)
+def test_what_processes_cannot_share(typed: dict, settings: dict, field: str, says: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        parse_settings(typed, settings)
+    (problem,) = caught.value.problems
+    assert problem.field == field
+    assert says in problem.remedy
