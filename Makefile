@@ -74,11 +74,13 @@ TARGET ?= cpu
 # The CUDA of TARGET=cuda: one of PyTorch's builds, or empty for the package index's own.
 TORCH_BACKEND ?= cu128
 IMAGE_REGISTRY ?=
+# More than every step needs: EXTRAS="teachers onnx serve".
+EXTRAS ?=
 .PHONY: images
-images: ## build the image that the components run in: TARGET=cpu or cuda
+images: ## build the image that the components run in: TARGET=cpu or cuda, EXTRAS="teachers onnx serve"
 	DOCKER_BUILDKIT=1 $(DOCKER) build --network=host --target $(TARGET) --file images/Dockerfile \
 	  --tag $(IMAGE)$(if $(filter cuda,$(TARGET)),-cuda) --build-arg BASE_IMAGE="$(BASE_IMAGE)" \
-	  --build-arg PIP_FIND_LINKS="$${BUILD_FIND_LINKS:-$${PIP_FIND_LINKS:-}}" --build-arg TORCH_BACKEND=$(TORCH_BACKEND) \
+	  --build-arg PIP_FIND_LINKS="$${BUILD_FIND_LINKS:-$${PIP_FIND_LINKS:-}}" --build-arg TORCH_BACKEND=$(TORCH_BACKEND) --build-arg EXTRAS="$(EXTRAS)" \
 	  --build-arg VERSION=$(lastword $(subst :, ,$(IMAGE))) --build-arg REVISION=$$(git rev-parse HEAD) .
 
 # The image for GPUs goes along once it is built: `make images TARGET=cuda`.
