@@ -107,7 +107,11 @@ def test_splits_are_in_the_order_of_time(tmp_path: Path, kind: str, form: str) -
 BAD = {
     "negative weights": ({"w": -np.arange(ROWS)}, {"w": "weight"}, "weight 'w'.*negative.*-199"),
     "zero weights": ({"w": 0}, {"w": "weight"}, "weight 'w' = 'all zero'"),
-    "missing weights": ({"w": [1, None] * 100}, {"w": "weight"}, "weight 'w' = '100 missing or NaN"),
+    "missing weights": (
+        {"w": [1, None] * 100},
+        {"w": "weight"},
+        "weight 'w' = '100 missing or NaN",
+    ),
     "infinite weights": ({"w": np.inf}, {"w": "weight"}, "'w' = '200 infinite"),
     "words as weights": ({"w": ["much"] * ROWS}, {"w": "weight"}, "'w'.*much"),
     "two weights": ({"w": 1, "v": 1}, {"w": "weight", "v": "weight"}, "'w' and 'v' are all"),

@@ -350,7 +350,7 @@ def _inputs_of(truth: Truth, raw: NDArray[np.float32], row: int) -> pd.DataFrame
     """Return one row of the raw matrix as inputs of the system."""
     layout, columns = truth.predictor.layout, {}
     for column in layout.features:
-        values = raw[row, layout.slices[column.name]].astype(np.float64)
+        values = raw[row, layout.slices[column.name]].astype(np.float64) + column.offset
         if column.kind == "categorical":
             assert column.categories
             columns[column.name] = [column.categories[int(values[0])]]

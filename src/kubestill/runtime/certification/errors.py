@@ -27,6 +27,7 @@ from kubestill.runtime.certification.quantiles import (
 )
 from kubestill.runtime.certification.settings import CertificateSettings
 from kubestill.runtime.certification.truth import Truth, answers
+from kubestill.runtime.datasets.columns import centred
 from kubestill.runtime.datasets.decode import decode_features
 from kubestill.runtime.models.predict import Predictor
 
@@ -57,7 +58,8 @@ class OnRows:
     errors: Floats
     """[N], the largest of a row's outputs; 1 where a class is wrong."""
     right: NDArray[Any]
-    """Right classes int64 [N], or values float32 [N, T]: what a table would hold."""
+    """Right classes int64 [N], or values float32 [N, T] less what they have in common: what a table
+    would hold."""
     told: NDArray[np.int64] | None
     """The surrogate's classes [N]; None for regression."""
     mean: float
@@ -78,22 +80,25 @@ class OnRows:
 
 
 def on_labels(predictor: Predictor, raw: NDArray[np.float32], labels: NDArray[Any]) -> OnRows:
-    """Compare with every stored label; classes int64 [N], values float32 [N, T].
+    """Compare with every stored label; classes int64 [N], values [N, T].
 
-    A stored value is the float32 nearest to the original. Half of the distance between float32
-    numbers there is added to the error, so that it bounds the error against the original.
+    A value stored in float64 is the original. One in float32 is the nearest to it: half of the
+    distance between float32 numbers there is added to the error, so that it bounds the error
+    against the original.
     """
     classes = predictor.spec.task != "regression"
+    exact = classes or labels.dtype == np.float64
 
     def parts() -> Iterator[_Part]:
         for start in range(0, len(raw), _CHUNK):
             block, known = raw[start : start + _CHUNK], labels[start : start + _CHUNK]
             known = known.reshape(len(block), -1)
-            rounding = np.zeros(()) if classes else np.spacing(np.abs(known)).astype(float) / 2
+            rounding = np.zeros(()) if exact else np.spacing(np.abs(known)).astype(float) / 2
             yield _Part(block, known.astype(np.float64), rounding)
 
-    against = "the labels as stored" + ("" if classes else ", half a float32 step added")
-    return _compare(predictor, parts(), len(raw), against, table=(raw, labels))
+    against = "the labels as stored" + ("" if exact else ", half a float32 step added")
+    right = labels if classes else centred(labels, _offset(predictor))
+    return _compare(predictor, parts(), len(raw), against, table=(raw, right))
 
 
 def on_domain(truth: Truth, points: Mapping[str, int]) -> OnRows:
@@ -135,7 +140,7 @@ def _compare(
     """Compare part by part, up to `rows`; `table` is raw features and answers, in memory."""
     classes = predictor.spec.task != "regression"
     outputs = 1 if classes else predictor.layout.outputs
-    kind = np.int64 if classes else np.float32
+    kind, offset = np.int64 if classes else np.float32, _offset(predictor)
     raw, right = table or (
         np.empty((rows, predictor.layout.width), np.float32),
         np.empty((rows, outputs), kind),
@@ -153,10 +158,11 @@ def _compare(
         else:
             apart = np.abs(part.known - told) + part.rounding
         if table is None:
-            raw[here], right[here] = part.raw, part.known
+            raw[here], right[here] = part.raw, part.known - offset
         errors[here] = apart.max(axis=1)
         total, squares = total + apart.sum(), squares + np.square(apart).sum()
-        sums += part.known.sum(), np.square(part.known).sum()
+        # Of numbers that have much in common the squares would leave no digit of their spread.
+        sums += (part.known - offset).sum(), np.square(part.known - offset).sum()
         norms = np.sqrt(np.square(part.known).sum(1))
         relative += (np.sqrt(np.square(apart).sum(1)) / np.where(norms > 0, norms, 1.0)).sum()
     rows = start
@@ -175,6 +181,11 @@ def _compare(
         relative=float(relative / rows) if outputs > 1 else None,
         against=against,
     )
+
+
+def _offset(predictor: Predictor) -> float:
+    target = predictor.layout.schema.target
+    return target.offset if target else 0.0
 
 
 def domain_errors(data: OnRows) -> DomainErrors:

@@ -56,7 +56,9 @@ def check_reproducible(
     name = "labels can be reproduced"
     lost = np.isnan(solved[:, 0])
     apart = np.abs(solved - labels)
-    allowed = 0.0 if truth.system.output.classes else ROUNDING * np.maximum(np.abs(solved), 1e-30)
+    allowed, output = np.zeros(()), truth.system.output
+    if not output.classes:
+        allowed = ROUNDING * np.maximum(np.abs(solved - output.offset), 1e-30)
     wrong = ~(apart <= np.maximum(allowed, 1e-37))
     rows = int(wrong.any(1).sum())
     if not rows:

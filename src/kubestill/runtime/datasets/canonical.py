@@ -1,8 +1,9 @@
 """The one form in which rows are stored, cut into blocks and fingerprinted.
 
-Numbers and tensors are float32 (those kept as given float64) with NaN for missing; truth values and
-labels are nullable, labels a dictionary in the schema's order. Tensors of two dimensions and more
-are Arrow's FixedShapeTensor, so that other readers of Parquet see their shape. The same rows always
+Numbers and tensors are float32 (exact ones, and numbers kept as given, float64) with NaN for
+missing; truth values and labels are nullable, labels a dictionary in the schema's order. Tensors of
+two dimensions and more are Arrow's FixedShapeTensor, so that other readers of Parquet see their
+shape. The same rows always
 give the same bytes, whatever types, part sizes or compression they came in.
 """
 
@@ -104,9 +105,9 @@ def unlabelled_rows(table: pa.Table, schema: Schema) -> int:
         return 0
     values = table.column(target.name)
     if target.kind == "tensor":
-        return int(np.isnan(read.tensors(values, target.shape)).any(1).sum())
+        return int(np.isnan(read.tensors(values, target.shape, target.float_type)).any(1).sum())
     if target.kind == "numeric":
-        return int(np.isnan(read.floats(values, _number_type(target))).sum())
+        return int(np.isnan(read.floats(values, target.float_type)).sum())
     return values.null_count
 
 
@@ -116,9 +117,9 @@ def block_digest(block: pa.Table, schema: Schema) -> str:
     for column in schema.columns:
         values = block.column(column.name)
         if column.kind == "numeric":
-            digest.update(_bytes(read.floats(values, _number_type(column))))
+            digest.update(_bytes(read.floats(values, column.float_type)))
         elif column.kind == "tensor":
-            digest.update(_bytes(read.tensors(values, column.shape)))
+            digest.update(_bytes(read.tensors(values, column.shape, column.float_type)))
         elif column.kind == "boolean":
             marks = pc.fill_null(pc.cast(values, pa.int8()), -1)
             digest.update(_bytes(marks.to_numpy()))
@@ -144,11 +145,12 @@ def fingerprint(schema: Schema, rows: int, blocks: Sequence[str]) -> str:
 
 def _storage_field(column: Column) -> pa.Field:
     if column.kind == "numeric":
-        return pa.field(column.name, pa.from_numpy_dtype(_number_type(column)), nullable=False)
+        return pa.field(column.name, pa.from_numpy_dtype(column.float_type), nullable=False)
     if len(column.shape) > 1:
-        return pa.field(column.name, read.field_type(column.shape), nullable=False)
+        kind = read.field_type(column.shape, column.float_type)
+        return pa.field(column.name, kind, nullable=False)
     if column.kind == "tensor":
-        element = pa.field("element", pa.float32(), nullable=False)
+        element = pa.field("element", pa.from_numpy_dtype(column.float_type), nullable=False)
         return pa.field(column.name, pa.list_(element, column.width), nullable=False)
     if column.kind == "boolean":
         return pa.field(column.name, pa.bool_())
@@ -157,15 +159,12 @@ def _storage_field(column: Column) -> pa.Field:
     return pa.field(column.name, _LABELS)
 
 
-def _number_type(column: Column) -> type[np.floating[Any]]:
-    return np.float64 if column.as_given else np.float32
-
-
 def _canonical_array(values: pa.ChunkedArray, column: Column) -> pa.Array:
     if column.kind == "numeric":
-        return pa.array(_one_nan(read.floats(values, _number_type(column))))
+        return pa.array(_one_nan(read.floats(values, column.float_type)))
     if column.kind == "tensor":
-        flat = pa.array(_one_nan(read.tensors(values, column.shape)).reshape(-1))
+        rows = read.tensors(values, column.shape, column.float_type)
+        flat = pa.array(_one_nan(rows).reshape(-1))
         if len(column.shape) > 1:
             return read.field_array(flat, column.shape)
         return pa.FixedSizeListArray.from_arrays(flat, type=_storage_field(column).type)
@@ -223,7 +222,7 @@ def _check_values(array: pa.Array, column: Column, labelled: bool, problems: Pro
     if not column.as_given and column.kind in ("numeric", "tensor"):
         stored = array.storage if isinstance(array, pa.ExtensionArray) else array
         numbers = (stored.flatten() if column.kind == "tensor" else stored).to_numpy()
-        infinite = int(np.isinf(numbers).sum())
+        infinite = int(np.isinf(read.centred(numbers, column.offset)).sum())
         if infinite:
             remedy = (
                 "cannot be learned from, nor be more than float32 holds (3.4e38); clip or drop them"

@@ -24,6 +24,7 @@ __all__ = [
     "MISSING",
     "UNSEEN",
     "arrow_table",
+    "centred",
     "field_array",
     "field_type",
     "flags",
@@ -67,15 +68,18 @@ def pandas_frame(table: pa.Table) -> pd.DataFrame:
     return frame
 
 
-def field_type(shape: Sequence[int]) -> pa.FixedShapeTensorType:
-    """Return the Arrow type of float32 fields of this shape."""
-    return pa.fixed_shape_tensor(pa.float32(), list(shape))
+def field_type(
+    shape: Sequence[int], dtype: type[np.floating[Any]] = np.float32
+) -> pa.FixedShapeTensorType:
+    """Return the Arrow type of fields of this shape."""
+    return pa.fixed_shape_tensor(pa.from_numpy_dtype(dtype), list(shape))
 
 
 def field_array(flat: pa.Array, shape: Sequence[int]) -> pa.Array:
-    """Return float32 numbers [n * width] as n fields: a FixedShapeTensor array."""
+    """Return numbers [n * width] as n fields: a FixedShapeTensor array."""
     stored = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(shape)))
-    return pa.ExtensionArray.from_storage(field_type(shape), stored)
+    kind = field_type(shape, flat.type.to_pandas_dtype())
+    return pa.ExtensionArray.from_storage(kind, stored)
 
 
 def tensor_shape(kind: pa.FixedShapeTensorType) -> tuple[int, ...]:
@@ -116,6 +120,12 @@ def floats(values: Values, dtype: type[np.floating[Any]] = np.float32) -> NDArra
     if isinstance(values, pa.ChunkedArray):
         return values.to_numpy()
     return values.to_numpy(zero_copy_only=False)
+
+
+def centred(numbers: NDArray[Any], offset: float) -> NDArray[np.float32]:
+    """Return numbers less `offset` as float32: the difference is taken before it is rounded."""
+    with np.errstate(over="ignore"):
+        return (numbers - offset if offset else numbers).astype(np.float32, copy=False)
 
 
 def flags(values: Values) -> pa.Array:

@@ -1,9 +1,9 @@
 """From rows to the matrices that training and prediction work on.
 
-`raw` is float32 [N, R], row-major: numeric (NaN missing), boolean 0/1/NaN, categorical code (NaN
-missing or unseen), tensors flattened; features in schema order. The layout is the *model's*:
-another dataset, a table or a DataFrame is read by the names and categories that the model was
-trained with.
+`raw` is float32 [N, R], row-major: numeric (less its offset, NaN missing), boolean 0/1/NaN,
+categorical code (NaN missing or unseen), tensors flattened; features in schema order. The layout is
+the *model's*: another dataset, a table or a DataFrame is read by the names and categories that the
+model was trained with.
 """
 
 from __future__ import annotations
@@ -107,8 +107,10 @@ class RawLayout:
             "dtype": "float32",
             "width": self.width,
             "columns": [
-                {"name": name, "start": place.start, "stop": place.stop}
-                for name, place in self.slices.items()
+                {"name": column.name, "start": place.start, "stop": place.stop}
+                # What a caller takes from the values before they are rounded to float32.
+                | ({"offset": column.offset} if column.offset else {})
+                for column, place in zip(self.features, self.slices.values(), strict=True)
             ],
         }
 
@@ -120,9 +122,10 @@ class Decoded:
     raw: NDArray[np.float32]
     """[N, R]"""
     target: NDArray[Any] | None
-    """Classes int64 [N], -1 where missing; regression float32 [N, T], NaN where missing."""
-    soft: NDArray[np.float32] | None
-    """[N, K]"""
+    """Classes int64 [N], -1 where missing; regression [N, T], NaN where missing, in float32 or, of
+    an exact column, float64."""
+    soft: NDArray[np.floating[Any]] | None
+    """[N, K], as the target"""
 
     @property
     def rows(self) -> int:
@@ -141,7 +144,7 @@ def decode_features(data: Rows, layout: RawLayout) -> NDArray[np.float32]:
 
 
 def decode_target(data: Rows, layout: RawLayout) -> NDArray[Any]:
-    """Return the targets: int64 [N] (-1 where null) for classes, float32 [N, T] for regression.
+    """Return the targets: int64 [N] (-1 where null) for classes, [N, T] for regression.
 
     Raises:
         InvalidInput: There is no target column, or it holds classes that the layout does not know.
@@ -151,7 +154,7 @@ def decode_target(data: Rows, layout: RawLayout) -> NDArray[Any]:
     return target
 
 
-def decode_soft(data: Rows, layout: RawLayout) -> NDArray[np.float32]:
+def decode_soft(data: Rows, layout: RawLayout) -> NDArray[np.floating[Any]]:
     """Return the teacher's outputs [N, K].
 
     Raises:
@@ -233,9 +236,9 @@ def decoded_shapes(
         shapes["raw"] = (layout.width,), np.float32
     if "target" in wanted and target:
         regression = layout.schema.task == "regression"
-        shapes["target"] = ((target.width,), np.float32) if regression else ((), np.int64)
+        shapes["target"] = ((target.width,), target.float_type) if regression else ((), np.int64)
     if "soft" in wanted and soft:
-        shapes["soft"] = (soft.width,), np.float32
+        shapes["soft"] = (soft.width,), soft.float_type
     return shapes
 
 
@@ -264,7 +267,7 @@ def _fill(table: pa.Table, layout: RawLayout, arrays: dict[str, NDArray[Any]]) -
             if column.role == "target":
                 _fill_target(values, column, arrays["target"], problems)
             elif column.role == "soft":
-                arrays["soft"][:] = read.tensors(values, column.shape)
+                arrays["soft"][:] = read.tensors(values, column.shape, column.float_type)
         except (pa.ArrowException, ValueError) as error:
             problems.add(f"column {column.name!r}", str(values.type), str(error))
     if "raw" in arrays:
@@ -276,9 +279,9 @@ def _fill_target(
     values: pa.ChunkedArray, column: Column, out: NDArray[Any], problems: Problems
 ) -> None:
     if column.kind == "tensor":
-        out[:] = read.tensors(values, column.shape)
+        out[:] = read.tensors(values, column.shape, column.float_type)
     elif column.kind == "numeric":
-        out[:, 0] = read.floats(values)
+        out[:, 0] = read.floats(values, column.float_type)
     else:
         categories = column.categories or ()
         out[:] = read.label_codes(values, categories)
@@ -296,7 +299,8 @@ def _fill_features(
         values, place = table.column(column.name), layout.slices[column.name]
         try:
             if column.kind == "tensor":
-                out[:, place] = read.tensors(values, column.shape)
+                rows = read.tensors(values, column.shape, column.float_type)
+                out[:, place] = read.centred(rows, column.offset)
             else:
                 scalars.append((place.start, _scalars(values, column)))
         except (pa.ArrowException, ValueError) as error:
@@ -309,7 +313,7 @@ def _fill_features(
 
 def _scalars(values: pa.ChunkedArray, column: Column) -> NDArray[np.float32]:
     if column.kind == "numeric":
-        return read.floats(values)
+        return read.centred(read.floats(values, column.float_type), column.offset)
     if column.kind == "boolean":
         return read.floats(read.flags(values))
     codes = read.label_codes(values, column.categories or ())

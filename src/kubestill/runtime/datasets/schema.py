@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal, get_args
 
+import numpy as np
 from pydantic import Field
 
 from kubestill.errors import InvalidInput, Problem, Problems, nearest
@@ -41,6 +42,10 @@ class Column:
     """The labels of a categorical feature or a classification target, sorted by `sort_labels`. A
     label's code (a target's class index) is its position here. None keeps free text (columns that
     are kept as given only)."""
+    exact: bool = False
+    """Whether numbers are stored in float64, as they came, where float32 would change them."""
+    offset: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    """What exact numbers have in common: models read and answer them less this, in float32."""
 
     @property
     def width(self) -> int:
@@ -52,6 +57,11 @@ class Column:
         """Whether values are kept as they came, numbers in float64 and text of any label."""
         return self.role in ("ignored", "group", "time")
 
+    @property
+    def float_type(self) -> type[np.floating[Any]]:
+        """The type in which numbers are stored."""
+        return np.float64 if self.exact or (self.as_given and not self.shape) else np.float32
+
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form, without what is at its default."""
         form: dict[str, Any] = {"name": self.name, "kind": self.kind, "role": self.role}
@@ -59,6 +69,10 @@ class Column:
             form["shape"] = list(self.shape)
         if self.categories is not None:
             form["categories"] = list(self.categories)
+        if self.exact:
+            form["exact"] = True
+        if self.offset:
+            form["offset"] = self.offset
         return form
 
     @classmethod
@@ -179,7 +193,15 @@ class Schema:
     def with_soft(self, name: str, width: int) -> Schema:
         """Return this schema with a teacher's outputs [width] in column `name`, in place of any."""
         kept = tuple(column for column in self.columns if column.role != "soft")
-        soft = Column(name=name, kind="tensor", role="soft", shape=(width,))
+        offset = self.target.offset if self.target and self.task == "regression" else 0.0
+        soft = Column(
+            name=name,
+            kind="tensor",
+            role="soft",
+            shape=(width,),
+            exact=bool(offset),
+            offset=offset,
+        )
         return Schema(columns=(*kept, soft), task=self.task)
 
     @property
@@ -224,6 +246,11 @@ def _check_column(column: Column, problems: Problems) -> None:
         problems.add(
             f"shape of {column.name!r}", column.shape, "a tensor needs sizes of 1 and more"
         )
+    if column.exact and column.kind not in ("numeric", "tensor"):
+        problems.add(f"exact of {column.name!r}", True, f"it is {column.kind}, not a number")
+    if column.offset and not column.exact:
+        remedy = "only numbers that are stored exactly can be read less an offset"
+        problems.add(f"offset of {column.name!r}", column.offset, remedy)
     if column.kind != "tensor" and column.shape:
         problems.add(f"shape of {column.name!r}", column.shape, "only tensors have a shape")
     if column.role == "soft" and column.kind != "tensor":

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from kubestill.errors import Problems, counted
 from kubestill.runtime.datasets import columns as read
 
-__all__ = ["MAX_LABELS", "Finding", "guess", "report", "survey"]
+__all__ = ["MAX_LABELS", "Finding", "Rounding", "guess", "report", "survey", "survey_offsets"]
 
 MAX_LABELS = 50_000
 """More distinct labels than this are an identifier, not a category."""
 
+_WHOLE = 2.0**53
+"""Whole numbers up to it are exact in float64."""
 NOTICED, REFUSED = 1e-4, 1e-2
 """Shares of its range by which float32 may move a column's numbers: above the first it is said,
 above the second a target is refused."""
@@ -40,40 +42,98 @@ class Finding:
     """Distinct labels, up to `MAX_LABELS` and one batch more."""
     shape: tuple[int, ...] = ()
     low: float = math.inf
-    """Smallest number, as stored."""
+    """Smallest number, in float32 where nothing more exact was looked at."""
     high: float = -math.inf
-    rounding: float = 0.0
-    """Largest difference between a number and its stored form, where that may matter."""
-    merged: int = 0
-    """Different numbers that became equal, counted in pieces of the table."""
-    alike: tuple[float, float] | None = None
-    """Two of them."""
+    rounded: Rounding = field(default_factory=lambda: Rounding())
+    """What storing it as float32 loses, where that may matter."""
+    relative: Rounding | None = None
+    """What storing it less `offset` loses; None where that was not looked at."""
+    beyond: Rounding = field(default_factory=lambda: Rounding(into="float64"))
+    """What whole numbers beyond 2^53 lose in float64, from which both others start."""
+    inexact: bool = False
+    """Whether float32 changes a number at all; looked at where that is asked for."""
     trouble: str = ""
     """Why the values cannot be read as the kind."""
 
     @property
-    def lost(self) -> float:
-        """Share of the column's range by which storing it as float32 may move a number."""
-        return self.rounding / (self.high - self.low) if self.high > self.low else 0.0
+    def offset(self) -> float:
+        """What its numbers are stored less of in float32; 0 where that would gain nothing."""
+        return self.middle if self.relative and self.relative.better(self.rounded) else 0.0
+
+    @property
+    def middle(self) -> float:
+        """The middle of its range; 0 where it has no number."""
+        return self.low + (self.high - self.low) / 2 if self.high >= self.low else 0.0
+
+    @property
+    def left(self) -> Rounding:
+        """What is lost after all."""
+        found = self.relative if self.relative and self.offset else self.rounded
+        return self.beyond if self.beyond.largest > found.largest else found
 
     @property
     def unlearnable(self) -> bool:
-        """Whether storing it as float32 loses so much that a model could only learn the steps."""
-        return self.lost > REFUSED or (self.merged > 0 and self.high == self.low)
+        """Whether float32 loses so much that a model could only learn the steps."""
+        left = self.left
+        return left.share(self.low, self.high) > REFUSED or (
+            left.merged > 0 and not self.high > self.low
+        )
 
     @property
     def loss(self) -> str:
         """What storing it as float32 loses, in words; "" where that is next to nothing."""
-        if self.lost <= NOTICED and not self.merged:
+        return self.left.said(self.low, self.high)
+
+
+@dataclass
+class Rounding:
+    """What numbers lose on their way into float32."""
+
+    into: str = "float32"
+    largest: float = 0.0
+    """Largest difference between a number and its stored form."""
+    merged: int = 0
+    """Different numbers that became equal, counted in pieces of the table."""
+    alike: tuple[float, float] | None = None
+    """Two of them."""
+
+    def look(self, exact: NDArray[np.float64], offset: float = 0.0) -> None:
+        """Take in finite numbers, of which there are some, that are stored less `offset`."""
+        stored = read.centred(exact, offset)
+        moved = float(np.abs((exact - offset) - stored).max())
+        self.largest = max(self.largest, moved)
+        if not moved:
+            return
+        distinct = np.unique(exact)
+        same = np.flatnonzero(np.diff(read.centred(distinct, offset)) == 0)
+        self.merged += len(same)
+        if len(same) and not self.alike:
+            self.alike = float(distinct[same[0]]), float(distinct[same[0] + 1])
+
+    def better(self, other: Rounding) -> bool:
+        """Return whether this loses at most half of what `other` does."""
+        return self.largest <= other.largest / 2 and self.merged <= other.merged
+
+    def share(self, low: float, high: float) -> float:
+        """Return the share of the column's range by which a number may be moved."""
+        return self.largest / (high - low) if high > low else 0.0
+
+    def said(self, low: float, high: float) -> str:
+        """Return it in words; "" where it is next to nothing."""
+        share = self.share(low, high)
+        if share <= NOTICED and not self.merged:
             return ""
-        said = f"float32 moves numbers by up to {self.rounding:.3g}"
-        if self.lost > NOTICED:
-            said += f", {self.lost:.2%} of the column's range"
+        said = f"{self.into} moves numbers by up to {self.largest:.3g}"
+        if share > NOTICED:
+            said += f", {share:.2%} of the column's range"
         if self.merged:
             verb = "becomes equal to another" if self.merged == 1 else "become equal to others"
             said += f"; {counted(self.merged, 'different number')} {verb}"
         if self.alike:
-            said += f", as {self.alike[0]:.17g} and {self.alike[1]:.17g}"
+            first, second = self.alike
+            # Whole numbers beyond 2^53 are told digit by digit.
+            form = ".17g" if isinstance(first, float) else "d"
+            said += f", as {first:{form}} and {second:{form}}"
         return said
 
 
@@ -101,7 +161,10 @@ def guess(kind: pa.DataType) -> str:
 
 
 def survey(
-    tables: Iterable[pa.Table], findings: dict[str, Finding], counted: Iterable[str] = ()
+    tables: Iterable[pa.Table],
+    findings: dict[str, Finding],
+    counted: Iterable[str] = (),
+    exact: Iterable[str] = (),
 ) -> None:
     """Fill `findings` from every table.
 
@@ -109,19 +172,35 @@ def survey(
         tables: All rows, in pieces.
         findings: The columns to look at, by name.
         counted: Columns whose distinct values are wanted as labels even if they are numbers.
+        exact: Columns of which it is wanted whether float32 changes a number at all.
     """
-    also = set(counted)
+    also, strictly = set(counted), set(exact)
     for table in tables:
         for found in findings.values():
             if found.trouble:
                 continue
             try:
-                _look(table.column(found.name), found, found.name in also)
+                values = table.column(found.name)
+                _look(values, found, found.name in also, found.name in strictly)
             except (pa.ArrowException, ValueError) as error:
                 found.trouble = str(error)
 
 
-def _look(values: pa.ChunkedArray, found: Finding, counted: bool) -> None:
+def survey_offsets(tables: Iterable[pa.Table], findings: Iterable[Finding]) -> None:
+    """Measure what columns lose that are stored less the middle of their range."""
+    found = list(findings)
+    for one in found:
+        one.relative = Rounding()
+    for table in tables:
+        for one in found:
+            exact = _exact(table.column(one.name), one)
+            assert one.relative is not None
+            exact = exact[np.isfinite(exact)]
+            if len(exact):
+                one.relative.look(exact, one.middle)
+
+
+def _look(values: pa.ChunkedArray, found: Finding, counted: bool, strictly: bool) -> None:
     found.rows += len(values)
     found.missing += values.null_count
     if found.kind == "numeric":
@@ -130,7 +209,7 @@ def _look(values: pa.ChunkedArray, found: Finding, counted: bool) -> None:
         found.infinite += int(np.isinf(numbers).sum())
         finite = np.isfinite(numbers)
         found.whole = found.whole and not np.any(numbers[finite] % 1)
-        _look_for_loss(values, numbers, finite, found)
+        _look_for_loss(values, numbers[finite], found, strictly)
     elif found.kind == "boolean":
         read.flags(values)
     elif found.kind == "tensor":
@@ -140,6 +219,7 @@ def _look(values: pa.ChunkedArray, found: Finding, counted: bool) -> None:
             present = numbers[values.is_valid().to_numpy()]
             found.missing += int(np.isnan(present).any(1).sum())
             found.infinite += int(np.isinf(present).sum())
+            _look_for_loss(values, present[np.isfinite(present)], found, strictly)
     if (found.kind == "categorical" or counted) and found.kind != "tensor":
         if len(found.labels) <= MAX_LABELS:
             distinct = read.label_strings(values.unique()).to_pylist()
@@ -147,33 +227,47 @@ def _look(values: pa.ChunkedArray, found: Finding, counted: bool) -> None:
 
 
 def _look_for_loss(
-    values: pa.ChunkedArray,
-    numbers: NDArray[np.float32],
-    finite: NDArray[np.bool_],
-    found: Finding,
+    values: pa.ChunkedArray, stored: NDArray[np.float32], found: Finding, strictly: bool
 ) -> None:
     """Note what storing numbers as float32 loses, where they lie close together and far from 0."""
-    stored = numbers[finite]
     if not len(stored):
         return
     low, high = float(stored.min()), float(stored.max())
-    found.low, found.high = min(found.low, low), max(found.high, high)
+    kind = values.type
+    while isinstance(kind, pa.FixedShapeTensorType) or read.is_list(kind):
+        kind = kind.value_type
     step = float(np.spacing(np.float32(max(abs(low), abs(high)))))
     # Nearly every column ends here, for the price of two reductions.
     near = step / 2 > NOTICED * (high - low)
-    whole = step > 1 and not pa.types.is_floating(values.type)
-    if values.type == pa.float32() or not (near or whole):
-        return
-    exact = read.floats(values, np.float64)[finite]
-    moved = float(np.abs(exact - stored).max())
-    found.rounding = max(found.rounding, moved)
-    if not moved:
-        return
-    distinct = np.unique(exact)
-    same = np.flatnonzero(np.diff(distinct.astype(np.float32)) == 0)
-    found.merged += len(same)
-    if len(same) and not found.alike:
-        found.alike = float(distinct[same[0]]), float(distinct[same[0] + 1])
+    whole = step > 1 and not pa.types.is_floating(kind)
+    wanted = near or whole or (strictly and not found.inexact)
+    if wanted and kind not in (pa.float32(), pa.float16()):
+        if pa.types.is_integer(kind) and found.kind == "numeric" and max(-low, high) > _WHOLE:
+            _look_beyond(values, found.beyond)
+        exact = _exact(values, found)
+        exact = exact[np.isfinite(exact)]
+        low, high = float(exact.min()), float(exact.max())
+        found.inexact = found.inexact or bool((exact != exact.astype(np.float32)).any())
+        if near or whole:
+            found.rounded.look(exact)
+    found.low, found.high = min(found.low, low), max(found.high, high)
+
+
+def _look_beyond(values: pa.ChunkedArray, beyond: Rounding) -> None:
+    whole = np.unique(values.drop_null().to_numpy())
+    stored = whole.astype(np.float64)
+    same = np.flatnonzero(np.diff(stored) == 0)
+    if len(same):
+        step = float(np.spacing(np.abs(stored).max()))
+        beyond.largest = max(beyond.largest, step / 2)
+        beyond.merged += len(same)
+        beyond.alike = beyond.alike or (int(whole[same[0]]), int(whole[same[0] + 1]))
+
+
+def _exact(values: pa.ChunkedArray, found: Finding) -> NDArray[np.float64]:
+    if found.kind == "tensor":
+        return read.tensors(values, found.shape, np.float64).reshape(-1)
+    return read.floats(values, np.float64)
 
 
 def _first_shape(values: pa.ChunkedArray) -> tuple[int, ...]:

@@ -16,7 +16,14 @@ from kubestill.runtime.datasets.columns import floats
 from kubestill.runtime.datasets.options import Reading
 from kubestill.runtime.datasets.schema import Column, Kind, Schema, Task, sort_labels
 from kubestill.runtime.datasets.sources import Opened, opened_table, try_source
-from kubestill.runtime.datasets.survey import MAX_LABELS, Finding, guess, report, survey
+from kubestill.runtime.datasets.survey import (
+    MAX_LABELS,
+    Finding,
+    guess,
+    report,
+    survey,
+    survey_offsets,
+)
 from kubestill.runtime.datasets.times import NO_TIME, read_times
 
 __all__ = ["ColumnStory", "UserTable", "read_table"]
@@ -105,7 +112,7 @@ class UserTable:
 
     @property
     def losses(self) -> dict[str, str]:
-        """Features and targets that float32 stores coarsely, each with what it loses."""
+        """Features and targets that float32 holds coarsely, each with what it loses."""
         return {story.name: story.loss for story in self.stories if story.loss}
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
@@ -177,7 +184,15 @@ def read_table(
     if not rows and opened.types:
         problems.add("source", source if isinstance(source, str) else "table", "has no rows")
     try:
-        survey(opened.scan(list(storable)), storable, counted=[target] if target else [])
+        answered = [target] if target else []
+        survey(opened.scan(list(storable)), storable, counted=answered, exact=answered)
+        lossy = [
+            found
+            for name, found in storable.items()
+            if found.rounded.said(found.low, found.high) and not found.trouble and name not in roles
+        ]
+        if lossy:
+            survey_offsets(opened.scan([found.name for found in lossy]), lossy)
     except InvalidInput as error:
         # Of half the rows there is nothing more to say.
         raise InvalidInput([*problems, *error.problems]) from error
@@ -303,22 +318,24 @@ def _stories(
                 role=column.role if column else "left out",
                 missing=found.missing,
                 why=left_out.get(name, ""),
-                loss=found.loss if column and column.kind == "numeric" and learned else "",
-                notes=(*said, *_notes(opened, found, learned=learned and name not in kinds)),
+                loss=found.loss if learned and column.kind in ("numeric", "tensor") else "",
+                notes=(*said, *_notes(opened, found, learned=learned, asked=name in kinds)),
             )
         )
     return tuple(stories)
 
 
-def _notes(opened: Opened, found: Finding, *, learned: bool) -> Iterator[str]:
+def _notes(opened: Opened, found: Finding, *, learned: bool, asked: bool) -> Iterator[str]:
     """Yield how a column was read, where that took a decision that the user may want to change."""
     for word, rows in opened.notes.words.get(found.name, {}).items():
         if word:
             keep = "settings={'null_words': []} keeps it as text"
             yield f"{word!r} is read as missing in {counted(rows, 'row')}; {keep}"
     yield from opened.notes.columns.get(found.name, ())
+    if learned and found.offset:
+        yield f"kept in float64, and learned from less {found.offset:.9g}"
     days = _FIRST_DAY <= found.low <= found.high <= _LAST_DAY
-    if days and learned and pa.types.is_integer(found.type):
+    if days and learned and not asked and pa.types.is_integer(found.type):
         form = f"{{'date_formats': {{{found.name!r}: '%Y%m%d'}}}}"
         yield f"{found.low:.0f} to {found.high:.0f}: if these are days, settings={form} says so"
 
@@ -494,13 +511,22 @@ def _column(found: Finding, *, ignored: bool) -> Column:
         role="ignored" if ignored else "feature",
         shape=found.shape,
         categories=categories,
+        exact=bool(found.offset) and not ignored,
+        offset=0.0 if ignored else found.offset,
     )
 
 
 def _target(found: Finding, task: Task) -> Column:
     if task == "regression":
         kind: Kind = "tensor" if found.kind == "tensor" else "numeric"
-        return Column(name=found.name, kind=kind, role="target", shape=found.shape)
+        return Column(
+            name=found.name,
+            kind=kind,
+            role="target",
+            shape=found.shape,
+            exact=found.inexact,
+            offset=found.offset,
+        )
     labels = sort_labels(found.labels)
     return Column(name=found.name, kind="categorical", role="target", categories=labels)
 

@@ -171,7 +171,8 @@ def labelled(output: Output, inputs: pd.DataFrame, answers: Floats) -> pd.DataFr
     if output.classes:
         cells = np.asarray(output.classes)[cells.astype(np.int64)]
     elif output.shape:
-        cells = list(answers.reshape(len(inputs), *output.shape).astype(np.float32))
+        kind = output.column.float_type
+        cells = list(answers.reshape(len(inputs), *output.shape).astype(kind))
     return inputs.assign(**{output.name: cells})
 
 

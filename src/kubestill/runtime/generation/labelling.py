@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -116,12 +117,12 @@ def _a_thread_each(device: torch.device) -> Generator[int]:
         torch.set_num_threads(threads)
 
 
-def _compute(predictor: Predictor, block: pa.Table) -> tuple[pa.Table, NDArray[np.float32]]:
+def _compute(predictor: Predictor, block: pa.Table) -> tuple[pa.Table, NDArray[np.floating[Any]]]:
     return block, predictor.logits(decode_features(block, predictor.layout))
 
 
 def _write(
-    writer: DatasetWriter, schema: Schema, block: pa.Table, outputs: NDArray[np.float32]
+    writer: DatasetWriter, schema: Schema, block: pa.Table, outputs: NDArray[np.floating[Any]]
 ) -> None:
     arrays: list[pa.Array | pa.ChunkedArray] = []
     there = set(block.column_names)

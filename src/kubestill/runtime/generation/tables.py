@@ -17,7 +17,7 @@ def originals_of(table: pa.Table, schema: Schema) -> Originals:
     rows = table.num_rows
     numeric = np.empty((rows, len(kinds["numeric"])))
     for place, column in enumerate(kinds["numeric"]):
-        numeric[:, place] = read.floats(table.column(column.name))
+        numeric[:, place] = read.floats(table.column(column.name), column.float_type)
     codes = np.empty((rows, len(coded)), np.int64)
     for place, column in enumerate(coded):
         codes[:, place] = _codes(table.column(column.name), column)
@@ -47,7 +47,7 @@ def table_of(frame: Frame, source: pa.Table, schema: Schema, *, keeps_label: boo
         elif column.role != "feature":
             arrays.append(original)
         elif column.kind == "numeric":
-            arrays.append(pa.array(next(numeric).astype(np.float32)))
+            arrays.append(pa.array(next(numeric).astype(column.float_type)))
         elif column.kind == "tensor":
             flat = pa.array(next(tensors).values.reshape(-1))
             arrays.append(pa.FixedSizeListArray.from_arrays(flat, column.width))

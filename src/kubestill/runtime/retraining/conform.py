@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -103,11 +103,8 @@ def conform(table: pa.Table, schema: Schema, drift: Drift) -> tuple[pa.Table, ND
 def widened(schema: Schema, drift: Drift) -> Schema:
     """Return the schema with the new labels of its features behind the old ones."""
     columns = tuple(
-        Column(
-            name=column.name,
-            kind=column.kind,
-            role=column.role,
-            shape=column.shape,
+        replace(
+            column,
             categories=(*(column.categories or ()), *sort_labels(drift.labels[column.name])),
         )
         if column.name in drift.labels
@@ -139,7 +136,7 @@ def _read(values: pa.ChunkedArray, column: Column, drift: Drift) -> pa.Array:
 def _numbers(values: pa.ChunkedArray, column: Column, drift: Drift) -> pa.Array:
     numbers = read.floats(values, np.float64)
     # What float32 cannot hold would be infinite where models read it.
-    infinite = np.abs(numbers) > np.finfo(np.float32).max
+    infinite = np.abs(numbers - column.offset) > np.finfo(np.float32).max
     if column.role != "ignored" and infinite.any():
         drift.unreadable[column.name] += int(infinite.sum())
         numbers = np.where(infinite, np.nan, numbers)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from kubestill.errors import InvalidInput, Problem, Problems, nearest, nearest_of
 from kubestill.runtime.checkpoints.ranks import Ranks
 from kubestill.runtime.datasets.cache import load_decoded
+from kubestill.runtime.datasets.columns import centred
 from kubestill.runtime.datasets.dataset import Dataset
 from kubestill.runtime.datasets.decode import Decoded, RawLayout
 from kubestill.runtime.metrics.catalog import TASKS, TRAIN_LOSS
@@ -216,8 +217,9 @@ def prepare(
         held = load_decoded(validation, RawLayout(model.spec.schema))
         assert held.target is not None
         held_counts = validation.weights() if weighted else None
-        given = [held.target] if held_counts is None else [held.target, held_counts]
-        sources = [Source(stored=each) for each in given]
+        sources = [_relative(held.target, model)]
+        if held_counts is not None:
+            sources.append(Source(stored=held_counts))
         followed = Validation(
             _rows(held, sources, model, settings, machine),
             task=task,
@@ -308,7 +310,9 @@ def _build(
         values = values if any(np.isfinite(chunk).any() for chunk in _chunks(values)) else soft
     decoder = Decoder()
     if regression and values is not None:
-        decoder = _fit_decoder(values, settings, counts)
+        assert dataset.schema.target
+        offset = dataset.schema.target.offset
+        decoder = _fit_decoder(values, offset, settings, counts)
     return Model.create(
         dataset.schema,
         encoder=Encoder.fit(_chunks(decoded.raw), layout, _pieces(counts)),
@@ -321,13 +325,17 @@ def _build(
 
 
 def _fit_decoder(
-    values: np.ndarray, settings: TrainingSettings, counts: NDArray[np.float32] | None
+    values: np.ndarray,
+    offset: float,
+    settings: TrainingSettings,
+    counts: NDArray[np.float32] | None,
 ) -> Decoder:
+    chunks = (centred(chunk, offset) for chunk in _chunks(values))
     if settings.target_scale == "each":
-        return Decoder.fit(_chunks(values), _pieces(counts))
+        return Decoder.fit(chunks, _pieces(counts))
     width = values.shape[1]
     each = None if counts is None else np.repeat(counts, width)
-    flat = (chunk.reshape(-1, 1) for chunk in _chunks(values))
+    flat = (chunk.reshape(-1, 1) for chunk in chunks)
     together = Decoder.fit(flat, _pieces(each, width)).to_spec()
     return Decoder(together["mean"] * width, together["std"] * width)
 
@@ -367,7 +375,23 @@ def _sigmoid(logits: Tensor) -> Tensor:
 
 def _standardised(values: np.ndarray, model: Model) -> Source:
     device = next(model.parameters()).device
-    return Source(stored=values, convert=lambda rows: model.decoder.standardise(rows.to(device)))
+    plain = _relative(values, model)
+    return Source(
+        stored=values,
+        convert=lambda rows: model.decoder.standardise(plain.convert(rows).to(device)),
+    )
+
+
+def _relative(values: np.ndarray, model: Model) -> Source:
+    """Return the values of a target in float32, less what they have in common; classes as ever."""
+    target = model.spec.schema.target
+    offset = target.offset if target else 0.0
+    if values.dtype != np.float64 and not offset:
+        return Source(stored=values)
+    return Source(
+        stored=values,
+        convert=lambda rows: torch.from_numpy(centred(rows.double().numpy(), offset)),
+    )
 
 
 def _rows(

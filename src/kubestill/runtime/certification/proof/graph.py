@@ -119,7 +119,11 @@ def read(predictor: Predictor) -> Graph:
     last = reader.add_module(model.network, "network", 0)
     if not model.decoder.identity:
         mean, std = (t.detach().to("cpu", FLOAT) for t in (model.decoder.mean, model.decoder.std))
-        reader.add(Scale(of=last, weight=std, bias=mean, size=mean.abs(), units=3.0))
+        target = predictor.layout.schema.target
+        offset = target.offset if target else 0.0
+        # The offset is added in float64, whose rounding is 2^-29 of float32's.
+        size = mean.abs() + abs(offset) * 2.0**-29
+        reader.add(Scale(of=last, weight=std, bias=mean + offset, size=size, units=3.0))
     return Graph(operations=tuple(reader.operations))
 
 

@@ -59,6 +59,9 @@ class Output:
     """Labels, if the output is a label."""
     unit: str = ""
     """Unit, for people."""
+    offset: float = 0.0
+    """What all answers have in common, such as 1.7e9, where float32 would swallow the differences:
+    they are stored in float64, and models learn them less this."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -73,7 +76,14 @@ class Output:
                 name=self.name, kind="categorical", role="target", categories=self.classes
             )
         kind = "tensor" if self.shape else "numeric"
-        return Column(name=self.name, kind=kind, role="target", shape=self.shape)
+        return Column(
+            name=self.name,
+            kind=kind,
+            role="target",
+            shape=self.shape,
+            exact=bool(self.offset),
+            offset=self.offset,
+        )
 
     @property
     def task(self) -> Task:

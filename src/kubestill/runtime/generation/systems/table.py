@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,12 @@ class Table(System):
             kinds=kinds,
             complete=True,
         )
-        columns = tuple(c for c in found.schema.columns if c.role in ("feature", "target"))
+        # Inputs are compared in float32, as those of any system are.
+        columns = tuple(
+            replace(c, exact=False, offset=0.0) if c.role == "feature" else c
+            for c in found.schema.columns
+            if c.role in ("feature", "target")
+        )
         schema = Schema(columns=columns, task=found.schema.task)
         pieces = list(found.tables(schema.names))
         rows = pa.concat_tables([canonical_table(piece, schema) for piece in pieces])
@@ -73,7 +79,12 @@ class Table(System):
             Axis(name=f"axis {n}", values=tuple(map(float, range(size))))
             for n, size in enumerate(schema.target.shape)
         ]
-        self.output = Output(name=target, axes=tuple(axes), classes=schema.classes)
+        self.output = Output(
+            name=target,
+            axes=tuple(axes),
+            classes=schema.classes,
+            offset=schema.target.offset,
+        )
 
     @property
     def schema(self) -> Schema:
