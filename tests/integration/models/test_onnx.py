@@ -182,6 +182,24 @@ def test_images_and_planes_keep_their_shapes(tmp_path: Path) -> None:
     assert session.get_outputs()[0].shape == ["rows", 3, 6, 8]
 
 
+@pytest.mark.parametrize("shape", [(), (3,), (2, 4)], ids=["number", "list", "field"])
+def test_numbers_far_from_zero_go_in_and_out_as_they_are(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    kind: Any = "tensor" if shape else "numeric"
+    far: dict[str, Any] = {"kind": kind, "shape": shape, "exact": True, "offset": 1.7e9}
+    columns = (Column(name="x", **far), Column(name="y", role="target", **far))
+    rows = {"x": (1.7e9 + DRAW.normal(0, 1, (ROWS, *shape))).tolist()}
+    session = check(tmp_path, Schema(columns=columns, task="regression"), rows)
+    (told,) = session.run(None, feed(session, rows))
+    assert told.dtype == np.float64
+    wanted = kubestill.load_model(str(tmp_path)).fields(rows)
+    np.testing.assert_allclose(told - 1.7e9, wanted - 1.7e9, atol=1e-5)
+    assert np.ptp(told) > 0.01
+    request = json.loads((tmp_path / REQUEST_FILE).read_text())
+    assert np.abs(np.array(request["inputs"][0]["data"]) - 1.7e9).max() < 1
+
+
 def test_names_of_columns_get_in_nobodys_way(tmp_path: Path) -> None:
     names = ["prediction", "probabilities", "raw", "outputs", "rows", "kubestill:raw", "a b/ü", "1"]
     columns = tuple(Column(name=name, kind="numeric") for name in names)

@@ -354,14 +354,14 @@ def _tensor(value: Any, column: Column) -> NDArray[np.float32]:
     if _plain(value) is None:
         return np.full(column.width, np.nan, np.float32)
     try:
-        found = np.asarray(value, np.float32)
+        found = np.asarray(value, column.float_type)
     except (TypeError, ValueError) as error:
         raise ValueError(f"holds no numbers of the shape {list(column.shape)}") from error
     if found.size != column.width or (found.ndim > 1 and found.shape != column.shape):
         raise ValueError(
             f"holds the shape {list(found.shape)} where {list(column.shape)} is expected"
         )
-    return found.reshape(-1)
+    return centred(found, column.offset).reshape(-1)
 
 
 def _is_list(value: Any) -> bool:

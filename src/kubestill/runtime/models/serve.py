@@ -224,14 +224,28 @@ def _reading(signature: Signature, raw: str, mark: str) -> list[NodeProto]:
         if one.labels is not None:
             nodes.append(_codes(one, f"{mark}code/{number}"))
             value = f"{mark}code/{number}"
-        if one.datatype == "FP32":
-            nodes.append(helper.make_node("Flatten", [value], [place], axis=1))
-        else:
+        if one.offset:
+            common, less = f"{mark}offset/{number}", f"{mark}less/{number}"
+            nodes.append(_number(common, one.offset))
+            nodes.append(helper.make_node("Sub", [value, common], [less]))
+            value = less
+        if one.datatype != "FP32":
             single = f"{mark}single/{number}"
             nodes.append(helper.make_node("Cast", [value], [single], to=TensorProto.FLOAT))
-            nodes.append(helper.make_node("Unsqueeze", [single, f"{mark}1"], [place]))
+            value = single
+        if len(one.shape) > 1:
+            nodes.append(helper.make_node("Flatten", [value], [place], axis=1))
+        else:
+            nodes.append(helper.make_node("Unsqueeze", [value, f"{mark}1"], [place]))
         places.append(place)
     return [*nodes, helper.make_node("Concat", places, [raw], axis=1)]
+
+
+def _number(name: str, value: float) -> NodeProto:
+    from onnx import TensorProto, helper
+
+    number = helper.make_tensor("", TensorProto.DOUBLE, [], [value])
+    return helper.make_node("Constant", [], [name], value=number)
 
 
 def _codes(one: Input, output: str) -> NodeProto:
@@ -271,10 +285,14 @@ def _answering(signature: Signature, outputs: str, mark: str, model: Model) -> l
     prediction = signature.outputs[0]
     if model.spec.task == "regression":
         shape = helper.make_tensor("", TensorProto.INT64, [len(prediction.shape)], prediction.shape)
-        return [
-            node("Constant", [], [f"{mark}shape"], value=shape),
-            node("Reshape", [outputs, f"{mark}shape"], [prediction.name]),
-        ]
+        nodes = [node("Constant", [], [f"{mark}shape"], value=shape)]
+        if prediction.offset:
+            wide = f"{mark}wide"
+            nodes.append(node("Cast", [outputs], [wide], to=TensorProto.DOUBLE))
+            nodes.append(_number(f"{mark}offset", prediction.offset))
+            outputs = f"{mark}whole"
+            nodes.append(node("Add", [wide, f"{mark}offset"], [outputs]))
+        return [*nodes, node("Reshape", [outputs, f"{mark}shape"], [prediction.name])]
     chances, place = signature.outputs[1].name, f"{mark}place"
     if model.spec.task == "binary":
         spread = [

@@ -31,6 +31,8 @@ class Tensor:
     """The text of a missing value; a missing number is NaN, or null in JSON."""
     labels: tuple[str, ...] | None = None
     """What a categorical column may hold; anything else counts as missing."""
+    offset: float = 0.0
+    """What is taken from its numbers in FP64, before the network gets them."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form: that of the protocol, and the rest as parameters."""
@@ -56,6 +58,8 @@ class Output:
     shape: tuple[int, ...]
     names: tuple[str, ...] | None = None
     """What its columns are called: the classes of probabilities, or the several values."""
+    offset: float = 0.0
+    """What is added to the network's values in FP64."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -106,7 +110,11 @@ def describe(schema: Schema, outputs: tuple[str, ...]) -> Signature:
         return Signature(inputs=inputs, outputs=(label, chances))
     several = outputs if len(target.shape) == 1 else None
     value = Output(
-        name=free("prediction"), datatype="FP32", shape=(-1, *target.shape), names=several
+        name=free("prediction"),
+        datatype="FP64" if target.offset else "FP32",
+        shape=(-1, *target.shape),
+        names=several,
+        offset=target.offset,
     )
     return Signature(inputs=inputs, outputs=(value,))
 
@@ -121,7 +129,7 @@ def sample_request(signature: Signature, typical: Mapping[str, float]) -> dict[s
     inputs: list[dict[str, Any]] = []
     for one in signature.inputs:
         shape = [1, *one.shape[1:]]
-        value: Any = typical.get(one.name, 0.0)
+        value: Any = typical.get(one.name, 0.0) + one.offset
         if one.labels is not None:
             value = one.labels[0] if one.labels else one.missing
             value = value if one.datatype == "BYTES" else float(value or "nan")
@@ -132,9 +140,11 @@ def sample_request(signature: Signature, typical: Mapping[str, float]) -> dict[s
 
 def _input(column: Column) -> Tensor:
     if column.kind == "tensor":
-        return Tensor(name=column.name, datatype="FP32", shape=(-1, *column.shape))
+        shape, offset = (-1, *column.shape), column.offset
+        kind: Datatype = "FP64" if offset else "FP32"
+        return Tensor(name=column.name, datatype=kind, shape=shape, offset=offset)
     if column.kind != "categorical":
-        return Tensor(name=column.name, datatype="FP64", shape=(-1,))
+        return Tensor(name=column.name, datatype="FP64", shape=(-1,), offset=column.offset)
     labels = column.categories or ()
     if labels and are_numbers(labels):
         return Tensor(name=column.name, datatype="FP64", shape=(-1,), labels=labels)
