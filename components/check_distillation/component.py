@@ -17,7 +17,7 @@ def check_distillation(
     findings: dsl.Output[dsl.Artifact],
     augmented: dsl.Input[dsl.Dataset] = None,
     validation: dsl.Input[dsl.Dataset] = None,
-    teacher: str = "",
+    teacher_uri: str = "",
     teacher_options: dict = {},
     teacher_network: str = "mlp",
     teacher_args: dict = {},
@@ -54,8 +54,8 @@ def check_distillation(
         dataset: Real rows; the student's rows are generated from them.
         augmented: Rows that the teacher learns from; defaults to the real ones.
         validation: Validation rows of both.
-        teacher: Model that train-teacher brings in; it is loaded and tried on a few rows here, and
-            only the student is trained.
+        teacher_uri: Model that train-teacher brings in; it is loaded and tried on a few rows here,
+            and only the student is trained.
         teacher_options: What that model's file does not say.
         teacher_network: Network of train-teacher.
         teacher_args: Keyword arguments of that network.

@@ -31,7 +31,7 @@ def train_teacher(
     experiment: str = "",
     resume: str = "auto",
     settings: dict = {},
-    teacher: str = "",
+    teacher_uri: str = "",
     teacher_options: dict = {},
 ) -> NamedTuple("Outputs", [("model_uri", str)]):
     """Train a large, accurate model on real labels, or bring in the teacher that you have.
@@ -59,8 +59,8 @@ def train_teacher(
         resume: `auto` continues from an earlier attempt, `never` starts anew, `must` fails if there
             is nothing to resume.
         settings: All other settings of a training run, listed in docs/settings.md.
-        teacher: A model to bring in instead of training one, as `import-model` does: its file or
-            folder, local, gs:// or s3://, or an import path. There is no ledger then.
+        teacher_uri: A model to bring in instead of training one, as `import-model` does: its file
+            or folder, local, gs:// or s3://, or an import path. There is no ledger then.
         teacher_options: What that model's file does not say; the parameters and settings of
             `import-model` in one dict.
 

@@ -134,10 +134,12 @@ def distillation(
         dataset=data.outputs["dataset"],
         augmented=augmented.outputs["dataset"],
         validation=data.outputs["validation"],
+        teacher_uri=teacher,
     )
-    teacher = step(
+    large = step(
         train_teacher,
         prefix="teacher_",
+        teacher_uri=teacher,
         dataset=augmented.outputs["dataset"],
         validation=data.outputs["validation"],
         network_args=teacher_args,
@@ -151,7 +153,7 @@ def distillation(
     with group(shard_loop) as shard:
         labelled = step(
             label_with_teacher,
-            model=teacher.outputs["model"],
+            model=large.outputs["model"],
             dataset=data.outputs["dataset"],
             shard=shard,
         )
@@ -183,6 +185,6 @@ def distillation(
         continuous_eval,
         model=chosen.outputs["model"],
         baseline=control.outputs["model"],
-        teacher=teacher.outputs["model"],
+        teacher=large.outputs["model"],
         dataset=data.outputs["holdout"],
     )

@@ -135,7 +135,7 @@ def test_train_teacher_brings_a_teacher_in_instead_of_training_one(
     train_teacher(
         dataset=rows_in(place / "rows"),
         validation=rows_in(place / "holdout"),
-        teacher=str(place / "model.txt"),
+        teacher_uri=str(place / "model.txt"),
         teacher_options={"classes": CLASSES},
         **made,
     )
@@ -159,12 +159,20 @@ def check(place: Path, folder: Path, **given: Any) -> dict[str, Any]:
 
 
 def test_the_check_before_a_distillation_tries_the_teacher(place: Path, tmp_path: Path) -> None:
-    given = {"teacher": str(place / "model.txt"), "teacher_options": {"classes": CLASSES}}
+    given = {"teacher_uri": str(place / "model.txt"), "teacher_options": {"classes": CLASSES}}
     found = check(place, tmp_path, **given)
     assert "student" in found
     assert "teacher" not in found
+    with pytest.raises(InvalidInput, match=r"teacher_options\.classes = \[\]: the file"):
+        check(place, tmp_path, teacher_uri=given["teacher_uri"])
     with pytest.raises(InvalidInput) as caught:
-        check(place, tmp_path, teacher=given["teacher"], teacher_options={"clases": []}, rows=-1)
+        check(
+            place,
+            tmp_path,
+            teacher_uri=given["teacher_uri"],
+            teacher_options={"clases": []},
+            rows=-1,
+        )
     assert "teacher_options.clases" in str(caught.value)
     assert "rows" in str(caught.value)
 
@@ -175,4 +183,4 @@ def test_a_teacher_that_later_steps_would_not_import_is_refused_early(
     (tmp_path / "scale").write_text("1")
     options = {"weights": str(tmp_path / "scale")}
     with pytest.raises(InvalidInput, match="KUBESTILL_TRUST=foreign_teachers"):
-        check(place, tmp_path, teacher="foreign_teachers:Rule", teacher_options=options)
+        check(place, tmp_path, teacher_uri="foreign_teachers:Rule", teacher_options=options)

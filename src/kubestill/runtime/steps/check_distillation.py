@@ -38,7 +38,7 @@ def check_distillation(
     findings: Artifact,
     augmented: Artifact | None = None,
     validation: Artifact | None = None,
-    teacher: str = "",
+    teacher_uri: str = "",
     teacher_options: dict[str, Any] = {},
     teacher_network: str = "mlp",
     teacher_args: dict[str, Any] = {},
@@ -97,8 +97,8 @@ def check_distillation(
     gates: dict[str, tuple[Job, GateSettings]] = {}
     problems: list[Problem] = []
     trained = [("student", dataset, small, student_settings)]
-    if teacher:
-        problems += _check_teacher(teacher, teacher_options, dataset, validation)
+    if teacher_uri:
+        problems += _check_teacher(teacher_uri, teacher_options, dataset, validation)
     else:
         trained.insert(0, ("teacher", augmented or dataset, large, teacher_settings))
     for name, learned, typed, settings in trained:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from kubestill.errors import InvalidInput, Problem, Problems
+from kubestill.errors import InvalidInput, Problem, Problems, counted
 from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, check_kind, write_pages
 from kubestill.runtime.base.settings import check_overlap, validate
 from kubestill.runtime.datasets.manifest import Dataset
@@ -122,7 +122,20 @@ def take_teacher(
     problems.raise_if_any()
     assert parsed
     assert rows
-    return _take(teacher, rows, parsed, folder), judged
+    try:
+        return _take(teacher, rows, parsed, folder), judged
+    except InvalidInput as error:
+        # A problem of one of the options, in the words of the parameters.
+        raise InvalidInput([_renamed(problem) for problem in error.problems]) from error
+
+
+def _renamed(problem: Problem) -> Problem:
+    name = problem.field.partition(".")[0]
+    if name == "source":
+        return replace(problem, field="teacher")
+    if name in Options.model_fields:
+        return replace(problem, field=f"teacher_options.{problem.field}")
+    return problem
 
 
 def _take(source: str, rows: Dataset, options: Options, folder: str) -> Taken:
@@ -182,9 +195,9 @@ def write_taken(
     write_pages(pages, report, summary)
     for note in taken.notes:
         print(f"WARNING: {note}", flush=True)
-    told = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
-    print(
-        f"brought in {predictor.spec.network['factory']} {predictor.digest[:12]}: "
-        + (f"{told} on {rows:,} rows held out" if told else f"it answered {taken.tried:,} rows"),
-        flush=True,
-    )
+    told = f"it answered {counted(taken.tried, 'row')}"
+    if scores:
+        told = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+        told += f" on {counted(rows, 'row')} held out"
+    factory = predictor.spec.network["factory"]
+    print(f"brought in {factory} {predictor.digest[:12]}: {told}", flush=True)

@@ -41,7 +41,7 @@ def train_teacher(
     experiment: str = "",
     resume: str = "auto",
     settings: dict[str, Any] = {},  # noqa: B006
-    teacher: str = "",
+    teacher_uri: str = "",
     teacher_options: dict[str, Any] = {},  # noqa: B006
 ) -> tuple[str]:
     """Train a model on labels, or bring one in.
@@ -49,11 +49,11 @@ def train_teacher(
     The component documents the parameters, `train_model` and `take_teacher` the errors.
     """
     given = locals()
-    if teacher:
+    if teacher_uri:
         # Only here: a training run starts without it.
         from kubestill.runtime.steps.import_model import take_teacher, write_taken
 
-        taken, judged = take_teacher(teacher, teacher_options, dataset, validation, model.path)
+        taken, judged = take_teacher(teacher_uri, teacher_options, dataset, validation, model.path)
         write_taken(taken, judged, model, metrics, report, summary)
         return (model.uri,)
     return train_model(
