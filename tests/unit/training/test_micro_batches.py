@@ -11,8 +11,10 @@ from torch import nn
 
 from kubestill.errors import InvalidInput
 from kubestill.runtime.training.batches import Order
+from kubestill.runtime.training.demands import check_demands
 from kubestill.runtime.training.losses import build_loss
 from kubestill.runtime.training.micro_batches import MicroBatches
+from kubestill.runtime.training.settings import parse_settings
 from kubestill.runtime.training.steps import AutogradStep, FusedStep, SplitStep
 from kubestill.runtime.training.stopping import what_is_broken
 
@@ -148,6 +150,13 @@ def test_normalising_needs_two_rows_in_each(train: Any) -> None:
     given = {"network_args": {"norm": "batch"}, "batch_size": 6}
     with pytest.raises(InvalidInput, match="a micro-batch, which needs 2; use at most 2"):
         train(**given, settings={"virtual_workers": 4})
+
+
+def test_a_network_that_mixes_the_rows_of_processes_is_refused() -> None:
+    network = nn.SyncBatchNorm.convert_sync_batchnorm(normalised())
+    settings = parse_settings({}, {"virtual_workers": 2})
+    with pytest.raises(InvalidInput, match="SyncBatchNorm mixes the rows"):
+        check_demands(network, torch.zeros(2, 8), settings, rows=100)
 
 
 def test_more_processes_of_torchrun_than_micro_batches_are_refused(

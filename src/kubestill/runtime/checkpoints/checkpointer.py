@@ -236,20 +236,20 @@ class Checkpointer:
             Fenced: Another attempt owns the training run: stop.
             StoreError: The store refused everything for longer than the bound.
         """
-        if self._ranks.world > 1:
-            self._unasked -= 1
-            if self._unasked > 0:
-                return False
-        due = False
-        if self._saves_here:
-            saver = self._running()
-            saver.check()
-            due = self._flag.raised or (self._schedule.due(time.monotonic()) and not saver.busy)
         if self._ranks.world == 1:
-            return due
+            return self._due()
+        self._unasked -= 1
+        if self._unasked > 0:
+            return False
+        due = self._saves_here and self._due()
         told = self._ranks.share(json.dumps([due, self._steps_until_asked()]))
         due, self._unasked = json.loads(told)
         return due
+
+    def _due(self) -> bool:
+        saver = self._running()
+        saver.check()
+        return self._flag.raised or (self._schedule.due(time.monotonic()) and not saver.busy)
 
     def _steps_until_asked(self) -> int:
         """Return after how many steps rank 0 is asked again."""

@@ -53,8 +53,8 @@ def check_demands(
         rows: Rows of the dataset.
 
     Raises:
-        InvalidInput: It needs two rows, and there is one or a batch has one; or it cannot take the
-            finish.
+        InvalidInput: It needs two rows, and there is one, or a batch or micro-batch has one; it
+            cannot take the finish; or it mixes rows of different processes.
     """
     if settings.finish_steps and (refused := _why_no_finish(network, features)):
         steps = settings.finish_steps
@@ -62,6 +62,9 @@ def check_demands(
     batch_size = settings.batch_size
     smallest = min(rows, rows % batch_size or batch_size)
     leaves = settings.virtual_workers
+    if leaves > 1 and any(isinstance(module, nn.SyncBatchNorm) for module in network.modules()):
+        remedy = "SyncBatchNorm mixes the rows of different processes; use BatchNorm, or 1"
+        raise InvalidInput([Problem("settings.virtual_workers", leaves, remedy)])
     if smallest > 1 and leaves == Ranks.current().world == 1:
         return 1
     two = torch.cat([features, features])[:2]

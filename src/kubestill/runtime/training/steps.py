@@ -234,17 +234,27 @@ class FusedStep(SplitStep):
         self._optimizer = build_optimizer(optimizer, optimizer_args, [self._flat])
         self._buffers: dict[int, _Buffers] = {}
 
+    @torch.no_grad()
     @override
     def __call__(self, batch: Batch, learning_rate: float, part: Part = 1.0) -> Tensor:
         assert not isinstance(part, Cut)
-        loss, found = self.gradient(batch, part)
+        loss = self._differentiate(batch, part)
         average_(self._gradient, self._world_size)
-        self.update(found, learning_rate)
+        self._move([self._gradient], learning_rate)
         return loss
 
     @torch.no_grad()
     @override
     def gradient(self, batch: Batch, weight: float = 1.0) -> tuple[Tensor, list[Tensor]]:
+        return self._differentiate(batch, weight), [self._gradient]
+
+    @torch.no_grad()
+    @override
+    def update(self, gradients: list[Tensor], learning_rate: float) -> None:
+        self._move(gradients, learning_rate)
+
+    def _differentiate(self, batch: Batch, weight: float) -> Tensor:
+        """Return the loss times `weight`, and leave its gradient in the flat vector."""
         features, *targets = batch
         buffers = self._buffers.get(len(features))
         if buffers is None:
@@ -253,11 +263,9 @@ class FusedStep(SplitStep):
         outputs = self._forward(features, buffers)
         loss, upstream = _weighted(weight, *self._loss(outputs, tuple(targets)))
         self._backward(features, upstream, buffers)
-        return loss, [self._gradient]
+        return loss
 
-    @torch.no_grad()
-    @override
-    def update(self, gradients: list[Tensor], learning_rate: float) -> None:
+    def _move(self, gradients: list[Tensor], learning_rate: float) -> None:
         (whole,) = gradients
         if self._clip:
             parts = self._gradients if whole is self._gradient else list(self._views(whole))
