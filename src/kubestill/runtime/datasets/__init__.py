@@ -5,5 +5,5 @@ Reading order: `schema` (kinds and roles of columns), `manifest` (a dataset on d
 `cache` (decoded once, on the `shelf`). A user's own table comes in through `options` (how it is to
 be read), `sources`, `survey` (what its columns hold), `columns`, `tables` (kinds, roles and task),
 `answers` (a teacher's, in its columns), `times` and `split`. `checks` holds datasets against each
-other; `dataset` is the front door.
+other; `dataset` is the front door, and `handover` that of steps of others.
 """

@@ -18,6 +18,7 @@ from kubestill.runtime.datasets.builtin import BUILTIN
 from kubestill.runtime.datasets.canonical import canonical_table
 from kubestill.runtime.datasets.columns import floats, label_codes, label_strings, tensors
 from kubestill.runtime.datasets.dataset import DatasetWriter
+from kubestill.runtime.datasets.handover import annotate
 from kubestill.runtime.datasets.options import Reading
 from kubestill.runtime.datasets.split import HOLDOUT, TRAIN, VALIDATION, check_fractions, split_rows
 from kubestill.runtime.datasets.tables import UserTable, read_table
@@ -219,8 +220,5 @@ def _split(
             for part, writer in writers.items():
                 writer.write(rows.filter(pa.array(chosen == part)))
     for part, writer in writers.items():
-        made = writer.dataset
-        artifacts[part].metadata.update(
-            kind="dataset", fingerprint=made.fingerprint, rows=made.rows, task=made.schema.task
-        )
+        annotate(artifacts[part], writer.dataset)
     return {_NAMES[part]: writer.dataset.rows for part, writer in writers.items()}
