@@ -64,8 +64,13 @@ BOUNDED = {
     "runtime/retraining/identity.py": {"pq.ParquetFile": EXTENT},
     "runtime/retraining/kubeflow.py": {"answer.json": KUBEFLOW},
     "runtime/retraining/kubeflow_runs.py": {"json.loads": "of at most `_LARGEST` bytes"},
+    "runtime/retraining/notices.py": {"base64.b64decode": "a key of this process's environment"},
     "runtime/stores/crc32c.py": {"base64.b64decode": "eight characters of a header"},
     "runtime/stores/s3_secret.py": {"base64.b64decode": KUBEFLOW, "json.loads": KUBEFLOW},
+    "runtime/training/processes.py": {
+        "json.loads": OWN,
+        "pickle.load": "from the process that started this one, through a pipe",
+    },
     "step.py": {"json.loads": "an argument of this process"},
     "supervision.py": {"json.loads": OWN},
 }
