@@ -49,6 +49,6 @@ def parameters(cluster: Cluster, folder: str, as_of: str, **more: object) -> dic
         "finetune_learning_rate": 0.01,
         "strict": False,
         "gate": {"steps": 50, "held_out_rows": 0},
-        "evaluation_settings": {"resamples": 200, "max_forgetting": 0.9},
+        "evaluation_settings": {"max_forgetting": 0.9, "max_unlearned": 0},
         **more,
     }

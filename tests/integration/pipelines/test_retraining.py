@@ -66,7 +66,7 @@ def arguments(place: Path, as_of: str, **more: str) -> list[str]:
         "finetune_learning_rate": 0.01,
         "strict": "false",
         "gate": "{steps: 50}",
-        "evaluation_settings": "{resamples: 200, max_forgetting: 0.9}",
+        "evaluation_settings": "{max_forgetting: 0.9, max_unlearned: 0}",
         **more,
     }
     return [

@@ -1,5 +1,6 @@
 """From evidence to one word."""
 
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -11,6 +12,7 @@ from kubestill.runtime.datasets.dataset import Dataset
 from kubestill.runtime.evaluation.comparison import agreement, agreement_matrix, mcnemar
 from kubestill.runtime.evaluation.decay import find_decay
 from kubestill.runtime.evaluation.decision import Rules, judge_alone, judge_challenger
+from kubestill.runtime.evaluation.examine import unlearned
 from kubestill.runtime.evaluation.inputs import Job, Lineage
 from kubestill.runtime.evaluation.record import GoldenMark, Mark
 from kubestill.runtime.evaluation.settings import EvaluationSettings
@@ -18,7 +20,7 @@ from kubestill.runtime.evaluation.thresholds import parse_thresholds
 from kubestill.runtime.metrics.catalog import BIAS, METRICS, point
 from kubestill.runtime.metrics.intervals import measure
 from kubestill.runtime.metrics.outcome import Outcome
-from kubestill.runtime.retraining import Registry
+from kubestill.runtime.retraining import Claim, Registry, State, Window
 
 LOG_LOSS = METRICS["log_loss"]
 
@@ -194,6 +196,49 @@ def job_of(**lineage) -> Job:
 def test_a_window_of_a_schedule_spends_its_part_of_the_year():
     spent = {years: job_of(years=years).alpha for years in (None, 1.0, 1 / 12, 1 / 52)}
     assert spent == pytest.approx({None: 0.05, 1.0: 0.05, 1 / 12: 0.2 / 12, 1 / 52: 0.2 / 52})
+
+
+ROWS = ("2013-01", "promoted", 1000), ("2013-02", "healthy", 60), ("2013-03", "unfit", 500)
+
+
+@pytest.mark.parametrize(
+    ("windows", "held", "most", "told"),
+    [
+        (ROWS[:1], 90, 0.1, ""),
+        (
+            ROWS[:1],
+            100,
+            0.1,
+            "100 rows arrived since a challenger was last tried, 10% of the 1,000",
+        ),
+        (ROWS, 40, 0.1, "100 rows arrived"),
+        ((*ROWS, ("2013-04", "rejected", 40)), 100, 0.1, ""),
+        ((*ROWS, ("2013-04", "rejected", 40)), 110, 0.1, "10% of the 1,100 before them"),
+        (ROWS, 5000, 0.0, ""),
+    ],
+)
+def test_rows_that_wait_to_be_learned_from_ask_for_a_challenger(windows, held, most, told):
+    def window(day: str, verdict: str, rows: int) -> Window:
+        times = dict.fromkeys(("first", "last", "end"), f"{day}-01T00:00:00Z")
+        given = {"run_id": "r", "rows": rows, "judge_rows": 1, "manifest": "", "holdout": ""}
+        return Window.model_validate({"id": day, "verdict": verdict, **times, **given})
+
+    claim = Claim(run_id="r", at=0, lease_seconds=1, window=window("2013-05", "", held))
+    state = State(windows=tuple(window(*one) for one in windows), claim=claim)
+    asked = replace(
+        job_of(state=state), settings=EvaluationSettings.model_validate({"max_unlearned": most})
+    )
+    said = unlearned(asked)
+    assert told in said
+    assert bool(said) == bool(told)
+
+
+def test_a_champion_without_decay_is_degraded_by_rows_that_wait_and_the_cause_says_so():
+    scores = measure(outcomes(2000, champion=1.0))
+    rules = Rules(min_rows=100)
+    found = judge_alone(scores, "champion", rules, unlearned="100 rows wait.")
+    assert (found.verdict, found.cause) == ("degraded", "rows")
+    assert judge_alone(scores, "champion", rules).verdict == "healthy"
 
 
 def test_a_better_challenger_that_breaks_a_limit_is_rejected():

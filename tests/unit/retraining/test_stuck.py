@@ -88,3 +88,21 @@ def test_golden_rows_of_the_registrys_own_are_replaced_when_they_are_a_year_old(
         ["trainable", "trained", "golden"],
         ["trained", "trained", "golden", "trainable"],
     ]
+
+
+def test_a_champion_that_nothing_beats_is_not_stuck(scene: Scene) -> None:
+    """It showed no decay, and challengers were tried because there were rows to learn from."""
+    scene.started()
+    for number in range(2, 2 + STUCK):
+        scene.deliver(f"{number}.parquet", rows(100 * number, 30, day=f"2013-{number:02d}-01"))
+        taken = scene.run(f"2013-{number + 1:02d}-01")
+        for step, decision, cause in (
+            ("judge", "degraded", "rows"),
+            ("challenge", "reject", "gain"),
+        ):
+            judged = Judgement(
+                run_id=taken.run_id, step=step, decision=decision, cause=cause, reason="So it is."
+            )
+            scene.registry.append(judged)
+        ended = conclude(scene.registry, taken.run_id, succeeded=True)
+        assert ended.outcome == "rejected"

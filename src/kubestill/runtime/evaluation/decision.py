@@ -3,7 +3,8 @@
 Against a baseline, `promote` takes evidence of an improvement, `reject` evidence that there is
 none worth having (or that a limit is broken, a slice or the golden set got worse); otherwise the
 rows are `insufficient`. Alone, a model is `degraded` on evidence of a broken limit, of decay since
-its promotion, that a constant answer does better, or, where asked for, of other rows than then;
+its promotion, that a constant answer does better, or, where asked for, of other rows than then, and
+where many rows wait to be learned from;
 `healthy` while its score keeps every limit, and the rows are `insufficient` in between, or where
 too few of them carry the score. Evidence is an interval that lies wholly on one
 side; with several limits each interval is widened (Bonferroni), so that one more limit does not
@@ -46,8 +47,9 @@ class Decision:
 
     verdict: Verdict
     reasons: tuple[str, ...]
-    cause: Cause | None = None
-    """Why a candidate was rejected, in a word: what a registry counts that gets stuck."""
+    cause: Cause | Literal["rows"] | None = None
+    """Why a candidate was rejected, in a word: what a registry counts that gets stuck. `rows` where
+    a champion shows no decay, and rows are waiting to be learned from."""
 
     @property
     def reason(self) -> str:
@@ -95,6 +97,7 @@ def judge_alone(
     decay: Sequence[Decay] = (),
     constant: str = "",
     missing: str = "",
+    unlearned: str = "",
 ) -> Decision:
     """Decide whether a model in use is as good as it has to be, and as it was.
 
@@ -106,6 +109,7 @@ def judge_alone(
         decay: Its scores against the record of its promotion.
         constant: That a constant answer does better, in a sentence; empty without evidence of it.
         missing: Why the rows cannot tell how good it is, in a sentence; empty where they can.
+        unlearned: How many rows wait to be learned from, in a sentence; empty where few do.
     """
     rows = scores.outcomes[model].rows
     if unfit := _unfit(shifts):
@@ -124,6 +128,8 @@ def judge_alone(
     if limits.broken or worse:
         reasons = (*limits.broken, *worse, *limits.doubtful, *drift)
         return Decision(verdict="degraded", reasons=reasons)
+    if unlearned:
+        return Decision(verdict="degraded", reasons=(unlearned, *limits.doubtful), cause="rows")
     if limits.doubtful or missing:
         reasons = (*limits.doubtful, *((missing,) if missing else ()), *drift)
         return Decision(verdict="insufficient", reasons=reasons)

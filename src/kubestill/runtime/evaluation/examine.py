@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kubestill.errors import counted
 from kubestill.runtime.datasets.cache import load_decoded
 from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.evaluation.comparison import agreement, mcnemar
@@ -36,7 +37,7 @@ from kubestill.runtime.metrics.catalog import BIAS, METRICS, TASKS, metrics_of
 from kubestill.runtime.metrics.intervals import Interval, Measured, measure
 from kubestill.runtime.metrics.outcome import Ints, Outcome
 
-__all__ = ["examine"]
+__all__ = ["examine", "unlearned"]
 
 Masks = Mapping[str, np.ndarray[Any, np.dtype[np.bool_]]]
 NO_SKILL = 3.0
@@ -217,6 +218,7 @@ def _decide(
             decay=decay,
             constant=beaten if gain.high < 0 else "",
             missing=scores.missing(model, primary),
+            unlearned=unlearned(job),
         )
     guessing = gain.value <= 0 or (job.question == "first" and skill(mine).z < NO_SKILL)
     if job.question == "first":
@@ -244,6 +246,25 @@ def _decide(
         best=_best(job),
         worse_slices=worse,
         shifts=shifts,
+    )
+
+
+def unlearned(job: Job) -> str:
+    """Return in a sentence that many rows wait to be learned from; empty where few do."""
+    most, lineage = job.settings.max_unlearned, job.lineage
+    held = lineage.state.claim if lineage else None
+    if not most or lineage is None or held is None or held.run_id != lineage.run_id:
+        return ""
+    sound = [window for window in lineage.state.windows if window.verdict != "unfit"]
+    tried = [place for place, w in enumerate(sound) if w.verdict in ("promoted", "rejected")]
+    since = tried[-1] + 1 if tried else 0
+    before = sum(window.rows for window in sound[:since])
+    waiting = sum(window.rows for window in sound[since:]) + held.window.rows
+    if waiting < most * before:
+        return ""
+    return (
+        f"It shows no decay, and {counted(waiting, 'row')} arrived since a challenger was last "
+        f"tried, {waiting / max(1, before):.0%} of the {before:,} before them: one is tried now."
     )
 
 

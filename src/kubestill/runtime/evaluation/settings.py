@@ -34,6 +34,10 @@ class EvaluationSettings(BaseModel):
     """Population stability index of a column from which a champion counts as decayed even if its
     scores do not show it, because it has not learned from such rows. At least 0.25, the smallest
     shift that is detected; 0 leaves the decision to the scores."""
+    max_unlearned: float = Field(default=0.1, ge=0)
+    """Rows that arrived since a challenger was tried, as a share of all before them, from which
+    one is tried although the champion's scores show no decay: what it has not seen, it may not be
+    able to do. 0 leaves that to the scores."""
     max_forgetting: float = Field(default=0.02, ge=0, lt=1)
     """How much worse a challenger may be on the golden set, as a share of the best score that any
     champion has reached there."""

@@ -153,13 +153,13 @@ def _repeated(
     registry: Registry, state: State, run_id: str, verdict: Verdict, judged: Judgement
 ) -> Outcome:
     """Return the outcome of a run: `stuck` where it ends as the runs before it did, and why."""
-    cause = _cause(judged)
+    cause = _cause(registry.run(run_id), judged)
     same = 1
     for window in reversed(state.windows):
         if window.verdict == "inconclusive":
             continue
-        before = registry.run(window.run_id).judgement
-        if before is None or window.verdict != verdict or _cause(before) != cause:
+        run = registry.run(window.run_id)
+        if window.verdict != verdict or not run.judgement or _cause(run, run.judgement) != cause:
             break
         same += 1
     if cause not in REMEDIES or same < STUCK:
@@ -168,7 +168,11 @@ def _repeated(
     return Outcome(run_id=run_id, outcome="stuck", reason=f"{judged.reason} {told}")
 
 
-def _cause(judged: Judgement) -> str:
+def _cause(run: RunHistory, judged: Judgement) -> str:
+    """Return in a word why a run ended as it did; `rows` where no challenger was needed."""
+    champion = run.judged("judge")
+    if judged.cause in ("gain", "skill") and champion is not None and champion.cause == "rows":
+        return champion.cause
     return judged.cause or judged.verdict
 
 
