@@ -14,6 +14,7 @@ def record_outcome(
     run_id: str,
     final_status: dsl.PipelineTaskFinalStatus,
     summary: dsl.Output[dsl.Markdown],
+    notify: str = "",
 ) -> NamedTuple("Outputs", [("outcome", str)]):
     """Close the run's window or give its rows back, and write the outcome to the history.
 
@@ -23,6 +24,8 @@ def record_outcome(
         registry: Folder that all runs share, local, gs:// or s3://.
         run_id: Id of the pipeline run: `dsl.PIPELINE_JOB_ID_PLACEHOLDER`.
         final_status: What Kubeflow says about the steps before; filled in by Kubeflow.
+        notify: Address of an HTTP webhook that is told what needs attention; empty takes that of
+            the environment variable KUBESTILL_NOTIFY, if it is set.
 
     Returns:
         summary: How the run ended, and the state of the registry.

@@ -58,6 +58,7 @@ def continuous_retraining(
     evaluation_settings: dict = {},
     model_registry: str = "",
     model_name: str = "",
+    notify: str = "",
     seed: int = 0,
     device: str = "auto",
     checkpoint_uri: str = "",
@@ -122,6 +123,8 @@ def continuous_retraining(
         model_registry: Address of the Kubeflow Model Registry where promoted models are registered;
             empty skips registration.
         model_name: Name of the model there; empty uses the last folder of `registry`.
+        notify: Address of an HTTP webhook that is told of promotions, rejections, failures and
+            unfit rows; empty takes that of the last step's environment variable KUBESTILL_NOTIFY.
         seed: Seeds splits and training runs.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
         checkpoint_uri: Root of the checkpoints, local, gs:// or s3://.

@@ -83,7 +83,7 @@ def _read_tensor(name: str, tensor: Mapping[str, Any], expected: tuple[int, ...]
     if tensor.get("datatype") not in _TYPES:
         remedy = f"must be one of {', '.join(sorted(_TYPES))}"
         problems.add(f"{name}.datatype", tensor.get("datatype"), remedy)
-    sizes = shape if _is_shape(shape) else []
+    sizes = cast(list[int], shape) if _is_shape(shape) else []
     fits = len(expected) == 1 and sizes[1:] == [1]
     if not sizes or not (fits or sizes[1:] == list(expected[1:])):
         remedy = f"must be {['rows', *expected[1:]]}".replace("'", "")

@@ -7,6 +7,7 @@ from typing import Protocol
 from kubestill.errors import KubestillError, Problems
 from kubestill.runtime.base.artifacts import Artifact, write_summary
 from kubestill.runtime.retraining import Registry, open_registry
+from kubestill.runtime.retraining.notices import notify as tell
 from kubestill.runtime.retraining.outcomes import Outcome, conclude
 from kubestill.runtime.retraining.request import check_placeholders
 from kubestill.runtime.steps.failures import Failure, find_run_root, read_failures
@@ -28,7 +29,12 @@ class FinalStatus(Protocol):
 
 
 def record_outcome(
-    *, registry: str, run_id: str, final_status: FinalStatus, summary: Artifact
+    *,
+    registry: str,
+    run_id: str,
+    final_status: FinalStatus,
+    summary: Artifact,
+    notify: str = "",
 ) -> tuple[str]:
     """Close the run's window or give it back, and write the outcome to the history.
 
@@ -51,6 +57,8 @@ def record_outcome(
     done = conclude(store, run_id, succeeded=succeeded, failure=failure)
     write_summary(_text(store, run_id, done), summary)
     print(f"{done.outcome}: {done.reason}", flush=True)
+    if told := tell(store, run_id, done, notify):
+        print(told, flush=True)
     return (done.outcome,)
 
 
