@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import html
+import importlib
 import importlib.util
 import io
 import json
@@ -30,7 +31,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from kubestill.errors import KubestillError, Problems
+from kubestill.errors import InvalidInput, KubestillError, Problems
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -207,13 +208,23 @@ def run(pipeline: str, *, output: str = "", verbose: bool = False, **parameters:
     )
 
 
-def distill(data: pd.DataFrame | str, *, target: str, output: str = "", **parameters: Any) -> Run:
+def distill(
+    data: pd.DataFrame | str,
+    *,
+    target: str,
+    teacher: Any = "",
+    output: str = "",
+    **parameters: Any,
+) -> Run:
     """Distil a large teacher into a small student and score both on rows neither has seen.
 
     Args:
         data: The rows: a DataFrame, or a file, glob or folder of Parquet or CSV, local, gs:// or
             s3://.
         target: The column to predict.
+        teacher: The model that you have, in place of one that is trained: its file or folder, the
+            import path of a class, or a fitted model of LightGBM, XGBoost or scikit-learn, which is
+            written below `output` first.
         output: As of `run`.
         parameters: Further ones of the pipeline `distillation`, such as `task`, `student_args` or
             `strict`.
@@ -226,7 +237,13 @@ def distill(data: pd.DataFrame | str, *, target: str, output: str = "", **parame
         InvalidInput: As of `run`.
         RunFailed: As of `run`.
     """
-    return run("distillation", output=output, dataset=data, target=target, **parameters)
+    if teacher and not isinstance(teacher, str):
+        folder = os.path.join(output or os.path.join("runs", "distillation"), "data")
+        teacher, classes = _write_teacher(teacher, folder)
+        parameters["teacher_options"] = classes | parameters.get("teacher_options", {})
+    return run(
+        "distillation", output=output, dataset=data, target=target, teacher=teacher, **parameters
+    )
 
 
 def surrogate(system: str, *, output: str = "", **parameters: Any) -> Run:
@@ -270,6 +287,41 @@ def _write_frames(frames: Mapping[str, pd.DataFrame], folder: str) -> dict[str, 
         os.replace(beside, paths[name])
     problems.raise_if_any()
     return paths
+
+
+def _write_teacher(model: Any, folder: str) -> tuple[str, dict[str, Any]]:
+    """Write a fitted model in its library's own format, under a name made of its content.
+
+    Returns:
+        The path, and what the file does not say: the classes of LightGBM's classifiers.
+    """
+    library, told = type(model).__module__.partition(".")[0], {}
+    if library == "lightgbm":
+        packed = getattr(model, "booster_", model).model_to_string().encode()
+        if hasattr(model, "classes_"):
+            told = {"classes": model.classes_.tolist()}
+    elif library == "xgboost":
+        booster = model.get_booster() if hasattr(model, "get_booster") else model
+        packed = bytes(booster.save_raw("json"))
+    elif hasattr(model, "get_params"):
+        if importlib.util.find_spec("skops") is None:
+            raise KubestillError("a teacher of scikit-learn needs skops: pip install skops")
+        packed = importlib.import_module("skops.io").dumps(model)
+    else:
+        problems = Problems()
+        remedy = (
+            "is no fitted model of LightGBM, XGBoost or scikit-learn; give the path of a file, "
+            "such as ONNX, or the import path of a kubestill.teachers.Teacher"
+        )
+        problems.add("teacher", type(model).__name__, remedy)
+        raise InvalidInput(problems)
+    path = os.path.join(os.path.abspath(folder), f"{hashlib.sha256(packed).hexdigest()[:16]}.model")
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    beside = f"{path}.{os.getpid()}"
+    with open(beside, "wb") as file:
+        file.write(packed)
+    os.replace(beside, path)
+    return path, told
 
 
 def _read(path: str) -> str:

@@ -8,7 +8,10 @@ import yaml
 from kubestill.assets.packages import load_package
 from kubestill.pipelines import __all__ as PIPELINES
 
-PAGES = ["README.md", "docs/cookbook.md", "docs/reuse.md", "docs/install.md", "docs/retraining.md"]
+PAGES = [
+    "README.md",
+    *(f"docs/{name}.md" for name in ("cookbook", "reuse", "install", "retraining", "teachers")),
+]
 NAMES = {name.replace("_", "-") for name in PIPELINES}
 
 

@@ -163,7 +163,7 @@ def typed_modules(arguments: Mapping[str, Any]) -> list[str]:
             value.partition(":")[0]
             for name, value in arguments.items()
             if isinstance(value, str)
-            and name.endswith(("network", "system", "method"))
+            and name.endswith(("network", "system", "method", "teacher"))
             and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", value)
         }
     )

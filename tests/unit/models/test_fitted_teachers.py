@@ -1,0 +1,64 @@
+"""A fitted model in a program becomes the file that import-model takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightgbm
+import numpy as np
+import pandas as pd
+import pytest
+import xgboost
+from foreign_samples import dataset, features, table
+from sklearn.ensemble import RandomForestClassifier
+
+from kubestill.api import _write_teacher
+from kubestill.errors import InvalidInput
+from kubestill.local import typed_modules
+from kubestill.runtime.models.foreign.bring import bring
+from kubestill.runtime.models.foreign.match import Options
+
+NUMBERS = ["amount", "code"]
+
+
+def fitted(kind: str) -> tuple[Any, dict[str, Any]]:
+    rows, labels = features()[NUMBERS].fillna(0.0), table()["label"]
+    codes = (labels == "ok").to_numpy(np.int64)
+    if kind == "lightgbm":
+        return lightgbm.LGBMClassifier(n_estimators=4, n_jobs=1, verbose=-1).fit(rows, labels), {}
+    if kind == "booster":
+        given = {"objective": "binary", "verbose": -1, "num_threads": 1}
+        booster = lightgbm.train(given, lightgbm.Dataset(rows, codes), 4)
+        return booster, {"classes": ["bad", "ok"]}
+    if kind == "xgboost":
+        model = xgboost.XGBClassifier(n_estimators=4, n_jobs=1).fit(rows, codes)
+        return model, {"classes": ["bad", "ok"]}
+    return RandomForestClassifier(4, random_state=0).fit(rows, labels), {}
+
+
+@pytest.mark.parametrize("kind", ["lightgbm", "booster", "xgboost", "sklearn"])
+def test_a_fitted_model_is_written_in_its_own_format(kind: str, tmp_path: Path) -> None:
+    model, options = fitted(kind)
+    path, told = _write_teacher(model, str(tmp_path))
+    if kind != "sklearn":  # skops writes addresses in memory
+        assert _write_teacher(model, str(tmp_path)) == (path, told)
+    filled = dataset(tmp_path / "rows", rows=table().fillna({"amount": 0.0}))
+    found = bring(path, filled, Options(**(told | options)))
+    assert found is not None
+    rows = features().fillna({"amount": 0.0})
+    answers = found.predictor(rows)
+    if hasattr(model, "predict_proba"):
+        truth = pd.DataFrame(model.predict_proba(rows[NUMBERS]), columns=["p_bad", "p_ok"])
+        np.testing.assert_allclose(answers[["p_bad", "p_ok"]], truth.clip(1e-7, 1), atol=1e-6)
+
+
+def test_anything_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="teacher = 'dict': is no fitted model"):
+        _write_teacher({}, str(tmp_path))
+
+
+def test_a_teacher_that_a_run_names_is_vouched_for() -> None:
+    named = {"teacher": "my_pkg.teach:MiniLM", "dataset": "gs://a/b", "student_network": "mlp"}
+    assert typed_modules(named) == ["my_pkg.teach"]
+    assert typed_modules({"teacher": "gs://bucket/model.txt"}) == []
