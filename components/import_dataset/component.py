@@ -31,8 +31,9 @@ def import_dataset(
     """Read a Parquet or CSV table and split it into training, validation and hold-out rows.
 
     Column kinds and the task are inferred from the data and can be overridden; the report lists
-    every column, what it is used for and what reading it changed. The split depends only on the
-    data and the seed, so a retry or a second run gives the same three datasets.
+    every column, what it is used for and what reading it changed. Rows of one entity stay together,
+    and rows with times are split in their order. The split depends only on the data and the seed,
+    so a retry or a second run gives the same three datasets.
 
     Args:
         source: File, glob or folder (with all below it) of Parquet or CSV, local, gs:// or s3://;
@@ -49,8 +50,8 @@ def import_dataset(
         holdout_fraction: Share of the rows, in [0, 1).
         require_holdout: Refuse a hold-out share of 0, for pipelines whose later steps need it.
         seed: Seeds the split.
-        settings: How files are read, where detection gets it wrong: `format`, `encoding`,
-            `delimiter`, `decimal`, `thousands`, `null_words`, `date_formats`; see docs/data.md.
+        settings: What columns are for besides learning (`roles`: `weight`, `group`, `time`,
+            `soft`), and how files are read where detection gets it wrong; see docs/data.md.
 
     Returns:
         dataset: The training rows.

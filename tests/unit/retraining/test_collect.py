@@ -10,6 +10,7 @@ import pytest
 from scene import Scene, rows
 
 from kubestill.errors import CorruptData, Fenced, InvalidInput
+from kubestill.runtime.datasets.dataset import Dataset
 from kubestill.runtime.retraining import open_registry, transitions
 from kubestill.runtime.retraining.outcomes import conclude
 
@@ -281,6 +282,29 @@ def test_rows_of_an_entity_judge_together(scene: Scene) -> None:
     scene.deliver("b.parquet", rows(400, 50, day="2013-02-01"))
     with pytest.raises(InvalidInput, match="did you mean 'id'|no column of this name"):
         scene.run("2013-03-01", settings={"group": "whom"})
+
+
+def test_roles_of_columns_reach_every_split(scene: Scene) -> None:
+    """Validation rows are of other entities than those that are learned from or judge."""
+    frame = rows(0, 400)
+    frame = frame.assign(who=(frame["id"] * 7) % 100, weight=frame["id"] % 5 + 1.0)
+    scene.deliver("a.parquet", frame)
+    roles = {"who": "group", "weight": "weight", "id": "ignored"}
+    taken = scene.run("2013-02-01", settings={"roles": roles}, validation_fraction=0.2)
+    schema = Dataset.open(str(taken.folder / "dataset")).schema
+    assert [column.name for column in schema.features] == ["x"]
+    held = [set(taken.frame(port)["who"]) for port in ("holdout", "validation", "dataset")]
+    assert sum(map(len, held)) == len(set.union(*held)) == 100
+    assert all(held)
+    weights = Dataset.open(str(taken.folder / "fresh")).weights()
+    assert weights is not None
+    assert weights.sum() == frame["weight"].sum()
+    with pytest.raises(InvalidInput, match=r"settings.roles\['x'\].*no teacher"):
+        scene.run("2013-03-01", settings={"roles": {"x": "soft"}})
+    scene.deliver("b.parquet", frame.assign(weight=-1.0, id=frame["id"] + 1000, t=frame["t"]))
+    scene.judged(taken, "insufficient")
+    with pytest.raises(InvalidInput, match="weight 'weight'.*negative"):
+        scene.run("2013-03-01", settings={"roles": roles})
 
 
 def test_a_quiet_month_says_what_it_found_instead(scene: Scene) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from kubestill.errors import Problems, counted
+from kubestill.runtime.datasets.columns import label_strings
 
-__all__ = ["HOLDOUT", "TRAIN", "VALIDATION", "check_fractions", "split_rows"]
+__all__ = ["HOLDOUT", "TRAIN", "VALIDATION", "check_fractions", "entities", "split_rows"]
 
 TRAIN, VALIDATION, HOLDOUT = 0, 1, 2
 
@@ -25,6 +28,15 @@ def check_fractions(validation: float, holdout: float, problems: Problems) -> No
         total = f"{validation} + {holdout}"
         remedy = "together must stay below 1, or no row is left to train on"
         problems.add("validation_fraction + holdout_fraction", total, remedy)
+
+
+def entities(pieces: Sequence[pa.ChunkedArray]) -> NDArray[np.int64]:
+    """Return a number from 0 for each row's entity; one without a value is an entity of its own."""
+    names = pa.concat_arrays([label_strings(piece) for piece in pieces])
+    found = names.dictionary_encode().indices.fill_null(-1).to_numpy().astype(np.int64)
+    alone = found < 0
+    found[alone] = found.max(initial=-1) + 1 + np.arange(alone.sum())
+    return found
 
 
 def split_rows(

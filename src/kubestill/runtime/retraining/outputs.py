@@ -13,7 +13,7 @@ from kubestill.runtime.base.artifacts import Artifact
 from kubestill.runtime.datasets.columns import label_codes
 from kubestill.runtime.datasets.dataset import Dataset, DatasetWriter
 from kubestill.runtime.datasets.schema import Schema
-from kubestill.runtime.datasets.split import TRAIN, VALIDATION, split_rows
+from kubestill.runtime.datasets.split import TRAIN, VALIDATION, entities, split_rows
 from kubestill.runtime.retraining.registry import Registry
 from kubestill.runtime.retraining.request import Request
 from kubestill.runtime.retraining.state import Claim, Half, State
@@ -95,10 +95,16 @@ def _split(table: pa.Table, schema: Schema, request: Request) -> NDArray[np.int8
     classes = None
     if target is not None and target.categories is not None:
         classes = label_codes(table.column(target.name), target.categories)
+    groups = entities([table.column(request.group)]) if request.group else None
     # The share is of all rows a user counts; the judging part is gone from these already.
     share = request.validation_fraction / (1 - request.judge_fraction)
     return split_rows(
-        table.num_rows, validation=share, holdout=0.0, seed=request.seed, classes=classes
+        table.num_rows,
+        validation=share,
+        holdout=0.0,
+        seed=request.seed,
+        classes=classes,
+        groups=groups,
     )
 
 

@@ -100,6 +100,9 @@ class Request(Reading):
         with problems.collect():
             parsed = validate(cls, {**typed, **known}, prefixed=dict.fromkeys(known, "settings."))
         if parsed:
+            entity = [name for name, role in parsed.roles.items() if role == "group"]
+            if entity and not parsed.group:
+                parsed = parsed.model_copy(update={"group": entity[0]})
             parsed._check(problems)
         problems.raise_if_any()
         assert parsed
@@ -115,6 +118,10 @@ class Request(Reading):
         if self.timestamp in self.features:
             remedy = "is the time of a row, which later rows never share; derive hour or weekday"
             problems.add("features", self.timestamp, remedy)
+        for name, role in self.roles.items():
+            if role == "time" or role.startswith("soft"):
+                remedy = "a stream's rows have `timestamp` as their time, and no teacher; ignore it"
+                problems.add(f"settings.roles[{name!r}]", role, remedy)
         if self.since and parse_instant(self.since) >= self.end:
             remedy = f"no row is from after it and before {iso(micros(self.end))}"
             problems.add("since", self.since, remedy)

@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kubestill.errors import Problems, nearest
+from kubestill.runtime.datasets.options import Reading
 from kubestill.runtime.datasets.promotion import conformed, unified
 from kubestill.runtime.datasets.schema import Schema
 from kubestill.runtime.datasets.tables import read_table
@@ -238,6 +239,7 @@ def _inferred(batches: Sequence[_Batch], request: Request) -> Schema:
         task=request.task,
         features=request.features,
         kinds=request.kinds,
+        reading=Reading(roles=request.roles),
     ).schema
 
 

@@ -16,11 +16,18 @@ from kubestill.runtime.base.artifacts import Artifact, write_pages
 from kubestill.runtime.base.settings import read
 from kubestill.runtime.datasets.builtin import BUILTIN
 from kubestill.runtime.datasets.canonical import canonical_table
-from kubestill.runtime.datasets.columns import floats, label_codes, label_strings, tensors
+from kubestill.runtime.datasets.columns import floats, label_codes, tensors
 from kubestill.runtime.datasets.dataset import DatasetWriter
 from kubestill.runtime.datasets.handover import annotate
 from kubestill.runtime.datasets.options import Reading
-from kubestill.runtime.datasets.split import HOLDOUT, TRAIN, VALIDATION, check_fractions, split_rows
+from kubestill.runtime.datasets.split import (
+    HOLDOUT,
+    TRAIN,
+    VALIDATION,
+    check_fractions,
+    entities,
+    split_rows,
+)
 from kubestill.runtime.datasets.tables import UserTable, read_table
 from kubestill.runtime.reports.imported import columns_text, import_report
 
@@ -134,21 +141,6 @@ def _open(source: str, asked: _Settings, reading: Reading) -> UserTable:
     )
 
 
-def _entities(table: UserTable) -> NDArray[np.int64] | None:
-    """Return the entity of each row, from 0; None without a column of that role.
-
-    A row without a value is an entity of its own.
-    """
-    group = table.schema.group
-    if group is None:
-        return None
-    names = pa.concat_arrays([label_strings(p.column(0)) for p in table.tables([group.name])])
-    found = names.dictionary_encode().indices.fill_null(-1).to_numpy().astype(np.int64)
-    alone = found < 0
-    found[alone] = found.max(initial=-1) + 1 + np.arange(alone.sum())
-    return found
-
-
 def _parts(table: UserTable, asked: _Settings) -> NDArray[np.int8]:
     """Return the part of each row; rows that only a teacher has labelled are all trained on."""
     schema = table.schema
@@ -158,7 +150,9 @@ def _parts(table: UserTable, asked: _Settings) -> NDArray[np.int8]:
         codes = [label_codes(p.column(0), schema.target.categories) for p in pieces]
         classes = np.concatenate(codes)
     labelled = _labelled(table, classes)
-    groups = _entities(table)
+    groups = None
+    if schema.group is not None:
+        groups = entities([piece.column(0) for piece in table.tables([schema.group.name])])
     parts = np.full(table.rows, TRAIN, np.int8)
     parts[labelled] = split_rows(
         int(labelled.sum()),
