@@ -22,7 +22,7 @@ from kubestill.runtime.datasets.shelf import Shelf
 
 __all__ = ["load_decoded"]
 
-_VERSION = "1"
+_VERSION = "2"
 """Part of the key: raise it when decoding changes what it gives."""
 
 

@@ -1,9 +1,9 @@
 """From rows to the matrices that training and prediction work on.
 
 `raw` is float32 [N, R], row-major: numeric (less its offset, NaN missing), boolean 0/1/NaN,
-categorical code (NaN missing or unseen), tensors flattened; features in schema order. The layout is
-the *model's*: another dataset, a table or a DataFrame is read by the names and categories that the
-model was trained with.
+categorical code (NaN missing, -1 never seen), tensors flattened; features in schema order. The
+layout is the *model's*: another dataset, a table or a DataFrame is read by the names and categories
+that the model was trained with.
 """
 
 from __future__ import annotations
@@ -317,7 +317,11 @@ def _scalars(values: pa.ChunkedArray, column: Column) -> NDArray[np.float32]:
     if column.kind == "boolean":
         return read.floats(read.flags(values))
     codes = read.label_codes(values, column.categories or ())
-    return np.where(codes < 0, np.float32(np.nan), codes).astype(np.float32, copy=False)
+    # A label that the model does not know is encoded as a missing one, but can be told from it.
+    found = codes.astype(np.float32)
+    found[codes == read.MISSING] = np.nan
+    found[codes == read.UNSEEN] = -1.0
+    return found
 
 
 def _columns(layout: RawLayout, wanted: Sequence[str]) -> list[Column]:

@@ -3,5 +3,5 @@
 Reading order: `model` (encoder, network and decoder in one module), `encoder`, `decoder`,
 `networks`, `functions` and `operators` (networks by name), `resolve` and `build` (a user's own),
 `export` (a model as a folder), `identity` (its digest), `predict` (a model as a function of a
-table) and `serve` (ONNX or torch.export).
+table), `familiar` (what it has never seen) and `serve` (ONNX or torch.export).
 """

@@ -137,7 +137,12 @@ def _json(value: Mapping[str, Any]) -> bytes:
 
 
 def load_model(
-    uri: str, *, device: str = "cpu", trust: Iterable[str] = (), bands: bool = False
+    uri: str,
+    *,
+    device: str = "cpu",
+    trust: Iterable[str] = (),
+    bands: bool = False,
+    strict: bool = False,
 ) -> Predictor:
     """Load an exported model as something that is called on a DataFrame.
 
@@ -147,6 +152,8 @@ def load_model(
         trust: Packages whose networks, or teachers, the file may name, besides those of this
             package, those that are registered as entry points, and those of `KUBESTILL_TRUST`.
         bands: Also give error bands, which certify-surrogate wrote beside the model.
+        strict: Refuse rows with values that training would have refused or never saw, such as
+            labels that it does not know, in place of counting them (`Predictor.familiar`).
 
     Raises:
         InvalidInput: There is no such device here, no model there, its network is not vouched
@@ -163,6 +170,9 @@ def load_model(
     except NotFound as error:
         remedy = f"no exported model here ({error}); give the folder that holds {SPEC_FILE}"
         raise InvalidInput([Problem("model", uri, remedy)]) from error
+    if form.get("format") == FOREIGN and strict:
+        remedy = "is a foreign model, and nothing is known of what it has seen; leave strict out"
+        raise InvalidInput([Problem("model", uri, remedy)])
     if form.get("format") == FOREIGN:
         # Only here: it takes libraries that a model of our own does without.
         from kubestill.runtime.models.foreign.model import load_foreign
@@ -185,6 +195,7 @@ def load_model(
     except RuntimeError as error:
         raise CorruptData(f"{where}: {error}") from error
     found = Predictor(model.to(place), digest=digest)
+    found.familiar.strict = strict
     if bands:
         sizes = {"features": found.layout.width, "outputs": found.layout.outputs}
         found.bands = read_bands(store, model=digest, **sizes)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kubestill.runtime.datasets.decode import RawLayout
 from kubestill.runtime.models.bands import Bands
+from kubestill.runtime.models.familiar import Familiar
 from kubestill.runtime.models.model import Model, ModelSpec
 from kubestill.runtime.models.rows import FEW_ROWS, FewRows, RowReader
 
@@ -51,6 +52,8 @@ class Predictor:
         """Of the export that it was loaded from; empty where it was built in memory."""
         self.bands: Bands | None = None
         """Error bands; None unless `load_model` was asked for them."""
+        self.familiar = Familiar(model.encoder.columns)
+        """What rows held that training would have refused, or never saw."""
         self._reader = RowReader(self.layout)
         self._encode_few = FewRows(model.encoder)
         target, names = model.spec.schema.target, model.spec.outputs
@@ -83,13 +86,15 @@ class Predictor:
     def __call__(self, rows: Any) -> Any:
         """Predict every row; the order of columns and columns of no use do not matter.
 
-        Missing values and categories never seen in training count as missing.
+        Missing values and categories never seen in training count as missing; `familiar` counts
+        what training never saw.
 
         Raises:
-            InvalidInput: Columns are missing, or hold what cannot be read as their kind; all are
-                listed.
+            InvalidInput: Columns are missing, or hold what cannot be read as their kind, or what
+                training never saw where `load_model` was to refuse that; all are listed.
         """
         raw, form = self._reader.read(rows)
+        self.familiar.look(raw)
         answers = self.answers(raw)
         if form == "frame":
             return self._frame(answers, getattr(rows, "index", None))
@@ -113,7 +118,9 @@ class Predictor:
         Raises:
             InvalidInput: As of a call.
         """
-        return self._reader.read(rows)[0]
+        raw = self._reader.read(rows)[0]
+        self.familiar.look(raw)
+        return raw
 
     def fields(self, inputs: Any) -> NDArray[np.float32]:
         """Return what the network says as one array, outputs in the target's shape.

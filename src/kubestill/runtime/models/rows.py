@@ -290,23 +290,25 @@ def _value_reader(column: Column) -> Callable[[Any], float]:
 
     def code(value: Any) -> float:
         if type(value) is str:
-            return codes.get(value, _NAN)
+            return codes.get(value, _UNSEEN)
         value = _plain(value)
         if value is None:
             return _NAN
         if value is True or value is False:
-            return codes.get("true" if value else "false", _NAN)
+            return codes.get("true" if value else "false", _UNSEEN)
         if isinstance(value, str):
-            return codes.get(value, _NAN)
+            return codes.get(value, _UNSEEN)
         if isinstance(value, int) and abs(value) > _EXACT:
-            return codes.get(str(value), _NAN)
+            return codes.get(str(value), _UNSEEN)
         if isinstance(value, int | float):
-            return float(by_number.get(float(value), _NAN))
+            return float(by_number.get(float(value), _UNSEEN))
         raise ValueError(f"holds {type(value).__name__}, not labels")
 
     return code
 
 
+_UNSEEN = -1.0
+"""Raw code of a label that no training row had."""
 _NAN = float("nan")
 
 
