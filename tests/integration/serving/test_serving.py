@@ -43,7 +43,7 @@ NUMBERS, TEXTS = ("area", "age", "garden"), ("colour", "city")
 def serving(uri: object, **settings: Any) -> Generator[str]:
     """Serve in a thread; gives the model's address."""
     source = Source(str(uri), trust=("moody",))
-    chosen = Settings(name="m", **{"poll_seconds": 0.0, **settings})
+    chosen = Settings(**{"name": "m", "poll_seconds": 0.0, **settings})
     taken = claim_port("127.0.0.1", 0)
     app = build_app(source, source.load(source.find()), chosen)
     taken.listen()
@@ -51,7 +51,7 @@ def serving(uri: object, **settings: Any) -> Generator[str]:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]})
     thread.start()
     try:
-        yield f"http://127.0.0.1:{taken.getsockname()[1]}/v2/models/m"
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}/v2/models/{chosen.name}"
     finally:
         server.should_exit = True
         thread.join()
