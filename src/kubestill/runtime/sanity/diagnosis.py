@@ -7,7 +7,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from kubestill.errors import counted
 from kubestill.runtime.models.embed import Embed
 from kubestill.runtime.models.networks import mlp
 from kubestill.runtime.sanity.batch import Batch, make_batch
@@ -157,9 +156,9 @@ class _Search:
             return None
         return self._learned(
             real,
-            f"In part: to {_percent(real)} above its floor in {real.steps[-1]:,} steps. A network "
-            f"of {counted(self._parameters, 'parameter')} may not hold more of "
-            f"{counted(self._wanted, 'label')}, or not yet.",
+            f"In part: to {_percent(real)} above its floor in {real.steps[-1]:,} steps, as noisy "
+            f"rows and a network that is smooth, small ({self._parameters:,} parameters for "
+            f"{self._wanted:,} labels) or slow leave it.",
         )
 
     def other_rates(self, real: Trace) -> Check | None:
