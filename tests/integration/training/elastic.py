@@ -46,6 +46,18 @@ class Transformer(nn.Module):
         return self.last(lines.flatten(1))
 
 
+class Fails(nn.Linear):
+    """Fails in one process, at its first step."""
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__(in_features, out_features)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if self.training and len(input) > 2 and os.environ.get("RANK") == "1":
+            raise ValueError("only here")
+        return super().forward(input.flatten(1))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """One kind of training run."""

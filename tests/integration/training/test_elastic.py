@@ -17,6 +17,8 @@ from test_restarts import PARAMETERS, child_of, command, wait_for
 
 from kubestill.runtime.base.artifacts import LocalArtifact
 from kubestill.runtime.steps.train_teacher import train_teacher
+from kubestill.runtime.training.processes import RankFailed
+from kubestill.supervision import may_pass
 
 CHAOS = pytest.mark.skipif(
     "KUBESTILL_CHAOS_KILLS" not in os.environ,
@@ -114,6 +116,19 @@ class Shared:
         return self.said
 
 
+def teach(data: Path, root: Path, **parameters: Any) -> None:
+    outputs: dict[str, Any] = {
+        name: LocalArtifact(str(root / name))
+        for name in ("model", "ledger", "metrics", "report", "summary")
+    }
+    train_teacher(
+        dataset=LocalArtifact(str(data / "dataset"), metadata={"kind": "dataset"}),
+        validation=LocalArtifact(str(data / "validation"), metadata={"kind": "dataset"}),
+        **outputs,
+        **parameters,
+    )
+
+
 def test_a_step_starts_its_processes_and_outlives_one(data: Path, tmp_path: Path) -> None:
     shared = Shared(data, tmp_path)
     os.kill(shared.other(), signal.SIGKILL)
@@ -123,17 +138,7 @@ def test_a_step_starts_its_processes_and_outlives_one(data: Path, tmp_path: Path
     assert "resuming from step" in said
     assert "NOT with the same bits" not in said
     assert said.count("stopped: budget") == 1, "two ranks speak"
-    outputs: dict[str, Any] = {
-        name: LocalArtifact(str(tmp_path / name))
-        for name in ("model", "ledger", "metrics", "report", "summary")
-    }
-    train_teacher(
-        dataset=LocalArtifact(str(data / "dataset"), metadata={"kind": "dataset"}),
-        validation=LocalArtifact(str(data / "validation"), metadata={"kind": "dataset"}),
-        **{**PARAMETERS, "epochs": 6.0},
-        **outputs,
-        settings=SHARED,
-    )
+    teach(data, tmp_path, **{**PARAMETERS, "epochs": 6.0}, settings=SHARED)
     assert digest(shared.task) == digest(tmp_path)
     record = json.loads((shared.task / "model" / "training.json").read_text())
     assert [one["ended"].split(":")[0] for one in record["attempts"]] == ["RankLost", ""]
@@ -147,3 +152,12 @@ def test_a_process_that_hangs_ends_the_attempt(data: Path, tmp_path: Path) -> No
     said = shared.finish()
     assert f"RankLost: rank 1 did not take part for 3 s, the setting rank_timeout: {AGAIN}" in said
     assert not Path(f"/proc/{hanging}").exists()
+
+
+@CHAOS
+def test_what_fails_in_one_process_is_what_the_step_says(data: Path, tmp_path: Path) -> None:
+    settings = {"virtual_workers": 2, "processes": 2}
+    said = "rank 1 failed: ValueError: only here; see .*rank-1.log"
+    with pytest.raises(RankFailed, match=said) as caught:
+        teach(data, tmp_path, network="elastic:Fails", settings=settings)
+    assert not may_pass(caught.value), "another attempt would fail the same way"

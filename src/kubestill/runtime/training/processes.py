@@ -99,6 +99,7 @@ def joined(task: Task) -> Generator[None]:
         return
     others = _Others(task, count)
     try:
+        others.await_start()
         with process_group(others.first):
             yield
         others.finish()
@@ -107,7 +108,8 @@ def joined(task: Task) -> Generator[None]:
         cause = others.cause(error) if _misses_somebody(error) else None
         if cause is None:
             raise
-        raise cause from error
+        # Not from this error, which another attempt might cure.
+        raise cause from None
     finally:
         others.close()
 
@@ -120,12 +122,13 @@ class _Others:
         self._timeout = settings.rank_timeout
         self._folder = Path(tempfile.mkdtemp(prefix="kubestill-ranks-"))
         store = TCPStore(_HOST, 0, is_master=True, wait_for_workers=False)
-        patience = max(self._timeout, _START_SECONDS)
+        self._patience = patience = max(self._timeout, _START_SECONDS)
         self.first = Together(store=store, rank=0, world=count, timeout=patience)
         self.leaving = False
         """Whether this process no longer trains."""
         self._ended: list[_Worker] = []
-        content = pickle.dumps((sys.path, task, store.port, count, patience))
+        # The path comes first: what follows may be found there.
+        content = pickle.dumps(sys.path) + pickle.dumps((task, store.port, count, patience))
         say(
             f"{count} processes share {settings.virtual_workers} micro-batches a step; what ranks "
             f"1 to {count - 1} print goes to {self._folder}"
@@ -137,6 +140,23 @@ class _Others:
         for worker in self._workers:
             threading.Thread(target=self._watch, args=[worker, content], daemon=True).start()
 
+    def await_start(self) -> None:
+        """Wait until the others have imported what they need: from then on they miss each other.
+
+        Raises:
+            RankLost: One of them takes too long, was killed, or failed in a way that may pass.
+            RankFailed: One of them failed otherwise.
+        """
+        until = time.monotonic() + self._patience
+        for worker in self._workers:
+            while not self.first.store.check([_started(worker.rank)]):
+                failures = [one.failure() for one in self._workers]
+                if failure := next(filter(None, failures), None):
+                    raise failure
+                if time.monotonic() > until:
+                    raise RankLost(f"rank {worker.rank} has not started in {self._patience:g} s")
+                time.sleep(0.02)
+
     def _watch(self, worker: _Worker, content: bytes) -> None:
         worker.tell(content)
         code = worker.process.wait()
@@ -147,7 +167,11 @@ class _Others:
         # come to one, nothing else can end it.
         time.sleep(_STUCK_SECONDS)
         if not self.leaving:
-            say(f"WARNING: rank 0 goes on after this, and is ended: {self.cause()}")
+            cause = self.cause()
+            say(f"WARNING: rank 0 does not notice, and is ended: {cause}")
+            sys.stdout.flush()
+            if isinstance(cause, RankFailed):
+                os._exit(1)
             os.abort()
 
     def cause(self, error: BaseException | None = None) -> Exception | None:
@@ -216,14 +240,17 @@ class _Worker:
         if not code:
             return None
         if code < 0:
-            name = signal.Signals(-code).name
-            by = " (out of memory, or by hand)" if code == -signal.SIGKILL else ""
-            return RankLost(f"rank {self.rank} was killed by {name}{by}")
+            by = (
+                "SIGKILL (out of memory, or by hand)"
+                if code == -signal.SIGKILL
+                else f"signal {-code}"
+            )
+            return RankLost(f"rank {self.rank} was killed by {by}")
         said = ""
         with suppress(OSError):
             said = self._end.read_text()
         if not said:
-            return RankLost(f"rank {self.rank} ended with {code}; see {self._log}")
+            return RankLost(f"rank {self.rank} ended with code {code}; see {self._log}")
         end: dict[str, Any] = json.loads(said)
         if end["misses"]:
             return None
@@ -235,10 +262,12 @@ def serve(path: str, content: IO[bytes]) -> int:
     """Be one of the others: train, and leave a word where that fails; return the exit code."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    sys.path[:], task, port, count, timeout = pickle.load(content)
-    store = TCPStore(_HOST, port)
     rank = int(os.environ["RANK"])
     try:
+        sys.path[:] = pickle.load(content)
+        task, port, count, timeout = pickle.load(content)
+        store = TCPStore(_HOST, port)
+        store.set(_started(rank), "")
         with process_group(Together(store=store, rank=rank, world=count, timeout=timeout)):
             machine = choose_machine(task.job.settings)
             train(replace(task, job=replace(task.job, machine=machine)))
@@ -248,6 +277,10 @@ def serve(path: str, content: IO[bytes]) -> int:
         Path(path).write_text(json.dumps(end))
         raise
     return 0
+
+
+def _started(rank: int) -> str:
+    return f"started/{rank}"
 
 
 _TIMEOUT = re.compile(r"[Tt]imed?[ -]?out")
