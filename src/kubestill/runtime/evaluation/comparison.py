@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest
 
 from kubestill.runtime.metrics.formulas import CALIBRATION_BINS, bin_of, confidences
 from kubestill.runtime.metrics.outcome import Floats, Outcome
@@ -26,6 +25,8 @@ class McNemar:
 
 def mcnemar(first: Outcome, second: Outcome) -> McNemar:
     """Test whether two classifiers err equally often on the same rows (McNemar 1947, exact)."""
+    from scipy.stats import binomtest  # takes a second to import
+
     hit, other = first.labels == first.targets, second.labels == second.targets
     only_first, only_second = int((hit & ~other).sum()), int((~hit & other).sum())
     discordant = only_first + only_second

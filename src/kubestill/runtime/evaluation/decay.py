@@ -16,9 +16,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from scipy import stats
-
 from kubestill.runtime.evaluation.record import Mark
+from kubestill.runtime.evaluation.significance import adjusted
 from kubestill.runtime.metrics.catalog import BIAS, Metric
 from kubestill.runtime.metrics.intervals import Spread
 
@@ -95,15 +94,15 @@ def find_decay(
         found.append(
             Decay(metric=metric, part=part, before=before, now=now, p_value=p_value, evident=False)
         )
-    return _adjusted(found, alpha)
+    return _judged(found, alpha)
 
 
-def _adjusted(found: Sequence[Decay], alpha: float) -> tuple[Decay, ...]:
+def _judged(found: Sequence[Decay], alpha: float) -> tuple[Decay, ...]:
     if not found:
         return ()
-    p_values = stats.false_discovery_control([decay.p_value for decay in found])
-    adjusted = [
+    p_values = adjusted([decay.p_value for decay in found])
+    judged = [
         replace(decay, p_value=float(p), evident=bool(p <= alpha))
         for decay, p in zip(found, p_values, strict=True)
     ]
-    return tuple(sorted(adjusted, key=lambda decay: decay.p_value))
+    return tuple(sorted(judged, key=lambda decay: decay.p_value))

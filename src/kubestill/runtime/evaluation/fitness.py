@@ -23,10 +23,10 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from kubestill.errors import counted
 from kubestill.runtime.evaluation.profile import Floats, Profile, Sketch, histogram, sketch
+from kubestill.runtime.evaluation.significance import adjusted, independence
 from kubestill.runtime.evaluation.units import change_of_unit
 
 __all__ = ["MISSING_RISE", "STABILITY", "Shift", "compare_rows", "stability_index"]
@@ -99,10 +99,10 @@ def compare_rows(
                 told = {"kind": "unit", "statement": f"{name}: {change}"}
                 moved = [replace(shift, **told) for shift in moved]
         found += moved
-    adjusted = stats.false_discovery_control([shift.p_value for shift in found]) if found else []
+    p_values = adjusted([shift.p_value for shift in found])
     kept = [
         replace(shift, p_value=float(p))
-        for shift, p in zip(found, adjusted, strict=True)
+        for shift, p in zip(found, p_values, strict=True)
         if p <= alpha and shift.size >= _LEAST[shift.kind]
     ]
     # A column that is in another unit has drifted and left its range, too; it is reported once.
@@ -132,16 +132,15 @@ def _missing(name: str, known: Sketch, column: pd.Series) -> list[Shift]:
     before, now = max(known.missing / known.rows, known.most_missing), missing / rows
     if now <= before:
         return []
-    test = stats.fisher_exact(
-        [[known.missing, known.present], [missing, rows - missing]], alternative="less"
-    )
+    counts = [[known.missing, known.present], [missing, rows - missing]]
+    p_value = _fisher(counts) if now - before >= MISSING_RISE else 1.0
     statement = f"{name}: {now:.0%} of the values are missing, {before:.0%} were."
     return [
         Shift(
             kind="missing",
             column=name,
             statement=statement,
-            p_value=float(test.pvalue),
+            p_value=p_value,
             size=now - before,
         )
     ]
@@ -158,7 +157,10 @@ def _classes(name: str, known: Sketch, column: pd.Series) -> list[Shift]:
             continue
         if known.least.get(label, share) <= CLASS_LEFT * share:
             continue  # there are seasons without it
-        test = stats.binomtest(left, len(labelled), share, alternative="less")
+        # Not further up: the module takes a second to import, and few windows need it.
+        from scipy.stats import binomtest
+
+        test = binomtest(left, len(labelled), share, alternative="less")
         statement = (
             f"{name}: the class {label!r} is gone: {left:,} of {counted(len(labelled), 'row')}, "
             f"{share:.1%} had it."
@@ -184,10 +186,9 @@ def _far(name: str, known: Sketch, column: pd.Series) -> list[Shift]:
     reach = FAR * (high - low)
     numbers = present.to_numpy(np.float64)
     outside = int(((numbers < low - reach) | (numbers > high + reach)).sum())
-    test = stats.fisher_exact(
-        [[0, known.present], [outside, len(numbers) - outside]], alternative="less"
-    )
+    counts = [[0, known.present], [outside, len(numbers) - outside]]
     share = outside / len(numbers)
+    p_value = _fisher(counts) if share >= FAR_SHARE else 1.0
     statement = (
         f"{name}: {share:.0%} of the values lie far outside {low:g} to {high:g}, "
         "the range they had: mixed units, or a broken source?"
@@ -197,10 +198,17 @@ def _far(name: str, known: Sketch, column: pd.Series) -> list[Shift]:
             kind="range",
             column=name,
             statement=statement,
-            p_value=float(test.pvalue),
+            p_value=p_value,
             size=share,
         )
     ]
+
+
+def _fisher(table: Sequence[Sequence[int]]) -> float:
+    """Return the p-value of Fisher's exact test of "the first row's share is no smaller"."""
+    from scipy.stats import fisher_exact
+
+    return float(fisher_exact(table, alternative="less").pvalue)
 
 
 def _distribution(name: str, known: Sketch, column: pd.Series) -> list[Shift]:
@@ -208,7 +216,7 @@ def _distribution(name: str, known: Sketch, column: pd.Series) -> list[Shift]:
     met = before + now > 0
     if met.sum() < 2 or not now.sum() or not before.sum():
         return []
-    p_value = float(stats.chi2_contingency(np.stack([before[met], now[met]])).pvalue)
+    p_value = independence(np.stack([before[met], now[met]]))
     size = stability_index(before, now)
     statement = _moved(name, known, column, size)
     return [Shift(kind="drift", column=name, statement=statement, p_value=p_value, size=size)]

@@ -16,10 +16,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
-from scipy import stats
+from scipy.special import ndtr
 
 from kubestill.runtime.evaluation.fitness import Shift
 from kubestill.runtime.evaluation.profile import FEW, is_number
+from kubestill.runtime.evaluation.significance import adjusted, independence
 from kubestill.runtime.metrics.outcome import Floats, Outcome
 
 __all__ = ["Skill", "check_labels", "informative", "skill"]
@@ -97,14 +98,14 @@ def check_labels(
             f"{target}: the champion's answers point the wrong way (skill {now.mean:.3g}, "
             f"{record.mean:.3g} at its promotion): labels inverted or swapped?"
         )
-        p_value = float(stats.norm.sf(-now.z))
+        p_value = float(ndtr(now.z))
     elif not informative(values, target):
         statement = (
             f"{target}: labels have nothing to do with the rows, neither with what the champion "
             f"says (skill {now.mean:.2g}, {record.mean:.2g} at its promotion) nor with any "
             "column: shuffled, or joined to the wrong rows?"
         )
-        p_value = float(stats.norm.cdf(now.z - expected))
+        p_value = float(ndtr(now.z - expected))
     else:
         return ()
     size = 1 - now.mean / record.mean
@@ -123,7 +124,7 @@ def informative(values: Mapping[str, pd.Series], target: str) -> bool:
     ]
     if not p_values:
         return False
-    return bool(np.min(stats.false_discovery_control(p_values)) <= ASSOCIATED)
+    return bool(np.min(adjusted(p_values)) <= ASSOCIATED)
 
 
 def _association(column: pd.Series, labels: pd.Series) -> float | None:
@@ -134,6 +135,8 @@ def _association(column: pd.Series, labels: pd.Series) -> float | None:
         return None
     numbers, quantity = _many(column), _many(labels)
     if numbers and quantity:
+        from scipy import stats  # takes a second to import
+
         return float(stats.spearmanr(column.to_numpy(), labels.to_numpy()).pvalue)
     if numbers or quantity:
         measured, groups = (column, labels) if numbers else (labels, column)
@@ -144,10 +147,12 @@ def _association(column: pd.Series, labels: pd.Series) -> float | None:
     table = table[table.sum(axis=1) * rarest >= 5]
     if len(table) < 2 or (table.sum(axis=0) == 0).any():
         return None
-    return float(stats.chi2_contingency(table).pvalue)
+    return independence(table)
 
 
 def _rank_sums(measured: pd.Series, groups: pd.Series) -> float | None:
+    from scipy import stats
+
     parts: Sequence[Floats] = [
         part.to_numpy(np.float64)
         for _, part in measured.groupby(groups.astype(str).to_numpy())

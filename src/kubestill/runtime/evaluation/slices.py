@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
-from scipy import stats
 
 from kubestill.errors import Problems, nearest
 from kubestill.runtime.datasets.schema import Schema, sort_labels
 from kubestill.runtime.evaluation.profile import is_number
+from kubestill.runtime.evaluation.significance import adjusted
 from kubestill.runtime.metrics.catalog import score
 from kubestill.runtime.metrics.formulas import losses
 from kubestill.runtime.metrics.intervals import CARRIERS, EVENTS, PAIRED, Spread, by_group, events
@@ -156,10 +156,10 @@ def worse_slices(
         tested.append((name, p_value, mean, usual))
     if not tested:
         return ()
-    adjusted = stats.false_discovery_control([p_value for _, p_value, _, _ in tested])
+    p_values = adjusted([p_value for _, p_value, _, _ in tested])
     return tuple(
         f"Worse on {name}: the mean loss rises by {excess:.3g} from {usual:.3g} (p = {p:.2g})."
-        for (name, _, excess, usual), p in zip(tested, adjusted, strict=True)
+        for (name, _, excess, usual), p in zip(tested, p_values, strict=True)
         if p <= alpha
     )
 
