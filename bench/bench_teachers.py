@@ -1,0 +1,380 @@
+"""Students of teachers that other libraries trained, and how fast those label rows.
+
+The table is like card payments: 2% fraud, 200 merchants, gaps, and a chance of fraud that is known
+for every row. LightGBM, XGBoost, scikit-learn and ONNX teach students of at most 20,000 parameters,
+beside the same student on hard labels. Labelling (reading and writing Parquet included) is held
+against each runtime's own loop over batches in memory, with all threads.
+
+    python -m bench.bench_teachers [--rows 200000] [--steps 4000] [--seeds 3] [--rounds 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import lightgbm
+import numpy as np
+import onnxruntime
+import pandas as pd
+import skops.io
+import torch
+import xgboost
+from numpy.typing import NDArray
+from skl2onnx import to_onnx
+from skl2onnx.common.data_types import FloatTensorType, StringTensorType
+from sklearn.compose import make_column_transformer
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.impute import SimpleImputer
+from sklearn.metrics import average_precision_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
+
+from bench.harness import clock, take_turns
+from bench.results import Measure, write
+from kubestill.runtime.base.artifacts import LocalArtifact
+from kubestill.runtime.datasets.columns import pandas_frame
+from kubestill.runtime.datasets.manifest import BLOCK_ROWS, Dataset
+from kubestill.runtime.generation.labelling import label
+from kubestill.runtime.models.export import load_model
+from kubestill.runtime.steps.import_dataset import import_dataset
+from kubestill.runtime.steps.import_model import import_model
+from kubestill.runtime.steps.label_with_teacher import label_with_teacher
+from kubestill.runtime.steps.train_student import train_student
+
+MERCHANTS = 200
+NUMBERS = ["amount", "hour", "age", "recent", "distance"]
+LABELS = ["merchant", "country"]
+STUDENT = {"hidden": [96, 64]}
+MOST = 20_000
+"""Parameters that a student may have."""
+WITHIN = 0.01
+"""What a student's average precision may be below its teacher's."""
+
+
+def payments(rows: int, seed: int) -> tuple[pd.DataFrame, NDArray[np.float64]]:
+    """Return rows with a label, and the chance that each had of being fraud."""
+    world = np.random.default_rng(2026)  # the same for every seed
+    risk, size = world.normal(size=MERCHANTS), world.normal(size=MERCHANTS)
+    abroad = world.normal(size=12)
+    random = np.random.default_rng(seed)
+    merchant = random.integers(0, MERCHANTS, rows)
+    country = random.choice(12, rows, p=np.arange(12, 0, -1) / 78)
+    amount = np.exp(0.8 * random.normal(size=rows) + 0.5 * size[merchant] + 3)
+    hour = random.uniform(0, 24, rows)
+    age = random.gamma(2, 200, rows)
+    recent = random.poisson(2, rows).astype(float)
+    distance = np.exp(random.normal(size=rows) + 1)
+    night = np.cos(2 * np.pi * hour / 24)
+    unusual = np.log(amount) - 3 - 0.5 * size[merchant]
+    score = 1.1 * risk[merchant] + 0.7 * abroad[country] + 1.0 * unusual * (recent > 2)
+    score += 0.8 * night * (distance > 4) - 0.004 * age + 0.4 * recent
+    score = 1.6 * score
+    low, high = -30.0, 10.0
+    for _ in range(50):  # the level at which 2% are fraud
+        level = (low + high) / 2
+        share = (1 / (1 + np.exp(-score - level))).mean()
+        low, high = (level, high) if share < 0.02 else (low, level)
+    chance = 1 / (1 + np.exp(-score - low))
+    frame = pd.DataFrame(
+        {
+            "amount": amount,
+            "hour": hour,
+            "age": np.where(random.random(rows) < 0.1, np.nan, age),
+            "recent": recent,
+            "distance": np.where(random.random(rows) < 0.05, np.nan, distance),
+            "merchant": [f"m{number:03}" for number in merchant],
+            "country": [f"c{number:02}" for number in country],
+            "fraud": np.where(random.random(rows) < chance, "yes", "no"),
+        }
+    )
+    return frame, chance
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A teacher, as its own library has it."""
+
+    source: str
+    options: dict[str, Any]
+    loop: Callable[[pd.DataFrame], Callable[[], None]]
+    """Makes the loop that one would write by hand from rows in memory."""
+
+
+def categories(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(**{name: frame[name].astype("category") for name in LABELS})
+
+
+def codes(frame: pd.DataFrame) -> NDArray[np.float32]:
+    columns = [frame[name] for name in NUMBERS]
+    columns += [frame[name].astype("category").cat.codes for name in LABELS]
+    return np.column_stack(columns).astype(np.float32)
+
+
+def in_batches(rows: int, work: Callable[[slice], object]) -> Callable[[], None]:
+    def loop() -> None:
+        for start in range(0, rows, BLOCK_ROWS):
+            work(slice(start, start + BLOCK_ROWS))
+
+    return loop
+
+
+def fit_lightgbm(frame: pd.DataFrame, fraud: NDArray[np.int64], folder: Path) -> Fitted:
+    given = {"objective": "binary", "learning_rate": 0.05, "num_leaves": 31, "verbose": -1}
+    booster = lightgbm.train(given, lightgbm.Dataset(categories(frame), fraud), 200)
+    booster.save_model(folder / "lightgbm.txt")
+
+    def loop(rows: pd.DataFrame) -> Callable[[], None]:
+        matrix = codes(rows)
+        return in_batches(len(rows), lambda part: booster.predict(matrix[part], raw_score=True))
+
+    return Fitted(str(folder / "lightgbm.txt"), {"classes": ["no", "yes"]}, loop)
+
+
+def fit_xgboost(frame: pd.DataFrame, fraud: NDArray[np.int64], folder: Path) -> Fitted:
+    given = {"n_estimators": 200, "learning_rate": 0.05, "max_depth": 6}
+    model = xgboost.XGBClassifier(enable_categorical=True, **given)
+    model.fit(categories(frame), fraud)
+    model.save_model(folder / "xgboost.json")
+    booster = model.get_booster()
+
+    def loop(rows: pd.DataFrame) -> Callable[[], None]:
+        matrix = codes(rows)
+
+        def work(part: slice) -> object:
+            return booster.inplace_predict(
+                matrix[part], predict_type="margin", validate_features=False
+            )
+
+        return in_batches(len(rows), work)
+
+    return Fitted(str(folder / "xgboost.json"), {"classes": ["no", "yes"]}, loop)
+
+
+def fit_sklearn(frame: pd.DataFrame, fraud: NDArray[np.int64], folder: Path) -> Fitted:
+    encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+    columns = make_column_transformer((encoder, LABELS), remainder="passthrough")
+    model = make_pipeline(columns, HistGradientBoostingClassifier(max_iter=200, learning_rate=0.05))
+    model.fit(frame, np.where(fraud, "yes", "no"))
+    skops.io.dump(model, folder / "model.skops")
+
+    def loop(rows: pd.DataFrame) -> Callable[[], None]:
+        given = rows[NUMBERS + LABELS]
+        return in_batches(len(rows), lambda part: model.predict_proba(given.iloc[part]))
+
+    return Fitted(str(folder / "model.skops"), {}, loop)
+
+
+def fit_onnx(frame: pd.DataFrame, fraud: NDArray[np.int64], folder: Path) -> Fitted:
+    encoder = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+    columns = make_column_transformer((encoder, LABELS), (SimpleImputer(), NUMBERS))
+    forest = RandomForestClassifier(100, max_depth=12, min_samples_leaf=5, n_jobs=-1)
+    model = make_pipeline(columns, forest).fit(frame, np.where(fraud, "yes", "no"))
+    kinds = [(name, FloatTensorType([None, 1])) for name in NUMBERS]
+    kinds += [(name, StringTensorType([None, 1])) for name in LABELS]
+    made = to_onnx(model, initial_types=kinds, options={"zipmap": False})
+    (folder / "model.onnx").write_bytes(made.SerializeToString())  # pyright: ignore
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+
+    def loop(rows: pd.DataFrame) -> Callable[[], None]:
+        feeds = {name: rows[[name]].to_numpy(np.float32) for name in NUMBERS}
+        feeds |= {name: rows[[name]].to_numpy(object) for name in LABELS}
+
+        def work(part: slice) -> object:
+            return session.run(["probabilities"], {name: v[part] for name, v in feeds.items()})
+
+        return in_batches(len(rows), work)
+
+    return Fitted(str(folder / "model.onnx"), {}, loop)
+
+
+TEACHERS = {
+    "LightGBM": fit_lightgbm,
+    "XGBoost": fit_xgboost,
+    "scikit-learn": fit_sklearn,
+    "ONNX": fit_onnx,
+}
+
+
+class Trial:
+    """One seed: its rows, its teachers and their students."""
+
+    def __init__(self, root: Path, rows: int, steps: int, seed: int):
+        self.root, self.rows, self.steps, self.seed = root, rows, steps, seed
+        frame, chance = payments(rows, seed)
+        frame.assign(chance=chance).to_parquet(root / "payments.parquet")
+        self.parts = {name: self._port(name) for name in ("dataset", "validation", "holdout")}
+        import_dataset(
+            source=str(root / "payments.parquet"),
+            target="fraud",
+            ignore=["chance"],
+            seed=seed,
+            report=self._port("report"),
+            summary=self._port("summary"),
+            **self.parts,
+        )
+        self.holdout = read(Dataset.open(self.parts["holdout"].path))
+        self.truth = (self.holdout["fraud"] == "yes").to_numpy()
+
+    def precision(self, model: str) -> float:
+        """Return the average precision of a model on the hold-out."""
+        answers = load_model(model)(self.holdout)
+        return float(average_precision_score(self.truth, answers["p_yes"]))
+
+    def best(self) -> float:
+        """Return what whoever knows the chance of every row would reach."""
+        return float(average_precision_score(self.truth, self.holdout["chance"]))
+
+    def fit(self, name: str) -> Fitted:
+        """Fit a teacher on the training rows."""
+        folder = self.root / name
+        folder.mkdir(exist_ok=True)
+        rows = read(Dataset.open(self.parts["dataset"].path))
+        fraud = (rows["fraud"] == "yes").to_numpy(np.int64)
+        return TEACHERS[name](rows[NUMBERS + LABELS], fraud, folder)
+
+    def bring(self, name: str, fitted: Fitted) -> LocalArtifact:
+        model = self._port(f"{name}-model")
+        import_model(
+            dataset=self.parts["dataset"],
+            source=fitted.source,
+            model=model,
+            **self._ports(f"{name}-import", "metrics", "report", "summary"),
+            **fitted.options,
+        )
+        return model
+
+    def student(self, name: str, teacher: LocalArtifact | None) -> str:
+        """Train a student on a teacher's answers, or on the labels alone."""
+        rows, mode = self.parts["dataset"], "hard"
+        if teacher is not None:
+            rows, mode = self._port(f"{name}-labelled"), "distil"
+            label_with_teacher(
+                model=teacher,
+                dataset=self.parts["dataset"],
+                labelled=rows,
+                method="munge",
+                rows=2 * self.rows,
+                seed=self.seed,
+            )
+        ports = self._ports(f"{name}-student", "model", "ledger", "metrics", "report", "summary")
+        train_student(
+            dataset=rows,
+            validation=self.parts["validation"],
+            mode=mode,
+            network_args=STUDENT,
+            steps=self.steps,
+            batch_size=512,
+            learning_rate=0.003,
+            seed=self.seed,
+            device="cpu",
+            **({"temperature": 1.0, "hard_weight": 0.0} if teacher else {}),
+            **ports,
+        )
+        assert ports["model"].metadata["parameters"] <= MOST
+        return ports["model"].path
+
+    def _port(self, name: str) -> LocalArtifact:
+        kind = "dataset" if name in ("dataset", "validation", "holdout") else ""
+        return LocalArtifact(str(self.root / name), metadata={"kind": kind} if kind else {})
+
+    def _ports(self, prefix: str, *names: str) -> dict[str, LocalArtifact]:
+        return {name: LocalArtifact(str(self.root / f"{prefix}-{name}")) for name in names}
+
+
+def read(dataset: Dataset) -> pd.DataFrame:
+    frame = pd.concat([pandas_frame(block) for block in dataset.iter_blocks()], ignore_index=True)
+    return frame.assign(**{name: frame[name].astype(str) for name in (*LABELS, "fraud")})
+
+
+def speeds(trial: Trial, name: str, fitted: Fitted, model: str, rounds: int) -> Measure:
+    dataset = Dataset.open(trial.parts["dataset"].path)
+    predictor = load_model(model)
+    turns = take_turns(
+        {
+            "bare": clock(fitted.loop(read(dataset))),
+            "labelling": clock(lambda: label(predictor, dataset, f"{trial.root}/again")),
+        },
+        rounds,
+    )
+    return Measure(
+        name=f"labelling {dataset.rows:,} rows by {name}",
+        value=turns.ratio("bare", "labelling"),
+        bar=0.9,
+        unit="of peer",
+        peer=f"{name}'s own batched loop, {torch.get_num_threads()} threads",
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
+    told = parser.parse_args()
+    found: dict[str, list[float]] = {}
+    measures: list[Measure] = []
+    for seed in range(told.seeds):
+        with tempfile.TemporaryDirectory() as folder:
+            with redirect_stdout(StringIO()):
+                trial = Trial(Path(folder), told.rows, told.steps, seed)
+                found.setdefault("chance", []).append(trial.best())
+                found.setdefault("control", []).append(
+                    trial.precision(trial.student("control", None))
+                )
+            for name in TEACHERS:
+                with redirect_stdout(StringIO()):
+                    fitted = trial.fit(name)
+                    teacher = trial.bring(name, fitted)
+                    student = trial.student(name, teacher)
+                found.setdefault(name, []).append(trial.precision(teacher.path))
+                found.setdefault(f"{name}: student", []).append(trial.precision(student))
+                if seed == 0:
+                    measures.append(speeds(trial, name, fitted, teacher.path, told.rounds))
+                line = f"{found[name][-1]:.4f}, its student {found[f'{name}: student'][-1]:.4f}"
+                print(f"seed {seed}: {name} {line}", flush=True)
+    write("teachers", [*figures(found, told.rows), *measures])
+
+
+def figures(found: dict[str, list[float]], rows: int) -> list[Measure]:
+    """Return average precisions, and what each student lacks and gains."""
+    mean = {name: statistics.mean(values) for name, values in found.items()}
+    told = f"{len(found['control'])} seeds, {rows:,} rows"
+    made = [
+        Measure(name="AP of the true chances", value=mean["chance"], unit="", peer=told),
+        Measure(name="AP of the student on hard labels", value=mean["control"], unit="", peer=told),
+    ]
+    for name in TEACHERS:
+        theirs, its = mean[name], mean[f"{name}: student"]
+        peer = f"{name}, {told}"
+        made += [
+            Measure(name=f"AP of {name}", value=theirs, unit="", peer=told),
+            Measure(name=f"AP of the student of {name}", value=its, unit="", peer=told),
+            Measure(
+                name=f"the student of {name}: AP below its teacher's",
+                value=theirs - its,
+                bar=WITHIN,
+                at_least=False,
+                unit="",
+                peer=peer,
+            ),
+            Measure(
+                name=f"the student of {name}: AP above hard labels",
+                value=its - mean["control"],
+                unit="",
+                peer="the same student on hard labels",
+            ),
+        ]
+    return made
+
+
+if __name__ == "__main__":
+    main()
