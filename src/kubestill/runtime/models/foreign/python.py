@@ -61,15 +61,15 @@ def find_teacher(path: str, *, vouched: bool, trust: Iterable[str] = ()) -> Call
     Raises:
         InvalidInput: Nobody vouches for it, or it is no `Teacher`.
     """
-    where = {"field": "teacher", "group": trusted.TEACHERS, "trust": trust}
+    field, group = "teacher", trusted.TEACHERS
     if ":" in path:
         if not vouched:
-            trusted.check_trusted(path, **where)
-        found = import_factory(path, field="teacher")
+            trusted.check_trusted(path, field=field, group=group, trust=trust)
+        found = import_factory(path, field=field)
         if not vouched:
-            trusted.check_defined(found, path, **where)
+            trusted.check_defined(found, path, field=field, group=group, trust=trust)
     else:
-        found = trusted.find_registered(trusted.TEACHERS, path)
+        found = trusted.find_registered(group, path)
     if not (inspect.isclass(found) and issubclass(found, Teacher)):
         remedy = (
             "must be a subclass of kubestill.teachers.Teacher: nothing else is called, since the "
