@@ -177,7 +177,7 @@ def fit_onnx(frame: pd.DataFrame, fraud: NDArray[np.int64], folder: Path) -> Fit
     columns = make_column_transformer((encoder, LABELS), (SimpleImputer(), NUMBERS))
     forest = RandomForestClassifier(100, max_depth=12, min_samples_leaf=5, n_jobs=-1)
     model = make_pipeline(columns, forest).fit(frame, np.where(fraud, "yes", "no"))
-    kinds = [(name, FloatTensorType([None, 1])) for name in NUMBERS]
+    kinds: Any = [(name, FloatTensorType([None, 1])) for name in NUMBERS]
     kinds += [(name, StringTensorType([None, 1])) for name in LABELS]
     made = to_onnx(model, initial_types=kinds, options={"zipmap": False})
     (folder / "model.onnx").write_bytes(made.SerializeToString())  # pyright: ignore
@@ -238,7 +238,7 @@ class Trial:
         folder.mkdir(exist_ok=True)
         rows = read(Dataset.open(self.parts["dataset"].path))
         fraud = (rows["fraud"] == "yes").to_numpy(np.int64)
-        return TEACHERS[name](rows[NUMBERS + LABELS], fraud, folder)
+        return TEACHERS[name](rows.filter(NUMBERS + LABELS), fraud, folder)
 
     def bring(self, name: str, fitted: Fitted) -> LocalArtifact:
         model = self._port(f"{name}-model")

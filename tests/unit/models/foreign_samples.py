@@ -37,7 +37,7 @@ def table() -> pd.DataFrame:
 
 def features() -> pd.DataFrame:
     """Return the columns that a model reads."""
-    return table()[["amount", "shop", "code", "flag"]]
+    return table().filter(["amount", "shop", "code", "flag"])
 
 
 def schema(target: str = "label", classes: tuple[str, ...] = ("bad", "ok")) -> Schema:

@@ -23,7 +23,7 @@ NUMBERS = ["amount", "code"]
 
 
 def fitted(kind: str) -> tuple[Any, dict[str, Any]]:
-    rows, labels = features()[NUMBERS].fillna(0.0), table()["label"]
+    rows, labels = features().filter(NUMBERS).fillna(0.0), table()["label"]
     codes = (labels == "ok").to_numpy(np.int64)
     if kind == "lightgbm":
         return lightgbm.LGBMClassifier(n_estimators=4, n_jobs=1, verbose=-1).fit(rows, labels), {}

@@ -32,12 +32,12 @@ CLASSES = ["ok", "bad"]
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a LightGBM model, and rows of which it has seen the first 400."""
     folder = tmp_path_factory.mktemp("teacher")
-    frame = features().assign(shop=pd.Categorical(features()["shop"]))[:400]
+    frame = features().assign(shop=pd.Categorical(features()["shop"])).head(400)
     known = (table()["label"] == "bad").to_numpy(np.int64)[:400]
     given = {"objective": "binary", "verbose": -1, "num_threads": 1}
     lightgbm.train(given, lightgbm.Dataset(frame, known), 8).save_model(folder / "model.txt")
-    dataset(folder / "rows", rows=table()[:400])
-    dataset(folder / "holdout", rows=table()[400:].reset_index(drop=True))
+    dataset(folder / "rows", rows=table().head(400))
+    dataset(folder / "holdout", rows=table().tail(200).reset_index(drop=True))
     return folder
 
 
@@ -45,11 +45,11 @@ def rows_in(folder: Path) -> LocalArtifact:
     return LocalArtifact(str(folder), metadata={"kind": "dataset"})
 
 
-def outputs(folder: Path, *names: str) -> dict[str, LocalArtifact]:
+def outputs(folder: Path, *names: str) -> dict[str, Any]:
     return {name: LocalArtifact(str(folder / name)) for name in names}
 
 
-def brought(place: Path, folder: Path, **given: Any) -> dict[str, LocalArtifact]:
+def brought(place: Path, folder: Path, **given: Any) -> dict[str, Any]:
     made = outputs(folder, "model", "metrics", "report", "summary")
     told = {"source": str(place / "model.txt"), "classes": CLASSES} | given
     import_model(
