@@ -15,7 +15,7 @@ from kubestill.runtime.datasets.decode import RawLayout
 from kubestill.runtime.models.bands import Bands
 from kubestill.runtime.models.familiar import Familiar
 from kubestill.runtime.models.model import Model, ModelSpec
-from kubestill.runtime.models.rows import FEW_ROWS, FewRows, RowReader
+from kubestill.runtime.models.rows import FewRows, RowReader
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,6 +61,7 @@ class Predictor:
         self._classes = model.spec.task != "regression"
         self._field = target.shape if not self._classes and len(target.shape) > 1 else ()
         self._labels = np.asarray(names, dtype=object)
+        self._chances = [f"p_{name}" for name in names]
 
     @property
     def spec(self) -> ModelSpec:
@@ -95,6 +96,10 @@ class Predictor:
         """
         raw, form = self._reader.read(rows)
         self.familiar.look(raw)
+        if form == "row" and self._classes:
+            chances = probabilities(self.logits(raw))[0].tolist()
+            best = self._labels[chances.index(max(chances))]
+            return {"prediction": best, **dict(zip(self._chances, chances, strict=True))}
         answers = self.answers(raw)
         if form == "frame":
             return self._frame(answers, getattr(rows, "index", None))
@@ -157,8 +162,8 @@ class Predictor:
             return np.zeros((0, self.layout.outputs), np.float32)
         model, device = self.model, self.model.device
         with torch.inference_mode():
-            if len(raw) <= FEW_ROWS and device.type == "cpu":
-                features = torch.from_numpy(self._encode_few(raw))
+            if len(raw) <= self._encode_few.most and device.type == "cpu":
+                features = torch.tensor(self._encode_few(raw))
                 return model.decoder(model.network(features)).float().numpy()
             parts: list[Tensor] = []
             for start in range(0, len(raw), BATCH_ROWS):
@@ -172,7 +177,7 @@ class Predictor:
         if self._classes:
             chances = probabilities(logits)
             found = {"prediction": self._labels[chances.argmax(axis=1)]}
-            return found | {f"p_{name}": chances[:, k] for k, name in enumerate(self._labels)}
+            return found | dict(zip(self._chances, chances.T, strict=True))
         found = self._predictions("prediction", logits)
         if self.bands is not None:
             for coverage, width in self.bands.widths(raw).items():

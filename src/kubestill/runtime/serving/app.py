@@ -160,14 +160,16 @@ class _Server:
 
     async def _body(self, request: Request) -> bytes:
         most = self.settings.most_bytes
-        parts: list[bytes] = []
-        size = 0
-        async for part in request.stream():
-            size += len(part)
-            if size > most:
+        body, more = b"", True
+        while more:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            body += message.get("body", b"")
+            if len(body) > most:
                 raise HTTPException(413, f"a request may have {most:,} bytes; send fewer rows")
-            parts.append(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+            more = message.get("more_body", False)
+        return body
 
     def _check(self, request: Request, served: Served) -> None:
         asked = request.path_params

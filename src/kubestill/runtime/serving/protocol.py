@@ -53,7 +53,7 @@ def read_request(body: bytes, served: Served) -> Request:
         raise InvalidInput([Problem("inputs", told, remedy)])
     problems = Problems()
     columns: dict[str, Any] = {}
-    shapes = {one.name: one.shape for one in served.signature.inputs}
+    shapes = served.shapes
     for place, tensor in enumerate(cast(list[Any], inputs)):
         name = tensor.get("name") if isinstance(tensor, dict) else None
         if not isinstance(name, str):
@@ -61,8 +61,11 @@ def read_request(body: bytes, served: Served) -> Request:
         elif name in columns:
             problems.add(f"inputs[{place}].name", name, "is there twice; give a column once")
         elif name in shapes:
-            with problems.collect():
-                columns[name] = _read_tensor(name, cast(dict[str, Any], tensor), shapes[name])
+            values = _plain(tensor) if len(shapes[name]) == 1 else None
+            if values is None:
+                with problems.collect():
+                    values = _read_tensor(name, cast(dict[str, Any], tensor), shapes[name])
+            columns[name] = values
     known = [one.name for one in served.signature.outputs]
     wanted: list[str] = []
     for output in cast(list[Any], form.get("outputs") or []):
@@ -74,6 +77,19 @@ def read_request(body: bytes, served: Served) -> Request:
     return Request(
         id=str(form.get("id") or ""), raw=served.predictor.read(columns), outputs=tuple(wanted)
     )
+
+
+def _plain(tensor: Mapping[str, Any]) -> list[Any] | None:
+    """Return the values of a flat column, as nearly all are; None where one has to look closer."""
+    data = tensor.get("data")
+    if (
+        isinstance(data, list)
+        and tensor.get("shape") == [len(cast(list[Any], data))]
+        and tensor.get("datatype") in _TYPES
+        and not (data and isinstance(data[0], list))
+    ):
+        return cast(list[Any], data)
+    return None
 
 
 def _read_tensor(name: str, tensor: Mapping[str, Any], expected: tuple[int, ...]) -> list[Any]:
@@ -124,15 +140,14 @@ def write_response(
     for place, output in enumerate(served.signature.outputs):
         if request.outputs and output.name not in request.outputs:
             continue
-        several = output.names is not None
-        values = np.stack(columns[place:], axis=1) if several else columns[place]
+        values = columns[place]
+        shape, data = list(values.shape), values.reshape(-1).tolist()
+        if output.names is not None:
+            lists = [column.tolist() for column in columns[place:]]
+            shape = [len(values), len(lists)]
+            data = [value for row in zip(*lists, strict=True) for value in row]
         outputs.append(
-            {
-                "name": output.name,
-                "datatype": output.datatype,
-                "shape": list(values.shape),
-                "data": values.reshape(-1).tolist(),
-            }
+            {"name": output.name, "datatype": output.datatype, "shape": shape, "data": data}
         )
     form: dict[str, Any] = {"model_name": name, "model_version": served.found.version}
     if request.id:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from kubestill.errors import CorruptData, InvalidInput, NotFound, Problem
 from kubestill.runtime.models.export import load_model
@@ -40,8 +39,8 @@ class Served:
     found: Found
     predictor: Predictor
     signature: Signature
-    sample: dict[str, Any]
-    """A request of one row."""
+    shapes: dict[str, tuple[int, ...]]
+    """Of the inputs, by name."""
     quick: int
     """Rows of a batch that is answered at once."""
 
@@ -111,6 +110,6 @@ class Source:
             found=found,
             predictor=predictor,
             signature=signature,
-            sample=sample,
+            shapes={one.name: one.shape for one in signature.inputs},
             quick=_SMALL if spent <= _QUICK else 0,
         )
