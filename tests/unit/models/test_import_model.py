@@ -105,6 +105,26 @@ def test_a_model_is_scored_labels_rows_and_is_judged(place: Path, tmp_path: Path
     assert scores["cost"]["bytes"] == (place / "model.txt").stat().st_size
 
 
+def test_a_teacher_of_unknown_size_is_judged_as_any_other(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "scale").write_text("4")
+    told = {"source": "foreign_teachers:Rule", "settings": {"weights": str(tmp_path / "scale")}}
+    teacher = brought(place, tmp_path / "teacher", classes=[], **told)["model"]
+    student = brought(place, tmp_path / "student")["model"]
+    made = outputs(tmp_path, "metrics", "report", "summary", "record")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUBESTILL_TYPED", "foreign_teachers")
+        continuous_eval(
+            dataset=rows_in(place / "holdout"),
+            model=student,
+            baseline=teacher,
+            teacher=teacher,
+            **made,
+        )
+    said = Path(made["summary"].path).read_text()
+    assert "of its parameters" not in said
+    assert "| – |" in said
+
+
 def test_an_exported_model_is_copied(place: Path, tmp_path: Path) -> None:
     first = brought(place, tmp_path / "first")
     again = brought(place, tmp_path / "again", source=first["model"].path, classes=[])

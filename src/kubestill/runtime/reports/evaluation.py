@@ -22,7 +22,14 @@ from kubestill.runtime.reports.comparison_plots import (
 )
 from kubestill.runtime.reports.headline import headline, lead, tile_row
 from kubestill.runtime.reports.history import history_section
-from kubestill.runtime.reports.numbers import count, duration, range_text, score_text, size
+from kubestill.runtime.reports.numbers import (
+    count,
+    duration,
+    known_count,
+    range_text,
+    score_text,
+    size,
+)
 from kubestill.runtime.reports.page import (
     Cell,
     Html,
@@ -111,7 +118,7 @@ def _scores(findings: Findings) -> Html:
     rows: list[tuple[str | Html, list[Cell]]] = []
     for subject, look in subjects(findings):
         cells = [_score_cell(findings, findings.scores, subject, metric) for metric in metrics]
-        cells.append(Cell(text=_counted(subject.cost.parameters)))
+        cells.append(Cell(text=known_count(subject.cost.parameters)))
         rows.append((swatch(look.name, look.colour, look.marker), cells))
     gain = _gain_cells(findings, findings.scores, metrics)
     if gain and findings.baseline:
@@ -313,11 +320,6 @@ def _slices(findings: Findings) -> list[Html]:
     return [section("On parts of the rows", _key(findings), figure(drawn))]
 
 
-def _counted(value: int) -> str:
-    """Write a count; of a foreign model nobody may know it."""
-    return count(value) if value else "–"
-
-
 def _costs(findings: Findings) -> Html:
     rows: list[tuple[str | Html, list[Cell]]] = []
     for subject, look in subjects(findings):
@@ -325,9 +327,9 @@ def _costs(findings: Findings) -> Html:
         batch = max(cost.latency)
         rate = Cell(text=f"{count(batch / cost.latency[batch])}/s")
         cells = [
-            Cell(text=_counted(cost.parameters)),
+            Cell(text=known_count(cost.parameters)),
             Cell(text=size(cost.bytes)),
-            Cell(text=_counted(cost.flops)),
+            Cell(text=known_count(cost.flops)),
             Cell(text=duration(cost.latency[1])),
             Cell(text=duration(cost.latency[batch])),
             rate,

@@ -7,7 +7,14 @@ import numpy as np
 from kubestill.errors import counted
 from kubestill.runtime.evaluation.findings import Findings
 from kubestill.runtime.metrics.catalog import metrics_of
-from kubestill.runtime.reports.numbers import count, duration, percent, range_text, score_text
+from kubestill.runtime.reports.numbers import (
+    count,
+    duration,
+    known_count,
+    percent,
+    range_text,
+    score_text,
+)
 from kubestill.runtime.reports.page import Tile
 
 __all__ = ["headline", "lead", "tile_row"]
@@ -133,7 +140,7 @@ def _size_tiles(findings: Findings) -> list[Tile]:
     if other is None or other.cost.parameters in (0, cost.parameters):
         rate = f"{count(max(cost.latency) / cost.latency[max(cost.latency)])} rows a second"
         return [
-            Tile(value=count(cost.parameters), label="parameters"),
+            Tile(value=known_count(cost.parameters), label="parameters"),
             Tile(value=duration(cost.latency[1]), label="latency of one row", detail=rate),
         ]
     smaller = other.cost.parameters / cost.parameters

@@ -6,7 +6,7 @@ import math
 
 from kubestill.runtime.metrics.catalog import METRICS
 
-__all__ = ["count", "duration", "percent", "range_text", "score_text", "size"]
+__all__ = ["count", "duration", "known_count", "percent", "range_text", "score_text", "size"]
 
 
 def count(value: float) -> str:
@@ -15,6 +15,11 @@ def count(value: float) -> str:
         if abs(value) >= limit:
             return f"{_digits(value / limit)}{unit}"
     return f"{value:,.0f}" if value == round(value) else _digits(value)
+
+
+def known_count(value: float) -> str:
+    """Write a count, and a dash for 0: what a foreign model does not tell."""
+    return count(value) if value else "–"
 
 
 def size(value: float) -> str:

@@ -8,7 +8,7 @@ from kubestill.runtime.metrics.catalog import metrics_of
 from kubestill.runtime.reports.comparison_plots import Look
 from kubestill.runtime.reports.headline import headline
 from kubestill.runtime.reports.markdown import bullet_list, document, markdown_table
-from kubestill.runtime.reports.numbers import count, duration, range_text, score_text
+from kubestill.runtime.reports.numbers import duration, known_count, range_text, score_text
 
 __all__ = ["markdown_scores", "scores_text", "subjects"]
 
@@ -41,7 +41,7 @@ def markdown_scores(findings: Findings) -> str:
             for span in [range_text(m.name, s.low, s.high)]
         ]
         cost = subject.cost
-        rows.append([look.name, *shown, count(cost.parameters), duration(cost.latency[1])])
+        rows.append([look.name, *shown, known_count(cost.parameters), duration(cost.latency[1])])
     columns = ["", *(metric.title for metric in metrics), "parameters", "latency of one row"]
     verdict = f"**{findings.decision.verdict}** on {counted(findings.dataset['labelled'], 'row')}."
     reasons = bullet_list(findings.decision.reasons)
@@ -55,7 +55,7 @@ def scores_text(findings: Findings) -> str:
     for subject, look in subjects(findings):
         shown = [score_text(m.name, findings.scores.points[subject.name][m.name]) for m in metrics]
         cost = subject.cost
-        lines.append([look.name, *shown, count(cost.parameters), duration(cost.latency[1])])
+        lines.append([look.name, *shown, known_count(cost.parameters), duration(cost.latency[1])])
     widths = [max(len(line[index]) for line in lines) for index in range(len(lines[0]))]
     written = [
         "  "
