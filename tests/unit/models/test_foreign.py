@@ -32,6 +32,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder
 from sklearn.svm import LinearSVC
 
+from kubestill.datasets import write_dataset
 from kubestill.errors import CorruptData, InvalidInput
 from kubestill.runtime.datasets.decode import decode_features
 from kubestill.runtime.datasets.manifest import Dataset
@@ -132,7 +133,7 @@ def save_onnx_columns(path: Path) -> tuple[Path, dict[str, Any], Truth]:
     columns = make_column_transformer((encoder, ["shop", "code"]), (SimpleImputer(), ["amount"]))
     model = make_pipeline(columns, LogisticRegression())
     model.fit(features()[["shop", "code", "amount"]], table()["label"])
-    kinds = [("shop", StringTensorType([None, 1])), ("code", Int64TensorType([None, 1]))]
+    kinds: Any = [("shop", StringTensorType([None, 1])), ("code", Int64TensorType([None, 1]))]
     made = to_onnx(model, initial_types=[*kinds, ("amount", FloatTensorType([None, 1]))])
     (path / "model.onnx").write_bytes(made.SerializeToString())  # pyright: ignore
     return path / "model.onnx", {}, model.predict_proba(features())[:, 0]
@@ -220,6 +221,21 @@ def test_a_regression_gives_its_values(tmp_path: Path) -> None:
     skops.io.dump(LinearRegression().fit(filled, target), tmp_path / "line.skops")
     with pytest.raises(InvalidInput, match="refuses 256 rows.*NaN"):
         brought(tmp_path / "line.skops", prices)
+
+
+def test_a_model_of_numbers_far_from_zero_reads_and_gives_them_as_they_are(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    when = 1.7e9 + rng.permutation(600)
+    given = pd.DataFrame({"when": when, "x": rng.normal(size=600)})
+    target = 1.7e9 + (when - 1.7e9) / 100 + given["x"]
+    line = LinearRegression().fit(given, target)
+    skops.io.dump(line, tmp_path / "line.skops")
+    made = write_dataset(given.assign(y=target), str(tmp_path / "rows"), target="y")
+    assert [column.offset > 0 for column in made.schema.columns] == [True, False, True]
+    answers = loaded(brought(tmp_path / "line.skops", made), tmp_path / "model")(given)
+    truth = line.predict(given)
+    np.testing.assert_allclose(answers["prediction"], truth, rtol=0, atol=1e-5)
+    assert np.ptp(truth) > 1
 
 
 def test_labels_that_the_model_does_not_know_count_as_missing(
@@ -318,7 +334,8 @@ def test_torchscript_and_torch_export_are_refused_with_what_to_write_instead(
     tmp_path: Path, rows: Dataset
 ) -> None:
     network = torch.nn.Linear(3, 1)
-    torch.jit.trace(network, torch.zeros(1, 3)).save(str(tmp_path / "script.pt"))
+    traced: Any = torch.jit.trace(network, torch.zeros(1, 3))
+    traced.save(str(tmp_path / "script.pt"))
     program = torch.export.export(network, (torch.zeros(2, 3),))
     torch.export.save(program, tmp_path / "model.pt2")
     for name, said in (("script.pt", "is TorchScript"), ("model.pt2", "is a file of torch.export")):
@@ -540,7 +557,9 @@ def test_onnx_with_weights_elsewhere_or_a_fixed_batch_is_refused(
     onnx.save(model, tmp_path / "fixed.onnx")
     with pytest.raises(InvalidInput, match="batches of exactly 1 rows.*dynamic"):
         brought(tmp_path / "fixed.onnx", rows, **options)
-    outside = onnx.TensorProto(name="w", data_type=1, dims=[1], data_location=1)
+    outside = onnx.TensorProto(
+        name="w", data_type=1, dims=[1], data_location=onnx.TensorProto.EXTERNAL
+    )
     outside.external_data.add(key="location", value="../../etc/passwd")
     model.graph.initializer.append(outside)
     onnx.save(model, tmp_path / "outside.onnx")

@@ -134,7 +134,7 @@ class ForeignModel(Model):
         """Map raw [B, R] to logits [B, K], [B, 1] for binary, or to predictions [B, T]."""
         return torch.from_numpy(self.answer(raw.detach().cpu().numpy()))
 
-    def answer(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
+    def answer(self, raw: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
         """Do what `forward` does, on arrays.
 
         Raises:
@@ -184,7 +184,7 @@ def ask(runtime: Runtime, rows: Block, kind: str) -> NDArray[np.floating[Any]]:
     return outputs
 
 
-def to_logits(outputs: NDArray[np.floating[Any]], spec: ForeignSpec) -> NDArray[np.float32]:
+def to_logits(outputs: NDArray[np.floating[Any]], spec: ForeignSpec) -> NDArray[np.floating[Any]]:
     """Turn a model's own outputs [B, M] into logits [B, K], [B, 1] for binary, or values [B, T].
 
     Raises:
@@ -205,7 +205,9 @@ def to_logits(outputs: NDArray[np.floating[Any]], spec: ForeignSpec) -> NDArray[
         found = outputs
     else:
         found = outputs[:, spec.order]
-    return np.ascontiguousarray(found, dtype=np.float32)
+    target = spec.schema.target
+    exact = spec.task == "regression" and target is not None and target.offset
+    return np.ascontiguousarray(found, dtype=np.float64 if exact else np.float32)
 
 
 def _log_odds(outputs: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

@@ -70,14 +70,14 @@ class Block:
     """Some rows as a foreign model takes them: one matrix, or columns by name."""
 
     def __init__(self, raw: NDArray[np.float32], layout: RawLayout, inputs: tuple[Input, ...]):
-        self._raw, self._layout = raw, layout
+        self._raw, self._layout = _as_given(raw, layout), layout
         self._codes = {one.name: one.codes for one in inputs if one.codes is not None}
 
     def __len__(self) -> int:
         return len(self._raw)
 
     @cached_property
-    def matrix(self) -> NDArray[np.float32]:
+    def matrix(self) -> NDArray[np.floating[Any]]:
         """[B, R], NaN where missing: numbers, 0 and 1, codes of categories, flattened tensors."""
         if not self._codes:
             return self._raw
@@ -86,7 +86,7 @@ class Block:
             matrix[:, self._layout.slices[name].start] = self.numbers(name)
         return matrix
 
-    def numbers(self, name: str) -> NDArray[np.float32]:
+    def numbers(self, name: str) -> NDArray[np.floating[Any]]:
         """Return a column as numbers: [B], or [B, *shape] of a tensor."""
         place = self._layout.slices[name]
         column = self._layout.schema.column(name)
@@ -124,7 +124,22 @@ class Block:
         return pd.DataFrame(columns)
 
 
-def _places(codes: NDArray[np.float32]) -> NDArray[np.int64]:
+def _as_given(raw: NDArray[np.float32], layout: RawLayout) -> NDArray[Any]:
+    """Return raw rows with their offsets, in float64 where there is one; unseen labels are NaN."""
+    columns, rows = layout.features, raw
+    if any(column.offset for column in columns):
+        rows = raw.astype(np.float64)
+    for column in columns:
+        place = layout.slices[column.name]
+        if column.offset:
+            rows[:, place] += column.offset
+        elif column.kind == "categorical" and (raw[:, place] < 0).any():
+            rows = rows.copy() if rows is raw else rows
+            rows[:, place][raw[:, place] < 0] = np.nan
+    return rows
+
+
+def _places(codes: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
     return np.where(np.isnan(codes), -1, codes).astype(np.int64)
 
 
