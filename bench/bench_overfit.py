@@ -11,22 +11,18 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections import Counter
 from pathlib import Path
-from tempfile import TemporaryDirectory
-
-import numpy as np
 
 from bench.results import Measure, write
-from kubestill.runtime.datasets.cache import load_decoded
-from kubestill.runtime.datasets.decode import RawLayout
-from kubestill.runtime.sanity import Findings, GateSettings, Rows, examine
-from kubestill.runtime.training.device import arithmetic, choose_machine
-from kubestill.runtime.training.prepare import prepare, resolve_loss
-from kubestill.runtime.training.settings import TrainingSettings
+from kubestill.runtime.sanity import GateSettings
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "unit" / "sanity"))
-import gated_rows  # noqa: E402  # pyright: ignore[reportMissingImports]
-from healthy_zoo import SetUp, set_up  # noqa: E402  # pyright: ignore[reportMissingImports]
+from healthy_zoo import (  # noqa: E402  # pyright: ignore[reportMissingImports]
+    asked_of_shuffled,
+    examined,
+    set_up,
+)
 
 
 def main() -> None:
@@ -39,6 +35,8 @@ def main() -> None:
     told = parser.parse_args()
     begun, done, refused, spent = time.process_time(), 0, 0, 0.0
     gate = GateSettings()
+    kept = 0
+    shuffled: list[str] = []
     for number in range(told.first, told.first + told.set_ups):
         if time.process_time() - begun > 60 * told.minutes:
             break
@@ -53,6 +51,13 @@ def main() -> None:
         for check in found.checks:
             if check.status != "ok":
                 print(f"      {check.status} {check.code}: {check.said}")
+    for number in range(told.first, told.first + told.shuffled):
+        if time.process_time() - begun > 60 * told.minutes:
+            break
+        check, _ = asked_of_shuffled(set_up(number))
+        shuffled.append(check.status)
+        kept += check.status == "ok"
+    counts = Counter(shuffled)
     write(
         "overfit",
         [
@@ -72,30 +77,16 @@ def main() -> None:
                 unit="s",
                 peer=f"gate.seconds = {gate.seconds:g}",
             ),
+            Measure(
+                name="shuffled labels taken for known",
+                value=kept / max(1, len(shuffled)),
+                bar=0.05,
+                at_least=False,
+                unit="share",
+                peer=", ".join(f"{count} {status}" for status, count in counts.most_common()),
+            ),
         ],
     )
-
-
-def examined(drawn: SetUp, gate: GateSettings, *, shuffle: bool = False) -> Findings:
-    """Run the gate as a training run's step does."""
-    with TemporaryDirectory() as folder:
-        dataset = gated_rows.write(drawn.table(), folder, lambda frame: frame)
-        settings = TrainingSettings(
-            threads=1,
-            network=drawn.network,
-            network_args=drawn.network_args,
-            **drawn.settings,
-        )
-        machine = choose_machine(settings)
-        loss = resolve_loss(settings, dataset, distil=False)
-        with arithmetic(settings):
-            prepared = prepare(dataset, None, settings, machine, loss_name=loss)
-            decoded = load_decoded(dataset, RawLayout(dataset.schema))
-            labels = decoded.target
-            if shuffle and labels is not None:
-                labels = np.random.default_rng(drawn.number).permutation(labels)
-            rows = Rows(labels=labels, soft=decoded.soft, complete=False)
-            return examine(prepared, rows, settings, machine, gate)
 
 
 if __name__ == "__main__":

@@ -7,15 +7,24 @@ learned is a function of the features, so that the label is theirs by constructi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, field, replace
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from gated_rows import Table
+from gated_rows import Table, write
 from numpy.typing import NDArray
 
+from kubestill.runtime.datasets.cache import load_decoded
+from kubestill.runtime.datasets.decode import RawLayout
 from kubestill.runtime.datasets.schema import Column, Schema
+from kubestill.runtime.sanity import Check, Findings, GateSettings, HeldOut, Rows, examine
+from kubestill.runtime.sanity.heldout import check_held_out
+from kubestill.runtime.training.device import arithmetic, choose_machine
+from kubestill.runtime.training.prepare import prepare, resolve_loss
+from kubestill.runtime.training.settings import TrainingSettings
 
 WIDTHS = (8, 16, 32, 64, 128, 256, 512, 1024)
 FEATURES = (1, 1, 2, 3, 5, 10, 30, 100, 300, 1000, 2000)
@@ -157,3 +166,39 @@ def _fields(set_up: SetUp, random: np.random.Generator) -> Table:
     frame = pd.DataFrame({"rough": list(rough.astype(np.float32))})
     frame["smooth"] = list(told.astype(np.float32))
     return Schema(columns=columns, task="regression"), frame
+
+
+def examined(drawn: SetUp, gate: GateSettings) -> Findings:
+    """Run the gate on a set-up as a training run's step does."""
+    with TemporaryDirectory() as folder:
+        dataset = write(drawn.table(), folder, lambda frame: frame)
+        settings = TrainingSettings(
+            threads=1, network=drawn.network, network_args=drawn.network_args, **drawn.settings
+        )
+        machine = choose_machine(settings)
+        loss = resolve_loss(settings, dataset, distil=False)
+        with arithmetic(settings):
+            prepared = prepare(dataset, None, settings, machine, loss_name=loss)
+            decoded = load_decoded(dataset, RawLayout(dataset.schema))
+            rows = Rows(labels=decoded.target, soft=decoded.soft, complete=False)
+            return examine(prepared, rows, settings, machine, gate)
+
+
+def asked(inputs: NDArray[Any], labels: NDArray[Any]) -> tuple[Check, HeldOut | None]:
+    """Ask whether the labels of held-out rows can be told."""
+    return check_held_out(
+        inputs.astype(np.float32),
+        labels,
+        np.arange(len(inputs)),
+        codes=0,
+        complete=False,
+        seed=0,
+        deadline=time.thread_time() + 60,
+    )
+
+
+def asked_of_shuffled(drawn: SetUp) -> tuple[Check, HeldOut | None]:
+    """Ask the same of a set-up's rows under each other's labels."""
+    random = np.random.default_rng([2, drawn.number])
+    inputs, labels = draw_rows(replace(drawn, function="linear"), random)
+    return asked(inputs, random.permutation(labels))

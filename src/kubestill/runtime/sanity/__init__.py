@@ -5,8 +5,8 @@ their loss can go), `rows`, `contract` and `network` (what shows without trainin
 `diagnosis` (one experiment at a time), `heldout` (labels of rows never seen) and `findings`.
 """
 
-from kubestill.runtime.sanity.findings import CODES, Check, Findings, Trace
+from kubestill.runtime.sanity.findings import CODES, Check, Findings, HeldOut, Trace
 from kubestill.runtime.sanity.gate import Rows, examine
 from kubestill.runtime.sanity.settings import GateSettings
 
-__all__ = ["CODES", "Check", "Findings", "GateSettings", "Rows", "Trace", "examine"]
+__all__ = ["CODES", "Check", "Findings", "GateSettings", "HeldOut", "Rows", "Trace", "examine"]
