@@ -279,7 +279,8 @@ def boosting(stream: Stream, before: pd.DataFrame, rows: pd.DataFrame) -> pd.Dat
     for name in known.columns:
         if known[name].dtype.kind not in "biuf":
             labels = pd.CategoricalDtype(sorted(known[name].dropna().unique()))
-            known[name], asked[name] = known[name].astype(labels), asked[name].astype(labels)
+            asked[name] = asked[name].where(asked[name].isin(labels.categories)).astype(labels)
+            known[name] = known[name].astype(labels)
     options = {"categorical_features": "from_dtype", "random_state": 0}
     if stream.numeric:
         trees = HistGradientBoostingRegressor(**options).fit(known, before[stream.target])

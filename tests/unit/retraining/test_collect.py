@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from scene import Scene, rows
@@ -42,6 +43,15 @@ def test_the_latest_rows_judge_and_their_neighbours_teach_nobody(scene: Scene) -
     scene.deliver("b.parquet", rows(200, 50, day="2013-02-01"))
     later = scene.run("2013-03-01", replay_rows=1000)
     assert later.ids("replay") == list(range(140))
+
+
+def test_validation_rows_are_stretches_of_time(scene: Scene) -> None:
+    scene.deliver("a.parquet", rows(0, 2000).sample(frac=1, random_state=0))
+    taken = scene.run("2013-06-01", validation_fraction=0.14)
+    found = np.asarray(taken.ids("validation"))
+    assert len(found) == pytest.approx(0.14 * 2000, abs=75)
+    assert (np.diff(found) > 1).sum() < 6
+    assert sorted([*found, *taken.ids("dataset")]) == list(range(1400))
 
 
 def test_a_retry_gets_the_same_window_though_more_rows_have_arrived(scene: Scene) -> None:
