@@ -161,3 +161,6 @@ def test_what_fails_in_one_process_is_what_the_step_says(data: Path, tmp_path: P
     with pytest.raises(RankFailed, match=said) as caught:
         teach(data, tmp_path, network="elastic:Fails", settings=settings)
     assert not may_pass(caught.value), "another attempt would fail the same way"
+    # The next group of this process has nothing of this one.
+    teach(data, tmp_path, steps=3, settings=settings)
+    assert (tmp_path / "model").exists()

@@ -56,11 +56,11 @@ def process_group(together: Together | None = None) -> Generator[None, None, Non
         options["timeout"] = timedelta(seconds=together.timeout)
     else:
         store, rank, world_size = _rendezvous()
+        # A process may train twice. Under the names of an earlier group stand the addresses at
+        # which nobody listens any more, and a rank that comes first would take them.
+        store = dist.PrefixStore(f"kubestill/{next(_groups)}", store)
     if local_rank() < torch.cuda.device_count():
         torch.cuda.set_device(local_rank())
-    # A process may train twice. Under the names of an earlier group stand the addresses at which
-    # nobody listens any more, and a rank that comes first would take them.
-    store = dist.PrefixStore(f"kubestill/{next(_groups)}", store)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, **options)
     try:
