@@ -176,6 +176,7 @@ def test_a_model_answers_here_as_in_its_own_library(
     predictor = loaded(
         brought(source, rows, **options), tmp_path / "model", trust=("foreign_teachers",)
     )
+    assert (predictor.spec.parameters > 0) == (save is not save_python)
     answers = predictor(features())
     np.testing.assert_allclose(answers["p_bad"], truth, atol=1e-6)
     # Cut elsewhere, the answers are the same.
@@ -207,6 +208,27 @@ def test_classes_are_matched_by_name(order: list[str], library: str, tmp_path: P
     answers = found(features())
     for place, name in enumerate(order):
         np.testing.assert_allclose(answers[f"p_{name}"], truth[:, place], atol=1e-6)
+
+
+def test_another_number_of_classes_is_refused_before_the_model_answers(
+    tmp_path: Path, rows: Dataset
+) -> None:
+    target = table()["grade"].astype(int).to_numpy()
+    model = xgboost.XGBClassifier(n_estimators=2, enable_categorical=True, n_jobs=1)
+    model.fit(frame(), target).save_model(tmp_path / "model.json")
+    with pytest.raises(InvalidInput, match="3 outputs for a row.*target has 2 classes"):
+        brought(tmp_path / "model.json", rows, classes=["ok", "bad"])
+    text = (tmp_path / "model.json").read_text()
+    wide = text.replace('"num_class":"3"', '"num_class":"2000000000"')
+    assert wide != text
+    (tmp_path / "model.json").write_text(wide)
+    with pytest.raises((InvalidInput, CorruptData)):
+        brought(tmp_path / "model.json", rows, classes=["ok", "bad"])
+    narrow = text.replace('"num_feature":"4"', '"num_feature":"2000000000"')
+    assert narrow != text
+    (tmp_path / "model.json").write_text(narrow)
+    with pytest.raises((InvalidInput, CorruptData)):
+        brought(tmp_path / "model.json", dataset(tmp_path / "rows", "grade"))
 
 
 def test_a_regression_gives_its_values(tmp_path: Path) -> None:
@@ -474,6 +496,9 @@ def damages() -> dict[str, str]:
         "children": circle,
         "linear": text.replace("is_linear=0", "is_linear=1", 1),
         "outputs": text.replace("num_tree_per_iteration=1", "num_tree_per_iteration=0"),
+        "classes": text.replace("num_class=1", "num_class=1000000"),
+        "objective": text.replace("objective=binary", "objective=multiclassova num_class:9 "),
+        "twice": text.replace("\nleaf_value=", "\nsplit_feature=\nleaf_value=", 1),
         "names": text.replace("feature_names=", "feature_nams="),
         "text": text.replace("leaf_value=", "leaf_value=x", 1),
     }

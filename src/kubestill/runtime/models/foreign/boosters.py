@@ -101,8 +101,11 @@ def _read_text(content: bytes) -> tuple[dict[str, str], int]:
         features = len(header["feature_names"].split(" "))
         if int(header["max_feature_idx"]) + 1 != features:
             raise ValueError("max_feature_idx does not fit feature_names")
-        if int(header["num_tree_per_iteration"]) < 1 or int(header["num_class"]) < 1:
-            raise ValueError("it has no output")
+        outputs = int(header["num_tree_per_iteration"])
+        named = re.search(r"num_class:(\d+)", header.get("objective", ""))
+        counts = {outputs, int(header["num_class"]), int(named[1]) if named else outputs}
+        if len(counts) > 1 or outputs < 1:
+            raise ValueError(f"it has {' or '.join(map(str, sorted(counts)))} outputs")
         sizes = [int(size) for size in header["tree_sizes"].split()]
         if [len(f"Tree={block}".encode()) + 1 for block in blocks[:-1]] != sizes[:-1]:
             raise ValueError("tree_sizes do not fit the trees")
@@ -115,8 +118,13 @@ def _read_text(content: bytes) -> tuple[dict[str, str], int]:
 
 
 def _fields(text: str) -> dict[str, str]:
-    pairs = (line.partition("=") for line in text.splitlines())
-    return {name: value for name, _, value in pairs}
+    found: dict[str, str] = {}
+    for line in text.split("\n"):
+        name, equals, value = line.rstrip("\r").partition("=")
+        if equals and name in found:
+            raise ValueError(f"it has {name} twice")
+        found[name] = value
+    return found
 
 
 def _check_tree(tree: dict[str, str], features: int) -> int:
@@ -192,7 +200,7 @@ class XgBoost:
             classes=None,
             outputs=max(count, targets),
             answers="logit" if self._margin else "value",
-            parameters=0 if self._linear else _count_nodes(self._booster),
+            parameters=0 if self._linear else _count_nodes(content),
         )
 
     def _categories(self) -> dict[str, tuple[str, ...]]:
@@ -219,6 +227,13 @@ class XgBoost:
         )
 
 
-def _count_nodes(booster: Any) -> int:
-    """Count splits and leaves; each is one learned number or two."""
-    return sum(text.count("\n") for text in booster.get_dump())
+_NODES = re.compile(rb'num_nodes(?:":"|SL.{8})(\d{1,9})', re.DOTALL)
+"""As JSON and as UBJSON write it."""
+
+
+def _count_nodes(content: bytes) -> int:
+    """Count splits and leaves; each is one learned number or two.
+
+    The library could only be asked for a dump, of as many names as the file claims columns.
+    """
+    return min(sum(int(count) for count in _NODES.findall(content)), len(content))

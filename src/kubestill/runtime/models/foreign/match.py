@@ -87,6 +87,12 @@ def match(declared: Declared, schema: Schema, options: Options, *, certain: bool
     else:
         answers = _answers(declared, schema, options, certain, problems)
         order = _order(declared, schema, options, problems)
+        classes = target.width if schema.task == "regression" else len(schema.classes)
+        allowed = (1, 2) if schema.task == "binary" else (classes,)
+        if declared.outputs not in (None, *allowed):
+            what = "values" if schema.task == "regression" else "classes"
+            remedy = f"the dataset's target has {classes} {what}; import the rows it was fitted on"
+            problems.add("model", f"{declared.outputs} outputs for a row", remedy)
     problems.raise_if_any()
     assert target is not None
     assert answers is not None

@@ -107,6 +107,10 @@ def load_foreign(
     width = RawLayout(spec.schema).width
     if runtime.declared.width not in (None, width):
         raise CorruptData(f"the model reads {runtime.declared.width} numbers a row, not {width}")
+    if runtime.declared.outputs not in (None, spec.width):
+        raise CorruptData(
+            f"the model puts out {runtime.declared.outputs} numbers, not {spec.width}"
+        )
     if network.source is not None:
         found = find_teacher(network.factory, vouched=False, trust=trust)
         if source_digest(found) != network.source:  # pyright: ignore[reportArgumentType]
