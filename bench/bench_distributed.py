@@ -27,7 +27,7 @@ from bench.results import Measure, write
 from kubestill.runtime.training.batches import Order
 from kubestill.runtime.training.losses import build_loss
 from kubestill.runtime.training.micro_batches import MicroBatches
-from kubestill.runtime.training.steps import AutogradStep, FusedStep, SplitStep
+from kubestill.runtime.training.steps import AutogradStep, FusedStep, SplitStep, why_not_fusible
 from kubestill.runtime.training.tree import Groups
 
 BATCH, CLASSES = 512, 10
@@ -61,7 +61,8 @@ def main() -> None:
     measures: list[Measure] = []
     for name in NETWORKS:
         with tempfile.TemporaryDirectory() as folder:
-            mp.spawn(two, args=(name, folder, told.rounds, told.steps), nprocs=2)
+            arguments = (name, folder, told.rounds, told.steps)
+            mp.spawn(two, args=arguments, nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
             shared: Turns = torch.load(f"{folder}/turns", weights_only=False)
         alone = one(name, told.rounds, told.steps)
         measures += [
@@ -150,8 +151,8 @@ def one(name: str, rounds: int, steps: int) -> Turns:
 
 def plain_step(network: nn.Module) -> SplitStep:
     options: dict[str, Any] = {"optimizer": "AdamW", "optimizer_args": {}}
-    plain = isinstance(network, nn.Sequential) and isinstance(network[0], nn.Linear)
-    if plain and not any(isinstance(layer, nn.Dropout) for layer in network):
+    if not why_not_fusible(network, optimizer="AdamW", precision="float32"):
+        assert isinstance(network, nn.Sequential)
         return FusedStep(network, build_loss(LOSS), **options)
     return AutogradStep(network, build_loss(LOSS), **options)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 OWNER = "elastic"
 
@@ -164,7 +164,7 @@ def _train(
                 os.kill(os.getpid(), signal.SIGKILL)
             return step(self, *args)
 
-        MicroBatches.__call__ = counted
+        MicroBatches.__call__ = counted  # pyright: ignore[reportAttributeAccessIssue]
     outputs: dict[str, Any] = {
         name: LocalArtifact(str(root / name))
         for name in ("model", "ledger", "metrics", "report", "summary")

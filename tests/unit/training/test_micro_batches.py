@@ -74,7 +74,7 @@ def test_running_statistics_are_the_means_over_micro_batches() -> None:
     for name in ("running_mean", "running_var"):
         given = [getattr(peer[1], name) for peer in peers]
         shares = [(last - first) / ROWS for first, last in zip(edges, edges[1:], strict=False)]
-        mean = sum(share * each for share, each in zip(shares, given, strict=True))
+        mean = torch.stack([w * each for w, each in zip(shares, given, strict=True)]).sum(0)
         assert torch.allclose(getattr(network[1], name), mean)
     assert network[1].num_batches_tracked == 1
 
@@ -115,7 +115,7 @@ class Writing(nn.Module):
     def __init__(self, buffer: torch.Tensor, first: int):
         super().__init__()
         self.layer, self.first, self.calls = nn.Linear(8, 3), first, 0
-        self.register_buffer("memory", buffer)
+        self.memory = nn.Buffer(buffer)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         if self.calls >= self.first:
@@ -168,11 +168,11 @@ def test_more_processes_of_torchrun_than_micro_batches_are_refused(
 
 
 def test_an_infinite_buffer_is_no_broken_weight() -> None:
-    network = plain()
-    network.register_buffer("mask", torch.tensor([0.0, -torch.inf, torch.inf]))
+    network, mask = plain(), torch.tensor([0.0, -torch.inf, torch.inf])
+    network.register_buffer("mask", mask)
     assert not what_is_broken(0.1, network)
-    network.mask[0] = torch.nan
+    mask[0] = torch.nan
     assert what_is_broken(0.1, network)
-    network.mask[0] = 0.0
+    mask[0] = 0.0
     network[0].weight.data[0, 0] = torch.inf
     assert what_is_broken(0.1, network)

@@ -74,7 +74,7 @@ def pairwise(values: list[np.ndarray]) -> np.ndarray:
 def test_every_rank_gets_the_sum_of_the_tree(leaves: int, world: int) -> None:
     dice = np.random.default_rng(leaves)
     scale = 10.0 ** dice.integers(-6, 6, (leaves, 433))
-    numbers = [np.float32(row) for row in dice.normal(size=(leaves, 433)) * scale]
+    numbers = list((dice.normal(size=(leaves, 433)) * scale).astype(np.float32))
     values = [
         [
             torch.from_numpy(row[:400].reshape(8, 50)),
@@ -83,7 +83,7 @@ def test_every_rank_gets_the_sum_of_the_tree(leaves: int, world: int) -> None:
         for row in numbers
     ]
     exact = [pairwise([v[i].numpy() for v in values]) for i in range(2)]
-    naive = sum(v[0].numpy() for v in values)
+    naive = np.cumsum([v[0].numpy() for v in values], axis=0)[-1]
     for total in summed(leaves, world, values):
         for found, wanted in zip(total, exact, strict=True):
             assert found.numpy().tobytes() == wanted.tobytes()

@@ -5,6 +5,8 @@ trains and does nothing else; what they print goes into files. Whichever of them
 error or a signal, is the cause of the end of all: the others only miss it.
 """
 
+# Documented names of torch.distributed, which pyright does not count as exported.
+# pyright: reportPrivateImportUsage=false
 from __future__ import annotations
 
 import ctypes
