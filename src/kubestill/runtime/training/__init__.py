@@ -4,6 +4,8 @@ Reading order: `settings` (everything a user can set), `job` (checks all of it b
 runs), `run` (fingerprint, place, resume or adopt), `prepare` (model, rows and loss), `engine` (the
 loop) and `record` (what it leaves). The engine uses `plan` and `batches` (which rows at which
 step), `steps` and `finish` (one update, first-order and L-BFGS), `optimizers`, `schedules` and
-`losses`, `validation` (scores on the way), `stopping`. What decides bits is in `device`,
-`random_state`, `distributed` and `kernels`; only fine-tuning needs `replay`.
+`losses`, `validation` (scores on the way), `stopping`. Where several processes share a training
+run, `processes` starts them, `distributed` joins them, and `micro_batches` and `tree` keep its bits
+independent of how many they are. What else decides bits is in `device`, `random_state` and
+`kernels`; only fine-tuning needs `replay`.
 """
