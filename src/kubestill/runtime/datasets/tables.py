@@ -308,6 +308,7 @@ def _stories(
     for name, found in findings.items():
         column = kept.get(name)
         learned = column is not None and column.role in ("feature", "target")
+        numbers = column is not None and column.kind in ("numeric", "tensor")
         said = [_ROLE_NOTES[column.role]] if column and column.role in _ROLE_NOTES else []
         said += [answers.note] if answers and name in answers.columns else []
         stories.append(
@@ -318,7 +319,7 @@ def _stories(
                 role=column.role if column else "left out",
                 missing=found.missing,
                 why=left_out.get(name, ""),
-                loss=found.loss if learned and column.kind in ("numeric", "tensor") else "",
+                loss=found.loss if learned and numbers else "",
                 notes=(*said, *_notes(opened, found, learned=learned, asked=name in kinds)),
             )
         )

@@ -6,6 +6,8 @@ anywhere and in any order. Give every further round of refinement a seed of its 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -89,7 +91,7 @@ class Adaptive:
             self._block = number, rows.iloc[worst].reset_index(drop=True)
         return self._block[1]
 
-    def _solved(self, start: int, stop: int) -> tuple[pd.DataFrame, NDArray[np.float64]]:
+    def _solved(self, start: int, stop: int) -> tuple[pd.DataFrame, NDArray[np.floating[Any]]]:
         rows = self._sobol.make(start, stop)
         outputs = self._predictor.logits(decode_features(rows, self._layout))
         target = decode(rows, self._layout, ("target",)).target

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,13 +60,14 @@ class Familiar:
             problems.raise_if_any()
 
 
-def _strange(column: ColumnEncoding, raw: NDArray[np.float32]) -> list[tuple[str, NDArray[Any]]]:
+def _strange(
+    column: ColumnEncoding, raw: NDArray[np.float32]
+) -> list[tuple[str, NDArray[np.bool_]]]:
     if column.kind == "categorical":
         return [("unseen label", raw[:, 0] < 0)]
-    found = [("infinite", np.isinf(raw).any(axis=1))]
-    if not column.indicator:
-        found.append(("missing", np.isnan(raw).any(axis=1)))
-    return found
+    infinite: NDArray[np.bool_] = np.isinf(raw).any(axis=1)
+    missing: NDArray[np.bool_] = np.isnan(raw).any(axis=1) & (not column.indicator)
+    return [("infinite", infinite), ("missing", missing)]
 
 
 def _remedy(what: str, rows: NDArray[np.int64], count: int) -> str:
