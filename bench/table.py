@@ -33,6 +33,7 @@ over to other machines, absolute numbers do not. A bar that is missed says so.
 | `python -m bench.bench_transfer` | uploads and downloads against the emulator |
 | `make bench-containers` | a step's start and imports in its image; needs a Docker engine |
 | `python -m bench.bench_gate` | continuous-eval: false alarms, power, bad months named |
+| `python -m bench.bench_serving` | a row beside encoding by hand, requests beside a bare handler |
 | `python -m bench.bench_truth` | coverage and error rates where the truth is known |
 | `make bench-retraining SEEDS=5` | a real year through the real pipeline; one seed unless told |
 | `make bench-mnist DATA=…` | Hinton et al. 2015 on MNIST (IDX files); `SCALE=small` for 2 cores |

@@ -67,7 +67,7 @@ def test_no_command_ends_in_a_traceback(told):
     assert {name: crash for name, (crash, _) in told.items() if crash} == {}
 
 
-def test_only_a_run_on_this_machine_needs_the_runtime(told):
+def test_only_what_computes_on_this_machine_needs_the_runtime(told):
     missing = {name: said.strip() for name, (_, said) in told.items() if "not installed" in said}
     for said in missing.values():
         assert re.fullmatch(
@@ -76,7 +76,8 @@ def test_only_a_run_on_this_machine_needs_the_runtime(told):
             said,
         )
     # Whoever reads records needs pydantic, which is small: the client extra may bring it.
-    assert {name for name, said in missing.items() if "needs pydantic" not in said} == {"run"}
+    needing = {name for name, said in missing.items() if "needs pydantic" not in said}
+    assert needing == {"run", "serve"}
 
 
 def test_the_walk_reaches_every_command(told):
@@ -86,7 +87,14 @@ def test_the_walk_reaches_every_command(told):
 
 @pytest.mark.parametrize(
     ("module", "extra"),
-    [("torch", "runtime"), ("sklearn.utils", "runtime"), ("botocore", "s3"), ("docker", "docker")],
+    [
+        ("torch", "runtime"),
+        ("sklearn.utils", "runtime"),
+        ("botocore", "s3"),
+        ("docker", "docker"),
+        ("starlette.routing", "serve"),
+        ("prometheus_client", "serve"),
+    ],
 )
 def test_the_extra_is_the_one_that_brings_the_package(module, extra):
     assert f"pip install 'kubestill[{extra}]'" in explain_missing(module)
