@@ -35,7 +35,8 @@ over to other machines, absolute numbers do not. A bar that is missed says so.
 | `python -m bench.bench_gate` | continuous-eval: false alarms, power, bad months named |
 | `python -m bench.bench_serving` | a row beside encoding by hand, requests beside a bare handler |
 | `python -m bench.bench_truth` | coverage and error rates where the truth is known |
-| `make bench-retraining SEEDS=5` | a real year through the real pipeline; one seed unless told |
+| `python -m bench.bench_overfit` | overfit-batch: healthy set-ups refused, labels without meaning |
+| `make bench-retraining` | three real streams through the real pipeline, on its defaults |
 | `make bench-mnist DATA=…` | Hinton et al. 2015 on MNIST (IDX files); `SCALE=small` for 2 cores |
 | `make bench-chaos` | training ended at every listed point, then 200 random kills |
 """
@@ -63,8 +64,8 @@ def main() -> None:
             parts.append(
                 f"| {row['name']} | {value} | {bar} | {row['unit']} | {row['peer']} | {holds} |"
             )
-        if path.with_suffix(".svg").exists():
-            parts.append(f"\n![{path.stem}](results/{path.stem}.svg)")
+        for picture in sorted(path.parent.glob(f"{path.stem}*.svg")):
+            parts.append(f"\n![{picture.stem}](results/{picture.name})")
     (HERE / "README.md").write_text("\n".join(parts) + "\n")
     COSTS.write_text(_MEASURED.sub(_fill, COSTS.read_text()))
 

@@ -96,8 +96,8 @@ def compare_rows(
                 earlier = before()
             last = earlier.get(name) if earlier else None
             if change := change_of_unit(known, column, last):
-                told = {"kind": "unit", "statement": f"{name}: {change}"}
-                moved = [replace(shift, **told) for shift in moved]
+                said = f"{name}: {change}"
+                moved = [replace(shift, kind="unit", statement=said) for shift in moved]
         found += moved
     p_values = adjusted([shift.p_value for shift in found])
     kept = [
