@@ -72,8 +72,10 @@ def make(folder: str) -> None:
     schema = Schema(columns=columns, task="multiclass")
     layout = RawLayout(schema)
     encoder = Encoder.fit([decode_features(frame, layout)], layout)
-    options = {"network_args": {"hidden": [64, 64]}}
-    export_model(Model.create(schema, encoder=encoder, decoder=Decoder(), **options), folder)
+    arguments = {"hidden": [64, 64]}
+    export_model(
+        Model.create(schema, encoder=encoder, decoder=Decoder(), network_args=arguments), folder
+    )
 
 
 def by_hand(predictor: Predictor) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
