@@ -271,7 +271,7 @@ def test_a_soft_column_distils_without_a_teacher(tmp_path: Path) -> None:
         name: LocalArtifact(str(tmp_path / "out" / name))
         for name in ("model", "ledger", "metrics", "report", "summary")
     }
-    inputs = {
+    inputs: dict[str, Any] = {
         name: LocalArtifact(str(tmp_path / name), metadata={"kind": "dataset"})
         for name in ("dataset", "validation")
     }

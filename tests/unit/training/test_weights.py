@@ -122,7 +122,7 @@ def logit(folder: Path) -> np.ndarray:
     """What a trained model says at some points, whatever its scales are."""
     model = load_model(str(folder / "model"))
     told = model(pd.DataFrame({"x": np.linspace(-2, 2, 9)}))
-    return np.log(told["p_yes"] / told["p_no"]).to_numpy()
+    return np.log(told["p_yes"].to_numpy() / told["p_no"].to_numpy())
 
 
 @pytest.mark.parametrize(
@@ -171,8 +171,8 @@ def test_class_weights_are_scikit_learns_balanced(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, expected / expected.mean(), rtol=1e-6)
     write(tmp_path / "w", rows.assign(w=counts[counts > 0]), WEIGHED)
     found = weights_of(tmp_path / "w", class_weights="balanced")
-    sums = pd.Series(found).groupby(rows["y"]).sum()
-    assert sums["no"] == pytest.approx(sums["yes"], rel=1e-5)
+    sums = [found[rows["y"].to_numpy() == label].sum() for label in ("no", "yes")]
+    assert sums[0] == pytest.approx(sums[1], rel=1e-5)
     named = weights_of(tmp_path / "s", class_weights={"yes": 3})
     assert set(np.round(named / named.min(), 5)) == {1, 3}
     assert (weights_of(tmp_path / "s", class_weights={"yes": 1}) == 1).all()
@@ -210,7 +210,7 @@ def test_what_weighs_nothing_is_refused_by_name_before_training(tmp_path: Path, 
 
 def test_validation_rows_of_no_weight_do_not_count(tmp_path: Path, train: Any) -> None:
     rows, counts = frame()
-    swapped = rows.assign(y=rows["y"].map({"no": "yes", "yes": "no"}))
+    swapped = rows.assign(y=np.where(rows["y"] == "no", "yes", "no"))
     mixed = pd.concat([rows.assign(w=1.0), swapped.assign(w=0.0)])
     dataset = write(tmp_path / "s", rows, plain(WEIGHED))
     scores = []

@@ -65,9 +65,8 @@ def _strange(
 ) -> list[tuple[str, NDArray[np.bool_]]]:
     if column.kind == "categorical":
         return [("unseen label", raw[:, 0] < 0)]
-    infinite: NDArray[np.bool_] = np.isinf(raw).any(axis=1)
-    missing: NDArray[np.bool_] = np.isnan(raw).any(axis=1) & (not column.indicator)
-    return [("infinite", infinite), ("missing", missing)]
+    infinite, missing = (np.asarray(test(raw).any(axis=1)) for test in (np.isinf, np.isnan))
+    return [("infinite", infinite), ("missing", missing & (not column.indicator))]
 
 
 def _remedy(what: str, rows: NDArray[np.int64], count: int) -> str:
