@@ -210,7 +210,8 @@ class Trial:
         self.root, self.rows, self.steps, self.seed = root, rows, steps, seed
         frame, chance = payments(rows, seed)
         frame.assign(chance=chance).to_parquet(root / "payments.parquet")
-        self.parts = {name: self._port(name) for name in ("dataset", "validation", "holdout")}
+        parts = ("dataset", "validation", "holdout")
+        self.parts: dict[str, Any] = {name: self._port(name) for name in parts}
         import_dataset(
             source=str(root / "payments.parquet"),
             target="fraud",
@@ -285,7 +286,7 @@ class Trial:
         kind = "dataset" if name in ("dataset", "validation", "holdout") else ""
         return LocalArtifact(str(self.root / name), metadata={"kind": kind} if kind else {})
 
-    def _ports(self, prefix: str, *names: str) -> dict[str, LocalArtifact]:
+    def _ports(self, prefix: str, *names: str) -> dict[str, Any]:
         return {name: LocalArtifact(str(self.root / f"{prefix}-{name}")) for name in names}
 
 

@@ -134,7 +134,8 @@ def save_onnx_columns(path: Path) -> tuple[Path, dict[str, Any], Truth]:
     model = make_pipeline(columns, LogisticRegression())
     model.fit(features()[["shop", "code", "amount"]], table()["label"])
     kinds: Any = [("shop", StringTensorType([None, 1])), ("code", Int64TensorType([None, 1]))]
-    made = to_onnx(model, initial_types=[*kinds, ("amount", FloatTensorType([None, 1]))])
+    kinds.append(("amount", FloatTensorType([None, 1])))
+    made = to_onnx(model, initial_types=kinds)
     (path / "model.onnx").write_bytes(made.SerializeToString())  # pyright: ignore
     return path / "model.onnx", {}, model.predict_proba(features())[:, 0]
 
