@@ -266,7 +266,9 @@ def _tell_outcomes(story: Story) -> None:
             own = {"registry": steady["registry"], "run_id": run_id}
             champion = story.step(f"{run}/open-champion", "open_champion", **own)
             rows = {"dataset": collected.artifacts["fresh"], "model": champion.artifacts["model"]}
-            story.step(f"{run}/continuous-eval", "continuous_eval", **rows, **own, step="judge")
+            # The recorded run left it to the scores whether a challenger is tried.
+            own |= {"settings": {"max_unlearned": 0.0}, "step": "judge"}
+            story.step(f"{run}/continuous-eval", "continuous_eval", **rows, **own)
         story.recorded(recording.name)
 
 
