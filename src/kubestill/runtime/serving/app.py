@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -49,7 +50,7 @@ class _Metrics:
 
     def __init__(self, name: str):
         self.registry = CollectorRegistry()
-        labels = {"labelnames": ["model"], "registry": self.registry}
+        labels: dict[str, Any] = {"labelnames": ["model"], "registry": self.registry}
         seconds = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
         self._requests = Counter(
             "kubestill_requests",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -101,6 +102,7 @@ class Source:
                 row[column.name] = [row[column.name]]
         raw = predictor.read(row)
         few = raw.repeat(_SMALL, axis=0)
+        spent = math.inf
         for _ in range(2):  # the first one also allocates and compiles
             begun = time.perf_counter()
             predictor.answers(few)
