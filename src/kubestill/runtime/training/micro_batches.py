@@ -7,6 +7,8 @@ and summed along one binary tree (`tree`). So a process that has all of them, an
 one or two each, do the same arithmetic in the same order.
 """
 
+# Modules name their buffers, but only `_buffers` says where one that was replaced is kept.
+# pyright: reportPrivateUsage=false
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivateUsage]
+from torch.nn.modules.batchnorm import _NormBase
 from typing_extensions import override
 
 from kubestill.errors import InvalidInput, Problem
@@ -68,7 +70,7 @@ class MicroBatches(Step):
             loss, gradients = self._step.gradient(tuple(map(_aligned, batch)))
             self._step.update(gradients, learning_rate)
             return loss
-        begun, first = self._buffers.begin(), 0
+        begun, first, count = self._buffers.begin(), 0, 0
         for leaf, rows, weight in part.leaves:
             if first:
                 self._buffers.restore(begun)
@@ -76,6 +78,7 @@ class MicroBatches(Step):
             first += rows
             self._streams.seed(part.position, leaf)
             loss, gradients = self._step.gradient(own, weight)
+            count = len(gradients)
             summands = [loss, *gradients, *self._buffers.weighted(begun, weight)]
             if self._tree is None:
                 self._tree = Tree(summands, leaves=self._leaves, groups=self._groups)
@@ -83,8 +86,8 @@ class MicroBatches(Step):
         self._buffers.check()
         assert self._tree
         loss, *total = self._tree.total()
-        self._step.update(total[: len(gradients)], learning_rate)
-        self._buffers.take(total[len(gradients) :])
+        self._step.update(total[:count], learning_rate)
+        self._buffers.take(total[count:])
         return loss
 
     @override
