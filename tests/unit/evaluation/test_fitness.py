@@ -224,8 +224,8 @@ def test_any_factor_is_another_unit_where_it_comes_from_one_row_to_the_next(fact
 
 
 def test_a_season_that_comes_slowly_is_no_unit_even_where_it_doubles_everything():
-    known = sketch(frame_of(seed=1)["miles"])
-    frame = frame_of(rows=4000, seed=2)
+    former: Any = frame_of(seed=1)["miles"]
+    known, frame = sketch(former), frame_of(rows=4000, seed=2)
     risen = frame.miles * np.linspace(1.0, 2.0, 4000)
     assert change_of_unit(known, risen[2000:], risen[:2000]) is None
 
