@@ -113,7 +113,7 @@ test-cluster: setup ## the tests on the Kubeflow that KUBESTILL_HOST names; with
 
 .PHONY: bench
 bench: setup ## every bench that needs no special data, on a quiet machine; rewrites bench/README.md
-	for name in data labelling training precision digits stall transfer gate overfit truth table surrogates certificate zoo; do $(BIN)/python -m bench.bench_$$name || exit 1; done
+	for name in data labelling training precision digits stall transfer gate overfit truth table surrogates certificate zoo teachers serving distributed; do $(BIN)/python -m bench.bench_$$name || exit 1; done
 	$(BIN)/python -m bench.table
 
 .PHONY: bench-containers
@@ -136,10 +136,13 @@ bench-retraining: setup ## three real streams through continuous-retraining, on 
 KILLS ?= 200
 # Every so many of the points at which training can end; 1 is all of them.
 CRASH_POINTS ?= 1
+# Empty leaves out the matrix of processes that come and go, which takes a quarter of an hour.
+ELASTIC ?= 1
 .PHONY: bench-chaos
 bench-chaos: setup ## end training at every point there is, then kill real runs KILLS times, and whole pipelines
 	KUBESTILL_CRASH_POINTS=$(CRASH_POINTS) $(BIN)/pytest -sv --timeout 3600 tests/integration/training/test_crash_points.py
 	KUBESTILL_CHAOS_KILLS=$(KILLS) $(BIN)/pytest -sv --timeout 3600 -k killed tests/integration/training/test_chaos.py
+	$(if $(ELASTIC),KUBESTILL_CHAOS_KILLS=1 $(BIN)/pytest -v --timeout 3600 tests/integration/training/test_elastic.py)
 	KUBESTILL_CHAOS_KILLS=$(KILLS) $(BIN)/pytest -v -n auto --dist loadfile --timeout 3600 -k "killed or gaps or lost_ranks" \
 	  tests/integration/pipelines/test_preemption.py tests/integration/pipelines/test_retraining.py \
 	  tests/integration/pipelines/test_own_table.py tests/integration/training/test_torchrun.py
