@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import requests
 
+from kubestill.errors import counted
 from kubestill.runtime.retraining.history import Outcome
 from kubestill.runtime.retraining.registry import Registry
 
@@ -156,7 +157,8 @@ def _send(url: str, event: Mapping[str, Any], key: bytes, patience: Patience) ->
                 )
             except Exception as error:
                 # The message would hold the whole address.
-                told[0] = f"was not sent ({type(error).__name__}, {attempt + 1} attempts) to"
+                tried = counted(attempt + 1, "attempt")
+                told[0] = f"was not sent ({type(error).__name__}, {tried}) to"
                 continue
             answer.close()
             if answer.ok and answer.status_code < 300:
