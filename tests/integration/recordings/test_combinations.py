@@ -98,6 +98,10 @@ WALKS = {
     "import_dataset": Walk(
         parameters={"target": "late"}, ports={"table": "rows/dataset"}, refused=("",)
     ),
+    "import_model": Walk(
+        ports={"dataset": "rows/dataset", "holdout": "rows/holdout", "file": "trained/model"},
+        refused=("", "holdout"),
+    ),
     "label_with_teacher": Walk(ports={"model": "trained/model", "dataset": "rows/dataset"}),
     "open_champion": Walk(parameters={"registry": f"{ROOT}/registry"}, registry="promoted"),
     "overfit_batch": Walk(parameters={**TRAINING, **GATE}, ports=LABELLED),
