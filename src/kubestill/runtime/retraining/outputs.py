@@ -21,8 +21,11 @@ from kubestill.runtime.retraining.windows import WindowStore
 
 __all__ = ["Outputs", "write_outputs"]
 
-BLOCKS = 20
-"""Stretches of time that rows to learn from are cut into: whole ones become validation rows."""
+STRETCHES = 100
+"""Stretches of time that rows to learn from are cut into: whole ones become validation rows. There
+are so many that each window has its share: a few may all be from before a change, and then praise
+the model that has not noticed it.
+"""
 LEAST_ROWS = 1000
 """Below which validation rows are drawn one by one: stretches of so few would be like no other."""
 
@@ -105,7 +108,7 @@ def _split(table: pa.Table, schema: Schema, request: Request) -> NDArray[np.int8
         groups = entities([table.column(request.group)])
     elif table.num_rows >= LEAST_ROWS:
         # In order of time: next to rows that were learned, validation would praise what overfits.
-        groups = np.arange(table.num_rows) * BLOCKS // table.num_rows
+        groups = np.arange(table.num_rows) * STRETCHES // table.num_rows
     # The share is of all rows a user counts; the judging part is gone from these already.
     share = request.validation_fraction / (1 - request.judge_fraction)
     return split_rows(
