@@ -267,7 +267,7 @@ def test_a_soft_column_distils_without_a_teacher(tmp_path: Path) -> None:
     made = run(tmp_path, frame, {"teacher": "soft"})
     assert [part.unlabelled for part in made.values()] == [800, 0, 0]
     assert made["dataset"].rows + made["validation"].rows + made["holdout"].rows == 1000
-    ports = {
+    ports: dict[str, Any] = {
         name: LocalArtifact(str(tmp_path / "out" / name))
         for name in ("model", "ledger", "metrics", "report", "summary")
     }

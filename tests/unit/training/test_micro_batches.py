@@ -174,5 +174,5 @@ def test_an_infinite_buffer_is_no_broken_weight() -> None:
     mask[0] = torch.nan
     assert what_is_broken(0.1, network)
     mask[0] = 0.0
-    network[0].weight.data[0, 0] = torch.inf
+    next(network.parameters()).data[0, 0] = torch.inf
     assert what_is_broken(0.1, network)
