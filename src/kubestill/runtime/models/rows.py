@@ -88,7 +88,7 @@ class RowReader:
         pandas: Any = sys.modules.get("pandas")
         unknown: Any = given
         if pandas is not None and isinstance(unknown, pandas.DataFrame):
-            return self._frame(cast(Any, unknown)), "frame"
+            return self._frame(unknown), "frame"
         if pandas is not None and isinstance(unknown, pandas.Series):
             series = cast("pd.Series", unknown)
             return self._values([dict(zip(series.index, series.tolist(), strict=True))]), "series"
