@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kubestill.errors import CorruptData, InvalidInput, NotFound, Problem, Problems, nearest_of
+from kubestill.runtime.base.artifacts import Artifact, check_kind
 from kubestill.runtime.base.values import (
     Digest,
     Flag,
@@ -51,7 +52,7 @@ from kubestill.runtime.stores.files import write_file
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FORMAT", "MANIFEST", "Dataset", "gather", "write_manifest"]
+__all__ = ["FORMAT", "MANIFEST", "Dataset", "gather", "open_input", "write_manifest"]
 
 MANIFEST = "dataset.json"
 FORMAT = "kubestill/dataset/2"
@@ -288,3 +289,22 @@ def _read_manifest(uri: str) -> bytes:
     except (NotFound, FileNotFoundError) as error:
         remedy = f"there is no {MANIFEST}: not a dataset, or one whose writing did not finish"
         raise InvalidInput([Problem("dataset", uri, remedy)]) from error
+
+
+def open_input(artifact: Artifact | None, field: str, problems: Problems) -> Dataset | None:
+    """Open the dataset that a step was given, or add what is wrong with it to the problems.
+
+    Args:
+        artifact: The input; None where an optional one was not connected.
+        field: Name of its port.
+        problems: Where InvalidInput goes.
+
+    Raises:
+        CorruptData: The description is damaged.
+    """
+    if artifact is None:
+        return None
+    with problems.collect(field, artifact.uri):
+        check_kind(artifact, "dataset", field)
+        return Dataset.open(artifact.path)
+    return None

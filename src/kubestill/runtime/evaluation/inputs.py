@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 from kubestill.errors import CorruptData, InvalidInput, NotFound, Problem, Problems, nearest
 from kubestill.runtime.base.artifacts import Artifact, check_kind
 from kubestill.runtime.base.settings import read
-from kubestill.runtime.datasets.manifest import Dataset
+from kubestill.runtime.datasets.manifest import Dataset, open_input
 from kubestill.runtime.datasets.schema import Task
 from kubestill.runtime.evaluation.evaluate import check_scorable
 from kubestill.runtime.evaluation.findings import Role
@@ -181,8 +181,8 @@ def check_inputs(
     problems = Problems()
     parsed = read(EvaluationSettings, settings, problems, prefix="settings.")
     parsed = parsed or EvaluationSettings()
-    rows = _open(dataset, "dataset", problems)
-    fixed = _open(golden, "golden", problems)
+    rows = open_input(dataset, "dataset", problems)
+    fixed = open_input(golden, "golden", problems)
     present: dict[Role, Artifact] = {role: a for role, a in artifacts.items() if a is not None}
     lineage = _lineage(registry, run_id, problems)
     if is_reserved(step):
@@ -236,15 +236,6 @@ def _check_group(rows: Dataset, field: str, group: str, problems: Problems) -> N
         problems.add("settings.group", group, remedy)
     elif columns[group].kind == "tensor" or columns[group].role == "target":
         problems.add("settings.group", group, "names no entity; give a plain column such as an id")
-
-
-def _open(artifact: Artifact | None, field: str, problems: Problems) -> Dataset | None:
-    if artifact is None:
-        return None
-    with problems.collect(field, artifact.uri):
-        check_kind(artifact, "dataset", field)
-        return Dataset.open(artifact.path)
-    return None
 
 
 def _lineage(registry: str, run_id: str, problems: Problems) -> Lineage | None:

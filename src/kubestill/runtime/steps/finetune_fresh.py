@@ -21,6 +21,7 @@ from kubestill.runtime.checkpoints.manifest import read_manifest
 from kubestill.runtime.checkpoints.restore import load_state
 from kubestill.runtime.checkpoints.state import TrainingState
 from kubestill.runtime.datasets.dataset import Dataset
+from kubestill.runtime.datasets.manifest import open_input
 from kubestill.runtime.models.model import Model, ModelSpec
 from kubestill.runtime.steps.train_model import Ports, train_and_write
 from kubestill.runtime.steps.train_teacher import TYPED
@@ -197,11 +198,7 @@ def _read(
 
 def _older(replay: Artifact | None, share: float, problems: Problems) -> Dataset | None:
     """Return the rows to replay some of; None where there is nothing to replay."""
-    older = None
-    if replay is not None and share:
-        with problems.collect("replay", replay.uri):
-            check_kind(replay, "dataset", "replay")
-            older = Dataset.open(replay.path)
+    older = open_input(replay, "replay", problems) if share else None
     return older if older and older.rows else None
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kubestill.errors import Problems
 from kubestill.runtime.base.artifacts import Artifact, check_kind
-from kubestill.runtime.datasets.manifest import Dataset
+from kubestill.runtime.datasets.manifest import open_input
 from kubestill.runtime.generation.generate import generate
 from kubestill.runtime.generation.request import parse_request
 from kubestill.runtime.generation.systems.kept import Keep
@@ -44,11 +44,8 @@ def generate_synthetic(
         CorruptData: Rows of the original dataset are damaged.
     """
     problems = Problems()
-    source = surrogate = request = numerical = None
-    if original is not None:
-        with problems.collect("original", original.uri):
-            check_kind(original, "dataset", "original")
-            source = Dataset.open(original.path)
+    surrogate = request = numerical = None
+    source = open_input(original, "original", problems)
     if model is not None:
         with problems.collect("model", model.uri):
             check_kind(model, "model")

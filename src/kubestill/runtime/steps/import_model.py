@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kubestill.errors import InvalidInput, Problem, Problems, counted
-from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, check_kind, write_pages
+from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, write_pages
 from kubestill.runtime.base.settings import check_overlap, validate
-from kubestill.runtime.datasets.manifest import Dataset
+from kubestill.runtime.datasets.manifest import Dataset, open_input
 from kubestill.runtime.evaluation.evaluate import evaluate
 from kubestill.runtime.generation.labelling import check_fit
 from kubestill.runtime.models.export import load_model
@@ -66,18 +66,14 @@ def import_model(
     problems = Problems()
     typed = {"format": format, "inputs": inputs or [], "classes": classes or [], "output": output}
     own = check_overlap(settings or {}, typed, problems)
-    options = rows = judged = None
+    options = None
     with problems.collect():
         options = validate(Options, {**(settings or {}), **typed}, prefixed=own)
     if bool(source) == (file is not None):
         remedy = "give a source, or connect the file that an earlier step wrote; one of the two"
         problems.add("source", source, remedy)
-    with problems.collect("dataset", dataset.uri):
-        check_kind(dataset, "dataset")
-        rows = Dataset.open(dataset.path)
-    with problems.collect("holdout", holdout and holdout.uri):
-        check_kind(holdout, "dataset", "holdout")
-        judged = Dataset.open(holdout.path) if holdout else None
+    rows = open_input(dataset, "dataset", problems)
+    judged = open_input(holdout, "holdout", problems)
     problems.raise_if_any()
     assert rows
     assert options
@@ -110,15 +106,11 @@ def take_teacher(
         CorruptData: The file is damaged.
     """
     problems = Problems()
-    parsed = rows = judged = None
+    parsed = None
     with problems.collect():
         parsed = validate(Options, options, prefix="teacher_options.")
-    with problems.collect("dataset", dataset.uri):
-        check_kind(dataset, "dataset")
-        rows = Dataset.open(dataset.path)
-    with problems.collect("validation", validation and validation.uri):
-        check_kind(validation, "dataset", "validation")
-        judged = Dataset.open(validation.path) if validation else None
+    rows = open_input(dataset, "dataset", problems)
+    judged = open_input(validation, "validation", problems)
     problems.raise_if_any()
     assert parsed
     assert rows

@@ -11,7 +11,7 @@ from typing import Any
 from kubestill.errors import Problems
 from kubestill.runtime.base.artifacts import Artifact, check_kind
 from kubestill.runtime.base.device import choose_device
-from kubestill.runtime.datasets.manifest import Dataset
+from kubestill.runtime.datasets.manifest import open_input
 from kubestill.runtime.generation.generate import generate
 from kubestill.runtime.generation.labelling import check_fit, label
 from kubestill.runtime.generation.request import parse_request
@@ -47,13 +47,11 @@ def label_with_teacher(
     place = "cpu"
     with problems.collect():
         place = str(choose_device(device))
-    teacher = given = None
+    teacher = None
     with problems.collect("model", model.uri):
         check_kind(model, "model")
         teacher = load_model(model.path, device=place)
-    with problems.collect("dataset", dataset.uri):
-        check_kind(dataset, "dataset")
-        given = Dataset.open(dataset.path)
+    given = open_input(dataset, "dataset", problems)
     if teacher and given:
         with problems.collect():
             check_fit(teacher.spec, given.schema)

@@ -30,7 +30,7 @@ from kubestill.runtime.checkpoints.ledger import (
 from kubestill.runtime.checkpoints.manifest import read_manifest
 from kubestill.runtime.checkpoints.restore import read_state
 from kubestill.runtime.checkpoints.state import TrainingState
-from kubestill.runtime.datasets.manifest import Dataset
+from kubestill.runtime.datasets.manifest import Dataset, open_input
 from kubestill.runtime.evaluation.evaluate import evaluate
 from kubestill.runtime.metrics.catalog import METRICS, TRAIN_LOSS, metrics_of
 from kubestill.runtime.metrics.outcome import Floats
@@ -261,16 +261,13 @@ def check_inputs(
 ) -> Job:
     """Find every problem that can be found without reading state, and raise them together."""
     problems = Problems()
-    device, rows, history, record = "cpu", None, None, None
+    device, history, record = "cpu", None, None
     asked = {"rule": rule, "metric": metric, "tolerance": tolerance}
     typed = read(_Typed, asked, problems) or _Typed()
     parsed = read(SelectionSettings, settings, problems, prefix="settings.") or SelectionSettings()
     with problems.collect():
         device = str(choose_device(parsed.device))
-    if dataset is not None:
-        with problems.collect("dataset", dataset.uri):
-            check_kind(dataset, "dataset")
-            rows = Dataset.open(dataset.path)
+    rows = open_input(dataset, "dataset", problems)
     with problems.collect("ledger", ledger.uri):
         check_kind(ledger, "ledger")
         history = _located(read_ledger_artifact(ledger.path), ledger)

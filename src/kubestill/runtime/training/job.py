@@ -13,6 +13,7 @@ from kubestill.errors import Problems, nearest
 from kubestill.runtime.base.artifacts import Artifact, check_kind
 from kubestill.runtime.datasets.checks import check_continues, check_trainable, check_validation
 from kubestill.runtime.datasets.dataset import Dataset
+from kubestill.runtime.datasets.manifest import open_input
 from kubestill.runtime.metrics.catalog import TRAIN_LOSS, resolve_direction
 from kubestill.runtime.models.model import ModelSpec
 from kubestill.runtime.models.resolve import resolve_network, source_digest
@@ -144,10 +145,7 @@ def _held_out(preset: Preset, validation: Artifact | None, problems: Problems) -
         )
         problems.add("validation", validation.uri, remedy)
         return None
-    opened = None
-    with problems.collect("validation", validation.uri):
-        check_kind(validation, "dataset", "validation")
-        opened = Dataset.open(validation.path)
+    opened = open_input(validation, "validation", problems)
     # An import with a validation share of zero writes a dataset without rows.
     return opened if opened and opened.rows else None
 
