@@ -42,8 +42,8 @@ from typing import Any, NoReturn
 
 from kubestill.errors import ClusterError, InvalidInput, KubestillError, StoreUnavailable
 
-__all__ = ["RESTARTS", "Ended", "Try", "allowed_restarts", "forget_outputs", "last_try", "may_pass"]
-__all__ += ["supervise"]
+__all__ = ["RESTARTS", "Ended", "Try", "allowed_restarts", "die_with", "forget_outputs", "last_try"]
+__all__ += ["may_pass", "supervise"]
 
 RESTARTS = "KUBESTILL_RESTARTS"
 """Environment variable: how often a step is started again within its pod; 0 turns that off."""
@@ -334,7 +334,7 @@ def _work(run: Callable[[], object], parent: int, sender: int, last: Try | None)
     """Be the child: call `run` and leave."""
     # A group of its own: what reaches the parent's whole group, such as Ctrl-C, comes once.
     os.setpgid(0, 0)
-    _die_with(parent)
+    die_with(parent)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
@@ -361,7 +361,7 @@ def _work(run: Callable[[], object], parent: int, sender: int, last: Try | None)
     _leave(code)
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Have the kernel kill this process when its parent dies; only Linux can."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -9,7 +9,6 @@ error or a signal, is the cause of the end of all: the others only miss it.
 # pyright: reportPrivateImportUsage=false
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import pickle
@@ -34,7 +33,7 @@ from kubestill.errors import InvalidInput, KubestillError, Problem
 from kubestill.runtime.training.device import choose_machine
 from kubestill.runtime.training.distributed import Together, in_group, process_group
 from kubestill.runtime.training.run import Task, say, train
-from kubestill.supervision import may_pass
+from kubestill.supervision import die_with, may_pass
 
 __all__ = ["RankFailed", "RankLost", "count_processes", "joined"]
 
@@ -224,7 +223,8 @@ class _Worker:
         self.rank = rank
         self._log, self._end = folder / f"rank-{rank}.log", folder / f"rank-{rank}.json"
         environment = os.environ | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        command = [sys.executable, "-m", "kubestill.runtime.training.worker", str(self._end)]
+        told = [str(self._end), str(os.getpid())]
+        command = [sys.executable, "-m", "kubestill.runtime.training.worker", *told]
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment
@@ -260,10 +260,9 @@ class _Worker:
         return kind(f"rank {self.rank} failed: {end['error']}; see {self._log}")
 
 
-def serve(path: str, content: IO[bytes]) -> int:
+def serve(path: str, parent: int, content: IO[bytes]) -> int:
     """Be one of the others: train, and leave a word where that fails; return the exit code."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    die_with(parent)
     rank = int(os.environ["RANK"])
     try:
         sys.path[:] = pickle.load(content)
