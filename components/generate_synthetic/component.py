@@ -24,6 +24,9 @@ def generate_synthetic(
     system_args: dict = {},
     on_failure: str = "stop",
     checkpoint_uri: str = "",
+    assurance: str = "auto",
+    samples: int = 0,
+    certificate_settings: dict = {},
 ) -> NamedTuple("Outputs", [("dataset_uri", str)]):
     """Generate one shard of rows: augment a real dataset, or cover the domain of a system.
 
@@ -53,6 +56,12 @@ def generate_synthetic(
             `stop`, or `leave-out` them, described in the dataset's provenance.
         checkpoint_uri: Root, local, gs:// or s3://, below which the rows of a slow system are kept
             once solved, so that no retry solves them again; empty keeps them beside the dataset.
+        assurance: That of the certificate that will be asked for; see `samples`.
+        samples: Random points of that certificate, `certify-surrogate` with the same `seed`. If
+            the system is slow, each shard solves its part of them (of a finite domain, of all
+            points) and keeps them below `checkpoint_uri`, where the certificate finds them. 0
+            leaves them to the certificate.
+        certificate_settings: Further settings of the certificate.
 
     Returns:
         dataset: The rows of this shard, with labels if they come from a system.

@@ -12,7 +12,8 @@ import pandas as pd
 import torch
 
 from kubestill.runtime.base.artifacts import LocalArtifact
-from kubestill.runtime.certification import CertificateSettings, certify
+from kubestill.runtime.certification import CertificateSettings
+from kubestill.runtime.certification.certify import certify
 from kubestill.runtime.datasets.decode import RawLayout, decode_features, decode_target
 from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.datasets.writer import DatasetWriter

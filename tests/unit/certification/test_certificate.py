@@ -14,7 +14,8 @@ from certified_systems import Counting
 
 from kubestill.errors import CorruptData, InvalidInput, Refused
 from kubestill.runtime.base.artifacts import LocalArtifact
-from kubestill.runtime.certification import CertificateSettings, certify, read_certificate
+from kubestill.runtime.certification import CertificateSettings, read_certificate
+from kubestill.runtime.certification.certify import certify
 from kubestill.runtime.certification.errors import off_grid, sampled_errors
 from kubestill.runtime.certification.exceptions import Exceptions
 from kubestill.runtime.certification.plan import plan_solves

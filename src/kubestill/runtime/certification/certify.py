@@ -49,7 +49,7 @@ from kubestill.runtime.certification.labels import (
     check_reference,
     check_reproducible,
 )
-from kubestill.runtime.certification.plan import Plan, plan_solves
+from kubestill.runtime.certification.plan import Plan, finite_points, plan_solves
 from kubestill.runtime.certification.settings import CertificateSettings
 from kubestill.runtime.certification.truth import Truth
 from kubestill.runtime.datasets.cache import load_decoded
@@ -63,7 +63,7 @@ from kubestill.runtime.generation.systems.system import System
 from kubestill.runtime.models.bands import Bands
 from kubestill.runtime.models.predict import Predictor
 
-__all__ = ["Examined", "certify", "check_bands", "check_exceptions", "finite_points"]
+__all__ = ["Examined", "certify", "check_bands", "check_exceptions"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,14 +81,6 @@ class Examined:
     bands: Bands | None = None
     side: int = 0
     """Points along each side of a picture."""
-
-
-def finite_points(system: System | None, settings: CertificateSettings) -> dict[str, int] | None:
-    """Return the grid of a domain that is finite and small enough to answer at every point."""
-    rows = system.domain.grid_rows if system and settings.assurance != "sampled" else None
-    if system is None or rows is None or rows > settings.enumerate_rows:
-        return None
-    return system.domain.points(rows=rows)
 
 
 def check_exceptions(

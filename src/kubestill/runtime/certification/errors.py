@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kubestill.errors import InvalidInput, Problem
-from kubestill.runtime.base.random import uniforms
+from kubestill.runtime.certification.ahead import random_points
 from kubestill.runtime.certification.certificate import (
     DomainErrors,
     Quantile,
@@ -45,8 +45,6 @@ Floats = NDArray[np.float64]
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999, 0.9999)
 _CHUNK = 1 << 16
-_STREAM = 1001
-"""Of the random numbers: no covering of a domain uses it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +218,7 @@ class OffGrid:
 
 def off_grid(truth: Truth, samples: int, *, seed: int) -> OffGrid:
     """Solve and predict independent random points."""
-    unit = uniforms(seed, _STREAM, 0, samples, width=truth.system.domain.width)
+    unit = random_points(truth.system.domain, 0, samples, seed=seed)
     inputs = truth.system.domain.at(unit)
     solved = truth.solve(inputs)
     known = ~np.isnan(solved[:, 0])

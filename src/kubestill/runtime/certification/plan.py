@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.certification.settings import CertificateSettings
-from kubestill.runtime.certification.truth import Truth
 from kubestill.runtime.generation.systems.solving import probe_inputs
 from kubestill.runtime.generation.systems.system import System
 
-__all__ = ["CORNERS", "LOOKS", "ROUNDS", "Plan", "plan_rows", "plan_solves"]
+if TYPE_CHECKING:
+    from kubestill.runtime.certification.truth import Truth
+
+__all__ = ["CORNERS", "LOOKS", "ROUNDS", "Plan", "finite_points", "plan_rows", "plan_solves"]
 
 LOOKS = 16
 """Points around each of the worst that the search looks at in a round."""
@@ -97,6 +100,14 @@ class Plan:
         if self.cut:
             said += "; where it raises, rows are solved again one by one"
         return f"{said}; `solves` sets a budget"
+
+
+def finite_points(system: System | None, settings: CertificateSettings) -> dict[str, int] | None:
+    """Return the grid of a domain that is finite and small enough to answer at every point."""
+    rows = system.domain.grid_rows if system and settings.assurance != "sampled" else None
+    if system is None or rows is None or rows > settings.enumerate_rows:
+        return None
+    return system.domain.points(rows=rows)
 
 
 def plan_solves(

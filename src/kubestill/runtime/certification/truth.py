@@ -66,7 +66,9 @@ class Truth:
             seconds: That a row takes.
         """
         assert self._probed is not None
-        return self._solving.reuse(keep, seconds, *self._probed)
+        said = keep.open(seconds, *self._probed)
+        self._solving.reuse(keep)
+        return said
 
     def solve(self, inputs: pd.DataFrame, *, fresh: bool = False) -> NDArray[np.float64]:
         """Return solutions [N, T]; for classes their codes [N, 1]; NaN for inputs left out.

@@ -119,7 +119,8 @@ def _reuse(solving: Solving, system: System, keep: Keep) -> None:
         began = time.perf_counter()
         answers = probe(inputs)
         seconds = time.perf_counter() - began
-    said = solving.reuse(keep, seconds / PROBED, inputs, answers)
+    said = keep.open(seconds / PROBED, inputs, answers)
+    solving.reuse(keep)
     if said:
         print(said, flush=True)
 

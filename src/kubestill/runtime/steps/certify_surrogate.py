@@ -14,8 +14,8 @@ from kubestill.errors import Problems, Refused, counted
 from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, check_kind, write_pages
 from kubestill.runtime.base.rounding import exact_percent
 from kubestill.runtime.base.settings import check_overlap, validate
-from kubestill.runtime.certification import CertificateSettings, certify
-from kubestill.runtime.certification.certify import Examined, check_bands, check_exceptions
+from kubestill.runtime.certification import CertificateSettings
+from kubestill.runtime.certification.certify import Examined, certify, check_bands, check_exceptions
 from kubestill.runtime.certification.cost import weights_bytes
 from kubestill.runtime.datasets.dataset import Dataset
 from kubestill.runtime.generation.systems.kept import Keep

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from kubestill.errors import Problems
 from kubestill.runtime.base.artifacts import Artifact, check_kind
+from kubestill.runtime.base.settings import check_overlap, read
+from kubestill.runtime.certification import CertificateSettings
+from kubestill.runtime.certification.ahead import solve_ahead
 from kubestill.runtime.datasets.manifest import open_input
 from kubestill.runtime.generation.generate import generate
 from kubestill.runtime.generation.request import parse_request
 from kubestill.runtime.generation.systems.kept import Keep
+from kubestill.runtime.steps.plan_shards import take
 
 if TYPE_CHECKING:
     from kubestill.runtime.models.predict import Predictor
@@ -33,6 +37,9 @@ def generate_synthetic(
     system_args: Mapping[str, Any] | None = None,
     on_failure: str = "stop",
     checkpoint_uri: str = "",
+    assurance: str = "auto",
+    samples: int = 0,
+    certificate_settings: Mapping[str, Any] | None = None,
 ) -> tuple[str]:
     """Write one shard of generated rows to `dataset`; the component documents the parameters.
 
@@ -44,7 +51,7 @@ def generate_synthetic(
         CorruptData: Rows of the original dataset are damaged.
     """
     problems = Problems()
-    surrogate = request = numerical = None
+    surrogate = request = numerical = certificate = None
     source = open_input(original, "original", problems)
     if model is not None:
         with problems.collect("model", model.uri):
@@ -66,6 +73,15 @@ def generate_synthetic(
         request, numerical = parse_request(
             values, has_original=original is not None, has_model=model is not None
         )
+    if samples or certificate_settings:
+        typed = {"assurance": assurance, "samples": samples}
+        typed |= {"seed": seed, "on_failure": on_failure}
+        asked, found = certificate_settings or {}, Problems()
+        own = check_overlap(asked, typed, found)
+        certificate = read(CertificateSettings, {**asked, **typed}, found, prefixed=own)
+        take(found, "certificate_settings", problems)
+        if not system:
+            problems.add("samples", samples, "they are points of a system; name one in `system`")
     problems.raise_if_any()
     assert request is not None
     with ExitStack() as stack:
@@ -76,6 +92,18 @@ def generate_synthetic(
         made = generate(
             dataset.path, request, source, system=numerical, surrogate=surrogate, keep=keep
         )
+        if certificate and numerical and keep and keep.rows is not None:
+            said = "the certificate's points are left to it: it looks below `checkpoint_uri` alone"
+            if checkpoint_uri:
+                said = solve_ahead(
+                    numerical,
+                    certificate,
+                    keep,
+                    rows=request.rows,
+                    shard=shard,
+                    shards=shards,
+                )
+            print(said, flush=True)
     dataset.metadata |= {"kind": "dataset", "fingerprint": made.fingerprint, "rows": made.rows}
     return (dataset.uri,)
 

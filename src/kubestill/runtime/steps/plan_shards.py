@@ -97,13 +97,10 @@ def _check_later(
     from kubestill.runtime.base.artifacts import LocalArtifact
     from kubestill.runtime.base.settings import check_overlap, read
     from kubestill.runtime.certification import CertificateSettings
-    from kubestill.runtime.certification.certify import (
-        check_bands,
-        check_exceptions,
-        finite_points,
-    )
-    from kubestill.runtime.certification.plan import plan_rows
+    from kubestill.runtime.certification.certify import check_bands, check_exceptions
+    from kubestill.runtime.certification.plan import finite_points, plan_rows
     from kubestill.runtime.datasets.writer import DatasetWriter
+    from kubestill.runtime.generation.systems.kept import SLOW
     from kubestill.runtime.steps.overfit_batch import check_gate, check_vouched
     from kubestill.runtime.steps.train_student import stop_settings, train_student
     from kubestill.runtime.steps.train_teacher import TYPED
@@ -121,8 +118,10 @@ def _check_later(
         points = math.prod(finite.values()) if finite else None
         with found.collect():
             plan = plan_rows(probed.system, probed.seconds, probed.of, parsed, points=points)
-            print(f"certify-surrogate, at that rate: {plan.said}", flush=True)
-    _take(found, "certificate_settings", problems)
+            ahead = plan.domain or plan.samples
+            said = f"; the shards solve {ahead:,} of them" if probed.seconds >= SLOW else ""
+            print(f"certify-surrogate, at that rate: {plan.said}{said}", flush=True)
+    take(found, "certificate_settings", problems)
     found = Problems()
     stop = stop_settings("overfit", certificate["tolerance"], certificate["statistic"], found)
     parameters = inspect.signature(train_student).parameters
@@ -137,11 +136,17 @@ def _check_later(
             dataset, None, "overfit", typed, student, gate, {}, [], problems=found, here=False
         )
     check_vouched(typed["network"], found)
-    _take(found, "student_settings", problems)
+    take(found, "student_settings", problems)
 
 
-def _take(found: Problems, settings: str, problems: Problems) -> None:
-    """Note what was found of a later step, in the words of the pipeline's parameters."""
+def take(found: Problems, settings: str, problems: Problems) -> None:
+    """Note what was found of a later step, in the words of its own parameters here.
+
+    Args:
+        found: As that step says it.
+        settings: What its `settings` are called here.
+        problems: Takes what is not noted yet.
+    """
     noted = {problem.field for problem in problems}
     for problem in found:
         field = re.sub(r"^settings\b", settings, problem.field)

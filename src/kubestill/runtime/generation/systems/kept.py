@@ -142,7 +142,7 @@ class KeptRows:
 
 
 class Keep:
-    """Opens the rows of a system when they are first asked for, and writes at its end what is new.
+    """Opens the rows of a system if it turns out to be slow, and writes at its end what is new.
 
     Args:
         uri: Root that the user owns, below which they lie.
@@ -152,30 +152,48 @@ class Keep:
 
     def __init__(self, uri: str, system: System, args: Mapping[str, Any]):
         self._uri, self._system, self._args = uri, system, args
-        self._kept: KeptRows | None = None
+        self.rows: KeptRows | None = None
+        """Rows to look up before they are solved; None where there are none to be used."""
+        self.seconds = 0.0
+        """For a row of a slow system."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._kept is not None:
-            self._kept.flush()
+        if self.rows is not None:
+            self.rows.flush()
 
-    def __call__(self) -> tuple[KeptRows | None, str]:
-        """Return the rows, or None where they cannot be kept, and say in a sentence what is so."""
+    def open(self, seconds: float, inputs: pd.DataFrame, answers: Floats) -> str:
+        """Open the rows of a slow system; say in a sentence what is kept, or why nothing is.
+
+        Args:
+            seconds: That a row takes; of a fast system none is kept, and nothing is said.
+            inputs: Rows [N] that were just solved.
+            answers: To these [N, T]. Where others are kept for them, none of what is kept is used.
+        """
+        if seconds < SLOW:
+            return ""
+        self.seconds = seconds
         identity = identify(self._system, self._args)
         if isinstance(identity, Unknown):
-            return None, f"solved rows are not kept: {identity}"
+            return f"solved rows are not kept: {identity}"
         width = max(1, int(np.prod(self._system.output.shape)))
         place = f"{self._uri.rstrip('/')}/{FOLDER}/{identity}"
         try:
-            self._kept = found = KeptRows(place, self._system.domain.names, width)
+            found = KeptRows(place, self._system.domain.names, width)
         except KubestillError as error:
-            return None, f"solved rows are not kept: {error}"
-        if not len(found):
-            return found, f"solved rows are kept in {found.uri}"
-        rows = f"{counted(len(found), 'row')} of {self._system.name}"
-        return found, f"{rows} from before, in {found.uri}, are not solved again"
+            return f"solved rows are not kept: {error}"
+        if not found.agree(inputs, answers):
+            return f"what is kept in {found.uri} is not what the system answers now: it is not used"
+        before = len(found)
+        answered = np.flatnonzero(~np.isnan(answers[:, 0]))
+        found.add(inputs.iloc[answered], answers[answered], [])
+        self.rows = found
+        if not before:
+            return f"solved rows are kept in {found.uri}"
+        rows = f"{counted(before, 'row')} of {self._system.name}"
+        return f"{rows} from before, in {found.uri}, are not solved again"
 
 
 def identify(system: System, args: Mapping[str, Any]) -> str | Unknown:

@@ -20,7 +20,7 @@ from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.base.random import uniforms
 from kubestill.runtime.datasets.canonical import BLOCK_ROWS
 from kubestill.runtime.generation.systems.domain import Domain
-from kubestill.runtime.generation.systems.kept import SLOW, Keep, KeptRows
+from kubestill.runtime.generation.systems.kept import Keep, KeptRows
 from kubestill.runtime.generation.systems.left_out import Failures, as_point
 from kubestill.runtime.generation.systems.system import Solver, System
 
@@ -115,29 +115,11 @@ class Solving:
             self.failures.note(inputs.iloc[lost], reasons)
         return found
 
-    def reuse(self, keep: Keep, seconds: float, inputs: pd.DataFrame, answers: Floats) -> str:
-        """Look rows up from now on before they are solved, and keep those that are.
-
-        Args:
-            keep: Opens the rows that are kept.
-            seconds: That a row takes; of a fast solver none is kept.
-            inputs: Rows [N] that were just solved.
-            answers: To these [N, T]. Where others are kept for them, none of what is kept is used.
-
-        Returns:
-            What is kept, or why nothing is, in a sentence; empty for a fast solver.
-        """
-        if seconds < SLOW:
-            return ""
-        kept, said = keep()
-        if kept is not None and not kept.agree(inputs, answers):
-            return f"what is kept in {kept.uri} is not what the system answers now: it is not used"
-        if kept is not None:
-            answered = np.flatnonzero(~np.isnan(answers[:, 0]))
-            kept.add(inputs.iloc[answered], answers[answered], [])
-        self.kept, self._seconds = kept, seconds
-        self._batch = min(self._batch, max(1, int(_LONGEST / seconds)))
-        return said
+    def reuse(self, keep: Keep) -> None:
+        """Look rows up from now on before they are solved, and keep those that are."""
+        if keep.seconds:
+            self.kept, self._seconds = keep.rows, keep.seconds
+            self._batch = min(self._batch, max(1, int(_LONGEST / keep.seconds)))
 
     def _solve(self, inputs: pd.DataFrame) -> tuple[Floats, list[str]]:
         """Solve rows in batches: answers [N, T], and for each row without one why."""
