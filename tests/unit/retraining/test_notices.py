@@ -268,13 +268,16 @@ def test_the_last_step_tells_and_ends_well_whatever_comes_of_it(
     assert json.loads(receiver.got[-1][1])["data"]["outcome"] == "failed"
 
 
+@pytest.mark.parametrize(
+    ("host", "slack"), [("hooks.slack.com", True), ("slack.com", True), ("notslack.com", False)]
+)
 def test_slack_gets_its_text_alone(
-    scene: Scene, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    scene: Scene, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, host: str, slack: bool
 ) -> None:
     # Its name stands for the loopback receiver: nothing leaves this machine.
     monkeypatch.setenv("http_proxy", receiver.url.partition("/services")[0])
     monkeypatch.setenv("no_proxy", "")
-    assert "was sent to http://hooks.slack.com" in tell(scene, "http://hooks.slack.com/services/x")
+    assert f"was sent to http://{host}" in tell(scene, f"http://{host}/services/x")
     ((headers, body),) = receiver.got
-    assert headers["Content-Type"] == "application/json"
-    assert list(json.loads(body)) == ["text"]
+    assert (headers["Content-Type"] == "application/json") is slack
+    assert (list(json.loads(body)) == ["text"]) is slack

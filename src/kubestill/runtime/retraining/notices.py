@@ -130,7 +130,7 @@ def _event(event: str, data: Mapping[str, Any], at: str) -> dict[str, Any]:
 
 def _send(url: str, event: Mapping[str, Any], key: bytes, patience: Patience) -> str:
     """Post an event, signed where there is a key, and return what came of it."""
-    slack = (urlsplit(url).hostname or "").endswith("slack.com")
+    slack = f".{urlsplit(url).hostname}".endswith(".slack.com")
     form = {"text": event["text"]} if slack else event
     body = json.dumps(form, ensure_ascii=False).encode()
     kind = "application/json" if slack else "application/cloudevents+json; charset=utf-8"
