@@ -17,7 +17,8 @@ What it gives is [B, outputs], or the target in its shape [B, *shape], where a c
 1 may stand in front.
 
 Arguments that a factory names in its signature are filled in unless the user gave them:
-`in_features`, `input_shape` (as in the schema), `in_channels` (the first of three dimensions, else
+`in_features`, `numeric_features` (how many of them, the first, are numbers that were scaled),
+`input_shape` (as in the schema), `in_channels` (the first of three dimensions, else
 1; what it reads where that is known), `out_features` and `num_classes` (both the number of outputs:
 1 for binary), and for a target of two dimensions and more `output_shape` and `out_channels`.
 """
@@ -134,7 +135,7 @@ def build(
         if reads == "":
             reads = "rows" if network in NETWORKS else _declared(factory)
         seen = _shape(reads, layout, width) if reads else None
-        offers = _offers(layout, width, seen)
+        offers = _offers(layout, encoder, width, seen)
         arguments = fit_arguments(factory, network_args, offers, prefix="network_args.")
         made, arguments = _call(network, factory, arguments, layout.outputs)
         if seen is None:
@@ -154,10 +155,13 @@ def build(
     return Built(whole, arguments, factory, "rows" if rows else seen)
 
 
-def _offers(layout: RawLayout, width: int, seen: tuple[int, ...] | None) -> dict[str, Any]:
+def _offers(
+    layout: RawLayout, encoder: Encoder, width: int, seen: tuple[int, ...] | None
+) -> dict[str, Any]:
     """Return the arguments that a factory may name."""
     offers: dict[str, Any] = {
         "in_features": width,
+        "numeric_features": encoder.scaled,
         "out_features": layout.outputs,
         "num_classes": layout.outputs,
     }

@@ -34,6 +34,8 @@ __all__ = ["MAX_ONE_HOT", "ColumnEncoding", "Encoder"]
 
 MAX_ONE_HOT = 16
 """Categorical columns with more categories than this are embedded."""
+_ROWS_FOR_EDGES = 1 << 17
+"""Rows whose quantiles are those of all to within a fraction of a percent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +95,8 @@ class Encoder(nn.Module):
         indicators = [at for c, at in placed if c.indicator]
         hot = [(at, k) for c, at in placed if c.one_hot for k in range(c.categories)]
         codes = [at for c, at in placed if c.embedded]
+        self.scaled = len(scaled)
+        """Features of the first group."""
         self.width = len(scaled) + len(indicators) + len(hot) + len(codes)
 
         mean = [_spread(c, c.mean) for c in self.columns if c.mean]
@@ -156,6 +160,37 @@ class Encoder(nn.Module):
             codes = raw.index_select(1, self.code_at) + 1.0
             groups.append(codes.nan_to_num_(0.0, 0.0, 0.0))
         return groups[0] if len(groups) == 1 else torch.cat(groups, dim=1)
+
+    def find_edges(
+        self, raw: np.ndarray, bins: int, weights: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return edges of bins for each scaled feature, float64 [S, bins + 1] in rising order.
+
+        They are the values themselves where those are few, else quantiles. Where quantiles are
+        equal, or values fewer than edges, the last edge is repeated.
+
+        Args:
+            raw: Rows [N, R], float32; of many, a regular sample is looked at.
+            bins: Of each feature, at least 1.
+            weights: How many rows each row counts for, [N]; None where all do the same.
+        """
+        step = max(1, len(raw) // _ROWS_FOR_EDGES)
+        sample = np.asarray(raw[::step])
+        counts = np.ones(len(sample)) if weights is None else weights[::step].astype(np.float64)
+        places = [] if self.scaled_at is None else self.scaled_at.tolist()
+        mean, scale = self.mean.double().cpu().numpy(), self.scale.double().cpu().numpy()
+        edges = np.zeros((len(places), bins + 1))
+        for i, place in enumerate(places):
+            there = np.isfinite(sample[:, place]) & (counts > 0)
+            values = (sample[there, place].astype(np.float64) - mean[i]) * scale[i]
+            found = np.unique(values)
+            if len(found) > bins + 1:
+                shares = np.linspace(0.0, 1.0, bins + 1)
+                method = "inverted_cdf"  # a row of weight 2 is two rows
+                found = np.unique(np.quantile(values, shares, weights=counts[there], method=method))
+            if len(found):
+                edges[i] = np.pad(found, (0, bins + 1 - len(found)), mode="edge")
+        return edges
 
     def to_spec(self) -> dict[str, Any]:
         """Return what `from_spec` needs, as JSON."""

@@ -10,6 +10,7 @@ from kubestill.errors import Problems, nearest
 from kubestill.runtime.models.functions import fourier, resmlp, siren
 from kubestill.runtime.models.layers import ACTIVATIONS
 from kubestill.runtime.models.operators import fno
+from kubestill.runtime.models.tabular import tabm
 
 __all__ = ["ACTIVATIONS", "NETWORKS", "NORMS", "Residual", "mlp"]
 
@@ -94,5 +95,6 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
     "resmlp": resmlp,
     "siren": siren,
+    "tabm": tabm,
 }
 """Every network that has a name; anything else is given as `package.module:attribute`."""

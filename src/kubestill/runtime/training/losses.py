@@ -73,6 +73,30 @@ class Weighted:
         return self.loss.each(outputs, tuple(given)) * weights
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ensemble:
+    """Any loss for a network whose members all answer every row in training, [B, M, K].
+
+    Each member learns by itself, so that their errors differ: the loss of their mean answer would
+    make them one large network (Gorishniy et al. 2024, section 3).
+    """
+
+    loss: Loss
+
+    def __call__(self, outputs: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        """Return (mean over rows and members [], gradient [B, M, K]); also takes [B, K]."""
+        if outputs.dim() == 2:
+            return self.loss(outputs, targets)
+        members = outputs.shape[1]
+        repeated = tuple(target.repeat_interleave(members, 0) for target in targets)
+        value, gradient = self.loss(outputs.flatten(0, 1), repeated)
+        return value, gradient.view(outputs.shape)
+
+    def each(self, outputs: Tensor, targets: Targets) -> Tensor:
+        """Return the loss of each row's mean answer [B]."""
+        return self.loss.each(outputs, targets)
+
+
 def loss_names(task: str) -> tuple[str, ...]:
     """Return the losses that fit a task, the default first."""
     return _BY_TASK[task]

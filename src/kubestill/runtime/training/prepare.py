@@ -24,10 +24,11 @@ from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.encoder import Encoder
 from kubestill.runtime.models.model import Model
 from kubestill.runtime.models.predict import probabilities
+from kubestill.runtime.models.tabular import TabM, fit_bins
 from kubestill.runtime.training.batches import ResidentRows, Rows, Source, StreamedRows
 from kubestill.runtime.training.demands import check_demands, freeze
 from kubestill.runtime.training.device import Machine
-from kubestill.runtime.training.losses import Loss, Weighted, build_loss, loss_names
+from kubestill.runtime.training.losses import Ensemble, Loss, Weighted, build_loss, loss_names
 from kubestill.runtime.training.memory import available_bytes
 from kubestill.runtime.training.settings import TrainingSettings
 from kubestill.runtime.training.validation import Validation
@@ -203,6 +204,8 @@ def prepare(
     if weights is not None:
         targets.append(Source(stored=weights))
         loss = Weighted(loss=loss)
+    if any(isinstance(module, TabM) for module in model.network.modules()):
+        loss = Ensemble(loss=loss)
     rows = _rows(decoded, targets, model, settings, machine)
     followed = None
     if whole_domain:
@@ -313,15 +316,18 @@ def _build(
         assert dataset.schema.target
         offset = dataset.schema.target.offset
         decoder = _fit_decoder(values, offset, settings, counts)
-    return Model.create(
+    encoder = Encoder.fit(_chunks(decoded.raw), layout, _pieces(counts))
+    model = Model.create(
         dataset.schema,
-        encoder=Encoder.fit(_chunks(decoded.raw), layout, _pieces(counts)),
+        encoder=encoder,
         decoder=decoder,
         network=settings.network,
         network_args=settings.network_args,
         network_reads=settings.network_reads,
         seed=settings.seed,
     )
+    fit_bins(model.network, encoder, decoded.raw, counts)
+    return model
 
 
 def _fit_decoder(

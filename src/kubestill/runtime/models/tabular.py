@@ -1,0 +1,209 @@
+"""A network for tables: an ensemble of MLPs that share their matrices, on numbers cut into bins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from kubestill.errors import Problems, nearest
+from kubestill.runtime.models.encoder import Encoder
+from kubestill.runtime.models.layers import ACTIVATIONS
+
+__all__ = ["PiecewiseLinear", "TabM", "fit_bins", "tabm"]
+
+
+class PiecewiseLinear(nn.Module):
+    """Piecewise-linear encoding of numbers (Gorishniy et al. 2022, section 3.2, eq. 1).
+
+    Each number becomes a feature a bin: 0 below the bin, 1 above it, and the share of the bin in
+    between. A linear layer on them is any function that is linear within bins, and constant
+    outside of what training saw: thresholds cost one weight, and extreme values do no harm.
+
+    Args:
+        numbers: Features that are encoded, the first of a row.
+        bins: Bins of each.
+    """
+
+    lower: Tensor
+    per_width: Tensor
+
+    def __init__(self, numbers: int, bins: int):
+        super().__init__()
+        self.numbers, self.bins = numbers, bins
+        self.register_buffer("lower", torch.zeros(numbers, bins))
+        self.register_buffer("per_width", torch.zeros(numbers, bins))
+        # Of standardised numbers, until `fit` is told better.
+        self.fit(np.tile(np.linspace(-2.0, 2.0, bins + 1), (numbers, 1)))
+
+    @torch.no_grad()
+    def fit(self, edges: NDArray[np.float64]) -> None:
+        """Take the edges of the bins.
+
+        Args:
+            edges: [numbers, bins + 1], in rising order; a bin without a width is never used.
+        """
+        width = np.diff(edges, axis=1)
+        per_width = np.divide(1.0, width, out=np.zeros_like(width), where=width > 0)
+        self.lower.copy_(torch.from_numpy(edges[:, :-1]))
+        self.per_width.copy_(torch.from_numpy(per_width))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map [B, F] to [B, numbers * bins + F - numbers]."""
+        numbers = features[:, : self.numbers, None]
+        encoded = ((numbers - self.lower) * self.per_width).clamp(0.0, 1.0).flatten(1)
+        return torch.cat([encoded, features[:, self.numbers :]], dim=1)
+
+
+class Members(nn.Module):
+    """One layer of all members (BatchEnsemble, Wen et al. 2020, eq. 1): matrix shared, rest own.
+
+    Args:
+        members: Of the ensemble.
+        inputs: Width below.
+        outputs: Width above.
+    """
+
+    def __init__(self, members: int, inputs: int, outputs: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.below = nn.Parameter(torch.ones(members, inputs))
+        self.above = nn.Parameter(torch.ones(members, outputs))
+        self.bias = nn.Parameter(torch.empty(members, outputs))
+        bound = 1 / math.sqrt(inputs)
+        with torch.no_grad():
+            self.weight.uniform_(-bound, bound)
+            self.bias.uniform_(-bound, bound)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map [B, M, inputs], or [B, inputs] for all members alike, to [B, M, outputs]."""
+        if hidden.dim() == 2:
+            # One product with all members' matrices: copies of wide rows would cost more.
+            members, inputs = self.below.shape
+            matrices = (self.below[:, None] * self.weight).view(-1, inputs)
+            products = F.linear(hidden, matrices).view(len(hidden), members, -1)
+        else:
+            products = F.linear(hidden * self.below, self.weight)
+        return products * self.above + self.bias
+
+
+class TabM(nn.Module):
+    """TabM (Gorishniy et al. 2024): members that share their matrices, and learn one by one.
+
+    In training it gives every member's answer, and the loss is the mean of theirs
+    (`losses.Ensemble`); in evaluation it gives the mean answer.
+    """
+
+    def __init__(
+        self,
+        encoding: PiecewiseLinear | None,
+        in_features: int,
+        out_features: int,
+        *,
+        hidden: Sequence[int],
+        members: int,
+        activation: str,
+        dropout: float,
+    ):
+        super().__init__()
+        self.encoding, self.members = encoding, members
+        width = in_features
+        layers: list[nn.Module] = []
+        for units in hidden:
+            layers += [Members(members, width, units), ACTIVATIONS[activation]()]
+            layers += [nn.Dropout(dropout)] if dropout else []
+            width = units
+        first = layers[0]
+        assert isinstance(first, Members)
+        with torch.no_grad():  # what makes the members differ: each weighs the features its own way
+            first.below.normal_()
+        self.body = nn.Sequential(*layers)
+        bound = 1 / math.sqrt(width)
+        self.head = nn.Parameter(torch.empty(members, width, out_features).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(members, out_features).uniform_(-bound, bound))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map [B, F] to [B, out_features]; in training to [B, M, out_features]."""
+        encoded = features if self.encoding is None else self.encoding(features)
+        hidden = self.body(encoded)
+        answers = torch.matmul(hidden[:, :, None], self.head)[:, :, 0] + self.bias
+        return answers if self.training else answers.mean(1)
+
+
+def tabm(
+    in_features: int,
+    out_features: int,
+    numeric_features: int = 0,
+    hidden: Sequence[int] = (128, 128),
+    members: int = 8,
+    bins: int = 48,
+    activation: str = "relu",
+    dropout: float = 0.1,
+) -> TabM:
+    """Build an ensemble of MLPs that share most weights, on binned numbers, for tables.
+
+    A step costs about `members` times that of an `mlp` of the same layers. Gorishniy et al. 2024
+    ("TabM") and 2022 (the bins, whose edges are quantiles of the training rows).
+
+    Args:
+        in_features: Features of a row.
+        out_features: Outputs of a row.
+        numeric_features: How many of the features, the first ones, are numbers to cut into bins.
+        hidden: Units of each hidden layer.
+        members: Members of the ensemble; they share the matrices of hidden layers.
+        bins: Bins of each number, at quantiles of the training rows; 0 takes numbers as they are.
+        activation: One of the activations of `mlp`.
+        dropout: Probability of dropping a hidden unit, in [0, 1).
+
+    Raises:
+        InvalidInput: Listing every argument that cannot work.
+    """
+    problems = Problems()
+    if not hidden or any(units < 1 for units in hidden):
+        problems.add("hidden", hidden, "give at least one hidden layer, each at least one unit")
+    if activation not in ACTIVATIONS:
+        problems.add("activation", activation, nearest(activation, ACTIVATIONS))
+    if not 0.0 <= dropout < 1.0:
+        problems.add("dropout", dropout, "give a probability from 0 up to, but not, 1")
+    if members < 1:
+        problems.add("members", members, "give at least one")
+    if bins < 0:
+        problems.add("bins", bins, "give 0 or more")
+    if not 0 <= numeric_features <= in_features:
+        problems.add("numeric_features", numeric_features, f"give 0 to {in_features}")
+    problems.raise_if_any()
+    encoding = PiecewiseLinear(numeric_features, bins) if bins and numeric_features else None
+    width = in_features + (numeric_features * (bins - 1) if encoding else 0)
+    return TabM(
+        encoding,
+        width,
+        out_features,
+        hidden=hidden,
+        members=members,
+        activation=activation,
+        dropout=dropout,
+    )
+
+
+def fit_bins(
+    network: nn.Module,
+    encoder: Encoder,
+    raw: NDArray[np.float32],
+    weights: NDArray[np.float32] | None,
+) -> None:
+    """Give a new network the edges of its bins, where it has bins.
+
+    Args:
+        network: Not trained yet.
+        encoder: Whose features it reads.
+        raw: Training rows [N, R].
+        weights: How many rows each counts for, [N]; None where all do the same.
+    """
+    for module in network.modules():
+        if isinstance(module, PiecewiseLinear):
+            module.fit(encoder.find_edges(raw, module.bins, weights))

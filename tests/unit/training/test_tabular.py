@@ -1,0 +1,71 @@
+"""The network for tables in a training run: its bins come from the rows, and survive a death."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from kubestill.runtime.base.artifacts import LocalArtifact
+from kubestill.runtime.checkpoints.ledger import Checkpoint, read_ledger_artifact
+from kubestill.runtime.checkpoints.restore import load_state
+from kubestill.runtime.models.export import load_model
+from kubestill.runtime.training.engine import Trainer
+
+Train = Callable[..., Path]
+Make = Callable[..., LocalArtifact]
+
+STEP = np.float32(np.random.default_rng(0).exponential(size=512))
+GIVEN: dict[str, Any] = {
+    "network": "tabm",
+    "network_args": {"hidden": [16], "members": 4, "bins": 12},
+    "settings": {"ema_decay": 0.9},
+}
+
+
+def test_bins_are_those_of_the_training_rows(train: Train, line: Make) -> None:
+    """A threshold, which a plain network of this size and time blurs, is learned as such."""
+    rows = line("steps", STEP, y=np.float32(STEP > 0.25))
+    given: dict[str, Any] = {"dataset": rows, "steps": 300}
+    errors: list[float] = []
+    for name, network in (("binned", GIVEN), ("plain", {"network_args": {"hidden": [16]}})):
+        model = load_model(str(train(name, **given, **network) / "model"))
+        answers = model.logits(STEP[:, None])[:, 0]
+        errors.append(float(np.square(answers - (STEP > 0.25)).mean()))
+        if name == "binned":
+            column = model.model.encoder.columns[0]
+            lower = model.model.state_dict()["network.encoding.lower"][0].numpy()
+            wanted = np.quantile(STEP, np.linspace(0, 1, 13)[:-1], method="inverted_cdf")
+            found = lower * column.std[0] + column.mean[0]
+            np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert errors[0] < errors[1] / 2
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_training_run_that_dies_ends_with_the_same_bits(
+    train: Train, line: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    given: dict[str, Any] = {"dataset": line("rows"), "steps": 12, **GIVEN}
+    given["settings"] = {"virtual_workers": workers, **GIVEN["settings"]}
+    whole = train("whole", **given)
+    given["checkpoint_uri"] = str(tmp_path / "another")
+    run_until = Trainer._run_until  # pyright: ignore[reportPrivateUsage]
+
+    def killed(trainer: Trainer, _: int) -> None:
+        run_until(trainer, 7)
+        trainer._save("recovery")  # pyright: ignore[reportPrivateUsage]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_run_until", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train("again", **given)
+    states: list[dict[str, torch.Tensor]] = []
+    for out in (whole, train("again", **given)):
+        ledger = read_ledger_artifact(str(out / "ledger"))
+        states.append(dict(load_state(Checkpoint.of(ledger, ledger.milestones[-1])).tensors))
+    assert states[0].keys() == states[1].keys()
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name]), name
