@@ -59,7 +59,9 @@ def finetune_fresh(
         keep_optimizer: Keep the checkpoint's optimizer, with its arguments and state.
         keep_schedule: Keep the checkpoint's learning-rate schedule, at its original length.
         keep_position: Continue in the order of the rows where the checkpoint left off.
-        shrink: Factor on the weights before training (Ash & Adams 2020); 1 leaves them unchanged.
+        shrink: Factor on the weights before training (Ash & Adams 2020); 1 leaves them unchanged, 0
+            trains from scratch: only network, optimizer and their arguments are the checkpoint's,
+            and the feature encoding is fitted to these rows.
         perturb: Share of a fresh initialisation that is added to them; 0 turns it off.
         seed: Seeds the initial weights, the order of the rows and dropout.
         device: `auto`, `cpu`, `cuda` or `cuda:1`; requesting a GPU that is missing is an error.

@@ -143,6 +143,21 @@ def test_shrink_and_perturb(train: Train, finetune: Train) -> None:
         torch.testing.assert_close(new[name], 0.5 * old[name], atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("optimizer", ["AdamW", "SGD"])
+def test_shrinking_to_nothing_trains_from_scratch(
+    train: Train, finetune: Train, line: Make, optimizer: str
+) -> None:
+    """The same as a first training run on these rows, whose preprocessing is theirs."""
+    shifted = line("shifted", np.linspace(4, 9, 300))
+    before = milestone(train(optimizer=optimizer), 60)
+    anew = last_state(finetune(before, shrink=0.0, dataset=shifted))
+    first = last_state(train("first", steps=10, dataset=shifted, optimizer=optimizer))
+    assert anew.tensors.keys() == first.tensors.keys()
+    for name, tensor in first.tensors.items():
+        assert torch.equal(anew.tensors[name], tensor), name
+    assert anew.meta["model_spec"] == first.meta["model_spec"]
+
+
 def test_noise_has_nothing_to_do_with_the_weights_that_training_began_with(
     train: Train, finetune: Train
 ) -> None:

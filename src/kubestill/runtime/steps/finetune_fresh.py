@@ -121,10 +121,11 @@ def finetune_fresh(
     # Where there is an average, it is what was scored and chosen.
     weights = {**below("model/", state), **below("ema/", state)}
     begun = _model(state, weights)
-    if shrink != 1 or perturb:
+    if 0 < shrink < 1 or perturb:
         _shrink_and_perturb(begun, float(shrink), float(perturb), _noise_seed(chosen, int(seed)))
         start = replace(start, untouched=weights)
-    origin = Origin(model=begun, start=start, digest=_digest(chosen, kept))
+    # Nothing of the checkpoint is kept where its weights are not: the preprocessing is new, too.
+    origin = Origin(model=begun, start=start, digest=_digest(chosen, kept)) if shrink else None
     ports, keeping = fill(Ports, given), fill(Keeping, given)
     known = begun.spec.schema
     # Outside of the group every process would take itself for the only one, and speak.
@@ -138,7 +139,7 @@ def finetune_fresh(
             # Older rows may lack the target that the fresh ones have.
             resolve_loss(job.settings, mixed, distil=preset.distil)
             job = replace(job, dataset=mixed)
-        for warning in describe_unfamiliar(job.dataset, begun):
+        for warning in describe_unfamiliar(job.dataset, begun) if origin else ():
             say(f"WARNING: {warning}")
         return train_and_write(preset.name, job, ports=ports, keeping=keeping, origin=origin)
 
@@ -161,12 +162,15 @@ def _check_own(
     problems: Problems,
 ) -> None:
     """Note what is wrong with the parameters that only fine-tuning has."""
-    if not 0 < shrink <= 1:
-        problems.add("shrink", shrink, "must be in (0, 1]; 1 leaves the weights alone")
+    if not 0 <= shrink <= 1:
+        remedy = "must be in [0, 1]; 1 leaves the weights alone, 0 trains from scratch"
+        problems.add("shrink", shrink, remedy)
     if not 0 <= perturb < float("inf"):
         problems.add("perturb", perturb, "use 0 (off) or a positive share of the initial scale")
     if not 0 <= replay_share < 1:
         problems.add("replay_share", replay_share, "must be in [0, 1); 0 turns it off")
+    if not shrink and perturb:
+        problems.add("perturb", perturb, "a model from scratch has nothing to perturb; use 0")
     if settings.get("freeze") and (shrink != 1 or perturb):
         remedy = "frozen parameters keep their values; leave shrink at 1 and perturb at 0"
         problems.add("settings.freeze", settings["freeze"], remedy)
