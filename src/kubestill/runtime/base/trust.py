@@ -9,7 +9,8 @@ file names is imported, let alone called, unless somebody on this side vouches f
     an installed package                                 names it registers as entry points
                                                          (`kubestill.networks`, `kubestill.systems`,
                                                          `kubestill.teachers`)
-    the image, `KUBESTILL_TRUST=my_pkg,other`            modules in these packages
+    the image, `KUBESTILL_TRUST=my_pkg,https://host`     modules in these packages, addresses at
+                                                         these hosts
     the caller, `load_model(..., trust=("my_pkg",))`     modules in these packages
     `kubestill run`, for its own steps                   modules its own parameters name
 
@@ -24,6 +25,7 @@ import sys
 from collections.abc import Callable, Iterable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
+from urllib.parse import urlsplit
 
 from kubestill.errors import InvalidInput, Problem
 
@@ -36,6 +38,7 @@ __all__ = [
     "check_defined",
     "check_trusted",
     "find_registered",
+    "host_of",
     "registered",
 ]
 
@@ -53,7 +56,8 @@ def check_trusted(path: str, *, field: str, group: str, trust: Iterable[str] = (
     """Refuse an import path that a file names and nobody vouches for; imports nothing.
 
     Args:
-        path: `package.module:attribute`; a name without a colon is somebody else's to look up.
+        path: `package.module:attribute`, or an address that is asked; a name without a colon is
+            somebody else's to look up.
         field: What the message calls it.
         group: The entry points that would vouch for it: `NETWORKS`, `SYSTEMS` or `TEACHERS`.
         trust: Packages that the caller vouches for.
@@ -63,6 +67,9 @@ def check_trusted(path: str, *, field: str, group: str, trust: Iterable[str] = (
     """
     module, colon, _ = path.partition(":")
     if not colon:
+        return
+    if "://" in path:
+        _check_host(path, field, trust)
         return
     if _is_within(module, [*_normalised(trust), *_listed(TYPED)]):
         return
@@ -81,6 +88,23 @@ def check_trusted(path: str, *, field: str, group: str, trust: Iterable[str] = (
             "install the package, or start elsewhere"
         )
         raise InvalidInput([Problem(field, path, remedy)])
+
+
+def _check_host(address: str, field: str, trust: Iterable[str]) -> None:
+    host = host_of(address)
+    if host not in [*_normalised(trust), *_listed(TYPED), *_listed(TRUST)]:
+        remedy = (
+            f"is named by a file, and nobody here vouches for it, so it is not asked; if {host} is "
+            f"yours, set {TRUST}={host} in the image or for the step, or pass trust=({host!r},) to "
+            "load_model"
+        )
+        raise InvalidInput([Problem(field, address, remedy)])
+
+
+def host_of(address: str) -> str:
+    """Return scheme, host and port of an address: what is vouched for."""
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def registered(group: str) -> list[str]:

@@ -49,7 +49,9 @@ def label(predictor: Predictor, dataset: Dataset, root: str) -> Dataset:
 
     Raises:
         CorruptData: The dataset is damaged.
+        Refused: The teacher's answers cost more than its budget.
     """
+    predictor.announce(dataset.rows)
     schema = labelled_schema(predictor.spec, dataset.schema)
     provenance = {
         "made_by": "label-with-teacher",

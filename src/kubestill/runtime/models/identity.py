@@ -39,6 +39,7 @@ _FOREIGN_FILES = {
     "onnx": "model.onnx",
     "skops": "model.skops",
     "python": "model.weights",
+    "endpoint": "endpoint.json",
 }
 
 

@@ -68,6 +68,17 @@ class Predictor:
         """What the model is."""
         return self.model.spec
 
+    def announce(self, rows: int) -> None:
+        """Say what answers for so many rows cost, where somebody charges for them.
+
+        Raises:
+            Refused: It is more than the budget.
+        """
+
+    def latency(self, rows: int) -> float | None:
+        """Return the seconds that so many rows take elsewhere; None where this process computes."""
+        return None
+
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns that it reads, in the order in which an array holds them."""

@@ -10,6 +10,7 @@ from typing import Any
 from kubestill.errors import InvalidInput, Problem, Problems, Refused
 from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, write_pages, write_record
 from kubestill.runtime.base.trust import TEACHERS, check_trusted
+from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.reports.overfit_batch import gates_report
 from kubestill.runtime.sanity import Findings, GateSettings
 from kubestill.runtime.steps.overfit_batch import (
@@ -98,7 +99,7 @@ def check_distillation(
     problems: list[Problem] = []
     trained = [("student", dataset, small, student_settings)]
     if teacher_uri:
-        problems += _check_teacher(teacher_uri, teacher_options, dataset, validation)
+        problems += _check_teacher(teacher_uri, teacher_options, dataset, validation, rows)
     else:
         trained.insert(0, ("teacher", augmented or dataset, large, teacher_settings))
     for name, learned, typed, settings in trained:
@@ -130,7 +131,11 @@ def check_distillation(
 
 
 def _check_teacher(
-    teacher: str, options: dict[str, Any], dataset: Artifact, validation: Artifact | None
+    teacher: str,
+    options: dict[str, Any],
+    dataset: Artifact,
+    validation: Artifact | None,
+    rows: int,
 ) -> list[Problem]:
     """Return what train-teacher would refuse about a teacher that is brought in."""
     from kubestill.runtime.steps.import_model import take_teacher
@@ -141,6 +146,7 @@ def _check_teacher(
         factory = str(taken.predictor.spec.network["factory"])
         # The steps that label and judge load it from its own description.
         check_trusted(factory, field="teacher", group=TEACHERS)
+        taken.predictor.announce(Dataset.open(dataset.path).rows + rows)
     return list(found)
 
 

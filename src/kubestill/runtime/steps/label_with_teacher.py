@@ -41,6 +41,7 @@ def label_with_teacher(
 
     Raises:
         InvalidInput: Everything that is wrong, before anything is written.
+        Refused: The teacher answers over HTTP, and that costs more than its budget.
         CorruptData: Rows of the dataset are damaged.
     """
     problems = Problems()

@@ -10,14 +10,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from kubestill.errors import CorruptData, InvalidInput, NotFound, Problem, nearest
 from kubestill.runtime.base.trust import TEACHERS, registered
 from kubestill.runtime.base.values import parse_json
+from kubestill.runtime.datasets.columns import label_strings
 from kubestill.runtime.datasets.decode import RawLayout, decode_features
 from kubestill.runtime.datasets.manifest import Dataset
-from kubestill.runtime.datasets.schema import Schema
+from kubestill.runtime.models.foreign.endpoint import (
+    PROBED,
+    Endpoint,
+    EndpointOptions,
+    names_endpoint,
+)
 from kubestill.runtime.models.foreign.match import Match, Options, match
 from kubestill.runtime.models.foreign.model import ForeignPredictor, ask, open_runtime, to_logits
 from kubestill.runtime.models.foreign.python import find_teacher
@@ -38,8 +45,6 @@ from kubestill.runtime.stores.files import write_file
 
 __all__ = ["Brought", "bring"]
 
-TRIED = 256
-"""Rows that a model answers before it is taken."""
 _IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
@@ -73,7 +78,8 @@ def bring(
     """Load a model, match it with a dataset by name, and try it on a few rows.
 
     Args:
-        source: A file or folder, local, gs:// or s3://; or the import path of a teacher.
+        source: A file or folder, local, gs:// or s3://, the import path of a teacher, or the
+            address of an endpoint.
         dataset: Rows that say what the columns and classes mean.
         options: What its file does not say.
         trust: Packages that the caller vouches for, besides the one that `source` names.
@@ -88,7 +94,9 @@ def bring(
         StoreError: The store did not answer.
     """
     factory, kind, content = "", None, b""
-    if options.format == "python" or _names_teacher(source):
+    if options.format == "endpoint" or names_endpoint(source):
+        kind = "endpoint"
+    elif options.format == "python" or _names_teacher(source):
         factory, kind = source, "python"
         content = _read(options.weights) if options.weights else b""
     else:
@@ -97,19 +105,30 @@ def bring(
             return None
         content = found
         kind = recognise(content, source, options.format)
-    runtime = open_runtime(
-        kind,
-        content,
-        factory=factory,
-        args=options.args,
-        output=options.output_name,
-        vouched=True,
-        trust=trust,
-    )
+    if kind == "endpoint":
+        told = label_strings(pa.array(options.classes)).to_pylist() or dataset.schema.classes
+        runtime = Endpoint.find(source, options.endpoint, told, options.output_name)
+        factory = runtime.url
+    else:
+        if options.endpoint != EndpointOptions():
+            remedy = f"is for an address that is asked, and this is {kind}; leave it out"
+            raise InvalidInput([Problem("endpoint", options.endpoint, remedy)])
+        runtime = open_runtime(
+            kind,
+            content,
+            factory=factory,
+            args=options.args,
+            output=options.output_name,
+            vouched=True,
+            trust=trust,
+        )
     certain = kind in ("lightgbm", "xgboost", "skops")
     matched = match(runtime.declared, dataset.schema, options, certain=certain)
-    rows = _some_rows(dataset, matched.schema)
-    outputs = ask(runtime, Block(rows, RawLayout(matched.schema), matched.inputs), kind)
+    layout = RawLayout(matched.schema)
+    rows = _some_rows(dataset, layout, runtime.declared.tried)
+    outputs = ask(runtime, Block(rows, layout, matched.inputs), kind)
+    if isinstance(runtime, Endpoint):
+        content = runtime.seal(Block(rows[:PROBED], layout, matched.inputs))
     spec = _describe(kind, content, runtime, matched, outputs, factory, options)
     answers = to_logits(outputs, spec)
     notes = list(matched.notes)
@@ -162,12 +181,12 @@ def _read_model(source: str) -> bytes | None:
     raise InvalidInput([Problem("source", source, remedy)])
 
 
-def _some_rows(dataset: Dataset, schema: Schema) -> NDArray[np.float32]:
+def _some_rows(dataset: Dataset, layout: RawLayout, rows: int) -> NDArray[np.float32]:
     block = next(dataset.iter_blocks(), None)
     if block is None:
         remedy = "has no rows; the model is tried on a few before it is taken"
         raise InvalidInput([Problem("dataset", dataset.root, remedy)])
-    return decode_features(block.slice(0, TRIED), RawLayout(schema))
+    return decode_features(block.slice(0, rows), layout)
 
 
 def _describe(
@@ -180,7 +199,7 @@ def _describe(
     options: Options,
 ) -> ForeignSpec:
     source = None
-    if factory:
+    if kind == "python":
         source = source_digest(find_teacher(factory, vouched=True))  # pyright: ignore
     classes = len(matched.order)
     allowed = (1, 2) if matched.schema.task == "binary" else (classes,)

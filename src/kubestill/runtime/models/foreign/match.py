@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from kubestill.errors import Problems, nearest_of
 from kubestill.runtime.datasets.columns import label_strings
 from kubestill.runtime.datasets.schema import Column, Schema
+from kubestill.runtime.models.foreign.endpoint import EndpointOptions
 from kubestill.runtime.models.foreign.runtime import Declared
 from kubestill.runtime.models.foreign.spec import Answers, Input
 
@@ -24,8 +25,8 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     format: str = "auto"
-    """`auto` tells by the content: `lightgbm`, `xgboost`, `onnx`, `skops`, or `python`, which is an
-    import path."""
+    """`auto` tells by the content: `lightgbm`, `xgboost`, `onnx`, `skops`, `python`, which is an
+    import path, or `endpoint`, which is an address."""
     inputs: list[str] = []
     """Columns that it reads, in the order it was fitted on; for files that do not name them."""
     classes: list[Any] = []
@@ -33,13 +34,15 @@ class Options(BaseModel):
     output: Literal["auto", "logit", "probability", "value"] = "auto"
     """What it puts out, where the file does not say."""
     output_name: str = ""
-    """Which output of an ONNX file to learn from; empty takes the only one of numbers."""
+    """Which output of an ONNX file or a server to learn from; empty takes the only one of
+    numbers."""
     categories: dict[str, list[Any]] = {}
     """Labels by column, in the order of the codes 0, 1, ... that the model was fitted on."""
     args: dict[str, Any] = {}
     """Keyword arguments of a teacher given by import path."""
     weights: str = ""
     """File that such a teacher reads, local, gs:// or s3://; its argument `weights` is the path."""
+    endpoint: EndpointOptions = EndpointOptions()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kubestill.errors import CorruptData, InvalidInput, Problem
+from kubestill.errors import CorruptData, InvalidInput, KubestillError, Problem
+from kubestill.runtime.base import trust as trusted
 from kubestill.runtime.base.values import Digest, JsonObject, read_as
 from kubestill.runtime.datasets.decode import RawLayout
 from kubestill.runtime.models.encoder import ColumnEncoding, Encoder
 from kubestill.runtime.models.foreign.boosters import LightGbm, XgBoost
+from kubestill.runtime.models.foreign.endpoint import Endpoint
 from kubestill.runtime.models.foreign.onnx_file import OnnxFile
 from kubestill.runtime.models.foreign.python import PythonTeacher, find_teacher
 from kubestill.runtime.models.foreign.runtime import Block, Runtime
@@ -58,7 +60,7 @@ def open_runtime(
     Args:
         kind: The format of its file.
         content: Of that file.
-        factory: Import path of a teacher of the user's own.
+        factory: Import path of a teacher of the user's own, or the address of an endpoint.
         args: Its arguments.
         output: Name of the output to read.
         vouched: The user typed the import path.
@@ -76,6 +78,12 @@ def open_runtime(
         return OnnxFile(content, output)
     if kind == "skops":
         return SkopsFile(content, trust)
+    if kind == "endpoint":
+        trusted.check_trusted(factory, field="teacher", group=trusted.TEACHERS, trust=trust)
+        endpoint = Endpoint(content)
+        if endpoint.url != factory:
+            raise CorruptData(f"the endpoint is {endpoint.url}, not {factory!r:.200}")
+        return endpoint
     return PythonTeacher(find_teacher(factory, vouched=vouched, trust=trust), args or {}, content)
 
 
@@ -163,6 +171,20 @@ class ForeignPredictor(Predictor):
             return np.zeros((0, self.layout.outputs), np.float32)
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
+    def announce(self, rows: int) -> None:
+        """Say what answers for so many rows may cost, of an endpoint.
+
+        Raises:
+            Refused: It is more than the budget.
+        """
+        if isinstance(self.foreign.runtime, Endpoint):
+            self.foreign.runtime.announce(rows)
+
+    def latency(self, rows: int) -> float | None:
+        """Return the seconds that so many rows take an endpoint."""
+        runtime = self.foreign.runtime
+        return runtime.latency(rows) if isinstance(runtime, Endpoint) else None
+
 
 def ask(runtime: Runtime, rows: Block, kind: str) -> NDArray[np.floating[Any]]:
     """Return the outputs [B, M] for some rows, all of them finite.
@@ -172,6 +194,8 @@ def ask(runtime: Runtime, rows: Block, kind: str) -> NDArray[np.floating[Any]]:
     """
     try:
         outputs = np.asarray(runtime.predict(rows))
+    except KubestillError:
+        raise  # of an endpoint, in words already
     except Exception as error:
         said = f"{type(error).__name__}: {error}"
         remedy = f"its own library refuses {len(rows):,} rows of this dataset: {said:.600}"

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.datasets.decode import RawLayout
+from kubestill.runtime.datasets.schema import Column
 from kubestill.runtime.models.foreign.spec import Answers, Input
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class Declared:
     """Name of the output that is read, where there are several."""
     parameters: int = 0
     """Learned numbers: of trees, their leaves and thresholds. 0 where nobody can tell."""
+    tried: int = 256
+    """Rows that it answers before it is taken."""
 
 
 class Runtime(Protocol):
@@ -85,6 +88,10 @@ class Block:
         for name in self._codes:
             matrix[:, self._layout.slices[name].start] = self.numbers(name)
         return matrix
+
+    def column(self, name: str) -> Column:
+        """Return what the schema says of a column."""
+        return self._layout.schema.column(name)
 
     def numbers(self, name: str) -> NDArray[np.floating[Any]]:
         """Return a column as numbers: [B], or [B, *shape] of a tensor."""

@@ -14,7 +14,7 @@ from kubestill.runtime.models.model import ModelSpec
 
 __all__ = ["Answers", "ForeignSpec", "Format", "Input"]
 
-Format = Literal["lightgbm", "xgboost", "onnx", "skops", "python"]
+Format = Literal["lightgbm", "xgboost", "onnx", "skops", "python", "endpoint"]
 """Of the file beside `model.json`."""
 Answers = Literal["logit", "probability", "value"]
 """What a model puts out: logits or probabilities of classes, or values in target units."""
@@ -35,8 +35,8 @@ class ForeignSpec(ModelSpec):
     """All of a foreign model but its file.
 
     The features of the schema stand in the order in which the model reads them. `encoder` and
-    `decoder` are empty; `network` holds `factory` (the format, or an import path), `args`, and
-    `source`, the digest of a teacher's source file.
+    `decoder` are empty; `network` holds `factory` (the format, an import path or an address),
+    `args`, and `source`, the digest of a teacher's source file.
     """
 
     kind: Format
