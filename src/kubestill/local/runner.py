@@ -154,19 +154,18 @@ def _below(path: str, folder: str) -> str:
 
 
 def typed_modules(arguments: Mapping[str, Any]) -> list[str]:
-    """Return the modules that the run's own parameters name: its user's word, for all its steps.
+    """Return the modules and hosts that the run's own parameters name, its user's word.
 
     `kubestill.runtime.base.trust` tells what it is good for.
     """
-    return sorted(
-        {
-            value.partition(":")[0]
-            for name, value in arguments.items()
-            if isinstance(value, str)
-            and name.endswith(("network", "system", "method", "teacher"))
-            and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", value)
-        }
-    )
+    found: set[str] = set()
+    for name, value in arguments.items():
+        if isinstance(value, str) and name.endswith(("network", "system", "method", "teacher")):
+            if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", value):
+                found.add(value.partition(":")[0])
+            elif host := re.match(r"https?://[^/?#,]+", value):
+                found.add(host[0])
+    return sorted(found)
 
 
 def _check_kfp() -> None:
