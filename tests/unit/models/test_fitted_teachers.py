@@ -62,3 +62,4 @@ def test_a_teacher_that_a_run_names_is_vouched_for() -> None:
     named = {"teacher": "my_pkg.teach:MiniLM", "dataset": "gs://a/b", "student_network": "mlp"}
     assert typed_modules(named) == ["my_pkg.teach"]
     assert typed_modules({"teacher": "gs://bucket/model.txt"}) == []
+    assert typed_modules({"teacher": "http://host:8080/v2/models/m"}) == ["http://host:8080"]
