@@ -203,15 +203,16 @@ def run_steps(runs: Path, run_id: str, parameters: dict[str, Any]) -> float:
             step="judge",
         )
         if judged.outputs[0] == "degraded":
-            rule = {"ledger": champion.ports["ledger"], "rule": "before-overfitting"}
-            chosen = step("select_checkpoint", **rule)
-            tuned = step(
-                "finetune_fresh",
-                "finetune_",
-                checkpoint=chosen.ports["checkpoint"],
-                **{port: collected.ports[port] for port in ("dataset", "validation", "replay")},
-                experiment="finetune",
-            )
+            parts = ("dataset", "validation", "replay")
+            rows = {port: collected.ports[port] for port in parts}
+            if collected.outputs[2] == "rebuild":
+                del rows["replay"]
+                tuned = step("train_teacher", "training_", **rows, experiment="rebuild")
+            else:
+                rule = {"ledger": champion.ports["ledger"], "rule": "before-overfitting"}
+                chosen = step("select_checkpoint", **rule)
+                rows["checkpoint"] = chosen.ports["checkpoint"]
+                tuned = step("finetune_fresh", "finetune_", **rows, experiment="finetune")
             challenged = step(
                 "continuous_eval",
                 "evaluation_",

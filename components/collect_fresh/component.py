@@ -33,10 +33,11 @@ def collect_fresh(
     judge_fraction: float = 0.3,
     validation_fraction: float = 0.15,
     replay_rows: int = 0,
+    rebuild_after: int = 3,
     lease_hours: float = 12.0,
     seed: int = 0,
     settings: dict = {},
-) -> NamedTuple("Outputs", [("status", str), ("reason", str)]):
+) -> NamedTuple("Outputs", [("status", str), ("reason", str), ("method", str)]):
     """Collect labelled rows that no run has taken yet: the window of this run.
 
     The registry reserves the window until the run ends. Its rows count as taken only if the run
@@ -62,13 +63,16 @@ def collect_fresh(
         judge_fraction: Share of the rows that judge and are never learned from, in (0, 1).
         validation_fraction: Share of the rows for early stopping and selection, in [0, 1).
         replay_rows: How many rows that champions learned from to pass on as `replay`.
+        rebuild_after: Challengers that may lose, after a promotion, before the next one is to be
+            trained from scratch; 0 never does that.
         lease_hours: Time after which a run that holds its window is presumed dead.
         seed: Seeds the validation split and the sample of older rows.
         settings: `timezone` of times without one, `timestamp_format` of those not in ISO 8601, and
             how files are read, as in `import-dataset`.
 
     Returns:
-        dataset: Rows to learn from: of this window, and of earlier windows not yet learned from.
+        dataset: Rows to learn from: of this window, and of earlier windows not yet learned from;
+            for a rebuild, of all of them.
         validation: A share of them, for early stopping and for choosing between checkpoints.
         holdout: Rows that judge the challenger.
         fresh: The whole window: the rows that judge the champion, which has seen none of them.
@@ -77,5 +81,7 @@ def collect_fresh(
         status: `ready`; `bootstrap` if there is no champion; `waiting` if there are too few rows;
             `busy` while another run is at work.
         reason: The status explained in a sentence.
+        method: How a challenger is to be made: `fine-tune`, or `rebuild` for training one from
+            scratch.
     """
     return call_step("collect_fresh", locals())

@@ -53,6 +53,7 @@ def continuous_retraining(
     shrink: float = 1.0,
     perturb: float = 0.0,
     finetune_settings: dict = {},
+    rebuild_after: int = 3,
     thresholds: dict = {},
     slices: list = [],
     evaluation_settings: dict = {},
@@ -117,6 +118,8 @@ def continuous_retraining(
             unchanged.
         perturb: Share of a fresh initialisation that is added to them; 0 turns it off.
         finetune_settings: Further settings of fine-tuning.
+        rebuild_after: Challengers that may lose, after a promotion, before one is trained from
+            scratch on all rows; 0 never does that.
         thresholds: Limits by metric for champion and challenger.
         slices: Columns by whose values the scores are broken down.
         evaluation_settings: Further options of continuous-eval.
@@ -156,39 +159,68 @@ def continuous_retraining(
                 step="judge",
             )
             with group(dsl.If(judged.outputs["decision"] == "degraded", name="degraded")):
-                chosen = step(
-                    select_checkpoint,
-                    ledger=champion.outputs["ledger"],
-                    rule="before-overfitting",
-                )
-                tuned = step(
-                    finetune_fresh,
-                    prefix="finetune_",
-                    checkpoint=chosen.outputs["checkpoint"],
-                    dataset=collected.outputs["dataset"],
-                    validation=collected.outputs["validation"],
-                    replay=collected.outputs["replay"],
-                    experiment="finetune",
-                )
-                challenged = step(
-                    continuous_eval,
-                    prefix="evaluation_",
-                    name="judge-challenger",
-                    model=tuned.outputs["model"],
-                    baseline=champion.outputs["model"],
-                    dataset=collected.outputs["holdout"],
-                    golden=champion.outputs["golden"],
-                    run_id=RUN,
-                    step="challenge",
-                )
-                with group(dsl.If(challenged.outputs["decision"] == "promote", name="better")):
-                    step(
-                        promote_model,
-                        model=tuned.outputs["model"],
-                        ledger=tuned.outputs["ledger"],
-                        record=challenged.outputs["record"],
-                        run_id=RUN,
+                challenge = {
+                    "prefix": "evaluation_",
+                    "baseline": champion.outputs["model"],
+                    "dataset": collected.outputs["holdout"],
+                    "golden": champion.outputs["golden"],
+                    "run_id": RUN,
+                    "step": "challenge",
+                }
+                # Branches cannot hand an artifact to one step after both, so each judges its own.
+                with group(dsl.If(collected.outputs["method"] == "fine-tune", name="fine-tune")):
+                    chosen = step(
+                        select_checkpoint,
+                        ledger=champion.outputs["ledger"],
+                        rule="before-overfitting",
                     )
+                    tuned = step(
+                        finetune_fresh,
+                        prefix="finetune_",
+                        checkpoint=chosen.outputs["checkpoint"],
+                        dataset=collected.outputs["dataset"],
+                        validation=collected.outputs["validation"],
+                        replay=collected.outputs["replay"],
+                        experiment="finetune",
+                    )
+                    challenged = step(
+                        continuous_eval,
+                        name="judge-challenger",
+                        model=tuned.outputs["model"],
+                        **challenge,
+                    )
+                    with group(dsl.If(challenged.outputs["decision"] == "promote", name="better")):
+                        step(
+                            promote_model,
+                            model=tuned.outputs["model"],
+                            ledger=tuned.outputs["ledger"],
+                            record=challenged.outputs["record"],
+                            run_id=RUN,
+                        )
+                with group(dsl.If(collected.outputs["method"] == "rebuild", name="rebuild")):
+                    rebuilt = step(
+                        train_teacher,
+                        prefix="training_",
+                        name="train-anew",
+                        dataset=collected.outputs["dataset"],
+                        validation=collected.outputs["validation"],
+                        experiment="rebuild",
+                    )
+                    anew = step(
+                        continuous_eval,
+                        name="judge-rebuilt",
+                        model=rebuilt.outputs["model"],
+                        **challenge,
+                    )
+                    with group(dsl.If(anew.outputs["decision"] == "promote", name="better-anew")):
+                        step(
+                            promote_model,
+                            name="promote-rebuilt",
+                            model=rebuilt.outputs["model"],
+                            ledger=rebuilt.outputs["ledger"],
+                            record=anew.outputs["record"],
+                            run_id=RUN,
+                        )
         with group(dsl.If(collected.outputs["status"] == "bootstrap", name="bootstrap")):
             sound = step(
                 overfit_batch,

@@ -66,8 +66,8 @@ class Scene:
             # Few rows are quick; `Request` waits for as many as judging needs.
             "settings": {**QUICK, **given.get("settings", {})},
         }
-        status, reason = collect_fresh(run_id=run_id, as_of=as_of, **ports, **values)
-        return Taken(run_id, status, reason, out)
+        told = collect_fresh(run_id=run_id, as_of=as_of, **ports, **values)
+        return Taken(run_id, *told, out)
 
     def judged(
         self, taken: Taken, decision: str, *, unfit: Sequence[str] = (), succeeded: bool = True
@@ -111,8 +111,9 @@ class Scene:
 
 
 class Taken:
-    def __init__(self, run_id: str, status: str, reason: str, folder: Path):
+    def __init__(self, run_id: str, status: str, reason: str, method: str, folder: Path):
         self.run_id, self.status, self.reason, self.folder = run_id, status, reason, folder
+        self.method = method
 
     def ids(self, port: str = "fresh") -> list[int]:
         """The `id` of every row of an output, in order of `id`."""

@@ -296,6 +296,26 @@ def test_rows_of_an_entity_judge_together(scene: Scene) -> None:
         scene.run("2013-03-01", settings={"group": "whom"})
 
 
+def test_entities_that_come_back_are_learned_from_but_for_those_that_judge(scene: Scene) -> None:
+    """Customers of every month: other ones judge each time, and no earlier row of theirs helps."""
+    given = {"settings": {"group": "who"}, "validation_fraction": 0.2, "replay_rows": 1000}
+    judged: list[set[int]] = []
+    for month in range(1, 6):
+        frame = rows(1000 * month, 400, day=f"2013-{month:02d}-01")
+        scene.deliver(f"{month}.parquet", frame.assign(who=frame["id"] % 100))
+        taken = scene.run(f"2013-{month + 1:02d}-01", **given)
+        own = {port: set(taken.frame(port)["who"]) for port in ("holdout", "validation", "dataset")}
+        assert sum(map(len, own.values())) == len(set.union(*own.values())) == 100
+        older = taken.frame("replay")
+        replayed = set(older["who"]) if len(older) else set()
+        assert not replayed & (own["holdout"] | own["validation"])
+        assert (month == 1) == (not replayed)
+        judged.append(own["holdout"])
+        scene.promote(taken)
+    assert len({frozenset(one) for one in judged}) == 5
+    assert not set.intersection(*judged)
+
+
 def test_roles_of_columns_reach_every_split(scene: Scene) -> None:
     """Validation rows are of other entities than those that are learned from or judge."""
     frame = rows(0, 400)

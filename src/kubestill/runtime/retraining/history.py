@@ -72,6 +72,8 @@ class Collection(Entry):
     rows: Whole = 0
     told: tuple[str, ...] = ()
     """What changed about the columns, in sentences."""
+    method: Literal["fine-tune", "rebuild"] = "fine-tune"
+    """How a challenger is made, should one be needed."""
 
 
 class Judgement(Entry):

@@ -40,12 +40,12 @@ REMEDIES: Mapping[str, str] = {
     ),
     "slices": "raise `slice_tolerance` in `evaluation_settings`, or set `gate_slices` to false",
     "gain": (
-        "raise `finetune_epochs` or `finetune_learning_rate`, set `shrink` below 1, or start a new "
-        "registry, whose first run trains from scratch"
+        "raise `finetune_epochs` or `finetune_learning_rate`, set `shrink` below 1, or lower "
+        "`rebuild_after`, which has a challenger trained from scratch"
     ),
     "skill": (
-        "look at the columns that it learns from; or start a new registry, whose first run trains "
-        "from scratch"
+        "look at the columns that it learns from; or lower `rebuild_after`, which has a challenger "
+        "trained from scratch"
     ),
     "broken": "lower `finetune_learning_rate`",
     "unfit": (

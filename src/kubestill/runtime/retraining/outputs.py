@@ -7,19 +7,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from kubestill.errors import counted
 from kubestill.runtime.base.artifacts import Artifact
 from kubestill.runtime.datasets.columns import label_codes
 from kubestill.runtime.datasets.dataset import Dataset, DatasetWriter
 from kubestill.runtime.datasets.schema import Schema
 from kubestill.runtime.datasets.split import TRAIN, VALIDATION, entities, split_rows
+from kubestill.runtime.retraining import transitions
 from kubestill.runtime.retraining.registry import Registry
 from kubestill.runtime.retraining.request import Request
-from kubestill.runtime.retraining.state import Claim, Half, State
+from kubestill.runtime.retraining.state import Claim, Half, State, Window
 from kubestill.runtime.retraining.windows import WindowStore
 
-__all__ = ["Outputs", "write_outputs"]
+__all__ = ["Outputs", "describe_rebuild", "write_outputs"]
 
 STRETCHES = 100
 """Stretches of time that rows to learn from are cut into: whole ones become validation rows. There
@@ -35,7 +38,7 @@ class Outputs:
     """Where the datasets go."""
 
     dataset: Artifact
-    """To learn from: this window's training part and what earlier ones left."""
+    """To learn from: this window's training part and what earlier ones left, or all there is."""
     validation: Artifact
     """A share of the same rows, for early stopping and selection."""
     holdout: Artifact
@@ -46,6 +49,34 @@ class Outputs:
     """A sample of what champions have learned from."""
 
 
+def rebuilds(state: State, claim: Claim, request: Request) -> int:
+    """Return how many challengers have lost, where it is time to train one from scratch; else 0.
+
+    That is after `rebuild_after` of them; and after as many again, should that one lose as well.
+    """
+    lost = transitions.attempts(state.windows[: claim.after])
+    turn = request.rebuild_after + 1
+    return lost if claim.champion and request.rebuild_after and lost % turn == turn - 1 else 0
+
+
+def describe_rebuild(state: State, claim: Claim, request: Request) -> str:
+    """Return in a sentence that a challenger would be trained from scratch, and on how much."""
+    lost = rebuilds(state, claim, request)
+    if not lost:
+        return ""
+    every = sum(
+        window.judge_rows if half == "judge" else window.rows - window.judge_rows
+        for window, half in _parts(state)
+        if (window.id, half) in claim.pool or getattr(window, half) == "trained"
+    )
+    every += claim.window.rows - claim.window.judge_rows
+    return (
+        f"{counted(lost, 'challenger')} lost since the last promotion: if one is needed now, it is "
+        f"trained from scratch, for which every epoch passes over all {every:,} rows "
+        "(`rebuild_after`)."
+    )
+
+
 def write_outputs(
     registry: Registry, state: State, claim: Claim, request: Request, outputs: Outputs
 ) -> None:
@@ -53,12 +84,14 @@ def write_outputs(
     windows = WindowStore(registry, state)
     schema = Schema.from_json(claim.contract["schema"])
     mine = {half: Dataset.open(windows.uri(claim.window.id, half)) for half in ("train", "judge")}
+    anew = bool(rebuilds(state, claim, request))
     pool = [
         windows.dataset(window, half)
-        for id, half in claim.pool
-        if (window := state.window(id)) is not None
+        for window, half in _parts(state)
+        if (window.id, half) in claim.pool or (anew and getattr(window, half) == "trained")
     ]
     names = list(schema.names)
+    judged = _entities(mine["judge"].to_table(), request)
     # In order of time: the last ones are closest to those that judge.
     own = mine["train"].to_table()
     own = own.slice(0, own.num_rows - _gap(claim, request))
@@ -66,7 +99,9 @@ def write_outputs(
         [_plain(table.select(names)) for table in (*(part.to_table() for part in pool), own)],
         promote_options="permissive",
     )
+    learn = _without(learn, judged, request)
     parts = _split(learn, schema, request)
+    checked = _entities(learn.filter(pa.array(parts == VALIDATION)), request)
     _write(outputs.dataset, schema, [learn.filter(pa.array(parts == TRAIN))], "train", claim)
     _write(
         outputs.validation,
@@ -78,7 +113,9 @@ def write_outputs(
     _write(outputs.holdout, schema, mine["judge"].iter_tables(), "holdout", claim)
     whole = (table for half in mine.values() for table in half.iter_tables())
     _write(outputs.fresh, schema, whole, "fresh", claim)
-    _write(outputs.replay, schema, _sample(windows, state, request), "replay", claim)
+    older = () if anew else _sample(windows, state, request)
+    kept = (_without(_without(table, judged, request), checked, request) for table in older)
+    _write(outputs.replay, schema, kept, "replay", claim)
 
 
 def _gap(claim: Claim, request: Request) -> int:
@@ -87,6 +124,26 @@ def _gap(claim: Claim, request: Request) -> int:
         return 0
     window = claim.window
     return min(int(request.judge_gap * window.rows), (window.rows - window.judge_rows) // 2)
+
+
+def _entities(table: pa.Table, request: Request) -> pa.Array | None:
+    """Return the entities of some rows; None where rows have none."""
+    if not request.group:
+        return None
+    return pc.drop_null(_plain(table).column(request.group)).unique()
+
+
+def _without(table: pa.Table, entities: pa.Array | None, request: Request) -> pa.Table:
+    """Return the rows of other entities: what is known of these would help to judge them."""
+    if entities is None or not len(entities) or not table.num_rows:
+        return table
+    return table.filter(pc.invert(pc.is_in(table.column(request.group), entities)))
+
+
+def _parts(state: State) -> list[tuple[Window, Half]]:
+    """Return every part of every closed window, oldest first."""
+    halves: tuple[Half, ...] = ("train", "judge")
+    return [(window, half) for window in state.windows for half in halves]
 
 
 def _plain(table: pa.Table) -> pa.Table:
@@ -122,11 +179,9 @@ def _split(table: pa.Table, schema: Schema, request: Request) -> NDArray[np.int8
 
 
 def _sample(windows: WindowStore, state: State, request: Request) -> Iterator[pa.Table]:
-    halves: tuple[Half, ...] = ("train", "judge")
     trained = [
         windows.dataset(window, half)
-        for window in state.windows
-        for half in halves
+        for window, half in _parts(state)
         if getattr(window, half) == "trained"
     ]
     total = sum(dataset.rows for dataset in trained)

@@ -37,6 +37,7 @@ class Request(Reading):
     judge_fraction: float = Field(default=0.3, gt=0, lt=1)
     validation_fraction: float = Field(default=0.15, ge=0, lt=1)
     replay_rows: int = Field(default=0, ge=0)
+    rebuild_after: int = Field(default=3, ge=0)
     lease_hours: float = Field(default=12.0, gt=0, allow_inf_nan=False)
     seed: int = Field(default=0, ge=0)
     timezone: str = ""

@@ -17,6 +17,7 @@ from kubestill.runtime.retraining.state import Champion, Claim, Half, Part, Stat
 __all__ = [
     "Transition",
     "abandon",
+    "attempts",
     "claim",
     "close",
     "holding",
@@ -224,6 +225,12 @@ def trainable(state: State) -> tuple[tuple[str, Half], ...]:
         for half in _HALVES
         if getattr(window, half) == "trainable"
     )
+
+
+def attempts(windows: Sequence[Window]) -> int:
+    """Count the challengers that lost since the last one was promoted."""
+    latest = max((n for n, w in enumerate(windows) if w.verdict == "promoted"), default=-1)
+    return sum(window.verdict == "rejected" for window in windows[latest + 1 :])
 
 
 def promoted(state: State, run_id: str) -> Champion | None:

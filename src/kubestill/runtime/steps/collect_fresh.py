@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from kubestill.runtime.retraining.golden import import_golden
 from kubestill.runtime.retraining.history import Collection
 from kubestill.runtime.retraining.identity import identify
 from kubestill.runtime.retraining.outcomes import abandon, record_missing, record_taken_over
-from kubestill.runtime.retraining.outputs import Outputs, write_outputs
+from kubestill.runtime.retraining.outputs import Outputs, describe_rebuild, write_outputs
 from kubestill.runtime.retraining.ownership import find_end, find_owner, seems_alive
 from kubestill.runtime.retraining.request import Request, check_placeholders
 from kubestill.runtime.retraining.survey import Fresh, survey
@@ -57,15 +58,17 @@ def collect_fresh(
     judge_fraction: float = 0.3,
     validation_fraction: float = 0.15,
     replay_rows: int = 0,
+    rebuild_after: int = 3,
     lease_hours: float = 12.0,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
-) -> tuple[str, str]:
+) -> tuple[str, str, str]:
     """Take a window of fresh rows; the component documents the parameters.
 
     Returns:
         status: `ready`, `bootstrap`, `waiting` or `busy`.
         reason: Why, in sentences.
+        method: `fine-tune` or `rebuild`.
 
     Raises:
         InvalidInput: Everything wrong with parameters, files and registry, at once.
@@ -90,6 +93,7 @@ def collect_fresh(
             "judge_fraction": judge_fraction,
             "validation_fraction": validation_fraction,
             "replay_rows": replay_rows,
+            "rebuild_after": rebuild_after,
             "lease_hours": lease_hours,
             "seed": seed,
         },
@@ -109,7 +113,7 @@ def collect_fresh(
     print(f"{collected.status}: {collected.reason}", flush=True)
     for line in collected.told:
         print(f"drift: {line}", flush=True)
-    return collected.status, collected.reason
+    return collected.status, collected.reason, collected.method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +146,7 @@ def _collect(registry: Registry, request: Request, run_id: str) -> _Result:
         state = registry.read()
         if state.claim is not None and state.claim.run_id == run_id:
             # A retry: the window was taken, and the claim says which.
-            return _claimed(registry, state, state.claim)
+            return _claimed(registry, request, state, state.claim)
         _check_open(registry, state, run_id)
         if state.claim is not None and _freed(registry, state.claim):
             continue
@@ -210,7 +214,7 @@ def _take(
         raise
     # A run that was taken over may still be reading its window: it is swept another day.
     WindowStore(registry, changed).sweep()
-    return _claimed(registry, changed, claim)
+    return _claimed(registry, request, changed, claim)
 
 
 def _freed(registry: Registry, held: Claim) -> bool:
@@ -234,7 +238,7 @@ def _check_open(registry: Registry, state: State, run_id: str) -> None:
         raise Fenced(f"run {run_id} has ended{how}; start a new run, which takes what it left")
 
 
-def _claimed(registry: Registry, state: State, claim: Claim) -> _Result:
+def _claimed(registry: Registry, request: Request, state: State, claim: Claim) -> _Result:
     record_taken_over(registry, claim)
     window = claim.window
     about = WindowStore(registry, state).manifest(window)
@@ -250,10 +254,12 @@ def _claimed(registry: Registry, state: State, claim: Claim) -> _Result:
         reason += (
             f" {counted(claim.golden.rows, 'golden row')} imported from {claim.golden.source}."
         )
+    anew = describe_rebuild(state, claim, request)
     collected = Collection(
         run_id=claim.run_id,
         status="ready" if claim.champion else "bootstrap",
-        reason=reason,
+        reason=f"{reason} {anew}".strip(),
+        method="rebuild" if anew else "fine-tune",
         window=window.id,
         end=window.end,
         rows=window.rows,
@@ -280,7 +286,10 @@ def _judging(request: Request, found: Fresh) -> tuple[NDArray[np.int64], NDArray
         raise InvalidInput([Problem("settings.group", request.group, remedy)])
     who = identify(found.table, [request.group], found.micros, request.timestamp, counted=False)
     has = found.table.column(request.group).is_valid().to_numpy()
-    return order, (np.where(has, who.shares, shares) < request.judge_fraction)[order]
+    # Other ones in each window: those that always judged could never be learned from.
+    turn = np.frombuffer(hashlib.sha256(found.end.encode()).digest()[:8], "<u8")[0] / 2.0**64
+    drawn = (np.where(has, who.shares, shares) + turn) % 1.0
+    return order, (drawn < request.judge_fraction)[order]
 
 
 def _too_few(request: Request, found: Fresh) -> str:
