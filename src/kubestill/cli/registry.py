@@ -88,13 +88,17 @@ def rollback(uri: str, to: int, yes: bool) -> None:
     Rows that only the rolled-back champions learned from are quarantined: no run learns from them
     again. An active run will not promote: its challenger was judged against another champion.
     """
+    from kubestill.runtime.retraining import open_registry
     from kubestill.runtime.retraining.inspection import roll_back
+    from kubestill.runtime.steps.tracking import mirror_champion
 
     def confirm(now: str, then: str) -> None:
         if not yes:
             click.confirm(f"The champion is {now}. Roll back to {then}?", abort=True)
 
     echo(roll_back(uri, to=to, confirm=confirm))
+    if told := mirror_champion(open_registry(uri)):
+        echo(told)
 
 
 @registry.command()

@@ -18,9 +18,10 @@ import pytest
 from scene import Scene  # pyright: ignore[reportMissingImports]
 
 from kubestill.runtime.base.artifacts import LocalArtifact
+from kubestill.runtime.base.patience import Patience
 from kubestill.runtime.retraining import notices
 from kubestill.runtime.retraining.history import Judgement, Outcome
-from kubestill.runtime.retraining.notices import Patience, notify
+from kubestill.runtime.retraining.notices import notify
 from kubestill.runtime.steps.record_outcome import record_outcome
 
 QUICK = Patience(attempts=3, pause_seconds=0.01, answer_seconds=0.2, all_seconds=1.0)

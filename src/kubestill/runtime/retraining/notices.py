@@ -11,20 +11,17 @@ import hashlib
 import hmac
 import json
 import os
-import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-import requests
-
 from kubestill.errors import counted
+from kubestill.runtime.base.patience import Patience, do_within
 from kubestill.runtime.retraining.history import Outcome
 from kubestill.runtime.retraining.registry import Registry
 
-__all__ = ["PATIENCE", "SECRET", "URL", "Patience", "notify"]
+__all__ = ["PATIENCE", "SECRET", "URL", "notify"]
 
 URL = "KUBESTILL_NOTIFY"
 """Environment variable with the receiver's address, where the address itself is a secret."""
@@ -34,19 +31,6 @@ SECRET = "KUBESTILL_NOTIFY_SECRET"
 _EVENTS = frozenset({"promoted", "rejected", "stuck", "unfit", "failed"})
 _AGAIN = frozenset({408, 425, 429})
 """Refusals that another try may lift, beside those of 500 and more."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Patience:
-    """How long a receiver is waited for."""
-
-    attempts: int = 4
-    pause_seconds: float = 1.0
-    """Before the second attempt; doubles each time."""
-    answer_seconds: float = 5.0
-    """For a connection, and for each part of an answer."""
-    all_seconds: float = 30.0
-    """For everything."""
 
 
 PATIENCE = Patience()
@@ -130,6 +114,9 @@ def _event(event: str, data: Mapping[str, Any], at: str) -> dict[str, Any]:
 
 def _send(url: str, event: Mapping[str, Any], key: bytes, patience: Patience) -> str:
     """Post an event, signed where there is a key, and return what came of it."""
+    # Half a second to import, for those who have a receiver.
+    import requests
+
     slack = f".{urlsplit(url).hostname}".endswith(".slack.com")
     form = {"text": event["text"]} if slack else event
     body = json.dumps(form, ensure_ascii=False).encode()
@@ -168,8 +155,5 @@ def _send(url: str, event: Mapping[str, Any], key: bytes, patience: Patience) ->
             if answer.status_code < 500 and answer.status_code not in _AGAIN:
                 return
 
-    # Beside this one: a receiver that answers byte by byte never runs into a timeout.
-    sending = threading.Thread(target=deliver, daemon=True)
-    sending.start()
-    sending.join(patience.all_seconds)
+    do_within(patience.all_seconds, deliver)
     return told[0]

@@ -25,6 +25,7 @@ from kubestill.runtime.models.bands import BANDS_FILE, Bands
 from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.reports.certificate import certificate_report
+from kubestill.runtime.steps.tracking import Results, mirror_results
 
 __all__ = ["certify_surrogate"]
 
@@ -232,6 +233,16 @@ def _write(
         "size_ratio": made.size.ratio,
         "speed_ratio": made.speed and made.speed.ratio,
     }
-    for name, value in scalars.items():
-        if value is not None:
-            metrics.log_metric(name, float(value))
+    found_scores = {name: float(value) for name, value in scalars.items() if value is not None}
+    for name, value in found_scores.items():
+        metrics.log_metric(name, value)
+    told = mirror_results(
+        Results(
+            step="certify",
+            output_uri=certificate.uri,
+            metrics=found_scores,
+            tags={"verdict": made.verdict, "digest": made.about.model},
+        )
+    )
+    if told:
+        print(told, flush=True)

@@ -14,7 +14,9 @@ from kubestill.runtime.evaluation.publish import decision_record, judgement, sca
 from kubestill.runtime.reports.bootstrap import bootstrap_report
 from kubestill.runtime.reports.evaluation import evaluation_report
 from kubestill.runtime.reports.scores import scores_text
+from kubestill.runtime.retraining.decision import DecisionRecord
 from kubestill.runtime.retraining.history import Judgement
+from kubestill.runtime.steps.tracking import Results, mirror_challenger, mirror_results
 
 __all__ = ["continuous_eval"]
 
@@ -92,11 +94,13 @@ def continuous_eval(
         decision = decision.model_copy(update=found)
     history = job.lineage.registry.runs() if job.lineage else []
     write_pages(evaluation_report(findings, history), report, summary)
-    for name, value in scalars(findings).items():
+    scores = scalars(findings)
+    for name, value in scores.items():
         metrics.log_metric(name, value)
     body = {"decision": decision.to_json(), "scores": findings.to_scores()}
     write_record(record, "decision", body)
     print(scores_text(findings), flush=True)
+    _mirror(job, decision, scores, model, record)
     print(f"{decision.decision}: {decision.reason}", flush=True)
     return decision.decision, decision.reason
 
@@ -119,6 +123,36 @@ def _no_champion(
     write_record(record, "decision", {"decision": facts, "scores": {}})
     print(f"bootstrap: {reason}", flush=True)
     return "bootstrap", reason
+
+
+def _mirror(
+    job: Job,
+    decision: DecisionRecord,
+    scores: Mapping[str, float],
+    model: Artifact | None,
+    record: Artifact,
+) -> None:
+    """Tell MLflow, where there is one: the scores, and which model was tried as a challenger."""
+    told = mirror_results(
+        Results(
+            step=f"evaluate {job.step}" if job.lineage else "evaluate",
+            output_uri=record.uri,
+            metrics=scores,
+            tags={"decision": decision.decision, "digest": decision.model},
+        )
+    )
+    if told:
+        print(told, flush=True)
+    if job.lineage and model and decision.baseline:
+        told = mirror_challenger(
+            job.lineage.registry,
+            model,
+            digest=decision.model,
+            decision=decision.decision,
+            reason=decision.reason,
+        )
+        if told:
+            print(told, flush=True)
 
 
 def _remember(lineage: Lineage, judged: Judgement) -> Judgement:

@@ -11,6 +11,7 @@ from kubestill.runtime.retraining.notices import notify as tell
 from kubestill.runtime.retraining.outcomes import Outcome, conclude
 from kubestill.runtime.retraining.request import check_placeholders
 from kubestill.runtime.steps.failures import Failure, find_run_root, read_failures
+from kubestill.runtime.steps.tracking import mirror_champion
 
 __all__ = ["record_outcome"]
 
@@ -57,8 +58,9 @@ def record_outcome(
     done = conclude(store, run_id, succeeded=succeeded, failure=failure)
     write_summary(_text(store, run_id, done), summary)
     print(f"{done.outcome}: {done.reason}", flush=True)
-    if told := tell(store, run_id, done, notify):
-        print(told, flush=True)
+    for told in (tell(store, run_id, done, notify), mirror_champion(store)):
+        if told:
+            print(told, flush=True)
     return (done.outcome,)
 
 
