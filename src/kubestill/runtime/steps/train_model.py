@@ -23,6 +23,7 @@ from kubestill.runtime.metrics.catalog import direction
 from kubestill.runtime.models.export import Export, export_from_state
 from kubestill.runtime.models.serve import add_serving_file
 from kubestill.runtime.reports.training import training_report
+from kubestill.runtime.steps.tracking import mirror_results, training_results
 from kubestill.runtime.training.job import Job, Preset, check_job
 from kubestill.runtime.training.processes import joined
 from kubestill.runtime.training.record import Chosen, PresetName, TrainingRecord
@@ -154,6 +155,8 @@ def _write_outputs(record: TrainingRecord, ledger: Ledger, ports: Ports) -> Expo
         ports.metrics.log_metric(name, value)
     pages = training_report(record, exported.spec, exported.digest)
     write_pages(pages, ports.report, ports.summary)
+    if told := mirror_results(training_results(record, scores, ports.model)):
+        say(told)
     say(f"exported step {entry.step:,} ({chosen.why}): {parameters:,} parameters")
     return exported
 
