@@ -56,6 +56,10 @@ BOUNDED = {
     "runtime/datasets/extent.py": {"pq.ParquetFile": "the check itself; texts stay dictionaries"},
     "runtime/datasets/parts.py": {"pq.ParquetFile": EXTENT, "pq.read_metadata": EXTENT},
     "runtime/models/bands.py": {"json.loads": OWN},
+    "runtime/models/foreign/huggingface.py": {
+        "zipfile.ZipFile": "not compressed, and held against the bytes that are there",
+        "safetensors.torch.load": "views of the bytes that are there",
+    },
     "runtime/models/foreign/recognise.py": {"zipfile.ZipFile": "only the names are read"},
     "runtime/models/foreign/skops_file.py": {
         "zipfile.ZipFile": "what it unpacks to is counted, and arrays are held against their size"

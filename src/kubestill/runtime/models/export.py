@@ -178,7 +178,11 @@ def load_model(
         from kubestill.runtime.models.foreign.model import load_foreign
 
         return load_foreign(
-            form, packed, digest=check_digest(text, packed, source=uri), trust=trust
+            form,
+            packed,
+            digest=check_digest(text, packed, source=uri),
+            trust=trust,
+            device=str(place),
         )
     spec = ModelSpec.from_json(form)
     digest = check_digest(text, packed, source=uri)

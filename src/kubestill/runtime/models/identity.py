@@ -40,6 +40,7 @@ _FOREIGN_FILES = {
     "skops": "model.skops",
     "python": "model.weights",
     "endpoint": "endpoint.json",
+    "huggingface": "model.zip",
 }
 
 

@@ -25,6 +25,7 @@ from kubestill.runtime.models.foreign.endpoint import (
     EndpointOptions,
     names_endpoint,
 )
+from kubestill.runtime.models.foreign.huggingface import CONFIG, pack
 from kubestill.runtime.models.foreign.match import Match, Options, match
 from kubestill.runtime.models.foreign.model import ForeignPredictor, ask, open_runtime, to_logits
 from kubestill.runtime.models.foreign.python import find_teacher
@@ -169,6 +170,8 @@ def _read_model(source: str) -> bytes | None:
             form = {}
         if form.get("format") in (FORMAT, FOREIGN):
             return None
+    if CONFIG in names:
+        return pack(store, names, source)
     if len(names) == 1:
         return store.get(names[0], most=MOST)
     if not names:

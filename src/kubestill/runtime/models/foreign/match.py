@@ -25,8 +25,8 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     format: str = "auto"
-    """`auto` tells by the content: `lightgbm`, `xgboost`, `onnx`, `skops`, `python`, which is an
-    import path, or `endpoint`, which is an address."""
+    """`auto` tells by the content: `lightgbm`, `xgboost`, `onnx`, `skops`, `huggingface`,
+    `python`, which is an import path, or `endpoint`, which is an address."""
     inputs: list[str] = []
     """Columns that it reads, in the order it was fitted on; for files that do not name them."""
     classes: list[Any] = []
@@ -165,6 +165,11 @@ def _read_as(
     known = declared.categories.get(name)
     if given is not None:
         known = tuple(map(str, label_strings(pa.array(given)).to_pylist()))
+    if declared.reads == "text":
+        if column.kind != "categorical":
+            remedy = "the model reads text, and this is none; name columns of text in `inputs`"
+            problems.add(f"column {column.name!r}", column.kind, remedy)
+        return column, one
     if column.kind != "categorical":
         if known is not None:
             remedy = (

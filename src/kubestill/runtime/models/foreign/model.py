@@ -19,6 +19,7 @@ from kubestill.runtime.datasets.decode import RawLayout
 from kubestill.runtime.models.encoder import ColumnEncoding, Encoder
 from kubestill.runtime.models.foreign.boosters import LightGbm, XgBoost
 from kubestill.runtime.models.foreign.endpoint import Endpoint
+from kubestill.runtime.models.foreign.huggingface import HuggingFace
 from kubestill.runtime.models.foreign.onnx_file import OnnxFile
 from kubestill.runtime.models.foreign.python import PythonTeacher, find_teacher
 from kubestill.runtime.models.foreign.runtime import Block, Runtime
@@ -54,6 +55,7 @@ def open_runtime(
     output: str = "",
     vouched: bool = False,
     trust: Iterable[str] = (),
+    device: str = "cpu",
 ) -> Runtime:
     """Load a foreign model.
 
@@ -65,6 +67,7 @@ def open_runtime(
         output: Name of the output to read.
         vouched: The user typed the import path.
         trust: Packages that the caller vouches for.
+        device: Where a transformer computes; all others compute on the CPU.
 
     Raises:
         InvalidInput: What runs it is not installed, or nobody vouches for what it names.
@@ -78,6 +81,8 @@ def open_runtime(
         return OnnxFile(content, output)
     if kind == "skops":
         return SkopsFile(content, trust)
+    if kind == "huggingface":
+        return HuggingFace(content, device)
     if kind == "endpoint":
         trusted.check_trusted(factory, field="teacher", group=trusted.TEACHERS, trust=trust)
         endpoint = Endpoint(content)
@@ -88,7 +93,12 @@ def open_runtime(
 
 
 def load_foreign(
-    form: Mapping[str, Any], content: bytes, *, digest: str, trust: Iterable[str] = ()
+    form: Mapping[str, Any],
+    content: bytes,
+    *,
+    digest: str,
+    trust: Iterable[str] = (),
+    device: str = "cpu",
 ) -> ForeignPredictor:
     """Load what `load_model` found to be a foreign model.
 
@@ -97,6 +107,7 @@ def load_foreign(
         content: Of the file beside it, whose digest was checked.
         digest: The model's.
         trust: As of `load_model`.
+        device: As of `load_model`.
 
     Raises:
         CorruptData: The spec or the file is damaged, or they do not belong together.
@@ -111,6 +122,7 @@ def load_foreign(
         args=network.args,
         output=spec.output,
         trust=trust,
+        device=device,
     )
     width = RawLayout(spec.schema).width
     if runtime.declared.width not in (None, width):

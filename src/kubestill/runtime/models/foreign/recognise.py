@@ -34,7 +34,7 @@ _TORCH_EXPORT = (
 )
 _OTHER = (
     "is none of the formats that can be brought in: LightGBM's text, XGBoost's JSON or UBJSON, "
-    "ONNX, or skops"
+    "ONNX, skops, or a folder of Hugging Face's with safetensors"
 )
 _PACKED = re.compile(rb"\x1f\x8b|BZh|\xfd7zXZ|\x04\x22M\x18|\x28\xb5\x2f\xfd|x[\x01\x5e\x9c\xda]")
 _PICKLE_ENDINGS = (".pkl", ".pickle", ".joblib", ".sav", ".p", ".dill", ".cloudpickle")
@@ -101,6 +101,8 @@ def _find_in_zip(content: bytes, uri: str) -> Format:
         raise _refuse(uri, _TORCHSCRIPT)
     if "archive_format" in ends or "serialized_exported_program.json" in ends:
         raise _refuse(uri, _TORCH_EXPORT)
+    if "config.json" in names and any(name.endswith(".safetensors") for name in names):
+        return "huggingface"
     if any(name.endswith(".pkl") for name in ends):
         raise _refuse(uri, _TORCH_SAVE)
     if "schema.json" in names:

@@ -34,8 +34,9 @@ class Declared:
     """Names of what it reads, in its order."""
     width: int | None
     """Numbers that it reads for a row."""
-    reads: Literal["numbers", "labels"]
-    """Whether a category has to be a number, or may be its label."""
+    reads: Literal["numbers", "labels", "text"]
+    """Whether a category has to be a number, or may be its label; or whether text is all it reads.
+    """
     numeric: frozenset[str] = frozenset()
     """Inputs whose labels have to be numbers although others need not."""
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
@@ -88,6 +89,11 @@ class Block:
         for name in self._codes:
             matrix[:, self._layout.slices[name].start] = self.numbers(name)
         return matrix
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns that the model reads, in its order."""
+        return tuple(column.name for column in self._layout.features)
 
     def column(self, name: str) -> Column:
         """Return what the schema says of a column."""
@@ -150,7 +156,7 @@ def _places(codes: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
     return np.where(np.isnan(codes), -1, codes).astype(np.int64)
 
 
-def need(module: str, kind: str) -> ModuleType:
+def need(module: str, kind: str, *, extra: str = "teachers") -> ModuleType:
     """Import what runs a kind of model.
 
     Raises:
@@ -159,5 +165,5 @@ def need(module: str, kind: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        remedy = f"needs {error.name or module}: install kubestill[teachers] in the image"
+        remedy = f"needs {error.name or module}: install kubestill[{extra}] in the image"
         raise InvalidInput([Problem("model", kind, remedy)]) from error

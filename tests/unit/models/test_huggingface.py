@@ -1,0 +1,210 @@
+"""Transformers that classify text, as Hugging Face's own library saves and runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from kubestill.errors import CorruptData, InvalidInput
+from kubestill.runtime.datasets.decode import decode_features
+from kubestill.runtime.datasets.manifest import Dataset
+from kubestill.runtime.datasets.schema import Column, Schema
+from kubestill.runtime.datasets.writer import DatasetWriter
+from kubestill.runtime.models.export import load_model
+from kubestill.runtime.models.foreign.bring import bring
+from kubestill.runtime.models.foreign.match import Options
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+transformers: Any = pytest.importorskip("transformers")
+tokenizers: Any = pytest.importorskip("tokenizers")
+
+WORDS = "the parcel came late broken early whole again and never thank you a pity joy".split()
+GOOD = {"early", "whole", "thank", "joy"}
+
+
+def texts(rows: int = 120) -> list[str]:
+    rng = np.random.default_rng(0)
+    return [" ".join(rng.choice(WORDS, rng.integers(1, 9))) for _ in range(rows)]
+
+
+def tokenizer() -> Any:
+    vocabulary = {word: at for at, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]", model_max_length=16
+    )
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a small BERT that has learned a little."""
+    folder = tmp_path_factory.mktemp("bert")
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(WORDS) + 4,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=16,
+        id2label={0: "good", 1: "bad"},
+        label2id={"good": 0, "bad": 1},
+    )
+    model = transformers.BertForSequenceClassification(config)
+    given, wanted = texts(), labels(texts())
+    encoded = tokenizer()(given, padding=True, return_tensors="pt")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    model.train()
+    for _ in range(30):
+        right = torch.tensor([["good", "bad"].index(one) for one in wanted])
+        loss = model(**encoded, labels=right).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval().save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def labels(given: list[str]) -> list[str]:
+    return ["good" if GOOD & set(text.split()) else "bad" for text in given]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    frame = pd.DataFrame({"text": texts(), "title": texts()[::-1], "size": 1.0})
+    frame["mood"] = labels(texts())
+    schema = Schema(
+        columns=(
+            Column(name="size", kind="numeric"),
+            Column(name="text", kind="categorical", categories=tuple(sorted(set(texts())))),
+            Column(name="title", kind="categorical", categories=tuple(sorted(set(texts())))),
+            Column(name="mood", kind="categorical", role="target", categories=("bad", "good")),
+        ),
+        task="binary",
+    )
+    root = str(tmp_path_factory.mktemp("rows"))
+    with DatasetWriter(root, schema, provenance={}) as writer:
+        writer.write(frame)
+    return writer.dataset
+
+
+def ask_each(folder: Path, *columns: list[str]) -> np.ndarray:
+    """Return the logits as the library itself gives them, one text at a time."""
+    own = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    with torch.no_grad():
+        return np.vstack(
+            [
+                model(**own(*row, truncation=True, return_tensors="pt")).logits
+                for row in zip(*columns, strict=True)
+            ]
+        )
+
+
+@pytest.mark.parametrize("inputs", [["text"], ["text", "title"]], ids=["text", "pair"])
+def test_a_transformer_labels_as_it_does_in_its_own_library(
+    inputs: list[str], saved: Path, rows: Dataset, tmp_path: Path
+) -> None:
+    brought = bring(str(saved), rows, Options(inputs=inputs))
+    assert brought is not None
+    brought.write(str(tmp_path / "model"))
+    model = load_model(str(tmp_path / "model"))
+    assert model.digest == brought.predictor.digest
+    block = next(rows.iter_blocks())
+    found = model.logits(decode_features(block, model.layout))
+    expected = ask_each(saved, *(block[name].cast("string").to_pylist() for name in inputs))
+    # Its own order is good, bad; the dataset's is bad, good.
+    np.testing.assert_allclose(found[:, 0], expected[:, 0] - expected[:, 1], atol=1e-5)
+    if inputs == ["text"]:
+        frame = pd.DataFrame({"text": block["text"].cast("string").to_pylist()})
+        assert (model(frame)["prediction"] == block["mood"].to_pylist()).mean() > 0.9
+
+
+def test_the_same_folder_is_the_same_model(saved: Path, rows: Dataset, tmp_path: Path) -> None:
+    shutil.copytree(saved, tmp_path / "copy")
+    (tmp_path / "copy" / "README.md").write_text("what nobody loads")
+    first, second = (
+        bring(str(folder), rows, Options(inputs=["text"])) for folder in (saved, tmp_path / "copy")
+    )
+    assert first is not None
+    assert second is not None
+    assert first.content == second.content
+
+
+def change(**fields: Any) -> Callable[[Path], None]:
+    def work(folder: Path) -> None:
+        form = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(form | fields))
+
+    return work
+
+
+def cut(folder: Path) -> None:
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[:-100])
+
+
+def pickled(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def without_padding(folder: Path) -> None:
+    form = json.loads((folder / "tokenizer_config.json").read_text())
+    form.pop("pad_token")
+    (folder / "tokenizer_config.json").write_text(json.dumps(form))
+    (folder / "special_tokens_map.json").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (pickled, "holds no weights in safetensors"),
+        (cut, "transformers cannot load it"),
+        (change(hidden_size=1 << 20), "asks for more than 36,700,160 numbers"),
+        (change(num_hidden_layers=10**9), "claims 1,000,000,000 layers"),
+        (change(architectures=["BertForMaskedLM"]), "only ...ForSequenceClassification"),
+        (change(auto_map={"AutoModel": "evil.Model"}), "code of its own"),
+        (change(problem_type="multi_label_classification"), "several of its labels"),
+        (change(model_type="nobody-knows"), "cannot load it"),
+        (change(id2label={"0": "good", "1": "fair"}), "is no class of the dataset"),
+        (without_padding, "filled up"),
+    ],
+)
+def test_a_folder_that_is_no_model_is_refused(
+    spoil: Callable[[Path], None], said: str, saved: Path, rows: Dataset, tmp_path: Path
+) -> None:
+    shutil.copytree(saved, tmp_path / "spoilt")
+    spoil(tmp_path / "spoilt")
+    with pytest.raises((InvalidInput, CorruptData), match=said):
+        bring(str(tmp_path / "spoilt"), rows, Options(inputs=["text"]))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ([], "the file does not name its inputs; list the columns"),
+        (["size"], "the model reads text, and this is none"),
+        (["txet"], "did you mean 'text'"),
+    ],
+)
+def test_columns_are_named_and_hold_text(
+    inputs: list[str], said: str, saved: Path, rows: Dataset
+) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        bring(str(saved), rows, Options(inputs=inputs))
