@@ -14,7 +14,14 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from kubestill.supervision import Ended, allowed_restarts, forget_outputs, supervise
+from kubestill.supervision import (
+    FAILED_FOR_GOOD,
+    TRAINJOB_VARIABLE,
+    Ended,
+    allowed_restarts,
+    forget_outputs,
+    supervise,
+)
 
 EXECUTOR = "kfp.dsl.executor_main"
 """The module that this one replaces; `kfp.local` runs no command that does not name it."""
@@ -33,6 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         restarts=allowed_restarts(component),
         forget=lambda: forget_outputs(executor_input),
     )
+    if TRAINJOB_VARIABLE in os.environ:
+        # The step that made this pod records what becomes of it.
+        for_good = ended.code and not (ended.may_pass or ended.stopped)
+        return FAILED_FOR_GOOD if for_good else ended.code
     _leave_the_cause(component, executor_input, ended)
     return ended.code
 
@@ -45,6 +56,10 @@ def execute(component: str, executor_input: dict[str, Any]) -> None:
         executor_input: Inputs and output locations.
     """
     function = load_function(component)
+    if TRAINJOB_VARIABLE in os.environ:
+        from kubestill.runtime.steps.inputs import fetch_inputs
+
+        fetch_inputs(executor_input)
     from kfp.dsl.executor import Executor
 
     Executor(executor_input=executor_input, function_to_execute=function).execute()

@@ -42,8 +42,13 @@ from typing import Any, NoReturn
 
 from kubestill.errors import ClusterError, InvalidInput, KubestillError, StoreUnavailable
 
-__all__ = ["RESTARTS", "Ended", "Try", "allowed_restarts", "die_with", "forget_outputs", "last_try"]
-__all__ += ["may_pass", "supervise"]
+__all__ = ["FAILED_FOR_GOOD", "RESTARTS", "TRAINJOB_VARIABLE", "Ended", "Try", "allowed_restarts"]
+__all__ += ["die_with", "forget_outputs", "last_try", "local_path", "may_pass", "supervise"]
+
+TRAINJOB_VARIABLE = "KUBESTILL_TRAINJOB"
+"""Environment variable: name of the TrainJob that this process is a pod of."""
+FAILED_FOR_GOOD = 65
+"""Exit status of such a pod that another start would not help: the TrainJob ends at once."""
 
 RESTARTS = "KUBESTILL_RESTARTS"
 """Environment variable: how often a step is started again within its pod; 0 turns that off."""
@@ -183,7 +188,7 @@ def forget_outputs(executor_input: Mapping[str, Any]) -> None:
     places += [given["outputFile"] for given in outputs.get("parameters", {}).values()]
     for name, given in outputs.get("artifacts", {}).items():
         if name != "executor-logs":
-            places += [_local_path(artifact["uri"]) for artifact in given.get("artifacts", [])]
+            places += [local_path(artifact["uri"]) for artifact in given.get("artifacts", [])]
     for place in filter(None, places):
         if os.path.isdir(place) and not os.path.islink(place):
             shutil.rmtree(place)
@@ -243,7 +248,7 @@ def _verdict(error: BaseException) -> bool | None:
     return None
 
 
-def _local_path(uri: str) -> str:
+def local_path(uri: str) -> str:
     """Return where Kubeflow's launcher and its local runner keep an artifact."""
     scheme, separator, rest = uri.partition("://")
     return f"/{'gcs' if scheme == 'gs' else scheme}/{rest}" if separator else uri

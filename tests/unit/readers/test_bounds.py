@@ -42,6 +42,7 @@ BOUNDED = {
     "local/containers.py": {"json.loads": "what the container engine says"},
     "local/processes.py": {"json.loads": OWN},
     "runtime/base/device.py": {"json.loads": "an argument of this process"},
+    "runtime/base/kubernetes.py": {"json.loads": KUBEFLOW},
     "runtime/base/values.py": {"json.loads": "the reader that bounds everything from a store"},
     "runtime/certification/exceptions.py": {
         "lzma.LZMADecompressor": "never more than what was declared, and that is bounded"

@@ -25,9 +25,20 @@ from kubestill.runtime.models.serve import add_serving_file
 from kubestill.runtime.reports.training import training_report
 from kubestill.runtime.steps.tracking import mirror_results, training_results
 from kubestill.runtime.training.job import Job, Preset, check_job
+from kubestill.runtime.training.nodes import leads_pods
 from kubestill.runtime.training.processes import joined
 from kubestill.runtime.training.record import Chosen, PresetName, TrainingRecord
-from kubestill.runtime.training.run import Keeping, Origin, Task, check_resume, say, train
+from kubestill.runtime.training.run import (
+    Keeping,
+    Origin,
+    Task,
+    check_resume,
+    find_place,
+    say,
+    train,
+)
+from kubestill.runtime.training.trainjob import train_on_pods
+from kubestill.supervision import TRAINJOB_VARIABLE
 
 __all__ = ["Ports", "train_and_write", "train_model"]
 
@@ -113,11 +124,14 @@ def train_and_write(
             ports.ledger.metadata.update(kind="ledger", **about)
 
     task = Task(name=name, job=job, keeping=keeping, ledger_uri=ports.ledger.uri, origin=origin)
+    if leads_pods(job.settings):
+        train_on_pods(job.settings, find_place(task), keeping.resume, say)
     with joined(task):
         # Outside of the group every rank would take itself for the only one.
         first = Ranks.current().rank == 0
         record, ledger = train(task, on_failure=write_ledger)
-    if first:
+    # The step that made the pods writes its outputs.
+    if first and TRAINJOB_VARIABLE not in os.environ:
         write_ledger(ledger)
         exported = _write_outputs(record, ledger, ports)
         # The import path that the caller typed vouches for its module where the model names just

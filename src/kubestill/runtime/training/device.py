@@ -13,6 +13,7 @@ from kubestill import __version__
 from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.base.device import choose_device
 from kubestill.runtime.training.kernels import set_deterministic
+from kubestill.runtime.training.nodes import leads_pods
 from kubestill.runtime.training.settings import TrainingSettings
 
 
@@ -32,11 +33,13 @@ class Machine:
 
 
 def choose_machine(settings: TrainingSettings) -> Machine:
-    """Resolve `device` and `precision`.
+    """Resolve `device` and `precision`; where pods train, on theirs.
 
     Raises:
         InvalidInput: See `choose_device`; or fp16 on a CPU.
     """
+    if leads_pods(settings):
+        return Machine(device=torch.device("cpu"), precision="float32")
     device, precision = choose_device(settings.device), settings.precision
     if precision == "auto":
         native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -74,8 +77,9 @@ def _threads_of_a_share(settings: TrainingSettings) -> int:
 
     Their number changes bits, and must not follow from how many processes there are.
     """
-    shares = settings.virtual_workers > 1 and choose_device(settings.device).type == "cpu"
-    return 1 if shares else 0
+    if settings.virtual_workers < 2 or leads_pods(settings):
+        return 0
+    return 1 if choose_device(settings.device).type == "cpu" else 0
 
 
 def numerics_key(machine: Machine, *, step_path: str, world_size: int) -> dict[str, str]:

@@ -24,11 +24,13 @@ _NO_INFLUENCE = {
     "deterministic",
     "device",
     "log_seconds",
+    "nodes",
     "processes",
     "rank_timeout",
     "serving",
     "step_path",
     "threads",
+    "trainjob",
 }
 
 _AS_BEFORE: dict[str, Any] = {"class_weights": "", "virtual_workers": 1}

@@ -27,6 +27,7 @@ from kubestill.runtime.training.prepare import (
 from kubestill.runtime.training.record import PresetName
 from kubestill.runtime.training.settings import TrainingSettings, read_settings
 from kubestill.runtime.training.steps import check_step_path
+from kubestill.runtime.training.trainjob import check_nodes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +95,7 @@ def check_job(
     machine = rows = network = loss_name = None
     source = ""
     parsed = read_settings(typed, settings, problems, defaults=preset.defaults)
+    check_nodes(parsed, problems)
     with problems.collect("dataset", dataset.uri):
         check_kind(dataset, "dataset", "dataset")
         rows = Dataset.open(dataset.path)

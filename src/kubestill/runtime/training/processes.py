@@ -2,7 +2,8 @@
 
 This process is rank 0: it prints, saves and writes the outputs. The others run `worker`, which
 trains and does nothing else; what they print goes into files. Whichever of them ends first, by an
-error or a signal, is the cause of the end of all: the others only miss it.
+error or a signal, is the cause of the end of all: the others only miss it. Where several pods
+share the training run, this process is the first one of its pod, and the first pod's is rank 0.
 """
 
 # Documented names of torch.distributed, which pyright does not count as exported.
@@ -32,6 +33,7 @@ from torch.distributed import TCPStore
 from kubestill.errors import InvalidInput, KubestillError, Problem
 from kubestill.runtime.training.device import choose_machine
 from kubestill.runtime.training.distributed import Together, in_group, process_group
+from kubestill.runtime.training.nodes import Node, leads_pods, meet
 from kubestill.runtime.training.run import Task, say, train
 from kubestill.supervision import die_with, may_pass
 
@@ -57,7 +59,7 @@ class RankFailed(RuntimeError):
 
 
 def count_processes(task: Task) -> int:
-    """Return how many processes this one is to share the training run with, itself included.
+    """Return how many processes of this machine share the training run, this one included.
 
     Raises:
         InvalidInput: `torchrun` started more than there are micro-batches, or fewer GPUs are
@@ -71,8 +73,18 @@ def count_processes(task: Task) -> int:
             remedy = f"each of the {world} processes takes one; use {1 << (world - 1).bit_length()}"
             raise InvalidInput([Problem("settings.virtual_workers", leaves, remedy)])
         return 1
-    if settings.device.startswith("cuda:"):
+    if settings.device.startswith("cuda:") or leads_pods(settings):
         return 1
+    if node := Node.here():
+        asked = node.processes
+        if settings.trainjob.accelerators and device.type == "cpu":
+            remedy = "torch sees none in its pod: check trainjob.accelerator and the image"
+            raise InvalidInput(
+                [Problem("settings.trainjob.accelerators", settings.trainjob.accelerators, remedy)]
+            )
+        if (world := node.processes * node.count) > leaves:
+            remedy = f"each of the {world} processes takes one; use more"
+            raise InvalidInput([Problem("settings.virtual_workers", leaves, remedy)])
     visible = torch.cuda.device_count() if device.type == "cuda" else 1
     if device.type == "cuda" and asked > visible:
         remedy = f"each takes a GPU, and {visible} are visible; use 0 for as many as there are"
@@ -93,12 +105,12 @@ def joined(task: Task) -> Generator[None]:
         RankLost: One of them was killed, hangs, or failed in a way that may pass.
         RankFailed: One of them failed otherwise.
     """
-    count = count_processes(task)
-    if count < 2:
+    count, node = count_processes(task), Node.here()
+    if count < 2 and node is None:
         with process_group():
             yield
         return
-    others = _Others(task, count)
+    others = _Others(task, count, node)
     try:
         others.await_start()
         with process_group(others.first):
@@ -116,28 +128,37 @@ def joined(task: Task) -> Generator[None]:
 
 
 class _Others:
-    """Every process but this one."""
+    """Every process of this machine but this one."""
 
-    def __init__(self, task: Task, count: int):
+    def __init__(self, task: Task, count: int, node: Node | None):
         settings = task.job.settings
-        self._timeout = settings.rank_timeout
+        self._timeout, self._node = settings.rank_timeout, node
         self._folder = Path(tempfile.mkdtemp(prefix="kubestill-ranks-"))
-        store = TCPStore(_HOST, 0, is_master=True, wait_for_workers=False)
         self._patience = patience = max(self._timeout, _START_SECONDS)
-        self.first = Together(store=store, rank=0, world=count, timeout=patience)
+        if node:
+            store, host, port = meet(node, patience), node.host, node.port
+        else:
+            store = TCPStore(_HOST, 0, is_master=True, wait_for_workers=False)
+            host, port = _HOST, store.port
+        nodes, index = (node.count, node.rank) if node else (1, 0)
+        first, world = index * count, nodes * count
+        self.first = Together(store=store, rank=first, world=world, timeout=patience)
         self.leaving = False
         """Whether this process no longer trains."""
         self._ended: list[_Worker] = []
         # The path comes first: what follows may be found there.
-        content = pickle.dumps(sys.path) + pickle.dumps((task, store.port, count, patience))
-        say(
-            f"{count} processes share {settings.virtual_workers} micro-batches a step; what ranks "
-            f"1 to {count - 1} print goes to {self._folder}"
-        )
-        if sys.platform == "linux":
+        content = pickle.dumps(sys.path) + pickle.dumps((task, host, port, world, patience))
+        ranks = range(first + 1, first + count)
+        if not first:
+            printed = f"; what ranks 1 to {count - 1} print goes to {self._folder}" if ranks else ""
+            say(
+                f"{world} processes{f' of {nodes} pods' if node else ''} share "
+                f"{settings.virtual_workers} micro-batches a step{printed}"
+            )
+        if sys.platform == "linux" and node is None:
             # The name of a pod need not resolve.
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        self._workers = [_Worker(rank, self._folder) for rank in range(1, count)]
+        self._workers = [_Worker(rank, rank - first, self._folder) for rank in ranks]
         for worker in self._workers:
             threading.Thread(target=self._watch, args=[worker, content], daemon=True).start()
 
@@ -169,7 +190,8 @@ class _Others:
         time.sleep(_STUCK_SECONDS)
         if not self.leaving:
             cause = self.cause()
-            say(f"WARNING: rank 0 does not notice, and is ended: {cause}")
+            rank = self.first.rank
+            print(f"WARNING: rank {rank} does not notice, and is ended: {cause}")
             sys.stdout.flush()
             if isinstance(cause, RankFailed):
                 os._exit(1)
@@ -192,9 +214,11 @@ class _Others:
         # Those that waited for it have given up by now, too.
         hanging = [str(worker.rank) for worker in self._workers if worker not in self._ended]
         if error is None:
-            hanging = ["0"]
-        elif not hanging or not _TIMEOUT.search(str(error)):
+            hanging = [str(self.first.rank)]
+        elif not _TIMEOUT.search(str(error)) or not (hanging or self._node):
             return None
+        elif not hanging:
+            hanging = ["of another pod"]
         return RankLost(
             f"rank {' and '.join(hanging)} did not take part for {self._timeout:g} s, the setting "
             "rank_timeout"
@@ -203,6 +227,13 @@ class _Others:
     def finish(self) -> None:
         """Wait for the others after the training run has ended well."""
         self.leaving = True
+        if self._node:
+            # The store ends with the process that serves it.
+            until = time.monotonic() + _END_SECONDS
+            ended = self.first.store.add("ended", 1)
+            while self._node.rank == 0 and ended < self._node.count and time.monotonic() < until:
+                time.sleep(0.05)
+                ended = self.first.store.add("ended", 0)
         for worker in self._workers:
             with suppress(subprocess.TimeoutExpired):
                 worker.process.wait(timeout=_END_SECONDS)
@@ -219,10 +250,10 @@ class _Others:
 class _Worker:
     """Another process, as this one sees it."""
 
-    def __init__(self, rank: int, folder: Path):
+    def __init__(self, rank: int, local: int, folder: Path):
         self.rank = rank
         self._log, self._end = folder / f"rank-{rank}.log", folder / f"rank-{rank}.json"
-        environment = os.environ | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        environment = os.environ | {"RANK": str(rank), "LOCAL_RANK": str(local)}
         told = [str(self._end), str(os.getpid())]
         command = [sys.executable, "-m", "kubestill.runtime.training.worker", *told]
         with self._log.open("wb") as log:
@@ -266,10 +297,10 @@ def serve(path: str, parent: int, content: IO[bytes]) -> int:
     rank = int(os.environ["RANK"])
     try:
         sys.path[:] = pickle.load(content)
-        task, port, count, timeout = pickle.load(content)
-        store = TCPStore(_HOST, port)
+        task, host, port, world, timeout = pickle.load(content)
+        store = TCPStore(host, port)
         store.set(_started(rank), "")
-        with process_group(Together(store=store, rank=rank, world=count, timeout=timeout)):
+        with process_group(Together(store=store, rank=rank, world=world, timeout=timeout)):
             machine = choose_machine(task.job.settings)
             train(replace(task, job=replace(task.job, machine=machine)))
     except BaseException as error:

@@ -21,7 +21,7 @@ from kubestill.runtime.training.job import Job
 from kubestill.runtime.training.prepare import main_metric, prepare
 from kubestill.runtime.training.record import AttemptRecord, PresetName, TrainingRecord, training_of
 
-__all__ = ["Keeping", "Origin", "Task", "check_resume", "say", "train"]
+__all__ = ["Keeping", "Origin", "Task", "check_resume", "find_place", "say", "train"]
 
 _RESUME = ("auto", "never", "must")
 
@@ -90,26 +90,35 @@ def train(
         Diverged: The loss or a weight became NaN or infinite.
         TrainingFailed: An earlier attempt recorded that this training run cannot succeed.
     """
-    job, origin, keeping = task.job, task.origin, task.keeping
-    with process_group(), arithmetic(job.settings):
-        identity = fingerprint(
-            job.settings,
-            data=job.fingerprints | {"loss": job.loss_name},
-            source=job.source,
-            start=origin.digest if origin else "",
-        )
-        place = resolve_place(
-            keeping.checkpoint_uri,
-            keeping.experiment or task.name,
-            identity,
-            task.ledger_uri,
-            announce=say,
-        )
+    with process_group(), arithmetic(task.job.settings):
+        place = find_place(task)
         try:
             return _train(task, place, on_failure)
         except TrainingFailed:
             on_failure(LedgerCell(place).read()[0])
             raise
+
+
+def find_place(task: Task) -> Place:
+    """Return where the checkpoints of a training run are, by what decides its result.
+
+    Raises:
+        InvalidInput: See `resolve_place`.
+    """
+    job, keeping = task.job, task.keeping
+    identity = fingerprint(
+        job.settings,
+        data=job.fingerprints | {"loss": job.loss_name},
+        source=job.source,
+        start=task.origin.digest if task.origin else "",
+    )
+    return resolve_place(
+        keeping.checkpoint_uri,
+        keeping.experiment or task.name,
+        identity,
+        task.ledger_uri,
+        announce=say,
+    )
 
 
 def _train(

@@ -16,6 +16,7 @@ from kubestill.runtime.base.settings import check_overlap, read
 from kubestill.runtime.checkpoints.settings import CheckpointSettings
 from kubestill.runtime.models.serve import Serving, check_serving
 from kubestill.runtime.training import losses, optimizers, schedules
+from kubestill.runtime.training.trainjob_settings import TrainJobSettings
 
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -129,7 +130,11 @@ class TrainingSettings(BaseModel):
     a training run, and their number never changes a bit of the result."""
     processes: int = Field(default=0, ge=0)
     """Processes that share the training run, at most `virtual_workers`; 0 starts one for each
-    visible GPU, and one on CPUs."""
+    visible GPU, and one on CPUs. With `nodes`, those of all pods together."""
+    nodes: int = Field(default=1, ge=1)
+    """Pods that share the training run: above 1, the step makes a TrainJob of Kubeflow Trainer."""
+    trainjob: TrainJobSettings = TrainJobSettings()
+    """How those pods are made and placed."""
     rank_timeout: Seconds = 1800.0
     """Seconds that a process waits for the others at a step before the attempt ends."""
     serving: Serving = "none"
@@ -223,20 +228,27 @@ def read_settings(
             schedules.check_arguments(parsed.schedule, parsed.schedule_args)
     with problems.collect():
         check_serving(parsed.serving, "settings.serving")
-    if not wrong & {"virtual_workers", "processes", "batch_size", "device"}:
+    if not wrong & {"virtual_workers", "processes", "nodes", "batch_size", "device"}:
         _check_shares(parsed, problems)
     return parsed
 
 
 def _check_shares(settings: TrainingSettings, problems: Problems) -> None:
     """Note what keeps processes from sharing the training run."""
-    leaves, processes = settings.virtual_workers, settings.processes
+    leaves, processes, nodes = settings.virtual_workers, settings.processes, settings.nodes
     if leaves > settings.batch_size:
         remedy = f"a batch has {settings.batch_size} rows; use at most so many, or larger batches"
         problems.add("settings.virtual_workers", leaves, remedy)
     if processes > leaves:
         fitting = 1 << (processes - 1).bit_length()
         remedy = f"each takes one of {leaves} virtual_workers; set virtual_workers to {fitting}"
+        problems.add("settings.processes", processes, remedy)
+    if nodes > leaves:
+        fitting = 1 << (nodes - 1).bit_length()
+        remedy = f"each takes one of {leaves} virtual_workers; set virtual_workers to {fitting}"
+        problems.add("settings.nodes", nodes, remedy)
+    if processes % nodes:
+        remedy = f"{nodes} nodes share them; use {nodes} or a multiple, or 0"
         problems.add("settings.processes", processes, remedy)
     if processes > 1 and settings.device.startswith("cuda:"):
         remedy = f"is one GPU, and {processes} processes take one each; use 'auto'"

@@ -1,0 +1,608 @@
+"""Have a TrainJob of Kubeflow Trainer train on several pods, and follow it to its end.
+
+    find the step's own pod ── what the pods are made like
+    attach ── create the TrainJob, or go on with the one that an earlier try of this step, another
+              driver or another run made for the same training run: it has the same name
+    follow ── say what happens, print the log of rank 0, end what cannot succeed
+    end ── remove it: whatever made this step stop, no pod goes on
+
+A step that is killed without a warning leaves its TrainJob running, and the next try attaches to
+it. The result lies with the checkpoints: this step adopts it as it would that of an earlier try.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from kubestill.errors import ClusterError, InvalidInput, Problem, Problems
+from kubestill.runtime.base.kubernetes import Cluster, Json
+from kubestill.runtime.checkpoints.commits import LedgerCell
+from kubestill.runtime.checkpoints.place import Place
+from kubestill.runtime.training.nodes import leads_pods
+from kubestill.runtime.training.settings import TrainingSettings
+from kubestill.runtime.training.trainjob_manifest import (
+    CONTAINER,
+    GROUP,
+    QUEUE_LABEL,
+    Shape,
+    trainjob,
+)
+from kubestill.supervision import FAILED_FOR_GOOD
+
+__all__ = ["check_nodes", "train_on_pods"]
+
+_SHAPES: tuple[Shape, ...] = ("runtimePatches", "podTemplateOverrides")
+_PLACE, _FINGERPRINT = "kubestill/place", "kubestill/fingerprint"
+_FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.1, 5.0, 1.3
+"""Seconds between two looks: few after something has happened, more and more while nothing does."""
+_OUTAGE_SECONDS = 600.0
+"""How long Kubernetes may not answer before this try of the step ends, and leaves the TrainJob."""
+_UNNOTICED_SECONDS = 300.0
+"""How long a TrainJob may have no status, or not hear that its pods have ended."""
+_UNREACHABLE = 503
+"""Status of an error that says that."""
+_GONE_SECONDS = 120.0
+"""How long a TrainJob that was removed may take to go."""
+_NEVER_ADMITTED = re.compile(r"maximum capacity|exceeds? (the )?(nominal )?quota|not found in")
+"""What Kueue says of a job that no quota will ever admit."""
+_TAIL_LINES = 60
+_ERROR_LINES = 12
+_HARMLESS = {"ContainerCreating", "PodInitializing"}
+_NO_TRAINER = (
+    "this cluster has no Kubeflow Trainer of version 2: it knows no TrainJob of "
+    f"{GROUP}; install it, or use nodes=1"
+)
+_RIGHTS = (
+    "Let the step's service account get, list, create and delete trainjobs of "
+    "trainer.kubeflow.org, and get and list pods, pods/log and events"
+)
+
+T = TypeVar("T")
+Say = Callable[[str], None]
+
+
+def check_nodes(settings: TrainingSettings, problems: Problems) -> None:
+    """Note `nodes` where there is no cluster to have them."""
+    if leads_pods(settings) and Cluster.here() is None:
+        remedy = (
+            "several pods need a cluster with Kubeflow Trainer, and this is no pod of one; use 1, "
+            "and `processes` for the cores of this machine"
+        )
+        problems.add("settings.nodes", settings.nodes, remedy)
+
+
+def train_on_pods(settings: TrainingSettings, place: Place, resume: str, say: Say) -> None:
+    """Train on the pods of a TrainJob; returns once the result, or a failure for good, is recorded.
+
+    Args:
+        settings: Of the training run.
+        place: Where its checkpoints are.
+        resume: `never` has a place of its own, which the pods find as well.
+        say: Takes what happens, one line each.
+
+    Raises:
+        ClusterError: The cluster has no Kubeflow Trainer or refuses the job; the job failed, was
+            removed by somebody, or was never admitted. Says what its pods said.
+        InvalidInput: The pods cannot reach the place, or this is no step.
+    """
+    cluster = Cluster.here()
+    assert cluster
+    if resume == "never":
+        place = place.fresh(lambda text: text)
+    with _Sigterm.caught() as sigterm:
+        _TrainJob(cluster, settings, place, say, sigterm.pause).run()
+
+
+class _Stopped(BaseException):
+    """SIGTERM came."""
+
+
+class _Sigterm:
+    """Ends a pause when SIGTERM comes: a request under way is let end, for it may make the job."""
+
+    def __init__(self) -> None:
+        self._came = self._pausing = False
+
+    @classmethod
+    @contextmanager
+    def caught(cls) -> Generator[_Sigterm]:
+        """Catch it, and at the end of the block let it do what it would have done."""
+        sigterm = cls()
+        before = signal.signal(signal.SIGTERM, sigterm._catch)
+        try:
+            yield sigterm
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            if sigterm._came:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def pause(self, seconds: float) -> None:
+        """Sleep.
+
+        Raises:
+            _Stopped: SIGTERM has come, or comes meanwhile.
+        """
+        self._pausing = True
+        try:
+            if self._came:
+                raise _Stopped
+            time.sleep(seconds)
+        finally:
+            self._pausing = False
+
+    def _catch(self, *_: object) -> None:
+        self._came = True
+        if self._pausing:
+            raise _Stopped
+
+
+@dataclass
+class _Seen:
+    """What has been said of one TrainJob."""
+
+    state: str = ""
+    starts: dict[int, tuple[str, int]] = field(default_factory=dict[int, tuple[str, int]])
+    """Of each pod: its uid, and how often its container has been started again."""
+    told: str = ""
+    """Time of the last line of the log that was printed."""
+    pod: str = ""
+    """Uid of the pod of rank 0 that it is of."""
+    containers: int = 0
+    """How often its container had been started again."""
+    ran: bool = False
+    """Whether any pod has run."""
+    since: dict[str, float] = field(default_factory=dict[str, float])
+    """Since when something has been so."""
+
+    def lasts(self, what: str, is_so: bool) -> float:
+        """Return for how many seconds something has been so."""
+        if not is_so:
+            self.since.pop(what, None)
+            return 0.0
+        return time.monotonic() - self.since.setdefault(what, time.monotonic())
+
+
+class _TrainJob:
+    """The TrainJob of one training run."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        settings: TrainingSettings,
+        place: Place,
+        say: Say,
+        pause: Callable[[float], None],
+    ):
+        self._cluster, self._settings, self._place = cluster, settings, place
+        self._say, self._pause = say, pause
+        digest = hashlib.sha256(place.uri.encode()).hexdigest()[:16]
+        words = re.sub(r"[^a-z0-9]+", "-", place.experiment.lower()).strip("-")[:20].strip("-")
+        self._name = "-".join(filter(None, ("kubestill", words, digest)))
+        self._pods_path = f"/api/v1/namespaces/{cluster.namespace}/pods"
+        self._path = f"/apis/{GROUP}/namespaces/{cluster.namespace}/trainjobs"
+
+    def run(self) -> None:
+        """See `train_on_pods`."""
+        leave = False
+        try:
+            if not self._finished():
+                self._follow(self._attach())
+        except ClusterError as error:
+            # Nobody can be asked to end it, and the next try finds it.
+            leave = error.status == _UNREACHABLE
+            raise
+        finally:
+            if not leave:
+                self._end()
+
+    # Making it, or finding it.
+
+    def _attach(self) -> str:
+        """Return the uid of the TrainJob, which may have been there."""
+        until = time.monotonic() + _GONE_SECONDS
+        while True:
+            job = self._patiently(lambda: self._cluster.get(f"{self._path}/{self._name}"))
+            if job is None:
+                job = self._patiently(self._create)
+                if job is not None:
+                    self._say(f"TrainJob {self._name} in {self._cluster.namespace}: created")
+                    return job["metadata"]["uid"]
+                continue
+            uid, metadata = job["metadata"]["uid"], job["metadata"]
+            if (metadata.get("annotations") or {}).get(_PLACE) != self._place.uri:
+                raise ClusterError(
+                    f"TrainJob {self._name} in {self._cluster.namespace} is another's: remove it, "
+                    "or set `experiment`, which is part of the name"
+                )
+            over = _condition(job, "Complete") or _condition(job, "Failed")
+            if not over and "deletionTimestamp" not in metadata:
+                nodes = job["spec"].get("trainer", {}).get("numNodes")
+                self._say(
+                    f"TrainJob {self._name} in {self._cluster.namespace}: attached to what was "
+                    f"created at {metadata.get('creationTimestamp')} with {nodes} nodes"
+                )
+                return uid
+            # Of an earlier try, which did not come to remove it.
+            if time.monotonic() > until:
+                raise ClusterError(f"TrainJob {self._name} has not gone in {_GONE_SECONDS:g} s")
+            if "deletionTimestamp" not in metadata:
+                self._cluster.delete(f"{self._path}/{self._name}", uid)
+            self._pause(_FIRST_PAUSE)
+
+    def _create(self) -> Json | None:
+        """Make it; None where somebody else has just done so."""
+        pod_name = os.environ.get("KFP_POD_NAME") or os.environ.get("HOSTNAME", "")
+        pod = self._cluster.get(f"{self._pods_path}/{pod_name}")
+        if pod is None:
+            raise ClusterError(f"Kubernetes knows no pod {pod_name} in {self._cluster.namespace}")
+        self._check_reachable(pod)
+        for shape in _SHAPES:
+            job = trainjob(
+                self._name,
+                self._settings,
+                pod=pod,
+                command=_command_of_this_step(),
+                owner=self._place.owner,
+                annotations={_PLACE: self._place.uri, _FINGERPRINT: self._place.fingerprint},
+                shape=shape,
+            )
+            try:
+                made = self._cluster.create(self._path, job)
+            except ClusterError as error:
+                if error.status == 409:
+                    return None
+                if error.status == 400 and f'unknown field "spec.{shape}"' in str(error):
+                    continue
+                raise
+            if made is None:
+                raise ClusterError(_NO_TRAINER)
+            return made
+        raise ClusterError(
+            f"the Kubeflow Trainer of this cluster is too old: its TrainJob has none of the fields "
+            f"{', '.join(_SHAPES)}; install version 2.1 or later"
+        )
+
+    def _check_reachable(self, pod: Json) -> None:
+        """Refuse a place that only this pod can see."""
+        uri = self._place.uri
+        if "://" in uri:
+            return
+        shared = {
+            volume["name"]
+            for volume in pod["spec"].get("volumes") or ()
+            if not {"emptyDir", "configMap", "secret", "projected"} & volume.keys()
+        }
+        for container in pod["spec"]["containers"]:
+            for mount in container.get("volumeMounts") or ():
+                if mount["name"] in shared and uri.startswith(mount["mountPath"].rstrip("/") + "/"):
+                    return
+        remedy = (
+            "only this pod can see it; use gs://, s3:// or minio://, or a volume that it mounts"
+        )
+        raise InvalidInput([Problem("checkpoint_uri", uri, remedy)])
+
+    # Following it.
+
+    def _follow(self, uid: str) -> None:
+        seen, pause = _Seen(), _FIRST_PAUSE
+        while True:
+            job = self._patiently(lambda: self._cluster.get(f"{self._path}/{self._name}"))
+            if job is None or job["metadata"]["uid"] != uid:
+                # Whoever shares this training run removes its TrainJob at the end.
+                if self._finished():
+                    return
+                raise ClusterError(
+                    f"TrainJob {self._name} was removed: by hand, or by another run of the same "
+                    "training run that was stopped"
+                )
+            pods = self._patiently(self._pods)
+            state = self._describe(job, pods)
+            if state != seen.state:
+                self._say(f"TrainJob {self._name}: {state}")
+                seen.state, pause = state, _FIRST_PAUSE
+            printed = self._print_log(pods, seen)
+            self._tell_restarts(pods, seen)
+            if _condition(job, "Complete"):
+                return self._check_finished("is complete")
+            if failed := _condition(job, "Failed"):
+                why = f"{failed.get('reason', '')}: {failed.get('message', '')}"
+                return self._fail(f"failed: {why.removeprefix(': ')}", pods)
+            if any(_exit_status(pod) == FAILED_FOR_GOOD for pod in pods):
+                return self._fail("cannot succeed", pods)
+            if self._look_after(job, pods, seen):
+                return self._check_finished("has pods that all ended well")
+            pause = _FIRST_PAUSE if printed else min(pause * _GROWTH, _LONGEST_PAUSE)
+            self._pause(pause)
+
+    def _look_after(self, job: Json, pods: list[Json], seen: _Seen) -> bool:
+        """End what will not get on by itself; returns whether all pods have ended well."""
+        seen.ran = seen.ran or any(_phase(pod) == "Running" for pod in pods)
+        told = self._settings.trainjob
+        suspended = bool(_condition(job, "Suspended"))
+        waits = seen.lasts("waits", not seen.ran)
+        if told.wait_seconds and waits > told.wait_seconds:
+            raise ClusterError(
+                f"TrainJob {self._name} has waited for {told.wait_seconds:g} s, the setting "
+                f"trainjob.wait_seconds: {seen.state}"
+            )
+        if suspended and _NEVER_ADMITTED.search(seen.state):
+            raise ClusterError(f"TrainJob {self._name} can never be admitted: {seen.state}")
+        unnoticed = not job.get("status") and not pods
+        if seen.lasts("unnoticed", unnoticed) > _UNNOTICED_SECONDS:
+            raise ClusterError(
+                f"nothing has happened to TrainJob {self._name} for {_UNNOTICED_SECONDS:g} s: does "
+                "the controller of Kubeflow Trainer run?"
+            )
+        ended = len(pods) >= self._settings.nodes and all(_phase(p) == "Succeeded" for p in pods)
+        return seen.lasts("ended", ended) > _UNNOTICED_SECONDS / 10
+
+    def _describe(self, job: Json, pods: list[Json]) -> str:
+        if _condition(job, "Complete"):
+            return "complete"
+        if _condition(job, "Failed"):
+            return "failed"
+        if _condition(job, "Suspended"):
+            reason = self._why_suspended(job)
+            return f"suspended{f': {reason}' if reason else ', until its queue admits it'}"
+        if not pods:
+            reason = "" if job.get("status") else self._newest_event("TrainJob", self._name)
+            return f"created, without pods{f': {reason}' if reason else ''}"
+        phases = [_phase(pod) for pod in pods]
+        running = phases.count("Running") + phases.count("Succeeded")
+        told = f"{running} of {job['spec']['trainer'].get('numNodes', len(pods))} pods run"
+        waiting = [why for pod in pods if (why := _why_pending(pod))]
+        return told + "".join(f"; {why}" for why in dict.fromkeys(waiting))
+
+    def _why_suspended(self, job: Json) -> str:
+        """Return what Kueue says of the job; empty where it says nothing, or may not be asked."""
+        if QUEUE_LABEL not in (job["metadata"].get("labels") or {}):
+            return ""
+        with suppress(ClusterError):
+            for version in ("v1beta2", "v1beta1"):
+                path = f"/apis/kueue.x-k8s.io/{version}/namespaces/{self._cluster.namespace}"
+                selector = f"kueue.x-k8s.io/job-uid={job['metadata']['uid']}"
+                found = self._cluster.get(f"{path}/workloads", labelSelector=selector)
+                for workload in (found or {}).get("items") or ():
+                    for condition in (workload.get("status") or {}).get("conditions") or ():
+                        if condition["type"] == "QuotaReserved" and condition["status"] == "False":
+                            return str(condition.get("message") or "")
+        return ""
+
+    def _newest_event(self, kind: str, name: str) -> str:
+        with suppress(ClusterError):
+            selector = f"involvedObject.kind={kind},involvedObject.name={name},type=Warning"
+            path = f"/api/v1/namespaces/{self._cluster.namespace}/events"
+            found = self._cluster.get(path, fieldSelector=selector) or {}
+            newest: Json = max(found.get("items") or (), key=_time_of, default={})
+            return str(newest.get("message") or "")
+        return ""
+
+    def _pods(self) -> list[Json]:
+        selector = f"jobset.sigs.k8s.io/jobset-name={self._name}"
+        found = self._cluster.get(self._pods_path, labelSelector=selector) or {}
+        pods = [one for one in found.get("items") or () if _index(one) >= 0]
+        pods.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
+        # Of those with the same index all but the newest are on their way out.
+        newest = {_index(pod): pod for pod in pods}
+        return [newest[index] for index in sorted(newest)]
+
+    def _tell_restarts(self, pods: list[Json], seen: _Seen) -> None:
+        for pod in pods:
+            index = _index(pod)
+            start = pod["metadata"]["uid"], _restarts(pod)
+            if seen.starts.get(index, start) != start:
+                ended = _exit(pod)
+                why = f", as it ended with {ended}" if ended else ""
+                self._say(f"TrainJob {self._name}: pod {index} is started again{why}")
+            seen.starts[index] = start
+
+    def _print_log(self, pods: list[Json], seen: _Seen) -> bool:
+        """Print what rank 0 has said since; it need not wait for the other pods."""
+        pod = next((one for one in pods if _index(one) == 0 and _phase(one) != "Pending"), None)
+        if pod is None:
+            return False
+        if pod["metadata"]["uid"] != seen.pod:
+            seen.pod, seen.told, seen.containers = pod["metadata"]["uid"], "", _restarts(pod)
+        lines: list[str] = []
+        if _restarts(pod) > seen.containers:
+            # What the container said last before it was started again.
+            lines += self._log(pod, seen, previous="true")
+            seen.containers = _restarts(pod)
+        lines += self._log(pod, seen)
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+        return bool(lines)
+
+    def _log(self, pod: Json, seen: _Seen, **query: str) -> list[str]:
+        query |= {"container": CONTAINER, "timestamps": "true"}
+        if seen.told:
+            query["sinceTime"] = seen.told
+        path = f"{self._pods_path}/{pod['metadata']['name']}/log"
+        try:
+            text = self._cluster.text(path, **query)
+        except ClusterError:  # 400 while the container starts; else it is read at the next look
+            return []
+        lines: list[str] = []
+        before = _comparable(seen.told)
+        for line in text.splitlines():
+            at, _, said = line.partition(" ")
+            # The API counts in whole seconds.
+            if _comparable(at) > before:
+                seen.told = at
+                lines.append(said)
+        return lines
+
+    # Ending it.
+
+    def _finished(self) -> bool:
+        ledger = LedgerCell(self._place).read()[0]
+        return ledger.finished is not None or bool(ledger.failed)
+
+    def _check_finished(self, how: str) -> None:
+        if not self._finished():
+            raise ClusterError(
+                f"TrainJob {self._name} {how}, but {self._place.uri} holds no result: do its pods "
+                "write to the same place?"
+            )
+
+    def _fail(self, what: str, pods: list[Json]) -> None:
+        """Raise the error that says what the pods said; return where their ledger says it."""
+        if self._finished():
+            return
+        said = ""
+        for pod in sorted(pods, key=lambda pod: _exit_status(pod) != FAILED_FOR_GOOD):
+            if not (ended := _exit(pod)) or not (lines := self._tail(pod)):
+                continue
+            if _index(pod):  # the log of the first one was printed all along
+                print(f"the last lines of pod {pod['metadata']['name']}:")
+                print("\n".join(f"  {line}" for line in lines), flush=True)
+            said = f"; pod {_index(pod)} ended with {ended}: {_find_error(lines)}"
+            break
+        raise ClusterError(f"TrainJob {self._name} {what}{said}")
+
+    def _tail(self, pod: Json) -> list[str]:
+        status = _container(pod)
+        again = "terminated" in (status.get("lastState") or {})
+        running = "terminated" not in (status.get("state") or {})
+        path = f"{self._pods_path}/{pod['metadata']['name']}/log"
+        query = {"container": CONTAINER, "tailLines": str(_TAIL_LINES)}
+        if again and running:
+            query["previous"] = "true"
+        try:
+            return self._cluster.text(path, **query).splitlines()
+        except ClusterError:
+            return []
+
+    def _end(self) -> None:
+        """Remove the TrainJob, and its pods with it, if it is ours."""
+        try:
+            job = self._cluster.get(f"{self._path}/{self._name}")
+            if job and (job["metadata"].get("annotations") or {}).get(_PLACE) == self._place.uri:
+                self._cluster.delete(f"{self._path}/{self._name}", job["metadata"]["uid"])
+        except ClusterError as error:
+            self._say(f"WARNING: TrainJob {self._name} may go on: {error}")
+
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        """Ask Kubernetes, again while it does not answer."""
+        until = time.monotonic() + _OUTAGE_SECONDS
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return ask()
+            except ClusterError as error:
+                if error.status == 403:
+                    raise ClusterError(f"{error}. {_RIGHTS}", 403) from error
+                if error.status != 429 and error.status < 500:
+                    raise
+                if time.monotonic() > until:
+                    raise ClusterError(str(error), _UNREACHABLE) from error
+            self._pause(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+def _command_of_this_step() -> list[str]:
+    """Return what started this step, which its pods run as well.
+
+    Raises:
+        InvalidInput: It was called as a function.
+    """
+    if "--executor_input" not in sys.orig_argv:
+        remedy = "only a step of a pipeline has a command that pods can run; use 1"
+        raise InvalidInput([Problem("settings.nodes", "", remedy)])
+    # Kubernetes replaces `$(NAME)`.
+    return [part.replace("$", "$$") for part in sys.orig_argv]
+
+
+def _condition(job: Json, kind: str) -> Json | None:
+    """Return a condition of a TrainJob that holds."""
+    for condition in (job.get("status") or {}).get("conditions") or ():
+        if condition["type"] == kind and condition["status"] == "True":
+            return condition
+    return None
+
+
+def _index(pod: Json) -> int:
+    """Return a pod's place among those that train; -1 where it is none of them."""
+    labels = pod["metadata"].get("labels") or {}
+    if labels.get("jobset.sigs.k8s.io/replicatedjob-name") != CONTAINER:
+        return -1
+    annotations = pod["metadata"].get("annotations") or {}
+    return int((annotations | labels).get("batch.kubernetes.io/job-completion-index", -1))
+
+
+def _phase(pod: Json) -> str:
+    return str((pod.get("status") or {}).get("phase", "Pending"))
+
+
+def _container(pod: Json) -> Json:
+    """Return the status of the container that trains."""
+    for status in (pod.get("status") or {}).get("containerStatuses") or ():
+        if status["name"] == CONTAINER:
+            return status
+    return {}
+
+
+def _restarts(pod: Json) -> int:
+    return int(_container(pod).get("restartCount", 0))
+
+
+def _terminated(pod: Json) -> Json:
+    """Return how the container ended last."""
+    status = _container(pod)
+    now, before = status.get("state") or {}, status.get("lastState") or {}
+    return now.get("terminated") or before.get("terminated") or {}
+
+
+def _exit_status(pod: Json) -> int:
+    return int(_terminated(pod).get("exitCode", 0))
+
+
+def _exit(pod: Json) -> str:
+    """Return how the container ended last, in words; empty where it has not, or ended well."""
+    if not (status := _exit_status(pod)):
+        return ""
+    reason = _terminated(pod).get("reason") or "Error"
+    return f"status {status}" if reason == "Error" else f"status {status} ({reason})"
+
+
+def _why_pending(pod: Json) -> str:
+    """Return why a pod does not run; empty where it does, or is on its way."""
+    status = pod.get("status") or {}
+    if _phase(pod) == "Pending":
+        for condition in status.get("conditions") or ():
+            if condition["type"] == "PodScheduled" and condition["status"] == "False":
+                return str(condition.get("message") or condition.get("reason") or "")
+    waiting = (_container(pod).get("state") or {}).get("waiting") or {}
+    reason = str(waiting.get("reason") or "")
+    if not reason or reason in _HARMLESS:
+        return ""
+    return f"{reason}: {waiting['message']}" if waiting.get("message") else reason
+
+
+def _find_error(lines: list[str]) -> str:
+    """Return the error that the last lines of a log end with."""
+    start = max((n for n, line in enumerate(lines) if line.startswith("Traceback")), default=-1)
+    for number, line in enumerate(lines[start + 1 :], start + 1):
+        if start >= 0 and line and not line.startswith(" "):
+            return "\n".join(lines[number : number + _ERROR_LINES])
+    return lines[-1]
+
+
+def _comparable(time: str) -> str:
+    """Return a time of RFC 3339 in UTC with all nine decimals, so that text sorts as time does."""
+    seconds, _, decimals = time.removesuffix("Z").partition(".")
+    return f"{seconds}.{decimals:0<9}" if time else ""
+
+
+def _time_of(event: Json) -> str:
+    return str(event.get("lastTimestamp") or event.get("eventTime") or "")
