@@ -24,7 +24,7 @@ def import_model(
     output: str = "auto",
     settings: dict = {},
 ) -> NamedTuple("Outputs", [("model_uri", str)]):
-    """Bring in a LightGBM, XGBoost, ONNX or scikit-learn model, or a teacher class of your own.
+    """Bring in a model of another library, one behind an address, or a teacher class of your own.
 
     The result goes wherever a model goes: it labels rows for a student, and continuous-eval scores
     it. Its inputs are the dataset's columns of the same names, and its outputs are put into the
@@ -36,15 +36,18 @@ def import_model(
         dataset: Rows whose columns the model reads, with the target that it predicts.
         holdout: Labelled rows that the model has not seen; its scores on them are in the metrics.
         file: Model that an earlier step wrote, in place of a source: a file, or a folder with one.
-        source: The model's file or folder, local, gs:// or s3://, or the import path of a teacher,
-            `package.module:Name`. A folder that this package exported is copied.
-        format: `auto` recognises the content: `lightgbm`, `xgboost`, `onnx`, `skops` or `python`.
+        source: The model's file or folder, local, gs:// or s3://; the import path of a teacher,
+            `package.module:Name`; or an address, `http://host/v2/models/name` or
+            `https://host/v1/chat/completions`. A folder that this package exported is copied.
+        format: `auto` recognises the content: `lightgbm`, `xgboost`, `onnx`, `skops`,
+            `huggingface`, `python` or `endpoint`.
         inputs: Columns that the model reads, in the order it was fitted on; only for files that do
             not name their inputs.
         classes: Class labels in the order of the model's outputs; only for files that do not name
             them.
         output: `logit`, `probability` or `value`; `auto` reads it from the file.
-        settings: `categories`, `output_name`, `args` and `weights`; see docs/settings.md.
+        settings: `categories`, `output_name`, `args`, `weights` and `endpoint`; see
+            docs/settings.md.
 
     Returns:
         model: The model: its own file, and a description that binds it to columns and classes.

@@ -33,6 +33,7 @@ def train_teacher(
     settings: dict = {},
     teacher_uri: str = "",
     teacher_options: dict = {},
+    if_labelled: str = "train",
 ) -> NamedTuple("Outputs", [("model_uri", str)]):
     """Train a large, accurate model on real labels, or bring in the teacher that you have.
 
@@ -63,6 +64,9 @@ def train_teacher(
             or folder, local, gs:// or s3://, or an import path. There is no ledger then.
         teacher_options: What that model's file does not say; the parameters and settings of
             `import-model` in one dict.
+        if_labelled: Where rows carry a teacher's answers already: `train` a model on their labels
+            all the same, or `skip` it. `model` is no model then: `label-with-teacher` hands the
+            rows on, and `continuous-eval` does without a teacher.
 
     Returns:
         model: The exported model: weights, and a spec that includes its feature encoding.

@@ -83,7 +83,8 @@ def distillation(
         validation_fraction: Share of the rows for early stopping and selection.
         holdout_fraction: Share of the rows that only the evaluation sees.
         teacher: A model that you have, in place of one that is trained: its file or folder, local,
-            gs:// or s3:// (LightGBM, XGBoost, ONNX, skops), or the import path of a class.
+            gs:// or s3:// (LightGBM, XGBoost, ONNX, skops, Hugging Face), the import path of a
+            class, or an address. Rows that carry a teacher's answers need none.
         teacher_options: What that file does not say, such as `{"classes": ["no", "yes"]}`.
         teacher_network: `mlp`, or an import path such as `my_pkg.nets:Net`.
         teacher_args: Keyword arguments of the network.
@@ -144,6 +145,7 @@ def distillation(
         validation=data.outputs["validation"],
         network_args=teacher_args,
         experiment="teacher",
+        if_labelled="skip",
     ).after(sound)
 
     # Each shard is one step: the rows that it generates are labelled where they are made.

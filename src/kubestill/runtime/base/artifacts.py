@@ -20,6 +20,7 @@ from kubestill.runtime.base.values import parse_json, read_file
 Kind = Literal[
     "dataset",
     "model",
+    "no-model",
     "ledger",
     "checkpoint",
     "certificate",

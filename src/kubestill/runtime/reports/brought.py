@@ -1,4 +1,4 @@
-"""The report of a model that another library trained."""
+"""Reports of a teacher that is not trained here: brought in, or not needed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from kubestill.runtime.reports.page import (
     tiles,
 )
 
-__all__ = ["brought_report"]
+__all__ = ["brought_report", "no_teacher_report"]
 
 _INPUTS = ("input", "kind", "read as")
 
@@ -96,6 +96,20 @@ def brought_report(
         else "",
     )
     return html, text
+
+
+def no_teacher_report() -> tuple[str, str]:
+    """Write the report of a step that found that no teacher has to be trained."""
+    told = "No teacher is trained: the rows carry a teacher's answers."
+    html = page(
+        title="kubestill: no teacher",
+        subject="kubestill · train-teacher",
+        badge=pill("skipped", "teacher"),
+        headline=told,
+        lead="The student learns from these answers.",
+        body=[],
+    )
+    return html, document("No teacher", told)
 
 
 def _inputs(spec: ModelSpec) -> list[tuple[str, str, str]]:

@@ -20,7 +20,9 @@ from kubestill.runtime.steps.overfit_batch import (
     examine_job,
     log_facts,
 )
+from kubestill.runtime.steps.pages import write_pages
 from kubestill.runtime.steps.plan_shards import plan_shards
+from kubestill.runtime.steps.train_teacher import have_answers
 from kubestill.runtime.training.job import Job
 
 __all__ = ["check_distillation"]
@@ -98,7 +100,9 @@ def check_distillation(
     gates: dict[str, tuple[Job, GateSettings]] = {}
     problems: list[Problem] = []
     trained = [("student", dataset, small, student_settings)]
-    if teacher_uri:
+    if not teacher_uri and have_answers(dataset):
+        print("the rows carry a teacher's answers: none is trained, none generated", flush=True)
+    elif teacher_uri:
         problems += _check_teacher(teacher_uri, teacher_options, dataset, validation, rows)
     else:
         trained.insert(0, ("teacher", augmented or dataset, large, teacher_settings))

@@ -72,9 +72,15 @@ def continuous_eval(
         CorruptData: Rows of a dataset are damaged.
     """
     job = check_inputs(
-        {"model": model, "baseline": baseline, "teacher": teacher},
+        {
+            "model": model,
+            "baseline": baseline,
+            # Where rows carried a teacher's answers, none was trained.
+            "teacher": teacher if teacher and teacher.metadata.get("kind") != "no-model" else None,
+        },
         dataset,
         golden,
+        unlabelled,
         thresholds=thresholds or {},
         slices=slices or [],
         registry=registry,

@@ -8,11 +8,12 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
-from kubestill.errors import Problems
+from kubestill.errors import Problems, counted
 from kubestill.runtime.base.artifacts import Artifact, check_kind
 from kubestill.runtime.base.device import choose_device
-from kubestill.runtime.datasets.manifest import open_input
-from kubestill.runtime.generation.generate import generate
+from kubestill.runtime.datasets.manifest import BLOCK_ROWS, open_input
+from kubestill.runtime.datasets.writer import DatasetWriter
+from kubestill.runtime.generation.generate import generate, shard_rows
 from kubestill.runtime.generation.labelling import check_fit, label
 from kubestill.runtime.generation.request import parse_request
 from kubestill.runtime.models.export import load_model
@@ -48,6 +49,8 @@ def label_with_teacher(
     place = "cpu"
     with problems.collect():
         place = str(choose_device(device))
+    if model.metadata.get("kind") == "no-model":
+        return _pass_on(dataset, labelled, shard, shards, problems)
     teacher = None
     with problems.collect("model", model.uri):
         check_kind(model, "model")
@@ -83,4 +86,34 @@ def label_with_teacher(
             check_fit(teacher.spec, unlabelled.schema)
         made = label(teacher, unlabelled, labelled.path)
     labelled.metadata |= {"kind": "dataset", "fingerprint": made.fingerprint, "rows": made.rows}
+    return (labelled.uri,)
+
+
+def _pass_on(
+    dataset: Artifact, labelled: Artifact, shard: int, shards: int, problems: Problems
+) -> tuple[str]:
+    """Write the rows of one shard, which carry the answers of a teacher that is not here."""
+    given = open_input(dataset, "dataset", problems)
+    if given and given.schema.soft is None:
+        remedy = "there is no teacher, and these rows carry no answers of one"
+        problems.add("dataset", dataset.uri, remedy)
+    if not 0 <= shard < shards:
+        problems.add("shard", shard, f"is no number of {shards} shards, counted from 0")
+    problems.raise_if_any()
+    assert given
+    start, stop = shard_rows(given.rows, shard, shards)
+    provenance = {
+        "made_by": "label-with-teacher",
+        "teacher": None,
+        "shard": shard,
+        "shards": shards,
+        "rows_from": given.provenance,
+    }
+    with DatasetWriter(labelled.path, given.schema, provenance=provenance) as writer:
+        for number, block in enumerate(given.iter_blocks()):
+            if start <= number * BLOCK_ROWS < stop:
+                writer.write(block)
+    made = writer.dataset
+    labelled.metadata |= {"kind": "dataset", "fingerprint": made.fingerprint, "rows": made.rows}
+    print(f"{counted(made.rows, 'row')} carry answers; no rows are generated", flush=True)
     return (labelled.uri,)
