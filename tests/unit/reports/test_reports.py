@@ -143,7 +143,11 @@ def test_the_training_report_is_well_formed_and_made_from_the_record_alone(train
     checker = Checker()
     checker.feed(html)
     assert checker.open == []
-    assert (trained / "report").read_text() == html
+    written = (trained / "report").read_text()
+    assert re.sub(r'<p class="about">.*</p>\n|(?<=training) · .*(?=</title>)', "", written) == html
+    about = re.search(r'<p class="about"><time>(.*) UTC</time> · data: 48 rows \(', written)
+    assert about
+    assert f"· {about[1]} UTC</title>" in written
     assert (trained / "summary").read_text() == markdown
     assert markdown.count("\n# ") == 0
     assert "a, b, &lt;c&gt;" in html
@@ -176,10 +180,12 @@ def test_curves_are_those_that_the_engine_follows(trained: Path):
     """No validation loss: what is scored on validation rows are metrics."""
     record = record_of(trained)
     html, _ = report(trained)
-    assert "loss and validation accuracy over the optimizer steps" in html
+    shown = ["training loss", "validation accuracy", "validation log loss (decides)"]
+    for title in shown:
+        assert f'aria-label="{title} over the optimizer steps"' in html
     assert set(record.curves.validation[0].scores) == {"log_loss", "accuracy"}
     panels = validation_panels([("teacher", "student", "o", record)], "examples")
-    assert [panel.title for panel in panels] == ["validation accuracy", "validation log loss"]
+    assert [panel.title for panel in panels] == shown[1:]
     (curve,) = panels[0].curves
     assert curve.x == [point.examples for point in record.curves.validation]
 

@@ -96,19 +96,6 @@ def check_kind(artifact: Artifact | None, kind: Kind, field: str | None = None) 
     problems.raise_if_any()
 
 
-def write_pages(pages: tuple[str, str], report: Artifact, summary: Artifact) -> None:
-    """Write what people read of a task.
-
-    Args:
-        pages: HTML and Markdown, as the functions in `kubestill.runtime.reports` make them.
-        report: Output: the HTML.
-        summary: Output: the Markdown.
-    """
-    html, markdown = pages
-    _write_text(report, html, "report")
-    write_summary(markdown, summary)
-
-
 def write_summary(markdown: str, summary: Artifact) -> None:
     """Write the Markdown of a task that has no page."""
     _write_text(summary, markdown, "summary")

@@ -8,13 +8,14 @@ prefix: several plots share one document.
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from kubestill.runtime.reports.page import Html, escape
+from kubestill.runtime.reports.page import Html, escape, panels
 from kubestill.runtime.reports.style import COLOURS
 from kubestill.runtime.reports.text import legible, shortened
 
@@ -22,12 +23,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["PAINT", "draw", "log_axis", "plain_axis"]
+__all__ = ["HALF", "PAINT", "WHOLE", "draw", "draw_row", "log_axis", "plain_axis"]
 
 PAINT: dict[str, str] = {
     name: f"#fe{index:02x}{255 - index:02x}" for index, name in enumerate(COLOURS)
 }
 """Colour name → the stand-in to paint it with."""
+HALF, WHOLE = 4.4, 9.6
+"""Inches of a plot that shares a row with another, and of one that has the row to itself."""
+_THIRD = 3.6
+_SMALLEST_TEXT, _LEAST_PIXELS = 9.0, 10.0
+"""Points of the smallest text in a plot, and how large a screen has to show it."""
 LONGEST_LABEL = 60
 """Characters of one text in a plot; a longer one leaves no room for what is drawn."""
 
@@ -42,9 +48,11 @@ def draw(
 ) -> Html:
     """Draw a figure and return it as an `<svg>` element that fills its container's width.
 
+    Where the container is too narrow for its text to be read, it keeps its width, and scrolls.
+
     Args:
         name: Unique among the plots of one report; letters, digits and dashes.
-        width: Inches; sets the size of the text relative to the plot.
+        width: Inches; sets the size of the text relative to the plot: `HALF` or `WHOLE`.
         height: Inches.
         build: Draws on the empty figure.
         description: What it shows, for readers who cannot see it.
@@ -66,7 +74,37 @@ def draw(
         _make_legible(figure)
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-    return _inline(text.getvalue(), name, description)
+    least = math.ceil(72 * width * _LEAST_PIXELS / _SMALLEST_TEXT)
+    return _inline(text.getvalue(), name, description, least)
+
+
+def draw_row(
+    name: str,
+    height: float,
+    plots: Sequence[tuple[str, Callable[[Axes], object]]],
+) -> Html:
+    """Draw plots that stand side by side where there is room, else one below the other.
+
+    Args:
+        name: Unique among the plots of one report.
+        height: Inches, where two share a row.
+        plots: What each shows, and what draws it.
+    """
+    if len(plots) == 1:
+        ((description, build),) = plots
+        return draw(name, WHOLE, height, lambda f: build(f.subplots()), description=description)
+    width = HALF if len(plots) == 2 else _THIRD
+    drawn = [
+        draw(
+            f"{name}-{place}",
+            width,
+            height * width / HALF,
+            lambda figure, build=build: build(figure.subplots()),
+            description=description,
+        )
+        for place, (description, build) in enumerate(plots)
+    ]
+    return panels(drawn, narrow=len(plots) > 2)
 
 
 def log_axis(axes: Axes, which: str, form: Callable[[float], str]) -> None:
@@ -131,12 +169,13 @@ def _painted() -> dict[Any, Any]:
     }
 
 
-def _inline(svg: str, name: str, description: str) -> Html:
+def _inline(svg: str, name: str, description: str, least: int) -> Html:
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)
     view = re.search(r'viewBox="[^"]*"', body)
     assert view is not None
-    opening = f'<svg {view.group()} role="img" aria-label="{escape(description)}">'
+    shown = f'style="min-width:{least}px" role="img" aria-label="{escape(description)}"'
+    opening = f"<svg {view.group()} {shown}>"
     body = opening + body[body.index(">") + 1 :]
     body = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', body)
     body = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,15 @@ import numpy.typing as npt
 
 from kubestill.runtime.evaluation.comparison import Calibration
 from kubestill.runtime.metrics.intervals import Interval
-from kubestill.runtime.reports.canvas import PAINT, draw, log_axis, plain_axis
+from kubestill.runtime.reports.canvas import (
+    HALF,
+    PAINT,
+    WHOLE,
+    draw,
+    draw_row,
+    log_axis,
+    plain_axis,
+)
 from kubestill.runtime.reports.numbers import count, duration
 from kubestill.runtime.reports.page import Html, escape
 
@@ -56,32 +65,32 @@ class Priced:
 def cost_plot(models: Sequence[Priced], title: str, form: Any, lower_is_better: bool) -> Html:
     """Draw score against parameters and against the latency of one row, both on log axes."""
 
-    def build(figure: Figure) -> None:
-        left, right = figure.subplots(1, 2, sharey=True)
-        for axes, key in ((left, "parameters"), (right, "latency")):
-            costs = [float(getattr(model, key)) for model in models]
-            # Equal costs stand a little apart, so that neither marker hides the other.
-            xs = [
-                x * 1.09 ** (2 * costs[:index].count(x) - costs.count(x) + 1)
-                for index, x in enumerate(costs)
-            ]
-            axes.set_xlim(min(xs) / 3, max(xs) * 3)
-            sign = -1 if lower_is_better else 1
-            shifts = _shifts(xs, [sign * model.score.value for model in models])
-            for model, x, shift in zip(models, xs, shifts, strict=True):
-                _priced(axes, model, x, shift)
-            log_axis(axes, "x", count if key == "parameters" else duration)
-        left.set_title(f"{title} against size")
-        right.set_title(f"{title} against time")
-        left.set_xlabel("parameters")
-        right.set_xlabel("latency of one row")
-        plain_axis(left, "y", form, 6)
-        left.margins(y=0.18)
+    def build(axes: Axes, key: str) -> None:
+        costs = [float(getattr(model, key)) for model in models]
+        # Equal costs stand a little apart, so that neither marker hides the other.
+        xs = [
+            x * 1.09 ** (2 * costs[:index].count(x) - costs.count(x) + 1)
+            for index, x in enumerate(costs)
+        ]
+        axes.set_xlim(min(xs) / 3, max(xs) * 3)
+        sign = -1 if lower_is_better else 1
+        shifts = _shifts(xs, [sign * model.score.value for model in models])
+        for model, x, shift in zip(models, xs, shifts, strict=True):
+            _priced(axes, model, x, shift)
+        log_axis(axes, "x", count if key == "parameters" else duration)
+        axes.set_title(f"{title} against {'size' if key == 'parameters' else 'time'}")
+        axes.set_xlabel("parameters" if key == "parameters" else "latency of one row")
+        plain_axis(axes, "y", form, 6)
+        axes.margins(y=0.18)
         if lower_is_better:
-            left.invert_yaxis()
+            axes.invert_yaxis()
 
-    text = f"{title} of each model against its number of parameters and its latency"
-    return draw("cost", 11.2, 4.0, build, description=text)
+    what = f"{title} of each model against its"
+    plots = [
+        (f"{what} number of parameters", partial(build, key="parameters")),
+        (f"{what} latency", partial(build, key="latency")),
+    ]
+    return draw_row("cost", 3.4, plots)
 
 
 def _shifts(xs: Sequence[float], ys: Sequence[float]) -> list[float]:
@@ -156,7 +165,7 @@ def agreement_plot(
             spine.set_visible(False)
 
     text = f"classes given by the {down} (down) and by the {across} (across)"
-    return draw("agreement", 5.6, 4.9, build, description=text)
+    return draw("agreement", max(HALF, 0.9 + 0.4 * side), 4.2, build, description=text)
 
 
 def _cell(axes: Axes, cells: npt.NDArray[np.int64], row: int, column: int) -> None:
@@ -165,7 +174,8 @@ def _cell(axes: Axes, cells: npt.NDArray[np.int64], row: int, column: int) -> No
     value, same = int(cells[row, column]), row == column
     most = max(1, int(np.diag(cells).max() if same else (cells - np.diag(np.diag(cells))).max()))
     strength = (
-        0.05 if not value else (0.25 + 0.6 * value / most if same else 0.3 + 0.6 * value / most)
+        # No darker, for the number on it has to be read.
+        0.05 if not value else 0.15 + 0.35 * value / most
     )
     colour = PAINT["student" if same else "control"] if value else PAINT["muted"]
     box = FancyBboxPatch(
@@ -179,9 +189,9 @@ def _cell(axes: Axes, cells: npt.NDArray[np.int64], row: int, column: int) -> No
     )
     axes.add_patch(box)
     if value:
-        style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8}
+        style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9}
         weight = "normal" if same else "bold"
-        axes.text(column, row, f"{value:,}", color=PAINT["ink"], fontweight=weight, **style)
+        axes.text(column, row, count(value), color=PAINT["ink"], fontweight=weight, **style)
 
 
 def calibration_plot(curves: Sequence[tuple[Look, Calibration]], stated: str) -> Html:
@@ -219,7 +229,7 @@ def calibration_plot(curves: Sequence[tuple[Look, Calibration]], stated: str) ->
         bottom.set_ylim(bottom=0)
 
     text = "share of predictions that came true against the probability stated for them"
-    return draw("calibration", 5.6, 4.9, build, description=text)
+    return draw("calibration", HALF, 4.2, build, description=text)
 
 
 def values_plot(
@@ -238,26 +248,34 @@ def values_plot(
     picked = order[np.unique(np.linspace(0, len(order) - 1, 700).astype(int))]
     ends = [float(truth[picked].min()), float(truth[picked].max())]
 
-    def build(figure: Figure) -> None:
-        grid = figure.subplots(1, len(series), sharex=True, sharey=True, squeeze=False)[0]
-        for axes, (look, values) in zip(grid, series, strict=True):
-            axes.plot(ends, ends, color=PAINT["muted"], linewidth=1, linestyle=(0, (3, 3)))
-            axes.plot(
-                truth[picked],
-                values[picked],
-                "o",
-                color=PAINT[look.colour],
-                markersize=3.6,
-                alpha=0.5,
-                markeredgewidth=0,
-            )
-            axes.set_title(look.name, color=PAINT[look.colour])
-            axes.set_xlabel(f"true {unit}")
-            plain_axis(axes, "x", lambda value: f"{value:g}")
-        grid[0].set_ylabel(f"predicted {unit}")
-        plain_axis(grid[0], "y", lambda value: f"{value:g}")
+    def build(axes: Axes, look: Look, values: npt.NDArray[np.float64]) -> None:
+        axes.plot(ends, ends, color=PAINT["muted"], linewidth=1, linestyle=(0, (3, 3)))
+        axes.plot(
+            truth[picked],
+            values[picked],
+            "o",
+            color=PAINT[look.colour],
+            markersize=3.6,
+            alpha=0.5,
+            markeredgewidth=0,
+        )
+        axes.set_title(look.name, color=PAINT[look.colour])
+        axes.set_xlabel(f"true {unit}")
+        axes.set_ylabel(f"predicted {unit}")
+        axes.set_ylim(low - margin, high + margin)
+        for which in ("x", "y"):
+            plain_axis(axes, which, lambda value: f"{value:g}")
 
-    return draw("values", 11.2, 3.9, build, description=f"predicted against true {unit}")
+    # The same heights for all, so that they can be compared.
+    shown = np.concatenate([truth[picked], *(values[picked] for _, values in series)])
+    shown = shown[np.isfinite(shown)]
+    low, high = (float(shown.min()), float(shown.max())) if len(shown) else (0.0, 1.0)
+    margin = 0.04 * (high - low) or 1.0
+    plots = [
+        (f"predicted against true {unit}, {look.name}", partial(build, look=look, values=values))
+        for look, values in series
+    ]
+    return draw_row("values", 3.4, plots)
 
 
 def slice_plot(
@@ -289,7 +307,7 @@ def slice_plot(
         plain_axis(axes, "x", form, 7)
 
     height = 0.9 + 0.3 * len(names)
-    return draw("slices", 11.2, height, build, description=f"{title} on each slice")
+    return draw("slices", WHOLE, height, build, description=f"{title} on each slice")
 
 
 def picture(pixels: npt.NDArray[Any], description: str) -> Html:

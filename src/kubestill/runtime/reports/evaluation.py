@@ -20,11 +20,14 @@ from kubestill.runtime.reports.comparison_plots import (
     slice_plot,
     values_plot,
 )
+from kubestill.runtime.reports.expected import expected_section
 from kubestill.runtime.reports.headline import headline, lead, tile_row
 from kubestill.runtime.reports.history import history_section
 from kubestill.runtime.reports.numbers import (
     count,
     duration,
+    gain_range,
+    gain_text,
     known_count,
     range_text,
     score_text,
@@ -88,6 +91,7 @@ def evaluation_report(findings: Findings, history: Sequence[RunHistory] = ()) ->
         *_golden(findings),
         *rows_section(findings),
         *record_section(findings),
+        *expected_section(findings.expected),
         *history_section(history, findings.metric),
         *_cost_section(findings),
         *_learning(findings),
@@ -177,14 +181,13 @@ def _gain_cells(
     cells: list[Cell] = []
     for metric in metrics:
         gain = scores.improvement(findings.model.name, findings.baseline.name, metric)
-        sign = "+" if gain.value >= 0 else "−"
-        shown = f"{sign}{score_text(metric.name, abs(gain.value))}"
-        ends = [
-            ("−" if end < 0 else "") + score_text(metric.name, abs(end))
-            for end in (gain.low, gain.high)
-        ]
-        cells.append(Cell(text=shown, detail=" to ".join(ends) if gain.known else ""))
-    return f"{findings.model.name} over {findings.baseline.name}", cells
+        cells.append(
+            Cell(
+                text=gain_text(metric.name, gain.value),
+                detail=gain_range(metric.name, gain.low, gain.high),
+            )
+        )
+    return f"{findings.model.name} against {findings.baseline.name}", cells
 
 
 def shown_metric(findings: Findings) -> Metric:

@@ -10,6 +10,8 @@ from kubestill.runtime.metrics.catalog import metrics_of
 from kubestill.runtime.reports.numbers import (
     count,
     duration,
+    gain_range,
+    gain_text,
     known_count,
     percent,
     range_text,
@@ -113,10 +115,9 @@ def _gain_tile(findings: Findings) -> list[Tile]:
     if gain is None or findings.baseline is None or findings.teacher is not None:
         return []
     name = findings.metric.name
-    detail = f"{range_text(name, gain.low, gain.high)}, positive is better"
-    label = f"{findings.metric.title} over the {findings.baseline.name}"
-    sign = "+" if gain.value >= 0 else "−"
-    return [Tile(value=f"{sign}{score_text(name, abs(gain.value))}", label=label, detail=detail)]
+    label = f"{findings.metric.title} against the {findings.baseline.name}"
+    detail = gain_range(name, gain.low, gain.high)
+    return [Tile(value=gain_text(name, gain.value), label=label, detail=detail)]
 
 
 def _gap_tile(findings: Findings) -> list[Tile]:

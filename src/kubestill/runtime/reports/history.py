@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kubestill.errors import counted
 from kubestill.runtime.metrics.catalog import Metric
 from kubestill.runtime.metrics.intervals import Interval
-from kubestill.runtime.reports.canvas import PAINT, draw, plain_axis
+from kubestill.runtime.reports.canvas import PAINT, WHOLE, draw, plain_axis
 from kubestill.runtime.reports.page import Html, figure, legend, section
 from kubestill.runtime.retraining.decision import Score
 from kubestill.runtime.retraining.history import RunHistory
@@ -69,7 +69,7 @@ def history_section(history: Sequence[RunHistory], metric: Metric) -> list[Html]
         _draw(figure.subplots(), windows, metric)
 
     drawn = draw(
-        "history", 11.2, 3.8, build, description=f"{metric.title} of every window since the start"
+        "history", WHOLE, 3.6, build, description=f"{metric.title} of every window since the start"
     )
     told = ", ".join(
         [

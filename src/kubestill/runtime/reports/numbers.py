@@ -6,7 +6,17 @@ import math
 
 from kubestill.runtime.metrics.catalog import METRICS
 
-__all__ = ["count", "duration", "known_count", "percent", "range_text", "score_text", "size"]
+__all__ = [
+    "count",
+    "duration",
+    "gain_range",
+    "gain_text",
+    "known_count",
+    "percent",
+    "range_text",
+    "score_text",
+    "size",
+]
 
 
 def count(value: float) -> str:
@@ -76,6 +86,30 @@ def range_text(metric: str, low: float, high: float) -> str:
         return ""
     ends = (score_text(metric, low), score_text(metric, high))
     return f"{ends[0].removesuffix('%')} to {ends[1]}"
+
+
+def gain_text(metric: str, gain: float) -> str:
+    """Write how much better or worse a score is: a sign would say less than a word."""
+    if not math.isfinite(gain):
+        return "–"
+    return f"{_difference(metric, abs(gain))} {'better' if gain >= 0 else 'worse'}"
+
+
+def gain_range(metric: str, low: float, high: float) -> str:
+    """Write an interval of such differences; empty where it is not defined."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    if low >= 0 or high <= 0:
+        near, far = sorted((abs(low), abs(high)))
+        return f"{_difference(metric, near)} to {gain_text(metric, far if low >= 0 else -far)}"
+    return f"{gain_text(metric, low)} to {gain_text(metric, high)}"
+
+
+def _difference(metric: str, size: float) -> str:
+    known = METRICS.get(metric)
+    # Of two shares, a difference in percent would be taken for a ratio.
+    share = known is not None and known.unit == "share"
+    return f"{100 * size:.1f} points" if share else score_text(metric, size)
 
 
 def _digits(value: float) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kubestill.errors import counted
-from kubestill.runtime.reports.canvas import PAINT, draw, log_axis, plain_axis
+from kubestill.runtime.reports.canvas import PAINT, WHOLE, draw, log_axis, plain_axis
 from kubestill.runtime.reports.markdown import bullet_list, document, markdown_table
 from kubestill.runtime.reports.numbers import count, duration, percent
 from kubestill.runtime.reports.page import (
@@ -183,7 +183,7 @@ def _plot(findings: Findings, name: str) -> Html:
         plain_axis(axes, "x", count, 8)
 
     what = "Excess of the loss over its floor, by optimizer step, for every attempt"
-    return draw(name, 11.2, 4.2, build, description=what)
+    return draw(name, WHOLE, 3.9, build, description=what)
 
 
 def _curve(axes: Axes, trace: Trace, colour: str) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "Html",
     "Tile",
     "bullets",
+    "complete",
     "definitions",
     "emphasised",
     "escape",
@@ -35,6 +36,7 @@ __all__ = [
     "legend",
     "page",
     "pair",
+    "panels",
     "pill",
     "section",
     "subheading",
@@ -93,7 +95,23 @@ def page(
     """
     css = Html(files("kubestill.runtime.reports").joinpath("page.css").read_text(encoding="utf-8"))
     given = {"subject": subject, "badge": badge, "headline": headline, "lead": lead, "body": body}
-    return _markup("page", title=title, colours=COLOURS.items(), css=css, **given) + "\n"
+    return str(_markup("page", title=title, colours=COLOURS.items(), css=css, **given)) + "\n"
+
+
+def complete(document: str, *, date: str, run: str, data: str) -> str:
+    """Return a page with what only its writer knows in its head and in its title.
+
+    Args:
+        document: As `page` returns it.
+        date: When it was written.
+        run: Of the pipeline; empty where it is unknown.
+        data: The rows that it is about; empty where it is about none.
+    """
+    named = [*([f"run {run}"] if run else []), *([f"data: {data}"] if data else [])]
+    title = escape(" · ".join(["", *filter(None, (data, run)), date]))
+    about = _markup("about", date=date, named=named)
+    document = document.replace("</title>", f"{title}</title>", 1)
+    return document.replace("</header>", f"{about}\n</header>", 1)
 
 
 def escape(value: str) -> Html:
@@ -151,6 +169,11 @@ def table(
         prose: The cells are sentences, not numbers.
     """
     return _markup("table", columns=columns, rows=rows, prose=prose)
+
+
+def panels(drawn: Sequence[Html], *, narrow: bool = False) -> Html:
+    """Return plots side by side where the window is wide enough; `narrow` ones need less."""
+    return _markup("panels", drawn=drawn, narrow=narrow)
 
 
 def figure(drawn: Html, caption: str = "") -> Html:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kubestill.runtime.reports.canvas import PAINT, draw, log_axis, plain_axis
+from kubestill.runtime.reports.canvas import PAINT, draw_row, log_axis, plain_axis
 from kubestill.runtime.reports.numbers import count
 from kubestill.runtime.reports.page import Html
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 __all__ = ["PHASES", "Curve", "Marks", "Panel", "Phase", "curves_plot", "training_plot"]
 
@@ -74,31 +74,29 @@ class Marks:
 def training_plot(panels: Sequence[Panel], marks: Marks) -> Html:
     """Draw loss (and a validation metric, where there is one) over the optimizer steps."""
 
-    def build(figure: Figure) -> None:
-        grid = figure.subplots(1, len(panels), squeeze=False)[0]
-        for axes, panel in zip(grid, panels, strict=True):
-            _panel(axes, panel)
-            _mark(axes, panel, marks)
-            axes.set_xlabel("optimizer step")
-            axes.set_xlim(left=0)
-            plain_axis(axes, "x", count, 6)
+    def build(axes: Axes, panel: Panel) -> None:
+        _panel(axes, panel)
+        _mark(axes, panel, marks)
+        axes.set_xlabel("optimizer step")
+        axes.set_xlim(left=0)
+        plain_axis(axes, "x", count, 5)
 
-    names = " and ".join(panel.title for panel in panels)
-    return draw("training", 11.2, 4.1, build, description=f"{names} over the optimizer steps")
+    plots = [(f"{one.title} over the optimizer steps", partial(build, panel=one)) for one in panels]
+    return draw_row("training", 3.4, plots)
 
 
 def curves_plot(panels: Sequence[Panel], axis: str) -> Html:
     """Draw the validation curves of several models over the examples that each has seen."""
 
-    def build(figure: Figure) -> None:
-        grid = figure.subplots(1, len(panels), squeeze=False)[0]
-        for axes, panel in zip(grid, panels, strict=True):
-            _panel(axes, panel)
-            axes.set_xlabel(axis)
-            log_axis(axes, "x", count)
+    def build(axes: Axes, panel: Panel) -> None:
+        _panel(axes, panel)
+        axes.set_xlabel(axis)
+        log_axis(axes, "x", count)
 
-    names = " and ".join(panel.title for panel in panels)
-    return draw("curves", 11.2, 3.9, build, description=f"{names} of every model over {axis}")
+    plots = [
+        (f"{one.title} of every model over {axis}", partial(build, panel=one)) for one in panels
+    ]
+    return draw_row("curves", 3.4, plots)
 
 
 def _panel(axes: Axes, panel: Panel) -> None:

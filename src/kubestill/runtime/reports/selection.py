@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from kubestill.runtime.curves.phases import Phases, phase_of
-from kubestill.runtime.reports.canvas import PAINT, draw, plain_axis
+from kubestill.runtime.reports.canvas import PAINT, WHOLE, draw, plain_axis
 from kubestill.runtime.reports.markdown import bullet_list, document, markdown_table
 from kubestill.runtime.reports.numbers import count, score_text, size
 from kubestill.runtime.reports.page import (
@@ -139,7 +139,7 @@ def _plot_section(account: Account[M]) -> Html:
         plain_axis(axes, "y", lambda value: f"{value:g}")
 
     drawn = draw(
-        "selection", 11.2, 4.1, build, description=f"{choice.metric} over training examples"
+        "selection", WHOLE, 3.8, build, description=f"{choice.metric} over training examples"
     )
     key = [("milestone", "muted", "o"), ("front", "student", "o"), ("chosen", "control", "D")]
     note = "On the front nothing is both cheaper and better."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,15 @@ from numpy.typing import NDArray
 
 from kubestill.runtime.certification.views import Cases, Drawn, Image, Line, Map
 from kubestill.runtime.generation.systems.inputs import Continuous
-from kubestill.runtime.reports.canvas import PAINT, draw, log_axis, plain_axis
+from kubestill.runtime.reports.canvas import (
+    HALF,
+    PAINT,
+    WHOLE,
+    draw,
+    draw_row,
+    log_axis,
+    plain_axis,
+)
 from kubestill.runtime.reports.numbers import duration, percent, size
 from kubestill.runtime.reports.page import Html
 
@@ -27,55 +36,58 @@ _HUES = {"solution": "viridis", "error": "inferno"}
 
 def image_plot(picture: Image, *, classes: Sequence[str]) -> Html:
     """Draw solution, surrogate and error on the plane through the worst point."""
+    both = np.concatenate([picture.solution.ravel(), picture.surrogate.ravel()])
+    # Where the solver fails there is no solution.
+    low, high = float(np.nanmin(both)), float(np.nanmax(both))
+    hue = _HUES["solution"]
+    if classes:
+        low, high, hue = -0.5, len(classes) - 0.5, _steps(hue, len(classes))
+    apart = picture.solution - picture.surrogate
+    error = np.abs(np.sign(apart) if classes else apart)
+    largest = float(np.nan_to_num(error).max()) or 1.0
 
-    def build(figure: Figure) -> None:
-        axes = figure.subplots(1, 3, sharey=True)
-        both = np.concatenate([picture.solution.ravel(), picture.surrogate.ravel()])
-        # Where the solver fails there is no solution.
-        low, high = float(np.nanmin(both)), float(np.nanmax(both))
-        hue = _HUES["solution"]
-        if classes:
-            low, high, hue = -0.5, len(classes) - 0.5, _steps(hue, len(classes))
-        panels = [("solution", picture.solution), ("surrogate", picture.surrogate)]
-        for panel, (title, values) in zip(axes, panels, strict=False):
-            mesh = _mesh(panel, picture, values, low, high, hue)
-            panel.set_title(title)
-            _key(figure, mesh, panel, classes)
-        apart = picture.solution - picture.surrogate
-        error = np.abs(np.sign(apart) if classes else apart)
-        largest = float(np.nan_to_num(error).max()) or 1.0
-        mesh = _mesh(axes[2], picture, error, 0.0, largest, _HUES["error"])
-        axes[2].set_title("disagreement" if classes else "|error|")
-        if not classes:
-            _key(figure, mesh, axes[2])
-        axes[0].set_ylabel(_label(picture.up))
+    def build(axes: Axes, title: str, values: Floats) -> None:
+        if values is error:
+            mesh = _mesh(axes, picture, error, 0.0, largest, _HUES["error"])
+        else:
+            mesh = _mesh(axes, picture, values, low, high, hue)
+        axes.set_title(title)
+        axes.set_ylabel(_label(picture.up))
+        if not (classes and values is error):
+            _key(mesh, axes, classes)
 
-    what = "Solution, surrogate and their difference on a plane through the worst point"
-    return draw("plane", 11.2, 3.9, build, description=what)
+    shown = {
+        "solution": picture.solution,
+        "surrogate": picture.surrogate,
+        "disagreement" if classes else "|error|": error,
+    }
+    plots = [
+        (f"{title} on a plane through the worst point", partial(build, title=title, values=values))
+        for title, values in shown.items()
+    ]
+    return draw_row("plane", 3.8, plots)
 
 
 def cases_plot(shown: Cases, axes_of: Sequence[Any]) -> Html:
     """Draw whole outputs: lines over one axis, pictures over two."""
-    flat = len(axes_of) > 1
+    if len(axes_of) > 1:
+        what = "Solution, surrogate and error of the worst case and of usual ones"
+        return draw("cases", WHOLE, 7.6, lambda f: _pictures(f, shown), description=what)
+    x = np.asarray(axes_of[0].values)
 
-    def build(figure: Figure) -> None:
-        if flat:
-            _pictures(figure, shown)
-            return
-        grid = figure.subplots(1, len(shown.names), sharey=False, squeeze=False)[0]
-        x = np.asarray(axes_of[0].values)
-        for panel, name, exact, told in zip(
-            grid, shown.names, shown.solution, shown.surrogate, strict=True
-        ):
-            panel.plot(x, exact, color=PAINT["teacher"], linewidth=4.5, alpha=0.4, label="solution")
-            panel.plot(x, told, color=PAINT["student"], linewidth=1.6, label="surrogate")
-            panel.set_title(name)
-            panel.set_xlabel(_unit(axes_of[0].name, axes_of[0].unit))
-            plain_axis(panel, "x", lambda value: f"{value:g}", 4)
-            plain_axis(panel, "y", lambda value: f"{value:g}", 5)
+    def build(axes: Axes, name: str, exact: Floats, told: Floats) -> None:
+        axes.plot(x, exact, color=PAINT["teacher"], linewidth=4.5, alpha=0.4, label="solution")
+        axes.plot(x, told, color=PAINT["student"], linewidth=1.6, label="surrogate")
+        axes.set_title(name)
+        axes.set_xlabel(_unit(axes_of[0].name, axes_of[0].unit))
+        plain_axis(axes, "x", lambda value: f"{value:g}", 4)
+        plain_axis(axes, "y", lambda value: f"{value:g}", 5)
 
-    what = "Solution and surrogate of the worst case and of usual ones"
-    return draw("cases", 11.2, 3.4 if not flat else 2.8 * 3, build, description=what)
+    plots = [
+        (f"solution and surrogate, {name}", partial(build, name=name, exact=exact, told=told))
+        for name, exact, told in zip(shown.names, shown.solution, shown.surrogate, strict=True)
+    ]
+    return draw_row("cases", 3.2, plots)
 
 
 def _pictures(figure: Figure, shown: Cases) -> None:
@@ -97,29 +109,32 @@ def _pictures(figure: Figure, shown: Cases) -> None:
             grid[row][column].set_axis_off()
             grid[row][column].set_title(f"{name}: {title}" if column == 0 or not row else title)
             if row == 2:
-                _key(figure, drawn, grid[row][column])
+                _key(drawn, grid[row][column])
 
 
 def lines_plot(shown: Sequence[Line], *, classes: Sequence[str]) -> Html:
     """Draw solution and surrogate along each input through the worst point."""
+    values = np.concatenate([part for line in shown for part in (line.solution, line.surrogate)])
+    values = values[np.isfinite(values)]
+    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
+    margin = 0.05 * (high - low) or 1.0
 
-    def build(figure: Figure) -> None:
-        grid = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-        for panel, line in zip(grid, shown, strict=True):
-            style: dict[str, Any] = {"drawstyle": "steps-mid"} if classes else {}
-            panel.plot(
-                line.x, line.solution, color=PAINT["teacher"], linewidth=4.5, alpha=0.4, **style
-            )
-            panel.plot(line.x, line.surrogate, color=PAINT["student"], linewidth=1.6, **style)
-            panel.axvline(line.at, color=PAINT["bad"], linewidth=1, linestyle=(0, (2, 2)))
-            panel.set_xlabel(_label(line.along))
-            _axis(panel, "x", line.along)
+    def build(axes: Axes, line: Line) -> None:
+        style: dict[str, Any] = {"drawstyle": "steps-mid"} if classes else {}
+        axes.plot(line.x, line.solution, color=PAINT["teacher"], linewidth=4.5, alpha=0.4, **style)
+        axes.plot(line.x, line.surrogate, color=PAINT["student"], linewidth=1.6, **style)
+        axes.axvline(line.at, color=PAINT["bad"], linewidth=1, linestyle=(0, (2, 2)))
+        axes.set_xlabel(_label(line.along))
+        _axis(axes, "x", line.along)
+        # The same heights for all, so that they can be compared.
+        axes.set_ylim(low - margin, high + margin)
         if classes:
-            grid[0].set_yticks(range(len(classes)), classes)
-            grid[0].set_ylim(-0.5, len(classes) - 0.5)
+            axes.set_yticks(range(len(classes)), classes)
+            axes.set_ylim(-0.5, len(classes) - 0.5)
 
-    what = "Solution and surrogate along lines through the worst point"
-    return draw("lines", 11.2, 3.0, build, description=what)
+    what = "solution and surrogate through the worst point, along"
+    plots = [(f"{what} {_label(line.along)}", partial(build, line=line)) for line in shown]
+    return draw_row("lines", 3.0, plots)
 
 
 def map_plot(shown: Map, form: Any, *, wide: bool = False) -> Html:
@@ -136,7 +151,7 @@ def map_plot(shown: Map, form: Any, *, wide: bool = False) -> Html:
             mesh = axes.pcolormesh(
                 shown.x, shown.y, shown.errors, cmap=_HUES["error"], vmin=0.0, rasterized=True
             )
-            _key(figure, mesh, axes)
+            _key(mesh, axes)
             axes.set_ylabel(_label(shown.up))
             _axis(axes, "y", shown.up)
             # The worst point often lies on the edge: the ring stands over it, and moves no limit.
@@ -148,8 +163,8 @@ def map_plot(shown: Map, form: Any, *, wide: bool = False) -> Html:
         axes.set_xlabel(_label(shown.across))
         _axis(axes, "x", shown.across)
 
-    width = 11.2 if wide else 5.4
-    return draw("map", width, 4.0, build, description="The error by two of the inputs")
+    width = WHOLE if wide else HALF
+    return draw("map", width, 3.6, build, description="The error by two of the inputs")
 
 
 def survival_plot(
@@ -189,19 +204,17 @@ def survival_plot(
         axes.set_ylabel("share of points that err more")
 
     what = "Share of points with an error above each size"
-    return draw("survival", 11.2 if wide else 5.4, 4.0, build, description=what)
+    return draw("survival", WHOLE if wide else HALF, 3.6, build, description=what)
 
 
 def bars_plot(sizes: Mapping[str, float], times: Mapping[str, float], batch: int) -> Html:
     """Draw bytes and seconds of table or solver against the surrogate's, on log axes."""
-
-    def build(figure: Figure) -> None:
-        grid = figure.subplots(1, 2 if times else 1, squeeze=False)[0]
-        _bars(grid[0], sizes, size, "size")
-        if times:
-            _bars(grid[1], times, duration, f"time of {batch:,} rows")
-
-    return draw("bars", 11.2, 1.9, build, description="Size and time of both, on log axes")
+    of = "on a log axis"
+    plots = [(f"size, {of}", partial(_bars, values=sizes, form=size, title="size"))]
+    if times:
+        title = f"time of {batch:,} rows"
+        plots.append((f"{title}, {of}", partial(_bars, values=times, form=duration, title=title)))
+    return draw_row("bars", 1.7, plots)
 
 
 def _bars(axes: Axes, values: Mapping[str, float], form: Any, title: str) -> None:
@@ -255,13 +268,13 @@ def _steps(hue: str, count: int) -> Any:
     return colormaps[hue].resampled(count)
 
 
-def _key(figure: Figure, mesh: Any, axes: Axes, classes: Sequence[str] = ()) -> None:
+def _key(mesh: Any, axes: Axes, classes: Sequence[str] = ()) -> None:
     from matplotlib.ticker import MaxNLocator
 
     ticks = range(len(classes)) if classes else MaxNLocator(4)
-    bar = figure.colorbar(mesh, ax=axes, pad=0.02, aspect=28, ticks=ticks)
+    bar = axes.figure.colorbar(mesh, ax=axes, pad=0.02, aspect=28, ticks=ticks)
     bar.outline.set_visible(False)  # pyright: ignore
-    bar.ax.tick_params(length=0, labelsize=8)
+    bar.ax.tick_params(length=0)
     if classes:
         bar.ax.set_yticklabels(classes)
     else:

@@ -101,6 +101,8 @@ def validation_panels(
 ) -> list[Panel]:
     """Return up to two panels of the validation metrics that all training runs share.
 
+    The one that decides, between milestones and on when to stop, is among them.
+
     Args:
         runs: (name, colour, marker, record) of each.
         axis: What the curves are drawn over.
@@ -113,9 +115,12 @@ def validation_panels(
         if points and all(metric.name in point.scores for point in points)
     ]
     where = " and ".join(sorted({_followed(one) for *_, one in held}))
+    deciding = {one.metric for *_, one in held}
+    shown = sorted(shared, key=lambda metric: metric.name not in deciding)[:2]
     panels: list[Panel] = []
-    for metric in shared[:2]:
+    for metric in (metric for metric in shared if metric in shown):
         scale = 100 if metric.unit == "share" else 1
+        decides = " (decides)" if deciding == {metric.name} else ""
         curves = [
             Curve(
                 name=name,
@@ -126,7 +131,8 @@ def validation_panels(
             )
             for name, colour, marker, one in held
         ]
-        panels.append(Panel(title=f"{where} {metric.title}", curves=curves, share=scale == 100))
+        title = f"{where} {metric.title}{decides}"
+        panels.append(Panel(title=title, curves=curves, share=scale == 100))
     return panels
 
 
@@ -144,10 +150,10 @@ def _plot_section(record: TrainingRecord) -> Html:
         x=[point.step for point in record.curves.train],
         y=[point.loss for point in record.curves.train],
     )
-    panels = [Panel(title="loss", curves=[loss])]
+    panels = [Panel(title="training loss", curves=[loss])]
     if validated := validation_panels([(followed, "student", "o", record)], "step"):
         key.append((followed, "student", "o"))
-        panels.append(validated[0])
+        panels += validated
     marks = _marks(record)
     if marks.milestones:
         key.append(("milestone", "ink", "^"))

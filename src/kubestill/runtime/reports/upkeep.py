@@ -5,7 +5,7 @@ from __future__ import annotations
 from kubestill.errors import counted
 from kubestill.runtime.evaluation.decay import Decay
 from kubestill.runtime.evaluation.findings import Findings
-from kubestill.runtime.reports.numbers import score_text
+from kubestill.runtime.reports.numbers import gain_text, score_text
 from kubestill.runtime.reports.page import Cell, Html, bullets, section, subheading, table
 
 __all__ = ["record_section", "rows_section"]
@@ -19,7 +19,7 @@ def record_section(findings: Findings) -> list[Html]:
     if not findings.decay:
         return []
     rows = [_decay_row(decay) for decay in findings.decay[:MOST_DECAYS]]
-    columns = ["", "at promotion", "now", "worse by", "p, adjusted", "decay"]
+    columns = ["", "at promotion", "now", "change", "p, adjusted", "decay"]
     note = (
         "p is the chance of a difference like this if nothing beyond the tolerance had changed, "
         "adjusted for the number of lines."
@@ -33,7 +33,7 @@ def _decay_row(decay: Decay) -> tuple[str | Html, list[Cell]]:
     cells = [
         Cell(text=score_text(name, decay.before.value), detail=counted(decay.before.rows, "row")),
         Cell(text=score_text(name, decay.now.value), detail=counted(decay.now.rows, "row")),
-        Cell(text=f"{decay.worse_by:+.3g}".replace("-", "−")),
+        Cell(text=gain_text(name, -decay.worse_by)),
         Cell(text=f"{decay.p_value:.2g}"),
         Cell(text="yes" if decay.evident else "no", best=decay.evident),
     ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kubestill.errors import Problems, Refused, counted
-from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, check_kind, write_pages
+from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, check_kind
 from kubestill.runtime.base.rounding import exact_percent
 from kubestill.runtime.base.settings import check_overlap, validate
 from kubestill.runtime.certification import CertificateSettings
@@ -25,6 +25,7 @@ from kubestill.runtime.models.bands import BANDS_FILE, Bands
 from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.reports.certificate import certificate_report
+from kubestill.runtime.steps.pages import write_pages
 from kubestill.runtime.steps.tracking import Results, mirror_results
 
 __all__ = ["certify_surrogate"]
@@ -89,7 +90,7 @@ def certify_surrogate(
             keep=keep,
         )
         # Its pictures solve rows as well.
-        _write(found, certificate, metrics, report, summary)
+        _write(found, job.dataset, certificate, metrics, report, summary)
         if found.bands is not None:
             _export_bands(found.bands, model.path, certificate.path)
     if found.truth:
@@ -202,6 +203,7 @@ def _check_fit(
 
 def _write(
     found: Examined,
+    rows: Dataset,
     certificate: Artifact,
     metrics: MetricsArtifact,
     report: Artifact,
@@ -220,7 +222,7 @@ def _write(
         assurance=made.assurance or "none",
         model=made.about.model,
     )
-    write_pages(certificate_report(found), report, summary)
+    write_pages(certificate_report(found), report, summary, rows)
     metrics.metadata["kind"] = "metrics"
     errors = made.errors
     data = errors.data.model_dump(exclude={"against"}, exclude_none=True)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from kubestill.errors import InvalidInput, Problem, Problems, Refused
-from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, write_pages, write_record
+from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, write_record
 from kubestill.runtime.base.trust import TEACHERS, check_trusted
 from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.reports.overfit_batch import gates_report
@@ -20,6 +20,7 @@ from kubestill.runtime.steps.overfit_batch import (
     examine_job,
     log_facts,
 )
+from kubestill.runtime.steps.pages import write_pages
 from kubestill.runtime.steps.pages import write_pages
 from kubestill.runtime.steps.plan_shards import plan_shards
 from kubestill.runtime.steps.train_teacher import have_answers
@@ -186,7 +187,8 @@ def _examine(
     body = {name: one.to_json() for name, one in found.items()}
     write_record(findings, "findings", {"verdict": verdict, "reason": reason, **body})
     told = {name: (found[name], describe(*gate)) for name, gate in gates.items()}
-    write_pages(gates_report("check-distillation", verdict, told), report, summary)
+    rows = next(iter(gates.values()))[0].dataset
+    write_pages(gates_report("check-distillation", verdict, told), report, summary, rows)
     print(f"{verdict}: {reason}", flush=True)
     if strict and verdict != "pass":
         raise Refused(f"check-distillation: {verdict}. {reason}")

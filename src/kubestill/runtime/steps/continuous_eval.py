@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kubestill.errors import counted
-from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, write_pages, write_record
+from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, write_record
 from kubestill.runtime.evaluation.examine import examine
 from kubestill.runtime.evaluation.inputs import Job, Lineage, check_inputs
 from kubestill.runtime.evaluation.publish import decision_record, judgement, scalars
@@ -16,6 +16,7 @@ from kubestill.runtime.reports.evaluation import evaluation_report
 from kubestill.runtime.reports.scores import scores_text
 from kubestill.runtime.retraining.decision import DecisionRecord
 from kubestill.runtime.retraining.history import Judgement
+from kubestill.runtime.steps.pages import write_pages
 from kubestill.runtime.steps.tracking import Results, mirror_challenger, mirror_results
 
 __all__ = ["continuous_eval"]
@@ -99,7 +100,7 @@ def continuous_eval(
         found = {"decision": stands.decision, "reason": stands.reason}
         decision = decision.model_copy(update=found)
     history = job.lineage.registry.runs() if job.lineage else []
-    write_pages(evaluation_report(findings, history), report, summary)
+    write_pages(evaluation_report(findings, history), report, summary, job.dataset)
     scores = scalars(findings)
     for name, value in scores.items():
         metrics.log_metric(name, value)
@@ -124,7 +125,7 @@ def _no_champion(
     facts |= {"rows": job.dataset.rows, "window": job.lineage.window, "end": job.lineage.end}
     named = {"run_id": job.lineage.run_id, "step": job.step}
     _remember(job.lineage, Judgement.model_validate(named | facts))
-    write_pages(bootstrap_report(job.dataset, reason), report, summary)
+    write_pages(bootstrap_report(job.dataset, reason), report, summary, job.dataset)
     metrics.log_metric("rows", float(job.dataset.rows))
     write_record(record, "decision", {"decision": facts, "scores": {}})
     print(f"bootstrap: {reason}", flush=True)

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from kubestill.errors import Problems, counted
-from kubestill.runtime.base.artifacts import Artifact, write_pages
+from kubestill.runtime.base.artifacts import Artifact
 from kubestill.runtime.base.settings import read
 from kubestill.runtime.datasets.builtin import BUILTIN
 from kubestill.runtime.datasets.canonical import canonical_table
 from kubestill.runtime.datasets.columns import floats, label_codes, tensors
 from kubestill.runtime.datasets.dataset import DatasetWriter
 from kubestill.runtime.datasets.handover import annotate
+from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.datasets.options import Reading
 from kubestill.runtime.datasets.split import (
     HOLDOUT,
@@ -30,6 +31,7 @@ from kubestill.runtime.datasets.split import (
 )
 from kubestill.runtime.datasets.tables import UserTable, read_table
 from kubestill.runtime.reports.imported import columns_text, import_report
+from kubestill.runtime.steps.pages import write_pages
 
 __all__ = ["ImportOutputs", "import_dataset"]
 
@@ -116,7 +118,7 @@ def import_dataset(
         print(line, flush=True)
     told = {**asked.model_dump(), "settings": reading.model_dump(exclude_defaults=True)}
     rows = _split(found, asked, told, {TRAIN: dataset, VALIDATION: validation, HOLDOUT: holdout})
-    write_pages(import_report(found, rows), report, summary)
+    write_pages(import_report(found, rows), report, summary, Dataset.open(dataset.path))
     return ImportOutputs(dataset.uri)
 
 

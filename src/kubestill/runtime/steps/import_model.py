@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kubestill.errors import InvalidInput, Problem, Problems, counted
-from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, write_pages
+from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact
 from kubestill.runtime.base.settings import check_overlap, validate
 from kubestill.runtime.datasets.manifest import Dataset, open_input
 from kubestill.runtime.evaluation.evaluate import evaluate
@@ -19,6 +19,7 @@ from kubestill.runtime.models.foreign.bring import bring
 from kubestill.runtime.models.foreign.match import Options
 from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.reports.brought import brought_report
+from kubestill.runtime.steps.pages import write_pages
 from kubestill.runtime.stores import open_store
 
 __all__ = ["Taken", "import_model", "take_teacher", "write_taken"]
@@ -184,7 +185,7 @@ def write_taken(
             metrics.log_metric(name, value)
     rows = judged.rows if scores and judged else 0
     pages = brought_report(predictor, taken.source, taken.notes, taken.tried, scores, rows)
-    write_pages(pages, report, summary)
+    write_pages(pages, report, summary, judged)
     for note in taken.notes:
         print(f"WARNING: {note}", flush=True)
     told = f"it answered {counted(taken.tried, 'row')}"

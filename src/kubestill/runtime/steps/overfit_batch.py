@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from kubestill.errors import CorruptData, InvalidInput, Problems, Refused, nearest
-from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, write_pages, write_record
+from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, write_record
 from kubestill.runtime.base.settings import validate
 from kubestill.runtime.base.trust import NETWORKS, TRUST, check_trusted
 from kubestill.runtime.datasets.cache import load_decoded
@@ -17,6 +17,7 @@ from kubestill.runtime.evaluation.slices import check_slices
 from kubestill.runtime.evaluation.thresholds import parse_thresholds
 from kubestill.runtime.reports.overfit_batch import gate_report
 from kubestill.runtime.sanity import Findings, GateSettings, Rows, examine
+from kubestill.runtime.steps.pages import write_pages
 from kubestill.runtime.steps.train_student import MODES
 from kubestill.runtime.steps.train_teacher import TYPED
 from kubestill.runtime.training.device import arithmetic
@@ -81,7 +82,7 @@ def overfit_batch(
     assert asked
     found = examine_job(job, asked)
     write_record(findings, "findings", found.to_json())
-    write_pages(gate_report(found, describe(job, asked)), report, summary)
+    write_pages(gate_report(found, describe(job, asked)), report, summary, job.dataset)
     log_facts(found, metrics)
     for check in found.checks:
         print(f"{check.status}: {check.name}. {check.said}", flush=True)

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 from kubestill.errors import CorruptData, InvalidInput, KubestillError, Problems, counted
-from kubestill.runtime.base.artifacts import Artifact, check_kind, write_pages
+from kubestill.runtime.base.artifacts import Artifact, check_kind
 from kubestill.runtime.base.device import choose_device
 from kubestill.runtime.base.settings import read
 from kubestill.runtime.checkpoints.ledger import (
@@ -50,6 +50,7 @@ from kubestill.runtime.selection.request import (
     metric_of,
 )
 from kubestill.runtime.selection.rules import Choice, select
+from kubestill.runtime.steps.pages import write_pages
 from kubestill.runtime.stores import join_uri, open_store
 from kubestill.runtime.stores.base import Store
 from kubestill.runtime.training.record import (
@@ -406,4 +407,4 @@ def _write_report(
             notices=selection.notices,
         )
     )
-    write_pages(pages, report, summary)
+    write_pages(pages, report, summary, job.dataset)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kubestill.errors import CorruptData, NotFound, Problems
-from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, write_pages
+from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact
 from kubestill.runtime.checkpoints.ledger import (
     Checkpoint,
     Ledger,
@@ -19,10 +19,12 @@ from kubestill.runtime.checkpoints.ledger import (
 from kubestill.runtime.checkpoints.ranks import Ranks
 from kubestill.runtime.checkpoints.restore import load_state
 from kubestill.runtime.checkpoints.state import TrainingState
+from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.metrics.catalog import direction
 from kubestill.runtime.models.export import Export, export_from_state
 from kubestill.runtime.models.serve import add_serving_file
 from kubestill.runtime.reports.training import training_report
+from kubestill.runtime.steps.pages import write_pages
 from kubestill.runtime.steps.tracking import mirror_results, training_results
 from kubestill.runtime.training.job import Job, Preset, check_job
 from kubestill.runtime.training.nodes import leads_pods
@@ -133,7 +135,7 @@ def train_and_write(
     # The step that made the pods writes its outputs.
     if first and TRAINJOB_VARIABLE not in os.environ:
         write_ledger(ledger)
-        exported = _write_outputs(record, ledger, ports)
+        exported = _write_outputs(record, ledger, ports, job.dataset)
         # The import path that the caller typed vouches for its module where the model names just
         # that: the model may come from a checkpoint, which somebody may have exchanged.
         network = job.settings.network
@@ -143,7 +145,7 @@ def train_and_write(
     return (ports.model.uri,)
 
 
-def _write_outputs(record: TrainingRecord, ledger: Ledger, ports: Ports) -> Export:
+def _write_outputs(record: TrainingRecord, ledger: Ledger, ports: Ports, rows: Dataset) -> Export:
     chosen, entry, state = _read_chosen(record, ledger)
     record = record.replace(chosen=chosen, checkpoints=ledger.entries)
     exported = export_from_state(
@@ -168,7 +170,7 @@ def _write_outputs(record: TrainingRecord, ledger: Ledger, ports: Ports) -> Expo
     for name, value in scores.items():
         ports.metrics.log_metric(name, value)
     pages = training_report(record, exported.spec, exported.digest)
-    write_pages(pages, ports.report, ports.summary)
+    write_pages(pages, ports.report, ports.summary, rows)
     if told := mirror_results(training_results(record, scores, ports.model)):
         say(told)
     say(f"exported step {entry.step:,} ({chosen.why}): {parameters:,} parameters")
