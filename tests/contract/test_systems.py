@@ -36,7 +36,7 @@ def test_the_door_shows_what_it_offers_and_nothing_else() -> None:
 
 def test_the_door_opens_without_torch_and_builds_what_is_built_in(without) -> None:
     code = "from kubestill import systems\n"
-    for name in sorted(set(systems.BUILTIN) - {"table", "interpolated-table"}):
+    for name in sorted(set(systems.BUILTIN) - {"table", "interpolated-table", "model"}):
         code += f"assert systems.load_system({name!r}).domain.width\n"
     without("torch,kfp,kfp_kubernetes,matplotlib,sklearn", code)
 

@@ -16,9 +16,11 @@ import torch
 from numpy.typing import NDArray
 
 from kubestill.runtime.base.random import uniforms
+from kubestill.runtime.base.values import parse_json, read_file
 from kubestill.runtime.certification.certificate import Batch, Size, Speed
 from kubestill.runtime.certification.truth import Truth
 from kubestill.runtime.datasets.decode import decode_features
+from kubestill.runtime.models.identity import SPEC_FILE, weights_file
 
 __all__ = ["packed_table", "size_of", "speed_ratio", "weights_bytes"]
 
@@ -72,8 +74,10 @@ def size_of(
 
 
 def weights_bytes(folder: str) -> int:
-    """Return the size of the exported weights."""
-    return os.path.getsize(os.path.join(folder, "model.safetensors"))
+    """Return the size of the exported weights, or of a foreign model's own file."""
+    place = os.path.join(folder, SPEC_FILE)
+    form = parse_json(read_file(place, what="model"), source=place, what="model")
+    return os.path.getsize(os.path.join(folder, weights_file(form)))
 
 
 def speed_ratio(truth: Truth, batch: int, repeats: int, known: pd.DataFrame | None = None) -> Speed:

@@ -23,6 +23,7 @@ BUILTIN = {
     "heston": "heston:Heston",
     "interpolated-table": "interpolation:InterpolatedTable",
     "lorenz": "lorenz:Lorenz",
+    "model": "answering:AnsweringModel",
     "robertson": "robertson:Robertson",
     "table": "table:Table",
 }
