@@ -20,6 +20,7 @@ def collect_fresh(
     holdout: dsl.Output[dsl.Dataset],
     fresh: dsl.Output[dsl.Dataset],
     replay: dsl.Output[dsl.Dataset],
+    unlabelled: dsl.Output[dsl.Dataset],
     summary: dsl.Output[dsl.Markdown],
     as_of: str = "",
     since: str = "",
@@ -77,9 +78,11 @@ def collect_fresh(
         holdout: Rows that judge the challenger.
         fresh: The whole window: the rows that judge the champion, which has seen none of them.
         replay: A sample of the rows that champions learned from.
+        unlabelled: Rows whose labels are late, which say what to expect of the champion.
         summary: What was found, file by file.
         status: `ready`; `bootstrap` if there is no champion; `waiting` if there are too few rows;
-            `busy` while another run is at work.
+            `late` if there are, but enough whose labels are late; `busy` while another run is at
+            work.
         reason: The status explained in a sentence.
         method: How a challenger is to be made: `fine-tune`, or `rebuild` for training one from
             scratch.

@@ -19,6 +19,7 @@ def continuous_eval(
     baseline: dsl.Input[dsl.Model] = None,
     teacher: dsl.Input[dsl.Model] = None,
     golden: dsl.Input[dsl.Dataset] = None,
+    unlabelled: dsl.Input[dsl.Dataset] = None,
     thresholds: dict = {},
     slices: list = [],
     registry: str = "",
@@ -38,6 +39,7 @@ def continuous_eval(
             registry's champion.
         teacher: The model that the judged one imitates.
         golden: A fixed second dataset on which the model must not get worse.
+        unlabelled: Rows whose labels are late: what to expect of a classifier there is reported.
         thresholds: Limits by metric that decide between pass and fail.
         slices: Columns by whose values the scores are broken down.
         registry: Folder of champions and history, local, gs:// or s3://; empty uses none.

@@ -155,6 +155,7 @@ def continuous_retraining(
                 name="judge-champion",
                 model=champion.outputs["model"],
                 dataset=collected.outputs["fresh"],
+                unlabelled=collected.outputs["unlabelled"],
                 run_id=RUN,
                 step="judge",
             )
@@ -221,6 +222,19 @@ def continuous_retraining(
                             record=anew.outputs["record"],
                             run_id=RUN,
                         )
+        with group(dsl.If(collected.outputs["status"] == "late", name="labels-late")):
+            # The run holds no window: it asks the registry only.
+            standing = step(open_champion, name="open-standing", run_id="")
+            step(
+                continuous_eval,
+                prefix="evaluation_",
+                name="expect",
+                model=standing.outputs["model"],
+                dataset=collected.outputs["unlabelled"],
+                unlabelled=collected.outputs["unlabelled"],
+                run_id=RUN,
+                step="expect",
+            )
         with group(dsl.If(collected.outputs["status"] == "bootstrap", name="bootstrap")):
             sound = step(
                 overfit_batch,

@@ -81,9 +81,16 @@ WALKS = {
             "baseline": "other/model",
             "teacher": "other/model",
             "golden": "rows/validation",
+            "unlabelled": "rows/validation",
         },
-        refused=("", "baseline", "teacher", "golden", "baseline golden", "golden teacher")
-        + ("baseline teacher", "baseline golden teacher"),
+        # All without a model.
+        refused=tuple(
+            " ".join(given)
+            for count in range(5)
+            for given in itertools.combinations(
+                ("baseline", "golden", "teacher", "unlabelled"), count
+            )
+        ),
     ),
     "finetune_fresh": Walk(
         parameters={"steps": 4, "batch_size": 16},

@@ -140,6 +140,52 @@ def line(house, first):
     return house
 
 
+def waiting(house: House, frame: pd.DataFrame) -> LocalArtifact:
+    """Rows whose labels have not come yet."""
+    path = house.rows(frame).path + "-late"
+    columns = tuple(column for column in SCHEMA.columns if column.role != "target")
+    with DatasetWriter(path, Schema(columns=columns)) as writer:
+        writer.write(frame.drop(columns="sold"))
+    return LocalArtifact(path, metadata={"kind": "dataset"})
+
+
+def test_what_is_expected_of_rows_without_labels_is_told_and_kept(line) -> None:
+    rows = frame_of(1000, seed=31)
+    verdict, _, out = line.eval(
+        line.rows(frame_of(500, seed=30)), unlabelled=waiting(line, rows), run_id="r1"
+    )
+    assert verdict == "healthy"
+    kept = line.registry.run("r1").judgement.expected
+    truth, _, labelled = line.eval(line.rows(rows), run_id="r2")
+    assert truth == "healthy"
+    scores = read_record(labelled["record"])["scores"]["models"]["model"]["metrics"]
+    assert kept.keys() == {"log_loss", "accuracy"}
+    for name, band in kept.items():
+        assert band.low <= scores[name]["value"] <= band.high
+        assert band.high - band.low < 0.15
+    with open(out["report"].path, encoding="utf-8") as file:
+        assert "While labels are late" in file.read()
+
+
+def test_rows_of_which_none_has_a_label_say_what_to_expect_and_decide_only_if_asked(line) -> None:
+    # Where nobody lives any more but those whom the model cannot tell apart.
+    hard = frame_of(4000, seed=32)
+    hard = hard[(np.log(hard["size"]) - 4 - hard["age"] / 15 + 4 / 3).abs() < 0.3]
+    late = waiting(line, hard.reset_index(drop=True))
+    verdict, reason, out = line.eval(late, unlabelled=late, run_id="r1", step="expect")
+    assert verdict == "insufficient"
+    assert reason.startswith("No row has a label yet. Expected of ")
+    assert line.registry.run("r1").judgement is None, "nothing was judged"
+    (entry,) = line.registry.run("r1").judgements
+    assert entry.expected["log_loss"].value > 0.5
+    told = {"settings": {"gate_expected": True}, "run_id": "r2", "step": "expect"}
+    verdict, reason, _ = line.eval(late, unlabelled=late, **told)
+    assert verdict == "degraded"
+    assert reason.startswith("Its log loss is expected to be higher: log loss 0.")
+    with open(out["report"].path, encoding="utf-8") as file:
+        assert "While labels are late" in file.read()
+
+
 def test_without_a_champion_there_is_nothing_to_judge(house):
     verdict, reason, out = house.eval(house.rows(frame_of(300, seed=1)), run_id="r0")
     assert verdict == "bootstrap"

@@ -19,7 +19,7 @@ from kubestill.runtime.retraining.outcomes import conclude
 from kubestill.runtime.steps.collect_fresh import collect_fresh
 
 QUICK = {"min_judge_rows": 0, "min_events": 0, "judge_gap": 0.0}
-PORTS = ("dataset", "validation", "holdout", "fresh", "replay", "summary")
+PORTS = ("dataset", "validation", "holdout", "fresh", "replay", "unlabelled", "summary")
 
 
 def rows(first: int, count: int, *, day: str = "2013-01-01", **columns: Any) -> pd.DataFrame:

@@ -3,8 +3,8 @@
 Against a baseline, `promote` takes evidence of an improvement, `reject` evidence that there is
 none worth having (or that a limit is broken, a slice or the golden set got worse); otherwise the
 rows are `insufficient`. Alone, a model is `degraded` on evidence of a broken limit, of decay since
-its promotion, that a constant answer does better, or, where asked for, of other rows than then, and
-where many rows wait to be learned from;
+its promotion, that a constant answer does better, or, where asked for, of other rows than then or
+of worse to come where labels are late; and where many rows wait to be learned from;
 `healthy` while its score keeps every limit, and the rows are `insufficient` in between, or where
 too few of them carry the score. Evidence is an interval that lies wholly on one
 side; with several limits each interval is widened (Bonferroni), so that one more limit does not
@@ -98,6 +98,7 @@ def judge_alone(
     constant: str = "",
     missing: str = "",
     unlearned: str = "",
+    expected: str = "",
 ) -> Decision:
     """Decide whether a model in use is as good as it has to be, and as it was.
 
@@ -110,6 +111,8 @@ def judge_alone(
         constant: That a constant answer does better, in a sentence; empty without evidence of it.
         missing: Why the rows cannot tell how good it is, in a sentence; empty where they can.
         unlearned: How many rows wait to be learned from, in a sentence; empty where few do.
+        expected: That worse is expected of rows whose labels are late; empty where that does not
+            decide.
     """
     rows = scores.outcomes[model].rows
     if unfit := _unfit(shifts):
@@ -120,7 +123,7 @@ def judge_alone(
         return Decision(verdict="degraded", reasons=(lost,))
     limits = check_limits(scores, model, rules)
     worse = tuple(one.sentence for one in decay if one.evident)
-    worse += (constant,) if constant else ()
+    worse += tuple(one for one in (constant, expected) if one)
     drift = tuple(shift.statement for shift in shifts)
     if rules.max_shift and any(shift.size >= rules.max_shift for shift in shifts):
         limit = f"stability index of {rules.max_shift:g} or more"

@@ -26,6 +26,7 @@ from kubestill.runtime.evaluation.decision import (
     judge_first,
 )
 from kubestill.runtime.evaluation.evaluate import Evaluation, evaluate
+from kubestill.runtime.evaluation.expected import Expectation, calibrate, describe, expect
 from kubestill.runtime.evaluation.findings import Findings, Role, Subject
 from kubestill.runtime.evaluation.fitness import Shift, compare_rows
 from kubestill.runtime.evaluation.inputs import Job
@@ -37,7 +38,7 @@ from kubestill.runtime.metrics.catalog import BIAS, METRICS, TASKS, metrics_of
 from kubestill.runtime.metrics.intervals import Interval, Measured, measure
 from kubestill.runtime.metrics.outcome import Ints, Outcome
 
-__all__ = ["examine", "unlearned"]
+__all__ = ["examine", "expected_of", "unlearned"]
 
 Masks = Mapping[str, np.ndarray[Any, np.dtype[np.bool_]]]
 NO_SKILL = 3.0
@@ -56,6 +57,7 @@ def examine(job: Job) -> Findings:
     decay = _decay(job, evaluations, scores, masks)
     outcomes = {job.candidates[role].name: one.outcome for role, one in evaluations.items()}
     mine = evaluations["model"]
+    expected = expected_of(job, evaluations, scores.groups)
     classes = job.question == "compare" and job.task != "regression"
     return Findings(
         task=job.task,
@@ -63,7 +65,7 @@ def examine(job: Job) -> Findings:
         subjects=_subjects(job, evaluations),
         scores=scores,
         metric=job.metric,
-        decision=_decide(job, evaluations, scores, golden, masks, shifts, decay),
+        decision=_decide(job, evaluations, scores, golden, masks, shifts, decay, expected),
         dataset={
             "rows": job.dataset.rows,
             "labelled": len(mine.rows),
@@ -77,6 +79,7 @@ def examine(job: Job) -> Findings:
         shifts=shifts,
         decay=decay,
         record=_record(job, mine, scores, golden, values),
+        expected=expected,
         agreement=(
             agreement(mine.outcome, evaluations["teacher"].outcome)
             if "teacher" in evaluations
@@ -192,6 +195,7 @@ def _decide(
     masks: Masks,
     shifts: tuple[Shift, ...],
     decay: tuple[Decay, ...],
+    expected: Expectation | None,
 ) -> Decision:
     settings, model = job.settings, job.candidates["model"].name
     rules = Rules(
@@ -219,6 +223,7 @@ def _decide(
             constant=beaten if gain.high < 0 else "",
             missing=scores.missing(model, primary),
             unlearned=unlearned(job),
+            expected=expected.worse if expected and settings.gate_expected else "",
         )
     guessing = gain.value <= 0 or (job.question == "first" and skill(mine).z < NO_SKILL)
     if job.question == "first":
@@ -265,6 +270,46 @@ def unlearned(job: Job) -> str:
     return (
         f"It shows no decay, and {counted(waiting, 'row')} arrived since a challenger was last "
         f"tried, {waiting / max(1, before):.0%} of the {before:,} before them: one is tried now."
+    )
+
+
+def expected_of(
+    job: Job,
+    evaluations: Mapping[Role, Evaluation] | None = None,
+    groups: Ints | None = None,
+) -> Expectation | None:
+    """Return what the champion, or a model alone, leads one to expect of rows without labels."""
+    if job.unlabelled is None or job.question not in ("alone", "expect"):
+        return None
+    rows, predictor = job.unlabelled.rows, job.candidates["model"].predictor
+    late = f"of {counted(rows, 'row')} whose labels are late"
+    if job.task == "regression":
+        why = f"Nothing is expected {late}: a regression states no chances of being wrong."
+        return Expectation(rows=rows, sentence=why)
+    calibration = job.record.calibration if job.record else None
+    if calibration is None and evaluations:
+        calibration = calibrate(evaluations["model"].outcome, groups)
+    raw = load_decoded(job.unlabelled, predictor.layout).raw
+    answers = Outcome.from_logits(job.task, predictor.logits(raw), np.zeros(rows, np.int64))
+    if calibration is None or not answers.finite.all():
+        why = "it gives NaN or infinity there"
+        if calibration is None:
+            why = "too few labelled rows tell how its probabilities come true"
+        return Expectation(rows=rows, sentence=f"Nothing is expected {late}: {why}.")
+    confidence = 1 - job.alpha if job.settings.gate_expected else job.settings.confidence
+    scores = expect(
+        answers.predictions,
+        calibration,
+        confidence=confidence,
+        weights=job.unlabelled.weights(),
+    )
+    marks = job.record.metrics if job.record else {}
+    return describe(
+        rows,
+        scores,
+        {name: marks[name] for name in scores if name in marks},
+        confidence=confidence,
+        tolerance=job.settings.min_decay,
     )
 
 
@@ -321,6 +366,7 @@ def _record(
         golden=mark if mark and np.isfinite(mark.value) else None,
         bias=bias_of(mine.outcome, scores.groups),
         skill=skill(mine.outcome),
+        calibration=calibrate(mine.outcome, scores.groups),
         profile=profile_of(*(job.lineage.learned() or [job.dataset])),
     )
 

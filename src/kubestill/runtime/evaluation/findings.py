@@ -13,6 +13,7 @@ from kubestill.runtime.evaluation.cost import RunningCost
 from kubestill.runtime.evaluation.decay import Decay
 from kubestill.runtime.evaluation.decision import Decision
 from kubestill.runtime.evaluation.evaluate import Evaluation
+from kubestill.runtime.evaluation.expected import Expectation
 from kubestill.runtime.evaluation.fitness import Shift
 from kubestill.runtime.evaluation.record import Record
 from kubestill.runtime.evaluation.slices import Slice
@@ -63,6 +64,8 @@ class Findings:
     """The champion's scores against the record of its promotion."""
     record: Record | None = None
     """What the judged model is to be remembered by, where a registry may remember it."""
+    expected: Expectation | None = None
+    """What is expected of rows whose labels are late; None where there are none."""
     agreement: float = float("nan")
     """Of model and teacher: share of equal classes, or R² of its values by the teacher's."""
     mcnemar: McNemar | None = None
@@ -145,6 +148,10 @@ class Findings:
                     }
                     for one in self.decay
                 ],
+                "expected": {
+                    name: asdict(score)
+                    for name, score in (self.expected.scores.items() if self.expected else ())
+                },
                 "references": dict(self.references),
             }
         )

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 from kubestill.errors import CorruptData, InvalidInput, NotFound, Problem, Problems, nearest
 from kubestill.runtime.base.artifacts import Artifact, check_kind
 from kubestill.runtime.base.settings import read
+from kubestill.runtime.datasets.decode import check_columns
 from kubestill.runtime.datasets.manifest import Dataset, open_input
 from kubestill.runtime.datasets.schema import Task
 from kubestill.runtime.evaluation.evaluate import check_scorable
@@ -34,9 +35,9 @@ from kubestill.runtime.training.record import TrainingRecord, read_training
 
 __all__ = ["Candidate", "Job", "Lineage", "Question", "check_inputs"]
 
-Question = Literal["compare", "alone", "first", "bootstrap"]
+Question = Literal["compare", "alone", "first", "bootstrap", "expect"]
 """What is asked: a model against a baseline, alone, or as the first champion; `bootstrap` where
-there is no model to judge yet."""
+there is no model to judge yet, `expect` where there are no labels to judge it by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +104,8 @@ class Job:
     candidates: Mapping[Role, Candidate]
     dataset: Dataset
     golden: Dataset | None = None
+    unlabelled: Dataset | None = None
+    """Rows whose labels are late; None where there are none."""
     thresholds: Sequence[Threshold] = ()
     slices: Sequence[str] = ()
     lineage: Lineage | None = None
@@ -116,6 +119,8 @@ class Job:
         """What is asked."""
         if "model" not in self.candidates:
             return "bootstrap"
+        if self.dataset is self.unlabelled:
+            return "expect"
         if "baseline" in self.candidates:
             return "compare"
         return "first" if self.lineage and self.champion_role is None else "alone"
@@ -163,6 +168,7 @@ def check_inputs(
     artifacts: Mapping[Role, Artifact | None],
     dataset: Artifact,
     golden: Artifact | None,
+    unlabelled: Artifact | None = None,
     *,
     thresholds: Mapping[str, Any],
     slices: Sequence[str],
@@ -183,6 +189,7 @@ def check_inputs(
     parsed = parsed or EvaluationSettings()
     rows = open_input(dataset, "dataset", problems)
     fixed = open_input(golden, "golden", problems)
+    later = open_input(unlabelled, "unlabelled", problems)
     present: dict[Role, Artifact] = {role: a for role, a in artifacts.items() if a is not None}
     lineage = _lineage(registry, run_id, problems)
     if is_reserved(step):
@@ -202,9 +209,15 @@ def check_inputs(
                 lineage.registry, lineage.champion, names[champion_role]
             )
     limits = _check_models(candidates, rows, parsed, thresholds, problems)
-    for field, opened in (("dataset", rows), ("golden", fixed)):
+    later = later if later and later.rows else None
+    if later and rows and later.fingerprint == rows.fingerprint:
+        later = rows
+    for field, opened in (("dataset", rows if rows is not later else None), ("golden", fixed)):
         if opened and (present or champion_role):
             _check_rows(opened, field, candidates, problems)
+    for candidate in candidates.values() if later else ():
+        with problems.collect():
+            check_columns(later, candidate.predictor.layout, ["raw"])
     if rows:
         with problems.collect():
             check_slices(slices, rows.schema)
@@ -220,6 +233,7 @@ def check_inputs(
         candidates=candidates,
         dataset=rows,
         golden=fixed,
+        unlabelled=later,
         thresholds=limits,
         slices=slices,
         lineage=lineage,

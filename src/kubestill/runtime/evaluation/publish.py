@@ -6,13 +6,14 @@ from dataclasses import asdict
 from typing import Any
 
 from kubestill.runtime.base.artifacts import clean
+from kubestill.runtime.evaluation.expected import Expectation
 from kubestill.runtime.evaluation.findings import Findings
 from kubestill.runtime.evaluation.inputs import Job, Lineage
 from kubestill.runtime.metrics.catalog import metrics_of
 from kubestill.runtime.retraining.decision import DecisionRecord, Score
 from kubestill.runtime.retraining.history import Judgement
 
-__all__ = ["decision_record", "judgement", "scalars"]
+__all__ = ["decision_record", "expected_scores", "judgement", "scalars"]
 
 
 def decision_record(job: Job, findings: Findings) -> DecisionRecord:
@@ -52,10 +53,21 @@ def judgement(
         metric=findings.metric.name,
         scores=decision.scores,
         baseline_scores=_scores(findings, baseline.name) if baseline else {},
+        expected=expected_scores(findings.expected),
         unfit=tuple(shift.statement for shift in findings.shifts if shift.unfit),
         drift=tuple(shift.statement for shift in findings.shifts if not shift.unfit),
         decay=tuple(decay.sentence for decay in findings.decay if decay.evident),
     )
+
+
+def expected_scores(expectation: Expectation | None) -> dict[str, Score]:
+    """Return what is expected of rows without labels, as the history keeps it."""
+    if expectation is None:
+        return {}
+    return {
+        metric: Score(**clean(asdict(score)), rows=expectation.rows)
+        for metric, score in expectation.scores.items()
+    }
 
 
 def _scores(findings: Findings, name: str) -> dict[str, Score]:
@@ -81,6 +93,8 @@ def scalars(findings: Findings) -> dict[str, float]:
     gap = findings.recovered_gap(findings.metric)
     found["recovered_gap"] = gap.value if gap else None
     found["agreement"] = findings.agreement
+    for name, score in findings.expected.scores.items() if findings.expected else ():
+        found[f"expected_{name}"] = score.value
     found["rows"] = float(findings.dataset["labelled"])
     if findings.shifts or findings.decay:
         found["unfit_columns"] = float(sum(shift.unfit for shift in findings.shifts))

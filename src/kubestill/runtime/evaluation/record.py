@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kubestill.errors import CorruptData
+from kubestill.runtime.evaluation.expected import Calibration
 from kubestill.runtime.evaluation.labels import Skill
 from kubestill.runtime.evaluation.profile import Profile
 from kubestill.runtime.evaluation.slices import Cut
@@ -91,6 +92,8 @@ class Record(_Value):
     """How far stated probabilities were off on average."""
     skill: Skill | None = None
     profile: Profile | None = None
+    calibration: Calibration | None = None
+    """How its probabilities came true; older versions did not keep that."""
 
 
 def read_record(form: Mapping[str, Any], source: str) -> Record | None:

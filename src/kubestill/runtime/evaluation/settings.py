@@ -52,6 +52,9 @@ class EvaluationSettings(BaseModel):
     """How much worse a slice may be before it decides, as a share of its loss."""
     min_slice_rows: int = Field(default=50, ge=2)
     """Rows below which a slice decides nothing."""
+    gate_expected: bool = False
+    """Whether what is expected of rows whose labels are late can decide: a champion of which worse
+    is expected than at its promotion, by more than `min_decay`, is degraded."""
     ignore: tuple[str, ...] = ()
     """Columns whose shifts are expected, such as a running number; the target's name switches off
     the checks of the labels."""

@@ -44,7 +44,8 @@ def markdown_scores(findings: Findings) -> str:
         rows.append([look.name, *shown, known_count(cost.parameters), duration(cost.latency[1])])
     columns = ["", *(metric.title for metric in metrics), "parameters", "latency of one row"]
     verdict = f"**{findings.decision.verdict}** on {counted(findings.dataset['labelled'], 'row')}."
-    reasons = bullet_list(findings.decision.reasons)
+    later = [findings.expected.sentence] if findings.expected else []
+    reasons = bullet_list([*findings.decision.reasons, *later])
     return document(headline(findings), verdict, reasons, markdown_table(columns, rows))
 
 

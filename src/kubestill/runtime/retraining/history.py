@@ -70,6 +70,8 @@ class Collection(Entry):
     end: str = ""
     """Every row is from before this instant; ISO 8601, UTC. Empty for `busy`."""
     rows: Whole = 0
+    unlabelled: Whole = 0
+    """Rows that are known, and whose labels are late."""
     told: tuple[str, ...] = ()
     """What changed about the columns, in sentences."""
     method: Literal["fine-tune", "rebuild"] = "fine-tune"
@@ -102,6 +104,8 @@ class Judgement(Entry):
     scores: Mapping[str, Score] = {}
     """By metric."""
     baseline_scores: Mapping[str, Score] = {}
+    expected: Mapping[str, Score] = {}
+    """Scores to expect of rows whose labels are late, by metric."""
     unfit: tuple[str, ...] = ()
     """Why the rows are not fit to judge by, in sentences."""
     drift: tuple[str, ...] = ()

@@ -20,9 +20,10 @@ from kubestill.runtime.retraining import transitions
 from kubestill.runtime.retraining.registry import Registry
 from kubestill.runtime.retraining.request import Request
 from kubestill.runtime.retraining.state import Claim, Half, State, Window
+from kubestill.runtime.retraining.survey import Unlabelled
 from kubestill.runtime.retraining.windows import WindowStore
 
-__all__ = ["Outputs", "describe_rebuild", "write_outputs"]
+__all__ = ["Outputs", "describe_rebuild", "write_outputs", "write_unlabelled"]
 
 STRETCHES = 100
 """Stretches of time that rows to learn from are cut into: whole ones become validation rows. There
@@ -47,6 +48,17 @@ class Outputs:
     """The whole window, which no model has seen."""
     replay: Artifact
     """A sample of what champions have learned from."""
+
+
+def write_unlabelled(found: Unlabelled, artifact: Artifact) -> None:
+    """Write the rows whose labels are late; nothing where nobody looked for them."""
+    if not found.schema.columns:
+        return
+    provenance = {"made-by": "collect-fresh", "part": "unlabelled"}
+    with DatasetWriter(artifact.path, found.schema, provenance=provenance) as writer:
+        if found.table.num_rows:
+            writer.write(found.table)
+    _describe(artifact, writer.dataset, found.schema)
 
 
 def rebuilds(state: State, claim: Claim, request: Request) -> int:
@@ -208,9 +220,9 @@ def _write(
     with DatasetWriter(artifact.path, schema, provenance=provenance) as writer:
         for table in tables:
             writer.write(table)
-    artifact.metadata.update(
-        kind="dataset",
-        fingerprint=writer.dataset.fingerprint,
-        rows=writer.dataset.rows,
-        task=schema.task,
-    )
+    _describe(artifact, writer.dataset, schema)
+
+
+def _describe(artifact: Artifact, dataset: Dataset, schema: Schema) -> None:
+    about = {"kind": "dataset", "fingerprint": dataset.fingerprint, "rows": dataset.rows}
+    artifact.metadata.update(about, **({"task": schema.task} if schema.task else {}))

@@ -76,10 +76,14 @@ class Request(Reading):
             raise ValueError(message) from error
 
     @property
+    def now(self) -> datetime:
+        """No row from later than this is known yet."""
+        return parse_instant(self.as_of) if self.as_of else datetime.now(UTC)
+
+    @property
     def end(self) -> datetime:
         """Rows from before this instant are taken: as of when, less the labels' delay."""
-        now = parse_instant(self.as_of) if self.as_of else datetime.now(UTC)
-        return now - timedelta(hours=self.label_delay_hours)
+        return self.now - timedelta(hours=self.label_delay_hours)
 
     @classmethod
     def of(cls, values: Mapping[str, Any], settings: Mapping[str, Any]) -> Request:

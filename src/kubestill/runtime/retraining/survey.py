@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,10 @@ from kubestill.runtime.retraining.request import Request, iso, micros, parse_ins
 from kubestill.runtime.retraining.state import State
 from kubestill.runtime.retraining.windows import Seen, WindowStore
 
-__all__ = ["Fresh", "survey"]
+__all__ = ["Fresh", "Unlabelled", "survey"]
+
+Later: TypeAlias = tuple[pa.Table, Identities]
+"""Rows without a label that can be used, as their file has them, and which ones these are."""
 
 
 @dataclass(kw_only=True)
@@ -46,6 +49,7 @@ class Fresh:
     end: str
     changed: bool
     """A file was replaced while it was read."""
+    unlabelled: Unlabelled
 
     @property
     def rows(self) -> int:
@@ -74,8 +78,10 @@ def survey(request: Request, state: State, store: WindowStore) -> Fresh:
     end = micros(request.end)
     for batch in batches:
         batch.choose(request, end, columns)
+    later = [batch.later for batch in batches]
     _drop_repeated(batches, store, keyed=bool(request.keys))
     drift = Drift()
+    later += [batch.without_label(request.target) for batch in batches]
     if schema is None:
         for batch in batches:
             batch.drop_unlabelled(request.target)
@@ -96,7 +102,17 @@ def survey(request: Request, state: State, store: WindowStore) -> Fresh:
         contract=_contract(request, contract, columns, schema),
         end=iso(end),
         changed=any(now.get(file.uri) != file.version for file in files),
+        unlabelled=_unlabelled(later, schema),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unlabelled:
+    """Rows of the past whose labels are not there yet, or are too young to be taken."""
+
+    table: pa.Table
+    schema: Schema
+    """What was agreed on, without the target."""
 
 
 @dataclass(kw_only=True)
@@ -109,6 +125,8 @@ class _Batch:
     identities: Identities = field(
         default_factory=lambda: Identities(np.empty(0, np.uint64), np.empty(0, np.uint64))
     )
+    later: Later = field(default_factory=lambda: (pa.table({}), Identities.joined([])))
+    """Rows that are not due."""
 
     def keep(self, rows: NDArray[np.bool_]) -> None:
         self.table = self.table.filter(pa.array(rows))
@@ -128,15 +146,26 @@ class _Batch:
         self.seen.timeless = int(timeless.sum())
         self.seen.not_due = int(not_due.sum())
         self.seen.too_old = int(too_old.sum())
+        # A replay must not look into its future.
+        known = not_due & (self.micros < micros(request.now))
+        self.later = self.table.filter(pa.array(known)), self.identities[known]
         self.keep(~(timeless | not_due | too_old))
 
+    def without_label(self, target: str) -> Later:
+        rows = ~self._labelled(target)
+        return self.table.filter(pa.array(rows)), self.identities[rows]
+
     def drop_unlabelled(self, target: str) -> None:
+        there = self._labelled(target)
+        self.seen.unlabelled += int((~there).sum())
+        self.keep(there)
+
+    def _labelled(self, target: str) -> NDArray[np.bool_]:
         column = self.table.column(target)
         there = column.is_valid().to_numpy()
         if pa.types.is_floating(column.type):
             there = there & ~np.isnan(column.to_numpy())
-        self.seen.unlabelled += int((~there).sum())
-        self.keep(there)
+        return there
 
     def conformed(self, schema: Schema, drift: Drift) -> pa.Table:
         table, usable = conform(self.table, schema, drift)
@@ -147,6 +176,20 @@ class _Batch:
 
     def count_late(self, judged: int | None) -> None:
         self.seen.late = 0 if judged is None else int((self.micros < judged).sum())
+
+
+def _unlabelled(later: Sequence[Later], schema: Schema) -> Unlabelled:
+    """Bring rows into the agreed form, each once; what is odd about them is told when they come."""
+    drift = Drift()
+    plain = Schema(columns=tuple(column for column in schema.columns if column.role != "target"))
+    tables = [conform(table, plain, drift)[0] for table, _ in later if table.num_rows]
+    if not tables or not schema.columns:
+        return Unlabelled(table=pa.table({}), schema=plain)
+    table = pa.concat_tables(tables, promote_options="permissive")
+    table = table.filter(
+        pa.array(first_of_each(Identities.joined([who for _, who in later if len(who)])))
+    )
+    return Unlabelled(table=table, schema=widened(plain, drift))
 
 
 def _read(files: Sequence[SourceFile], request: Request) -> list[_Batch]:

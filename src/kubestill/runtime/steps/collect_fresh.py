@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from kubestill.errors import Conflict, Fenced, InvalidInput, Problem, Problems, counted, nearest
 from kubestill.runtime.base.artifacts import Artifact, write_summary
+from kubestill.runtime.datasets.schema import Schema
 from kubestill.runtime.reports.collected import collected_text
 from kubestill.runtime.retraining import Claim, Registry, State, open_registry, transitions
 from kubestill.runtime.retraining.champions import check_champion
@@ -21,10 +22,15 @@ from kubestill.runtime.retraining.golden import import_golden
 from kubestill.runtime.retraining.history import Collection
 from kubestill.runtime.retraining.identity import identify
 from kubestill.runtime.retraining.outcomes import abandon, record_missing, record_taken_over
-from kubestill.runtime.retraining.outputs import Outputs, describe_rebuild, write_outputs
+from kubestill.runtime.retraining.outputs import (
+    Outputs,
+    describe_rebuild,
+    write_outputs,
+    write_unlabelled,
+)
 from kubestill.runtime.retraining.ownership import find_end, find_owner, seems_alive
 from kubestill.runtime.retraining.request import Request, check_placeholders
-from kubestill.runtime.retraining.survey import Fresh, survey
+from kubestill.runtime.retraining.survey import Fresh, Unlabelled, survey
 from kubestill.runtime.retraining.windows import Seen, WindowStore
 
 __all__ = ["collect_fresh"]
@@ -45,6 +51,7 @@ def collect_fresh(
     holdout: Artifact,
     fresh: Artifact,
     replay: Artifact,
+    unlabelled: Artifact,
     summary: Artifact,
     as_of: str = "",
     since: str = "",
@@ -66,7 +73,8 @@ def collect_fresh(
     """Take a window of fresh rows; the component documents the parameters.
 
     Returns:
-        status: `ready`, `bootstrap`, `waiting` or `busy`.
+        status: `ready`, `bootstrap`, `waiting`, `late` (it waits, and something is to be expected
+            of rows without labels) or `busy`.
         reason: Why, in sentences.
         method: `fine-tune` or `rebuild`.
 
@@ -107,13 +115,20 @@ def collect_fresh(
             dataset=dataset, validation=validation, holdout=holdout, fresh=fresh, replay=replay
         )
         write_outputs(store, store.read(), result.claim, request, outputs)
+    write_unlabelled(result.unlabelled, unlabelled)
     collected = result.collected
     text = collected_text(collected.status, collected.reason, result.files, collected.told)
     write_summary(text, summary)
     print(f"{collected.status}: {collected.reason}", flush=True)
     for line in collected.told:
         print(f"drift: {line}", flush=True)
-    return collected.status, collected.reason, collected.method
+    status = "late" if _tells(result, request) else collected.status
+    return status, collected.reason, collected.method
+
+
+def _tells(result: _Result, request: Request) -> bool:
+    """Return whether rows without labels are all there is to tell how the champion does."""
+    return result.awaited and result.unlabelled.table.num_rows >= max(1, request.min_judge_rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +137,9 @@ class _Result:
     """What the history says of it."""
     claim: Claim | None = None
     files: Sequence[Seen] = ()
+    unlabelled: Unlabelled = Unlabelled(table=pa.table({}), schema=Schema(columns=()))
+    awaited: bool = False
+    """Whether there is a champion that states chances, and no rows to judge it by."""
 
 
 def _check(
@@ -146,7 +164,8 @@ def _collect(registry: Registry, request: Request, run_id: str) -> _Result:
         state = registry.read()
         if state.claim is not None and state.claim.run_id == run_id:
             # A retry: the window was taken, and the claim says which.
-            return _claimed(registry, request, state, state.claim)
+            found = survey(request, state, WindowStore(registry, state))
+            return _claimed(registry, request, state, state.claim, found)
         _check_open(registry, state, run_id)
         if state.claim is not None and _freed(registry, state.claim):
             continue
@@ -157,7 +176,9 @@ def _collect(registry: Registry, request: Request, run_id: str) -> _Result:
         windows = WindowStore(registry, state)
         found = survey(request, state, windows)
         if why := _too_few(request, found):
-            return _waiting(registry, run_id, found, why)
+            target = found.schema.target
+            awaited = state.champion is not None and target is not None and target.kind != "numeric"
+            return _waiting(registry, run_id, found, why, awaited=awaited)
         if found.changed:
             continue
         try:
@@ -214,7 +235,7 @@ def _take(
         raise
     # A run that was taken over may still be reading its window: it is swept another day.
     WindowStore(registry, changed).sweep()
-    return _claimed(registry, request, changed, claim)
+    return _claimed(registry, request, changed, claim, found)
 
 
 def _freed(registry: Registry, held: Claim) -> bool:
@@ -238,7 +259,9 @@ def _check_open(registry: Registry, state: State, run_id: str) -> None:
         raise Fenced(f"run {run_id} has ended{how}; start a new run, which takes what it left")
 
 
-def _claimed(registry: Registry, request: Request, state: State, claim: Claim) -> _Result:
+def _claimed(
+    registry: Registry, request: Request, state: State, claim: Claim, found: Fresh
+) -> _Result:
     record_taken_over(registry, claim)
     window = claim.window
     about = WindowStore(registry, state).manifest(window)
@@ -264,9 +287,10 @@ def _claimed(registry: Registry, request: Request, state: State, claim: Claim) -
         end=window.end,
         rows=window.rows,
         told=about.told,
+        unlabelled=found.unlabelled.table.num_rows,
     )
     registry.append(collected)
-    return _Result(collected=collected, claim=claim, files=about.files)
+    return _Result(collected=collected, claim=claim, files=about.files, unlabelled=found.unlabelled)
 
 
 def _judging(request: Request, found: Fresh) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -317,7 +341,7 @@ def _too_few(request: Request, found: Fresh) -> str:
     )
 
 
-def _waiting(registry: Registry, run_id: str, found: Fresh, why: str) -> _Result:
+def _waiting(registry: Registry, run_id: str, found: Fresh, why: str, *, awaited: bool) -> _Result:
     counts = {
         "not due yet": found.total("not_due"),
         "taken before": found.total("repeated"),
@@ -337,9 +361,15 @@ def _waiting(registry: Registry, run_id: str, found: Fresh, why: str) -> _Result
         end=found.end,
         rows=found.rows,
         told=tuple(found.drift.told()),
+        unlabelled=found.unlabelled.table.num_rows,
     )
     registry.append(collected)
-    return _Result(collected=collected, files=found.files)
+    return _Result(
+        collected=collected,
+        files=found.files,
+        unlabelled=found.unlabelled,
+        awaited=awaited,
+    )
 
 
 def _busy(registry: Registry, run_id: str, held: Claim) -> _Result:

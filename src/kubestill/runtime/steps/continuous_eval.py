@@ -8,11 +8,17 @@ from typing import Any
 
 from kubestill.errors import counted
 from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, write_record
-from kubestill.runtime.evaluation.examine import examine
+from kubestill.runtime.evaluation.examine import examine, expected_of
 from kubestill.runtime.evaluation.inputs import Job, Lineage, check_inputs
-from kubestill.runtime.evaluation.publish import decision_record, judgement, scalars
+from kubestill.runtime.evaluation.publish import (
+    decision_record,
+    expected_scores,
+    judgement,
+    scalars,
+)
 from kubestill.runtime.reports.bootstrap import bootstrap_report
 from kubestill.runtime.reports.evaluation import evaluation_report
+from kubestill.runtime.reports.expected import expected_report
 from kubestill.runtime.reports.scores import scores_text
 from kubestill.runtime.retraining.decision import DecisionRecord
 from kubestill.runtime.retraining.history import Judgement
@@ -33,6 +39,7 @@ def continuous_eval(
     baseline: Artifact | None = None,
     teacher: Artifact | None = None,
     golden: Artifact | None = None,
+    unlabelled: Artifact | None = None,
     thresholds: Mapping[str, Any] | None = None,
     slices: Sequence[str] | None = None,
     registry: str = "",
@@ -53,6 +60,8 @@ def continuous_eval(
             connected.
         teacher: What the model imitates.
         golden: A fixed second dataset that must not get worse.
+        unlabelled: Rows whose labels are late. Where they are the dataset as well, there is nothing
+            to judge by, and only what is expected of them is told.
         thresholds: Limits by metric, such as `{"accuracy": {"min": 0.95}}`.
         slices: Columns by whose values the scores are broken down.
         registry: Root of champions and history; empty keeps none.
@@ -92,6 +101,8 @@ def continuous_eval(
     metrics.metadata["kind"] = "metrics"
     if job.question == "bootstrap":
         return _no_champion(job, metrics, report, summary, record)
+    if job.question == "expect":
+        return _no_labels(job, metrics, report, summary, record)
     findings = examine(job)
     decision = decision_record(job, findings)
     if job.lineage:
@@ -107,9 +118,37 @@ def continuous_eval(
     body = {"decision": decision.to_json(), "scores": findings.to_scores()}
     write_record(record, "decision", body)
     print(scores_text(findings), flush=True)
+    if findings.expected:
+        print(findings.expected.sentence, flush=True)
     _mirror(job, decision, scores, model, record)
     print(f"{decision.decision}: {decision.reason}", flush=True)
     return decision.decision, decision.reason
+
+
+def _no_labels(
+    job: Job, metrics: MetricsArtifact, report: Artifact, summary: Artifact, record: Artifact
+) -> tuple[str, str]:
+    """Report what is expected of rows of which none has a label."""
+    expected = expected_of(job)
+    assert expected
+    worse = expected.worse if job.settings.gate_expected else ""
+    decision = "degraded" if worse else "insufficient"
+    reasons = [worse] if worse else ["No row has a label yet."]
+    reasons.append(expected.sentence)
+    reason = " ".join(reasons)
+    facts = {"decision": decision, "reason": reason, "dataset": job.dataset.fingerprint}
+    facts |= {"model": job.candidates["model"].digest, "rows": 0}
+    scores = {name: one.model_dump() for name, one in expected_scores(expected).items()}
+    if job.lineage:
+        champion = job.lineage.champion.version if job.lineage.champion else 0
+        named = {"run_id": job.lineage.run_id, "step": job.step, "champion": champion}
+        _remember(job.lineage, Judgement.model_validate(named | facts | {"expected": scores}))
+    write_pages(expected_report(expected, decision, reasons), report, summary, job.dataset)
+    for name, one in expected.scores.items():
+        metrics.log_metric(f"expected_{name}", one.value)
+    write_record(record, "decision", {"decision": facts, "scores": {"expected": scores}})
+    print(f"{decision}: {reason}", flush=True)
+    return decision, reason
 
 
 def _no_champion(
