@@ -6,11 +6,16 @@ import os
 import shutil
 from collections.abc import Iterable
 from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from kubestill.errors import KubestillError, counted
 from kubestill.terminal import clean, echo, print_table, show_duration
+
+if TYPE_CHECKING:
+    from kubestill.local import RunRecord
 
 _ID = 8
 """Signs of an id that are shown; the run's folder ends with them."""
@@ -62,11 +67,37 @@ def show_local(output: str, run: str) -> None:
     for name, value in sorted(one.arguments.items()):
         echo(f"-p {name}={value}")
     if one.cause:
-        echo(f"\n{one.cause}")
-        for step in one.steps:
-            if not step.ok:
-                log = os.path.relpath(os.path.join(one.folder, step.log))
-                echo(f"\nIts whole output: {log}")
+        echo(f"\n{_explain(one)}")
+
+
+def explain_local(output: str, run: str) -> str:
+    """Return why a run failed; empty if it did not."""
+    from kubestill.local import find_record
+
+    one = find_record(output, run)
+    if not one.cause and one.shown_state == "interrupted":
+        return "its process was killed; the folders of its steps hold what each had printed"
+    return _explain(one) if one.cause else ""
+
+
+def _explain(run: RunRecord) -> str:
+    logs = [os.path.relpath(os.path.join(run.folder, one.log)) for one in run.steps if not one.ok]
+    return "\n\n".join([run.cause, *(f"Its whole output: {log}" for log in logs)])
+
+
+def find_page(output: str, run: str) -> str:
+    """Return the address of the page that shows a run.
+
+    Raises:
+        KubestillError: There is no such run, or it is not over.
+    """
+    from kubestill.local import find_record
+
+    one = find_record(output, run)
+    page = Path(one.folder, "index.html")
+    if not page.is_file():
+        raise KubestillError(f"{one.id[:_ID]} is {one.shown_state}: it has no page")
+    return page.absolute().as_uri()
 
 
 def remove_local(output: str, runs: Iterable[str], *, yes: bool) -> None:

@@ -29,10 +29,11 @@ def list_runs(uri: str, as_json: bool) -> None:
     if as_json:
         echo(json.dumps(found, indent=2))
         return
-    table = [["run", "rows before", "rows", "outcome", "champion", "why"]]
+    table = [["run", "began", "rows before", "rows", "outcome", "champion", "why"]]
     table += [
         [
             run["run_id"],
+            run["at"][:16],
             run["end"][:16],
             f"{run['rows']:,}",
             run["outcome"],

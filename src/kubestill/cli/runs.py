@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kubestill.cli.connection import connect, connected, with_connection
-from kubestill.cli.local_runs import list_local, remove_local, show_local
+from kubestill.cli.local_runs import explain_local, find_page, list_local, remove_local, show_local
 from kubestill.terminal import clean, echo, print_table, show_duration
 
 if TYPE_CHECKING:
@@ -103,6 +103,57 @@ def show(run_id: str, local: bool, output: str, **connection: str) -> None:
     if run.get("state") == "FAILED" and not was_canceled(run):
         files, folder = open_files(api, run, spec)
         echo("\n" + describe_failure(api, run, files, progress, folder))
+
+
+@runs.command()
+@click.argument("run_id", metavar="RUN")
+@local_options
+@with_connection
+def why(run_id: str, local: bool, output: str, **connection: str) -> None:
+    """Say why RUN failed, and nothing else; exit with 3 if it did not fail."""
+    if local:
+        cause = explain_local(output, run_id)
+    else:
+        cause = _explain_remote(connect(connection), run_id)
+    echo(cause or "it did not fail")
+    if not cause:
+        raise SystemExit(3)
+
+
+def _explain_remote(api: Api, run_id: str) -> str:
+    from kubestill.cli.watch import describe_failure, open_files
+    from kubestill.client import get_run
+    from kubestill.client.nodes import NodeNames
+    from kubestill.client.progress import read_progress, was_canceled
+    from kubestill.client.steps import fetch_spec, read_steps
+
+    run = get_run(api, run_id)
+    if run.get("state") != "FAILED" or was_canceled(run):
+        return ""
+    spec = fetch_spec(api, run)
+    progress = read_progress(run, read_steps(spec), NodeNames())
+    files, folder = open_files(api, run, spec)
+    return describe_failure(api, run, files, progress, folder)
+
+
+@runs.command("open")
+@click.argument("run_id", metavar="RUN")
+@local_options
+@with_connection
+def open_page(run_id: str, local: bool, output: str, **connection: str) -> None:
+    """Show RUN in a browser: its page here with --local, else that of Kubeflow."""
+    import webbrowser
+
+    if local:
+        page = find_page(output, run_id)
+    else:
+        from kubestill.client import get_run
+
+        api = connect(connection)
+        run = get_run(api, run_id)
+        page = f"{api.connection.host}/#/runs/details/{clean(run['run_id'])}"
+    echo(page)
+    webbrowser.open(page)
 
 
 @runs.command()

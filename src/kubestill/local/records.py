@@ -77,7 +77,7 @@ class RunRecord:
         return (ended - started).total_seconds()
 
     def write(self) -> None:
-        """Put it into the run's folder."""
+        """Put it into the run's folder; once the run is over, beside the page that shows it."""
         form = {"format": FORMAT, **asdict(replace(self, folder=""))}
         del form["folder"]
         path = os.path.join(self.folder, FILE)
@@ -85,6 +85,11 @@ class RunRecord:
         with open(beside, "w", encoding="utf-8") as file:
             json.dump(form, file, indent=1, default=str)
         os.replace(beside, path)
+        if self.ended:
+            # Only now: a run starts without it.
+            from kubestill.local.pages import write_index
+
+            write_index(self)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -102,6 +103,26 @@ def test_a_failed_run_shows_why(root):
     assert "wait-or-fail failed: ValueError: waited long enough" in told
     log = told.rpartition("Its whole output: ")[2].strip()
     assert "waited long enough" in Path(log).read_text()
+    why = ask("why", one.folder, "--local", "--output", str(root))
+    assert why.strip() == told[told.index("wait-or-fail failed") :].strip()
+    well = next(one for one in list_records(str(root)) if one.state == "succeeded")
+    assert "it did not fail" in ask("why", well.id, "--local", "--output", str(root))
+
+
+def test_the_page_of_a_run_links_what_it_made(root, monkeypatch):
+    shown = root / "shown"
+    monkeypatch.setenv("BROWSER", f"sh -c 'echo %s >{shown}'")
+    for one in list_records(str(root)):
+        page = (Path(one.folder) / "index.html").read_text()
+        links = set(re.findall(r'href="([^"]+)"', page))
+        assert links == {*one.reports.values(), *one.models.values(), *(s.log for s in one.steps)}
+        assert all((Path(one.folder) / link).exists() for link in links)
+        assert f"run {Path(one.folder).name}" in page
+        assert "hunter2" not in page
+        assert one.cause in page
+        told = ask("open", one.id, "--local", "--output", str(root)).strip()
+        assert told == (Path(one.folder) / "index.html").as_uri()
+        assert shown.read_text().strip() == told
 
 
 def test_an_output_of_somebody_else_called_record_is_no_evaluation(tmp_path):

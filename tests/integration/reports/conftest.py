@@ -5,5 +5,5 @@ from pathlib import Path
 
 sys.path[:0] = [
     str(Path(__file__).parents[2] / "unit" / name)
-    for name in ("reports", "evaluation", "certification", "models")
+    for name in ("reports", "evaluation", "certification", "models", "retraining")
 ]

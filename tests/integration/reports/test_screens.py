@@ -14,11 +14,16 @@ import pytest
 import test_continuous_eval  # pyright: ignore[reportMissingImports]
 import test_reports  # pyright: ignore[reportMissingImports]
 import torch
+from scene import Scene  # pyright: ignore[reportMissingImports]
+from scene import rows as scene_rows  # pyright: ignore[reportMissingImports]
 
 from browser import CHROMIUM, Browser, browser
+from kubestill.local.records import RunRecord, StepRecord
 from kubestill.runtime.base.artifacts import LocalArtifact
+from kubestill.runtime.retraining.outcomes import conclude
 from kubestill.runtime.steps.import_dataset import import_dataset
 from kubestill.runtime.steps.overfit_batch import overfit_batch
+from kubestill.runtime.steps.record_outcome import write_front_page
 
 SIZES: dict[str, dict[str, Any]] = {
     "1200": {"width": 1200},
@@ -100,7 +105,57 @@ def gate(folder: Path) -> Path:
     return folder / "report"
 
 
-REPORTS: list[Callable[[Path], Path]] = [training, classes, values, certificate, table, gate]
+def registry(folder: Path) -> Path:
+    """The front page of a registry, with runs that promoted, waited and failed."""
+    scene = Scene(folder)
+    scene.started()
+    for number, (decision, unfit) in enumerate((("reject", []), ("unfit", ["x is all 0"]))):
+        scene.deliver(
+            f"{number}.parquet", scene_rows(200 + 60 * number, 60, day=f"2013-0{number + 2}-01")
+        )
+        scene.judged(scene.run(f"2013-0{number + 3}-01"), decision, unfit=unfit)
+    long = "finetune-fresh: InvalidInput: " + "a/rather/long/path/" * 12
+    scene.deliver("last.parquet", scene_rows(400, 60, day="2013-05-01"))
+    conclude(scene.registry, scene.run("2013-06-01").run_id, succeeded=False, failure=long)
+    assert write_front_page(scene.registry) == ""
+    return folder / "registry" / "index.html"
+
+
+def run(folder: Path) -> Path:
+    """The front page of a run that failed."""
+    steps = tuple(
+        StepRecord(
+            name=name, ok=name != "train-student", seconds=73.2, log=f"{name}/x/executor-logs-0"
+        )
+        for name in ("import-dataset", "train-teacher", "train-student")
+    )
+    record = RunRecord(
+        id="0f0e0d0c-1111-2222-3333-444455556666",
+        pipeline="distillation",
+        started="2026-11-28T20:00:00+00:00",
+        ended="2026-11-28T20:02:00+00:00",
+        state="failed",
+        cause="train-student failed: " + "Diverged: the loss became NaN " * 5,
+        arguments={"dataset": "s3://bucket/" + "deep/" * 30 + "prices.parquet", "rows": 4096},
+        steps=steps,
+        models={"teacher": "train-teacher/x/model"},
+        reports={"train-teacher": "reports/train-teacher.html"},
+        folder=str(folder),
+    )
+    record.write()
+    return folder / "index.html"
+
+
+REPORTS: list[Callable[[Path], Path]] = [
+    training,
+    classes,
+    values,
+    certificate,
+    table,
+    gate,
+    registry,
+    run,
+]
 
 
 @pytest.fixture(scope="module", params=REPORTS, ids=lambda one: one.__name__)
@@ -192,7 +247,7 @@ def test_a_page_says_when_in_which_run_and_about_what(report: Path, screen: Brow
     title, about = screen.run("[document.title, document.querySelector('.about').innerText]")
     for shown in (title, about):
         assert re.search(r"20\d\d-\d\d-\d\d \d\d:\d\d UTC", shown)
-        assert " row" in shown
+        assert re.search(r" rows?\b|prices.parquet", shown) or "registry" in title
 
 
 CONTRAST = r"""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
+from urllib.parse import quote
 
 from markupsafe import Markup as Html
 
@@ -34,6 +35,7 @@ __all__ = [
     "gallery",
     "heading",
     "legend",
+    "link",
     "page",
     "pair",
     "panels",
@@ -69,7 +71,7 @@ class Tile:
 class Cell:
     """One table cell: the value, and a smaller line below it."""
 
-    text: str
+    text: str | Html
     detail: str = ""
     best: bool = False
 
@@ -191,6 +193,11 @@ def legend(entries: Sequence[tuple[str, str, str]]) -> Html:
     return _markup(
         "legend", entries=[(name, _mark(colour, shape)) for name, colour, shape in entries]
     )
+
+
+def link(text: str, path: str) -> Html:
+    """Return a link to a file below the folder of the page."""
+    return Html('<a href="{}">{}</a>').format(quote(path), escape(text))
 
 
 def swatch(name: str, colour: str, shape: str) -> Html:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Protocol
 
 from kubestill.errors import KubestillError, Problems
 from kubestill.runtime.base.artifacts import Artifact, write_summary
+from kubestill.runtime.reports.page import complete
+from kubestill.runtime.reports.registry import registry_page
 from kubestill.runtime.retraining import Registry, open_registry
 from kubestill.runtime.retraining.notices import notify as tell
 from kubestill.runtime.retraining.outcomes import Outcome, conclude
@@ -13,7 +16,7 @@ from kubestill.runtime.retraining.request import check_placeholders
 from kubestill.runtime.steps.failures import Failure, find_run_root, read_failures
 from kubestill.runtime.steps.tracking import mirror_champion
 
-__all__ = ["record_outcome"]
+__all__ = ["record_outcome", "write_front_page"]
 
 _FAILED = ("FAILED", "CANCELED")
 """The only states that say something: a run that skips its conditions and goes well is `RUNNING`,
@@ -58,10 +61,26 @@ def record_outcome(
     done = conclude(store, run_id, succeeded=succeeded, failure=failure)
     write_summary(_text(store, run_id, done), summary)
     print(f"{done.outcome}: {done.reason}", flush=True)
-    for told in (tell(store, run_id, done, notify), mirror_champion(store)):
+    for told in (
+        write_front_page(store),
+        tell(store, run_id, done, notify),
+        mirror_champion(store),
+    ):
         if told:
             print(told, flush=True)
     return (done.outcome,)
+
+
+def write_front_page(registry: Registry) -> str:
+    """Write the page that shows the registry's history; returns what went wrong, if anything."""
+    try:
+        history = list(registry.runs())
+        html = registry_page(registry.uri, registry.read(), history)
+        html = complete(html, date=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", run="", data="")
+        registry.store.put("index.html", html.encode())
+    except KubestillError as error:  # the outcome stands
+        return f"the registry's index.html is not up to date: {error}"
+    return ""
 
 
 def _failures(output_uri: str) -> list[Failure]:
