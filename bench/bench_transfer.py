@@ -1,10 +1,12 @@
-"""One big file to and from Cloud Storage: ours against the client library and others.
+"""One big file to and from a bucket: ours against the client libraries and others.
 
-Each transfer happens in a fresh process whose processor time is counted. The server is the
-fake-gcs-server on this machine, which shares its cores and keeps everything in memory: read the
-client's processor seconds per GB beside the rate. gcsfs takes part where it is installed.
+Each transfer happens in a fresh process whose processor time is counted. The servers run on this
+machine and share its cores (fake-gcs-server, which keeps everything in memory, and SeaweedFS): read
+the client's processor seconds per GB beside the rate. gcsfs and obstore take part where they are
+installed; obstore on s3:// only, because it speaks to Cloud Storage in XML and fake-gcs-server does
+not.
 
-    python -m bench.bench_transfer [--megabytes 1200] [--rounds 2]
+    python -m bench.bench_transfer [--schemes gs s3] [--megabytes 1200] [--rounds 2]
 """
 
 from __future__ import annotations
@@ -22,23 +24,27 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.harness import Clocked, Turns, take_turns
 from bench.results import Measure, write
-from emulators import GcsEmulator, gcs_emulator
+from emulators import S3Server, gcs_emulator, s3_server
 
 if TYPE_CHECKING:
     from google.cloud.storage import Blob
 
 BUCKET = "bench-bucket"
+DIRECTIONS = ("upload", "download")
 Prepare = Callable[[str], Callable[[], object]]
 """Does what comes before the transfer of the file at a path, and returns the transfer."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--schemes", nargs="+", choices=RIVALS, default=list(RIVALS))
     parser.add_argument("--megabytes", type=int, default=1200)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--folder", default=tempfile.gettempdir(), help="where the files lie")
@@ -47,38 +53,77 @@ def main() -> None:
     if told.one:
         print(json.dumps(transfer_one(told.one, told.folder)))
         return
-    with tempfile.TemporaryDirectory(dir=told.folder) as folder, gcs_emulator() as emulator:
+    found: list[Measure] = []
+    with tempfile.TemporaryDirectory(dir=told.folder) as folder:
         digest = write_random(f"{folder}/source", told.megabytes * 1_000_000)
+        for scheme in told.schemes:
+            with SERVERS[scheme]() as server:
+                bench = Bench(scheme, server, folder, digest)
+                found += bench.compare("upload", told.megabytes, told.rounds)
+                bench.in_own_process(f"upload/{OURS}")
+                found += bench.compare("download", told.megabytes, told.rounds)
+    write("transfer", found, keep=len(told.schemes) < len(RIVALS))
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that runs on this machine."""
+
+    environment: Mapping[str, str]
+    """What a client of it needs."""
+    clear: Callable[[], None]
+    """Removes every object."""
+
+
+@contextmanager
+def serve_gs() -> Generator[Server]:
+    """Start fake-gcs-server with an empty bucket."""
+    with gcs_emulator() as emulator:
         emulator.create_bucket(BUCKET)
-        bench = Bench(emulator, folder, digest)
-        uploads = take_turns({name: bench.upload(name) for name in UPLOADS}, told.rounds, warm_up=0)
-        bench.in_own_process(f"upload/{OURS}")
-        downloads = take_turns(
-            {name: bench.download(name) for name in DOWNLOADS}, told.rounds, warm_up=0
-        )
-    found = [
-        *figures("upload", uploads, bench.used, told.megabytes),
-        *figures("download", downloads, bench.used, told.megabytes),
-    ]
-    write("transfer", found)
+        environment = {
+            "STORAGE_EMULATOR_HOST": emulator.host,
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+        }
+        yield Server(environment, lambda: emulator.clear(BUCKET))
+
+
+@contextmanager
+def serve_s3() -> Generator[Server]:
+    """Start SeaweedFS with an empty bucket."""
+    with s3_server() as server:
+        server.client.create_bucket(Bucket=BUCKET)
+
+        def clear() -> None:
+            server.client.delete_object(Bucket=BUCKET, Key="object")
+
+        place = {"AWS_ENDPOINT_URL": server.host, "AWS_REGION": "us-east-1"}
+        yield Server({**S3Server.keys, **place}, clear)
 
 
 class Bench:
     """The transfers, and the processor seconds that each of them used."""
 
-    def __init__(self, emulator: GcsEmulator, folder: str, digest: str):
-        self._emulator, self._folder, self._digest = emulator, folder, digest
-        self.used: dict[str, list[float]] = defaultdict(list)
+    def __init__(self, scheme: str, server: Server, folder: str, digest: str):
+        self._scheme, self._server, self._folder, self._digest = scheme, server, folder, digest
+        self._used: dict[str, list[float]] = defaultdict(list)
 
-    def upload(self, name: str) -> Clocked:
+    def compare(self, direction: str, megabytes: int, rounds: int) -> list[Measure]:
+        """Let all that can do so move the file in one direction, in turns."""
+        move = self._upload if direction == "upload" else self._download
+        clocked = {name: move(name) for name in RIVALS[self._scheme][direction]}
+        turns = take_turns(clocked, rounds, warm_up=0)
+        title = f"{self._scheme}://, {direction} of {megabytes / 1000:g} GB"
+        return figures(title, direction, turns, self._used, megabytes)
+
+    def _upload(self, name: str) -> Clocked:
         def run() -> float:
             seconds = self.in_own_process(f"upload/{name}")
-            self._emulator.clear(BUCKET)
+            self._server.clear()
             return seconds
 
         return run
 
-    def download(self, name: str) -> Clocked:
+    def _download(self, name: str) -> Clocked:
         def run() -> float:
             seconds = self.in_own_process(f"download/{name}")
             assert sha256(f"{self._folder}/copy") == self._digest, name
@@ -88,28 +133,24 @@ class Bench:
         return run
 
     def in_own_process(self, which: str) -> float:
-        environment = {
-            **os.environ,
-            "STORAGE_EMULATOR_HOST": self._emulator.host,
-            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
-        }
-        command = [sys.executable, "-m", "bench.bench_transfer", "--one", which]
-        command += ["--folder", self._folder]
+        """Return the seconds of one transfer."""
+        environment = {**os.environ, **self._server.environment}
+        command = [sys.executable, "-m", "bench.bench_transfer", "--folder", self._folder]
+        command += ["--one", f"{self._scheme}/{which}"]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{which}: {done.stderr[-2000:]}")
         seconds, used = json.loads(done.stdout)
-        self.used[which].append(used)
+        self._used[which].append(used)
         return seconds
 
 
 def figures(
-    direction: str, turns: Turns, used: Mapping[str, list[float]], megabytes: int
+    title: str, direction: str, turns: Turns, used: Mapping[str, list[float]], megabytes: int
 ) -> list[Measure]:
     """Return our rate over the best peer's, then everybody's rate and processor seconds."""
     peers = [name for name in turns.seconds if not name.startswith(OURS)]
     best = min(peers, key=turns.median)
-    title = f"{direction} of {megabytes / 1000:g} GB"
     found = [
         Measure(
             name=f"{title}: ours over the best peer",
@@ -131,8 +172,8 @@ def figures(
 
 def transfer_one(which: str, folder: str) -> tuple[float, float]:
     """Return wall and processor seconds of a transfer in this process, which is warm by then."""
-    direction, _, name = which.partition("/")
-    prepare = (UPLOADS if direction == "upload" else DOWNLOADS)[name]
+    scheme, direction, name = which.split("/")
+    prepare = RIVALS[scheme][direction][name]
     transfer = prepare(f"{folder}/{'source' if direction == 'upload' else 'copy'}")
     before, started = processor_seconds(), time.perf_counter()
     transfer()
@@ -146,14 +187,17 @@ def processor_seconds() -> float:
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
-def ours(verb: str, composite: bool | None = None) -> Prepare:
+def ours(scheme: str, verb: str, composite: bool | None = None) -> Prepare:
     """Our store."""
 
     def prepare(path: str) -> Callable[[], object]:
         from kubestill.runtime.stores.cloud import CloudStore
         from kubestill.runtime.stores.gcs import GcsService
+        from kubestill.runtime.stores.s3 import S3Service
 
-        store = CloudStore(GcsService(BUCKET, composite=composite), deadline=60)
+        gs = scheme == "gs"
+        service = GcsService(BUCKET, composite=composite) if gs else S3Service("s3", BUCKET, "")
+        store = CloudStore(service, deadline=60)
         list(store.list("warm"))
         if verb == "download":
             return lambda: store.download("object", path)
@@ -211,21 +255,79 @@ def gcsfs(verb: str) -> Prepare:
     return prepare
 
 
+def obstore(verb: str) -> Prepare:
+    """Rust's object_store with its Python door; it checks no sum of what it reads."""
+
+    def prepare(path: str) -> Callable[[], object]:
+        import obstore as package
+        from obstore.store import S3Store
+
+        host = os.environ["AWS_ENDPOINT_URL"]
+        store = S3Store(BUCKET, endpoint=host, client_options={"allow_http": True})
+        list(package.list(store, "warm"))
+
+        def upload() -> None:
+            with open(path, "rb") as file:
+                package.put(store, "object", file)
+
+        def download() -> None:
+            with open(path, "wb") as file:
+                for chunk in package.get(store, "object").stream(min_chunk_size=8 << 20):
+                    file.write(chunk)
+
+        return download if verb == "download" else upload
+
+    return prepare
+
+
+def botocore(verb: str) -> Prepare:
+    """The library under our store, by itself: one request, one connection."""
+
+    def prepare(path: str) -> Callable[[], object]:
+        from botocore.session import get_session
+
+        client: Any = get_session().create_client("s3", os.environ["AWS_REGION"])
+        client.list_objects_v2(Bucket=BUCKET, Prefix="warm")
+
+        def upload() -> None:
+            with open(path, "rb") as file:
+                client.put_object(Bucket=BUCKET, Key="object", Body=file)
+
+        def download() -> None:
+            body = client.get_object(Bucket=BUCKET, Key="object")["Body"]
+            with open(path, "wb") as file:
+                for chunk in body.iter_chunks(1 << 20):
+                    file.write(chunk)
+
+        return download if verb == "download" else upload
+
+    return prepare
+
+
 OURS = "kubestill"
-UPLOADS: dict[str, Prepare] = {
-    OURS: ours("upload"),
-    f"{OURS}, parts": ours("upload", composite=True),
-    "upload_from_filename": library(lambda blob, path: blob.upload_from_filename(path)),
-    "transfer_manager": library(manager_upload),
+SERVERS = {"gs": serve_gs, "s3": serve_s3}
+RIVALS: dict[str, dict[str, dict[str, Prepare]]] = {
+    "gs": {
+        "upload": {
+            OURS: ours("gs", "upload"),
+            f"{OURS}, parts": ours("gs", "upload", composite=True),
+            "upload_from_filename": library(lambda blob, path: blob.upload_from_filename(path)),
+            "transfer_manager": library(manager_upload),
+        },
+        "download": {
+            OURS: ours("gs", "download"),
+            "download_to_filename": library(lambda blob, path: blob.download_to_filename(path)),
+            "transfer_manager": library(chunked_download),
+        },
+    },
+    "s3": {verb: {OURS: ours("s3", verb), "botocore": botocore(verb)} for verb in DIRECTIONS},
 }
-DOWNLOADS: dict[str, Prepare] = {
-    OURS: ours("download"),
-    "download_to_filename": library(lambda blob, path: blob.download_to_filename(path)),
-    "transfer_manager": library(chunked_download),
-}
-if importlib.util.find_spec("gcsfs") is not None:
-    UPLOADS["gcsfs"] = gcsfs("upload")
-    DOWNLOADS["gcsfs"] = gcsfs("download")
+"""Who takes part, by scheme and direction."""
+for verb in DIRECTIONS:
+    if importlib.util.find_spec("gcsfs") is not None:
+        RIVALS["gs"][verb]["gcsfs"] = gcsfs(verb)
+    if importlib.util.find_spec("obstore") is not None:
+        RIVALS["s3"][verb]["obstore"] = obstore(verb)
 
 
 def write_random(path: str, size: int) -> str:
