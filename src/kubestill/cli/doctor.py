@@ -10,6 +10,7 @@ from kubestill.cli.connection import compile_options, connected
 from kubestill.terminal import echo
 
 if TYPE_CHECKING:
+    from kubestill.assets.packages import Package
     from kubestill.client import Api
 
 _MARKS = {True: "✓", False: "✗", None: "?"}
@@ -36,25 +37,28 @@ def doctor(
     """Check packages, host, version, access and retries, and the needs of a run of PIPELINE.
 
     With a pipeline and its parameters, given as for `run`: checks its checkpoint store, its
-    registry, its images, and whether any node can take its steps. Without one: checks what --store
+    registry, its images, whether any node can take its steps, and whether Kubeflow Trainer is there
+    for steps with `nodes`. Without one: checks what --store
     and --image name. "?" marks what cannot be checked from here, such as a store that only the
     cluster has credentials for, and "!" what works but could be better.
     """
     from kubestill.client.doctor import examine
     from kubestill.client.pools import read_request
+    from kubestill.client.trainer import find_runtimes
 
     images, stores = {image, gpu_image}, {store}
-    request = None
+    request, runtimes = None, set[str]()
     if pipeline:
-        arguments = _arguments(pipeline, assignments, params, resources, image, gpu_image)
+        package, arguments = _arguments(pipeline, assignments, params, resources, image, gpu_image)
         stores |= {arguments.get("checkpoint_uri", ""), arguments.get("registry", "")}
         images = {arguments.get("image", ""), arguments.get("gpu_image", "")}
         request = read_request(arguments)
+        runtimes = find_runtimes(package.documents, arguments)
     elif assignments or params:
         raise click.UsageError("-p and --params are parameters of a pipeline: name it")
     ok = True
     images, stores = (sorted(named - {""}) for named in (images, stores))
-    for finding in examine(api, stores=stores, images=images, request=request):
+    for finding in examine(api, stores=stores, images=images, request=request, runtimes=runtimes):
         ok &= finding.ok is not False
         mark = _ADVICE if finding.advice else _MARKS[finding.ok]
         echo(f"{mark} {finding.name}: {finding.said}")
@@ -69,9 +73,10 @@ def _arguments(
     resources: str,
     image: str,
     gpu_image: str,
-) -> dict[str, Any]:
+) -> tuple[Package, dict[str, Any]]:
     from kubestill.assets.packages import load_package
     from kubestill.local import read_parameters, with_defaults
 
     package = load_package(pipeline, image=image, gpu_image=gpu_image, resources=resources)
-    return with_defaults(package.spec, read_parameters(package.spec, assignments, params))
+    arguments = read_parameters(package.spec, assignments, params)
+    return package, with_defaults(package.spec, arguments)

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from kubestill.assets.packages import Package
+from kubestill.cli.nodes import refuse_without_trainer
 from kubestill.cli.watch import watch
 from kubestill.client import Api, check_server, ensure_version, start_run
 from kubestill.terminal import clean, echo
@@ -29,6 +30,7 @@ def run_remote(
     """
     if warning := check_server(api):
         echo(f"warning: {clean(warning)}", err=True)
+    refuse_without_trainer(package, arguments)
     version = ensure_version(api, package)
     run_id = start_run(
         api,

@@ -67,6 +67,7 @@ def set_schedule(
     A run that the schedule has already started continues, even if the schedule changes.
     """
     from kubestill.assets.packages import load_package
+    from kubestill.cli.nodes import refuse_without_trainer
     from kubestill.cli.size import warn_of_size
     from kubestill.client import (
         Schedule,
@@ -96,6 +97,7 @@ def set_schedule(
     problems.raise_if_any()
     assert trigger is not None
     warn_of_size(package, arguments)
+    refuse_without_trainer(package, arguments)
     if warning := check_server(api):
         echo(f"warning: {clean(warning)}", err=True)
     version = ensure_version(api, package)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kubestill.cli.connection import compile_options, connected
+from kubestill.cli.nodes import refuse_without_trainer
 from kubestill.cli.size import warn_of_size
 from kubestill.terminal import echo
 
@@ -32,6 +33,7 @@ def upload(
 
     package = load_package(pipeline, image=image, gpu_image=gpu_image, resources=resources)
     warn_of_size(package)
+    refuse_without_trainer(package)
     made = ensure_version(api, package, pipeline=name, version=version)
     echo(f"{made.name} {'uploaded' if made.created else 'was there already'}")
     echo(f"{api.connection.host}/#/pipelines/details/{made.pipeline_id}/version/{made.version_id}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
@@ -12,6 +12,7 @@ from kubestill.client.digests import find_image
 from kubestill.client.kube import NotChecked
 from kubestill.client.pools import Request, find_pool, list_nodes
 from kubestill.client.server import check_server
+from kubestill.client.trainer import check_trainer
 from kubestill.errors import ClusterError, KubestillError, NoSuchBucket, PermissionDenied
 from kubestill.runtime.base.redaction import redact
 
@@ -35,6 +36,7 @@ def examine(
     stores: Sequence[str] = (),
     images: Sequence[str] = (),
     request: Request | None = None,
+    runtimes: Set[str] = frozenset(),
 ) -> Iterator[Finding]:
     """Run one check after the other; skip those that depend on a failed one.
 
@@ -43,6 +45,7 @@ def examine(
         stores: Checkpoint roots, registries or pipeline roots to write to and read from.
         images: Images that must be there.
         request: What steps ask of their nodes; None looks at no nodes.
+        runtimes: Training runtimes that steps name.
     """
     yield _look("packages", _packages)
     host = _look("host", lambda: _host(api))
@@ -56,6 +59,8 @@ def examine(
         yield _look(f"image {image}", lambda image=image: find_image(image))
     if request:
         yield _look("nodes", lambda: find_pool(request, list_nodes()))
+    if runtimes:
+        yield _look("trainer", lambda: check_trainer(runtimes))
 
 
 def _look(name: str, check: Callable[[], str]) -> Finding:
