@@ -91,11 +91,11 @@ def make_model(folder: Path, dataset: LocalArtifact, network: str, **args: Any) 
 def examine(model: LocalArtifact, dataset: LocalArtifact, **given: Any) -> dict[str, Any]:
     """Certify without the task around it, and without its report, which takes seconds."""
     rows = Dataset.open(dataset.path)
-    name = rows.provenance["system"]
+    name = given.pop("system", "") or rows.provenance["system"]
     found = certify(
         load_model(model.path),
         rows,
-        load_system(name, rows.provenance["system_args"]) if name else None,
+        load_system(name, rows.provenance.get("system_args")) if name else None,
         CertificateSettings(**{"samples": 500, "batch": 16, **given}),
         weights=1000,
     )

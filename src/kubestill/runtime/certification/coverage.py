@@ -15,13 +15,21 @@ from scipy.spatial import KDTree
 
 from kubestill.runtime.certification.certificate import Box, Condition, Levels, LookedAt
 from kubestill.runtime.certification.labels import row_hashes
+from kubestill.runtime.datasets.columns import centred
 from kubestill.runtime.datasets.decode import RawLayout, decode_features
 from kubestill.runtime.generation.systems import inputs as given_by
 from kubestill.runtime.generation.systems.domain import Domain
 from kubestill.runtime.generation.systems.inputs import Choice, Continuous, Integer
-from kubestill.runtime.generation.systems.left_out import as_point, shown_point
+from kubestill.runtime.generation.systems.left_out import as_point, shown_number, shown_point
 
-__all__ = ["Coverage", "Unanswered", "check_coverage", "grid_points", "largest_empty_box"]
+__all__ = [
+    "Coverage",
+    "Unanswered",
+    "check_coverage",
+    "grid_points",
+    "largest_empty_box",
+    "numbers",
+]
 
 NAME = "the dataset covers the domain"
 UNLIKELY = 1e-6
@@ -50,6 +58,18 @@ class Coverage:
     condition: Condition
     looked_at: LookedAt | None = None
     """Of samples; None for grids."""
+
+
+def numbers(raw: NDArray[np.float32], layout: RawLayout, name: str) -> NDArray[np.float64]:
+    """Return an input, as the system knows it, of raw rows [N, R]: numbers or codes [N]."""
+    read = raw[:, layout.slices[name].start].astype(np.float64)
+    return read + layout.schema.column(name).offset
+
+
+def _as_read(values: Any, layout: RawLayout, name: str) -> NDArray[np.float64]:
+    """Return numbers as `numbers` gives them once a model has read them."""
+    offset = layout.schema.column(name).offset
+    return centred(np.asarray(values, np.float64), offset).astype(np.float64) + offset
 
 
 def grid_points(domain: Domain, provenance: Mapping[str, Any]) -> dict[str, int] | None:
@@ -104,27 +124,29 @@ def check_coverage(
 
 def _outside(domain: Domain, raw: NDArray[np.float32], layout: RawLayout) -> Condition | None:
     for given in domain.inputs:
-        column = raw[:, layout.slices[given.name].start]
+        if isinstance(given, given_by.Field):
+            continue
+        column = numbers(raw, layout, given.name)
         if isinstance(given, Continuous):
-            # Bounds are the user's float64, values the dataset's float32: a bound counts as inside
-            # when it is stored, and nothing beyond does.
-            low, high = (np.float32(bound) for bound in (given.low, given.high))
+            # Bounds are the user's float64, values those that a model reads: a bound counts as
+            # inside when it is read, and nothing beyond does.
+            low, high = (_as_read(bound, layout, given.name) for bound in (given.low, given.high))
             wrong = ~((column >= min(low, given.low)) & (column <= max(high, given.high)))
         elif isinstance(given, Choice):
             wrong = ~(column >= 0)
-        elif isinstance(given, given_by.Field):
-            continue
+        elif isinstance(given, given_by.Levels):
+            wrong = ~np.isin(column, _as_read(given.every, layout, given.name))
         else:
             wrong = ~given.contains(column)
         if wrong.any():
             first = float(column[wrong][0])
             allowed = f"{given.levels} values" if given.levels else "its range"
             if isinstance(given, Continuous | Integer):
-                allowed = f"{given.low:g} to {given.high:g}"
+                allowed = f"{shown_number(given.low)} to {shown_number(given.high)}"
             return _failed(
                 "outside",
                 f"{int(wrong.sum()):,} rows have {given.name} outside of {allowed}, such as "
-                f"{first:.9g}.",
+                f"{shown_number(first)}.",
                 "Certify the domain that the rows were made for.",
             )
     return None
@@ -186,9 +208,9 @@ def _sampled(
         # that neither would leave.
         raw = np.concatenate([raw, unanswered.raw])
         rows = min(len(raw), unanswered.density)
-    columns = {given.name: raw[:, layout.slices[given.name].start] for given in domain.inputs}
+    columns = {given.name: numbers(raw, layout, given.name) for given in domain.inputs}
     shares = {
-        given.name: given.share(columns[given.name].astype(np.float64))
+        given.name: given.share(columns[given.name])
         for given in domain.inputs
         if isinstance(given, Continuous)
     }
@@ -255,7 +277,10 @@ def _large(box: Box | None, rows: int, dimensions: int) -> Condition | None:
     boxes = 2 * dimensions * math.log(rows + 2)
     if boxes + max(rows - 2 * dimensions, 0) * math.log1p(-box.share) >= math.log(UNLIKELY):
         return None
-    inside = ", ".join(f"{n} {box.low[n]:.4g} to {box.high[n]:.4g}" for n in list(box.low)[:6])
+    inside = ", ".join(
+        f"{name} {shown_number(box.low[name])} to {shown_number(box.high[name])}"
+        for name in list(box.low)[:6]
+    )
     return _failed("holes", f"A box of {100 * box.share:.3g}% of the domain has no row: {inside}.")
 
 
@@ -302,7 +327,7 @@ def _seen(looked_at: LookedAt) -> str:
     return " ".join(said)
 
 
-def _levels(given: Any, column: NDArray[np.float32]) -> Levels:
+def _levels(given: Any, column: NDArray[np.float64]) -> Levels:
     """Return which values of a discrete input have rows."""
     names: Sequence[str] | range
     if isinstance(given, Choice):
@@ -310,7 +335,7 @@ def _levels(given: Any, column: NDArray[np.float32]) -> Levels:
     elif isinstance(given, Integer):
         names, codes = range(given.low, given.high + 1), column.astype(np.int64) - given.low
     else:
-        names, codes = [f"{value:g}" for value in given.values], given.index(column)
+        names, codes = [shown_number(value) for value in given.values], given.index(column)
     drawn = np.unique(codes)
     never = np.setdiff1d(np.arange(len(names)), drawn)[:_NAMED]
     named = tuple(str(names[int(code)]) for code in never)

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kubestill.runtime.certification.certify import Examined
+from kubestill.runtime.certification.coverage import numbers
 from kubestill.runtime.certification.truth import Truth
 from kubestill.runtime.generation.systems.inputs import Choice, Continuous, Integer, Levels
 
@@ -162,8 +163,7 @@ def _compared(found: Examined) -> tuple[dict[str, Floats], Floats]:
     """Return every drawable input of all that was compared, and its errors."""
     layout = found.predictor.layout
     values = {
-        given.name: found.on_rows.raw[:, layout.slices[given.name].start].astype(np.float64)
-        for given in _drawable(found)
+        given.name: numbers(found.on_rows.raw, layout, given.name) for given in _drawable(found)
     }
     errors = found.on_rows.errors
     if found.off_grid is not None:

@@ -121,7 +121,7 @@ class NetworkSide:
         columns = {column.name: column for column in layout.features}
         centre, radius = boxes.centred
         inputs = space.columns(centre, boxes)
-        widest = space.columns(np.maximum(np.abs(boxes.low), np.abs(boxes.high)), boxes)
+        ends = [space.columns(side, boxes) for side in (boxes.low, boxes.high)]
         value: list[Floats] = []
         lost: list[Floats] = []
         gradient: list[Floats] = []
@@ -131,9 +131,12 @@ class NetworkSide:
             if not encoding.mean:
                 continue
             mean, std = encoding.mean[0], encoding.std[0]
-            value.append((inputs[encoding.name] - mean) / std)
-            # The input itself is rounded to float32, and so are mean and scale.
-            size = np.abs(widest[encoding.name]) + abs(mean)
+            offset = columns[encoding.name].offset
+            value.append((inputs[encoding.name] - offset - mean) / std)
+            # What an input is more than its offset is rounded to float32, and so are mean and
+            # scale.
+            low, high = (np.abs(side[encoding.name] - offset) for side in ends)
+            size = np.maximum(low, high) + abs(mean)
             rounding = 8 * U32 * size / std + TINY * (1 / std + size + 1)
             # The encoder turns what overflows into 0.
             lost.append(np.where((size < HUGE) & (size / std < HUGE), rounding, np.inf))

@@ -151,7 +151,8 @@ def stacked(values: Any) -> NDArray[Any]:
 def _line(given: Input) -> str:
     if isinstance(given, Continuous):
         unit = f" {given.unit}" if given.unit else ""
-        return f"{given.name}: {given.low:g} to {given.high:g}{unit}, {given.mapping}"
+        low, high = (f"{end:.12g}" for end in given.bounds)
+        return f"{given.name}: {low} to {high}{unit}, {given.mapping}"
     if given.levels is None:
         return f"{given.name}: a field {list(given.column.shape)} from {given.width} numbers"
     return f"{given.name}: {given.levels} values"

@@ -1,7 +1,9 @@
 """Define the inputs of a system: name, type, bounds, and how unit numbers become values.
 
-Every value is one that a dataset can hold (float32), so that the label of a stored row is the
-solution at exactly that row: rounding happens here, towards the inside of the bounds.
+Every value is one that a dataset can hold, so that the label of a stored row is the solution at
+exactly that row: rounding happens here, towards the inside of the bounds. A dataset holds float32,
+and float64 of numbers so far from zero that float32 would merge them: models read these less what
+they have in common.
 """
 
 from __future__ import annotations
@@ -27,6 +29,21 @@ Values = NDArray[Any]
 
 Mapping = Literal["linear", "log", "normal", "exponential"]
 MAPPINGS = ("linear", "log", "normal", "exponential")
+MOST_WHOLE = 1 << 24
+"""Float32 holds all whole numbers up to here."""
+COARSE = 1e-4
+"""Share of a range by which float32 may round its numbers, as for imported columns."""
+
+
+def common(low: float, high: float) -> float:
+    """Return what models read the numbers of a range less; 0 where float32 tells them apart."""
+    rounding = max(abs(low), abs(high)) * 2.0**-24
+    return low / 2 + high / 2 if rounding > COARSE * (high - low) > 0 else 0.0
+
+
+def _stored(name: str, offset: float) -> Column:
+    """Return the column of numbers that models read less `offset`."""
+    return Column(name=name, kind="numeric", exact=bool(offset), offset=offset)
 
 
 class Input(ABC):
@@ -99,12 +116,28 @@ class Continuous(Input):
     @property
     @override
     def column(self) -> Column:
-        return Column(name=self.name, kind="numeric")
+        return _stored(self.name, self.offset)
 
     @property
     def bounds(self) -> tuple[float, float]:
         """Lowest and highest value; infinite if it is mapped."""
         return self.low, self.high
+
+    @property
+    def offset(self) -> float:
+        """What values have in common, where float32 would merge them; else 0."""
+        return common(*self._usual)
+
+    @property
+    def _usual(self) -> tuple[float, float]:
+        """The range in which most values lie."""
+        match self.mapping:
+            case "linear" | "log":
+                return self.low, self.high
+            case "normal":
+                return self.centre - self.spread, self.centre + self.spread
+            case "exponential":
+                return self.low, self.low + self.spread
 
     @override
     def at(self, unit: Floats) -> Floats:
@@ -168,10 +201,12 @@ class Continuous(Input):
         return np.clip(share, 0.0, 1.0)
 
     def _rounded(self, values: Floats) -> Floats:
-        inside = np.clip(values, self.low, self.high).astype(np.float32)
-        inside = np.where(inside > self.high, np.nextafter(inside, np.float32(-np.inf)), inside)
-        inside = np.where(inside < self.low, np.nextafter(inside, np.float32(np.inf)), inside)
-        return inside.astype(np.float64)
+        low, high, offset = self.low, self.high, self.offset
+        inside = (np.clip(values, low, high) - offset).astype(np.float32)
+        below, above = np.float32(-np.inf), np.float32(np.inf)
+        inside = np.where(inside > high - offset, np.nextafter(inside, below), inside)
+        inside = np.where(inside < low - offset, np.nextafter(inside, above), inside)
+        return np.clip(inside.astype(np.float64) + offset, low, high)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,12 +225,18 @@ class Integer(Input):
     @property
     @override
     def column(self) -> Column:
-        return Column(name=self.name, kind="numeric")
+        return _stored(self.name, self.offset)
 
     @property
     def bounds(self) -> tuple[float, float]:
         """Lowest and highest value."""
         return self.low, self.high
+
+    @property
+    def offset(self) -> float:
+        """What values have in common, where float32 would merge them; else 0."""
+        far = max(abs(self.low), abs(self.high)) > MOST_WHOLE
+        return float((self.low + self.high) // 2) if far else 0.0
 
     @property
     @override
@@ -221,8 +262,11 @@ class Integer(Input):
     def check(self, problems: Problems) -> None:
         if self.low > self.high:
             problems.add(f"input {self.name!r}", self.bounds, "low must not be above high")
-        if max(abs(self.low), abs(self.high)) > 1 << 24:
-            remedy = "float32 holds whole numbers up to 2^24 only; rescale it"
+        if self.levels > 2 * MOST_WHOLE or max(abs(self.low), abs(self.high)) > 1 << 53:
+            remedy = (
+                "float32, which models read, tells 2^25 whole numbers in a row apart, and float64 "
+                "those up to 2^53; rescale it, or make it continuous"
+            )
             problems.add(f"input {self.name!r}", self.bounds, remedy)
 
 
@@ -240,41 +284,52 @@ class Levels(Input):
     @property
     @override
     def column(self) -> Column:
-        return Column(name=self.name, kind="numeric")
+        return _stored(self.name, self.offset)
 
     @property
     @override
     def levels(self) -> int:
         return len(self.values)
 
+    @property
+    def offset(self) -> float:
+        """What values have in common, where float32 would merge them; else 0."""
+        return common(self.values[0], self.values[-1])
+
     @override
     def at(self, unit: Floats) -> Floats:
-        return self._stored[(unit[:, 0] * self.levels).astype(np.int64)]
+        return self.every[(unit[:, 0] * self.levels).astype(np.int64)]
 
     @override
     def on_grid(self, index: Indices, points: int) -> Floats:
-        return self._stored[np.rint(index * (self.levels - 1) / max(points - 1, 1)).astype(int)]
+        return self.every[np.rint(index * (self.levels - 1) / max(points - 1, 1)).astype(int)]
 
     @override
     def contains(self, values: Values) -> NDArray[np.bool_]:
-        return np.isin(values.astype(np.float64), self._stored)
+        return np.isin(values.astype(np.float64), self.every)
 
     def index(self, values: Values) -> Indices:
         """Return which level each of these values is: [N]."""
-        edges = (self._stored[1:] + self._stored[:-1]) / 2
+        edges = (self.every[1:] + self.every[:-1]) / 2
         return np.searchsorted(edges, values.astype(np.float64)).astype(np.int64)
 
     @override
     def check(self, problems: Problems) -> None:
         if not len(self.values) or not np.isfinite(self.values).all():
             problems.add(f"input {self.name!r}", self.values, "list at least one finite number")
-        elif not (np.diff(self._stored) > 0).all():
+        elif not (np.diff(self._read) > 0).all():
             remedy = "list its numbers in ascending order, each once and apart in float32"
             problems.add(f"input {self.name!r}", self.values, remedy)
 
     @property
-    def _stored(self) -> Floats:
-        return np.asarray(self.values, np.float32).astype(np.float64)
+    def _read(self) -> NDArray[np.float32]:
+        """Its numbers as models read them."""
+        return (np.asarray(self.values, np.float64) - self.offset).astype(np.float32)
+
+    @property
+    def every(self) -> Floats:
+        """Its numbers as a dataset holds them."""
+        return np.asarray(self.values, np.float64) if self.offset else self._read.astype(float)
 
 
 @dataclass(frozen=True, kw_only=True)

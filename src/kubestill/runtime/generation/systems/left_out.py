@@ -15,7 +15,7 @@ from kubestill.runtime.base.values import Number, Whole
 from kubestill.runtime.generation.systems.domain import Domain
 from kubestill.runtime.generation.systems.inputs import Choice, Continuous, Integer, Levels
 
-__all__ = ["Failures", "LeftOut", "Region", "Side", "as_point", "shown_point"]
+__all__ = ["Failures", "LeftOut", "Region", "Side", "as_point", "shown_number", "shown_point"]
 
 FIRST = 3
 """Inputs that are named of each reason."""
@@ -61,7 +61,7 @@ class Region(_Value):
         """All of it, in a sentence; an input whose whole range the box takes is not named."""
         share = float(np.prod([side.end - side.start for side in self.box.values()]))
         narrow = [
-            f"{name} {side.low:.6g} to {side.high:.6g}"
+            f"{name} {shown_number(side.low)} to {shown_number(side.high)}"
             for name, side in self.box.items()
             if side.end - side.start < 0.95
         ]
@@ -206,9 +206,14 @@ def shown_point(inputs: Mapping[Any, Any]) -> str:
     """Return the first inputs of a point for people."""
     shown = list(inputs.items())[:_SHOWN]
     return ", ".join(
-        f"{name} = {value:.6g}" if isinstance(value, int | float) else f"{name} = {value}"
+        f"{name} = {shown_number(value) if isinstance(value, int | float) else value}"
         for name, value in shown
     )
+
+
+def shown_number(value: float) -> str:
+    """Return a number for people, with more digits where it is far from zero."""
+    return f"{value:.{6 if abs(value) < 1e6 else 12}g}"
 
 
 def _side(given: Continuous | Integer | Levels, values: Any) -> Side:

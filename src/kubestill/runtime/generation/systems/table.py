@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -57,12 +56,7 @@ class Table(System):
             kinds=kinds,
             complete=True,
         )
-        # Inputs are compared in float32, as those of any system are.
-        columns = tuple(
-            replace(c, exact=False, offset=0.0) if c.role == "feature" else c
-            for c in found.schema.columns
-            if c.role in ("feature", "target")
-        )
+        columns = tuple(c for c in found.schema.columns if c.role in ("feature", "target"))
         schema = Schema(columns=columns, task=found.schema.task)
         pieces = list(found.tables(schema.names))
         rows = pa.concat_tables([canonical_table(piece, schema) for piece in pieces])
