@@ -73,7 +73,8 @@ def certify_surrogate(
         report: Solution and surrogate, error map, worst case, size and speed, as an HTML page.
         summary: The same in short, as Markdown.
         verdict: `certified: enumerated`, `certified: proven`, `certified: sampled`, `measured` or
-            `refused`; all but the last may end in `, where the solver answers`.
+            `refused`; all but the last may end in `, where the solver answers`, and a proof on
+            declared slopes in `, if what was declared holds`.
         reason: What was shown, or the conditions that do not hold, in sentences.
     """
     return call_step("certify_surrogate", locals())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from kubestill.runtime.generation.systems import Axis, Domain, Output, System
-from kubestill.runtime.generation.systems.inputs import Continuous, Integer
+from kubestill.runtime.generation.systems.inputs import Continuous, Integer, Levels
+from kubestill.runtime.generation.systems.taylor import Taylor
 
 
 class Plane(System):
@@ -205,6 +207,64 @@ class Lying(Plane):
 
     def enclose(self, lower: pd.DataFrame, upper: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         return super().solve(lower), super().solve(upper)
+
+
+NOON = 1.7e9
+"""In seconds since 1970: float32 holds every 128th second."""
+
+
+class Day(System):
+    """z = 2 t / a day + x, by the second since 1970."""
+
+    name = "day"
+
+    def __init__(self) -> None:
+        self.domain = Domain(
+            [
+                Continuous(name="t", low=NOON, high=NOON + 86_400, unit="s"),
+                Continuous(name="x", low=0.0, high=1.0),
+            ]
+        )
+        self.output = Output(name="z")
+
+    def solve(self, inputs: pd.DataFrame) -> np.ndarray:
+        t, x = (inputs[name].to_numpy(np.float64) for name in ("t", "x"))
+        return 2 * (t - NOON) / 86_400 + x
+
+    def expand(self, inputs: Mapping[str, Taylor]) -> Taylor:  # pyright: ignore
+        return 2 * (inputs["t"] - NOON) / 86_400 + inputs["x"]
+
+
+class Hours(Day):
+    """The same at full hours and tenths, of which there are finitely many."""
+
+    name = "hours"
+
+    def __init__(self) -> None:
+        super().__init__()
+        hours = tuple(NOON + 3600.0 * hour for hour in range(25))
+        tenths = tuple(tenth / 10 for tenth in range(11))
+        self.domain = Domain([Levels(name="t", values=hours), Levels(name="x", values=tenths)])
+
+
+class Ticks(Hours):
+    """The same, at a hundred seconds in a row."""
+
+    name = "ticks"
+
+    def __init__(self) -> None:
+        super().__init__()
+        first = int(NOON) + 7
+        ticks = Integer(name="t", low=first, high=first + 99)
+        self.domain = Domain([ticks, Levels(name="x", values=(0.0, 0.5, 1.0))])
+
+
+class Declared(Plane):
+    """Nothing bounds it but what its author says of its slopes."""
+
+    name = "declared"
+    reference = None  # pyright: ignore[reportAssignmentType]
+    lipschitz = {"x": 2.0, "y": 1.0}
 
 
 def linear(in_features: int, out_features: int) -> nn.Sequential:

@@ -263,6 +263,28 @@ def test_a_point_above_the_proven_bound_contradicts_the_proof(tmp_path):
     assert "but a point errs by 1: what it rests on does not hold" in made["reason"]
 
 
+def test_a_proof_on_declared_slopes_says_so_in_every_place(tmp_path):
+    """Nobody who reads the verdict alone takes it for a proof that rests on nothing."""
+    dataset = make_dataset(tmp_path / "rows", system("Declared"))
+    model = make_model(tmp_path / "model", dataset, "linear")
+    settings = {"batch": 4, "proof_seconds": 5}
+    made = run(tmp_path, model, dataset, assurance="proven", tolerance=0.2, settings=settings)
+    declared = "if what was declared holds"
+    assert made["verdict"] == f"certified: proven, {declared}"
+    assert declared in made["reason"]
+    assert made["errors"]["proven"]["conditional"]
+    shown = next(c for c in made["conditions"] if c["name"].startswith("the assurance"))
+    assert f"{declared}: Conditional: the slopes of declared are at most what its" in shown["said"]
+    assert f"Certified: proven, {declared}. A network" in made["html"]
+    assert f"proven bound, {declared}" in made["html"]
+    for page in ("summary", "report"):
+        assert (tmp_path / "out" / page).read_text().count(declared) >= 3
+    form = json.loads((tmp_path / "out" / "certificate" / "certificate.json").read_text())
+    assert read_certificate(form).verdict == made["verdict"]
+    form["conditions"][-1]["status"] = "not shown"
+    assert read_certificate(form).verdict == f"measured, {declared}"
+
+
 @pytest.mark.parametrize("tolerance", [0.0, 0.01, 0.6])
 def test_classes_are_compared_between_the_rows(tmp_path, tolerance):
     """The stored rows all agree; between them every second point does not."""

@@ -14,6 +14,7 @@ from kubestill.runtime.generation.systems.left_out import LeftOut
 
 __all__ = [
     "CODES",
+    "IF_DECLARED",
     "WHERE_ANSWERED",
     "About",
     "Band",
@@ -44,6 +45,8 @@ OLDER_FORMAT = "kubestill/certificate/1"
 
 WHERE_ANSWERED = "where the solver answers"
 """Ends a verdict that holds only there."""
+IF_DECLARED = "if what was declared holds"
+"""Ends a verdict that rests on a promise of the user's, which nothing checks."""
 
 Assurance = Literal["enumerated", "proven", "sampled"]
 """What a certificate rests on: every point of a finite domain, a bound over the whole of a
@@ -194,7 +197,7 @@ class Proven(_Value):
     assumptions: tuple[str, ...]
     """What the bound rests on."""
     conditional: bool
-    """Whether it rests on a promise of the user's that nothing checks."""
+    """Whether it rests on a promise of the user's (`lipschitz`) that nothing checks."""
 
 
 class Errors(_Value):
@@ -337,14 +340,23 @@ class Certificate(_Value):
         """`certified: ` and the assurance, `measured` or `refused`.
 
         `measured` is a certificate with no tolerance to hold the error against. The first two end
-        in `, where the solver answers` if it does not answer everywhere.
+        in `, where the solver answers` if it does not answer everywhere, and in `, if what was
+        declared holds` if their proof is conditional.
         """
         if self.failed:
             return "refused"
         limited = f", {WHERE_ANSWERED}" if self.excluded else ""
+        if self.conditional:
+            limited += f", {IF_DECLARED}"
         if self.conditions[-1].status == "not shown":
             return f"measured{limited}"
         return f"certified: {self.assurance}{limited}" if self.assurance else "certified"
+
+    @property
+    def conditional(self) -> bool:
+        """Whether it rests on a proof that holds if what the user declared of the system does."""
+        proven = self.errors.proven
+        return self.assurance == "proven" and proven is not None and proven.conditional
 
     @property
     def reason(self) -> str:

@@ -16,6 +16,7 @@ from kubestill.runtime.base.rounding import at_least, at_most, exact_percent
 from kubestill.runtime.certification.answered import check_answered, excluded, unanswered
 from kubestill.runtime.certification.bands import calibrate, check_enough
 from kubestill.runtime.certification.certificate import (
+    IF_DECLARED,
     WHERE_ANSWERED,
     About,
     Assurance,
@@ -474,7 +475,10 @@ def _asked_for(
     if asked == "auto" and reached is not None:
         return []
     if asked == reached:
-        return [Condition(name=name, status="shown", said=f"{asked}, as asked.")]
+        said = f"{asked}, as asked."
+        if asked == "proven" and proven.record is not None and proven.record.conditional:
+            said = f"{asked}, as asked, {IF_DECLARED}: {proven.record.assumptions[-1]}"
+        return [Condition(name=name, status="shown", said=said)]
     said = f"{asked} was asked for; what was reached is {reached or 'nothing'}."
     if asked == "proven" and proven.record is not None and proven.record.status == "refuted":
         # The tolerance is what does not hold, and that is said below.
@@ -512,7 +516,7 @@ def _within(
         value = proven.record.upper
         said = f"Proven: no point of the domain errs by more than {at_most(value, 3)}"
         if proven.record.conditional:
-            said += ", if what the user declared holds"
+            said += f", {IF_DECLARED}"
     elif assurance == "enumerated":
         value = float(getattr(errors.data, settings.statistic))
         said = f"Over all {errors.data.rows:,} points the {what} error is {at_most(value, 3)}"

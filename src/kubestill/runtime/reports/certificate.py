@@ -8,11 +8,13 @@ from kubestill.errors import counted
 from kubestill.runtime.base.rounding import at_least, at_most, exact_percent
 from kubestill.runtime.certification.certificate import (
     CODES,
+    IF_DECLARED,
     Certificate,
     SampledErrors,
 )
 from kubestill.runtime.certification.certify import Examined
 from kubestill.runtime.certification.views import cases, error_map, image, lines
+from kubestill.runtime.generation.systems.left_out import shown_number
 from kubestill.runtime.reports.markdown import bullet_list, document, markdown_table
 from kubestill.runtime.reports.numbers import count, duration, percent, size
 from kubestill.runtime.reports.page import (
@@ -96,9 +98,8 @@ def headline(found: Examined) -> str:
         return f"{first} {network} stands for {name}: {where} {at_most(data.max)}{unit}."
     proven = made.errors.proven
     if made.assurance == "proven" and proven and proven.upper is not None:
-        rests = " if what was declared of the system holds," if proven.conditional else ""
-        where = f"{rests} never off by more than {at_most(proven.upper)}{unit} anywhere"
-        return f"{first} {network} stands for {name}:{where}."
+        where = f"never off by more than {at_most(proven.upper)}{unit} anywhere"
+        return f"{first} {network} stands for {name}: {where}."
     worst = f"the worst point found is off by {at_most(made.worst.error)}{unit}"
     return f"{first} {network} stands for {name}: {_within_tolerance(made)}{worst}."
 
@@ -169,7 +170,8 @@ def _facts(found: Examined) -> list[Tile]:
             tiled.append(Tile(value=shown, label="random points that agree", detail=detail))
     if proven is not None and proven.upper is not None:
         detail = f"{proven.boxes:,} boxes in {duration(proven.seconds)}"
-        tiled.append(Tile(value=at_most(proven.upper), label="proven bound", detail=detail))
+        label = f"proven bound{f', {IF_DECLARED}' if proven.conditional else ''}"
+        tiled.append(Tile(value=at_most(proven.upper), label=label, detail=detail))
     if made.size.ratio is not None and made.size.table_bytes is not None:
         detail = f"{size(made.size.surrogate_bytes)} for {size(made.size.table_bytes)}"
         label = "{} than the table packed"
@@ -278,7 +280,7 @@ def _where(found: Examined) -> list[Html]:
 def _worst(found: Examined) -> str:
     worst = found.certificate.worst
     where = ", ".join(
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {_short(value)}"
+        f"{name} {shown_number(value) if isinstance(value, float) else _short(value)}"
         for name, value in (worst.inputs or {}).items()
     )
     named = _point(found)
@@ -289,7 +291,7 @@ def _worst(found: Examined) -> str:
 
 
 def _answer(value: float | str | None) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return shown_number(value) if isinstance(value, float) else str(value)
 
 
 def _short(value: Any) -> str:

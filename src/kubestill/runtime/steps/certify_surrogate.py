@@ -56,7 +56,8 @@ def certify_surrogate(
 
     Returns:
         verdict: `certified: enumerated`, `certified: proven`, `certified: sampled`, `measured` or
-            `refused`; all but the last may end in `, where the solver answers`.
+            `refused`; all but the last may end in `, where the solver answers`, and a proof on
+            declared slopes in `, if what was declared holds`.
         reason: Why, in sentences.
 
     Raises:
