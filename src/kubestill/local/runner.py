@@ -158,9 +158,17 @@ def typed_modules(arguments: Mapping[str, Any]) -> list[str]:
 
     `kubestill.runtime.base.trust` tells what it is good for.
     """
+    named = [
+        value
+        for name, value in arguments.items()
+        if name.endswith(("network", "system", "method", "teacher"))
+    ]
+    # Of several teachers, the options name each.
+    several = (arguments.get("teacher_options") or {}).get("several") or {}
+    named += [one.get("source") for one in several.get("teachers") or []]
     found: set[str] = set()
-    for name, value in arguments.items():
-        if isinstance(value, str) and name.endswith(("network", "system", "method", "teacher")):
+    for value in named:
+        if isinstance(value, str):
             if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", value):
                 found.add(value.partition(":")[0])
             elif host := re.match(r"https?://[^/?#,]+", value):

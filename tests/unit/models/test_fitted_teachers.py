@@ -63,3 +63,7 @@ def test_a_teacher_that_a_run_names_is_vouched_for() -> None:
     assert typed_modules(named) == ["my_pkg.teach"]
     assert typed_modules({"teacher": "gs://bucket/model.txt"}) == []
     assert typed_modules({"teacher": "http://host:8080/v2/models/m"}) == ["http://host:8080"]
+    members = [{"source": "my_pkg.teach:Rule"}, {"source": "a.txt"}, {}]
+    assert typed_modules({"teacher_options": {"several": {"teachers": members}}}) == [
+        "my_pkg.teach"
+    ]

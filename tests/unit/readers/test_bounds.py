@@ -58,8 +58,10 @@ BOUNDED = {
     "runtime/datasets/parts.py": {"pq.ParquetFile": EXTENT, "pq.read_metadata": EXTENT},
     "runtime/models/bands.py": {"json.loads": OWN},
     "runtime/models/foreign/huggingface.py": {
-        "zipfile.ZipFile": "not compressed, and held against the bytes that are there",
         "safetensors.torch.load": "views of the bytes that are there",
+    },
+    "runtime/models/foreign/packing.py": {
+        "zipfile.ZipFile": "not compressed, and held against the bytes that are there"
     },
     "runtime/models/foreign/recognise.py": {"zipfile.ZipFile": "only the names are read"},
     "runtime/models/foreign/skops_file.py": {

@@ -41,6 +41,7 @@ _FOREIGN_FILES = {
     "python": "model.weights",
     "endpoint": "endpoint.json",
     "huggingface": "model.zip",
+    "several": "model.zip",
 }
 
 

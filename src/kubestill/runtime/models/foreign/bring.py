@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -13,24 +14,28 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from kubestill.errors import CorruptData, InvalidInput, NotFound, Problem, nearest
+from kubestill.errors import CorruptData, InvalidInput, NotFound, Problem, Problems, nearest
+from kubestill.runtime.base.settings import validate
 from kubestill.runtime.base.trust import TEACHERS, registered
 from kubestill.runtime.base.values import parse_json
 from kubestill.runtime.datasets.columns import label_strings
 from kubestill.runtime.datasets.decode import RawLayout, decode_features
 from kubestill.runtime.datasets.manifest import Dataset
+from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.foreign.endpoint import (
     PROBED,
     Endpoint,
     EndpointOptions,
     names_endpoint,
 )
-from kubestill.runtime.models.foreign.huggingface import CONFIG, pack
+from kubestill.runtime.models.foreign.huggingface import CONFIG, read_folder
 from kubestill.runtime.models.foreign.match import Match, Options, match
 from kubestill.runtime.models.foreign.model import ForeignPredictor, ask, open_runtime, to_logits
+from kubestill.runtime.models.foreign.packing import pack
 from kubestill.runtime.models.foreign.python import find_teacher
 from kubestill.runtime.models.foreign.recognise import recognise
 from kubestill.runtime.models.foreign.runtime import MOST, Block, Runtime
+from kubestill.runtime.models.foreign.several import RULES, SEVERAL, Several, SeveralOptions
 from kubestill.runtime.models.foreign.spec import ForeignSpec, Format
 from kubestill.runtime.models.identity import (
     FOREIGN,
@@ -40,6 +45,7 @@ from kubestill.runtime.models.identity import (
     weights_file,
 )
 from kubestill.runtime.models.model import FORMAT
+from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.models.resolve import source_digest
 from kubestill.runtime.stores import open_store, split_uri
 from kubestill.runtime.stores.files import write_file
@@ -94,26 +100,23 @@ def bring(
         CorruptData: It is damaged.
         StoreError: The store did not answer.
     """
-    factory, kind, content = "", None, b""
-    if options.format == "endpoint" or names_endpoint(source):
+    notes: list[str] = []
+    factory, content = "", b""
+    if source == SEVERAL:
+        kind = "several"
+        members = _bring_members(dataset, options.several, trust)
+        runtime = Several([one for one, _ in members], options.several)
+        content = pack({RULES: runtime.rules()} | _files(files for _, files in members))
+    elif options.format == "endpoint" or names_endpoint(source):
         kind = "endpoint"
-    elif options.format == "python" or _names_teacher(source):
-        factory, kind = source, "python"
-        content = _read(options.weights) if options.weights else b""
-    else:
-        found = _read_model(source)
-        if found is None:
-            return None
-        content = found
-        kind = recognise(content, source, options.format)
-    if kind == "endpoint":
         told = label_strings(pa.array(options.classes)).to_pylist() or dataset.schema.classes
         runtime = Endpoint.find(source, options.endpoint, told, options.output_name)
         factory = runtime.url
     else:
-        if options.endpoint != EndpointOptions():
-            remedy = f"is for an address that is asked, and this is {kind}; leave it out"
-            raise InvalidInput([Problem("endpoint", options.endpoint, remedy)])
+        found = _find_file(source, options)
+        if found is None:
+            return None
+        kind, factory, content = found
         runtime = open_runtime(
             kind,
             content,
@@ -123,6 +126,7 @@ def bring(
             vouched=True,
             trust=trust,
         )
+    _check_meant(kind, options)
     certain = kind in ("lightgbm", "xgboost", "skops")
     matched = match(runtime.declared, dataset.schema, options, certain=certain)
     layout = RawLayout(matched.schema)
@@ -130,13 +134,97 @@ def bring(
     outputs = ask(runtime, Block(rows, layout, matched.inputs), kind)
     if isinstance(runtime, Endpoint):
         content = runtime.seal(Block(rows[:PROBED], layout, matched.inputs))
+    if isinstance(runtime, Several):
+        notes.append(runtime.disagreement(Block(rows, layout, matched.inputs)))
     spec = _describe(kind, content, runtime, matched, outputs, factory, options)
     answers = to_logits(outputs, spec)
-    notes = list(matched.notes)
+    notes += matched.notes
     if len(answers) > 1 and np.all(answers == answers[0]):
         notes.append(f"it answers all {len(answers)} rows tried alike")
     predictor = ForeignPredictor(spec, runtime)
     return Brought(predictor=predictor, content=content, notes=tuple(notes), tried=len(rows))
+
+
+def _bring_members(
+    dataset: Dataset, options: SeveralOptions, trust: Iterable[str]
+) -> list[tuple[Predictor, dict[str, bytes]]]:
+    """Return each of several teachers with the files of its model.
+
+    Raises:
+        InvalidInput: There are fewer than two, or one cannot be brought in.
+    """
+    problems = Problems()
+    if len(options.teachers) < 2:
+        remedy = "name at least two, each with its `source` and the options that it needs"
+        problems.add("several.teachers", options.teachers, remedy)
+    found: list[tuple[Predictor, dict[str, bytes]]] = []
+    for place, told in enumerate(options.teachers):
+        field = f"several.teachers[{place}]."
+        mine = Problems()
+        with mine.collect(), tempfile.TemporaryDirectory(prefix="kubestill-member-") as folder:
+            source = str(told.get("source") or "")
+            rest = {name: value for name, value in told.items() if name != "source"}
+            if source in ("", SEVERAL):
+                raise InvalidInput([Problem("source", source, "name one model")])
+            brought = bring(source, dataset, validate(Options, rest), trust=trust)
+            if brought is None:
+                store = open_store(source)
+                for entry in store.list():
+                    if "/" not in entry.key:
+                        store.download(entry.key, os.path.join(folder, entry.key))
+                found.append((load_model(folder, trust=trust), _read_files(folder)))
+            else:
+                brought.write(folder)
+                found.append((brought.predictor, _read_files(folder)))
+        for one in mine:
+            problems.add(field + one.field, one.value, one.remedy)
+    if not problems:
+        wanted = (dataset.schema.task, dataset.schema.classes)
+        for place, (one, _) in enumerate(found):
+            has = (one.spec.task, one.spec.schema.classes)
+            if has != wanted:
+                remedy = f"does {has[0]} over {list(has[1])}, and the dataset is {wanted[0]}"
+                problems.add(f"several.teachers[{place}]", one.spec.network["factory"], remedy)
+    problems.raise_if_any()
+    return found
+
+
+def _read_files(folder: str) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for name in os.listdir(folder):
+        with open(os.path.join(folder, name), "rb") as file:
+            found[name] = file.read()
+    return found
+
+
+def _files(members: Iterable[dict[str, bytes]]) -> dict[str, bytes]:
+    return {
+        f"{place}/{name}": one for place, files in enumerate(members) for name, one in files.items()
+    }
+
+
+def _check_meant(kind: Format, options: Options) -> None:
+    """Refuse options of another kind of teacher.
+
+    Raises:
+        InvalidInput: There are some.
+    """
+    problems = Problems()
+    if kind != "endpoint" and options.endpoint != EndpointOptions():
+        remedy = f"is for an address that is asked, and this is {kind}; leave it out"
+        problems.add("endpoint", options.endpoint, remedy)
+    if kind != "several" and options.several != SeveralOptions():
+        remedy = f"goes with the source {SEVERAL!r}, and this is {kind}; leave it out"
+        problems.add("several", options.several, remedy)
+    problems.raise_if_any()
+
+
+def _find_file(source: str, options: Options) -> tuple[Format, str, bytes] | None:
+    """Return format, import path and content; None for a model of this package."""
+    if options.format == "python" or _names_teacher(source):
+        return "python", source, _read(options.weights) if options.weights else b""
+    content = _read_model(source)
+    return None if content is None else (recognise(content, source, options.format), "", content)
 
 
 def _names_teacher(source: str) -> bool:
@@ -171,7 +259,7 @@ def _read_model(source: str) -> bytes | None:
         if form.get("format") in (FORMAT, FOREIGN):
             return None
     if CONFIG in names:
-        return pack(store, names, source)
+        return read_folder(store, names, source)
     if len(names) == 1:
         return store.get(names[0], most=MOST)
     if not names:

@@ -5,10 +5,8 @@
 # pyright: reportUnknownArgumentType=false
 from __future__ import annotations
 
-import io
 import os
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,11 +19,12 @@ from torch import Tensor
 
 from kubestill.errors import CorruptData, InvalidInput, KubestillError, Problem
 from kubestill.runtime.base.values import JsonObject, parse_json
+from kubestill.runtime.models.foreign.packing import pack, unpack
 from kubestill.runtime.models.foreign.runtime import MOST, Block, Declared, need
 from kubestill.runtime.models.sizes import build_bounded
 from kubestill.runtime.stores import Store
 
-__all__ = ["CONFIG", "HuggingFace", "pack"]
+__all__ = ["CONFIG", "HuggingFace", "read_folder"]
 
 CONFIG = "config.json"
 _TOKENIZER = (
@@ -39,7 +38,7 @@ _LONGEST = 512
 """Tokens of a text, where neither tokenizer nor model says."""
 
 
-def pack(store: Store, names: list[str], uri: str) -> bytes:
+def read_folder(store: Store, names: list[str], uri: str) -> bytes:
     """Return the files of a folder that count, as one zip without compression.
 
     Raises:
@@ -53,15 +52,13 @@ def pack(store: Store, names: list[str], uri: str) -> bytes:
             "model.save_pretrained(path), tokenizer.save_pretrained(path)"
         )
         raise InvalidInput([Problem("source", uri, remedy)])
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as file:
-        for name in chosen:
-            # Without a time: the same files are the same model.
-            file.writestr(zipfile.ZipInfo(name), store.get(name, most=MOST))
-            if packed.tell() > MOST:
-                remedy = f"has more than {MOST:,} bytes; serve it, and give its address"
-                raise InvalidInput([Problem("source", uri, remedy)])
-    return packed.getvalue()
+    files: dict[str, bytes] = {}
+    for name in chosen:
+        files[name] = store.get(name, most=MOST)
+        if sum(map(len, files.values())) > MOST:
+            remedy = f"has more than {MOST:,} bytes; serve it, and give its address"
+            raise InvalidInput([Problem("source", uri, remedy)])
+    return pack(files)
 
 
 class HuggingFace:
@@ -71,7 +68,7 @@ class HuggingFace:
         # One thread: blocks are computed side by side.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         transformers = need("transformers", "huggingface", extra="huggingface")
-        files = _unpack(content)
+        files = unpack(content, "model of Hugging Face")
         form = parse_json(files.get(CONFIG, b""), source=CONFIG, what="configuration")
         kind = ", ".join(map(str, form.get("architectures") or ["none"]))
         if not kind.endswith("ForSequenceClassification") or "auto_map" in form:
@@ -133,23 +130,6 @@ class HuggingFace:
                 found.append(self._model(**tokens.to(self._device)).logits.float().cpu().numpy())
         place = {text: at for at, text in enumerate(different)}
         return np.concatenate(found)[[place[text] for text in texts]]
-
-
-def _unpack(content: bytes) -> dict[str, bytes]:
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as packed:
-            members = packed.infolist()
-            if any(one.compress_type != zipfile.ZIP_STORED for one in members):
-                raise ValueError("its files are compressed")
-            if sum(one.file_size for one in members) > len(content):
-                raise ValueError("it claims more bytes than it has")
-            known = (CONFIG, *_TOKENIZER)
-            names = [one.filename for one in members]
-            if any("/" in n or not (n in known or n.endswith(_WEIGHTS)) for n in names):
-                raise ValueError("it holds files of no model")
-            return {name: packed.read(name) for name in names}
-    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as error:
-        raise CorruptData(f"this is no whole model of Hugging Face: {error}") from error
 
 
 def _build(

@@ -14,6 +14,7 @@ from kubestill.runtime.datasets.columns import label_strings
 from kubestill.runtime.datasets.schema import Column, Schema
 from kubestill.runtime.models.foreign.endpoint import EndpointOptions
 from kubestill.runtime.models.foreign.runtime import Declared
+from kubestill.runtime.models.foreign.several import SeveralOptions
 from kubestill.runtime.models.foreign.spec import Answers, Input
 
 __all__ = ["Match", "Options", "match"]
@@ -26,7 +27,7 @@ class Options(BaseModel):
 
     format: str = "auto"
     """`auto` tells by the content: `lightgbm`, `xgboost`, `onnx`, `skops`, `huggingface`,
-    `python`, which is an import path, or `endpoint`, which is an address."""
+    `python`, which is an import path, `endpoint`, which is an address, or `several`."""
     inputs: list[str] = []
     """Columns that it reads, in the order it was fitted on; for files that do not name them."""
     classes: list[Any] = []
@@ -43,6 +44,7 @@ class Options(BaseModel):
     weights: str = ""
     """File that such a teacher reads, local, gs:// or s3://; its argument `weights` is the path."""
     endpoint: EndpointOptions = EndpointOptions()
+    several: SeveralOptions = SeveralOptions()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from kubestill.runtime.models.foreign.huggingface import HuggingFace
 from kubestill.runtime.models.foreign.onnx_file import OnnxFile
 from kubestill.runtime.models.foreign.python import PythonTeacher, find_teacher
 from kubestill.runtime.models.foreign.runtime import Block, Runtime
+from kubestill.runtime.models.foreign.several import Several
 from kubestill.runtime.models.foreign.skops_file import SkopsFile
 from kubestill.runtime.models.foreign.spec import ForeignSpec, Format
 from kubestill.runtime.models.model import Model
@@ -67,7 +68,8 @@ def open_runtime(
         output: Name of the output to read.
         vouched: The user typed the import path.
         trust: Packages that the caller vouches for.
-        device: Where a transformer computes; all others compute on the CPU.
+        device: Where transformers and models of this package compute, the latter as one of several
+            teachers; all others compute on the CPU.
 
     Raises:
         InvalidInput: What runs it is not installed, or nobody vouches for what it names.
@@ -81,6 +83,8 @@ def open_runtime(
         return OnnxFile(content, output)
     if kind == "skops":
         return SkopsFile(content, trust)
+    if kind == "several":
+        return Several.load(content, trust, device)
     if kind == "huggingface":
         return HuggingFace(content, device)
     if kind == "endpoint":

@@ -25,6 +25,7 @@ from kubestill.runtime.models.foreign.runtime import MOST, Block, Declared, need
 __all__ = ["SkopsFile"]
 
 HARMLESS = (
+    "numpy.dtype",
     "sklearn._loss.loss.HalfTweedieLossIdentity",
     "sklearn.calibration._CalibratedClassifier",
     "sklearn.calibration._SigmoidCalibration",

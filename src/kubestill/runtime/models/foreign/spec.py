@@ -14,7 +14,9 @@ from kubestill.runtime.models.model import ModelSpec
 
 __all__ = ["Answers", "ForeignSpec", "Format", "Input"]
 
-Format = Literal["lightgbm", "xgboost", "onnx", "skops", "python", "endpoint", "huggingface"]
+Format = Literal[
+    "lightgbm", "xgboost", "onnx", "skops", "huggingface", "python", "endpoint", "several"
+]
 """Of the file beside `model.json`."""
 Answers = Literal["logit", "probability", "value"]
 """What a model puts out: logits or probabilities of classes, or values in target units."""

@@ -1,0 +1,200 @@
+"""Several teachers as one: their average, or for each row one of them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from kubestill.errors import CorruptData, Problems, nearest
+from kubestill.runtime.base.values import parse_json, read_as
+from kubestill.runtime.datasets.schema import Schema
+from kubestill.runtime.models.foreign.packing import unpack
+from kubestill.runtime.models.foreign.runtime import Block, Declared
+
+if TYPE_CHECKING:
+    from kubestill.runtime.models.predict import Predictor
+
+__all__ = ["RULES", "SEVERAL", "Several", "SeveralOptions"]
+
+SEVERAL = "several"
+"""The source that stands for the teachers in the options."""
+RULES = "several.json"
+_CERTAIN = 1e-7
+
+
+class SeveralOptions(BaseModel):
+    """How several teachers answer as one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    teachers: list[dict[str, Any]] = []
+    """Where the source is `several`: the `source` of each teacher, and whichever of these settings
+    it needs."""
+    combine: Literal["average", "confidence", "route"] = "average"
+    """`average` of probabilities or values, by `shares`; for each row the teacher that is surest of
+    its class (`confidence`); or the one that a column names (`route`)."""
+    shares: list[float] = []
+    """Weight of each teacher in the average; empty weighs all alike."""
+    column: str = ""
+    """Column of labels that names the teacher of a row."""
+    routes: dict[str, int] = {}
+    """Teacher of each label, counted from 0; other labels and missing ones go to the first."""
+
+
+class _Rules(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["kubestill/several/1"] = "kubestill/several/1"
+    members: int
+    combine: Literal["average", "confidence", "route"]
+    shares: tuple[float, ...]
+    column: str
+    routes: dict[str, int]
+
+
+class Several:
+    """Models behind the protocol of one."""
+
+    def __init__(self, members: Sequence[Predictor], options: SeveralOptions):
+        """Combine models that were matched with the same dataset.
+
+        Raises:
+            InvalidInput: The rules do not suit them; all of it.
+        """
+        schema = members[0].spec.schema
+        columns = {c.name: c for one in members for c in one.spec.schema.features}
+        problems = Problems()
+        count = len(members)
+        if options.shares and (
+            len(options.shares) != count or min(options.shares) < 0 or sum(options.shares) <= 0
+        ):
+            remedy = f"give {count} weights from 0, one a teacher, that are not all 0"
+            problems.add("several.shares", options.shares, remedy)
+        if options.shares and options.combine != "average":
+            problems.add("several.shares", options.shares, "only an average has weights")
+        if options.combine == "confidence" and schema.task == "regression":
+            remedy = "values have no confidence; use 'average' or 'route'"
+            problems.add("several.combine", options.combine, remedy)
+        if (options.combine == "route") != bool(options.column):
+            remedy = "a column goes with combine='route', and only with that"
+            problems.add("several.column", options.column, remedy)
+        elif options.column:
+            known = columns.get(options.column)
+            if known is None:
+                remedy = f"no teacher reads it; {nearest(options.column, columns)}"
+                problems.add("several.column", options.column, remedy)
+            elif known.kind != "categorical":
+                problems.add("several.column", options.column, f"holds no labels: {known.kind}")
+        for label, place in options.routes.items():
+            if not 0 <= place < count:
+                remedy = f"is no number of {count} teachers, counted from 0"
+                problems.add(f"several.routes.{label}", place, remedy)
+        problems.raise_if_any()
+        self.members, self.options = members, options
+        shares = np.asarray(options.shares or [1.0] * count, np.float64)
+        self._shares = shares / shares.sum()
+        self._classes = schema.task != "regression"
+        wide = len(schema.classes) if len(schema.classes) > 2 else 1
+        self.declared = Declared(
+            inputs=tuple(columns),
+            width=None,
+            reads="labels",
+            classes=schema.classes if self._classes else None,
+            outputs=wide if self._classes else _target_width(schema),
+            answers="logit" if self._classes else "value",
+            parameters=sum(one.spec.parameters for one in members),
+        )
+
+    @classmethod
+    def load(cls, content: bytes, trust: Iterable[str], device: str) -> Several:
+        """Load what `bring` packed.
+
+        Raises:
+            CorruptData: It is damaged.
+            InvalidInput: A member cannot be loaded here; see `load_model`.
+        """
+        from kubestill.runtime.models.export import load_model
+
+        files = unpack(content, "model of several")
+        form = parse_json(files.pop(RULES, b""), source=RULES, what="rule")
+        rules = read_as(_Rules, form, source=RULES, what="rule")
+        members: list[Predictor] = []
+        with tempfile.TemporaryDirectory(prefix="kubestill-several-") as folder:
+            for name, one in files.items():
+                number, _, file = name.partition("/")
+                if not number.isdecimal() or not file or "/" in file or file.startswith("."):
+                    raise CorruptData(f"a model of several holds {name!r:.80}")
+                os.makedirs(os.path.join(folder, number), exist_ok=True)
+                with open(os.path.join(folder, number, file), "wb") as written:
+                    written.write(one)
+            for number in range(min(rules.members, len(files))):
+                place = os.path.join(folder, str(number))
+                members.append(load_model(place, trust=trust, device=device))
+        if len(members) < 2 or len(members) != rules.members:
+            raise CorruptData(f"a model of several holds {len(members)} of {rules.members}")
+        tasks = {(one.spec.task, one.spec.schema.classes) for one in members}
+        if len(tasks) > 1:
+            raise CorruptData("a model of several holds models of different targets")
+        kept = rules.model_dump(exclude={"format", "members"})
+        return cls(members, SeveralOptions.model_validate(kept))
+
+    def rules(self) -> bytes:
+        """Return the file that `load` reads beside the members."""
+        options = self.options.model_dump(exclude={"teachers"})
+        return _Rules(members=len(self.members), **options).model_dump_json().encode()
+
+    def predict(self, rows: Block) -> NDArray[np.float64]:
+        """Return logits [B, K], [B, 1] of two classes, or values [B, T]."""
+        answers = self._ask(rows)
+        if self.options.combine == "average":
+            return self._average(answers)
+        if self.options.combine == "route":
+            labels = rows.labels(self.options.column, missing=None).tolist()
+            chosen = np.array([self.options.routes.get(label, 0) for label in labels])
+        else:
+            chosen = np.stack([_chances(one).max(axis=1) for one in answers]).argmax(axis=0)
+        return np.stack(answers)[chosen, np.arange(len(chosen))]
+
+    def disagreement(self, rows: Block) -> str:
+        """Say how far apart the teachers are on some rows."""
+        answers = self._ask(rows)
+        if not self._classes:
+            spread = np.stack(answers).std(axis=0).mean()
+            return f"values of the teachers have a standard deviation of {spread:.3g}"
+        chances = np.stack([_chances(one) for one in answers])
+        split = (chances.argmax(axis=2) != chances[0].argmax(axis=1)).any(axis=0).mean()
+        # Half the sum of differences: the mass that one would have to move to agree.
+        far = np.abs(chances - chances.mean(axis=0)).sum(axis=2).mean() / 2
+        return (
+            f"the {len(answers)} teachers name different classes on {split:.1%} of the rows tried, "
+            f"and their probabilities lie {far:.3f} from their mean (total variation)"
+        )
+
+    def _ask(self, rows: Block) -> list[NDArray[np.float64]]:
+        frame = rows.frame
+        return [np.asarray(one.logits(one.read(frame)), np.float64) for one in self.members]
+
+    def _average(self, answers: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+        if not self._classes:
+            return np.tensordot(self._shares, np.stack(answers), axes=1)
+        mean = np.tensordot(self._shares, np.stack([_chances(one) for one in answers]), axes=1)
+        logs = np.log(np.clip(mean, _CERTAIN, 1 - _CERTAIN))
+        return logs if logs.shape[1] > 2 else logs[:, 1:] - logs[:, :1]
+
+
+def _chances(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the probabilities of all classes [B, K]."""
+    if logits.shape[1] == 1:
+        logits = np.hstack([np.zeros_like(logits), logits])
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def _target_width(schema: Schema) -> int:
+    return schema.target.width if schema.target else 0

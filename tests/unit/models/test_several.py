@@ -1,0 +1,180 @@
+"""Several teachers as one, against arithmetic on what each of them says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightgbm
+import numpy as np
+import pandas as pd
+import pytest
+import skops.io
+from foreign_samples import dataset, features, table
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+from kubestill.errors import CorruptData, InvalidInput
+from kubestill.runtime.datasets.decode import decode_features
+from kubestill.runtime.datasets.manifest import Dataset
+from kubestill.runtime.models.export import load_model
+from kubestill.runtime.models.foreign.bring import bring
+from kubestill.runtime.models.foreign.match import Options
+from kubestill.runtime.models.foreign.packing import pack, unpack
+from kubestill.runtime.models.foreign.several import Several
+
+TARGETS = ("label", "grade", "price")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a booster and a linear model of each target, and the rows."""
+    place = tmp_path_factory.mktemp("several")
+    frame = features().assign(shop=pd.Categorical(features()["shop"]))
+    for target in TARGETS:
+        rows = dataset(place / target, target)
+        wanted = table()[target]
+        classes = [] if target == "price" else sorted(set(wanted))
+        given: dict[str, Any] = {"objective": "regression", "verbose": -1, "num_threads": 1}
+        if classes:
+            given["objective"] = "binary" if len(classes) == 2 else "multiclass"
+            given |= {} if len(classes) == 2 else {"num_class": len(classes)}
+        known = pd.Categorical(wanted).codes if classes else wanted
+        lightgbm.train(given, lightgbm.Dataset(frame, known), 5).save_model(place / f"{target}.txt")
+        linear = LogisticRegression() if classes else LinearRegression()
+        model = make_pipeline(SimpleImputer(), linear)
+        model.fit(features()[["amount", "flag"]].to_numpy(np.float64), wanted)
+        skops.io.dump(model, place / f"{target}.skops")
+        assert rows.rows == 600
+    return place
+
+
+def teachers(folder: Path, target: str) -> list[dict[str, Any]]:
+    classes = [] if target == "price" else sorted(set(table()[target]))
+    return [
+        {"source": str(folder / f"{target}.txt"), "classes": classes},
+        {"source": str(folder / f"{target}.skops"), "inputs": ["amount", "flag"]},
+    ]
+
+
+def answers(folder: Path, target: str, rows: Dataset) -> list[np.ndarray]:
+    """Return what each says: probabilities of the classes by name, or values."""
+    block = next(rows.iter_blocks())
+    found: list[np.ndarray] = []
+    for told in teachers(folder, target):
+        options = {name: value for name, value in told.items() if name != "source"}
+        brought = bring(told["source"], rows, Options.model_validate(options))
+        assert brought is not None
+        model = brought.predictor
+        said = model.answers(decode_features(block, model.layout))
+        values = [value for name, value in said.items() if target == "price" or name[:2] == "p_"]
+        found.append(np.column_stack(values))
+    return found
+
+
+def together(folder: Path, target: str, place: Path, **rules: Any) -> tuple[Any, Any]:
+    rows = Dataset.open(str(folder / target))
+    told = {"several": {"teachers": teachers(folder, target)} | rules}
+    brought = bring("several", rows, Options.model_validate(told))
+    assert brought is not None
+    brought.write(str(place))
+    model = load_model(str(place))
+    assert model.digest == brought.predictor.digest
+    said = model.answers(decode_features(next(rows.iter_blocks()), model.layout))
+    values = [value for name, value in said.items() if target == "price" or name[:2] == "p_"]
+    return np.column_stack(values), brought
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("shares", [[], [3.0, 1.0]], ids=["alike", "weighted"])
+def test_an_average_is_that_of_what_each_says(
+    target: str, shares: list[float], folder: Path, tmp_path: Path
+) -> None:
+    found, brought = together(folder, target, tmp_path / "model", shares=shares)
+    each = answers(folder, target, Dataset.open(str(folder / target)))
+    weights = np.array(shares or [1.0, 1.0])
+    expected = np.tensordot(weights / weights.sum(), np.stack(each), axes=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    first = next(note for note in brought.notes if "teachers" in note)
+    if target == "price":
+        spread = np.stack([one[:256] for one in each]).std(axis=0).mean()
+        assert first.endswith(f"standard deviation of {spread:.3g}")
+    else:
+        split = (each[0][:256].argmax(axis=1) != each[1][:256].argmax(axis=1)).mean()
+        assert f"different classes on {split:.1%}" in first
+
+
+@pytest.mark.parametrize("target", TARGETS[:2])
+def test_the_surest_teacher_answers(target: str, folder: Path, tmp_path: Path) -> None:
+    found, _ = together(folder, target, tmp_path / "model", combine="confidence")
+    each = np.stack(answers(folder, target, Dataset.open(str(folder / target))))
+    surest = each.max(axis=2).argmax(axis=0)
+    assert 0 < surest.mean() < 1
+    expected = each[surest, np.arange(len(surest))]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_column_names_the_teacher(target: str, folder: Path, tmp_path: Path) -> None:
+    rules = {"combine": "route", "column": "shop", "routes": {"b": 1}}
+    found, _ = together(folder, target, tmp_path / "model", **rules)
+    first, second = answers(folder, target, Dataset.open(str(folder / target)))
+    expected = np.where((table()["shop"] == "b").to_numpy()[:, None], second, first)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("target", "rules", "said"),
+    [
+        ("label", {"teachers": []}, "name at least two"),
+        ("label", {"shares": [1.0]}, "give 2 weights"),
+        ("label", {"shares": [0.0, 0.0]}, "give 2 weights"),
+        ("label", {"shares": [1.0, 1.0], "combine": "confidence"}, "only an average has weights"),
+        ("price", {"combine": "confidence"}, "values have no confidence"),
+        ("label", {"combine": "route"}, "a column goes with"),
+        ("label", {"column": "shop"}, "a column goes with"),
+        ("label", {"combine": "route", "column": "shpo"}, "did you mean 'shop'"),
+        ("label", {"combine": "route", "column": "amount"}, "holds no labels"),
+        ("label", {"combine": "route", "column": "shop", "routes": {"a": 2}}, "no number of 2"),
+    ],
+)
+def test_rules_that_do_not_suit_are_refused(
+    target: str, rules: dict[str, Any], said: str, folder: Path
+) -> None:
+    told = {"several": {"teachers": teachers(folder, target)} | rules}
+    rows = Dataset.open(str(folder / target))
+    with pytest.raises(InvalidInput, match=said):
+        bring("several", rows, Options.model_validate(told))
+
+
+def test_what_is_wrong_with_a_teacher_says_with_which(folder: Path) -> None:
+    first, second = teachers(folder, "label")
+    told = {"several": {"teachers": [first | {"classes": ["ok"]}, second | {"input": []}]}}
+    rows = Dataset.open(str(folder / "label"))
+    with pytest.raises(InvalidInput) as caught:
+        bring("several", rows, Options.model_validate(told))
+    assert "several.teachers[0].classes" in str(caught.value)
+    assert "several.teachers[1].input" in str(caught.value)
+    other = {"several": {"teachers": [first, first | {"source": "several"}]}}
+    with pytest.raises(InvalidInput, match="name one model"):
+        bring("several", rows, Options.model_validate(other))
+    with pytest.raises(InvalidInput, match="goes with the source 'several'"):
+        bring(first["source"], rows, Options.model_validate(told | {"classes": ["bad", "ok"]}))
+
+
+def test_a_damaged_file_of_several_is_refused(folder: Path, tmp_path: Path) -> None:
+    together(folder, "label", tmp_path / "model")
+    content = (tmp_path / "model" / "model.zip").read_bytes()
+    files = unpack(content, "model")
+    short = {name: one for name, one in files.items() if not name.startswith("1/")}
+    for bad in (
+        content[:-30],
+        pack(short),
+        pack(files | {"../evil": b""}),
+        pack(files | {"2/../../evil": b""}),
+        pack({name: one for name, one in files.items() if name != "several.json"}),
+    ):
+        with pytest.raises((CorruptData, InvalidInput)):
+            Several.load(bad, (), "cpu")
+    assert not (tmp_path / "evil").exists()
