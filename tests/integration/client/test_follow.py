@@ -360,7 +360,8 @@ def test_follow_shows_what_was_before(server, command):
     assert told(command("runs", "follow", run)) == ["✓ prepare"]
 
 
-def test_ls_and_show(server, command):
+def test_ls_show_why_and_open(server, command, monkeypatch):
+    monkeypatch.setenv("BROWSER", "true")
     server.executor = fail_with(log=TRACEBACK)
     command(*REMOTE, "--no-wait")
     server.executor = play_all(server, watched=False)
@@ -376,6 +377,11 @@ def test_ls_and_show(server, command):
     assert re.search(r"^train +succeeded +2 ", shown, re.MULTILINE)
     assert re.search(r"^promote +skipped$", shown, re.MULTILINE)
     assert "no such column" in command("runs", "show", failed)
+    shown = command("runs", "show", failed)
+    assert command("runs", "why", failed).strip() in shown
+    assert "no such column" in command("runs", "why", failed)
+    assert "it did not fail" in command("runs", "why", good, code=3)
+    assert command("runs", "open", good).strip() == f"{server.host}/#/runs/details/{good}"
 
 
 def test_stop_says_what_becomes_of_the_registry(server, command, tmp_path):

@@ -110,11 +110,11 @@ def test_a_training_run_shows_settings_curves_and_scores(
     assert f"run {id} has the results of train teacher already" in said
     assert run["info"]["status"] == "FINISHED"
     record = json.loads((tmp_path / "out" / "model" / "training.json").read_text())
-    curve = [(point["step"], point["loss"]) for point in record["curves"]["train"]]
+    curve = {point["step"]: point["loss"] for point in record["curves"]["train"]}
     assert len(curve) > 3
-    assert history(server, id, "train/loss") == pytest.approx(curve)
-    followed = [(point["step"], point["rmse"]) for point in record["curves"]["validation"]]
-    assert history(server, id, "validation/rmse") == pytest.approx(followed)
+    assert dict(history(server, id, "train/loss")) == pytest.approx(curve)
+    followed = {point["step"]: point["rmse"] for point in record["curves"]["validation"]}
+    assert dict(history(server, id, "validation/rmse")) == pytest.approx(followed)
     scores = pairs(data["metrics"])
     logged = {name: v for name, v in ports["metrics"].metadata.items() if name != "kind"}
     assert {name: scores[name] for name in logged} == pytest.approx(logged)
