@@ -36,6 +36,7 @@ FOREIGN = "kubestill/foreign-model/1"
 _FOREIGN_FILES = {
     "lightgbm": "model.txt",
     "xgboost": "model.xgb",
+    "catboost": "model.cbm",
     "onnx": "model.onnx",
     "skops": "model.skops",
     "python": "model.weights",

@@ -1,6 +1,9 @@
-"""Boosted trees by their libraries' own formats: LightGBM's text, XGBoost's JSON or UBJSON."""
+"""Boosted trees in their libraries' own formats.
 
-# Both come without types.
+LightGBM's text, XGBoost's JSON or UBJSON, and CatBoost's binary, which is a flatbuffer.
+"""
+
+# They come without types.
 # pyright: reportUnknownVariableType=false, reportUnknownMemberType=false
 # pyright: reportUnknownArgumentType=false
 from __future__ import annotations
@@ -12,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from kubestill.errors import CorruptData, InvalidInput, Problem
+from kubestill.errors import CorruptData, InvalidInput, Problem, Problems
 from kubestill.runtime.base.values import parse_json
 from kubestill.runtime.datasets.columns import label_strings
 from kubestill.runtime.models.foreign.runtime import Block, Declared, need
 
-__all__ = ["LightGbm", "XgBoost"]
+__all__ = ["CatBoost", "LightGbm", "XgBoost"]
 
 
 class LightGbm:
@@ -237,3 +240,66 @@ def _count_nodes(content: bytes) -> int:
     The library could only be asked for a dump, of as many names as the file claims columns.
     """
     return min(sum(int(count) for count in _NODES.findall(content)), len(content))
+
+
+_LOGIT = ("Logloss", "CrossEntropy", "MultiClass")
+_VALUE = ("RMSE", "MAE", "MAPE", "Quantile", "Expectile", "Huber", "Lq", "MultiRMSE")
+
+
+class CatBoost:
+    """What `save_model` of CatBoost writes."""
+
+    def __init__(self, content: bytes):
+        catboost = need("catboost", "catboost", extra="catboost")
+        self._model: Any = catboost.CatBoost()
+        try:
+            self._model.load_model(blob=content)
+            loss = str(self._model.get_all_params()["loss_function"]).partition(":")[0]
+            texts = self._model.get_text_feature_indices()
+            texts += self._model.get_embedding_feature_indices()
+        except (catboost.CatBoostError, KeyError, TypeError, ValueError) as error:
+            raise CorruptData(f"this is no whole CatBoost model: {error}") from error
+        problems = Problems()
+        if loss not in (*_LOGIT, *_VALUE):
+            known = ", ".join((*_LOGIT, *_VALUE))
+            problems.add("model", loss, f"is a loss whose outputs are not known here; use {known}")
+        if texts:
+            remedy = "reads texts or embeddings, which columns here are not"
+            problems.add("model", [self._model.feature_names_[at] for at in texts], remedy)
+        problems.raise_if_any()
+        self._names: list[str] = list(self._model.feature_names_)
+        self._coded = frozenset(self._model.get_cat_feature_indices())
+        named = self._names != [str(place) for place in range(len(self._names))]
+        classes = label_strings(pa.array(list(self._model.classes_))).to_pylist()
+        outputs = len(classes) if len(classes) > 2 else 1
+        self.declared = Declared(
+            inputs=tuple(self._names) if named else None,
+            width=len(self._names),
+            reads="labels",
+            numeric=frozenset(
+                name for at, name in enumerate(self._names) if named and at not in self._coded
+            ),
+            classes=tuple(map(str, classes)) if loss in _LOGIT and classes else None,
+            outputs=outputs if loss in _LOGIT else None,
+            answers="logit" if loss in _LOGIT else "value",
+            parameters=int(self._model.get_leaf_values().size),
+        )
+
+    def predict(self, rows: Block) -> NDArray[Any]:
+        """Return raw values: logits of classes, or predictions."""
+        import pandas as pd
+
+        columns: dict[str, Any] = {}
+        for place, (given, name) in enumerate(zip(rows.names, self._names, strict=True)):
+            if place not in self._coded:
+                columns[name] = rows.numbers(given)
+            elif rows.column(given).kind == "categorical":
+                columns[name] = rows.labels(given, missing="nan")
+            else:
+                # A whole number is a category by its digits.
+                values = rows.numbers(given).tolist()
+                columns[name] = [f"{one:.0f}" if one % 1 == 0 else str(one) for one in values]
+        # One thread: blocks are computed side by side.
+        return self._model.predict(
+            pd.DataFrame(columns), prediction_type="RawFormulaVal", thread_count=1
+        )

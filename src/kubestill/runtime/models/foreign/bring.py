@@ -127,7 +127,7 @@ def bring(
             trust=trust,
         )
     _check_meant(kind, options)
-    certain = kind in ("lightgbm", "xgboost", "skops")
+    certain = kind in ("lightgbm", "xgboost", "catboost", "skops")
     matched = match(runtime.declared, dataset.schema, options, certain=certain)
     layout = RawLayout(matched.schema)
     rows = _some_rows(dataset, layout, runtime.declared.tried)

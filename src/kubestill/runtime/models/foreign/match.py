@@ -26,8 +26,9 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     format: str = "auto"
-    """`auto` tells by the content: `lightgbm`, `xgboost`, `onnx`, `skops`, `huggingface`,
-    `python`, which is an import path, `endpoint`, which is an address, or `several`."""
+    """`auto` tells by the content: `lightgbm`, `xgboost`, `catboost`, `onnx`, `skops`,
+    `huggingface`, `python`, which is an import path, `endpoint`, which is an address, or
+    `several`."""
     inputs: list[str] = []
     """Columns that it reads, in the order it was fitted on; for files that do not name them."""
     classes: list[Any] = []

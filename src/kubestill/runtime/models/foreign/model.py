@@ -17,7 +17,7 @@ from kubestill.runtime.base import trust as trusted
 from kubestill.runtime.base.values import Digest, JsonObject, read_as
 from kubestill.runtime.datasets.decode import RawLayout
 from kubestill.runtime.models.encoder import ColumnEncoding, Encoder
-from kubestill.runtime.models.foreign.boosters import LightGbm, XgBoost
+from kubestill.runtime.models.foreign.boosters import CatBoost, LightGbm, XgBoost
 from kubestill.runtime.models.foreign.endpoint import Endpoint
 from kubestill.runtime.models.foreign.huggingface import HuggingFace
 from kubestill.runtime.models.foreign.onnx_file import OnnxFile
@@ -79,6 +79,8 @@ def open_runtime(
         return LightGbm(content)
     if kind == "xgboost":
         return XgBoost(content)
+    if kind == "catboost":
+        return CatBoost(content)
     if kind == "onnx":
         return OnnxFile(content, output)
     if kind == "skops":

@@ -34,7 +34,7 @@ _TORCH_EXPORT = (
 )
 _OTHER = (
     "is none of the formats that can be brought in: LightGBM's text, XGBoost's JSON or UBJSON, "
-    "ONNX, skops, or a folder of Hugging Face's with safetensors"
+    "CatBoost's .cbm, ONNX, skops, or a folder of Hugging Face's with safetensors"
 )
 _PACKED = re.compile(rb"\x1f\x8b|BZh|\xfd7zXZ|\x04\x22M\x18|\x28\xb5\x2f\xfd|x[\x01\x5e\x9c\xda]")
 _PICKLE_ENDINGS = (".pkl", ".pickle", ".joblib", ".sav", ".p", ".dill", ".cloudpickle")
@@ -74,8 +74,7 @@ def _find(content: bytes, uri: str) -> Format:
     if _is_pickle(content, uri):
         raise _refuse(uri, _PICKLE)
     if content.startswith(b"CBM1"):
-        remedy = "is CatBoost's own format; save it with save_model(path, format='onnx')"
-        raise _refuse(uri, remedy)
+        return "catboost"
     if content.startswith(b"\x89HDF"):
         raise _refuse(uri, "is an HDF5 file of Keras; export it with model.export(format='onnx')")
     # A protobuf says nothing of its kind: field 1, the version, comes first.

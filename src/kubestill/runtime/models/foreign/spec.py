@@ -15,7 +15,15 @@ from kubestill.runtime.models.model import ModelSpec
 __all__ = ["Answers", "ForeignSpec", "Format", "Input"]
 
 Format = Literal[
-    "lightgbm", "xgboost", "onnx", "skops", "huggingface", "python", "endpoint", "several"
+    "lightgbm",
+    "xgboost",
+    "catboost",
+    "onnx",
+    "skops",
+    "huggingface",
+    "python",
+    "endpoint",
+    "several",
 ]
 """Of the file beside `model.json`."""
 Answers = Literal["logit", "probability", "value"]
