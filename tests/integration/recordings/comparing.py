@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from replaying import Ended, Recording
+from replaying import Ended, Recording, find_component, output_parameters
 from story import Story
 
 MEASURED = re.compile(r"seconds|latency|speed")
@@ -85,7 +85,8 @@ def check_outputs(recording: Recording, ended: Ended) -> None:
     recorded = {port: one["uri"] for port, one in recording.outputs.items()}
     told = {port: one.uri for port, one in ended.artifacts.items()}
     assert recorded.items() <= told.items()
-    assert ended.parameters.keys() == recording.content["outputs"]["parameters"].keys()
+    assert ended.parameters.keys() >= recording.content["outputs"]["parameters"].keys()
+    assert ended.parameters.keys() == set(output_parameters(find_component(recording.component)))
     assert not [port for port, one in ended.artifacts.items() if _nested(one.metadata)]
     uris = {name: value for name, value in ended.parameters.items() if name.endswith("_uri")}
     assert not [uri for uri in uris.values() if not re.match(r"minio://mlpipeline/", uri)]

@@ -25,6 +25,7 @@ from replaying import (
     find_component,
     local_input,
     output_artifacts,
+    output_parameters,
     producer,
 )
 
@@ -131,6 +132,11 @@ class Story:
         for name in output_artifacts(find_component(recording.component)).keys() - made.keys():
             kind = {"schemaTitle": "system.Artifact", "schemaVersion": "0.0.1"}
             made[name] = {"artifacts": [{"name": name, "type": kind, "uri": f"{folder}/{name}"}]}
+        if "parameters" in content["outputs"]:
+            for name in output_parameters(find_component(recording.component)):
+                folder = content["outputs"]["outputFile"].rpartition("/")[0]
+                place = {"outputFile": f"{folder}/{name}"}
+                content["outputs"]["parameters"].setdefault(name, place)
         self.restore(recording)
         text = json.dumps(content)
         for recorded, mine in digests.items():
