@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,6 +19,9 @@ from kubestill.assets.build import compile_yaml
 from kubestill.assets.catalog import find_assets
 from kubestill.assets.reading import MOST_CHARACTERS, read_documents
 from kubestill.errors import Problems, nearest
+
+
+_IMAGE = re.compile(r"[a-zA-Z0-9][\w./:-]*(@sha256:[0-9a-fA-F]+)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -64,9 +68,14 @@ def load_package(
         resources: File of compile-time resources for our own pipelines.
 
     Raises:
-        InvalidInput: Unknown name, or a file that is not a compiled pipeline.
+        InvalidInput: Unknown name, a file that is not a compiled pipeline, or no image's name.
     """
     problems = Problems()
+    for name, value in (("--image", image), ("--gpu-image", gpu_image)):
+        if value and not _IMAGE.fullmatch(value):
+            remedy = "names no image; give HOST/NAME:TAG or HOST/NAME@sha256:DIGEST in full"
+            problems.add(name, value, remedy)
+    problems.raise_if_any()
     if pipeline.endswith((".yaml", ".yml")):
         package = _read(pipeline, problems)
         for name, value in (
