@@ -18,6 +18,7 @@ import re
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -36,6 +37,19 @@ from kubestill.runtime.training.trainjob_manifest import (
     Shape,
     trainjob,
 )
+from kubestill.runtime.training.trainjob_status import (
+    comparable,
+    condition,
+    container_of,
+    describe_exit,
+    exit_status,
+    find_error,
+    index_of,
+    phase,
+    restarts,
+    time_of,
+    why_pending,
+)
 from kubestill.supervision import FAILED_FOR_GOOD
 
 __all__ = ["check_nodes", "train_on_pods"]
@@ -52,11 +66,9 @@ _UNREACHABLE = 503
 """Status of an error that says that."""
 _GONE_SECONDS = 120.0
 """How long a TrainJob that was removed may take to go."""
-_NEVER_ADMITTED = re.compile(r"maximum capacity|exceeds? (the )?(nominal )?quota|not found in")
-"""What Kueue says of a job that no quota will ever admit."""
+_NEVER_ADMITTED = "maximum capacity"
+"""What Kueue says of a job that asks for more than its queue can ever have."""
 _TAIL_LINES = 60
-_ERROR_LINES = 12
-_HARMLESS = {"ContainerCreating", "PodInitializing"}
 _NO_TRAINER = (
     "this cluster has no Kubeflow Trainer of version 2: it knows no TrainJob of "
     f"{GROUP}; install it, or use nodes=1"
@@ -156,6 +168,8 @@ class _Seen:
     """Time of the last line of the log that was printed."""
     pod: str = ""
     """Uid of the pod of rank 0 that it is of."""
+    heard: deque[str] = field(default_factory=lambda: deque[str](maxlen=4 * _TAIL_LINES))
+    """Times of the lines that were printed last."""
     containers: int = 0
     """How often its container had been started again."""
     ran: bool = False
@@ -223,7 +237,7 @@ class _TrainJob:
                     f"TrainJob {self._name} in {self._cluster.namespace} is another's: remove it, "
                     "or set `experiment`, which is part of the name"
                 )
-            over = _condition(job, "Complete") or _condition(job, "Failed")
+            over = condition(job, "Complete") or condition(job, "Failed")
             if not over and "deletionTimestamp" not in metadata:
                 nodes = job["spec"].get("trainer", {}).get("numNodes")
                 self._say(
@@ -311,12 +325,12 @@ class _TrainJob:
                 seen.state, pause = state, _FIRST_PAUSE
             printed = self._print_log(pods, seen)
             self._tell_restarts(pods, seen)
-            if _condition(job, "Complete"):
+            if condition(job, "Complete"):
                 return self._check_finished("is complete")
-            if failed := _condition(job, "Failed"):
+            if failed := condition(job, "Failed"):
                 why = f"{failed.get('reason', '')}: {failed.get('message', '')}"
                 return self._fail(f"failed: {why.removeprefix(': ')}", pods)
-            if any(_exit_status(pod) == FAILED_FOR_GOOD for pod in pods):
+            if any(exit_status(pod) == FAILED_FOR_GOOD for pod in pods):
                 return self._fail("cannot succeed", pods)
             if self._look_after(job, pods, seen):
                 return self._check_finished("has pods that all ended well")
@@ -325,16 +339,18 @@ class _TrainJob:
 
     def _look_after(self, job: Json, pods: list[Json], seen: _Seen) -> bool:
         """End what will not get on by itself; returns whether all pods have ended well."""
-        seen.ran = seen.ran or any(_phase(pod) == "Running" for pod in pods)
+        seen.ran = seen.ran or any(phase(pod) == "Running" for pod in pods)
         told = self._settings.trainjob
-        suspended = bool(_condition(job, "Suspended"))
+        suspended = bool(condition(job, "Suspended"))
         waits = seen.lasts("waits", not seen.ran)
         if told.wait_seconds and waits > told.wait_seconds:
             raise ClusterError(
                 f"TrainJob {self._name} has waited for {told.wait_seconds:g} s, the setting "
                 f"trainjob.wait_seconds: {seen.state}"
             )
-        if suspended and _NEVER_ADMITTED.search(seen.state):
+        # Of several flavors another may have room later.
+        never = _NEVER_ADMITTED in seen.state and "unused quota" not in seen.state
+        if suspended and never:
             raise ClusterError(f"TrainJob {self._name} can never be admitted: {seen.state}")
         unnoticed = not job.get("status") and not pods
         if seen.lasts("unnoticed", unnoticed) > _UNNOTICED_SECONDS:
@@ -342,24 +358,24 @@ class _TrainJob:
                 f"nothing has happened to TrainJob {self._name} for {_UNNOTICED_SECONDS:g} s: does "
                 "the controller of Kubeflow Trainer run?"
             )
-        ended = len(pods) >= self._settings.nodes and all(_phase(p) == "Succeeded" for p in pods)
+        ended = len(pods) >= self._settings.nodes and all(phase(p) == "Succeeded" for p in pods)
         return seen.lasts("ended", ended) > _UNNOTICED_SECONDS / 10
 
     def _describe(self, job: Json, pods: list[Json]) -> str:
-        if _condition(job, "Complete"):
+        if condition(job, "Complete"):
             return "complete"
-        if _condition(job, "Failed"):
+        if condition(job, "Failed"):
             return "failed"
-        if _condition(job, "Suspended"):
+        if condition(job, "Suspended"):
             reason = self._why_suspended(job)
             return f"suspended{f': {reason}' if reason else ', until its queue admits it'}"
         if not pods:
             reason = "" if job.get("status") else self._newest_event("TrainJob", self._name)
             return f"created, without pods{f': {reason}' if reason else ''}"
-        phases = [_phase(pod) for pod in pods]
+        phases = [phase(pod) for pod in pods]
         running = phases.count("Running") + phases.count("Succeeded")
         told = f"{running} of {job['spec']['trainer'].get('numNodes', len(pods))} pods run"
-        waiting = [why for pod in pods if (why := _why_pending(pod))]
+        waiting = [why for pod in pods if (why := why_pending(pod))]
         return told + "".join(f"; {why}" for why in dict.fromkeys(waiting))
 
     def _why_suspended(self, job: Json) -> str:
@@ -382,65 +398,71 @@ class _TrainJob:
             selector = f"involvedObject.kind={kind},involvedObject.name={name},type=Warning"
             path = f"/api/v1/namespaces/{self._cluster.namespace}/events"
             found = self._cluster.get(path, fieldSelector=selector) or {}
-            newest: Json = max(found.get("items") or (), key=_time_of, default={})
+            newest: Json = max(found.get("items") or (), key=time_of, default={})
             return str(newest.get("message") or "")
         return ""
 
     def _pods(self) -> list[Json]:
         selector = f"jobset.sigs.k8s.io/jobset-name={self._name}"
         found = self._cluster.get(self._pods_path, labelSelector=selector) or {}
-        pods = [one for one in found.get("items") or () if _index(one) >= 0]
+        pods = [one for one in found.get("items") or () if index_of(one) >= 0]
         pods.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
         # Of those with the same index all but the newest are on their way out.
-        newest = {_index(pod): pod for pod in pods}
+        newest = {index_of(pod): pod for pod in pods}
         return [newest[index] for index in sorted(newest)]
 
     def _tell_restarts(self, pods: list[Json], seen: _Seen) -> None:
         for pod in pods:
-            index = _index(pod)
-            start = pod["metadata"]["uid"], _restarts(pod)
+            index = index_of(pod)
+            start = pod["metadata"]["uid"], restarts(pod)
             if seen.starts.get(index, start) != start:
-                ended = _exit(pod)
+                ended = describe_exit(pod)
                 why = f", as it ended with {ended}" if ended else ""
                 self._say(f"TrainJob {self._name}: pod {index} is started again{why}")
             seen.starts[index] = start
 
     def _print_log(self, pods: list[Json], seen: _Seen) -> bool:
         """Print what rank 0 has said since; it need not wait for the other pods."""
-        pod = next((one for one in pods if _index(one) == 0 and _phase(one) != "Pending"), None)
+        pod = next((one for one in pods if index_of(one) == 0 and phase(one) != "Pending"), None)
         if pod is None:
             return False
         if pod["metadata"]["uid"] != seen.pod:
-            seen.pod, seen.told, seen.containers = pod["metadata"]["uid"], "", _restarts(pod)
+            seen.pod, seen.told, seen.containers = pod["metadata"]["uid"], "", 0
         lines: list[str] = []
-        if _restarts(pod) > seen.containers:
-            # What the container said last before it was started again.
-            lines += self._log(pod, seen, previous="true")
-            seen.containers = _restarts(pod)
+        if restarts(pod) > seen.containers:
+            # What the container said last before it was started again. The one after it may have
+            # been heard already.
+            query = {"previous": "true", "timestamps": "true", "tailLines": str(_TAIL_LINES)}
+            for line in self._read_log(pod, **query):
+                at, _, said = line.partition(" ")
+                if at not in seen.heard:
+                    lines.append(said)
+            seen.containers = restarts(pod)
         lines += self._log(pod, seen)
         for line in lines:
             print(line)
         sys.stdout.flush()
         return bool(lines)
 
-    def _log(self, pod: Json, seen: _Seen, **query: str) -> list[str]:
-        query |= {"container": CONTAINER, "timestamps": "true"}
-        if seen.told:
-            query["sinceTime"] = seen.told
-        path = f"{self._pods_path}/{pod['metadata']['name']}/log"
-        try:
-            text = self._cluster.text(path, **query)
-        except ClusterError:  # 400 while the container starts; else it is read at the next look
-            return []
+    def _log(self, pod: Json, seen: _Seen) -> list[str]:
+        query = {"timestamps": "true"} | ({"sinceTime": seen.told} if seen.told else {})
         lines: list[str] = []
-        before = _comparable(seen.told)
-        for line in text.splitlines():
+        before = comparable(seen.told)
+        for line in self._read_log(pod, **query):
             at, _, said = line.partition(" ")
             # The API counts in whole seconds.
-            if _comparable(at) > before:
+            if comparable(at) > before:
                 seen.told = at
+                seen.heard.append(at)
                 lines.append(said)
         return lines
+
+    def _read_log(self, pod: Json, **query: str) -> list[str]:
+        path = f"{self._pods_path}/{pod['metadata']['name']}/log"
+        try:
+            return self._cluster.text(path, container=CONTAINER, **query).splitlines()
+        except ClusterError:  # the container starts, or its node is gone
+            return []
 
     # Ending it.
 
@@ -460,28 +482,24 @@ class _TrainJob:
         if self._finished():
             return
         said = ""
-        for pod in sorted(pods, key=lambda pod: _exit_status(pod) != FAILED_FOR_GOOD):
-            if not (ended := _exit(pod)) or not (lines := self._tail(pod)):
+        for pod in sorted(pods, key=lambda pod: exit_status(pod) != FAILED_FOR_GOOD):
+            if not (ended := describe_exit(pod)) or not (lines := self._tail(pod)):
                 continue
-            if _index(pod):  # the log of the first one was printed all along
+            if index_of(pod):  # the log of the first one was printed all along
                 print(f"the last lines of pod {pod['metadata']['name']}:")
                 print("\n".join(f"  {line}" for line in lines), flush=True)
-            said = f"; pod {_index(pod)} ended with {ended}: {_find_error(lines)}"
+            said = f"; pod {index_of(pod)} ended with {ended}: {find_error(lines)}"
             break
         raise ClusterError(f"TrainJob {self._name} {what}{said}")
 
     def _tail(self, pod: Json) -> list[str]:
-        status = _container(pod)
+        status = container_of(pod)
         again = "terminated" in (status.get("lastState") or {})
         running = "terminated" not in (status.get("state") or {})
-        path = f"{self._pods_path}/{pod['metadata']['name']}/log"
-        query = {"container": CONTAINER, "tailLines": str(_TAIL_LINES)}
+        query = {"tailLines": str(_TAIL_LINES)}
         if again and running:
             query["previous"] = "true"
-        try:
-            return self._cluster.text(path, **query).splitlines()
-        except ClusterError:
-            return []
+        return self._read_log(pod, **query)
 
     def _end(self) -> None:
         """Remove the TrainJob, and its pods with it, if it is ours."""
@@ -521,88 +539,3 @@ def _command_of_this_step() -> list[str]:
         raise InvalidInput([Problem("settings.nodes", "", remedy)])
     # Kubernetes replaces `$(NAME)`.
     return [part.replace("$", "$$") for part in sys.orig_argv]
-
-
-def _condition(job: Json, kind: str) -> Json | None:
-    """Return a condition of a TrainJob that holds."""
-    for condition in (job.get("status") or {}).get("conditions") or ():
-        if condition["type"] == kind and condition["status"] == "True":
-            return condition
-    return None
-
-
-def _index(pod: Json) -> int:
-    """Return a pod's place among those that train; -1 where it is none of them."""
-    labels = pod["metadata"].get("labels") or {}
-    if labels.get("jobset.sigs.k8s.io/replicatedjob-name") != CONTAINER:
-        return -1
-    annotations = pod["metadata"].get("annotations") or {}
-    return int((annotations | labels).get("batch.kubernetes.io/job-completion-index", -1))
-
-
-def _phase(pod: Json) -> str:
-    return str((pod.get("status") or {}).get("phase", "Pending"))
-
-
-def _container(pod: Json) -> Json:
-    """Return the status of the container that trains."""
-    for status in (pod.get("status") or {}).get("containerStatuses") or ():
-        if status["name"] == CONTAINER:
-            return status
-    return {}
-
-
-def _restarts(pod: Json) -> int:
-    return int(_container(pod).get("restartCount", 0))
-
-
-def _terminated(pod: Json) -> Json:
-    """Return how the container ended last."""
-    status = _container(pod)
-    now, before = status.get("state") or {}, status.get("lastState") or {}
-    return now.get("terminated") or before.get("terminated") or {}
-
-
-def _exit_status(pod: Json) -> int:
-    return int(_terminated(pod).get("exitCode", 0))
-
-
-def _exit(pod: Json) -> str:
-    """Return how the container ended last, in words; empty where it has not, or ended well."""
-    if not (status := _exit_status(pod)):
-        return ""
-    reason = _terminated(pod).get("reason") or "Error"
-    return f"status {status}" if reason == "Error" else f"status {status} ({reason})"
-
-
-def _why_pending(pod: Json) -> str:
-    """Return why a pod does not run; empty where it does, or is on its way."""
-    status = pod.get("status") or {}
-    if _phase(pod) == "Pending":
-        for condition in status.get("conditions") or ():
-            if condition["type"] == "PodScheduled" and condition["status"] == "False":
-                return str(condition.get("message") or condition.get("reason") or "")
-    waiting = (_container(pod).get("state") or {}).get("waiting") or {}
-    reason = str(waiting.get("reason") or "")
-    if not reason or reason in _HARMLESS:
-        return ""
-    return f"{reason}: {waiting['message']}" if waiting.get("message") else reason
-
-
-def _find_error(lines: list[str]) -> str:
-    """Return the error that the last lines of a log end with."""
-    start = max((n for n, line in enumerate(lines) if line.startswith("Traceback")), default=-1)
-    for number, line in enumerate(lines[start + 1 :], start + 1):
-        if start >= 0 and line and not line.startswith(" "):
-            return "\n".join(lines[number : number + _ERROR_LINES])
-    return lines[-1]
-
-
-def _comparable(time: str) -> str:
-    """Return a time of RFC 3339 in UTC with all nine decimals, so that text sorts as time does."""
-    seconds, _, decimals = time.removesuffix("Z").partition(".")
-    return f"{seconds}.{decimals:0<9}" if time else ""
-
-
-def _time_of(event: Json) -> str:
-    return str(event.get("lastTimestamp") or event.get("eventTime") or "")
