@@ -137,14 +137,14 @@ def _start(
     group |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_USE_AGENT_STORE": "True"}
     group |= {"KUBESTILL_OWNER": OWNER, "KUBESTILL_CACHE": str(root.parent / "cache")}
     environment = {name: str(value) for name, value in group.items()}
-    dies = attempt.at if rank in attempt.kill else 0
+    dies = attempt.at if rank in attempt.kill else None
     process = context.Process(target=_train, args=(case, data, root, rank, environment, dies))
     process.start()
     return process
 
 
 def _train(
-    case: Case, data: Path, root: Path, rank: int, environment: dict[str, str], dies: int
+    case: Case, data: Path, root: Path, rank: int, environment: dict[str, str], dies: int | None
 ) -> None:
     from kubestill.runtime.base.artifacts import LocalArtifact
     from kubestill.runtime.steps import train_model
@@ -154,7 +154,7 @@ def _train(
     os.environ |= environment
     sys.stdout = sys.stderr = (root / f"log-{rank}").open("w", buffering=1)
     train_model.training_report = lambda *_: ("", "")
-    if dies:
+    if dies is not None:
         step, taken = MicroBatches.__call__, 0
 
         def counted(self: MicroBatches, *args: Any) -> Any:
