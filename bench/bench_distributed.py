@@ -5,7 +5,9 @@ torch's DistributedDataParallel with the same network, loss, optimizer (fused) a
 in the same pair of processes and take turns there. Then one process: V = 8 micro-batches against
 the batch as a whole.
 
-    python -m bench.bench_distributed [--rounds 7] [--steps 60]
+    python -m bench.bench_distributed [--rounds 7] [--steps 60] [--network NAME]
+
+Figures are written after each network. The machine must be quiet.
 """
 
 from __future__ import annotations
@@ -57,15 +59,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--network", choices=NETWORKS, help="only this one")
     told = parser.parse_args()
-    measures: list[Measure] = []
-    for name in NETWORKS:
+    for name in [told.network] if told.network else NETWORKS:
         with tempfile.TemporaryDirectory() as folder:
             arguments = (name, folder, told.rounds, told.steps)
             mp.spawn(two, args=arguments, nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
             shared: Turns = torch.load(f"{folder}/turns", weights_only=False)
         alone = one(name, told.rounds, told.steps)
-        measures += [
+        measures = [
             Measure(
                 name=f"{name}: step at W = 2 over DistributedDataParallel",
                 value=shared.ratio("ours", "peer"),
@@ -93,7 +95,7 @@ def main() -> None:
                 peer="",
             ),
         ]
-    write("distributed", measures)
+        write("distributed", measures, keep=True)
 
 
 def two(rank: int, name: str, folder: str, rounds: int, steps: int) -> None:
