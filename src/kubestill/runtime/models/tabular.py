@@ -22,8 +22,8 @@ class PiecewiseLinear(nn.Module):
     """Piecewise-linear encoding of numbers (Gorishniy et al. 2022, section 3.2, eq. 1).
 
     Each number becomes a feature a bin: 0 below the bin, 1 above it, and the share of the bin in
-    between. A linear layer on them is any function that is linear within bins, and constant
-    outside of what training saw: thresholds cost one weight, and extreme values do no harm.
+    between. A linear layer on them is any function that is linear within bins: a threshold costs
+    one weight. The numbers themselves stay, for what lies outside of all bins.
 
     Args:
         numbers: Features that are encoded, the first of a row.
@@ -54,10 +54,10 @@ class PiecewiseLinear(nn.Module):
         self.per_width.copy_(torch.from_numpy(per_width))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map [B, F] to [B, numbers * bins + F - numbers]."""
+        """Map [B, F] to [B, numbers * bins + F], the features last."""
         numbers = features[:, : self.numbers, None]
         encoded = ((numbers - self.lower) * self.per_width).clamp(0.0, 1.0).flatten(1)
-        return torch.cat([encoded, features[:, self.numbers :]], dim=1)
+        return torch.cat([encoded, features], dim=1)
 
 
 class Members(nn.Module):
@@ -140,7 +140,7 @@ def tabm(
     out_features: int,
     numeric_features: int = 0,
     hidden: Sequence[int] = (128, 128),
-    members: int = 8,
+    members: int = 4,
     bins: int = 48,
     activation: str = "relu",
     dropout: float = 0.1,
@@ -178,7 +178,7 @@ def tabm(
         problems.add("numeric_features", numeric_features, f"give 0 to {in_features}")
     problems.raise_if_any()
     encoding = PiecewiseLinear(numeric_features, bins) if bins and numeric_features else None
-    width = in_features + (numeric_features * (bins - 1) if encoding else 0)
+    width = in_features + (numeric_features * bins if encoding else 0)
     return TabM(
         encoding,
         width,
