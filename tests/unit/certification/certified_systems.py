@@ -259,6 +259,17 @@ class Ticks(Hours):
         self.domain = Domain([ticks, Levels(name="x", values=(0.0, 0.5, 1.0))])
 
 
+class Narrow(Plane):
+    """Its enclosure ends below the highest solution of a box."""
+
+    name = "narrow"
+    reference = None  # pyright: ignore[reportAssignmentType]
+
+    def enclose(self, lower: pd.DataFrame, upper: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        low, high = self.solve(lower), self.solve(upper)
+        return low, low + 0.9 * (high - low)
+
+
 class Declared(Plane):
     """Nothing bounds it but what its author says of its slopes."""
 

@@ -285,6 +285,30 @@ def test_a_proof_on_declared_slopes_says_so_in_every_place(tmp_path):
     assert read_certificate(form).verdict == f"measured, {declared}"
 
 
+def test_an_enclosure_that_a_solution_leaves_is_refused_with_the_point(tmp_path):
+    dataset = make_dataset(tmp_path / "rows", system("Narrow"))
+    model = make_model(tmp_path / "model", dataset, "linear")
+    made = examine(model, dataset, assurance="proven", tolerance=0.1)
+    assert made["failed"] == {"assurance"}
+    found = re.search(r"system\.enclose = \{'x': ([\d.e-]+), 'y': ([-\d.e]+)\}", made["reason"])
+    assert found, made["reason"]
+    x, y = map(float, found.groups())
+    assert (
+        f"narrow solves it to [{2 * x + y}], outside of what its `enclose` says" in made["reason"]
+    )
+    assert "proof_seconds" not in made["reason"]
+
+
+def test_too_few_points_for_a_quantile_are_told_from_an_error(tmp_path):
+    dataset = make_dataset(tmp_path / "rows", system("Plane"))
+    model = make_model(tmp_path / "model", dataset, "Bent")
+    made = examine(model, dataset, statistic="p999", tolerance=0.1)
+    assert made["reason"].endswith(
+        "500 random points are too few to bound the 99.9th percentile: it takes 2,995. Give more "
+        "`samples`, or another `statistic`."
+    )
+
+
 @pytest.mark.parametrize("tolerance", [0.0, 0.01, 0.6])
 def test_classes_are_compared_between_the_rows(tmp_path, tolerance):
     """The stored rows all agree; between them every second point does not."""

@@ -430,7 +430,8 @@ def _prove(
             seconds=settings.proof_seconds,
         )
     except InvalidInput as error:
-        return _Proving(reason=" ".join(f"{p.field}: {p.remedy}." for p in error.problems))
+        said = "; ".join(f"{p.field} = {p.value}: {p.remedy}" for p in error.problems)
+        return _Proving(reason=f"{said}.")
     except Exception as error:
         if settings.on_failure == "stop":
             raise
@@ -491,7 +492,8 @@ def _asked_for(
         "sampled": "Give `samples`, on a domain that is not enumerated; or ask for `auto`.",
     }
     said = f"{said} {proven.reason}".rstrip()
-    remedy = remedies[asked]
+    # What stood in the way of a proof comes with its own remedy.
+    remedy = remedies[asked] if asked != "proven" or proven.record is not None else ""
     return [Condition(name=name, status="failed", code="assurance", said=said, remedy=remedy)]
 
 
@@ -524,15 +526,13 @@ def _within(
         value, said = _sampled_error(seen, settings)
     if not tolerance:
         return Condition(name=name, status="not shown", said=f"{said}; no tolerance was given.")
+    remedy = "Train longer or a larger network, generate more rows, or widen the tolerance."
+    if value == math.inf:
+        remedy = "Give more `samples`, or another `statistic`."
+        return Condition(name=name, status="failed", code="error", said=f"{said}.", remedy=remedy)
     said = f"{said}, with a tolerance of {tolerance:g}."
     if value > tolerance:
-        return Condition(
-            name=name,
-            status="failed",
-            code="error",
-            said=said,
-            remedy="Train longer or a larger network, generate more rows, or widen the tolerance.",
-        )
+        return Condition(name=name, status="failed", code="error", said=said, remedy=remedy)
     return Condition(name=name, status="shown", said=said + _share(assurance, seen, drawn))
 
 
@@ -556,7 +556,7 @@ def _sampled_error(seen: _Seen, settings: CertificateSettings) -> tuple[float, s
             f"{where}. {off.rows:,} random points are too few to bound the 99.9th percentile: it "
             f"takes {found.samples_needed:,}"
         )
-        return float("inf"), said
+        return math.inf, said
     said = (
         f"{where}. The 99.9th percentile of the error is at most {at_most(found.bound, 3)} with "
         f"{exact_percent(off.confidence)} confidence"
