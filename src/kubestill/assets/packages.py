@@ -20,7 +20,6 @@ from kubestill.assets.catalog import find_assets
 from kubestill.assets.reading import MOST_CHARACTERS, read_documents
 from kubestill.errors import Problems, nearest
 
-
 _IMAGE = re.compile(r"[a-zA-Z0-9][\w./:-]*(@sha256:[0-9a-fA-F]+)?", re.ASCII)
 
 

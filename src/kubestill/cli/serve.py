@@ -33,6 +33,9 @@ from kubestill.terminal import echo
     "--device", default="cpu", show_default=True, help="`cpu`, `cuda`, `cuda:1`, or `auto`."
 )
 @click.option(
+    "--strict", is_flag=True, help="Refuse rows with values that training refused or never saw."
+)
+@click.option(
     "--trust",
     multiple=True,
     metavar="PACKAGE",
@@ -47,6 +50,7 @@ def serve(
     batch_rows: int,
     threads: int,
     device: str,
+    strict: bool,
     trust: tuple[str, ...],
 ) -> None:
     """Serve a model over HTTP, by the protocol of KServe (v2).
@@ -60,7 +64,7 @@ def serve(
     from kubestill.runtime.serving.source import Source
 
     serve(
-        Source(source, trust=trust, device=device),
+        Source(source, trust=trust, device=device, strict=strict),
         Settings(name=name, poll_seconds=poll, most_rows=batch_rows),
         host=host,
         port=port,

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import requests
 import uvicorn
@@ -40,9 +41,9 @@ NUMBERS, TEXTS = ("area", "age", "garden"), ("colour", "city")
 
 
 @contextmanager
-def serving(uri: object, **settings: Any) -> Generator[str]:
+def serving(uri: object, *, strict: bool = False, **settings: Any) -> Generator[str]:
     """Serve in a thread; gives the model's address."""
-    source = Source(str(uri), trust=("moody",))
+    source = Source(str(uri), trust=("moody",), strict=strict)
     chosen = Settings(**{"name": "m", "poll_seconds": 0.0, **settings})
     taken = claim_port("127.0.0.1", 0)
     app = build_app(source, source.load(source.find()), chosen)
@@ -149,6 +150,98 @@ def test_the_protocol_s_other_addresses(address: str) -> None:
         refused = requests.get(wrong, timeout=9)
         assert refused.status_code == 404
         assert "there is no" in refused.json()["error"]
+
+
+def stream(table: pa.Table, **options: Any) -> bytes:
+    """Write a table in Arrow's stream format."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(**options)) as out:
+        out.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+AS_ARROW = {"Content-Type": "application/vnd.apache.arrow.stream"}
+
+
+@pytest.mark.parametrize("task", ["multiclass", "vector"])
+def test_a_table_of_arrow_goes_in_and_comes_out(folder: Path, task: str) -> None:
+    frame = mixed_frame().iloc[15:60]
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    # Labels in a dictionary are what pandas and polars write of categories.
+    place = table.column_names.index("city")
+    table = table.set_column(place, "city", table["city"].dictionary_encode())
+    model = kubestill.load_model(str(folder / task))
+    body = stream(table)
+    with serving(folder / task) as address:
+        told = requests.post(f"{address}/infer", data=body, headers=AS_ARROW, timeout=9).json()
+        both = AS_ARROW | {"Accept": AS_ARROW["Content-Type"]}
+        found = requests.post(f"{address}/infer", data=body, headers=both, timeout=9)
+    assert found.headers["content-type"] == AS_ARROW["Content-Type"]
+    answers = pa.ipc.open_stream(found.content).read_all()
+    assert answers.equals(model(table))
+    assert [one["shape"][0] for one in told["outputs"]] == [45] * len(told["outputs"])
+    assert told["outputs"][0]["name"] == "prediction"
+
+
+ROW = mixed_frame().head(3)
+TABLE = pa.Table.from_pandas(ROW, preserve_index=False)
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"", "is no stream of Arrow"),
+        (b"[1]", "is no stream of Arrow"),
+        (stream(TABLE)[:200], "is no stream of Arrow"),
+        (stream(TABLE, compression="zstd"), "is compressed; send the stream uncompressed"),
+        (
+            stream(
+                TABLE.select(["area"]).append_column("city", TABLE["city"].dictionary_encode()),
+                compression="lz4",
+            ),
+            "is compressed",
+        ),
+        (stream(TABLE.drop_columns(["city"])), "'city': feature is missing"),
+        (stream(pa.table({"area": pa.nulls(10**9)})), "claims 1,000,000,000 rows"),
+    ],
+    ids=["empty", "json", "cut", "packed", "packed-labels", "column", "nulls"],
+)
+def test_a_table_that_is_none_is_refused(address: str, body: bytes, told: str) -> None:
+    answer = requests.post(f"{address}/infer", data=body, headers=AS_ARROW, timeout=9)
+    assert answer.status_code == 400, answer.text
+    assert told in answer.json()["error"]
+
+
+def test_damaged_tables_end_in_answers(address: str) -> None:
+    whole, chance = stream(TABLE), np.random.default_rng(0)
+    with requests.Session() as session:
+        for _ in range(150):
+            body = bytearray(whole)
+            for place in chance.integers(0, len(body), chance.integers(1, 5)):
+                body[place] = chance.integers(256)
+            answer = session.post(f"{address}/infer", data=bytes(body), headers=AS_ARROW, timeout=9)
+            assert answer.status_code in (200, 400), answer.text
+
+
+def test_what_training_never_saw_is_counted_and_refused_where_asked(folder: Path) -> None:
+    frame = mixed_frame().head(4).assign(city=["Nowhere", "Nowhere", None, "Nowhere"])
+    body = tensors(frame)
+
+    def metric(address: str, name: str) -> dict[str, float]:
+        text = requests.get(address.partition("/v2")[0] + "/metrics", timeout=9).text
+        found = re.findall(rf"^{name}\{{(.*)\}} (\S+)$", text, re.M)
+        return {labels: float(value) for labels, value in found}
+
+    with serving(folder / "binary") as address:
+        assert requests.post(f"{address}/infer", json=body, timeout=9).ok
+        assert metric(address, "kubestill_rows_total") == {'model="m"': 4.0}
+        (counted,) = metric(address, "kubestill_unfamiliar_rows_total").items()
+    assert counted == ('column="city",model="m",what="unseen label"', 3.0)
+    with serving(folder / "binary", strict=True) as address:
+        refused = requests.post(f"{address}/infer", json=body, timeout=9)
+        assert refused.status_code == 400
+        assert "unseen label" in refused.json()["error"]
+        assert requests.post(f"{address}/infer", json=tensors(frame.iloc[2:3]), timeout=9).ok
 
 
 ONE = tensors(mixed_frame().head(1))

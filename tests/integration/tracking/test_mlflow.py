@@ -302,7 +302,7 @@ def useless(monkeypatch: pytest.MonkeyPatch) -> Generator[str]:
         ("500", "is not available: 500"),
         ("html", "answered 404 without JSON"),
         ("login", "answered 302 without JSON"),
-        ("list", "was told nothing"),
+        ("list", "answered 200 without JSON"),
         ("old", "answered 404: no such endpoint"),
         ("nothing", "was told nothing (KeyError)"),
         ("silent", "is not available: ReadTimeout"),

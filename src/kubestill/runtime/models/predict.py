@@ -20,7 +20,7 @@ from kubestill.runtime.models.rows import FewRows, RowReader
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["BATCH_ROWS", "Predictor", "probabilities"]
+__all__ = ["BATCH_ROWS", "Predictor", "arrow_array", "probabilities"]
 
 BATCH_ROWS = 8192
 """Rows of a batch. Fixed, counted from the first row: batch boundaries change the last bits."""
@@ -115,7 +115,7 @@ class Predictor:
         if form == "frame":
             return self._frame(answers, getattr(rows, "index", None))
         if form == "table":
-            return pa.table({name: _arrow_array(values) for name, values in answers.items()})
+            return pa.table({name: arrow_array(values) for name, values in answers.items()})
         lists = {name: values.tolist() for name, values in answers.items()}
         if form == "columns":
             return lists
@@ -214,7 +214,8 @@ class Predictor:
         return pd.DataFrame(columns, index=index, copy=False)
 
 
-def _arrow_array(values: NDArray[Any]) -> pa.Array:
+def arrow_array(values: NDArray[Any]) -> pa.Array:
+    """Return values [N, ...] as a column of Arrow."""
     if values.ndim > 1:
         return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(values))
     return pa.array(values)

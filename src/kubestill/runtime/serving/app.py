@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -81,11 +82,30 @@ class _Metrics:
             ["model", "version", "digest"],
             registry=self.registry,
         )
+        self.served: Served | None = None
+        self.registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield what the model itself counts, when Prometheus asks: a request pays nothing."""
+        rows = CounterMetricFamily("kubestill_rows", "Rows that were read.", labels=["model"])
+        unfamiliar = CounterMetricFamily(
+            "kubestill_unfamiliar_rows",
+            "Rows with a value that training never saw, by column.",
+            labels=["model", "column", "what"],
+        )
+        if self.served is not None:
+            familiar = self.served.predictor.familiar
+            rows.add_metric([self._name], familiar.rows)
+            for (column, what), count in familiar.counts.items():
+                unfamiliar.add_metric([self._name, column, what], count)
+        yield rows
+        yield unfamiliar
 
     def count(self, code: int) -> None:
         (self._answered if code == 200 else self._requests.labels(self._name, str(code))).inc()
 
     def show(self, served: Served) -> None:
+        self.served = served
         self.model.clear()
         self.model.labels(self._name, served.found.version, served.found.digest).set(1)
 
@@ -143,8 +163,12 @@ class _Server:
         served, name = self.served, self.settings.name
         try:
             self._check(request, served)
-            asked = protocol.read_request(await self._body(request), served)
+            body = await self._body(request)
+            arrow = request.headers.get("content-type", "").startswith(protocol.ARROW)
+            asked = (protocol.read_arrow if arrow else protocol.read_request)(body, served)
             answers = await self.batcher.answer(served, asked.raw)
+            if protocol.ARROW in request.headers.get("accept", ""):
+                return Response(protocol.write_arrow(answers), media_type=protocol.ARROW)
             body = protocol.write_response(name, served, asked, answers)
         except HTTPException as error:
             return _error(error.status_code, error.detail)

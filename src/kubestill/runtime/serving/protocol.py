@@ -1,21 +1,27 @@
-"""Translate between the JSON of the Open Inference Protocol (v2) and rows."""
+"""Translate between rows and the JSON of the Open Inference Protocol (v2), or an Arrow stream."""
 
 from __future__ import annotations
 
 import json
 import math
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from kubestill.errors import CorruptData, InvalidInput, Problem, Problems, counted, nearest
 from kubestill.runtime.base.values import parse_json
+from kubestill.runtime.models.predict import arrow_array
 from kubestill.runtime.serving.source import Served
 
-__all__ = ["Request", "read_request", "write_response"]
+__all__ = ["ARROW", "Request", "read_arrow", "read_request", "write_arrow", "write_response"]
+
+ARROW = "application/vnd.apache.arrow.stream"
+"""Media type of a table as Arrow's stream format."""
 
 _TYPES = frozenset(
     "BOOL UINT8 UINT16 UINT32 UINT64 INT8 INT16 INT32 INT64 FP16 FP32 FP64 BYTES".split()
@@ -79,6 +85,68 @@ def read_request(body: bytes, served: Served) -> Request:
     )
 
 
+def read_arrow(body: bytes, served: Served) -> Request:
+    """Read a table in Arrow's stream format: a column for each of the model.
+
+    Raises:
+        InvalidInput: It is no such table, is compressed, or does not fit the model.
+    """
+    try:
+        for message in pa.ipc.MessageReader.open_stream(pa.py_buffer(body)):
+            if _is_compressed(memoryview(message.metadata)):
+                # A few bytes may unpack to all memory, and nothing tells how many they are.
+                raise _no_table(body, "is compressed; send the stream uncompressed")
+        with pa.ipc.open_stream(pa.py_buffer(body)) as reader:
+            table = reader.read_all()
+        # What a stranger's offsets point at is looked up only after this.
+        table.validate(full=True)
+    except (pa.ArrowException, ValueError, OSError, struct.error) as error:
+        if isinstance(error, InvalidInput):
+            raise
+        raise _no_table(body, f"is no stream of Arrow: {error}") from error
+    # Columns of nulls or of runs take no bytes a row.
+    if table.num_rows * len(served.predictor.columns) > 8 * len(body):
+        told = counted(table.num_rows, "row")
+        raise _no_table(body, f"claims {told}; send columns of numbers and text, not of runs")
+    return Request(id="", raw=served.predictor.read(table), outputs=())
+
+
+def _no_table(body: bytes, remedy: str) -> InvalidInput:
+    return InvalidInput([Problem("request", f"{len(body)} bytes", remedy)])
+
+
+def _is_compressed(metadata: memoryview) -> bool:
+    """Whether a message of Arrow's stream holds a compressed batch: pyarrow does not say.
+
+    The metadata is a flatbuffer, of which these are the two tables: `Message` with its `header`,
+    and `RecordBatch`, in a `DictionaryBatch` where the header is one, with its `compression`.
+    """
+
+    def field(table: int, slot: int) -> int:
+        """Return where a field of a table lies; 0 where it is not set."""
+        vtable = table - struct.unpack_from("<i", metadata, table)[0]
+        size = struct.unpack_from("<H", metadata, vtable)[0]
+        place = 4 + 2 * slot
+        offset = struct.unpack_from("<H", metadata, vtable + place)[0] if place < size else 0
+        return table + offset if offset else 0
+
+    def follow(place: int) -> int:
+        return place + struct.unpack_from("<I", metadata, place)[0]
+
+    message = follow(0)
+    kind, header = field(message, 1), field(message, 2)
+    if not kind or not header:
+        return False
+    batch = follow(header)
+    if metadata[kind] == _DICTIONARY_BATCH:
+        data = field(batch, 1)
+        return bool(data) and bool(field(follow(data), 3))
+    return metadata[kind] == _RECORD_BATCH and bool(field(batch, 3))
+
+
+_DICTIONARY_BATCH, _RECORD_BATCH = 2, 3
+
+
 def _plain(tensor: Mapping[str, Any]) -> list[Any] | None:
     """Return the values of a flat column, as nearly all are; None where one has to look closer."""
     data = tensor.get("data")
@@ -125,6 +193,15 @@ def _is_shape(shape: object) -> bool:
     return isinstance(shape, list) and all(
         type(size) is int and size >= 0 for size in cast(list[object], shape)
     )
+
+
+def write_arrow(answers: Mapping[str, NDArray[Any]]) -> bytes:
+    """Return answers as a table in Arrow's stream format, with the columns of `load_model`."""
+    table = pa.table({name: arrow_array(values) for name, values in answers.items()})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
 
 
 def write_response(

@@ -49,9 +49,12 @@ class Served:
 class Source:
     """Where the model comes from, now and later."""
 
-    def __init__(self, uri: str, *, trust: Iterable[str] = (), device: str = "cpu"):
+    def __init__(
+        self, uri: str, *, trust: Iterable[str] = (), device: str = "cpu", strict: bool = False
+    ):
+        """Name the place; the other arguments are those of `load_model`."""
         self.uri = uri
-        self._trust, self._device = tuple(trust), device
+        self._trust, self._device, self._strict = tuple(trust), device, strict
 
     def find(self) -> Found:
         """Return the model that should be served now; nothing is loaded.
@@ -87,7 +90,9 @@ class Source:
             CorruptData: It is damaged, or another than was found.
             StoreError: The store did not answer.
         """
-        predictor = load_model(found.uri, trust=self._trust, device=self._device)
+        predictor = load_model(
+            found.uri, trust=self._trust, device=self._device, strict=self._strict
+        )
         if predictor.digest != found.digest:
             raise CorruptData(
                 f"{found.uri} has the digest {predictor.digest[:12]}, not {found.digest[:12]}; it "
@@ -108,6 +113,9 @@ class Source:
             predictor.answers(few)
             spent = time.perf_counter() - begun
         predictor.answers(raw)
+        # That row was ours.
+        predictor.familiar.rows = 0
+        predictor.familiar.counts.clear()
         return Served(
             found=found,
             predictor=predictor,

@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from kubestill.errors import CorruptData
 from kubestill.runtime.base.artifacts import Artifact
 from kubestill.runtime.base.patience import Patience, do_within
+from kubestill.runtime.base.values import parse_json
 from kubestill.runtime.reports.page import flatten
 from kubestill.runtime.steps.failures import find_run_root
 
@@ -53,6 +55,8 @@ _API = "/api/2.0/mlflow/"
 _TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 _MOST, _LONGEST = 100, 500
 """Values of a request and characters of a parameter: what every MLflow takes, and soon answers."""
+_LARGEST = 16 << 20
+"""Bytes of an answer that are read: a thousand versions take less."""
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 T = TypeVar("T")
@@ -390,15 +394,13 @@ class _Server:
         return self._ask("POST", path, json=body)
 
     def _ask(self, method: str, path: str, **given: Any) -> Any:
+        from urllib3.exceptions import HTTPError
+
+        given |= {"timeout": PATIENCE.answer_seconds, "allow_redirects": False, "stream": True}
         try:
-            answer = self._session.request(
-                method,
-                self._root + path,
-                timeout=PATIENCE.answer_seconds,
-                allow_redirects=False,
-                **given,
-            )
-        except self._requests.RequestException as error:
+            with self._session.request(method, self._root + path, **given) as answer:
+                content = answer.raw.read(_LARGEST, decode_content=True)
+        except (self._requests.RequestException, HTTPError) as error:
             # Its message would hold the whole address.
             raise _Unavailable(type(error).__name__) from None
         if answer.status_code in (401, 403):
@@ -409,8 +411,8 @@ class _Server:
         if answer.status_code in _TRANSIENT:
             raise _Unavailable(str(answer.status_code))
         try:
-            body: Any = answer.json()
-        except ValueError:
+            body = parse_json(content, source=path, what="answer")
+        except CorruptData:
             raise _Refused(f"{path} answered {answer.status_code} without JSON") from None
         if answer.ok and answer.status_code < 300:
             return body
