@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kubestill.cli.connection import compile_options, connect, with_connection
+from kubestill.forkserver import ForkServer, serve_while
 from kubestill.terminal import echo
 
 if TYPE_CHECKING:
@@ -72,15 +73,18 @@ def run(
     pipeline is uploaded, unless it is there already, and started with the same parameters on the
     cluster.
     """
-    from kubestill.assets.packages import load_package
+    here = not remote and runner == "process"
+    # It imports what steps need while kfp is imported here, so it comes first.
+    with serve_while(pipeline if here else "") as server:
+        from kubestill.assets.packages import load_package
 
-    package = load_package(pipeline, image=image, gpu_image=gpu_image, resources=resources)
-    if as_of:
-        assignments = (*assignments, f"as_of={as_of}")
-    if not remote:
-        docker = docker_arg if runner == "docker" else None
-        _run_here(package, assignments, params, output, verbose, docker)
-        return
+        package = load_package(pipeline, image=image, gpu_image=gpu_image, resources=resources)
+        if as_of:
+            assignments = (*assignments, f"as_of={as_of}")
+        if not remote:
+            docker = docker_arg if runner == "docker" else None
+            _run_here(package, assignments, params, output, verbose, docker, server)
+            return
     from kubestill.cli.remote import run_remote
     from kubestill.cli.size import warn_of_size
     from kubestill.client.pools import read_request
@@ -108,6 +112,7 @@ def _run_here(
     output: str,
     verbose: bool,
     docker: tuple[str, ...] | None,
+    server: ForkServer | None,
 ) -> None:
     if docker is None and find_spec("torch") is None:
         raise ModuleNotFoundError(name="torch")
@@ -125,7 +130,12 @@ def _run_here(
     arguments = read_parameters(package.spec, assignments, params, defaults=defaults)
     containers = None if docker is None else Containers(arguments=docker)
     result = run_pipeline(
-        package.spec, arguments, root=root, verbose=verbose, containers=containers
+        package.spec,
+        arguments,
+        root=root,
+        verbose=verbose,
+        containers=containers,
+        server=server,
     )
     failure = explain_failure(result)
     if not failure:

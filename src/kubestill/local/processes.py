@@ -17,16 +17,24 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType, TracebackType
-from typing import IO
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kubestill.forkserver import Forked, ForkServer
 
 GRACE_SECONDS = 10.0
 """For a step that is asked to end, such as to save a checkpoint."""
 
 
 class Processes:
-    """The processes of one run's steps."""
+    """The processes of one run's steps.
 
-    def __init__(self) -> None:
+    Args:
+        server: Forks those that it can; None starts all of them.
+    """
+
+    def __init__(self, server: ForkServer | None = None) -> None:
+        self._server = server
         self._lock = threading.Lock()
         self._running: dict[int, tuple[str, ...]] = {}
         self._watchman: subprocess.Popen[str] | None = None
@@ -57,7 +65,7 @@ class Processes:
     @contextlib.contextmanager
     def start(
         self, command: Sequence[str], environment: Mapping[str, str], *, undo: Sequence[str] = ()
-    ) -> Iterator[subprocess.Popen[str]]:
+    ) -> Iterator[subprocess.Popen[str] | Forked]:
         """Start one with its output in a pipe; wait for it at the end of the block.
 
         Args:
@@ -68,7 +76,8 @@ class Processes:
         with self._lock:
             if self.interrupted:
                 raise KeyboardInterrupt
-            process = subprocess.Popen(
+            process = self._server.fork(command, environment) if self._server else None
+            process = process or subprocess.Popen(
                 command,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -30,6 +30,7 @@ from kfp.local.orchestrator.enhanced_dag_orchestrator import ParallelExecutor
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from kubestill.errors import KubestillError, Problems
+from kubestill.forkserver import ForkServer
 from kubestill.local.backend import Backend, Handover, as_sent
 from kubestill.local.containers import Containers
 from kubestill.local.processes import Processes, ending_on_signals
@@ -46,6 +47,7 @@ def run_pipeline(
     root: str,
     verbose: bool = False,
     containers: Containers | None = None,
+    server: ForkServer | None = None,
 ) -> Run:
     """Run a pipeline to its end or to its first failure, as the cluster does.
 
@@ -56,6 +58,7 @@ def run_pipeline(
         root: Folder that gets one sub-folder a run.
         verbose: Show every line of the tasks and of kfp itself.
         containers: How to run each task in its image; None runs it in this Python.
+        server: Forks tasks that it has the imports of.
 
     Raises:
         InvalidInput: The arguments are more than Kubeflow's API takes.
@@ -75,7 +78,7 @@ def run_pipeline(
     )
     with (
         contextlib.ExitStack() as lifetime,
-        Processes() as processes,
+        Processes(server) as processes,
         ending_on_signals(processes),
         Steps(sys.stdout, verbose=verbose) as steps,
     ):
