@@ -97,6 +97,7 @@ def test_a_student_learns_from_answers_that_are_there(tmp_path: Path) -> None:
     )
     scores = json.loads(Path(judged["record"].path).read_text())["scores"]["models"]
     assert list(scores) == ["model"]
+    assert "student" in Path(judged["summary"].path).read_text()
 
 
 def test_a_teacher_is_trained_where_nothing_was_answered(tmp_path: Path) -> None:

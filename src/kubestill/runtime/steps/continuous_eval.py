@@ -81,13 +81,12 @@ def continuous_eval(
         InvalidInput: With everything that is wrong, before anything is scored.
         CorruptData: Rows of a dataset are damaged.
     """
+    if teacher and teacher.metadata.get("kind") == "no-model":
+        # The rows carried a teacher's answers, and nothing was trained to give them.
+        teacher = None
+        settings = {"model_name": "student", "baseline_name": "control", **(settings or {})}
     job = check_inputs(
-        {
-            "model": model,
-            "baseline": baseline,
-            # Where rows carried a teacher's answers, none was trained.
-            "teacher": teacher if teacher and teacher.metadata.get("kind") != "no-model" else None,
-        },
+        {"model": model, "baseline": baseline, "teacher": teacher},
         dataset,
         golden,
         unlabelled,
