@@ -26,6 +26,7 @@ import importlib.util
 import io
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -223,8 +224,8 @@ def distill(
             s3://.
         target: The column to predict.
         teacher: The model that you have, in place of one that is trained: its file or folder, the
-            import path of a class, or a fitted model of LightGBM, XGBoost or scikit-learn, which is
-            written below `output` first.
+            import path of a class, an address, or a fitted model of LightGBM, XGBoost, CatBoost or
+            scikit-learn, which is written below `output` first.
         output: As of `run`.
         parameters: Further ones of the pipeline `distillation`, such as `task`, `student_args` or
             `strict`.
@@ -303,6 +304,11 @@ def _write_teacher(model: Any, folder: str) -> tuple[str, dict[str, Any]]:
     elif library == "xgboost":
         booster = model.get_booster() if hasattr(model, "get_booster") else model
         packed = bytes(booster.save_raw("json"))
+    elif library == "catboost":
+        with tempfile.TemporaryDirectory(prefix="kubestill-teacher-") as scratch:
+            model.save_model(os.path.join(scratch, "model"))
+            with open(os.path.join(scratch, "model"), "rb") as file:
+                packed = file.read()
     elif hasattr(model, "get_params"):
         if importlib.util.find_spec("skops") is None:
             raise KubestillError("a teacher of scikit-learn needs skops: pip install skops")
@@ -310,8 +316,8 @@ def _write_teacher(model: Any, folder: str) -> tuple[str, dict[str, Any]]:
     else:
         problems = Problems()
         remedy = (
-            "is no fitted model of LightGBM, XGBoost or scikit-learn; give the path of a file, "
-            "such as ONNX, or the import path of a kubestill.teachers.Teacher"
+            "is no fitted model of LightGBM, XGBoost, CatBoost or scikit-learn; give the path of a "
+            "file, such as ONNX, or the import path of a kubestill.teachers.Teacher"
         )
         problems.add("teacher", type(model).__name__, remedy)
         raise InvalidInput(problems)

@@ -34,10 +34,15 @@ def fitted(kind: str) -> tuple[Any, dict[str, Any]]:
     if kind == "xgboost":
         model = xgboost.XGBClassifier(n_estimators=4, n_jobs=1).fit(rows, codes)
         return model, {"classes": ["bad", "ok"]}
+    if kind == "catboost":
+        model = pytest.importorskip("catboost").CatBoostClassifier(
+            iterations=4, verbose=0, thread_count=1, allow_writing_files=False
+        )
+        return model.fit(rows, labels), {}
     return RandomForestClassifier(4, random_state=0).fit(rows, labels), {}
 
 
-@pytest.mark.parametrize("kind", ["lightgbm", "booster", "xgboost", "sklearn"])
+@pytest.mark.parametrize("kind", ["lightgbm", "booster", "xgboost", "catboost", "sklearn"])
 def test_a_fitted_model_is_written_in_its_own_format(kind: str, tmp_path: Path) -> None:
     model, options = fitted(kind)
     path, told = _write_teacher(model, str(tmp_path))
