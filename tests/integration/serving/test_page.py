@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import yaml
 from model_samples import make_model  # pyright: ignore[reportMissingImports]
@@ -29,18 +30,26 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", PAGE, flags=re.DOTALL)
 
 
-@pytest.fixture
-def port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Serve the model that the page speaks of, in the folder where its blocks run."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder where the page's blocks run, with the model that it speaks of."""
+    folder = tmp_path_factory.mktemp("page")
     columns = (
         Column(name="area", kind="numeric"),
         Column(name="colour", kind="categorical", categories=("blue", "red")),
         Column(name="sold", kind="categorical", role="target", categories=("no", "yes")),
     )
     frame = pd.DataFrame({"area": [1.0, 2.0, np.nan], "colour": ["red", "blue", None]})
-    export_model(make_model(Schema(columns=columns, task="binary"), frame), "student")
-    add_serving_file("student", "onnx")
+    student = str(folder / "student")
+    export_model(make_model(Schema(columns=columns, task="binary"), frame), student)
+    add_serving_file(student, "onnx")
+    return folder
+
+
+@pytest.fixture
+def port(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Serve that model, in its folder."""
+    monkeypatch.chdir(folder)
     with serving("student", name="model") as address:
         yield re.findall(r":(\d+)/", address)[0]
 
@@ -51,10 +60,12 @@ def test_the_blocks_run_and_agree(port: str, capsys: pytest.CaptureFixture[str])
         names: dict[str, Any] = {}
         exec(code.replace(":8080", f":{port}"), names)
         answers.append(names)
-    program, http, onnx = answers
+    program, http, arrow, onnx = answers
     expected = program["model"](program["frame"])[["p_no", "p_yes"]].to_numpy()
     found = np.array(http["probabilities"]["data"]).reshape(2, 2)
     np.testing.assert_allclose(found, expected, atol=1e-6)
+    table = pa.ipc.open_stream(arrow["answer"].content).read_all()
+    np.testing.assert_allclose(table.select(["p_no", "p_yes"]).to_pandas(), expected, atol=1e-6)
     np.testing.assert_allclose(onnx["probabilities"], expected, atol=1e-5)
     assert "['no', 'yes']" in capsys.readouterr().out
     request = json.loads(Path("student/request.json").read_text())
