@@ -38,19 +38,19 @@ def continuous_retraining(
     validation_fraction: float = 0.15,
     lease_hours: float = 12.0,
     collect_settings: dict = {},
-    network: str = "mlp",
-    network_args: dict = {"hidden": [64, 64]},
-    epochs: float = 60.0,
+    network: str = "tabm",
+    network_args: dict = {},
+    epochs: float = 20.0,
     batch_size: int = 128,
-    learning_rate: float = 0.001,
+    learning_rate: float = 0.004,
     training_settings: dict = {},
     gate: dict = {},
     strict: bool = True,
     finetune_epochs: float = 20.0,
-    finetune_learning_rate: float = 0.0005,
-    replay_rows: int = 20000,
-    replay_share: float = 0.5,
-    shrink: float = 1.0,
+    finetune_learning_rate: float = 0.004,
+    replay_rows: int = 1000000,
+    replay_share: float = 0.99,
+    shrink: float = 0.0,
     perturb: float = 0.0,
     finetune_settings: dict = {},
     rebuild_after: int = 3,
@@ -102,7 +102,7 @@ def continuous_retraining(
         validation_fraction: Share of the fresh rows for early stopping and selection.
         lease_hours: Time after which a run that holds its window is presumed dead.
         collect_settings: Further options of collect-fresh.
-        network: `mlp`, or an import path such as `my_pkg.nets:Net`.
+        network: `tabm`, another built-in name, or an import path such as `my_pkg.nets:Net`.
         network_args: Keyword arguments of the network.
         epochs: Passes over the rows in the first run, which trains from scratch.
         batch_size: Rows per step, in both kinds of training run.
@@ -110,12 +110,14 @@ def continuous_retraining(
         training_settings: Further settings of the first run's training.
         gate: Options of the check before that training; see overfit-batch.
         strict: Stop if that check does not pass.
-        finetune_epochs: Passes over the fresh rows.
-        finetune_learning_rate: Peak learning rate of fine-tuning.
-        replay_rows: Size of the sample of older rows that fine-tuning can mix in.
-        replay_share: Share of the mix that is older rows, to prevent forgetting; 0 turns it off.
-        shrink: Factor on the weights before fine-tuning (Ash & Adams 2020); 1 leaves them
-            unchanged.
+        finetune_epochs: Passes of a challenger over the fresh rows and the older ones mixed in.
+        finetune_learning_rate: Peak learning rate of a challenger.
+        replay_rows: Size of the sample of older rows that can be mixed in.
+        replay_share: Share of the mix that is older rows, to prevent forgetting; all of the sample
+            is taken where that is less. 0 turns it off.
+        shrink: Factor on the champion's weights before a challenger learns (Ash & Adams 2020): 0
+            trains each challenger from scratch, 1 goes on from the champion's weights, which is
+            cheaper with fewer epochs and a smaller `replay_share`.
         perturb: Share of a fresh initialisation that is added to them; 0 turns it off.
         finetune_settings: Further settings of fine-tuning.
         rebuild_after: Challengers that may lose, after a promotion, before one is trained from
