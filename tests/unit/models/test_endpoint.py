@@ -13,6 +13,7 @@ import lightgbm
 import numpy as np
 import pandas as pd
 import pytest
+import urllib3
 import uvicorn
 from endpoint_server import Fake, language_model
 from foreign_samples import dataset, features, table
@@ -24,6 +25,7 @@ from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.evaluation.cost import running_costs
 from kubestill.runtime.generation.labelling import label
 from kubestill.runtime.models.export import load_model
+from kubestill.runtime.models.foreign.asking import Client
 from kubestill.runtime.models.foreign.bring import bring
 from kubestill.runtime.models.foreign.endpoint import Endpoint
 from kubestill.runtime.models.foreign.match import Options
@@ -157,9 +159,14 @@ def test_a_server_that_throttles_is_waited_for(
     status: int, server: Fake, rows: Dataset, tmp_path: Path
 ) -> None:
     model = found(server, rows, tmp_path / "model")
-    # It asks for a day; the wait has an end, and here it comes at once.
     server.statuses, server.headers = [status] * 2, {"Retry-After": "0"}
     np.testing.assert_allclose(model.logits(raw_of(rows, model)), logits_of(rows), atol=1e-4)
+
+
+def test_no_server_makes_a_step_wait_for_a_day() -> None:
+    client = Client(parallel=1, timeout=1, retries=1, per_second=0, token="KUBESTILL_TOKEN")
+    response = urllib3.HTTPResponse(headers={"Retry-After": "86400"})
+    assert client._retries.get_retry_after(response) == 30
 
 
 def test_a_server_that_is_slow_or_down_ends_the_step_in_words(

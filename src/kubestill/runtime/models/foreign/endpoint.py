@@ -35,7 +35,9 @@ __all__ = ["PROBED", "Endpoint", "EndpointOptions", "names_endpoint"]
 PROBED = 4
 """Rows that are asked again, by which every process sees that it is the same model still."""
 _PAGE = 256
-"""Requests whose answers are kept together."""
+"""Requests whose answers are kept together, at most."""
+_NUMBERS = 500_000
+"""Numbers that are, which is well within what a record may hold."""
 
 
 class EndpointOptions(BaseModel):
@@ -207,8 +209,10 @@ class Endpoint:
             KubestillError: It does not answer.
         """
         asked = self._dialect.requests(rows)
-        pages = range(0, len(asked), _PAGE)
-        parts = [part for start in pages for part in self._read(asked[start : start + _PAGE])]
+        numbers = max(one.rows for one in asked) * (self.declared.outputs or 1)
+        size = max(1, min(_PAGE, _NUMBERS // numbers))
+        pages = range(0, len(asked), size)
+        parts = [part for start in pages for part in self._read(asked[start : start + size])]
         return np.concatenate([np.asarray(part, np.float64) for part in parts])
 
     def announce(self, rows: int) -> None:
