@@ -316,6 +316,63 @@ def test_entities_that_come_back_are_learned_from_but_for_those_that_judge(scene
     assert not set.intersection(*judged)
 
 
+WEIGHTED = {"settings": {"roles": {"weight": "weight"}}}
+
+
+@pytest.mark.parametrize(
+    ("columns", "given", "told"),
+    [
+        pytest.param({"weight": 0.0}, WEIGHTED, "weight 'weight' = 'all zero'", id="all zero"),
+        pytest.param({"weight": np.nan}, WEIGHTED, "every row needs a weight", id="NaN"),
+        pytest.param({"weight": np.inf}, WEIGHTED, "200 infinite values", id="infinite"),
+        pytest.param({"weight": -1.0}, WEIGHTED, "negative values, down to -1", id="negative"),
+        pytest.param({"weight": "many"}, WEIGHTED, "are not numbers", id="words"),
+        pytest.param({"y": "no"}, {}, "target 'y' = .*at least two classes", id="one class"),
+        pytest.param(
+            {}, {"settings": {"group": "y"}}, "is the target, and no entity", id="group: target"
+        ),
+        pytest.param(
+            {}, {"settings": {"group": "t"}}, "is the timestamp, and no entity", id="group: time"
+        ),
+        pytest.param(
+            {"p": 2.0},
+            {"settings": {"roles": {"p": "soft"}}},
+            r"settings.roles\['p'\] = 'soft': .* and no teacher",
+            id="soft",
+        ),
+        pytest.param(
+            {},
+            {"settings": {"roles": {"x": "time", "id": "group"}}},
+            r"settings.roles\['x'\] = 'time': .*`timestamp` as their time",
+            id="time and group",
+        ),
+    ],
+)
+def test_a_stream_refuses_by_name_what_it_cannot_use(scene: Scene, columns, given, told) -> None:
+    scene.deliver("a.parquet", rows(0, 200, **columns))
+    with pytest.raises(InvalidInput, match=told):
+        scene.run("2013-02-01", **given)
+    assert scene.registry.read().claim is None, "no row was taken"
+
+
+def test_rows_that_count_for_nothing_do_not_judge(scene: Scene) -> None:
+    scene.deliver("a.parquet", rows(0, 200, weight=1.0))
+    scene.promote(scene.run("2013-02-01", **WEIGHTED))
+    scene.deliver("b.parquet", rows(200, 100, day="2013-02-01", weight=0.0))
+    waiting = scene.run("2013-03-01", **WEIGHTED)
+    assert waiting.status == "waiting"
+    assert "0 of them would judge" in waiting.reason
+    assert "those with a 'weight' of 0 do not" in waiting.reason
+
+
+def test_one_entity_alone_cannot_both_teach_and_judge(scene: Scene) -> None:
+    scene.deliver("a.parquet", rows(0, 300, who="one"))
+    settings = {"group": "who", "min_judge_rows": 100}
+    waiting = scene.run("2013-01-20", settings=settings)
+    assert waiting.status == "waiting"
+    assert "would judge (judge_fraction 0.3 of 1 value of 'who')" in waiting.reason
+
+
 def test_roles_of_columns_reach_every_split(scene: Scene) -> None:
     """Validation rows are of other entities than those that are learned from or judge."""
     frame = rows(0, 400)

@@ -120,6 +120,10 @@ class Request(Reading):
             problems.add("validation_fraction", self.validation_fraction, remedy)
         if self.timestamp == self.target:
             problems.add("timestamp", self.timestamp, "is the target; give the column of the time")
+        for name in {self.target, self.timestamp} & {self.group}:
+            what = "target" if name == self.target else "timestamp"
+            remedy = f"is the {what}, and no entity; give a column such as an id"
+            problems.add("settings.group", name, remedy)
         if self.timestamp in self.features:
             remedy = "is the time of a row, which later rows never share; derive hour or weekday"
             problems.add("features", self.timestamp, remedy)

@@ -321,12 +321,19 @@ def _too_few(request: Request, found: Fresh) -> str:
     if found.rows < request.min_rows:
         return f"a verdict needs {request.min_rows:,}"
     order, judge = _judging(request, found)
-    rows, wanted = int(judge.sum()), request.min_judge_rows
+    weight = found.schema.weight
+    if weight is not None:
+        counts = found.table.column(weight.name).take(pa.array(order)).to_numpy()
+        # A row that counts for nothing does not judge; other values that are none are refused.
+        judge = judge & (counts != 0)
+    rows, wanted = int(judge.sum()), max(request.min_judge_rows, int(weight is not None))
     if rows < wanted:
-        return (
-            f"{rows:,} of them would judge (judge_fraction {request.judge_fraction:g}), where "
-            f"at least {wanted:,} have to"
-        )
+        how = f"judge_fraction {request.judge_fraction:g}"
+        if request.group:
+            entities = len(found.table.column(request.group).unique())
+            how += f" of {counted(entities, 'value')} of {request.group!r}"
+        how += f"; those with a {weight.name!r} of 0 do not" if weight else ""
+        return f"{rows:,} of them would judge ({how}), where at least {wanted:,} have to"
     target = found.schema.target
     if target is None or target.kind == "numeric" or found.rows >= 10 * request.min_rows:
         return ""
