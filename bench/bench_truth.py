@@ -23,6 +23,7 @@ from scipy import optimize, stats
 from bench.results import Measure, write
 from kubestill.runtime.evaluation.decay import find_decay
 from kubestill.runtime.evaluation.decision import Rules, judge_challenger
+from kubestill.runtime.evaluation.expected import calibrate, expect
 from kubestill.runtime.evaluation.record import Mark, bias_of, marks_of
 from kubestill.runtime.evaluation.settings import EvaluationSettings
 from kubestill.runtime.metrics.catalog import BIAS, METRICS, TASKS, point
@@ -271,6 +272,66 @@ def regression(cells: Cells, rows: int, windows: int, *, in_groups: bool) -> Non
         cells.add(f"difference of rmse, {cell}", equal, 0.0)
 
 
+WORLDS: dict[str, tuple[float, float, float]] = {
+    "rows as they were": (0.0, 1.0, 1.0),
+    "rows that move": (0.8, 1.0, 1.0),
+    "rows that spread": (0.0, 1.5, 1.0),
+    "labels that mean less": (0.0, 1.0, 0.5),
+}
+"""How far and how wide inputs move, and how much of their meaning for the label is left: below 1,
+concept drift, which no estimate without labels can see."""
+
+
+def expectations(windows: int) -> Iterator[Measure]:
+    """Hold what is expected of rows without labels against the labels that they get after all."""
+    for balance in BALANCES[1:]:
+        for rows in (300, 1000):
+            for in_groups in (False, True):
+                for world, changed in WORLDS.items():
+                    yield from expected(balance, rows, windows, world, changed, in_groups=in_groups)
+
+
+def expected(
+    balance: float,
+    rows: int,
+    windows: int,
+    name: str,
+    changed: tuple[float, float, float],
+    *,
+    in_groups: bool,
+) -> Iterator[Measure]:
+    random = np.random.default_rng([int(1000 * balance), rows, in_groups, 7])
+    world, (moved, wide, left) = World.of(balance), changed
+    hits = dict.fromkeys(("log_loss", "accuracy"), 0)
+    given = 0
+    for _ in range(windows):
+        groups = [grouped(random, rows) if in_groups else None for _ in range(2)]
+        drawn = world.draw(rows, random, groups[0])
+        calibration = calibrate(drawn.outcome(bend(drawn.margin)), groups[0])
+        if calibration is None:
+            continue
+        given += 1
+        z = moved + wide * shared(random, rows, groups[1])
+        luck = stats.norm.cdf(shared(random, rows, groups[1]))
+        margin = world.intercept + SKILL * z
+        targets = (luck < logistic(world.intercept + left * SKILL * z)).astype(np.int64)
+        later = Draw(z=z, margin=margin, targets=targets).outcome(bend(margin))
+        told = expect(later.predictions, calibration, confidence=NOMINAL)
+        for metric in hits:
+            truth = point(METRICS[metric], later)
+            hits[metric] += told[metric].low - 1e-12 <= truth <= told[metric].high + 1e-12
+    cell = f"{balance:.1%} positives, {rows:,} rows{', in groups' if in_groups else ''}"
+    peer = f"{windows} windows, {given / windows:.0%} with enough events"
+    for metric, count in hits.items():
+        yield Measure(
+            name=f"expected {metric}, {name}, {cell}: covers",
+            value=count / max(1, given),
+            bar=NOMINAL - POINTS if left == 1 and given >= MOSTLY * windows else None,
+            unit="share",
+            peer=peer,
+        )
+
+
 SETTINGS = EvaluationSettings()
 PER_WINDOW, PER_YEAR = 1 - SETTINGS.confidence, SETTINGS.yearly_alarms
 SCHEDULES = (1, 12, 52)
@@ -359,9 +420,12 @@ def simulate(windows: int, sizes: tuple[int, ...] = SIZES) -> list[Measure]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--windows", type=int, default=2000, help="in each cell")
+    parser.add_argument("--only-expected", action="store_true", help="leave the other cells")
     told = parser.parse_args()
-    write("truth", simulate(told.windows))
-    write("truth", list(verdicts(told.windows)), keep=True)
+    if not told.only_expected:
+        write("truth", simulate(told.windows))
+        write("truth", list(verdicts(told.windows)), keep=True)
+    write("truth", list(expectations(told.windows // 4)), keep=True)
 
 
 if __name__ == "__main__":
