@@ -28,7 +28,7 @@ def import_dataset(
     seed: int = 0,
     settings: dict = {},
 ) -> NamedTuple("Outputs", [("dataset_uri", str)]):
-    """Read a Parquet or CSV table and split it into training, validation and hold-out rows.
+    """Read a table or images and split them into training, validation and hold-out rows.
 
     Column kinds and the task are inferred from the data and can be overridden; the report lists
     every column, what it is used for and what reading it changed. Rows of one entity stay together,
@@ -37,7 +37,8 @@ def import_dataset(
 
     Args:
         source: File, glob or folder (with all below it) of Parquet or CSV, local, gs:// or s3://;
-            or `digits`. Folders such as `store=007/` become a column.
+            or `digits`. Folders such as `store=007/` become a column. A folder of image files, or
+            of IDX files, is read as a table with the columns `image` and `label`.
         table: Table that an earlier step wrote, in place of a source: a file or folder of Parquet
             or CSV, with or without an ending.
         target: Column to predict; may be empty for `digits`.

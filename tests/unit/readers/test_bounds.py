@@ -21,7 +21,7 @@ CALLS = re.compile(
     r"|(?:lzma|zlib|gzip|bz2|zipfile|tarfile|base64)"
     r"\.(?:decompress\w*|open|\w+File|\w+Decompressor|b64decode)"
     r"|(?:pq|pacsv|pads|pd|feather|orc|ipc)\.(?:read_\w+|open_\w+|ParquetFile|dataset)"
-    r"|\w+\.json)\("
+    r"|Image\.open|\w+\.json)\("
 )
 """What parses or unpacks."""
 
@@ -52,6 +52,7 @@ BOUNDED = {
     "api.py": {"json.load": OWN},
     "runtime/datasets/csvs.py": {"pacsv.read_csv": "`_Unpacked`, or a file of that size"},
     "runtime/datasets/files.py": {"gzip.open": "the first 4,096 bytes"},
+    "runtime/datasets/pixels.py": {"Image.open": "the header, whose number of pixels is bounded"},
     "runtime/datasets/sources.py": {"pads.dataset": EXTENT, "pq.read_metadata": EXTENT},
     "runtime/datasets/cache.py": {"np.load": "mapped, from a folder that is this user's own"},
     "runtime/datasets/extent.py": {"pq.ParquetFile": "the check itself; texts stay dictionaries"},
@@ -72,6 +73,7 @@ BOUNDED = {
     "runtime/retraining/kubeflow.py": {"answer.json": KUBEFLOW},
     "runtime/retraining/kubeflow_runs.py": {"json.loads": "of at most `_LARGEST` bytes"},
     "runtime/retraining/notices.py": {"base64.b64decode": "a key of this process's environment"},
+    "runtime/serving/protocol.py": {"ipc.open_stream": "of a request's bytes, not compressed"},
     "runtime/stores/crc32c.py": {"base64.b64decode": "eight characters of a header"},
     "runtime/stores/s3_secret.py": {"base64.b64decode": KUBEFLOW, "json.loads": KUBEFLOW},
     "runtime/training/processes.py": {

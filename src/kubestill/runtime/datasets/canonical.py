@@ -1,10 +1,10 @@
 """The one form in which rows are stored, cut into blocks and fingerprinted.
 
 Numbers and tensors are float32 (exact ones, and numbers kept as given, float64) with NaN for
-missing; truth values and labels are nullable, labels a dictionary in the schema's order. Tensors of
-two dimensions and more are Arrow's FixedShapeTensor, so that other readers of Parquet see their
-shape. The same rows always
-give the same bytes, whatever types, part sizes or compression they came in.
+missing, images uint8; truth values and labels are nullable, labels a dictionary in the schema's
+order. Tensors of two dimensions and more are Arrow's FixedShapeTensor, so that other readers of
+Parquet see their shape. The same rows always give the same bytes, whatever types, part sizes or
+compression they came in.
 """
 
 # pyarrow comes without types.
@@ -119,7 +119,7 @@ def block_digest(block: pa.Table, schema: Schema) -> str:
         if column.kind == "numeric":
             digest.update(_bytes(read.floats(values, column.float_type)))
         elif column.kind == "tensor":
-            digest.update(_bytes(read.tensors(values, column.shape, column.float_type)))
+            digest.update(_bytes(read.tensors(values, column.shape, column.stored_type)))
         elif column.kind == "boolean":
             marks = pc.fill_null(pc.cast(values, pa.int8()), -1)
             digest.update(_bytes(marks.to_numpy()))
@@ -147,10 +147,10 @@ def _storage_field(column: Column) -> pa.Field:
     if column.kind == "numeric":
         return pa.field(column.name, pa.from_numpy_dtype(column.float_type), nullable=False)
     if len(column.shape) > 1:
-        kind = read.field_type(column.shape, column.float_type)
+        kind = read.field_type(column.shape, column.stored_type)
         return pa.field(column.name, kind, nullable=False)
     if column.kind == "tensor":
-        element = pa.field("element", pa.from_numpy_dtype(column.float_type), nullable=False)
+        element = pa.field("element", pa.from_numpy_dtype(column.stored_type), nullable=False)
         return pa.field(column.name, pa.list_(element, column.width), nullable=False)
     if column.kind == "boolean":
         return pa.field(column.name, pa.bool_())
@@ -163,8 +163,11 @@ def _canonical_array(values: pa.ChunkedArray, column: Column) -> pa.Array:
     if column.kind == "numeric":
         return pa.array(_one_nan(read.floats(values, column.float_type)))
     if column.kind == "tensor":
-        rows = read.tensors(values, column.shape, column.float_type)
-        flat = pa.array(_one_nan(rows).reshape(-1))
+        if column.pixels:
+            rows = _pixels(values, column)
+        else:
+            rows = _one_nan(read.tensors(values, column.shape, column.float_type))
+        flat = pa.array(rows.reshape(-1))
         if len(column.shape) > 1:
             return read.field_array(flat, column.shape)
         return pa.FixedSizeListArray.from_arrays(flat, type=_storage_field(column).type)
@@ -173,6 +176,27 @@ def _canonical_array(values: pa.ChunkedArray, column: Column) -> pa.Array:
     if column.categories is None:
         return read.label_strings(values)
     return _dictionary(values, column)
+
+
+def _pixels(values: pa.ChunkedArray, column: Column) -> NDArray[np.uint8]:
+    """Return images as bytes [n, width].
+
+    Raises:
+        ValueError: A value is no byte, or missing; the message is the remedy.
+    """
+    kind = values.type
+    while isinstance(kind, pa.FixedShapeTensorType) or read.is_list(kind):
+        kind = kind.value_type
+    if kind == pa.uint8() and not values.null_count:
+        return read.tensors(values, column.shape, np.uint8)
+    rows = read.tensors(values, column.shape)
+    whole = (rows >= 0) & (rows <= 255) & (rows % 1 == 0)
+    if not whole.all():
+        raise ValueError(
+            f"holds images with {rows[~whole][0]:g} among their numbers, and its images are whole "
+            "ones from 0 to 255; scale and round them, and drop rows without one"
+        )
+    return rows.astype(np.uint8)
 
 
 def _dictionary(values: pa.ChunkedArray, column: Column) -> pa.Array:
@@ -219,7 +243,9 @@ def _check_names(names: list[str], schema: Schema, problems: Problems) -> None:
 
 def _check_values(array: pa.Array, column: Column, labelled: bool, problems: Problems) -> None:
     field = f"column {column.name!r}"
-    if not column.as_given and column.kind in ("numeric", "tensor"):
+    if column.pixels:
+        missing = 0
+    elif not column.as_given and column.kind in ("numeric", "tensor"):
         stored = array.storage if isinstance(array, pa.ExtensionArray) else array
         numbers = (stored.flatten() if column.kind == "tensor" else stored).to_numpy()
         infinite = int(np.isinf(read.centred(numbers, column.offset)).sum())

@@ -69,7 +69,7 @@ def pandas_frame(table: pa.Table) -> pd.DataFrame:
 
 
 def field_type(
-    shape: Sequence[int], dtype: type[np.floating[Any]] = np.float32
+    shape: Sequence[int], dtype: type[np.number[Any]] = np.float32
 ) -> pa.FixedShapeTensorType:
     """Return the Arrow type of fields of this shape."""
     return pa.fixed_shape_tensor(pa.from_numpy_dtype(dtype), list(shape))
@@ -105,7 +105,7 @@ def is_list(kind: pa.DataType) -> bool:
     return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
 
 
-def floats(values: Values, dtype: type[np.floating[Any]] = np.float32) -> NDArray[Any]:
+def floats(values: Values, dtype: type[np.number[Any]] = np.float32) -> NDArray[Any]:
     """Return numbers [n] as floats, NaN where missing; perhaps a read-only view of Arrow memory."""
     wanted = pa.from_numpy_dtype(np.dtype(dtype))
     if values.type != wanted:
@@ -181,7 +181,7 @@ def label_codes(values: Values, categories: Sequence[str]) -> NDArray[np.int32]:
 
 
 def tensors(
-    values: Values, shape: Sequence[int], dtype: type[np.floating[Any]] = np.float32
+    values: Values, shape: Sequence[int], dtype: type[np.number[Any]] = np.float32
 ) -> NDArray[Any]:
     """Return tensors flattened to [n, width], all NaN where missing. May be a read-only view.
 

@@ -40,7 +40,7 @@ from kubestill.runtime.datasets.reading import (
     without_words,
 )
 
-__all__ = ["Notes", "read_csvs"]
+__all__ = ["Notes", "open_unpacked", "read_csvs"]
 
 _BLOCK_BYTES = 16 << 20
 """Arrow reads a CSV in such blocks, each of which costs time for every column."""
@@ -185,6 +185,16 @@ class _Unpacked(gzip.GzipFile):
         return found
 
 
+def open_unpacked(path: str) -> IO[bytes]:
+    """Open a file, which may be packed by gzip; reading raises OSError where it is a bomb."""
+    return cast("IO[bytes]", _Unpacked(path) if _is_packed(path) else open(path, "rb"))
+
+
+def _is_packed(path: str) -> bool:
+    with open(path, "rb") as content:
+        return content.read(2) == GZIP
+
+
 class _Source:
     """One file and how it is written."""
 
@@ -192,8 +202,6 @@ class _Source:
         self.file, self.notes = file, notes
         self.null_words = ["", *(NULL_WORDS if reading.null_words is None else reading.null_words)]
         self.decimal = reading.decimal or "."
-        with open(file.path, "rb") as content:
-            self.packed = content.read(2) == GZIP
         with self.open() as content:
             self._sample = content.read(_SAMPLE_BYTES)
         self.encoding = reading.encoding
@@ -203,8 +211,7 @@ class _Source:
 
     def open(self) -> IO[bytes]:
         """Return the content, unpacked."""
-        opened = _Unpacked(self.file.path) if self.packed else open(self.file.path, "rb")
-        return cast("IO[bytes]", opened)
+        return open_unpacked(self.file.path)
 
     def use_encoding(self, encoding: str) -> None:
         """Read the file in another encoding than UTF-8, and say so."""
@@ -312,7 +319,7 @@ def _as_utf8(source: _Source) -> Generator[str]:
     Arrow could read a Python file or decode by Python's codecs. But its threads then hold objects
     of Python, and a process that leaves after an error may wait for such a thread for ever.
     """
-    if not source.packed and source.encoding in ("", "utf-8"):
+    if not _is_packed(source.file.path) and source.encoding in ("", "utf-8"):
         yield source.file.path
         return
     with tempfile.NamedTemporaryFile(prefix="kubestill-csv-") as plain:

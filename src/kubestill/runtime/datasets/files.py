@@ -17,19 +17,40 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
 
-from kubestill.errors import Problems, nearest
+from kubestill.errors import Problems, counted, nearest
 from kubestill.runtime.datasets.builtin import BUILTIN
 from kubestill.runtime.datasets.parts import absolute, is_remote
 from kubestill.runtime.datasets.shelf import Shelf
 from kubestill.runtime.stores import open_store
 
-__all__ = ["GZIP", "DataFile", "Format", "file_ending", "find_files", "is_date", "partition_of"]
+__all__ = [
+    "GZIP",
+    "DataFile",
+    "Format",
+    "file_ending",
+    "find_files",
+    "format_of",
+    "is_date",
+    "is_image",
+    "partition_of",
+]
 
-Format = Literal["csv", "parquet"]
+Format = Literal["csv", "parquet", "images", "idx"]
 
 _PARQUET = (".parquet", ".pq")
 _CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
-_KNOWN = ", ".join(_PARQUET + _CSV)
+_IMAGES = (
+    *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
+_IDX = tuple(f"idx{n}-ubyte{end}" for n in (1, 2, 3, 4) for end in ("", ".gz"))
+_ENDINGS: dict[Format, tuple[str, ...]] = {
+    "csv": _CSV,
+    "parquet": _PARQUET,
+    "images": _IMAGES,
+    "idx": _IDX,
+}
+_KNOWN = ", ".join((*_PARQUET, *_CSV, *_IMAGES, "idx3-ubyte"))
 _WILD = re.compile(r"[*?\[]")
 _SAID = "{'format': 'csv'}"
 _PARTITION = re.compile(r"([^/=]+)=([^/]*)")
@@ -39,6 +60,10 @@ GZIP = b"\x1f\x8b"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _FOREIGN = (b"ARROW1", b"PK\x03\x04", b"\x89HDF", b"Obj\x01", b"ORC", b"SQLite format 3")
 """How files of other formats begin: Arrow, Excel, HDF5, Avro, ORC, SQLite."""
+_IMAGE = re.compile(
+    rb"\x89PNG\r\n|\xff\xd8\xff|GIF8[79]a|RIFF....WEBP|BM....\0\0\0\0|II\*\0|MM\0\*|P[1-6]\s",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +74,18 @@ class DataFile:
     name: str
     """What messages call it: its address where it was downloaded, the path otherwise."""
     format: Format
+    key: str = ""
+    """Its place below the source: `cat/1.png` of a folder that has the folder `cat`."""
     partition: tuple[tuple[str, str | None], ...] = ()
     """Columns that its folders name, as in `store=007/`; None where hive writes no value."""
 
 
-def find_files(source: str, format: Literal["auto"] | Format, problems: Problems) -> list[DataFile]:
+def find_files(
+    source: str,
+    format: Literal["auto"] | Format,
+    problems: Problems,
+    tell: Callable[[str], None] = lambda told: None,
+) -> list[DataFile]:
     """Return the files of a source in name order; remote ones are downloaded to the shelf.
 
     Args:
@@ -61,41 +93,57 @@ def find_files(source: str, format: Literal["auto"] | Format, problems: Problems
             `.` or `_`, folders' included, are no data.
         format: `auto` goes by each file's ending, or its first bytes where it has no ending.
         problems: Takes what keeps the source from being read.
+        tell: Takes what is left out.
     """
     if not source:
         problems.add("source", source, "give a path, glob, folder, URI, or the built-in 'digits'")
         return []
-    found = _remote(source) if is_remote(source) else _local(source)
+    found = _remote(source, format) if is_remote(source) else _local(source, format)
     if not found:
         what = "matches" if _WILD.search(source) else "is"
         built_in = "" if os.sep in source else f"; built-in: {nearest(source, BUILTIN)}"
         remedy = f"{what} no file; check the path (known types: {_KNOWN}){built_in}"
         problems.add("source", source, remedy)
+    kinds = {format_of(name) for name, *_ in found}
+    if format == "auto" and "images" in kinds and kinds & {"csv", "parquet"}:
+        images = [entry for entry in found if format_of(entry[0]) == "images"]
+        found = [entry for entry in found if format_of(entry[0]) != "images"]
+        use = "settings={'format': 'images'} reads them instead"
+        tell(f"{counted(len(images), 'image file')} beside tables left out; {use}")
     files: list[DataFile] = []
-    for name, partition, fetch in found:
-        ending = file_ending(name)
-        if format != "auto":
-            kind = format
-        elif ending:
-            kind = "parquet" if ending in _PARQUET else "csv"
-        elif "." in os.path.basename(name).strip("."):
+    for name, key, fetch in found:
+        kind = format_of(name) if format == "auto" else format
+        if not kind and "." in os.path.basename(name).strip("."):
             remedy = f"is of an unknown file type; known: {_KNOWN}; or say settings={_SAID}"
             problems.add("source", name, remedy)
             continue
-        else:
-            kind = _sniffed(fetch(), name, problems)
-        if kind:
-            files.append(DataFile(path=fetch(), name=name, format=kind, partition=partition))
+        if kind := kind or _sniffed(fetch(), name, problems):
+            partition = partition_of(key)
+            files.append(
+                DataFile(path=fetch(), name=name, format=kind, key=key, partition=partition)
+            )
     if len({file.format for file in files}) > 1:
         endings = sorted({file_ending(file.name) or file.format for file in files})
         problems.add("source", source, f"mixes {', '.join(endings)}; give one type at a time")
     return files
 
 
+def format_of(name: str) -> Format | None:
+    """Return the format that a file's name says, None where it says none."""
+    lower = name.lower()
+    return next((kind for kind, ends in _ENDINGS.items() if lower.endswith(ends)), None)
+
+
+def is_image(start: bytes) -> bool:
+    """Tell whether a file that begins like this is an image of a known format."""
+    return _IMAGE.match(start) is not None
+
+
 def file_ending(name: str) -> str:
     """Return the known ending of a data file's name, such as `.csv.gz`; "" for any other."""
     lower = name.lower()
-    return next((end for end in (*_CSV, *_PARQUET) if lower.endswith(end)), "")
+    known = (end for ends in _ENDINGS.values() for end in ends)
+    return next((end for end in known if lower.endswith(end)), "")
 
 
 def partition_of(key: str) -> tuple[tuple[str, str | None], ...]:
@@ -110,14 +158,14 @@ def is_date(name: str, value: str | None) -> bool:
     return _DATED.search(f"{name}={value}") is not None
 
 
-_Found = tuple[str, tuple[tuple[str, str | None], ...], Callable[[], str]]
-"""Name in messages, partition, and what returns the path on this machine."""
+_Found = tuple[str, str, Callable[[], str]]
+"""Name in messages, place below the source, and what returns the path on this machine."""
 
 
-def _local(source: str) -> list[_Found]:
+def _local(source: str, format: str) -> list[_Found]:
     path = absolute(source, "").rstrip("/") or "/"
     if os.path.isdir(path):
-        root, files = f"{path.rstrip('/')}/", _data(_below(path))
+        root, files = f"{path.rstrip('/')}/", _data(_below(path), format)
     elif os.path.exists(path):
         root, files = "", [path]
     else:
@@ -125,7 +173,7 @@ def _local(source: str) -> list[_Found]:
         files = [file for file in glob.glob(path, recursive=True) if os.path.isfile(file)]
         files = sorted(file.removeprefix(root) for file in files)
     return [
-        (root + file, partition_of(file) if root else (), partial(str, root + file))
+        (root + file, file if root else os.path.basename(file), partial(str, root + file))
         for file in files
     ]
 
@@ -138,14 +186,19 @@ def _below(folder: str) -> list[str]:
     return sorted(found)
 
 
-def _data(keys: list[str]) -> list[str]:
+def _data(keys: list[str], format: str) -> list[str]:
     """Return the keys that are no one's marks: those of known types, or else without an ending."""
     seen = [key for key in keys if not any(part[:1] in "._" for part in key.split("/"))]
-    known = [key for key in seen if file_ending(key)]
+    known = [key for key in seen if format_of(key)]
+    # Notes lie beside images, and pictures of them beside tables.
+    if format in ("images", "idx"):
+        known = [key for key in known if format_of(key) == format]
+    elif format != "auto":
+        known = [key for key in known if format_of(key) not in ("images", "idx")]
     return known or [key for key in seen if "." not in os.path.basename(key)]
 
 
-def _remote(source: str) -> list[_Found]:
+def _remote(source: str, format: str) -> list[_Found]:
     scheme, _, rest = source.partition("://")
     bucket, _, pattern = rest.partition("/")
     store = open_store(f"{scheme}://{bucket}")
@@ -158,7 +211,7 @@ def _remote(source: str) -> list[_Found]:
         root, keys = f"{os.path.dirname(pattern)}/".lstrip("/"), [os.path.basename(pattern)]
     else:
         root = f"{pattern.rstrip('/')}/".lstrip("/")
-        keys = _data([key.removeprefix(root) for key in entries if key.startswith(root)])
+        keys = _data([key.removeprefix(root) for key in entries if key.startswith(root)], format)
 
     def fetch(key: str) -> str:
         entry = entries[key]
@@ -171,10 +224,7 @@ def _remote(source: str) -> list[_Found]:
 
         return str(shelf.entry(name, download) / rows)
 
-    return [
-        (f"{scheme}://{bucket}/{root}{key}", partition_of(key), partial(fetch, root + key))
-        for key in keys
-    ]
+    return [(f"{scheme}://{bucket}/{root}{key}", key, partial(fetch, root + key)) for key in keys]
 
 
 def _fixed(pattern: str) -> str:
@@ -189,10 +239,14 @@ def _sniffed(path: str, name: str, problems: Problems) -> Format | None:
         start = file.read(4096)
     if start[:4] == b"PAR1":
         return "parquet"
+    if b"\0" in start and is_image(start):
+        return "images"
     if start[:2] == GZIP:
         # What is damaged keeps its zeros, and is refused for them.
         with suppress(EOFError, OSError, zlib.error), gzip.open(path) as unpacked:
             start = unpacked.read(4096)
+    if start[:3] == b"\0\0\x08" and 1 <= start[3] <= 4:
+        return "idx"
     if start.startswith(_FOREIGN) or (b"\0" in start and start[:2] not in _UTF16):
         problems.add("source", name, f"is neither Parquet nor text; known types: {_KNOWN}")
         return None

@@ -9,7 +9,7 @@ import codecs
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
 __all__ = ["ROLES", "Reading"]
 
@@ -22,7 +22,7 @@ class Reading(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    format: Literal["auto", "csv", "parquet"] = "auto"
+    format: Literal["auto", "csv", "parquet", "images", "idx"] = "auto"
     """Format of the files. `auto` goes by their endings, or by how a file without one begins."""
     encoding: str = ""
     """Encoding of CSV, such as `latin-1`. Empty reads UTF-8 and UTF-16, and files that are neither
@@ -39,6 +39,16 @@ class Reading(BaseModel):
     date_formats: Mapping[str, str] = {}
     """Columns that hold dates or times, each with its `strptime` pattern, as in
     `{"day": "%Y%m%d"}`."""
+
+    image_mode: Literal["", "grey", "rgb"] = ""
+    """What images become: `grey` one channel, by the luma of ITU-R BT.601, `rgb` three. Empty keeps
+    what they are, and refuses a mixture."""
+    image_size: tuple[PositiveInt, PositiveInt] | None = None
+    """Height and width to which images are resized, as in `[32, 32]`, whatever their proportions.
+    Left out, all images have one size."""
+    channels: Mapping[str, Literal["first", "last"]] = {}
+    """Where arrays of bytes in three dimensions, by column, have their channels: `first` for
+    `[C, H, W]`, `last` for `[H, W, C]`. That of an IDX file is called `image`."""
 
     roles: Mapping[str, str] = {}
     """Columns that are neither features nor the target: `weight` is how many rows a row counts for,

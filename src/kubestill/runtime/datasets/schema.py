@@ -46,6 +46,8 @@ class Column:
     """Whether numbers are stored in float64, as they came, where float32 would change them."""
     offset: Annotated[float, Field(allow_inf_nan=False)] = 0.0
     """What exact numbers have in common: models read and answer them less this, in float32."""
+    pixels: bool = False
+    """Whether numbers are whole, from 0 to 255, and stored in a byte each, as those of images."""
 
     @property
     def width(self) -> int:
@@ -59,8 +61,13 @@ class Column:
 
     @property
     def float_type(self) -> type[np.floating[Any]]:
-        """The type in which numbers are stored."""
+        """The type in which numbers are read, and stored unless they are pixels."""
         return np.float64 if self.exact or (self.as_given and not self.shape) else np.float32
+
+    @property
+    def stored_type(self) -> type[np.number[Any]]:
+        """The type in which a file has them; where that is bytes, they are read as `float_type`."""
+        return np.uint8 if self.pixels else self.float_type
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form, without what is at its default."""
@@ -73,6 +80,8 @@ class Column:
             form["exact"] = True
         if self.offset:
             form["offset"] = self.offset
+        if self.pixels:
+            form["pixels"] = True
         return form
 
     @classmethod
@@ -251,6 +260,9 @@ def _check_column(column: Column, problems: Problems) -> None:
     if column.offset and not column.exact:
         remedy = "only numbers that are stored exactly can be read less an offset"
         problems.add(f"offset of {column.name!r}", column.offset, remedy)
+    if column.pixels and (column.kind != "tensor" or column.exact or column.role == "soft"):
+        remedy = "only tensors of whole numbers are stored as bytes"
+        problems.add(f"pixels of {column.name!r}", True, remedy)
     if column.kind != "tensor" and column.shape:
         problems.add(f"shape of {column.name!r}", column.shape, "only tensors have a shape")
     if column.role == "soft" and column.kind != "tensor":

@@ -1,4 +1,4 @@
-"""Open a user's own table: Parquet or CSV; a file, a glob or a folder; here or in a bucket."""
+"""Open a user's own table: Parquet, CSV or images; a file, glob or folder; here or in a bucket."""
 
 # pyarrow comes without types.
 # pyright: reportAttributeAccessIssue=false
@@ -9,7 +9,7 @@ import operator
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 
 import pyarrow as pa
@@ -22,6 +22,7 @@ from kubestill.runtime.base.values import parse_json
 from kubestill.runtime.datasets.csvs import Notes, read_csvs
 from kubestill.runtime.datasets.extent import check_extent
 from kubestill.runtime.datasets.files import DataFile, find_files, is_date
+from kubestill.runtime.datasets.images import Images, decode_columns, open_idx, open_images
 from kubestill.runtime.datasets.options import Reading
 from kubestill.runtime.datasets.promotion import conformed, unified, without_views
 from kubestill.runtime.datasets.reading import Numerals, TextReader, is_text, replaced
@@ -42,6 +43,8 @@ class Opened:
     """What turns stored text into what the user said it is."""
     unlearned: Mapping[str, str] = field(default_factory=dict[str, str])
     """Columns that are no features unless the user names them, each with the reason."""
+    images: Mapping[str, Images] = field(default_factory=dict[str, Images])
+    """Columns whose values were decoded, in place of those in `rows`."""
     notes: Notes = field(default_factory=Notes)
 
     @cached_property
@@ -49,7 +52,8 @@ class Opened:
         """The type of each column as it is read."""
         schema = self.rows.schema
         stored = dict(zip(schema.names, schema.types, strict=True))
-        return stored | {name: reader.type(stored[name]) for name, reader in self.readers.items()}
+        read = {name: reader.type(stored[name]) for name, reader in self.readers.items()}
+        return stored | read | {name: images.type for name, images in self.images.items()}
 
     def scan(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Yield the rows in pieces that are worth looking at.
@@ -60,9 +64,12 @@ class Opened:
             InvalidInput: A file is damaged, or holds values that the column's type cannot hold or
                 that are not what the user said.
         """
+        if any(name in self.images for name in columns):
+            yield from self._scan_images(columns)
+            return
         held: list[pa.RecordBatch] = []
         size = 0
-        for batch in self._batches(list(columns)):
+        for batch in self.batches(list(columns)):
             held.append(batch)
             size += batch.nbytes
             if size >= _PIECE_BYTES:
@@ -70,6 +77,27 @@ class Opened:
                 held, size = [], 0
         if held:
             yield self._read(pa.Table.from_batches(held))
+
+    def _scan_images(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Yield the rows of columns with images among them."""
+        stored = [name for name in columns if name not in self.images]
+        images = {name: self.images[name] for name in columns if name in self.images}
+        width = sum(found.pixels[:1].nbytes for found in images.values())
+        rows = max(1, _PIECE_BYTES // width)
+        start = 0
+        # A batch without columns would not know its rows.
+        for batch in self.batches(stored or self.rows.schema.names[:1], rows):
+            table = self._read(pa.Table.from_batches([batch]))
+            stop = start + batch.num_rows
+            yield pa.table(
+                {
+                    name: images[name].between(start, stop)
+                    if name in images
+                    else table.column(name)
+                    for name in columns
+                }
+            )
+            start = stop
 
     def to_table(self) -> pa.Table:
         """Return all rows."""
@@ -91,11 +119,16 @@ class Opened:
         problems.raise_if_any()
         return replaced(table, changed)
 
-    def _batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    def batches(self, columns: list[str], rows: int = _BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+        """Yield the rows as they are stored, at most so many at a time.
+
+        Raises:
+            InvalidInput: As of `scan`.
+        """
         for fragment in self.rows.get_fragments():
             try:
                 for batch in fragment.to_batches(
-                    schema=self.rows.schema, columns=columns, batch_size=_BATCH_ROWS
+                    schema=self.rows.schema, columns=columns, batch_size=rows
                 ):
                     if batch.num_rows:
                         yield batch
@@ -106,7 +139,7 @@ class Opened:
 def open_source(
     source: str, *, reading: Reading | None = None, kinds: Mapping[str, str] | None = None
 ) -> Opened:
-    """Open a table: Parquet streams from its files, CSV is read into memory.
+    """Open a table: Parquet streams from its files, CSV is read into memory, images are decoded.
 
     Args:
         source: See `files.find_files`.
@@ -135,12 +168,23 @@ def try_source(
     before = len(problems)
     reading, kinds = reading or Reading(), kinds or {}
     notes = Notes()
-    files = find_files(source, reading.format, problems)
+    files = find_files(source, reading.format, problems, notes.tell)
     if len(problems) > before:
         return None
+    kind = files[0].format
+    if kind in ("images", "idx"):
+        if kind == "images" or len(files) > 1:
+            notes.tell(f"{counted(len(files), 'file')} are read as one table")
+        open_pictures = open_images if kind == "images" else open_idx
+        found = open_pictures(files, reading, problems, notes)
+        if found is None:
+            return None
+        table, images = found
+        unlearned = {"path": "names the file of an image"}
+        return Opened(rows=pads.dataset(table), unlearned=unlearned, images=images, notes=notes)
     if len(files) > 1:
         notes.tell(f"{counted(len(files), 'file')} are read as one table")
-    read = _open_parquet if files[0].format == "parquet" else _open_csv
+    read = _open_parquet if kind == "parquet" else _open_csv
     rows = read(files, reading, kinds, problems, notes)
     for name in notes.doubled:
         problems.add("columns", name, "is there more than once; rename or drop the others")
@@ -149,12 +193,24 @@ def try_source(
     partitions = dict(item for file in reversed(files) for item in file.partition)
     dated = [n for n, value in partitions.items() if is_date(n, value) and n in rows.schema.names]
     unlearned = dict.fromkeys(dated, "names a date, which later rows never share")
-    return Opened(
+    opened = Opened(
         rows=rows,
         readers=_readers(rows.schema, reading, kinds),
         unlearned=unlearned | _index(rows.schema),
         notes=notes,
     )
+    return _with_images(opened, reading, problems)
+
+
+def _with_images(opened: Opened, reading: Reading, problems: Problems) -> Opened | None:
+    """Decode the columns of images; None where what is wrong with one was noted."""
+    before = len(problems)
+    images: dict[str, Images] = {}
+    with problems.collect():
+        images = decode_columns(opened.rows.schema, opened.batches, reading, problems, opened.notes)
+    if len(problems) > before:
+        return None
+    return replace(opened, images=images) if images else opened
 
 
 def opened_table(
@@ -165,7 +221,12 @@ def opened_table(
         table = table.cast(plain)
     readers = _readers(table.schema, reading or Reading(), kinds or {})
     rows = pads.dataset(table)
-    return Opened(rows=rows, readers=readers, unlearned=_index(table.schema))
+    opened = Opened(rows=rows, readers=readers, unlearned=_index(table.schema))
+    problems = Problems()
+    opened = _with_images(opened, reading or Reading(), problems)
+    problems.raise_if_any()
+    assert opened
+    return opened
 
 
 def _readers(

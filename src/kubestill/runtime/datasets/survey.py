@@ -52,6 +52,8 @@ class Finding:
     """What whole numbers beyond 2^53 lose in float64, from which both others start."""
     inexact: bool = False
     """Whether float32 changes a number at all; looked at where that is asked for."""
+    pixels: bool = False
+    """Whether these are images, decoded to bytes."""
     trouble: str = ""
     """Why the values cannot be read as the kind."""
 

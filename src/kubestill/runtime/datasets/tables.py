@@ -175,6 +175,8 @@ def read_table(
     soft = {name: role for name, role in roles.items() if role.startswith("soft")}
     said = {name: kind for name, kind in _kinds_by_role(roles).items() if name not in soft}
     findings = _findings(opened.types, said | kinds)
+    for name in opened.images.keys() & findings.keys():
+        findings[name].pixels = findings[name].kind == "tensor"
     # What is named wrongly is left out from here on: the values of the rest are looked at still.
     target = target if target in findings else ""
     roles = {name: role for name, role in roles.items() if name in findings}
@@ -514,6 +516,7 @@ def _column(found: Finding, *, ignored: bool) -> Column:
         categories=categories,
         exact=bool(found.offset) and not ignored,
         offset=0.0 if ignored else found.offset,
+        pixels=found.pixels,
     )
 
 

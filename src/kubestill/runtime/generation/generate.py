@@ -191,7 +191,12 @@ def _prepare(
         assert maker is not None
         return storage_schema(maker.schema.columns).empty_table(), maker
     # A teacher's opinion of the original says nothing about what becomes of it.
-    columns = tuple(c for c in original.schema.columns if c.role != "soft")
+    # What is generated from images lies between their whole numbers.
+    columns = tuple(
+        replace(c, pixels=c.pixels and c.role != "feature")
+        for c in original.schema.columns
+        if c.role != "soft"
+    )
     schema = replace(original.schema, columns=columns)
     if maker is not None and maker.schema != schema:
         remedy = f"its schema differs from that of {request.system or request.method}; leave it out"
