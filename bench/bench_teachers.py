@@ -5,27 +5,34 @@ for every row. LightGBM, XGBoost, scikit-learn and ONNX teach students of at mos
 beside the same student on hard labels. Labelling (reading and writing Parquet included) is held
 against each runtime's own loop over batches in memory, with all threads.
 
-    python -m bench.bench_teachers [--rows 200000] [--steps 4000] [--seeds 3] [--rounds 5]
+    python -m bench.bench_teachers [--rows 200000] [--steps 4000] [--seeds 0 1 2] [--rounds 5]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import catboost
 import lightgbm
 import numpy as np
 import onnxruntime
 import pandas as pd
 import skops.io
 import torch
+import urllib3
 import xgboost
 from numpy.typing import NDArray
 from skl2onnx import to_onnx
@@ -38,12 +45,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
 
 from bench.harness import clock, take_turns
-from bench.results import Measure, write
+from bench.results import RESULTS, Measure, write
 from kubestill.runtime.base.artifacts import LocalArtifact
+from kubestill.runtime.base.trust import host_of
 from kubestill.runtime.datasets.columns import pandas_frame
 from kubestill.runtime.datasets.manifest import BLOCK_ROWS, Dataset
 from kubestill.runtime.generation.labelling import label
 from kubestill.runtime.models.export import load_model
+from kubestill.runtime.steps.generate_synthetic import generate_synthetic
 from kubestill.runtime.steps.import_dataset import import_dataset
 from kubestill.runtime.steps.import_model import import_model
 from kubestill.runtime.steps.label_with_teacher import label_with_teacher
@@ -52,7 +61,8 @@ from kubestill.runtime.steps.train_student import train_student
 MERCHANTS = 200
 NUMBERS = ["amount", "hour", "age", "recent", "distance"]
 LABELS = ["merchant", "country"]
-STUDENT = {"hidden": [96, 64]}
+# Trees cut numbers at thresholds: bins make those easy for a network of one member.
+STUDENT = {"hidden": [72, 48], "members": 1, "bins": 16, "dropout": 0.0}
 MOST = 20_000
 """Parameters that a student may have."""
 WITHIN = 0.01
@@ -195,6 +205,59 @@ def fit_onnx(frame: pd.DataFrame, fraud: NDArray[np.int64], folder: Path) -> Fit
     return Fitted(str(folder / "model.onnx"), {}, loop)
 
 
+def fit_catboost(frame: pd.DataFrame, fraud: NDArray[np.int64], folder: Path) -> Fitted:
+    given = {"iterations": 200, "depth": 6, "verbose": 0, "allow_writing_files": False}
+    model = catboost.CatBoostClassifier(cat_features=LABELS, **given)
+    model.fit(frame, np.where(fraud, "yes", "no"))
+    model.save_model(str(folder / "model.cbm"))
+
+    def loop(rows: pd.DataFrame) -> Callable[[], None]:
+        asked = rows[NUMBERS + LABELS]
+        return in_batches(
+            len(rows),
+            lambda part: model.predict(asked.iloc[part], prediction_type="RawFormulaVal"),
+        )
+
+    return Fitted(str(folder / "model.cbm"), {}, loop)
+
+
+@contextmanager
+def served(model: str) -> Generator[Fitted]:
+    """Serve a model by `kubestill serve`, as one that has to be asked over HTTP."""
+    command = [sys.executable, "-m", "kubestill", "serve", model, "--port", "0", "--name", "m"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    url = next(line for line in process.stdout if "/infer" in line).strip()
+    http = urllib3.PoolManager(maxsize=4)
+
+    def ask(rows: pd.DataFrame) -> NDArray[np.float64]:
+        tensors = [
+            {
+                "name": name,
+                "datatype": "BYTES" if name in LABELS else "FP64",
+                "shape": [len(rows)],
+                "data": [None if one != one else one for one in rows[name].tolist()],
+            }
+            for name in NUMBERS + LABELS
+        ]
+        body = json.dumps({"inputs": tensors, "outputs": [{"name": "probabilities"}]})
+        answer = json.loads(http.request("POST", url, body=body).data)
+        return np.array(answer["outputs"][0]["data"]).reshape(len(rows), -1)
+
+    def loop(rows: pd.DataFrame) -> Callable[[], None]:
+        def work() -> None:
+            with ThreadPoolExecutor(4) as pool:
+                list(pool.map(ask, (rows.iloc[at : at + 256] for at in range(0, len(rows), 256))))
+
+        return work
+
+    try:
+        yield Fitted(url.removesuffix("/infer"), {}, loop)
+    finally:
+        process.terminate()
+        process.wait()
+
+
 TEACHERS = {
     "LightGBM": fit_lightgbm,
     "XGBoost": fit_xgboost,
@@ -224,6 +287,18 @@ class Trial:
         self.holdout = read(Dataset.open(self.parts["holdout"].path))
         self.truth = (self.holdout["fraud"] == "yes").to_numpy()
 
+    def generate(self) -> None:
+        """Make the rows that every teacher labels: MUNGE does not look at labels."""
+        self.parts["more"] = self._port("more")
+        generate_synthetic(
+            original=self.parts["dataset"],
+            dataset=self.parts["more"],
+            method="munge",
+            rows=2 * self.rows,
+            settings={"neighbour_pool": 8192},
+            seed=self.seed,
+        )
+
     def precision(self, model: str) -> float:
         """Return the average precision of a model on the hold-out."""
         answers = load_model(model)(self.holdout)
@@ -239,7 +314,8 @@ class Trial:
         folder.mkdir(exist_ok=True)
         rows = read(Dataset.open(self.parts["dataset"].path))
         fraud = (rows["fraud"] == "yes").to_numpy(np.int64)
-        return TEACHERS[name](rows.filter(NUMBERS + LABELS), fraud, folder)
+        fit = fit_catboost if name == "CatBoost" else TEACHERS[name]
+        return fit(rows.filter(NUMBERS + LABELS), fraud, folder)
 
     def bring(self, name: str, fitted: Fitted) -> LocalArtifact:
         model = self._port(f"{name}-model")
@@ -257,19 +333,13 @@ class Trial:
         rows, mode = self.parts["dataset"], "hard"
         if teacher is not None:
             rows, mode = self._port(f"{name}-labelled"), "distil"
-            label_with_teacher(
-                model=teacher,
-                dataset=self.parts["dataset"],
-                labelled=rows,
-                method="munge",
-                rows=2 * self.rows,
-                seed=self.seed,
-            )
+            label_with_teacher(model=teacher, dataset=self.parts["more"], labelled=rows)
         ports = self._ports(f"{name}-student", "model", "ledger", "metrics", "report", "summary")
         train_student(
             dataset=rows,
             validation=self.parts["validation"],
             mode=mode,
+            network="tabm",
             network_args=STUDENT,
             steps=self.steps,
             batch_size=512,
@@ -283,7 +353,7 @@ class Trial:
         return ports["model"].path
 
     def _port(self, name: str) -> LocalArtifact:
-        kind = "dataset" if name in ("dataset", "validation", "holdout") else ""
+        kind = "dataset" if name in ("dataset", "validation", "holdout", "more") else ""
         return LocalArtifact(str(self.root / name), metadata={"kind": kind} if kind else {})
 
     def _ports(self, prefix: str, *names: str) -> dict[str, Any]:
@@ -318,35 +388,66 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--teachers", nargs="*", default=list(TEACHERS), choices=list(TEACHERS))
+    parser.add_argument("--rounds", type=int, default=5, help="of timing; 0 times nothing")
     told = parser.parse_args()
-    found: dict[str, list[float]] = {}
-    measures: list[Measure] = []
-    for seed in range(told.seeds):
+    for seed in told.seeds:
         with tempfile.TemporaryDirectory() as folder:
-            with redirect_stdout(StringIO()):
-                trial = Trial(Path(folder), told.rows, told.steps, seed)
-                found.setdefault("chance", []).append(trial.best())
-                found.setdefault("control", []).append(
-                    trial.precision(trial.student("control", None))
-                )
-            for name in TEACHERS:
-                with redirect_stdout(StringIO()):
-                    fitted = trial.fit(name)
-                    teacher = trial.bring(name, fitted)
-                    student = trial.student(name, teacher)
-                found.setdefault(name, []).append(trial.precision(teacher.path))
-                found.setdefault(f"{name}: student", []).append(trial.precision(student))
-                if seed == 0:
-                    measures.append(speeds(trial, name, fitted, teacher.path, told.rounds))
-                line = f"{found[name][-1]:.4f}, its student {found[f'{name}: student'][-1]:.4f}"
-                print(f"seed {seed}: {name} {line}", flush=True)
-    write("teachers", [*figures(found, told.rows), *measures])
+            for measures in learn(Path(folder), seed, told):
+                write("teachers", measures, keep=True)
+    if told.seeds:
+        write("teachers", figures(told.rows), keep=True)
+    if told.rounds:
+        with tempfile.TemporaryDirectory() as folder:
+            write("teachers", list(times(Path(folder), told)), keep=True)
 
 
-def figures(found: dict[str, list[float]], rows: int) -> list[Measure]:
-    """Return average precisions, and what each student lacks and gains."""
+def times(folder: Path, told: argparse.Namespace) -> Iterator[Measure]:
+    """Yield how fast each teacher labels."""
+    with redirect_stdout(StringIO()):
+        trial = Trial(folder, told.rows, told.steps, seed=0)
+    for name in (*told.teachers, "CatBoost"):
+        with redirect_stdout(StringIO()):
+            fitted = trial.fit(name)
+            teacher = trial.bring(name, fitted)
+        yield speeds(trial, name, fitted, teacher.path, told.rounds)
+    with served(f"{folder}/{told.teachers[0]}-model") as fitted:
+        os.environ["KUBESTILL_TRUST"] = host_of(fitted.source)
+        with redirect_stdout(StringIO()):
+            teacher = trial.bring("a server", fitted)
+        yield speeds(trial, "a server", fitted, teacher.path, told.rounds)
+
+
+def learn(folder: Path, seed: int, told: argparse.Namespace) -> Iterator[list[Measure]]:
+    """Yield the figures of one seed as they come: a bench of this length is not begun again."""
+
+    def score(name: str, value: float) -> Measure:
+        return Measure(name=f"seed {seed}: {name}", value=value, unit="AP", peer=f"{told.rows:,}")
+
+    with redirect_stdout(StringIO()):
+        trial = Trial(folder, told.rows, told.steps, seed)
+        trial.generate()
+        control = trial.precision(trial.student("control", None))
+    yield [score("chance", trial.best()), score("control", control)]
+    for name in told.teachers:
+        with redirect_stdout(StringIO()):
+            fitted = trial.fit(name)
+            teacher = trial.bring(name, fitted)
+            student = trial.student(name, teacher)
+        yield [
+            score(name, trial.precision(teacher.path)),
+            score(f"{name}: student", trial.precision(student)),
+        ]
+
+
+def figures(rows: int) -> list[Measure]:
+    """Return average precisions over the seeds, and what each student lacks and gains."""
+    found: dict[str, list[float]] = {}
+    for one in json.loads((RESULTS / "teachers.json").read_text()):
+        seed, colon, name = one["name"].partition(": ")
+        if colon and seed.startswith("seed ") and one["peer"] == f"{rows:,}":
+            found.setdefault(name, []).append(one["value"])
     mean = {name: statistics.mean(values) for name, values in found.items()}
     told = f"{len(found['control'])} seeds, {rows:,} rows"
     made = [
@@ -354,6 +455,8 @@ def figures(found: dict[str, list[float]], rows: int) -> list[Measure]:
         Measure(name="AP of the student on hard labels", value=mean["control"], unit="", peer=told),
     ]
     for name in TEACHERS:
+        if name not in mean:
+            continue
         theirs, its = mean[name], mean[f"{name}: student"]
         peer = f"{name}, {told}"
         made += [

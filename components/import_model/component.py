@@ -38,15 +38,16 @@ def import_model(
         file: Model that an earlier step wrote, in place of a source: a file, or a folder with one.
         source: The model's file or folder, local, gs:// or s3://; the import path of a teacher,
             `package.module:Name`; or an address, `http://host/v2/models/name` or
-            `https://host/v1/chat/completions`. A folder that this package exported is copied.
-        format: `auto` recognises the content: `lightgbm`, `xgboost`, `onnx`, `skops`,
-            `huggingface`, `python` or `endpoint`.
+            `https://host/v1/chat/completions`; or `several`, for those that the settings list. A
+            folder that this package exported is copied.
+        format: `auto` recognises the content: `lightgbm`, `xgboost`, `catboost`, `onnx`, `skops`,
+            `huggingface`, `python`, `endpoint` or `several`.
         inputs: Columns that the model reads, in the order it was fitted on; only for files that do
             not name their inputs.
         classes: Class labels in the order of the model's outputs; only for files that do not name
             them.
         output: `logit`, `probability` or `value`; `auto` reads it from the file.
-        settings: `categories`, `output_name`, `args`, `weights` and `endpoint`; see
+        settings: `categories`, `output_name`, `args`, `weights`, `endpoint` and `several`; see
             docs/settings.md.
 
     Returns:
