@@ -41,6 +41,8 @@ from kubestill.runtime.metrics.outcome import Ints, Outcome
 __all__ = ["examine", "expected_of", "unlearned"]
 
 Masks = Mapping[str, np.ndarray[Any, np.dtype[np.bool_]]]
+ROUNDS = 60
+"""How often each of several models is timed."""
 NO_SKILL = 3.0
 """Standard errors of skill below which a first model may be guessing."""
 
@@ -59,10 +61,11 @@ def examine(job: Job) -> Findings:
     mine = evaluations["model"]
     expected = expected_of(job, evaluations, scores.groups)
     classes = job.question == "compare" and job.task != "regression"
+    subjects = _subjects(job, evaluations)
     return Findings(
         task=job.task,
         classes=job.candidates["model"].predictor.spec.outputs,
-        subjects=_subjects(job, evaluations),
+        subjects=subjects,
         scores=scores,
         metric=job.metric,
         decision=_decide(job, evaluations, scores, golden, masks, shifts, decay, expected),
@@ -78,7 +81,7 @@ def examine(job: Job) -> Findings:
         golden=golden,
         shifts=shifts,
         decay=decay,
-        record=_record(job, mine, scores, golden, values),
+        record=_record(job, subjects["model"], scores, golden, values),
         expected=expected,
         agreement=(
             agreement(mine.outcome, evaluations["teacher"].outcome)
@@ -95,7 +98,11 @@ def examine(job: Job) -> Findings:
 
 
 def _subjects(job: Job, evaluations: Mapping[Role, Evaluation]) -> dict[Role, Subject]:
-    costs = running_costs({role: candidate.predictor for role, candidate in job.candidates.items()})
+    predictors = {role: candidate.predictor for role, candidate in job.candidates.items()}
+    known = {job.champion_role: job.record.flops} if job.record and job.champion_role else {}
+    # One alone is compared with nothing: a dozen rounds tell what it takes.
+    rounds = ROUNDS if len(predictors) > 1 else ROUNDS // 5
+    costs = running_costs(predictors, known=known, rounds=rounds)
     return {
         role: Subject(
             role=role,
@@ -339,12 +346,12 @@ def _best(job: Job) -> GoldenMark | None:
 
 
 def _record(
-    job: Job, mine: Evaluation, scores: Measured, golden: Measured | None, values: pd.DataFrame
+    job: Job, subject: Subject, scores: Measured, golden: Measured | None, values: pd.DataFrame
 ) -> Record | None:
     """Return what the judged model is to be remembered by, should it be promoted."""
     if job.lineage is None or job.champion_role == "model":
         return None
-    name, metric = job.candidates["model"].name, job.metric
+    name, metric, mine = subject.name, job.metric, subject.evaluation
     mark = None
     if golden is not None and job.golden is not None:
         value = golden.points[name][metric.name]
@@ -367,6 +374,7 @@ def _record(
         bias=bias_of(mine.outcome, scores.groups),
         skill=skill(mine.outcome),
         calibration=calibrate(mine.outcome, scores.groups),
+        flops=subject.cost.flops,
         profile=profile_of(*(job.lineage.learned() or [job.dataset])),
     )
 

@@ -94,6 +94,8 @@ class Record(_Value):
     profile: Profile | None = None
     calibration: Calibration | None = None
     """How its probabilities came true; older versions did not keep that."""
+    flops: int = 0
+    """Operations that one row takes; 0 where older versions did not keep that."""
 
 
 def read_record(form: Mapping[str, Any], source: str) -> Record | None:

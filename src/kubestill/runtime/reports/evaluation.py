@@ -225,6 +225,9 @@ def _cost_section(findings: Findings) -> list[Html]:
 
 
 def _learning(findings: Findings) -> list[Html]:
+    """Draw how models learned beside each other; one alone has a report of that."""
+    if len(findings.subjects) < 2:
+        return []
     trainings = [
         (look.name, look.colour, look.marker, subject.training)
         for subject, look in subjects(findings)
