@@ -51,7 +51,25 @@ def read_documents(text: str | IO[str]) -> list[Any]:
     return documents
 
 
-class _Bounded(yaml.SafeLoader):
+if yaml.__with_libyaml__:
+    from yaml.composer import Composer
+    from yaml.constructor import SafeConstructor
+    from yaml.cyaml import CParser
+    from yaml.resolver import Resolver
+
+    class _Loader(Composer, CParser, SafeConstructor, Resolver):
+        """Takes libyaml's events, five times as fast, but composes them where they are counted."""
+
+        def __init__(self, stream: str):
+            CParser.__init__(self, stream)
+            Composer.__init__(self)
+            SafeConstructor.__init__(self)
+            Resolver.__init__(self)
+else:
+    _Loader = yaml.SafeLoader
+
+
+class _Bounded(_Loader):
     """Composes at most `MOST_VALUES` values."""
 
     composed = 0
