@@ -35,6 +35,7 @@ over to other machines, absolute numbers do not. A bar that is missed says so.
 | `make bench-containers` | a step's start and imports in its image; needs a Docker engine |
 | `python -m bench.bench_gate` | continuous-eval: false alarms, power, bad months named |
 | `python -m bench.bench_serving` | a row beside encoding by hand, requests beside a bare handler |
+| `python -m bench.bench_scheduled` | a run that only judges, and one that finds nothing to do |
 | `python -m bench.bench_truth` | coverage and error rates where the truth is known |
 | `python -m bench.bench_overfit` | overfit-batch: healthy set-ups refused, labels without meaning |
 | `make bench-retraining` | three real streams through the real pipeline, on its defaults |
