@@ -86,7 +86,7 @@ class Members(nn.Module):
             # One product with all members' matrices: copies of wide rows would cost more.
             members, inputs = self.below.shape
             matrices = (self.below[:, None] * self.weight).view(-1, inputs)
-            products = F.linear(hidden, matrices).view(len(hidden), members, -1)
+            products = F.linear(hidden, matrices).unflatten(1, (members, -1))
         else:
             products = F.linear(hidden * self.below, self.weight)
         return products * self.above + self.bias
