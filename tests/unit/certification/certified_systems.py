@@ -259,6 +259,19 @@ class Ticks(Hours):
         self.domain = Domain([ticks, Levels(name="x", values=(0.0, 0.5, 1.0))])
 
 
+class Steep(System):
+    """Tells a tenth from the float32 next to it."""
+
+    name = "steep"
+
+    def __init__(self) -> None:
+        self.domain = Domain([Levels(name="x", values=(0.1, 0.3, 0.7))])
+        self.output = Output(name="y")
+
+    def solve(self, inputs: pd.DataFrame) -> np.ndarray:
+        return 1e6 * inputs["x"].to_numpy(np.float64)
+
+
 class Narrow(Plane):
     """Its enclosure ends below the highest solution of a box."""
 

@@ -12,6 +12,7 @@ from certified_systems import NOON
 from kubestill.errors import InvalidInput
 from kubestill.runtime.base.artifacts import LocalArtifact
 from kubestill.runtime.datasets.manifest import Dataset
+from kubestill.runtime.models.export import load_model
 from kubestill.runtime.steps.import_dataset import import_dataset
 from kubestill.systems import Continuous, Domain, Integer, Levels, load_system
 
@@ -124,3 +125,19 @@ def test_values_of_a_far_input_stay_inside_and_apart(mapping: Any) -> None:
     # A model reads what the dataset holds, less the offset, without moving it any further.
     read = (values - given.offset).astype(np.float32).astype(np.float64) + given.offset
     assert np.abs(read - values).max() <= 2 * np.spacing(NOON)
+
+
+def test_levels_are_answered_where_the_user_put_them(tmp_path: Path) -> None:
+    """0.1 is no float32: an error is that at a tenth, not at the number that a model reads."""
+    rows = make_dataset(tmp_path / "rows", system("Steep"), points=None)
+    assert Dataset.open(rows.path).to_pandas()["x"].unique().tolist() == [0.1, 0.3, 0.7]
+    model = make_model(tmp_path / "model", rows, "Constant")
+    made = examine(model, rows, assurance="enumerated")
+    solver = system("Steep")
+    grid = solver.domain.grid(np.arange(3), {"x": 3})
+    told = load_model(model.path).logits(grid.to_numpy(np.float32))[:, 0].astype(np.float64)
+    errors = np.abs(told - solver.solve(pd.DataFrame({"x": [0.1, 0.3, 0.7]})))
+    assert made["errors"]["data"]["max"] == errors.max()
+    worst = made["worst"]
+    assert worst["inputs"]["x"] == [0.1, 0.3, 0.7][int(errors.argmax())]
+    assert abs(worst["solution"] - worst["surrogate"]) == worst["error"] == errors.max()

@@ -26,6 +26,7 @@ from kubestill.runtime.generation.systems.taylor import (
 FORMULAS: dict[str, tuple[Callable[[Taylor, Taylor], Taylor], Callable[..., Any]]] = {
     "sum": (lambda x, y: 0.1 + x - y + 3, lambda x, y: mpmath.mpf(1) / 10 + x - y + 3),
     "product": (lambda x, y: 0.3 * x * y * y, lambda x, y: mpmath.mpf(3) / 10 * x * y * y),
+    "power": (lambda x, y: x**3 / y**1, lambda x, y: x**3 / y),
     "quotient": (lambda x, y: x / y - 2 / x, lambda x, y: x / y - 2 / x),
     "exp": (lambda x, y: exp(x * -y), lambda x, y: mpmath.exp(-x * y)),
     "log": (lambda x, y: log(x) * y, lambda x, y: mpmath.log(x) * y),

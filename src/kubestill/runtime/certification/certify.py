@@ -57,7 +57,7 @@ from kubestill.runtime.datasets.cache import load_decoded
 from kubestill.runtime.datasets.columns import pandas_frame
 from kubestill.runtime.datasets.decode import decode_features
 from kubestill.runtime.datasets.manifest import Dataset
-from kubestill.runtime.generation.systems.inputs import Continuous
+from kubestill.runtime.generation.systems.inputs import Continuous, Levels
 from kubestill.runtime.generation.systems.kept import Keep
 from kubestill.runtime.generation.systems.left_out import LeftOut, as_point
 from kubestill.runtime.generation.systems.system import System
@@ -342,8 +342,13 @@ def _measure(
 def _inputs_of(truth: Truth, raw: NDArray[np.float32], row: int) -> pd.DataFrame:
     """Return one row of the raw matrix as inputs of the system."""
     layout, columns = truth.predictor.layout, {}
+    levels = {
+        given.name: given for given in truth.system.domain.inputs if isinstance(given, Levels)
+    }
     for column in layout.features:
         values = raw[row, layout.slices[column.name]].astype(np.float64) + column.offset
+        if column.name in levels:
+            values = levels[column.name].every[levels[column.name].index(values)]
         if column.kind == "categorical":
             assert column.categories
             columns[column.name] = [column.categories[int(values[0])]]

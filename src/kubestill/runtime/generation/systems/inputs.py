@@ -2,8 +2,8 @@
 
 Every value is one that a dataset can hold, so that the label of a stored row is the solution at
 exactly that row: rounding happens here, towards the inside of the bounds. A dataset holds float32,
-and float64 of numbers so far from zero that float32 would merge them: models read these less what
-they have in common.
+but float64 of levels that float32 would change, and of numbers so far from zero that it would
+merge them: models read these less what they have in common.
 """
 
 from __future__ import annotations
@@ -284,7 +284,8 @@ class Levels(Input):
     @property
     @override
     def column(self) -> Column:
-        return _stored(self.name, self.offset)
+        exact = bool((self._read + self.offset != self.every).any())
+        return Column(name=self.name, kind="numeric", exact=exact, offset=self.offset)
 
     @property
     @override
@@ -306,7 +307,8 @@ class Levels(Input):
 
     @override
     def contains(self, values: Values) -> NDArray[np.bool_]:
-        return np.isin(values.astype(np.float64), self.every)
+        read = (values.astype(np.float64) - self.offset).astype(np.float32)
+        return read == self._read[self.index(values)]
 
     def index(self, values: Values) -> Indices:
         """Return which level each of these values is: [N]."""
@@ -324,12 +326,12 @@ class Levels(Input):
     @property
     def _read(self) -> NDArray[np.float32]:
         """Its numbers as models read them."""
-        return (np.asarray(self.values, np.float64) - self.offset).astype(np.float32)
+        return (self.every - self.offset).astype(np.float32)
 
     @property
     def every(self) -> Floats:
-        """Its numbers as a dataset holds them."""
-        return np.asarray(self.values, np.float64) if self.offset else self._read.astype(float)
+        """Its numbers; a dataset holds them in float64 where float32 would change them."""
+        return np.asarray(self.values, np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,10 @@ elementary function is within 32 u of its value, relatively (they are within 4).
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
@@ -175,6 +176,12 @@ class Taylor:
 
     def __rtruediv__(self, other: Floats | float) -> Taylor:
         return _reciprocal(self) * other
+
+    def __pow__(self, power: int) -> Taylor:
+        """Multiply it by itself; powers that are no whole numbers are `exp(power * log(x))`."""
+        if not isinstance(power, int) or power < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+            return NotImplemented
+        return reduce(operator.mul, [self] * power)
 
     def apply(
         self,
