@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from kubestill.errors import Problems, nearest
+from kubestill.runtime.models.convolutional import conv
 from kubestill.runtime.models.functions import fourier, resmlp, siren
 from kubestill.runtime.models.layers import ACTIVATIONS
 from kubestill.runtime.models.operators import fno
@@ -90,6 +91,7 @@ def _after(units: int, activation: str, dropout: float, norm: str) -> list[nn.Mo
 
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "conv": conv,
     "fno": fno,
     "fourier": fourier,
     "mlp": mlp,
