@@ -45,6 +45,7 @@ MODELS: dict[str, tuple[Any, ...]] = {
         mixed_frame(),
         {"network_args": {"hidden": [9, 9], "norm": "batch", "dropout": 0.1, "residual": True}},
     ),
+    "mixed, tabm": (mixed_schema("multiclass"), mixed_frame(), {"network": "tabm"}),
     "image, mlp": (image_schema(8, 8), images(8, 8), {}),
     "colours, conv": (image_schema(3, 8, 8), images(3, 8, 8), {"network": "own_networks:TinyConv"}),
 }
