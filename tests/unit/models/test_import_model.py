@@ -125,6 +125,31 @@ def test_a_teacher_of_unknown_size_is_judged_as_any_other(place: Path, tmp_path:
     assert "| – |" in said
 
 
+@pytest.mark.parametrize("seen", [True, False], ids=["seen", "new"])
+def test_a_teacher_that_was_fitted_on_the_rows_is_told(
+    seen: bool, place: Path, tmp_path: Path
+) -> None:
+    frame = features().assign(shop=pd.Categorical(features()["shop"]))
+    known = (table()["label"] == "bad").to_numpy(np.int64)
+    given = {"objective": "binary", "verbose": -1, "num_threads": 1, "min_data_in_leaf": 1}
+    part = slice(0, 400) if seen else slice(400, 600)
+    booster = lightgbm.train(given, lightgbm.Dataset(frame[part], known[part]), 60)
+    booster.save_model(tmp_path / "model.txt")
+    rest = dataset(tmp_path / "rest", rows=table().head(400 if seen else 200))
+    held = table().tail(200) if seen else table()[200:400]
+    dataset(tmp_path / "held", rows=held.reset_index(drop=True))
+    made = outputs(tmp_path, "model", "metrics", "report", "summary")
+    import_model(
+        dataset=rows_in(Path(rest.root)),
+        holdout=rows_in(tmp_path / "held"),
+        source=str(tmp_path / "model.txt"),
+        classes=CLASSES,
+        **made,
+    )
+    said = Path(made["summary"].path).read_text()
+    assert ("it was fitted on the rows of the dataset" in said) == seen
+
+
 def test_an_exported_model_is_copied(place: Path, tmp_path: Path) -> None:
     first = brought(place, tmp_path / "first")
     again = brought(place, tmp_path / "again", source=first["model"].path, classes=[])

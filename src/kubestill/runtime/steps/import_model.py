@@ -13,6 +13,7 @@ from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact
 from kubestill.runtime.base.settings import check_overlap, validate
 from kubestill.runtime.datasets.manifest import Dataset, open_input
 from kubestill.runtime.evaluation.evaluate import evaluate
+from kubestill.runtime.evaluation.fitted import fitted_on
 from kubestill.runtime.generation.labelling import check_fit
 from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.foreign.bring import bring
@@ -31,6 +32,8 @@ class Taken:
 
     predictor: Predictor
     source: str
+    dataset: Dataset
+    """What it was matched with, and is to label."""
     notes: tuple[str, ...]
     tried: int
     """Rows that it answered before it was taken; 0 for a model of this package."""
@@ -137,7 +140,9 @@ def _take(source: str, rows: Dataset, options: Options, folder: str) -> Taken:
     if brought is not None:
         brought.write(folder)
         notes, tried = brought.notes, brought.tried
-        return Taken(predictor=brought.predictor, source=source, notes=notes, tried=tried)
+        return Taken(
+            predictor=brought.predictor, source=source, dataset=rows, notes=notes, tried=tried
+        )
     said = options.model_dump(exclude_defaults=True)
     if said:
         remedy = "a model of this package says all that itself; leave these out"
@@ -151,7 +156,7 @@ def _take(source: str, rows: Dataset, options: Options, folder: str) -> Taken:
             store.download(entry.key, os.path.join(folder, entry.key))
     predictor = load_model(folder)
     check_fit(predictor.spec, rows.schema)
-    return Taken(predictor=predictor, source=source, notes=(), tried=0)
+    return Taken(predictor=predictor, source=source, dataset=rows, notes=(), tried=0)
 
 
 def write_taken(
@@ -174,8 +179,13 @@ def write_taken(
     """
     predictor = taken.predictor
     scores: dict[str, float] = {}
+    notes = list(taken.notes)
     if judged is not None and judged.rows:
-        scores = evaluate(predictor, judged).metrics
+        found = evaluate(predictor, judged)
+        scores = found.metrics
+        if getattr(predictor.spec, "kind", "") != "endpoint":  # whose answers may cost
+            warning = fitted_on(predictor, taken.dataset, found.per_row)
+            notes += [warning] * bool(warning)
     model.metadata.update(
         kind="model", digest=predictor.digest, parameters=predictor.spec.parameters
     )
@@ -184,9 +194,9 @@ def write_taken(
         if value == value:  # NaN fails a finished task
             metrics.log_metric(name, value)
     rows = judged.rows if scores and judged else 0
-    pages = brought_report(predictor, taken.source, taken.notes, taken.tried, scores, rows)
+    pages = brought_report(predictor, taken.source, notes, taken.tried, scores, rows)
     write_pages(pages, report, summary, judged)
-    for note in taken.notes:
+    for note in notes:
         print(f"WARNING: {note}", flush=True)
     told = f"it answered {counted(taken.tried, 'row')}"
     if scores:
