@@ -1,5 +1,7 @@
 """Rows that are broken are told from rows that are merely different."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -221,6 +223,28 @@ def test_any_factor_is_another_unit_where_it_comes_from_one_row_to_the_next(fact
     assert change_of_unit(known, now, last) is None
     # It came with the season: the rows right before have it, too.
     assert change_of_unit(known, now * factor, last * factor) is None
+
+
+def shares_told(factor: float, spread: float, draws: int = 10) -> float:
+    """How many windows of log-normal prices are called another unit, with the rows before known."""
+    told = 0
+    for seed in range(draws):
+        random = np.random.default_rng(seed)
+        before, last, now = (
+            pd.Series(100 * np.exp(spread * random.normal(size=rows))) for rows in (5000, 300, 1000)
+        )
+        told += change_of_unit(sketch(before), factor * now, last) is not None
+        assert change_of_unit(sketch(before), now, last) is None
+    return told / draws
+
+
+def test_the_small_factors_that_are_told_are_those_of_the_documentation() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "judging.md").read_text()
+    lines = re.findall(r"^\| ([\d.]+) \|[^|]*\| (\d+)% \| (\d+)% \| (\d+)% \|$", text, re.MULTILINE)
+    assert len(lines) == 5
+    for factor, *shares in lines:
+        found = [shares_told(float(factor), spread) for spread in (0.2, 0.5, 1.0)]
+        assert found == pytest.approx([int(share) / 100 for share in shares])
 
 
 def test_a_season_that_comes_slowly_is_no_unit_even_where_it_doubles_everything():
