@@ -508,6 +508,15 @@ def test_there_is_no_cluster_here(data: Path, tmp_path: Path) -> None:
         teach(data, tmp_path, settings={"nodes": 2, "virtual_workers": 2})
 
 
+def test_the_devices_of_the_pods_are_not_looked_for_here(
+    data: Path, tmp_path: Path, trainer: Trainer
+) -> None:
+    trainer.forbidden.add("create trainjobs")
+    settings = {"nodes": 2, "virtual_workers": 2, "precision": "fp16"}
+    with pytest.raises(ClusterError, match="cannot create resource 'trainjobs'"):
+        teach(data, tmp_path, device="cuda", settings=settings)
+
+
 class Pods:
     """A controller that runs a TrainJob's pods as processes, and starts again what ends."""
 

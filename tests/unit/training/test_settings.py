@@ -36,6 +36,15 @@ def test_whole_floats_are_integers() -> None:
         ({"optimizer_args": {"weight_decai": 1}}, "optimizer_args.weight_decai", "'weight_decay'"),
         ({"optimizer_args": {"betas": [2.0, 0.9]}}, "optimizer_args", "beta"),
         ({"checkpoints": {"keep_lst": 2}}, "checkpoints.keep_lst", "unknown key"),
+        ({"nodes": 3, "virtual_workers": 2}, "settings.nodes", "set virtual_workers to 4"),
+        (
+            {"nodes": 2, "virtual_workers": 4, "processes": 3},
+            "settings.processes",
+            "use 2 or a multiple",
+        ),
+        ({"trainjob": {"gpus": 4}}, "trainjob.gpus", "unknown key"),
+        ({"trainjob": {"env": {"PET_NNODES": "2"}}}, "trainjob.env", "Kubeflow Trainer"),
+        ({"trainjob": {"secrets": {"A": "key"}}}, "trainjob.secrets", "give 'secret/key'"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -127,7 +136,7 @@ def test_processes_are_no_part_of_a_training_run_and_micro_batches_are() -> None
 def test_settings_that_came_later_leave_earlier_training_runs_in_their_places() -> None:
     """The fingerprint that version 0.1 gave to these settings, by its own code."""
     settings = parse_settings({}, {}).model_dump(mode="json")
-    later = {"virtual_workers", "processes", "rank_timeout", "class_weights"}
+    later = {"virtual_workers", "processes", "rank_timeout", "class_weights", "nodes", "trainjob"}
     ignored = {"checkpoints", "deterministic", "device", "log_seconds", "serving"}
     ignored |= {"step_path", "threads"}
     content = {

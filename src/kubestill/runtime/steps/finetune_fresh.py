@@ -100,6 +100,7 @@ def finetune_fresh(
         dataset=dataset,
         validation=validation,
         start=spec,
+        trains=True,
     )
     with suppress(InvalidInput, CorruptData):  # then it has been told
         fresh = Dataset.open(dataset.path)

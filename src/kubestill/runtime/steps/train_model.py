@@ -93,6 +93,7 @@ def train_model(
         problems,
         dataset=ports.dataset,
         validation=ports.validation,
+        trains=True,
     )
     problems.raise_if_any()
     assert job

@@ -33,13 +33,11 @@ class Machine:
 
 
 def choose_machine(settings: TrainingSettings) -> Machine:
-    """Resolve `device` and `precision`; where pods train, on theirs.
+    """Resolve `device` and `precision`.
 
     Raises:
         InvalidInput: See `choose_device`; or fp16 on a CPU.
     """
-    if leads_pods(settings):
-        return Machine(device=torch.device("cpu"), precision="float32")
     device, precision = choose_device(settings.device), settings.precision
     if precision == "auto":
         native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

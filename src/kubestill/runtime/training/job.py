@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from kubestill.errors import Problems, nearest
 from kubestill.runtime.base.artifacts import Artifact, check_kind
 from kubestill.runtime.datasets.checks import check_continues, check_trainable, check_validation
@@ -18,6 +20,7 @@ from kubestill.runtime.metrics.catalog import TRAIN_LOSS, resolve_direction
 from kubestill.runtime.models.model import ModelSpec
 from kubestill.runtime.models.resolve import resolve_network, source_digest
 from kubestill.runtime.training.device import Machine, choose_machine
+from kubestill.runtime.training.nodes import leads_pods
 from kubestill.runtime.training.prepare import (
     followed_metrics,
     main_metric,
@@ -28,6 +31,9 @@ from kubestill.runtime.training.record import PresetName
 from kubestill.runtime.training.settings import TrainingSettings, read_settings
 from kubestill.runtime.training.steps import check_step_path
 from kubestill.runtime.training.trainjob import check_nodes
+
+_ADOPTING = Machine(device=torch.device("cpu"), precision="float32")
+"""Where a step adopts what its pods have trained, whatever theirs is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +84,7 @@ def check_job(
     start: ModelSpec | None = None,
     validation_known: bool = True,
     here: bool = True,
+    trains: bool = False,
 ) -> Job | None:
     """Note every problem that can be found without reading features; the job where there is none.
 
@@ -91,6 +98,7 @@ def check_job(
         start: The model that fine-tuning goes on from.
         validation_known: Whether the training run has no validation rows where there are none here.
         here: Whether it will run on this machine; else its device is not looked for.
+        trains: Whether this step is the training run itself, which may have pods train.
     """
     machine = rows = network = loss_name = None
     source = ""
@@ -111,7 +119,10 @@ def check_job(
     if validation_known or preset.whole_domain:
         _check_followed(parsed, rows, held_out, preset.whole_domain, problems)
     with problems.collect():
-        machine = choose_machine(parsed) if here else None
+        if trains and leads_pods(parsed):
+            machine = _ADOPTING
+        else:
+            machine = choose_machine(parsed) if here else None
     with problems.collect():
         source = source_digest(resolve_network(parsed.network)) or ""
         if rows and rows.schema.features and rows.schema.task and start is None:

@@ -212,16 +212,16 @@ class _Others:
             if failure := worker.failure():
                 return failure
         # Those that waited for it have given up by now, too.
-        hanging = [str(worker.rank) for worker in self._workers if worker not in self._ended]
+        hanging = [f"rank {one.rank}" for one in self._workers if one not in self._ended]
         if error is None:
-            hanging = [str(self.first.rank)]
+            hanging = [f"rank {self.first.rank}"]
         elif not _TIMEOUT.search(str(error)) or not (hanging or self._node):
             return None
-        elif not hanging:
-            hanging = ["of another pod"]
+        elif self._node:
+            hanging += ["a process of another pod"]
         return RankLost(
-            f"rank {' and '.join(hanging)} did not take part for {self._timeout:g} s, the setting "
-            "rank_timeout"
+            f"{(' or ' if self._node else ' and ').join(hanging)} did not take part for "
+            f"{self._timeout:g} s, the setting rank_timeout"
         )
 
     def finish(self) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from kubestill.runtime.training.nodes import RESERVED
-
-_SECRET = r"[^/]+/[^/]+"
 
 
 class TrainJobSettings(BaseModel):
@@ -41,7 +39,7 @@ class TrainJobSettings(BaseModel):
     """Further labels of the TrainJob."""
     env: dict[str, str] = {}
     """Environment variables, besides those of the step."""
-    secrets: dict[str, Annotated[str, Field(pattern=_SECRET)]] = {}
+    secrets: dict[str, str] = {}
     """Environment variables from secrets, `{"VARIABLE": "secret/key"}`, besides those of the step.
     """
     wait_seconds: float = Field(default=0.0, ge=0)
@@ -56,4 +54,11 @@ class TrainJobSettings(BaseModel):
             raise ValueError(f"{', '.join(taken)} is set by Kubeflow Trainer; leave it out")
         if wrong := [name for name in given if not re.fullmatch(r"[A-Za-z_]\w*", name)]:
             raise ValueError(f"{wrong[0]!r} is no name of a variable")
+        return given
+
+    @field_validator("secrets")
+    @classmethod
+    def _of_a_secret(cls, given: dict[str, str]) -> dict[str, str]:
+        if wrong := [name for name, place in given.items() if place.count("/") != 1]:
+            raise ValueError(f"{wrong[0]} comes from {given[wrong[0]]!r}; give 'secret/key'")
         return given
