@@ -12,7 +12,16 @@ from datetime import datetime
 
 from kubestill.local.records import RunRecord, list_records
 
+KEEP_ROWS = "KUBESTILL_KEEP_ROWS"
+"""Environment variable: set to anything, it keeps the rows that earlier runs have made."""
+
 _DAY = 86_400.0
+_MAKERS = ("augment", "generate-synthetic", "label-with-teacher")
+"""Steps whose rows follow from the run's parameters: run again, they are the same."""
+_QUICK = 300.0
+"""Seconds in which a step has to have made its rows, for them to be no loss."""
+_WHOLE = 2
+"""Newest runs of a pipeline that keep all of their rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +62,39 @@ def delete(leftovers: list[Leftover]) -> None:
             Shelf.default().drop(os.path.basename(one.path))
         else:
             shutil.rmtree(one.path)
+
+
+def drop_made_rows(root: str, pipeline: str) -> int:
+    """Delete the rows that steps of earlier runs made in minutes; return the bytes.
+
+    Most of what a small run leaves is such rows. The newest runs keep theirs, and so does a run
+    that failed, that a registry names, or whose teacher may have cost money. Models, reports,
+    records, logs and checkpoints of all runs stay.
+    """
+    if os.environ.get(KEEP_ROWS):
+        return 0
+    runs = [one for one in list_records(root) if one.pipeline == pipeline]
+    freed = 0
+    for run in runs[_WHOLE:]:
+        folders = list(_made_rows(run))
+        if not folders or "://" in str(run.arguments.get("teacher", "")) or explain_need(run):
+            continue
+        for folder in folders:
+            freed += _size(folder)[0]
+            shutil.rmtree(folder)
+    return freed
+
+
+def _made_rows(run: RunRecord) -> Iterator[str]:
+    """Find the datasets that quick steps of a run that went well have made."""
+    if run.state != "succeeded":
+        return
+    for step in run.steps:
+        maker = step.name.partition("[")[0] in _MAKERS
+        if maker and step.log and step.seconds < _QUICK:
+            for folder in _folders(os.path.join(run.folder, os.path.dirname(step.log))):
+                if os.path.isfile(os.path.join(folder, "dataset.json")):
+                    yield folder
 
 
 def explain_need(run: RunRecord) -> str:

@@ -32,6 +32,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from kubestill.errors import KubestillError, Problems
 from kubestill.forkserver import ForkServer
 from kubestill.local.backend import Backend, Handover, as_sent
+from kubestill.local.cleaning import KEEP_ROWS, drop_made_rows
 from kubestill.local.containers import Containers
 from kubestill.local.processes import Processes, ending_on_signals
 from kubestill.local.records import RunRecord, StepRecord, alive, now, plain
@@ -122,6 +123,11 @@ def run_pipeline(
             finally:
                 if record.folder:
                     _close(record, tasks.result)
+        if not name_cause(tasks.result) and (freed := drop_made_rows(root, record.pipeline)):
+            steps.say(
+                f"    {freed / 1e6:,.0f} MB of rows that earlier runs made are deleted; set "
+                f"{KEEP_ROWS} to keep them"
+            )
     return tasks.result
 
 

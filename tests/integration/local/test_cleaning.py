@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from kubestill.cli.clean import clean_up
-from kubestill.local.cleaning import delete, find_leftovers
-from kubestill.local.records import RunRecord, alive
+from kubestill.local.cleaning import KEEP_ROWS, delete, drop_made_rows, find_leftovers
+from kubestill.local.records import RunRecord, StepRecord, alive
 from kubestill.runtime.datasets.shelf import Shelf
 
 DAYS = 86_400
@@ -151,3 +151,86 @@ def test_deleting_takes_all_that_was_found(tmp_path, cache):
     place = add_training(tmp_path, "f1", 8)
     delete(find_leftovers(str(tmp_path), days=7, keep=1))
     assert not place.exists()
+
+
+MEGA = 1_000_000
+DIGITS = {
+    "augment/u": ("dataset", 3.8),
+    "label-with-teacher/u": ("labelled", 4.1),
+    "label-with-teacher/v": ("labelled", 4.6),
+    "train-teacher/u": ("model", 1.3),
+    "reports/u": ("pages", 2.0),
+}
+"""What a run of the digits leaves, in MB, as measured; beside checkpoints of 121 MB."""
+
+
+def add_digits(root: Path, number: int, **more: object) -> Path:
+    """A run as the default distillation leaves it: the sizes are true, the files are holes."""
+    folder = root / "p" / f"r{number}"
+    steps = []
+    for place, (name, size) in DIGITS.items():
+        made = folder / place / name
+        made.mkdir(parents=True)
+        with open(made / "bytes", "wb") as file:
+            file.truncate(int(size * MEGA))
+        if name in ("dataset", "labelled"):
+            (made / "dataset.json").write_text("{}")
+        step = place.partition("/")[0] + ("[1]" if place.endswith("/v") else "")
+        steps.append(StepRecord(name=step, ok=True, seconds=20.0, log=f"{place}/log"))
+    moment = f"2026-01-01T{number // 60:02d}:{number % 60:02d}:00+00:00"
+    given: dict[str, object] = {"state": "succeeded", "steps": tuple(steps), **more}
+    RunRecord(  # pyright: ignore[reportArgumentType]
+        id=f"r{number}", pipeline="p", started=moment, ended=moment, folder=str(folder), **given
+    ).write()
+    return folder
+
+
+def size_of(root: Path) -> int:
+    return sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+
+
+def rows_of(folder: Path) -> int:
+    return len(list(folder.rglob("dataset.json")))
+
+
+def test_twenty_runs_of_the_digits_stay_below_300_megabytes(tmp_path):
+    (tmp_path / "p" / "checkpoints").mkdir(parents=True)
+    with open(tmp_path / "p" / "checkpoints" / "states", "wb") as file:
+        file.truncate(121 * MEGA)
+    for number in range(20):
+        folder = add_digits(tmp_path, number)
+        drop_made_rows(str(tmp_path), "p")
+        assert rows_of(folder) == 3
+    assert size_of(tmp_path) < 300 * MEGA
+    assert len(list(tmp_path.rglob("model/bytes"))) == 20
+    assert len(list(tmp_path.rglob("pages/bytes"))) == 20
+
+
+@pytest.mark.parametrize(
+    ("more", "kept"),
+    [
+        ({}, 0),
+        ({"state": "failed"}, 3),
+        ({"pipeline": "q"}, 3),
+        ({"arguments": {"teacher": "https://llm.example/v1"}}, 3),
+        ({"arguments": {"registry": "registry"}}, 3),
+        ({"steps": (StepRecord(name="augment", ok=True, seconds=301.0, log="augment/u/log"),)}, 3),
+        ({"steps": (StepRecord(name="augment", ok=True, seconds=1.0, log=""),)}, 3),
+    ],
+    ids=["usual", "failed", "other", "endpoint", "registry", "slow", "no-log"],
+)
+def test_rows_go_only_where_they_can_be_made_again(tmp_path, monkeypatch, more, kept):
+    monkeypatch.chdir(tmp_path)
+    given = dict(more)
+    folder = add_digits(tmp_path, 0, **{k: v for k, v in given.items() if k != "pipeline"})
+    for number in (1, 2):
+        add_digits(tmp_path, number)
+    (tmp_path / "registry").mkdir()
+    (tmp_path / "registry" / "state.json").write_text(json.dumps({"model": str(folder)}))
+    drop_made_rows(str(tmp_path), str(given.get("pipeline", "p")))
+    assert rows_of(folder) == kept
+    assert rows_of(tmp_path) == kept + 6
+    monkeypatch.setenv(KEEP_ROWS, "1")
+    for number in (3, 4):
+        add_digits(tmp_path, number)
+    assert drop_made_rows(str(tmp_path), "p") == 0
