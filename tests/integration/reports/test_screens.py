@@ -82,7 +82,8 @@ def _table(folder: Path) -> dict[str, LocalArtifact]:
     chance = np.random.default_rng(0)
     frame = pd.DataFrame({f"a_rather_long_name_of_a_column_{n}": chance.random(300) for n in "ab"})
     frame["when"] = pd.date_range("2026-01-01", periods=300, freq="h").astype(str)
-    frame["town"] = chance.choice(["Llanfairpwllgwyngyllgogerychwyrndrobwll", "Ai", None], 300)
+    towns = np.array(["Llanfairpwllgwyngyllgogerychwyrndrobwll", "Ai", None], dtype=object)
+    frame["town"] = towns[chance.integers(0, 3, 300)]
     frame["sold"] = np.where(frame.iloc[:, 0] + 0.1 * chance.random(300) > 0.5, "yes", "no")
     frame.to_parquet(folder / "prices.parquet")
     names = ("dataset", "validation", "holdout", "report", "summary")

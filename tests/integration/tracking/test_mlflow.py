@@ -199,7 +199,8 @@ def test_aliases_follow_the_registry(server: str, tmp_path: Path, capsys: Any) -
     )
 
     class Status:
-        state, error_message = "COMPLETE", None
+        state = "COMPLETE"
+        error_message: str | None = None
 
     summary = LocalArtifact(str(tmp_path / "summary"))
     record_outcome(registry=house.registry.uri, run_id="r1", final_status=Status(), summary=summary)
