@@ -123,6 +123,12 @@ def test_every_member_learns_by_itself(weighted: bool) -> None:
     torch.testing.assert_close(gradient, outputs.grad)
 
 
+@pytest.mark.parametrize(("numbers", "bins"), [(50, 48), (784, 5), (5000, 0)])
+def test_many_numbers_have_fewer_bins(numbers: int, bins: int) -> None:
+    encoding = tabm(numbers, 1, numbers, hidden=[4]).encoding
+    assert (encoding.bins if encoding else 0) == bins
+
+
 def test_all_bad_arguments_at_once() -> None:
     wrong: dict[str, Any] = {
         "hidden": [],

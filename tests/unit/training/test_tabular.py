@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from kubestill.errors import InvalidInput
 from kubestill.runtime.base.artifacts import LocalArtifact
 from kubestill.runtime.checkpoints.ledger import Checkpoint, read_ledger_artifact
 from kubestill.runtime.checkpoints.restore import load_state
@@ -69,3 +70,10 @@ def test_a_training_run_that_dies_ends_with_the_same_bits(
     assert states[0].keys() == states[1].keys()
     for name, tensor in states[0].items():
         assert torch.equal(tensor, states[1][name]), name
+
+
+def test_a_network_that_drops_units_by_default_has_no_finish(train: Train, line: Make) -> None:
+    given: dict[str, Any] = {"dataset": line("rows"), "steps": 4, "network": "tabm"}
+    with pytest.raises(InvalidInput, match=r"network_args\.dropout to 0"):
+        train(**given, settings={"finish_steps": 2})
+    train(**given, settings={"finish_steps": 2}, network_args={"dropout": 0.0, "hidden": [4]})

@@ -17,6 +17,9 @@ from kubestill.runtime.models.layers import ACTIVATIONS
 
 __all__ = ["PiecewiseLinear", "TabM", "fit_bins", "tabm"]
 
+MOST_BINS = 4096
+"""Bins of all numbers together: of wide tensors, 48 each would make a first layer of millions."""
+
 
 class PiecewiseLinear(nn.Module):
     """Piecewise-linear encoding of numbers (Gorishniy et al. 2022, section 3.2, eq. 1).
@@ -157,6 +160,7 @@ def tabm(
         hidden: Units of each hidden layer.
         members: Members of the ensemble; they share the matrices of hidden layers.
         bins: Bins of each number, at quantiles of the training rows; 0 takes numbers as they are.
+            Each has fewer where there are many numbers: together they have at most 4,096.
         activation: One of the activations of `mlp`.
         dropout: Probability of dropping a hidden unit, in [0, 1).
 
@@ -177,6 +181,7 @@ def tabm(
     if not 0 <= numeric_features <= in_features:
         problems.add("numeric_features", numeric_features, f"give 0 to {in_features}")
     problems.raise_if_any()
+    bins = min(bins, MOST_BINS // max(1, numeric_features))
     encoding = PiecewiseLinear(numeric_features, bins) if bins and numeric_features else None
     width = in_features + (numeric_features * bins if encoding else 0)
     return TabM(

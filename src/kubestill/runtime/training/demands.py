@@ -56,6 +56,11 @@ def check_demands(
         InvalidInput: It needs two rows, and there is one, or a batch or micro-batch has one; it
             cannot take the finish; or it mixes rows of different processes.
     """
+    if settings.finish_steps and "dropout" not in settings.network_args and _drops(network):
+        steps = settings.finish_steps
+        remedy = "the network drops units by default, and L-BFGS needs the same loss for the same "
+        remedy += "weights; set network_args.dropout to 0, or use 0"
+        raise InvalidInput([Problem("settings.finish_steps", steps, remedy)])
     if settings.finish_steps and (refused := _why_no_finish(network, features)):
         steps = settings.finish_steps
         raise InvalidInput([Problem("settings.finish_steps", steps, f"{refused}; use 0")])
@@ -91,6 +96,11 @@ def _learns_from(network: nn.Module, features: Tensor) -> bool:
             return bool(probe(features).isfinite().all())
         except ValueError:  # how torch's batch norm refuses
             return False
+
+
+def _drops(network: nn.Module) -> bool:
+    """Return whether a forward pass in training is random."""
+    return any(isinstance(layer, nn.Dropout) and layer.p for layer in network.modules())
 
 
 def _why_no_finish(network: nn.Module, features: Tensor) -> str:
