@@ -62,6 +62,8 @@ class Calibration(BaseModel):
     inflation: float = 1.0
     """How many times the variance of the losses of independent rows theirs is, where rows have
     groups."""
+    freedom: float
+    """Degrees of freedom of its noise: rows or groups of rarer classes, less what was fitted."""
     rows: int
 
     def chances(self, predictions: Floats) -> Floats:
@@ -119,6 +121,7 @@ def calibrate(outcome: Outcome, groups: Ints | None = None) -> Calibration | Non
         moved = shares[:, None] * _gradients(found, stated, hit)
         summed = np.stack([np.bincount(which, column) for column in moved.T], 1)
         inverse = inverse @ (summed.T @ summed) @ inverse
+        inverse *= len(summed) / max(1, len(summed) - classes)
         rest = shares * ((found - hit) * stated).sum(1)
         together = np.square(np.bincount(which, rest)).sum()
         inflation = max(1.0, float(together / np.square(rest).sum())) if rest.any() else 1.0
@@ -127,6 +130,7 @@ def calibrate(outcome: Outcome, groups: Ints | None = None) -> Calibration | Non
         offsets=(0.0, *map(float, theta[1:])),
         covariance=tuple(tuple(map(float, line)) for line in inverse),
         inflation=inflation,
+        freedom=max(2.0, events(outcome, groups) - classes),
         rows=outcome.rows,
     )
 
@@ -167,7 +171,7 @@ def expect(
         luck = calibration.inflation * float(shares**2 @ spread)
         error = math.sqrt(luck + float(slope @ np.asarray(calibration.covariance) @ slope))
         third = calibration.inflation**1.5 * float(shares**3 @ skew)
-        low, high = _band(error, third, confidence)
+        low, high = _band(error, third, confidence, calibration.freedom)
         found[name] = Interval(value, max(bounds[0], value + low), min(bounds[1], value + high))
     return found
 
@@ -209,13 +213,13 @@ def describe(
     )
 
 
-def _band(error: float, third: float, confidence: float) -> tuple[float, float]:
+def _band(error: float, third: float, confidence: float, freedom: float) -> tuple[float, float]:
     """Return the quantiles of noise with this standard error and third moment (Cornish-Fisher)."""
-    from scipy.special import ndtri
+    from scipy.special import stdtrit
 
     if not error:
         return 0.0, 0.0
-    reach = float(ndtri((1 + confidence) / 2))
+    reach = float(stdtrit(freedom, (1 + confidence) / 2))
     bent = third / error**3 * (reach**2 - 1) / 6
     return error * min(0.0, bent - reach), error * max(0.0, bent + reach)
 
