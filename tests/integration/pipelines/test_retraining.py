@@ -17,7 +17,7 @@ import pytest
 from steps import find_worker
 
 from kubestill.runtime.datasets.dataset import Dataset
-from kubestill.runtime.retraining import open_registry
+from kubestill.runtime.retraining import State, open_registry
 from kubestill.runtime.retraining.windows import WindowStore
 from model_registry import model_registry
 
@@ -132,6 +132,30 @@ def test_a_decayed_champion_is_replaced_and_the_next_run_does_nothing(place, kub
     assert re.findall(r"✓ (\S+)", again.stdout) == ["collect-fresh", "record-outcome"]
     assert "**waiting**: 0 fresh rows" in again.stdout
     check(place, months=3, champions=2)
+
+
+def test_where_fine_tuning_failed_a_challenger_is_trained_from_scratch(
+    place, kubestill
+) -> None:
+    def lose(state: State) -> State:
+        """Let the last challenger have lost."""
+        *windows, last = state.windows
+        lost = last.model_copy(update={"verdict": "rejected"})
+        return state.model_copy(update={"windows": (*windows, lost)})
+
+    open_registry(str(place / "runs" / "registry")).change(lose)
+    settings = "{max_forgetting: 0.9, max_unlearned: 0.01}"
+    anew = {"rebuild_after": "1", "evaluation_settings": settings}
+    done = kubestill(*arguments(place, "2013-05-01", **anew))
+    assert done.returncode == 0, done.stdout + done.stderr
+    ran = re.findall(r"✓ (\S+)", done.stdout)
+    assert ran[:5] == [*STEPS[:3], "train-anew", "judge-rebuilt"]
+    (summary,) = (place / "runs").glob(f"{newest(place)}/collect-fresh/*/summary")
+    assert "1 challenger lost since the last promotion: if one is needed now" in summary.read_text()
+
+
+def newest(place: Path) -> str:
+    return max(path.name for path in (place / "runs").glob("continuous-retraining-*"))
 
 
 def test_a_failed_run_is_written_down_and_takes_nothing(place, kubestill) -> None:
