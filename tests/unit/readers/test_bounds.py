@@ -38,6 +38,7 @@ BOUNDED = {
     "client/api.py": {"response.json": KUBEFLOW},
     "client/files.py": {"tarfile.open": "of a stream that ends after `LARGEST` bytes"},
     "client/kube.py": {"json.loads": KUBEFLOW},
+    "forkserver.py": {"json.loads": OWN},
     "local/backend.py": {"json.loads": "outputs of a step; see `_read_output`"},
     "local/containers.py": {"json.loads": "what the container engine says"},
     "local/processes.py": {"json.loads": OWN},
