@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -122,6 +122,7 @@ def _run_here(
         explain_failure,
         find_output,
         read_parameters,
+        read_scores,
         run_pipeline,
     )
 
@@ -144,7 +145,7 @@ def _run_here(
     _show_reports(result.reports)
     if failure:
         raise click.ClickException(failure)
-    _show_models(result.models)
+    _show_models(result.models, read_scores(result))
 
 
 def _show_summary(path: str) -> None:
@@ -170,11 +171,12 @@ def _show_reports(reports: Mapping[str, str]) -> None:
         echo(f"report: {paths[-1]}")
 
 
-def _show_models(models: Mapping[str, str]) -> None:
-    """Print where the models lie, and how the first of them is used."""
+def _show_models(models: Mapping[str, str], scores: Mapping[str, Any] | None) -> None:
+    """Print where the models lie, what each is worth, and how the first of them is used."""
     uris = {name: uri if "://" in uri else os.path.relpath(uri) for name, uri in models.items()}
+    worth = {one["name"]: _worth(one) for one in (scores or {"models": {}})["models"].values()}
     for name, uri in reversed(uris.items()):
-        echo(f"{name}: {uri}")
+        echo(f"{name}: {uri}{worth.get(name, '')}")
     if not uris:
         return
     best, uri = next(iter(uris.items()))
@@ -187,6 +189,18 @@ def _show_models(models: Mapping[str, str]) -> None:
         f'    {_variable(best)} = kubestill.load_model("{uri}")\n'
         f"    answers = {_variable(best)}(frame)  # a DataFrame with the columns it learned from"
     )
+
+
+def _worth(scored: Mapping[str, Any]) -> str:
+    """Return a model's size and its first score, as the summary shows them."""
+    from kubestill.runtime.reports.numbers import count, score_text
+
+    size = scored["cost"]["parameters"]
+    told = [f"{count(size)} parameters"] if size else []
+    for metric, score in list(scored["metrics"].items())[:1]:
+        if score["value"] is not None:
+            told.append(f"{metric} {score_text(metric, score['value'])}")
+    return "".join(f", {one}" for one in told)
 
 
 def _variable(name: str) -> str:
