@@ -1,4 +1,4 @@
-"""Keep a model fresh: detect decay, fine-tune, and promote only what is proven better."""
+"""Keep a model fresh: detect decay, retrain, and promote only what is proven better."""
 
 from kfp import dsl, kubernetes
 
@@ -75,11 +75,12 @@ def continuous_retraining(
     """Judge the champion on the rows that arrived, and replace it where it has decayed.
 
     The first run trains a champion from scratch. Every later run judges it on rows that no model
-    has seen. Only if it has decayed is a challenger fine-tuned, from the champion's state before
-    overfitting. The challenger is promoted only if it is proven better on rows that neither model
-    has seen, and forgets no more on the golden rows than that is worth. However the run ends, its
-    outcome is written to the registry's history, and no row is lost or counted twice: the rows of a
-    failed run go to the next one.
+    has seen. Only if it has decayed, or many rows wait to be learned from, is a challenger trained:
+    from scratch, or with `shrink` above 0 from the champion's state before overfitting. The
+    challenger is promoted only if it is proven better on rows that neither model has seen, and
+    forgets no more on the golden rows than that is worth. However the run ends, its outcome is
+    written to the registry's history, and no row is lost or counted twice: the rows of a failed run
+    go to the next one.
 
     Args:
         source: Parquet or CSV where new rows arrive: a folder or a glob; local, gs:// or s3://.
