@@ -105,7 +105,10 @@ class ForkServer:
         # Packets, so that requests and answers have ends.
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
         light, heavy = (Channel(ours) for ours, _ in pairs)
-        self._channels = dict.fromkeys(LIGHT, light) | dict.fromkeys(HEAVY, heavy)
+        self._channels: dict[str, Channel] = {
+            **dict.fromkeys(LIGHT, light),
+            **dict.fromkeys(HEAVY, heavy),
+        }
         theirs = [end.fileno() for _, end in pairs]
         self._process = subprocess.Popen(
             [sys.executable, "-m", __spec__.name, *map(str, theirs)],

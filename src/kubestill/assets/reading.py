@@ -54,7 +54,7 @@ def read_documents(text: str | IO[str]) -> list[Any]:
 if yaml.__with_libyaml__:
     from yaml.composer import Composer
     from yaml.constructor import SafeConstructor
-    from yaml.cyaml import CParser
+    from yaml.cyaml import CParser  # pyright: ignore[reportAttributeAccessIssue]
     from yaml.resolver import Resolver
 
     class _Loader(Composer, CParser, SafeConstructor, Resolver):
@@ -66,7 +66,7 @@ if yaml.__with_libyaml__:
             SafeConstructor.__init__(self)
             Resolver.__init__(self)
 else:
-    _Loader = yaml.SafeLoader
+    _Loader = yaml.SafeLoader  # pyright: ignore[reportAssignmentType]
 
 
 class _Bounded(_Loader):

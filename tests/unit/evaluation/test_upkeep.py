@@ -169,9 +169,9 @@ def test_what_is_expected_of_rows_without_labels_is_told_and_kept(line) -> None:
 
 def test_rows_of_which_none_has_a_label_say_what_to_expect_and_decide_only_if_asked(line) -> None:
     # Where nobody lives any more but those whom the model cannot tell apart.
-    hard = frame_of(4000, seed=32)
-    hard = hard[(np.log(hard["size"]) - 4 - hard["age"] / 15 + 4 / 3).abs() < 0.3]
-    late = waiting(line, hard.reset_index(drop=True))
+    every = frame_of(4000, seed=32)
+    close = np.abs(np.log(every["size"]) - 4 - every["age"] / 15 + 4 / 3) < 0.3
+    late = waiting(line, every.loc[close].reset_index(drop=True))
     verdict, reason, out = line.eval(late, unlabelled=late, run_id="r1", step="expect")
     assert verdict == "insufficient"
     assert reason.startswith("No row has a label yet. Expected of ")

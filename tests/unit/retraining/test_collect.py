@@ -357,9 +357,9 @@ def test_a_stream_refuses_by_name_what_it_cannot_use(scene: Scene, columns, give
 
 def test_rows_that_count_for_nothing_do_not_judge(scene: Scene) -> None:
     scene.deliver("a.parquet", rows(0, 200, weight=1.0))
-    scene.promote(scene.run("2013-02-01", **WEIGHTED))
+    scene.promote(scene.run("2013-02-01", settings=WEIGHTED["settings"]))
     scene.deliver("b.parquet", rows(200, 100, day="2013-02-01", weight=0.0))
-    waiting = scene.run("2013-03-01", **WEIGHTED)
+    waiting = scene.run("2013-03-01", settings=WEIGHTED["settings"])
     assert waiting.status == "waiting"
     assert "0 of them would judge" in waiting.reason
     assert "those with a 'weight' of 0 do not" in waiting.reason

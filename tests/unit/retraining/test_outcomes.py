@@ -267,7 +267,7 @@ def up_to(run: Ended, task: str) -> None:
     """Run what comes before a task."""
     if task == "collect-fresh":
         # It has no entry: the run is known by its id alone.
-        run.taken = Taken("run-without-a-word", "", "", run.scene.folder)
+        run.taken = Taken("run-without-a-word", "", "", "fine-tune", run.scene.folder)
         return
     first = run.collect().status == "bootstrap"
     if task in ("open-champion", "continuous-eval"):

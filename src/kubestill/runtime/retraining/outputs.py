@@ -1,5 +1,8 @@
 """From a claimed window to the datasets that the run's other steps read."""
 
+# pyarrow comes without types.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
