@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from kubestill.errors import counted
 from kubestill.terminal import echo, print_table
 
 
@@ -77,6 +78,18 @@ def check(uri: str) -> None:
     echo(told)
     if alarming:
         raise SystemExit(3)
+
+
+@registry.command()
+@click.argument("uri")
+def verify(uri: str) -> None:
+    """Read every champion's files and compare digests; fail if anything is damaged or gone."""
+    from kubestill.runtime.retraining.inspection import verify
+
+    count, damage = verify(uri)
+    if damage:
+        raise click.ClickException("damaged:\n" + "\n".join(f"  {line}" for line in damage))
+    echo(f"{counted(count, 'champion')}, all as they were promoted")
 
 
 @registry.command()

@@ -271,3 +271,21 @@ def test_open_champion_refuses_a_window_that_is_for_another(scene: Scene, second
     ports = {n: LocalArtifact(str(scene.folder / n)) for n in ("model", "ledger", "golden")}
     with pytest.raises(Fenced):
         open_champion(registry=scene.registry.uri, run_id="somebody", **ports)
+
+
+def test_a_registry_is_verified_to_the_last_champion(scene: Scene, second: Taken) -> None:
+    def verify() -> tuple[int, str]:
+        done = CliRunner().invoke(main, ["registry", "verify", scene.registry.uri])
+        return done.exit_code, done.output
+
+    scene.promote(second)
+    assert verify() == (0, "2 champions, all as they were promoted\n")
+    state = scene.registry.read()
+    weights = Path(scene.registry.uri) / state.previous[0].folder / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[::-1])
+    code, told = verify()
+    assert code == 1
+    assert "champion 1: " in told
+    assert "champion 2" not in told
+    weights.unlink()
+    assert verify()[0] == 1

@@ -14,12 +14,13 @@ from dataclasses import replace
 from kubestill.errors import CorruptData, InvalidInput, NotFound
 from kubestill.runtime.checkpoints.ledger import LEDGER_KEY, Ledger, LedgerEntry
 from kubestill.runtime.checkpoints.manifest import read_manifest
+from kubestill.runtime.checkpoints.reading import verify_file
 from kubestill.runtime.models.identity import read_digest
 from kubestill.runtime.retraining.registry import Registry
 from kubestill.runtime.retraining.state import Champion, State
 from kubestill.runtime.stores import ABSENT, open_store
 
-__all__ = ["check_champion", "copy_model", "copy_training", "read_ledger"]
+__all__ = ["check_champion", "copy_model", "copy_training", "find_damage", "read_ledger"]
 
 
 def check_champion(registry: Registry, state: State) -> None:
@@ -97,6 +98,29 @@ def read_ledger(registry: Registry, champion: Champion) -> Ledger:
         raise CorruptData(f"{uri}/{LEDGER_KEY} {why}: champion {champion.version} is damaged")
     # A registry that was moved lists what lies beside it, not where it came from.
     return replace(Ledger.from_bytes(content, source=f"{uri}/{LEDGER_KEY}"), uri=uri)
+
+
+def find_damage(registry: Registry, champion: Champion) -> list[str]:
+    """Read and hash again all that a champion consists of; return what is wrong.
+
+    That is its model, its ledger, and the state that a challenger is fine-tuned from.
+
+    Raises:
+        StoreError: The store did not answer.
+    """
+    problem = _damage(registry, champion)
+    if problem or not champion.ledger_digest:
+        return [problem] if problem else []
+    found: list[str] = []
+    ledger = read_ledger(registry, champion)
+    store = open_store(ledger.uri)
+    for entry in ledger.entries:
+        try:
+            for file in read_manifest(store, entry.manifest).files:
+                verify_file(store, file)
+        except (CorruptData, InvalidInput, NotFound) as error:
+            found.append(f"the state of step {entry.step}: {error}")
+    return found
 
 
 def _damage(registry: Registry, champion: Champion) -> str:

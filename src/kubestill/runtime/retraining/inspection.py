@@ -8,7 +8,7 @@ from typing import Any
 
 from kubestill.errors import InvalidInput, Problem, counted
 from kubestill.runtime.retraining import transitions
-from kubestill.runtime.retraining.champions import check_champion
+from kubestill.runtime.retraining.champions import check_champion, find_damage
 from kubestill.runtime.retraining.history import Outcome, RunHistory
 from kubestill.runtime.retraining.outcomes import abandon
 from kubestill.runtime.retraining.ownership import find_end, is_alive
@@ -24,6 +24,7 @@ __all__ = [
     "runs",
     "standing",
     "unlock",
+    "verify",
 ]
 
 _QUIET = ("busy", "waiting", "rollback", "release", "quarantine")
@@ -78,6 +79,19 @@ def standing(uri: str) -> dict[str, Any]:
             for window in state.windows
         ],
     }
+
+
+def verify(uri: str) -> tuple[int, list[str]]:
+    """Read and hash again every champion's files; return how many there are, and what is wrong.
+
+    Raises as `runs` does.
+    """
+    registry, state = _open(uri)
+    made = [one for one in (state.champion, *state.previous) if one is not None]
+    wrong = [
+        f"champion {one.version}: {said}" for one in made for said in find_damage(registry, one)
+    ]
+    return len(made), wrong
 
 
 def check(uri: str) -> tuple[str, bool]:
