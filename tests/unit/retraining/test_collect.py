@@ -13,6 +13,8 @@ from scene import Scene, rows
 from kubestill.errors import CorruptData, Fenced, InvalidInput
 from kubestill.runtime.datasets.dataset import Dataset
 from kubestill.runtime.retraining import open_registry, transitions
+from kubestill.runtime.retraining.decision import Score
+from kubestill.runtime.retraining.history import Judgement
 from kubestill.runtime.retraining.outcomes import conclude
 
 
@@ -314,6 +316,44 @@ def test_entities_that_come_back_are_learned_from_but_for_those_that_judge(scene
         scene.promote(taken)
     assert len({frozenset(one) for one in judged}) == 5
     assert not set.intersection(*judged)
+
+
+def test_rows_whose_labels_are_late_are_handed_on_without_them(scene: Scene) -> None:
+    """Those without a label, and those younger than the delay, but none of the future."""
+    scene.started()
+    scene.deliver("late.parquet", rows(100, 120, day="2013-02-01", y=None))
+    scene.deliver("young.parquet", rows(300, 100, day="2013-02-10"))
+    scene.deliver("again.parquet", rows(300, 10, day="2013-02-10"))
+    given = {"label_delay_hours": 48.0, "min_rows": 10, "settings": {"min_judge_rows": 100}}
+    taken = scene.run("2013-02-12", **given)
+    assert taken.status == "late"
+    assert taken.ids("unlabelled") == [*range(100, 220), *range(300, 348)]
+    assert "y" not in taken.frame("unlabelled")
+    assert scene.registry.run(taken.run_id).collection.unlabelled == 168
+    told = Judgement(
+        run_id=taken.run_id,
+        step="expect",
+        decision="insufficient",
+        reason="Expected of 168 rows: much.",
+        expected={"log_loss": Score(value=0.4, low=0.3, high=0.5, rows=168)},
+    )
+    scene.registry.append(told)
+    ended = conclude(scene.registry, taken.run_id, succeeded=True)
+    assert ended.outcome == "waiting"
+    assert "(110 not due yet, 120 without a usable target)" in ended.reason
+    assert ended.reason.endswith(" Expected of 168 rows: much.")
+    # Enough rows with labels are judged as ever, and the others told of beside them.
+    scene.deliver("due.parquet", rows(500, 50, day="2013-02-05"))
+    ready = scene.run("2013-02-12", label_delay_hours=48.0)
+    assert ready.status == "ready"
+    assert ready.ids() == list(range(500, 550))
+    assert ready.ids("unlabelled") == taken.ids("unlabelled")
+
+
+def test_without_a_champion_nothing_is_expected(scene: Scene) -> None:
+    scene.deliver("late.parquet", rows(100, 120, y=[None] * 110 + ["no", "yes"] * 5))
+    settings = {"min_judge_rows": 100}
+    assert scene.run("2013-02-12", min_rows=20, settings=settings).status == "waiting"
 
 
 WEIGHTED = {"settings": {"roles": {"weight": "weight"}}}

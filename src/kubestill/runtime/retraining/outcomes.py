@@ -131,7 +131,10 @@ def _settle(registry: Registry, run_id: str, *, succeeded: bool, failure: str) -
         return closed.model_copy(update={"reason": f"{closed.reason} {after}".strip()})
     held, collected, judged = _holds(state, run_id), run.collection, run.judgement
     if succeeded and not held and collected and collected.status in ("waiting", "busy"):
-        return Outcome(run_id=run_id, outcome=collected.status, reason=collected.reason)
+        # What is expected of rows whose labels are late, where somebody asked.
+        told = [one.reason for one in run.judgements if one.expected]
+        reason = " ".join([collected.reason, *told])
+        return Outcome(run_id=run_id, outcome=collected.status, reason=reason)
     if not held and run.taken_over:
         return Outcome(run_id=run_id, outcome="abandoned", reason=run.taken_over[-1].reason)
     verdict = _VERDICTS.get(judged.verdict) if judged else None
