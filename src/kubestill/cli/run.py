@@ -192,14 +192,12 @@ def _show_models(models: Mapping[str, str], scores: Mapping[str, Any] | None) ->
 
 
 def _worth(scored: Mapping[str, Any]) -> str:
-    """Return a model's size and its first score, as the summary shows them."""
-    from kubestill.runtime.reports.numbers import count, score_text
-
+    """Return a model's size and its first score."""
     size = scored["cost"]["parameters"]
-    told = [f"{count(size)} parameters"] if size else []
+    told = [f"{size:,} parameters"] if size else []
     for metric, score in list(scored["metrics"].items())[:1]:
         if score["value"] is not None:
-            told.append(f"{metric} {score_text(metric, score['value'])}")
+            told.append(f"{metric} {score['value']:.4g}")
     return "".join(f", {one}" for one in told)
 
 

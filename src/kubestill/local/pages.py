@@ -6,7 +6,6 @@ import os
 from typing import TYPE_CHECKING
 
 from kubestill.errors import counted
-from kubestill.runtime.reports.numbers import duration
 from kubestill.runtime.reports.page import (
     Cell,
     Html,
@@ -18,6 +17,7 @@ from kubestill.runtime.reports.page import (
     section,
     table,
 )
+from kubestill.terminal import show_duration
 
 if TYPE_CHECKING:
     from kubestill.local.records import RunRecord
@@ -28,7 +28,7 @@ _TONES = {"succeeded": "good", "failed": "bad", "interrupted": "doubt"}
 
 def write_index(run: RunRecord) -> None:
     """Put the page into the run's folder."""
-    took = "" if run.seconds is None else f" after {duration(run.seconds)}"
+    took = "" if run.seconds is None else f" after {show_duration(run.seconds)}"
     reports = [_row(name, path) for name, path in run.reports.items()]
     models = [_row(name, path) for name, path in run.models.items()]
     steps = [
@@ -36,7 +36,7 @@ def write_index(run: RunRecord) -> None:
             step.name,
             [
                 Cell(text=pill(*(("succeeded", "good") if step.ok else ("failed", "bad")))),
-                Cell(text=duration(step.seconds)),
+                Cell(text=show_duration(step.seconds)),
                 Cell(text=link("what it printed", step.log) if step.log else ""),
             ],
         )

@@ -47,7 +47,7 @@ def test_it_ends_with_the_scores_and_the_report(run):
 def test_it_ends_with_the_models_and_how_the_student_is_used(run):
     stdout, _ = run
     end = stdout[stdout.index("\nreport: ") :]
-    line = r"^(student|control|teacher): (\S+), \S+ parameters, accuracy \d+\.\d%$"
+    line = r"^(student|control|teacher): (\S+), [\d,]+ parameters, accuracy 0\.\d+$"
     places = dict(re.findall(line, end, re.MULTILINE))
     assert len(places) == 3
     for name, place in places.items():
