@@ -186,6 +186,19 @@ def test_rows_of_which_none_has_a_label_say_what_to_expect_and_decide_only_if_as
         assert "While labels are late" in file.read()
 
 
+def test_a_champion_of_an_older_version_is_believed_by_the_labels_that_there_are(
+    house, first
+) -> None:
+    model, decision = first
+    kept = {name: one for name, one in decision["record"].items() if name != "calibration"}
+    house.promote(model, {**decision, "record": kept})
+    late = waiting(house, frame_of(300, seed=33))
+    _, reason, _ = house.eval(late, unlabelled=late, run_id="r1", step="expect")
+    assert "Nothing is expected of 300 rows whose labels are late: its promotion did not" in reason
+    house.eval(house.rows(frame_of(500, seed=34)), unlabelled=late, run_id="r2")
+    assert house.registry.run("r2").judgement.expected.keys() == {"log_loss", "accuracy"}
+
+
 def test_without_a_champion_there_is_nothing_to_judge(house):
     verdict, reason, out = house.eval(house.rows(frame_of(300, seed=1)), run_id="r0")
     assert verdict == "bootstrap"

@@ -300,8 +300,10 @@ def expected_of(
     answers = Outcome.from_logits(job.task, predictor.logits(raw), np.zeros(rows, np.int64))
     if calibration is None or not answers.finite.all():
         why = "it gives NaN or infinity there"
-        if calibration is None:
+        if calibration is None and evaluations:
             why = "too few labelled rows tell how its probabilities come true"
+        elif calibration is None:
+            why = "its promotion did not keep how its probabilities came true, as a later one will"
         return Expectation(rows=rows, sentence=f"Nothing is expected {late}: {why}.")
     confidence = 1 - job.alpha if job.settings.gate_expected else job.settings.confidence
     scores = expect(
