@@ -134,9 +134,7 @@ def test_a_decayed_champion_is_replaced_and_the_next_run_does_nothing(place, kub
     check(place, months=3, champions=2)
 
 
-def test_where_fine_tuning_failed_a_challenger_is_trained_from_scratch(
-    place, kubestill
-) -> None:
+def test_where_fine_tuning_failed_a_challenger_is_trained_from_scratch(place, kubestill) -> None:
     def lose(state: State) -> State:
         """Let the last challenger have lost."""
         *windows, last = state.windows

@@ -329,7 +329,9 @@ def test_rows_whose_labels_are_late_are_handed_on_without_them(scene: Scene) -> 
     assert taken.status == "late"
     assert taken.ids("unlabelled") == [*range(100, 220), *range(300, 348)]
     assert "y" not in taken.frame("unlabelled")
-    assert scene.registry.run(taken.run_id).collection.unlabelled == 168
+    kept = scene.registry.run(taken.run_id).collection
+    assert kept
+    assert kept.unlabelled == 168
     told = Judgement(
         run_id=taken.run_id,
         step="expect",
