@@ -92,10 +92,10 @@ def test_a_member_is_a_network_of_its_own_on_shared_matrices(bins: int) -> None:
     rows = torch.randn(10, 4)
     together = network(rows)
     assert together.shape == (10, 3, 3)
-    first, second = (layer for layer in network.body if not isinstance(layer, nn.ReLU))
+    layers: list[Any] = [layer for layer in network.body if not isinstance(layer, nn.ReLU)]
     for member in range(3):
         hidden = rows if network.encoding is None else network.encoding(rows)
-        for layer in (first, second):
+        for layer in layers:
             matrix = layer.above[member][:, None] * layer.weight * layer.below[member]
             hidden = F.relu(F.linear(hidden, matrix, layer.bias[member]))
         alone = hidden @ network.head[member] + network.bias[member]

@@ -18,7 +18,7 @@ from kubestill.runtime.training.engine import Trainer
 Train = Callable[..., Path]
 Make = Callable[..., LocalArtifact]
 
-STEP = np.float32(np.random.default_rng(0).exponential(size=512))
+STEP = np.random.default_rng(0).exponential(size=512).astype(np.float32)
 GIVEN: dict[str, Any] = {
     "network": "tabm",
     "network_args": {"hidden": [16], "members": 4, "bins": 12},
