@@ -48,7 +48,7 @@ class Forked:
     def __init__(self, pid: int, stdout: IO[str], channel: Channel):
         self.pid = pid
         self.stdout: IO[str] | None = stdout
-        self.returncode: int | None = None
+        self.returncode: int | Any = None
         self._channel = channel
 
     def wait(self) -> int:
