@@ -150,21 +150,23 @@ def _train(
     from kubestill.runtime.steps import train_model
     from kubestill.runtime.steps.train_teacher import train_teacher
     from kubestill.runtime.training.micro_batches import MicroBatches
+    from kubestill.runtime.training.steps import AutogradStep
 
     os.environ |= environment
     sys.stdout = sys.stderr = (root / f"log-{rank}").open("w", buffering=1)
     train_model.training_report = lambda *_: ("", "")
     if dies is not None:
-        step, taken = MicroBatches.__call__, 0
+        kind = MicroBatches if case.leaves > 1 else AutogradStep
+        step, taken = kind.__call__, 0
 
-        def counted(self: MicroBatches, *args: Any) -> Any:
+        def counted(self: Any, *args: Any) -> Any:
             nonlocal taken
             taken += 1
             if taken > dies:
                 os.kill(os.getpid(), signal.SIGKILL)
             return step(self, *args)
 
-        MicroBatches.__call__ = counted  # pyright: ignore[reportAttributeAccessIssue]
+        kind.__call__ = counted  # pyright: ignore[reportAttributeAccessIssue]
     outputs: dict[str, Any] = {
         name: LocalArtifact(str(root / name))
         for name in ("model", "ledger", "metrics", "report", "summary")

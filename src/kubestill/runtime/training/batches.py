@@ -174,6 +174,7 @@ class Cut:
     """Whether the others take other rows; if not, every process takes the whole batch."""
 
 
+Change = Callable[[tuple[Tensor, ...], int], tuple[Tensor, ...]]
 Part = float | Cut
 """What a process takes of a batch: a weight (see `Order.share`), or micro-batches."""
 
@@ -296,11 +297,14 @@ class Batches:
     Args:
         rows: Where they are gathered from.
         order: Which rows make them.
+        change: Gets the rows of each part of a batch, and its number among all parts of all
+            batches; returns what is trained on.
     """
 
-    def __init__(self, rows: Rows, order: Order):
+    def __init__(self, rows: Rows, order: Order, change: Change | None = None):
         self._rows = rows
         self._order = order
+        self._change = change
         if rows.whole_windows:
             batches = order.window_rows // order.batch_size
         else:
@@ -316,19 +320,22 @@ class Batches:
         overwritten once the next one is asked for.
         """
         chunks = self._chunks(step)
-        jobs = itertools.repeat(lambda: self._gather(next(chunks)))
+        jobs = itertools.repeat(lambda: self._gather(*next(chunks)))
         for parts, gathered in ahead(jobs, workers=1, depth=1):
             yield from zip(parts, zip(*gathered, strict=True), strict=True)
 
-    def _chunks(self, step: int) -> Iterator[list[tuple[Part, Tensor]]]:
-        """Yield the parts of batches that are gathered together; epochs may share a chunk."""
+    def _chunks(self, step: int) -> Iterator[tuple[int, list[tuple[Part, Tensor]]]]:
+        """Yield (step of the first, parts of batches) that are gathered together.
+
+        Epochs may share a chunk.
+        """
         held: list[tuple[Part, Tensor]] = []
         rows, cut = 0, self._order.virtual_workers > 1
         for window in self._windows(step):
             for batch in self._order.batches(window):
                 full = rows + len(batch) > self._chunk_rows or len(held) >= self._chunk_batches
                 if held and full:
-                    yield held
+                    yield step - len(held), held
                     held, rows = [], 0
                 held.append(self._order.cut(batch, step) if cut else self._order.share(batch))
                 rows, step = rows + len(batch), step + 1
@@ -340,11 +347,27 @@ class Batches:
             epoch, first = epoch + 1, 0
 
     def _gather(
-        self, chunk: list[tuple[Part, Tensor]]
+        self, step: int, chunk: list[tuple[Part, Tensor]]
     ) -> tuple[list[Part], list[Sequence[Tensor]]]:
         parts, batches = [part for part, _ in chunk], [batch for _, batch in chunk]
         sizes = [len(batch) for batch in batches]
-        return parts, [rows.split(sizes) for rows in self._rows.gather(torch.cat(batches))]
+        gathered = [rows.split(sizes) for rows in self._rows.gather(torch.cat(batches))]
+        if self._change is None:
+            return parts, gathered
+        each = zip(itertools.count(step), parts, zip(*gathered, strict=True))
+        return parts, list(zip(*itertools.starmap(self._changed, each), strict=True))
+
+    def _changed(self, step: int, part: Part, rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return what is trained on, changed by micro-batches, which any process may have."""
+        assert self._change
+        order = self._order
+        if not isinstance(part, Cut):
+            return self._change(rows, step * order.world_size + order.rank)
+        leaves, sizes, _ = zip(*part.leaves, strict=True)
+        cut = zip(*(tensor.split(sizes) for tensor in rows), strict=True)
+        numbers = (step * order.virtual_workers + leaf for leaf in leaves)
+        changed = itertools.starmap(self._change, zip(cut, numbers, strict=True))
+        return tuple(torch.cat(pieces) for pieces in zip(*changed, strict=True))
 
 
 def count_batches(rows: int, batch_size: int, least_rows: int) -> int:

@@ -189,9 +189,12 @@ class Trainer:
             "step_path": self.step_path,
             "window_rows": window_rows,
         }
-        self._batches = Batches(rows, order).starting_at(self._data_offset + self.step)
+        batches = Batches(rows, order, self._prepared.change)
+        self._batches = batches.starting_at(self._data_offset + self.step)
         self.model.network.train()
         position = f", from step {self.step:,}" if self.step else ""
+        if drawn := self._settings.augment.describe():
+            position = f", each row augmented ({drawn}){position}"
         self._say(
             f"training {self.model.spec.parameters:,} parameters on {rows.count:,} rows for "
             f"{self.total_steps:,} steps of {self._settings.batch_size}: "

@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from kubestill.runtime.training.augment import AugmentSettings
 from kubestill.runtime.training.settings import TrainingSettings
 
 ENGINE = "kubestill/engine/3"
@@ -33,7 +34,11 @@ _NO_INFLUENCE = {
     "trainjob",
 }
 
-_AS_BEFORE: dict[str, Any] = {"class_weights": "", "virtual_workers": 1}
+_AS_BEFORE: dict[str, Any] = {
+    "augment": AugmentSettings().model_dump(mode="json"),
+    "class_weights": "",
+    "virtual_workers": 1,
+}
 """Settings that came later: at these values a training run is what it was, and keeps its place."""
 
 

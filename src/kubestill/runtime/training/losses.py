@@ -103,11 +103,14 @@ def loss_names(task: str) -> tuple[str, ...]:
 
 
 class CrossEntropy:
-    """Negative log-likelihood of the true class; targets: class index int64 [B]."""
+    """Negative log-likelihood of the true class; targets: index int64 [B], or shares [B, K]."""
 
     def __call__(self, outputs: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
         """Return (value [], gradient [B, K])."""
         (labels,) = targets
+        if labels.is_floating_point():
+            each, gradient = _per_row_hard(outputs, labels, binary=False)
+            return each.mean(), gradient.div_(len(outputs))
         log_p = torch.log_softmax(outputs, 1)
         value = F.nll_loss(log_p, labels)
         gradient = log_p.exp_()
@@ -212,7 +215,7 @@ class Distillation:
     one without, as generated rows are, costs `T^2 KL` alone. T^2 keeps the two gradients on one
     scale whatever the temperature (Hinton et al. 2015, section 2). Targets: the teacher's
     probabilities at T [B, K] and, when `hard_weight` is above zero, class index int64 [B], -1 where
-    there is none.
+    there is none; or shares of classes [B, K], NaN where there are none.
     """
 
     temperature: float
@@ -247,8 +250,8 @@ class Distillation:
         gradient = student.sub_(teacher).mul_(self.temperature)
         if self.hard_weight > 0:
             labels = targets[1]
-            labelled = (labels >= 0).to(outputs.dtype)
-            hard, hard_gradient = _per_row_hard(outputs, labels.clamp(min=0), binary)
+            labelled = labels >= 0 if labels.dim() == 1 else (labels >= 0).all(1)
+            hard, hard_gradient = _per_row_hard(outputs, labels.clamp(min=0).nan_to_num(), binary)
             weight = labelled.to(outputs.dtype) * self.hard_weight
             value = value * (1 - weight) + hard * weight
             gradient = torch.lerp(gradient, hard_gradient, weight[:, None])
@@ -337,10 +340,12 @@ def _at_least_single(outputs: Tensor) -> Tensor:
 def _per_row_hard(outputs: Tensor, labels: Tensor, binary: bool) -> tuple[Tensor, Tensor]:
     """Return cross-entropy by row [B] and its gradient by row [B, K]."""
     if binary:
-        wanted = labels[:, None].to(outputs.dtype)
+        wanted = labels.reshape(-1, 1).to(outputs.dtype)
         value = F.binary_cross_entropy_with_logits(outputs, wanted, reduction="none")[:, 0]
         return value, torch.sigmoid(outputs) - wanted
     log_p = torch.log_softmax(outputs, 1)
+    if labels.is_floating_point():
+        return -(labels * log_p).sum(1), log_p.exp().mul_(labels.sum(1, keepdim=True)).sub_(labels)
     gradient = log_p.exp()
     gradient[_rows(outputs), labels] -= 1.0
     return F.nll_loss(log_p, labels, reduction="none"), gradient

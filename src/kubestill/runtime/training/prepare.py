@@ -25,6 +25,7 @@ from kubestill.runtime.models.encoder import Encoder
 from kubestill.runtime.models.model import Model
 from kubestill.runtime.models.predict import probabilities
 from kubestill.runtime.models.tabular import TabM, fit_bins
+from kubestill.runtime.training.augment import Augmentation, check_augment
 from kubestill.runtime.training.batches import ResidentRows, Rows, Source, StreamedRows
 from kubestill.runtime.training.demands import check_demands, freeze
 from kubestill.runtime.training.device import Machine
@@ -52,6 +53,8 @@ class Prepared:
     """What early stopping and the choice of a milestone look at."""
     shuffle: str
     """`full`, `blocks` or `none`, resolved."""
+    change: Augmentation | None = None
+    """What is done to the rows of each step, at random."""
     least_rows: int = 1
     """Rows that the network needs together: 2 where it normalises over the rows of a batch."""
 
@@ -106,6 +109,9 @@ def resolve_loss(
         remedy = "have no target; train on them with a teacher's outputs, or drop them"
         problems.add("dataset", unlabelled, remedy)
     _check_class_weights(settings.class_weights, dataset, problems)
+    exact = "learning the whole domain" if whole_domain else ""
+    exact = exact or ("the finish" if settings.finish_steps else "")
+    check_augment(settings.augment, dataset.schema, problems, exact=exact)
     known = followed_metrics(str(task), whole_domain)
     if settings.metric and settings.metric not in known:
         problems.add(
@@ -238,8 +244,16 @@ def prepare(
         validation=followed,
         metric=settings.metric or main_metric(task, followed is not None, whole_domain),
         shuffle=_shuffle(rows, settings),
+        change=_augmentation(settings, layout),
         least_rows=check_demands(model.network, features, settings, rows=rows.count),
     )
+
+
+def _augmentation(settings: TrainingSettings, layout: RawLayout) -> Augmentation | None:
+    if not settings.augment.describe():
+        return None
+    shape = layout.features[0].shape
+    return Augmentation(settings.augment, shape, layout.outputs, settings.seed)
 
 
 def _loss_weights(

@@ -16,6 +16,7 @@ from kubestill.runtime.base.settings import check_overlap, read
 from kubestill.runtime.checkpoints.settings import CheckpointSettings
 from kubestill.runtime.models.serve import Serving, check_serving
 from kubestill.runtime.training import losses, optimizers, schedules
+from kubestill.runtime.training.augment import AugmentSettings
 from kubestill.runtime.training.trainjob_settings import TrainJobSettings
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -86,6 +87,9 @@ class TrainingSettings(BaseModel):
     left out, on top of the weights of rows. `balanced` gives all classes the same total. Metrics
     do not heed it."""
 
+    augment: AugmentSettings = AugmentSettings()
+    """Random changes to images, drawn anew at each step of training and never in validation."""
+
     patience: int = Field(default=0, ge=0)
     """Milestones without improvement before an early stop; 0 never stops early."""
     min_delta: float = Field(default=0.0, ge=0)
@@ -111,7 +115,7 @@ class TrainingSettings(BaseModel):
     """Unit of `milestone_every`."""
 
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """Seeds the initial weights, the order of the rows and dropout."""
+    """Seeds the initial weights, the order of the rows, dropout and augmentation."""
     shuffle: Literal["auto", "full", "blocks", "none"] = "auto"
     """`full` permutes all rows; `blocks` shuffles within windows, in bounded memory."""
     device: str = "auto"
