@@ -130,7 +130,7 @@ def _outside(domain: Domain, raw: NDArray[np.float32], layout: RawLayout) -> Con
         if isinstance(given, Continuous):
             # Bounds are the user's float64, values those that a model reads: a bound counts as
             # inside when it is read, and nothing beyond does.
-            low, high = (_as_read(bound, layout, given.name) for bound in (given.low, given.high))
+            low, high = _as_read(given.bounds, layout, given.name).tolist()
             wrong = ~((column >= min(low, given.low)) & (column <= max(high, given.high)))
         elif isinstance(given, Choice):
             wrong = ~(column >= 0)
