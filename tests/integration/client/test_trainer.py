@@ -1,5 +1,8 @@
 """A pipeline whose training runs ask for several pods, on clusters with and without a Trainer."""
 
+# kfp injects outputs and turns functions into components.
+# pyright: reportCallIssue=false, reportArgumentType=false
+
 import json
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
