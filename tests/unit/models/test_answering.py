@@ -57,9 +57,9 @@ def test_a_model_answers_its_own_domain(model: Path) -> None:
         code=inputs["code"].astype(float),
         flag=inputs["flag"].astype(bool),
     )
-    own = lightgbm.Booster(model_file=str(model / "model.txt")).predict(rows)
+    own = np.asarray(lightgbm.Booster(model_file=str(model / "model.txt")).predict(rows))
     if system.output.classes:
-        np.testing.assert_array_equal(found, np.where(np.asarray(own) > 0.5, "bad", "ok"))
+        np.testing.assert_array_equal(found, np.where(own > 0.5, "bad", "ok"))
     else:
         np.testing.assert_allclose(found, own, rtol=1e-6)
     assert system.version == predictor.digest

@@ -14,7 +14,6 @@ import numpy as np
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from torch import Tensor
 
 from kubestill.errors import CorruptData, InvalidInput, KubestillError, Problem
@@ -89,7 +88,7 @@ class HuggingFace:
             self._tokenizer, self._model = _build(transformers, files, form, weights)
         except KubestillError:
             raise
-        except (SafetensorError, Exception) as error:  # whatever a damaged file makes of it
+        except Exception as error:  # whatever a damaged file makes of it
             told = f"{type(error).__name__}: {error}"
             raise CorruptData(f"transformers cannot load it: {told:.600}") from error
         self._device = torch.device(device)

@@ -182,8 +182,8 @@ class Several:
 
     def _average(self, answers: list[NDArray[np.float64]]) -> NDArray[np.float64]:
         if not self._classes:
-            return np.tensordot(self._shares, np.stack(answers), axes=1)
-        mean = np.tensordot(self._shares, np.stack([_chances(one) for one in answers]), axes=1)
+            return np.average(answers, axis=0, weights=self._shares)
+        mean = np.average([_chances(one) for one in answers], axis=0, weights=self._shares)
         logs = np.log(np.clip(mean, _CERTAIN, 1 - _CERTAIN))
         return logs if logs.shape[1] > 2 else logs[:, 1:] - logs[:, :1]
 
