@@ -95,7 +95,7 @@ def test_a_table_by_the_second_keeps_its_rows_apart(tmp_path: Path, kind: str) -
     inputs = rows.drop(columns="z")
     assert np.array_equal(found.solve(inputs), rows["z"].to_numpy())
     inside = found.domain.at(np.random.default_rng(0).random((2000, 1)))
-    assert inside["t"].nunique() == (40 if kind == "table" else 2000)
+    assert len(np.unique(inside["t"].to_numpy())) == (40 if kind == "table" else 2000)
     exact = np.interp(
         inside["t"].to_numpy(np.float64), rows["t"].to_numpy(np.float64), rows["z"].to_numpy(float)
     )
