@@ -37,8 +37,8 @@ def augment(outputs: int = CLASSES, seed: int = 5, **settings: Any) -> Augmentat
     return Augmentation(AugmentSettings(**settings), (2, HEIGHT, WIDTH), outputs, seed)
 
 
-def changed(targets: tuple[Tensor, ...] = (), number: int = 9, **settings: Any) -> list[Tensor]:
-    features, *others = augment(**settings)((IMAGES.flatten(1), *targets), number)
+def changed(*targets: Tensor, **settings: Any) -> list[Tensor]:
+    features, *others = augment(**settings)((IMAGES.flatten(1), *targets), 9)
     return [features.view_as(IMAGES), *others]
 
 
@@ -92,7 +92,7 @@ def test_rotations_stay_within_their_angle() -> None:
 def test_a_mixture_costs_what_its_parts_do_by_their_shares(kind: str, weighted: bool) -> None:
     soft = torch.rand(ROWS, CLASSES, generator=GENERATOR).softmax(1)
     weights = torch.rand(ROWS, generator=GENERATOR)
-    mixed, shares, mixed_soft, mixed_weights = changed((LABELS, soft, weights), **{kind: 1.0})
+    mixed, shares, mixed_soft, mixed_weights = changed(LABELS, soft, weights, **{kind: 1.0})
     assert torch.allclose(shares.sum(1), torch.ones(ROWS))
     # The partner and the share of each row, from its soft target, which is a point on a line.
     hits = 0
@@ -136,7 +136,7 @@ def test_a_mixture_with_a_row_without_a_label_has_none(outputs: int) -> None:
     labels = torch.where(torch.arange(ROWS) < 20, -1, LABELS % max(2, outputs))
     soft = torch.rand(ROWS, outputs, generator=GENERATOR)
     soft = soft if outputs == 1 else soft.softmax(1)
-    _, mixed, shares = changed((soft, labels), outputs=outputs, mixup=1.0)
+    _, mixed, shares = changed(soft, labels, outputs=outputs, mixup=1.0)
     without = shares.isnan().any(1)
     assert without[:20].all()
     assert 20 < without.sum() < ROWS

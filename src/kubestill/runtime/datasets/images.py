@@ -393,7 +393,7 @@ def _arrays(
             return None
         file.flush()
         if reading.channels[name] == "last":
-            shape = (shape[2], *shape[:2])
+            shape = (*shape[2:], *shape[:2])
         pixels = np.memmap(file, np.uint8, "r", shape=(count, *shape))
     notes.of(name, f"{_said(shape)}, channels {reading.channels[name]}")
     return Images(pixels)

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,7 +130,8 @@ def _check_header(image: ImageFile.ImageFile) -> None:
         raise Broken("are animated or have several pages; save one frame of each")
     deep = ";16" in str(image.tile) or image.mode[0] in "IF"
     # PPM says its largest value instead of a number of bits.
-    if deep or any(tile[0][:3] == "ppm" and tile[3][1] > 255 for tile in image.tile):
+    tiles = cast("Any", image.tile)
+    if deep or any(tile[0][:3] == "ppm" and tile[3][1] > 255 for tile in tiles):
         raise Broken("have more than 8 bits a channel; scale them to 0 to 255 as you see fit")
     if image.mode not in (*_GREY, *_RGB):
         raise Broken(f"are {image.mode}, whose colours depend on a profile; convert them to RGB")

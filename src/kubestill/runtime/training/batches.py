@@ -355,7 +355,10 @@ class Batches:
         if self._change is None:
             return parts, gathered
         each = zip(itertools.count(step), parts, zip(*gathered, strict=True))
-        return parts, list(zip(*itertools.starmap(self._changed, each), strict=True))
+        changed: list[Sequence[Tensor]] = list(
+            zip(*(self._changed(*one) for one in each), strict=True)
+        )
+        return parts, changed
 
     def _changed(self, step: int, part: Part, rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Return what is trained on, changed by micro-batches, which any process may have."""
