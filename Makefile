@@ -77,9 +77,9 @@ IMAGE_REGISTRY ?=
 # More than every step needs: EXTRAS="teachers onnx serve".
 EXTRAS ?=
 .PHONY: images
-images: ## build the image that the components run in: TARGET=cpu or cuda, EXTRAS="teachers onnx serve"
+images: ## build the image that the components run in: TARGET=cpu, cuda or serve, EXTRAS="teachers onnx serve"
 	DOCKER_BUILDKIT=1 $(DOCKER) build --network=host --target $(TARGET) --file images/Dockerfile \
-	  --tag $(IMAGE)$(if $(filter cuda,$(TARGET)),-cuda) --build-arg BASE_IMAGE="$(BASE_IMAGE)" \
+	  --tag $(IMAGE)$(if $(filter-out cpu,$(TARGET)),-$(TARGET)) --build-arg BASE_IMAGE="$(BASE_IMAGE)" \
 	  --build-arg PIP_FIND_LINKS="$${BUILD_FIND_LINKS:-$${PIP_FIND_LINKS:-}}" --build-arg TORCH_BACKEND=$(TORCH_BACKEND) --build-arg EXTRAS="$(EXTRAS)" \
 	  --build-arg VERSION=$(lastword $(subst :, ,$(IMAGE))) --build-arg REVISION=$$(git rev-parse HEAD) .
 
