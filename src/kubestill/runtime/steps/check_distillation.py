@@ -21,7 +21,6 @@ from kubestill.runtime.steps.overfit_batch import (
     log_facts,
 )
 from kubestill.runtime.steps.pages import write_pages
-from kubestill.runtime.steps.pages import write_pages
 from kubestill.runtime.steps.plan_shards import plan_shards
 from kubestill.runtime.steps.train_teacher import have_answers
 from kubestill.runtime.training.job import Job
