@@ -185,6 +185,7 @@ def run(pipeline: str, *, output: str = "", verbose: bool = False, **parameters:
             )
     from kubestill import local
     from kubestill.assets.packages import load_package
+    from kubestill.forkserver import serve_while
 
     package = load_package(pipeline)
     root = os.path.abspath(output or os.path.join("runs", package.name))
@@ -193,7 +194,10 @@ def run(pipeline: str, *, output: str = "", verbose: bool = False, **parameters:
     paths = dict.fromkeys(frames, "")
     local.check_parameters(package.spec, arguments | paths)
     arguments |= _write_frames(frames, os.path.join(root, "data"))
-    ended = local.run_pipeline(package.spec, arguments, root=root, verbose=verbose)
+    with serve_while(pipeline) as server:
+        ended = local.run_pipeline(
+            package.spec, arguments, root=root, verbose=verbose, server=server
+        )
     reports = {name: Report(path) for name, path in ended.reports.items()}
     if failure := local.explain_failure(ended):
         raise RunFailed(failure, reports)

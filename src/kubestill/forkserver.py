@@ -1,15 +1,16 @@
 """Fork steps from a process whose imports are done.
 
 A run that only judges works for a second and would import for ten: each step is a process of its
-own, and torch alone takes three seconds. So `kubestill run` starts a server at once, which imports
+own, and torch alone takes three seconds. So `kubestill run` starts servers at once, which import
 while kfp is imported here:
 
     kubestill run
       └─ server: pandas and pyarrow        forks steps that need no more
-           └─ server: torch as well        forks steps that judge
+           └─ server: torch as well        forks steps that train, label and judge
+                └─ server: the same        forks a step that runs beside such a one
 
-Every other step starts as it always does, with what it needs and nothing else; and so does any step
-whose environment is not the server's, or that finds the server busy or dead.
+A step whose environment is not the servers', or that finds them busy or dead, starts as a process
+of its own.
 """
 
 from __future__ import annotations
@@ -32,12 +33,32 @@ from kubestill.supervision import die_with
 
 __all__ = ["Forked", "ForkServer", "serve_while"]
 
-PIPELINES = ("continuous-retraining",)
-"""Pipelines whose runs may do no more than judge."""
-LIGHT = ("collect_fresh", "open_champion", "record_outcome")
-HEAVY = ("continuous_eval",)
+PIPELINES = ("continuous-retraining", "distillation", "surrogate")
+"""Pipelines whose steps are these."""
+LIGHT = (
+    "collect_fresh",
+    "gather_shards",
+    "generate_synthetic",
+    "import_dataset",
+    "open_champion",
+    "plan_shards",
+    "promote_model",
+    "record_outcome",
+)
+HEAVY = (
+    "certify_surrogate",
+    "check_distillation",
+    "continuous_eval",
+    "finetune_fresh",
+    "import_model",
+    "label_with_teacher",
+    "overfit_batch",
+    "select_checkpoint",
+    "train_student",
+    "train_teacher",
+)
 _FOR_REPORTS = ("matplotlib.backends.backend_svg", "matplotlib.figure", "jinja2")
-"""What an evaluation imports when it gets to its report."""
+"""What steps import when they get to their reports."""
 _STEP = ("-m", "kubestill.step", step.EXECUTOR)
 _REQUEST_BYTES = 1 << 20
 
@@ -69,7 +90,7 @@ class Forked:
 
 
 class Channel:
-    """One of the two lines to the server; carries one step at a time."""
+    """A line to one of the servers; carries one step at a time."""
 
     def __init__(self, end: socket.socket):
         self._end = end
@@ -82,7 +103,7 @@ class Channel:
         except OSError:
             return 0
         told = self.receive()
-        return told["pid"] if told else 0
+        return told.get("pid", 0) if told else 0
 
     def receive(self) -> dict[str, int] | None:
         """Return what the server says next; None where it is gone."""
@@ -98,15 +119,15 @@ class Channel:
 
 
 class ForkServer:
-    """A server, and the lines to it."""
+    """The servers, and the lines to them."""
 
     def __init__(self) -> None:
         self.environment = dict(os.environ)
         # Packets, so that requests and answers have ends.
-        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
-        light, heavy = (Channel(ours) for ours, _ in pairs)
-        self._channels: dict[str, Channel] = {
-            **dict.fromkeys(LIGHT, light),
+        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(3)]
+        light, *heavy = (Channel(ours) for ours, _ in pairs)
+        self._channels: dict[str, list[Channel]] = {
+            **dict.fromkeys(LIGHT, [light]),
             **dict.fromkeys(HEAVY, heavy),
         }
         theirs = [end.fileno() for _, end in pairs]
@@ -127,10 +148,11 @@ class ForkServer:
         argv = list(command[3:])
         if tuple(command[1:4]) != _STEP or argv[-2:-1] != ["--function_to_execute"]:
             return None
-        channel = self._channels.get(argv[-1])
-        if channel is None or _for_imports(environment) != _for_imports(self.environment):
+        if _for_imports(environment) != _for_imports(self.environment):
             return None
-        if not channel.free.acquire(blocking=False):
+        channels = self._channels.get(argv[-1], [])
+        channel = next((one for one in channels if one.free.acquire(blocking=False)), None)
+        if channel is None:
             return None
         receiver, sender = os.pipe()
         try:
@@ -146,7 +168,7 @@ class ForkServer:
 
     def close(self) -> None:
         """End the server and what it imports for; steps are in sessions of their own."""
-        for channel in set(self._channels.values()):
+        for channel in {one for channels in self._channels.values() for one in channels}:
             channel.close()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
@@ -185,10 +207,12 @@ def _serve(end: socket.socket) -> None:
             return
         child = os.fork()
         if not child:
+            # Said here, once it has a session: who hears of it may end it as a session.
+            os.setsid()
+            end.send(json.dumps({"pid": os.getpid()}).encode())
             end.close()
             _run(json.loads(request), descriptors[0])
         os.close(descriptors[0])
-        end.send(json.dumps({"pid": child}).encode())
         _, status = os.waitpid(child, 0)
         end.send(json.dumps({"code": os.waitstatus_to_exitcode(status)}).encode())
 
@@ -197,7 +221,6 @@ def _run(request: Mapping[str, Any], output: int) -> NoReturn:
     """Be the step."""
     code = 1
     try:
-        os.setsid()
         nothing = os.open(os.devnull, os.O_RDONLY)
         for source, target in ((nothing, 0), (output, 1), (output, 2)):
             os.dup2(source, target)
@@ -215,29 +238,27 @@ def _run(request: Mapping[str, Any], output: int) -> NoReturn:
         os._exit(code)
 
 
-def _import(components: Sequence[str]) -> None:
-    for name in components:
-        step.load_function(name)
-        importlib.import_module(f"kubestill.runtime.steps.{name}")
+def _modules(components: Sequence[str]) -> list[str]:
+    """Return what these steps import."""
+    folders = ("kubestill.components.{}.component", "kubestill.runtime.steps.{}")
+    return [folder.format(name) for name in components for folder in folders]
 
 
-def main(light: int, heavy: int) -> None:
-    """Import, and serve."""
-    channels = [socket.socket(fileno=number) for number in (light, heavy)]
-    importlib.import_module("kfp.dsl.executor")
-    _import(LIGHT)
-    parent = os.getpid()
-    # Forked before torch is there, so that the other is ready at once and stays small.
-    if not os.fork():
-        die_with(parent)
-        channels[0].close()
-        _import(HEAVY)
-        for name in _FOR_REPORTS:
+def main(*lines: int) -> None:
+    """Import, and serve at one end of the lines; forks the other servers on the way."""
+    ends = [socket.socket(fileno=number) for number in lines]
+    # The first is ready at once and stays small; the others are forked as soon as they can be.
+    for modules in (["kfp.dsl.executor", *_modules(LIGHT)], [*_modules(HEAVY), *_FOR_REPORTS], []):
+        for name in modules:
             importlib.import_module(name)
-        _serve(channels[1])
-        os._exit(0)
-    channels[1].close()
-    _serve(channels[0])
+        own = ends.pop(0)
+        parent = os.getpid()
+        if not ends or os.fork():
+            for other in ends:
+                other.close()
+            return _serve(own)
+        die_with(parent)
+        own.close()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from kubestill.forkserver import Forked, ForkServer, serve_while
+import kubestill.components
+from kubestill.forkserver import HEAVY, LIGHT, Forked, ForkServer, serve_while
 from kubestill.local.processes import Processes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks there only")
@@ -64,7 +65,7 @@ def test_a_forked_step_ends_as_one_that_was_started(server, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("component", "environment"),
     [
-        pytest.param("train_teacher", {}, id="a step that trains"),
+        pytest.param("theirs", {}, id="a step of somebody's"),
         pytest.param("record_outcome", {"OMP_NUM_THREADS": "7"}, id="a variable for imports"),
     ],
 )
@@ -86,7 +87,22 @@ def test_one_step_at_a_time_and_none_after_the_server(tmp_path) -> None:
         assert server.fork(command(tmp_path), server.environment) is None, "it is gone"
 
 
-def test_pipelines_that_train_have_no_server() -> None:
-    for name in ("distillation", "surrogate", "mine.yaml"):
-        with serve_while(name) as server:
-            assert server is None
+def test_every_component_can_be_forked() -> None:
+    names = {
+        path.parent.name for path in Path(kubestill.components.__path__[0]).glob("*/component.py")
+    }
+    assert sorted((*LIGHT, *HEAVY)) == sorted(names)
+
+
+def test_a_pipeline_of_theirs_has_no_server() -> None:
+    with serve_while("mine.yaml") as server:
+        assert server is None
+
+
+def test_two_steps_that_train_run_side_by_side(server, tmp_path) -> None:
+    forked = [server.fork(command(tmp_path, "train_teacher"), server.environment) for _ in "123"]
+    assert forked[2] is None, "both are busy"
+    for one in forked[:2]:
+        with one:
+            assert "error" in one.stdout.read().lower()
+        assert one.returncode == 1
