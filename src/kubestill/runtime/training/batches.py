@@ -351,7 +351,8 @@ class Batches:
     ) -> tuple[list[Part], list[Sequence[Tensor]]]:
         parts, batches = [part for part, _ in chunk], [batch for _, batch in chunk]
         sizes = [len(batch) for batch in batches]
-        gathered = [rows.split(sizes) for rows in self._rows.gather(torch.cat(batches))]
+        whole = self._rows.gather(torch.cat(batches))
+        gathered: list[Sequence[Tensor]] = [rows.split(sizes) for rows in whole]
         if self._change is None:
             return parts, gathered
         each = zip(itertools.count(step), parts, zip(*gathered, strict=True))
