@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -52,7 +52,7 @@ class Picture:
 
 
 @contextmanager
-def only_headers_first() -> Iterator[None]:
+def only_headers_first() -> Generator[None, None, None]:
     """Make Pillow refuse what it only warns of, while images are decoded, in whichever thread."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
