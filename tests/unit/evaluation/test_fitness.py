@@ -254,6 +254,23 @@ def test_a_season_that_comes_slowly_is_no_unit_even_where_it_doubles_everything(
     assert change_of_unit(known, risen[2000:], risen[:2000]) is None
 
 
+def test_a_month_of_weather_is_no_unit_where_its_rows_are_few() -> None:
+    """The rows next to the beginning of a month are then half of it."""
+    told = 0
+    for seed in range(12, 24):
+        random = np.random.default_rng(seed)
+        slow = np.zeros(365)
+        for day in range(1, 365):
+            slow[day] = 0.7 * slow[day - 1] + random.normal(0, 5)
+        warmth = 55 - 25 * np.cos(2 * np.pi * np.arange(365) / 365) + slow
+        rows = np.repeat(warmth, 15) + random.normal(0, 3, 365 * 15)
+        months = [pd.Series(part) for part in np.array_split(rows, 12)]
+        for number in range(3, 12):
+            known = sketch(pd.concat(months[:number]))
+            told += change_of_unit(known, months[number], months[number - 1]) is not None
+    assert told == 0
+
+
 def test_the_profile_of_several_windows_knows_what_is_usual_in_one_of_them(tmp_path):
     """A winter without storms, and a summer in which a gauge is down."""
     schema = Schema(

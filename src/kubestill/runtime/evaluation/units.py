@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ LEAP = 0.5
 """How much closer the rescaled neighbours must be than as they are."""
 NEIGHBOURS = 500
 """Rows on either side of the beginning of a window that are held against each other."""
+LEAST_NEIGHBOURS = 20
 
 _FACTORS: dict[float, str] = {
     1.609344: "miles to kilometres",
@@ -71,18 +73,30 @@ def change_of_unit(known: Sketch, column: pd.Series, last: pd.Series | None = No
     if len(present) < 2 * len(known.quantiles):
         return None
     before = np.asarray(known.quantiles)
-    for factor, offset, told in _candidates(before, present, jumps=last is not None):
-        halves = np.array_split(present, 2)
-        if all(_explained(before, part, factor, offset, SHAPE) for part in (present, *halves)):
-            if last is None or _jumps(_numbers(last), present, factor, offset):
-                return f"{told} Has its unit changed?"
+    neighbours = None if last is None else _numbers(last)
+    for change in _candidates(before, present, jumps=neighbours is not None):
+        parts = (present, *np.array_split(present, 2))
+        if not all(_explained(before, part, change, SHAPE) for part in parts):
+            continue
+        if neighbours is None or _jumps(neighbours, present, change):
+            return f"{change.told} Has its unit changed?"
     return None
 
 
-def _candidates(
-    before: Floats, present: Floats, *, jumps: bool
-) -> Iterator[tuple[float, float, str]]:
-    """Yield factor, offset and meaning of the changes that there may have been."""
+@dataclass(frozen=True)
+class _Change:
+    """A change that there may have been."""
+
+    factor: float
+    offset: float
+    told: str
+
+    def undo(self, values: Floats) -> Floats:
+        return (values - self.offset) / self.factor
+
+
+def _candidates(before: Floats, present: Floats, *, jumps: bool) -> Iterator[_Change]:
+    """Yield the changes that there may have been."""
     now = _grid(present, len(before))
     there = before[1:-1] != 0
     if not there.any():
@@ -92,34 +106,37 @@ def _candidates(
     if factor > 0 and not 1 / least < factor < least:
         named = _named(factor)
         if named or jumps:
-            yield factor, 0.0, named or f"values are {_times(factor)} what they were."
+            yield _Change(factor, 0.0, named or f"values are {_times(factor)} what they were.")
     for (scale, offset), name in _OFFSETS.items():
-        yield scale, offset, f"values look converted from {name}."
+        yield _Change(scale, offset, f"values look converted from {name}.")
 
 
-def _explained(before: Floats, values: Floats, factor: float, offset: float, shape: float) -> bool:
+def _explained(before: Floats, values: Floats, change: _Change, shape: float) -> bool:
     """Return whether values have the quantiles `before` after this change, and not without it."""
     spread = float(before[-2] - before[1])
     if spread <= 0:
         return False
     # The ends are single rows: extreme values say nothing about a unit.
     now = _grid(values, len(before))
-    misfit = np.abs((now - offset) / factor - before[1:-1]).mean() / spread
+    misfit = np.abs(change.undo(now) - before[1:-1]).mean() / spread
     unchanged = np.abs(now - before[1:-1]).mean() / spread
     # Half as many rows scatter more.
     allowed = shape + 1.5 / np.sqrt(len(values))
     return bool(misfit <= min(allowed, unchanged / 3))
 
 
-def _jumps(last: Floats, present: Floats, factor: float, offset: float) -> bool:
+def _jumps(last: Floats, present: Floats, change: _Change) -> bool:
     """Return whether the rows right before and after differ by the change, and not less without."""
-    last, first = last[-NEIGHBOURS:], present[:NEIGHBOURS]
-    if min(len(last), len(first)) < 20:
+    few = min(NEIGHBOURS, len(last), len(present))
+    if few < LEAST_NEIGHBOURS:
         return True
     grid = np.linspace(0.1, 0.9, 9)
-    before, now = np.quantile(last, grid), np.quantile(first, grid)
-    changed = np.abs((now - offset) / factor - before).mean()
-    return bool(changed <= LEAP * np.abs(now - before).mean())
+    # Where few rows are many days, neighbours are months: those that are nearer must say the same.
+    for count in (NEIGHBOURS, max(LEAST_NEIGHBOURS, few // 4)):
+        before, now = np.quantile(last[-count:], grid), np.quantile(present[:count], grid)
+        if np.abs(change.undo(now) - before).mean() > LEAP * np.abs(now - before).mean():
+            return False
+    return True
 
 
 def _grid(values: Floats, quantiles: int) -> Floats:
