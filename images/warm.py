@@ -12,6 +12,7 @@ import jinja2
 import kfp.dsl.executor_main
 import matplotlib.pyplot
 import pandas
+import PIL.ImageOps
 import pyarrow.csv
 import pyarrow.dataset
 import pyarrow.parquet
@@ -24,7 +25,7 @@ from pydantic import BaseModel, TypeAdapter
 
 assert all((google.cloud.storage, kfp.dsl.executor_main, matplotlib.pyplot, pandas))
 assert all((google_crc32c, pyarrow.csv, pyarrow.dataset, pyarrow.parquet, safetensors.torch))
-assert all((scipy.stats, sklearn.datasets, torch.utils.flop_counter))
+assert all((PIL.ImageOps, scipy.stats, sklearn.datasets, torch.utils.flop_counter))
 assert botocore.session.get_session().create_client("s3", region_name="us-east-1")
 
 
