@@ -20,6 +20,7 @@ NOUNS = re.compile(
 )
 SEVERAL = {
     # More than one, or a figure that is rounded or fixed.
+    "100 * size",
     "LEAST_ROWS",
     "batch",
     "change.replaced",

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import webbrowser
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,7 @@ def test_a_failed_run_shows_why(root):
 def test_the_page_of_a_run_links_what_it_made(root, monkeypatch):
     shown = root / "shown"
     monkeypatch.setenv("BROWSER", f"sh -c 'echo %s >{shown}'")
+    monkeypatch.setattr(webbrowser, "_tryorder", None)  # it reads the variable once
     for one in list_records(str(root)):
         page = (Path(one.folder) / "index.html").read_text()
         links = set(re.findall(r'href="([^"]+)"', page))

@@ -97,9 +97,9 @@ def test_a_table_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
     rows.to_parquet(path)
     with pytest.raises(InvalidInput, match="rows 1 and 2 say"):
         load_system("table", {"source": str(path), "target": "y"})
-    rows[1:].to_parquet(path)
+    rows.iloc[1:].to_parquet(path)
     table = load_system("table", {"source": str(path), "target": "y"})
-    assert table.solve(rows[1:]).tolist() == [1.0, 2.0]
+    assert table.solve(rows.iloc[1:]).tolist() == [1.0, 2.0]
 
 
 def test_a_table_has_no_coarser_grid(prices: str) -> None:

@@ -133,10 +133,10 @@ def test_a_teacher_that_was_fitted_on_the_rows_is_told(
     known = (table()["label"] == "bad").to_numpy(np.int64)
     given = {"objective": "binary", "verbose": -1, "num_threads": 1, "min_data_in_leaf": 1}
     part = slice(0, 400) if seen else slice(400, 600)
-    booster = lightgbm.train(given, lightgbm.Dataset(frame[part], known[part]), 60)
+    booster = lightgbm.train(given, lightgbm.Dataset(frame.iloc[part], known[part]), 60)
     booster.save_model(tmp_path / "model.txt")
     rest = dataset(tmp_path / "rest", rows=table().head(400 if seen else 200))
-    held = table().tail(200) if seen else table()[200:400]
+    held = table().tail(200) if seen else table().iloc[200:400]
     dataset(tmp_path / "held", rows=held.reset_index(drop=True))
     made = outputs(tmp_path, "model", "metrics", "report", "summary")
     import_model(

@@ -87,8 +87,8 @@ def describe_rebuild(state: State, claim: Claim, request: Request) -> str:
     every += claim.window.rows - claim.window.judge_rows
     return (
         f"{counted(lost, 'challenger')} lost since the last promotion: if one is needed now, it is "
-        f"trained from scratch, for which every epoch passes over all {every:,} rows "
-        "(`rebuild_after`)."
+        f"trained from scratch, for which every epoch passes over all "
+        f"{counted(every, 'row')} (`rebuild_after`)."
     )
 
 
