@@ -29,7 +29,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, NoReturn
 
 from kubestill import step
-from kubestill.supervision import die_with
+from kubestill.supervision import die_with, show_name
 
 __all__ = ["Forked", "ForkServer", "serve_while"]
 
@@ -227,6 +227,7 @@ def _run(request: Mapping[str, Any], output: int) -> NoReturn:
         os.close(output)
         os.environ.clear()
         os.environ.update(request["environment"])
+        show_name(request["argv"][-1])  # its command line is the server's
         code = step.main(request["argv"])
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1

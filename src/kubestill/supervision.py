@@ -332,6 +332,7 @@ class _Child:
 _MESSAGE_BYTES = 32768
 """Less than a pipe takes without a reader."""
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 _CGROUP = "/sys/fs/cgroup"
 
 
@@ -372,6 +373,12 @@ def die_with(parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def show_name(name: str) -> None:
+    """Have `ps` and `top` show this process by a name, of which Linux keeps 15 characters."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode())
 
 
 def _disown_exit_functions() -> None:

@@ -204,11 +204,13 @@ def start(place: Path, as_of: str) -> subprocess.Popen[str]:
 
 
 def kill_step(run: int, name: str) -> list[str]:
-    """Kill the step's worker a moment after it began; it is started again in its pod."""
-    time.sleep(0.8)
-    if worker := find_worker(run):
-        os.kill(worker, signal.SIGKILL)
-        return [name]
+    """Kill the step's worker soon after it began; it is started again in its pod."""
+    end = time.monotonic() + 2
+    while time.monotonic() < end:
+        time.sleep(0.05)
+        if worker := find_worker(run):
+            os.kill(worker, signal.SIGKILL)
+            return [name]
     return []
 
 
