@@ -22,8 +22,9 @@ from click.testing import CliRunner
 from emulators import Fault, FaultProxy, is_upload
 from kubestill.cli import main
 from kubestill.errors import InvalidInput, PermissionDenied, StoreError, StoreUnavailable
+from kubestill.runtime.base.kubernetes import ACCOUNT_VARIABLE
 from kubestill.runtime.checkpoints.place import resolve_place
-from kubestill.runtime.stores import ABSENT, open_store, s3_client, s3_secret
+from kubestill.runtime.stores import ABSENT, open_store, s3_client
 
 Habit = Literal["ignores", "checks, then writes", "revives", "has none"]
 
@@ -307,7 +308,7 @@ def pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    monkeypatch.setattr(s3_secret, "ACCOUNT", tmp_path)
+    monkeypatch.setenv(ACCOUNT_VARIABLE, str(tmp_path))
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.server_port))
     with serving(server):

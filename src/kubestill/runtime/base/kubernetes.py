@@ -17,7 +17,7 @@ from typing import Any
 
 from kubestill.errors import ClusterError
 
-__all__ = ["ACCOUNT_VARIABLE", "API_VARIABLE", "Cluster", "Json"]
+__all__ = ["ACCOUNT_VARIABLE", "API_VARIABLE", "Cluster", "Json", "pod_token"]
 
 API_VARIABLE = "KUBESTILL_KUBERNETES_API"
 ACCOUNT_VARIABLE = "KUBESTILL_SERVICE_ACCOUNT"
@@ -112,6 +112,12 @@ class Cluster:
                 answer.status_code,
             )
         return answer.content
+
+
+def pod_token() -> str:
+    """Return the token by which this pod says who it is: Kubeflow's own, else its account's."""
+    path = Path(os.environ.get("KF_PIPELINES_SA_TOKEN_PATH") or f"{_ACCOUNT}/token")
+    return path.read_text().strip() if path.is_file() else ""
 
 
 def _reason(answer: Any) -> str:

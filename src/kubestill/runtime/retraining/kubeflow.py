@@ -8,14 +8,13 @@ leaves a version without an artifact where it is interrupted; here every step fi
 from __future__ import annotations
 
 import ipaddress
-import os
 import socket
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from kubestill.errors import Problems
+from kubestill.runtime.base.kubernetes import pod_token
 from kubestill.runtime.retraining.state import Champion
 
 __all__ = ["NotRegistered", "check_address", "register"]
@@ -24,7 +23,6 @@ _APIS = ("v1", "v1alpha3")
 """Newest first; servers have one or the other."""
 _SECONDS = 10.0
 """For one request."""
-_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 
 
 class NotRegistered(Exception):
@@ -188,5 +186,5 @@ def _is_private(address: str) -> bool:
 
 def _credentials() -> dict[str, str]:
     """Return the header that Kubeflow asks for: the pod's own token, where there is one."""
-    path = Path(os.environ.get("KF_PIPELINES_SA_TOKEN_PATH") or _TOKEN)
-    return {"Authorization": f"Bearer {path.read_text().strip()}"} if path.is_file() else {}
+    token = pod_token()
+    return {"Authorization": f"Bearer {token}"} if token else {}

@@ -18,12 +18,12 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from kubestill.errors import CorruptData
 from kubestill.runtime.base.artifacts import Artifact
+from kubestill.runtime.base.kubernetes import pod_token
 from kubestill.runtime.base.patience import Patience, do_within
 from kubestill.runtime.base.values import parse_json
 from kubestill.runtime.reports.page import flatten
@@ -52,7 +52,6 @@ NAME = "KUBESTILL_MLFLOW_MODEL"
 PATIENCE = Patience(attempts=2, answer_seconds=10.0)
 
 _API = "/api/2.0/mlflow/"
-_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 _MOST, _LONGEST = 100, 500
 """Values of a request and characters of a parameter: what every MLflow takes, and soon answers."""
 _LARGEST = 16 << 20
@@ -241,7 +240,7 @@ class _Server:
                 given("MLFLOW_TRACKING_USERNAME", ""),
                 given("MLFLOW_TRACKING_PASSWORD", ""),
             )
-        elif token := given("MLFLOW_TRACKING_TOKEN") or _pod_token():
+        elif token := given("MLFLOW_TRACKING_TOKEN") or _given_token():
             self._session.headers["Authorization"] = f"Bearer {token}"
         if workspace := given("MLFLOW_WORKSPACE"):
             self._session.headers["X-MLFLOW-WORKSPACE"] = workspace
@@ -422,12 +421,10 @@ class _Server:
         raise _Refused(f"{path} answered {answer.status_code}: {said}")
 
 
-def _pod_token() -> str:
+def _given_token() -> str:
     """Return the pod's own token where Kubeflow's plugin says that MLflow takes it."""
-    if not os.environ.get("MLFLOW_TRACKING_AUTH", "").startswith("kubernetes"):
-        return ""
-    path = Path(os.environ.get("KF_PIPELINES_SA_TOKEN_PATH") or _TOKEN)
-    return path.read_text().strip() if path.is_file() else ""
+    by_pod = os.environ.get("MLFLOW_TRACKING_AUTH", "").startswith("kubernetes")
+    return pod_token() if by_pod else ""
 
 
 def _model_name(registry: str) -> str:

@@ -28,7 +28,8 @@ from botocore.config import Config
 from botocore.session import Session, get_session
 
 from kubestill.errors import PermissionDenied
-from kubestill.runtime.stores.s3_secret import in_a_pod, read_secret
+from kubestill.runtime.base.kubernetes import Cluster
+from kubestill.runtime.stores.s3_secret import read_secret
 from kubestill.runtime.stores.transfer import STREAMS, TIMEOUT
 
 Scheme = Literal["s3", "minio"]
@@ -76,8 +77,8 @@ def _connect(
     timeout: tuple[float, float],
 ) -> Connection:
     session = get_session()
-    if scheme == "minio" and not keys[0] and in_a_pod():
-        _sign_with(session, read_secret())
+    if scheme == "minio" and not keys[0] and (cluster := Cluster.here()):
+        _sign_with(session, read_secret(cluster))
     region = os.environ.get("AWS_REGION") or session.get_config_variable("region") or "us-east-1"
     config = Config(
         connect_timeout=timeout[0],
