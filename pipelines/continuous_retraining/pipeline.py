@@ -144,6 +144,28 @@ def continuous_retraining(
         tolerations: Taints that such steps tolerate, such as those of spot nodes.
     """
     step = Tasks(locals())
+
+    def judge(trained, *, promote, better, **task):
+        """Judge a newly trained model, and promote it if the verdict says so."""
+        judged = step(
+            continuous_eval,
+            prefix="evaluation_",
+            model=trained.outputs["model"],
+            dataset=collected.outputs["holdout"],
+            run_id=RUN,
+            step="challenge",
+            **task,
+        )
+        with group(dsl.If(judged.outputs["decision"] == "promote", name=better)):
+            step(
+                promote_model,
+                name=promote,
+                model=trained.outputs["model"],
+                ledger=trained.outputs["ledger"],
+                record=judged.outputs["record"],
+                run_id=RUN,
+            )
+
     ended = step(record_outcome, run_id=RUN)
     with group(dsl.ExitHandler(ended, name="retraining")):
         collected = step(collect_fresh, prefix="collect_", run_id=RUN)
@@ -163,13 +185,9 @@ def continuous_retraining(
                 step="judge",
             )
             with group(dsl.If(judged.outputs["decision"] == "degraded", name="degraded")):
-                challenge = {
-                    "prefix": "evaluation_",
+                against = {
                     "baseline": champion.outputs["model"],
-                    "dataset": collected.outputs["holdout"],
                     "golden": champion.outputs["golden"],
-                    "run_id": RUN,
-                    "step": "challenge",
                 }
                 # Branches cannot hand an artifact to one step after both, so each judges its own.
                 with group(dsl.If(collected.outputs["method"] == "fine-tune", name="fine-tune")):
@@ -187,20 +205,13 @@ def continuous_retraining(
                         replay=collected.outputs["replay"],
                         experiment="finetune",
                     )
-                    challenged = step(
-                        continuous_eval,
+                    judge(
+                        tuned,
                         name="judge-challenger",
-                        model=tuned.outputs["model"],
-                        **challenge,
+                        better="better",
+                        promote="promote-model",
+                        **against,
                     )
-                    with group(dsl.If(challenged.outputs["decision"] == "promote", name="better")):
-                        step(
-                            promote_model,
-                            model=tuned.outputs["model"],
-                            ledger=tuned.outputs["ledger"],
-                            record=challenged.outputs["record"],
-                            run_id=RUN,
-                        )
                 with group(dsl.If(collected.outputs["method"] == "rebuild", name="rebuild")):
                     rebuilt = step(
                         train_teacher,
@@ -210,21 +221,13 @@ def continuous_retraining(
                         validation=collected.outputs["validation"],
                         experiment="rebuild",
                     )
-                    anew = step(
-                        continuous_eval,
+                    judge(
+                        rebuilt,
                         name="judge-rebuilt",
-                        model=rebuilt.outputs["model"],
-                        **challenge,
+                        better="better-anew",
+                        promote="promote-rebuilt",
+                        **against,
                     )
-                    with group(dsl.If(anew.outputs["decision"] == "promote", name="better-anew")):
-                        step(
-                            promote_model,
-                            name="promote-rebuilt",
-                            model=rebuilt.outputs["model"],
-                            ledger=rebuilt.outputs["ledger"],
-                            record=anew.outputs["record"],
-                            run_id=RUN,
-                        )
         with group(dsl.If(collected.outputs["status"] == "late", name="labels-late")):
             # The run holds no window: it asks the registry only.
             standing = step(open_champion, name="open-standing", run_id="")
@@ -253,21 +256,4 @@ def continuous_retraining(
                 validation=collected.outputs["validation"],
                 experiment="first",
             ).after(sound)
-            tried = step(
-                continuous_eval,
-                prefix="evaluation_",
-                name="judge-first",
-                model=first.outputs["model"],
-                dataset=collected.outputs["holdout"],
-                run_id=RUN,
-                step="challenge",
-            )
-            with group(dsl.If(tried.outputs["decision"] == "promote", name="good-enough")):
-                step(
-                    promote_model,
-                    name="promote-first",
-                    model=first.outputs["model"],
-                    ledger=first.outputs["ledger"],
-                    record=tried.outputs["record"],
-                    run_id=RUN,
-                )
+            judge(first, name="judge-first", better="good-enough", promote="promote-first")
