@@ -1,5 +1,6 @@
 """A training small enough to run many of them."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from kubestill.runtime.base.artifacts import LocalArtifact
 from kubestill.runtime.datasets.dataset import DatasetWriter
 from kubestill.runtime.datasets.schema import Column, Schema
 from kubestill.runtime.steps.train_teacher import train_teacher
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 LINE = Schema(
     columns=(Column(name="x", kind="numeric"), Column(name="y", kind="numeric", role="target")),

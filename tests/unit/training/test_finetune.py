@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from ended import dies_after, last_state
 
 from kubestill.errors import InvalidInput
 from kubestill.runtime.base.artifacts import LocalArtifact
@@ -19,14 +20,11 @@ from kubestill.runtime.checkpoints.ledger import (
     read_ledger_artifact,
     write_checkpoint_artifact,
 )
-from kubestill.runtime.checkpoints.restore import load_state
-from kubestill.runtime.checkpoints.state import TrainingState
 from kubestill.runtime.datasets.dataset import DatasetWriter
 from kubestill.runtime.datasets.schema import Column, Schema
 from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.model import Model, ModelSpec
 from kubestill.runtime.steps.finetune_fresh import finetune_fresh
-from kubestill.runtime.training.engine import Trainer
 from kubestill.runtime.training.schedules import LearningRates
 
 Train = Callable[..., Path]
@@ -42,11 +40,6 @@ def milestone(out: Path, step: int) -> LocalArtifact:
     path = out / f"checkpoint-{step}"
     write_checkpoint_artifact(Checkpoint.of(ledger, entry), str(path))
     return LocalArtifact(str(path), metadata={"kind": "checkpoint"})
-
-
-def last_state(out: Path) -> TrainingState:
-    ledger = read_ledger_artifact(str(out / "ledger"))
-    return load_state(Checkpoint.of(ledger, ledger.milestones[-1]))
 
 
 @pytest.fixture
@@ -221,7 +214,6 @@ def test_a_fine_tuning_killed_once_its_starting_point_is_saved_ends_alike(
     finetune: Train,
     line: Make,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     settings: dict[str, Any],
     steps: int,
     labels: Any,
@@ -232,19 +224,8 @@ def test_a_fine_tuning_killed_once_its_starting_point_is_saved_ends_alike(
     whole = last_state(finetune(chosen, settings=settings, **given))
     (tmp_path / "fine").rename(tmp_path / "whole")
     given["checkpoint_uri"] = str(tmp_path / "another")
-
-    run_until = Trainer._run_until  # pyright: ignore[reportPrivateUsage]
-
-    def killed(trainer: Trainer, _: int) -> None:
-        run_until(trainer, steps)
-        if steps:
-            trainer._save("recovery")  # pyright: ignore[reportPrivateUsage]
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_run_until", killed)
-        with pytest.raises(KeyboardInterrupt):
-            finetune(chosen, settings=settings, **given)
+    with dies_after(steps):
+        finetune(chosen, settings=settings, **given)
     (ledger,) = ledgers(str(tmp_path / "another"))
     assert [entry.step for entry in ledger.milestones] == [0]
     again = last_state(finetune(chosen, settings=settings, **given))

@@ -8,14 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from ended import dies_after, last_state
 
 from kubestill.runtime.base.artifacts import LocalArtifact
-from kubestill.runtime.checkpoints.ledger import Checkpoint, read_ledger_artifact
-from kubestill.runtime.checkpoints.restore import load_state
 from kubestill.runtime.datasets.dataset import DatasetWriter
 from kubestill.runtime.datasets.schema import Column, Schema
 from kubestill.runtime.models.export import load_model
-from kubestill.runtime.training.engine import Trainer
 from kubestill.runtime.training.record import read_training
 
 SHAPE = (2, 6, 8)
@@ -67,23 +65,10 @@ def test_a_training_run_of_an_operator_that_dies_ends_with_the_same_bits(
     given |= {"settings": settings, **network}
     whole = train(**given).rename(tmp_path / "whole")
     given["checkpoint_uri"] = str(tmp_path / "another")
-    run_until = Trainer._run_until  # pyright: ignore[reportPrivateUsage]
-
-    def killed(trainer: Trainer, _: int) -> None:
-        run_until(trainer, 7)
-        trainer._save("recovery")  # pyright: ignore[reportPrivateUsage]
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_run_until", killed)
-        with pytest.raises(KeyboardInterrupt):
-            train(**given)
+    with dies_after(7):
+        train(**given)
     again = train(**given)
-    states: list[dict[str, torch.Tensor]] = []
-    for out in (whole, again):
-        ledger = read_ledger_artifact(str(out / "ledger"))
-        state = load_state(Checkpoint.of(ledger, ledger.milestones[-1]))
-        states.append(dict(state.tensors))
+    states = [last_state(out).tensors for out in (whole, again)]
     assert states[0].keys() == states[1].keys()
     for name, tensor in states[0].items():
         assert torch.equal(tensor, states[1][name]), name

@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ended import dies_after, last_state
 
 from kubestill.errors import InvalidInput
 from kubestill.runtime.base.artifacts import LocalArtifact
-from kubestill.runtime.checkpoints.ledger import Checkpoint, read_ledger_artifact
-from kubestill.runtime.checkpoints.restore import load_state
 from kubestill.runtime.models.export import load_model
-from kubestill.runtime.training.engine import Trainer
 
 Train = Callable[..., Path]
 Make = Callable[..., LocalArtifact]
@@ -46,27 +44,15 @@ def test_bins_are_those_of_the_training_rows(train: Train, line: Make) -> None:
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_a_training_run_that_dies_ends_with_the_same_bits(
-    train: Train, line: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+    train: Train, line: Make, tmp_path: Path, workers: int
 ) -> None:
     given: dict[str, Any] = {"dataset": line("rows"), "steps": 12, **GIVEN}
     given["settings"] = {"virtual_workers": workers, **GIVEN["settings"]}
     whole = train("whole", **given)
     given["checkpoint_uri"] = str(tmp_path / "another")
-    run_until = Trainer._run_until  # pyright: ignore[reportPrivateUsage]
-
-    def killed(trainer: Trainer, _: int) -> None:
-        run_until(trainer, 7)
-        trainer._save("recovery")  # pyright: ignore[reportPrivateUsage]
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_run_until", killed)
-        with pytest.raises(KeyboardInterrupt):
-            train("again", **given)
-    states: list[dict[str, torch.Tensor]] = []
-    for out in (whole, train("again", **given)):
-        ledger = read_ledger_artifact(str(out / "ledger"))
-        states.append(dict(load_state(Checkpoint.of(ledger, ledger.milestones[-1])).tensors))
+    with dies_after(7):
+        train("again", **given)
+    states = [last_state(out).tensors for out in (whole, train("again", **given))]
     assert states[0].keys() == states[1].keys()
     for name, tensor in states[0].items():
         assert torch.equal(tensor, states[1][name]), name
