@@ -28,18 +28,18 @@ def list_runs(uri: str, as_json: bool) -> None:
 
     found = runs(uri)
     if as_json:
-        echo(json.dumps(found, indent=2))
+        echo(json.dumps([run.model_dump(mode="json") for run in found], indent=2))
         return
     table = [["run", "began", "rows before", "rows", "outcome", "champion", "why"]]
     table += [
         [
-            run["run_id"],
-            run["at"][:16],
-            run["end"][:16],
-            f"{run['rows']:,}",
-            run["outcome"],
-            str(run["version"] or ""),
-            _cut(run["reason"]),
+            run.run_id,
+            run.at[:16],
+            run.end[:16],
+            f"{run.rows:,}",
+            run.outcome,
+            str(run.version or ""),
+            _cut(run.reason),
         ]
         for run in found
     ]
@@ -53,7 +53,7 @@ def show(uri: str, as_json: bool) -> None:
     """Show the champions, the active run, and what happened to the rows."""
     from kubestill.runtime.retraining.inspection import standing
 
-    found = standing(uri)
+    found = standing(uri).model_dump(mode="json", by_alias=True)
     if as_json:
         echo(json.dumps(found, indent=2))
         return

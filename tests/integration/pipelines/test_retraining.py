@@ -125,7 +125,7 @@ def test_a_decayed_champion_is_replaced_and_the_next_run_does_nothing(place, kub
     state = registry.read()
     assert state.champion
     assert state.golden
-    assert state.champion.decision["record"]["golden"]["fingerprint"] == state.golden.fingerprint
+    assert state.champion.decision.record["golden"]["fingerprint"] == state.golden.fingerprint
     assert [one["uri"] for one in served.artifacts] == [registry.model_uri(state.champion)]
     assert "**promoted**" in done.stdout
     again = kubestill(*arguments(place, "2013-04-01"))

@@ -33,6 +33,7 @@ from kubestill.cli import main
 from kubestill.errors import InvalidInput
 from kubestill.runtime.models.export import export_model
 from kubestill.runtime.retraining import Champion, open_registry
+from kubestill.runtime.retraining.decision import DecisionRecord
 from kubestill.runtime.serving.app import Settings, build_app
 from kubestill.runtime.serving.server import claim_port
 from kubestill.runtime.serving.source import Source
@@ -365,6 +366,13 @@ def promote(registry: Path, version: int, *, weights: bytes | None = None) -> by
         promoted_at="2026-01-01T00:00:00+00:00",
         folder=f"champions/{version}",
         model_digest=written.digest,
+        decision=DecisionRecord(
+            decision="promote",
+            reason="It is better.",
+            model=written.digest,
+            baseline="",
+            dataset="d",
+        ),
     )
     open_registry(str(registry)).change(
         lambda state: state.model_copy(update={"champion": champion})

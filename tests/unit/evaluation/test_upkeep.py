@@ -21,6 +21,7 @@ from kubestill.runtime.models.encoder import Encoder
 from kubestill.runtime.models.export import export_model
 from kubestill.runtime.models.model import Model
 from kubestill.runtime.retraining import Champion, open_registry
+from kubestill.runtime.retraining.decision import read_decision
 from kubestill.runtime.steps.continuous_eval import continuous_eval
 
 LABELS = ("no", "yes")
@@ -108,7 +109,7 @@ class House:
             promoted_at="2026-01-01T00:00:00Z",
             folder=folder,
             model_digest=digest,
-            decision=decision,
+            decision=read_decision(decision, source="record"),
         )
         self.registry.change(lambda state: state.model_copy(update={"champion": champion}))
 
@@ -313,7 +314,7 @@ def test_a_numeric_column_is_cut_as_it_was_at_promotion(line):
     out = line.eval(rows, run_id="r1", slices=["size"], settings={"gate_slices": True})[2]
     scores = read_record(out["record"])["scores"]
     found = {f"size = {part['value']}": part["rows"] for part in scores["slices"]}
-    kept = [name for name in champion.decision["record"]["slices"] if name.startswith("size = ")]
+    kept = [name for name in champion.decision.record["slices"] if name.startswith("size = ")]
     assert sorted(found) == sorted(kept)
     assert sum(found.values()) == 2000
     assert min(found.values()) < 400

@@ -22,6 +22,7 @@ from kubestill.runtime.models.export import export_model, load_model
 from kubestill.runtime.models.identity import read_digest
 from kubestill.runtime.retraining import Champion, State, open_registry
 from kubestill.runtime.retraining.champions import check_champion, copy_model
+from kubestill.runtime.retraining.decision import DecisionRecord
 from kubestill.runtime.stores import open_store
 
 OLDER = Path(__file__).parents[2] / "older"
@@ -83,7 +84,10 @@ def test_a_registry_from_before_still_holds_its_champion(tmp_path: Path) -> None
         window="w1",
         promoted_at="2026-11-28T00:00:00+00:00",
         folder="models/w1",
-        model_digest=RECORDED["registry"],
+        model_digest=(digest := RECORDED["registry"]),
+        decision=DecisionRecord(
+            decision="promote", reason="It is better.", model=digest, baseline="", dataset="d"
+        ),
     )
     state = State(champion=champion)
     check_champion(registry, state)

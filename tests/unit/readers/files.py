@@ -48,7 +48,7 @@ from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.encoder import ColumnEncoding, Encoder
 from kubestill.runtime.models.model import Model, ModelSpec
 from kubestill.runtime.retraining import Champion, Claim, Golden, State, Window, open_registry
-from kubestill.runtime.retraining.decision import Score, read_decision
+from kubestill.runtime.retraining.decision import DecisionRecord, Score, read_decision
 from kubestill.runtime.retraining.history import Judgement
 from kubestill.runtime.steps.failures import read_failures
 from kubestill.runtime.stores.local import LocalStore
@@ -119,7 +119,14 @@ CHAMPION = Champion(
     promoted_at="2013-01-02T00:00:00+00:00",
     folder="models/one",
     model_digest=DIGEST,
-    decision={"scores": {"rmse": {"value": 1.0}}},
+    decision=DecisionRecord(
+        decision="promote",
+        reason="It is better.",
+        model=DIGEST,
+        baseline="",
+        dataset=DIGEST,
+        scores={"rmse": Score(value=1.0, low=0.9, high=1.1, rows=3)},
+    ),
 )
 STATE = State(
     sequence=4,

@@ -14,6 +14,7 @@ import pandas as pd
 from kubestill.runtime.base.artifacts import LocalArtifact
 from kubestill.runtime.datasets.dataset import Dataset
 from kubestill.runtime.retraining import Champion, Registry, open_registry, transitions
+from kubestill.runtime.retraining.decision import DecisionRecord
 from kubestill.runtime.retraining.history import Judgement, Outcome
 from kubestill.runtime.retraining.outcomes import conclude
 from kubestill.runtime.steps.collect_fresh import collect_fresh
@@ -99,7 +100,10 @@ class Scene:
             window=window,
             promoted_at=datetime(2013, 1, 1).isoformat(),
             folder=folder,
-            model_digest=hashlib.sha256(spec).hexdigest(),
+            model_digest=(digest := hashlib.sha256(spec).hexdigest()),
+            decision=DecisionRecord(
+                decision="promote", reason="It is better.", model=digest, baseline="", dataset="d"
+            ),
         )
 
     def started(self) -> Taken:

@@ -50,8 +50,8 @@ def held(scene: Scene, api: RunsApi) -> Taken:
 
 
 def outcome(scene: Scene, run_id: str) -> tuple[str, str]:
-    (found,) = [run for run in runs(scene.registry.uri) if run["run_id"] == run_id]
-    return found["outcome"], found["reason"]
+    (found,) = [run for run in runs(scene.registry.uri) if run.run_id == run_id]
+    return found.outcome, found.reason
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ class TestTerminatedByHand:
         claim = scene.registry.read().claim
         assert claim
         assert claim.run_id == RUN
-        assert all(run["run_id"] != NEXT for run in runs(scene.registry.uri))
+        assert all(run.run_id != NEXT for run in runs(scene.registry.uri))
 
     def test_a_run_without_a_claim_frees_no_claim(
         self, scene: Scene, api: RunsApi, held: Taken
@@ -416,7 +416,7 @@ class TestUnlockedByHand:
             rf"run {RUN}, last heard of at [\d -]+:\d\d, its lease ends at [\d -]+:\d\d UTC\.",
             told[0],
         )
-        assert standing(scene.registry.uri)["at work"] == "nobody"
+        assert standing(scene.registry.uri).at_work == "nobody"
         assert done.startswith("abandoned: It was unlocked by hand.")
         assert scene.run("2013-03-01", NEXT).ids() == held.ids()
         with pytest.raises(Fenced, match="holds no window any more"):
@@ -427,7 +427,7 @@ class TestUnlockedByHand:
     ) -> None:
         with pytest.raises(InvalidInput, match="it is at work; end it first"):
             unlock(scene.registry.uri)
-        assert RUN in standing(scene.registry.uri)["at work"]
+        assert RUN in standing(scene.registry.uri).at_work
 
     def test_who_answers_no_changes_nothing(
         self, scene: Scene, held: Taken, monkeypatch: pytest.MonkeyPatch
@@ -439,7 +439,7 @@ class TestUnlockedByHand:
 
         with pytest.raises(KeyboardInterrupt):
             unlock(scene.registry.uri, confirm=refuse)
-        assert RUN in standing(scene.registry.uri)["at work"]
+        assert RUN in standing(scene.registry.uri).at_work
 
     def test_a_run_that_lives_here_is_not_robbed(
         self, scene: Scene, monkeypatch: pytest.MonkeyPatch
@@ -450,7 +450,7 @@ class TestUnlockedByHand:
         scene.run("2013-03-01", RUN)
         with pytest.raises(InvalidInput, match="it is at work; end it first"):
             unlock(scene.registry.uri)
-        assert RUN in standing(scene.registry.uri)["at work"]
+        assert RUN in standing(scene.registry.uri).at_work
 
     def test_what_kubeflow_knows_is_the_reason(
         self, scene: Scene, api: RunsApi, held: Taken

@@ -11,6 +11,7 @@ import pytest
 
 from kubestill.errors import InvalidInput, Problems
 from kubestill.runtime.retraining import Champion
+from kubestill.runtime.retraining.decision import DecisionRecord, Score
 from kubestill.runtime.retraining.kubeflow import NotRegistered, check_address, register
 from model_registry import ModelRegistry, model_registry
 
@@ -24,7 +25,18 @@ def served(request: pytest.FixtureRequest):
 
 
 def champion(version: int = 1, digest: str = "d1") -> Champion:
-    scores = {"log_loss": {"value": 0.5}, "auc": {"value": None}}
+    scores = {
+        "log_loss": Score(value=0.5, low=0.4, high=0.6, rows=9),
+        "auc": Score(value=None, low=None, high=None, rows=9),
+    }
+    decision = DecisionRecord(
+        decision="promote",
+        reason="It is better.",
+        model=digest,
+        baseline="",
+        dataset="d",
+        scores=scores,
+    )
     return Champion(
         version=version,
         run_id="run-1",
@@ -32,7 +44,7 @@ def champion(version: int = 1, digest: str = "d1") -> Champion:
         promoted_at="2026-01-01T00:00:00Z",
         folder="models/w1",
         model_digest=digest,
-        decision={"reason": "It is better.", "scores": scores},
+        decision=decision,
     )
 
 

@@ -15,10 +15,14 @@ from kubestill.cli.main import main
 from kubestill.errors import Conflict, CorruptData, Fenced, InvalidInput
 from kubestill.runtime.base.artifacts import LocalArtifact, read_record, write_record
 from kubestill.runtime.checkpoints.ledger import Ledger, write_ledger_artifact
-from kubestill.runtime.retraining import transitions
+from kubestill.runtime.retraining import State, transitions
 from kubestill.runtime.steps.open_champion import open_champion
 from kubestill.runtime.steps.promote_model import promote_model
 from model_registry import model_registry
+
+
+SCORE = ("value", "low", "high", "rows", "median")
+"""Fields of a score; this version knows no `median`."""
 
 
 @pytest.fixture
@@ -192,6 +196,18 @@ def test_a_rollback_needs_a_former_champion(scene: Scene, to: str) -> None:
     assert "no former champion" in done.output
 
 
+def test_facts_of_a_newer_versions_decision_survive_a_change_of_the_registry(scene: Scene) -> None:
+    scene.started()
+    registry = scene.registry
+    state = json.loads(registry.store.get("state.json"))
+    state["champion"]["decision"] |= {"by": "a person", "scores": {"rmse": dict.fromkeys(SCORE, 1)}}
+    registry.change(lambda _: State.model_validate(state))
+    registry.change(lambda now: now.model_copy(update={"versions": 7}))
+    again = json.loads(registry.store.get("state.json"))
+    assert again["versions"] == 7
+    assert again["champion"] == state["champion"]
+
+
 def test_a_rollback_asks_once_nothing_stands_in_its_way(scene: Scene) -> None:
     scene.started()
     asked = ["registry", "rollback", scene.registry.uri]
@@ -219,8 +235,79 @@ def test_the_command_lists_runs_and_shows_how_things_stand(scene: Scene, second:
     assert "champion         champion 1" in shown
     assert "quarantined" in shown
     assert "rows that judged the first champion" in shown
-    as_json = CliRunner().invoke(main, ["registry", "ls", "--json", scene.registry.uri]).output
-    assert [run["outcome"] for run in json.loads(as_json)] == ["promoted", "unfit"]
+
+
+def test_the_json_of_runs_and_of_how_things_stand_keeps_its_names(
+    scene: Scene, second: Taken
+) -> None:
+    """Scripts read it: names, order and values are an interface."""
+    scene.judged(second, "unfit", unfit=["x: in another unit."])
+    state, uri = scene.registry.read(), scene.registry.uri
+    first, last = state.windows
+    assert state.champion is not None
+    standing = {
+        "registry": uri,
+        "champion": "champion 1",
+        "model": f"{uri}/models/{first.id}/model",
+        "judged through": "2013-03-01T00:00:00",
+        "trained through": "2013-01-05T03:00:00",
+        "golden": "30 rows that judged the first champion",
+        "at work": "nobody",
+        "champions": [
+            {
+                "version": 1,
+                "promoted": "2013-01-01T00:00",
+                "window": first.id,
+                "digest": state.champion.model_digest[:12],
+                "run": "run1",
+            }
+        ],
+        "windows": [
+            {
+                "window": first.id,
+                "before": "2013-01-20T00:00",
+                "rows": 100,
+                "late": 0,
+                "verdict": "promoted",
+                "to learn from": "trained",
+                "judges": "golden",
+                "run": "run1",
+            },
+            {
+                "window": last.id,
+                "before": "2013-03-01T00:00",
+                "rows": 50,
+                "late": 0,
+                "verdict": "unfit",
+                "to learn from": "quarantined",
+                "judges": "quarantined",
+                "run": "run2",
+            },
+        ],
+    }
+    runs = [
+        {
+            "run_id": run.run_id,
+            "at": run.entries[0].at,
+            "end": end,
+            "rows": rows,
+            "outcome": outcome,
+            "version": None,
+            "reason": reason,
+            "drift": [],
+        }
+        for run, end, rows, outcome, reason in zip(
+            scene.registry.runs(),
+            ("2013-01-20T00:00:00.000000+00:00", "2013-03-01T00:00:00.000000+00:00"),
+            (100, 50),
+            ("promoted", "unfit"),
+            ("", "It is unfit."),
+            strict=True,
+        )
+    ]
+    for command, expected in (("show", standing), ("ls", runs)):
+        done = CliRunner().invoke(main, ["registry", command, "--json", uri])
+        assert done.output == json.dumps(expected, indent=2) + "\n"
 
 
 def test_a_quarantined_window_is_released_by_hand(scene: Scene, second: Taken) -> None:

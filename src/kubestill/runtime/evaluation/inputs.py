@@ -269,7 +269,7 @@ def _read_lineage(registry: str, run_id: str) -> Lineage:
     state = opened.read()
     champion, claim = state.champion, state.claim
     source = f"{opened.uri}: champion {champion.version}" if champion else ""
-    record = read_record(champion.decision, source) if champion else None
+    record = read_record(champion.decision.record, source) if champion else None
     window = claim.window if claim and claim.run_id == run_id else None
     return Lineage(
         registry=opened,

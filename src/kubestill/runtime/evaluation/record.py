@@ -99,15 +99,15 @@ class Record(_Value):
 
 
 def read_record(form: Mapping[str, Any], source: str) -> Record | None:
-    """Return the record inside a decision; None where it holds none.
+    """Return the record that a decision holds; None where `form` is empty.
 
     Raises:
         CorruptData: There is one that cannot be read.
     """
-    if not form.get("record"):
+    if not form:
         return None
     try:
-        return Record.model_validate(form["record"])
+        return Record.model_validate(form)
     except ValidationError as error:
         raise CorruptData(f"{source}: the champion's record cannot be read: {error}") from error
 

@@ -56,14 +56,13 @@ def registry_page(uri: str, state: State, history: Sequence[RunHistory]) -> str:
         note += f" The first {counted(len(history) - len(shown), 'run')} are left out."
     columns = ["run", "began", "outcome", "why", "rows", "champion", "steps"]
     runs = table(columns, [_run(run) for run in shown], prose=True)
-    champions = [one for one in (champion, *state.previous) if one is not None]
     return page(
         title="registry",
         subject="kubestill · registry",
         badge=pill(last.outcome, _TONES.get(last.outcome, "doubt")) if last else Html(""),
         headline=emphasised(headline),
         lead=f"{redact_uris(uri)}. {last.reason if last else 'No run has ended yet.'}",
-        body=[tiles(facts), *_champions(champions), section("Every run", runs, note=note)],
+        body=[tiles(facts), *_champions(state.champions), section("Every run", runs, note=note)],
     )
 
 
@@ -88,11 +87,10 @@ def _champions(champions: Sequence[Champion]) -> list[Html]:
         return []
     rows: list[tuple[str | Html, list[Cell]]] = []
     for one in champions:
-        scores = {name: score.get("value") for name, score in one.scores.items()}
         shown = [
-            f"{name} {score_text(name, value)}"
-            for name, value in scores.items()
-            if value is not None
+            f"{name} {score_text(name, score.value)}"
+            for name, score in one.decision.scores.items()
+            if score.value is not None
         ]
         cells = [
             Cell(text=one.promoted_at[:16].replace("T", " ")),

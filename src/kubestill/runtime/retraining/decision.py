@@ -33,8 +33,8 @@ class Score(BaseModel):
 class DecisionRecord(BaseModel):
     """What continuous-eval decided, on which model, against which one, and on which rows."""
 
-    # A later version may add facts, which are nothing to fail over.
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    # A later version may add facts: they are kept, so that a registry is written as it was read.
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     format: Literal["kubestill/decision/1"] = DECISION_FORMAT
     decision: str

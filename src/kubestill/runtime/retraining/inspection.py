@@ -1,4 +1,7 @@
-"""What people ask of a registry: how runs went, how things stand, and to overrule a run."""
+"""What people ask of a registry: how runs went, how things stand, and to overrule a run.
+
+The records dump to the JSON of `kubestill registry`; `by_alias` gives the names of `show`.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,20 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from kubestill.errors import InvalidInput, Problem, counted
 from kubestill.runtime.retraining import transitions
 from kubestill.runtime.retraining.champions import check_champion, find_damage
-from kubestill.runtime.retraining.history import Outcome, RunHistory
+from kubestill.runtime.retraining.history import Outcome
 from kubestill.runtime.retraining.outcomes import abandon
 from kubestill.runtime.retraining.ownership import find_end, is_alive
 from kubestill.runtime.retraining.registry import Registry, open_registry
 from kubestill.runtime.retraining.state import Champion, Claim, State
 
 __all__ = [
+    "RunView",
+    "Standing",
     "check",
     "free_claim",
     "quarantine",
@@ -32,7 +39,87 @@ _QUIET = ("busy", "waiting", "rollback", "release", "quarantine")
 _ALARMING = ("stuck", "failed", "abandoned")
 
 
-def runs(uri: str) -> list[dict[str, Any]]:
+class _View(BaseModel):
+    model_config = ConfigDict(
+        frozen=True,
+        use_attribute_docstrings=True,
+        alias_generator=lambda name: name.replace("_", " "),
+        populate_by_name=True,
+    )
+
+
+class ChampionView(_View):
+    """One champion, past or present."""
+
+    version: int
+    promoted: str
+    """To the minute; ISO 8601, UTC."""
+    window: str
+    """The window whose rows judged it."""
+    digest: str
+    """The first twelve digits of the model's digest."""
+    run: str
+    """The run that promoted it."""
+
+
+class WindowView(_View):
+    """The rows that one run took, and what became of them."""
+
+    window: str
+    before: str
+    """Every row is from before this minute; ISO 8601, UTC."""
+    rows: int
+    late: int
+    """Rows from before the end of an earlier window."""
+    verdict: str
+    to_learn_from: str
+    """What became of the rows to train on: `state.Part`."""
+    judges: str
+    """What became of the rows that judge: `state.Part`."""
+    run: str
+
+
+class Standing(_View):
+    """How things stand in a registry."""
+
+    registry: str
+    champion: str
+    model: str
+    """URI of the champion's model; empty where there is no champion."""
+    judged_through: str
+    """Rows from before this second are late; empty before the first window."""
+    trained_through: str
+    golden: str
+    """The fixed rows that catch forgetting."""
+    at_work: str
+    """The run that holds the claim, since when and until when."""
+    champions: tuple[ChampionView, ...]
+    """The current one first."""
+    windows: tuple[WindowView, ...]
+    """In the order in which their runs ended."""
+
+
+class RunView(BaseModel):
+    """One run, and how it ended."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    run_id: str
+    at: str
+    """When it began; ISO 8601, UTC."""
+    end: str
+    """Its rows are from before this instant; empty where it took none."""
+    rows: int
+    outcome: str
+    """One of `history.Outcome.outcome`; `at work` or `unknown` where there is none yet."""
+    version: int | None
+    """Version of the champion that it made or returned to."""
+    reason: str
+    drift: tuple[str, ...]
+    """What changed about the columns, in sentences."""
+
+
+def runs(uri: str) -> list[RunView]:
     """Return every run in the order in which it began, with how it ended.
 
     Raises:
@@ -40,45 +127,68 @@ def runs(uri: str) -> list[dict[str, Any]]:
         CorruptData: It cannot be read.
     """
     registry, state = _open(uri)
-    return [_run(run, state) for run in registry.runs()]
+    holder = state.claim.run_id if state.claim else None
+    found: list[RunView] = []
+    for run in registry.runs():
+        collected, outcome, promotion = run.collection, run.outcome, run.promotion
+        lost = run.taken_over[-1] if run.taken_over else None
+        otherwise = "at work" if run.run_id == holder else "abandoned" if lost else "unknown"
+        ended = outcome or lost
+        found.append(
+            RunView(
+                run_id=run.run_id,
+                at=run.entries[0].at,
+                end=collected.end if collected else "",
+                rows=collected.rows if collected else 0,
+                outcome=outcome.outcome if outcome else otherwise,
+                version=promotion.version if promotion else outcome.version if outcome else None,
+                reason=ended.reason if ended else "",
+                drift=collected.told if collected else (),
+            )
+        )
+    return found
 
 
-def standing(uri: str) -> dict[str, Any]:
+def standing(uri: str) -> Standing:
     """Return champions, windows and the run at work; raises as `runs` does."""
     registry, state = _open(uri)
-    made = [one for one in (state.champion, *state.previous) if one is not None]
-    return {
-        "registry": registry.uri,
-        "champion": _named(state.champion),
-        "model": registry.model_uri(state.champion) if state.champion else "",
-        "judged through": state.judged_through[:19],
-        "trained through": state.trained_through[:19],
-        "golden": _golden(state),
-        "at work": _describe(state.claim) if state.claim else "nobody",
-        "champions": [
-            {
-                "version": champion.version,
-                "promoted": champion.promoted_at[:16],
-                "window": champion.window,
-                "digest": champion.model_digest[:12],
-                "run": champion.run_id,
-            }
-            for champion in made
-        ],
-        "windows": [
-            {
-                "window": window.id,
-                "before": window.end[:16],
-                "rows": window.rows,
-                "late": window.late,
-                "verdict": window.verdict,
-                "to learn from": window.train,
-                "judges": window.judge,
-                "run": window.run_id,
-            }
+    if state.golden is not None:
+        golden = f"{counted(state.golden.rows, 'row')} of {state.golden.source}"
+    else:
+        judges = sum(window.judge_rows for window in state.windows if window.judge == "golden")
+        golden = f"{counted(judges, 'row')} that judged the first champion" if judges else "none"
+    return Standing(
+        registry=registry.uri,
+        champion=_named(state.champion),
+        model=registry.model_uri(state.champion) if state.champion else "",
+        judged_through=state.judged_through[:19],
+        trained_through=state.trained_through[:19],
+        golden=golden,
+        at_work=_describe(state.claim) if state.claim else "nobody",
+        champions=tuple(
+            ChampionView(
+                version=champion.version,
+                promoted=champion.promoted_at[:16],
+                window=champion.window,
+                digest=champion.model_digest[:12],
+                run=champion.run_id,
+            )
+            for champion in state.champions
+        ),
+        windows=tuple(
+            WindowView(
+                window=window.id,
+                before=window.end[:16],
+                rows=window.rows,
+                late=window.late,
+                verdict=window.verdict,
+                to_learn_from=window.train,
+                judges=window.judge,
+                run=window.run_id,
+            )
             for window in state.windows
-        ],
-    }
+        ),
+    )
 
 
 def verify(uri: str) -> tuple[int, list[str]]:
@@ -87,11 +197,12 @@ def verify(uri: str) -> tuple[int, list[str]]:
     Raises as `runs` does.
     """
     registry, state = _open(uri)
-    made = [one for one in (state.champion, *state.previous) if one is not None]
     wrong = [
-        f"champion {one.version}: {said}" for one in made for said in find_damage(registry, one)
+        f"champion {one.version}: {damage}"
+        for one in state.champions
+        for damage in find_damage(registry, one)
     ]
-    return len(made), wrong
+    return len(state.champions), wrong
 
 
 def check(uri: str) -> tuple[str, bool]:
@@ -196,7 +307,8 @@ def unlock(uri: str, *, confirm: Callable[[str], object] = lambda held: None) ->
 
     Args:
         uri: The registry.
-        confirm: Is told who holds it, since when and until when; raises to leave it alone.
+        confirm: Takes a sentence on who holds it, since when and until when; raises to leave it
+            alone.
 
     Returns:
         What was done, in a sentence.
@@ -245,32 +357,6 @@ def _open(uri: str) -> tuple[Registry, State]:
         remedy = "there is no registry here; the first run of continuous-retraining makes one"
         raise InvalidInput([Problem("URI", uri, remedy)])
     return registry, state
-
-
-def _run(run: RunHistory, state: State) -> dict[str, Any]:
-    at_work = state.claim is not None and state.claim.run_id == run.run_id
-    collected, outcome, promotion = run.collection, run.outcome, run.promotion
-    lost = run.taken_over[-1] if run.taken_over else None
-    otherwise = "at work" if at_work else "abandoned" if lost else "unknown"
-    ended = outcome or lost
-    version = promotion.version if promotion else outcome.version if outcome else None
-    return {
-        "run_id": run.run_id,
-        "at": run.entries[0].at,
-        "end": collected.end if collected else "",
-        "rows": collected.rows if collected else 0,
-        "outcome": outcome.outcome if outcome else otherwise,
-        "version": version,
-        "reason": ended.reason if ended else "",
-        "drift": list(collected.told) if collected else [],
-    }
-
-
-def _golden(state: State) -> str:
-    if state.golden is not None:
-        return f"{counted(state.golden.rows, 'row')} of {state.golden.source}"
-    judges = sum(window.judge_rows for window in state.windows if window.judge == "golden")
-    return f"{counted(judges, 'row')} that judged the first champion" if judges else "none"
 
 
 def _named(champion: Champion | None) -> str:

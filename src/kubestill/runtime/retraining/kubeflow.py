@@ -99,7 +99,7 @@ class _Service:
             {
                 "name": number,
                 "registeredModelId": model["id"],
-                "description": str(champion.decision.get("reason", "")),
+                "description": champion.decision.reason,
                 "author": "kubestill",
                 "customProperties": _properties(champion),
             },
@@ -165,9 +165,9 @@ def _properties(champion: Champion) -> dict[str, Any]:
         for name, value in told.items()
     }
     scores = {
-        name: {"metadataType": "MetadataDoubleValue", "double_value": score["value"]}
-        for name, score in champion.scores.items()
-        if score.get("value") is not None
+        name: {"metadataType": "MetadataDoubleValue", "double_value": score.value}
+        for name, score in champion.decision.scores.items()
+        if score.value is not None
     }
     return texts | scores
 

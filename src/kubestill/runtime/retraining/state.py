@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field
 
 from kubestill.runtime.base.values import Instant, Key, Seconds, Time, Whole
+from kubestill.runtime.retraining.decision import DecisionRecord
 
 __all__ = ["FORMAT", "Champion", "Claim", "Golden", "Half", "Part", "State", "Verdict", "Window"]
 
@@ -52,13 +53,8 @@ class Champion(_Value):
     """SHA-256 of `ledger.json`; empty where the model came without one."""
     datasets: Mapping[str, str] = Field(default_factory=dict[str, str])
     """Fingerprints by use: `trained`, `judged`."""
-    decision: Mapping[str, Any] = Field(default_factory=dict[str, Any])
-    """What continuous-eval wrote when it was judged; its `scores` are the record to keep."""
-
-    @property
-    def scores(self) -> dict[str, Any]:
-        """Its scores at promotion, by metric."""
-        return dict(self.decision.get("scores") or {})
+    decision: DecisionRecord
+    """What continuous-eval decided when it was judged, with its scores then."""
 
 
 class Window(_Value):
@@ -144,6 +140,11 @@ class State(_Value):
     claim: Claim | None = None
     windows: tuple[Window, ...] = ()
     """In the order in which their runs ended."""
+
+    @property
+    def champions(self) -> tuple[Champion, ...]:
+        """The champion and its predecessors, newest first."""
+        return (self.champion, *self.previous) if self.champion else self.previous
 
     @property
     def judged_through(self) -> str:

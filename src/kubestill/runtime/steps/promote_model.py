@@ -209,7 +209,7 @@ def _promote(
         model_digest=digest,
         ledger_digest=copy_training(registry, ledger, choice.entry, folder),
         datasets={"judged": held.window.holdout},
-        decision=decision.to_json(),
+        decision=decision,
     )
     changed = registry.change(lambda state: transitions.promote(state, champion))
     made = transitions.promoted(changed, held.run_id)

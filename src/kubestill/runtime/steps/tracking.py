@@ -148,7 +148,7 @@ def mirror_champion(registry: Registry) -> str:
         champion = registry.read().champion
         if champion is None:
             return "has no champion to name yet"
-        scores = {name: one.get("value") for name, one in champion.scores.items()}
+        scores = {name: score.value for name, score in champion.decision.scores.items()}
         tags = {
             "champion": str(champion.version),
             "run": champion.run_id,
@@ -161,7 +161,7 @@ def mirror_champion(registry: Registry) -> str:
             digest=champion.model_digest,
             uri=registry.model_uri(champion),
             tags=tags,
-            reason=str(champion.decision.get("reason", "")),
+            reason=champion.decision.reason,
         )
 
     return _tell(work)
