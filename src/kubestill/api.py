@@ -30,6 +30,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kubestill.errors import InvalidInput, KubestillError, Problems
@@ -207,7 +208,7 @@ def run(pipeline: str, *, output: str = "", verbose: bool = False, **parameters:
         folder=ended.folder,
         models=ended.models,
         reports=reports,
-        summary=_read(summary) if summary else "",
+        summary=Path(summary).read_text("utf-8").strip() if summary else "",
         trusted=tuple(local.typed_modules(arguments)),
         _ended=ended,
     )
@@ -332,8 +333,3 @@ def _write_teacher(model: Any, folder: str) -> tuple[str, dict[str, Any]]:
         file.write(packed)
     os.replace(beside, path)
     return path, told
-
-
-def _read(path: str) -> str:
-    with open(path, encoding="utf-8") as file:
-        return file.read().strip()

@@ -92,13 +92,9 @@ def load_function(component: str) -> Callable[..., Any]:
     os.environ["_KFP_RUNTIME"] = "true"
     from kfp import dsl
 
-    dsl.component = _leave_as_it_is  # pyright: ignore[reportAttributeAccessIssue]
+    dsl.component = lambda **_: lambda function: function  # pyright: ignore
     module = importlib.import_module(f"kubestill.components.{component}.component")
     return getattr(module, component)
-
-
-def _leave_as_it_is(**_: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    return lambda function: function
 
 
 if __name__ == "__main__":

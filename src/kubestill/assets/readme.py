@@ -17,6 +17,14 @@ from kubestill.assets.catalog import Asset
 
 MARKER = "<!-- custom-content -->"
 """Everything below this line is written by hand."""
+_PYTHON_NAMES = {
+    "String": "str",
+    "Integer": "int",
+    "Float": "float",
+    "Boolean": "bool",
+    "List": "list",
+    "Dict": "dict",
+}
 
 
 @dataclass(frozen=True)
@@ -63,22 +71,12 @@ def render_readme(asset: Asset, previous: str = "") -> str:
 
 def _port(name: str, part: structures.InputSpec | structures.OutputSpec) -> Port:
     description = " ".join((part.description or "").split()).replace("|", "\\|")
-    return Port(name, _type_name(str(part.type)), _default(part), description)
-
-
-def _type_name(name: str) -> str:
-    """`system.Dataset@0.0.1` as `Dataset`; parameters under their Python names."""
-    names = {"String": "str", "Integer": "int", "Float": "float", "Boolean": "bool"}
-    names |= {"List": "list", "Dict": "dict"}
-    return names.get(name, name.removeprefix("system.").partition("@")[0])
-
-
-def _default(part: structures.InputSpec | structures.OutputSpec) -> str:
-    if isinstance(part, structures.OutputSpec) or not part.optional:
-        return ""
-    if str(part.type).startswith("system."):
-        return "not connected"
-    return f"`{part.default!r}`"
+    kind, default = str(part.type), ""
+    if isinstance(part, structures.InputSpec) and part.optional:
+        default = "not connected" if kind.startswith("system.") else f"`{part.default!r}`"
+    # `system.Dataset@0.0.1` as `Dataset`; parameters under their Python names.
+    kind = _PYTHON_NAMES.get(kind, kind.removeprefix("system.").partition("@")[0])
+    return Port(name, kind, default, description)
 
 
 def _metadata_lines(metadata: dict[str, Any], owners: dict[str, Any]) -> list[str]:

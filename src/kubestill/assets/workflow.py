@@ -355,7 +355,11 @@ class Run:
                 "artifacts": [{"name": "main-logs", "s3": {"key": log}}],
                 "exitCode": "0",
                 "parameters": [
-                    {"name": name, "value": value, "valueFrom": _answer_file(name)}
+                    {
+                        "name": name,
+                        "value": value,
+                        "valueFrom": {"path": f"/tmp/outputs/{name}", "default": ""},
+                    }
                     for name, value in (answers or {}).items()
                 ],
             }
@@ -401,7 +405,3 @@ class Run:
 
 
 _PARENT = {"name": "parent-dag-id", "value": "42"}
-
-
-def _answer_file(name: str) -> Json:
-    return {"path": f"/tmp/outputs/{name}", "default": ""}

@@ -142,7 +142,11 @@ def _run_here(
     if not failure:
         _show_summary(find_output(result, "summary"))
     # A step that refused, such as a gate, has written down why.
-    _show_reports(result.reports)
+    paths = [os.path.relpath(path) for path in result.reports.values()]
+    if len(paths) > 1:
+        echo(f"all reports: {os.path.dirname(paths[-1])}")
+    if paths:
+        echo(f"report: {paths[-1]}")
     if failure:
         raise click.ClickException(failure)
     _show_models(result.models, read_scores(result))
@@ -161,14 +165,6 @@ def _show_summary(path: str) -> None:
             names = ", ".join(name.strip() for name in heading.strip("|").split("|"))
             blocks[number] = f"({count} rows of {names}: {os.path.relpath(path)})"
     echo("\n" + "\n\n".join(blocks) + "\n")
-
-
-def _show_reports(reports: Mapping[str, str]) -> None:
-    paths = [os.path.relpath(path) for path in reports.values()]
-    if len(paths) > 1:
-        echo(f"all reports: {os.path.dirname(paths[-1])}")
-    if paths:
-        echo(f"report: {paths[-1]}")
 
 
 def _show_models(models: Mapping[str, str], scores: Mapping[str, Any] | None) -> None:

@@ -226,8 +226,11 @@ def finish(api: Api, run: dict[str, Any], spec: dict[str, Any], progress: Progre
     if state != "SUCCEEDED":
         raise click.ClickException(describe_failure(api, run, files, progress, folder))
     _show_results(files, progress, folder)
-    took = _took(run)
-    echo(f"run {run_id} succeeded" + (f" in {took}" if took else ""))
+    start, end = read_time(run.get("created_at")), read_time(run.get("finished_at"))
+    took = ""
+    if start and end and end > start:
+        took = f" in {show_duration((end - start).total_seconds())}"
+    echo(f"run {run_id} succeeded{took}")
 
 
 def open_files(api: Api, run: dict[str, Any], spec: dict[str, Any]) -> tuple[RunFiles, str]:
@@ -265,11 +268,8 @@ def describe_failure(
     ]
     said = str((run.get("error") or {}).get("message") or "")
     ended = f"run {clean(run['run_id'])} ended as {clean(run.get('state'))}"
-    return "\n\n".join(parts) or clean(f"{ended}: {said}" if said else _no_cause(ended, files))
-
-
-def _no_cause(ended: str, files: RunFiles) -> str:
-    return f"{ended}; none of its steps left a message. Its files: {files.root}/"
+    said = f": {said}" if said else f"; none of its steps left a message. Its files: {files.root}/"
+    return "\n\n".join(parts) or clean(ended + said)
 
 
 def _show_results(files: RunFiles, progress: Progress, folder: str) -> None:
@@ -292,11 +292,6 @@ def _show_results(files: RunFiles, progress: Progress, folder: str) -> None:
         echo(f"model: {clean(results.model_uri)}")
     if not (results.summary or results.reports or results.model_uri):
         echo("\n".join(clean(line) for line in places_of(files, progress)))
-
-
-def _took(run: dict[str, Any]) -> str:
-    start, end = read_time(run.get("created_at")), read_time(run.get("finished_at"))
-    return show_duration((end - start).total_seconds()) if start and end and end > start else ""
 
 
 def _age(moment: datetime | None) -> float:

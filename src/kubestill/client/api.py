@@ -223,13 +223,8 @@ class Api:
         )
 
 
-def _is_page(response: requests.Response) -> bool:
-    return "html" in response.headers.get("Content-Type", "")
-
-
 def _expired(response: requests.Response, *, page: bool) -> bool:
     """Return whether the answer asks to sign in: 401, or a login page in place of the answer."""
     status = response.status_code
-    return (
-        status == 401 or 300 <= status < 400 or (status == 200 and _is_page(response) and not page)
-    )
+    is_page = "html" in response.headers.get("Content-Type", "")
+    return status == 401 or 300 <= status < 400 or (status == 200 and is_page and not page)

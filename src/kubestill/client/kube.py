@@ -33,7 +33,10 @@ def ask(
         NotChecked: There is no way to ask, no right to, or no such thing.
     """
     try:
-        _sign_in()
+        try:
+            config.load_kube_config()
+        except config.ConfigException:
+            config.load_incluster_config()
         call = read(client.CoreV1Api())
         answer = call(*names, **query, _preload_content=False, _request_timeout=_TIMEOUT_S)
     except config.ConfigException as error:
@@ -46,10 +49,3 @@ def ask(
     except urllib3.exceptions.HTTPError as error:
         raise NotChecked("not checked: the kube config's cluster cannot be reached") from error
     return json.loads(answer.data)
-
-
-def _sign_in() -> None:
-    try:
-        config.load_kube_config()
-    except config.ConfigException:
-        config.load_incluster_config()

@@ -87,7 +87,8 @@ def read_progress(run: Mapping[str, Any], steps: Sequence[Step], names: NodeName
         steps: Of its pipeline; empty takes those that the list names.
         names: Of its nodes; learns.
     """
-    entries = _entries(run)
+    listed = (run.get("run_details") or {}).get("task_details") or ()
+    entries = [entry for entry in listed if isinstance(entry, dict)]
     names.learn(entries)
     by_name: dict[str, list[Mapping[str, Any]]] = {}
     for entry in entries:
@@ -149,14 +150,6 @@ def read_time(text: object) -> datetime | None:
     except ValueError:
         return None
     return moment if moment.year > 1970 and moment.tzinfo is not None else None
-
-
-def _entries(run: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [
-        entry
-        for entry in (run.get("run_details") or {}).get("task_details") or ()
-        if isinstance(entry, dict)
-    ]
 
 
 def _told_steps(by_name: Mapping[str, list[Mapping[str, Any]]], workflow: str) -> list[Step]:

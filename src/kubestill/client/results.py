@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -211,15 +211,12 @@ def _copy(files: RunFiles, path: str, folder: str) -> str:
 
 def _write(folder: str, name: str, content: bytes) -> str:
     """Write a file below a folder; its name may come from elsewhere."""
-    path = os.path.join(folder, *_parts(name))
+    parts = (_plain(part) for part in name.split("/") if part not in ("", ".", ".."))
+    path = os.path.join(folder, *parts)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "wb") as file:
         file.write(content)
     return path
-
-
-def _parts(name: str) -> Iterable[str]:
-    return (_plain(part) for part in name.split("/") if part not in ("", ".", ".."))
 
 
 def _plain(name: str) -> str:

@@ -55,11 +55,6 @@ def read_steps(spec: Mapping[str, Any]) -> list[Step]:
     ]
 
 
-def fetch_steps(api: Api, run: Mapping[str, Any]) -> list[Step]:
-    """List the steps of a run's pipeline; empty where its version is not on the server any more."""
-    return read_steps(fetch_spec(api, run))
-
-
 def fetch_spec(api: Api, run: Mapping[str, Any]) -> dict[str, Any]:
     """Return the compiled pipeline of a run; empty where it is not on the server any more."""
     if isinstance(run.get("pipeline_spec"), dict):

@@ -69,7 +69,10 @@ def read_trigger(
         "--time-zone": _zone("--time-zone", time_zone, problems),
         "--cluster-time-zone": _zone("--cluster-time-zone", cluster_time_zone, problems),
     }
-    seconds = _read_interval(every, problems) if every else 0
+    match = re.fullmatch(r"([0-9]{1,9})\s*([smhd])", every.strip().lower())
+    seconds = int(match[1]) * _UNITS[match[2]] if match else 0
+    if every and not 60 <= seconds <= _LONGEST_S:
+        problems.add("--every", every, "write a minute to a year, such as 90m, 6h or 1d")
     fields = _read_cron(cron, problems) if cron else []
     problems.raise_if_any()
     if every:
@@ -218,14 +221,6 @@ def _offset(zone: ZoneInfo, moment: datetime) -> timedelta:
     offset = moment.astimezone(zone).utcoffset()
     assert offset is not None
     return offset
-
-
-def _read_interval(every: str, problems: Problems) -> int:
-    match = re.fullmatch(r"([0-9]{1,9})\s*([smhd])", every.strip().lower())
-    seconds = int(match[1]) * _UNITS[match[2]] if match else 0
-    if not 60 <= seconds <= _LONGEST_S:
-        problems.add("--every", every, "write a minute to a year, such as 90m, 6h or 1d")
-    return seconds
 
 
 def _zone(field: str, name: str, problems: Problems) -> ZoneInfo:

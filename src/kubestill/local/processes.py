@@ -120,7 +120,8 @@ class Processes:
         assert self._watchman.stdin is not None
         # Without its watchman a run goes on.
         with contextlib.suppress(BrokenPipeError):
-            _write_line(self._watchman.stdin, [what, group, list(undo)])
+            self._watchman.stdin.write(json.dumps([what, group, list(undo)]) + "\n")
+            self._watchman.stdin.flush()
 
 
 @contextlib.contextmanager
@@ -142,11 +143,6 @@ def ending_on_signals(processes: Processes) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _write_line(stream: IO[str], content: object) -> None:
-    stream.write(json.dumps(content) + "\n")
-    stream.flush()
 
 
 def _send(group: int, number: int) -> None:

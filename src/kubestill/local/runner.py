@@ -66,7 +66,11 @@ def run_pipeline(
         KubestillError: kfp is too old, or no Docker engine answers.
         KeyboardInterrupt: Somebody ended the run by Ctrl-C or SIGTERM; its steps are over.
     """
-    _check_kfp()
+    # What a run stands on, such as exit handlers, came with this part of kfp's local orchestrator.
+    if not hasattr(kfp_io.IOStore, "put_task_status"):
+        raise KubestillError(
+            f"kfp {kfp.__version__}: running here takes 2.17.0 or later; pip install -U kfp"
+        )
     _check_size(arguments)
     if containers:
         containers.check()
@@ -183,14 +187,6 @@ def typed_modules(arguments: Mapping[str, Any]) -> list[str]:
             elif host := re.match(r"https?://[^/?#,]+", value):
                 found.add(host[0])
     return sorted(found)
-
-
-def _check_kfp() -> None:
-    """Refuse a kfp whose local orchestrator lacks what a run stands on, such as exit handlers."""
-    if not hasattr(kfp_io.IOStore, "put_task_status"):
-        raise KubestillError(
-            f"kfp {kfp.__version__}: running here takes 2.17.0 or later; pip install -U kfp"
-        )
 
 
 def _check_size(arguments: Mapping[str, Any]) -> None:

@@ -224,7 +224,11 @@ def certify(
         covered=coverage.looked_at,
         size=_size(on_rows, exceptions, coverage, system, settings, weights),
         speed=speed,
-        solves=plan and truth and _solves(plan, truth),
+        solves=plan
+        and truth
+        and Solves(
+            planned=plan.counts, seconds=plan.seconds, done=truth.solved, reused=truth.reused
+        ),
         excluded=outside,
         bands=_widths(bands, predictor, seen.off_grid),
         about=About(
@@ -292,10 +296,6 @@ def _widths(bands: Bands | None, predictor: Predictor, found: OffGrid | None) ->
         Band(coverage=coverage, mean=float(width.mean(0).max()), largest=float(width.max()))
         for coverage, width in widths.items()
     )
-
-
-def _solves(plan: Plan, truth: Truth) -> Solves:
-    return Solves(planned=plan.counts, seconds=plan.seconds, done=truth.solved, reused=truth.reused)
 
 
 @dataclass(frozen=True, kw_only=True)

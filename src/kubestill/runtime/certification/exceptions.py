@@ -5,7 +5,6 @@ from __future__ import annotations
 import lzma
 import math
 import struct
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +41,12 @@ class Exceptions:
     def __init__(self, points: NDArray[np.float32], codes: NDArray[np.int64]):
         # Adding zero turns -0 into 0.
         self.levels = tuple(np.unique(column + np.float32(0)) for column in points.T)
-        _check_count(self.levels)
+        if math.prod(map(len, self.levels)) > _MOST_POINTS:
+            sizes = " x ".join(f"{len(values):,}" for values in self.levels)
+            remedy = (
+                f"{sizes} levels are more than 2^62 points and cannot be numbered; use a tolerance"
+            )
+            raise InvalidInput([Problem("exceptions", True, remedy)])
         numbers = self._number(points)[0] if len(points) else np.zeros(0, np.int64)
         order = np.argsort(numbers)
         self.numbers, self.codes = numbers[order], np.asarray(codes, np.int64)[order]
@@ -75,7 +79,10 @@ class Exceptions:
         classes = self.codes.astype("<u2" if wide else "<u1").tobytes()
         counts = struct.pack(f"<{len(self.levels)}I", *(len(values) for values in self.levels))
         levels = counts + b"".join(values.astype("<f4").tobytes() for values in self.levels)
-        parts = [_pack(part) for part in (levels, _groups(distances), classes)]
+        parts = [
+            lzma.compress(part, format=lzma.FORMAT_RAW, filters=_FILTERS)
+            for part in (levels, _groups(distances), classes)
+        ]
         sizes = (len(self.levels), len(parts[0]), len(parts[1]))
         return MAGIC + struct.pack(_HEAD, len(self), wide, *sizes) + b"".join(parts)
 
@@ -117,18 +124,7 @@ class Exceptions:
         return made
 
 
-def _check_count(levels: Sequence[NDArray[np.float32]]) -> None:
-    if math.prod(len(values) for values in levels) > _MOST_POINTS:
-        sizes = " x ".join(f"{len(values):,}" for values in levels)
-        remedy = f"{sizes} levels are more than 2^62 points and cannot be numbered; use a tolerance"
-        raise InvalidInput([Problem("exceptions", True, remedy)])
-
-
 _FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 6}]
-
-
-def _pack(content: bytes) -> bytes:
-    return lzma.compress(content, format=lzma.FORMAT_RAW, filters=_FILTERS)
 
 
 class _Packed:

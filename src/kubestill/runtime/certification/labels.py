@@ -62,7 +62,12 @@ def check_reproducible(
     wrong = ~(apart <= np.maximum(allowed, 1e-37))
     rows = int(wrong.any(1).sum())
     if not rows:
-        said = f"{len(solved):,} rows solved again: {_same(truth)}."
+        same = "every label is the same"
+        if not output.classes:
+            same = (
+                f"every label is the solution to within {ROUNDING:g} of it, a few float32 roundings"
+            )
+        said = f"{len(solved):,} rows solved again: {same}."
         return Condition(name=name, status="shown", said=said)
     return Condition(
         name=name,
@@ -75,12 +80,6 @@ def check_reproducible(
         ),
         remedy="Label them with this very system: noise cannot be told from error.",
     )
-
-
-def _same(truth: Truth) -> str:
-    if truth.system.output.classes:
-        return "every label is the same"
-    return f"every label is the solution to within {ROUNDING:g} of it, a few float32 roundings"
 
 
 def check_reference(

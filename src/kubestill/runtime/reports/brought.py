@@ -23,7 +23,7 @@ from kubestill.runtime.reports.page import (
     tiles,
 )
 
-__all__ = ["brought_report", "no_teacher_report"]
+__all__ = ["brought_report", "no_model_report"]
 
 _INPUTS = ("input", "kind", "read as")
 
@@ -98,18 +98,17 @@ def brought_report(
     return html, text
 
 
-def no_teacher_report() -> tuple[str, str]:
-    """Write the report of a step that found that no teacher has to be trained."""
-    told = "No teacher is trained: the rows carry a teacher's answers."
+def no_model_report(step: str, why: str, instead: str) -> tuple[str, str]:
+    """Write the report of a training step that found that no model has to be trained."""
     html = page(
-        title="kubestill: no teacher",
-        subject="kubestill · train-teacher",
+        title="kubestill: no model",
+        subject=f"kubestill · {step}",
         badge=pill("skipped", "teacher"),
-        headline=told,
-        lead="The student learns from these answers.",
+        headline=why,
+        lead=instead,
         body=[],
     )
-    return html, document("No teacher", told)
+    return html, document("No model", why, instead)
 
 
 def _inputs(spec: ModelSpec) -> list[tuple[str, str, str]]:

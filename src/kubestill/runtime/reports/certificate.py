@@ -50,10 +50,11 @@ _KEY = [("solution", "teacher", "-"), ("surrogate", "student", "-")]
 def certificate_report(found: Examined) -> tuple[str, str]:
     """Return (HTML, Markdown)."""
     made = found.certificate
+    tone = "doubt" if made.verdict.startswith("measured") else "good"
     html = page(
         title=f"certificate: {made.verdict}",
         subject="certify-surrogate",
-        badge=pill(made.verdict, _tone(made)),
+        badge=pill(made.verdict, "bad" if made.failed else tone),
         headline=emphasised(headline(found)),
         lead=_lead(made),
         body=[
@@ -69,12 +70,6 @@ def certificate_report(found: Examined) -> tuple[str, str]:
         ],
     )
     return html, _markdown(found)
-
-
-def _tone(made: Certificate) -> str:
-    if made.failed:
-        return "bad"
-    return "doubt" if made.verdict.startswith("measured") else "good"
 
 
 def headline(found: Examined) -> str:

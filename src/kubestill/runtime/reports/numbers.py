@@ -60,14 +60,10 @@ def percent(share: float, digits: int = 1) -> str:
     """Write a share as a percentage, with another digit where it would read 0 or 100 and is not."""
     if not math.isfinite(share):
         return "–"
-    ends = (0.0, 1.0)
-    while digits < 4 and share not in ends and f"{share:.{digits}%}" in _written(ends, digits):
+    inside = share not in (0, 1)
+    while inside and digits < 4 and f"{share:.{digits}%}" in (f"{0:.{digits}%}", f"{1:.{digits}%}"):
         digits += 1
     return f"{share:.{digits}%}"
-
-
-def _written(shares: tuple[float, ...], digits: int) -> tuple[str, ...]:
-    return tuple(f"{share:.{digits}%}" for share in shares)
 
 
 def score_text(metric: str, value: float) -> str:

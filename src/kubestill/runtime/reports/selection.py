@@ -58,9 +58,11 @@ def selection_report(account: Account[M]) -> tuple[str, str]:
     """
     choice = account.choice
     headline = f"Step {choice.entry.step:,} chosen by rule {choice.rule}"
-    reason = _sentence(choice.reason)
+    reason = f"{choice.reason[:1].upper()}{choice.reason[1:]}."
     lines = _story(account)
     head, rows = _rows(account)
+    chosen = f"{choice.entry.step:,}"
+    cells = [(one, [Cell(text=cell, best=one == chosen) for cell in rest]) for one, *rest in rows]
     drawn = [_plot_section(account)] if choice.metric else []
     html = page(
         title=headline,
@@ -72,7 +74,7 @@ def selection_report(account: Account[M]) -> tuple[str, str]:
             tiles(_tiles(account)),
             *drawn,
             section("How it was chosen", bullets(lines)),
-            section("Candidates", _table(head, rows, choice)),
+            section("Candidates", table(head, cells)),
         ],
     )
     markdown = document(headline, reason, bullet_list(lines), markdown_table(head, rows))
@@ -102,14 +104,6 @@ def _rows(account: Account[M]) -> tuple[list[str], list[list[str]]]:
         phase = str(phase_of(account.phases, entry.step))
         rows.append([f"{entry.step:,}", f"{entry.examples:,}", phase, *scores, ", ".join(notes)])
     return ["step", "examples", "phase", *names, ""], rows
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], choice: Choice[M]) -> Html:
-    chosen = f"{choice.entry.step:,}"
-    return table(
-        head,
-        [(row[0], [Cell(text=cell, best=row[0] == chosen) for cell in row[1:]]) for row in rows],
-    )
 
 
 def _tiles(account: Account[M]) -> list[Tile]:
@@ -155,7 +149,3 @@ def _points(axes: Axes, choice: Choice[M]) -> None:
     drawn(choice.candidates, "o", "muted", 5)
     drawn(choice.front, "o-", "student", 6)
     drawn([choice.entry], "D", "control", 10)
-
-
-def _sentence(words: str) -> str:
-    return words[:1].upper() + words[1:] + "."

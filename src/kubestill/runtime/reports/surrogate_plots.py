@@ -39,9 +39,11 @@ def image_plot(picture: Image, *, classes: Sequence[str]) -> Html:
     both = np.concatenate([picture.solution.ravel(), picture.surrogate.ravel()])
     # Where the solver fails there is no solution.
     low, high = float(np.nanmin(both)), float(np.nanmax(both))
-    hue = _HUES["solution"]
+    hue: Any = _HUES["solution"]
     if classes:
-        low, high, hue = -0.5, len(classes) - 0.5, _steps(hue, len(classes))
+        from matplotlib import colormaps
+
+        low, high, hue = -0.5, len(classes) - 0.5, colormaps[hue].resampled(len(classes))
     apart = picture.solution - picture.surrogate
     error = np.abs(np.sign(apart) if classes else apart)
     largest = float(np.nan_to_num(error).max()) or 1.0
@@ -259,13 +261,6 @@ def _mesh(axes: Axes, picture: Image, values: Floats, low: float, high: float, h
     _axis(axes, "x", picture.across)
     _axis(axes, "y", picture.up)
     return mesh
-
-
-def _steps(hue: str, count: int) -> Any:
-    """Return a map of as many colours as there are classes."""
-    from matplotlib import colormaps
-
-    return colormaps[hue].resampled(count)
 
 
 def _key(mesh: Any, axes: Axes, classes: Sequence[str] = ()) -> None:

@@ -20,7 +20,9 @@ _KEPT = "\n\t\u200c\u200d"
 def legible(text: object) -> str:
     r"""Return the text with what cannot be seen written as an escape such as `\u202e`."""
     return "".join(
-        one if one in _KEPT or unicodedata.category(one) not in _ACTING else _escape(one)
+        one
+        if one in _KEPT or unicodedata.category(one) not in _ACTING
+        else one.encode("unicode_escape").decode("ascii")
         for one in str(text)
     )
 
@@ -28,7 +30,3 @@ def legible(text: object) -> str:
 def shortened(text: str, longest: int) -> str:
     """Return the text, or its first characters and an ellipsis: `longest` characters at most."""
     return text if len(text) <= longest else text[: longest - 1] + "…"
-
-
-def _escape(one: str) -> str:
-    return one.encode("unicode_escape").decode("ascii")

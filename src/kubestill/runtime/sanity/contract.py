@@ -43,7 +43,7 @@ def check_reduction(loss: Loss, batch: Batch, *, outputs: int) -> Check:
     targets = in_double(batch.targets)
     guess = torch.full((batch.rows, outputs), 0.5, dtype=torch.float64)
     once, slope = loss(guess, targets)
-    twice, half = loss(guess.repeat(2, 1), tuple(_twice(target) for target in targets))
+    twice, half = loss(guess.repeat(2, 1), tuple(torch.cat([target, target]) for target in targets))
     grown = float(twice) / float(once) if float(once) else 1.0
     steeper = float(half.norm()) / max(float(slope.norm()), 1e-300) * 2**0.5
     if abs(grown - 1) > 1e-3 or abs(steeper - 1) > 1e-3:
@@ -66,10 +66,6 @@ def _wrong(name: str, what: str) -> Check:
         said=f"The loss does not fit: {what}.",
         remedy="Use the task's own loss.",
     )
-
-
-def _twice(target: Tensor) -> Tensor:
-    return torch.cat([target, target])
 
 
 def _gradient_error(

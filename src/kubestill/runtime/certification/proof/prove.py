@@ -239,7 +239,10 @@ class _Search:
         if evaluate:
             rows = np.argsort(-found.upper)[:TRIED]
             picked = torch.from_numpy(rows)
-            sides = (_of(side, picked) for side in (ours, theirs))
+            sides = (
+                Quadratics(**{name: values[..., picked] for name, values in vars(side).items()})
+                for side in (ours, theirs)
+            )
             self._try(found.corner[rows], boxes.take(rows), *sides)
         found = self._settle(found)
         for rows in np.array_split(np.argsort(-found.upper, kind="stable"), 8):
@@ -309,11 +312,6 @@ class _Search:
             assumptions=tuple(dict.fromkeys(a for side in sides for a in side.assumptions)),
             conditional=any(side.conditional for side in sides),
         )
-
-
-def _of(bounds: Quadratics, rows: torch.Tensor) -> Quadratics:
-    """Return the quadratics of some of the boxes."""
-    return Quadratics(**{name: values[..., rows] for name, values in vars(bounds).items()})
 
 
 def _outside(answer: Floats, bounds: Quadratics, points: Floats, boxes: Boxes) -> NDArray[np.bool_]:
