@@ -63,6 +63,8 @@ class Case:
     name: str
     settings: dict[str, Any] = field(default_factory=dict[str, Any])
     parameters: dict[str, Any] = field(default_factory=dict[str, Any])
+    near: bool = False
+    """Whether recovery states go to the node's own disk, and almost none to the store."""
 
 
 _FINE = {"milestone_every": 4, "milestone_unit": "steps"}
@@ -80,6 +82,7 @@ CASES = [
         settings={**_FINE, "milestone_every": 2, "patience": 1, "min_delta": 1.0},
     ),
     Case(name="L-BFGS", settings={**_FINE, "finish_steps": 5}, parameters={"mode": "overfit"}),
+    Case(name="near tier", settings={**_FINE, "step_path": "fused"}, near=True),
 ]
 
 
@@ -119,6 +122,11 @@ class Scene:
         """Where states wait for a store that is gone."""
         return self.root.with_name(f"{self.root.name}-spill")
 
+    @property
+    def near(self) -> Path:
+        """Stands for the node's own disk."""
+        return self.root.with_name(f"{self.root.name}-near")
+
     def run(self, point: Point | None = None) -> int:
         """Run one attempt, which is to end at a point; returns its exit code."""
         assert self.process
@@ -126,7 +134,7 @@ class Scene:
 
     def again(self) -> Scene:
         """Return the scene of a run that finds nothing of this one."""
-        for folder in (self.root, self.spill):
+        for folder in (self.root, self.spill, self.near):
             shutil.rmtree(folder, ignore_errors=True)
         uri = f"{self.uri.rpartition('/')[0]}/{uuid.uuid4().hex}" if self.uri else ""
         return replace(self, uri=uri)
@@ -256,13 +264,18 @@ def end(scene: Scene, point: Point) -> tuple[int, str]:
 
 
 def _newest_state(scene: Scene) -> tuple[int, bool]:
-    """Return the step of the newest state in any ledger, and whether the run is finished."""
+    """Return the step of the newest state that can be found, and whether the run is finished."""
     roots = [scene.checkpoint_uri, *map(str, scene.spill.glob("kubestill-spilled-*/*"))]
     found: list[Ledger] = []
     for root in roots:
         with suppress(InvalidInput):  # nothing is there yet
             found += ledgers(root)
     steps = [entry.step for ledger in found for entry in ledger.entries]
+    listed = [entry.step for ledger in found for entry in ledger.milestones]
+    for path in scene.near.glob("*/*/*/near.json"):
+        record = json.loads(path.read_bytes().partition(b"\n")[2])
+        if record["after"] is None or record["after"] <= max(listed, default=-1):
+            steps.append(record["entry"]["step"])
     return max(steps, default=0), any(ledger.finished for ledger in found)
 
 
@@ -391,6 +404,8 @@ def _train(scene: Scene, point: Point | None) -> None:
         "heartbeat_seconds": 300,
         "spill_folder": str(scene.spill),
     }
+    if case.near:
+        checkpoints |= {"recovery_seconds": 3600, "near": str(scene.near), "near_seconds": 1e-4}
     if point and point.way == "gone from then on":
         checkpoints["outage_seconds"] = 0.6
     validation = dataset.with_name("validation")
@@ -455,9 +470,10 @@ def _listen(events: _Events, scene: Scene) -> None:
 
         def called(self: Any, *args: Any, **named: Any) -> Any:
             root = str(getattr(self, "_root", ""))
-            spilled = "spilled " if root.startswith(str(scene.spill)) else ""
+            places = {"spilled ": scene.spill, "near ": scene.near}
+            of = [name for name, folder in places.items() if root.startswith(str(folder))]
             return events.around(
-                spilled + event(*args),
+                "".join(of) + event(*args),
                 lambda: method(self, *args, **named),
                 stored=root.startswith(scene.checkpoint_uri),
             )
@@ -473,6 +489,8 @@ def _listen(events: _Events, scene: Scene) -> None:
         # One whose store is gone trains on, as real ones do.
         while self._running().busy and not events.gone:  # pyright: ignore
             time.sleep(0.001)
+        if self._near is not None:  # pyright: ignore
+            self._near.wait()  # pyright: ignore
 
     LocalStore.list = lambda self, prefix="": iter(list(listed(self, prefix)))
     Checkpointer.save = save

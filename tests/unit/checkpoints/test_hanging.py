@@ -299,28 +299,39 @@ HISTORIES = [
 ]
 
 
+@pytest.mark.parametrize("near", [False, True], ids=["", "near"])
 @pytest.mark.parametrize(
     "length", [3, 4, 5] if os.environ.get("KUBESTILL_CRASH_POINTS") else [3, 4]
 )
-def test_no_state_is_found_without_the_milestones_before_it(tmp_path: Path, length: int) -> None:
+def test_no_state_is_found_without_the_milestones_before_it(
+    tmp_path: Path, length: int, near: bool
+) -> None:
     histories = [history for history in HISTORIES if len(history) == length]
     assert len(histories) > 10
+    nearer = 0
     for number, history in enumerate(histories):
         store, spill = Gate(), tmp_path / str(number)
-        saves = _live(history, store, spill)
+        options = {"near": str(tmp_path / f"near {number}"), "near_seconds": 1e-9} if near else {}
+        saves = _live(history, store, spill, options)
         killed, store.killed, store.refuses = store.killed, False, False
-        with opened(place_on(store), spill, lambda _: None) as after:
+        with opened(place_on(store), spill, lambda _: None, **options) as after:
             found = {entry.step: entry.kind for entry in after.ledger.entries}
-        newest = max(found, default=0)
+            state = after.restore()
+        newest = state.meta["step"] if state else 0
+        assert newest >= max(found, default=0)
+        nearer += newest not in found and newest > 0
         milestones = [step for step, kind in saves if kind == "milestone" and step <= newest]
         assert [step for step in sorted(found) if found[step] == "milestone"] == milestones, history
         if not killed:
             assert newest == max((step for step, _ in saves), default=0), history
+    assert bool(nearer) == near, "states on the node's disk were the newest"
 
 
-def _live(history: tuple[Event, ...], store: Gate, spill: Path) -> list[tuple[int, str]]:
+def _live(
+    history: tuple[Event, ...], store: Gate, spill: Path, options: dict[str, Any]
+) -> list[tuple[int, str]]:
     """Let a run live through a history, and end with the store as it is then; return its saves."""
-    running = opened(place_on(store), spill, lambda _: None, outage_seconds=0)
+    running = opened(place_on(store), spill, lambda _: None, outage_seconds=0, **options)
     saves: list[tuple[int, str]] = []
     for event in history:
         if event == "hangs":

@@ -38,6 +38,13 @@ from kubestill.runtime.checkpoints.ledger import (
     finite,
 )
 from kubestill.runtime.checkpoints.manifest import Stamp
+from kubestill.runtime.checkpoints.near import (
+    Near,
+    NearState,
+    near_states,
+    near_store,
+    remove_near,
+)
 from kubestill.runtime.checkpoints.place import Announce, Place
 from kubestill.runtime.checkpoints.ranks import Ranks
 from kubestill.runtime.checkpoints.resuming import newest_whole, same_bits
@@ -86,24 +93,26 @@ class Checkpointer:
         self._resume = resume
         self._numerics = numerics
         self._announce = announce
+        self._settings = settings
         self._resumed: LedgerEntry | None = None
         self._exact = True
         self._saves = 0
         self._unasked, self._asked = 0, (time.monotonic(), 1)
         self._closed = threading.Event()
         self._flag = TerminationFlag()
-        self._schedule = RecoverySchedule(
-            seconds=settings.recovery_seconds,
-            auto=settings.recovery_auto,
-            budget=settings.overhead_budget,
-            interruptions_per_hour=settings.interruptions_per_hour,
-            now=time.monotonic(),
-        )
+        self._schedule = _schedule_of(settings, settings.recovery_seconds)
+        self._near: Near | None = None
+        self._near_states: list[NearState] = []
+        """Those on this node's disk that an attempt before left, as rank 0 sees them."""
+        self._milestone: int | None = None
+        """Step of the last one."""
         self._marks = protocol.Marks()
         self._writer: CheckpointWriter | None = None
         self._saver: Saver | None = None
         if attempt is not None:
             self._start(attempt, settings)
+        elif ranks.rank == 0:
+            self._remove_near()
 
     @classmethod
     def open(
@@ -146,6 +155,8 @@ class Checkpointer:
             must = resume == "must"
             if must and (ranks.world == 1 or replicated):
                 must = not waits(settings.spill_folder, place, announce)
+                if settings.near:
+                    must &= not near_states(settings.near, place, cell.read()[0], announce)
             if must and _starts_afresh(cell.read()[0], place.owner):
                 raise _nothing_to_resume(place)
             attempt = cell.claim(
@@ -214,9 +225,26 @@ class Checkpointer:
         ranks = self._ranks
         store = self._place.store
         own = {"rank": ranks.rank if self._writers > 1 else 0, "world": self._writers}
-        chosen = newest_whole(store, self._cell, self._mine(), ranks, self._announce, **own)
-        if chosen is None and self._resume == "must":
+        found = newest_whole(
+            store,
+            self._cell,
+            self._mine(),
+            ranks,
+            self._announce,
+            **own,
+            near=near_store(self._settings.near, self._place) if self._settings.near else None,
+            near_states=self._near_states,
+        )
+        self._near_states = []
+        if found is None and self._resume == "must":
             raise _nothing_to_resume(self._place, "every checkpoint there is damaged")
+        chosen, is_near = found or (None, False)
+        newest = chosen.entry.step if chosen else -1
+        self._milestone = max(
+            (entry.step for entry in self.ledger.milestones if entry.step <= newest), default=None
+        )
+        if is_near:
+            self._schedule.hurry()
         if chosen is not None:
             # Not the state, which would take as much memory again for as long as training goes on.
             self._resumed = chosen.entry
@@ -247,9 +275,13 @@ class Checkpointer:
         return due
 
     def _due(self) -> bool:
-        saver = self._running()
-        saver.check()
-        return self._flag.raised or (self._schedule.due(time.monotonic()) and not saver.busy)
+        self._running().check()
+        near = self._near
+        return self._due_at_the_place() or (near is not None and near.due(time.monotonic()))
+
+    def _due_at_the_place(self) -> bool:
+        due = self._schedule.due(time.monotonic()) and not self._running().busy
+        return self._flag.raised or due
 
     def _steps_until_asked(self) -> int:
         """Return after how many steps rank 0 is asked again."""
@@ -313,6 +345,12 @@ class Checkpointer:
             rank_meta=json.dumps(view.meta.get("rank")),
             marks=self._marks,
         )
+        if kind == "milestone":
+            self._milestone = step
+        elif self._near is not None:
+            self._near.save(view.of_rank(0), snapshot, after=self._milestone)
+            if not self._due_at_the_place():
+                return
         while not saver.submit(view.of_rank(self._ranks.rank), snapshot):
             self._announce(f"SIGTERM: there is no more room for step {step}, which is not saved")
             saver.flush()
@@ -336,6 +374,8 @@ class Checkpointer:
         """
         while self._saves_here and not self._running().flush():
             self._flag.pass_on()
+        if self._near is not None:
+            self._near.wait()
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
@@ -355,6 +395,9 @@ class Checkpointer:
     def report(self) -> SavingReport:
         """Return how often state was saved, what that cost, and what a kill costs."""
         report = self._schedule.report(time.monotonic())
+        if self._near is not None:
+            near = self._near.report(time.monotonic())
+            report = report.model_copy(update={"near": near})
         before = self._cell.predecessor
         if before is None or self._resumed is None:
             return report
@@ -377,6 +420,7 @@ class Checkpointer:
         if self._ranks.rank == 0:
             self._running().call(lambda: self._conclude(result=body), what="the result")
             self.flush()
+            self._remove_near()
         self._ranks.share("")
         if self._ranks.rank:
             self._cell.refresh()
@@ -397,6 +441,7 @@ class Checkpointer:
                 self._conclude(failed=reason)
             except StoreError as error:
                 self._announce(f"WARNING: the failure could not be recorded: {error}")
+            self._remove_near()
 
     def close(self) -> None:
         """Let a save that is under way end, stop the threads and put the signal handler back."""
@@ -404,6 +449,8 @@ class Checkpointer:
         self._flag.restore()
         if self._saver is not None:
             self._saver.close()
+        if self._near is not None:
+            self._near.wait()
 
     def __enter__(self) -> Checkpointer:
         return self
@@ -445,12 +492,37 @@ class Checkpointer:
             # Before the sweep, which may take longer than others wait for a sign of life.
             beating.start()
             try:
+                if settings.near:
+                    self._start_near(attempt, settings)
                 if self._writers == 1:
                     self._bring_back(attempt, settings)
                 sweep(self._place.store, self.ledger.entries, attempt)
             except BaseException:
                 self.close()  # nobody else can: `open` fails, and the heart would go on beating
                 raise
+
+    def _start_near(self, me: Attempt, settings: CheckpointSettings) -> None:
+        folder, place, say = settings.near, self._place, self._announce
+        if self._writers > 1:
+            say("WARNING: checkpoints.near is not used: each rank has state of its own")
+            return
+        # Before what was spilled comes back, which this attempt then has committed.
+        self._near_states = near_states(folder, place, self.ledger, say)
+        self._near = Near(
+            folder,
+            place,
+            me,
+            self._numerics,
+            schedule=_schedule_of(settings, settings.near_seconds),
+            ledger=lambda: self.ledger,
+            announce=say,
+        )
+
+    def _remove_near(self) -> None:
+        if self._near is not None:
+            self._near.wait()
+        if self._settings.near:
+            remove_near(self._settings.near, self._place)
 
     def _bring_back(self, me: Attempt, settings: CheckpointSettings) -> None:
         """Take over what waits on local disk since a store was gone."""
@@ -500,6 +572,16 @@ class Checkpointer:
     def _running(self) -> Saver:
         assert self._saver is not None, "the training run is finished: adopt `finished`"
         return self._saver
+
+
+def _schedule_of(settings: CheckpointSettings, seconds: float) -> RecoverySchedule:
+    return RecoverySchedule(
+        seconds=seconds,
+        auto=settings.recovery_auto,
+        budget=settings.overhead_budget,
+        interruptions_per_hour=settings.interruptions_per_hour,
+        now=time.monotonic(),
+    )
 
 
 def _starts_afresh(ledger: Ledger, owner: str) -> bool:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from kubestill.errors import CorruptData
+from kubestill.errors import CorruptData, StoreError
 from kubestill.runtime.checkpoints import protocol
 from kubestill.runtime.checkpoints.commits import LedgerCell
 from kubestill.runtime.checkpoints.ledger import Attempt, LedgerEntry
+from kubestill.runtime.checkpoints.near import NearState
 from kubestill.runtime.checkpoints.place import Announce
 from kubestill.runtime.checkpoints.ranks import Ranks
 from kubestill.runtime.checkpoints.restore import Restored, read_state
@@ -27,39 +28,68 @@ def newest_whole(
     *,
     rank: int,
     world: int,
-) -> Restored | None:
-    """Read the newest checkpoint that is whole for every rank; None where there is none.
+    near: Store | None = None,
+    near_states: Sequence[NearState] = (),
+) -> tuple[Restored, bool] | None:
+    """Read the newest state that is whole for every rank; None where there is none.
 
     Each reads as one of `world` readers; see `read_state`.
 
     What any rank finds missing, torn or altered is skipped by all; rank 0 announces it, and marks
-    it in the ledger.
+    it in the ledger that lists it.
+
+    Args:
+        store: What the ledger lists lies there.
+        cell: The ledger.
+        me: The attempt that resumes.
+        ranks: The processes that resume together.
+        announce: Takes warnings, one line each.
+        rank: Whose state to read.
+        world: Of so many readers.
+        near: This node's disk.
+        near_states: The states there, as rank 0 sees them.
+
+    Returns:
+        What was read, and whether it was near.
 
     Raises:
         InvalidInput: The newest checkpoint was written by another format version.
         StoreError: The store did not answer.
         Fenced: Another attempt owns the training run.
     """
+    found = [(entry, False) for entry in cell.latest.newest_first]
+    found += [(one.entry, True) for one in near_states if one.follows(cell.latest)]
+    # Of one step, what the ledger lists: a milestone counts as scored.
+    found.sort(key=lambda one: (one[0].step, not one[1], one[0].attempt, one[0].created))
     # Rank 0's list: what another rank knows of the ledger may be older.
-    listed = ranks.share(json.dumps([entry.to_json() for entry in cell.latest.newest_first]))
-    for entry in map(LedgerEntry.from_json, json.loads(listed)):
+    told = ranks.share(json.dumps([(entry.to_json(), is_near) for entry, is_near in found[::-1]]))
+    for form, is_near in json.loads(told):
+        entry, lies_in = LedgerEntry.from_json(form), near if is_near else store
+        assert lies_in is not None, "every rank has the same settings"
         # Let go of what only this rank could read: two states may not fit into memory.
-        restored, found = None, ""
+        restored, why = None, ""
         try:
-            restored = read_state(store, entry, rank=rank, world=world, proof="crc32c")
+            restored = read_state(lies_in, entry, rank=rank, world=world, proof="crc32c")
         except CorruptData as error:
-            found = str(error)
+            why = str(error)
+        except StoreError as error:
+            if not is_near:
+                raise
+            why = str(error)
         # Ranks that read the same file say the same of it.
-        why = "; ".join(dict.fromkeys(filter(None, ranks.gather(found))))
+        why = "; ".join(dict.fromkeys(filter(None, ranks.gather(why))))
         if not why:
-            return restored
+            assert restored
+            return restored, is_near
         if ranks.rank:
             continue
-        announce(
-            f"WARNING: the checkpoint of step {entry.step} is damaged ({why}); trying the one "
-            "before it"
-        )
-        cell.change(partial(protocol.mark_damaged, me=me, entry=entry, why=why, now=time.time()))
+        what = f"the state of step {entry.step} on this node's disk cannot be used"
+        if not is_near:
+            what = f"the checkpoint of step {entry.step} is damaged"
+        announce(f"WARNING: {what} ({why}); trying the one before it")
+        if not is_near:
+            marked = partial(protocol.mark_damaged, me=me, entry=entry, why=why, now=time.time())
+            cell.change(marked)
     return None
 
 

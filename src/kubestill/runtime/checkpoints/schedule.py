@@ -63,6 +63,8 @@ class SavingReport(BaseModel):
     lost_seconds: Number | None = None
     """Training time that the attempt before this one lost, as far as its last heartbeat tells;
     None where no attempt came before."""
+    near: SavingReport | None = None
+    """The same of the states on the node's own disk; None without `checkpoints.near`."""
 
 
 def best_interval(cost: float, mean_seconds_between_failures: float) -> float:
@@ -105,6 +107,10 @@ class RecoverySchedule:
     def interval(self) -> float:
         """Seconds between two recovery checkpoints; infinite where they are off."""
         return self._interval
+
+    def hurry(self) -> None:
+        """Make the next save due at once."""
+        self._last = -math.inf
 
     def due(self, now: float) -> bool:
         """Say whether the interval has passed since the last save of any kind."""

@@ -46,6 +46,12 @@ class CheckpointSettings(BaseModel):
     """Seconds between signs of life. After three missed ones another run takes over."""
     outage_seconds: float = Field(default=600.0, ge=0)
     """Seconds that training continues while the store refuses every save, before it stops."""
+    near: str = ""
+    """Folder on this node's own disk for recovery states between those of the store; empty: none.
+    It takes three states, four while one is written, and the host one copy more. A restart on this
+    node resumes from there; one elsewhere, from the store."""
+    near_seconds: float = Field(default=10.0, gt=0)
+    """Seconds between two states in `near`; with `recovery_auto`, what their own cost makes it."""
     buffers: Literal[1, 2] = 2
     """Host copies of the state: with 2, a save may start while the last is being written."""
     spill_folder: str = ""

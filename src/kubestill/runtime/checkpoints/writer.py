@@ -64,44 +64,36 @@ class _Progress:
     entry: LedgerEntry | None = None
 
 
-class CheckpointWriter:
-    """Writes the checkpoints of one attempt, in the order that makes a crash harmless."""
+class StateWriter:
+    """Writes the states of one attempt in full: state files, then the manifest that lists them."""
 
     def __init__(
         self,
+        store: Store,
         place: Place,
-        cell: LedgerCell,
         attempt: Attempt,
         *,
-        rank: int,
-        world: int,
         numerics: dict[str, Any],
-        keep: protocol.Keep,
-        clock: Callable[[], float] = time.time,
+        rank: int = 0,
+        world: int = 1,
     ):
+        self._store = store
         self._place = place
-        self._store = place.store
-        self._cell = cell
         self._attempt = attempt
+        self._numerics = numerics
         self._rank = rank
         self._world = world
-        self._numerics = numerics
-        self._keep = keep
-        self._clock = clock
         self._progress = _Progress(0)
-        self._stored: dict[str, None] = {}
-        """Manifests that were listed once and are not deleted yet, oldest first."""
 
-    def write(self, snapshot: Snapshot, parts: Sequence[Content]) -> None:
-        """Make one checkpoint durable and commit it; safe to call again after a `StoreError`.
+    def put(self, snapshot: Snapshot, parts: Sequence[Content]) -> LedgerEntry | None:
+        """Make one state durable, and return what a ledger says of it; None on other ranks.
 
-        A second call goes on where the first one stopped. It never writes again what was already
-        acknowledged: the commit may have happened though its answer was lost, and listed files must
-        not change.
+        Safe to call again after a `StoreError`: a second call goes on where the first one stopped,
+        and never writes again what was already acknowledged. The commit may have happened though
+        its answer was lost, and listed files must not change.
 
         Raises:
-            Fenced: Another attempt owns the training run.
-            StoreError: The store could not take it; nothing is listed that is not whole.
+            StoreError: The store could not take it.
         """
         if self._progress.save != snapshot.save:
             self._progress = _Progress(snapshot.save)
@@ -112,7 +104,7 @@ class CheckpointWriter:
         if self._rank:
             body = {"file": vars(progress.file), "meta": snapshot.rank_meta}
             self._store.put(_rank_key(folder, self._rank), json.dumps(body).encode())
-            return
+            return None
         if progress.entry is None:
             files, rank_meta = [progress.file], [snapshot.rank_meta]
             for rank in range(1, self._world):
@@ -120,7 +112,7 @@ class CheckpointWriter:
                 files.append(body.file)
                 rank_meta.append(body.meta)
             progress.entry = self._put_manifest(folder, snapshot, files, rank_meta)
-        self._commit(progress.entry, snapshot.marks)
+        return progress.entry
 
     def _put_state(self, folder: str, parts: Sequence[Content]) -> StateFile:
         key = f"{folder}/state-{self._rank:05d}-of-{self._world:05d}.safetensors"
@@ -167,6 +159,44 @@ class CheckpointWriter:
         key = f"{folder}/{MANIFEST_NAME}"
         self._store.put(key, content)
         return manifest.entry(key, content)
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of one attempt, in the order that makes a crash harmless."""
+
+    def __init__(
+        self,
+        place: Place,
+        cell: LedgerCell,
+        attempt: Attempt,
+        *,
+        rank: int,
+        world: int,
+        numerics: dict[str, Any],
+        keep: protocol.Keep,
+        clock: Callable[[], float] = time.time,
+    ):
+        self._states = StateWriter(
+            place.store, place, attempt, numerics=numerics, rank=rank, world=world
+        )
+        self._store = place.store
+        self._cell = cell
+        self._attempt = attempt
+        self._keep = keep
+        self._clock = clock
+        self._stored: dict[str, None] = {}
+        """Manifests that were listed once and are not deleted yet, oldest first."""
+
+    def write(self, snapshot: Snapshot, parts: Sequence[Content]) -> None:
+        """Make one checkpoint durable and commit it; safe to call again after a `StoreError`.
+
+        Raises:
+            Fenced: Another attempt owns the training run.
+            StoreError: The store could not take it; nothing is listed that is not whole.
+        """
+        entry = self._states.put(snapshot, parts)
+        if entry is not None:
+            self._commit(entry, snapshot.marks)
 
     def _commit(self, entry: LedgerEntry, marks: protocol.Marks) -> None:
         # Remembered until it is deleted, not compared with the ledger before this commit: a commit

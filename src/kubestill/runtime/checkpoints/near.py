@@ -1,0 +1,263 @@
+"""Recovery states on this node's own disk: saved every few seconds, the bucket follows more slowly.
+
+The ledger does not list them, and no commit rests on them: whoever loses the disk loses nothing
+that the place itself does not hold. A state is complete once its record is, which is written last
+and holds its own SHA-256; the record names the manifest by its SHA-256, and the manifest names the
+state file by its own. What does not match is not there.
+
+An attempt resumes from a state here only where two things hold, so that its result is the one of a
+training run that was never interrupted:
+
+    every milestone before the state is in the ledger, or it would be lost for good
+    no later attempt has committed anything: the training run went on elsewhere
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from kubestill.errors import CorruptData, InvalidInput, NotFound, StoreError
+from kubestill.runtime.base.values import Whole, parse_json, read_as
+from kubestill.runtime.checkpoints.arena import Arena
+from kubestill.runtime.checkpoints.ledger import Attempt, Ledger, LedgerEntry, check_format
+from kubestill.runtime.checkpoints.manifest import attempt_number
+from kubestill.runtime.checkpoints.place import Announce, Place
+from kubestill.runtime.checkpoints.schedule import RecoverySchedule, SaveCost, SavingReport
+from kubestill.runtime.checkpoints.writer import Snapshot, StateWriter, remove_checkpoint
+from kubestill.runtime.stores import open_store
+from kubestill.runtime.stores.base import Store
+from kubestill.runtime.stores.files import private_folder
+
+NEAR_FORMAT = "kubestill/near/1"
+_RECORD = "near.json"
+_KEPT = 2
+"""Newest states that stay: one before the last, in case that is damaged."""
+_LONGEST_WAIT = 10.0
+"""Seconds that the end of a run waits for a local disk that hangs."""
+_PATIENCE = 10
+"""How many times as long as usual it takes until a disk that refused a state is asked again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearState:
+    """A complete state on this node's disk."""
+
+    entry: LedgerEntry
+    """What a ledger would say of it."""
+    after: Whole | None
+    """Step of the last milestone before it; None where there was none."""
+
+    def to_bytes(self) -> bytes:
+        """Return its record: a line with the SHA-256 of what follows, then JSON."""
+        form = {"format": NEAR_FORMAT, "entry": self.entry.to_json(), "after": self.after}
+        body = json.dumps(form, sort_keys=True, allow_nan=False).encode()
+        return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+
+    @classmethod
+    def from_bytes(cls, content: bytes, *, source: str) -> NearState:
+        """Read what `to_bytes` gave.
+
+        Raises:
+            CorruptData: It is torn or altered.
+            InvalidInput: It was written by another format version.
+        """
+        digest, _, body = content.partition(b"\n")
+        if hashlib.sha256(body).hexdigest().encode() != digest:
+            raise CorruptData(f"{source} does not match its sha256")
+        form = parse_json(body, source=source, what="record of a state")
+        check_format(form.pop("format", None), NEAR_FORMAT, source, "state")
+        return read_as(cls, form, source=source, what="record of a state")
+
+    def follows(self, ledger: Ledger) -> bool:
+        """Return whether the ledger lists every milestone before this state."""
+        newest = max((entry.step for entry in ledger.milestones), default=None)
+        return self.after is None or (newest is not None and self.after <= newest)
+
+
+def near_store(folder: str, place: Place) -> Store:
+    """Return where this node's disk keeps the states of a place; nothing is made."""
+    name = hashlib.sha256(place.uri.encode()).hexdigest()[:16]
+    return open_store(os.path.join(_ours(folder), name))
+
+
+def near_states(folder: str, place: Place, ledger: Ledger, announce: Announce) -> list[NearState]:
+    """Return the complete states of a place on this node's disk, in no order.
+
+    Those of an attempt after which another has committed something are left out.
+
+    Args:
+        folder: `near` of the settings.
+        place: Whose states they are.
+        ledger: As this attempt found it, before it committed anything itself.
+        announce: Takes warnings, one line each.
+    """
+    if not os.path.lexists(_ours(folder)):
+        return []
+    store, found = near_store(folder, place), list[NearState]()
+    try:
+        private_folder(_ours(folder))
+        for key in [listed.key for listed in store.list()]:
+            if not key.endswith(f"/{_RECORD}"):
+                continue
+            try:
+                state = NearState.from_bytes(store.get(key), source=f"{store.uri}/{key}")
+            except (CorruptData, InvalidInput, NotFound):
+                continue
+            if _folder_of(state) == key.rpartition("/")[0]:
+                found.append(state)
+    except StoreError as error:
+        announce(f"WARNING: states on this node's disk are not looked for: {error}")
+    last = max((entry.attempt for entry in ledger.entries), default=0)
+    return [state for state in found if state.entry.attempt >= last]
+
+
+def remove_near(folder: str, place: Place) -> None:
+    """Remove every state of a place from this node's disk: its training run has ended."""
+    shutil.rmtree(near_store(folder, place).uri, ignore_errors=True)
+
+
+class Near:
+    """Saves the states of one attempt on this node's disk, each in a thread of its own.
+
+    A disk that takes none is announced and asked again later; training goes on with the place
+    alone.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        place: Place,
+        attempt: Attempt,
+        numerics: dict[str, Any],
+        *,
+        schedule: RecoverySchedule,
+        ledger: Callable[[], Ledger],
+        announce: Announce,
+    ):
+        """Describe the folder; nothing is made yet.
+
+        Args:
+            folder: `near` of the settings.
+            place: Whose states they are.
+            attempt: The attempt that owns it.
+            numerics: What each state records as its numerics key.
+            schedule: When states are due.
+            ledger: Gives the place's ledger as this process knows it.
+            announce: Takes warnings, one line each.
+        """
+        self._folder, self._place, self._attempt = folder, place, attempt
+        self._store = near_store(folder, place)
+        self._writer = StateWriter(self._store, place, attempt, numerics=numerics)
+        self._schedule, self._ledger, self._announce = schedule, ledger, announce
+        self._arena = Arena()
+        self._thread: threading.Thread | None = None
+        self._made = False
+        self._refused = False
+        self._error: BaseException | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a state is still being written."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def due(self, now: float) -> bool:
+        """Say whether to save a state now."""
+        if self._error is not None:
+            raise self._error
+        return self._schedule.due(now) and not self.busy
+
+    def save(
+        self, tensors: Mapping[str, torch.Tensor], snapshot: Snapshot, *, after: int | None
+    ) -> None:
+        """Copy the live tensors and return; leave them out while a state is still being written.
+
+        Args:
+            tensors: What to save.
+            snapshot: What else there is to say of it.
+            after: Step of the last milestone before it.
+        """
+        if self.busy:
+            return
+        started = time.monotonic()
+        self._arena.fill(tensors)
+        copied = time.monotonic()
+        self._schedule.saved(copied)
+        arguments = (snapshot, after, copied - started, copied)
+        self._thread = threading.Thread(
+            target=self._write, args=arguments, name="near-saver", daemon=True
+        )
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait until nothing is being written, though not for a disk that hangs."""
+        if self._thread is not None:
+            self._thread.join(_LONGEST_WAIT)
+
+    def report(self, now: float) -> SavingReport:
+        """Return how often states were saved here, and what that cost."""
+        return self._schedule.report(now)
+
+    def _write(self, snapshot: Snapshot, after: int | None, blocked: float, copied: float) -> None:
+        cpu = time.thread_time()
+        try:
+            if not self._made:
+                private_folder(_ours(self._folder))
+                self._store.check_writable()
+                self._made = True
+            entry = self._writer.put(snapshot, self._arena.parts())
+            assert entry, "one process writes them"
+            state = NearState(entry=entry, after=after)
+            self._store.put(f"{_folder_of(state)}/{_RECORD}", state.to_bytes())
+            self._prune()
+        except StoreError as error:
+            if not self._refused:
+                self._announce(
+                    f"WARNING: checkpoints.near: {self._folder} does not take the state of step "
+                    f"{snapshot.stamp.step}; training goes on with {self._place.uri} alone, and "
+                    f"tries again later: {error}"
+                )
+            self._refused = True
+            self._schedule.saved(copied + (_PATIENCE - 1) * self._schedule.interval)
+            return
+        except BaseException as error:  # what is no fault of the disk must reach training
+            self._error = error
+            return
+        if self._refused:
+            self._announce(f"{self._folder} takes states again, from step {snapshot.stamp.step} on")
+            self._refused = False
+        stolen = (time.thread_time() - cpu) / (os.cpu_count() or 1)
+        behind = time.monotonic() - copied
+        self._schedule.measured(SaveCost(blocked=blocked, behind=behind, stolen=stolen))
+
+    def _prune(self) -> None:
+        """Remove what nobody will resume from, and what earlier attempts left."""
+        ledger = self._ledger()
+        # Read again: a damaged record must not keep its state for ever.
+        states = near_states(self._folder, self._place, ledger, lambda _: None)
+        newest = sorted(states, key=lambda one: (one.entry.step, one.entry.created), reverse=True)
+        kept = newest[:_KEPT]
+        # A milestone that the place has not taken yet makes those behind it useless so far.
+        kept += [one for one in newest if one.follows(ledger)][:1]
+        folders = {_folder_of(state) for state in kept}
+        for folder in dict.fromkeys(listed.key.partition("/")[0] for listed in self._store.list()):
+            number = attempt_number(folder)
+            if number is not None and number <= self._attempt.number and folder not in folders:
+                remove_checkpoint(self._store, f"{folder}/{_RECORD}")
+
+
+def _folder_of(state: NearState) -> str:
+    return state.entry.manifest.key.rpartition("/")[0]
+
+
+def _ours(folder: str) -> str:
+    return os.path.join(os.path.abspath(folder), f"kubestill-near-{os.getuid()}")
