@@ -51,7 +51,10 @@ def list_checkpoints(uri: str, as_json: bool) -> None:
 @click.argument("uri")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(uri: str, as_json: bool) -> None:
-    """Show the state of each training run: finished, failed or open, and since when."""
+    """Show whether each training run is finished, failed or open.
+
+    Also since when, and what its attempts were.
+    """
     from kubestill.runtime.checkpoints.inspection import show as describe_training_runs
 
     found = describe_training_runs(uri)
@@ -68,7 +71,10 @@ def show(uri: str, as_json: bool) -> None:
 @checkpoints.command()
 @click.argument("uri")
 def verify(uri: str) -> None:
-    """Read everything and compare sizes and digests; fail if anything is damaged."""
+    """Read everything, and compare sizes and digests.
+
+    Exits with 1 if anything is damaged.
+    """
     from kubestill.runtime.checkpoints.inspection import describe
     from kubestill.runtime.checkpoints.inspection import verify as find_damage
 

@@ -30,11 +30,11 @@ _SHOWN = 40
 )
 @click.option("--yes", is_flag=True, help="Delete; without it, only show what would go.")
 def clean_up(output: str, days: float, keep: int, yes: bool) -> None:
-    """Show what local runs have left and nobody needs, and delete it with --yes.
+    """Delete what old local runs have left and nobody needs.
 
-    That is folders of old runs, checkpoints of training runs, and decoded rows in this user's
-    cache. What a registry names or a run that goes on may need stays. Without its checkpoints a
-    training run that is started again with the same parameters begins from the start.
+    Without --yes it only shows what would go: folders of old runs, checkpoints of training runs,
+    and decoded rows in this user's cache. What a registry names stays, and so does what an active
+    run may need. A training run without checkpoints begins from the start when it is run again.
     """
     from kubestill.local.cleaning import delete, find_leftovers
 

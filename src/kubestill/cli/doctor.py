@@ -34,13 +34,14 @@ def doctor(
     image: str,
     gpu_image: str,
 ) -> None:
-    """Check packages, host, version, access and retries, and the needs of a run of PIPELINE.
+    """Check that a run on the cluster has what it needs.
 
-    With a pipeline and its parameters, given as for `run`: checks its checkpoint store, its
-    registry, its images, whether any node can take its steps, and whether Kubeflow Trainer is there
-    for steps with `nodes`. Without one: checks what --store
-    and --image name. "?" marks what cannot be checked from here, such as a store that only the
-    cluster has credentials for, and "!" what works but could be better.
+    This looks at packages, host, Kubeflow's version, access and retries. With a pipeline and its
+    parameters, given as for `run`, it also checks the checkpoint store, the registry, the images,
+    whether any node can take the steps, and whether Kubeflow Trainer is there for steps with
+    `nodes`; without one, what --store and --image name. "?" marks what cannot be checked from here,
+    such as a store that only the cluster has credentials for, and "!" what works but could be
+    better.
     """
     from kubestill.client.doctor import examine
     from kubestill.client.pools import read_request

@@ -13,9 +13,9 @@ from kubestill.terminal import echo, print_table
 
 @click.group()
 def registry() -> None:
-    """Inspect a registry of continuous-retraining, and override decisions of its runs.
+    """Inspect a registry, and override decisions of its runs.
 
-    URI is its folder, local, gs:// or s3://.
+    URI is the folder of a registry of continuous-retraining; local, gs:// or s3://.
     """
 
 
@@ -50,7 +50,7 @@ def list_runs(uri: str, as_json: bool) -> None:
 @click.argument("uri")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(uri: str, as_json: bool) -> None:
-    """Show the champions, the active run, and what happened to the rows."""
+    """Show champions, the active run, and what became of the rows."""
     from kubestill.runtime.retraining.inspection import standing
 
     found = standing(uri).model_dump(mode="json", by_alias=True)
@@ -67,10 +67,10 @@ def show(uri: str, as_json: bool) -> None:
 @registry.command()
 @click.argument("uri")
 def check(uri: str) -> None:
-    """Exit with 3 if the last run needs a person: it failed, or is stuck.
+    """Exit with 3 if the last run needs a person.
 
-    A run is stuck when it is the third in a row to be rejected for one reason; the message says
-    what to change.
+    It does if it failed or is stuck. A run is stuck when it is the third in a row to be rejected
+    for one reason; the message says what to change.
     """
     from kubestill.runtime.retraining.inspection import check
 
@@ -83,7 +83,10 @@ def check(uri: str) -> None:
 @registry.command()
 @click.argument("uri")
 def verify(uri: str) -> None:
-    """Read every champion's files and compare digests; fail if anything is damaged or gone."""
+    """Read every champion's files and compare digests.
+
+    Exits with 1 if anything is damaged or gone.
+    """
     from kubestill.runtime.retraining.inspection import verify
 
     count, damage = verify(uri)
@@ -133,7 +136,7 @@ def release(uri: str, windows: tuple[str, ...]) -> None:
 @click.argument("uri")
 @click.argument("windows", nargs=-1, required=True, metavar="WINDOW...")
 def quarantine(uri: str, windows: tuple[str, ...]) -> None:
-    """Keep later runs from learning from windows that turned out to be bad.
+    """Keep later runs from learning from bad windows.
 
     WINDOW is a name that `kubestill registry show` lists. A rollback undoes what a champion has
     already learned from it.
@@ -147,9 +150,9 @@ def quarantine(uri: str, windows: tuple[str, ...]) -> None:
 @click.argument("uri")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def unlock(uri: str, yes: bool) -> None:
-    """Take the claim from a run that has died, and give its rows back.
+    """Take the claim from a dead run, and give its rows back.
 
-    That is for runs of another machine, or of a Kubeflow that does not answer: the next run would
+    This is for runs of another machine, or of a Kubeflow that does not answer: the next run would
     wait for the end of their lease. If the run is alive after all, it is refused from then on.
     """
     from kubestill.runtime.retraining.inspection import unlock

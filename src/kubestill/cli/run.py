@@ -39,7 +39,9 @@ _LONGEST_TABLE = 16
 @click.option("--docker-arg", multiple=True, help="Another argument of `docker run`; repeatable.")
 @click.option("--remote", is_flag=True, help="Run on Kubeflow, and follow the run to its end.")
 @click.option("--no-wait", is_flag=True, help="Remote: start the run and return at once.")
-@click.option("--experiment", default="", help="Remote: default: the pipeline's name.")
+@click.option(
+    "--experiment", default="", help="Remote: default: the pipeline's name."
+)
 @click.option("--service-account", default="", help="Remote: Kubernetes service account.")
 @click.option("--pipeline-root", default="", help="Remote: root of the artifacts.")
 @compile_options
@@ -63,10 +65,11 @@ def run(
     gpu_image: str,
     **connection: str,
 ) -> None:
-    """Run PIPELINE: a name such as `distillation`, or a compiled YAML file.
+    """Run a pipeline on this machine, or on Kubeflow.
 
-    A file runs the code it contains, on this machine and as you: the source of its steps and, with
-    --runner docker, the images it names. Run only files whose author you trust.
+    PIPELINE is a name such as `distillation`, or a compiled YAML file. A file runs the code it
+    contains, on this machine and as you: the source of its steps and, with --runner docker, the
+    images it names. Run only files whose author you trust.
 
     On this machine, all runs of a pipeline share one folder of checkpoints, so that running again
     resumes what was interrupted, and one registry if the pipeline has one. With --remote the

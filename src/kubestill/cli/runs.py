@@ -19,7 +19,10 @@ _MOST = 20
 
 @click.group()
 def runs() -> None:
-    """Inspect, follow and stop runs on the cluster; with --local, inspect and remove those here."""
+    """Inspect, follow and stop runs on the cluster or here.
+
+    Runs are the cluster's; with --local, those of this machine.
+    """
 
 
 def local_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -110,7 +113,10 @@ def show(run_id: str, local: bool, output: str, **connection: str) -> None:
 @local_options
 @with_connection
 def why(run_id: str, local: bool, output: str, **connection: str) -> None:
-    """Say why RUN failed, and nothing else; exit with 3 if it did not fail."""
+    """Say why RUN failed, and nothing else.
+
+    Exits with 3 if it did not fail.
+    """
     if local:
         cause = explain_local(output, run_id)
     else:
@@ -141,7 +147,7 @@ def _explain_remote(api: Api, run_id: str) -> str:
 @local_options
 @with_connection
 def open_page(run_id: str, local: bool, output: str, **connection: str) -> None:
-    """Show RUN in a browser: its page here with --local, else that of Kubeflow."""
+    """Show the page of RUN in a browser."""
     import webbrowser
 
     if local:
@@ -161,7 +167,7 @@ def open_page(run_id: str, local: bool, output: str, **connection: str) -> None:
 @click.option("-v", "--verbose", is_flag=True, help="Show every change on a line of its own.")
 @connected
 def follow(api: Api, run_id: str, verbose: bool) -> None:
-    """Show the steps of RUN until it ends, then its results, as `run --remote` does."""
+    """Show the steps of RUN until it ends, then its results."""
     from kubestill.cli.watch import watch
 
     watch(api, run_id, verbose=verbose)
@@ -170,9 +176,12 @@ def follow(api: Api, run_id: str, verbose: bool) -> None:
 @runs.command("rm")
 @click.argument("run_ids", metavar="RUN...", nargs=-1, required=True)
 @click.option("--output", default="runs", show_default=True, help="Folder of local runs.")
-@click.option("--yes", is_flag=True, help="Ask no question.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def remove(run_ids: tuple[str, ...], output: str, yes: bool) -> None:
-    """Delete the folders of local runs; checkpoints and registry beside them stay."""
+    """Delete the folders of local runs.
+
+    Checkpoints and registry beside them stay.
+    """
     remove_local(output, run_ids, yes=yes)
 
 
@@ -180,7 +189,7 @@ def remove(run_ids: tuple[str, ...], output: str, yes: bool) -> None:
 @click.argument("run_id", metavar="RUN")
 @connected
 def stop(api: Api, run_id: str) -> None:
-    """Stop RUN, and return the rows that it has claimed to its registry.
+    """Stop RUN, and return the rows it has claimed to its registry.
 
     Kubeflow may skip the exit handler of a stopped run, which would return them.
     """

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @click.group()
 def schedule() -> None:
-    """Run pipelines on a schedule, one run at a time, without catching up on missed runs."""
+    """Run pipelines on a schedule, one run at a time.
+
+    Missed runs are not caught up on.
+    """
 
 
 @schedule.command("set")
@@ -62,9 +65,10 @@ def set_schedule(
     image: str,
     gpu_image: str,
 ) -> None:
-    """Create or replace the schedule of PIPELINE, so that it is exactly this one.
+    """Create or replace the schedule of PIPELINE.
 
-    A run that the schedule has already started continues, even if the schedule changes.
+    The options describe it completely: whatever differs is replaced. A run that the schedule has
+    already started continues.
     """
     from kubestill.assets.packages import load_package
     from kubestill.cli.nodes import refuse_without_trainer
@@ -198,10 +202,13 @@ def _minute(time: object) -> str:
 
 @schedule.command("rm")
 @click.argument("name")
-@click.option("--wait", is_flag=True, help="Wait for a run that still goes on.")
+@click.option("--wait", is_flag=True, help="Wait for a run that is still active.")
 @connected
 def remove(api: Api, name: str, wait: bool) -> None:
-    """Remove schedule NAME: disable it at once, and delete it when none of its runs is active."""
+    """Remove schedule NAME as soon as none of its runs is active.
+
+    Until then it is disabled.
+    """
     from kubestill.client import remove_schedule
 
     kept = remove_schedule(api, name, wait=wait, say=echo)

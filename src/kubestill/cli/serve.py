@@ -9,29 +9,31 @@ from kubestill.terminal import echo
 
 @click.command()
 @click.argument("source")
-@click.option("--name", default="model", show_default=True, help="Of the model, in addresses.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 in a container.")
-@click.option("--port", type=int, default=8080, show_default=True, help="0 takes a free one.")
+@click.option("--name", default="model", show_default=True, help="Name of the model, in addresses.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--port", type=int, default=8080, show_default=True, help="0 takes a free port.")
 @click.option(
     "--poll",
     type=click.FloatRange(min=0),
     default=10.0,
     show_default=True,
-    help="Seconds between two looks for a new model; 0 never looks.",
+    help="Seconds between looks for a new model; 0 never looks.",
 )
 @click.option(
     "--batch-rows",
     type=click.IntRange(min=1),
     default=1024,
     show_default=True,
-    help="Rows of several requests that are computed together.",
+    help="Most rows of several requests to compute together.",
 )
 @click.option(
-    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of a computation."
+    "--threads",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Threads of one computation.",
 )
-@click.option(
-    "--device", default="cpu", show_default=True, help="`cpu`, `cuda`, `cuda:1`, or `auto`."
-)
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or auto.")
 @click.option(
     "--strict", is_flag=True, help="Refuse rows with values that training refused or never saw."
 )
@@ -39,7 +41,7 @@ from kubestill.terminal import echo
     "--trust",
     multiple=True,
     metavar="PACKAGE",
-    help="The model may name networks of it; repeatable.",
+    help="Package whose networks the model may name; repeatable.",
 )
 def serve(
     source: str,

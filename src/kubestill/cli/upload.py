@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 def upload(
     api: Api, pipeline: str, name: str, version: str, resources: str, image: str, gpu_image: str
 ) -> None:
-    """Upload PIPELINE: a name such as `distillation`, or a compiled YAML file.
+    """Upload a pipeline, unless it is there already.
 
-    A version is named by its content, so that uploading the same again changes nothing.
+    PIPELINE is a name such as `distillation`, or a compiled YAML file. A version is named by its
+    content, so that uploading the same again changes nothing.
     """
     from kubestill.assets.packages import load_package
     from kubestill.client import ensure_version
