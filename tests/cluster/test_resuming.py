@@ -31,7 +31,7 @@ class Training:
     def step(self) -> int:
         """How far the newest checkpoint is; 0 where there is none."""
         try:
-            return max(row["step"] for row in describe(self._uri))
+            return max(row.step for row in describe(self._uri))
         except (KubestillError, ValueError):
             return 0
 
@@ -42,7 +42,7 @@ class Training:
     def attempts(self) -> int:
         """How many attempts the ledger knows of."""
         (row,) = show(self._uri)
-        return row["attempt"]
+        return row.attempt
 
     def finish(self) -> str:
         """Wait for success; returns the digest of the student's weights."""
@@ -107,11 +107,11 @@ def test_another_run_goes_on_where_a_stopped_one_was(stored: Cluster, calm: str)
     done = stored.kubestill("runs", "stop", first.run_id)
     assert done.code == 0, done.out
     assert stored.wait_for_end(first.run_id, 180) == "FAILED"
-    before = {row["uri"] for row in describe(f"{stored.checkpoints}/again")}
+    before = {row.uri for row in describe(f"{stored.checkpoints}/again")}
     second = Training(stored, "again")
     assert second.finish() == calm
     assert second.attempts() > 1, "it began anew"
     rows = describe(f"{stored.checkpoints}/again")
-    assert len({row["training"] for row in rows}) == 1, "it began at another place"
-    later = [row for row in rows if row["uri"] not in before]
-    assert min(row["step"] for row in later) > step, "it began from the start"
+    assert len({row.training for row in rows}) == 1, "it began at another place"
+    later = [row for row in rows if row.uri not in before]
+    assert min(row.step for row in later) > step, "it began from the start"

@@ -26,24 +26,26 @@ def list_checkpoints(uri: str, as_json: bool) -> None:
     """List every checkpoint, oldest first."""
     from kubestill.runtime.checkpoints.inspection import describe
 
-    rows = describe(uri)
+    found = describe(uri)
     if as_json:
-        echo(json.dumps(rows, indent=2))
+        echo(json.dumps([vars(one) for one in found], indent=2))
         return
     table = [["training", "step", "epoch", "kind", "phase", "MB", "metrics", "state"]]
-    table += [
-        [
-            _short(row["training"]),
-            f"{row['step']:,}",
-            f"{row['epoch']:.2f}",
-            row["kind"],
-            str(row["phase"] or ""),
-            f"{row['bytes'] / 1e6:.1f}",
-            " ".join(f"{name}={value:.4g}" for name, value in row["metrics"].items()),
-            row["state"],
-        ]
-        for row in rows
-    ]
+    for one in found:
+        # Shorten the fingerprint as far as it stays unique, as git does with commits.
+        experiment, _, fingerprint = one.training.rpartition("/")
+        table.append(
+            [
+                f"{experiment}/{fingerprint[:10]}",
+                f"{one.step:,}",
+                f"{one.epoch:.2f}",
+                one.kind,
+                str(one.phase or ""),
+                f"{one.bytes / 1e6:.1f}",
+                " ".join(f"{name}={value:.4g}" for name, value in one.metrics.items()),
+                one.state,
+            ]
+        )
     print_table(table)
 
 
@@ -57,13 +59,13 @@ def show(uri: str, as_json: bool) -> None:
     """
     from kubestill.runtime.checkpoints.inspection import show as describe_training_runs
 
-    found = describe_training_runs(uri)
+    found = [vars(training) for training in describe_training_runs(uri)]
     if as_json:
         echo(json.dumps(found, indent=2))
         return
     for training in found:
         for name, value in training.items():
-            for line in value if isinstance(value, list) else [value]:
+            for line in value if isinstance(value, tuple) else [value]:
                 echo(f"{name:<12} {line}")
         echo()
 
@@ -82,9 +84,3 @@ def verify(uri: str) -> None:
     if damage:
         raise click.ClickException("damaged:\n" + "\n".join(f"  {line}" for line in damage))
     echo(f"{counted(len(describe(uri)), 'checkpoint')}, all as their ledger says")
-
-
-def _short(training: str) -> str:
-    """Shorten a fingerprint as far as it stays unique, as git does with commits."""
-    experiment, _, fingerprint = training.rpartition("/")
-    return f"{experiment}/{fingerprint[:10]}"

@@ -74,7 +74,7 @@ def kept_in(error: StoreUnavailable) -> str:
 
 
 def steps_at(place: Place) -> list[int]:
-    return [row["step"] for row in describe(place.uri)]
+    return [row.step for row in describe(place.uri)]
 
 
 class Disk:

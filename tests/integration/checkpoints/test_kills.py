@@ -88,8 +88,8 @@ def survive(
         done = training.join()[-1].split()[1]
     assert done == digests[STEPS]
     assert verify(uri) == []
-    rows = [row for row in describe(uri) if row["kind"] == "milestone"]
-    assert [row["step"] for row in rows] == [STEPS - EVERY, STEPS]
+    rows = [row for row in describe(uri) if row.kind == "milestone"]
+    assert [row.step for row in rows] == [STEPS - EVERY, STEPS]
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -116,7 +116,7 @@ def test_sigterm_saves_and_then_ends_the_process(tmp_path: Path) -> None:
     assert training.process.exitcode == -15
     # The save that the signal asked for does not return: what is logged came before it.
     logged = max(int(line.split()[1]) for line in lines)
-    saved = max(row["step"] for row in describe(uri))
+    saved = max(row.step for row in describe(uri))
     assert saved > logged
     assert verify(uri) == []
     (ledger,) = ledgers(uri)

@@ -207,7 +207,7 @@ def test_a_damaged_checkpoint_is_skipped_loudly(
     assert "the checkpoint of step 2 is damaged" in said
     assert not (tmp_path / "exploded").exists()
     # The same step, trained again, takes the damaged one's place.
-    assert [row["state"] for row in describe(str(tmp_path))] == ["ok", "ok"]
+    assert [row.state for row in describe(str(tmp_path))] == ["ok", "ok"]
     assert verify(str(tmp_path)) == []
 
 
@@ -255,7 +255,7 @@ def test_a_result_is_adopted(tmp_path: Path) -> None:
     with opened(tmp_path, owner="another run") as checkpointer:
         assert checkpointer.finished == {"score": 1.5}
         assert checkpointer.finish({"score": 9}).finished == {"score": 1.5}
-    assert show(str(tmp_path))[0]["status"] == "finished"
+    assert show(str(tmp_path))[0].status == "finished"
 
 
 def test_a_permanent_failure_is_raised_again_at_once(tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_a_retry_of_the_same_task_fences_the_old_one(tmp_path: Path) -> None:
                 old.finish({})
             assert new.restore() is not None
             save(new, 2)
-    assert [row["attempt"] for row in describe(str(tmp_path))] == [1, 2]
+    assert [row.attempt for row in describe(str(tmp_path))] == [1, 2]
 
 
 @pytest.mark.parametrize("resume", ["auto", "must"])
@@ -548,7 +548,7 @@ def test_a_spill_folder_that_may_be_somebody_elses_is_neither_written_nor_read(
         f"step 2 could not be kept locally either: {ours} .* with mode 0700", str(error)
     )
     assert f"states that were kept while a store was gone are not looked for: {ours}" in said
-    assert [row["step"] for row in describe(str(root))] == [0]
+    assert [row.step for row in describe(str(root))] == [0]
 
 
 def spilling(spill: Path) -> CheckpointSettings:
@@ -599,7 +599,7 @@ def test_a_short_outage_goes_unnoticed_by_the_training(tmp_path: Path) -> None:
         os.rename(away, root)
         checkpointer.finish({})
     assert "saved after all" in said
-    assert [row["step"] for row in describe(str(root))] == [1, 2]
+    assert [row.step for row in describe(str(root))] == [1, 2]
 
 
 def test_recovery_checkpoints_come_by_the_clock(tmp_path: Path) -> None:
@@ -612,7 +612,7 @@ def test_recovery_checkpoints_come_by_the_clock(tmp_path: Path) -> None:
             save(checkpointer, step, "recovery")
         assert not checkpointer.recovery_due()
         assert checkpointer.report().interval_seconds == 0.2
-    assert [row["step"] for row in describe(str(tmp_path))] == [3, 4]
+    assert [row.step for row in describe(str(tmp_path))] == [3, 4]
     assert not ledgers(str(tmp_path))[0].milestones
 
 
@@ -622,7 +622,7 @@ def test_phases_are_written_and_their_last_milestones_kept(tmp_path: Path) -> No
         for step, phases in ((1, {1: 1}), (2, {1: 1, 2: 2}), (3, {1: 1, 2: 2, 3: 2})):
             checkpointer.mark_phases(phases)
             save(checkpointer, step)
-    assert [(row["step"], row["phase"]) for row in describe(str(tmp_path))] == [(1, 1), (3, 2)]
+    assert [(row.step, row.phase) for row in describe(str(tmp_path))] == [(1, 1), (3, 2)]
 
 
 def test_what_is_pruned_does_not_depend_on_how_fast_a_store_is(
@@ -643,7 +643,7 @@ def test_what_is_pruned_does_not_depend_on_how_fast_a_store_is(
             save(checkpointer, step)
         checkpointer.mark_phases({1: 2, 2: 2})
         answering.set()
-    assert [(row["step"], row["phase"]) for row in describe(str(tmp_path))] == [(1, 1), (2, 2)]
+    assert [(row.step, row.phase) for row in describe(str(tmp_path))] == [(1, 1), (2, 2)]
 
 
 def test_artifacts_are_small_and_lead_to_the_state(tmp_path: Path) -> None:
@@ -757,7 +757,7 @@ def test_the_ledger_remembers_every_attempt_and_what_ended_it(
     why = "killed by SIGSEGV at s3://***@b"
     assert f"attempt 2 takes over from attempt 1: {why}" in said
     assert attempts(tmp_path) == [(1, None, why), (2, 2, "")]
-    assert show(str(tmp_path))[0]["before"] == [f"attempt 1: {why}"]
+    assert show(str(tmp_path))[0].before == (f"attempt 1: {why}",)
     assert [(a.number, a.resumed_from, a.ended) for a in told] == attempts(tmp_path)
     assert began <= told[0].began <= told[0].beat_at <= told[1].began <= time.time()
 

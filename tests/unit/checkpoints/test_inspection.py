@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +81,8 @@ def test_an_intact_copy_needs_no_original(tmp_path: Path) -> None:
     assert verify(moved) == []
     # A file of the place itself lies in the place.
     assert verify(str(ledger_files(copy / "exp/f00")[-1])) == []
-    assert [row["uri"] for row in show(str(copy))] == [moved]
-    assert all(row["uri"].startswith(f"{moved}/0000") for row in describe(str(copy)))
+    assert [row.uri for row in show(str(copy))] == [moved]
+    assert all(row.uri.startswith(f"{moved}/0000") for row in describe(str(copy)))
     (ledger,) = ledgers(str(copy))
     assert load_state(Checkpoint.of(ledger, ledger.entries[1])).meta["step"] == 2
 
@@ -116,16 +118,16 @@ def test_one_unreadable_ledger_hides_no_other_training(
     assert why in problem
     assert "\n" not in problem
     rows = describe(str(tmp_path))
-    assert [(row["training"], row["step"], row["kind"]) for row in rows] == [
+    assert [(row.training, row.step, row.kind) for row in rows] == [
         ("exp/f00", 0, ""),
         ("exp/f01", 1, "milestone"),
         ("exp/f01", 2, "milestone"),
     ]
-    assert why in rows[0]["state"]
+    assert why in rows[0].state
     unreadable, whole = show(str(tmp_path))
-    assert unreadable["training"] == "exp/f00"
-    assert why in unreadable["status"]
-    assert (whole["status"], whole["checkpoints"]) == ("open", 2)
+    assert unreadable.training == "exp/f00"
+    assert why in unreadable.status
+    assert (whole.status, whole.checkpoints) == ("open", 2)
     # Damage to the training beside it is reported all the same.
     next(tmp_path.glob("exp/f01/000000002-*/*.safetensors")).unlink()
     assert len(verify(str(tmp_path))) == 2
@@ -138,14 +140,14 @@ def test_a_lost_ledger_is_no_missing_training(tmp_path: Path) -> None:
     lose_ledger(place)
     for uri in (tmp_path, tmp_path / "exp", place):
         assert verify(str(uri)) == [f"{place}: {LOST}"]
-        assert [row["status"] for row in show(str(uri))] == [LOST]
-        assert [row["state"] for row in describe(str(uri))] == [LOST]
+        assert [row.status for row in show(str(uri))] == [LOST]
+        assert [row.state for row in describe(str(uri))] == [LOST]
     with pytest.raises(CorruptData, match="the ledger is lost"):
         ledgers(str(tmp_path))
     # As it says.
     trained(tmp_path, steps=0)
     assert verify(str(tmp_path)) == []
-    assert [row["step"] for row in describe(str(tmp_path))] == [1, 2]
+    assert [row.step for row in describe(str(tmp_path))] == [1, 2]
 
 
 def test_where_nothing_was_committed_there_is_no_training(tmp_path: Path) -> None:
@@ -154,7 +156,7 @@ def test_where_nothing_was_committed_there_is_no_training(tmp_path: Path) -> Non
     next(place.glob("*/manifest.json")).unlink()
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes/manifest.json").write_text("{}")
-    with pytest.raises(InvalidInput, match="no training keeps checkpoints there"):
+    with pytest.raises(InvalidInput, match="no training run keeps checkpoints there"):
         verify(str(tmp_path))
 
 
@@ -169,3 +171,71 @@ def test_the_commands_print_what_has_no_ledger(tmp_path: Path) -> None:
         assert code == 0
         assert LOST in text
         assert "exp/f01" in text
+
+
+def test_the_json_of_the_commands_keeps_its_names(tmp_path: Path) -> None:
+    """Scripts read it: names, order and values are an interface."""
+    place = trained(tmp_path, steps=1)
+    lose_ledger(trained(tmp_path, "lost", steps=1))
+    (ledger,) = ledgers(str(place))
+    assert ledger.attempt is not None
+    (entry,) = ledger.entries
+
+    def time(at: float) -> str:
+        return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+
+    checkpoint = {
+        "training": "exp/f00",
+        "step": 1,
+        "epoch": 0.0,
+        "examples": 1,
+        "kind": "milestone",
+        "phase": None,
+        "metrics": {},
+        "bytes": entry.bytes,
+        "created": time(entry.created),
+        "attempt": 1,
+        "state": "ok",
+        "uri": f"{place}/{entry.manifest.key.rpartition('/')[0]}",
+    }
+    lost = {
+        "training": "exp/lost",
+        "step": 0,
+        "epoch": 0.0,
+        "examples": 0,
+        "kind": "",
+        "phase": None,
+        "metrics": {},
+        "bytes": 0,
+        "created": "",
+        "attempt": 0,
+        "state": LOST,
+        "uri": f"{tmp_path}/exp/lost",
+    }
+    training = {
+        "training": "exp/f00",
+        "uri": str(place),
+        "status": "open",
+        "attempt": 1,
+        "owner": "me",
+        "before": [],
+        "last_sign": time(ledger.attempt.beat_at),
+        "checkpoints": 1,
+        "bytes": entry.bytes,
+        "notices": [],
+    }
+    nothing = {
+        "training": "exp/lost",
+        "uri": f"{tmp_path}/exp/lost",
+        "status": LOST,
+        "attempt": 0,
+        "owner": "",
+        "before": [],
+        "last_sign": "1970-01-01T00:00:00+00:00",
+        "checkpoints": 0,
+        "bytes": 0,
+        "notices": [],
+    }
+    listed, shown = [checkpoint, lost], [training, nothing]
+    assert printed("ls", "--json", str(tmp_path)) == (0, json.dumps(listed, indent=2) + "\n")
+    assert printed("show", "--json", str(tmp_path)) == (0, json.dumps(shown, indent=2) + "\n")

@@ -67,7 +67,7 @@ def files(root: Path, name: str, step: int) -> Path:
 
 def test_a_restart_on_the_node_goes_on_from_its_disk_and_the_bucket_follows(tmp_path: Path) -> None:
     train(tmp_path, 10, 11, 12)
-    assert [row["step"] for row in describe(str(tmp_path / "bucket"))] == [10]
+    assert [row.step for row in describe(str(tmp_path / "bucket"))] == [10]
     said: list[str] = []
     with opened(tmp_path, said.append) as running:
         state = running.restore()
@@ -84,7 +84,7 @@ def test_a_restart_on_the_node_goes_on_from_its_disk_and_the_bucket_follows(tmp_
         near = running.report().near
         assert near is not None
         assert near.saves == 2
-    assert [row["step"] for row in describe(str(tmp_path / "bucket"))] == [10, 13]
+    assert [row.step for row in describe(str(tmp_path / "bucket"))] == [10, 13]
     assert verify(str(tmp_path / "bucket")) == []
 
 
@@ -191,7 +191,7 @@ def test_a_disk_that_takes_nothing_is_named_once_and_costs_nothing(
     (warning,) = [line for line in said if "does not take" in line]
     assert f"checkpoints.near: {near} does not take the state of step 11" in warning
     assert ("No space left" in warning) == (fault == "full")
-    assert [row["step"] for row in describe(str(tmp_path / "bucket"))] == [10]
+    assert [row.step for row in describe(str(tmp_path / "bucket"))] == [10]
     assert verify(str(tmp_path / "bucket")) == []
 
 

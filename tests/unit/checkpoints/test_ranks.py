@@ -85,5 +85,5 @@ def test_a_place_of_its_own_is_the_same_for_all_ranks(tmp_path: Path) -> None:
         assert one["place"] == other["place"]
         places.append(one["place"])
     assert len(set(places)) == 2
-    assert [row["step"] for row in describe(str(tmp_path / "store"))] == [1, 1]
+    assert [row.step for row in describe(str(tmp_path / "store"))] == [1, 1]
     assert verify(str(tmp_path / "store")) == []

@@ -3,22 +3,62 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from kubestill.errors import CorruptData, InvalidInput, KubestillError, PermissionDenied, Problem
-from kubestill.runtime.checkpoints.ledger import (
-    LEDGER_KEY,
-    Json,
-    Ledger,
-    read_ledger_artifact,
-)
+from kubestill.runtime.checkpoints.ledger import LEDGER_KEY, Ledger, read_ledger_artifact
 from kubestill.runtime.checkpoints.manifest import MANIFEST_NAME, attempt_number, read_manifest
 from kubestill.runtime.checkpoints.reading import verify_file
 from kubestill.runtime.stores import Store, open_store
 from kubestill.runtime.stores.local_cell import cell_of
 
 _LOST = "the ledger is lost; a training run that starts here rebuilds it"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointView:
+    """One checkpoint, or a training run whose checkpoints nobody can list; `vars` is its JSON."""
+
+    training: str
+    """Experiment and fingerprint: `experiment/fingerprint`."""
+    step: int = 0
+    epoch: float = 0.0
+    examples: int = 0
+    kind: str = ""
+    """`milestone` or `recovery`; empty where the ledger is lost or cannot be read."""
+    phase: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+    bytes: int = 0
+    created: str = ""
+    """ISO 8601, UTC."""
+    attempt: int = 0
+    state: str
+    """`ok`, or why it cannot be read."""
+    uri: str
+    """Its folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingView:
+    """One training run; `vars` is its JSON."""
+
+    training: str
+    """Experiment and fingerprint: `experiment/fingerprint`."""
+    uri: str
+    status: str
+    """`finished`, `failed: …`, `open`, or why there is no ledger to read."""
+    attempt: int
+    owner: str
+    before: tuple[str, ...]
+    """What ended each earlier attempt."""
+    last_sign: str
+    """ISO 8601, UTC."""
+    checkpoints: int
+    """Number of checkpoints."""
+    bytes: int
+    notices: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,89 +95,70 @@ def ledgers(uri: str) -> list[Ledger]:
     return found
 
 
-def describe(uri: str) -> list[Json]:
-    """Return one row a checkpoint, of every training run at or below `uri`, oldest first.
+def describe(uri: str) -> list[CheckpointView]:
+    """List every checkpoint at or below a URI, the oldest of each training run first.
 
-    A row has `training` (`experiment/fingerprint`), `step`, `epoch`, `examples`, `kind`, `phase`,
-    `metrics`, `bytes`, `created` (ISO 8601, UTC), `attempt`, `state` (`ok` or why it is damaged)
-    and `uri`. A training run whose ledger is lost or cannot be read has one row without a `kind`;
-    its `state` says why.
+    A training run whose ledger is lost or cannot be read has one view without a `kind`.
 
     Raises:
-        InvalidInput: No training keeps checkpoints there.
+        InvalidInput: No training run keeps checkpoints there.
         CorruptData: `uri` is a file, and no ledger.
         StoreError: The store did not answer.
     """
-    rows: list[Json] = []
+    views: list[CheckpointView] = []
     for training in _trainings(uri):
         ledger = training.found
         if isinstance(ledger, KubestillError):
-            # A row like any other, so that every reader of the rows gets to see it.
-            rows.append(
-                {
-                    "training": training.name,
-                    "step": 0,
-                    "epoch": 0.0,
-                    "examples": 0,
-                    "kind": "",
-                    "phase": None,
-                    "metrics": {},
-                    "bytes": 0,
-                    "created": "",
-                    "attempt": 0,
-                    "state": _why(ledger),
-                    "uri": training.uri,
-                }
+            views.append(
+                CheckpointView(training=training.name, state=_why(ledger), uri=training.uri)
             )
             continue
-        rows += [
-            {
-                "training": training.name,
-                "step": entry.step,
-                "epoch": entry.epoch,
-                "examples": entry.examples,
-                "kind": entry.kind,
-                "phase": entry.phase,
-                "metrics": dict(entry.metrics),
-                "bytes": entry.bytes,
-                "created": datetime.fromtimestamp(entry.created, UTC).isoformat(timespec="seconds"),
-                "attempt": entry.attempt,
-                "state": entry.damaged or "ok",
-                "uri": f"{training.uri}/{entry.manifest.key.rpartition('/')[0]}",
-            }
+        views += [
+            CheckpointView(
+                training=training.name,
+                step=entry.step,
+                epoch=entry.epoch,
+                examples=entry.examples,
+                kind=entry.kind,
+                phase=entry.phase,
+                metrics=entry.metrics,
+                bytes=entry.bytes,
+                created=datetime.fromtimestamp(entry.created, UTC).isoformat(timespec="seconds"),
+                attempt=entry.attempt,
+                state=entry.damaged or "ok",
+                uri=f"{training.uri}/{entry.manifest.key.rpartition('/')[0]}",
+            )
             for entry in ledger.entries
         ]
-    return rows
+    return views
 
 
-def show(uri: str) -> list[Json]:
+def show(uri: str) -> list[TrainingView]:
     """Return what each ledger at or below `uri` says of its training run besides the checkpoints.
 
-    `training`, `uri`, `status` (`finished`, `failed: …`, `open`, or why there is no ledger to
-    read), `attempt`, `owner`, `before` (what ended each earlier attempt), `last_sign` (ISO 8601,
-    UTC), `checkpoints` (how many), `bytes`, `notices`. Raises what `describe` raises.
+    Raises what `describe` raises.
     """
-    rows: list[Json] = []
+    views: list[TrainingView] = []
     for training in _trainings(uri):
         found = training.found
         ledger = found if isinstance(found, Ledger) else Ledger(uri=training.uri)
         attempt = ledger.attempt
         beat_at = datetime.fromtimestamp(attempt.beat_at if attempt else 0, UTC)
-        rows.append(
-            {
-                "training": training.name,
-                "uri": training.uri,
-                "status": _status(found) if isinstance(found, Ledger) else _why(found),
-                "attempt": attempt.number if attempt else 0,
-                "owner": attempt.owner if attempt else "",
-                "before": [f"attempt {one.number}: {one.ended}" for one in ledger.past],
-                "last_sign": beat_at.isoformat(timespec="seconds"),
-                "checkpoints": len(ledger.entries),
-                "bytes": sum(entry.bytes for entry in ledger.entries),
-                "notices": [notice.text for notice in ledger.notices],
-            }
+        views.append(
+            TrainingView(
+                training=training.name,
+                uri=training.uri,
+                status=_status(found) if isinstance(found, Ledger) else _why(found),
+                attempt=attempt.number if attempt else 0,
+                owner=attempt.owner if attempt else "",
+                before=tuple(f"attempt {one.number}: {one.ended}" for one in ledger.past),
+                last_sign=beat_at.isoformat(timespec="seconds"),
+                checkpoints=len(ledger.entries),
+                bytes=sum(entry.bytes for entry in ledger.entries),
+                notices=tuple(notice.text for notice in ledger.notices),
+            )
         )
-    return rows
+    return views
 
 
 def verify(uri: str) -> list[str]:
@@ -188,7 +209,9 @@ def _trainings(uri: str) -> list[_Training]:
         if (ledger := _ledger_at(store, place, has_manifests)) is not None
     ]
     if not found:
-        remedy = "no training keeps checkpoints there: give its checkpoint_uri, or a ledger file"
+        remedy = (
+            "no training run keeps checkpoints there: give its checkpoint_uri, or a ledger file"
+        )
         raise InvalidInput([Problem("uri", uri, remedy)])
     return found
 
