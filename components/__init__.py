@@ -3,6 +3,7 @@
 from ._command import leave_out_descriptions, name_instead_of_source
 from .certify_surrogate import certify_surrogate
 from .check_distillation import check_distillation
+from .choose_student import choose_student
 from .collect_fresh import collect_fresh
 from .continuous_eval import continuous_eval
 from .finetune_fresh import finetune_fresh
@@ -23,6 +24,7 @@ from .train_teacher import train_teacher
 __all__ = [
     "certify_surrogate",
     "check_distillation",
+    "choose_student",
     "collect_fresh",
     "continuous_eval",
     "finetune_fresh",

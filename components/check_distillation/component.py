@@ -26,6 +26,7 @@ def check_distillation(
     teacher_settings: dict = {},
     student_network: str = "mlp",
     student_args: dict = {},
+    student_sizes: list[dict] = [{}],
     student_steps: int = 3000,
     student_learning_rate: float = 0.001,
     student_settings: dict = {},
@@ -64,6 +65,8 @@ def check_distillation(
         teacher_settings: Further settings of the teacher's training run.
         student_network: Network of train-student.
         student_args: Keyword arguments of that network.
+        student_sizes: Arguments that replace some of `student_args`, for each student of a sweep;
+            every one of them is checked.
         student_steps: Optimizer steps of the student.
         student_learning_rate: Peak learning rate of the student.
         student_settings: Further settings of the student's training run.

@@ -33,7 +33,7 @@ from kubestill.supervision import die_with, show_name
 
 __all__ = ["Forked", "ForkServer", "serve_while"]
 
-PIPELINES = ("continuous-retraining", "distillation", "surrogate")
+PIPELINES = ("continuous-retraining", "distillation", "distillation-sweep", "surrogate")
 """Pipelines whose steps are these."""
 LIGHT = (
     "collect_fresh",
@@ -42,17 +42,18 @@ LIGHT = (
     "import_dataset",
     "open_champion",
     "plan_shards",
-    "promote_model",
     "record_outcome",
 )
 HEAVY = (
     "certify_surrogate",
     "check_distillation",
+    "choose_student",
     "continuous_eval",
     "finetune_fresh",
     "import_model",
     "label_with_teacher",
     "overfit_batch",
+    "promote_model",
     "select_checkpoint",
     "train_student",
     "train_teacher",

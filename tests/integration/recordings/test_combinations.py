@@ -61,6 +61,10 @@ WALKS = {
     "check_distillation": Walk(
         parameters={**NETWORKS, **GATE}, ports={**LABELLED, "augmented": "rows/dataset"}
     ),
+    "choose_student": Walk(
+        parameters={"uris": [f"{ROOT}/students/{name}" for name in ("trained", "other")]},
+        ports={"dataset": "rows/validation", "teacher": "other/model"},
+    ),
     "collect_fresh": Walk(
         parameters={
             "source": f"{ROOT}/source/",
@@ -154,7 +158,9 @@ def made(minio: S3Server, tmp_path_factory) -> Story:
     keeping = {"checkpoint_uri": "kept", **TRAINING}
     training = {"dataset": rows["dataset"], "validation": rows["validation"], **keeping}
     trained = story.step("trained", "train_teacher", **training).artifacts
-    story.step("other", "train_teacher", **training, seed=1)
+    other = story.step("other", "train_teacher", **training, seed=1).artifacts
+    for name, one in (("trained", trained), ("other", other)):
+        story.bucket.put(f"{ROOT}/students/{name}", one["model"].path)
     story.step("chosen", "select_checkpoint", ledger=trained["ledger"])
     solved = story.step("solved", "generate_synthetic", system="heat", rows=64).artifacts
     story.step("student", "train_student", **solved, **keeping, mode="overfit")

@@ -16,11 +16,11 @@ from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.datasets.schema import Task
 from kubestill.runtime.metrics.catalog import score
 from kubestill.runtime.metrics.formulas import losses
-from kubestill.runtime.metrics.outcome import Floats, Outcome
+from kubestill.runtime.metrics.outcome import Floats, Ints, Outcome
 from kubestill.runtime.models.model import Model
 from kubestill.runtime.models.predict import Predictor
 
-__all__ = ["Evaluation", "check_scorable", "evaluate"]
+__all__ = ["Evaluation", "check_scorable", "evaluate", "groups_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,3 +98,24 @@ def evaluate(model: Model | Predictor, dataset: Dataset) -> Evaluation:
     counts = None if weights is None else weights[rows].astype(np.float64)
     outcome = Outcome.from_logits(task, logits, known, counts)
     return Evaluation(logits=logits, outcome=outcome, rows=rows)
+
+
+def groups_of(dataset: Dataset, rows: npt.NDArray[np.int64], name: str = "") -> Ints | None:
+    """Return the group of each of these rows, [N] from 0, or None where each stands for itself.
+
+    Args:
+        dataset: Holds the rows.
+        rows: [N] places in it.
+        name: Column of the groups; empty takes the one with the role `group`, if there is one. A
+            row without a value is a group of its own.
+    """
+    declared = dataset.schema.group
+    if not (name := name or (declared.name if declared else "")):
+        return None
+    import pandas as pd
+
+    entity = dataset.to_pandas(columns=[name])[name]
+    codes = pd.factorize(entity.iloc[rows])[0].astype(np.int64)
+    alone = codes < 0
+    codes[alone] = codes.max(initial=-1) + 1 + np.arange(alone.sum())
+    return codes

@@ -25,11 +25,11 @@ from kubestill.runtime.evaluation.decision import (
     judge_challenger,
     judge_first,
 )
-from kubestill.runtime.evaluation.evaluate import Evaluation, evaluate
+from kubestill.runtime.evaluation.evaluate import Evaluation, evaluate, groups_of
 from kubestill.runtime.evaluation.expected import Expectation, calibrate, describe, expect
 from kubestill.runtime.evaluation.findings import Findings, Role, Subject
 from kubestill.runtime.evaluation.fitness import Shift, compare_rows
-from kubestill.runtime.evaluation.inputs import Job
+from kubestill.runtime.evaluation.inputs import Candidate, Job
 from kubestill.runtime.evaluation.labels import check_labels, skill
 from kubestill.runtime.evaluation.profile import columns_of, is_number, profile_of
 from kubestill.runtime.evaluation.record import GoldenMark, Mark, Record, bias_of, mark_of, marks_of
@@ -49,9 +49,11 @@ NO_SKILL = 3.0
 
 def examine(job: Job) -> Findings:
     """Score every model, compare, judge."""
-    evaluations = _evaluate(job, job.dataset)
+    evaluations = _evaluate(job.candidates, job.dataset)
     scores = _scores(job, evaluations, job.dataset)
-    golden = _scores(job, _evaluate(job, job.golden), job.golden) if job.golden else None
+    golden = None
+    if job.golden:
+        golden = _scores(job, _evaluate(job.golden_candidates, job.golden), job.golden)
     values = _slice_values(job, evaluations["model"])
     parts = _parts(values, job.record.cuts if job.record else {})
     masks = _named(parts)
@@ -116,22 +118,13 @@ def _subjects(job: Job, evaluations: Mapping[Role, Evaluation]) -> dict[Role, Su
     }
 
 
-def _evaluate(job: Job, dataset: Dataset) -> dict[Role, Evaluation]:
-    return {
-        role: evaluate(candidate.predictor, dataset) for role, candidate in job.candidates.items()
-    }
+def _evaluate(candidates: Mapping[Role, Candidate], dataset: Dataset) -> dict[Role, Evaluation]:
+    return {role: evaluate(candidate.predictor, dataset) for role, candidate in candidates.items()}
 
 
 def _scores(job: Job, evaluations: Mapping[Role, Evaluation], dataset: Dataset) -> Measured:
     outcomes = {job.candidates[role].name: one.outcome for role, one in evaluations.items()}
-    groups = None
-    declared = dataset.schema.group
-    if name := job.settings.group or (declared.name if declared else ""):
-        entity = dataset.to_pandas(columns=[name])[name]
-        codes = pd.factorize(entity.iloc[evaluations["model"].rows])[0].astype(np.int64)
-        alone = codes < 0
-        codes[alone] = codes.max(initial=-1) + 1 + np.arange(alone.sum())
-        groups = codes
+    groups = groups_of(dataset, evaluations["model"].rows, job.settings.group)
     return measure(outcomes, confidence=job.settings.confidence, groups=groups)
 
 

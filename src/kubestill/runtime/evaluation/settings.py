@@ -88,7 +88,7 @@ class EvaluationSettings(BaseModel):
         return size
 
 
-def check_metric(metric: str, task: Task) -> None:
+def check_metric(metric: str, task: Task, field: str = "settings.metric") -> None:
     """Check that a decision can be taken on this metric.
 
     Raises:
@@ -97,7 +97,7 @@ def check_metric(metric: str, task: Task) -> None:
     usable = [name for name, known in metrics_of(task).items() if known.decides]
     if metric and metric not in usable:
         remedy = f"no {task} metric to decide on; {nearest(metric, usable)}"
-        raise InvalidInput([Problem("settings.metric", metric, remedy)])
+        raise InvalidInput([Problem(field, metric, remedy)])
 
 
 def role_names(

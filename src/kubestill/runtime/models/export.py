@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -40,6 +41,7 @@ __all__ = [
     "TRAINING_FILE",
     "WEIGHTS_FILE",
     "Export",
+    "copy_model",
     "export_from_state",
     "export_model",
     "load_model",
@@ -98,6 +100,21 @@ def export_from_state(
     if not weights:
         raise CorruptData("checkpoint: no tensor named 'model/...'")
     return _write(spec, weights, folder, training)
+
+
+def copy_model(uri: str, folder: str) -> None:
+    """Copy the files of a model into a local folder, in place of what is there.
+
+    Args:
+        uri: Its folder, local or in a store; what lies in folders below it is not the model's.
+        folder: Where they go.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    store = open_store(uri)
+    for entry in store.list():
+        if "/" not in entry.key:
+            store.download(entry.key, os.path.join(folder, entry.key))
 
 
 def _write(

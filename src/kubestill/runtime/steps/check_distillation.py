@@ -30,6 +30,8 @@ __all__ = ["check_distillation"]
 _TRAINING = ("network", "network_args", "steps", "learning_rate", "settings")
 _OWN = {"teacher": _TRAINING, "student": _TRAINING, "synthetic": ("settings",)}
 """Parameters with a prefix, by the names that overfit-batch and generate-synthetic give them."""
+MOST_SIZES = 16
+"""Students of a sweep: each is two pods of one Kubernetes object."""
 
 
 def check_distillation(
@@ -50,6 +52,7 @@ def check_distillation(
     teacher_settings: dict[str, Any] = {},
     student_network: str = "mlp",
     student_args: dict[str, Any] = {},
+    student_sizes: list[dict[str, Any]] = [{}],
     student_steps: int = 3000,
     student_learning_rate: float = 0.001,
     student_settings: dict[str, Any] = {},
@@ -90,7 +93,6 @@ def check_distillation(
     }
     small = {
         "network": student_network,
-        "network_args": student_args,
         "steps": student_steps,
         "learning_rate": student_learning_rate,
         "temperature": temperature,
@@ -99,7 +101,10 @@ def check_distillation(
     }
     gates: dict[str, tuple[Job, GateSettings]] = {}
     problems: list[Problem] = []
-    trained = [("student", dataset, small, student_settings)]
+    trained = [
+        (name, dataset, small | {"network_args": arguments}, student_settings)
+        for name, arguments in _students(student_args, student_sizes, problems).items()
+    ]
     if not teacher_uri and have_answers(dataset):
         print("the rows carry a teacher's answers: none is trained, none generated", flush=True)
     elif teacher_uri:
@@ -134,6 +139,28 @@ def check_distillation(
     return *_examine(gates, metrics, report, summary, findings, strict=strict), indices
 
 
+def _students(
+    common: dict[str, Any], sizes: list[dict[str, Any]], problems: list[Problem]
+) -> dict[str, dict[str, Any]]:
+    """Return the arguments of each student's network by its name: `student`, or `student_1`, ..."""
+    if not sizes or len(sizes) > MOST_SIZES:
+        remedy = f"name 1 to {MOST_SIZES} sizes, such as [{{'hidden': [32]}}, {{'hidden': [64]}}]"
+        problems.append(Problem("student_sizes", sizes, remedy))
+    found: dict[str, dict[str, Any]] = {}
+    for place, size in enumerate(sizes[:MOST_SIZES]):
+        field = f"student_sizes[{place}]"
+        if not isinstance(size, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
+            remedy = "must be the arguments of a network, such as {'hidden': [32]}"
+            problems.append(Problem(field, size, remedy))
+        elif sizes.index(size) < place:
+            remedy = f"is the same as student_sizes[{sizes.index(size)}]; leave one out"
+            problems.append(Problem(field, size, remedy))
+        else:
+            name = "student" if len(sizes) == 1 else f"student_{place + 1}"
+            found[name] = {**common, **size}
+    return found
+
+
 def _check_teacher(
     teacher: str,
     options: dict[str, Any],
@@ -156,10 +183,12 @@ def _check_teacher(
 
 def _with_own_name(problem: Problem, which: str) -> Problem:
     """Give a problem's field the name that this task has for it."""
+    which, _, number = which.partition("_")
     name = re.match(r"\w+", problem.field)
     if name is None or name[0] not in _OWN[which]:
         return problem
-    return replace(problem, field=f"{which}_{problem.field.replace('network_args', 'args', 1)}")
+    args = f"sizes[{int(number) - 1}]" if number else "args"
+    return replace(problem, field=f"{which}_{problem.field.replace('network_args', args, 1)}")
 
 
 def _examine(

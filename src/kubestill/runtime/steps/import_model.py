@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,13 +13,12 @@ from kubestill.runtime.datasets.manifest import Dataset, open_input
 from kubestill.runtime.evaluation.evaluate import evaluate
 from kubestill.runtime.evaluation.fitted import fitted_on
 from kubestill.runtime.generation.labelling import check_fit
-from kubestill.runtime.models.export import load_model
+from kubestill.runtime.models.export import copy_model, load_model
 from kubestill.runtime.models.foreign.bring import bring
 from kubestill.runtime.models.foreign.match import Options
 from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.reports.brought import brought_report
 from kubestill.runtime.steps.pages import write_pages
-from kubestill.runtime.stores import open_store
 
 __all__ = ["Taken", "import_model", "take_teacher", "write_taken"]
 
@@ -147,13 +144,7 @@ def _take(source: str, rows: Dataset, options: Options, folder: str) -> Taken:
     if said:
         remedy = "a model of this package says all that itself; leave these out"
         raise InvalidInput([Problem("source", sorted(said), remedy)])
-    shutil.rmtree(folder, ignore_errors=True)
-    os.makedirs(folder)
-    store = open_store(source)
-    for entry in store.list():
-        # Of a run's folder only the model itself.
-        if "/" not in entry.key:
-            store.download(entry.key, os.path.join(folder, entry.key))
+    copy_model(source, folder)
     predictor = load_model(folder)
     check_fit(predictor.spec, rows.schema)
     return Taken(predictor=predictor, source=source, dataset=rows, notes=(), tried=0)

@@ -21,7 +21,7 @@ from kubestill.runtime.base.values import parse_json
 from kubestill.runtime.datasets.columns import label_strings
 from kubestill.runtime.datasets.decode import RawLayout, decode_features
 from kubestill.runtime.datasets.manifest import Dataset
-from kubestill.runtime.models.export import load_model
+from kubestill.runtime.models.export import copy_model, load_model
 from kubestill.runtime.models.foreign.endpoint import (
     PROBED,
     Endpoint,
@@ -168,10 +168,7 @@ def _bring_members(
                 raise InvalidInput([Problem("source", source, "name one model")])
             brought = bring(source, dataset, validate(Options, rest), trust=trust)
             if brought is None:
-                store = open_store(source)
-                for entry in store.list():
-                    if "/" not in entry.key:
-                        store.download(entry.key, os.path.join(folder, entry.key))
+                copy_model(source, folder)
                 found.append((load_model(folder, trust=trust), _read_files(folder)))
             else:
                 brought.write(folder)

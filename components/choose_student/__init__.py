@@ -1,0 +1,5 @@
+"""The `choose-student` component."""
+
+from .component import choose_student
+
+__all__ = ["choose_student"]

@@ -1,0 +1,5 @@
+"""The `distillation-sweep` pipeline."""
+
+from .pipeline import distillation_sweep
+
+__all__ = ["distillation_sweep"]
