@@ -11,6 +11,7 @@ How the child's end is read:
     ended by                                      then
     exit 0                                        done
     SIGKILL, SIGSEGV, SIGBUS, SIGABRT, ...        again, up to `restarts` times
+    this parent, because it hangs (`heartbeat`)   again, up to `restarts` times
     an exception that may pass (`may_pass`)       again, up to `restarts` times
     any other exception, or SystemExit            failed: the same input fails the same way
     SIGTERM or SIGINT, sent to either             stopped: somebody wants the step to end
@@ -27,6 +28,7 @@ import errno
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import sys
@@ -41,6 +43,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from kubestill.errors import ClusterError, InvalidInput, KubestillError, StoreUnavailable
+from kubestill.heartbeat import Pulse, Watch
 
 __all__ = ["FAILED_FOR_GOOD", "RESTARTS", "TRAINJOB_VARIABLE", "Ended", "Try", "allowed_restarts"]
 __all__ += ["die_with", "forget_outputs", "last_try", "local_path", "may_pass", "supervise"]
@@ -59,6 +62,8 @@ _RESUMABLE = frozenset({"train_teacher", "train_student", "finetune_fresh"})
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 _FIRST_PAUSE_SECONDS = 1.0
 _PAUSE_GROWTH = 4
+_LOOK_SECONDS = 1.0
+"""Between two looks at whether the child gets on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,6 +284,7 @@ class _Child:
         sys.stdout.flush()
         sys.stderr.flush()
         receiver, sender = os.pipe()
+        pulse = Pulse.shared()
         # A signal between the fork and the next line would reach a child that nobody knows yet, or
         # run this object's handler in the child.
         signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
@@ -295,10 +301,12 @@ class _Child:
         self._pid = os.fork()
         if not self._pid:
             os.close(receiver)
+            Pulse.current = pulse
             _work(run, parent, sender, last)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
         os.close(sender)
         try:
+            hang = _await_end(self._pid, Watch(pulse))
             # Its number stays its own until it is reaped: a signal in between reaches nobody else.
             os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
             group, self._pid = self._pid, 0
@@ -313,7 +321,8 @@ class _Child:
                 told = os.read(receiver, _MESSAGE_BYTES)
         finally:
             os.close(receiver)
-        return _read_end(status, told, kills)
+        ended = _read_end(status, told, kills)
+        return replace(ended, message=hang) if hang and ended.may_pass else ended
 
     def wait_for(self, seconds: float) -> bool:
         """Wait; returns False at once when asked to stop."""
@@ -327,6 +336,25 @@ class _Child:
         if self._pid:
             with suppress(ProcessLookupError):
                 os.kill(self._pid, number)
+
+
+def _await_end(pid: int, watch: Watch) -> str:
+    """Wait until a child ends, or hangs and is killed; return how it hung, if it did."""
+    try:
+        handle = os.pidfd_open(pid)
+    except (AttributeError, OSError):  # not on this system: nobody watches it
+        return ""
+    end = select.poll()
+    end.register(handle, select.POLLIN)
+    try:
+        while not end.poll(1e3 * _LOOK_SECONDS):
+            if hang := watch.find_hang():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                return hang
+        return ""
+    finally:
+        os.close(handle)
 
 
 _MESSAGE_BYTES = 32768

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -80,6 +81,17 @@ def test_what_may_pass_is_tried_again_in_a_new_process(
     assert second.startswith(reason)
     assert f"{second}: starting the step again in 1 s (restart 1 of 3 in this pod)" in run.stdout
     assert (tmp_path / "forgotten").read_text() == "once\n"
+
+
+def test_what_hangs_is_killed_and_tried_again_and_what_takes_its_time_is_not(
+    tmp_path: Path,
+) -> None:
+    run = ended(tmp_path, "hangs", "takes its time")
+    assert run.returncode == 0, run.stderr
+    _, second = tries(tmp_path)
+    said = r"rank 0 hangs: no step for \d s, the last was step 41 \(the setting rank_"
+    assert re.match(said, second)
+    assert f"{second}: starting the step again in 1 s (restart 1 of 3 in this pod)" in run.stdout
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from kubestill import supervision
 from kubestill.errors import InvalidInput, Problem, StoreUnavailable
+from kubestill.heartbeat import Pulse
 from kubestill.supervision import last_try, supervise
 
 FOLDER, RESTARTS, WORDS = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
@@ -37,6 +38,16 @@ def run() -> None:
         case "killed for memory" | "killed for memory, version 1":
             count_kills(1)
             os.kill(os.getpid(), signal.SIGKILL)
+        case "hangs":
+            Pulse.current.begin(rank=0, timeout=0.2)
+            for step in range(41):
+                Pulse.current.beat(step + 1)
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "takes its time":
+            Pulse.current.begin(rank=0, timeout=0.2)
+            Pulse.current.beat(41)
+            Pulse.current.rest()
+            time.sleep(2.5)
         case "segfault":
             ctypes.string_at(0)
         case "bad input":

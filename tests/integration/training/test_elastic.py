@@ -97,9 +97,12 @@ class Shared:
         with self.log.open("w") as log:
             self.process = subprocess.Popen(parts, stdout=log, stderr=subprocess.STDOUT)
 
+    def wait_until_it_trains(self) -> None:
+        wait_for(lambda: len(re.findall(r"step +[1-9]\d*/", self.said.split(AGAIN)[-1])) > 3)
+
     def other(self) -> int:
         """Return the process of rank 1, once it trains."""
-        wait_for(lambda: len(re.findall(r"step +[1-9]\d*/", self.said.split(AGAIN)[-1])) > 3)
+        self.wait_until_it_trains()
         found = []
         children = Path(f"/proc/{child_of(self.process.pid)}/task")
         for listed in children.glob("*/children"):
@@ -150,8 +153,27 @@ def test_a_process_that_hangs_ends_the_attempt(data: Path, tmp_path: Path) -> No
     hanging = shared.other()
     os.kill(hanging, signal.SIGSTOP)
     said = shared.finish()
-    assert f"RankLost: rank 1 did not take part for 3 s, the setting rank_timeout: {AGAIN}" in said
+    hung = r"RankLost: rank 1 \(last step \d+\) did not take part for 3 s, the setting rank_timeout"
+    assert re.search(f"{hung}: {AGAIN}", said)
     assert not Path(f"/proc/{hanging}").exists()
+
+
+@CHAOS
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_first_process_that_hangs_ends_the_attempt(
+    data: Path, tmp_path: Path, processes: int
+) -> None:
+    shared = Shared(data, tmp_path, rank_timeout=3.0, processes=processes)
+    shared.wait_until_it_trains()
+    hanging = child_of(shared.process.pid)
+    os.kill(hanging, signal.SIGSTOP)
+    said = shared.finish()
+    hung = r"rank 0 hangs: no step for \d+ s, the last was step \d+ \(the setting rank_"
+    assert re.search(f"{hung}timeout bounds a step\\): {AGAIN}", said)
+    assert "NOT with the same bits" not in said
+    assert not Path(f"/proc/{hanging}").exists()
+    teach(data, tmp_path, **{**PARAMETERS, "epochs": 6.0}, settings=SHARED)
+    assert digest(shared.task) == digest(tmp_path)
 
 
 @CHAOS

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from kubestill.errors import Diverged, StoreError
 from kubestill.runtime.checkpoints.checkpointer import Checkpointer
+from kubestill.heartbeat import Pulse
 from kubestill.runtime.checkpoints.ledger import finite
 from kubestill.runtime.checkpoints.ranks import Ranks
 from kubestill.runtime.checkpoints.state import TrainingState
@@ -47,6 +48,8 @@ _SETTLED_RATE = 0.1
 """Share of its peak at which a learning rate no longer hides convergence."""
 
 
+_MISSED_SECONDS = 15.0
+"""How long after the others, which miss it, a process that hangs is ended from outside."""
 @dataclass(frozen=True, kw_only=True)
 class Start:
     """What fine-tuning keeps of the checkpoint it starts from, besides the model."""
@@ -92,6 +95,7 @@ class Trainer:
         self.step = 0
         self._ranks = Ranks.current()
         self._elastic = settings.virtual_workers > 1
+        self._pulse = Pulse.current
         """Whether every process does the same, and the processes may be others at any restart."""
         self.curves: dict[str, list[dict[str, float]]] = {"train": [], "validation": []}
         self.stop: tuple[str, str] | None = None
@@ -146,6 +150,9 @@ class Trainer:
             self._score_start()
         elif self._skipped_its_milestone():
             self._milestone()
+        # Where somebody else hangs, an exchange fails first, and says who it is.
+        patience = self._settings.rank_timeout + (_MISSED_SECONDS if self._ranks.world > 1 else 0)
+        self._pulse.begin(rank=self._ranks.rank, timeout=patience)
         while self.step < self.total_steps and self.stop is None:
             stop = self._plan.next_milestone(self.step)
             if self.step < self._plan.finish_from:
@@ -157,6 +164,8 @@ class Trainer:
         self._say(f"stopped: {self.stop[0]} ({self.stop[1]})")
         return self._learned()
 
+            # As long as the rows take, and the store: only steps have a usual length.
+            self._pulse.rest()
     def _set_up(self, saved: TrainingState | None) -> None:
         """Build what the loop needs, fresh or as it was saved."""
         resolved = read_saved(saved.meta, "the checkpoint").resolved if saved else {}
@@ -279,11 +288,14 @@ class Trainer:
             self._losses_since += 1
             if average is not None:
                 self._update_average(average)
+        beat = self._pulse.beat
+        beat(self.step)
             # A milestone is part of its step: resuming from a state between the two would skip it.
             if recovery_due() and self.step < stop:
                 self._save("recovery")
             if time.monotonic() - self._last_line >= self._settings.log_seconds:
                 self._progress()
+            beat(self.step)
 
     def _finish_until(self, stop: int) -> None:
         """Take second-order steps, each of which sees every row at least ten times."""
@@ -416,6 +428,8 @@ class Trainer:
             **{f"optimizer/{name}": tensor for name, tensor in self._train_step.state().items()},
         }
         if self._elastic:
+        steps = self._pulse.steps
+        self._pulse.rest()
             tensors["loss_sum"] = self._loss_sum
         else:
             generators = random_state.capture()
@@ -424,6 +438,8 @@ class Trainer:
         if self._finish is not None:
             tensors |= {f"finish/{name}": t for name, t in self._finish.state().items()}
         if self._average is not None:
+        if steps is not None:
+            self._pulse.beat(steps)
             average = self._average.state_dict()
             tensors |= {f"ema/network.{name}": tensor for name, tensor in average.items()}
         meta = {

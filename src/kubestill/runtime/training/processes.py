@@ -31,6 +31,7 @@ import torch
 from torch.distributed import TCPStore
 
 from kubestill.errors import InvalidInput, KubestillError, Problem
+from kubestill.heartbeat import Pulse
 from kubestill.runtime.training.device import choose_machine
 from kubestill.runtime.training.distributed import Together, in_group, process_group
 from kubestill.runtime.training.nodes import Node, leads_pods, meet
@@ -212,9 +213,9 @@ class _Others:
             if failure := worker.failure():
                 return failure
         # Those that waited for it have given up by now, too.
-        hanging = [f"rank {one.rank}" for one in self._workers if one not in self._ended]
+        hanging = [str(one) for one in self._workers if one not in self._ended]
         if error is None:
-            hanging = [f"rank {self.first.rank}"]
+            hanging = [_name(self.first.rank, Pulse.current)]
         elif not _TIMEOUT.search(str(error)) or not (hanging or self._node):
             return None
         elif self._node:
@@ -253,13 +254,18 @@ class _Worker:
     def __init__(self, rank: int, local: int, folder: Path):
         self.rank = rank
         self._log, self._end = folder / f"rank-{rank}.log", folder / f"rank-{rank}.json"
+        pulse = str(folder / f"rank-{rank}.pulse")
+        self._pulse = Pulse.in_file(pulse)
         environment = os.environ | {"RANK": str(rank), "LOCAL_RANK": str(local)}
-        told = [str(self._end), str(os.getpid())]
+        told = [str(self._end), str(os.getpid()), pulse]
         command = [sys.executable, "-m", "kubestill.runtime.training.worker", *told]
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment
             )
+
+    def __str__(self) -> str:
+        return _name(self.rank, self._pulse)
 
     def tell(self, content: bytes) -> None:
         """Hand over what to do."""
@@ -291,9 +297,10 @@ class _Worker:
         return kind(f"rank {self.rank} failed: {end['error']}; see {self._log}")
 
 
-def serve(path: str, parent: int, content: IO[bytes]) -> int:
+def serve(path: str, parent: int, pulse: str, content: IO[bytes]) -> int:
     """Be one of the others: train, and leave a word where that fails; return the exit code."""
     die_with(parent)
+    Pulse.current = Pulse.in_file(pulse)
     rank = int(os.environ["RANK"])
     try:
         sys.path[:] = pickle.load(content)
@@ -309,6 +316,10 @@ def serve(path: str, parent: int, content: IO[bytes]) -> int:
         Path(path).write_text(json.dumps(end))
         raise
     return 0
+
+
+def _name(rank: int, pulse: Pulse) -> str:
+    return f"rank {rank}" if pulse.steps is None else f"rank {rank} (last step {pulse.steps})"
 
 
 def _started(rank: int) -> str:

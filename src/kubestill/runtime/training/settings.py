@@ -140,7 +140,8 @@ class TrainingSettings(BaseModel):
     trainjob: TrainJobSettings = TrainJobSettings()
     """How those pods are made and placed."""
     rank_timeout: Seconds = 1800.0
-    """Seconds that a process waits for the others at a step before the attempt ends."""
+    """Seconds that a step may take. A process that does none for longer hangs: the attempt ends and
+    the step starts again. Scoring, saving and L-BFGS have no such bound."""
     serving: Serving = "none"
     """A file beside the model that serves it without this package: `onnx` or `torch`. If a network
     cannot be exported that way, only the file is missing, not the model."""

@@ -5,4 +5,4 @@ import sys
 from kubestill.runtime.training.processes import serve
 
 if __name__ == "__main__":
-    raise SystemExit(serve(sys.argv[1], int(sys.argv[2]), sys.stdin.buffer))
+    raise SystemExit(serve(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.stdin.buffer))
