@@ -47,3 +47,15 @@ class Mean(Teacher):
 
 class NoTeacher:
     inputs = ("amount",)
+
+
+class Moods(Teacher):
+    """Reads text word by word."""
+
+    inputs = ("body",)
+    classes = ("bad", "good")
+
+    def predict(self, rows: pd.DataFrame) -> np.ndarray:
+        words = {"early", "whole", "thank", "joy"}
+        found = [isinstance(one, str) and bool(words & set(one.split())) for one in rows["body"]]
+        return np.array([[0.0, 2.0 if good else -2.0] for good in found])

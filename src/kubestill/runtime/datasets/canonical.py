@@ -1,10 +1,10 @@
 """The one form in which rows are stored, cut into blocks and fingerprinted.
 
 Numbers and tensors are float32 (exact ones, and numbers kept as given, float64) with NaN for
-missing, images uint8; truth values and labels are nullable, labels a dictionary in the schema's
-order. Tensors of two dimensions and more are Arrow's FixedShapeTensor, so that other readers of
-Parquet see their shape. The same rows always give the same bytes, whatever types, part sizes or
-compression they came in.
+missing, images uint8; truth values, labels and text are nullable, labels a dictionary in the
+schema's order. Tensors of two dimensions and more are Arrow's FixedShapeTensor, so that other
+readers of Parquet see their shape. The same rows always give the same bytes, whatever types, part
+sizes or compression they came in.
 """
 
 # pyarrow comes without types.
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from kubestill.errors import Problems, nearest_of
 from kubestill.runtime.datasets import columns as read
 from kubestill.runtime.datasets.schema import Column, Schema
+from kubestill.runtime.datasets.text import check_texts, text_strings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,6 +174,8 @@ def _canonical_array(values: pa.ChunkedArray, column: Column) -> pa.Array:
         return pa.FixedSizeListArray.from_arrays(flat, type=_storage_field(column).type)
     if column.kind == "boolean":
         return read.flags(values)
+    if column.kind == "text":
+        return check_texts(text_strings(values))
     if column.categories is None:
         return read.label_strings(values)
     return _dictionary(values, column)

@@ -101,11 +101,21 @@ class Notes:
     """About columns."""
     words: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
     """Words that were read as missing, by column, with the number of rows."""
+    parts: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
+    """The files of a table in order, each with its rows."""
 
     def tell(self, told: str) -> None:
         """Note something about a file, once."""
         if told not in self.told:
             self.told.append(told)
+
+    def place(self, row: int) -> str:
+        """Return where a row of the table is: its number in its file, from 1."""
+        for name, rows in self.parts:
+            if row < rows:
+                return f"row {row + 1} of {name}"
+            row -= rows
+        return f"row {row + 1}"
 
     def of(self, column: str, told: str) -> None:
         """Note something about a column, once."""
@@ -126,11 +136,11 @@ def read_csvs(
     Args:
         files: CSV files.
         reading: The user's options.
-        kinds: Kind by column. What is categorical stays the text that it is.
+        kinds: Kind by column. What is categorical or text stays as it is.
         problems: Takes what cannot be read; the files that can be are returned.
         notes: Takes what was detected.
     """
-    texts = {name for name, kind in kinds.items() if kind in ("categorical", "boolean")}
+    texts = {name for name, kind in kinds.items() if kind in ("categorical", "boolean", "text")}
     texts |= set(reading.date_formats)
     sources: list[_Source] = []
     for file in files:

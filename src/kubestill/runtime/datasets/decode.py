@@ -1,7 +1,8 @@
 """From rows to the matrices that training and prediction work on.
 
 `raw` is float32 [N, R], row-major: numeric (less its offset, NaN missing), boolean 0/1/NaN,
-categorical code (NaN missing, -1 never seen), tensors flattened; features in schema order. The
+categorical code (NaN missing, -1 never seen), tensors flattened, text as `text.text_rows` makes
+numbers of it; features in schema order. The
 layout is the *model's*: another dataset, a table or a DataFrame is read by the names and categories
 that the model was trained with.
 """
@@ -26,6 +27,7 @@ from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.datasets.parts import part_jobs, workers
 from kubestill.runtime.datasets.schema import Column, Schema
 from kubestill.runtime.datasets.stream import ahead
+from kubestill.runtime.datasets.text import text_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -301,6 +303,8 @@ def _fill_features(
             if column.kind == "tensor":
                 rows = read.tensors(values, column.shape, column.float_type)
                 out[:, place] = read.centred(rows, column.offset)
+            elif column.text:
+                out[:, place] = text_rows(values, column.text)
             else:
                 scalars.append((place.start, _scalars(values, column)))
         except (pa.ArrowException, ValueError) as error:
@@ -359,7 +363,10 @@ def check_columns(data: Rows, layout: RawLayout, wanted: Sequence[str]) -> None:
             if (found.kind == "tensor") != (column.kind == "tensor") or not same_shape:
                 remedy = f"the model reads {column.kind} {list(column.shape)}"
                 problems.add(f"column {column.name!r}", f"{found.kind} {list(found.shape)}", remedy)
-            elif found.kind == "categorical" and column.kind != "categorical":
+            elif column.kind == "text" and found.kind != "text":
+                remedy = f"the model reads text; import with kinds={{{column.name!r}: 'text'}}"
+                problems.add(f"kind of {column.name!r}", found.kind, remedy)
+            elif found.kind in ("categorical", "text") and column.kind != found.kind:
                 problems.add(
                     f"kind of {column.name!r}", found.kind, f"the model reads {column.kind}"
                 )

@@ -9,12 +9,33 @@ import codecs
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    field_validator,
+)
 
-__all__ = ["ROLES", "Reading"]
+__all__ = ["ROLES", "Reading", "TextOptions"]
 
 ROLES = ("weight", "group", "time", "soft", "ignored")
 """What a column can be besides a feature and the target."""
+
+
+class TextOptions(BaseModel):
+    """How text of one column becomes numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    words: tuple[NonNegativeInt, NonNegativeInt] = (1, 2)
+    """Shortest and longest n-gram of words; `[0, 0]` for none."""
+    chars: tuple[NonNegativeInt, NonNegativeInt] = (0, 0)
+    """Shortest and longest n-gram of the characters of a word; `[0, 0]` for none. Languages that do
+    not separate words by spaces need some, such as `[1, 3]`."""
+    length: PositiveInt = 256
+    """Most n-grams of a text, from its beginning; the rest is cut off."""
 
 
 class Reading(BaseModel):
@@ -49,6 +70,10 @@ class Reading(BaseModel):
     channels: Mapping[str, Literal["first", "last"]] = {}
     """Where arrays of bytes in three dimensions, by column, have their channels: `first` for
     `[C, H, W]`, `last` for `[H, W, C]`. That of an IDX file is called `image`."""
+
+    text: Mapping[str, TextOptions] = {}
+    """How columns of the kind `text` become numbers, as in `{"body": {"chars": [3, 5], "length":
+    512}}`, where that is not the default: n-grams of one and two words, the first 256 of them."""
 
     roles: Mapping[str, str] = {}
     """Columns that are neither features nor the target: `weight` is how many rows a row counts for,

@@ -16,14 +16,53 @@ from pydantic import Field
 from kubestill.errors import InvalidInput, Problem, Problems, nearest
 from kubestill.runtime.base.values import WholeFloat, read_as
 
-__all__ = ["MAX_WIDTH", "Column", "Kind", "Role", "Schema", "Task", "sort_labels"]
+__all__ = [
+    *("MAX_TEXT", "MAX_WIDTH"),
+    *("Column", "Kind", "Role", "Schema", "Task", "TextForm"),
+    "sort_labels",
+]
 
 MAX_WIDTH = 1 << 22
 """Numbers in one row: 16 MiB of float32. A schema of a few bytes may claim any number."""
 
-Kind = Literal["numeric", "boolean", "categorical", "tensor"]
+MAX_TEXT = 1 << 20
+"""Bytes of one cell of text, in UTF-8."""
+Kind = Literal["numeric", "boolean", "categorical", "tensor", "text"]
 Role = Literal["feature", "target", "soft", "weight", "group", "time", "ignored"]
 Task = Literal["regression", "binary", "multiclass"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextForm:
+    """How the text of a column becomes numbers; part of every model that reads it."""
+
+    form: Literal["ngrams", "bytes"] = "ngrams"
+    """`bytes` packs three bytes into a number, for foreign models, which read text themselves."""
+    words: tuple[WholeFloat, WholeFloat] = (1, 2)
+    """Shortest and longest word n-gram; (0, 0) for none."""
+    chars: tuple[WholeFloat, WholeFloat] = (0, 0)
+    """Shortest and longest character n-gram; (0, 0) for none."""
+    length: WholeFloat = 256
+    """Numbers of a text; what is longer is cut off."""
+    longest: WholeFloat = 0
+    """Bytes of the longest text that was imported."""
+
+    def complaint(self) -> str:
+        """Return what is wrong with it; "" where nothing is."""
+        for name, (low, high) in (("words", self.words), ("chars", self.chars)):
+            if (low, high) != (0, 0) and not 1 <= low <= high <= 8:
+                return f"{name} is {[low, high]}; give two numbers from 1 to 8, or [0, 0] for none"
+        if self.words == self.chars == (0, 0):
+            return "words and chars are both [0, 0]; give one of them a range, such as [1, 2]"
+        if not 1 <= self.length <= 1 << 14:
+            return f"length is {self.length}; give 1 to {1 << 14:,} n-grams"
+        if self.longest > MAX_TEXT:
+            return f"longest {self.longest}: no text has more than {MAX_TEXT:,} bytes"
+        return ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {**vars(self), "words": list(self.words), "chars": list(self.chars)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +87,13 @@ class Column:
     """What exact numbers have in common: models read and answer them less this, in float32."""
     pixels: bool = False
     """Whether numbers are whole, from 0 to 255, and stored in a byte each, as those of images."""
+    text: TextForm | None = None
+    """How text becomes numbers; None for all other kinds."""
 
     @property
     def width(self) -> int:
         """Numbers that one row's value takes: the product of the shape, 1 for a scalar."""
-        return math.prod(self.shape)
+        return self.text.length if self.text else math.prod(self.shape)
 
     @property
     def as_given(self) -> bool:
@@ -82,6 +123,8 @@ class Column:
             form["offset"] = self.offset
         if self.pixels:
             form["pixels"] = True
+        if self.text:
+            form["text"] = self.text.to_json()
         return form
 
     @classmethod
@@ -265,6 +308,14 @@ def _check_column(column: Column, problems: Problems) -> None:
         problems.add(f"pixels of {column.name!r}", True, remedy)
     if column.kind != "tensor" and column.shape:
         problems.add(f"shape of {column.name!r}", column.shape, "only tensors have a shape")
+    if (column.kind == "text") != (column.text is not None):
+        remedy = "columns of text, and no others, say how text becomes numbers"
+        problems.add(f"text of {column.name!r}", column.text, remedy)
+    elif column.text and (said := column.text.complaint()):
+        problems.add(f"text of {column.name!r}", column.text.to_json(), said)
+    if column.kind == "text" and column.role != "feature":
+        remedy = f"a {column.role} is no text; use 'categorical'"
+        problems.add(f"role of {column.name!r}", column.role, remedy)
     if column.role == "soft" and column.kind != "tensor":
         problems.add(
             f"kind of {column.name!r}", column.kind, "soft outputs are tensors of shape [K]"

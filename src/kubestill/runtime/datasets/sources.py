@@ -274,6 +274,7 @@ def _open_parquet(
                 schema = metadata.schema.to_arrow_schema()
                 check_extent(source, metadata, set(schema.names), name=os.path.basename(file.name))
             schemas.append(schema)
+            notes.parts.append((file.name, metadata.num_rows))
         except CorruptData as error:
             problems.add("source", file.name, f"is refused: {error}")
         except (pa.ArrowException, OSError) as error:
@@ -309,6 +310,7 @@ def _open_csv(
         return None
     for at, file in enumerate(files):
         rows = tables[at].num_rows
+        notes.parts.append((file.name, rows))
         for name, value in _added(file, tables[at].schema).items():
             tables[at] = tables[at].append_column(name, pa.array([value] * rows, pa.string()))
     schema = unified([table.schema for table in tables], [file.name for file in files], problems)

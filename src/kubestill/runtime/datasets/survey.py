@@ -8,16 +8,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from kubestill.errors import Problems, counted
 from kubestill.runtime.datasets import columns as read
+from kubestill.runtime.datasets.text import oversized, text_strings
 
 __all__ = ["MAX_LABELS", "Finding", "Rounding", "guess", "report", "survey", "survey_offsets"]
 
 MAX_LABELS = 50_000
 """More distinct labels than this are an identifier, not a category."""
 
+_WORD = r"[0-9A-Za-z]|[^\x00-\x7F]"
 _WHOLE = 2.0**53
 """Whole numbers up to it are exact in float64."""
 NOTICED, REFUSED = 1e-4, 1e-2
@@ -32,7 +35,7 @@ class Finding:
     name: str
     type: pa.DataType
     kind: str
-    """A schema kind; "text" can be kept but not learned from, "" cannot be stored."""
+    """A schema kind; "temporal" can be kept but not learned from, "" cannot be stored."""
     rows: int = 0
     missing: int = 0
     infinite: int = 0
@@ -40,6 +43,12 @@ class Finding:
     """Every number is a whole one."""
     labels: set[str] = field(default_factory=set[str])
     """Distinct labels, up to `MAX_LABELS` and one batch more."""
+    longest: int = 0
+    """Bytes of the longest text."""
+    large: tuple[int, int] | None = None
+    """Row and bytes of the first text that is too large."""
+    empty: int = 0
+    """Texts without a word."""
     shape: tuple[int, ...] = ()
     low: float = math.inf
     """Smallest number, in float32 where nothing more exact was looked at."""
@@ -159,7 +168,7 @@ def guess(kind: pa.DataType) -> str:
         while read.is_list(inner):
             inner = inner.value_type
         return "tensor" if guess(inner) in ("numeric", "boolean") else ""
-    return "text" if types.is_temporal(kind) else ""
+    return "temporal" if types.is_temporal(kind) else ""
 
 
 def survey(
@@ -205,6 +214,9 @@ def survey_offsets(tables: Iterable[pa.Table], findings: Iterable[Finding]) -> N
 def _look(values: pa.ChunkedArray, found: Finding, counted: bool, strictly: bool) -> None:
     found.rows += len(values)
     found.missing += values.null_count
+    if found.kind == "text":
+        _look_at_text(text_strings(values), found)
+        return
     if found.kind == "numeric":
         numbers = read.floats(values)
         found.missing += int(np.isnan(numbers).sum()) - values.null_count
@@ -226,6 +238,14 @@ def _look(values: pa.ChunkedArray, found: Finding, counted: bool, strictly: bool
         if len(found.labels) <= MAX_LABELS:
             distinct = read.label_strings(values.unique()).to_pylist()
             found.labels.update(label for label in distinct if label is not None)
+
+
+def _look_at_text(texts: pa.Array, found: Finding) -> None:
+    before = found.rows - len(texts)
+    if found.large is None and (large := oversized(texts)):
+        found.large = before + large[0], large[1]
+    found.longest = max(found.longest, pc.max(pc.binary_length(texts)).as_py() or 0)
+    found.empty += pc.sum(pc.invert(pc.match_substring_regex(texts, _WORD))).as_py() or 0
 
 
 def _look_for_loss(
@@ -327,7 +347,8 @@ def report(
         problems.add(field_name, f"{found.missing} missing or NaN values", remedy)
     if not target and found.kind == "categorical" and len(found.labels) > MAX_LABELS:
         remedy = (
-            f"more than {MAX_LABELS:,} labels look like an identifier; leave it out of features"
+            f"more than {MAX_LABELS:,} labels look like an identifier; leave it out of features, "
+            f"or use kinds={{{found.name!r}: 'text'}} if it is text to read"
         )
         problems.add(field_name, f"{len(found.labels):,} labels", remedy)
     if found.kind == "tensor" and not found.trouble and 0 in (found.shape or (0,)):

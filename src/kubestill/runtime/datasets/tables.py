@@ -13,8 +13,16 @@ from numpy.typing import NDArray
 from kubestill.errors import InvalidInput, Problems, counted, nearest, nearest_of
 from kubestill.runtime.datasets.answers import Answers, find_answers
 from kubestill.runtime.datasets.columns import floats
-from kubestill.runtime.datasets.options import Reading
-from kubestill.runtime.datasets.schema import Column, Kind, Schema, Task, sort_labels
+from kubestill.runtime.datasets.options import Reading, TextOptions
+from kubestill.runtime.datasets.schema import (
+    MAX_TEXT,
+    Column,
+    Kind,
+    Schema,
+    Task,
+    TextForm,
+    sort_labels,
+)
 from kubestill.runtime.datasets.sources import Opened, opened_table, try_source
 from kubestill.runtime.datasets.survey import (
     MAX_LABELS,
@@ -142,7 +150,8 @@ def read_table(
     """Look through a user's table once and infer its schema.
 
     Numbers are numeric, text and dictionaries categorical, lists of one shape tensors. Times, text
-    columns that name their rows and the index of a pandas DataFrame are kept but not learned from.
+    columns that name their rows and the index of a pandas DataFrame are kept but not learned from;
+    text that is to be read word by word takes `kinds={"body": "text"}`.
     The task follows from the target: two classes are binary; text, truth values and up to 50
     distinct whole numbers multiclass; else regression.
 
@@ -168,7 +177,7 @@ def read_table(
     _check_words(target, task, kinds, problems)
     opened = _open(source, _kinds_by_role(roles) | kinds, reading, problems)
     names = [*opened.types, *opened.notes.doubled]
-    _check_names(names, target, features, ignore, kinds, problems)
+    _check_names(names, target, features, ignore, kinds, reading.text, problems)
     _check_roles(names, target, features, reading.roles, problems)
     ignored, named = set(ignore), {*features, *kinds}
     sound = not problems
@@ -203,7 +212,7 @@ def read_table(
         _ask_about(asked_about, target, kinds, problems)
     learned = {name: found for name, found in storable.items() if name not in roles}
     kept = {name for name in learned if name in ignored or (features and name not in features)}
-    columns, left_out = _features(learned, target, kept, named, opened.unlearned, problems)
+    columns, left_out = _features(learned, target, kept, named, opened, reading, problems)
     for name, role in roles.items():
         if name not in soft:
             columns.append(_in_role(findings[name], role, problems))
@@ -337,6 +346,8 @@ def _notes(opened: Opened, found: Finding, *, learned: bool, asked: bool) -> Ite
     yield from opened.notes.columns.get(found.name, ())
     if learned and found.offset:
         yield f"kept in float64, and learned from less {found.offset:.9g}"
+    if learned and found.empty:
+        yield f"{counted(found.empty, 'text')} without a word, which a model cannot tell apart"
     days = _FIRST_DAY <= found.low <= found.high <= _LAST_DAY
     if days and learned and not asked and pa.types.is_integer(found.type):
         form = f"{{'date_formats': {{{found.name!r}: '%Y%m%d'}}}}"
@@ -348,7 +359,8 @@ def _features(
     target: str,
     kept: Collection[str],
     named: Collection[str],
-    unlearned: Mapping[str, str],
+    opened: Opened,
+    reading: Reading,
     problems: Problems,
 ) -> tuple[list[Column], dict[str, str]]:
     """Return every column but the target, and why some are not learned from or not even kept.
@@ -358,7 +370,8 @@ def _features(
         target: The column to predict.
         kept: Columns that the user wants kept, not learned from.
         named: Columns that the user named otherwise.
-        unlearned: Columns that are no features unless named, with the reason.
+        opened: Knows what is no feature unless named, and where a row comes from.
+        reading: How text becomes numbers.
         problems: Takes what keeps a feature from being used.
     """
     columns: list[Column] = []
@@ -373,15 +386,20 @@ def _features(
             else:
                 columns.append(_column(found, ignored=True))
             continue
-        why = "" if name in named else unlearned.get(name, "") or _why_ignored(found)
+        why = "" if name in named else opened.unlearned.get(name, "") or _why_ignored(found)
         if why:
             left_out[name] = why
         else:
             report(found, problems, target=False)
-            if found.kind == "text":
+            if found.large:
+                row, size = found.large
+                remedy = f"a text has {MAX_TEXT:,} at most; cut it, or drop the row"
+                where = opened.notes.place(row)
+                problems.add(f"column {name!r}", f"{size:,} bytes in {where}", remedy)
+            if found.kind == "temporal":
                 remedy = f"{found.type}: derive numbers such as hour or weekday"
                 problems.add("features", name, remedy)
-        columns.append(_column(found, ignored=bool(why)))
+        columns.append(_column(found, ignored=bool(why), options=reading.text.get(name)))
     return columns, left_out
 
 
@@ -472,6 +490,7 @@ def _check_names(
     features: Sequence[str],
     ignore: Sequence[str],
     kinds: Mapping[str, str],
+    texts: Collection[str],
     problems: Problems,
 ) -> None:
     """Note what the table does not have, and what is named for two things."""
@@ -492,20 +511,32 @@ def _check_names(
     for name in kinds:
         if name not in there:
             problems.add("kinds", name, "there is no such column; " + near(name))
+    for name in texts:
+        if kinds.get(name) != "text":
+            remedy = f"is no text; say kinds={{{name!r}: 'text'}}, too"
+            problems.add("text", name, near(name) if name not in there else remedy)
 
 
 def _why_ignored(found: Finding) -> str:
     """Say why a column is no feature unless the user asked for it; "" where it is one."""
-    if found.kind == "text":
+    if found.kind == "temporal":
         return f"{found.type} is not a number; derive features such as hour or weekday"
     many = max(_FEW_LABELS, found.rows // 2)
     if found.kind == "categorical" and len(found.labels) > min(many, MAX_LABELS):
-        return f"{len(found.labels):,} labels in {found.rows:,} rows: an identifier"
+        what = f"{len(found.labels):,} labels in {found.rows:,} rows"
+        if _reads_like_text(found.labels):
+            return f"{what}: free text; kinds={{{found.name!r}: 'text'}} has its words read"
+        return f"{what}: an identifier"
     return ""
 
 
-def _column(found: Finding, *, ignored: bool) -> Column:
-    if ignored and found.kind in ("categorical", "text"):
+def _reads_like_text(labels: Collection[str]) -> bool:
+    """Return whether most labels have several words."""
+    return sum(label.count(" ") >= 2 for label in labels) > len(labels) / 2
+
+
+def _column(found: Finding, *, ignored: bool, options: TextOptions | None = None) -> Column:
+    if ignored and found.kind in ("categorical", "text", "temporal"):
         return Column(name=found.name, kind="categorical", role="ignored")
     categories = sort_labels(found.labels) if found.kind == "categorical" else None
     return Column(
@@ -517,6 +548,9 @@ def _column(found: Finding, *, ignored: bool) -> Column:
         exact=bool(found.offset) and not ignored,
         offset=0.0 if ignored else found.offset,
         pixels=found.pixels,
+        text=TextForm(**dict(options or TextOptions()), longest=found.longest)
+        if found.kind == "text"
+        else None,
     )
 
 
@@ -544,7 +578,7 @@ def _task(found: Finding, asked: str, problems: Problems) -> Task | None:
     else:
         task = cast("Task", asked)
     field = f"target {found.name!r}"
-    if found.kind == "text" or not found.kind:
+    if found.kind in ("text", "temporal") or not found.kind:
         problems.add(field, str(found.type), "cannot be predicted")
     elif task == "regression" and found.kind not in ("numeric", "tensor"):
         problems.add(field, str(found.type), "regression needs numbers")

@@ -2,7 +2,7 @@
 
 A column becomes a sketch: how much is missing, and a histogram, either over the values themselves
 (labels, or numbers with few distinct values) or over the deciles of the rows it was first made
-from. A tensor is sketched by the mean and the spread of each row's elements.
+from. A tensor is sketched by the mean and the spread of each row's elements, text by its length.
 """
 
 # pandas comes without types.
@@ -120,7 +120,10 @@ def _sketch_all(windows: Sequence[pd.Series], *, classes: bool = False) -> Sketc
 
 
 def columns_of(dataset: Dataset, rows: npt.NDArray[np.int64] | None = None) -> dict[str, pd.Series]:
-    """Return the values behind a profile by name: features, two for a tensor, and the target."""
+    """Return the values behind a profile by name: features, two for a tensor, and the target.
+
+    Of text it is the number of characters: what it says is not compared.
+    """
     schema = dataset.schema
     wanted = [*schema.features[:MOST_COLUMNS], *([schema.target] if schema.target else [])]
     frame = dataset.to_pandas([column.name for column in wanted])
@@ -133,6 +136,8 @@ def columns_of(dataset: Dataset, rows: npt.NDArray[np.int64] | None = None) -> d
 
 
 def _values(column: Column, values: pd.Series) -> dict[str, pd.Series]:
+    if column.kind == "text":
+        return {f"length of {column.name}": values.str.len().astype(np.float64)}
     if column.kind != "tensor":
         return {column.name: values}
     rows = np.stack(values.to_list()).astype(np.float64).reshape(len(values), -1)

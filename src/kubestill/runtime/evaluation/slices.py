@@ -68,8 +68,9 @@ def check_slices(slices: Sequence[str], schema: Schema) -> None:
         field = f"slices[{index}]"
         if name not in columns:
             problems.add(field, name, f"no column of this name; {nearest(str(name), columns)}")
-        elif columns[name].kind == "tensor":
-            problems.add(field, name, "a tensor has no values to slice by; name a plain column")
+        elif columns[name].kind in ("tensor", "text"):
+            what = "a tensor" if columns[name].kind == "tensor" else "text"
+            problems.add(field, name, f"{what} has no values to slice by; name a plain column")
         elif name in slices[:index]:
             problems.add(field, name, "named twice; give it once")
     problems.raise_if_any()

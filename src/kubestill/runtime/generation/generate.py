@@ -218,6 +218,7 @@ class _FromOriginals:
     solving = None
 
     def __init__(self, table: pa.Table, schema: Schema, request: Request):
+        _check_texts(schema, request)
         originals = originals_of(table, schema)
         if not len(originals) and request.rows:
             raise InvalidInput([Problem("original", "0 rows", "there is nothing to augment")])
@@ -231,6 +232,24 @@ class _FromOriginals:
         source = self._table.take(np.arange(start, stop) % self._table.num_rows)
         frame = self._generator.rows(start, stop)
         return table_of(frame, source, self.schema, keeps_label=self.keeps_label)
+
+
+def _check_texts(schema: Schema, request: Request) -> None:
+    """Say that text is copied.
+
+    Raises:
+        InvalidInput: There is nothing but text, so that new rows would repeat the old ones.
+    """
+    texts = [column.name for column in schema.features if column.kind == "text"]
+    listed = ", ".join(map(repr, texts))
+    if texts and len(texts) == len(schema.features) and request.rows:
+        remedy = (
+            f"cannot vary text, and there is nothing else ({listed}); have the teacher label more "
+            "texts, which need no target, or set rows to 0"
+        )
+        raise InvalidInput([Problem("method", request.method, remedy)])
+    if texts and request.rows:
+        print(f"text is not varied: new rows keep that of their original ({listed})", flush=True)
 
 
 class _FromSource:

@@ -11,7 +11,7 @@ from kubestill.runtime.generation.frame import Codes, Frame, Originals, Tensor
 
 
 def originals_of(table: pa.Table, schema: Schema) -> Originals:
-    """Return the features of a canonical table."""
+    """Return the features of a canonical table but its text, which nothing here can vary."""
     kinds = {kind: [c for c in schema.features if c.kind == kind] for kind in ("numeric", "tensor")}
     coded = [c for c in schema.features if c.kind in ("boolean", "categorical")]
     rows = table.num_rows
@@ -33,8 +33,8 @@ def table_of(frame: Frame, source: pa.Table, schema: Schema, *, keeps_label: boo
 
     Args:
         frame: The features, in the order of the schema within each kind.
-        source: The original that each row was made from, in the same order: ignored columns are
-            copied from it, and so is the target where the label survives.
+        source: The original that each row was made from, in the same order: ignored columns and
+            text are copied from it, and so is the target where the label survives.
         schema: What the columns mean.
         keeps_label: Whether it does; else the target is null.
     """
@@ -44,7 +44,7 @@ def table_of(frame: Frame, source: pa.Table, schema: Schema, *, keeps_label: boo
         original = source.column(column.name)
         if column.role == "target" and not keeps_label:
             arrays.append(pa.nulls(len(frame), original.type))
-        elif column.role != "feature":
+        elif column.role != "feature" or column.kind == "text":
             arrays.append(original)
         elif column.kind == "numeric":
             arrays.append(pa.array(next(numeric).astype(column.float_type)))

@@ -21,6 +21,9 @@ Arguments that a factory names in its signature are filled in unless the user ga
 `input_shape` (as in the schema), `in_channels` (the first of three dimensions, else
 1; what it reads where that is known), `out_features` and `num_classes` (both the number of outputs:
 1 for binary), and for a target of two dimensions and more `output_shape` and `out_channels`.
+
+Where columns of text are among the features, every network takes `text_buckets` and `text_dim`
+beside its own arguments: text reaches it embedded, as numbers behind the others.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ from torch import Tensor, nn
 
 from kubestill.errors import CorruptData, InvalidInput, Problem, nearest
 from kubestill.runtime.base.arguments import fit_arguments, takes_anything
-from kubestill.runtime.models.embed import Embed
+from kubestill.runtime.models.embed import Embed, TextArgs
 from kubestill.runtime.models.encoder import Encoder
 from kubestill.runtime.models.networks import NETWORKS
 from kubestill.runtime.models.resolve import Factory, resolve_network
@@ -125,18 +128,21 @@ def build(
             reads, or a batch that does not come out as [B, outputs] or in the target's shape.
     """
     factory = resolve_network(network)
-    embed = None
+    embed, own = None, dict(network_args)
+    text = TextArgs()
+    if encoder.texts:
+        text, own = TextArgs.split(network_args)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        if encoder.vocabulary:
-            embed = Embed(encoder.width, encoder.vocabulary)
+        if encoder.vocabulary or encoder.texts:
+            embed = Embed(encoder.width, encoder.vocabulary, encoder.texts, text)
         width = embed.out_features if embed else encoder.width
         earlier = reads is None
         if reads == "":
             reads = "rows" if network in NETWORKS else _declared(factory)
         seen = _shape(reads, layout, width) if reads else None
         offers = _offers(layout, encoder, width, seen)
-        arguments = fit_arguments(factory, network_args, offers, prefix="network_args.")
+        arguments = fit_arguments(factory, own, offers, prefix="network_args.")
         made, arguments = _call(network, factory, arguments, layout.outputs)
         if seen is None:
             rows = earlier and "in_features" in arguments
@@ -152,6 +158,7 @@ def build(
         whole = nn.Sequential(embed, made) if embed else made
         if prove:
             _prove(network, whole, made, torch.zeros(DRY_ROWS, encoder.width), seen, layout)
+    arguments |= vars(text) if encoder.texts else {}
     return Built(whole, arguments, factory, "rows" if rows else seen)
 
 

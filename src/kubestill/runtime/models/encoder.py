@@ -5,8 +5,8 @@ Features are laid out in four groups, each in schema order:
     scaled      numeric (x - mean) / std, boolean x - mean, tensor elements (x - mean) / std
     indicators  1 where the value is missing; only for columns with gaps where training saw them
     one-hot     a feature a category, for categorical columns of at most 16; all zero where missing
-    codes       code + 1 for larger categorical columns, 0 where missing or unseen; `Embed` reads
-                them
+    codes       code + 1 for larger categorical columns, 0 where missing or unseen; then id + 1 for
+                each n-gram of text, 0 behind the last; `Embed` reads them
 """
 
 from __future__ import annotations
@@ -46,16 +46,19 @@ class ColumnEncoding:
     kind: str
     shape: Annotated[tuple[WholeFloat, ...], Field(max_length=32)] = ()
     mean: tuple[Number, ...] = ()
-    """One value; one a leading channel for tensors [C, H, W]; none for categorical columns."""
+    """One value; one a leading channel for tensors [C, H, W]; none for labels and text."""
     std: tuple[Annotated[Number, Field(gt=0)], ...] = ()
     indicator: Flag = False
     """Whether a feature says that the value is missing."""
     categories: WholeFloat = 0
 
+    length: WholeFloat = 0
+    """Ids of a text."""
+
     @property
     def width(self) -> int:
         """Raw columns it occupies."""
-        return math.prod(self.shape)
+        return self.length if self.kind == "text" else math.prod(self.shape)
 
     @property
     def one_hot(self) -> bool:
@@ -86,7 +89,9 @@ class Encoder(nn.Module):
         super().__init__()
         self.columns = tuple(columns)
         self.vocabulary = tuple(c.categories for c in self.columns if c.embedded)
-        """Number of categories of each code column, in the order of the last features."""
+        """Number of categories of each code column, in the order of those features."""
+        self.texts = tuple(c.length for c in self.columns if c.kind == "text")
+        """Number of ids of each text, in the order of the last features."""
 
         starts = np.cumsum([0, *(c.width for c in self.columns)]).tolist()
         self.raw_width: int = starts[-1]
@@ -95,6 +100,8 @@ class Encoder(nn.Module):
         indicators = [at for c, at in placed if c.indicator]
         hot = [(at, k) for c, at in placed if c.one_hot for k in range(c.categories)]
         codes = [at for c, at in placed if c.embedded]
+        # Ids are codes of as many categories as there are hashes.
+        codes += [i for c, at in placed if c.kind == "text" for i in range(at, at + c.width)]
         self.scaled = len(scaled)
         """Features of the first group."""
         self.width = len(scaled) + len(indicators) + len(hot) + len(codes)
@@ -197,7 +204,10 @@ class Encoder(nn.Module):
         sizes = ("shape", "mean", "std")
         return {
             "columns": [
-                {**vars(column), **{name: list(getattr(column, name)) for name in sizes}}
+                {
+                    **{name: one for name, one in vars(column).items() if name != "length" or one},
+                    **{name: list(getattr(column, name)) for name in sizes},
+                }
                 for column in self.columns
             ]
         }
@@ -228,24 +238,30 @@ class _Spec:
 def _claim(column: ColumnEncoding) -> tuple[Any, ...]:
     sizes = (len(column.mean), len(column.std), column.categories)
     may_lack = not column.indicator or column.kind in ("numeric", "boolean")
-    return column.name, column.kind, column.shape, *sizes, may_lack
+    return column.name, column.kind, column.shape, *sizes, column.length, may_lack
 
 
 def _expected(column: Column) -> tuple[Any, ...]:
-    channels = _channels(column)
-    return column.name, column.kind, column.shape, *channels, len(column.categories or ()), True
+    sizes = (*_channels(column), len(column.categories or ()), _length(column))
+    return column.name, column.kind, column.shape, *sizes, True
 
 
 def _channels(column: Column) -> tuple[int, int]:
     """Return how many means and deviations a column has."""
-    count = 0 if column.kind == "categorical" else column.shape[0] if len(column.shape) == 3 else 1
+    if column.kind in ("categorical", "text"):
+        return 0, 0
+    count = column.shape[0] if len(column.shape) == 3 else 1
     return count, count
+
+
+def _length(column: Column) -> int:
+    return column.text.length if column.text else 0
 
 
 def _measure(
     blocks: Iterable[np.ndarray], layout: RawLayout, weights: Iterable[np.ndarray | None]
 ) -> dict[str, Moments]:
-    """Measure every column but the categorical ones; scalars together, which is much faster."""
+    """Measure every column of numbers; scalars together, which is much faster."""
     scalars = [c for c in layout.features if c.kind in ("numeric", "boolean")]
     tensors = [c for c in layout.features if c.kind == "tensor"]
     at = [layout.slices[column.name].start for column in scalars]
@@ -262,7 +278,9 @@ def _measure(
 def _encoding(column: Column, found: Moments | None) -> ColumnEncoding:
     if found is None:
         count = len(column.categories or ())
-        return ColumnEncoding(name=column.name, kind=column.kind, categories=count)
+        return ColumnEncoding(
+            name=column.name, kind=column.kind, categories=count, length=_length(column)
+        )
     return ColumnEncoding(
         name=column.name,
         kind=column.kind,

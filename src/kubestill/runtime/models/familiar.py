@@ -65,6 +65,8 @@ def _strange(
 ) -> list[tuple[str, NDArray[np.bool_]]]:
     if column.kind == "categorical":
         return [("unseen label", raw[:, 0] < 0)]
+    if column.kind == "text":
+        return []  # no n-gram is unseen, and a text that is missing is one without any
     infinite, missing = (np.asarray(test(raw).any(axis=1)) for test in (np.isinf, np.isnan))
     return [("infinite", infinite), ("missing", missing & (not column.indicator))]
 

@@ -22,6 +22,7 @@ from kubestill.errors import InvalidInput, Problem, Problems, nearest_of
 from kubestill.runtime.datasets.columns import centred
 from kubestill.runtime.datasets.decode import RawLayout, decode_features
 from kubestill.runtime.datasets.schema import Column
+from kubestill.runtime.datasets.text import text_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,10 +60,11 @@ class RowReader:
         self._scalars = [
             (column.name, _value_reader(column))
             for column in layout.features
-            if column.kind != "tensor"
+            if column.kind not in ("tensor", "text")
         ]
         self._scalars_at = [layout.slices[name].start for name, _ in self._scalars]
-        self._tensors = [column for column in layout.features if column.kind == "tensor"]
+        self._wide = [c for c in layout.features if c.kind in ("tensor", "text")]
+        self._tensors = [column for column in self._wide if column.kind == "tensor"]
 
     def read(self, given: Any) -> tuple[Raw, Form]:
         """Return the raw matrix [N, R], and the form in which to answer.
@@ -111,12 +113,12 @@ class RowReader:
         scalars = self._scalars
         try:
             found = _floats([[read(row[name]) for name, read in scalars] for row in rows])
-            if rows and not self._tensors:
+            if rows and not self._wide:
                 return found
             raw = np.empty((len(rows), self.layout.width), np.float32)
-            for column in self._tensors:
+            for column in self._wide:
                 place = self.layout.slices[column.name]
-                raw[:, place] = [_tensor(row[column.name], column) for row in rows]
+                raw[:, place] = _wide([row[column.name] for row in rows], column)
         except (KeyError, TypeError, ValueError):
             raise self._explain(rows) from None
         if rows and scalars:
@@ -126,7 +128,7 @@ class RowReader:
     def _explain(self, rows: Sequence[Mapping[str, Any]]) -> InvalidInput:
         """Return all that is wrong with rows."""
         problems = Problems()
-        tensors = {column.name: column for column in self._tensors}
+        wide = {column.name: column for column in self._wide}
         readers = dict(self._scalars)
         for name in self.columns:
             lacking = next((row for row in rows if name not in row), None)
@@ -136,8 +138,8 @@ class RowReader:
                 continue
             for row in rows:
                 try:
-                    if name in tensors:
-                        _tensor(row[name], tensors[name])
+                    if name in wide:
+                        _wide([row[name]], wide[name])
                     else:
                         readers[name](row[name])
                 except (TypeError, ValueError) as error:
@@ -150,15 +152,17 @@ class RowReader:
         for name, _ in self._scalars:
             if name in given:
                 return _is_list(given[name])
-        for column in self._tensors:
+        for column in self._wide:
             if column.name in given:
                 value = given[column.name]
+                if column.kind == "text":
+                    return _is_list(value)
                 shape = np.shape(value)
                 return len(shape) > 1 and shape != column.shape
         return False
 
     def _columns(self, columns: Mapping[str, Any]) -> Raw:
-        if not self._tensors:
+        if not self._wide:
             # Whatever is unusual goes the long way, which also says what is wrong.
             with contextlib.suppress(KeyError, TypeError, ValueError):
                 found = [[read(v) for v in _list(columns[name])] for name, read in self._scalars]
@@ -199,7 +203,7 @@ class RowReader:
         return len(self.columns) in (1, len(given))
 
     def _frame(self, frame: pd.DataFrame) -> Raw:
-        if 0 < len(frame) <= FEW_ROWS and not self._tensors:
+        if 0 < len(frame) <= FEW_ROWS and not self._wide:
             # Whatever is unusual goes the long way, which also says what is wrong.
             try:
                 chosen = frame if tuple(frame.columns) == self.columns else frame[[*self.columns]]
@@ -357,6 +361,17 @@ def _plain(value: Any) -> Any:
         value = float(cast(Any, value))
         return None if value != value else value
     return value
+
+
+def _wide(values: Sequence[Any], column: Column) -> NDArray[np.float32]:
+    """Read tensors or texts [n, width]; all NaN where missing."""
+    if column.text is None:
+        return np.array([_tensor(value, column) for value in values]).reshape(-1, column.width)
+    plain = [_plain(value) for value in values]
+    for value in plain:
+        if not isinstance(value, str | None):
+            raise ValueError(f"holds {type(value).__name__}, not text")
+    return text_rows(pa.array(plain, pa.string()), column.text)
 
 
 def _tensor(value: Any, column: Column) -> NDArray[np.float32]:

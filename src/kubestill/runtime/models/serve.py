@@ -1,7 +1,8 @@
 """Write one file that serves without this package: ONNX, or torch.export.
 
-The ONNX file takes the columns as they are, numbers and text, and gives labels and probabilities,
-or values in target units: what `load_model` gives. Its metadata say so (`signature`).
+The ONNX file takes the columns as they are, numbers and labels, and gives labels and probabilities,
+or values in target units: what `load_model` gives. Its metadata say so (`signature`). Of text it
+takes the ids; `tokenizer.json` beside it says how they are made.
 
 The torch.export file takes `raw` [B, R] float32 for any B and gives what `Model.forward` gives:
 logits or values. How a raw row is laid out stands in the spec, which travels inside the file.
@@ -36,6 +37,7 @@ __all__ = [
     "REQUEST_FILE",
     "SIGNATURE_KEY",
     "SPEC_KEY",
+    "TOKENIZER_FILE",
     "Serving",
     "add_serving_file",
     "check_serving",
@@ -53,6 +55,8 @@ SIGNATURE_KEY = "kubestill/signature"
 """Name of the signature among them."""
 REQUEST_FILE = "request.json"
 """Written beside the ONNX file: a request of one row, as a server takes it."""
+TOKENIZER_FILE = "tokenizer.json"
+"""Written beside the ONNX file of a model that reads text: how each column becomes ids."""
 
 # Two rows: torch.export takes a batch of one for a constant.
 EXAMPLE_ROWS = 2
@@ -101,7 +105,7 @@ def add_serving_file(folder: str, serving: Serving, *, trust: Iterable[str] = ()
             raise
         except Exception as error:
             # The file of an earlier model in this folder would pass for that of this one.
-            for stale in (name, REQUEST_FILE):
+            for stale in (name, REQUEST_FILE, TOKENIZER_FILE):
                 with suppress(FileNotFoundError):
                     os.remove(os.path.join(folder, stale))
             network = model.spec.network["factory"]
@@ -131,8 +135,9 @@ def export_onnx(model: Model, path: str) -> None:
     """Write an ONNX file with one input a column, and a sample request beside it.
 
     Inputs are `double` [rows] for numbers and truth values, NaN where missing, `string` [rows] for
-    text, and `float` [rows, *shape] for tensors. Outputs are `prediction`, and for classes
-    `probabilities` [rows, K] in the order of the labels. Both stand in the file's metadata.
+    labels, `float` [rows, *shape] for tensors, and `int64` [rows, length] for the ids of text.
+    Outputs are `prediction`, and for classes `probabilities` [rows, K] in the order of the labels.
+    Both stand in the file's metadata.
 
     Needs the packages `onnx` and `onnxscript` (the extra `kubestill[onnx]`).
     """
@@ -152,7 +157,7 @@ def export_onnx(model: Model, path: str) -> None:
             verbose=False,
         )
     assert program is not None
-    signature = describe(model.spec.schema, model.spec.outputs)
+    signature = describe(model.spec.schema, model.spec.outputs, ids=True)
     whole = _with_columns(program.model_proto, signature, model)
     metadata = {SPEC_KEY: model.spec.to_json(), SIGNATURE_KEY: signature.to_json()}
     onnx.helper.set_model_props(whole, {key: json.dumps(form) for key, form in metadata.items()})
@@ -164,13 +169,21 @@ def export_onnx(model: Model, path: str) -> None:
     }
     with open(os.path.join(os.path.dirname(path), REQUEST_FILE), "w", encoding="utf-8") as file:
         json.dump(sample_request(signature, means), file, indent=1)
+    if forms := {one.name: one.tokenizer for one in signature.inputs if one.tokenizer}:
+        with open(os.path.join(os.path.dirname(path), TOKENIZER_FILE), "w") as file:
+            json.dump(forms, file, indent=1)
 
 
 def _with_columns(core: ModelProto, signature: Signature, model: Model) -> ModelProto:
     """Return the network's graph between one that reads columns and one that answers."""
     from onnx import TensorProto, compose, helper
 
-    types = {"FP64": TensorProto.DOUBLE, "FP32": TensorProto.FLOAT, "BYTES": TensorProto.STRING}
+    types = {
+        "FP64": TensorProto.DOUBLE,
+        "FP32": TensorProto.FLOAT,
+        "INT64": TensorProto.INT64,
+        "BYTES": TensorProto.STRING,
+    }
     opsets = {one.domain: one.version for one in core.opset_import} | {"ai.onnx.ml": 4}
     made = {
         "opset_imports": [helper.make_opsetid(*one) for one in opsets.items()],

@@ -1,7 +1,8 @@
 """Describe what a served model takes and gives, alike for an ONNX file and for a server.
 
 One input a column, with the names and types of the Open Inference Protocol (v2): `FP64` for numbers
-and truth values, `BYTES` for text, `FP32` for tensors. Needs no torch.
+and truth values, `BYTES` for labels and text, `FP32` for tensors. An ONNX file takes the ids of
+text, `INT64`, and describes how they are made. Needs no torch.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from kubestill.runtime.datasets.schema import Column, Schema
+from kubestill.runtime.datasets.text import describe_form
 from kubestill.runtime.models.rows import are_numbers
 
 __all__ = ["Output", "Signature", "Tensor", "describe", "sample_request"]
 
-Datatype = Literal["FP64", "FP32", "BYTES"]
+Datatype = Literal["FP64", "FP32", "INT64", "BYTES"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,8 @@ class Tensor:
     """What a categorical column may hold; anything else counts as missing."""
     offset: float = 0.0
     """What is taken from its numbers in FP64, before the network gets them."""
+    tokenizer: Mapping[str, Any] | None = None
+    """How text becomes the ids that this takes; see `datasets.text`."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form: that of the protocol, and the rest as parameters."""
@@ -46,6 +50,8 @@ class Tensor:
             parameters["missing"] = self.missing
         if self.labels is not None:
             parameters["labels"] = list(self.labels)
+        if self.tokenizer is not None:
+            parameters["tokenizer"] = dict(self.tokenizer)
         return form | ({"parameters": parameters} if parameters else {})
 
 
@@ -85,14 +91,15 @@ class Signature:
         }
 
 
-def describe(schema: Schema, outputs: tuple[str, ...]) -> Signature:
+def describe(schema: Schema, outputs: tuple[str, ...], *, ids: bool = False) -> Signature:
     """Return the signature of a model.
 
     Args:
         schema: Its features and target.
         outputs: Class labels, or names of the values; see `models.model.output_names`.
+        ids: It takes the ids of text instead of the text.
     """
-    inputs = tuple(_input(column) for column in schema.features)
+    inputs = tuple(_input(column, ids) for column in schema.features)
     taken = {column.name for column in schema.features}
 
     def free(name: str) -> str:
@@ -130,7 +137,11 @@ def sample_request(signature: Signature, typical: Mapping[str, float]) -> dict[s
     for one in signature.inputs:
         shape = [1, *one.shape[1:]]
         value: Any = typical.get(one.name, 0.0) + one.offset
-        if one.labels is not None:
+        if one.tokenizer is not None:
+            value = one.tokenizer["padding"]
+        elif one.datatype == "BYTES" and one.labels is None:
+            value = ""
+        elif one.labels is not None:
             value = one.labels[0] if one.labels else one.missing
             value = value if one.datatype == "BYTES" else float(value or "nan")
         data = [value] * math.prod(shape)
@@ -138,11 +149,17 @@ def sample_request(signature: Signature, typical: Mapping[str, float]) -> dict[s
     return {"inputs": inputs}
 
 
-def _input(column: Column) -> Tensor:
+def _input(column: Column, ids: bool) -> Tensor:
+    if column.text and ids:
+        form = describe_form(column.text)
+        shape = (-1, column.width)
+        return Tensor(name=column.name, datatype="INT64", shape=shape, tokenizer=form)
     if column.kind == "tensor":
         shape, offset = (-1, *column.shape), column.offset
         kind: Datatype = "FP64" if offset else "FP32"
         return Tensor(name=column.name, datatype=kind, shape=shape, offset=offset)
+    if column.kind == "text":
+        return Tensor(name=column.name, datatype="BYTES", shape=(-1,), missing="")
     if column.kind != "categorical":
         return Tensor(name=column.name, datatype="FP64", shape=(-1,), offset=column.offset)
     labels = column.categories or ()

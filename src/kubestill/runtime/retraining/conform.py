@@ -155,7 +155,7 @@ def _forced(values: pa.ChunkedArray, column: Column, drift: Drift) -> pa.Array:
         words = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
         found = texts.map(lambda text: words.get(str(text).strip().lower()))
         array = pa.array(found, pa.bool_(), from_pandas=True)
-    elif column.kind == "categorical":
+    elif column.kind in ("categorical", "text"):
         found = texts.map(str)
         array = pa.array(found.where(filled), pa.string(), from_pandas=True)
     else:

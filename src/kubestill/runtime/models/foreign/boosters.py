@@ -293,7 +293,7 @@ class CatBoost:
         for place, (given, name) in enumerate(zip(rows.names, self._names, strict=True)):
             if place not in self._coded:
                 columns[name] = rows.numbers(given)
-            elif rows.column(given).kind == "categorical":
+            elif rows.column(given).kind in ("categorical", "text"):
                 columns[name] = rows.labels(given, missing="nan")
             else:
                 # A whole number is a category by its digits.

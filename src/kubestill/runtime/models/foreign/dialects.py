@@ -362,7 +362,7 @@ class LogProbabilities:
 
 def _texts(rows: Block, name: str, shape: str) -> list[str]:
     column: Column = rows.column(name)
-    if column.kind == "categorical":
+    if column.kind in ("categorical", "text"):
         return [str(label) for label in rows.labels(name, missing="unknown")]
     values = rows.numbers(name)
     if column.kind == "boolean":

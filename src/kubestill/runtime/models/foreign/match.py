@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from kubestill.errors import Problems, nearest_of
 from kubestill.runtime.datasets.columns import label_strings
 from kubestill.runtime.datasets.schema import Column, Schema
+from kubestill.runtime.datasets.text import packed_form
 from kubestill.runtime.models.foreign.endpoint import EndpointOptions
 from kubestill.runtime.models.foreign.runtime import Declared
 from kubestill.runtime.models.foreign.several import SeveralOptions
@@ -83,7 +84,7 @@ def match(declared: Declared, schema: Schema, options: Options, *, certain: bool
             column, one = _read_as(found, name, declared, options, problems, notes)
             columns.append(column)
             inputs.append(one)
-    width = sum(column.width for column in columns)
+    width = sum(1 if column.text else column.width for column in columns)
     if not problems and declared.width is not None and width != declared.width:
         remedy = f"hold {width} numbers a row, but the model reads {declared.width}"
         problems.add("inputs", [column.name for column in columns], remedy)
@@ -169,9 +170,18 @@ def _read_as(
     if given is not None:
         known = tuple(map(str, label_strings(pa.array(given)).to_pylist()))
     if declared.reads == "text":
-        if column.kind != "categorical":
+        if column.kind not in ("text", "categorical"):
             remedy = "the model reads text, and this is none; name columns of text in `inputs`"
             problems.add(f"column {column.name!r}", column.kind, remedy)
+        return _packed(column, notes), one
+    if column.text and declared.reads == "labels" and known is None and name not in declared.coded:
+        return _packed(column, notes), one
+    if column.text:
+        remedy = (
+            "the model reads numbers or labels, and this is text; bring in the whole pipeline with "
+            "its vectoriser, or a kubestill.teachers.Teacher that has one"
+        )
+        problems.add(f"column {column.name!r}", column.kind, remedy)
         return column, one
     if column.kind != "categorical":
         if known is not None:
@@ -213,6 +223,19 @@ def _read_as(
         )
         problems.add(f"column {column.name!r}", list(labels[:5]), remedy)
         return column, one
+
+
+def _packed(column: Column, notes: list[str]) -> Column:
+    """Return a column with its text as the model gets it, whole or up to a limit."""
+    if column.text is None:
+        return column
+    form = packed_form(column.text)
+    if form.longest > 3 * form.length:
+        notes.append(
+            f"it gets the first {3 * form.length:,} bytes of each text of {column.name!r}; the "
+            f"longest has {form.longest:,}"
+        )
+    return replace(column, text=form)
 
 
 def _answers(

@@ -130,7 +130,7 @@ def load_foreign(
         trust=trust,
         device=device,
     )
-    width = RawLayout(spec.schema).width
+    width = sum(1 if column.text else column.width for column in spec.schema.features)
     if runtime.declared.width not in (None, width):
         raise CorruptData(f"the model reads {runtime.declared.width} numbers a row, not {width}")
     if runtime.declared.outputs not in (None, spec.width):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.datasets.decode import RawLayout
 from kubestill.runtime.datasets.schema import Column
+from kubestill.runtime.datasets.text import packed_texts
 from kubestill.runtime.models.foreign.spec import Answers, Input
 
 if TYPE_CHECKING:
@@ -113,7 +114,11 @@ class Block:
         return np.array([*codes, np.nan], np.float32)[_places(found)]
 
     def labels(self, name: str, missing: Any = np.nan) -> NDArray[Any]:
-        """Return a categorical column as its labels [B]."""
+        """Return a categorical column as its labels [B], or text as it is."""
+        column = self._layout.schema.column(name)
+        if column.text:
+            texts = packed_texts(self._raw[:, self._layout.slices[name]])
+            return np.array([missing if one is None else one for one in texts], dtype=object)
         categories = self._layout.schema.column(name).categories or ()
         lookup = np.array([*categories, missing], dtype=object)
         return lookup[_places(self._raw[:, self._layout.slices[name].start])]
@@ -128,7 +133,8 @@ class Block:
             return pd.DataFrame(self._raw, columns=names)
         columns: dict[str, Any] = {}
         for column in self._layout.features:
-            if column.kind == "categorical" and column.name not in self._codes:
+            text = column.kind in ("categorical", "text")
+            if text and column.name not in self._codes:
                 columns[column.name] = self.labels(column.name)
             elif column.kind == "tensor":
                 columns[column.name] = list(self.numbers(column.name))

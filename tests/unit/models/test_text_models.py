@@ -1,0 +1,207 @@
+"""Models that read text: the same answers in every form, after export, and from teachers."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import torch
+import torch.nn.functional as F
+
+from kubestill.errors import InvalidInput
+from kubestill.runtime.datasets.decode import RawLayout, decode_features
+from kubestill.runtime.datasets.manifest import Dataset
+from kubestill.runtime.datasets.schema import Column, Schema, TextForm
+from kubestill.runtime.datasets.text import text_rows
+from kubestill.runtime.datasets.writer import DatasetWriter
+from kubestill.runtime.generation.labelling import label
+from kubestill.runtime.models.decoder import Decoder
+from kubestill.runtime.models.embed import Bag
+from kubestill.runtime.models.encoder import Encoder
+from kubestill.runtime.models.export import export_model, load_model
+from kubestill.runtime.models.foreign.bring import bring
+from kubestill.runtime.models.foreign.match import Options
+from kubestill.runtime.models.model import Model
+from kubestill.runtime.models.predict import Predictor
+from kubestill.runtime.models.serve import TOKENIZER_FILE, add_serving_file
+
+WORDS = "the parcel came late broken early whole again and never thank you a pity joy".split()
+GOOD = {"early", "whole", "thank", "joy"}
+FORM = TextForm(words=(1, 2), chars=(3, 3), length=24)
+ARGS = {"text_buckets": 300, "text_dim": 5, "hidden": [8]}
+
+
+def texts(rows: int = 120) -> list[str]:
+    dice = random.Random(0)
+    return [" ".join(dice.choices(WORDS, k=dice.randrange(1, 9))) for _ in range(rows)]
+
+
+def frame() -> pd.DataFrame:
+    made = texts()
+    mood = ["good" if GOOD & set(text.split()) else "bad" for text in made]
+    rows = pd.DataFrame({"size": np.arange(120.0), "body": made, "city": "x", "mood": mood})
+    rows["city"] = [f"city{n % 20:02}" for n in range(120)]
+    rows["body"] = rows["body"].astype(object)
+    rows.loc[3, "body"] = None
+    return rows
+
+
+SCHEMA = Schema(
+    columns=(
+        Column(name="body", kind="text", text=FORM),
+        Column(name="size", kind="numeric"),
+        Column(name="city", kind="categorical", categories=tuple(f"city{n:02}" for n in range(20))),
+        Column(name="mood", kind="categorical", role="target", categories=("bad", "good")),
+    ),
+    task="binary",
+)
+
+
+def make(schema: Schema = SCHEMA, network: str = "mlp", **args: Any) -> Model:
+    layout = RawLayout(schema)
+    encoder = Encoder.fit([decode_features(frame(), layout)], layout)
+    given = {**ARGS, **args}
+    return Model.create(
+        schema, encoder=encoder, decoder=Decoder(), network=network, network_args=given
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    with DatasetWriter(str(tmp_path_factory.mktemp("rows")), SCHEMA) as writer:
+        writer.write(frame())
+    return writer.dataset
+
+
+def test_every_form_of_rows_gives_the_same_answers(tmp_path: Path, dataset: Dataset) -> None:
+    export_model(make(), str(tmp_path))
+    model = load_model(str(tmp_path))
+    rows = frame().drop(columns="mood")
+    records = [
+        {k: None if v != v else v for k, v in row.items()} for row in rows.to_dict("records")
+    ]
+    wanted = model(rows)["p_good"].tolist()
+    assert model(pa.Table.from_pandas(rows))["p_good"].to_pylist() == wanted
+    assert [row["p_good"] for row in model(records)] == wanted
+    columns = {name: [row[name] for row in records] for name in rows}
+    assert model(columns)["p_good"] == wanted
+    assert model(rows[list(model.columns)].to_numpy())["p_good"].tolist() == wanted
+    raw = decode_features(dataset, model.layout)
+    assert model.answers(raw)["p_good"].tolist() == wanted
+    one = model(records[5])
+    assert one["p_good"] == pytest.approx(wanted[5], rel=1e-6)
+    assert model(rows.iloc[5])["p_good"] == one["p_good"]
+    assert make().spec.to_json() == {**model.spec.to_json(), "digest": None}
+
+
+@pytest.mark.parametrize("network", ["mlp", "tabm", "resmlp", "siren", "fourier"])
+def test_every_network_reads_text_beside_other_columns(network: str, tmp_path: Path) -> None:
+    args = {"hidden": None} if network == "resmlp" else {}
+    given = {**ARGS, **args}
+    model = Model.create(
+        SCHEMA,
+        encoder=make().encoder,
+        decoder=Decoder(),
+        network=network,
+        network_args={name: value for name, value in given.items() if value is not None},
+    )
+    export_model(model, str(tmp_path))
+    found = load_model(str(tmp_path))
+    assert found.spec.network["args"]["text_buckets"] == 300
+    changed = frame().assign(body="thank you")
+    assert not np.allclose(found(frame())["p_good"], found(changed)["p_good"])
+
+
+def test_a_bag_is_the_sum_over_the_root_of_the_number() -> None:
+    torch.manual_seed(0)
+    bag = Bag(50, 4)
+    raw = text_rows(pa.array([*texts(40), "", None]), FORM)
+    ids = torch.from_numpy(raw + 1).nan_to_num(0).long()
+    for row, found in zip(raw, bag(ids), strict=True):
+        places = [int(one) % 50 + 1 for one in row if one >= 0]
+        expected = bag.weight[places].sum(0) / max(len(places), 1) ** 0.5
+        torch.testing.assert_close(found, expected)
+    # Torch's own embedding is what the gradient is held against.
+    bag(ids).square().sum().backward()
+    own = bag.weight.detach().clone().requires_grad_()
+    places = torch.where(ids > 0, (ids - 1) % 50 + 1, 0)
+    summed = (F.embedding(places, own) * (ids > 0)[:, :, None]).sum(1)
+    (summed / (ids > 0).sum(1, keepdim=True).clamp(min=1).sqrt()).square().sum().backward()
+    torch.testing.assert_close(bag.weight.grad, own.grad)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ({"text_buckets": 0}, "network_args.text_buckets = 0: give a whole number from 1"),
+        ({"text_dim": 2.5}, "network_args.text_dim = 2.5"),
+        ({"text_dims": 8}, "text_dims"),
+    ],
+)
+def test_arguments_that_cannot_work_are_refused(args: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        make(**args)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("body", [3, 2.5, True, ["a"], b"bytes"])
+def test_what_is_no_text_is_refused(body: Any) -> None:
+    with pytest.raises(InvalidInput, match="not text"):
+        Predictor(make())([{"body": body, "size": 1.0, "city": "city01"}])
+
+
+def test_onnx_takes_the_ids_that_the_tokenizer_describes(tmp_path: Path) -> None:
+    onnxruntime: Any = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    export_model(make(), str(tmp_path))
+    add_serving_file(str(tmp_path), "onnx")
+    told = json.loads((tmp_path / TOKENIZER_FILE).read_text())["body"]
+    form = TextForm(words=tuple(told["words"]), chars=tuple(told["chars"]), length=told["length"])
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    rows = frame()
+    ids = text_rows(pa.array(rows["body"].fillna("")), form).astype(np.int64)
+    feeds = {"body": ids, "size": rows["size"].to_numpy(), "city": rows["city"].to_numpy()}
+    label, chances = session.run(None, feeds)
+    wanted = load_model(str(tmp_path))(rows)
+    np.testing.assert_allclose(chances, wanted[["p_bad", "p_good"]], atol=1e-6)
+    assert label.tolist() == wanted["prediction"].tolist()
+    request = json.loads((tmp_path / "request.json").read_text())
+    body = next(one for one in request["inputs"] if one["name"] == "body")
+    assert (body["datatype"], body["shape"], set(body["data"])) == ("INT64", [1, 24], {-1})
+
+
+def test_a_teacher_gets_the_text_itself(dataset: Dataset, tmp_path: Path) -> None:
+    brought = bring("foreign_teachers:Moods", dataset, Options())
+    assert brought is not None
+    brought.write(str(tmp_path / "model"))
+    teacher = load_model(str(tmp_path / "model"), trust=("foreign_teachers",))
+    found = label(teacher, dataset, str(tmp_path / "soft")).to_pandas()
+    good = [isinstance(one, str) and bool(GOOD & set(one.split())) for one in frame()["body"]]
+    assert [logit[0] for logit in found["teacher_logits"]] == [2.0 if one else -2.0 for one in good]
+    student = load_model(exported(make(), tmp_path / "student"))
+    soft = Dataset.open(str(tmp_path / "soft"))
+    np.testing.assert_array_equal(
+        decode_features(soft, student.layout), decode_features(dataset, student.layout)
+    )
+
+
+def exported(model: Model, folder: Path) -> str:
+    export_model(model, str(folder))
+    return str(folder)
+
+
+def test_a_model_of_numbers_does_not_read_text(dataset: Dataset, tmp_path: Path) -> None:
+    lightgbm: Any = pytest.importorskip("lightgbm")
+    rows = np.random.default_rng(0).random((60, 1))
+    booster = lightgbm.train(
+        {"objective": "binary", "verbose": -1}, lightgbm.Dataset(rows, rows[:, 0] > 0.5), 2
+    )
+    booster.save_model(str(tmp_path / "m.txt"))
+    with pytest.raises(InvalidInput, match="this is text; bring in the whole pipeline"):
+        bring(str(tmp_path / "m.txt"), dataset, Options(inputs=["body"], classes=["bad", "good"]))
