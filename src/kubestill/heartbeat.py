@@ -10,8 +10,6 @@ from __future__ import annotations
 import mmap
 import time
 
-__all__ = ["Pulse", "Watch"]
-
 _NUMBERS = 3
 _BYTES = 8 * _NUMBERS
 

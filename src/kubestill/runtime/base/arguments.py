@@ -16,8 +16,6 @@ from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from kubestill.errors import InvalidInput, Problem, Problems, nearest
 from kubestill.runtime.base.complaints import complaints
 
-__all__ = ["fill", "fit_arguments", "import_factory", "takes_anything", "type_hints"]
-
 T = TypeVar("T")
 
 

@@ -13,8 +13,6 @@ from pydantic.fields import FieldInfo
 
 from kubestill.errors import nearest
 
-__all__ = ["Complaint", "complaints"]
-
 _KINDS = {
     "bool": "true or false",
     "string": "text",

@@ -10,8 +10,6 @@ import torch
 
 from kubestill.errors import InvalidInput, Problem
 
-__all__ = ["choose_device", "local_rank"]
-
 
 def choose_device(name: str) -> torch.device:
     """Return the device called `name`; `auto` is a GPU where there is one.

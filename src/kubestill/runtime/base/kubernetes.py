@@ -17,8 +17,6 @@ from typing import Any
 
 from kubestill.errors import ClusterError
 
-__all__ = ["ACCOUNT_VARIABLE", "API_VARIABLE", "Cluster", "Json", "pod_token"]
-
 API_VARIABLE = "KUBESTILL_KUBERNETES_API"
 ACCOUNT_VARIABLE = "KUBESTILL_SERVICE_ACCOUNT"
 

@@ -6,8 +6,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Patience", "do_within"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:

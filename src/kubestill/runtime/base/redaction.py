@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["redact", "redact_uris"]
-
 
 def redact(text: str) -> str:
     """Return the text without credentials: those in URIs, and what follows names of secrets."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 
-__all__ = ["at_least", "at_most", "exact_percent"]
-
 
 def at_most(bound: float, digits: int = 2) -> str:
     """Write an upper bound, rounded up: what is read back is never below it."""

@@ -10,8 +10,6 @@ from pydantic import BaseModel, ValidationError
 from kubestill.errors import InvalidInput, Problems
 from kubestill.runtime.base.complaints import complaints
 
-__all__ = ["check_overlap", "read", "validate"]
-
 Settings = TypeVar("Settings", bound=BaseModel)
 
 

@@ -29,19 +29,6 @@ from urllib.parse import urlsplit
 
 from kubestill.errors import InvalidInput, Problem
 
-__all__ = [
-    "NETWORKS",
-    "SYSTEMS",
-    "TEACHERS",
-    "TRUST",
-    "TYPED",
-    "check_defined",
-    "check_trusted",
-    "find_registered",
-    "host_of",
-    "registered",
-]
-
 TRUST = "KUBESTILL_TRUST"
 """Environment variable: packages, by commas, whose modules a file may name. Never looked up in the
 current folder."""

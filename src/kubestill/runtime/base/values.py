@@ -34,25 +34,6 @@ from pydantic import (
 from kubestill.errors import CorruptData, InvalidInput, Problem
 from kubestill.runtime.base import LARGEST
 
-__all__ = [
-    "MAX_DEPTH",
-    "MAX_ITEMS",
-    "Digest",
-    "Flag",
-    "Instant",
-    "JsonObject",
-    "Key",
-    "Number",
-    "Seconds",
-    "Time",
-    "Whole",
-    "WholeFloat",
-    "check_format",
-    "parse_json",
-    "read_as",
-    "read_file",
-]
-
 MAX_DEPTH = 100
 """Objects and lists inside of one another. Deeper JSON exhausts the stack of whoever walks it."""
 MAX_ITEMS = 4_000_000

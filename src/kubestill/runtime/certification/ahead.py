@@ -16,8 +16,6 @@ from kubestill.runtime.generation.systems.kept import Keep
 from kubestill.runtime.generation.systems.solving import Solving
 from kubestill.runtime.generation.systems.system import System
 
-__all__ = ["random_points", "solve_ahead"]
-
 _STREAM = 1001
 """Of the random numbers: no covering of a domain uses it."""
 _CHUNK = 4096

@@ -17,8 +17,6 @@ from kubestill.runtime.certification.truth import Truth
 from kubestill.runtime.datasets.decode import decode_features
 from kubestill.runtime.generation.systems.left_out import LeftOut
 
-__all__ = ["check_answered", "excluded", "unanswered"]
-
 
 def unanswered(truth: Truth, off_grid: OffGrid | None, missing: int) -> Unanswered | None:
     """Return what no dataset can hold; None where the solver answered every input.

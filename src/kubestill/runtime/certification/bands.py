@@ -20,8 +20,6 @@ from kubestill.runtime.certification.truth import Truth
 from kubestill.runtime.datasets.decode import decode_features
 from kubestill.runtime.models.bands import Bands, Scale
 
-__all__ = ["calibrate", "check_enough", "rank"]
-
 LEAVES = 64
 _SMALLEST = 30
 """Points of a leaf."""

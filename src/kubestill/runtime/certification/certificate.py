@@ -12,34 +12,6 @@ from kubestill.runtime.base.values import Number, Whole, check_format, read_as
 from kubestill.runtime.certification.settings import CertificateSettings
 from kubestill.runtime.generation.systems.left_out import LeftOut
 
-__all__ = [
-    "CODES",
-    "IF_DECLARED",
-    "WHERE_ANSWERED",
-    "About",
-    "Band",
-    "Assurance",
-    "Batch",
-    "Box",
-    "Certificate",
-    "Condition",
-    "DomainErrors",
-    "Errors",
-    "Excluded",
-    "HuntedErrors",
-    "Levels",
-    "LookedAt",
-    "Proven",
-    "Quantile",
-    "SampledErrors",
-    "Share",
-    "Size",
-    "Solves",
-    "Speed",
-    "Worst",
-    "read_certificate",
-]
-
 FORMAT = "kubestill/certificate/2"
 OLDER_FORMAT = "kubestill/certificate/1"
 

@@ -64,8 +64,6 @@ from kubestill.runtime.generation.systems.system import System
 from kubestill.runtime.models.bands import Bands
 from kubestill.runtime.models.predict import Predictor
 
-__all__ = ["Examined", "certify", "check_bands", "check_exceptions"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Examined:

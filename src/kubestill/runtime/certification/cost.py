@@ -22,8 +22,6 @@ from kubestill.runtime.certification.truth import Truth
 from kubestill.runtime.datasets.decode import decode_features
 from kubestill.runtime.models.identity import SPEC_FILE, weights_file
 
-__all__ = ["packed_table", "size_of", "speed_ratio", "weights_bytes"]
-
 _PACKABLE = 64 << 20
 """A larger table is packed by zlib alone: xz takes a second for every 2 to 10 MB."""
 

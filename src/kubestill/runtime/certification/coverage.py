@@ -22,15 +22,6 @@ from kubestill.runtime.generation.systems.domain import Domain
 from kubestill.runtime.generation.systems.inputs import Choice, Continuous, Integer
 from kubestill.runtime.generation.systems.left_out import as_point, shown_number, shown_point
 
-__all__ = [
-    "Coverage",
-    "Unanswered",
-    "check_coverage",
-    "grid_points",
-    "largest_empty_box",
-    "numbers",
-]
-
 NAME = "the dataset covers the domain"
 UNLIKELY = 1e-6
 """A gap that random samples leave with less probability is a hole."""

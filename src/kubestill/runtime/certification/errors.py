@@ -31,16 +31,6 @@ from kubestill.runtime.datasets.columns import centred
 from kubestill.runtime.datasets.decode import decode_features
 from kubestill.runtime.models.predict import Predictor
 
-__all__ = [
-    "OffGrid",
-    "OnRows",
-    "domain_errors",
-    "off_grid",
-    "on_domain",
-    "on_labels",
-    "sampled_errors",
-]
-
 Floats = NDArray[np.float64]
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999, 0.9999)

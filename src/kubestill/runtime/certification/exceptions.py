@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from kubestill.errors import CorruptData, InvalidInput, Problem
 
-__all__ = ["MOST", "Exceptions"]
-
 MAGIC = b"KSX2"
 _HEAD = "<QBIII"
 MOST = 1 << 22

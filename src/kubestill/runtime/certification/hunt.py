@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from kubestill.runtime.certification.plan import LOOKS, ROUNDS
 from kubestill.runtime.certification.truth import Truth, row_errors
 
-__all__ = ["hunt"]
-
 Floats = NDArray[np.float64]
 
 _EDGE = 2.0**-53

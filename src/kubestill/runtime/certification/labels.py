@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from kubestill.runtime.certification.certificate import Condition
 from kubestill.runtime.certification.truth import Truth
 
-__all__ = ["check_conflicts", "check_deterministic", "check_reference", "check_reproducible"]
-
 ROUNDING = 4e-7
 """A few roundings to float32, which is what a dataset holds."""
 

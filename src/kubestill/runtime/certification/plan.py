@@ -15,8 +15,6 @@ from kubestill.runtime.generation.systems.system import System
 if TYPE_CHECKING:
     from kubestill.runtime.certification.truth import Truth
 
-__all__ = ["CORNERS", "LOOKS", "ROUNDS", "Plan", "finite_points", "plan_rows", "plan_solves"]
-
 LOOKS = 16
 """Points around each of the worst that the search looks at in a round."""
 ROUNDS = 9

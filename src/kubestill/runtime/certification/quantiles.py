@@ -7,8 +7,6 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["covered_share", "mean_bound", "quantile_bound", "samples_needed", "share_above"]
-
 
 def quantile_bound(
     errors: NDArray[np.float64], quantile: float, *, confidence: float

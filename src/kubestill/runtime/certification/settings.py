@@ -8,8 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from kubestill.runtime.generation.systems.solving import OnFailure
 
-__all__ = ["CertificateSettings"]
-
 
 class CertificateSettings(BaseModel):
     """Parameters of `certify-surrogate`; the last ones arrive in its `settings`."""

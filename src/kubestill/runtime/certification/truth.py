@@ -16,8 +16,6 @@ from kubestill.runtime.generation.systems.solving import OnFailure, Solving
 from kubestill.runtime.generation.systems.system import System
 from kubestill.runtime.models.predict import Predictor
 
-__all__ = ["Truth", "answers", "as_generated", "row_errors"]
-
 _BATCH = 4096
 
 

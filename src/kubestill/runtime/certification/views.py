@@ -14,8 +14,6 @@ from kubestill.runtime.certification.coverage import numbers
 from kubestill.runtime.certification.truth import Truth
 from kubestill.runtime.generation.systems.inputs import Choice, Continuous, Integer, Levels
 
-__all__ = ["Cases", "Image", "Line", "Map", "cases", "error_map", "image", "lines"]
-
 Floats = NDArray[np.float64]
 Drawn = Continuous | Integer | Levels
 

@@ -19,8 +19,6 @@ from kubestill.errors import Problems, counted, nearest
 from kubestill.runtime.datasets import columns as read
 from kubestill.runtime.datasets.schema import Column
 
-__all__ = ["Answers", "SoftValues", "find_answers"]
-
 SoftValues = Literal["probability", "logit"]
 
 _LEAST = 1e-7

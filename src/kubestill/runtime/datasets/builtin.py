@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-__all__ = ["BUILTIN", "digits"]
-
 
 def digits() -> pa.Table:
     """Return 1,797 handwritten digits: `image` [8, 8] from 0 to 1, and `digit`, "0" to "9".

@@ -20,8 +20,6 @@ from kubestill.runtime.datasets.decode import Decoded, RawLayout, decoded_shapes
 from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.datasets.shelf import Shelf
 
-__all__ = ["load_decoded"]
-
 _VERSION = "2"
 """Part of the key: raise it when decoding changes what it gives."""
 

@@ -31,15 +31,6 @@ from kubestill.runtime.datasets.text import check_texts, text_strings
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "BLOCK_ROWS",
-    "block_digest",
-    "canonical_table",
-    "fingerprint",
-    "storage_schema",
-    "stored_table",
-]
-
 BLOCK_ROWS = 8192
 """Rows of a block: the unit of digests, of sharding and of labelling."""
 _LABELS = pa.dictionary(pa.int32(), pa.string())

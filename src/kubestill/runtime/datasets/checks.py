@@ -10,8 +10,6 @@ from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.datasets.parts import absolute, is_remote, local_path
 from kubestill.runtime.datasets.schema import Schema
 
-__all__ = ["check_continues", "check_trainable", "check_validation"]
-
 
 def check_trainable(dataset: Dataset) -> None:
     """Check that a dataset has rows and features, and that its local files are as long as ever.

@@ -20,24 +20,6 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "MISSING",
-    "UNSEEN",
-    "arrow_table",
-    "centred",
-    "field_array",
-    "field_type",
-    "flags",
-    "floats",
-    "is_list",
-    "label_codes",
-    "label_strings",
-    "nested_lists",
-    "pandas_frame",
-    "tensor_shape",
-    "tensors",
-]
-
 MISSING = -1
 """Code of a missing label."""
 UNSEEN = -2

@@ -40,8 +40,6 @@ from kubestill.runtime.datasets.reading import (
     without_words,
 )
 
-__all__ = ["Notes", "open_unpacked", "read_csvs"]
-
 _BLOCK_BYTES = 16 << 20
 """Arrow reads a CSV in such blocks, each of which costs time for every column."""
 _MUCH, _DENSEST = 64 << 20, 100

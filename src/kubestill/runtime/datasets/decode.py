@@ -32,19 +32,6 @@ from kubestill.runtime.datasets.text import text_rows
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "Decoded",
-    "RawLayout",
-    "Rows",
-    "check_columns",
-    "decode",
-    "decode_features",
-    "decode_soft",
-    "decode_target",
-    "decoded_shapes",
-    "stream_decoded",
-]
-
 Rows: TypeAlias = "Dataset | pa.Table | pd.DataFrame"
 
 _TILE_ROWS = 8192

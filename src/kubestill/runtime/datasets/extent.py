@@ -14,8 +14,6 @@ import pyarrow.parquet as pq
 
 from kubestill.errors import CorruptData
 
-__all__ = ["check_extent"]
-
 _MUCH = 256 << 20
 """Bytes in memory that no file is refused for."""
 _DENSEST = 100

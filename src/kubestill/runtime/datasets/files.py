@@ -23,18 +23,6 @@ from kubestill.runtime.datasets.parts import absolute, is_remote
 from kubestill.runtime.datasets.shelf import Shelf
 from kubestill.runtime.stores import open_store
 
-__all__ = [
-    "GZIP",
-    "DataFile",
-    "Format",
-    "file_ending",
-    "find_files",
-    "format_of",
-    "is_date",
-    "is_image",
-    "partition_of",
-]
-
 Format = Literal["csv", "parquet", "images", "idx"]
 
 _PARQUET = (".parquet", ".pq")

@@ -20,8 +20,6 @@ from kubestill.runtime.datasets.writer import DatasetWriter
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["annotate", "write_dataset"]
-
 
 def write_dataset(
     rows: pa.Table | pd.DataFrame,

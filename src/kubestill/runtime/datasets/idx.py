@@ -19,8 +19,6 @@ from kubestill.runtime.datasets.csvs import open_unpacked
 from kubestill.runtime.datasets.files import DataFile
 from kubestill.runtime.datasets.schema import MAX_WIDTH
 
-__all__ = ["Pair", "pair_up", "read_idx"]
-
 _BYTES = 8
 """Type of unsigned bytes."""
 _NAME = re.compile(r"^(.*?)([-_.]?)(images|labels)([-_.])idx\d(.*)$", re.IGNORECASE)

@@ -32,8 +32,6 @@ from kubestill.runtime.datasets.pixels import Broken, Picture, decode, only_head
 from kubestill.runtime.datasets.schema import MAX_WIDTH
 from kubestill.runtime.datasets.stream import ahead
 
-__all__ = ["Images", "decode_columns", "open_idx", "open_images"]
-
 Batches = Callable[[list[str], int], Iterator[pa.RecordBatch]]
 """What yields the rows of some columns, so many at a time."""
 

@@ -52,8 +52,6 @@ from kubestill.runtime.stores.files import write_file
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FORMAT", "MANIFEST", "Dataset", "gather", "open_input", "write_manifest"]
-
 MANIFEST = "dataset.json"
 FORMAT = "kubestill/dataset/2"
 

@@ -18,8 +18,6 @@ from pydantic import (
     field_validator,
 )
 
-__all__ = ["ROLES", "Reading", "TextOptions"]
-
 ROLES = ("weight", "group", "time", "soft", "ignored")
 """What a column can be besides a feature and the target."""
 

@@ -19,17 +19,6 @@ from kubestill.runtime.datasets.extent import check_extent
 from kubestill.runtime.datasets.shelf import Shelf
 from kubestill.runtime.stores import open_store
 
-__all__ = [
-    "Part",
-    "absolute",
-    "check_places",
-    "file_digest",
-    "is_remote",
-    "local_path",
-    "part_jobs",
-    "workers",
-]
-
 _ADDRESS = re.compile(r"((?!file:)[a-z][a-z0-9]*)://([^/]+)/(.+)", re.DOTALL)
 _MOUNTS = {"/gcs/": "gs", "/minio/": "minio", "/s3/": "s3"}
 """Where Kubeflow's launcher lays buckets out in a pod."""

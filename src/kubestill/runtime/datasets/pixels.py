@@ -17,8 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
 
-__all__ = ["FORMATS", "MAX_PIXELS", "Broken", "Mode", "Picture", "decode", "only_headers_first"]
-
 Mode = Literal["grey", "rgb"]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")

@@ -9,8 +9,6 @@ import pyarrow as pa
 from kubestill.errors import Problems
 from kubestill.runtime.datasets.reading import is_number_type, is_text
 
-__all__ = ["conformed", "unified", "without_views"]
-
 
 def unified(
     schemas: Sequence[pa.Schema], names: Sequence[str], problems: Problems

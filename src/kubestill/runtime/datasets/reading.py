@@ -16,17 +16,6 @@ import pyarrow.compute as pc
 
 from kubestill.errors import counted
 
-__all__ = [
-    "NULL_WORDS",
-    "PLAIN",
-    "Numerals",
-    "TextReader",
-    "is_number_type",
-    "is_text",
-    "replaced",
-    "without_words",
-]
-
 NULL_WORDS = (
     *("", "NA", "N/A", "n/a", "#NA", "#N/A", "#N/A N/A", "NULL", "null", "nan", "NaN", "-nan"),
     *("-NaN", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"),

@@ -22,8 +22,6 @@ from pathlib import Path
 from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.stores.files import private_folder, translated
 
-__all__ = ["Shelf"]
-
 _DEFAULT_BYTES = 64 << 30
 _ABANDONED_SECONDS = 24 * 3600
 _LOCK = ".lock"

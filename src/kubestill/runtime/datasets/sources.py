@@ -27,8 +27,6 @@ from kubestill.runtime.datasets.options import Reading
 from kubestill.runtime.datasets.promotion import conformed, unified, without_views
 from kubestill.runtime.datasets.reading import Numerals, TextReader, is_text, replaced
 
-__all__ = ["Opened", "open_source", "opened_table", "try_source"]
-
 _BATCH_ROWS = 1 << 16
 _PIECE_BYTES = 16 << 20
 

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from kubestill.errors import Problems, counted
 from kubestill.runtime.datasets.columns import label_strings
 
-__all__ = ["HOLDOUT", "TRAIN", "VALIDATION", "check_fractions", "entities", "split_rows"]
-
 TRAIN, VALIDATION, HOLDOUT = 0, 1, 2
 
 

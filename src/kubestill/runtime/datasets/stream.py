@@ -9,8 +9,6 @@ from typing import TypeVar
 
 import pyarrow as pa
 
-__all__ = ["ahead", "cut"]
-
 T = TypeVar("T")
 
 

@@ -15,8 +15,6 @@ from kubestill.errors import Problems, counted
 from kubestill.runtime.datasets import columns as read
 from kubestill.runtime.datasets.text import oversized, text_strings
 
-__all__ = ["MAX_LABELS", "Finding", "Rounding", "guess", "report", "survey", "survey_offsets"]
-
 MAX_LABELS = 50_000
 """More distinct labels than this are an identifier, not a category."""
 

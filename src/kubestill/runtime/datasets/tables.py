@@ -34,8 +34,6 @@ from kubestill.runtime.datasets.survey import (
 )
 from kubestill.runtime.datasets.times import NO_TIME, read_times
 
-__all__ = ["ColumnStory", "UserTable", "read_table"]
-
 _MAX_CLASSES = 50
 """Whole numbers with more distinct values than this are a quantity, not classes."""
 _FEW_LABELS = 50

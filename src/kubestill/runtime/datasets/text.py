@@ -28,18 +28,6 @@ from numpy.typing import NDArray
 
 from kubestill.runtime.datasets.schema import MAX_TEXT, TextForm
 
-__all__ = [
-    "HASHES",
-    "PADDING",
-    "check_texts",
-    "describe_form",
-    "oversized",
-    "packed_form",
-    "packed_texts",
-    "text_rows",
-    "text_strings",
-]
-
 HASHES = 1 << 24
 """Different ids."""
 PADDING = -1.0

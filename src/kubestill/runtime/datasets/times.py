@@ -13,8 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-__all__ = ["NO_TIME", "Times", "read_times"]
-
 NO_TIME = np.iinfo(np.int64).min
 """Stands for a time that is missing or cannot be read."""
 _FIRST_DAY, _LAST_DAY = 1900_01_01, 2200_01_01

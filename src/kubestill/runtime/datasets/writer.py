@@ -30,8 +30,6 @@ from kubestill.runtime.stores import open_store
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["DatasetWriter"]
-
 _GROUP_BYTES = 32 << 20
 """Decoded bytes of a row group: the unit of reading, so it bounds every reader's memory."""
 _PART_GROUPS = 16

@@ -10,8 +10,6 @@ import numpy.typing as npt
 from kubestill.runtime.metrics.formulas import CALIBRATION_BINS, bin_of, confidences
 from kubestill.runtime.metrics.outcome import Floats, Outcome
 
-__all__ = ["Calibration", "McNemar", "agreement", "agreement_matrix", "calibration", "mcnemar"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class McNemar:

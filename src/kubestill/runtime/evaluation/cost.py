@@ -12,8 +12,6 @@ import torch
 
 from kubestill.runtime.models.predict import Predictor
 
-__all__ = ["RunningCost", "running_costs"]
-
 WARM_UP = 3
 
 

@@ -21,8 +21,6 @@ from kubestill.runtime.evaluation.significance import adjusted
 from kubestill.runtime.metrics.catalog import BIAS, Metric
 from kubestill.runtime.metrics.intervals import Spread
 
-__all__ = ["Decay", "find_decay"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Decay:

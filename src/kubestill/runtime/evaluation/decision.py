@@ -31,8 +31,6 @@ from kubestill.runtime.evaluation.thresholds import Threshold
 from kubestill.runtime.metrics.catalog import METRICS, Metric
 from kubestill.runtime.metrics.intervals import Interval, Measured, measure
 
-__all__ = ["Decision", "Rules", "Verdict", "judge_alone", "judge_challenger", "judge_first"]
-
 Verdict = Literal[
     "promote", "reject", "healthy", "degraded", "bootstrap", "insufficient", "unfit", "broken"
 ]

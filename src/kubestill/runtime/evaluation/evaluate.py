@@ -20,8 +20,6 @@ from kubestill.runtime.metrics.outcome import Floats, Ints, Outcome
 from kubestill.runtime.models.model import Model
 from kubestill.runtime.models.predict import Predictor
 
-__all__ = ["Evaluation", "check_scorable", "evaluate", "groups_of"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:

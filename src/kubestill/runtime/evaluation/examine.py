@@ -38,8 +38,6 @@ from kubestill.runtime.metrics.catalog import BIAS, METRICS, TASKS, metrics_of
 from kubestill.runtime.metrics.intervals import Interval, Measured, measure
 from kubestill.runtime.metrics.outcome import Ints, Outcome
 
-__all__ = ["examine", "expected_of", "unlearned"]
-
 Masks = Mapping[str, np.ndarray[Any, np.dtype[np.bool_]]]
 ROUNDS = 60
 """How often each of several models is timed."""

@@ -27,8 +27,6 @@ from kubestill.runtime.metrics.catalog import METRICS
 from kubestill.runtime.metrics.intervals import EVENTS, Interval, events
 from kubestill.runtime.metrics.outcome import Floats, Ints, Outcome
 
-__all__ = ["Before", "Calibration", "Expectation", "calibrate", "describe", "expect"]
-
 _PRIOR = 1 / 9
 """Precision of a normal prior about stated probabilities being right: it decides nothing but what
 the rows say nothing about."""

@@ -21,8 +21,6 @@ from kubestill.runtime.metrics.catalog import Metric, metrics_of
 from kubestill.runtime.metrics.intervals import Interval, Measured
 from kubestill.runtime.training.record import TrainingRecord
 
-__all__ = ["Findings", "Role", "Subject"]
-
 Role = Literal["model", "baseline", "teacher"]
 
 

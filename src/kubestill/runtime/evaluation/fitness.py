@@ -29,8 +29,6 @@ from kubestill.runtime.evaluation.profile import Floats, Profile, Sketch, histog
 from kubestill.runtime.evaluation.significance import adjusted, independence
 from kubestill.runtime.evaluation.units import change_of_unit
 
-__all__ = ["MISSING_RISE", "STABILITY", "Shift", "compare_rows", "stability_index"]
-
 Kind = Literal["unit", "missing", "range", "class", "labels", "drift"]
 
 STABILITY = 0.25

@@ -15,8 +15,6 @@ from kubestill.runtime.metrics.formulas import losses
 from kubestill.runtime.metrics.outcome import Floats, Outcome
 from kubestill.runtime.models.predict import Predictor
 
-__all__ = ["fitted_on"]
-
 _ROWS = 4096
 _ERRORS = 3.0
 """Standard errors that the difference has to be above: chance reaches that once in 700 models."""

@@ -22,8 +22,6 @@ from kubestill.runtime.metrics.catalog import METRICS, Metric
 from kubestill.runtime.metrics.intervals import Interval, Measured, measure
 from kubestill.runtime.models.predict import Predictor
 
-__all__ = ["Entry", "Frontier", "Standing", "choose_smallest", "find_frontier"]
-
 Standing = Literal["within", "unproven", "outside", "reference"]
 """Whether a candidate is within tolerance: with evidence, open, or ruled out with evidence."""
 

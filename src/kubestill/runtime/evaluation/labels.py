@@ -23,8 +23,6 @@ from kubestill.runtime.evaluation.profile import FEW, is_number
 from kubestill.runtime.evaluation.significance import adjusted, independence
 from kubestill.runtime.metrics.outcome import Floats, Outcome
 
-__all__ = ["Skill", "check_labels", "informative", "skill"]
-
 EXPECTED = 4.0
 """Standard errors at which the champion's skill should show before its absence means anything."""
 CHANCE = 2.5

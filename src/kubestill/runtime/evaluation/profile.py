@@ -21,8 +21,6 @@ from pydantic import BaseModel, ConfigDict
 from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.datasets.schema import Column
 
-__all__ = ["FEW", "Profile", "Sketch", "columns_of", "profile_of", "sketch"]
-
 Floats = npt.NDArray[np.float64]
 
 FEW = 20

@@ -13,8 +13,6 @@ from kubestill.runtime.metrics.catalog import metrics_of
 from kubestill.runtime.retraining.decision import DecisionRecord, Score
 from kubestill.runtime.retraining.history import Judgement
 
-__all__ = ["decision_record", "expected_scores", "judgement", "scalars"]
-
 
 def decision_record(job: Job, findings: Findings) -> DecisionRecord:
     """Return the decision, bound to what it was taken on."""

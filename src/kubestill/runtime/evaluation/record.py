@@ -29,17 +29,6 @@ from kubestill.runtime.metrics.intervals import (
 )
 from kubestill.runtime.metrics.outcome import Ints, Outcome
 
-__all__ = [
-    "FORMAT",
-    "GoldenMark",
-    "Mark",
-    "Record",
-    "bias_of",
-    "mark_of",
-    "marks_of",
-    "read_record",
-]
-
 FORMAT = "kubestill/record/1"
 
 

@@ -12,8 +12,6 @@ from kubestill.runtime.evaluation.findings import Role
 from kubestill.runtime.evaluation.fitness import STABILITY
 from kubestill.runtime.metrics.catalog import metrics_of
 
-__all__ = ["EvaluationSettings", "check_metric", "role_names"]
-
 
 class EvaluationSettings(BaseModel):
     """The `settings` of `continuous-eval`."""

@@ -9,8 +9,6 @@ from scipy.special import chdtrc
 
 from kubestill.runtime.metrics.outcome import Floats
 
-__all__ = ["adjusted", "independence"]
-
 
 def adjusted(p_values: Sequence[float]) -> Floats:
     """Return p-values [n] adjusted for their number (Benjamini & Hochberg 1995)."""

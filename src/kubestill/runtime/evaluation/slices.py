@@ -26,8 +26,6 @@ from kubestill.runtime.metrics.formulas import losses
 from kubestill.runtime.metrics.intervals import CARRIERS, EVENTS, PAIRED, Spread, by_group, events
 from kubestill.runtime.metrics.outcome import Ints, Outcome
 
-__all__ = ["Cut", "Slice", "check_slices", "cut_of", "parts_of", "slice_scores", "worse_slices"]
-
 Masks = Mapping[str, npt.NDArray[np.bool_]]
 
 LARGEST = 12

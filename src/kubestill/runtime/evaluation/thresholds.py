@@ -11,8 +11,6 @@ from kubestill.errors import Problems, nearest
 from kubestill.runtime.datasets.schema import Task
 from kubestill.runtime.metrics.catalog import metrics_of
 
-__all__ = ["Threshold", "parse_thresholds"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold:

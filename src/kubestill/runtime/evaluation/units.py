@@ -13,8 +13,6 @@ import pandas as pd
 
 from kubestill.runtime.evaluation.profile import Floats, Sketch
 
-__all__ = ["change_of_unit"]
-
 LEAST_FACTOR = 1.4
 """Smaller factors are too easily growth; larger ones, with the shape intact, are not."""
 LEAST_JUMP = 1.1

@@ -20,8 +20,6 @@ from kubestill.runtime.generation.systems.solving import OnFailure
 from kubestill.runtime.generation.systems.system import System
 from kubestill.runtime.models.predict import Predictor, probabilities
 
-__all__ = ["Adaptive"]
-
 
 class Adaptive:
     """The rows of a system on which a surrogate's error is largest.

@@ -17,23 +17,6 @@ from kubestill.runtime.metrics import formulas
 from kubestill.runtime.metrics.formulas import RowStatistics, rowwise
 from kubestill.runtime.metrics.outcome import Floats, Ints, Outcome
 
-__all__ = [
-    "BIAS",
-    "METRICS",
-    "TASKS",
-    "TRAIN_LOSS",
-    "Direction",
-    "Metric",
-    "TaskMetrics",
-    "direction",
-    "find_metric",
-    "headline_metric",
-    "metrics_of",
-    "point",
-    "resolve_direction",
-    "score",
-]
-
 Direction = Literal["min", "max"]
 
 CHUNK_ROWS = 16_384

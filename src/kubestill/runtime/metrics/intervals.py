@@ -25,20 +25,6 @@ from kubestill.errors import counted
 from kubestill.runtime.metrics.catalog import METRICS, Metric, metrics_of, point
 from kubestill.runtime.metrics.outcome import Floats, Ints, Outcome
 
-__all__ = [
-    "CARRIERS",
-    "EVENTS",
-    "PAIRED",
-    "Interval",
-    "Measured",
-    "Spread",
-    "by_group",
-    "events",
-    "influences",
-    "measure",
-    "paired_error",
-]
-
 EVENTS = 10
 """Rows outside of the most frequent class, or groups that have such rows, below which scores of a
 classification have no interval."""

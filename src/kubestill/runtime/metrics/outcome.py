@@ -10,8 +10,6 @@ import numpy.typing as npt
 
 from kubestill.runtime.datasets.schema import Task
 
-__all__ = ["Floats", "Ints", "Outcome"]
-
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 

@@ -15,8 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["ON_VALIDATION_ROWS", "OVER_THE_DOMAIN", "Running", "Size"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Size:

@@ -17,8 +17,6 @@ from kubestill.errors import CorruptData, InvalidInput, NotFound, Problem
 from kubestill.runtime.base.values import Digest, Number, Whole, check_format, parse_json, read_as
 from kubestill.runtime.stores.base import Store
 
-__all__ = ["BANDS_FILE", "Bands", "Scale", "read_bands"]
-
 BANDS_FILE = "bands.json"
 FORMAT = "kubestill/bands/1"
 _MOST = 64 << 20

@@ -46,8 +46,6 @@ from kubestill.runtime.models.resolve import Factory, resolve_network
 if TYPE_CHECKING:
     from kubestill.runtime.datasets.decode import RawLayout
 
-__all__ = ["Built", "Reads", "Shaped", "build", "build_network"]
-
 Reads = Literal["rows", "tensor", "1d", "2d", "3d"]
 
 DRY_ROWS = 3

@@ -9,8 +9,6 @@ from torch import Tensor, nn
 from kubestill.errors import Problems, nearest
 from kubestill.runtime.models.layers import ACTIVATIONS
 
-__all__ = ["Conv", "conv"]
-
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 _POOLS = (nn.MaxPool1d, nn.MaxPool2d)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)

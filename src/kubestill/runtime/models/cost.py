@@ -7,8 +7,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kubestill.runtime.models.model import Model
 
-__all__ = ["flops_per_example"]
-
 
 def flops_per_example(model: Model) -> int:
     """Count the matrix products, convolutions and attention of one example.

@@ -16,8 +16,6 @@ from kubestill.errors import CorruptData, InvalidInput, Problem
 from kubestill.runtime.base.values import Number, read_as
 from kubestill.runtime.models.moments import Moments
 
-__all__ = ["Decoder"]
-
 
 class Decoder(nn.Module):
     """Target standardisation, one mean and std an output; identity for classification."""

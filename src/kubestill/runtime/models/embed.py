@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from kubestill.errors import InvalidInput, Problems
 
-__all__ = ["Embed", "TextArgs", "embedding_size"]
-
 
 def embedding_size(categories: int) -> int:
     """Return the width of an embedding: min(50, round(1.6 n^0.56)), fastai's rule of thumb."""

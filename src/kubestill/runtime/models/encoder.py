@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from kubestill.runtime.datasets.decode import RawLayout
     from kubestill.runtime.datasets.schema import Column
 
-__all__ = ["MAX_ONE_HOT", "ColumnEncoding", "Encoder"]
-
 MAX_ONE_HOT = 16
 """Categorical columns with more categories than this are embedded."""
 _ROWS_FOR_EDGES = 1 << 17

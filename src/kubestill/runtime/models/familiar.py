@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from kubestill.errors import Problems, counted
 from kubestill.runtime.models.encoder import ColumnEncoding
 
-__all__ = ["Familiar"]
-
 
 class Familiar:
     """What rows held that training would have refused, or never saw.

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from kubestill.errors import Problems, nearest
 from kubestill.runtime.models.layers import ACTIVATIONS
 
-__all__ = ["fourier", "resmlp", "siren"]
-
 
 class Sine(nn.Module):
     """A linear layer and the sine of its outputs (Sitzmann et al. 2020, "SIREN").

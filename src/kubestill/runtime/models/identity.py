@@ -16,18 +16,6 @@ from kubestill.errors import CorruptData, NotFound
 from kubestill.runtime.base.values import parse_json
 from kubestill.runtime.stores.base import Store
 
-__all__ = [
-    "FOREIGN",
-    "SPEC_FILE",
-    "TRAINING_FILE",
-    "WEIGHTS_FILE",
-    "check_digest",
-    "model_digest",
-    "read_digest",
-    "weights_digest",
-    "weights_file",
-]
-
 SPEC_FILE = "model.json"
 TRAINING_FILE = "training.json"
 WEIGHTS_FILE = "model.safetensors"

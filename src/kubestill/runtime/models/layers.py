@@ -7,8 +7,6 @@ from functools import partial
 
 from torch import nn
 
-__all__ = ["ACTIVATIONS"]
-
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "elu": nn.ELU,
     "gelu": nn.GELU,

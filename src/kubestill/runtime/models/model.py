@@ -24,8 +24,6 @@ from kubestill.runtime.models.encoder import Encoder
 from kubestill.runtime.models.resolve import resolve_network, source_digest
 from kubestill.runtime.models.sizes import build_bounded
 
-__all__ = ["FORMAT", "Model", "ModelSpec", "output_names"]
-
 FORMAT = "kubestill/model/1"
 
 # What importing torch leaves behind, some half a million objects, lives as long as the process.

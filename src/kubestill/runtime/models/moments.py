@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Moments"]
-
 CONSTANT = 1e-7
 """A spread below this share of the mean is float32 rounding: the channel is constant."""
 

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from kubestill.errors import Problems
 
-__all__ = ["FNO", "SpectralConv", "fno"]
-
 _MOST_WAVES = 1 << 22
 """Modes times points: the transform is a matrix, four times in memory while it is made."""
 

@@ -20,8 +20,6 @@ from kubestill.runtime.models.rows import FewRows, RowReader
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["BATCH_ROWS", "Predictor", "arrow_array", "probabilities"]
-
 BATCH_ROWS = 8192
 """Rows of a batch. Fixed, counted from the first row: batch boundaries change the last bits."""
 

@@ -21,8 +21,6 @@ from kubestill.runtime.base import trust
 from kubestill.runtime.base.arguments import import_factory, type_hints
 from kubestill.runtime.models.networks import NETWORKS
 
-__all__ = ["Factory", "resolve_network", "source_digest"]
-
 Factory = Callable[..., nn.Module]
 
 

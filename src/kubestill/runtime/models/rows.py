@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from kubestill.runtime.models.encoder import Encoder
 
-__all__ = ["FEW_ROWS", "FewRows", "Form", "RowReader", "are_numbers", "numeric_labels"]
-
 FEW_ROWS = 16
 """A table of so many is read value by value."""
 

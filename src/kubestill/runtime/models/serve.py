@@ -33,18 +33,6 @@ from kubestill.runtime.models.signature import Tensor as Input
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-__all__ = [
-    "REQUEST_FILE",
-    "SIGNATURE_KEY",
-    "SPEC_KEY",
-    "TOKENIZER_FILE",
-    "Serving",
-    "add_serving_file",
-    "check_serving",
-    "export_onnx",
-    "export_torch",
-]
-
 Serving = Literal["none", "onnx", "torch"]
 """The serving file beside an exported model."""
 

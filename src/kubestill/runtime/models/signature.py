@@ -16,8 +16,6 @@ from kubestill.runtime.datasets.schema import Column, Schema
 from kubestill.runtime.datasets.text import describe_form
 from kubestill.runtime.models.rows import are_numbers
 
-__all__ = ["Output", "Signature", "Tensor", "describe", "sample_request"]
-
 Datatype = Literal["FP64", "FP32", "INT64", "BYTES"]
 
 

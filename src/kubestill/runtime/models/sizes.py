@@ -25,8 +25,6 @@ from torch.overrides import TorchFunctionMode
 
 from kubestill.errors import CorruptData, InvalidInput
 
-__all__ = ["build_bounded"]
-
 log = logging.getLogger(__name__)
 
 Built = TypeVar("Built", bound=nn.Module)

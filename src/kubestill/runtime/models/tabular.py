@@ -15,8 +15,6 @@ from kubestill.errors import Problems, nearest
 from kubestill.runtime.models.encoder import Encoder
 from kubestill.runtime.models.layers import ACTIVATIONS
 
-__all__ = ["PiecewiseLinear", "TabM", "fit_bins", "tabm"]
-
 MOST_BINS = 4096
 """Bins of all numbers together: of wide tensors, 48 each would make a first layer of millions."""
 

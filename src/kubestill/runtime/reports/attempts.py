@@ -10,8 +10,6 @@ from kubestill.runtime.reports.numbers import duration
 from kubestill.runtime.reports.page import Cell, Html, section, table
 from kubestill.runtime.training.record import AttemptRecord
 
-__all__ = ["attempts_section", "attempts_table", "resumed_steps"]
-
 _COLUMNS = ("attempt", "began", "last sign", "resumed from", "ended by")
 
 

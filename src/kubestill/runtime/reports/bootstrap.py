@@ -9,8 +9,6 @@ from kubestill.runtime.reports.markdown import document
 from kubestill.runtime.reports.numbers import percent
 from kubestill.runtime.reports.page import Cell, emphasised, page, pill, section, table
 
-__all__ = ["bootstrap_report"]
-
 
 def bootstrap_report(dataset: Dataset, reason: str) -> tuple[str, str]:
     """Write the report.

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["HALF", "PAINT", "WHOLE", "draw", "draw_row", "log_axis", "plain_axis"]
-
 PAINT: dict[str, str] = {
     name: f"#fe{index:02x}{255 - index:02x}" for index, name in enumerate(COLOURS)
 }

@@ -41,8 +41,6 @@ from kubestill.runtime.reports.surrogate_plots import (
     survival_plot,
 )
 
-__all__ = ["certificate_report", "headline"]
-
 _STATUS = {"shown": "good", "failed": "bad", "not shown": "doubt"}
 _KEY = [("solution", "teacher", "-"), ("surrogate", "student", "-")]
 

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from kubestill.errors import counted
 from kubestill.runtime.retraining.windows import Seen
 
-__all__ = ["collected_text"]
-
 _COLUMNS = {
     "taken": "taken",
     "late": "late",

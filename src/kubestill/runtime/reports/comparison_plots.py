@@ -28,16 +28,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "Look",
-    "agreement_plot",
-    "calibration_plot",
-    "cost_plot",
-    "picture",
-    "slice_plot",
-    "values_plot",
-]
-
 LARGEST_MATRIX = 16
 """Most classes whose names can still be read."""
 

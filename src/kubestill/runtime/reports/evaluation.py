@@ -59,8 +59,6 @@ from kubestill.runtime.reports.training import validation_panels
 from kubestill.runtime.reports.upkeep import record_section, rows_section
 from kubestill.runtime.retraining.history import RunHistory
 
-__all__ = ["evaluation_report"]
-
 _TONES = {
     "promote": "good",
     "healthy": "good",

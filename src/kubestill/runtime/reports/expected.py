@@ -11,8 +11,6 @@ from kubestill.runtime.reports.markdown import document
 from kubestill.runtime.reports.numbers import range_text, score_text
 from kubestill.runtime.reports.page import Cell, Html, emphasised, page, pill, section, table
 
-__all__ = ["expected_report", "expected_section"]
-
 
 def expected_section(expectation: Expectation | None) -> list[Html]:
     """Return the scores to expect; empty where no rows wait for their labels."""

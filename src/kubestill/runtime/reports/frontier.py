@@ -38,8 +38,6 @@ from kubestill.runtime.reports.page import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["frontier_report", "frontier_text"]
-
 _TONES: dict[Standing, str] = {
     "within": "good",
     "unproven": "doubt",

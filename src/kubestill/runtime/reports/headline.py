@@ -19,8 +19,6 @@ from kubestill.runtime.reports.numbers import (
 )
 from kubestill.runtime.reports.page import Tile
 
-__all__ = ["headline", "lead", "tile_row"]
-
 
 def headline(findings: Findings) -> str:
     """Return what matters most, in one sentence."""

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["history_section"]
-
 SHOWN = 60
 """Windows in the plot, the latest ones."""
 _TONES = {

@@ -23,8 +23,6 @@ from kubestill.runtime.reports.page import (
 )
 from kubestill.runtime.reports.text import legible, shortened
 
-__all__ = ["columns_text", "import_report"]
-
 _COLUMNS = ("column", "kind", "role", "missing", "what was read, left out or merged")
 _SHOWN = 30
 """Columns on the console and in the Markdown; a page takes all."""

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from kubestill.runtime.reports.text import legible
 
-__all__ = ["bullet_list", "document", "markdown_table"]
-
 
 def document(title: str, *blocks: str) -> str:
     """Return a title and blocks, apart by blank lines; empty blocks vanish."""

@@ -6,18 +6,6 @@ import math
 
 from kubestill.runtime.metrics.catalog import METRICS
 
-__all__ = [
-    "count",
-    "duration",
-    "gain_range",
-    "gain_text",
-    "known_count",
-    "percent",
-    "range_text",
-    "score_text",
-    "size",
-]
-
 
 def count(value: float) -> str:
     """Write a count: 950, 4.8k, 16.8k, 1.24M."""

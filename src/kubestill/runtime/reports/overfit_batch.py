@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["gate_report", "gates_report"]
-
 _TONES = {"pass": "good", "fail": "bad", "undetermined": "doubt"}
 _WORDS = {
     "ok": ("fine", "good"),

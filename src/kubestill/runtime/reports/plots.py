@@ -16,8 +16,6 @@ from kubestill.runtime.reports.page import Html
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["PHASES", "Curve", "Marks", "Panel", "Phase", "curves_plot", "training_plot"]
-
 PHASES = (
     ("1", "1 high-level structure", "fourth"),
     ("2", "2 detail", "student"),

@@ -22,8 +22,6 @@ from kubestill.runtime.reports.page import (
 from kubestill.runtime.retraining import Champion, State
 from kubestill.runtime.retraining.history import RunHistory
 
-__all__ = ["registry_page"]
-
 _TONES = {
     "promoted": "good",
     "healthy": "good",

@@ -10,8 +10,6 @@ from kubestill.runtime.reports.headline import headline
 from kubestill.runtime.reports.markdown import bullet_list, document, markdown_table
 from kubestill.runtime.reports.numbers import duration, known_count, range_text, score_text
 
-__all__ = ["markdown_scores", "scores_text", "subjects"]
-
 _ORDER: tuple[Role, ...] = ("teacher", "model", "baseline")
 _LOOKS: dict[Role, tuple[str, str]] = {
     "teacher": ("teacher", "D"),

@@ -6,8 +6,6 @@ has a marker of its own as well. Everything follows the reader's light or dark p
 
 from __future__ import annotations
 
-__all__ = ["COLOURS"]
-
 COLOURS: dict[str, tuple[str, str]] = {
     "paper": ("#f6f7f9", "#0e1116"),
     "card": ("#ffffff", "#171b22"),

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["bars_plot", "cases_plot", "image_plot", "lines_plot", "map_plot", "survival_plot"]
-
 Floats = NDArray[np.float64]
 
 _HUES = {"solution": "viridis", "error": "inferno"}

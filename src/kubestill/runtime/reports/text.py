@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import unicodedata
 
-__all__ = ["legible", "shortened"]
-
 _ACTING = {"Cc", "Cf", "Co", "Cs", "Cn"}
 """Unicode's categories of control, direction, private use, surrogates and what is unassigned."""
 _KEPT = "\n\t\u200c\u200d"

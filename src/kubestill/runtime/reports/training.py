@@ -28,8 +28,6 @@ from kubestill.runtime.reports.page import (
 from kubestill.runtime.reports.plots import PHASES, Curve, Marks, Panel, Phase, training_plot
 from kubestill.runtime.training.record import TrainingRecord
 
-__all__ = ["training_report", "validation_panels"]
-
 _PRESETS = {
     "teacher": "The teacher",
     "student": "The student",

@@ -8,8 +8,6 @@ from kubestill.runtime.evaluation.findings import Findings
 from kubestill.runtime.reports.numbers import gain_text, score_text
 from kubestill.runtime.reports.page import Cell, Html, bullets, section, subheading, table
 
-__all__ = ["record_section", "rows_section"]
-
 MOST_DECAYS = 20
 """Rows of the table; the surest come first."""
 

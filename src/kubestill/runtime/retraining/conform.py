@@ -19,8 +19,6 @@ from kubestill.errors import counted
 from kubestill.runtime.datasets import columns as read
 from kubestill.runtime.datasets.schema import Column, Schema, sort_labels
 
-__all__ = ["Drift", "conform", "widened"]
-
 
 @dataclass
 class Drift:

@@ -13,8 +13,6 @@ from pydantic import BaseModel, ConfigDict
 from kubestill.runtime.base.artifacts import clean
 from kubestill.runtime.base.values import WholeFloat, read_as
 
-__all__ = ["DECISION_FORMAT", "DecisionRecord", "Score", "read_decision"]
-
 DECISION_FORMAT: Literal["kubestill/decision/1"] = "kubestill/decision/1"
 
 

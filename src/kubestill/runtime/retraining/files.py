@@ -18,8 +18,6 @@ from kubestill.runtime.datasets.shelf import Shelf
 from kubestill.runtime.datasets.sources import open_source
 from kubestill.runtime.stores import Store, join_uri, open_store
 
-__all__ = ["SourceFile", "find_files", "read_file", "versions"]
-
 _WILD = re.compile(r"[*?\[]")
 
 

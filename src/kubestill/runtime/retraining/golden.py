@@ -15,8 +15,6 @@ from kubestill.runtime.retraining.registry import Registry
 from kubestill.runtime.retraining.state import Golden, State
 from kubestill.runtime.stores import join_uri
 
-__all__ = ["import_golden", "open_golden"]
-
 
 def import_golden(registry: Registry, state: State, source: str, schema: Schema) -> Golden | None:
     """Copy the rows at `source` below the registry, unless that was done before.

@@ -27,8 +27,6 @@ from kubestill.errors import CorruptData, counted
 from kubestill.runtime.datasets.columns import is_list, nested_lists
 from kubestill.runtime.datasets.extent import check_extent
 
-__all__ = ["Identities", "first_of_each", "identify", "known"]
-
 _MUCH, _DENSEST = 64 << 20, 100
 """Bytes of identities that may be read whatever the file's size, and for each of its bytes."""
 U64 = np.uint64

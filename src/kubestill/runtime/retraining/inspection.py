@@ -20,20 +20,6 @@ from kubestill.runtime.retraining.ownership import find_end, is_alive
 from kubestill.runtime.retraining.registry import Registry, open_registry
 from kubestill.runtime.retraining.state import Champion, Claim, State
 
-__all__ = [
-    "RunView",
-    "Standing",
-    "check",
-    "free_claim",
-    "quarantine",
-    "release",
-    "roll_back",
-    "runs",
-    "standing",
-    "unlock",
-    "verify",
-]
-
 _QUIET = ("busy", "waiting", "rollback", "release", "quarantine")
 """Outcomes that say nothing of how the model stands."""
 _ALARMING = ("stuck", "failed", "abandoned")

@@ -17,8 +17,6 @@ from kubestill.errors import Problems
 from kubestill.runtime.base.kubernetes import pod_token
 from kubestill.runtime.retraining.state import Champion
 
-__all__ = ["NotRegistered", "check_address", "register"]
-
 _APIS = ("v1", "v1alpha3")
 """Newest first; servers have one or the other."""
 _SECONDS = 10.0

@@ -25,8 +25,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-__all__ = ["API_VARIABLE", "describe_end", "find_experiment"]
-
 API_VARIABLE = "KUBESTILL_PIPELINES_API"
 
 _DEFAULT = "http://ml-pipeline.kubeflow:8888"

@@ -21,8 +21,6 @@ from kubestill.runtime.base.patience import Patience, do_within
 from kubestill.runtime.retraining.history import Outcome
 from kubestill.runtime.retraining.registry import Registry
 
-__all__ = ["PATIENCE", "SECRET", "URL", "notify"]
-
 URL = "KUBESTILL_NOTIFY"
 """Environment variable with the receiver's address, where the address itself is a secret."""
 SECRET = "KUBESTILL_NOTIFY_SECRET"

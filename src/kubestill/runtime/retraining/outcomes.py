@@ -16,8 +16,6 @@ from kubestill.runtime.retraining.history import (
 from kubestill.runtime.retraining.registry import Registry
 from kubestill.runtime.retraining.state import Claim, State, Verdict
 
-__all__ = ["abandon", "conclude", "record_missing", "record_taken_over"]
-
 _VERDICTS: Mapping[str, Verdict] = {
     "healthy": "healthy",
     "insufficient": "inconclusive",

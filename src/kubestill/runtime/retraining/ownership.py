@@ -14,8 +14,6 @@ import socket
 from kubestill.runtime.retraining.kubeflow_runs import describe_end, find_experiment, goes_on
 from kubestill.runtime.retraining.state import Claim
 
-__all__ = ["DRIVER_VARIABLE", "find_end", "find_owner", "is_alive", "seems_alive"]
-
 DRIVER_VARIABLE = "KUBESTILL_DRIVER"
 """Environment variable: the id of the process that drives this run on this machine."""
 _KUBEFLOW = "kubeflow"

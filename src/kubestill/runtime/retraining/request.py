@@ -14,8 +14,6 @@ from kubestill.errors import Problems, nearest
 from kubestill.runtime.base.settings import validate
 from kubestill.runtime.datasets.options import Reading
 
-__all__ = ["Request", "check_placeholders", "iso", "micros", "parse_instant"]
-
 
 class Request(Reading):
     """Which rows, and what they mean."""

@@ -26,8 +26,6 @@ from kubestill.runtime.retraining.request import Request, iso, micros, parse_ins
 from kubestill.runtime.retraining.state import State
 from kubestill.runtime.retraining.windows import Seen, WindowStore
 
-__all__ = ["Fresh", "Unlabelled", "survey"]
-
 Later: TypeAlias = tuple[pa.Table, Identities]
 """Rows without a label that can be used, as their file has them, and which ones these are."""
 

@@ -35,8 +35,6 @@ from kubestill.runtime.retraining.request import iso, micros, parse_instant
 from kubestill.runtime.retraining.state import Half, State, Window
 from kubestill.runtime.stores import join_uri
 
-__all__ = ["Seen", "WindowRecord", "WindowStore"]
-
 _READERS = 16
 _ID_TIME = "%Y%m%dT%H%M%S"
 _ABANDONED = timedelta(days=2)

@@ -13,8 +13,6 @@ from torch import Tensor
 from kubestill.runtime.training.batches import Order, choose_window
 from kubestill.runtime.training.prepare import Prepared
 
-__all__ = ["Batch", "draw", "first_rows"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:

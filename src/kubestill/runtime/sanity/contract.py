@@ -10,8 +10,6 @@ from kubestill.runtime.sanity.findings import Check
 from kubestill.runtime.sanity.floor import in_double
 from kubestill.runtime.training.losses import Loss, Targets
 
-__all__ = ["check_loss", "check_reduction", "right_answers"]
-
 
 def check_loss(loss: Loss, batch: Batch, perfect: Tensor | None, *, outputs: int) -> Check:
     """Compare the cost of the right answers [B, K] with 0, the gradient with finite differences."""

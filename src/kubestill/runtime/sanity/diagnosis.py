@@ -16,8 +16,6 @@ from kubestill.runtime.sanity.memorise import Attempt, memorise
 from kubestill.runtime.sanity.network import ENORMOUS
 from kubestill.runtime.training.prepare import Prepared
 
-__all__ = ["find_cause"]
-
 RATES = (1e-3, 1e-2, 1e-4, 0.1)
 """Tried one after the other; those within a factor of 3 of the one to train with are left out."""
 NEARLY = 5.0

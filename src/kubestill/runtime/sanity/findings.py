@@ -7,8 +7,6 @@ from typing import Any, Literal
 
 from kubestill.runtime.sanity.floor import Floor
 
-__all__ = ["CODES", "LEARNED", "Check", "Findings", "HeldOut", "Status", "Trace"]
-
 Status = Literal["ok", "fail", "undetermined", "note", "skipped"]
 
 LEARNED = "the batch is learned"

@@ -16,8 +16,6 @@ from torch import Tensor
 from kubestill.runtime.sanity.batch import Batch
 from kubestill.runtime.training.losses import Loss, Targets
 
-__all__ = ["Floor", "find_floor", "in_double"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Floor:

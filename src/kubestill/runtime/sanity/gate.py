@@ -32,8 +32,6 @@ from kubestill.runtime.training.device import Machine
 from kubestill.runtime.training.prepare import Prepared
 from kubestill.runtime.training.settings import TrainingSettings
 
-__all__ = ["Rows", "examine"]
-
 _SAMPLE = 4096
 """Rows whose features and targets are looked at."""
 

@@ -23,8 +23,6 @@ from numpy.typing import NDArray
 from kubestill.errors import counted
 from kubestill.runtime.sanity.findings import Check, HeldOut
 
-__all__ = ["Question", "Told", "check_held_out"]
-
 Floats = NDArray[np.float64]
 
 KNOWN = 0.01

@@ -20,8 +20,6 @@ from kubestill.runtime.training.schedules import LearningRates
 from kubestill.runtime.training.settings import TrainingSettings
 from kubestill.runtime.training.steps import build_step
 
-__all__ = ["Attempt", "gradients", "memorise", "without_regularisation"]
-
 _LOOKS = 20
 """Steps between two looks at the loss."""
 

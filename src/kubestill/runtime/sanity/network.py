@@ -14,8 +14,6 @@ from kubestill.runtime.models.embed import Embed
 from kubestill.runtime.sanity.batch import Batch
 from kubestill.runtime.sanity.findings import Check
 
-__all__ = ["check_gradients", "check_outputs", "check_rows_apart", "check_trainable"]
-
 ENORMOUS = 1e6
 """Outputs, or a loss in units of a constant answer's, that no initial weights should give."""
 

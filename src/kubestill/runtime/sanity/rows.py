@@ -11,8 +11,6 @@ from torch import Tensor
 from kubestill.runtime.models.encoder import Encoder
 from kubestill.runtime.sanity.findings import Check
 
-__all__ = ["check_features", "check_labels", "check_target_scale"]
-
 LIMIT = 30.0
 """Standardised values are about 1; ones this far out on average were not standardised."""
 

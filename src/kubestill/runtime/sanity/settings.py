@@ -6,8 +6,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["GateSettings"]
-
 
 class GateSettings(BaseModel):
     """The `gate` parameter of `overfit-batch`."""

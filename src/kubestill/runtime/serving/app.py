@@ -25,8 +25,6 @@ from kubestill.runtime.serving import protocol
 from kubestill.runtime.serving.batching import Batcher
 from kubestill.runtime.serving.source import Served, Source
 
-__all__ = ["Settings", "build_app"]
-
 log = logging.getLogger(__name__)
 
 PLATFORM = "kubestill_pytorch"

@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 
 from kubestill.runtime.serving.source import Served
 
-__all__ = ["Answers", "Batcher"]
-
 Answers: TypeAlias = "dict[str, NDArray[Any]]"
 _Waiting: TypeAlias = "tuple[Served, NDArray[np.float32], asyncio.Future[Answers]]"
 

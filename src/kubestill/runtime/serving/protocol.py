@@ -18,8 +18,6 @@ from kubestill.runtime.base.values import parse_json
 from kubestill.runtime.models.predict import arrow_array
 from kubestill.runtime.serving.source import Served
 
-__all__ = ["ARROW", "Request", "read_arrow", "read_request", "write_arrow", "write_response"]
-
 ARROW = "application/vnd.apache.arrow.stream"
 """Media type of a table as Arrow's stream format."""
 

@@ -15,8 +15,6 @@ from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.serving.app import Settings, build_app
 from kubestill.runtime.serving.source import Source
 
-__all__ = ["claim_port", "serve"]
-
 
 def claim_port(host: str, port: int) -> socket.socket:
     """Take an address before a model is loaded; nobody is answered yet.

@@ -15,8 +15,6 @@ from kubestill.runtime.models.signature import Signature, describe, sample_reque
 from kubestill.runtime.retraining import open_registry
 from kubestill.runtime.stores import open_store
 
-__all__ = ["Found", "Served", "Source"]
-
 _QUICK = 0.002
 """Seconds: a batch that takes no longer is answered at once, without another thread."""
 _SMALL = 64

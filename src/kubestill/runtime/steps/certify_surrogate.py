@@ -28,8 +28,6 @@ from kubestill.runtime.reports.certificate import certificate_report
 from kubestill.runtime.steps.pages import write_pages
 from kubestill.runtime.steps.tracking import Results, mirror_results
 
-__all__ = ["certify_surrogate"]
-
 
 def certify_surrogate(
     *,

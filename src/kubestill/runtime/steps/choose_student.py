@@ -19,8 +19,6 @@ from kubestill.runtime.reports.numbers import count
 from kubestill.runtime.steps.pages import write_pages
 from kubestill.runtime.training.record import read_training
 
-__all__ = ["check_alike", "check_choice", "choose_student", "frontier_record", "log_frontier"]
-
 
 def choose_student(
     *,

@@ -25,8 +25,6 @@ from kubestill.runtime.retraining.history import Judgement
 from kubestill.runtime.steps.pages import write_pages
 from kubestill.runtime.steps.tracking import Results, mirror_challenger, mirror_results
 
-__all__ = ["continuous_eval"]
-
 
 def continuous_eval(
     *,

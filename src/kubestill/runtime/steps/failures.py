@@ -27,15 +27,6 @@ from kubestill.runtime.base.redaction import redact
 from kubestill.runtime.base.values import parse_json
 from kubestill.runtime.stores import Store, open_store
 
-__all__ = [
-    "RUN_ROOT_VARIABLE",
-    "Failure",
-    "clear_failure",
-    "find_run_root",
-    "read_failures",
-    "record_failure",
-]
-
 RUN_ROOT_VARIABLE = "KUBESTILL_RUN_ROOT"
 """Environment variable: the root of this run, where a local runner lays folders out its own way."""
 

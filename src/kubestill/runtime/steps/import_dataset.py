@@ -33,8 +33,6 @@ from kubestill.runtime.datasets.tables import UserTable, read_table
 from kubestill.runtime.reports.imported import columns_text, import_report
 from kubestill.runtime.steps.pages import write_pages
 
-__all__ = ["ImportOutputs", "import_dataset"]
-
 _LEFT_OUT = -1
 _NAMES = {VALIDATION: "validation", HOLDOUT: "holdout", TRAIN: "train"}
 

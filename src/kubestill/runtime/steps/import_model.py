@@ -20,8 +20,6 @@ from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.reports.brought import brought_report
 from kubestill.runtime.steps.pages import write_pages
 
-__all__ = ["Taken", "import_model", "take_teacher", "write_taken"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Taken:

@@ -10,8 +10,6 @@ from kubestill.runtime.stores import open_store
 from kubestill.runtime.stores.uris import split_uri
 from kubestill.supervision import local_path
 
-__all__ = ["fetch_inputs"]
-
 
 def fetch_inputs(executor_input: Mapping[str, Any]) -> None:
     """Download every input artifact, a file or a folder, to where the launcher would put it.

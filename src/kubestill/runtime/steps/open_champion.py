@@ -15,8 +15,6 @@ from kubestill.runtime.retraining.golden import open_golden
 from kubestill.runtime.retraining.windows import WindowStore
 from kubestill.runtime.stores import open_store
 
-__all__ = ["open_champion"]
-
 
 def open_champion(
     *, registry: str, model: Artifact, ledger: Artifact, golden: Artifact, run_id: str = ""

@@ -24,15 +24,6 @@ from kubestill.runtime.training.device import arithmetic
 from kubestill.runtime.training.job import Job, check_job
 from kubestill.runtime.training.prepare import prepare
 
-__all__ = [
-    "check_gate",
-    "check_vouched",
-    "describe",
-    "examine_job",
-    "log_facts",
-    "overfit_batch",
-]
-
 
 def overfit_batch(
     *,

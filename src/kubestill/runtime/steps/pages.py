@@ -15,8 +15,6 @@ from kubestill.runtime.steps.failures import find_run_root
 if TYPE_CHECKING:
     from kubestill.runtime.datasets.manifest import Dataset
 
-__all__ = ["write_pages"]
-
 
 def write_pages(
     pages: tuple[str, str], report: Artifact, summary: Artifact, data: Dataset | None = None

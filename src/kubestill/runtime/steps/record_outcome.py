@@ -16,8 +16,6 @@ from kubestill.runtime.retraining.request import check_placeholders
 from kubestill.runtime.steps.failures import Failure, find_run_root, read_failures
 from kubestill.runtime.steps.tracking import mirror_champion
 
-__all__ = ["record_outcome", "write_front_page"]
-
 _FAILED = ("FAILED", "CANCELED")
 """The only states that say something: a run that skips its conditions and goes well is `RUNNING`,
 and so is one whose pod was killed before it could tell."""

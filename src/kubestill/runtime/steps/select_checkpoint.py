@@ -63,8 +63,6 @@ from kubestill.runtime.training.record import (
 )
 from kubestill.runtime.training.saved import read_saved
 
-__all__ = ["SelectionSettings", "select_checkpoint"]
-
 LEAST_ROWS = 30
 """Labelled rows below which a standard error is itself a guess."""
 

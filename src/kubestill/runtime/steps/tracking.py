@@ -33,18 +33,6 @@ if TYPE_CHECKING:
     from kubestill.runtime.retraining import Registry
     from kubestill.runtime.training.record import TrainingRecord
 
-__all__ = [
-    "NAME",
-    "PATIENCE",
-    "URI",
-    "Point",
-    "Results",
-    "mirror_challenger",
-    "mirror_champion",
-    "mirror_results",
-    "training_results",
-]
-
 URI = "MLFLOW_TRACKING_URI"
 """Environment variable: the server's address; without it nothing is mirrored."""
 NAME = "KUBESTILL_MLFLOW_MODEL"

@@ -13,8 +13,6 @@ from kubestill.errors import InvalidInput, Problem, Problems, nearest
 from kubestill.runtime.checkpoints.ranks import Ranks
 from kubestill.runtime.training.settings import TrainingSettings
 
-__all__ = ["check_demands", "freeze"]
-
 
 def freeze(network: nn.Module, patterns: Sequence[str]) -> None:
     """Take parameters out of training by their names; `0.*` matches many.

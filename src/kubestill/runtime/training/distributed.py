@@ -22,8 +22,6 @@ from torch import Tensor, nn
 
 from kubestill.runtime.base.device import local_rank
 
-__all__ = ["Together", "average_", "in_group", "process_group", "share_buffers"]
-
 _groups = itertools.count()
 
 

@@ -18,8 +18,6 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from kubestill.runtime.training.batches import Rows
 from kubestill.runtime.training.losses import Loss, differentiable
 
-__all__ = ["ITERATIONS", "Finish"]
-
 ITERATIONS = 10
 """L-BFGS iterations a step: each call of torch's optimizer evaluates once more than it needs."""
 CHUNK_ROWS = 8192

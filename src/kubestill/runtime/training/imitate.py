@@ -6,8 +6,6 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["ImitateSettings"]
-
 _Weight = Annotated[float, Field(ge=0)]
 
 

@@ -27,8 +27,6 @@ from kubestill.runtime.training.random_state import seed_generators
 from kubestill.runtime.training.steps import Batch, SplitStep, Step
 from kubestill.runtime.training.tree import Groups, Tree
 
-__all__ = ["MicroBatches", "Streams"]
-
 _STREAM = 0x6D6963726F
 """Sets these numbers apart from others that Philox makes of the same seed."""
 _WORDS = 4096

@@ -23,8 +23,6 @@ from kubestill.supervision import TRAINJOB_VARIABLE
 if TYPE_CHECKING:
     from kubestill.runtime.training.settings import TrainingSettings
 
-__all__ = ["RESERVED", "Node", "leads_pods", "meet"]
-
 RESERVED = (
     "PET_NNODES",
     "PET_NPROC_PER_NODE",

@@ -22,16 +22,6 @@ from torch import Tensor, nn
 
 from kubestill.runtime.training.losses import Targets
 
-__all__ = [
-    "Attention",
-    "DecoupledDistillation",
-    "Features",
-    "Part",
-    "Relations",
-    "Seen",
-    "pool_to",
-]
-
 Pair = tuple[str, str]
 """A layer of the student, and the layer of the teacher that it imitates."""
 

@@ -9,8 +9,6 @@ from kubestill.runtime.training.batches import count_batches
 from kubestill.runtime.training.finish import ITERATIONS
 from kubestill.runtime.training.settings import TrainingSettings
 
-__all__ = ["Plan"]
-
 _MILESTONES = 30
 """How many the first-order steps have where the user says nothing."""
 _FINISH_MILESTONES = 20

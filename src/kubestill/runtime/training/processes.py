@@ -38,8 +38,6 @@ from kubestill.runtime.training.nodes import Node, leads_pods, meet
 from kubestill.runtime.training.run import Task, say, train
 from kubestill.supervision import die_with, may_pass
 
-__all__ = ["RankFailed", "RankLost", "count_processes", "joined"]
-
 _HOST = "127.0.0.1"
 _GRACE_SECONDS = 2.0
 """How long processes that miss another have to say so."""

@@ -18,8 +18,6 @@ from kubestill.runtime.datasets.dataset import Dataset, DatasetWriter
 from kubestill.runtime.datasets.manifest import gather
 from kubestill.runtime.datasets.schema import Column, Schema, sort_labels
 
-__all__ = ["check_replay", "mix", "replayed_rows"]
-
 
 def check_replay(fresh: Dataset, older: Dataset, known: Schema) -> None:
     """Check that older rows mean the same as the fresh ones, and nothing new to the checkpoint.

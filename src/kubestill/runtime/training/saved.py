@@ -14,8 +14,6 @@ from kubestill.runtime.base.values import Whole, read_as
 from kubestill.runtime.training.record import Curves
 from kubestill.runtime.training.stopping import Stopping
 
-__all__ = ["Saved", "read_saved"]
-
 
 class _Open(BaseModel):
     """Later versions may say more."""

@@ -52,8 +52,6 @@ from kubestill.runtime.training.trainjob_status import (
 )
 from kubestill.supervision import FAILED_FOR_GOOD
 
-__all__ = ["check_nodes", "train_on_pods"]
-
 _SHAPES: tuple[Shape, ...] = ("runtimePatches", "podTemplateOverrides")
 _PLACE, _FINGERPRINT = "kubestill/place", "kubestill/fingerprint"
 _FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.1, 5.0, 1.3

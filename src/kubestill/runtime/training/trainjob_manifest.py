@@ -16,8 +16,6 @@ from kubestill.runtime.training.settings import TrainingSettings
 from kubestill.runtime.training.trainjob_settings import TrainJobSettings
 from kubestill.supervision import TRAINJOB_VARIABLE
 
-__all__ = ["CONTAINER", "GROUP", "Shape", "processes_of", "trainjob"]
-
 GROUP = "trainer.kubeflow.org/v1alpha1"
 CONTAINER = "node"
 """Kubeflow Trainer's name for the job and the container that train."""

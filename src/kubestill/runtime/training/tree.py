@@ -25,8 +25,6 @@ from torch import Tensor
 
 from kubestill.runtime.training.kernels import foreach_add_, foreach_copy_
 
-__all__ = ["Groups", "Tree", "owned"]
-
 Node = tuple[int, int]
 """Level, 0 for leaves, and number within it, from the left."""
 

@@ -15,8 +15,6 @@ from kubestill.runtime.datasets.schema import Column
 from kubestill.runtime.models.encoder import ColumnEncoding
 from kubestill.runtime.models.model import Model
 
-__all__ = ["describe_unfamiliar"]
-
 FAR = 10.0
 """Standard deviations of the rows that the model was first trained on."""
 _CHUNK = 65536

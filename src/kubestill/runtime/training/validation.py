@@ -12,8 +12,6 @@ from kubestill.runtime.metrics.running import ON_VALIDATION_ROWS, OVER_THE_DOMAI
 from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.training.batches import Rows
 
-__all__ = ["Validation"]
-
 _CHUNK = 8192
 
 

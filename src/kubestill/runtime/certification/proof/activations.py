@@ -14,8 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["ACTIVATIONS", "Activation", "InverseRoot", "Kink", "Quadratic", "Smooth"]
-
 U64, U32 = 2.0**-53, 2.0**-24
 LONG, SMALL = 0.1, 1e-3
 """A reach, and what is left out, above which a line is tried instead of a quadratic."""

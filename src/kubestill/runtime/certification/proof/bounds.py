@@ -38,8 +38,6 @@ from kubestill.runtime.certification.proof.graph import (
     Scale,
 )
 
-__all__ = ["Features", "Quadratics", "bound_network", "pairs"]
-
 TINY = 2.0**-120
 """Outweighs what float32 loses below its smallest normal numbers."""
 HUGE = 2.0**126

@@ -24,8 +24,6 @@ from kubestill.runtime.models.functions import FourierFeatures, ResidualBlock, S
 from kubestill.runtime.models.networks import Residual
 from kubestill.runtime.models.predict import Predictor
 
-__all__ = ["Add", "Apply", "Concat", "Graph", "Linear", "Multiply", "Operation", "Scale", "read"]
-
 FLOAT = torch.float64
 SMALLEST_EPSILON = 1e-30
 """Of a layer norm, far above what float32 loses below its smallest normal numbers."""

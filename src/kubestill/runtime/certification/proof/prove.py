@@ -23,8 +23,6 @@ from kubestill.runtime.generation.systems.inputs import Floats
 from kubestill.runtime.generation.systems.system import System
 from kubestill.runtime.models.predict import Predictor
 
-__all__ = ["prove"]
-
 BATCH = 2048
 """Boxes that are bounded at once; fewer where the outputs are many."""
 TRIED = 32

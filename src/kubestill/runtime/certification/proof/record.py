@@ -7,8 +7,6 @@ from typing import Any, Literal
 
 from kubestill.runtime.base.rounding import at_most
 
-__all__ = ["Proof"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:

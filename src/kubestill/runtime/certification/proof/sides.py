@@ -27,8 +27,6 @@ from kubestill.runtime.generation.systems.system import System
 from kubestill.runtime.generation.systems.taylor import Taylor, boxed
 from kubestill.runtime.models.predict import Predictor
 
-__all__ = ["NetworkSide", "Side", "SystemSide"]
-
 SOLVER = 64 * U64
 """Relative rounding that is granted to a solver, and added to every bound."""
 

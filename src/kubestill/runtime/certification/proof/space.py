@@ -21,8 +21,6 @@ from kubestill.runtime.generation.systems.domain import Domain
 from kubestill.runtime.generation.systems.inputs import Choice, Continuous, Floats, Integer, Levels
 from kubestill.runtime.generation.systems.taylor import centred
 
-__all__ = ["MOST_CHOICES", "Boxes", "Space"]
-
 MOST_CHOICES = 100_000
 """Combinations of discrete inputs; each is a domain of its own."""
 

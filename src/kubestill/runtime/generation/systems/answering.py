@@ -22,8 +22,6 @@ from kubestill.runtime.generation.systems.inputs import (
 from kubestill.runtime.generation.systems.system import Axis, Output, System
 from kubestill.runtime.models.export import load_model
 
-__all__ = ["AnsweringModel"]
-
 
 class AnsweringModel(System):
     """An exported model, or one that `import-model` brought in, of numbers, labels and flags.

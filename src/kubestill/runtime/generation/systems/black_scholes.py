@@ -14,8 +14,6 @@ from kubestill.runtime.generation.systems.inputs import Continuous
 from kubestill.runtime.generation.systems.system import Output, System
 from kubestill.runtime.generation.systems.taylor import Taylor, exp, log, normal_cdf, sqrt
 
-__all__ = ["BlackScholes"]
-
 NODES = 400
 DEVIATIONS = 10.0
 SOLVER_ROUNDING = 1e-13

@@ -12,8 +12,6 @@ from kubestill.runtime.generation.systems.domain import Domain, stacked
 from kubestill.runtime.generation.systems.inputs import Field
 from kubestill.runtime.generation.systems.system import Axis, Output, System
 
-__all__ = ["Burgers"]
-
 MODES = 64
 """Modes of the initial condition; the amplitude of mode 64 is 1/3000 of the mean's."""
 FINE = 8

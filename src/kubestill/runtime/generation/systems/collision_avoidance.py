@@ -15,8 +15,6 @@ from kubestill.runtime.generation.systems.domain import Domain
 from kubestill.runtime.generation.systems.inputs import Choice, Integer, Levels
 from kubestill.runtime.generation.systems.system import Axis, Output, System
 
-__all__ = ["ADVISORIES", "CollisionAvoidance"]
-
 ADVISORIES = ("clear", "weak-left", "weak-right", "strong-left", "strong-right")
 TURNS = np.deg2rad([0.0, 1.5, -1.5, 3.0, -3.0])
 """Rate of turn that each advisory requests, to the left, in radians per second."""

@@ -14,8 +14,6 @@ from kubestill.runtime.generation.systems.domain import Domain, stacked
 from kubestill.runtime.generation.systems.inputs import Field
 from kubestill.runtime.generation.systems.system import Axis, Output, System
 
-__all__ = ["Darcy"]
-
 WAVES = 12
 """Cosines of the random field along each dimension; the shortest has 1/126 of the longest one's
 spread."""

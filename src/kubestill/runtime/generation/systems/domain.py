@@ -14,8 +14,6 @@ from kubestill.errors import Problems, nearest
 from kubestill.runtime.datasets.schema import Column
 from kubestill.runtime.generation.systems.inputs import Continuous, Field, Floats, Indices, Input
 
-__all__ = ["Domain", "stacked"]
-
 MAX_GRID_ROWS = 10**12
 
 

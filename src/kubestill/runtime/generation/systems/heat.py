@@ -23,8 +23,6 @@ from kubestill.runtime.generation.systems.taylor import (
     sqrt,
 )
 
-__all__ = ["Heat"]
-
 TERMS = 128
 """Odd modes n up to 255: what is left out is below exp(-(257 pi)^2 * 1e-4) = 1e-28."""
 IMAGES = 12

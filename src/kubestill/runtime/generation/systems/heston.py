@@ -11,8 +11,6 @@ from kubestill.runtime.generation.systems.implied import implied_deviation
 from kubestill.runtime.generation.systems.inputs import Continuous
 from kubestill.runtime.generation.systems.system import Axis, Output, System
 
-__all__ = ["MATURITIES", "STRIKES", "Heston"]
-
 STRIKES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5)
 """Strikes, in units of the spot."""
 MATURITIES = (0.1, 0.3, 0.6, 0.9, 1.2, 1.5, 1.8, 2.0)

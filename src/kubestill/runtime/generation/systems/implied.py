@@ -6,8 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erfcx
 
-__all__ = ["implied_deviation"]
-
 Floats = NDArray[np.float64]
 
 ROOT_2_PI = float(np.sqrt(2 * np.pi))

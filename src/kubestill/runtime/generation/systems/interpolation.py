@@ -20,8 +20,6 @@ from kubestill.runtime.generation.systems.inputs import Continuous, Floats
 from kubestill.runtime.generation.systems.system import Output, System
 from kubestill.runtime.generation.systems.taylor import Taylor
 
-__all__ = ["InterpolatedTable"]
-
 BETWEEN = ("linear", "previous", "nearest")
 ROUNDING = 2.0**-48
 """Bounds what `solve` loses in float64 for each input, relatively to the table's largest number."""

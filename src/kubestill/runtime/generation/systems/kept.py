@@ -32,8 +32,6 @@ from kubestill.runtime.generation.systems.domain import stacked
 from kubestill.runtime.generation.systems.system import System
 from kubestill.runtime.stores import open_store
 
-__all__ = ["SLOW", "Keep", "KeptRows", "Unknown", "identify"]
-
 SLOW = 5e-3
 """Seconds for a row from which on rows are kept: others are solved sooner than read."""
 FOLDER = "solved"

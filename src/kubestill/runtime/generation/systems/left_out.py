@@ -15,8 +15,6 @@ from kubestill.runtime.base.values import Number, Whole
 from kubestill.runtime.generation.systems.domain import Domain
 from kubestill.runtime.generation.systems.inputs import Choice, Continuous, Integer, Levels
 
-__all__ = ["Failures", "LeftOut", "Region", "Side", "as_point", "shown_number", "shown_point"]
-
 FIRST = 3
 """Inputs that are named of each reason."""
 _REASONS = 5

@@ -12,8 +12,6 @@ from kubestill.runtime.base.arguments import fit_arguments, import_factory
 from kubestill.runtime.generation.systems.domain import Domain
 from kubestill.runtime.generation.systems.system import Output, System
 
-__all__ = ["BUILTIN", "import_system", "load_named_system", "load_system"]
-
 BUILTIN = {
     "black-scholes": "black_scholes:BlackScholes",
     "burgers": "burgers:Burgers",

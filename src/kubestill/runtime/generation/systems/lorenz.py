@@ -12,8 +12,6 @@ from kubestill.runtime.generation.systems.domain import Domain
 from kubestill.runtime.generation.systems.inputs import Continuous
 from kubestill.runtime.generation.systems.system import Axis, Output, System
 
-__all__ = ["Lorenz"]
-
 SIGMA, BETA = 10.0, 8 / 3
 STEPS_A_UNIT = 2000
 

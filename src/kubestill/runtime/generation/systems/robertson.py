@@ -13,8 +13,6 @@ from kubestill.runtime.generation.systems.domain import Domain
 from kubestill.runtime.generation.systems.inputs import Continuous
 from kubestill.runtime.generation.systems.system import Axis, Output, System
 
-__all__ = ["Robertson"]
-
 TOLERANCE = 1e-11
 """Relative error of a step."""
 SMALLEST = (1e-13, 1e-17, 1e-13)

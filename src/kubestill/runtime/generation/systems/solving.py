@@ -24,8 +24,6 @@ from kubestill.runtime.generation.systems.kept import Keep, KeptRows
 from kubestill.runtime.generation.systems.left_out import Failures, as_point
 from kubestill.runtime.generation.systems.system import Solver, System
 
-__all__ = ["OnFailure", "Solving", "probe_inputs"]
-
 OnFailure = Literal["stop", "leave-out"]
 
 Floats = NDArray[np.float64]

@@ -28,8 +28,6 @@ from kubestill.runtime.datasets.schema import Column, Schema, Task
 from kubestill.runtime.generation.systems.domain import Domain
 from kubestill.runtime.generation.systems.taylor import Taylor
 
-__all__ = ["Axis", "Output", "Solver", "System"]
-
 Solver = Callable[[pd.DataFrame], NDArray[Any]]
 Enclosure = Callable[[pd.DataFrame, pd.DataFrame], tuple[NDArray[Any], NDArray[Any]]]
 Expansion = Callable[[Mapping[str, Any]], Taylor | Sequence[Taylor]]

@@ -20,8 +20,6 @@ from kubestill.runtime.generation.systems.domain import Domain
 from kubestill.runtime.generation.systems.inputs import Floats, Indices
 from kubestill.runtime.generation.systems.system import Axis, Output, System
 
-__all__ = ["Table"]
-
 Keys = list[bytes]
 
 

@@ -22,20 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erf, erfc, ndtr
 
-__all__ = [
-    "Taylor",
-    "boxed",
-    "centred",
-    "exp",
-    "gaussian_tail",
-    "log",
-    "normal_cdf",
-    "rounded_kink",
-    "sin",
-    "split",
-    "sqrt",
-]
-
 Floats = NDArray[np.float64]
 
 _U = 2.0**-53

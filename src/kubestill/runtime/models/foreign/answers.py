@@ -15,8 +15,6 @@ from kubestill.errors import Conflict, CorruptData, NotFound, Refused
 from kubestill.runtime.base.values import Number, parse_json, read_as
 from kubestill.runtime.stores import open_store
 
-__all__ = ["Answers", "Outputs", "Page"]
-
 _FORMAT = "kubestill/answers/1"
 _EVERY = 30.0
 """Seconds after which a page that is not whole is written again."""

@@ -15,8 +15,6 @@ from urllib3.response import BaseHTTPResponse
 from kubestill.errors import CorruptData, InvalidInput, KubestillError, Problem
 from kubestill.runtime.base.values import JsonObject, parse_json
 
-__all__ = ["TOKEN", "Client"]
-
 TOKEN = "KUBESTILL_TOKEN"
 """Environment variable with the bearer token. A model may name another, which begins like it: no
 file that somebody wrote can have any other secret sent away."""

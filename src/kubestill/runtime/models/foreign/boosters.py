@@ -20,8 +20,6 @@ from kubestill.runtime.base.values import parse_json
 from kubestill.runtime.datasets.columns import label_strings
 from kubestill.runtime.models.foreign.runtime import Block, Declared, need
 
-__all__ = ["CatBoost", "LightGbm", "XgBoost"]
-
 
 class LightGbm:
     """What `Booster.save_model` of LightGBM writes."""

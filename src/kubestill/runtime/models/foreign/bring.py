@@ -50,8 +50,6 @@ from kubestill.runtime.models.resolve import source_digest
 from kubestill.runtime.stores import open_store, split_uri
 from kubestill.runtime.stores.files import write_file
 
-__all__ = ["Brought", "bring"]
-
 _IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 

@@ -23,8 +23,6 @@ from kubestill.runtime.base.values import JsonObject
 from kubestill.runtime.datasets.schema import Column
 from kubestill.runtime.models.foreign.runtime import Block, Declared
 
-__all__ = ["Asked", "Dialect", "LogProbabilities", "OpenInference", "Reply"]
-
 log = logging.getLogger(__name__)
 
 

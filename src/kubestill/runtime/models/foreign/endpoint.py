@@ -30,8 +30,6 @@ from kubestill.runtime.models.foreign.dialects import (
 )
 from kubestill.runtime.models.foreign.runtime import Block
 
-__all__ = ["PROBED", "Endpoint", "EndpointOptions", "names_endpoint"]
-
 PROBED = 4
 """Rows that are asked again, by which every process sees that it is the same model still."""
 _PAGE = 256

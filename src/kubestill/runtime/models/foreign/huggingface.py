@@ -23,8 +23,6 @@ from kubestill.runtime.models.foreign.runtime import MOST, Block, Declared, need
 from kubestill.runtime.models.sizes import build_bounded
 from kubestill.runtime.stores import Store
 
-__all__ = ["CONFIG", "HuggingFace", "read_folder"]
-
 CONFIG = "config.json"
 _TOKENIZER = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),

@@ -18,8 +18,6 @@ from kubestill.runtime.models.foreign.runtime import Declared
 from kubestill.runtime.models.foreign.several import SeveralOptions
 from kubestill.runtime.models.foreign.spec import Answers, Input
 
-__all__ = ["Match", "Options", "match"]
-
 
 class Options(BaseModel):
     """What a user says about a model that its file does not."""

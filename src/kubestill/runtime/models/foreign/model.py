@@ -30,8 +30,6 @@ from kubestill.runtime.models.model import Model
 from kubestill.runtime.models.predict import BATCH_ROWS, Predictor
 from kubestill.runtime.models.resolve import source_digest
 
-__all__ = ["ForeignModel", "ForeignPredictor", "load_foreign", "open_runtime"]
-
 CERTAIN = 1e-7
 """The nearest to 0 and 1 that a probability counts as: a logit has to be finite."""
 _LOOSE = 1e-3

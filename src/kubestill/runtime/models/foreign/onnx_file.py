@@ -18,8 +18,6 @@ from kubestill.runtime.datasets.schema import Schema
 from kubestill.runtime.models.foreign.runtime import Block, Declared, need
 from kubestill.runtime.models.foreign.spec import Answers
 
-__all__ = ["OnnxFile"]
-
 SPEC_KEY = "kubestill/model.json"
 """Name of the spec among the metadata of an ONNX file that this package exported."""
 _NUMBERS = {

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 
 from kubestill.errors import CorruptData
 
-__all__ = ["pack", "unpack"]
-
 
 def pack(files: Mapping[str, bytes]) -> bytes:
     """Return the zip of these files."""

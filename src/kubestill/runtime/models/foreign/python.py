@@ -24,8 +24,6 @@ from kubestill.runtime.models.foreign.spec import Answers
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["PythonTeacher", "Teacher", "find_teacher"]
-
 
 class Teacher(ABC):
     """Anything that answers rows: a transformer, a rule, a call to a service.

@@ -10,8 +10,6 @@ from typing import get_args
 from kubestill.errors import InvalidInput, Problem, nearest
 from kubestill.runtime.models.foreign.spec import Format
 
-__all__ = ["FORMATS", "recognise"]
-
 FORMATS: tuple[str, ...] = ("auto", *get_args(Format))
 _RUNS_CODE = "loading it runs whatever code is in it; "
 _SKOPS = "save scikit-learn's models with skops.io.dump(model, 'model.skops')"

@@ -21,8 +21,6 @@ from kubestill.runtime.models.foreign.spec import Answers, Input
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["MOST", "Block", "Declared", "Runtime", "need"]
-
 MOST = 2 << 30
 """Bytes that a model's file may have: more are never read."""
 

@@ -20,8 +20,6 @@ from kubestill.runtime.models.foreign.runtime import Block, Declared
 if TYPE_CHECKING:
     from kubestill.runtime.models.predict import Predictor
 
-__all__ = ["RULES", "SEVERAL", "Several", "SeveralOptions"]
-
 SEVERAL = "several"
 """The source that stands for the teachers in the options."""
 RULES = "several.json"

@@ -22,8 +22,6 @@ from kubestill.runtime.base.values import parse_json
 from kubestill.runtime.datasets.columns import label_strings
 from kubestill.runtime.models.foreign.runtime import MOST, Block, Declared, need
 
-__all__ = ["SkopsFile"]
-
 HARMLESS = (
     "numpy.dtype",
     "sklearn._loss.loss.HalfTweedieLossIdentity",

@@ -12,8 +12,6 @@ from kubestill.runtime.datasets.decode import RawLayout
 from kubestill.runtime.models.identity import FOREIGN
 from kubestill.runtime.models.model import ModelSpec
 
-__all__ = ["Answers", "ForeignSpec", "Format", "Input"]
-
 Format = Literal[
     "lightgbm",
     "xgboost",
