@@ -72,7 +72,13 @@ def get_run(api: Api, run_id: str) -> dict[str, Any]:
     except ClusterError as error:
         if error.status != 404:
             raise
-        raise _gone(api, run_id) from error
+        connection = api.connection
+        where = f", namespace {connection.namespace}" if connection.namespace else ""
+        raise ClusterError(
+            f"run {run_id} is not at {connection.host}{where}: it was deleted, or is of another "
+            "server or --namespace; `kubestill runs ls` lists those that are there",
+            404,
+        ) from error
 
 
 def list_runs(api: Api, most: int) -> list[dict[str, Any]]:
@@ -164,13 +170,3 @@ def _plain(run_id: str) -> str:
     if not run_id or not all(one.isalnum() or one in "-_." for one in run_id):
         raise ClusterError(f"{run_id!r} is no id of a run; `kubestill runs ls` lists them", 404)
     return run_id
-
-
-def _gone(api: Api, run_id: str) -> ClusterError:
-    connection = api.connection
-    where = f", namespace {connection.namespace}" if connection.namespace else ""
-    return ClusterError(
-        f"run {run_id} is not at {connection.host}{where}: it was deleted, or is of another server "
-        "or --namespace; `kubestill runs ls` lists those that are there",
-        404,
-    )

@@ -293,8 +293,14 @@ class Tasks:
             if not any(_EXECUTOR in part for part in task.command):
                 why = "its command is no Python function's; run it with --runner docker"
                 return End(code=1, why=why), []
+            # The same Python comes first. By the process that drives a step, a run that comes later
+            # sees whether this one still lives.
+            folders = [os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)]
+            here = {"PATH": os.pathsep.join(folders), "KUBESTILL_DRIVER": str(os.getpid())}
             with self._alone(task):
-                code, lines = self._stream(task, task.command, _here() | task.environment)
+                code, lines = self._stream(
+                    task, task.command, {**os.environ, **here, **task.environment}
+                )
             return End(code=128 - code if code < 0 else code), lines
         name, command = self._containers.wrap(
             task.command, task.image, self._root, task.environment
@@ -333,8 +339,11 @@ class Tasks:
         """Return why a task failed; empty where it did not."""
         if not end.code:
             return ""
+        from kubestill.runtime.steps.failures import read_failures
+
         # What the step itself left for others says most; strangers' steps leave nothing.
-        left = _read_cause(self.result.folder, task)
+        failures = [one for one in read_failures(self.result.folder) if one.task == task.plain]
+        left = failures[-1].describe().removeprefix(f"{task.plain}: ") if failures else ""
         if end.code > 128 and not end.why and not left:
             return _reason(end)
         refused = next((line for line in lines if line.startswith("docker: ")), "")
@@ -358,26 +367,10 @@ def _models(executor_input: Mapping[str, Any], outputs: Mapping[str, Any]) -> di
     return found if "model" in found else {}
 
 
-def _read_cause(run: str, task: _Task) -> str:
-    from kubestill.runtime.steps.failures import read_failures
-
-    found = [one for one in read_failures(run) if one.task == task.plain]
-    return found[-1].describe().removeprefix(f"{task.plain}: ") if found else ""
-
-
 def _reason(end: End) -> str:
     """Return what ended a process by force."""
     number = end.code - 128
     return end.why or f"killed by signal {number}{' (out of memory?)' * (number == 9)}"
-
-
-def _here() -> dict[str, str]:
-    """Return this process's environment for a step beside it, with the same Python first.
-
-    By the process that drives it, a run that comes later sees whether this one still lives.
-    """
-    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
-    return {**os.environ, "PATH": path, "KUBESTILL_DRIVER": str(os.getpid())}
 
 
 def _handled(task: pipeline_spec_pb2.PipelineTaskSpec) -> str:

@@ -145,13 +145,9 @@ def latin_hypercube(start: int, stop: int, width: int, *, rows: int, seed: int) 
     permutation at a time.
     """
     jitter = uniforms(seed, 0, start, stop, width=width)
-    cell = np.stack(
-        [
-            np.random.Generator(_philox(seed, 1 + place)).permutation(rows)[start:stop]
-            for place in range(width)
-        ],
-        axis=1,
-    )
+    keys = (np.array([seed, 1 + place], np.uint64) for place in range(width))
+    draws = (np.random.Generator(np.random.Philox(key=key)) for key in keys)
+    cell = np.stack([draw.permutation(rows)[start:stop] for draw in draws], axis=1)
     return (cell + jitter) / rows
 
 
@@ -174,7 +170,3 @@ def labelled(output: Output, inputs: pd.DataFrame, answers: Floats) -> pd.DataFr
         kind = output.column.float_type
         cells = list(answers.reshape(len(inputs), *output.shape).astype(kind))
     return inputs.assign(**{output.name: cells})
-
-
-def _philox(seed: int, stream: int = 0) -> np.random.Philox:
-    return np.random.Philox(key=np.array([seed, stream], np.uint64))

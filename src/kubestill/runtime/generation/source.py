@@ -52,16 +52,13 @@ def load_source(path: str, settings: Mapping[str, Any]) -> Source:
     try:
         source = factory(**settings)
     except (Exception, SystemExit) as error:
-        _refuse("settings", dict(settings), f"{path} raised {_said(error)}", error)
+        said = f"{path} raised {type(error).__name__}: {error}"
+        _refuse("settings", dict(settings), said, error)
     if not isinstance(getattr(source, "schema", None), Schema):
         _refuse("method", path, "give it an attribute `schema` (kubestill.runtime.datasets.schema)")
     if not callable(getattr(source, "sample", None)):
         _refuse("method", path, "give it a method `sample(rows, seed)` that returns a DataFrame")
     return source
-
-
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 def _refuse(field: str, value: object, remedy: str, cause: BaseException | None = None) -> NoReturn:

@@ -249,10 +249,11 @@ class Question:
         from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
         begun = time.thread_time()
+        width = self._features.shape[1]
         options: dict[str, Any] = {
             "n_estimators": _TREES,
             "min_samples_leaf": 3,
-            "max_features": _tried(self._features.shape[1]),
+            "max_features": 1.0 if width <= 16 else max(16, int(width**0.5)) / width,
             "bootstrap": True,
             "oob_score": True,
             "random_state": self._seed,
@@ -388,7 +389,3 @@ def _ranks(values: Floats) -> Floats:
     from scipy.stats import rankdata
 
     return rankdata(values) / len(values)
-
-
-def _tried(width: int) -> float:
-    return 1.0 if width <= 16 else max(16, int(width**0.5)) / width

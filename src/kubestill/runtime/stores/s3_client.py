@@ -18,14 +18,13 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
 from botocore.config import Config
-from botocore.session import Session, get_session
+from botocore.session import get_session
 
 from kubestill.errors import PermissionDenied
 from kubestill.runtime.base.kubernetes import Cluster
@@ -78,7 +77,8 @@ def _connect(
 ) -> Connection:
     session = get_session()
     if scheme == "minio" and not keys[0] and (cluster := Cluster.here()):
-        _sign_with(session, read_secret(cluster))
+        secret = read_secret(cluster)
+        session.set_credentials(secret["accesskey"], secret["secretkey"])
     region = os.environ.get("AWS_REGION") or session.get_config_variable("region") or "us-east-1"
     config = Config(
         connect_timeout=timeout[0],
@@ -98,10 +98,6 @@ def _connect(
     return Connection(
         session.create_client("s3", endpoint_url=endpoint, region_name=region, config=config)
     )
-
-
-def _sign_with(session: Session, keys: Mapping[str, str]) -> None:
-    session.set_credentials(keys["accesskey"], keys["secretkey"])
 
 
 def _amazon_endpoint() -> str | None:
