@@ -63,10 +63,10 @@ def serve(
     """
     from kubestill.runtime.serving.app import Settings
     from kubestill.runtime.serving.server import serve
-    from kubestill.runtime.serving.source import Source
+    from kubestill.runtime.serving.source import ModelSource
 
     serve(
-        Source(source, trust=trust, device=device, strict=strict),
+        ModelSource(source, trust=trust, device=device, strict=strict),
         Settings(name=name, poll_seconds=poll, most_rows=batch_rows),
         host=host,
         port=port,

@@ -10,7 +10,7 @@ from kubestill.client.api import Api
 from kubestill.client.controller import Advice, check_retries
 from kubestill.client.digests import find_image
 from kubestill.client.kube import NotChecked
-from kubestill.client.pools import Request, find_pool, list_nodes
+from kubestill.client.pools import NodeRequest, find_pool, list_nodes
 from kubestill.client.server import check_server
 from kubestill.client.trainer import check_trainer
 from kubestill.errors import ClusterError, KubestillError, NoSuchBucket, PermissionDenied
@@ -35,7 +35,7 @@ def examine(
     *,
     stores: Sequence[str] = (),
     images: Sequence[str] = (),
-    request: Request | None = None,
+    request: NodeRequest | None = None,
     runtimes: Set[str] = frozenset(),
 ) -> Iterator[Finding]:
     """Run one check after the other; skip those that depend on a failed one.

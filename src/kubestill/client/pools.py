@@ -22,7 +22,7 @@ _RESOURCE = r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class NodeRequest:
     """What each step with a device requests of its node."""
 
     accelerator: str
@@ -37,7 +37,7 @@ class Request:
     tolerations: tuple[Mapping[str, Any], ...]
 
 
-def read_request(arguments: Mapping[str, Any]) -> Request | None:
+def read_request(arguments: Mapping[str, Any]) -> NodeRequest | None:
     """Read what a run asks for out of the parameters that each of our pipelines has.
 
     Args:
@@ -73,7 +73,7 @@ def read_request(arguments: Mapping[str, Any]) -> Request | None:
     for one in arguments["tolerations"]:
         _check_toleration(one, problems)
     problems.raise_if_any()
-    return Request(
+    return NodeRequest(
         accelerator=accelerator,
         accelerators=int(accelerators or 0),
         node_selector=arguments["node_selector"],
@@ -91,7 +91,7 @@ def list_nodes() -> list[dict[str, Any]]:
     return ask(lambda core: core.list_node, what="list nodes")["items"]
 
 
-def find_pool(request: Request, nodes: list[dict[str, Any]]) -> str:
+def find_pool(request: NodeRequest, nodes: list[dict[str, Any]]) -> str:
     """Count the nodes that could take one step, in a sentence.
 
     Raises:
@@ -161,7 +161,7 @@ def _allocatable(node: dict[str, Any], resource: str) -> Decimal:
     return quantity.parse_quantity(node["status"].get("allocatable", {}).get(resource, "0"))
 
 
-def _repelling(request: Request, node: dict[str, Any]) -> list[dict[str, str]]:
+def _repelling(request: NodeRequest, node: dict[str, Any]) -> list[dict[str, str]]:
     """List the taints of a node that keep the step away."""
     taints = node["spec"].get("taints") or []
     hard = [taint for taint in taints if taint["effect"] != "PreferNoSchedule"]
@@ -179,7 +179,7 @@ def _tolerates(one: Mapping[str, Any], taint: Mapping[str, str]) -> bool:
     return one["key"] == taint["key"] and (exists or one.get("value", "") == taint.get("value", ""))
 
 
-def _offers(request: Request, pool: list[dict[str, Any]]) -> str:
+def _offers(request: NodeRequest, pool: list[dict[str, Any]]) -> str:
     most = max(_allocatable(node, request.accelerator) for node in pool)
     if most:
         return f"{most} at most"
@@ -191,7 +191,7 @@ def _offers(request: Request, pool: list[dict[str, Any]]) -> str:
     )
 
 
-def _taints(request: Request, nodes: list[dict[str, Any]]) -> str:
+def _taints(request: NodeRequest, nodes: list[dict[str, Any]]) -> str:
     taints = {
         f"{taint['key']}={taint.get('value', '')}:{taint['effect']}"
         for node in nodes
@@ -205,7 +205,7 @@ def _sizes(nodes: list[dict[str, Any]]) -> str:
     return f"the largest {largest['cpu']} and {largest['memory']}"
 
 
-def _other_values(request: Request, nodes: list[dict[str, Any]]) -> str:
+def _other_values(request: NodeRequest, nodes: list[dict[str, Any]]) -> str:
     """List the values that the labels do have, so that a misspelt one is found."""
     lines: list[str] = []
     for name, value in request.node_selector.items():

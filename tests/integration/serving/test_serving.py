@@ -36,7 +36,7 @@ from kubestill.runtime.retraining import Champion, open_registry
 from kubestill.runtime.retraining.decision import DecisionRecord
 from kubestill.runtime.serving.app import Settings, build_app
 from kubestill.runtime.serving.server import claim_port
-from kubestill.runtime.serving.source import Source
+from kubestill.runtime.serving.source import ModelSource
 
 NUMBERS, TEXTS = ("area", "age", "garden"), ("colour", "city")
 
@@ -44,7 +44,7 @@ NUMBERS, TEXTS = ("area", "age", "garden"), ("colour", "city")
 @contextmanager
 def serving(uri: object, *, strict: bool = False, **settings: Any) -> Generator[str]:
     """Serve in a thread; gives the model's address."""
-    source = Source(str(uri), trust=("moody",), strict=strict)
+    source = ModelSource(str(uri), trust=("moody",), strict=strict)
     chosen = Settings(**{"name": "m", "poll_seconds": 0.0, **settings})
     taken = claim_port("127.0.0.1", 0)
     app = build_app(source, source.load(source.find()), chosen)

@@ -32,7 +32,7 @@ from kubestill.runtime.models.foreign.match import Options
 from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.serving.app import Settings, build_app
 from kubestill.runtime.serving.server import claim_port
-from kubestill.runtime.serving.source import Source
+from kubestill.runtime.serving.source import ModelSource
 from kubestill.runtime.steps.check_distillation import check_distillation
 from kubestill.runtime.steps.import_model import import_model
 
@@ -98,7 +98,7 @@ def test_log_probabilities_of_words_are_the_chances_of_classes(
 @contextmanager
 def serving(folder: str) -> Generator[str]:
     """Serve a model as `kubestill serve` does; gives its address."""
-    source = Source(folder)
+    source = ModelSource(folder)
     taken = claim_port("127.0.0.1", 0)
     settings = Settings(name="m", poll_seconds=0.0)
     app = build_app(source, source.load(source.find()), settings)

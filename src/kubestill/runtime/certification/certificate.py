@@ -211,7 +211,7 @@ class Size(_Value):
     """`table_bytes` over `surrogate_bytes`."""
 
 
-class Batch(_Value):
+class TimedBatch(_Value):
     """Seconds that both take for one batch."""
 
     batch: Whole
@@ -223,7 +223,7 @@ class Batch(_Value):
 class Speed(_Value):
     """Times of solver and surrogate, in turns and at equal batch."""
 
-    batches: tuple[Batch, ...]
+    batches: tuple[TimedBatch, ...]
     ratio: Number
     """At the largest batch."""
     batch: Whole

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from kubestill.runtime.base.random import uniforms
 from kubestill.runtime.base.values import parse_json, read_file
-from kubestill.runtime.certification.certificate import Batch, Size, Speed
+from kubestill.runtime.certification.certificate import Size, Speed, TimedBatch
 from kubestill.runtime.certification.truth import Truth
 from kubestill.runtime.datasets.decode import decode_features
 from kubestill.runtime.models.identity import SPEC_FILE, weights_file
@@ -90,7 +90,7 @@ def speed_ratio(truth: Truth, batch: int, repeats: int, known: pd.DataFrame | No
         repeats: How often each is timed.
         known: Inputs that the solver answers, where it fails on others; None for random ones.
     """
-    measured: list[Batch] = []
+    measured: list[TimedBatch] = []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -108,7 +108,7 @@ def speed_ratio(truth: Truth, batch: int, repeats: int, known: pd.DataFrame | No
             )
             truth.timed += rows * (repeats + 1)
             ratio = solver / surrogate
-            measured.append(Batch(batch=rows, solver=solver, surrogate=surrogate, ratio=ratio))
+            measured.append(TimedBatch(batch=rows, solver=solver, surrogate=surrogate, ratio=ratio))
     finally:
         torch.set_num_threads(threads)
     return Speed(batches=tuple(measured), ratio=measured[-1].ratio, batch=batch, threads=1)

@@ -23,7 +23,7 @@ import kubestill
 from kubestill.errors import InvalidInput
 from kubestill.runtime.serving import protocol
 from kubestill.runtime.serving.batching import Batcher
-from kubestill.runtime.serving.source import Served, Source
+from kubestill.runtime.serving.source import ModelSource, Served
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class _Metrics:
 
 
 class _Server:
-    def __init__(self, source: Source, served: Served, settings: Settings):
+    def __init__(self, source: ModelSource, served: Served, settings: Settings):
         self.source, self.served, self.settings = source, served, settings
         self.metrics = _Metrics(settings.name)
         self.metrics.show(served)
@@ -242,7 +242,7 @@ async def _refuse(_: Request, error: Exception) -> Response:
     return _error(error.status_code, error.detail)
 
 
-def build_app(source: Source, served: Served, settings: Settings) -> Starlette:
+def build_app(source: ModelSource, served: Served, settings: Settings) -> Starlette:
     """Return the application that serves a model, and goes on with each that follows it.
 
     Args:

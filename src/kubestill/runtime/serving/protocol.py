@@ -27,7 +27,7 @@ _TYPES = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class InferRequest:
     """Rows that somebody asks about."""
 
     id: str
@@ -38,7 +38,7 @@ class Request:
     """What is asked for; empty means all."""
 
 
-def read_request(body: bytes, served: Served) -> Request:
+def read_request(body: bytes, served: Served) -> InferRequest:
     """Read the body of a request: one tensor for each column of the model.
 
     `null` stands for a missing value. Tensors that the model has no use for are ignored.
@@ -78,12 +78,12 @@ def read_request(body: bytes, served: Served) -> Request:
         if name not in known:
             problems.add("outputs", name, nearest(str(name), known))
     problems.raise_if_any()
-    return Request(
+    return InferRequest(
         id=str(form.get("id") or ""), raw=served.predictor.read(columns), outputs=tuple(wanted)
     )
 
 
-def read_arrow(body: bytes, served: Served) -> Request:
+def read_arrow(body: bytes, served: Served) -> InferRequest:
     """Read a table in Arrow's stream format: a column for each of the model.
 
     Raises:
@@ -106,7 +106,7 @@ def read_arrow(body: bytes, served: Served) -> Request:
     if table.num_rows * len(served.predictor.columns) > 8 * len(body):
         told = counted(table.num_rows, "row")
         raise _no_table(body, f"claims {told}; send columns of numbers and text, not of runs")
-    return Request(id="", raw=served.predictor.read(table), outputs=())
+    return InferRequest(id="", raw=served.predictor.read(table), outputs=())
 
 
 def _no_table(body: bytes, remedy: str) -> InvalidInput:
@@ -203,7 +203,7 @@ def write_arrow(answers: Mapping[str, NDArray[Any]]) -> bytes:
 
 
 def write_response(
-    name: str, served: Served, request: Request, answers: Mapping[str, NDArray[Any]]
+    name: str, served: Served, request: InferRequest, answers: Mapping[str, NDArray[Any]]
 ) -> bytes:
     """Return the body of the response.
 

@@ -13,7 +13,7 @@ import uvicorn
 
 from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.serving.app import Settings, build_app
-from kubestill.runtime.serving.source import Source
+from kubestill.runtime.serving.source import ModelSource
 
 
 def claim_port(host: str, port: int) -> socket.socket:
@@ -42,7 +42,7 @@ def claim_port(host: str, port: int) -> socket.socket:
 
 
 def serve(
-    source: Source,
+    source: ModelSource,
     settings: Settings,
     *,
     host: str,

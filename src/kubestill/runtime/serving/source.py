@@ -44,7 +44,7 @@ class Served:
     """Rows of a batch that is answered at once."""
 
 
-class Source:
+class ModelSource:
     """Where the model comes from, now and later."""
 
     def __init__(

@@ -19,7 +19,7 @@ from kubestill.runtime.base import LARGEST
 from kubestill.runtime.stores.base import ABSENT, Content, Entry, check_key, check_size, probe
 from kubestill.runtime.stores.files import temporary_beside, translated
 from kubestill.runtime.stores.retry import retrying
-from kubestill.runtime.stores.transfer import Buffers, File, Garbled, Patience, Source
+from kubestill.runtime.stores.transfer import Buffers, File, Garbled, Patience, Payload
 
 T = TypeVar("T")
 
@@ -61,7 +61,7 @@ class Service(Protocol):
         """Write a small object, only over version `expect` where that is given."""
         ...
 
-    def send(self, key: str, source: Source, patiently: Patience) -> str:
+    def send(self, key: str, payload: Payload, patiently: Patience) -> str:
         """Write an object of any size and return its version."""
         ...
 
@@ -132,8 +132,8 @@ class CloudStore:
 
     def upload(self, path: str, key: str) -> Entry:
         """Copy a local file; see `Store.upload`."""
-        with translated(os.path.dirname(path), path), File(path) as source:
-            return self._send(key, source)
+        with translated(os.path.dirname(path), path), File(path) as payload:
+            return self._send(key, payload)
 
     def download(self, key: str, path: str) -> None:
         """Copy the object to a local file; see `Store.download`."""
@@ -190,13 +190,13 @@ class CloudStore:
 
         return self._patience("create", key, conditional=expect is not None)(write)
 
-    def _send(self, key: str, source: Source) -> Entry:
-        if source.size <= SMALL:
-            version = self.write(key, source.read(0, source.size), expect=None)
+    def _send(self, key: str, payload: Payload) -> Entry:
+        if payload.size <= SMALL:
+            version = self.write(key, payload.read(0, payload.size), expect=None)
         else:
             check_key(key)
-            version = self._service.send(key, source, self._patience("create", key))
-        return Entry(key=key, size=source.size, version=version)
+            version = self._service.send(key, payload, self._patience("create", key))
+        return Entry(key=key, size=payload.size, version=version)
 
     def _patience(self, action: str, key: str, *, conditional: bool = False) -> Patience:
         """Return what repeats and translates.

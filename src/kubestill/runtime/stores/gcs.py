@@ -28,7 +28,7 @@ from kubestill.runtime.stores.transfer import (
     TIMEOUT,
     Garbled,
     Patience,
-    Source,
+    Payload,
     read_up_to,
     receive,
 )
@@ -115,13 +115,13 @@ class GcsService:
         )
         return str(blob.generation)
 
-    def send(self, key: str, source: Source, patiently: Patience) -> str:
+    def send(self, key: str, payload: Payload, patiently: Patience) -> str:
         """See `Service.send`."""
         composite = self._composite
         if composite is None:
             composite = not os.environ.get("STORAGE_EMULATOR_HOST")
         scratch = f"{self._prefix}{_PARTS}{uuid.uuid4().hex}/" if composite else None
-        return Upload(self._connection, self._blob(key), source, patiently).run(scratch)
+        return Upload(self._connection, self._blob(key), payload, patiently).run(scratch)
 
     def receive(self, key: str, fd: int, patiently: Patience) -> None:
         """See `Service.receive`."""

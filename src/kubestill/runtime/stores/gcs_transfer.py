@@ -17,7 +17,7 @@ from kubestill.runtime.stores.transfer import (
     TIMEOUT,
     Garbled,
     Patience,
-    Source,
+    Payload,
     Span,
     cut,
     joined,
@@ -30,10 +30,10 @@ MOST_PARTS = 32
 class Upload:
     """One object on its way up."""
 
-    def __init__(self, connection: Connection, blob: Any, source: Source, patiently: Patience):
+    def __init__(self, connection: Connection, blob: Any, payload: Payload, patiently: Patience):
         self._connection = connection
         self._blob = blob
-        self._source = source
+        self._payload = payload
         self._patiently = patiently
 
     def run(self, scratch: str | None) -> str:
@@ -43,7 +43,7 @@ class Upload:
             scratch: Name prefix for the parts of a big object, which are removed at the end; None
                 to send it in one request.
         """
-        size = self._source.size
+        size = self._payload.size
         if scratch is None or size <= PART:
             generation, _ = self._send(self._blob.name, (0, size))
             return generation
@@ -57,7 +57,7 @@ class Upload:
 
     def _send(self, name: str, span: tuple[int, int]) -> tuple[str, int]:
         """Send a span under a name; return (generation, checksum)."""
-        body = _Body(Span(self._source, *span))
+        body = _Body(Span(self._payload, *span))
         url = f"{self._connection.host}/upload/storage/v1/b/{self._blob.bucket.name}/o"
 
         def post() -> tuple[str, int]:

@@ -24,7 +24,7 @@ from kubestill.runtime.stores.s3_transfer import (
     described,
     version_of,
 )
-from kubestill.runtime.stores.transfer import CHUNK, Garbled, Patience, Source, read_up_to, receive
+from kubestill.runtime.stores.transfer import CHUNK, Garbled, Patience, Payload, read_up_to, receive
 
 _ABANDONED = timedelta(days=1)
 
@@ -83,9 +83,9 @@ class S3Service:
         )
         return checked(answer, checksum)
 
-    def send(self, key: str, source: Source, patiently: Patience) -> str:
+    def send(self, key: str, payload: Payload, patiently: Patience) -> str:
         """See `Service.send`."""
-        return Upload(self._client, self._place(key), source, patiently).run()
+        return Upload(self._client, self._place(key), payload, patiently).run()
 
     def receive(self, key: str, fd: int, patiently: Patience) -> None:
         """See `Service.receive`."""

@@ -19,7 +19,7 @@ from kubestill.runtime.stores.transfer import (
     STREAMS,
     Garbled,
     Patience,
-    Source,
+    Payload,
     Span,
     cut,
     joined,
@@ -35,16 +35,16 @@ servers know none."""
 class Upload:
     """One object on its way up."""
 
-    def __init__(self, client: Any, place: dict[str, str], source: Source, patiently: Patience):
+    def __init__(self, client: Any, place: dict[str, str], payload: Payload, patiently: Patience):
         """Describe the transfer; `place` holds Bucket and Key."""
         self._client = client
         self._place = place
-        self._source = source
+        self._payload = payload
         self._patiently = patiently
 
     def run(self) -> str:
         """Send the object and return its ETag."""
-        size = self._source.size
+        size = self._payload.size
         spans = cut(size, max(PART, -(-size // MOST_PARTS)))
         with ThreadPoolExecutor(STREAMS) as pool:
             # Each span is read twice, since its checksum goes ahead of it: that costs less than a
@@ -66,12 +66,12 @@ class Upload:
 
     def _checksum(self, span: tuple[int, int]) -> int:
         crc = 0
-        for chunk in Span(self._source, *span):
+        for chunk in Span(self._payload, *span):
             crc = crc32c.extend(crc, chunk)
         return crc
 
     def _put(self, checksum: int) -> str:
-        body = _Body(Span(self._source, 0, self._source.size))
+        body = _Body(Span(self._payload, 0, self._payload.size))
         answer = self._client.put_object(**self._place, **described(checksum), Body=body)
         return checked(answer, checksum)
 
@@ -89,7 +89,7 @@ class Upload:
         part = {"PartNumber": number, "ChecksumCRC32C": crc32c.to_base64(checksum)}
 
         def send() -> str:
-            body = _Body(Span(self._source, *span))
+            body = _Body(Span(self._payload, *span))
             answer = self._client.upload_part(**self._place, UploadId=upload, **part, Body=body)
             return checked(answer, checksum)
 
@@ -106,7 +106,7 @@ class Upload:
                     raise
                 # It may be our own success, its answer lost: the object tells.
                 answer = self._client.head_object(**self._place)
-                if (answer["ContentLength"], checksum_of(answer)) != (self._source.size, checksum):
+                if (answer["ContentLength"], checksum_of(answer)) != (self._payload.size, checksum):
                     raise
             return version_of(answer)
 

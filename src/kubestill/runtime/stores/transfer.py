@@ -45,7 +45,7 @@ class Patience(Protocol):
         ...
 
 
-class Source(Protocol):
+class Payload(Protocol):
     """Bytes to send; `read` is called by several threads."""
 
     @property
@@ -59,7 +59,7 @@ class Source(Protocol):
 
 
 class File:
-    """A local file as a source."""
+    """A local file as a payload."""
 
     def __init__(self, path: str):
         self._fd = os.open(path, os.O_RDONLY)
@@ -72,12 +72,12 @@ class File:
         os.close(self._fd)
 
     def read(self, offset: int, length: int) -> bytes:
-        """See `Source.read`."""
+        """See `Payload.read`."""
         return os.pread(self._fd, length, offset)
 
 
 class Buffers:
-    """The concatenation of buffers as a source."""
+    """The concatenation of buffers as a payload."""
 
     def __init__(self, parts: Sequence[Content]):
         self._views = [memoryview(part).cast("B") for part in parts if len(part)]
@@ -85,7 +85,7 @@ class Buffers:
         self.size = self._ends[-1] if self._ends else 0
 
     def read(self, offset: int, length: int) -> bytes:
-        """See `Source.read`."""
+        """See `Payload.read`."""
         end = min(offset + length, self.size)
         pieces: list[memoryview] = []
         index = bisect_right(self._ends, offset)
@@ -97,12 +97,12 @@ class Buffers:
 
 
 class Span:
-    """A span of a source, read chunk by chunk, as often as needed."""
+    """A span of a payload, read chunk by chunk, as often as needed."""
 
-    def __init__(self, source: Source, start: int, end: int):
-        self._source = source
+    def __init__(self, payload: Payload, start: int, end: int):
+        self._payload = payload
         self._start = start
-        self._end = min(end, source.size)
+        self._end = min(end, payload.size)
 
     def __len__(self) -> int:
         return self._end - self._start
@@ -110,7 +110,7 @@ class Span:
     def __iter__(self) -> Iterator[bytes]:
         for offset in range(self._start, self._end, CHUNK):
             length = min(CHUNK, self._end - offset)
-            chunk = self._source.read(offset, length)
+            chunk = self._payload.read(offset, length)
             if len(chunk) < length:
                 raise StoreError("the file became shorter while it was sent")
             yield chunk
