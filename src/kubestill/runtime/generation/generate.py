@@ -218,7 +218,7 @@ class _FromOriginals:
     solving = None
 
     def __init__(self, table: pa.Table, schema: Schema, request: Request):
-        _check_texts(schema, request)
+        check_varies(schema, method=request.method, rows=request.rows)
         originals = originals_of(table, schema)
         if not len(originals) and request.rows:
             raise InvalidInput([Problem("original", "0 rows", "there is nothing to augment")])
@@ -234,22 +234,23 @@ class _FromOriginals:
         return table_of(frame, source, self.schema, keeps_label=self.keeps_label)
 
 
-def _check_texts(schema: Schema, request: Request) -> None:
-    """Say that text is copied.
+def check_varies(schema: Schema, *, method: str, rows: int) -> None:
+    """Check that new rows differ from the ones they are made from, and say what they copy.
 
     Raises:
         InvalidInput: There is nothing but text, so that new rows would repeat the old ones.
     """
     texts = [column.name for column in schema.features if column.kind == "text"]
     listed = ", ".join(map(repr, texts))
-    if texts and len(texts) == len(schema.features) and request.rows:
+    if not texts or not rows:
+        return
+    if len(texts) == len(schema.features):
         remedy = (
             f"cannot vary text, and there is nothing else ({listed}); have the teacher label more "
             "texts, which need no target, or set rows to 0"
         )
-        raise InvalidInput([Problem("method", request.method, remedy)])
-    if texts and request.rows:
-        print(f"text is not varied: new rows keep that of their original ({listed})", flush=True)
+        raise InvalidInput([Problem("method", method, remedy)])
+    print(f"text is not varied: new rows keep that of their original ({listed})", flush=True)
 
 
 class _FromSource:

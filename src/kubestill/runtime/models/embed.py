@@ -52,13 +52,15 @@ class Bag(nn.Module):
     """Sums the embeddings of a text's n-grams, over the root of their number.
 
     The sum of n independent embeddings grows with that root, so that long and short texts come in
-    one scale. A text without n-grams is zero.
+    one scale. A text without n-grams is zero. Bags of hashed n-grams are those of Joulin et al.
+    2017 ("fastText").
     """
 
     def __init__(self, buckets: int, width: int):
         super().__init__()
         self.buckets = buckets
-        self.weight = nn.Parameter(torch.empty(buckets + 1, width).normal_())
+        # Nearly nothing: an n-gram that training never met adds no noise to those that it did.
+        self.weight = nn.Parameter(torch.empty(buckets + 1, width).normal_(std=0.01))
         with torch.no_grad():
             self.weight[0] = 0.0  # behind the last n-gram
 

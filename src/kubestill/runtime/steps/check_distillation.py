@@ -10,7 +10,8 @@ from typing import Any
 from kubestill.errors import InvalidInput, Problem, Problems, Refused
 from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, write_record
 from kubestill.runtime.base.trust import TEACHERS, check_trusted
-from kubestill.runtime.datasets.manifest import Dataset
+from kubestill.runtime.datasets.manifest import Dataset, open_input
+from kubestill.runtime.generation.generate import check_varies
 from kubestill.runtime.reports.overfit_batch import gates_report
 from kubestill.runtime.sanity import Findings, GateSettings
 from kubestill.runtime.steps.overfit_batch import (
@@ -133,6 +134,9 @@ def check_distillation(
     generating = Problems()
     with generating.collect():
         indices = plan_shards(shards, method, rows, synthetic_settings)
+    with generating.collect():
+        if (found := open_input(dataset, "dataset", Problems())) and found.schema.soft is None:
+            check_varies(found.schema, method=method, rows=rows)
     problems += [_with_own_name(problem, "synthetic") for problem in generating]
     if problems:
         raise InvalidInput(problems)

@@ -1,0 +1,95 @@
+"""Training on text: the same bits after a death, and students of a teacher on unlabelled text."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from ended import dies_after, last_state
+
+from kubestill.errors import InvalidInput
+from kubestill.runtime.base.artifacts import LocalArtifact
+from kubestill.runtime.datasets.dataset import DatasetWriter
+from kubestill.runtime.datasets.schema import Column, Schema, TextForm
+from kubestill.runtime.models.export import load_model
+from kubestill.runtime.steps.generate_synthetic import generate_synthetic
+from kubestill.runtime.steps.label_with_teacher import label_with_teacher
+from kubestill.runtime.steps.train_student import train_student
+
+Train = Callable[..., Path]
+WORDS = "the parcel came late broken early whole again and never thank you a pity joy".split()
+GOOD = {"early", "whole", "thank", "joy"}
+BODY = Column(name="body", kind="text", text=TextForm(length=16))
+MOOD = Column(name="mood", kind="categorical", role="target", categories=("bad", "good"))
+ARGS = {"text_buckets": 400, "text_dim": 6, "hidden": [8]}
+
+
+def rows(count: int, seed: int) -> pd.DataFrame:
+    dice = random.Random(seed)
+    body = [" ".join(dice.choices(WORDS, k=dice.randrange(1, 9))) for _ in range(count)]
+    mood = ["good" if GOOD & set(text.split()) else "bad" for text in body]
+    return pd.DataFrame({"body": body, "mood": mood, "size": range(count)})
+
+
+def written(folder: Path, frame: pd.DataFrame, *columns: Column) -> LocalArtifact:
+    schema = Schema(columns=columns, task="binary" if MOOD in columns else None)
+    with DatasetWriter(str(folder), schema) as writer:
+        writer.write(frame[[column.name for column in columns]])
+    return LocalArtifact(str(folder), metadata={"kind": "dataset"})
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_training_run_that_dies_ends_with_the_same_bits(
+    train: Train, tmp_path: Path, workers: int
+) -> None:
+    given: dict[str, Any] = {"dataset": written(tmp_path / "rows", rows(200, 0), BODY, MOOD)}
+    given |= {"steps": 12, "network_args": ARGS, "settings": {"virtual_workers": workers}}
+    whole = train("whole", **given)
+    given["checkpoint_uri"] = str(tmp_path / "another")
+    with dies_after(7):
+        train("again", **given)
+    states = [last_state(out).tensors for out in (whole, train("again", **given))]
+    assert states[0].keys() == states[1].keys()
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name]), name
+
+
+def test_a_student_learns_from_unlabelled_text(train: Train, tmp_path: Path) -> None:
+    given = {"dataset": written(tmp_path / "rows", rows(400, 0), BODY, MOOD), "steps": 150}
+    teacher = train("teacher", network_args=ARGS, **given)
+    texts = written(tmp_path / "texts", rows(600, 1), BODY)
+    soft = LocalArtifact(str(tmp_path / "soft"))
+    model = LocalArtifact(str(teacher / "model"), metadata={"kind": "model"})
+    label_with_teacher(model=model, dataset=texts, labelled=soft)
+    student = train(
+        "student", train_student, dataset=soft, steps=200, network_args={**ARGS, "text_dim": 3}
+    )
+    fresh = rows(300, 2)
+    found = load_model(str(student / "model"))(fresh)
+    assert (found["prediction"] == fresh["mood"]).mean() > 0.9
+
+
+def test_new_rows_keep_the_text_of_their_original(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = Column(name="size", kind="numeric")
+    original = written(tmp_path / "rows", rows(50, 0), BODY, size, MOOD)
+    made = LocalArtifact(str(tmp_path / "made"))
+    generate_synthetic(original=original, rows=60, method="munge", dataset=made)
+    assert "text is not varied" in capsys.readouterr().out
+    from kubestill.runtime.datasets.manifest import Dataset
+
+    found = Dataset.open(made.path).to_pandas()
+    assert found["body"].tolist()[50:] == (rows(50, 0)["body"].tolist() * 2)[:60]
+    with pytest.raises(InvalidInput, match="cannot vary text, and there is nothing else"):
+        generate_synthetic(
+            original=written(tmp_path / "alone", rows(50, 0), BODY, MOOD),
+            rows=60,
+            method="munge",
+            dataset=LocalArtifact(str(tmp_path / "none")),
+        )
