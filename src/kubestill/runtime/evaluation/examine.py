@@ -27,7 +27,7 @@ from kubestill.runtime.evaluation.decision import (
 )
 from kubestill.runtime.evaluation.evaluate import Evaluation, evaluate, groups_of
 from kubestill.runtime.evaluation.expected import Expectation, calibrate, describe, expect
-from kubestill.runtime.evaluation.findings import Findings, Role, Subject
+from kubestill.runtime.evaluation.findings import Findings, Role, ScoredRows, Subject
 from kubestill.runtime.evaluation.fitness import Shift, compare_rows
 from kubestill.runtime.evaluation.inputs import Candidate, Job
 from kubestill.runtime.evaluation.labels import check_labels, skill
@@ -69,11 +69,11 @@ def examine(job: Job) -> Findings:
         scores=scores,
         metric=job.metric,
         decision=_decide(job, evaluations, scores, golden, masks, shifts, decay, expected),
-        dataset={
-            "rows": job.dataset.rows,
-            "labelled": len(mine.rows),
-            "fingerprint": job.dataset.fingerprint,
-        },
+        dataset=ScoredRows(
+            rows=job.dataset.rows,
+            labelled=len(mine.rows),
+            fingerprint=job.dataset.fingerprint,
+        ),
         settings=_shown_settings(job),
         slices=tuple(
             scored for column in parts for scored in slice_scores(column, parts[column], outcomes)
@@ -109,7 +109,6 @@ def _subjects(job: Job, evaluations: Mapping[Role, Evaluation]) -> dict[Role, Su
             name=candidate.name,
             evaluation=evaluations[role],
             cost=costs[role],
-            spec=candidate.predictor.spec.to_json(),
             training=candidate.training,
         )
         for role, candidate in job.candidates.items()

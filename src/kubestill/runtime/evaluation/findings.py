@@ -33,10 +33,18 @@ class Subject:
     """Its name in the report: "student", "champion", ..."""
     evaluation: Evaluation
     cost: RunningCost
-    spec: Mapping[str, Any]
-    """Content of `model.json`."""
     training: TrainingRecord | None
     """The record of its training run; None where the export has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredRows:
+    """The dataset that the models were scored on."""
+
+    rows: int
+    labelled: int
+    """Rows with a label, which alone are scored."""
+    fingerprint: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +59,7 @@ class Findings:
     metric: Metric
     """What the decision was taken on."""
     decision: Decision
-    dataset: Mapping[str, Any]
-    """`rows`, `labelled`, `fingerprint` of what was scored on."""
+    dataset: ScoredRows
     settings: Mapping[str, Any]
     slices: Sequence[Slice] = ()
     golden: Measured | None = None
@@ -112,7 +119,7 @@ class Findings:
                 "task": self.task,
                 "metric": self.metric.name,
                 "confidence": self.scores.confidence,
-                "dataset": dict(self.dataset),
+                "dataset": asdict(self.dataset),
                 "models": {
                     role: {
                         "name": subject.name,

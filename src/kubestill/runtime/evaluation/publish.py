@@ -44,7 +44,7 @@ def judgement(
         model=decision.model,
         baseline=decision.baseline,
         dataset=decision.dataset,
-        rows=findings.dataset["labelled"],
+        rows=findings.dataset.labelled,
         window=lineage.window,
         end=lineage.end,
         champion=lineage.champion.version if lineage.champion else 0,
@@ -69,7 +69,7 @@ def expected_scores(expectation: Expectation | None) -> dict[str, Score]:
 
 
 def _scores(findings: Findings, name: str) -> dict[str, Score]:
-    rows = findings.dataset["labelled"]
+    rows = findings.dataset.labelled
     return {
         metric: Score(**clean(asdict(findings.scores.interval(name, metric))), rows=rows)
         for metric in metrics_of(findings.task)
@@ -93,7 +93,7 @@ def scalars(findings: Findings) -> dict[str, float]:
     found["agreement"] = findings.agreement
     for name, score in findings.expected.scores.items() if findings.expected else ():
         found[f"expected_{name}"] = score.value
-    found["rows"] = float(findings.dataset["labelled"])
+    found["rows"] = float(findings.dataset.labelled)
     if findings.shifts or findings.decay:
         found["unfit_columns"] = float(sum(shift.unfit for shift in findings.shifts))
         found["drifted_columns"] = float(sum(not shift.unfit for shift in findings.shifts))

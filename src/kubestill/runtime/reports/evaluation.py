@@ -129,7 +129,7 @@ def _scores(findings: Findings) -> Html:
         rows.append((gain[0], [*gain[1], Cell(text=ratio)]))
     columns = [*_columns(metrics), "parameters"]
     note = (
-        f"On {counted(findings.dataset['labelled'], 'row')}; small figures are "
+        f"On {counted(findings.dataset.labelled, 'row')}; small figures are "
         f"{findings.scores.confidence:.0%} intervals. Bold is best."
     )
     # What is different about the rows has a section of its own.

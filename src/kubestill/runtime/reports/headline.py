@@ -80,7 +80,7 @@ def _against_baseline(findings: Findings) -> str:
 
 def lead(findings: Findings) -> str:
     """Return what the headline rests on, in one sentence."""
-    rows = counted(findings.dataset["labelled"], "labelled row")
+    rows = counted(findings.dataset.labelled, "labelled row")
     others = [s.name for s in (findings.teacher, findings.baseline) if s is not None]
     beside = f", beside the {' and the '.join(others)} on the very same ones" if others else ""
     return f"Measured on {rows}{beside}."

@@ -41,7 +41,7 @@ def markdown_scores(findings: Findings) -> str:
         cost = subject.cost
         rows.append([look.name, *shown, known_count(cost.parameters), duration(cost.latency[1])])
     columns = ["", *(metric.title for metric in metrics), "parameters", "latency of one row"]
-    verdict = f"**{findings.decision.verdict}** on {counted(findings.dataset['labelled'], 'row')}."
+    verdict = f"**{findings.decision.verdict}** on {counted(findings.dataset.labelled, 'row')}."
     later = [findings.expected.sentence] if findings.expected else []
     reasons = bullet_list([*findings.decision.reasons, *later])
     return document(headline(findings), verdict, reasons, markdown_table(columns, rows))
