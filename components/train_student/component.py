@@ -17,6 +17,7 @@ def train_student(
     report: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
     validation: dsl.Input[dsl.Dataset] = None,
+    teacher: dsl.Input[dsl.Model] = None,
     mode: str = "distil",
     temperature: float = 4.0,
     hard_weight: float = 0.1,
@@ -47,6 +48,8 @@ def train_student(
         dataset: Rows to learn from: with soft outputs for `distil`, with labels otherwise.
         validation: Rows for early stopping and for choosing between checkpoints; not used by
             `overfit`.
+        teacher: The model that labelled the rows, for `settings.imitate` and `settings.augment`,
+            which need it in each step; not used otherwise.
         mode: `distil` imitates the teacher, `hard` learns the labels alone, `overfit` interpolates
             noise-free labels: it uses no regularisation, measures the error on every row, and stops
             at `tolerance`, at convergence or at the end of its budget.

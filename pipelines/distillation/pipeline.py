@@ -166,6 +166,7 @@ def distillation(
         prefix="student_",
         dataset=gathered.outputs["dataset"],
         validation=data.outputs["validation"],
+        teacher=large.outputs["model"],
         mode="distil",
         network_args=student_args,
         experiment="student",

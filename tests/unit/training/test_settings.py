@@ -137,7 +137,7 @@ def test_settings_that_came_later_leave_earlier_training_runs_in_their_places() 
     """The fingerprint that version 0.1 gave to these settings, by its own code."""
     settings = parse_settings({}, {}).model_dump(mode="json")
     later = {"virtual_workers", "processes", "rank_timeout", "class_weights", "nodes", "trainjob"}
-    later |= {"augment"}
+    later |= {"augment", "imitate"}
     ignored = {"checkpoints", "deterministic", "device", "log_seconds", "serving"}
     ignored |= {"step_path", "threads"}
     content = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -35,6 +36,7 @@ _PRESETS = {
     "finetune": "The fine-tuned model",
     "overfit": "The surrogate",
 }
+_COST_COLOURS = ("ink", "control", "fourth", "fifth", "teacher", "doubt")
 _STOPS = {
     "budget": "It ran to the end of its budget.",
     "early-stopping": "It stopped early: the milestones no longer improved.",
@@ -149,6 +151,9 @@ def _plot_section(record: TrainingRecord) -> Html:
         y=[point.loss for point in record.curves.train],
     )
     panels = [Panel(title="training loss", curves=[loss])]
+    if costs := _cost_curves(record):
+        key += [(curve.name, curve.colour, "-") for curve in costs]
+        panels.append(Panel(title="what the training loss consists of", curves=costs))
     if validated := validation_panels([(followed, "student", "o", record)], "step"):
         key.append((followed, "student", "o"))
         panels += validated
@@ -166,6 +171,21 @@ def _plot_section(record: TrainingRecord) -> Html:
     drawn = training_plot(panels, marks)
     note = "The ring marks the checkpoint that was exported."
     return section("How it learned", legend(key), figure(drawn, caption), note=note)
+
+
+def _cost_curves(record: TrainingRecord) -> list[Curve]:
+    """Return a curve of each part of the loss, weighted; none where it has a single one."""
+    points = [point for point in record.curves.train if point.costs]
+    names = list(dict.fromkeys(name for point in points for name in point.costs))
+    return [
+        Curve(
+            name=name,
+            colour=colour,
+            x=[point.step for point in points if name in point.costs],
+            y=[point.costs[name] for point in points if name in point.costs],
+        )
+        for name, colour in zip(names, itertools.cycle(_COST_COLOURS), strict=False)
+    ]
 
 
 def _marks(record: TrainingRecord) -> Marks:

@@ -66,6 +66,7 @@ def train_model(
     ports: Ports,
     keeping: Keeping,
     problems: Problems | None = None,
+    teacher: Artifact | None = None,
 ) -> tuple[str]:
     """Check everything that a training component was given, and train.
 
@@ -76,6 +77,7 @@ def train_model(
         ports: Inputs and outputs.
         keeping: Where checkpoints are kept.
         problems: What the component has already found wrong.
+        teacher: Whom a student learns from.
 
     Returns:
         (model URI,).
@@ -93,6 +95,7 @@ def train_model(
         problems,
         dataset=ports.dataset,
         validation=ports.validation,
+        teacher=teacher,
         trains=True,
     )
     problems.raise_if_any()

@@ -25,6 +25,7 @@ def train_student(
     report: Artifact,
     summary: Artifact,
     validation: Artifact | None = None,
+    teacher: Artifact | None = None,
     mode: str = "distil",
     temperature: float = 4.0,
     hard_weight: float = 0.1,
@@ -57,6 +58,7 @@ def train_student(
         ports=fill(Ports, given),
         keeping=fill(Keeping, given),
         problems=problems,
+        teacher=teacher,
     )
 
 

@@ -102,10 +102,20 @@ class Augmentation:
         shape: Of an image: [H, W] or [C, H, W].
         outputs: K, the outputs of a row.
         seed: Of the training run.
+        taught: Whether the last target of a row is its image as a teacher reads it, which is
+            changed in the same way: both encodings scale an image by its channels.
     """
 
-    def __init__(self, asked: AugmentSettings, shape: Sequence[int], outputs: int, seed: int):
-        self._asked, self._outputs, self._seed = asked, outputs, seed
+    def __init__(
+        self,
+        asked: AugmentSettings,
+        shape: Sequence[int],
+        outputs: int,
+        seed: int,
+        *,
+        taught: bool = False,
+    ):
+        self._asked, self._outputs, self._seed, self._taught = asked, outputs, seed, taught
         self._shape = tuple(shape) if len(shape) == 3 else (1, *shape)
 
     def __call__(self, rows: tuple[Tensor, ...], number: int) -> tuple[Tensor, ...]:
@@ -116,18 +126,26 @@ class Augmentation:
             number: Of this part of a batch, among all parts of all batches.
         """
         features, *targets = rows
+        views = [features, targets.pop()] if self._taught else [features]
         start = number << _ROWS_BITS
         draws = Draws(self._seed, _STREAM, start, start + len(features), width=_WIDTH)
-        images = self._moved(features.view(-1, *self._shape), draws)
+        flips, places, turns = draws.take(2), draws.take(2), draws.take(1)[:, 0]
         shares = draws.take(6)
+        images = [self._moved(one.view(-1, *self._shape), flips, places, turns) for one in views]
         if self._asked.mixup or self._asked.cutmix:
             images, targets = self._mixed(images, targets, shares)
-        return images.reshape(len(features), -1), *targets
+        first, *others = (one.reshape(len(features), -1) for one in images)
+        return first, *targets, *others
 
-    def _moved(self, images: Tensor, draws: Draws) -> Tensor:
+    def _moved(
+        self,
+        images: Tensor,
+        flips: NDArray[np.float64],
+        places: NDArray[np.float64],
+        turns: NDArray[np.float64],
+    ) -> Tensor:
         """Flip, shift and rotate."""
         asked, device = self._asked, images.device
-        flips, places, turns = draws.take(2), draws.take(2), draws.take(1)[:, 0]
         if asked.rotation:
             images = _rotated(images, np.deg2rad(asked.rotation * (2 * turns - 1)))
         if not (asked.shift or asked.flip_horizontal or asked.flip_vertical):
@@ -145,19 +163,18 @@ class Augmentation:
         return images
 
     def _mixed(
-        self, images: Tensor, targets: list[Tensor], draws: NDArray[np.float64]
-    ) -> tuple[Tensor, list[Tensor]]:
+        self, views: list[Tensor], targets: list[Tensor], draws: NDArray[np.float64]
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """Mix each row with another (Zhang et al. 2018, eq. 1; Yun et al. 2019, eq. 1)."""
-        asked, device = self._asked, images.device
+        asked, device, rows = self._asked, views[0].device, len(views[0])
         order, which, share, *centre, _ = draws.T
-        height, width = images.shape[2:]
+        height, width = views[0].shape[2:]
         both = asked.mixup and asked.cutmix
-        cuts = which < 0.5 if both else np.full(len(images), asked.cutmix > 0)
+        cuts = which < 0.5 if both else np.full(rows, asked.cutmix > 0)
         alpha = np.where(cuts, asked.cutmix, asked.mixup)
         kept = betaincinv(alpha, alpha, share)
-        every = (len(images), height, width)
-        masks = np.broadcast_to(kept[:, None, None], every).astype(np.float32)
-        inside = np.ones((len(images), 1, 1), bool)
+        masks = np.broadcast_to(kept[:, None, None], (rows, height, width)).astype(np.float32)
+        inside = np.ones((rows, 1, 1), bool)
         for axis, size in enumerate((height, width)):
             # A side of sqrt(1 - share), so that the rectangle has that share of the image.
             half, middle = np.sqrt(1 - kept) * size / 2, centre[axis] * size
@@ -170,13 +187,13 @@ class Augmentation:
         mask = torch.from_numpy(masks)[:, None].to(device)
         weight = torch.from_numpy(kept.astype(np.float32)).to(device)
         partner = torch.from_numpy(np.argsort(order, kind="stable")).to(device)
-        images = images * mask + images[partner] * (1 - mask)
+        views = [images * mask + images[partner] * (1 - mask) for images in views]
         mixed: list[Tensor] = []
         for target in targets:
             target = self._as_shares(target)
             along = weight.view(-1, *[1] * (target.dim() - 1))
             mixed.append(target * along + target[partner] * (1 - along))
-        return images, mixed
+        return views, mixed
 
     def _as_shares(self, target: Tensor) -> Tensor:
         """Return class numbers int64 [n] as shares of classes [n, K], NaN where there is none."""

@@ -12,14 +12,15 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, NoReturn
 
 import torch
 from torch import Tensor
 
 from kubestill.errors import Diverged, StoreError
-from kubestill.runtime.checkpoints.checkpointer import Checkpointer
 from kubestill.heartbeat import Pulse
+from kubestill.runtime.checkpoints.checkpointer import Checkpointer
 from kubestill.runtime.checkpoints.ledger import finite
 from kubestill.runtime.checkpoints.ranks import Ranks
 from kubestill.runtime.checkpoints.state import TrainingState
@@ -29,6 +30,7 @@ from kubestill.runtime.training.batches import Batches, Order, choose_window
 from kubestill.runtime.training.device import Machine
 from kubestill.runtime.training.distributed import average_
 from kubestill.runtime.training.finish import Finish
+from kubestill.runtime.training.imitation import build_imitating_step
 from kubestill.runtime.training.kernels import foreach_lerp_
 from kubestill.runtime.training.micro_batches import MicroBatches
 from kubestill.runtime.training.plan import Plan
@@ -46,10 +48,10 @@ Say = Callable[[str], None]
 _FIRST_ROWS = 8192
 _SETTLED_RATE = 0.1
 """Share of its peak at which a learning rate no longer hides convergence."""
-
-
 _MISSED_SECONDS = 15.0
 """How long after the others, which miss it, a process that hangs is ended from outside."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Start:
     """What fine-tuning keeps of the checkpoint it starts from, besides the model."""
@@ -93,9 +95,9 @@ class Trainer:
     ):
         self.model = prepared.model
         self.step = 0
+        self._pulse = Pulse.current
         self._ranks = Ranks.current()
         self._elastic = settings.virtual_workers > 1
-        self._pulse = Pulse.current
         """Whether every process does the same, and the processes may be others at any restart."""
         self.curves: dict[str, list[dict[str, float]]] = {"train": [], "validation": []}
         self.stop: tuple[str, str] | None = None
@@ -129,7 +131,10 @@ class Trainer:
             warmup=settings.warmup_steps,
             steps_per_tick=1 if settings.schedule_unit == "step" else self._steps_per_epoch,
         )
-        self._loss_sum = torch.zeros((), device=machine.device)
+        self._costs = prepared.costs
+        # The loss alone, or the loss and what it consists of.
+        shape = (1 + len(self._costs),) if self._costs else ()
+        self._loss_sum = torch.zeros(shape, device=machine.device)
         self._losses_since = 0
         self._seconds = 0.0
         self._last_line = 0.0
@@ -145,27 +150,27 @@ class Trainer:
         saved = self._checkpointer.restore()
         self._set_up(saved)
         self._clock = time.monotonic()
+        # Where somebody else hangs, an exchange fails first, and says who it is.
+        patience = self._settings.rank_timeout + (_MISSED_SECONDS if self._ranks.world > 1 else 0)
+        self._pulse.begin(rank=self._ranks.rank, timeout=patience)
         # It is the first thing to be saved: where anything was, it is already scored.
         if saved is None and self._starts_as_candidate():
             self._score_start()
         elif self._skipped_its_milestone():
             self._milestone()
-        # Where somebody else hangs, an exchange fails first, and says who it is.
-        patience = self._settings.rank_timeout + (_MISSED_SECONDS if self._ranks.world > 1 else 0)
-        self._pulse.begin(rank=self._ranks.rank, timeout=patience)
         while self.step < self.total_steps and self.stop is None:
             stop = self._plan.next_milestone(self.step)
             if self.step < self._plan.finish_from:
                 self._run_until(stop)
             else:
                 self._finish_until(stop)
+            # As long as the rows take, and the store: only steps have a usual length.
+            self._pulse.rest()
             self._milestone()
         self.stop = self.stop or ("budget", f"{self.step} of {self.total_steps} steps done")
         self._say(f"stopped: {self.stop[0]} ({self.stop[1]})")
         return self._learned()
 
-            # As long as the rows take, and the store: only steps have a usual length.
-            self._pulse.rest()
     def _set_up(self, saved: TrainingState | None) -> None:
         """Build what the loop needs, fresh or as it was saved."""
         resolved = read_saved(saved.meta, "the checkpoint").resolved if saved else {}
@@ -214,9 +219,11 @@ class Trainer:
         """Return what `build_step` does, on micro-batches where the settings ask for them."""
         network, settings, ranks = self.model.network, self._settings, self._ranks
         parts = (network, self._prepared.loss, settings, self._machine)
+        imitation = self._prepared.imitation
+        build = partial(build_imitating_step, imitation) if imitation else build_step
         if not self._elastic:
-            return build_step(*parts, path=path, world_size=ranks.world)
-        name, step = build_step(*parts, path=path)
+            return build(*parts, path=path, world_size=ranks.world)
+        name, step = build(*parts, path=path)
         leaves, groups = settings.virtual_workers, None
         if ranks.world > 1:
             timeout = settings.rank_timeout
@@ -281,21 +288,21 @@ class Trainer:
         step, rates, offset = self._train_step, self._rates, self._rate_offset
         loss_sum = self._loss_sum
         recovery_due, average = self._checkpointer.recovery_due, self._average
+        beat = self._pulse.beat
+        beat(self.step)
         while self.step < stop:
             part, batch = next(self._batches)
             loss_sum += step(batch, rates.at(offset + self.step), part)
             self.step += 1
             self._losses_since += 1
+            beat(self.step)
             if average is not None:
                 self._update_average(average)
-        beat = self._pulse.beat
-        beat(self.step)
             # A milestone is part of its step: resuming from a state between the two would skip it.
             if recovery_due() and self.step < stop:
                 self._save("recovery")
             if time.monotonic() - self._last_line >= self._settings.log_seconds:
                 self._progress()
-            beat(self.step)
 
     def _finish_until(self, stop: int) -> None:
         """Take second-order steps, each of which sees every row at least ten times."""
@@ -320,9 +327,10 @@ class Trainer:
 
     def _milestone(self) -> None:
         """Score the model, save it, and decide whether to stop early."""
-        metrics = self._score()
         position = {"step": self.step, "epoch": self.epoch, "examples": self.examples}
-        self.curves["train"].append({**position, "loss": metrics["train_loss"]})
+        costs = self._mean_costs()
+        metrics = self._score()
+        self.curves["train"].append({**position, "loss": metrics["train_loss"], **costs})
         if self._prepared.validation:
             scores = {name: value for name, value in metrics.items() if name != "train_loss"}
             sound = finite(scores)
@@ -384,13 +392,21 @@ class Trainer:
         Raises:
             Diverged: The loss or a weight is not finite.
         """
-        total = self._loss_sum
-        if not self._elastic:
-            total = average_(total.clone(), self._ranks.world)
-        loss = float(total) / max(1, self._losses_since)
+        loss = self._mean_losses()[0]
         if broken := what_is_broken(loss, self.model.network):
             self._diverge(broken)
         return loss
+
+    def _mean_costs(self) -> dict[str, float]:
+        """Return what the loss consists of, by name, as means since the last milestone."""
+        costs = zip(self._costs, self._mean_losses()[1:], strict=True) if self._costs else ()
+        return {name: cost for name, cost in costs if math.isfinite(cost)}
+
+    def _mean_losses(self) -> list[float]:
+        total = self._loss_sum
+        if not self._elastic:
+            total = average_(total.clone(), self._ranks.world)
+        return [value / max(1, self._losses_since) for value in total.reshape(-1).tolist()]
 
     def _diverge(self, what: str) -> NoReturn:
         with suppress(StoreError):
@@ -412,6 +428,8 @@ class Trainer:
             self._mean_loss()
         now = time.monotonic()
         self._seconds, self._clock = self._seconds + now - self._clock, now
+        steps = self._pulse.steps
+        self._pulse.rest()
         self._checkpointer.save(
             self._state(),
             kind=kind,
@@ -420,6 +438,8 @@ class Trainer:
             examples=self.examples,
             metrics=metrics,
         )
+        if steps is not None:
+            self._pulse.beat(steps)
 
     def _state(self) -> TrainingState:
         """Return a view of everything that resuming needs; the tensors are live."""
@@ -428,8 +448,6 @@ class Trainer:
             **{f"optimizer/{name}": tensor for name, tensor in self._train_step.state().items()},
         }
         if self._elastic:
-        steps = self._pulse.steps
-        self._pulse.rest()
             tensors["loss_sum"] = self._loss_sum
         else:
             generators = random_state.capture()
@@ -437,9 +455,10 @@ class Trainer:
             tensors["rank/loss_sum"] = self._loss_sum
         if self._finish is not None:
             tensors |= {f"finish/{name}": t for name, t in self._finish.state().items()}
+        if self._prepared.imitation is not None:
+            learned = self._prepared.imitation.learned.state_dict()
+            tensors |= {f"imitation/{name}": tensor for name, tensor in learned.items()}
         if self._average is not None:
-        if steps is not None:
-            self._pulse.beat(steps)
             average = self._average.state_dict()
             tensors |= {f"ema/network.{name}": tensor for name, tensor in average.items()}
         meta = {
@@ -471,6 +490,8 @@ class Trainer:
         if saved.meta["step"]:
             self._train_step.load_state(below("optimizer/", saved))
             self.model.load_state_dict(below("model/", saved))
+            if self._prepared.imitation is not None:
+                self._prepared.imitation.learned.load_state_dict(below("imitation/", saved))
             if self._average is not None:
                 self._average.load_state_dict(below("ema/network.", saved))
         if finish := below("finish/", saved):
@@ -509,8 +530,8 @@ class Trainer:
         now = time.monotonic()
         self._last_line = now
         if metrics is None:
-            loss = float(self._loss_sum) / max(1, self._losses_since)
-            metrics = {"train_loss": loss}
+            total = float(self._loss_sum.reshape(-1)[0])
+            metrics = {"train_loss": total / max(1, self._losses_since)}
         scores = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         spent = self._seconds + now - self._clock
         position = f"epoch {self.epoch:7.2f}  step {self.step:>7,}/{self.total_steps:,}"

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kubestill.runtime.training.augment import AugmentSettings
+from kubestill.runtime.training.imitate import ImitateSettings
 from kubestill.runtime.training.settings import TrainingSettings
 
 ENGINE = "kubestill/engine/3"
@@ -37,6 +38,7 @@ _NO_INFLUENCE = {
 _AS_BEFORE: dict[str, Any] = {
     "augment": AugmentSettings().model_dump(mode="json"),
     "class_weights": "",
+    "imitate": ImitateSettings().model_dump(mode="json"),
     "virtual_workers": 1,
 }
 """Settings that came later: at these values a training run is what it was, and keeps its place."""
@@ -57,20 +59,25 @@ def fingerprint(
         source: Digest of the user's own network source.
         start: Where fine-tuning starts: digest of the checkpoint and of what is kept of it.
     """
-    told = {
-        name: value
-        for name, value in settings.model_dump(mode="json").items()
-        if name not in _NO_INFLUENCE and _AS_BEFORE.get(name) != value
-    }
     content = {
         "engine": ENGINE,
-        "settings": canonical(told),
+        "settings": describe_influence(settings),
         "data": dict(data),
         "source": source,
         "start": start,
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def describe_influence(settings: TrainingSettings) -> dict[str, Any]:
+    """Return the settings that decide the result, as JSON, without those that came later."""
+    told = {
+        name: value
+        for name, value in settings.model_dump(mode="json").items()
+        if name not in _NO_INFLUENCE and _AS_BEFORE.get(name) != value
+    }
+    return canonical(told)
 
 
 def canonical(value: Any) -> Any:

@@ -10,22 +10,30 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from kubestill.errors import Problems, nearest
+from kubestill.runtime.base.arguments import import_factory
 from kubestill.runtime.base.artifacts import Artifact, check_kind
 from kubestill.runtime.datasets.checks import check_continues, check_trainable, check_validation
 from kubestill.runtime.datasets.dataset import Dataset
 from kubestill.runtime.datasets.manifest import open_input
+from kubestill.runtime.generation.labelling import check_fit
 from kubestill.runtime.metrics.catalog import TRAIN_LOSS, resolve_direction
-from kubestill.runtime.models.model import ModelSpec
+from kubestill.runtime.models.export import load_model
+from kubestill.runtime.models.model import Model, ModelSpec
+from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.models.resolve import resolve_network, source_digest
 from kubestill.runtime.training.device import Machine, choose_machine
+from kubestill.runtime.training.imitate import ImitateSettings
+from kubestill.runtime.training.imitation import build_imitation, needs_teacher
 from kubestill.runtime.training.nodes import leads_pods
 from kubestill.runtime.training.prepare import (
     followed_metrics,
     main_metric,
     probe_network,
     resolve_loss,
+    unread_encoder,
 )
 from kubestill.runtime.training.record import PresetName
 from kubestill.runtime.training.settings import TrainingSettings, read_settings
@@ -52,6 +60,16 @@ class Preset:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Repeated:
+    """An earlier training run whose recipe and length are repeated on other rows."""
+
+    digest: str
+    """Of the model that it exported."""
+    schedule_steps: int
+    """Steps of the learning-rate schedule, which goes on beyond the last step taken."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """Checked parameters and inputs."""
 
@@ -63,6 +81,14 @@ class Job:
     whole_domain: bool
     source: str
     """Digest of the user's own network source."""
+    repeated: Repeated | None = None
+    """What this training run repeats; None where it finds its own length."""
+    recipe: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What fine-tuning was asked for besides settings; the place knows it by its starting point."""
+    teacher: str = ""
+    """Folder of the teacher that stands beside the student in each step; empty where none does."""
+    teacher_digest: str = ""
+    """Of that model."""
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -70,6 +96,9 @@ class Job:
         found = {"dataset": self.dataset.fingerprint}
         # What is followed decides when training stops and which milestone is exported.
         found |= {"followed": "whole domain"} if self.whole_domain else {}
+        found |= {"teacher": self.teacher_digest} if self.teacher else {}
+        if again := self.repeated:
+            found |= {"repeated": again.digest, "schedule": str(again.schedule_steps)}
         return found | ({"validation": self.validation.fingerprint} if self.validation else {})
 
 
@@ -81,6 +110,7 @@ def check_job(
     *,
     dataset: Artifact,
     validation: Artifact | None = None,
+    teacher: Artifact | None = None,
     start: ModelSpec | None = None,
     validation_known: bool = True,
     here: bool = True,
@@ -95,6 +125,7 @@ def check_job(
         problems: Where problems are noted.
         dataset: Training rows.
         validation: Rows to follow.
+        teacher: Whom a student learns from.
         start: The model that fine-tuning goes on from.
         validation_known: Whether the training run has no validation rows where there are none here.
         here: Whether it will run on this machine; else its device is not looked for.
@@ -104,6 +135,7 @@ def check_job(
     source = ""
     parsed = read_settings(typed, settings, problems, defaults=preset.defaults)
     check_nodes(parsed, problems)
+    parsed = _settle_imitation(preset, parsed, trains, problems)
     with problems.collect("dataset", dataset.uri):
         check_kind(dataset, "dataset", "dataset")
         rows = Dataset.open(dataset.path)
@@ -124,7 +156,7 @@ def check_job(
         else:
             machine = choose_machine(parsed) if here else None
     with problems.collect():
-        source = source_digest(resolve_network(parsed.network)) or ""
+        source = _digest_sources(parsed)
         if rows and rows.schema.features and rows.schema.task and start is None:
             network = probe_network(rows, parsed)
     if network and machine:
@@ -135,6 +167,10 @@ def check_job(
             loss_name = resolve_loss(
                 parsed, rows, distil=preset.distil, whole_domain=preset.whole_domain
             )
+    beside = None
+    if trains and rows and loss_name and loss_name.startswith("distillation"):
+        with problems.collect():
+            beside = _place_beside(teacher, rows, network, parsed)
     if problems or not (rows and machine and loss_name):
         return None
     return Job(
@@ -145,7 +181,101 @@ def check_job(
         loss_name=loss_name,
         source=source,
         whole_domain=preset.whole_domain,
+        teacher=teacher.path if teacher and beside else "",
+        teacher_digest=beside.digest if beside else "",
     )
+
+
+def _settle_imitation(
+    preset: Preset, settings: TrainingSettings, trains: bool, problems: Problems
+) -> TrainingSettings:
+    """Return the settings, without `imitate` where a run takes those of a student and has no use.
+
+    The control learns labels alone, and the gate asks whether a network can learn at all. Anywhere
+    else but in a student it is a mistake.
+    """
+    asked = settings.imitate.asked()
+    if not asked or (preset.distil and trains):
+        return settings
+    if not preset.distil and preset.name != "control":
+        remedy = "only train-student in mode 'distil' has a teacher to imitate; leave it out"
+        problems.add("settings.imitate", ", ".join(asked), remedy)
+    return settings.model_copy(update={"imitate": ImitateSettings()})
+
+
+def _digest_sources(settings: TrainingSettings) -> str:
+    """Return the digest of the user's own source: of the network, and of parts of the loss.
+
+    Raises:
+        InvalidInput: An import path cannot be followed.
+    """
+    own = [import_factory(path, field="settings.imitate.own") for path in settings.imitate.own]
+    digests = (source_digest(one) or "" for one in (resolve_network(settings.network), *own))
+    return "/".join(digests)
+
+
+def _place_beside(
+    teacher: Artifact | None, rows: Dataset, network: nn.Module | None, settings: TrainingSettings
+) -> Predictor | None:
+    """Return the teacher, if the student needs it in each step.
+
+    Raises:
+        InvalidInput: It is needed and not there, foreign, or of other rows; it lacks a layer; or
+            other settings want a step without it.
+    """
+    need, asked = needs_teacher(settings), settings.imitate.asked()
+    if not need and not asked:
+        return None
+    problems = Problems()
+    field = f"settings.{need or 'imitate.dkd'}"
+    if settings.finish_steps:
+        remedy = f"L-BFGS minimises the loss of the answers alone; use 0, or leave {field} out"
+        problems.add("settings.finish_steps", settings.finish_steps, remedy)
+    if settings.step_path == "fused":
+        remedy = f"the fused step has no room for {field}; use 'auto'"
+        problems.add("settings.step_path", "fused", remedy)
+    found = _load_teacher(need, teacher, rows, problems) if need else None
+    if not problems and network is not None:
+        build_imitation(
+            network,
+            found.model if found else None,
+            settings,
+            task=str(rows.schema.task),
+            features=torch.zeros(2, unread_encoder(rows).width),
+            teacher_features=torch.zeros(2, found.model.encoder.width) if found else None,
+        )
+    problems.raise_if_any()
+    return found
+
+
+def _load_teacher(
+    need: str, teacher: Artifact | None, rows: Dataset, problems: Problems
+) -> Predictor | None:
+    if teacher is None or teacher.metadata.get("kind") == "no-model":
+        remedy = "looks into the teacher in each step; connect `teacher`, or leave it out"
+        if need == "augment":
+            remedy = (
+                "the answers stored beside images are not those to changed ones; connect "
+                "`teacher`, which answers each changed image, or leave it out"
+            )
+        problems.add(f"settings.{need}", "no teacher", remedy)
+        return None
+    found = None
+    with problems.collect("teacher", teacher.uri):
+        check_kind(teacher, "model", "teacher")
+        found = load_model(teacher.path)
+        check_fit(found.spec, rows.schema)
+    if found and type(found.model) is not Model:
+        kind = found.spec.network["factory"]
+        remedy = f"is foreign ({kind}) and cannot stand beside the student, as {need} needs; "
+        remedy += (
+            "let generate-synthetic change the images, which it then labels"
+            if need == "augment"
+            else "leave that out, or give a teacher that train-teacher trained"
+        )
+        problems.add("teacher", teacher.uri, remedy)
+        return None
+    return found
 
 
 def _held_out(preset: Preset, validation: Artifact | None, problems: Problems) -> Dataset | None:

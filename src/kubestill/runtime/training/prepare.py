@@ -18,6 +18,7 @@ from kubestill.runtime.datasets.cache import load_decoded
 from kubestill.runtime.datasets.columns import centred
 from kubestill.runtime.datasets.dataset import Dataset
 from kubestill.runtime.datasets.decode import Decoded, RawLayout
+from kubestill.runtime.datasets.schema import Schema
 from kubestill.runtime.metrics.catalog import TASKS, TRAIN_LOSS
 from kubestill.runtime.models.build import build_network
 from kubestill.runtime.models.decoder import Decoder
@@ -29,6 +30,7 @@ from kubestill.runtime.training.augment import Augmentation, check_augment
 from kubestill.runtime.training.batches import ResidentRows, Rows, Source, StreamedRows
 from kubestill.runtime.training.demands import check_demands, freeze
 from kubestill.runtime.training.device import Machine
+from kubestill.runtime.training.imitation import Answer, Imitation, build_imitation
 from kubestill.runtime.training.losses import Ensemble, Loss, Weighted, build_loss, loss_names
 from kubestill.runtime.training.memory import available_bytes
 from kubestill.runtime.training.settings import TrainingSettings
@@ -55,8 +57,15 @@ class Prepared:
     """`full`, `blocks` or `none`, resolved."""
     change: Augmentation | None = None
     """What is done to the rows of each step, at random."""
+    imitation: Imitation | None = None
+    """What the student imitates of a teacher that stands beside it in each step."""
     least_rows: int = 1
     """Rows that the network needs together: 2 where it normalises over the rows of a batch."""
+
+    @property
+    def costs(self) -> tuple[str, ...]:
+        """Names of what the loss consists of; none where that is the loss alone."""
+        return (self.loss_name, *self.imitation.names) if self.imitation else ()
 
 
 def main_metric(task: str, followed: bool, whole_domain: bool) -> str:
@@ -149,8 +158,7 @@ def probe_network(dataset: Dataset, settings: TrainingSettings) -> nn.Module | N
         InvalidInput: It cannot be built, does not fit the data (see `models.build`), or cannot be
             trained as the settings say.
     """
-    layout = RawLayout(dataset.schema)
-    encoder = Encoder.fit([np.zeros((2, layout.width), np.float32)], layout)
+    layout, encoder = RawLayout(dataset.schema), unread_encoder(dataset)
     try:
         network = build_network(
             settings.network,
@@ -170,6 +178,12 @@ def probe_network(dataset: Dataset, settings: TrainingSettings) -> nn.Module | N
     return network
 
 
+def unread_encoder(dataset: Dataset) -> Encoder:
+    """Return an encoder of the dataset's columns that has seen no row: none of them has gaps."""
+    layout = RawLayout(dataset.schema)
+    return Encoder.fit([np.zeros((2, layout.width), np.float32)], layout)
+
+
 def prepare(
     dataset: Dataset,
     validation: Dataset | None,
@@ -178,6 +192,7 @@ def prepare(
     *,
     loss_name: str,
     start: Model | None = None,
+    teacher: Model | None = None,
     whole_domain: bool = False,
     weighted: bool = True,
 ) -> Prepared:
@@ -190,12 +205,14 @@ def prepare(
         machine: Where it runs.
         loss_name: From `resolve_loss`.
         start: A model to go on from; its preprocessing is kept.
+        teacher: Stands beside the student in each step; see `imitation.needs_teacher`.
         whole_domain: The training rows are all there is: follow the error over all of them.
         weighted: Heed the weights of rows and classes.
 
     Raises:
         InvalidInput: All weights are zero, a column cannot be encoded, the network does not fit or
-            needs more rows together than a batch has, or `freeze` names no parameter.
+            needs more rows together than a batch has, `freeze` names no parameter, or `imitate` no
+            layer.
     """
     layout = RawLayout(dataset.schema if start is None else _with_soft(start, dataset))
     decoded = load_decoded(dataset, layout)
@@ -212,6 +229,9 @@ def prepare(
         loss = Weighted(loss=loss)
     if any(isinstance(module, TabM) for module in model.network.modules()):
         loss = Ensemble(loss=loss)
+    if teacher is not None:
+        # As it reads them itself: other columns perhaps, and scaled by the rows that it learned.
+        targets.append(_features(dataset, teacher.to(machine.device).eval(), machine))
     rows = _rows(decoded, targets, model, settings, machine)
     followed = None
     if whole_domain:
@@ -235,7 +255,19 @@ def prepare(
             decoder=model.decoder,
             weighted=held_counts is not None,
         )
-    features, *_ = rows.between(0, min(rows.count, 2))
+    features, *told = rows.between(0, min(rows.count, 2))
+    imitation = None
+    if loss_name.startswith("distillation"):
+        imitation = build_imitation(
+            model.network,
+            teacher,
+            settings,
+            task=task,
+            features=features,
+            teacher_features=told[-1],
+            answer=_answer(teacher, model, settings) if teacher else None,
+            weighted=weights is not None,
+        )
     return Prepared(
         model=model,
         rows=rows,
@@ -244,16 +276,38 @@ def prepare(
         validation=followed,
         metric=settings.metric or main_metric(task, followed is not None, whole_domain),
         shuffle=_shuffle(rows, settings),
-        change=_augmentation(settings, layout),
+        change=_augmentation(settings, layout, taught=teacher is not None),
+        imitation=imitation,
         least_rows=check_demands(model.network, features, settings, rows=rows.count),
     )
 
 
-def _augmentation(settings: TrainingSettings, layout: RawLayout) -> Augmentation | None:
+def _augmentation(
+    settings: TrainingSettings, layout: RawLayout, *, taught: bool
+) -> Augmentation | None:
     if not settings.augment.describe():
         return None
     shape = layout.features[0].shape
-    return Augmentation(settings.augment, shape, layout.outputs, settings.seed)
+    return Augmentation(settings.augment, shape, layout.outputs, settings.seed, taught=taught)
+
+
+def _answer(teacher: Model, student: Model, settings: TrainingSettings) -> Answer | None:
+    """Return what makes the teacher's answers to changed images what the loss is told of them.
+
+    None where nothing changes them: their answers are stored.
+    """
+    if not settings.augment.describe():
+        return None
+    target, temperature = student.spec.schema.target, settings.temperature
+    if student.spec.task != "regression":
+        binary = student.spec.task == "binary"
+        normalise = torch.sigmoid if binary else partial(torch.softmax, dim=1)
+        return lambda outputs: normalise(outputs / temperature)
+    theirs = teacher.spec.schema.target
+    assert target
+    assert theirs
+    apart = theirs.offset - target.offset
+    return lambda outputs: student.decoder.standardise(teacher.decoder(outputs) + apart)
 
 
 def _loss_weights(
@@ -367,7 +421,8 @@ def _targets(
     target, soft = decoded.target, decoded.soft
     if loss_name.startswith("distillation"):
         assert soft is not None
-        hard = [target] if settings.hard_weight and target is not None else []
+        heeded = settings.hard_weight or settings.imitate.dkd.weight
+        hard = [target] if heeded and target is not None else []
         if loss_name == "distillation_mse":
             return [_standardised(values, model) for values in (soft, *hard)]
         return [_softened(soft, settings.temperature), *(Source(stored=each) for each in hard)]
@@ -375,6 +430,13 @@ def _targets(
     if task == "binary":
         return [Source(stored=target, convert=lambda rows: rows.float()[:, None])]
     return [Source(stored=target)] if task == "multiclass" else [_standardised(target, model)]
+
+
+def _features(dataset: Dataset, model: Model, machine: Machine) -> Source:
+    """Return the rows as another model reads them, [N, F]."""
+    read = Schema(columns=model.spec.schema.features, task=None)
+    raw = load_decoded(dataset, RawLayout(read)).raw
+    return Source(stored=raw, convert=lambda rows: model.encoder(rows.to(machine.device)))
 
 
 def _softened(logits: np.ndarray, temperature: float) -> Source:

@@ -67,10 +67,18 @@ class _Point(_Value):
 
 
 class TrainPoint(_Point):
-    """The training loss at one milestone."""
+    """The training loss at one milestone; what it consists of stands beside it, by name."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Number]  # pyright: ignore[reportIncompatibleVariableOverride]
 
     loss: Number
     """Mean since the milestone before."""
+
+    @property
+    def costs(self) -> Mapping[str, float]:
+        """The loss of the answers and of each part, weighted, whose sum is `loss`; or nothing."""
+        return self.__pydantic_extra__
 
 
 class ValidationPoint(_Point):
@@ -206,6 +214,11 @@ class TrainingRecord(Learned):
     """Covers settings, data, the user's own source and the starting point; names its place."""
     checkpoint_uri: str
     """The training run's place, where its checkpoints are."""
+    repeats: str = ""
+    """Digest of the model whose training run this one repeats on other rows; empty where it found
+    its own length."""
+    recipe: Mapping[str, Any] = {}
+    """What fine-tuning was asked for besides settings, by parameter; empty for other presets."""
     attempts: tuple[AttemptRecord, ...] = ()
     """Every attempt, in order; empty where an older version kept no account of them."""
     saving: SavingReport = SavingReport()

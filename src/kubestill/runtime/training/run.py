@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from kubestill.errors import Diverged, InvalidInput, Problems, TrainingFailed, nearest
@@ -12,6 +12,7 @@ from kubestill.runtime.checkpoints.commits import LedgerCell
 from kubestill.runtime.checkpoints.ledger import Ledger
 from kubestill.runtime.checkpoints.place import Place, resolve_place
 from kubestill.runtime.checkpoints.ranks import Ranks
+from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.model import Model
 from kubestill.runtime.training.device import arithmetic, numerics_key
 from kubestill.runtime.training.distributed import process_group
@@ -156,20 +157,19 @@ def _train(
                 job.machine,
                 loss_name=job.loss_name,
                 start=origin.model if origin else None,
+                teacher=load_model(job.teacher).model if job.teacher else None,
                 whole_domain=job.whole_domain,
             )
         except InvalidInput as error:
             # The rows are wrong, and equal rows will be: no retry needs to read them again.
             checkpointer.fail(str(error))
             raise
-        trainer = Trainer(
-            prepared,
-            settings,
-            job.machine,
-            checkpointer,
-            say=say,
-            start=origin.start if origin else None,
-        )
+        start = origin.start if origin else None
+        if job.repeated:
+            start = start or Start()
+            whole = start.schedule_from + job.repeated.schedule_steps
+            start = replace(start, schedule_steps=max(start.schedule_steps, whole))
+        trainer = Trainer(prepared, settings, job.machine, checkpointer, say=say, start=start)
         try:
             learned = trainer.fit()
         except Diverged:
@@ -183,6 +183,8 @@ def _train(
             checkpoint_uri=checkpointer.place.uri,
             attempts=tuple(map(AttemptRecord.of, checkpointer.attempts)),
             saving=checkpointer.report(),
+            **({"repeats": job.repeated.digest} if job.repeated else {}),
+            **({"recipe": job.recipe} if job.recipe else {}),
         )
         ledger = checkpointer.finish(record.to_result())
     return record, ledger

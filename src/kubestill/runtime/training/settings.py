@@ -17,6 +17,7 @@ from kubestill.runtime.checkpoints.settings import CheckpointSettings
 from kubestill.runtime.models.serve import Serving, check_serving
 from kubestill.runtime.training import losses, optimizers, schedules
 from kubestill.runtime.training.augment import AugmentSettings
+from kubestill.runtime.training.imitate import ImitateSettings
 from kubestill.runtime.training.trainjob_settings import TrainJobSettings
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -81,6 +82,10 @@ class TrainingSettings(BaseModel):
     """Softens teacher and student before they are compared (Hinton et al. 2015, eq. 1)."""
     hard_weight: float = Field(default=0.0, ge=0, le=1)
     """Weight of the true label against the teacher's output, on rows that have a label."""
+
+    imitate: ImitateSettings = ImitateSettings()
+    """What else a student imitates of its teacher: parts that are added to the loss in mode
+    `distil`. Mode `hard` leaves them out."""
 
     class_weights: Literal["", "balanced"] | dict[str, Annotated[float, Field(ge=0)]] = ""
     """How many rows a row of a class counts for in the loss, such as `{"fraud": 20}`; 1 for classes

@@ -16,7 +16,7 @@ does so with the same bits for any number of processes, by calling `gradient` an
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Protocol
 
@@ -131,6 +131,7 @@ class AutogradStep(SplitStep):
         clip: Largest L2 norm of the gradient; 0 leaves it alone.
         precision: `float32`, `bf16` or `fp16` (forward and backward; parameters stay float32).
         world_size: Processes whose gradients are averaged.
+        beside: What learns with the network and is no part of it, by name.
     """
 
     def __init__(
@@ -143,8 +144,10 @@ class AutogradStep(SplitStep):
         clip: float = 0.0,
         precision: str = "float32",
         world_size: int = 1,
+        beside: Mapping[str, nn.Parameter] = {},
     ):
         named = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        named |= beside
         self._network, self._loss, self._clip = network, loss, clip
         self._names, self._parameters = list(named), list(named.values())
         self._optimizer = build_optimizer(optimizer, optimizer_args, self._parameters)
@@ -155,6 +158,11 @@ class AutogradStep(SplitStep):
             (lambda: torch.autocast(device.type, dtype)) if dtype is not None else nullcontext
         )
         self._scaler = _Scaler(device) if precision == "fp16" else None
+
+    @property
+    def parameters(self) -> Sequence[Tensor]:
+        """What is trained, in the order of the gradients."""
+        return self._parameters
 
     @override
     def __call__(self, batch: Batch, learning_rate: float, part: Part = 1.0) -> Tensor:
