@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from kubestill.errors import CorruptData, InvalidInput
 from kubestill.runtime.datasets.decode import decode_features
 from kubestill.runtime.datasets.manifest import Dataset
-from kubestill.runtime.datasets.schema import Column, Schema
+from kubestill.runtime.datasets.schema import Column, Schema, TextForm
 from kubestill.runtime.datasets.writer import DatasetWriter
 from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.foreign.bring import bring
@@ -134,6 +135,24 @@ def test_a_transformer_labels_as_it_does_in_its_own_library(
     if inputs == ["text"]:
         frame = pd.DataFrame({"text": block["text"].cast("string").to_pylist()})
         assert (model(frame)["prediction"] == block["mood"].to_pylist()).mean() > 0.9
+
+
+def test_a_column_of_text_is_read_as_labels_are(saved: Path, rows: Dataset, tmp_path: Path) -> None:
+    schema = rows.schema
+    as_text = {name: TextForm(length=8) for name in ("text", "title")}
+    columns = tuple(
+        Column(name=c.name, kind="text", text=as_text[c.name]) if c.name in as_text else c
+        for c in schema.columns
+    )
+    with DatasetWriter(str(tmp_path / "rows"), replace(schema, columns=columns)) as writer:
+        writer.write(rows.to_table())
+    found: list[np.ndarray] = []
+    for dataset in (rows, writer.dataset):
+        brought = bring(str(saved), dataset, Options(inputs=["text", "title"]))
+        assert brought is not None
+        block = next(dataset.iter_blocks())
+        found.append(brought.predictor.logits(decode_features(block, brought.predictor.layout)))
+    np.testing.assert_array_equal(found[0], found[1])
 
 
 def test_the_same_folder_is_the_same_model(saved: Path, rows: Dataset, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 from pathlib import Path
@@ -20,6 +21,7 @@ from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.datasets.schema import Column, Schema, TextForm
 from kubestill.runtime.datasets.text import text_rows
 from kubestill.runtime.datasets.writer import DatasetWriter
+from kubestill.runtime.evaluation.profile import profile_of
 from kubestill.runtime.generation.labelling import label
 from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.embed import Bag
@@ -30,6 +32,9 @@ from kubestill.runtime.models.foreign.match import Options
 from kubestill.runtime.models.model import Model
 from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.models.serve import TOKENIZER_FILE, add_serving_file
+from kubestill.runtime.sanity.rows import check_features, with_words
+from kubestill.runtime.serving.protocol import read_arrow, read_request
+from kubestill.runtime.serving.source import ModelSource
 
 WORDS = "the parcel came late broken early whole again and never thank you a pity joy".split()
 GOOD = {"early", "whole", "thank", "joy"}
@@ -125,14 +130,14 @@ def test_a_bag_is_the_sum_over_the_root_of_the_number() -> None:
     ids = torch.from_numpy(raw + 1).nan_to_num(0).long()
     for row, found in zip(raw, bag(ids), strict=True):
         places = [int(one) % 50 + 1 for one in row if one >= 0]
-        expected = bag.weight[places].sum(0) / max(len(places), 1) ** 0.5
+        expected = 16 * bag.weight[places].sum(0) / max(len(places), 1) ** 0.5
         torch.testing.assert_close(found, expected)
     # Torch's own embedding is what the gradient is held against.
     bag(ids).square().sum().backward()
     own = bag.weight.detach().clone().requires_grad_()
     places = torch.where(ids > 0, (ids - 1) % 50 + 1, 0)
     summed = (F.embedding(places, own) * (ids > 0)[:, :, None]).sum(1)
-    (summed / (ids > 0).sum(1, keepdim=True).clamp(min=1).sqrt()).square().sum().backward()
+    (16 * summed / (ids > 0).sum(1, keepdim=True).clamp(min=1).sqrt()).square().sum().backward()
     torch.testing.assert_close(bag.weight.grad, own.grad)
 
 
@@ -154,6 +159,56 @@ def test_arguments_that_cannot_work_are_refused(args: dict[str, Any], said: str)
 def test_what_is_no_text_is_refused(body: Any) -> None:
     with pytest.raises(InvalidInput, match="not text"):
         Predictor(make())([{"body": body, "size": 1.0, "city": "city01"}])
+
+
+def test_a_server_takes_the_text(tmp_path: Path) -> None:
+    folder = exported(make(), tmp_path)
+    source = ModelSource(folder)
+    served = source.load(source.find())
+    rows = frame().drop(columns="mood")
+    model = load_model(folder)
+    wanted = model(rows)["p_good"]
+    body = {
+        "inputs": [
+            {"name": name, "datatype": kind, "shape": [len(rows)], "data": values}
+            for name, kind, values in (
+                ("body", "BYTES", [one or None for one in rows["body"]]),
+                ("size", "FP64", rows["size"].tolist()),
+                ("city", "BYTES", rows["city"].tolist()),
+            )
+        ]
+    }
+    given = read_request(json.dumps(body).encode(), served)
+    np.testing.assert_array_equal(served.predictor.answers(given.raw)["p_good"], wanted)
+    table, sink = pa.Table.from_pandas(rows), io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    given = read_arrow(sink.getvalue(), served)
+    np.testing.assert_array_equal(served.predictor.answers(given.raw)["p_good"], wanted)
+    told = next(one.to_json() for one in served.signature.inputs if one.name == "body")
+    assert (told["datatype"], told["shape"], told["parameters"]) == ("BYTES", [-1], {"missing": ""})
+
+
+def test_the_gate_sees_words_and_no_hashes() -> None:
+    encoder = make().encoder
+    raw = torch.from_numpy(decode_features(frame(), RawLayout(SCHEMA)))
+    features = encoder(raw)
+    assert check_features(features, encoder).status in ("ok", "note")
+    seen = with_words(features.numpy(), encoder)
+    different = len(np.unique(features.numpy()[:, 2:])) - 1
+    assert seen.shape == (120, 1 + min(different, 256) + 1)
+    np.testing.assert_array_equal(seen[:, [0, -1]], features.numpy()[:, [0, 1]])
+    joy = text_rows(pa.array(["joy"]), TextForm(words=(1, 1), length=1))[0, 0] + 1
+    there = frame()["body"].fillna("").str.split().map(lambda words: "joy" in words)
+    has = (features.numpy()[:, 2:] == joy).any(1)  # unless it was cut off
+    assert has.sum() > there.sum() / 2
+    assert any(np.array_equal(column, has) for column in seen[:, 1:-1].T)
+
+
+def test_profiles_compare_the_length_of_texts(dataset: Dataset) -> None:
+    found = profile_of(dataset).columns["length of body"]
+    assert (found.rows, found.missing) == (120, 1)
+    assert found.quantiles[-1] == frame()["body"].str.len().max()
 
 
 def test_onnx_takes_the_ids_that_the_tokenizer_describes(tmp_path: Path) -> None:

@@ -12,6 +12,10 @@ from torch import Tensor, nn
 
 from kubestill.errors import InvalidInput, Problems
 
+_GAIN = 16.0
+"""What embeddings of text are multiplied by: a step moves them as one of so many times the rate
+would, since most batches lack most n-grams."""
+
 
 def embedding_size(categories: int) -> int:
     """Return the width of an embedding: min(50, round(1.6 n^0.56)), fastai's rule of thumb."""
@@ -39,7 +43,7 @@ class TextArgs:
         for name, most in (("text_buckets", 1 << 24), ("text_dim", 4096)):
             value = mine.get(name, 1)
             whole = isinstance(value, int | float) and not isinstance(value, bool)
-            if not (whole and value == int(value) and 1 <= value <= most):
+            if not (whole and float(value).is_integer() and 1 <= value <= most):
                 remedy = f"give a whole number from 1 to {most:,}"
                 problems.add(f"network_args.{name}", value, remedy)
         if problems:
@@ -49,7 +53,7 @@ class TextArgs:
 
 
 class Bag(nn.Module):
-    """Sums the embeddings of a text's n-grams, over the root of their number.
+    """Sums the embeddings of a text's n-grams, over the root of their number, times a constant.
 
     The sum of n independent embeddings grows with that root, so that long and short texts come in
     one scale. A text without n-grams is zero. Bags of hashed n-grams are those of Joulin et al.
@@ -60,7 +64,7 @@ class Bag(nn.Module):
         super().__init__()
         self.buckets = buckets
         # Nearly nothing: an n-gram that training never met adds no noise to those that it did.
-        self.weight = nn.Parameter(torch.empty(buckets + 1, width).normal_(std=0.01))
+        self.weight = nn.Parameter(torch.empty(buckets + 1, width).normal_(std=0.01 / _GAIN))
         with torch.no_grad():
             self.weight[0] = 0.0  # behind the last n-gram
 
@@ -73,7 +77,7 @@ class Bag(nn.Module):
             total = F.embedding(places, self.weight).sum(1)
         else:
             total = F.embedding_bag(places, self.weight, mode="sum", padding_idx=0)
-        return total / there.sum(1, keepdim=True).clamp(min=1).sqrt()
+        return total * (_GAIN / there.sum(1, keepdim=True).clamp(min=1).sqrt())
 
 
 class Embed(nn.Module):

@@ -103,6 +103,8 @@ class Encoder(nn.Module):
         self.scaled = len(scaled)
         """Features of the first group."""
         self.width = len(scaled) + len(indicators) + len(hot) + len(codes)
+        self.plain = self.width - len(self.vocabulary) - sum(self.texts)
+        """Features that are numbers, the first ones; codes and ids follow."""
 
         mean = [_spread(c, c.mean) for c in self.columns if c.mean]
         std = [_spread(c, c.std) for c in self.columns if c.mean]

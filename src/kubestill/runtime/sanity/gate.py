@@ -26,6 +26,7 @@ from kubestill.runtime.sanity.rows import (
     check_features,
     check_labels,
     check_target_scale,
+    with_words,
 )
 from kubestill.runtime.sanity.settings import GateSettings
 from kubestill.runtime.training.device import Machine
@@ -192,7 +193,7 @@ def _held_out(
         return Check(name=name, status="skipped", said="Not asked.")
     count = min(len(index), gate.held_out_rows)
     check, findings.held_out = check_held_out(
-        features[:count].flatten(1).cpu().numpy(),
+        with_words(features[:count].flatten(1).cpu().numpy(), prepared.model.encoder),
         labels,
         index[:count].numpy(),
         codes=len(prepared.model.encoder.vocabulary),

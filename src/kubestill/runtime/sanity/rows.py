@@ -13,6 +13,8 @@ from kubestill.runtime.sanity.findings import Check
 
 LIMIT = 30.0
 """Standardised values are about 1; ones this far out on average were not standardised."""
+_FREQUENT = 256
+"""N-grams of a column of text that learners for tables are shown."""
 
 
 def check_labels(labels: NDArray[Any] | None) -> Check:
@@ -38,10 +40,30 @@ def check_labels(labels: NDArray[Any] | None) -> Check:
     )
 
 
+def with_words(features: NDArray[Any], encoder: Encoder) -> NDArray[Any]:
+    """Return encoded features [n, F] in which text is whether it has each of its frequent n-grams.
+
+    Of the ids of text, learners for tables could only ask what stands at one place. The order is
+    that of numbers, texts, codes.
+    """
+    if not encoder.texts:
+        return features
+    codes = encoder.plain + len(encoder.vocabulary)
+    found = [features[:, : encoder.plain]]
+    for ids in np.split(features[:, codes:], np.cumsum(encoder.texts)[:-1], axis=1):
+        values, counts = np.unique(ids[ids > 0], return_counts=True)
+        often = np.sort(values[np.argsort(-counts, kind="stable")[:_FREQUENT]])
+        has = np.zeros((len(ids), len(often)), features.dtype)
+        row, place = np.nonzero(np.isin(ids, often))
+        has[row, np.searchsorted(often, ids[row, place])] = 1.0
+        found.append(has)
+    return np.concatenate([*found, features[:, encoder.plain : codes]], axis=1)
+
+
 def check_features(features: Tensor, encoder: Encoder) -> Check:
     """Look at encoded features [N, F] as the network gets them: do they vary, on a sane scale?"""
     name = "features vary, on a scale of about 1"
-    values = features[:, : features.shape[1] - len(encoder.vocabulary)].double()
+    values = features[:, : encoder.plain].double()
     varies = (features != features[0]).any(0)
     if not bool(varies.any()):
         return Check(
