@@ -16,6 +16,7 @@ from .open_champion import open_champion
 from .overfit_batch import overfit_batch
 from .plan_shards import plan_shards
 from .promote_model import promote_model
+from .quantise_model import quantise_model
 from .record_outcome import record_outcome
 from .select_checkpoint import select_checkpoint
 from .train_student import train_student
@@ -37,6 +38,7 @@ __all__ = [
     "overfit_batch",
     "plan_shards",
     "promote_model",
+    "quantise_model",
     "record_outcome",
     "select_checkpoint",
     "train_student",

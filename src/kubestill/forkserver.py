@@ -53,6 +53,7 @@ HEAVY = (
     "import_model",
     "label_with_teacher",
     "overfit_batch",
+    "quantise_model",
     "promote_model",
     "select_checkpoint",
     "train_student",

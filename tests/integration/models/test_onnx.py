@@ -22,8 +22,12 @@ from model_samples import (  # pyright: ignore[reportMissingImports]
 )
 
 import kubestill
+from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.datasets.schema import Column, Schema
+from kubestill.runtime.datasets.writer import DatasetWriter
 from kubestill.runtime.models.export import export_model
+from kubestill.runtime.models.foreign.bring import bring
+from kubestill.runtime.models.foreign.match import Options
 from kubestill.runtime.models.networks import NETWORKS
 from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.models.serve import REQUEST_FILE, SIGNATURE_KEY, SPEC_KEY, add_serving_file
@@ -151,7 +155,30 @@ def test_every_kind_of_column_goes_in_as_it_is(task: str, network: str, tmp_path
         for value in (unseen, None):
             for name, values in rows.items():
                 odd[name].append(value if name == column.name else values[len(odd[name]) % ROWS])
-    compare(session, kubestill.load_model(str(tmp_path)), odd)
+    ours = kubestill.load_model(str(tmp_path))
+    compare(session, ours, odd)
+    if network == "mlp":
+        comes_back(tmp_path, form, rows, ours)
+
+
+def comes_back(folder: Path, schema: Schema, rows: dict[str, list[Any]], ours: Predictor) -> None:
+    """Bring the file in as a foreign model, which has to answer like the model that it is of."""
+    target = schema.target
+    assert target is not None
+    labels = [target.categories[row % 2] if target.categories else 1.0 for row in range(ROWS)]
+    values = [[1.0] * target.width] * ROWS if target.shape else labels
+    with DatasetWriter(str(folder / "rows"), schema) as writer:
+        writer.write(pd.DataFrame({**rows, target.name: values}, dtype=object))
+    options = Options(output_name="prediction") if schema.task == "regression" else Options()
+    found = bring(str(folder / "model.onnx"), Dataset.open(str(folder / "rows")), options)
+    assert found is not None
+    found.write(str(folder / "back"))
+    theirs = kubestill.load_model(str(folder / "back"))
+    assert theirs.spec.schema.classes == ours.spec.schema.classes
+    told, wanted = theirs(rows), ours(rows)
+    for name in wanted:
+        if name != "prediction" or schema.task == "regression":
+            np.testing.assert_allclose(told[name], wanted[name], rtol=1e-4, atol=1e-5)
 
 
 @cache

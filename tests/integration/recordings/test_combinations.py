@@ -128,6 +128,13 @@ WALKS = {
         registry="judged",
         refused=("", "metrics"),
     ),
+    "quantise_model": Walk(
+        ports={
+            "model": "trained/model",
+            "calibration": "rows/dataset",
+            "dataset": "rows/validation",
+        },
+    ),
     "record_outcome": Walk(
         parameters={"registry": f"{ROOT}/registry", "run_id": "first", "final_status": FINAL},
         registry="promoted",

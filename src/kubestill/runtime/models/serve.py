@@ -149,6 +149,7 @@ def export_onnx(model: Model, path: str) -> None:
     whole = _with_columns(program.model_proto, signature, model)
     metadata = {SPEC_KEY: model.spec.to_json(), SIGNATURE_KEY: signature.to_json()}
     onnx.helper.set_model_props(whole, {key: json.dumps(form) for key, form in metadata.items()})
+    _strip(whole)
     onnx.save(whole, path)
     means = {
         column.name: column.mean[0]
@@ -160,6 +161,19 @@ def export_onnx(model: Model, path: str) -> None:
     if forms := {one.name: one.tokenizer for one in signature.inputs if one.tokenizer}:
         with open(os.path.join(os.path.dirname(path), TOKENIZER_FILE), "w") as file:
             json.dump(forms, file, indent=1)
+
+
+def _strip(model: ModelProto) -> None:
+    """Remove what the exporter notes for its own use: most of a small file, with local paths."""
+    versions = {one.domain: one.version for one in model.opset_import}
+    model.ClearField("opset_import")
+    for domain, version in versions.items():
+        model.opset_import.add(domain=domain, version=version)
+    # Any runtime infers the shapes in between from those of inputs and weights.
+    model.graph.ClearField("value_info")
+    for part in (*model.graph.node, *model.graph.initializer, *model.graph.input):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
 
 
 def _with_columns(core: ModelProto, signature: Signature, model: Model) -> ModelProto:

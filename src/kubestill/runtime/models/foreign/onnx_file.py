@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kubestill.errors import CorruptData, InvalidInput, Problem, nearest
-from kubestill.runtime.base.values import parse_json
+from kubestill.runtime.base.values import parse_json, read_as
 from kubestill.runtime.datasets.schema import Schema
 from kubestill.runtime.models.foreign.runtime import Block, Declared, need
 from kubestill.runtime.models.foreign.spec import Answers
 
 SPEC_KEY = "kubestill/model.json"
 """Name of the spec among the metadata of an ONNX file that this package exported."""
+SIGNATURE_KEY = "kubestill/signature"
+"""Name of the signature among them, in a file that takes the columns as they are."""
 _NUMBERS = {
     "tensor(float)": np.float32,
     "tensor(double)": np.float64,
@@ -59,8 +62,13 @@ class OnnxFile:
             sizes = inputs[0].shape[1:]
             width = int(np.prod(sizes)) if all(isinstance(n, int) for n in sizes) else None
             self._shape = tuple(sizes) if width is not None else (-1,)
-        told = _own_spec(self._session.get_modelmeta().custom_metadata_map)
+        metadata = self._session.get_modelmeta().custom_metadata_map
         numeric = frozenset(one.name for one in inputs if one.type != _TEXT)
+        if SIGNATURE_KEY in metadata:
+            self._whole = False
+            self.declared = self._declare_columns(metadata[SIGNATURE_KEY], names, numeric, held)
+            return
+        told = _own_spec(metadata)
         if told is not None:
             self._whole = True
             self.declared = _declare_own(told, held)
@@ -80,15 +88,66 @@ class OnnxFile:
 
     def predict(self, rows: Block) -> NDArray[Any]:
         """Return what the chosen output holds for these rows."""
-        if self._whole:
-            one = self._feeds[0]
-            matrix = rows.matrix.astype(one.dtype, copy=False)
-            if len(one.shape) > 2:
-                matrix = matrix.reshape(len(rows), *self._shape)
-            feeds = {one.name: matrix}
-        else:
-            feeds = {one.name: one(rows) for one in self._feeds}
-        return self._session.run([self._output.name], feeds)[0]
+        return self._session.run([self._output.name], self.feeds(rows))[0]
+
+    def feeds(self, rows: Block) -> dict[str, NDArray[Any]]:
+        """Return rows as the file's inputs, by their names."""
+        if not self._whole:
+            return {one.name: one(rows) for one in self._feeds}
+        one = self._feeds[0]
+        matrix = rows.matrix.astype(one.dtype, copy=False)
+        if len(one.shape) > 2:
+            matrix = matrix.reshape(len(rows), *self._shape)
+        return {one.name: matrix}
+
+    def _declare_columns(
+        self, text: str, names: tuple[str, ...], numeric: frozenset[str], held: int
+    ) -> Declared:
+        """Return what a file says that this package exported, with an input for each column."""
+        source = "the ONNX file's metadata"
+        form = parse_json(text, source=source, what="signature")
+        signature = read_as(_Signature, form, source=source, what="signature")
+        told = {one.name: one.parameters for one in signature.inputs}
+        for one in self._feeds:
+            if one.name in told:
+                one.missing = told[one.name].missing or ""
+        last = signature.outputs[-1]
+        classes = last.parameters.names if len(signature.outputs) > 1 else None
+        return Declared(
+            inputs=names,
+            width=None,
+            reads="labels",
+            numeric=numeric,
+            categories={
+                name: one.labels for name, one in told.items() if one.labels and name not in numeric
+            },
+            classes=classes,
+            outputs=math.prod(last.shape[1:]),
+            answers="value" if classes is None else "probability",
+            output=self._output.name,
+            parameters=held,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Told:
+    missing: str | None = None
+    labels: tuple[str, ...] | None = None
+    names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tensor:
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    parameters: _Told = _Told()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Signature:
+    inputs: tuple[_Tensor, ...]
+    outputs: tuple[_Tensor, ...]
 
 
 class _feed:
@@ -97,6 +156,7 @@ class _feed:
     def __init__(self, one: Any):
         self.name: str = one.name
         self.shape: list[Any] = one.shape
+        self.missing = ""
         self.dtype = _NUMBERS.get(one.type)
         if self.dtype is None and one.type != _TEXT:
             remedy = f"is {one.type}; export it with numbers, truth values or text"
@@ -110,7 +170,7 @@ class _feed:
 
     def __call__(self, rows: Block) -> NDArray[Any]:
         column = (
-            rows.labels(self.name, missing="")
+            rows.labels(self.name, missing=self.missing)
             if self.dtype is None
             else rows.numbers(self.name).astype(self.dtype)
         )

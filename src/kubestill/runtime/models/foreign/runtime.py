@@ -108,8 +108,8 @@ class Block:
         codes = self._codes.get(name)
         if codes is None:
             return found
-        # The last place is for missing labels.
-        return np.array([*codes, np.nan], np.float32)[_places(found)]
+        # The last place is for missing labels. In float64: a label such as 0.1 has to be found again.
+        return np.array([*codes, np.nan], np.float64)[_places(found)]
 
     def labels(self, name: str, missing: Any = np.nan) -> NDArray[Any]:
         """Return a categorical column as its labels [B], or text as it is."""

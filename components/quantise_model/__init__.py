@@ -1,0 +1,5 @@
+"""The `quantise-model` component."""
+
+from .component import quantise_model
+
+__all__ = ["quantise_model"]
