@@ -45,8 +45,9 @@ def import_dataset(
         task: `regression`, `binary`, `multiclass`, or `auto` to infer it from the target.
         features: Columns to learn from; empty uses all but the target.
         ignore: Columns to keep and not to learn from, in place of a list of all others.
-        kinds: Overrides by column: `numeric`, `boolean`, `categorical` or `tensor`. Text of CSV
-            follows them before it is parsed: a categorical `01234` stays as it is.
+        kinds: Overrides by column: `numeric`, `boolean`, `categorical`, `tensor` or `text`, which
+            is read word by word. CSV follows them before it is parsed: a categorical `01234` stays
+            as it is.
         validation_fraction: Share of the rows, in [0, 1).
         holdout_fraction: Share of the rows, in [0, 1).
         require_holdout: Refuse a hold-out share of 0, for pipelines whose later steps need it.

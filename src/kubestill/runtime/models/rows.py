@@ -201,12 +201,16 @@ class RowReader:
         return len(self.columns) in (1, len(given))
 
     def _frame(self, frame: pd.DataFrame) -> Raw:
-        if 0 < len(frame) <= FEW_ROWS and not self._wide:
+        if 0 < len(frame) <= FEW_ROWS and not self._tensors:
             # Whatever is unusual goes the long way, which also says what is wrong.
             try:
                 chosen = frame if tuple(frame.columns) == self.columns else frame[[*self.columns]]
                 if chosen.shape[1] == len(self.columns):
                     lists = chosen.to_numpy(dtype=object).tolist()
+                    if self._wide:
+                        return self._values(
+                            [dict(zip(self.columns, row, strict=True)) for row in lists]
+                        )
                     read = [reader for _, reader in self._scalars]
                     return _floats(
                         [
