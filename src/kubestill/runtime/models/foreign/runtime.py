@@ -108,7 +108,7 @@ class Block:
         codes = self._codes.get(name)
         if codes is None:
             return found
-        # The last place is for missing labels. In float64: a label such as 0.1 has to be found again.
+        # The last place is for missing labels. float64, since a label such as 0.1 is looked up.
         return np.array([*codes, np.nan], np.float64)[_places(found)]
 
     def labels(self, name: str, missing: Any = np.nan) -> NDArray[Any]:
