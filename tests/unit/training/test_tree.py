@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import threading
-from collections import Counter, defaultdict
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
+from ranks import Rank, Threads
 
 from kubestill.runtime.training import tree
 from kubestill.runtime.training.batches import Cut, Order
@@ -19,34 +18,15 @@ from kubestill.runtime.training.tree import Tree, owned
 WORLDS = [(leaves, world) for leaves in (2, 4, 8, 16) for world in range(1, leaves + 1)]
 
 
-class Threads:
-    """Threads of this process as ranks: what `Groups` is for processes."""
-
-    def __init__(self, leaves: int, world: int):
-        self.plans = [tree._exchanges(leaves, rank, world) for rank in range(world)]
-        peers = {one.peers for plan in self.plans for one in plan}
-        self.barriers = {each: threading.Barrier(len(each)) for each in peers}
-        self.given: dict[tuple[object, ...], list[torch.Tensor]] = defaultdict(list)
-
-
-class Rank:
-    """One of them."""
-
-    def __init__(self, threads: Threads, number: int):
-        self._threads, self.exchanges = threads, threads.plans[number]
-        self._calls: Counter[tuple[int, ...]] = Counter()
-
-    def all_reduce(self, tensor: torch.Tensor, exchange: tree._Exchange) -> None:
-        self._calls[exchange.peers] += 1
-        given = self._threads.given[exchange.peers, self._calls[exchange.peers]]
-        given.append(tensor.clone())
-        self._threads.barriers[exchange.peers].wait(30)
-        # In the order in which they came: an all-reduce promises none.
-        tensor.copy_(functools.reduce(torch.add, given))
-
-
 def summed(leaves: int, world: int, values: list[list[torch.Tensor]]) -> list[list[torch.Tensor]]:
     """Return the total that each rank gets of a list of tensors a leaf."""
+    return summed_with(leaves, world, values)[0]
+
+
+def summed_with(
+    leaves: int, world: int, values: list[list[torch.Tensor]]
+) -> tuple[list[list[torch.Tensor]], Counter[int]]:
+    """Return that, and what each rank sent in all."""
     threads = Threads(leaves, world)
 
     def work(rank: int) -> list[torch.Tensor]:
@@ -59,7 +39,7 @@ def summed(leaves: int, world: int, values: list[list[torch.Tensor]]) -> list[li
         return total
 
     with ThreadPoolExecutor(world) as pool:
-        return list(pool.map(work, range(world)))
+        return list(pool.map(work, range(world))), threads.sent
 
 
 def pairwise(values: list[np.ndarray]) -> np.ndarray:
@@ -88,6 +68,23 @@ def test_every_rank_gets_the_sum_of_the_tree(leaves: int, world: int) -> None:
         for found, wanted in zip(total, exact, strict=True):
             assert found.numpy().tobytes() == wanted.tobytes()
     assert leaves < 4 or (naive != exact[0]).any(), "the order must matter here"
+
+
+@pytest.mark.parametrize("world", [4, 8, 16])
+def test_no_rank_sends_twice_the_vector(world: int) -> None:
+    values = [[torch.full((1600,), float(leaf))] for leaf in range(16)]
+    _, sent = summed_with(16, world, values)
+    assert set(sent.values()) == {2 * 2 * 1600 * (world - 1) // world}  # two sums
+
+
+@pytest.mark.parametrize("world", [4, 8])
+def test_a_vector_of_fewer_numbers_than_ranks_is_summed_too(
+    world: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tree, "_ALIGNMENT", 1)
+    values = [[torch.arange(1.0, 4.0) * 2**leaf] for leaf in range(8)]
+    for (total,) in summed(8, world, values):
+        assert total.tolist() == [255, 510, 765]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4])

@@ -6,6 +6,11 @@ children. A process owns consecutive leaves and sums the nodes above them by its
 the leaves of several processes takes an exchange between them: one adds its left child to another's
 right child, everybody else adds -0.0, which leaves every number as it is. So it is the same two
 summands whatever the library does inside of an all-reduce, and however many processes there are.
+
+Where the processes are 4, 8, 16, ..., two of them swap halves at each level: one adds up the lower
+half of what both have, the other the upper, and the next level halves again. Then the sums go back
+the same way. So a process sends less than twice the vector, however many there are, and half of
+that to the nearest one.
 """
 
 # Documented names of torch.distributed, which pyright does not count as exported.
@@ -59,7 +64,7 @@ class Groups:
     """
 
     def __init__(self, leaves: int, *, rank: int, world: int, timeout: float):
-        self.leaves, self.own = leaves, owned(leaves, rank, world)
+        self.leaves, self.own, self.rank = leaves, owned(leaves, rank, world), rank
         plans = [_exchanges(leaves, one, world) for one in range(world)]
         self.exchanges = plans[rank]
         self._groups: dict[tuple[int, ...], Any] = {}
@@ -70,6 +75,14 @@ class Groups:
     def all_reduce(self, tensor: Tensor, exchange: _Exchange) -> None:
         """Replace a tensor by its sum over the processes of an exchange."""
         dist.all_reduce(tensor, group=self._groups[exchange.peers])
+
+    def swap(self, given: Tensor, into: Tensor, exchange: _Exchange) -> None:
+        """Send a tensor to the other process of an exchange, and receive another from it."""
+        group, (peer,) = self._groups[exchange.peers], {*exchange.peers} - {self.rank}
+        both = ((dist.isend, given), (dist.irecv, into))
+        sent = [dist.P2POp(act, one, peer, group) for act, one in both if len(one)]
+        for work in dist.batch_isend_irecv(sent) if sent else ():
+            work.wait()
 
 
 def _exchanges(leaves: int, rank: int, world: int) -> list[_Exchange]:
@@ -134,12 +147,35 @@ class Tree:
     def total(self) -> list[Tensor]:
         """Return the sum over all leaves of all processes; the next leaf overwrites it."""
         if self._groups is not None:
-            for exchange in self._groups.exchanges:
-                self._exchange(exchange, self._groups)
+            exchanges = self._groups.exchanges
+            if len(exchanges) > 1 and all(len(one.peers) == 2 for one in exchanges):
+                ((_, total),) = self._held.items()
+                for flat in total.flats:
+                    self._swap_halves(flat.view(-1), exchanges, self._groups)
+                self._held = {self._root: total}
+            else:
+                for exchange in exchanges:
+                    self._exchange(exchange, self._groups)
         root = self._held.pop(self._root)
         assert not self._held, "a leaf is missing, or was added twice"
         self._free.append(root)
         return root.views
+
+    def _swap_halves(self, flat: Tensor, exchanges: Sequence[_Exchange], groups: Groups) -> None:
+        """Replace a vector by its sum over all processes, which are 2, 4, 8, ... in number."""
+        ways: list[tuple[Tensor, Tensor, _Exchange]] = []
+        whole, spare = flat, torch.empty_like(flat[: -(-len(flat) // 2)])
+        for exchange in exchanges:
+            kept, given = whole.tensor_split(2)
+            if groups.rank == max(exchange.peers):
+                kept, given = given, kept
+            theirs = spare[: len(kept)]
+            groups.swap(given, theirs, exchange)
+            kept.add_(theirs)
+            ways.append((kept, given, exchange))
+            whole = kept
+        for kept, given, exchange in reversed(ways):
+            groups.swap(kept, given, exchange)
 
     def _exchange(self, exchange: _Exchange, groups: Groups) -> None:
         level, number = exchange.node
