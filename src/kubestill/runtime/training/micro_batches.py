@@ -23,8 +23,9 @@ from typing_extensions import override
 from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.training.batches import Cut, Part
 from kubestill.runtime.training.kernels import foreach_copy_
+from kubestill.runtime.training.overlap import Buckets
 from kubestill.runtime.training.random_state import seed_generators
-from kubestill.runtime.training.steps import Batch, SplitStep, Step
+from kubestill.runtime.training.steps import AutogradStep, Batch, SplitStep, Step
 from kubestill.runtime.training.tree import Groups, Tree
 
 _STREAM = 0x6D6963726F
@@ -58,7 +59,7 @@ class MicroBatches(Step):
         self._step, self._leaves, self._groups = step, leaves, groups
         self._streams = Streams(seed, leaves, next(network.parameters()).device)
         self._buffers = _Buffers(network)
-        self._tree: Tree | None = None
+        self._sums: Tree | Buckets | None = None
 
     @override
     def __call__(self, batch: Batch, learning_rate: float, part: Part = 1.0) -> Tensor:
@@ -75,18 +76,27 @@ class MicroBatches(Step):
             own = tuple(_aligned(tensor[first : first + rows]) for tensor in batch)
             first += rows
             self._streams.seed(part.position, leaf)
+            if isinstance(self._sums, Buckets):
+                self._sums.expect(leaf)
             loss, gradients = self._step.gradient(own, weight)
             count = len(gradients)
-            summands = [loss, *gradients, *self._buffers.weighted(begun, weight)]
-            if self._tree is None:
-                self._tree = Tree(summands, leaves=self._leaves, groups=self._groups)
-            self._tree.add(leaf, summands)
+            summands = [*gradients, loss, *self._buffers.weighted(begun, weight)]
+            if self._sums is None:
+                self._sums = self._prepare_sums(summands)
+            self._sums.add(leaf, summands)
         self._buffers.check()
-        assert self._tree
-        loss, *total = self._tree.total()
+        assert self._sums
+        total = self._sums.total()
         self._step.update(total[:count], learning_rate)
-        self._buffers.take(total[count:])
+        loss, *buffers = total[count:]
+        self._buffers.take(buffers)
         return loss
+
+    def _prepare_sums(self, like: list[Tensor]) -> Tree | Buckets:
+        if self._groups is not None and type(self._step) is AutogradStep:
+            parameters = self._step.parameters
+            return Buckets(parameters, like, leaves=self._leaves, groups=self._groups)
+        return Tree(like, leaves=self._leaves, groups=self._groups)
 
     @override
     def state(self) -> dict[str, Tensor]:
