@@ -48,10 +48,25 @@ def conv() -> nn.Module:
     return nn.Sequential(*body, *pooled, nn.Flatten(), nn.Linear(800, CLASSES))
 
 
+class Transformer(nn.Module):
+    """Attention between the 28 lines of an image, in two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(28, 64)
+        layer = nn.TransformerEncoderLayer(64, 4, 128, dropout=0.1, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.last = nn.Linear(64, CLASSES)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.last(self.layers(self.embed(rows.view(-1, 28, 28))).mean(1))
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "MLP 784-800-800-10": lambda: mlp(0.0),
     "the same with dropout": lambda: mlp(0.5),
     "convolutions, batch norm": conv,
+    "transformer": Transformer,
 }
 
 
