@@ -1,11 +1,15 @@
 """The gate of a whole distillation: both trainings, and what the steps after them are told."""
 
+import shutil
+
 import pytest
 from gated_rows import digits, write
 
 from kubestill.errors import InvalidInput, Refused
 from kubestill.runtime.base.artifacts import LocalArtifact, read_record
+from kubestill.runtime.datasets.dataset import Dataset, DatasetWriter
 from kubestill.runtime.steps.check_distillation import check_distillation
+from kubestill.runtime.steps.train_teacher import train_teacher
 
 SMALL = {
     "teacher_args": {"hidden": [32.0]},
@@ -109,3 +113,37 @@ def test_a_network_that_later_steps_would_not_import_is_refused_before_any_train
     monkeypatch.delenv("KUBESTILL_TRUST")
     with pytest.raises(InvalidInput, match=f"{which}_network.*KUBESTILL_TRUST=gated_networks"):
         call(**{f"{which}_network": "gated_networks:TinyConv", f"{which}_args": {}})
+
+
+@pytest.mark.parametrize("brought", [False, True])
+def test_what_a_student_imitates_is_checked_before_its_teacher_is_trained(call, tmp_path, brought):
+    options = {"student_network": "conv", "student_args": {"channels": [4]}}
+    trained = {"teacher_network": "conv", "teacher_args": {"channels": [4, 8]}}
+    if brought:
+        names = ("model", "ledger", "metrics", "report", "summary")
+        outputs = {name: LocalArtifact(str(tmp_path / "teacher" / name)) for name in names}
+        rows = LocalArtifact(str(tmp_path / "rows"), metadata={"kind": "dataset"})
+        given = {"network": "conv", "network_args": {"channels": [4, 8]}, "steps": 1}
+        train_teacher(dataset=rows, **given, **outputs)  # pyright: ignore
+        trained = {"teacher_uri": outputs["model"].path}
+    layers = {"body.5": "body.12", "bodi.2": "body.99"}
+    imitate = {"imitate": {"features": {"weight": 1, "layers": layers}}}
+    with pytest.raises(InvalidInput) as caught:
+        call(**options, **trained, student_settings=imitate)
+    assert {problem.field for problem in caught.value.problems} == {
+        "student_settings.imitate.features.layers"
+    }
+    said = str(caught.value)
+    assert "the student has no such layer; did you mean 'body.2'" in said
+    assert "the teacher has no such layer" in said
+
+
+def test_a_student_of_answers_at_hand_cannot_have_its_teacher_beside_it(call, tmp_path):
+    schema = Dataset.open(str(tmp_path / "rows")).schema.with_soft("soft", 10)
+    frame = Dataset.open(str(tmp_path / "rows")).to_pandas()
+    frame["soft"] = [[0.0] * 10] * len(frame)
+    shutil.rmtree(tmp_path / "rows")
+    with DatasetWriter(str(tmp_path / "rows"), schema) as writer:
+        writer.write(frame)
+    with pytest.raises(InvalidInput, match=r"student_settings\.augment = 'no teacher'"):
+        call(student_settings={"augment": {"shift": 1}})

@@ -12,6 +12,7 @@ from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, write_re
 from kubestill.runtime.base.trust import TEACHERS, check_trusted
 from kubestill.runtime.datasets.manifest import Dataset, open_input
 from kubestill.runtime.generation.generate import check_varies
+from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.reports.overfit_batch import gates_report
 from kubestill.runtime.sanity import Findings, GateSettings
 from kubestill.runtime.steps.overfit_batch import (
@@ -24,7 +25,11 @@ from kubestill.runtime.steps.overfit_batch import (
 from kubestill.runtime.steps.pages import write_pages
 from kubestill.runtime.steps.plan_shards import plan_shards
 from kubestill.runtime.steps.train_teacher import have_answers
+from kubestill.runtime.training.beside import check_beside, check_ours, refuse_without
+from kubestill.runtime.training.imitation import needs_teacher
 from kubestill.runtime.training.job import Job
+from kubestill.runtime.training.prepare import probe_network, unread_encoder
+from kubestill.runtime.training.settings import parse_settings
 
 __all__ = ["check_distillation"]
 
@@ -102,6 +107,7 @@ def check_distillation(
     }
     gates: dict[str, tuple[Job, GateSettings]] = {}
     problems: list[Problem] = []
+    brought: Predictor | None = None
     trained = [
         (name, dataset, small | {"network_args": arguments}, student_settings)
         for name, arguments in _students(student_args, student_sizes, problems).items()
@@ -109,7 +115,8 @@ def check_distillation(
     if not teacher_uri and have_answers(dataset):
         print("the rows carry a teacher's answers: none is trained, none generated", flush=True)
     elif teacher_uri:
-        problems += _check_teacher(teacher_uri, teacher_options, dataset, validation, rows)
+        found, brought = _check_teacher(teacher_uri, teacher_options, dataset, validation, rows)
+        problems += found
     else:
         trained.insert(0, ("teacher", augmented or dataset, large, teacher_settings))
     for name, learned, typed, settings in trained:
@@ -130,6 +137,11 @@ def check_distillation(
         problems += [problem for problem in renamed if problem not in problems]
         if job and asked:
             gates[name] = job, asked
+            if name != "teacher":
+                with (missing := Problems()).collect():
+                    taught = gates["teacher"][0] if "teacher" in gates else brought
+                    _check_imitation(job, typed, settings, taught)
+                problems += [_with_own_name(problem, name) for problem in missing]
     indices: list[int] = []
     generating = Problems()
     with generating.collect():
@@ -171,18 +183,56 @@ def _check_teacher(
     dataset: Artifact,
     validation: Artifact | None,
     rows: int,
-) -> list[Problem]:
-    """Return what train-teacher would refuse about a teacher that is brought in."""
+) -> tuple[list[Problem], Predictor | None]:
+    """Return what train-teacher would refuse about a teacher that is brought in, and that one."""
     from kubestill.runtime.steps.import_model import take_teacher
 
-    found = Problems()
+    found, predictor = Problems(), None
     with tempfile.TemporaryDirectory(prefix="kubestill-teacher-") as folder, found.collect():
         taken, _ = take_teacher(teacher, options, dataset, validation, f"{folder}/model")
         factory = str(taken.predictor.spec.network["factory"])
         # The steps that label and judge load it from its own description.
         check_trusted(factory, field="teacher", group=TEACHERS)
         taken.predictor.announce(Dataset.open(dataset.path).rows + rows)
-    return list(found)
+        predictor = taken.predictor
+    return list(found), predictor
+
+
+def _check_imitation(
+    student: Job,
+    typed: dict[str, Any],
+    settings: dict[str, Any],
+    teacher: Job | Predictor | None,
+) -> None:
+    """Check what the student wants of its teacher in each step, which the gate does without.
+
+    Args:
+        student: The checked job of its gate.
+        typed: Its typed training parameters.
+        settings: Its further settings.
+        teacher: The job that trains the teacher, or the one brought in; None where rows carry
+            answers.
+
+    Raises:
+        InvalidInput: The teacher cannot stand beside it, or lacks a layer.
+    """
+    asked = parse_settings(typed, settings)
+    need, problems = needs_teacher(asked), Problems()
+    if not need and not asked.imitate.asked():
+        return
+    network, width = None, 0
+    if isinstance(teacher, Job):
+        network = probe_network(teacher.dataset, teacher.settings)
+        width = unread_encoder(teacher.dataset).width
+    elif need and teacher is None:
+        refuse_without(need, problems)
+    elif need and teacher is not None:
+        check_ours(teacher, need, "brought in", problems)
+        if not problems:
+            network, width = teacher.model.network, teacher.model.encoder.width
+    problems.raise_if_any()
+    own = probe_network(student.dataset, student.settings)
+    check_beside(student.dataset, own, asked, network, width)
 
 
 def _with_own_name(problem: Problem, which: str) -> Problem:

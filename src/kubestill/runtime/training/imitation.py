@@ -19,7 +19,6 @@ from typing_extensions import override
 from kubestill.errors import InvalidInput, Problem, Problems, nearest
 from kubestill.runtime.base.arguments import fit_arguments, import_factory
 from kubestill.runtime.models.build import Shaped
-from kubestill.runtime.models.model import Model
 from kubestill.runtime.training.device import Machine
 from kubestill.runtime.training.kernels import gradients
 from kubestill.runtime.training.losses import Loss, Targets, differentiable
@@ -183,7 +182,7 @@ def needs_teacher(settings: TrainingSettings) -> str:
 
 def build_imitation(
     network: nn.Module,
-    teacher: Model | None,
+    teacher: nn.Module | None,
     settings: TrainingSettings,
     *,
     task: str,
@@ -196,7 +195,7 @@ def build_imitation(
 
     Args:
         network: Of the student; a few rows go through it.
-        teacher: Needed where `needs_teacher` says so; the rows go through it, too.
+        teacher: Its network, where `needs_teacher` says so; the rows go through it, too.
         settings: Of the training run.
         task: `regression`, `binary` or `multiclass`.
         features: Two rows as the student reads them.
@@ -214,7 +213,7 @@ def build_imitation(
     problems = Problems()
     own, theirs = _Layers(network, "student"), None
     if teacher is not None:
-        theirs = _Layers(teacher.network, "teacher")
+        theirs = _Layers(teacher, "teacher")
     for name, part in asked.items():
         for mine, wanted in getattr(part, "layers", {}).items():
             own.look_at(mine, name, problems)
@@ -240,7 +239,7 @@ def build_imitation(
         parts=parts,
         learned=learned,
         layers=own.modules,
-        teacher=teacher.network if teacher is not None else None,
+        teacher=teacher,
         teacher_layers=theirs.modules if theirs else {},
         answer=answer,
         weighted=weighted,

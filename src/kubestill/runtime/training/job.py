@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
 
 from kubestill.errors import Problems, nearest
 from kubestill.runtime.base.arguments import import_factory
@@ -18,22 +17,18 @@ from kubestill.runtime.base.artifacts import Artifact, check_kind
 from kubestill.runtime.datasets.checks import check_continues, check_trainable, check_validation
 from kubestill.runtime.datasets.dataset import Dataset
 from kubestill.runtime.datasets.manifest import open_input
-from kubestill.runtime.generation.labelling import check_fit
 from kubestill.runtime.metrics.catalog import TRAIN_LOSS, resolve_direction
-from kubestill.runtime.models.export import load_model
-from kubestill.runtime.models.model import Model, ModelSpec
-from kubestill.runtime.models.predict import Predictor
+from kubestill.runtime.models.model import ModelSpec
 from kubestill.runtime.models.resolve import resolve_network, source_digest
+from kubestill.runtime.training.beside import place_beside
 from kubestill.runtime.training.device import Machine, choose_machine
 from kubestill.runtime.training.imitate import ImitateSettings
-from kubestill.runtime.training.imitation import build_imitation, needs_teacher
 from kubestill.runtime.training.nodes import leads_pods
 from kubestill.runtime.training.prepare import (
     followed_metrics,
     main_metric,
     probe_network,
     resolve_loss,
-    unread_encoder,
 )
 from kubestill.runtime.training.record import PresetName
 from kubestill.runtime.training.settings import TrainingSettings, read_settings
@@ -170,7 +165,7 @@ def check_job(
     beside = None
     if trains and rows and loss_name and loss_name.startswith("distillation"):
         with problems.collect():
-            beside = _place_beside(teacher, rows, network, parsed)
+            beside = place_beside(teacher, rows, network, parsed)
     if problems or not (rows and machine and loss_name):
         return None
     return Job(
@@ -212,70 +207,6 @@ def _digest_sources(settings: TrainingSettings) -> str:
     own = [import_factory(path, field="settings.imitate.own") for path in settings.imitate.own]
     digests = (source_digest(one) or "" for one in (resolve_network(settings.network), *own))
     return "/".join(digests)
-
-
-def _place_beside(
-    teacher: Artifact | None, rows: Dataset, network: nn.Module | None, settings: TrainingSettings
-) -> Predictor | None:
-    """Return the teacher, if the student needs it in each step.
-
-    Raises:
-        InvalidInput: It is needed and not there, foreign, or of other rows; it lacks a layer; or
-            other settings want a step without it.
-    """
-    need, asked = needs_teacher(settings), settings.imitate.asked()
-    if not need and not asked:
-        return None
-    problems = Problems()
-    field = f"settings.{need or 'imitate.dkd'}"
-    if settings.finish_steps:
-        remedy = f"L-BFGS minimises the loss of the answers alone; use 0, or leave {field} out"
-        problems.add("settings.finish_steps", settings.finish_steps, remedy)
-    if settings.step_path == "fused":
-        remedy = f"the fused step has no room for {field}; use 'auto'"
-        problems.add("settings.step_path", "fused", remedy)
-    found = _load_teacher(need, teacher, rows, problems) if need else None
-    if not problems and network is not None:
-        build_imitation(
-            network,
-            found.model if found else None,
-            settings,
-            task=str(rows.schema.task),
-            features=torch.zeros(2, unread_encoder(rows).width),
-            teacher_features=torch.zeros(2, found.model.encoder.width) if found else None,
-        )
-    problems.raise_if_any()
-    return found
-
-
-def _load_teacher(
-    need: str, teacher: Artifact | None, rows: Dataset, problems: Problems
-) -> Predictor | None:
-    if teacher is None or teacher.metadata.get("kind") == "no-model":
-        remedy = "looks into the teacher in each step; connect `teacher`, or leave it out"
-        if need == "augment":
-            remedy = (
-                "the answers stored beside images are not those to changed ones; connect "
-                "`teacher`, which answers each changed image, or leave it out"
-            )
-        problems.add(f"settings.{need}", "no teacher", remedy)
-        return None
-    found = None
-    with problems.collect("teacher", teacher.uri):
-        check_kind(teacher, "model", "teacher")
-        found = load_model(teacher.path)
-        check_fit(found.spec, rows.schema)
-    if found and type(found.model) is not Model:
-        kind = found.spec.network["factory"]
-        remedy = f"is foreign ({kind}) and cannot stand beside the student, as {need} needs; "
-        remedy += (
-            "let generate-synthetic change the images, which it then labels"
-            if need == "augment"
-            else "leave that out, or give a teacher that train-teacher trained"
-        )
-        problems.add("teacher", teacher.uri, remedy)
-        return None
-    return found
 
 
 def _held_out(preset: Preset, validation: Artifact | None, problems: Problems) -> Dataset | None:

@@ -260,7 +260,7 @@ def prepare(
     if loss_name.startswith("distillation"):
         imitation = build_imitation(
             model.network,
-            teacher,
+            teacher.network if teacher else None,
             settings,
             task=task,
             features=features,

@@ -1,0 +1,126 @@
+"""Whether a teacher can stand beside its student in each step, known before anything is trained."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from kubestill.errors import Problems
+from kubestill.runtime.base.artifacts import Artifact, check_kind
+from kubestill.runtime.datasets.dataset import Dataset
+from kubestill.runtime.generation.labelling import check_fit
+from kubestill.runtime.models.export import load_model
+from kubestill.runtime.models.model import Model
+from kubestill.runtime.models.predict import Predictor
+from kubestill.runtime.training.imitation import build_imitation, needs_teacher
+from kubestill.runtime.training.prepare import unread_encoder
+from kubestill.runtime.training.settings import TrainingSettings
+
+__all__ = ["check_beside", "check_ours", "place_beside", "refuse_without"]
+
+
+def place_beside(
+    teacher: Artifact | None, rows: Dataset, network: nn.Module | None, settings: TrainingSettings
+) -> Predictor | None:
+    """Return the teacher, if the student needs it in each step.
+
+    Args:
+        teacher: The artifact, if one is connected.
+        rows: What the student learns from.
+        network: Of the student, as long as no row was looked at; None where that is not known.
+        settings: Of the student.
+
+    Raises:
+        InvalidInput: It is needed and not there, foreign, or of other rows; it lacks a layer; or
+            other settings want a step without it.
+    """
+    need, asked = needs_teacher(settings), settings.imitate.asked()
+    if not need and not asked:
+        return None
+    problems, found = Problems(), None
+    if need and (teacher is None or teacher.metadata.get("kind") == "no-model"):
+        refuse_without(need, problems)
+    elif need and teacher:
+        with problems.collect("teacher", teacher.uri):
+            check_kind(teacher, "model", "teacher")
+            found = load_model(teacher.path)
+            check_fit(found.spec, rows.schema)
+            check_ours(found, need, teacher.uri, problems)
+    with problems.collect():
+        ours = found.model if found and not problems else None
+        width = ours.encoder.width if ours else 0
+        check_beside(rows, network, settings, ours and ours.network, width)
+    problems.raise_if_any()
+    return found
+
+
+def check_beside(
+    rows: Dataset,
+    network: nn.Module | None,
+    settings: TrainingSettings,
+    teacher: nn.Module | None,
+    width: int,
+) -> None:
+    """Try the two networks on rows of zeros, as a training run would on its first rows.
+
+    Args:
+        rows: What the student learns from.
+        network: Of the student; None where that is not known.
+        settings: Of the student.
+        teacher: Network of the teacher; None where it is not needed, or refused.
+        width: Features that the teacher reads.
+
+    Raises:
+        InvalidInput: A part cannot be made of them, or other settings want a step without it.
+    """
+    problems = Problems()
+    need = needs_teacher(settings)
+    field = f"settings.{need or 'imitate.dkd'}"
+    if settings.finish_steps:
+        remedy = f"L-BFGS minimises the loss of the answers alone; use 0, or leave {field} out"
+        problems.add("settings.finish_steps", settings.finish_steps, remedy)
+    if settings.step_path == "fused":
+        remedy = f"the fused step has no room for {field}; use 'auto'"
+        problems.add("settings.step_path", "fused", remedy)
+    if network is not None and (teacher is not None or not need):
+        with problems.collect():
+            build_imitation(
+                network,
+                teacher,
+                settings,
+                task=str(rows.schema.task),
+                features=torch.zeros(2, unread_encoder(rows).width),
+                teacher_features=torch.zeros(2, width) if teacher is not None else None,
+            )
+    problems.raise_if_any()
+
+
+def check_ours(found: Predictor, need: str, value: str, problems: Problems) -> None:
+    """Note a teacher that is no network of this package.
+
+    Args:
+        found: The teacher.
+        need: From `needs_teacher`.
+        value: How the user named it.
+        problems: Takes it.
+    """
+    if type(found.model) is Model:
+        return
+    kind = found.spec.network["factory"]
+    remedy = f"is foreign ({kind}) and cannot stand beside the student, as {need} needs; "
+    if need == "augment":
+        remedy += "let generate-synthetic change the images, which it then labels"
+    else:
+        remedy += "leave that out, or give a teacher that train-teacher trained"
+    problems.add("teacher", value, remedy)
+
+
+def refuse_without(need: str, problems: Problems) -> None:
+    """Note that there is no teacher, and what would need one."""
+    remedy = "looks into the teacher in each step; connect `teacher`, or leave it out"
+    if need == "augment":
+        remedy = (
+            "the answers stored beside images are not those to changed ones; connect `teacher`, "
+            "which answers each changed image, or leave it out"
+        )
+    problems.add(f"settings.{need}", "no teacher", remedy)
