@@ -160,6 +160,7 @@ def distillation_sweep(
             prefix="student_",
             dataset=labelled.outputs["labelled"],
             validation=data.outputs["validation"],
+            teacher=large.outputs["model"],
             mode="distil",
             network_args=size,
             experiment="student",
