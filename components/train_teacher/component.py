@@ -34,6 +34,7 @@ def train_teacher(
     teacher_uri: str = "",
     teacher_options: dict = {},
     if_labelled: str = "train",
+    cross_fit: int = 0,
 ) -> NamedTuple("Outputs", [("model_uri", str)]):
     """Train a large, accurate model on real labels, or bring in the teacher that you have.
 
@@ -67,6 +68,9 @@ def train_teacher(
         if_labelled: Where rows carry a teacher's answers already: `train` a model on their labels
             all the same, or `skip` it. `model` is no model then: `label-with-teacher` hands the
             rows on, and `continuous-eval` does without a teacher.
+        cross_fit: Folds: as many further teachers, each fitted without one part of the rows, answer
+            for the rows that they have not seen when `label-with-teacher` labels them. Rows of one
+            group stay together. 0 fits none; the exported model learns from all rows either way.
 
     Returns:
         model: The exported model: weights, and a spec that includes its feature encoding.

@@ -36,6 +36,7 @@ def distillation(
     teacher_steps: int = 1500,
     teacher_learning_rate: float = 0.001,
     teacher_settings: dict = {},
+    teacher_cross_fit: int = 0,
     method: str = "jitter",
     rows: int = 32768,
     shards: int = 2,
@@ -92,6 +93,8 @@ def distillation(
         teacher_steps: Optimizer steps of the teacher.
         teacher_learning_rate: Peak learning rate of the teacher.
         teacher_settings: Further settings of the teacher's training run.
+        teacher_cross_fit: Folds of further teachers, so that each real row is labelled by one that
+            has not seen it; 0 for none, 5 where real rows are few.
         method: How synthetic rows are made: `jitter` suits images, `munge` and `mixup` tables.
         rows: Synthetic rows in total; the real rows are added to them.
         shards: Tasks that generate and label in parallel.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.datasets.canonical import BLOCK_ROWS, storage_schema
@@ -21,7 +22,7 @@ from kubestill.runtime.generation.frame import Frame, Originals
 from kubestill.runtime.generation.jitter import Jitter, JitterSettings
 from kubestill.runtime.generation.mixup import Mixup, MixupSettings
 from kubestill.runtime.generation.munge import Munge, MungeSettings
-from kubestill.runtime.generation.request import Request
+from kubestill.runtime.generation.request import AUGMENTATIONS, Request
 from kubestill.runtime.generation.source import Source, load_source
 from kubestill.runtime.generation.systems.kept import SLOW, Keep
 from kubestill.runtime.generation.systems.solving import Solving, probe_inputs
@@ -150,6 +151,27 @@ def shard_rows(total: int, shard: int, shards: int) -> tuple[int, int]:
     blocks = -(-total // BLOCK_ROWS)
     start, stop = (blocks * edge // shards * BLOCK_ROWS for edge in (shard, shard + 1))
     return min(start, total), min(stop, total)
+
+
+def count_originals(dataset: Dataset) -> int:
+    """Return how many rows of a dataset come first and were not made from others of it."""
+    made = dataset.provenance
+    copies = (
+        made.get("made_by") == "generate-synthetic"
+        and made.get("method") in AUGMENTATIONS
+        and bool(made.get("include_original"))
+        and made.get("shards") == 1
+    )
+    return max(0, dataset.rows - int(made["rows"])) if copies else dataset.rows
+
+
+def rows_made_from(originals: int, start: int, stop: int) -> NDArray[np.int64]:
+    """Return which original each row `start` to `stop` of a generated dataset is, or is made from.
+
+    See `_FromOriginals`.
+    """
+    rows = np.arange(start, stop)
+    return np.where(rows < originals, rows, (rows - originals) % max(1, originals))
 
 
 def _maker(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,12 +20,13 @@ import torch
 from numpy.typing import NDArray
 
 from kubestill.errors import Problems
-from kubestill.runtime.datasets.canonical import storage_schema
+from kubestill.runtime.datasets.canonical import BLOCK_ROWS, storage_schema
 from kubestill.runtime.datasets.decode import RawLayout, decode_features
 from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.datasets.schema import Schema
 from kubestill.runtime.datasets.stream import ahead
 from kubestill.runtime.datasets.writer import DatasetWriter
+from kubestill.runtime.models.folds import Folds
 from kubestill.runtime.models.model import ModelSpec
 from kubestill.runtime.models.predict import Predictor
 
@@ -36,7 +38,18 @@ DEPTH = 2
 """Blocks that may wait to be written, per block that is computed at a time."""
 
 
-def label(predictor: Predictor, dataset: Dataset, root: str) -> Dataset:
+@dataclass(frozen=True, kw_only=True)
+class Unseen:
+    """Which of several teachers has not seen a row."""
+
+    folds: Folds
+    fold: NDArray[np.int64]
+    """[N] of each row: that of the row it was made from; -1 where the whole teacher answers."""
+
+
+def label(
+    predictor: Predictor, dataset: Dataset, root: str, unseen: Unseen | None = None
+) -> Dataset:
     """Write the dataset with the teacher's outputs as its soft column.
 
     Soft outputs of an earlier teacher are replaced. A dataset without a target gains the teacher's,
@@ -46,6 +59,7 @@ def label(predictor: Predictor, dataset: Dataset, root: str) -> Dataset:
         predictor: The teacher, on the device that is to compute; `check_fit` says whether it can.
         dataset: Rows to label; none is fine.
         root: Where the labelled dataset goes.
+        unseen: Who answers for rows that the teacher was fitted on; None leaves that to itself.
 
     Raises:
         CorruptData: The dataset is damaged.
@@ -61,7 +75,10 @@ def label(predictor: Predictor, dataset: Dataset, root: str) -> Dataset:
     with DatasetWriter(
         root, schema, provenance=provenance, complete_domain=dataset.complete_domain
     ) as writer:
-        jobs = (partial(_compute, predictor, block) for block in dataset.iter_blocks())
+        jobs = (
+            partial(_compute, predictor, block, number * BLOCK_ROWS, unseen)
+            for number, block in enumerate(dataset.iter_blocks())
+        )
         with _a_thread_each(predictor.model.device) as workers:
             for block, outputs in ahead(jobs, workers=workers, depth=DEPTH * workers):
                 _write(writer, schema, block, outputs)
@@ -119,8 +136,17 @@ def _a_thread_each(device: torch.device) -> Generator[int]:
         torch.set_num_threads(threads)
 
 
-def _compute(predictor: Predictor, block: pa.Table) -> tuple[pa.Table, NDArray[np.floating[Any]]]:
-    return block, predictor.logits(decode_features(block, predictor.layout))
+def _compute(
+    predictor: Predictor, block: pa.Table, start: int, unseen: Unseen | None
+) -> tuple[pa.Table, NDArray[np.floating[Any]]]:
+    raw = decode_features(block, predictor.layout)
+    outputs = predictor.logits(raw)
+    if unseen is not None:
+        fold = unseen.fold[start : start + block.num_rows]
+        for number in np.unique(fold[fold >= 0]):
+            rows = np.flatnonzero(fold == number)
+            outputs[rows] = unseen.folds.members[number].logits(raw[rows])
+    return block, outputs
 
 
 def _write(

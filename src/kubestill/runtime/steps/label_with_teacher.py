@@ -8,15 +8,23 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from kubestill.errors import Problems, counted
 from kubestill.runtime.base.artifacts import Artifact, check_kind
 from kubestill.runtime.base.device import choose_device
-from kubestill.runtime.datasets.manifest import BLOCK_ROWS, open_input
+from kubestill.runtime.datasets.manifest import BLOCK_ROWS, Dataset, open_input
 from kubestill.runtime.datasets.writer import DatasetWriter
-from kubestill.runtime.generation.generate import generate, shard_rows
-from kubestill.runtime.generation.labelling import check_fit, label
-from kubestill.runtime.generation.request import parse_request
+from kubestill.runtime.generation.generate import (
+    count_originals,
+    generate,
+    rows_made_from,
+    shard_rows,
+)
+from kubestill.runtime.generation.labelling import Unseen, check_fit, label
+from kubestill.runtime.generation.request import Request, parse_request
 from kubestill.runtime.models.export import load_model
+from kubestill.runtime.models.folds import Folds, load_folds
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +59,11 @@ def label_with_teacher(
         place = str(choose_device(device))
     if model.metadata.get("kind") == "no-model":
         return _pass_on(dataset, labelled, shard, shards, problems)
-    teacher = None
+    teacher = folds = None
     with problems.collect("model", model.uri):
         check_kind(model, "model")
         teacher = load_model(model.path, device=place)
+        folds = load_folds(model.path, device=place)
     given = open_input(dataset, "dataset", problems)
     if teacher and given:
         with problems.collect():
@@ -84,9 +93,41 @@ def label_with_teacher(
         if request:
             unlabelled = generate(folder, request, given)
             check_fit(teacher.spec, unlabelled.schema)
-        made = label(teacher, unlabelled, labelled.path)
+        seen = given.fingerprint in str(model.metadata.get("fitted_on", "")).split()
+        unseen = _find_unseen(folds, given, unlabelled, request) if folds else None
+        if seen and not folds and not shard:
+            print(
+                f"the teacher has learned from these {given.rows:,} rows: its answers for them are "
+                "surer than for others. cross_fit=5 of train-teacher has each answered by one that "
+                "has not seen it",
+                flush=True,
+            )
+        made = label(teacher, unlabelled, labelled.path, unseen)
     labelled.metadata |= {"kind": "dataset", "fingerprint": made.fingerprint, "rows": made.rows}
     return (labelled.uri,)
+
+
+def _find_unseen(folds: Folds, given: Dataset, rows: Dataset, request: Request | None) -> Unseen:
+    """Return who has not seen each of the rows that are to be labelled.
+
+    Only rows with a label are what a teacher learned from, or copies of that: what is generated
+    without one is new to all, and the whole teacher knows most about it.
+    """
+    fold = folds.assign(given)[rows_made_from(count_originals(given), 0, given.rows)]
+    if request:
+        start, stop = shard_rows(given.rows + request.rows, request.shard, request.shards)
+        fold = fold[rows_made_from(given.rows, start, stop)]
+    target = rows.schema.target
+    if target is not None:
+        column = rows.to_table([target.name]).column(target.name)
+        # A missing number is NaN.
+        fold = np.where(column.is_null(nan_is_null=True).to_numpy(), -1, fold)
+    answered = int((fold >= 0).sum())
+    said = (
+        f"{counted(answered, 'row')} of {rows.rows:,} answered by teachers that have not seen them"
+    )
+    print(f"cross-fitted: {said}", flush=True)
+    return Unseen(folds=folds, fold=fold)
 
 
 def _pass_on(

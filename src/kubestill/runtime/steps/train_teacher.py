@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from kubestill.errors import InvalidInput, Problem, Problems
 from kubestill.runtime.base.arguments import fill
 from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact
-from kubestill.runtime.datasets.manifest import open_input
-from kubestill.runtime.reports.brought import no_teacher_report
-from kubestill.runtime.steps.pages import write_pages
-from kubestill.runtime.steps.train_model import Ports, train_model
+from kubestill.runtime.datasets.manifest import Dataset, open_input
+from kubestill.runtime.models.folds import seen_rows
+from kubestill.runtime.steps.train_model import Ports, train_model, write_no_model
 from kubestill.runtime.training.job import Preset
 from kubestill.runtime.training.run import Keeping
 
@@ -49,6 +47,7 @@ def train_teacher(
     teacher_uri: str = "",
     teacher_options: dict[str, Any] = {},  # noqa: B006
     if_labelled: str = "train",
+    cross_fit: int = 0,
 ) -> tuple[str]:
     """Train a model on labels, or bring one in, or find that none is needed.
 
@@ -57,6 +56,9 @@ def train_teacher(
     given = locals()
     if if_labelled not in ("train", "skip"):
         raise InvalidInput([Problem("if_labelled", if_labelled, "use 'train' or 'skip'")])
+    if teacher_uri and cross_fit:
+        remedy = "a teacher that is brought in was fitted elsewhere; use 0"
+        raise InvalidInput([Problem("cross_fit", cross_fit, remedy)])
     if teacher_uri:
         # Only here: a training run starts without it.
         from kubestill.runtime.steps.import_model import take_teacher, write_taken
@@ -65,15 +67,23 @@ def train_teacher(
         write_taken(taken, judged, model, metrics, report, summary)
         return (model.uri,)
     if if_labelled == "skip" and have_answers(dataset, validation):
-        _write_none(model, metrics, report, summary)
-        return ("",)
-    return train_model(
-        TEACHER,
-        {name: given[name] for name in TYPED},
-        settings,
-        ports=fill(Ports, given),
-        keeping=fill(Keeping, given),
-    )
+        why = "No teacher is trained: the rows carry a teacher's answers."
+        return write_no_model(TEACHER.name, why, fill(Ports, given))
+    problems = Problems()
+    folds = None
+    if cross_fit:
+        # Only here, as above.
+        from kubestill.runtime.steps.cross_fitting import plan_folds
+
+        folds = plan_folds(dataset, cross_fit, settings, problems)
+    typed = {name: given[name] for name in TYPED}
+    ports, keeping = fill(Ports, given), fill(Keeping, given)
+    uri = train_model(TEACHER, typed, settings, ports=ports, keeping=keeping, problems=problems)
+    if folds:
+        folds.fit(TEACHER, typed, settings, ports=ports, keeping=keeping)
+    # Labels of these rows are surer than others: label-with-teacher has to know.
+    model.metadata["fitted_on"] = " ".join(seen_rows(Dataset.open(dataset.path)))
+    return uri
 
 
 def have_answers(*artifacts: Artifact | None) -> bool:
@@ -82,16 +92,3 @@ def have_answers(*artifacts: Artifact | None) -> bool:
     opened = [open_input(one, "dataset", problems) for one in artifacts]
     problems.raise_if_any()
     return any(one is not None and one.schema.soft is not None for one in opened)
-
-
-def _write_none(
-    model: Artifact, metrics: MetricsArtifact, report: Artifact, summary: Artifact
-) -> None:
-    """Write what stands in for a model where there is none: later steps do without."""
-    os.makedirs(model.path, exist_ok=True)
-    with open(os.path.join(model.path, "README"), "w", encoding="utf-8") as file:
-        file.write("No teacher was trained: the rows carry a teacher's answers.\n")
-    model.metadata["kind"] = "no-model"
-    metrics.metadata["kind"] = "metrics"
-    write_pages(no_teacher_report(), report, summary, None)
-    print("no teacher is trained: the rows carry a teacher's answers", flush=True)
