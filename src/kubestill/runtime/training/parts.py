@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -42,12 +42,13 @@ class Seen:
 class Part(Protocol):
     """What a row costs besides its answer."""
 
-    def __call__(self, student: Seen, teacher: Seen | None, targets: Targets) -> Tensor:
+    def __call__(self, student: Seen, teacher: Any, targets: Targets) -> Tensor:
         """Return the cost of each row [B].
 
         Args:
             student: In training, with a graph behind it.
-            teacher: On the same rows, without one; None for a part that needs the answers alone.
+            teacher: What the teacher made of the same rows, as `Seen`; None for a part that needs
+                its answers alone, and is given those that are stored.
             targets: The teacher's softened probabilities [B, K], or its standardised predictions
                 [B, T]; then the true target, where the loss or a part heeds it.
         """
