@@ -55,6 +55,7 @@ from kubestill.runtime.retraining import Registry, open_registry
 
 ARMS = ("kept fresh", "static", "last value", "boosting")
 ARTIFACTS = ("model", "ledger", "dataset", "validation", "golden", "baseline", "teacher", "replay")
+ARTIFACTS += ("checkpoint", "whole")
 
 
 @dataclass(frozen=True)
@@ -212,16 +213,16 @@ def run_steps(runs: Path, run_id: str, parameters: dict[str, Any]) -> float:
             step="judge",
         )
         if judged.outputs[0] == "degraded":
+            started: dict[str, LocalArtifact] = {}
             parts = ("dataset", "validation", "replay")
             rows = {port: collected.ports[port] for port in parts}
             if collected.outputs[2] == "rebuild":
                 del rows["replay"]
                 tuned = step("train_teacher", "training_", **rows, experiment="rebuild")
             else:
-                rule = {"ledger": champion.ports["ledger"], "rule": "before-overfitting"}
-                chosen = step("select_checkpoint", **rule)
-                rows["checkpoint"] = chosen.ports["checkpoint"]
+                rows["checkpoint"] = champion.ports["checkpoint"]
                 tuned = step("finetune_fresh", "finetune_", **rows, experiment="finetune")
+                started = {port: rows[port] for port in ("checkpoint", "replay")}
             challenged = step(
                 "continuous_eval",
                 "evaluation_",
@@ -232,7 +233,7 @@ def run_steps(runs: Path, run_id: str, parameters: dict[str, Any]) -> float:
                 golden=champion.ports["golden"],
                 step="challenge",
             )
-            promote(step, challenged, tuned)
+            promote(step, challenged, tuned, whole=collected.ports["whole"], **started)
     elif collected.outputs[0] == "bootstrap":
         rows = {port: collected.ports[port] for port in ("dataset", "validation")}
         step("overfit_batch", "training_", **rows)
@@ -244,17 +245,17 @@ def run_steps(runs: Path, run_id: str, parameters: dict[str, Any]) -> float:
             dataset=collected.ports["holdout"],
             step="challenge",
         )
-        promote(step, tried, first)
+        promote(step, tried, first, whole=collected.ports["whole"])
     status = SimpleNamespace(state="COMPLETE", error_message="")
     step("record_outcome", final_status=status, notify="")
     return time.process_time() - begun
 
 
-def promote(step: Callable[..., Step], judged: Step, trained: Step) -> None:
+def promote(step: Callable[..., Step], judged: Step, trained: Step, **rows: LocalArtifact) -> None:
     """Promote a model where the decision is to."""
     if judged.outputs[0] == "promote":
         made = {port: trained.ports[port] for port in ("model", "ledger")}
-        step("promote_model", **made, record=judged.ports["record"])
+        step("promote_model", **made, **rows, record=judged.ports["record"])
 
 
 def answers(uri: str, rows: pd.DataFrame) -> pd.DataFrame | np.ndarray:

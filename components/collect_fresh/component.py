@@ -21,6 +21,7 @@ def collect_fresh(
     fresh: dsl.Output[dsl.Dataset],
     replay: dsl.Output[dsl.Dataset],
     unlabelled: dsl.Output[dsl.Dataset],
+    whole: dsl.Output[dsl.Dataset],
     summary: dsl.Output[dsl.Markdown],
     as_of: str = "",
     since: str = "",
@@ -61,7 +62,7 @@ def collect_fresh(
         golden_source: Parquet or CSV of rows on which a challenger must not get worse; copied into
             the registry once. Empty uses the rows that judged the first champion.
         min_rows: With fewer fresh rows, all of them wait for the next run.
-        judge_fraction: Share of the rows that judge and are never learned from, in (0, 1).
+        judge_fraction: Share of the rows that judge, which no judged model learns from, in (0, 1).
         validation_fraction: Share of the rows for early stopping and selection, in [0, 1).
         replay_rows: How many rows that champions learned from to pass on as `replay`.
         rebuild_after: Challengers that may lose, after a promotion, before the next one is to be
@@ -79,6 +80,8 @@ def collect_fresh(
         fresh: The whole window: the rows that judge the champion, which has seen none of them.
         replay: A sample of the rows that champions learned from.
         unlabelled: Rows whose labels are late, which say what to expect of the champion.
+        whole: Rows that a model which proved better learns from before it is promoted: those of
+            `dataset`, `validation` and `holdout`, and the registry's own golden rows.
         summary: What was found, file by file.
         status: `ready`; `bootstrap` if there is no champion; `waiting` if there are too few rows;
             `late` if there are, but enough whose labels are late; `busy` while another run is at

@@ -14,6 +14,7 @@ def open_champion(
     model: dsl.Output[dsl.Model],
     ledger: dsl.Output[dsl.Artifact],
     golden: dsl.Output[dsl.Dataset],
+    checkpoint: dsl.Output[dsl.Artifact],
     run_id: str = "",
 ) -> NamedTuple("Outputs", [("version", int)]):
     """Copy the registry's champion into the run, with its ledger and the golden rows.
@@ -26,8 +27,9 @@ def open_champion(
     Returns:
         model: The champion's export.
         ledger: Its ledger, with the one state from before overfitting, to fine-tune from.
-        golden: Rows that no model ever learns from: your own, or those that judged the first
+        golden: Rows that no judged model learns from: your own, or those that judged the first
             champion.
+        checkpoint: The state from before overfitting, as select-checkpoint would hand it on.
         version: Version of the champion.
     """
     return call_step("open_champion", locals())

@@ -10,7 +10,6 @@ from kubestill.components import (
     overfit_batch,
     promote_model,
     record_outcome,
-    select_checkpoint,
     train_teacher,
 )
 from kubestill.components._image import IMAGE
@@ -54,6 +53,7 @@ def continuous_retraining(
     perturb: float = 0.0,
     finetune_settings: dict = {},
     rebuild_after: int = 3,
+    refit: bool = True,
     thresholds: dict = {},
     slices: list = [],
     evaluation_settings: dict = {},
@@ -123,6 +123,8 @@ def continuous_retraining(
         finetune_settings: Further settings of fine-tuning.
         rebuild_after: Challengers that may lose, after a promotion, before one is trained from
             scratch on all rows; 0 never does that.
+        refit: Trains a model that is to be promoted once more, as long as before and with the rows
+            that judged it as well, and promotes that; false promotes it as it was judged.
         thresholds: Limits by metric for champion and challenger.
         slices: Columns by whose values the scores are broken down.
         evaluation_settings: Further options of continuous-eval.
@@ -145,16 +147,26 @@ def continuous_retraining(
     """
     step = Tasks(locals())
 
-    def judge(trained, *, promote, better, **task):
-        """Judge a newly trained model, and promote it if the verdict says so."""
+    def judge(trained, *, name, better, promote, against={}, **started):
+        """Judge a newly trained model; if the verdict says so, train it with all rows and promote.
+
+        Args:
+            trained: The task that trained it.
+            name: Of the task that judges.
+            better: Name of the branch that promotes.
+            promote: Name of the task that promotes.
+            against: Artifacts that the model is judged against.
+            **started: What fine-tuning started from and mixed in.
+        """
         judged = step(
             continuous_eval,
             prefix="evaluation_",
+            name=name,
             model=trained.outputs["model"],
             dataset=collected.outputs["holdout"],
             run_id=RUN,
             step="challenge",
-            **task,
+            **against,
         )
         with group(dsl.If(judged.outputs["decision"] == "promote", name=better)):
             step(
@@ -163,7 +175,9 @@ def continuous_retraining(
                 model=trained.outputs["model"],
                 ledger=trained.outputs["ledger"],
                 record=judged.outputs["record"],
+                whole=collected.outputs["whole"],
                 run_id=RUN,
+                **started,
             )
 
     ended = step(record_outcome, run_id=RUN)
@@ -172,6 +186,7 @@ def continuous_retraining(
         # With several users, this label gives the pod a token for Kubeflow's API: it asks there
         # whether the run that holds a claim is over.
         kubernetes.add_pod_label(collected, "access-ml-pipeline", "true")
+        learned = {port: collected.outputs[port] for port in ("dataset", "validation")}
         with group(dsl.If(collected.outputs["status"] == "ready", name="champion")):
             champion = step(open_champion, run_id=RUN)
             judged = step(
@@ -191,18 +206,15 @@ def continuous_retraining(
                 }
                 # Branches cannot hand an artifact to one step after both, so each judges its own.
                 with group(dsl.If(collected.outputs["method"] == "fine-tune", name="fine-tune")):
-                    chosen = step(
-                        select_checkpoint,
-                        ledger=champion.outputs["ledger"],
-                        rule="before-overfitting",
-                    )
+                    started = {
+                        "checkpoint": champion.outputs["checkpoint"],
+                        "replay": collected.outputs["replay"],
+                    }
                     tuned = step(
                         finetune_fresh,
                         prefix="finetune_",
-                        checkpoint=chosen.outputs["checkpoint"],
-                        dataset=collected.outputs["dataset"],
-                        validation=collected.outputs["validation"],
-                        replay=collected.outputs["replay"],
+                        **learned,
+                        **started,
                         experiment="finetune",
                     )
                     judge(
@@ -210,15 +222,15 @@ def continuous_retraining(
                         name="judge-challenger",
                         better="better",
                         promote="promote-model",
-                        **against,
+                        against=against,
+                        **started,
                     )
                 with group(dsl.If(collected.outputs["method"] == "rebuild", name="rebuild")):
                     rebuilt = step(
                         train_teacher,
                         prefix="training_",
                         name="train-anew",
-                        dataset=collected.outputs["dataset"],
-                        validation=collected.outputs["validation"],
+                        **learned,
                         experiment="rebuild",
                     )
                     judge(
@@ -226,7 +238,7 @@ def continuous_retraining(
                         name="judge-rebuilt",
                         better="better-anew",
                         promote="promote-rebuilt",
-                        **against,
+                        against=against,
                     )
         with group(dsl.If(collected.outputs["status"] == "late", name="labels-late")):
             # The run holds no window: it asks the registry only.
@@ -242,18 +254,17 @@ def continuous_retraining(
                 step="expect",
             )
         with group(dsl.If(collected.outputs["status"] == "bootstrap", name="bootstrap")):
-            sound = step(
-                overfit_batch,
-                prefix="training_",
-                dataset=collected.outputs["dataset"],
-                validation=collected.outputs["validation"],
-            )
+            sound = step(overfit_batch, prefix="training_", **learned)
             first = step(
                 train_teacher,
                 prefix="training_",
                 name="train-first",
-                dataset=collected.outputs["dataset"],
-                validation=collected.outputs["validation"],
+                **learned,
                 experiment="first",
             ).after(sound)
-            judge(first, name="judge-first", better="good-enough", promote="promote-first")
+            judge(
+                first,
+                name="judge-first",
+                better="good-enough",
+                promote="promote-first",
+            )

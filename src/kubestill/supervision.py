@@ -58,7 +58,7 @@ RESTARTS = "KUBESTILL_RESTARTS"
 _LAST_TRY = "KUBESTILL_LAST_TRY"
 
 _DEFAULT_RESTARTS = 3
-_RESUMABLE = frozenset({"train_teacher", "train_student", "finetune_fresh"})
+_RESUMABLE = frozenset({"train_teacher", "train_student", "finetune_fresh", "promote_model"})
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 _FIRST_PAUSE_SECONDS = 1.0
 _PAUSE_GROWTH = 4

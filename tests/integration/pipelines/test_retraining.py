@@ -29,7 +29,6 @@ STEPS = [
     "collect-fresh",
     "open-champion",
     "judge-champion",
-    "select-checkpoint",
     "finetune-fresh",
     "judge-challenger",
     "promote-model",

@@ -96,12 +96,17 @@ class House:
         )
         return *told, out
 
-    def promote(self, model: LocalArtifact, decision: dict) -> None:
-        """Make a model the champion, as promote-model does."""
+    def promote(
+        self, model: LocalArtifact, decision: dict, judged: LocalArtifact | None = None
+    ) -> None:
+        """Make a model the champion, as promote-model does: itself, or as the refit of another."""
         folder = f"models/{self.made}"
-        shutil.copytree(model.path, self.root / "registry" / folder / "model")
-        with open(f"{model.path}/model.json", "rb") as file:
-            digest = hashlib.sha256(file.read()).hexdigest()
+        digests: list[str] = []
+        for made, place in ((model, ""), *([(judged, "judged/")] if judged else [])):
+            shutil.copytree(made.path, self.root / "registry" / folder / f"{place}model")
+            with open(f"{made.path}/model.json", "rb") as file:
+                digests.append(hashlib.sha256(file.read()).hexdigest())
+        digest, *others = digests
         champion = Champion(
             version=1,
             run_id="run",
@@ -109,6 +114,7 @@ class House:
             promoted_at="2026-01-01T00:00:00Z",
             folder=folder,
             model_digest=digest,
+            judged=others[0] if others else "",
             decision=read_decision(decision, source="record"),
         )
         self.registry.change(lambda state: state.model_copy(update={"champion": champion}))
@@ -416,6 +422,24 @@ def test_the_best_on_the_golden_set_counts_the_champion_that_is_replaced(line):
     table = page[page.index("On the golden rows") :]
     assert f"{mark['value']:.4f}" in table
     assert f"{mark['best']:.4f}" in table
+
+
+def test_what_a_refit_learned_from_golden_rows_is_not_held_against_a_challenger(house, first):
+    """The champion knows these rows by heart; a challenger must not know them at all."""
+    judged, decision = first
+    fixed = frame_of(300, seed=11)
+    by_heart = house.model(fixed, steps=1500)
+    golden, rows = house.rows(fixed), house.rows(frame_of(2000, seed=12))
+    challenger = house.model(frame_of(6000, seed=13))
+    told = {}
+    for name, given in (("itself", None), ("refit", judged)):
+        house.made += 1
+        house.promote(by_heart, decision, given)
+        told[name] = house.eval(rows, model=challenger, golden=golden, run_id=name)[:2]
+    assert told["itself"][0] == "reject"
+    assert "Forgets: on the golden set" in told["itself"][1]
+    assert told["refit"][0] == "promote", told["refit"][1]
+    assert "Forgets" not in told["refit"][1]
 
 
 def test_forgetting_in_small_steps_is_held_against_the_best_ever(line):

@@ -20,7 +20,7 @@ from kubestill.runtime.retraining.outcomes import conclude
 from kubestill.runtime.steps.collect_fresh import collect_fresh
 
 QUICK = {"min_judge_rows": 0, "min_events": 0, "judge_gap": 0.0}
-PORTS = ("dataset", "validation", "holdout", "fresh", "replay", "unlabelled", "summary")
+PORTS = ("dataset", "validation", "holdout", "fresh", "replay", "unlabelled", "whole", "summary")
 
 
 def rows(first: int, count: int, *, day: str = "2013-01-01", **columns: Any) -> pd.DataFrame:
@@ -81,36 +81,46 @@ class Scene:
         self.registry.append(judged)
         return conclude(self.registry, taken.run_id, succeeded=succeeded)
 
-    def promote(self, taken: Taken) -> Outcome:
-        """End a run with a new champion."""
+    def promote(self, taken: Taken, *, refit: bool = False) -> Outcome:
+        """End a run with a new champion, or with the refit of the one that was judged."""
         held = transitions.holding(self.registry.read(), taken.run_id)
-        champion = self.champion(taken.run_id, held.window.id)
+        champion = self.champion(taken.run_id, held.window.id, refit=refit)
         self.registry.change(lambda state: transitions.promote(state, champion))
         return conclude(self.registry, taken.run_id, succeeded=True)
 
-    def champion(self, run_id: str, window: str) -> Champion:
-        weights = window.encode()
-        spec = json.dumps({"digest": hashlib.sha256(weights).hexdigest()}).encode()
+    def champion(self, run_id: str, window: str, *, refit: bool = False) -> Champion:
         folder = f"models/{window}"
-        self.registry.store.put(f"{folder}/model/model.safetensors", weights)
-        self.registry.store.put(f"{folder}/model/model.json", spec)
+        digest = self._model(f"{folder}/model", window)
+        judged = self._model(f"{folder}/judged/model", f"{window}, judged") if refit else ""
         return Champion(
             version=1,
             run_id=run_id,
             window=window,
             promoted_at=datetime(2013, 1, 1).isoformat(),
             folder=folder,
-            model_digest=(digest := hashlib.sha256(spec).hexdigest()),
+            model_digest=digest,
+            judged=judged,
             decision=DecisionRecord(
-                decision="promote", reason="It is better.", model=digest, baseline="", dataset="d"
+                decision="promote",
+                reason="It is better.",
+                model=judged or digest,
+                baseline="",
+                dataset="d",
             ),
         )
 
-    def started(self) -> Taken:
+    def _model(self, folder: str, content: str) -> str:
+        weights = content.encode()
+        spec = json.dumps({"digest": hashlib.sha256(weights).hexdigest()}).encode()
+        self.registry.store.put(f"{folder}/model.safetensors", weights)
+        self.registry.store.put(f"{folder}/model.json", spec)
+        return hashlib.sha256(spec).hexdigest()
+
+    def started(self, *, refit: bool = False) -> Taken:
         """A registry with a champion, from a hundred rows of the first days of January."""
         self.deliver("first.parquet", rows(0, 100))
         taken = self.run("2013-01-20")
-        self.promote(taken)
+        self.promote(taken, refit=refit)
         return taken
 
 

@@ -20,7 +20,6 @@ from kubestill.runtime.steps.open_champion import open_champion
 from kubestill.runtime.steps.promote_model import promote_model
 from model_registry import model_registry
 
-
 SCORE = ("value", "low", "high", "rows", "median")
 """Fields of a score; this version knows no `median`."""
 
@@ -355,7 +354,8 @@ def test_no_registry_is_an_error_not_an_empty_table(tmp_path) -> None:
 
 
 def test_open_champion_refuses_a_window_that_is_for_another(scene: Scene, second: Taken) -> None:
-    ports = {n: LocalArtifact(str(scene.folder / n)) for n in ("model", "ledger", "golden")}
+    names = ("model", "ledger", "checkpoint", "golden")
+    ports = {name: LocalArtifact(str(scene.folder / name)) for name in names}
     with pytest.raises(Fenced):
         open_champion(registry=scene.registry.uri, run_id="somebody", **ports)
 

@@ -104,6 +104,9 @@ class Job:
     candidates: Mapping[Role, Candidate]
     dataset: Dataset
     golden: Dataset | None = None
+    judged: Candidate | None = None
+    """The model that was judged in the champion's place, where the champion is its refit and has
+    learned from the golden rows: there it stands for the champion, so that neither side has."""
     unlabelled: Dataset | None = None
     """Rows whose labels are late; None where there are none."""
     thresholds: Sequence[Threshold] = ()
@@ -130,6 +133,11 @@ class Job:
         """What the history calls this evaluation."""
         alone = self.champion_role == "model" or not self.candidates
         return self.asked_step or ("judge" if alone else "challenge")
+
+    @property
+    def golden_candidates(self) -> Mapping[Role, Candidate]:
+        """Who is scored on the golden rows."""
+        return {**self.candidates, **({"baseline": self.judged} if self.judged else {})}
 
     @property
     def task(self) -> Task:
@@ -208,6 +216,14 @@ def check_inputs(
             candidates[champion_role] = _load_champion(
                 lineage.registry, lineage.champion, names[champion_role]
             )
+    judged = None
+    if fixed and champion_role == "baseline" and lineage and lineage.champion:
+        own = lineage.state.golden is None
+        if own and lineage.champion.judged:
+            with problems.collect():
+                judged = _load_champion(
+                    lineage.registry, lineage.champion, names["baseline"], judged=True
+                )
     limits = _check_models(candidates, rows, parsed, thresholds, problems)
     later = later if later and later.rows else None
     if later and rows and later.fingerprint == rows.fingerprint:
@@ -233,6 +249,7 @@ def check_inputs(
         candidates=candidates,
         dataset=rows,
         golden=fixed,
+        judged=judged,
         unlabelled=later,
         thresholds=limits,
         slices=slices,
@@ -248,7 +265,7 @@ def _check_group(rows: Dataset, field: str, group: str, problems: Problems) -> N
     if group not in columns:
         remedy = f"the {field} has no column of this name; {nearest(group, columns)}"
         problems.add("settings.group", group, remedy)
-    elif columns[group].kind == "tensor" or columns[group].role == "target":
+    elif columns[group].kind in ("tensor", "text") or columns[group].role == "target":
         problems.add("settings.group", group, "names no entity; give a plain column such as an id")
 
 
@@ -337,9 +354,12 @@ def _load(
     return loaded
 
 
-def _load_champion(registry: Registry, champion: Champion, name: str) -> Candidate:
-    """Load the champion from the registry and check that it is the model that was promoted."""
-    uri = registry.model_uri(champion)
+def _load_champion(
+    registry: Registry, champion: Champion, name: str, *, judged: bool = False
+) -> Candidate:
+    """Load the champion, or the model that was judged in its place, and check that it is that."""
+    uri = registry.judged_uri(champion) if judged else registry.model_uri(champion)
+    wanted = champion.judged if judged else champion.model_digest
     try:
         predictor, training = load_model(uri), read_training(uri)
     except (InvalidInput, CorruptData) as error:
@@ -349,10 +369,11 @@ def _load_champion(registry: Registry, champion: Champion, name: str) -> Candida
         )
         raise InvalidInput([Problem("registry", registry.uri, remedy)]) from error
     found = predictor.digest
-    if found != champion.model_digest:
+    if found != wanted:
+        what = "judged" if judged else "promoted"
         remedy = (
-            f"champion {champion.version} is not the model that was promoted: {SPEC_FILE} has "
-            f"SHA-256 {found[:12]}…, the registry says {champion.model_digest[:12]}…; restore it, "
+            f"{uri} is not the model that was {what} as champion {champion.version}: {SPEC_FILE} "
+            f"has SHA-256 {found[:12]}…, the registry says {wanted[:12]}…; restore it, "
             "or go back with `kubestill registry rollback`"
         )
         raise InvalidInput([Problem("registry", registry.uri, remedy)])

@@ -98,17 +98,17 @@ def brought_report(
     return html, text
 
 
-def no_model_report(step: str, why: str, instead: str) -> tuple[str, str]:
-    """Write the report of a training step that found that no model has to be trained."""
+def no_model_report(name: str, why: str) -> tuple[str, str]:
+    """Write the report of a training step that trained no model."""
     html = page(
         title="kubestill: no model",
-        subject=f"kubestill · {step}",
+        subject=f"kubestill · {name}",
         badge=pill("skipped", "teacher"),
         headline=why,
-        lead=instead,
+        lead="Later steps do without.",
         body=[],
     )
-    return html, document("No model", why, instead)
+    return html, document("No model", why)
 
 
 def _inputs(spec: ModelSpec) -> list[tuple[str, str, str]]:

@@ -1,7 +1,8 @@
 """Champions in the registry: their files, which need nothing of the run that made them.
 
-models/<window>/model/         the export
-models/<window>/training/      the ledger, and the one state from before overfitting
+models/<window>/model/           the export
+models/<window>/judged/model/    the model that was judged, where the export is its refit
+models/<window>/training/        the judged model's ledger, and its state from before overfitting
 """
 
 from __future__ import annotations
@@ -126,8 +127,13 @@ def find_damage(registry: Registry, champion: Champion) -> list[str]:
 def _damage(registry: Registry, champion: Champion) -> str:
     try:
         found = read_digest(registry.store, f"{champion.folder}/model")
+        judged = champion.judged
+        if judged:
+            judged = read_digest(registry.store, f"{champion.folder}/judged/model")
         if champion.ledger_digest:
             read_ledger(registry, champion)
     except (CorruptData, InvalidInput, NotFound) as error:
         return str(error)
-    return "" if found == champion.model_digest else "its model is another than was promoted"
+    if found != champion.model_digest:
+        return "its model is another than was promoted"
+    return "" if judged == champion.judged else "the model kept in `judged` is another than it was"

@@ -124,6 +124,10 @@ class Promotion(Entry):
     version: Whole
     model: str
     """Digest."""
+    judged: str = ""
+    """Digest of the model that was judged, where the promoted one is its refit."""
+    refit: str = ""
+    """In sentences, whether a refit was promoted; older versions made none."""
     window: str
     reason: str
 

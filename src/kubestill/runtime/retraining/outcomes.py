@@ -183,7 +183,8 @@ def _closed(run: RunHistory, state: State) -> Outcome | None:
     if closed is None:
         return None
     reason = run.judgement.reason if run.judgement else ""
-    return Outcome(run_id=run.run_id, outcome=closed.verdict, reason=reason)
+    refit = run.promotion.refit if run.promotion else ""
+    return Outcome(run_id=run.run_id, outcome=closed.verdict, reason=f"{reason} {refit}".strip())
 
 
 def _holds(state: State, run_id: str) -> bool:

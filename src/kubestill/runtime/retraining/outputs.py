@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +51,10 @@ class Outputs:
     """The whole window, which no model has seen."""
     replay: Artifact
     """A sample of what champions have learned from."""
+    whole: Artifact
+    """All that a refit learns from besides that sample: the rows to learn from and those kept back
+    from them, to validate, to judge, or because they are close to such; and the registry's own
+    golden rows. A user's golden rows are not among them."""
 
 
 def write_unlabelled(found: Unlabelled, artifact: Artifact) -> None:
@@ -105,16 +109,19 @@ def write_outputs(
         for window, half in _parts(state)
         if (window.id, half) in claim.pool or (anew and getattr(window, half) == "trained")
     ]
+    golden = [
+        windows.dataset(window, half).to_table()
+        for window, half in _parts(state)
+        if getattr(window, half) == "golden"
+    ]
     names = list(schema.names)
     judged = _entities(mine["judge"].to_table(), request)
     # In order of time: the last ones are closest to those that judge.
     own = mine["train"].to_table()
-    own = own.slice(0, own.num_rows - _gap(claim, request))
-    learn = pa.concat_tables(
-        [_plain(table.select(names)) for table in (*(part.to_table() for part in pool), own)],
-        promote_options="permissive",
-    )
-    learn = _without(learn, judged, request)
+    near = own.num_rows - _gap(claim, request)
+    known = [*(part.to_table() for part in pool), own.slice(0, near)]
+    found = _joined(known, names)
+    learn = _without(found, judged, request)
     parts = _split(learn, schema, request)
     checked = _entities(learn.filter(pa.array(parts == VALIDATION)), request)
     _write(outputs.dataset, schema, [learn.filter(pa.array(parts == TRAIN))], "train", claim)
@@ -126,11 +133,19 @@ def write_outputs(
         claim,
     )
     _write(outputs.holdout, schema, mine["judge"].iter_tables(), "holdout", claim)
-    whole = (table for half in mine.values() for table in half.iter_tables())
-    _write(outputs.fresh, schema, whole, "fresh", claim)
-    older = () if anew else _sample(windows, state, request)
-    kept = (_without(_without(table, judged, request), checked, request) for table in older)
-    _write(outputs.replay, schema, kept, "replay", claim)
+    fresh = (table for half in mine.values() for table in half.iter_tables())
+    _write(outputs.fresh, schema, fresh, "fresh", claim)
+    barred = None if judged is None or checked is None else pa.concat_arrays([judged, checked])
+    left: list[pa.Table] = []
+
+    def replayed() -> Iterator[pa.Table]:
+        for table in () if anew else _sample(windows, state, request):
+            left.append(_without(table, barred, request, turned=True))
+            yield _without(table, barred, request)
+
+    _write(outputs.replay, schema, replayed(), "replay", claim)
+    whole = [found, *left, own.slice(near), mine["judge"].to_table(), *golden]
+    _write(outputs.whole, schema, [_joined(whole, names)], "whole", claim)
 
 
 def _gap(claim: Claim, request: Request) -> int:
@@ -148,11 +163,23 @@ def _entities(table: pa.Table, request: Request) -> pa.Array | None:
     return pc.drop_null(_plain(table).column(request.group)).unique()
 
 
-def _without(table: pa.Table, entities: pa.Array | None, request: Request) -> pa.Table:
-    """Return the rows of other entities: what is known of these would help to judge them."""
-    if entities is None or not len(entities) or not table.num_rows:
-        return table
-    return table.filter(pc.invert(pc.is_in(table.column(request.group), entities)))
+def _without(
+    table: pa.Table, entities: pa.Array | None, request: Request, *, turned: bool = False
+) -> pa.Table:
+    """Return the rows of other entities: what is known of these would help to judge them.
+
+    With `turned`, return the rows of these instead.
+    """
+    if entities is None or not table.num_rows:
+        return table.slice(0, 0) if turned else table
+    theirs = pc.is_in(table.column(request.group), entities)
+    return table.filter(theirs if turned else pc.invert(theirs))
+
+
+def _joined(tables: Sequence[pa.Table], names: Sequence[str]) -> pa.Table:
+    return pa.concat_tables(
+        [_plain(table.select(names)) for table in tables], promote_options="permissive"
+    )
 
 
 def _parts(state: State) -> list[tuple[Window, Half]]:

@@ -127,6 +127,10 @@ class Registry:
         """Return the folder of a champion's export."""
         return join_uri(self.uri, f"{champion.folder}/model")
 
+    def judged_uri(self, champion: Champion) -> str:
+        """Return where the model lies that was judged in the champion's place, its refit."""
+        return join_uri(self.uri, f"{champion.folder}/judged/model")
+
     def ledger_uri(self, champion: Champion) -> str:
         """Return the folder that a champion's ledger lists states below."""
         return join_uri(self.uri, f"{champion.folder}/training")

@@ -49,6 +49,9 @@ class Champion(_Value):
     `Registry.model_uri` and `ledger_uri` make URIs of it."""
     model_digest: str
     """See `models.identity`."""
+    judged: str = ""
+    """Digest of the model that was judged, where this one is its refit: the same recipe, trained
+    once more with the rows that judged it. Empty where this very model was judged."""
     ledger_digest: str = ""
     """SHA-256 of `ledger.json`; empty where the model came without one."""
     datasets: Mapping[str, str] = Field(default_factory=dict[str, str])
@@ -80,9 +83,10 @@ class Window(_Value):
     verdict: Verdict = ""
     train: Part = "trainable"
     judge: Part = "trainable"
-    """Rows that have judged may be learned from by later runs, which never judge by them again."""
+    """Rows that have judged may be learned from by later runs, which never judge by them again. A
+    refit learns from them at once; the model that was judged, and what is made of it, has not."""
     trained_by: Mapping[Half, Whole] = Field(default_factory=dict[Half, int])
-    """Version of the champion that learned from a part."""
+    """Version of the first champion that learned from a part."""
 
 
 class Golden(_Value):

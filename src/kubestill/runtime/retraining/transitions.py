@@ -97,7 +97,9 @@ def promote(state: State, champion: Champion) -> State:
 
     The first champion's judging rows become the golden set, unless the user has one. Those of a
     later one take their place where they are a year old, so that what must not be forgotten does
-    not become what nobody needs; else later runs may learn from them.
+    not become what nobody needs; else later runs may learn from them. A refit has learned from all
+    of these already, which `trained_by` says: what becomes of them next is up to models that are
+    judged, and those have not.
 
     Args:
         state: The current one.
@@ -120,29 +122,37 @@ def promote(state: State, champion: Champion) -> State:
     gone = sorted({id for id, _ in set(held.pool) - set(trainable(state))})
     if gone:
         raise Conflict(f"it learned from {', '.join(gone)}, which was quarantined in the meantime")
-    version = state.versions + 1
-    windows = _learned(state.windows, held.pool, version)
-    mine = _learned([held.window], [(held.window.id, "train")], version)[0]
-    golden = [window for window in windows if window.judge == "golden"]
-    oldest = parse_instant(mine.last) - GOLDEN_AGE
-    aged = all(parse_instant(window.last) <= oldest for window in golden)
-    anew = not state.golden and (not held.champion or (bool(golden) and aged))
-    if anew:
-        retired = {window.id for window in golden}
-        windows = tuple(
-            window.model_copy(update={"judge": "trainable"}) if window.id in retired else window
-            for window in windows
-        )
-    judge: Part = "golden" if anew else "trainable"
-    mine = mine.model_copy(update={"verdict": "promoted", "judge": judge})
     former = () if state.champion is None else (state.champion,)
+    version = state.versions + 1
+    golden = {window.id: window for window in state.windows if window.judge == "golden"}
+    oldest = parse_instant(held.window.last) - GOLDEN_AGE
+    aged = all(parse_instant(window.last) <= oldest for window in golden.values())
+    anew = not state.golden and (not held.champion or (bool(golden) and aged))
+    becomes: dict[tuple[str, Half], Part] = {
+        **dict.fromkeys((*held.pool, (held.window.id, "train")), "trained"),
+        **({(id, "judge"): "trainable" for id in golden} if anew else {}),
+        (held.window.id, "judge"): "golden" if anew else "trainable",
+    }
+    learned = {part for part, now in becomes.items() if now == "trained"}
+    if champion.judged:
+        learned |= {(id, "judge") for id in (*golden, held.window.id)}
+    # What an earlier champion has learned from as well is not unlearned by giving this one up.
+    earlier = {one.version for one in (*former, *state.previous)}
+    windows: list[Window] = []
+    for window in (*state.windows, held.window.model_copy(update={"verdict": "promoted"})):
+        parts = {half: becomes.get((window.id, half), getattr(window, half)) for half in _HALVES}
+        by = dict(window.trained_by)
+        for half in _HALVES:
+            if (window.id, half) in learned and by.get(half) not in earlier:
+                by[half] = version
+        windows.append(window.model_copy(update={**parts, "trained_by": by}))
     return state.model_copy(
         update={
             "claim": None,
             "champion": champion.model_copy(update={"version": version}),
             "previous": (*former, *state.previous),
             "versions": version,
-            "windows": (*windows, mine),
+            "windows": tuple(windows),
             "contract": held.contract or state.contract,
         }
     )
@@ -264,21 +274,11 @@ def _parts(window: Window | None) -> dict[Half, Part]:
     return {"train": window.train, "judge": window.judge} if window else {}
 
 
-def _learned(
-    windows: Sequence[Window], parts: Iterable[tuple[str, Half]], version: int
-) -> tuple[Window, ...]:
-    halves: dict[str, list[Half]] = {}
-    for id, half in parts:
-        halves.setdefault(id, []).append(half)
-    marks = [dict.fromkeys(halves.get(window.id, ()), version) for window in windows]
-    return tuple(
-        window.model_copy(
-            update={**dict.fromkeys(by, "trained"), "trained_by": {**window.trained_by, **by}}
-        )
-        for window, by in zip(windows, marks, strict=True)
-    )
-
-
 def _unlearned(window: Window, versions: set[int]) -> Window:
-    halves = [half for half, version in window.trained_by.items() if version in versions]
+    """Quarantine what only these versions learned from; golden rows go on judging."""
+    halves = [
+        half
+        for half, version in window.trained_by.items()
+        if version in versions and getattr(window, half) != "golden"
+    ]
     return window.model_copy(update=dict.fromkeys(halves, "quarantined"))

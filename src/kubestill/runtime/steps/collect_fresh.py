@@ -52,6 +52,7 @@ def collect_fresh(
     fresh: Artifact,
     replay: Artifact,
     unlabelled: Artifact,
+    whole: Artifact,
     summary: Artifact,
     as_of: str = "",
     since: str = "",
@@ -112,7 +113,12 @@ def collect_fresh(
     result = _collect(store, request, run_id)
     if result.claim is not None:
         outputs = Outputs(
-            dataset=dataset, validation=validation, holdout=holdout, fresh=fresh, replay=replay
+            dataset=dataset,
+            validation=validation,
+            holdout=holdout,
+            fresh=fresh,
+            replay=replay,
+            whole=whole,
         )
         write_outputs(store, store.read(), result.claim, request, outputs)
     write_unlabelled(result.unlabelled, unlabelled)

@@ -7,7 +7,7 @@ import json
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -28,8 +28,10 @@ from kubestill.runtime.steps.train_teacher import TYPED
 from kubestill.runtime.stores import open_store
 from kubestill.runtime.training.distributed import process_group
 from kubestill.runtime.training.engine import Start, below
-from kubestill.runtime.training.job import Preset, check_job
+from kubestill.runtime.training.job import Job, Preset, check_job
 from kubestill.runtime.training.prepare import resolve_loss
+from kubestill.runtime.training.record import PresetName
+from kubestill.runtime.training.repeat import Before, repeat
 from kubestill.runtime.training.replay import check_replay, mix
 from kubestill.runtime.training.run import Keeping, Origin, check_resume, say
 from kubestill.runtime.training.saved import read_saved
@@ -41,6 +43,23 @@ _SCHEDULE = ("learning_rate", "schedule", "schedule_args", "schedule_unit", "war
 say otherwise."""
 _KEPT = (*_OPTIMIZER, *_SCHEDULE)
 _SCHEDULE_POSITION = ("schedule_from", "schedule_steps", "steps_per_epoch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What only fine-tuning is asked for, by the names of the component's parameters."""
+
+    keep_optimizer: bool
+    keep_schedule: bool
+    keep_position: bool
+    shrink: float
+    perturb: float
+    replay_share: float
+
+    def __post_init__(self) -> None:
+        # Kubeflow has no integers, and JSON tells 1 from 1.0.
+        for name in ("shrink", "perturb", "replay_share"):
+            object.__setattr__(self, name, float(getattr(self, name)))
 
 
 def finetune_fresh(
@@ -75,15 +94,14 @@ def finetune_fresh(
 ) -> tuple[str]:
     """Fine-tune; the component describes the parameters, `train_and_write` the errors."""
     given = locals()
+    recipe = fill(Recipe, given)
     # Its network is the checkpoint's.
     typed = {name: given[name] for name in TYPED if name in given}
     problems = Problems()
-    _check_own(shrink, perturb, replay_share, keep_schedule, settings, problems)
+    _check_own(recipe, settings, problems)
     check_resume(resume, problems)
-    chosen, before = _read(checkpoint, problems)
-    if before and not _is_trusted(before, problems):
-        before = None
-    older = _older(replay, replay_share, problems)
+    chosen, before = read_start(checkpoint, problems)
+    older = read_older(replay, recipe, problems)
     names = ("network", "network_args", "network_reads")
     names += (_OPTIMIZER if keep_optimizer else ()) + (_SCHEDULE if keep_schedule else ())
     known = before["settings"] if before else {}
@@ -110,39 +128,61 @@ def finetune_fresh(
     problems.raise_if_any()
     assert chosen
     assert job
-    state = load_state(chosen)
-    kept = {
-        "keep_optimizer": keep_optimizer,
-        "keep_schedule": keep_schedule,
-        "keep_position": keep_position,
-        "shrink": float(shrink),
-        "perturb": float(perturb),
-    }
-    start = _start(state, keep_optimizer, keep_schedule, keep_position)
+    ports, keeping = fill(Ports, given), fill(Keeping, given)
+    return tune(job, recipe, chosen, older, ports=ports, keeping=keeping)
+
+
+def tune(
+    job: Job,
+    recipe: Recipe,
+    chosen: Checkpoint,
+    older: Dataset | None,
+    *,
+    ports: Ports,
+    keeping: Keeping,
+    before: Before | None = None,
+) -> tuple[str]:
+    """Go on training from a checkpoint, on the job's rows and some of the older ones.
+
+    Args:
+        job: Checked; its dataset is the fresh rows.
+        recipe: What is kept of the checkpoint, and the share of older rows.
+        chosen: The checkpoint.
+        older: Rows to replay some of; None for none.
+        ports: Outputs.
+        keeping: Where checkpoints are kept.
+        before: The training run to repeat on these rows; None to find out how long to train.
+
+    Returns:
+        (model URI,).
+    """
+    state, seed, shrink = load_state(chosen), job.settings.seed, recipe.shrink
+    start = _start(state, recipe)
     # Where there is an average, it is what was scored and chosen.
     weights = {**below("model/", state), **below("ema/", state)}
     begun = _model(state, weights)
-    if 0 < shrink < 1 or perturb:
-        _shrink_and_perturb(begun, float(shrink), float(perturb), _noise_seed(chosen, int(seed)))
+    if 0 < shrink < 1 or recipe.perturb:
+        _shrink_and_perturb(begun, shrink, recipe.perturb, _noise_seed(chosen, seed))
         start = replace(start, untouched=weights)
     # Nothing of the checkpoint is kept where its weights are not: the preprocessing is new, too.
-    origin = Origin(model=begun, start=start, digest=_digest(chosen, kept)) if shrink else None
-    ports, keeping = fill(Ports, given), fill(Keeping, given)
+    origin = Origin(model=begun, start=start, digest=_digest(chosen, recipe)) if shrink else None
     known = begun.spec.schema
     # Outside of the group every process would take itself for the only one, and speak.
     with process_group(), tempfile.TemporaryDirectory(prefix="kubestill-replay-") as folder:
         if older:
-            mixed = mix(
-                job.dataset, older, known, share=float(replay_share), seed=int(seed), folder=folder
-            )
+            share = recipe.replay_share
+            mixed = mix(job.dataset, older, known, share=share, seed=seed, folder=folder)
             replayed = mixed.rows - job.dataset.rows
             say(f"{counted(job.dataset.rows, 'fresh row')} and {replayed:,} replayed ones")
             # Older rows may lack the target that the fresh ones have.
-            resolve_loss(job.settings, mixed, distil=preset.distil)
+            resolve_loss(job.settings, mixed, distil=False)
             job = replace(job, dataset=mixed)
+        job = replace(job, recipe=asdict(recipe))
         for warning in describe_unfamiliar(job.dataset, begun) if origin else ():
             say(f"WARNING: {warning}")
-        return train_and_write(preset.name, job, ports=ports, keeping=keeping, origin=origin)
+        name: PresetName = "finetune"
+        job = repeat(job, before) if before else job
+        return train_and_write(name, job, ports=ports, keeping=keeping, origin=origin)
 
 
 def _is_trusted(before: dict[str, Any], problems: Problems) -> bool:
@@ -154,15 +194,9 @@ def _is_trusted(before: dict[str, Any], problems: Problems) -> bool:
     return len(problems) == noted
 
 
-def _check_own(
-    shrink: float,
-    perturb: float,
-    replay_share: float,
-    keep_schedule: bool,
-    settings: dict[str, Any],
-    problems: Problems,
-) -> None:
+def _check_own(recipe: Recipe, settings: dict[str, Any], problems: Problems) -> None:
     """Note what is wrong with the parameters that only fine-tuning has."""
+    shrink, perturb, replay_share = recipe.shrink, recipe.perturb, recipe.replay_share
     if not 0 <= shrink <= 1:
         remedy = "must be in [0, 1]; 1 leaves the weights alone, 0 trains from scratch"
         problems.add("shrink", shrink, remedy)
@@ -175,7 +209,7 @@ def _check_own(
     if settings.get("freeze") and (shrink != 1 or perturb):
         remedy = "frozen parameters keep their values; leave shrink at 1 and perturb at 0"
         problems.add("settings.freeze", settings["freeze"], remedy)
-    if keep_schedule and settings.get("warmup_steps"):
+    if recipe.keep_schedule and settings.get("warmup_steps"):
         remedy = (
             "the schedule goes on after its own warm-up; leave it out, or use keep_schedule false"
         )
@@ -187,10 +221,13 @@ def _check_own(
             )
 
 
-def _read(
+def read_start(
     checkpoint: Artifact, problems: Problems
 ) -> tuple[Checkpoint | None, dict[str, Any] | None]:
-    """Return the checkpoint and what its manifest says of it: its tensors are not read yet."""
+    """Return the checkpoint and what its manifest says of it: its tensors are not read yet.
+
+    What it says is None where its network is one that nobody vouches for.
+    """
     chosen = before = None
     with problems.collect("checkpoint", checkpoint.uri):
         check_kind(checkpoint, "checkpoint", "checkpoint")
@@ -198,19 +235,22 @@ def _read(
         meta = read_manifest(open_store(chosen.uri), chosen.entry.manifest).meta
         read_saved(meta, f"{chosen.uri}/{chosen.entry.manifest.key}")
         before = meta
+    if before and not _is_trusted(before, problems):
+        before = None
     return chosen, before
 
 
-def _older(replay: Artifact | None, share: float, problems: Problems) -> Dataset | None:
+def read_older(replay: Artifact | None, recipe: Recipe, problems: Problems) -> Dataset | None:
     """Return the rows to replay some of; None where there is nothing to replay."""
-    older = open_input(replay, "replay", problems) if share else None
+    older = open_input(replay, "replay", problems) if recipe.replay_share else None
     return older if older and older.rows else None
 
 
-def _start(state: TrainingState, optimizer: bool, schedule: bool, position: bool) -> Start:
-    names = (_SCHEDULE_POSITION if schedule else ()) + (("data_from",) if position else ())
+def _start(state: TrainingState, recipe: Recipe) -> Start:
+    names = _SCHEDULE_POSITION if recipe.keep_schedule else ()
+    names += ("data_from",) if recipe.keep_position else ()
     return Start(
-        optimizer=below("optimizer/", state) if optimizer else {},
+        optimizer=below("optimizer/", state) if recipe.keep_optimizer else {},
         **{name: state.meta["kept"][name] for name in names},
     )
 
@@ -252,6 +292,8 @@ def _noise_seed(chosen: Checkpoint, seed: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def _digest(chosen: Checkpoint, kept: dict[str, Any]) -> str:
+def _digest(chosen: Checkpoint, recipe: Recipe) -> str:
+    # The replayed rows are in the dataset's fingerprint.
+    kept = {name: value for name, value in asdict(recipe).items() if name != "replay_share"}
     text = json.dumps({"manifest": chosen.entry.manifest.sha256, **kept}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -6,7 +6,11 @@ import os
 
 from kubestill.errors import CorruptData, InvalidInput, Problem, counted
 from kubestill.runtime.base.artifacts import Artifact
-from kubestill.runtime.checkpoints.ledger import write_ledger_artifact
+from kubestill.runtime.checkpoints.ledger import (
+    Checkpoint,
+    write_checkpoint_artifact,
+    write_ledger_artifact,
+)
 from kubestill.runtime.datasets.manifest import Dataset, gather
 from kubestill.runtime.models.identity import read_digest
 from kubestill.runtime.retraining import Champion, Registry, State, open_registry, transitions
@@ -17,9 +21,15 @@ from kubestill.runtime.stores import open_store
 
 
 def open_champion(
-    *, registry: str, model: Artifact, ledger: Artifact, golden: Artifact, run_id: str = ""
+    *,
+    registry: str,
+    model: Artifact,
+    ledger: Artifact,
+    checkpoint: Artifact,
+    golden: Artifact,
+    run_id: str = "",
 ) -> tuple[int]:
-    """Copy the champion's export, and write its ledger and an index of the golden rows.
+    """Copy the champion's export; write its ledger, its one state, and an index of golden rows.
 
     The component documents the parameters.
 
@@ -39,6 +49,10 @@ def open_champion(
     found = read_ledger(store, champion)
     write_ledger_artifact(found, ledger.path)
     ledger.metadata.update(kind="ledger", uri=found.uri, fingerprint=found.fingerprint)
+    # Promotion kept the one that a challenger is fine-tuned from.
+    (entry,) = found.entries
+    write_checkpoint_artifact(Checkpoint.of(found, entry), checkpoint.path)
+    checkpoint.metadata["kind"] = "checkpoint"
     rows = _golden(store, state, golden)
     print(
         f"champion {champion.version}, promoted {champion.promoted_at[:16]}; "

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from kubestill.errors import InvalidInput, Problem, Problems
+from kubestill.errors import InvalidInput, Problem, Problems, counted
 from kubestill.runtime.base.artifacts import (
     Artifact,
     check_kind,
@@ -15,6 +17,9 @@ from kubestill.runtime.base.artifacts import (
     write_summary,
 )
 from kubestill.runtime.checkpoints.ledger import Ledger, read_ledger_artifact
+from kubestill.runtime.datasets.dataset import Dataset
+from kubestill.runtime.evaluation.refit import find_fault
+from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.identity import read_digest
 from kubestill.runtime.retraining import (
     Champion,
@@ -33,10 +38,13 @@ from kubestill.runtime.retraining.decision import DecisionRecord, read_decision
 from kubestill.runtime.retraining.history import Promotion
 from kubestill.runtime.retraining.kubeflow import NotRegistered, check_address, register
 from kubestill.runtime.retraining.request import check_placeholders
+from kubestill.runtime.retraining.windows import WindowStore
 from kubestill.runtime.selection.request import Evidence, Request
 from kubestill.runtime.selection.rules import select
+from kubestill.runtime.steps.refit import Rows, train_once_more
 from kubestill.runtime.stores import open_store
-from kubestill.runtime.training.record import training_of
+from kubestill.runtime.training.record import read_training, training_of
+from kubestill.supervision import TRAINJOB_VARIABLE
 
 __all__ = ["promote_model"]
 
@@ -52,10 +60,16 @@ def promote_model(
     summary: Artifact,
     record: Artifact | None = None,
     metrics: Artifact | None = None,
+    whole: Artifact | None = None,
+    checkpoint: Artifact | None = None,
+    replay: Artifact | None = None,
+    refit: bool = True,
     model_registry: str = "",
     model_name: str = "",
+    device: str = "auto",
+    checkpoint_uri: str = "",
 ) -> tuple[int, str]:
-    """Copy the challenger into the registry and swap the state, in one change.
+    """Copy the challenger or its refit into the registry and swap the state, in one change.
 
     Args:
         model: The challenger.
@@ -66,8 +80,15 @@ def promote_model(
         record: Of the continuous-eval that judged it: it holds the decision.
         metrics: Of the same continuous-eval, where an older version kept the decision in their
             metadata.
+        whole: Every row, those that judged included: the challenger is trained once more on them,
+            and promoted so unless something speaks against it. None promotes it as it was judged.
+        checkpoint: Where finetune-fresh started from, if it trained the challenger.
+        replay: Older rows that it mixed in.
+        refit: False promotes the challenger as it was judged, whatever is connected.
         model_registry: Registers the model at this Kubeflow Model Registry; empty skips that.
         model_name: Name of the model there; empty takes the registry's last folder.
+        device: Where to train.
+        checkpoint_uri: Root of the checkpoints; empty keeps them beside the summary.
 
     Returns:
         version: Of the new champion.
@@ -75,7 +96,8 @@ def promote_model(
 
     Raises:
         InvalidInput: The challenger, its rows or its opponent are not those of the decision, or the
-            decision is another; all problems together. Nothing was changed.
+            decision is another; all problems together. Or the challenger's training run cannot be
+            repeated on these rows. Nothing was changed.
         CorruptData: The model or its training state is damaged.
         Conflict: Another champion came in between.
         Fenced: Another run has taken the window over.
@@ -94,20 +116,42 @@ def promote_model(
         held = transitions.holding(state, run_id)
         _check_judged(decision, digest, state, held)
         check_champion(store, state)
-        champion = _promote(store, held, model, history, decision, digest)
-    elif champion.model_digest != digest:
-        remedy = f"this run promoted another model already: {champion.model_digest}"
-        raise InvalidInput([Problem("model", digest, remedy)])
+        window = held.window
+    else:
+        judged = champion.judged or champion.model_digest
+        if judged != digest:
+            remedy = f"this run promoted another model already: {judged}"
+            raise InvalidInput([Problem("model", digest, remedy)])
+        window = state.window(champion.window)
+        assert window
+    with tempfile.TemporaryDirectory(prefix="kubestill-refit-") as folder:
+        chosen, told = model, ""
+        if refit and whole:
+            chosen, told = _refit(
+                model,
+                Rows(whole=whole, checkpoint=checkpoint, replay=replay),
+                WindowStore(store, state).dataset(window, "judge"),
+                device=device,
+                checkpoint_uri=checkpoint_uri,
+                folder=folder,
+                uri=f"{summary.uri}-refit",
+            )
+        if TRAINJOB_VARIABLE in os.environ:  # a pod that helps to train; the step goes on with it
+            return 0, ""
+        if champion is None:
+            champion = _promote(store, held, model, chosen, history, decision)
     store.append(
         Promotion(
             run_id=run_id,
             version=champion.version,
-            model=digest,
+            model=champion.model_digest,
             window=champion.window,
             reason=decision.reason,
+            **({"judged": champion.judged} if champion.judged else {}),
+            **({"refit": told} if told else {}),
         )
     )
-    line = f"champion {champion.version}: {decision.reason}"
+    line = f"champion {champion.version}: {decision.reason} {told}".strip()
     uri = store.model_uri(champion)
     if model_registry:
         name = model_name or store.uri.rstrip("/").rpartition("/")[2]
@@ -181,13 +225,31 @@ def _check_judged(decision: DecisionRecord, digest: str, state: State, held: Cla
     problems.raise_if_any()
 
 
+def _refit(model: Artifact, rows: Rows, judging: Dataset, **how: str) -> tuple[Artifact, str]:
+    """Train a model once more with all rows; return which of the two to promote, and why."""
+    refit, why = train_once_more(model, rows, **how)
+    if refit:
+        fault = find_fault(load_model(refit.path), load_model(model.path), judging)
+        why = f"trained with all rows, {fault}" if fault else ""
+    if refit is None or why:
+        return model, f"Promoted is the judged model as it was: {why}."
+    before, after = read_training(model.path), read_training(refit.path)
+    assert before
+    assert after
+    judged = read_digest(open_store(model.path))[:12]
+    return refit, (
+        f"Judged was model {judged}, trained on {counted(before.rows, 'row')} without the newest; "
+        f"promoted is the same recipe, trained on all {after.rows:,}."
+    )
+
+
 def _promote(
     registry: Registry,
     held: Claim,
+    judged: Artifact,
     model: Artifact,
     ledger: Ledger,
     decision: DecisionRecord,
-    digest: str,
 ) -> Champion:
     record = training_of(ledger)
     if record is None:
@@ -195,6 +257,8 @@ def _promote(
         raise InvalidInput([Problem("ledger", ledger.uri, remedy)])
     folder = f"models/{held.window.id}"
     copy_model(registry, model.path, folder)
+    if model is not judged:
+        copy_model(registry, judged.path, f"{folder}/judged")
     request = Request(rule="before-overfitting")
     entries = [entry for entry in ledger.entries if not entry.damaged]
     evidence = Evidence(curves=record.curves, own_metric=record.metric)
@@ -206,7 +270,8 @@ def _promote(
         window=held.window.id,
         promoted_at=datetime.now(UTC).isoformat(timespec="seconds"),
         folder=folder,
-        model_digest=digest,
+        model_digest=read_digest(open_store(model.path)),
+        judged=decision.model if model is not judged else "",
         ledger_digest=copy_training(registry, ledger, choice.entry, folder),
         datasets={"judged": held.window.holdout},
         decision=decision,

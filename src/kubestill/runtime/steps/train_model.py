@@ -23,6 +23,7 @@ from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.metrics.catalog import direction
 from kubestill.runtime.models.export import Export, export_from_state
 from kubestill.runtime.models.serve import add_serving_file
+from kubestill.runtime.reports.brought import no_model_report
 from kubestill.runtime.reports.training import training_report
 from kubestill.runtime.steps.pages import write_pages
 from kubestill.runtime.steps.tracking import mirror_results, training_results
@@ -42,7 +43,7 @@ from kubestill.runtime.training.run import (
 from kubestill.runtime.training.trainjob import train_on_pods
 from kubestill.supervision import TRAINJOB_VARIABLE
 
-__all__ = ["Ports", "train_and_write", "train_model"]
+__all__ = ["Ports", "train_and_write", "train_model", "write_no_model"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +102,18 @@ def train_model(
     problems.raise_if_any()
     assert job
     return train_and_write(preset.name, job, ports=ports, keeping=keeping)
+
+
+def write_no_model(name: PresetName, why: str, ports: Ports) -> tuple[str]:
+    """Write what stands in for a model where none is trained; `why` not, in a sentence."""
+    os.makedirs(ports.model.path, exist_ok=True)
+    with open(os.path.join(ports.model.path, "README"), "w", encoding="utf-8") as file:
+        file.write(f"{why}\n")
+    ports.model.metadata.update(kind="no-model", why=why)
+    ports.metrics.metadata["kind"] = "metrics"
+    write_pages(no_model_report(name, why), ports.report, ports.summary, None)
+    say(why)
+    return ("",)
 
 
 def train_and_write(
