@@ -147,3 +147,29 @@ def test_a_student_of_answers_at_hand_cannot_have_its_teacher_beside_it(call, tm
         writer.write(frame)
     with pytest.raises(InvalidInput, match=r"student_settings\.augment = 'no teacher'"):
         call(student_settings={"augment": {"shift": 1}})
+
+
+def test_every_student_of_a_sweep_is_checked(call, tmp_path):
+    sizes = [{"hidden": [16.0]}, {"hidden": [24.0]}]
+    (verdict, reason, _), outputs = call(student_sizes=sizes, student_args={"norm": "layer"})
+    assert verdict == "pass"
+    assert "student_1: A batch" in reason
+    assert "student_2: A batch" in reason
+    assert outputs["metrics"].metadata["student_2.steps_to_floor"] > 0
+    (_, told, _), _ = call(student_sizes=[sizes[0], {"hidden": [1.0]}], strict=False)
+    assert "student_2" in told
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [
+        ([], "name 1 to 16 sizes"),
+        ([{"hidden": [16]}] * 2, r"student_sizes\[1\] = .*is the same as student_sizes\[0\]"),
+        ([{"hidden": [16]}, 32], r"student_sizes\[1\] = 32: must be the arguments of a network"),
+        ([{"hiden": [16]}, {"hidden": [8]}], r"student_sizes\[0\]\.hiden"),
+        ([{"hidden": [n]} for n in range(1, 18)], "name 1 to 16 sizes"),
+    ],
+)
+def test_sizes_that_cannot_be_trained_are_refused(call, sizes, told):
+    with pytest.raises(InvalidInput, match=told):
+        call(student_sizes=sizes)
