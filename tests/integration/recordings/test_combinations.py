@@ -124,9 +124,19 @@ WALKS = {
             "ledger": "trained/ledger",
             "record": "judged/record",
             "metrics": "judged/metrics",
+            "whole": "rows/dataset",
+            "checkpoint": "chosen/checkpoint",
+            "replay": "rows/holdout",
         },
         registry="judged",
-        refused=("", "metrics"),
+        # All without a record.
+        refused=tuple(
+            " ".join(given)
+            for count in range(5)
+            for given in itertools.combinations(
+                ("checkpoint", "metrics", "replay", "whole"), count
+            )
+        ),
     ),
     "quantise_model": Walk(
         ports={
