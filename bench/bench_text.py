@@ -99,7 +99,7 @@ class Trial:
                 model=teacher,
                 **self._ports("import", "metrics", "report", "summary"),
             )
-            texts = pd.concat([self.unlabelled, self.labelled])[["body"]]
+            texts = pd.concat([self.unlabelled, self.labelled]).filter(["body"])
             unlabelled = self._import("unlabelled", texts)
             rows = self._port("soft")
             label_with_teacher(model=teacher, dataset=unlabelled, labelled=rows)
@@ -121,7 +121,7 @@ class Trial:
         """Fit scikit-learn's hashed n-grams on the same: the teacher's answers are labels to it."""
         rows = self.labelled
         if not hard:
-            texts = pd.concat([self.unlabelled, self.labelled])[["body"]]
+            texts = pd.concat([self.unlabelled, self.labelled]).filter(["body"])
             rows = texts.assign(package=self.teacher.predict(texts))
         hashed = HashingVectorizer(ngram_range=(1, 2), n_features=STUDENT["text_buckets"])
         return make_pipeline(hashed, LogisticRegression(C=20, max_iter=100)).fit(

@@ -71,7 +71,8 @@ def test_a_student_learns_from_unlabelled_text(train: Train, tmp_path: Path) -> 
     )
     fresh = rows(300, 2)
     found = load_model(str(student / "model"))(fresh)
-    assert (found["prediction"] == fresh["mood"]).mean() > 0.9
+    right = sum(one == other for one, other in zip(found["prediction"], fresh["mood"], strict=True))
+    assert right > 270
 
 
 def test_new_rows_keep_the_text_of_their_original(

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, Literal, get_args
 
@@ -44,8 +44,8 @@ class TextForm:
     """Shortest and longest character n-gram; (0, 0) for none."""
     length: WholeFloat = 256
     """Numbers of a text; what is longer is cut off."""
-    longest: WholeFloat = 0
-    """Bytes of the longest text that was imported."""
+    longest: WholeFloat = field(default=0, compare=False)
+    """Bytes of the longest text that was imported; rows of other imports may go together."""
 
     def complaint(self) -> str:
         """Return what is wrong with it; "" where nothing is."""

@@ -1,5 +1,8 @@
 """One pass over a user's table: which labels, shapes and gaps its columns have."""
 
+# pyarrow comes without types.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import math

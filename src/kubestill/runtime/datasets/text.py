@@ -161,9 +161,10 @@ def _packed_rows(
         cell = data[start : min(stop, start + 3 * form.length)]
         if len(cell):
             three = np.pad(cell, (0, -len(cell) % 3)).reshape(-1, 3).astype(np.float32)
-            out[row, : len(three)] = three @ np.float32([1, 1 << 8, 1 << 16])
+            out[row, : len(three)] = three @ _BYTE
 
 
+_BYTE = np.array([1, 1 << 8, 1 << 16], np.float32)
 _WORD = np.array([chr(b).isalnum() if b < 128 else True for b in range(256)])
 _LOWER = np.array([b + 32 if 65 <= b <= 90 else b for b in range(256)], np.uint8)
 
