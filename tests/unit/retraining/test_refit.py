@@ -12,8 +12,9 @@ from scene import Scene, Taken, rows
 
 from kubestill.errors import CorruptData, InvalidInput
 from kubestill.runtime.base.artifacts import LocalArtifact
-from kubestill.runtime.datasets.dataset import Dataset
+from kubestill.runtime.datasets.dataset import Dataset, DatasetWriter
 from kubestill.runtime.models.identity import read_digest
+from kubestill.runtime.reports.registry import registry_page
 from kubestill.runtime.retraining import transitions
 from kubestill.runtime.retraining.champions import check_champion
 from kubestill.runtime.retraining.outcomes import abandon, conclude
@@ -202,6 +203,11 @@ def test_promoted_is_the_refit_and_its_evidence_is_the_judged_models(run: Run) -
     assert done.outcome == "promoted"
     assert done.reason.endswith(told)
     assert told in Path(run.scene.folder / "promote" / "summary").read_text()
+    page = registry_page(registry.uri, registry.read(), list(registry.runs()))
+    before, _, after = page.partition(" refit of ")
+    assert f">{champion.model_digest[:12]}</a>" in before
+    assert after.index(f">{judged[:12]}</a>") < 100
+    assert told in page
     # The next challenger begins where the judged model did, and its golden rows are nobody's yet.
     names = ("model", "ledger", "checkpoint", "golden")
     opened = run.ports(*names, step="open")
@@ -246,8 +252,6 @@ def test_a_refit_that_went_wrong_is_not_promoted(run: Run) -> None:
     path = Path(run.taken.folder / "whole")
     frame = Dataset.open(str(path)).to_pandas()
     turned = run.scene.folder / "turned"
-    from kubestill.runtime.datasets.dataset import DatasetWriter
-
     with DatasetWriter(str(turned), Dataset.open(str(path)).schema) as writer:
         frame["y"] = pd.Categorical(
             np.where(frame["y"] == "yes", "no", "yes"), categories=["no", "yes"]

@@ -154,7 +154,10 @@ def _golden(findings: Findings) -> list[Html]:
     if gain := _gain_cells(findings, scores, metrics):
         rows.append(gain)
     on = counted(scores.outcomes[findings.model.name].rows, "row")
-    note = f"On {on} that are the same for every run: what must not be forgotten."
+    note = (
+        f"On {on} that are the same for every run: what must not be forgotten. A champion that has "
+        "learned them in its refit is scored as the model that was judged in its place."
+    )
     return [section("On the golden rows", table(_columns(metrics), rows), note=note)]
 
 

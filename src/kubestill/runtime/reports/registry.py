@@ -90,12 +90,16 @@ def _champions(champions: Sequence[Champion]) -> list[Html]:
             for name, score in one.decision.scores.items()
             if score.value is not None
         ]
+        model = link(one.model_digest[:12], f"{one.folder}/model/model.json")
+        if one.judged:
+            judged = link(one.judged[:12], f"{one.folder}/judged/model/model.json")
+            model = Html(" ").join([model, Html("refit of"), judged])
         cells = [
             Cell(text=one.promoted_at[:16].replace("T", " ")),
             Cell(text=", ".join(shown)),
-            Cell(text=link(one.model_digest[:12], f"{one.folder}/model/model.json")),
+            Cell(text=model),
             Cell(text=one.run_id),
         ]
         rows.append((f"{one.version}", cells))
-    columns = ["champion", "promoted", "its scores then", "model", "by run"]
+    columns = ["champion", "promoted", "scores as judged", "model", "by run"]
     return [section("Champions", table(columns, rows, prose=True))]

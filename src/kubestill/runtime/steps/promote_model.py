@@ -136,7 +136,7 @@ def promote_model(
                 folder=folder,
                 uri=f"{summary.uri}-refit",
             )
-        if TRAINJOB_VARIABLE in os.environ:  # a pod that helps to train; the step goes on with it
+        if TRAINJOB_VARIABLE in os.environ:
             return 0, ""
         if champion is None:
             champion = _promote(store, held, model, chosen, history, decision)
@@ -228,6 +228,8 @@ def _check_judged(decision: DecisionRecord, digest: str, state: State, held: Cla
 def _refit(model: Artifact, rows: Rows, judging: Dataset, **how: str) -> tuple[Artifact, str]:
     """Train a model once more with all rows; return which of the two to promote, and why."""
     refit, why = train_once_more(model, rows, **how)
+    if TRAINJOB_VARIABLE in os.environ:  # a pod that helps to train: the step goes on
+        return model, ""
     if refit:
         fault = find_fault(load_model(refit.path), load_model(model.path), judging)
         why = f"trained with all rows, {fault}" if fault else ""
