@@ -57,7 +57,7 @@ def collect_fresh(
         label_delay_hours: Time that labels take to arrive: newer rows are left to the next run.
         task: `regression`, `binary`, `multiclass`, or `auto` to infer it from the target.
         features: Columns to learn from; empty uses all but target and timestamp.
-        kinds: Overrides by column: `numeric`, `boolean`, `categorical` or `tensor`.
+        kinds: Overrides by column: `numeric`, `boolean`, `categorical`, `tensor` or `text`.
         keys: Columns that identify a row; empty uses all columns, and how often a file has the row.
         golden_source: Parquet or CSV of rows on which a challenger must not get worse; copied into
             the registry once. Empty uses the rows that judged the first champion.

@@ -93,7 +93,7 @@ def continuous_retraining(
         label_delay_hours: Time that labels take to arrive: newer rows are left to the next run.
         task: `regression`, `binary`, `multiclass`, or `auto` to infer it from the target.
         features: Columns to learn from; empty uses all but target and timestamp.
-        kinds: Overrides by column: `numeric`, `boolean`, `categorical` or `tensor`.
+        kinds: Overrides by column: `numeric`, `boolean`, `categorical`, `tensor` or `text`.
         keys: Columns that identify a row; empty uses all columns, and how often a file has the row.
         golden_source: Parquet or CSV of fixed rows on which no challenger may get worse; empty
             uses the rows that judged the first champion, which count for less as they age.

@@ -79,7 +79,7 @@ def distillation(
         task: `regression`, `binary`, `multiclass`, or `auto` to infer it from the target.
         features: Columns to learn from; empty uses all but the target.
         ignore: Columns to keep and not to learn from, in place of a list of all others.
-        kinds: Overrides by column: `numeric`, `boolean`, `categorical` or `tensor`.
+        kinds: Overrides by column: `numeric`, `boolean`, `categorical`, `tensor` or `text`.
         import_settings: How the files are read, where detection gets it wrong.
         validation_fraction: Share of the rows for early stopping and selection.
         holdout_fraction: Share of the rows that only the evaluation sees.
