@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import uuid
@@ -15,8 +16,10 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the cores; torch reads this when it is imported.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Hundreds of processes import the package: compile it once, whatever the machine's habit is.
+# Hundreds of processes import the package, and each worker the tests: compile them once, whatever
+# the machine's habit is.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # The tests' own networks and systems: what was made here may name them.
 os.environ["KUBESTILL_TRUST"] = "bench,branching,certified_systems,gated_networks,own_networks"
@@ -33,6 +36,12 @@ from emulators import (  # noqa: E402
     gcs_emulator,
     s3_server,
 )
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what stays until the end: libraries and collected tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass
