@@ -31,8 +31,6 @@ from typing import IO, Any, NoReturn
 from kubestill import step
 from kubestill.supervision import die_with, show_name
 
-__all__ = ["Forked", "ForkServer", "serve_while"]
-
 PIPELINES = ("continuous-retraining", "distillation", "distillation-sweep", "surrogate")
 """Pipelines whose steps are these."""
 LIGHT = (

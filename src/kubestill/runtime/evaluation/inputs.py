@@ -33,8 +33,6 @@ from kubestill.runtime.retraining.windows import WindowStore
 from kubestill.runtime.stores import open_store
 from kubestill.runtime.training.record import TrainingRecord, read_training
 
-__all__ = ["Candidate", "Job", "Lineage", "Question", "check_inputs"]
-
 Question = Literal["compare", "alone", "first", "bootstrap", "expect"]
 """What is asked: a model against a baseline, alone, or as the first champion; `bootstrap` where
 there is no model to judge yet, `expect` where there are no labels to judge it by."""

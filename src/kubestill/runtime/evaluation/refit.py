@@ -17,8 +17,6 @@ from kubestill.runtime.metrics.catalog import METRICS, TASKS
 from kubestill.runtime.metrics.intervals import measure
 from kubestill.runtime.models.predict import Predictor
 
-__all__ = ["find_fault"]
-
 
 def find_fault(refit: Predictor, judged: Predictor, rows: Dataset) -> str:
     """Return in a clause what speaks against a refit; empty where nothing does.

@@ -29,16 +29,6 @@ from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.predict import Predictor
 
-__all__ = [
-    "FOLDS_FILE",
-    "Folds",
-    "assign_folds",
-    "fold_folder",
-    "load_folds",
-    "seen_rows",
-    "write_folds",
-]
-
 FOLDS_FILE = "folds.json"
 FORMAT = "kubestill/folds/1"
 

@@ -24,8 +24,6 @@ from numpy.typing import NDArray
 from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.models.foreign.runtime import need
 
-__all__ = ["SCHEMES", "Scheme", "quantisable", "quantise_onnx"]
-
 Scheme = Literal["dynamic", "static"]
 SCHEMES: tuple[Scheme, ...] = ("dynamic", "static")
 

@@ -23,8 +23,6 @@ from kubestill.runtime.reports.page import (
     tiles,
 )
 
-__all__ = ["brought_report", "no_model_report"]
-
 _INPUTS = ("input", "kind", "read as")
 
 

@@ -21,8 +21,6 @@ from kubestill.runtime.retraining.registry import Registry
 from kubestill.runtime.retraining.state import Champion, State
 from kubestill.runtime.stores import ABSENT, open_store
 
-__all__ = ["check_champion", "copy_model", "copy_training", "find_damage", "read_ledger"]
-
 
 def check_champion(registry: Registry, state: State) -> None:
     """Prove that the champion's files are there, before anything is spent on judging it.

@@ -18,18 +18,6 @@ from kubestill.runtime.base.values import Whole, WholeFloat, check_format, parse
 from kubestill.runtime.retraining.decision import DECISION_FORMAT, Score
 from kubestill.runtime.retraining.state import FORMAT
 
-__all__ = [
-    "Collection",
-    "Entry",
-    "Judgement",
-    "Outcome",
-    "Promotion",
-    "RunHistory",
-    "TakeOver",
-    "is_reserved",
-    "read_entry",
-]
-
 _TAKEN_OVER = "taken-over"
 
 

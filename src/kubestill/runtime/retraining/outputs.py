@@ -26,8 +26,6 @@ from kubestill.runtime.retraining.state import Claim, Half, State, Window
 from kubestill.runtime.retraining.survey import Unlabelled
 from kubestill.runtime.retraining.windows import WindowStore
 
-__all__ = ["Outputs", "describe_rebuild", "write_outputs", "write_unlabelled"]
-
 STRETCHES = 100
 """Stretches of time that rows to learn from are cut into: whole ones become validation rows. There
 are so many that each window has its share: a few may all be from before a change, and then praise

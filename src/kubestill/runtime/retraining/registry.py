@@ -19,8 +19,6 @@ from kubestill.runtime.retraining.state import FORMAT, Champion, State
 from kubestill.runtime.retraining.transitions import Transition
 from kubestill.runtime.stores import Store, join_uri, open_store
 
-__all__ = ["Registry", "open_registry"]
-
 STATE_KEY = "state.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 

@@ -15,8 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from kubestill.runtime.base.values import Instant, Key, Seconds, Time, Whole
 from kubestill.runtime.retraining.decision import DecisionRecord
 
-__all__ = ["FORMAT", "Champion", "Claim", "Golden", "Half", "Part", "State", "Verdict", "Window"]
-
 FORMAT = "kubestill/registry/1"
 
 Half: TypeAlias = Literal["train", "judge"]

@@ -14,21 +14,6 @@ from kubestill.errors import Conflict, Fenced, InvalidInput, Problem, Problems
 from kubestill.runtime.retraining.request import parse_instant
 from kubestill.runtime.retraining.state import Champion, Claim, Half, Part, State, Verdict, Window
 
-__all__ = [
-    "Transition",
-    "abandon",
-    "attempts",
-    "claim",
-    "close",
-    "holding",
-    "promote",
-    "promoted",
-    "quarantine",
-    "release",
-    "rollback",
-    "trainable",
-]
-
 Transition: TypeAlias = Callable[[State], State]
 
 _AFTER: Mapping[Verdict, Part] = {

@@ -31,8 +31,6 @@ from kubestill.runtime.training.job import Job
 from kubestill.runtime.training.prepare import probe_network, unread_encoder
 from kubestill.runtime.training.settings import parse_settings
 
-__all__ = ["check_distillation"]
-
 _TRAINING = ("network", "network_args", "steps", "learning_rate", "settings")
 _OWN = {"teacher": _TRAINING, "student": _TRAINING, "synthetic": ("settings",)}
 """Parameters with a prefix, by the names that overfit-batch and generate-synthetic give them."""

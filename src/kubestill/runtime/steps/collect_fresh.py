@@ -33,8 +33,6 @@ from kubestill.runtime.retraining.request import Request, check_placeholders
 from kubestill.runtime.retraining.survey import Fresh, Unlabelled, survey
 from kubestill.runtime.retraining.windows import Seen, WindowStore
 
-__all__ = ["collect_fresh"]
-
 _TRIES = 5
 """Plans that may be overtaken by other runs, or by files that change while they are read."""
 

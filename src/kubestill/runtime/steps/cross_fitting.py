@@ -24,8 +24,6 @@ from kubestill.runtime.steps.train_model import Ports, train_model
 from kubestill.runtime.training.job import Preset
 from kubestill.runtime.training.run import Keeping
 
-__all__ = ["CrossFit", "plan_folds"]
-
 MOST = 20
 """Folds: each is a training run."""
 

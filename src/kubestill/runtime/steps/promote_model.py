@@ -46,8 +46,6 @@ from kubestill.runtime.stores import open_store
 from kubestill.runtime.training.record import read_training, training_of
 from kubestill.supervision import TRAINJOB_VARIABLE
 
-__all__ = ["promote_model"]
-
 _PROMOTING = ("promote", "bootstrap")
 
 

@@ -32,8 +32,6 @@ from kubestill.runtime.steps.choose_student import (
 from kubestill.runtime.steps.pages import write_pages
 from kubestill.runtime.stores.files import write_file
 
-__all__ = ["quantise_model"]
-
 BATCH = 256
 """Rows that are calibrated with at a time."""
 _FLOAT = "float32"

@@ -20,8 +20,6 @@ from kubestill.runtime.training.replay import check_replay
 from kubestill.runtime.training.run import Keeping
 from kubestill.supervision import TRAINJOB_VARIABLE
 
-__all__ = ["Rows", "train_once_more"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:

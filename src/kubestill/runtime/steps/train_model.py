@@ -43,8 +43,6 @@ from kubestill.runtime.training.run import (
 from kubestill.runtime.training.trainjob import train_on_pods
 from kubestill.supervision import TRAINJOB_VARIABLE
 
-__all__ = ["Ports", "train_and_write", "train_model", "write_no_model"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Ports:

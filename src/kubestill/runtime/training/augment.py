@@ -24,8 +24,6 @@ from kubestill.errors import Problems
 from kubestill.runtime.base.random import Draws
 from kubestill.runtime.datasets.schema import Schema
 
-__all__ = ["Augmentation", "AugmentSettings", "check_augment"]
-
 _STREAM = 0x6175676D656E74
 """Sets these numbers apart from others that Philox makes of the same seed."""
 _WIDTH = 12

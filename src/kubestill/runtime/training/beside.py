@@ -16,8 +16,6 @@ from kubestill.runtime.training.imitation import build_imitation, needs_teacher
 from kubestill.runtime.training.prepare import unread_encoder
 from kubestill.runtime.training.settings import TrainingSettings
 
-__all__ = ["check_beside", "check_ours", "place_beside", "refuse_without"]
-
 
 def place_beside(
     teacher: Artifact | None, rows: Dataset, network: nn.Module | None, settings: TrainingSettings

@@ -33,14 +33,6 @@ from kubestill.runtime.training.parts import (
 from kubestill.runtime.training.settings import TrainingSettings
 from kubestill.runtime.training.steps import AutogradStep, Batch
 
-__all__ = [
-    "Answer",
-    "Imitation",
-    "build_imitating_step",
-    "build_imitation",
-    "needs_teacher",
-]
-
 Answer = Callable[[Tensor], Tensor]
 
 _MOST_ANGLES = 512

@@ -29,22 +29,6 @@ from kubestill.runtime.curves.phases import Phases
 from kubestill.runtime.models.identity import TRAINING_FILE
 from kubestill.runtime.stores import open_store
 
-__all__ = [
-    "FORMAT",
-    "AttemptRecord",
-    "Chosen",
-    "Curves",
-    "KeptCheckpoint",
-    "Learned",
-    "PresetName",
-    "Stop",
-    "TrainPoint",
-    "TrainingRecord",
-    "ValidationPoint",
-    "read_training",
-    "training_of",
-]
-
 FORMAT = "kubestill/training/1"
 PresetName = Literal["teacher", "student", "control", "finetune", "overfit"]
 """Which component trained, in which mode."""

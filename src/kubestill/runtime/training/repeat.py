@@ -20,8 +20,6 @@ from kubestill.runtime.training.plan import Plan
 from kubestill.runtime.training.record import TrainingRecord, read_training
 from kubestill.runtime.training.settings import TrainingSettings
 
-__all__ = ["Before", "read_before", "repeat", "without_guidance"]
-
 _GUIDED = ("choose", "converged_after", "metric", "min_delta", "patience", "tolerance")
 """Settings that need rows to follow, and decide how long to train."""
 _REPEATABLE = ("teacher", "finetune")

@@ -22,8 +22,6 @@ from kubestill.runtime.training.job import Job
 from kubestill.runtime.training.prepare import main_metric, prepare
 from kubestill.runtime.training.record import AttemptRecord, PresetName, TrainingRecord, training_of
 
-__all__ = ["Keeping", "Origin", "Task", "check_resume", "find_place", "say", "train"]
-
 _RESUME = ("auto", "never", "must")
 
 
