@@ -45,9 +45,6 @@ from typing import Any, NoReturn
 from kubestill.errors import ClusterError, InvalidInput, KubestillError, StoreUnavailable
 from kubestill.heartbeat import Pulse, Watch
 
-__all__ = ["FAILED_FOR_GOOD", "RESTARTS", "TRAINJOB_VARIABLE", "Ended", "Try", "allowed_restarts"]
-__all__ += ["die_with", "forget_outputs", "last_try", "local_path", "may_pass", "supervise"]
-
 TRAINJOB_VARIABLE = "KUBESTILL_TRAINJOB"
 """Environment variable: name of the TrainJob that this process is a pod of."""
 FAILED_FOR_GOOD = 65

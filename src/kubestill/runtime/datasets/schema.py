@@ -16,12 +16,6 @@ from pydantic import Field
 from kubestill.errors import InvalidInput, Problem, Problems, nearest
 from kubestill.runtime.base.values import WholeFloat, read_as
 
-__all__ = [
-    *("MAX_TEXT", "MAX_WIDTH"),
-    *("Column", "Kind", "Role", "Schema", "Task", "TextForm"),
-    "sort_labels",
-]
-
 MAX_WIDTH = 1 << 22
 """Numbers in one row: 16 MiB of float32. A schema of a few bytes may claim any number."""
 

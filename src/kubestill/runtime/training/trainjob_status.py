@@ -5,9 +5,6 @@ from __future__ import annotations
 from kubestill.runtime.base.kubernetes import Json
 from kubestill.runtime.training.trainjob_manifest import CONTAINER
 
-__all__ = ["comparable", "condition", "container_of", "describe_exit", "exit_status", "find_error"]
-__all__ += ["index_of", "phase", "restarts", "time_of", "why_pending"]
-
 _HARMLESS = {"ContainerCreating", "PodInitializing"}
 _ERROR_LINES = 12
 
