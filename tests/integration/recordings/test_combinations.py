@@ -150,7 +150,9 @@ WALKS = {
         registry="promoted",
     ),
     "select_checkpoint": Walk(ports={"ledger": "trained/ledger", "dataset": "rows/validation"}),
-    "train_student": Walk(parameters={**TRAINING, "mode": "hard"}, ports=LABELLED),
+    "train_student": Walk(
+        parameters={**TRAINING, "mode": "hard"}, ports={**LABELLED, "teacher": "other/model"}
+    ),
     "train_teacher": Walk(parameters=TRAINING, ports=LABELLED),
 }
 
