@@ -661,7 +661,7 @@ def test_artifacts_are_small_and_lead_to_the_state(tmp_path: Path) -> None:
 def test_metrics_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
     with opened(tmp_path) as checkpointer:
         save(checkpointer, 1, loss=0.5, broken=float("nan"))
-    assert describe(str(tmp_path))[0]["metrics"] == {"loss": 0.5}
+    assert describe(str(tmp_path))[0].metrics == {"loss": 0.5}
 
 
 class Pair:

@@ -21,7 +21,11 @@ from kubestill.runtime.checkpoints.inspection import describe, verify
 from kubestill.runtime.checkpoints.near import NearState, near_states
 from kubestill.runtime.checkpoints.place import Place, resolve_place
 
-SECONDS = {"recovery_seconds": 3600.0, "near_seconds": 1e-9, "heartbeat_seconds": 60.0}
+SECONDS: dict[str, Any] = {
+    "recovery_seconds": 3600.0,
+    "near_seconds": 1e-9,
+    "heartbeat_seconds": 60.0,
+}
 
 
 def place_in(root: Path, owner: str = "me") -> Place:
@@ -101,7 +105,8 @@ def test_a_state_behind_a_milestone_that_the_bucket_lacks_waits_for_it(tmp_path:
         running.restore()
         saver = running._saver  # pyright: ignore[reportPrivateUsage]
         assert saver is not None
-        submit, saver.submit = saver.submit, lambda *_: True  # under way for as long as this runs
+        # Under way for as long as this runs.
+        submit, saver.submit = saver.submit, lambda tensors, snapshot: True
         save(running, 20, "milestone")
         for step in (21, 22, 23):
             save(running, step)
