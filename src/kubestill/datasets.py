@@ -9,9 +9,9 @@ Everything here imports without torch and without kfp; it takes numpy, pandas, p
 
 from kubestill.runtime.datasets.dataset import Dataset, DatasetWriter
 from kubestill.runtime.datasets.handover import annotate, write_dataset
-from kubestill.runtime.datasets.schema import Column, Schema
+from kubestill.runtime.datasets.schema import Column, Schema, TextForm
 
-__all__ = ["Column", "Dataset", "DatasetWriter", "Schema", "annotate", "write_dataset"]
+__all__ = ["Column", "Dataset", "DatasetWriter", "Schema", "TextForm", "annotate", "write_dataset"]
 
 
 def __dir__() -> list[str]:

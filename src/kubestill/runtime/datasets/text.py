@@ -28,8 +28,6 @@ from numpy.typing import NDArray
 
 from kubestill.runtime.datasets.schema import MAX_TEXT, TextForm
 
-HASHES = 1 << 24
-"""Different ids."""
 PADDING = -1.0
 """Stands behind the last id of a text."""
 
