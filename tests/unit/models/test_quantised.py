@@ -163,10 +163,20 @@ def test_ranges_of_activations_are_those_of_the_calibration_rows(tmp_path: Path)
         assert any(scale == pytest.approx(spread / 255, rel=1e-4) for scale in scales)
 
 
-@pytest.mark.parametrize("task", ["binary", "vector"])
-def test_every_kind_of_column_goes_in_as_it_is(tmp_path: Path, task: str) -> None:
+@pytest.mark.parametrize(
+    ("task", "network", "options"),
+    [
+        ("vector", "mlp", {"hidden": [64]}),
+        # Its weights are stacks of matrices, one for each member.
+        ("binary", "tabm", {"hidden": [32], "members": 2, "dropout": 0.0}),
+    ],
+)
+def test_every_kind_of_column_goes_in_as_it_is(
+    tmp_path: Path, task: str, network: str, options: dict[str, Any]
+) -> None:
     frame = mixed_frame()
-    content = exported(tmp_path, mixed_schema(task), frame, network_args={"hidden": [64]})
+    options = {"network": network, "network_args": options}
+    content = exported(tmp_path, mixed_schema(task), frame, **options)
     feeds = {
         "area": frame["area"].to_numpy(np.float64),
         "age": frame["age"].to_numpy(np.float64),

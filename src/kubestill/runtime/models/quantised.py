@@ -13,6 +13,7 @@ Inference"). Reading columns, normalisation and the answer itself stay as they a
 from __future__ import annotations
 
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -39,19 +40,24 @@ def quantisable(content: bytes) -> int:
     Raises:
         InvalidInput: onnx is not installed.
     """
+    return sum(math.prod(shape) for _, shape in _weights(content))
+
+
+def _weights(content: bytes) -> list[tuple[str, tuple[int, ...]]]:
+    """Return the operator and the shape of each weight that becomes int8."""
     onnx = need("onnx", "onnx", extra="onnx")
     model = onnx.load_model_from_string(content)
-    sizes = {
-        one.name: onnx.numpy_helper.to_array(one).size
+    shapes = {
+        one.name: tuple(one.dims)
         for one in model.graph.initializer
         if one.data_type == onnx.TensorProto.FLOAT
     }
-    taken = {
-        node.input[1]
+    found = {
+        node.input[1]: node.op_type
         for node in model.graph.node
-        if node.op_type in _PRODUCTS and len(node.input) > 1
+        if node.op_type in _PRODUCTS and len(node.input) > 1 and node.input[1] in shapes
     }
-    return sum(size for name, size in sizes.items() if name in taken)
+    return [(kind, shapes[name]) for name, kind in found.items()]
 
 
 def quantise_onnx(content: bytes, scheme: Scheme, calibration: Iterable[Feeds]) -> bytes:
@@ -76,7 +82,8 @@ def quantise_onnx(content: bytes, scheme: Scheme, calibration: Iterable[Feeds]) 
             file.write(content)
         options: dict[str, Any] = {
             "op_types_to_quantize": list(_PRODUCTS),
-            "per_channel": True,
+            # A static product of stacked matrices has one scale for all of them.
+            "per_channel": scheme == "dynamic" or not _stacked(content),
             "weight_type": tools.QuantType.QInt8,
         }
         try:
@@ -92,6 +99,10 @@ def quantise_onnx(content: bytes, scheme: Scheme, calibration: Iterable[Feeds]) 
         whole = onnx.load(made)
     _shorten(whole)
     return whole.SerializeToString()
+
+
+def _stacked(content: bytes) -> bool:
+    return any(kind == "MatMul" and len(shape) > 2 for kind, shape in _weights(content))
 
 
 def _shorten(model: Any) -> None:
