@@ -113,11 +113,13 @@ def promote(state: State, champion: Champion) -> State:
     oldest = parse_instant(held.window.last) - GOLDEN_AGE
     aged = all(parse_instant(window.last) <= oldest for window in golden.values())
     anew = not state.golden and (not held.champion or (bool(golden) and aged))
-    becomes: dict[tuple[str, Half], Part] = {
-        **dict.fromkeys((*held.pool, (held.window.id, "train")), "trained"),
-        **({(id, "judge"): "trainable" for id in golden} if anew else {}),
-        (held.window.id, "judge"): "golden" if anew else "trainable",
-    }
+    becomes: dict[tuple[str, Half], Part] = {}
+    for part in held.pool:
+        becomes[part] = "trained"
+    for id in golden if anew else ():
+        becomes[id, "judge"] = "trainable"
+    becomes[held.window.id, "train"] = "trained"
+    becomes[held.window.id, "judge"] = "golden" if anew else "trainable"
     learned = {part for part, now in becomes.items() if now == "trained"}
     if champion.judged:
         learned |= {(id, "judge") for id in (*golden, held.window.id)}

@@ -110,18 +110,16 @@ def promote_model(
         {"run_id": run_id, "model_registry": model_registry, "model_name": model_name},
     )
     champion = transitions.promoted(state, run_id)
-    if champion is None:
-        held = transitions.holding(state, run_id)
+    held = None if champion else transitions.holding(state, run_id)
+    window = state.window(champion.window) if champion else None
+    if held:
         _check_judged(decision, digest, state, held)
         check_champion(store, state)
         window = held.window
-    else:
-        judged = champion.judged or champion.model_digest
-        if judged != digest:
-            remedy = f"this run promoted another model already: {judged}"
-            raise InvalidInput([Problem("model", digest, remedy)])
-        window = state.window(champion.window)
-        assert window
+    elif champion and (judged := champion.judged or champion.model_digest) != digest:
+        remedy = f"this run promoted another model already: {judged}"
+        raise InvalidInput([Problem("model", digest, remedy)])
+    assert window
     with tempfile.TemporaryDirectory(prefix="kubestill-refit-") as folder:
         chosen, told = model, ""
         if refit and whole:
@@ -136,8 +134,11 @@ def promote_model(
             )
         if TRAINJOB_VARIABLE in os.environ:
             return 0, ""
-        if champion is None:
+        if held:
             champion = _promote(store, held, model, chosen, history, decision)
+    assert champion
+    if bool(champion.judged) != (chosen is not model):
+        told = ""  # an earlier attempt was asked for something else, and did it
     store.append(
         Promotion(
             run_id=run_id,

@@ -18,7 +18,6 @@ from kubestill.runtime.stores import open_store
 from kubestill.runtime.training.job import Job, Repeated
 from kubestill.runtime.training.plan import Plan
 from kubestill.runtime.training.record import TrainingRecord, read_training
-from kubestill.runtime.training.settings import TrainingSettings
 
 _GUIDED = ("choose", "converged_after", "metric", "min_delta", "patience", "tolerance")
 """Settings that need rows to follow, and decide how long to train."""
@@ -79,6 +78,6 @@ def repeat(job: Job, before: Before) -> Job:
     }
     return replace(
         job,
-        settings=TrainingSettings.model_copy(settings, update=length),
+        settings=settings.model_copy(update=length),
         repeated=Repeated(digest=before.digest, schedule_steps=whole),
     )
