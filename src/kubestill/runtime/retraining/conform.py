@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from kubestill.errors import counted
 from kubestill.runtime.datasets import columns as read
-from kubestill.runtime.datasets.schema import Column, Schema, sort_labels
+from kubestill.runtime.datasets.schema import MAX_TEXT, Column, Schema, sort_labels
+from kubestill.runtime.datasets.text import text_strings
 
 
 @dataclass
@@ -121,6 +122,8 @@ def _read(values: pa.ChunkedArray, column: Column, drift: Drift) -> pa.Array:
         if column.kind == "tensor":
             read.tensors(values, column.shape)
             return values.combine_chunks()
+        if column.kind == "text":
+            return _texts(text_strings(values), column, drift)
         labels = read.label_strings(values)
     except (pa.ArrowException, ValueError):
         return _forced(values, column, drift)
@@ -139,6 +142,16 @@ def _numbers(values: pa.ChunkedArray, column: Column, drift: Drift) -> pa.Array:
         drift.unreadable[column.name] += int(infinite.sum())
         numbers = np.where(infinite, np.nan, numbers)
     return pa.array(numbers)
+
+
+def _texts(texts: pa.Array, column: Column, drift: Drift) -> pa.Array:
+    """Empty what is too large to be a text."""
+    large = pc.fill_null(pc.greater(pc.binary_length(texts), MAX_TEXT), False)
+    count = pc.sum(large).as_py()
+    if not count:
+        return texts
+    drift.unreadable[column.name] += count
+    return pc.if_else(large, None, texts)
 
 
 def _forced(values: pa.ChunkedArray, column: Column, drift: Drift) -> pa.Array:
