@@ -307,7 +307,7 @@ def _read_ledger(folder: Path, content: bytes) -> None:
         old.unlink()
     store = LocalStore(str(place))
     store.cell("ledger.json").swap(content, expect="0")
-    assert all(row["state"] for row in describe(str(root)))
+    assert all(row.state for row in describe(str(root)))
     assert len(show(str(root))) == 1
     verify(str(root))
     cell = LedgerCell(Place(store=store, experiment="exp", fingerprint="f00", owner="me"))

@@ -97,9 +97,9 @@ def label_with_teacher(
         unseen = _find_unseen(folds, given, unlabelled, request) if folds else None
         if seen and not folds and not shard:
             print(
-                f"the teacher has learned from these {given.rows:,} rows: its answers for them are "
-                "surer than for others. cross_fit=5 of train-teacher has each answered by one that "
-                "has not seen it",
+                f"the teacher has learned from these {counted(given.rows, 'row')}: its answers for "
+                "them are surer than for others. cross_fit=5 of train-teacher has each answered by "
+                "one that has not seen it",
                 flush=True,
             )
         made = label(teacher, unlabelled, labelled.path, unseen)
