@@ -127,6 +127,23 @@ def test_an_import_keeps_the_strings(tmp_path: Path) -> None:
     np.testing.assert_array_equal(decode_features(dataset, layout)[:, :20], expected)
 
 
+@pytest.mark.parametrize("form", FORMS, ids=["words", "both", "chars", "bigrams"])
+def test_an_import_counts_the_texts_that_are_cut_off(form: TextForm) -> None:
+    ids = reference()["ids"]
+    rows = frame().assign(body=[one or "?" for one in texts(115)])
+    options = {"words": form.words, "chars": form.chars, "length": 9}
+    found = read_table(
+        pa.Table.from_pandas(rows, preserve_index=False),
+        target="mood",
+        kinds={"body": "text"},
+        reading=Reading.model_validate({"text": {"body": options}}),
+    )
+    cut = sum(len(ids(text, form.words, form.chars, 10)) > 9 for text in rows["body"])
+    (said,) = (note for note in found.stories[0].notes if "cut off" in note)
+    told = int(re.findall(r"(\d+) texts? cut off after 9 n-grams", said)[0])
+    assert told == cut if form.chars == (0, 0) else 0 < told <= cut
+
+
 def test_text_that_is_left_out_says_how_it_is_read() -> None:
     found = read_table(pa.Table.from_pandas(frame(), preserve_index=False), target="mood")
     assert "kinds={'body': 'text'}" in found.left_out["body"]

@@ -21,7 +21,7 @@ from kubestill.runtime.datasets.text import oversized, text_strings
 MAX_LABELS = 50_000
 """More distinct labels than this are an identifier, not a category."""
 
-_WORD = r"[0-9A-Za-z]|[^\x00-\x7F]"
+_WORDS = r"(?:[0-9A-Za-z]|[^\x00-\x7F])+"
 _WHOLE = 2.0**53
 """Whole numbers up to it are exact in float64."""
 NOTICED, REFUSED = 1e-4, 1e-2
@@ -48,8 +48,8 @@ class Finding:
     """Bytes of the longest text."""
     large: tuple[int, int] | None = None
     """Row and bytes of the first text that is too large."""
-    empty: int = 0
-    """Texts without a word."""
+    words: list[NDArray[np.int32]] = field(default_factory=list[NDArray[np.int32]])
+    """Words of each text, -1 where missing, in pieces."""
     shape: tuple[int, ...] = ()
     low: float = math.inf
     """Smallest number, in float32 where nothing more exact was looked at."""
@@ -246,7 +246,8 @@ def _look_at_text(texts: pa.Array, found: Finding) -> None:
     if found.large is None and (large := oversized(texts)):
         found.large = before + large[0], large[1]
     found.longest = max(found.longest, pc.max(pc.binary_length(texts)).as_py() or 0)
-    found.empty += pc.sum(pc.invert(pc.match_substring_regex(texts, _WORD))).as_py() or 0
+    counts = pc.count_substring_regex(texts, _WORDS)
+    found.words.append(pc.fill_null(counts, -1).to_numpy().astype(np.int32))
 
 
 def _look_for_loss(

@@ -32,6 +32,7 @@ from kubestill.runtime.datasets.survey import (
     survey,
     survey_offsets,
 )
+from kubestill.runtime.datasets.text import least_ngrams
 from kubestill.runtime.datasets.times import NO_TIME, read_times
 
 _MAX_CLASSES = 50
@@ -329,13 +330,24 @@ def _stories(
                 missing=found.missing,
                 why=left_out.get(name, ""),
                 loss=found.loss if learned and numbers else "",
-                notes=(*said, *_notes(opened, found, learned=learned, asked=name in kinds)),
+                notes=(
+                    *said,
+                    *_notes(
+                        opened,
+                        found,
+                        column.text if column else None,
+                        learned=learned,
+                        asked=name in kinds,
+                    ),
+                ),
             )
         )
     return tuple(stories)
 
 
-def _notes(opened: Opened, found: Finding, *, learned: bool, asked: bool) -> Iterator[str]:
+def _notes(
+    opened: Opened, found: Finding, form: TextForm | None, *, learned: bool, asked: bool
+) -> Iterator[str]:
     """Yield how a column was read, where that took a decision that the user may want to change."""
     for word, rows in opened.notes.words.get(found.name, {}).items():
         if word:
@@ -344,12 +356,24 @@ def _notes(opened: Opened, found: Finding, *, learned: bool, asked: bool) -> Ite
     yield from opened.notes.columns.get(found.name, ())
     if learned and found.offset:
         yield f"kept in float64, and learned from less {found.offset:.9g}"
-    if learned and found.empty:
-        yield f"{counted(found.empty, 'text')} without a word, which a model cannot tell apart"
+    if learned and found.words:
+        yield from _text_notes(np.concatenate(found.words), form)
     days = _FIRST_DAY <= found.low <= found.high <= _LAST_DAY
     if days and learned and not asked and pa.types.is_integer(found.type):
         form = f"{{'date_formats': {{{found.name!r}: '%Y%m%d'}}}}"
         yield f"{found.low:.0f} to {found.high:.0f}: if these are days, settings={form} says so"
+
+
+def _text_notes(words: NDArray[np.int32], form: TextForm | None) -> Iterator[str]:
+    """Yield which texts are read in part, or say nothing."""
+    if empty := int((words == 0).sum()):
+        yield f"{counted(empty, 'text')} without a word, which a model cannot tell apart"
+    if form and (cut := int((least_ngrams(words, form) > form.length).sum())):
+        least = "at least " if form.chars[1] else ""
+        yield (
+            f"{least}{counted(cut, 'text')} cut off after {form.length:,} n-grams, the longest has "
+            f"{counted(int(words.max()), 'word')}; settings={{'text': ...}} has another `length`"
+        )
 
 
 def _features(

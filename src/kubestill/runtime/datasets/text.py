@@ -93,6 +93,17 @@ def oversized(texts: pa.Array) -> tuple[int, int] | None:
     return (int(large[0]), int(sizes[large[0]])) if len(large) else None
 
 
+def least_ngrams(words: NDArray[Any], form: TextForm) -> NDArray[np.int64]:
+    """Return how many n-grams texts of so many words have; of characters, at least so many."""
+    counts = words.astype(np.int64)
+    found = np.zeros_like(counts)
+    for n in range(form.words[0], form.words[1] + 1) if form.words[1] else ():
+        found += np.maximum(counts - n + 1, 0)
+    for n in range(form.chars[0], form.chars[1] + 1) if form.chars[1] else ():
+        found += counts * max(3 - n + 1, 0)  # a word of one character, and two spaces
+    return found
+
+
 def check_texts(texts: pa.Array) -> pa.Array:
     """Return the texts.
 
