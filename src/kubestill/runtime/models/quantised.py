@@ -23,13 +23,15 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from kubestill.errors import InvalidInput, Problem
+from kubestill.runtime.models.foreign.onnx_file import SIGNATURE_KEY, SPEC_KEY
 from kubestill.runtime.models.foreign.runtime import need
 
 Scheme = Literal["dynamic", "static"]
 SCHEMES: tuple[Scheme, ...] = ("dynamic", "static")
 
-_PRODUCTS = ("MatMul", "Gemm", "Conv")
-"""Operators whose weights make up a network, and which runtimes compute in 8 bits."""
+_WEIGHTS = {"MatMul": 1, "Gemm": 1, "Conv": 1, "Gather": 0}
+"""Operators whose weights make up a network, and which of their inputs those are. Runtimes compute
+products in 8 bits, and widen what they gather from a table."""
 
 Feeds = Mapping[str, NDArray[Any]]
 
@@ -40,7 +42,7 @@ def quantisable(content: bytes) -> int:
     Raises:
         InvalidInput: onnx is not installed.
     """
-    return sum(math.prod(shape) for _, shape in _weights(content))
+    return sum(math.prod(shape) for _, shape in _weights(_folded(content)))
 
 
 def _weights(content: bytes) -> list[tuple[str, tuple[int, ...]]]:
@@ -53,9 +55,9 @@ def _weights(content: bytes) -> list[tuple[str, tuple[int, ...]]]:
         if one.data_type == onnx.TensorProto.FLOAT
     }
     found = {
-        node.input[1]: node.op_type
+        node.input[_WEIGHTS[node.op_type]]: node.op_type
         for node in model.graph.node
-        if node.op_type in _PRODUCTS and len(node.input) > 1 and node.input[1] in shapes
+        if node.op_type in _WEIGHTS and node.input[_WEIGHTS[node.op_type]] in shapes
     }
     return [(kind, shapes[name]) for name, kind in found.items()]
 
@@ -76,12 +78,13 @@ def quantise_onnx(content: bytes, scheme: Scheme, calibration: Iterable[Feeds]) 
     need("onnxruntime", "onnx")
     from onnxruntime import quantization as tools
 
+    content = _folded(content)
     with tempfile.TemporaryDirectory(prefix="kubestill-int8-") as folder, _quiet():
         source, made = os.path.join(folder, "float32.onnx"), os.path.join(folder, "int8.onnx")
         with open(source, "wb") as file:
             file.write(content)
         options: dict[str, Any] = {
-            "op_types_to_quantize": list(_PRODUCTS),
+            "op_types_to_quantize": list(_WEIGHTS),
             # A static product of stacked matrices has one scale for all of them.
             "per_channel": scheme == "dynamic" or not _stacked(content),
             "weight_type": tools.QuantType.QInt8,
@@ -99,6 +102,32 @@ def quantise_onnx(content: bytes, scheme: Scheme, calibration: Iterable[Feeds]) 
         whole = onnx.load(made)
     _shorten(whole)
     return whole.SerializeToString()
+
+
+def _folded(content: bytes) -> bytes:
+    """Return the file with constants computed: a weight may be a product of others in it."""
+    onnx = need("onnx", "onnx", extra="onnx")
+    runtime = need("onnxruntime", "onnx")
+    with tempfile.TemporaryDirectory(prefix="kubestill-int8-") as folder, _quiet():
+        path = os.path.join(folder, "folded.onnx")
+        options = runtime.SessionOptions()
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = path
+        options.log_severity_level = 3
+        runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        model = onnx.load(path)
+    before = onnx.load_model_from_string(content)
+    told = {one.key: one.value for one in before.metadata_props}
+    if SIGNATURE_KEY in told:
+        # That says what goes in and out; the spec is one of other weights.
+        told.pop(SPEC_KEY, None)
+    onnx.helper.set_model_props(model, told)
+    used = {node.domain for node in model.graph.node} | {""}
+    versions = {one.domain: one.version for one in model.opset_import if one.domain in used}
+    model.ClearField("opset_import")
+    for domain, version in versions.items():
+        model.opset_import.add(domain=domain, version=version)
+    return model.SerializeToString()
 
 
 def _stacked(content: bytes) -> bool:
