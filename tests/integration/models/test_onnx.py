@@ -201,7 +201,8 @@ def test_every_network_of_the_package_can_be_exported(network: str, tmp_path: Pa
 
 def test_images_and_planes_keep_their_shapes(tmp_path: Path) -> None:
     pictures = {"image": images(3, 8, 8, rows=6)["image"].to_list()}
-    check(tmp_path / "a", image_schema(3, 8, 8), pictures, network="own_networks:TinyConv")
+    conv = {"network": "conv", "network_args": {"channels": [4, 8], "dropout": 0.1}}
+    check(tmp_path / "a", image_schema(3, 8, 8), pictures, **conv)
     columns = (
         Column(name="before", kind="tensor", shape=(2, 6, 8)),
         Column(name="after", kind="tensor", role="target", shape=(3, 6, 8)),
