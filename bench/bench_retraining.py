@@ -17,9 +17,11 @@ of up to 9,000 rows learned from, 25% scored), `tabm` against the default before
 631 and 573; log loss of nassCDS 0.0324, 0.0443 and 0.0574, and of lending_club 0.187, 0.189 and
 0.231; RMSE of CPSSW8 8.39, 8.37 and 8.46.
 
-Boosting learns from every row. The pipeline holds back the latest 30% of a window to judge by, and
-what became the golden set: boosting on the rows that are left misses the bar as well, on
-electricity by 15%.
+Boosting learns from every row, and so does a promoted model, since it is refitted with the rows
+that judged it: nothing was tuned for that, and it brought electricity from 16% above boosting to
+0.1%. Where nothing is promoted, nothing is refitted. A window of shuttle has a few dozen anomalies,
+on which the champion errs once or twice: that a challenger is better cannot be shown there, and the
+first champion stays, which was as good as boosting on the first period.
 """
 
 from __future__ import annotations

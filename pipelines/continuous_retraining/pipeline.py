@@ -98,8 +98,8 @@ def continuous_retraining(
         golden_source: Parquet or CSV of fixed rows on which no challenger may get worse; empty
             uses the rows that judged the first champion, which count for less as they age.
         min_rows: With fewer fresh rows, all of them wait for the next run.
-        judge_fraction: Share of the fresh rows that judge the challenger and are never learned
-            from.
+        judge_fraction: Share of the fresh rows, the latest, that judge the challenger, which does
+            not learn from them; with `refit`, what is promoted does.
         validation_fraction: Share of the fresh rows for early stopping and selection.
         lease_hours: Time after which a run that holds its window is presumed dead.
         collect_settings: Further options of collect-fresh.
