@@ -68,7 +68,7 @@ def train(network: nn.Module, threads: Threads | None, rank: int, world: int) ->
         part, own = order.cut(torch.arange(ROWS), position)
         losses.append(shared(tuple(tensor[own] for tensor in batch()), 0.1, part))
     used = type(shared._sums)  # pyright: ignore[reportPrivateUsage]
-    assert used is (overlap.Buckets if threads else Tree)
+    assert used is (overlap.Buckets if threads and overlap.BUCKET_BYTES < 1 << 20 else Tree)
     return {"losses": torch.stack(losses), **shared.state(), **network.state_dict()}
 
 

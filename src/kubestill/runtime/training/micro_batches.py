@@ -23,7 +23,7 @@ from typing_extensions import override
 from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.training.batches import Cut, Part
 from kubestill.runtime.training.kernels import foreach_copy_
-from kubestill.runtime.training.overlap import Buckets
+from kubestill.runtime.training.overlap import Buckets, share_out
 from kubestill.runtime.training.random_state import seed_generators
 from kubestill.runtime.training.steps import AutogradStep, Batch, SplitStep, Step
 from kubestill.runtime.training.tree import Groups, Tree
@@ -94,8 +94,10 @@ class MicroBatches(Step):
 
     def _prepare_sums(self, like: list[Tensor]) -> Tree | Buckets:
         if self._groups is not None and type(self._step) is AutogradStep:
-            parameters = self._step.parameters
-            return Buckets(parameters, like, leaves=self._leaves, groups=self._groups)
+            buckets = share_out(like, len(self._step.parameters))
+            if len(buckets) > 1:
+                parameters, leaves = self._step.parameters, self._leaves
+                return Buckets(parameters, like, buckets, leaves=leaves, groups=self._groups)
         return Tree(like, leaves=self._leaves, groups=self._groups)
 
     @override

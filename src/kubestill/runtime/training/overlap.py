@@ -28,15 +28,22 @@ class Buckets:
     Args:
         parameters: Whose gradients autograd computes.
         like: Tensors of the shapes and types that are summed, those of the parameters first.
+        buckets: Which of them are exchanged together, from `share_out`.
         leaves: Micro-batches of a batch.
         groups: How sums pass between processes.
     """
 
     def __init__(
-        self, parameters: Sequence[Tensor], like: Sequence[Tensor], *, leaves: int, groups: Groups
+        self,
+        parameters: Sequence[Tensor],
+        like: Sequence[Tensor],
+        buckets: list[list[int]],
+        *,
+        leaves: int,
+        groups: Groups,
     ):
         self._count = len(like)
-        self._members = _share_out(like, len(parameters))
+        self._members = buckets
         self._trees = [
             Tree([like[i] for i in members], leaves=leaves, groups=groups)
             for members in self._members
@@ -100,7 +107,7 @@ class Buckets:
         self._next += 1
 
 
-def _share_out(like: Sequence[Tensor], parameters: int) -> list[list[int]]:
+def share_out(like: Sequence[Tensor], parameters: int) -> list[list[int]]:
     """Return the members of each bucket: parameters from the last on, and at the end the others."""
     buckets, size = [list[int]()], 0
     for i in reversed(range(parameters)):
