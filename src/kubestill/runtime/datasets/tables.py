@@ -360,8 +360,8 @@ def _notes(
         yield from _text_notes(np.concatenate(found.words), form)
     days = _FIRST_DAY <= found.low <= found.high <= _LAST_DAY
     if days and learned and not asked and pa.types.is_integer(found.type):
-        form = f"{{'date_formats': {{{found.name!r}: '%Y%m%d'}}}}"
-        yield f"{found.low:.0f} to {found.high:.0f}: if these are days, settings={form} says so"
+        formats = f"{{'date_formats': {{{found.name!r}: '%Y%m%d'}}}}"
+        yield f"{found.low:.0f} to {found.high:.0f}: if these are days, settings={formats} says so"
 
 
 def _text_notes(words: NDArray[np.int32], form: TextForm | None) -> Iterator[str]:
