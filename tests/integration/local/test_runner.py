@@ -212,7 +212,7 @@ def test_the_command_refuses_wrong_parameters_before_it_writes(tmp_path, compile
 def test_an_unknown_pipeline_is_answered_with_the_nearest(kubestill):
     done = kubestill("run", "distilation")
     assert done.returncode == 1
-    assert "did you mean 'distillation'?" in done.stderr
+    assert "did you mean 'distillation' or 'distillation-sweep'?" in done.stderr
 
 
 def test_a_kfp_that_cannot_run_pipelines_here_is_refused(tmp_path, monkeypatch):
