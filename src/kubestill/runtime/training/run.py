@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 from kubestill.errors import Diverged, InvalidInput, Problems, TrainingFailed, nearest
 from kubestill.runtime.checkpoints.checkpointer import Checkpointer, Resume
@@ -173,6 +173,8 @@ def _train(
         except Diverged:
             on_failure(checkpointer.ledger)
             raise
+        more: dict[str, Any] = {"repeats": job.repeated.digest} if job.repeated else {}
+        more |= {"recipe": job.recipe} if job.recipe else {}
         record = TrainingRecord(
             **dict(learned),
             preset=task.name,
@@ -181,8 +183,7 @@ def _train(
             checkpoint_uri=checkpointer.place.uri,
             attempts=tuple(map(AttemptRecord.of, checkpointer.attempts)),
             saving=checkpointer.report(),
-            **({"repeats": job.repeated.digest} if job.repeated else {}),
-            **({"recipe": job.recipe} if job.recipe else {}),
+            **more,
         )
         ledger = checkpointer.finish(record.to_result())
     return record, ledger
