@@ -133,9 +133,7 @@ WALKS = {
         refused=tuple(
             " ".join(given)
             for count in range(5)
-            for given in itertools.combinations(
-                ("checkpoint", "metrics", "replay", "whole"), count
-            )
+            for given in itertools.combinations(("checkpoint", "metrics", "replay", "whole"), count)
         ),
     ),
     "quantise_model": Walk(
