@@ -115,7 +115,7 @@ def test_a_student_that_loses_what_may_just_not_be_lost_is_seldom_called_within(
 def table(path: str, rows: int, seed: int) -> LocalArtifact:
     """Write three classes that a line of one input tells apart, and a second input of noise."""
     random = np.random.default_rng(seed)
-    x = np.float32(random.uniform(-3, 3, (rows, 2)))
+    x: Any = np.float32(random.uniform(-3, 3, (rows, 2)))
     labels = np.asarray(["a", "b", "c"], dtype=object)[
         np.digitize(np.sin(2 * x[:, 0]), [-0.4, 0.4])
     ]

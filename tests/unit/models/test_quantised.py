@@ -99,7 +99,8 @@ def test_the_file_answers_in_its_own_runtime_as_the_model_does_here(digits, done
     answers = here(rows)
     np.testing.assert_allclose(chances, answers[[f"p_{name}" for name in CLASSES]], atol=1e-6)
     exact = load_model(digits["model"].path)(rows)
-    assert (answers["prediction"] == exact["prediction"]).mean() >= 0.98
+    same: Any = answers["prediction"] == exact["prediction"]
+    assert same.mean() >= 0.98
 
 
 def test_continuous_eval_judges_it_as_any_other_model(digits, done) -> None:
@@ -158,7 +159,8 @@ def test_ranges_of_activations_are_those_of_the_calibration_rows(tmp_path: Path)
         made = onnx.load_model_from_string(quantise_onnx(content, "static", feeds))
         held = {one.name: onnx.numpy_helper.to_array(one) for one in made.graph.initializer}
         scales = [float(held[n.input[1]]) for n in made.graph.node if n.op_type == "QuantizeLinear"]
-        seen = np.concatenate([session.run([entry], one)[0] for one in feeds])
+        outputs: Any = [session.run([entry], one)[0] for one in feeds]
+        seen = np.concatenate(outputs)
         spread = max(seen.max(), 0) - min(seen.min(), 0)
         assert any(scale == pytest.approx(spread / 255, rel=1e-4) for scale in scales)
 
@@ -232,7 +234,7 @@ def test_a_boosted_ensemble_is_no_network(digits, tmp_path: Path) -> None:
         with DatasetWriter(str(tmp_path / name), schema) as writer:
             writer.write(frame if name == "rows" else frame[::-1])
     given = {"objective": "binary", "verbosity": -1, "num_threads": 1}
-    rows = lightgbm.Dataset(frame[["a"]], frame["y"] == "yes")
+    rows = lightgbm.Dataset(frame.filter(["a"]), (frame["y"] == "yes").to_numpy())
     lightgbm.train(given, rows, 3).save_model(tmp_path / "m.txt")
     made = bring(
         str(tmp_path / "m.txt"),

@@ -51,7 +51,7 @@ def frame() -> pd.DataFrame:
     )
 
 
-def write(folder: Path, form: Schema, rows: pd.DataFrame) -> LocalArtifact:
+def write(folder: Path, form: Schema, rows: Any) -> LocalArtifact:
     with DatasetWriter(str(folder), form) as writer:
         writer.write(rows[list(form.names)])
     return LocalArtifact(str(folder), metadata={"kind": "dataset"})
@@ -115,7 +115,7 @@ def test_answers_are_those_of_scikit_learns_cross_val_predict(fitted) -> None:
     rows = Dataset.open(fitted["rows"].path)
     fold = assign_folds(rows, RawLayout(rows.schema), FOLDS)
     assert set(fold) == set(range(FOLDS))
-    wanted = cross_val_predict(
+    wanted: Any = cross_val_predict(
         Ours(fitted["root"]),
         np.arange(ROWS)[:, None],
         frame()["y"].to_numpy(),
@@ -163,14 +163,16 @@ def test_rows_that_no_teacher_has_learned_from_are_answered_by_the_whole_one(
 def test_groups_and_equal_rows_and_copies_stay_in_one_fold(tmp_path: Path) -> None:
     grouped = Dataset.open(write(tmp_path / "g", schema(grouped=True), frame()).path)
     fold = assign_folds(grouped, RawLayout(grouped.schema), FOLDS, "shop")
-    assert pd.Series(fold).groupby(frame()["shop"]).nunique().max() == 1
+    shops: Any = pd.Series(fold).groupby(frame()["shop"]).nunique()
+    assert shops.max() == 1
     plain = write(tmp_path / "p", schema(), frame())
     rows = Dataset.open(plain.path)
     alone = assign_folds(rows, RawLayout(rows.schema), FOLDS)
     twice = frame().duplicated(["size", "colour"], keep=False).to_numpy()
     assert twice.sum() >= 20
     keys = frame()["size"].astype(str) + frame()["colour"]
-    assert pd.Series(alone).groupby(keys).nunique().max() == 1
+    equal: Any = pd.Series(alone).groupby(keys).nunique()
+    assert equal.max() == 1
     out = LocalArtifact(str(tmp_path / "augmented"))
     generate_synthetic(dataset=out, original=plain, method="jitter", rows=500)
     plan = plan_folds(out, FOLDS, {}, Problems())
@@ -187,7 +189,7 @@ def test_labels_of_rows_that_the_teacher_was_fitted_on_are_spoken_of(
     model = train(tmp_path, rows)
     label(tmp_path, model, rows)
     assert f"the teacher has learned from these {ROWS} rows" in capsys.readouterr().out
-    label(tmp_path, model, write(tmp_path / "more", schema(), frame()[:100]))
+    label(tmp_path, model, write(tmp_path / "more", schema(), frame().head(100)))
     assert "has learned from" not in capsys.readouterr().out
 
 
@@ -203,7 +205,7 @@ def test_labels_of_rows_that_the_teacher_was_fitted_on_are_spoken_of(
 def test_bad_input_is_refused_before_anything_is_trained(
     tmp_path: Path, options: dict[str, Any], told: str
 ) -> None:
-    rows = write(tmp_path / "rows", schema(), frame()[:3])
+    rows = write(tmp_path / "rows", schema(), frame().head(3))
     with pytest.raises(InvalidInput, match=told):
         train(tmp_path, rows, **options)
     assert not (tmp_path / "kept").exists()

@@ -26,6 +26,7 @@ Kind = Literal[
     "certificate",
     "decision",
     "findings",
+    "frontier",
     "metrics",
     "report",
     "summary",

@@ -93,7 +93,7 @@ def quantise_onnx(content: bytes, scheme: Scheme, calibration: Iterable[Feeds]) 
             if scheme == "dynamic":
                 tools.quantize_dynamic(source, made, **options)
             else:
-                reader = _Reader(calibration)
+                reader: Any = _Reader(calibration)
                 tools.quantize_static(source, made, reader, **options)
         except Exception as error:  # its own, of any kind, for a graph that it does not understand
             said = f"{type(error).__name__}: {error}"
