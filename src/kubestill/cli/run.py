@@ -39,9 +39,7 @@ _LONGEST_TABLE = 16
 @click.option("--docker-arg", multiple=True, help="Another argument of `docker run`; repeatable.")
 @click.option("--remote", is_flag=True, help="Run on Kubeflow, and follow the run to its end.")
 @click.option("--no-wait", is_flag=True, help="Remote: start the run and return at once.")
-@click.option(
-    "--experiment", default="", help="Remote: default: the pipeline's name."
-)
+@click.option("--experiment", default="", help="Remote: default: the pipeline's name.")
 @click.option("--service-account", default="", help="Remote: Kubernetes service account.")
 @click.option("--pipeline-root", default="", help="Remote: root of the artifacts.")
 @compile_options
