@@ -37,7 +37,7 @@ def slope(rows: Dataset, value: float) -> Predictor:
         SCHEMA, encoder=encoder, decoder=Decoder(), network_args={"hidden": []}, seed=0
     )
     weight, bias = model.parameters()
-    x = np.float64(rows.to_pandas()["x"])
+    x = rows.to_pandas()["x"].to_numpy(np.float64)
     with torch.no_grad():
         weight.fill_(value * float(x.std()))
         bias.fill_(value * float(x.mean()))
@@ -52,8 +52,8 @@ def test_nothing_speaks_against_a_refit_that_is_as_good(rows: Dataset, better: f
 
 def test_a_refit_that_is_worse_on_rows_it_learned_was_trained_wrong(rows: Dataset) -> None:
     told = find_fault(slope(rows, 1.5), slope(rows, 2.0), rows)
-    x = np.float64(rows.to_pandas()["x"])
-    y = np.float64(rows.to_pandas()["y"])
+    x = rows.to_pandas()["x"].to_numpy(np.float64)
+    y = rows.to_pandas()["y"].to_numpy(np.float64)
     lost = np.sqrt(np.mean((y - 1.5 * x) ** 2)) - np.sqrt(np.mean((y - 2 * x) ** 2))
     assert told == (
         f"its RMSE is worse by {lost:.3g} on the rows that judged the model, although it has "
