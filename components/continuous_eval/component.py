@@ -33,7 +33,8 @@ def continuous_eval(
     checked for being fit to judge by, and the evaluation is added to the history.
 
     Args:
-        dataset: Labelled rows that no model has been trained on.
+        dataset: Labelled rows that no model has been trained on. With a registry, rows without a
+            target column tell what to expect of the champion.
         model: The model to judge; defaults to the registry's champion.
         baseline: The model to beat, compared row by row on the same data; defaults to the
             registry's champion.

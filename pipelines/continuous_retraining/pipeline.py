@@ -249,7 +249,6 @@ def continuous_retraining(
                 name="expect",
                 model=standing.outputs["model"],
                 dataset=collected.outputs["unlabelled"],
-                unlabelled=collected.outputs["unlabelled"],
                 run_id=RUN,
                 step="expect",
             )

@@ -1,4 +1,4 @@
-"""Five scheduled runs over one registry: each ends as its rows deserve, whatever Kubeflow says."""
+"""Eight scheduled runs over one registry: each ends as its rows deserve, whatever Kubeflow says."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ FOLDER = "months"
 
 @pytest.fixture(scope="module")
 def place(stored: Cluster) -> Cluster:
-    """A source of four months, of which the last two follow another law."""
-    for number in (1, 2, 3, 4):
-        put_month(stored, FOLDER, number, drift=0.0 if number < 3 else 1.6)
+    """A source of seven months; from the third and from the fifth on, rows follow another law."""
+    for number in range(1, 8):
+        put_month(stored, FOLDER, number, drift=0.0 if number < 3 else 1.6 if number < 5 else -3.0)
     return stored
 
 
@@ -89,6 +89,21 @@ def test_a_decayed_champion_is_replaced(place: Cluster) -> None:
     assert entry["version"] == 2
 
 
+def test_after_one_that_lost_a_challenger_is_trained_anew(place: Cluster) -> None:
+    lost = run(place, "2013-06-01", finetune_learning_rate=1e-12)
+    check(place, lost, "rejected", champions=2, steps=("finetune-fresh", "judge-challenger"))
+    done = run(place, "2013-07-01", rebuild_after=1)
+    steps = ("train-anew", "judge-rebuilt", "promote-rebuilt")
+    check(place, done, "promoted", champions=3, steps=steps)
+    assert not place.tasks(done.run_id).get("finetune-fresh", Counter())["SUCCEEDED"]
+
+
+def test_while_labels_are_late_scores_are_expected(place: Cluster) -> None:
+    done = run(place, "2013-07-20", label_delay_hours=480.0)
+    entry = check(place, done, "waiting", champions=3, steps=("open-standing", "expect"))
+    assert entry["rows"] == 0
+
+
 def test_every_row_was_judged_once(place: Cluster) -> None:
     windows = registry(place, "show")["windows"]
-    assert [one["rows"] for one in windows] == [ROWS] * 4
+    assert [one["rows"] for one in windows] == [ROWS] * 6

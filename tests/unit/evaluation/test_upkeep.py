@@ -179,14 +179,14 @@ def test_rows_of_which_none_has_a_label_say_what_to_expect_and_decide_only_if_as
     every = frame_of(4000, seed=32)
     close = np.abs(np.log(every["size"]) - 4 - every["age"] / 15 + 4 / 3) < 0.3
     late = waiting(line, every.loc[close].reset_index(drop=True))
-    verdict, reason, out = line.eval(late, unlabelled=late, run_id="r1", step="expect")
+    verdict, reason, out = line.eval(late, run_id="r1", step="expect")
     assert verdict == "insufficient"
     assert reason.startswith("No row has a label yet. Expected of ")
     assert line.registry.run("r1").judgement is None, "nothing was judged"
     (entry,) = line.registry.run("r1").judgements
     assert entry.expected["log_loss"].value > 0.5
     told = {"settings": {"gate_expected": True}, "run_id": "r2", "step": "expect"}
-    verdict, reason, _ = line.eval(late, unlabelled=late, **told)
+    verdict, reason, _ = line.eval(late, **told)
     assert verdict == "degraded"
     assert reason.startswith("Its log loss is expected to be higher: log loss 0.")
     with open(out["report"].path, encoding="utf-8") as file:
@@ -200,7 +200,7 @@ def test_a_champion_of_an_older_version_is_believed_by_the_labels_that_there_are
     kept = {name: one for name, one in decision["record"].items() if name != "calibration"}
     house.promote(model, {**decision, "record": kept})
     late = waiting(house, frame_of(300, seed=33))
-    _, reason, _ = house.eval(late, unlabelled=late, run_id="r1", step="expect")
+    _, reason, _ = house.eval(late, run_id="r1", step="expect")
     assert "Nothing is expected of 300 rows whose labels are late: its promotion did not" in reason
     house.eval(house.rows(frame_of(500, seed=34)), unlabelled=late, run_id="r2")
     assert house.registry.run("r2").judgement.expected.keys() == {"log_loss", "accuracy"}

@@ -48,7 +48,8 @@ def continuous_eval(
     """Score a model with confidence intervals, compare it with others, and decide.
 
     Args:
-        dataset: Labelled rows that no training has seen.
+        dataset: Labelled rows that no training has seen. With a registry, rows without a target
+            column tell what to expect of the champion.
         metrics: Output: scalars.
         report: Output: HTML.
         summary: Output: Markdown.
@@ -58,8 +59,7 @@ def continuous_eval(
             connected.
         teacher: What the model imitates.
         golden: A fixed second dataset that must not get worse.
-        unlabelled: Rows whose labels are late. Where they are the dataset as well, there is nothing
-            to judge by, and only what is expected of them is told.
+        unlabelled: Rows whose labels are late: what to expect of a classifier there is reported.
         thresholds: Limits by metric, such as `{"accuracy": {"min": 0.95}}`.
         slices: Columns by whose values the scores are broken down.
         registry: Root of champions and history; empty keeps none.
