@@ -2,6 +2,8 @@
 
 import re
 
+from kubestill.assets.packages import Package
+
 PAGES = [
     "README.md",
     *(f"docs/{name}.md" for name in ("cookbook", "reuse", "install", "retraining", "teachers")),
@@ -30,3 +32,6 @@ def test_every_pipeline_compiles(root, tmp_path, monkeypatch):
         exec(compile(code, str(path), "exec"), {"__name__": path.stem})
         if "kfp" in code:
             assert set(tmp_path.glob("*.yaml")) > before, f"{where} compiles nothing"
+    compiled = sorted(tmp_path.glob("*.yaml"))
+    twice = {path.name: Package(path.read_text()).twice for path in compiled}
+    assert not any(twice.values()), f"Kubeflow's driver refuses what comes twice: {twice}"

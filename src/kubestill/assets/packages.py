@@ -48,6 +48,23 @@ class Package:
         """The pipeline's name."""
         return self.spec.pipeline_info.name
 
+    @property
+    def twice(self) -> list[tuple[str, list[str]]]:
+        """Tasks, and which of their inputs are one and the same artifact.
+
+        ML Metadata takes an artifact once as the input of an execution. Kubeflow's driver fails
+        where it comes twice, or leaves one of the two inputs empty.
+        """
+        found: list[tuple[str, list[str]]] = []
+        for component in (self.spec.root, *self.spec.components.values()):
+            for name, task in component.dag.tasks.items():
+                ports: dict[bytes, list[str]] = {}
+                for port, given in sorted(task.inputs.artifacts.items()):
+                    source = given.SerializeToString(deterministic=True)
+                    ports.setdefault(source, []).append(port)
+                found += [(name, same) for same in ports.values() if len(same) > 1]
+        return found
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of its content, regardless of comments and layout."""
@@ -91,6 +108,9 @@ def load_package(
         if package is None:
             shown = nearest(pipeline, [name.replace("_", "-") for name in assets])
             problems.add("PIPELINE", pipeline, f"no such pipeline or file; {shown}")
+    for task, ports in package.twice if package else []:
+        remedy = "are one artifact, which Kubeflow's driver refuses; connect it once"
+        problems.add(f"task {task!r}", ", ".join(ports), remedy)
     problems.raise_if_any()
     assert package is not None
     return package

@@ -165,6 +165,9 @@ def build_input(
         arguments: Values by the names of its inputs, and of the channels in its settings.
         folder: Where its outputs go.
         final_status: How the tasks before it ended, for a component that asks for that.
+
+    Raises:
+        KubestillError: An artifact comes twice, which makes Kubeflow's driver fail the task.
     """
     defined = component.input_definitions
     parameters: dict[str, Any] = {}
@@ -179,10 +182,19 @@ def build_input(
         if value is not None:
             parameters[name] = _as_kind(value, known.parameter_type if known else 0)
     artifacts: dict[str, Any] = {}
+    ports: dict[int, str] = {}
     for name in sorted(defined.artifacts):
         given = arguments.get(name)
         if given is not None:
             listed = [given] if isinstance(given, Artifact) else given
+            for one in listed:
+                # ML Metadata takes an artifact once as the input of an execution.
+                if one.number in ports:
+                    raise KubestillError(
+                        f"{ports[one.number]} and {name} are one artifact ({one.uri}): Kubeflow's "
+                        "driver fails the task; connect it once"
+                    )
+                ports[one.number] = name
             artifacts[name] = {"artifacts": [one.as_input() for one in listed]}
     inputs: dict[str, Any] = {"artifacts": artifacts} if artifacts else {}
     if parameters:
