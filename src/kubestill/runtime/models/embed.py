@@ -112,6 +112,7 @@ class Embed(nn.Module):
         """Map float32 features [B, F], codes and ids last, to [B, out_features]."""
         codes = features[:, self.plain :].long()
         embedded = [table(codes[:, i]) for i, table in enumerate(self.tables)]
-        ids = codes[:, len(self.tables) :].split(self.texts, dim=1)
-        embedded += [bag(one) for bag, one in zip(self.bags, ids, strict=True)]
+        if self.texts:  # torch.export cannot read back a split into no parts
+            ids = codes[:, len(self.tables) :].split(self.texts, dim=1)
+            embedded += [bag(one) for bag, one in zip(self.bags, ids, strict=True)]
         return torch.cat([features[:, : self.plain], *embedded], dim=1)
