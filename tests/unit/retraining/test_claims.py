@@ -321,7 +321,8 @@ def test_a_retry_of_a_run_that_was_over_is_refused(
     api.set(RUN, "failed", state="RUNNING")
     with pytest.raises(Fenced, match=r"has ended \(abandoned\); start a new run"):
         scene.run("2013-03-01", RUN)
-    ports = {name: LocalArtifact(str(tmp_path / name)) for name in ("model", "ledger", "golden")}
+    names = ("model", "ledger", "checkpoint", "golden")
+    ports = {name: LocalArtifact(str(tmp_path / name)) for name in names}
     with pytest.raises(Fenced, match=f"run {NEXT} does.*start a new run instead of retrying"):
         open_champion(registry=scene.registry.uri, run_id=RUN, **ports)
     with pytest.raises(Fenced, match="start a new run instead of retrying"):
