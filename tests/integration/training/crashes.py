@@ -264,7 +264,11 @@ def end(scene: Scene, point: Point) -> tuple[int, str]:
 
 
 def _newest_state(scene: Scene) -> tuple[int, bool]:
-    """Return the step of the newest state that can be found, and whether the run is finished."""
+    """Return the step of the newest state that can be found, and whether the run is finished.
+
+    A state on the node's own disk counts only where the ledger lists every milestone before it, and
+    no later attempt has committed anything, such as a state that came back from the spill folder.
+    """
     roots = [scene.checkpoint_uri, *map(str, scene.spill.glob("kubestill-spilled-*/*"))]
     found: list[Ledger] = []
     for root in roots:
@@ -272,9 +276,11 @@ def _newest_state(scene: Scene) -> tuple[int, bool]:
             found += ledgers(root)
     steps = [entry.step for ledger in found for entry in ledger.entries]
     listed = [entry.step for ledger in found for entry in ledger.milestones]
+    attempts = [entry.attempt for ledger in found for entry in ledger.entries]
     for path in scene.near.glob("*/*/*/near.json"):
         record = json.loads(path.read_bytes().partition(b"\n")[2])
-        if record["after"] is None or record["after"] <= max(listed, default=-1):
+        follows = record["after"] is None or record["after"] <= max(listed, default=-1)
+        if follows and record["entry"]["attempt"] >= max(attempts, default=0):
             steps.append(record["entry"]["step"])
     return max(steps, default=0), any(ledger.finished for ledger in found)
 
