@@ -193,6 +193,12 @@ def test_rows_of_which_none_has_a_label_say_what_to_expect_and_decide_only_if_as
         assert "While labels are late" in file.read()
 
 
+def test_rows_to_judge_by_need_labels_where_others_are_connected_as_the_late_ones(line) -> None:
+    late, other = (waiting(line, frame_of(300, seed=seed)) for seed in (35, 36))
+    with pytest.raises(InvalidInput, match="sold"):
+        line.eval(late, unlabelled=other, run_id="r1")
+
+
 def test_a_champion_of_an_older_version_is_believed_by_the_labels_that_there_are(
     house, first
 ) -> None:

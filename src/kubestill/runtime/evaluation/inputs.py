@@ -224,7 +224,7 @@ def check_inputs(
                 )
     limits = _check_models(candidates, rows, parsed, thresholds, problems)
     later = later if later and later.rows else None
-    if lineage and rows and rows.rows and rows.schema.target is None:
+    if lineage and not later and rows and rows.rows and rows.schema.target is None:
         later = rows
     for field, opened in (("dataset", rows if rows is not later else None), ("golden", fixed)):
         if opened and (present or champion_role):
