@@ -97,6 +97,14 @@ def check_kind(artifact: Artifact | None, kind: Kind, field: str | None = None) 
     problems.raise_if_any()
 
 
+def is_no_model(artifact: Artifact | None) -> bool:
+    """Say whether an artifact stands for a model that nobody had to train.
+
+    train-teacher hands one on where the rows carry a teacher's answers already.
+    """
+    return artifact is not None and artifact.metadata.get("kind") == "no-model"
+
+
 def write_summary(markdown: str, summary: Artifact) -> None:
     """Write the Markdown of a task that has no page."""
     _write_text(summary, markdown, "summary")

@@ -61,9 +61,14 @@ class Frontier:
     reason: str
 
     @property
+    def choice(self) -> Entry:
+        """The chosen model."""
+        return next(one for one in self.entries if one.name == self.chosen)
+
+    @property
     def verdict(self) -> Standing:
         """Standing of the chosen model."""
-        return next(one.standing for one in self.entries if one.name == self.chosen)
+        return self.choice.standing
 
     @property
     def candidates(self) -> tuple[Entry, ...]:

@@ -120,7 +120,7 @@ def _story(frontier: Frontier) -> list[str]:
 
 
 def _tiles(frontier: Frontier) -> list[Tile]:
-    chosen = next(one for one in frontier.entries if one.name == frontier.chosen)
+    chosen = frontier.choice
     against = next(one for one in frontier.entries if one.name == frontier.reference)
     name, gain = frontier.metric.name, chosen.gain
     times = against.cost.bytes / max(1, chosen.cost.bytes)

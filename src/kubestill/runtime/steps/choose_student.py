@@ -7,16 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kubestill.errors import Problems
-from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, check_kind, write_record
-from kubestill.runtime.datasets.manifest import Dataset, open_input
-from kubestill.runtime.evaluation.evaluate import check_scorable
-from kubestill.runtime.evaluation.frontier import Frontier, find_frontier
-from kubestill.runtime.evaluation.settings import check_metric
+from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, check_kind, is_no_model
+from kubestill.runtime.datasets.manifest import open_input
+from kubestill.runtime.evaluation.frontier import find_frontier
 from kubestill.runtime.models.export import copy_model, load_model
 from kubestill.runtime.models.predict import Predictor
-from kubestill.runtime.reports.frontier import frontier_report, frontier_text
 from kubestill.runtime.reports.numbers import count
-from kubestill.runtime.steps.pages import write_pages
+from kubestill.runtime.steps.frontier import check_alike, check_choice, write_frontier
 from kubestill.runtime.training.record import read_training
 
 
@@ -47,8 +44,7 @@ def choose_student(
         InvalidInput: Everything that is wrong, before anything is scored.
         CorruptData: A model or rows are damaged.
     """
-    if teacher and teacher.metadata.get("kind") == "no-model":
-        # The rows carried a teacher's answers, and nothing was trained to give them.
+    if is_no_model(teacher):
         teacher = None
     problems = Problems()
     check_choice(tolerance, confidence, problems)
@@ -77,98 +73,8 @@ def choose_student(
     copy_model(uri, model.path)
     chosen = students[uri]
     model.metadata.update(kind="model", digest=chosen.digest, parameters=chosen.spec.parameters)
-    log_frontier(found, metrics)
-    write_pages(frontier_report(found, "students"), report, summary, rows)
-    write_record(record, "frontier", frontier_record(found))
-    print(frontier_text(found), flush=True)
-    print(f"{found.verdict}: {found.reason}", flush=True)
+    write_frontier(found, "students", rows, metrics, report, summary, record)
     return found.verdict, found.reason, settings[uri]
-
-
-def check_choice(tolerance: float, confidence: float, problems: Problems) -> None:
-    """Note a tolerance or a confidence that no choice can be held to."""
-    if not 0 <= tolerance < 1:
-        remedy = "must be in [0, 1): the share of the reference's score that may be lost"
-        problems.add("tolerance", tolerance, remedy)
-    if not 0.5 < confidence < 1:
-        problems.add("confidence", confidence, "must be in (0.5, 1), such as 0.95")
-
-
-def check_alike(
-    models: Sequence[Predictor], rows: Dataset | None, metric: str, problems: Problems
-) -> None:
-    """Note models that predict different things, or cannot be scored on the rows by the metric."""
-    if not models or rows is None:
-        return
-    first = models[0].spec
-    for one in models[1:]:
-        if (one.spec.task, one.spec.outputs) != (first.task, first.outputs):
-            told = f"{one.spec.task} {list(one.spec.outputs)[:12]}"
-            remedy = f"predicts something else than {first.task} {list(first.outputs)[:12]}"
-            problems.add("uris", told, remedy)
-    with problems.collect():
-        check_metric(metric, first.task, field="metric")  # pyright: ignore[reportArgumentType]
-    for one in models:
-        found = Problems()
-        with found.collect():
-            check_scorable(one.layout, rows)
-        for problem in found:
-            if problem not in problems:
-                problems.add(problem.field, problem.value, problem.remedy)
-    if not rows.rows:
-        problems.add("dataset", rows.root, "is empty; give at least one labelled row")
-
-
-def log_frontier(frontier: Frontier, metrics: MetricsArtifact) -> None:
-    """Log what the chosen model scores and costs."""
-    chosen = next(one for one in frontier.entries if one.name == frontier.chosen)
-    metrics.metadata["kind"] = "metrics"
-    told = {
-        frontier.metric.name: chosen.score.value,
-        f"{frontier.metric.name}_gain": chosen.gain.value,
-        f"{frontier.metric.name}_gain_low": chosen.gain.low,
-        "tolerance": frontier.tolerance,
-        "bytes": float(chosen.cost.bytes),
-        "parameters": float(chosen.cost.parameters),
-        "latency_seconds": chosen.cost.latency[1],
-        "candidates": float(len(frontier.candidates)),
-    }
-    for name, value in told.items():
-        if value == value:  # NaN fails a finished task
-            metrics.log_metric(name, value)
-
-
-def frontier_record(frontier: Frontier) -> dict[str, Any]:
-    """Return the JSON form of a choice; a number that is not finite is null."""
-
-    def number(value: float) -> float | None:
-        return value if value - value == 0 else None
-
-    def ends(one: Any) -> dict[str, float | None]:
-        return {end: number(getattr(one, end)) for end in ("value", "low", "high")}
-
-    return {
-        "chosen": frontier.chosen,
-        "verdict": frontier.verdict,
-        "reason": frontier.reason,
-        "reference": frontier.reference,
-        "metric": frontier.metric.name,
-        "tolerance": frontier.tolerance,
-        "confidence": frontier.confidence,
-        "rows": frontier.rows,
-        "models": {
-            one.name: {
-                "standing": one.standing,
-                "front": one.on_front,
-                "score": ends(one.score),
-                "gain": ends(one.gain),
-                "parameters": one.cost.parameters,
-                "bytes": one.cost.bytes,
-                "seconds": {str(rows): seconds for rows, seconds in one.cost.latency.items()},
-            }
-            for one in frontier.entries
-        },
-    }
 
 
 def _load_students(uris: Sequence[str], problems: Problems) -> dict[str, Predictor]:

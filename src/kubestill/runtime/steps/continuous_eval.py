@@ -7,7 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kubestill.errors import counted
-from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, write_record
+from kubestill.runtime.base.artifacts import (
+    Artifact,
+    MetricsArtifact,
+    is_no_model,
+    write_record,
+)
 from kubestill.runtime.evaluation.examine import examine, expected_of
 from kubestill.runtime.evaluation.inputs import Job, Lineage, check_inputs
 from kubestill.runtime.evaluation.publish import (
@@ -79,8 +84,7 @@ def continuous_eval(
         InvalidInput: With everything that is wrong, before anything is scored.
         CorruptData: Rows of a dataset are damaged.
     """
-    if teacher and teacher.metadata.get("kind") == "no-model":
-        # The rows carried a teacher's answers, and nothing was trained to give them.
+    if is_no_model(teacher):
         teacher = None
         settings = {"model_name": "student", "baseline_name": "control", **(settings or {})}
     job = check_inputs(

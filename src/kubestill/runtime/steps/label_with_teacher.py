@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from kubestill.errors import Problems, counted
-from kubestill.runtime.base.artifacts import Artifact, check_kind
+from kubestill.runtime.base.artifacts import Artifact, check_kind, is_no_model
 from kubestill.runtime.base.device import choose_device
 from kubestill.runtime.datasets.manifest import BLOCK_ROWS, Dataset, open_input
 from kubestill.runtime.datasets.writer import DatasetWriter
@@ -57,7 +57,7 @@ def label_with_teacher(
     place = "cpu"
     with problems.collect():
         place = str(choose_device(device))
-    if model.metadata.get("kind") == "no-model":
+    if is_no_model(model):
         return _pass_on(dataset, labelled, shard, shards, problems)
     teacher = folds = None
     with problems.collect("model", model.uri):

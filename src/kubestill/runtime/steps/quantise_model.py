@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from kubestill.errors import InvalidInput, Problem, Problems, counted, nearest
-from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, check_kind, write_record
+from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, check_kind
 from kubestill.runtime.datasets.decode import check_columns, decode_features
 from kubestill.runtime.datasets.manifest import Dataset, open_input
 from kubestill.runtime.evaluation.frontier import find_frontier
@@ -21,15 +21,8 @@ from kubestill.runtime.models.foreign.runtime import Block
 from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.models.quantised import SCHEMES, quantisable, quantise_onnx
 from kubestill.runtime.models.serve import check_serving, export_onnx
-from kubestill.runtime.reports.frontier import frontier_report, frontier_text
 from kubestill.runtime.reports.numbers import count, size
-from kubestill.runtime.steps.choose_student import (
-    check_alike,
-    check_choice,
-    frontier_record,
-    log_frontier,
-)
-from kubestill.runtime.steps.pages import write_pages
+from kubestill.runtime.steps.frontier import check_alike, check_choice, write_frontier
 from kubestill.runtime.stores.files import write_file
 
 BATCH = 256
@@ -125,12 +118,8 @@ def quantise_model(
         "Ranges of activations are from "
         f"{counted(min(calibration_rows, learned.rows), 'row')} that the model has learned from.",
     ]
-    log_frontier(found, metrics)
-    metrics.log_metric("times_smaller", times)
-    write_pages(frontier_report(found, "int8", notes), report, summary, rows)
-    write_record(record, "frontier", frontier_record(found) | {"times_smaller": times})
-    print(frontier_text(found), flush=True)
-    print(f"{found.verdict}: {found.reason} {notes[0]}", flush=True)
+    outputs = (metrics, report, summary, record)
+    write_frontier(found, "int8", rows, *outputs, notes=notes, times_smaller=times)
     return found.verdict, found.reason
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from kubestill.errors import Problems
-from kubestill.runtime.base.artifacts import Artifact, check_kind
+from kubestill.runtime.base.artifacts import Artifact, check_kind, is_no_model
 from kubestill.runtime.datasets.dataset import Dataset
 from kubestill.runtime.generation.labelling import check_fit
 from kubestill.runtime.models.export import load_model
@@ -36,7 +36,7 @@ def place_beside(
     if not need and not asked:
         return None
     problems, found = Problems(), None
-    if need and (teacher is None or teacher.metadata.get("kind") == "no-model"):
+    if need and (teacher is None or is_no_model(teacher)):
         refuse_without(need, problems)
     elif need and teacher:
         with problems.collect("teacher", teacher.uri):
