@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
 from kubestill.runtime.checkpoints.ledger import Checkpoint, read_ledger_artifact
 from kubestill.runtime.checkpoints.restore import load_state
@@ -35,3 +37,12 @@ def last_state(out: Path) -> TrainingState:
     """Return the last milestone of the training run whose outputs lie here."""
     ledger = read_ledger_artifact(str(out / "ledger"))
     return load_state(Checkpoint.of(ledger, ledger.milestones[-1]))
+
+
+def same_states(first: Path, second: Path) -> dict[str, Tensor]:
+    """Hold two training runs to the same bits in their last milestone, and return its tensors."""
+    one, other = (last_state(out).tensors for out in (first, second))
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+    return one

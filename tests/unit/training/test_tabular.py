@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from ended import dies_after, last_state
+from ended import dies_after, same_states
 
 from kubestill.errors import InvalidInput
 from kubestill.runtime.base.artifacts import LocalArtifact
@@ -52,10 +51,7 @@ def test_a_training_run_that_dies_ends_with_the_same_bits(
     given["checkpoint_uri"] = str(tmp_path / "another")
     with dies_after(7):
         train("again", **given)
-    states = [last_state(out).tensors for out in (whole, train("again", **given))]
-    assert states[0].keys() == states[1].keys()
-    for name, tensor in states[0].items():
-        assert torch.equal(tensor, states[1][name]), name
+    same_states(whole, train("again", **given))
 
 
 def test_a_network_that_drops_units_by_default_has_no_finish(train: Train, line: Make) -> None:
