@@ -13,6 +13,7 @@ from proof_parts import Line, Saddle, Waves, make_predictor, plain_predictor
 from kubestill.errors import InvalidInput
 from kubestill.runtime.certification.proof.activations import ACTIVATIONS, InverseRoot, Kink, Smooth
 from kubestill.runtime.certification.proof.bounds import (
+    HUGE,
     Features,
     Quadratics,
     bound_network,
@@ -273,6 +274,7 @@ ONE = torch.ones(1, 1, dtype=torch.float64)
 OVERFLOWING: dict[str, tuple[float, float, tuple[Operation, ...]]] = {
     "sums": (2.0**125, 2.0**120, tuple(Add(of=place, other=place) for place in range(4))),
     "products": (2.0**64, 2.0**60, (Multiply(of=0, other=0),)),
+    "an activation": (2.0**127, 2.0**125, (Apply(of=0, function=ACTIVATIONS["gelu"]),)),
     "a matrix": (2.0**120, 2.0**110, (Linear(of=0, weight=128 * ONE, bias=0 * ONE[0]),)),
     "a scale": (
         2.0**120,
@@ -302,9 +304,10 @@ def test_a_scale_that_float32_does_not_hold_is_not_bounded() -> None:
 
 
 def test_float32_activations_keep_to_what_is_assumed() -> None:
-    """The one assumption about torch's own kernels, over all magnitudes."""
+    """The one assumption about torch's own kernels, wherever bounds are finite."""
     values = np.concatenate([s * 10.0 ** np.linspace(-44, 38.5, 100_001) for s in (-1, 1)])
     x = torch.from_numpy(values.astype(np.float32))
+    near = x.abs() < HUGE
     kernels = {
         "elu": torch.nn.functional.elu,
         "gelu": torch.nn.functional.gelu,
@@ -320,7 +323,7 @@ def test_float32_activations_keep_to_what_is_assumed() -> None:
         scale, offset = ACTIVATIONS[name].size if name != "mish" else (1.0, 1.0)
         apart = (kernel(x).double() - kernel(x.double())).abs()
         allowed = 8 * 2.0**-24 * (scale * x.double().abs() + offset) + 2.0**-120
-        assert (apart <= allowed).all(), name
+        assert (apart <= allowed)[near | (not scale)].all(), name
 
 
 def test_the_inverse_root_of_a_variance() -> None:
