@@ -38,13 +38,24 @@ def digests() -> list[str]:
     return found
 
 
+@pytest.fixture(scope="module")
+def span(tmp_path_factory: pytest.TempPathFactory) -> float:
+    """How many seconds an uninterrupted training takes on this processor."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    training = Toy(str(root / "root"), root / "log", {})
+    training.await_start()
+    begun = time.monotonic()
+    training.join()
+    return time.monotonic() - begun
+
+
 class Toy:
     """One process of the toy training."""
 
-    def __init__(self, uri: str, log: Path, env: dict[str, str]):
+    def __init__(self, uri: str, log: Path, env: dict[str, str], steps: int = STEPS):
         self._log = log
         log.unlink(missing_ok=True)
-        arguments = (uri, STEPS, EVERY, str(log), env)
+        arguments = (uri, steps, EVERY, str(log), env)
         self.process = FORKS.Process(target=toy.process, args=arguments, daemon=True)
         self.process.start()
 
@@ -63,14 +74,22 @@ class Toy:
 
 
 def survive(
-    uri: str, log: Path, digests: list[str], *, kills: int, seed: int, env: dict[str, str]
+    uri: str,
+    log: Path,
+    digests: list[str],
+    span: float,
+    *,
+    kills: int,
+    seed: int,
+    env: dict[str, str],
 ) -> None:
+    """Kill a training so often that it gets about as far with each attempt, and let it end."""
     rng = random.Random(seed)
     committed, done = 0, ""
     for _ in range(kills):
         training = Toy(uri, log, env)
         training.await_start()
-        time.sleep(rng.uniform(0.0, 0.25))
+        time.sleep(rng.uniform(0.0, 2 * span / kills))
         training.process.kill()
         (first, *others) = training.join() or [""]
         if first.startswith("done"):
@@ -93,22 +112,24 @@ def survive(
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_kills_on_local_disk(tmp_path: Path, digests: list[str], seed: int) -> None:
-    survive(str(tmp_path / "root"), tmp_path / "log", digests, kills=KILLS, seed=seed, env={})
+def test_kills_on_local_disk(tmp_path: Path, digests: list[str], span: float, seed: int) -> None:
+    root = str(tmp_path / "root")
+    survive(root, tmp_path / "log", digests, span, kills=KILLS, seed=seed, env={})
     # No file stays behind but those of listed checkpoints and the ledger itself.
-    (ledger,) = ledgers(str(tmp_path / "root"))
+    (ledger,) = ledgers(root)
     listed = {entry.manifest.key.partition("/")[0] for entry in ledger.entries}
     left = {path.parent.name for path in Path(ledger.uri).glob("*/*")}
     assert left == listed
 
 
-def test_kills_on_cloud_storage(gcs: Any, tmp_path: Path, digests: list[str]) -> None:
-    survive(f"{gcs.uri}/root", tmp_path / "log", digests, kills=KILLS // 2, seed=3, env=gcs.env)
+def test_kills_on_cloud_storage(gcs: Any, tmp_path: Path, digests: list[str], span: float) -> None:
+    root, log = f"{gcs.uri}/root", tmp_path / "log"
+    survive(root, log, digests, span, kills=KILLS // 2, seed=3, env=gcs.env)
 
 
 def test_sigterm_saves_and_then_ends_the_process(tmp_path: Path) -> None:
     uri = str(tmp_path / "root")
-    training = Toy(uri, tmp_path / "log", {})
+    training = Toy(uri, tmp_path / "log", {}, steps=100_000)
     training.await_start()
     time.sleep(0.1)
     training.process.terminate()
