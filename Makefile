@@ -45,7 +45,8 @@ NUMERIC := $(addprefix tests/unit/,training models sanity metrics evaluation cer
 CAPABILITIES ?= default avx2
 .PHONY: test-processors
 test-processors: setup ## the numeric unit tests as on other processors: CAPABILITIES="default avx2 avx512"
-	for one in $(CAPABILITIES); do ATEN_CPU_CAPABILITY=$$one \
+	declare -A isa=([default]=SSE41 [avx2]=AVX2 [avx512]=AVX512_CORE); \
+	for one in $(CAPABILITIES); do ATEN_CPU_CAPABILITY=$$one ONEDNN_MAX_CPU_ISA=$${isa[$$one]} \
 	  $(BIN)/pytest -q -n auto --dist loadfile --no-loadscope-reorder $(NUMERIC) || exit 1; done
 
 SECONDS_EACH ?= 60
