@@ -196,7 +196,7 @@ def time_engine(
     )
     place = resolve_place(str(root), "bench", f"{path}-{time.monotonic_ns()}", "")
     with arithmetic(settings):
-        numerics = numerics_key(machine, step_path=path, world_size=1)
+        numerics = numerics_key(machine, step_path=path, world_size=1, processors=())
         opened = Checkpointer.open(
             place, settings.checkpoints, numerics=numerics, announce=lambda line: None
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -80,14 +80,21 @@ def _threads_of_a_share(settings: TrainingSettings) -> int:
     return 1 if choose_device(settings.device).type == "cpu" else 0
 
 
-def numerics_key(machine: Machine, *, step_path: str, world_size: int) -> dict[str, str]:
-    """Return everything besides settings and data that changes the bits of a result."""
+def numerics_key(
+    machine: Machine, *, step_path: str, world_size: int, processors: Iterable[str]
+) -> dict[str, str]:
+    """Return everything besides settings and data that changes the bits of a result.
+
+    `processors` are those of all processes, as `describe_processor` names them.
+    """
     key = {
         "kubestill": __version__,
         "torch": torch.__version__,
         "device": machine.device.type,
         "precision": machine.precision,
+        "processor": "; ".join(sorted(set(processors))),
         "instructions": torch.backends.cpu.get_cpu_capability(),
+        "matmul": torch.get_float32_matmul_precision(),
         "threads": str(torch.get_num_threads()),
         "deterministic": str(torch.are_deterministic_algorithms_enabled()),
         "step_path": step_path,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from kubestill.errors import Diverged, InvalidInput, Problems, TrainingFailed, nearest
+from kubestill.runtime.base.processor import describe_processor
 from kubestill.runtime.checkpoints.checkpointer import Checkpointer, Resume
 from kubestill.runtime.checkpoints.commits import LedgerCell
 from kubestill.runtime.checkpoints.ledger import Ledger
@@ -137,6 +138,7 @@ def _train(
             job.machine,
             step_path=settings.step_path,
             world_size=1 if settings.virtual_workers > 1 else Ranks.current().world,
+            processors=Ranks.current().gather(describe_processor()),
         ),
         replicated=settings.virtual_workers > 1,
         announce=say,
