@@ -326,7 +326,7 @@ def test_too_few_rows_for_a_standard_error_are_reported_before_any_state_is_read
     with pytest.raises(InvalidInput, match="insufficient: one standard error takes 30 .* has 29"):
         io.select(dataset=few, rule="earliest-within")
     job = check_inputs(io.ledger, few, "earliest-within", "", 0.1, {})
-    assert not job.request.measures_error
+    assert not job.criterion.measures_error
 
 
 def test_a_damaged_state_is_left_out_loudly(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -19,7 +19,7 @@ from kubestill.runtime.checkpoints.retention import policy_of
 from kubestill.runtime.checkpoints.settings import CheckpointSettings
 from kubestill.runtime.curves.phases import boundary_candidates, detect_phases, phase_of
 from kubestill.runtime.metrics.catalog import METRICS, TRAIN_LOSS
-from kubestill.runtime.selection.request import COMPARING, RULES, Evidence, Request
+from kubestill.runtime.selection.criterion import COMPARING, RULES, Criterion, Evidence
 from kubestill.runtime.selection.rules import Choice, select
 from kubestill.runtime.training.record import Curves
 
@@ -117,11 +117,11 @@ def test_what_is_chosen_is_what_brute_force_chooses(rule: str, metric: str) -> N
         kept, evidence = trained(metric, pattern, policy)
         if again:
             evidence = rescored(kept, evidence, metric)
-        request = Request(rule=rule, rescoring=again)
+        criterion = Criterion(rule=rule, rescoring=again)
         loss = {e.step: sign * e.metrics[metric] for e in kept if metric in e.metrics}
         history = evidence.history(metric)
         try:
-            choice = select(kept, request, evidence)
+            choice = select(kept, criterion, evidence)
         except InvalidInput as error:
             why = str(error)
             assert (
@@ -169,9 +169,9 @@ def test_of_a_step_asked_for_only_a_kept_milestone_is_taken(policy: str) -> None
     kept, evidence = trained("log_loss", "none", policy)
     steps = {entry.step for entry in kept}
     for step in range(COUNT + 2):
-        request = Request(rule="step", step=step)
+        criterion = Criterion(rule="step", step=step)
         if step in steps:
-            assert select(kept, request, evidence).entry.step == step
+            assert select(kept, criterion, evidence).entry.step == step
         else:
             with pytest.raises(InvalidInput, match="no milestone was kept there"):
-                select(kept, request, evidence)
+                select(kept, criterion, evidence)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubestill.errors import InvalidInput
-from kubestill.runtime.selection.request import COMPARING, RULES, Evidence, Request
+from kubestill.runtime.selection.criterion import COMPARING, RULES, Criterion, Evidence
 from kubestill.runtime.selection.rules import select
 from kubestill.runtime.training.record import Curves
 
@@ -43,9 +43,9 @@ FALLING = [2.3, 1.2, 0.6, 0.35, 0.26, 0.22, 0.21, 0.205, 0.2, 0.201]
 OVERFIT = [2.3, 1.2, 0.6, 0.35, 0.26, 0.22, 0.2, 0.21, 0.24, 0.28, 0.33, 0.38, 0.44, 0.5, 0.56]
 
 
-def choose(losses: Sequence[float], *, own: str = "log_loss", **request):
+def choose(losses: Sequence[float], *, own: str = "log_loss", **criterion):
     saved = training(losses)
-    return select(saved, Request(**request), evidence(saved, own_metric=own))
+    return select(saved, Criterion(**criterion), evidence(saved, own_metric=own))
 
 
 def test_best():
@@ -58,15 +58,15 @@ def test_best():
 
 def test_best_by_a_metric_that_rises():
     saved = [Saved(n, n, {"accuracy": value}) for n, value in enumerate([0.5, 0.9, 0.7])]
-    assert select(saved, Request(), evidence(saved)).entry.step == 1
+    assert select(saved, Criterion(), evidence(saved)).entry.step == 1
 
 
 def test_mode_speaks_for_an_unknown_metric():
     saved = [Saved(n, n, {"profit": value}) for n, value in enumerate([0.5, 0.9, 0.7])]
-    assert select(saved, Request(mode="max"), evidence(saved)).entry.step == 1
-    assert select(saved, Request(mode="min"), evidence(saved)).entry.step == 0
+    assert select(saved, Criterion(mode="max"), evidence(saved)).entry.step == 1
+    assert select(saved, Criterion(mode="min"), evidence(saved)).entry.step == 0
     with pytest.raises(InvalidInput, match="lower or higher"):
-        select(saved, Request(), evidence(saved))
+        select(saved, Criterion(), evidence(saved))
 
 
 def test_of_equals_the_cheaper_wins():
@@ -110,10 +110,10 @@ def test_earliest_within_the_scatter_where_no_rows_are_scored_again():
 
 def test_the_scatter_uses_pruned_milestones_too():
     saved = training(FALLING)
-    request = Request(rule="earliest-within", metric="log_loss")
-    assert select(saved[-2:], request, evidence(saved)).reason
+    criterion = Criterion(rule="earliest-within", metric="log_loss")
+    assert select(saved[-2:], criterion, evidence(saved)).reason
     with pytest.raises(InvalidInput, match="insufficient.* 2 validations"):
-        select(saved[-2:], request, evidence(saved[-2:]))
+        select(saved[-2:], criterion, evidence(saved[-2:]))
 
 
 def rescored(losses: Sequence[np.ndarray]):
@@ -129,7 +129,7 @@ def test_one_standard_error_is_that_of_the_paired_difference():
     hard = source.gamma(2.0, size=300)
     losses = [hard + gap + 0.02 * source.normal(size=300) for gap in (0.5, 0.1, 0.001, 0.0)]
     saved, known = rescored(losses)
-    choice = select(saved, Request(rule="earliest-within", rescoring=True), known)
+    choice = select(saved, Criterion(rule="earliest-within", rescoring=True), known)
     # The scores' own standard error of 0.08 would let nearly all of them pass.
     assert hard.std() / 300**0.5 > 0.07
     assert choice.entry.step == 300
@@ -141,15 +141,15 @@ def test_one_standard_error_is_that_of_the_paired_difference():
 def test_equal_answers_are_within_any_standard_error():
     same = np.linspace(0, 1, 50)
     saved, known = rescored([same, same, same])
-    choice = select(saved, Request(rule="earliest-within", rescoring=True), known)
+    choice = select(saved, Criterion(rule="earliest-within", rescoring=True), known)
     assert choice.entry.step == 100
 
 
 def test_a_metric_without_a_standard_error_needs_a_tolerance():
     saved = [Saved(n, n, {"max_error": 1 / n}) for n in (1, 2, 3)]
-    request = Request(rule="earliest-within", rescoring=True)
+    criterion = Criterion(rule="earliest-within", rescoring=True)
     with pytest.raises(InvalidInput, match="max_error has no standard error"):
-        select(saved, request, evidence(saved))
+        select(saved, criterion, evidence(saved))
 
 
 @pytest.mark.parametrize("rule", COMPARING)
@@ -162,10 +162,10 @@ def test_a_mode_that_would_choose_the_worst_is_refused(rule: str, metric: str, m
 def test_the_best_of_those_kept_says_so_and_names_a_better_one():
     saved = training(FALLING)
     known = evidence(saved, own_metric="log_loss")
-    reason = select(saved[:5], Request(), known).reason
+    reason = select(saved[:5], Criterion(), known).reason
     assert "the best of the 5 milestones kept of 10" in reason
     assert "step 900 with 0.2 was better, but was pruned or is damaged" in reason
-    scored = select(saved[:5], Request(rescoring=True), known).reason
+    scored = select(saved[:5], Criterion(rescoring=True), known).reason
     assert "the 5 milestones kept of 10" in scored
     assert "better" not in scored
 
@@ -174,7 +174,7 @@ def test_a_milestone_without_the_metric_was_not_pruned():
     saved = training(FALLING)
     saved[3] = Saved(400, 12800)
     known = evidence(saved, own_metric="log_loss")
-    assert "the best of 9 milestones;" in select(saved, Request(), known).reason
+    assert "the best of 9 milestones;" in select(saved, Criterion(), known).reason
 
 
 def test_before_overfitting():
@@ -194,13 +194,13 @@ def test_before_overfitting_takes_what_was_kept():
     saved = training(OVERFIT)
     kept = [saved[2], saved[10], saved[14]]
     known = evidence(saved, own_metric="log_loss")
-    choice = select(kept, Request(rule="before-overfitting"), known)
+    choice = select(kept, Criterion(rule="before-overfitting"), known)
     assert choice.entry.step == 300
     assert "the last milestone kept before overfitting" in choice.reason
     assert "in between, to step 7" in choice.reason
     assert "not kept" in choice.reason
     with pytest.raises(InvalidInput, match="keep more of them"):
-        select(kept[1:], Request(rule="before-overfitting"), known)
+        select(kept[1:], Criterion(rule="before-overfitting"), known)
 
 
 def test_pareto_returns_the_front_and_its_knee():
@@ -229,45 +229,45 @@ def test_recovery_checkpoints_are_never_chosen(rule: str):
         for e in saved
     ]
     known = evidence(saved, own_metric="log_loss")
-    request = Request(rule=rule)
-    assert select([*recovery, *saved], request, known) == select(saved, request, known)
+    criterion = Criterion(rule=rule)
+    assert select([*recovery, *saved], criterion, known) == select(saved, criterion, known)
 
 
 def test_a_recovery_checkpoint_cannot_be_asked_for_by_number():
     saved = [*training(FALLING), Saved(440, 14080, {}, "recovery")]
     with pytest.raises(InvalidInput, match=r"recovery checkpoint.*nearest: 300, 400, 500"):
-        select(saved, Request(rule="step", step=440), evidence())
+        select(saved, Criterion(rule="step", step=440), evidence())
 
 
 def test_milestones_without_the_metric_do_not_compete():
     saved = [Saved(0, 0), *training(FALLING)]
-    choice = select(saved, Request(), evidence(saved, own_metric="log_loss"))
+    choice = select(saved, Criterion(), evidence(saved, own_metric="log_loss"))
     assert len(choice.candidates) == 10
 
 
 @pytest.mark.parametrize(
-    ("request_", "fields"),
+    ("criterion", "fields"),
     [
-        (Request(rule="bests"), ["rule = 'bests'", "'best'"]),
-        (Request(rule="best", tolerance=0.1), ["tolerance", "earliest-within"]),
-        (Request(rule="earliest-within", tolerance=1.5), ["tolerance = 1.5"]),
-        (Request(rule="earliest-within", tolerance=-0.1), ["tolerance = -0.1"]),
-        (Request(rule="best", step=100), ["settings.step", "rule 'step'"]),
-        (Request(rule="step"), ["settings.step = None"]),
-        (Request(rule="step", step=450), ["settings.step = 450", "nearest: 300, 400, 500"]),
-        (Request(rule="last", rescoring=True), ["dataset", "compares no scores"]),
-        (Request(metric="auc"), ["metric = 'auc'", "accuracy, log_loss"]),
+        (Criterion(rule="bests"), ["rule = 'bests'", "'best'"]),
+        (Criterion(rule="best", tolerance=0.1), ["tolerance", "earliest-within"]),
+        (Criterion(rule="earliest-within", tolerance=1.5), ["tolerance = 1.5"]),
+        (Criterion(rule="earliest-within", tolerance=-0.1), ["tolerance = -0.1"]),
+        (Criterion(rule="best", step=100), ["settings.step", "rule 'step'"]),
+        (Criterion(rule="step"), ["settings.step = None"]),
+        (Criterion(rule="step", step=450), ["settings.step = 450", "nearest: 300, 400, 500"]),
+        (Criterion(rule="last", rescoring=True), ["dataset", "compares no scores"]),
+        (Criterion(metric="auc"), ["metric = 'auc'", "accuracy, log_loss"]),
         (
-            Request(rule="last", tolerance=0.1, step=3, rescoring=True, metric="f1"),
+            Criterion(rule="last", tolerance=0.1, step=3, rescoring=True, metric="f1"),
             ["tolerance", "settings.step", "dataset", "metric = 'f1'", "4 problems"],
         ),
     ],
-    ids=lambda value: value.rule if isinstance(value, Request) else "",
+    ids=lambda value: value.rule if isinstance(value, Criterion) else "",
 )
-def test_all_wrong_settings_are_reported_together(request_: Request, fields: list[str]):
+def test_all_wrong_settings_are_reported_together(criterion: Criterion, fields: list[str]):
     saved = training(FALLING)
     with pytest.raises(InvalidInput) as caught:
-        select(saved, request_, evidence(saved, own_metric="log_loss"))
+        select(saved, criterion, evidence(saved, own_metric="log_loss"))
     for text in fields:
         assert text in str(caught.value)
 
@@ -280,13 +280,13 @@ def test_several_metrics_and_no_favourite():
 def test_metrics_that_were_never_recorded():
     saved = [Saved(100, 3200), Saved(200, 6400)]
     with pytest.raises(InvalidInput, match="train with a validation set"):
-        select(saved, Request(), evidence())
-    assert select(saved, Request(rule="last"), evidence()).entry.step == 200
+        select(saved, Criterion(), evidence())
+    assert select(saved, Criterion(rule="last"), evidence()).entry.step == 200
 
 
 def test_a_ledger_without_milestones():
     with pytest.raises(InvalidInput, match="no milestone to choose"):
-        select([Saved(100, 3200, {}, "recovery")], Request(), evidence())
+        select([Saved(100, 3200, {}, "recovery")], Criterion(), evidence())
 
 
 @settings(deadline=None)
@@ -297,8 +297,8 @@ def test_a_ledger_without_milestones():
 )
 def test_what_is_chosen_is_never_dominated(losses: list[float], rule: str, tolerance: float):
     saved = training(losses)
-    request = Request(rule=rule, tolerance=tolerance if rule == "earliest-within" else 0.0)
-    choice = select(saved, request, evidence(saved, own_metric="log_loss"))
+    criterion = Criterion(rule=rule, tolerance=tolerance if rule == "earliest-within" else 0.0)
+    choice = select(saved, criterion, evidence(saved, own_metric="log_loss"))
     assert choice.entry in choice.front
     best = min(losses)
     if rule == "earliest-within":

@@ -24,7 +24,7 @@ from kubestill.runtime.reports.page import (
     table,
     tiles,
 )
-from kubestill.runtime.selection.request import Milestone
+from kubestill.runtime.selection.criterion import Milestone
 from kubestill.runtime.selection.rules import Choice
 
 if TYPE_CHECKING:

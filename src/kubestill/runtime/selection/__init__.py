@@ -1,4 +1,4 @@
 """Choosing one milestone of a training run: pure functions over ledger entries, no torch.
 
-Reading order: `request` (what is asked for), `rules` (which milestone, and why).
+Reading order: `criterion` (what is asked for), `rules` (which milestone, and why).
 """

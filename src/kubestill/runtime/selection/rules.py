@@ -13,12 +13,12 @@ from typing import Any, Generic, TypeVar
 from kubestill.errors import InvalidInput, Problem, counted
 from kubestill.runtime.curves.noise import settled_noise
 from kubestill.runtime.metrics.intervals import paired_error
-from kubestill.runtime.selection.request import (
+from kubestill.runtime.selection.criterion import (
     COMPARING,
+    Criterion,
     Evidence,
     Milestone,
-    Request,
-    check_request,
+    check_criterion,
     metric_of,
 )
 
@@ -53,7 +53,7 @@ class _Field(Generic[M]):
     """The steps of all milestones there are, candidates or not."""
     metric: str
     sign: int
-    request: Request
+    criterion: Criterion
     evidence: Evidence
 
     def loss(self, entry: M) -> float:
@@ -77,7 +77,7 @@ class _Field(Generic[M]):
     @property
     def recorded(self) -> dict[int, float]:
         """Step → metric of every milestone there ever was; only the kept ones are scored again."""
-        if self.request.rescoring:
+        if self.criterion.rescoring:
             return {}
         return self.evidence.history(self.metric)
 
@@ -99,34 +99,34 @@ class _Field(Generic[M]):
         return f"step {entry.step:,} with {self.metric} {entry.metrics[self.metric]:.4g}"
 
 
-def select(entries: Sequence[M], request: Request, evidence: Evidence) -> Choice[M]:
+def select(entries: Sequence[M], criterion: Criterion, evidence: Evidence) -> Choice[M]:
     """Choose one milestone.
 
     Args:
         entries: Checkpoints of any kind.
-        request: Which rule, and its parameters.
+        criterion: Which rule, and its parameters.
         evidence: What else is known of the training run.
 
     Raises:
-        InvalidInput: Everything wrong with the request, at once; or nothing can be chosen.
+        InvalidInput: Everything wrong with the criterion, at once; or nothing can be chosen.
     """
     recorded = {name for e in entries if e.kind == "milestone" for name in e.metrics}
-    check_request(request, evidence, entries, recorded)
+    check_criterion(criterion, evidence, entries, recorded)
     milestones = sorted((e for e in entries if e.kind == "milestone"), key=lambda e: e.step)
-    metric = metric_of(request, evidence, recorded) if request.rule in COMPARING else ""
+    metric = metric_of(criterion, evidence, recorded) if criterion.rule in COMPARING else ""
     field = _Field(
         candidates=[entry for entry in milestones if not metric or metric in entry.metrics],
         kept=frozenset(entry.step for entry in milestones),
         metric=metric,
-        sign=-1 if metric and request.way(metric) == "max" else 1,
-        request=request,
+        sign=-1 if metric and criterion.way(metric) == "max" else 1,
+        criterion=criterion,
         evidence=evidence,
     )
-    chosen, reason = _RULES[request.rule](field)
+    chosen, reason = _RULES[criterion.rule](field)
     return Choice(
         entry=chosen,
         reason=reason,
-        rule=request.rule,
+        rule=criterion.rule,
         metric=metric,
         candidates=tuple(field.candidates),
         front=tuple(field.front) if metric else (),
@@ -153,7 +153,7 @@ def _last(field: _Field[M]) -> tuple[M, str]:
 
 
 def _step(field: _Field[M]) -> tuple[M, str]:
-    chosen = next(entry for entry in field.candidates if entry.step == field.request.step)
+    chosen = next(entry for entry in field.candidates if entry.step == field.criterion.step)
     return chosen, f"step {chosen.step:,} was asked for by number"
 
 
@@ -184,7 +184,7 @@ def _margin(field: _Field[M], best: M) -> tuple[Callable[[M], float], Callable[[
     the best, row by row: two candidates that err on the same rows differ by far less than the
     scores of either would on other rows.
     """
-    tolerance = field.request.tolerance
+    tolerance = field.criterion.tolerance
     if tolerance:
         allowed = tolerance * abs(field.loss(best))
         return lambda _: allowed, lambda _: f"{100 * tolerance:.3g}%"
@@ -220,7 +220,7 @@ def _before_overfitting(field: _Field[M]) -> tuple[M, str]:
             f"{phases.why}, and the first milestone kept is step {field.candidates[0].step}: "
             "keep more of them (settings.checkpoints.keep_every), or choose by another rule"
         )
-        raise InvalidInput([Problem("rule", field.request.rule, remedy)])
+        raise InvalidInput([Problem("rule", field.criterion.rule, remedy)])
     chosen = before[-1]
     gone = [step for step in field.pruned if step > chosen.step and (end is None or step <= end)]
     which = "the last milestone kept" if gone else "the last milestone"

@@ -39,7 +39,7 @@ from kubestill.runtime.retraining.history import Promotion
 from kubestill.runtime.retraining.kubeflow import NotRegistered, check_address, register
 from kubestill.runtime.retraining.request import check_placeholders
 from kubestill.runtime.retraining.windows import WindowStore
-from kubestill.runtime.selection.request import Evidence, Request
+from kubestill.runtime.selection.criterion import Criterion, Evidence
 from kubestill.runtime.selection.rules import select
 from kubestill.runtime.steps.refit import Rows, train_once_more
 from kubestill.runtime.stores import open_store
@@ -260,10 +260,10 @@ def _promote(
     copy_model(registry, model.path, folder)
     if model is not judged:
         copy_model(registry, judged.path, f"{folder}/judged")
-    request = Request(rule="before-overfitting")
+    criterion = Criterion(rule="before-overfitting")
     entries = [entry for entry in ledger.entries if not entry.damaged]
     evidence = Evidence(curves=record.curves, own_metric=record.metric)
-    choice = select(entries, request, evidence)
+    choice = select(entries, criterion, evidence)
     print(f"kept to learn on from: {choice.reason}", flush=True)
     champion = Champion(
         version=1,

@@ -42,10 +42,10 @@ from kubestill.runtime.models.export import (
 )
 from kubestill.runtime.models.serve import Serving, add_serving_file, check_serving
 from kubestill.runtime.reports.selection import Account, selection_report
-from kubestill.runtime.selection.request import (
+from kubestill.runtime.selection.criterion import (
+    Criterion,
     Evidence,
-    Request,
-    check_request,
+    check_criterion,
     check_rule,
     metric_of,
 )
@@ -158,7 +158,7 @@ class Job:
     ledger: Ledger
     record: TrainingRecord | None
     """Of the training run; None while it is unfinished."""
-    request: Request
+    criterion: Criterion
     evidence: Evidence
     dataset: Dataset | None
     device: str
@@ -196,12 +196,12 @@ class Selection:
         if self.job.dataset is not None:
             entries, evidence = self._score_again(entries, self.job.dataset)
         while True:
-            choice = select(entries, self.job.request, evidence)
+            choice = select(entries, self.job.criterion, evidence)
             try:
                 return choice, self._export(choice, path)
             except CorruptData as error:
                 entries = [entry for entry in entries if entry.step != choice.entry.step]
-                if self.job.request.rule == "step" or not _milestones(entries):
+                if self.job.criterion.rule == "step" or not _milestones(entries):
                     raise
                 self._leave_out(choice.entry, error)
 
@@ -218,7 +218,7 @@ class Selection:
         self, entries: Sequence[LedgerEntry], dataset: Dataset
     ) -> tuple[list[LedgerEntry], Evidence]:
         """Replace the metrics of every milestone by scores on `dataset`, one state at a time."""
-        request, moved = self.job.request, dict[int, Floats]()
+        criterion, moved = self.job.criterion, dict[int, Floats]()
         scored: list[LedgerEntry] = []
         for entry in _milestones(entries):
             try:
@@ -230,8 +230,8 @@ class Selection:
             predictor = load_model(self._folder(entry.step), device=self.job.device)
             found = evaluate(predictor, dataset)
             scored.append(replace(entry, metrics=finite(found.metrics)))
-            if request.measures_error:
-                metric = metric_of(request, self.job.evidence, found.metrics)
+            if criterion.measures_error:
+                metric = metric_of(criterion, self.job.evidence, found.metrics)
                 # A candidate whose answers are not finite has none, and does not compete.
                 if math.isfinite(found.metrics[metric]):
                     moved[entry.step] = METRICS[metric].influences(found.outcome)
@@ -277,7 +277,7 @@ def check_inputs(
     else:
         with problems.collect():
             check_serving(serving, "settings.serving")
-    request = Request(
+    criterion = Criterion(
         rule=typed.rule,
         metric=typed.metric,
         mode=parsed.mode,
@@ -289,22 +289,22 @@ def check_inputs(
     with problems.collect():
         if history and evidence:
             kept = [entry for entry in history.entries if not entry.damaged]
-            check_request(request, evidence, kept, _recorded(history, rows))
+            check_criterion(criterion, evidence, kept, _recorded(history, rows))
         else:
-            check_rule(request)
-    if rows and request.measures_error and (labelled := rows.rows - rows.unlabelled) < LEAST_ROWS:
+            check_rule(criterion)
+    if rows and criterion.measures_error and (labelled := rows.rows - rows.unlabelled) < LEAST_ROWS:
         remedy = (
             f"insufficient: one standard error takes {LEAST_ROWS} labelled rows, the dataset has "
             f"{labelled}; connect more, or give a tolerance such as 0.01"
         )
-        problems.add("tolerance", request.tolerance, remedy)
+        problems.add("tolerance", criterion.tolerance, remedy)
     problems.raise_if_any()
     assert history
     assert evidence
     return Job(
         ledger=history,
         record=record,
-        request=request,
+        criterion=criterion,
         evidence=evidence,
         dataset=rows,
         device=device,
@@ -385,7 +385,7 @@ def _describe(job: Job, chosen: Checkpoint, artifact: Artifact) -> None:
         step=chosen.entry.step,
         digest=manifest.sha256,
         fingerprint=chosen.fingerprint,
-        rule=job.request.rule,
+        rule=job.criterion.rule,
         reason=chosen.reason,
     )
 

@@ -1,4 +1,4 @@
-"""Define what a selection is asked for and what it can look at, and check that the two agree."""
+"""Define the criterion of a selection and the evidence it looks at; check that the two agree."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Milestone(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class Criterion:
     """What the user asked for."""
 
     rule: str = "best"
@@ -100,11 +100,11 @@ class Evidence:
         return {point.step for point in (*self.curves.train, *self.curves.validation)}
 
 
-def metric_of(request: Request, evidence: Evidence, recorded: Collection[str]) -> str:
+def metric_of(criterion: Criterion, evidence: Evidence, recorded: Collection[str]) -> str:
     """Return the metric to compare: the requested, else the training run's own, else the only one.
 
     Args:
-        request: What the user asked for.
+        criterion: What the user asked for.
         evidence: What the training run followed.
         recorded: The metrics there are to compare.
 
@@ -113,11 +113,11 @@ def metric_of(request: Request, evidence: Evidence, recorded: Collection[str]) -
     """
     only = next(iter(recorded)) if len(recorded) == 1 else ""
     own = evidence.own_metric if evidence.own_metric in recorded else ""
-    metric = request.metric or own or only
+    metric = criterion.metric or own or only
     problems = Problems()
     if not recorded:
         remedy = "no milestone has any metric; train with a validation set, or use 'last' or 'step'"
-        problems.add("rule", request.rule, remedy)
+        problems.add("rule", criterion.rule, remedy)
     elif not metric:
         remedy = "name the one to compare; recorded: " + ", ".join(sorted(recorded))
         problems.add("metric", metric, remedy)
@@ -126,22 +126,25 @@ def metric_of(request: Request, evidence: Evidence, recorded: Collection[str]) -
         problems.add("metric", metric, remedy)
     else:
         with problems.collect():
-            request.way(metric)
+            criterion.way(metric)
         known = METRICS.get(metric)
-        if request.measures_error and not (known and known.has_error):
+        if criterion.measures_error and not (known and known.has_error):
             remedy = f"{metric} has no standard error; give a tolerance such as 0.01"
-            problems.add("tolerance", request.tolerance, remedy)
+            problems.add("tolerance", criterion.tolerance, remedy)
     problems.raise_if_any()
     return metric
 
 
-def check_request(
-    request: Request, evidence: Evidence, entries: Sequence[Milestone], recorded: Collection[str]
+def check_criterion(
+    criterion: Criterion,
+    evidence: Evidence,
+    entries: Sequence[Milestone],
+    recorded: Collection[str],
 ) -> None:
-    """Find everything wrong with a request before anything is read.
+    """Find everything wrong with a criterion before anything is read.
 
     Args:
-        request: What the user asked for.
+        criterion: What the user asked for.
         evidence: What is known of the training run.
         entries: Checkpoints of any kind.
         recorded: The metrics there are, or will be after scoring again.
@@ -151,48 +154,48 @@ def check_request(
     """
     problems = Problems()
     with problems.collect():
-        check_rule(request)
+        check_rule(criterion)
     milestones = [entry for entry in entries if entry.kind == "milestone"]
     if not milestones:
         count = len(entries)
         remedy = "has no milestone to choose; recovery checkpoints exist only to resume from"
         problems.add("ledger", f"{counted(count, 'checkpoint')}", remedy)
-    elif request.rule in COMPARING or request.metric:
+    elif criterion.rule in COMPARING or criterion.metric:
         with problems.collect():
-            metric_of(request, evidence, recorded)
-    if milestones and request.rule == "step" and request.step is not None:
-        _check_step(request.step, entries, problems)
+            metric_of(criterion, evidence, recorded)
+    if milestones and criterion.rule == "step" and criterion.step is not None:
+        _check_step(criterion.step, entries, problems)
     problems.raise_if_any()
 
 
-def check_rule(request: Request) -> None:
-    """Find everything wrong with a request, whatever the training run was.
+def check_rule(criterion: Criterion) -> None:
+    """Find everything wrong with a criterion, whatever the training run was.
 
     Raises:
         InvalidInput: An unknown rule, a tolerance that is no share, and contradictions, at once.
     """
     problems = Problems()
-    if not 0 <= request.tolerance < 1:
+    if not 0 <= criterion.tolerance < 1:
         remedy = "is not in [0, 1); give a share of the best value, or 0 for one standard error"
-        problems.add("tolerance", request.tolerance, remedy)
-    if request.rule not in RULES:
-        problems.add("rule", request.rule, nearest(request.rule, RULES))
+        problems.add("tolerance", criterion.tolerance, remedy)
+    if criterion.rule not in RULES:
+        problems.add("rule", criterion.rule, nearest(criterion.rule, RULES))
     else:
-        _check_contradictions(request, problems)
+        _check_contradictions(criterion, problems)
     problems.raise_if_any()
 
 
-def _check_contradictions(request: Request, problems: Problems) -> None:
-    rule = request.rule
-    if 0 < request.tolerance < 1 and rule != "earliest-within":
+def _check_contradictions(criterion: Criterion, problems: Problems) -> None:
+    rule = criterion.rule
+    if 0 < criterion.tolerance < 1 and rule != "earliest-within":
         remedy = f"rule '{rule}' has no tolerance; use 'earliest-within', or leave it 0"
-        problems.add("tolerance", request.tolerance, remedy)
-    if request.step is not None and rule != "step":
+        problems.add("tolerance", criterion.tolerance, remedy)
+    if criterion.step is not None and rule != "step":
         remedy = f"rule '{rule}' chooses the step itself; use rule 'step', or leave it out"
-        problems.add("settings.step", request.step, remedy)
-    if request.step is None and rule == "step":
+        problems.add("settings.step", criterion.step, remedy)
+    if criterion.step is None and rule == "step":
         problems.add("settings.step", None, "rule 'step' needs the step's number")
-    if request.rescoring and rule not in COMPARING:
+    if criterion.rescoring and rule not in COMPARING:
         remedy = f"rule '{rule}' compares no scores; disconnect it, or use {', '.join(COMPARING)}"
         problems.add("dataset", "connected", remedy)
 
