@@ -22,7 +22,7 @@ from kubestill.runtime.generation.request import AUGMENTATIONS, COVERINGS
 from kubestill.runtime.generation.systems.load import BUILTIN, import_system
 from kubestill.runtime.models.foreign.match import Options
 from kubestill.runtime.models.networks import ACTIVATIONS, NETWORKS, NORMS
-from kubestill.runtime.retraining.request import Request as FreshRequest
+from kubestill.runtime.retraining.collecting import CollectSettings
 from kubestill.runtime.sanity.settings import GateSettings
 from kubestill.runtime.steps.select_checkpoint import SelectionSettings
 from kubestill.runtime.training.settings import TrainingSettings
@@ -34,7 +34,7 @@ SINGLE: dict[str, type[BaseModel]] = {
     "select_checkpoint": SelectionSettings,
     "continuous_eval": EvaluationSettings,
     "certify_surrogate": CertificateSettings,
-    "collect_fresh": FreshRequest,
+    "collect_fresh": CollectSettings,
     "import_dataset": Reading,
     "import_model": Options,
 }

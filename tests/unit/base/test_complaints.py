@@ -16,7 +16,7 @@ from kubestill.runtime.checkpoints.settings import CheckpointSettings
 from kubestill.runtime.evaluation.settings import EvaluationSettings
 from kubestill.runtime.generation.request import AUGMENTATIONS, COVERINGS
 from kubestill.runtime.generation.request import Request as GenerationRequest
-from kubestill.runtime.retraining.request import Request as FreshRequest
+from kubestill.runtime.retraining.collecting import CollectSettings
 from kubestill.runtime.sanity.settings import GateSettings
 from kubestill.runtime.steps.select_checkpoint import SelectionSettings
 from kubestill.runtime.training.settings import TrainingSettings
@@ -28,7 +28,7 @@ SETTINGS: list[type[BaseModel]] = [
     CertificateSettings,
     EvaluationSettings,
     SelectionSettings,
-    FreshRequest,
+    CollectSettings,
     GenerationRequest,
     *COVERINGS.values(),
     *AUGMENTATIONS.values(),

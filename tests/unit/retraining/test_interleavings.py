@@ -32,9 +32,9 @@ from scene import Scene, rows
 from kubestill.errors import Conflict, Fenced, StoreUnavailable
 from kubestill.runtime.datasets.dataset import Dataset
 from kubestill.runtime.retraining import Registry, State, open_registry, transitions
+from kubestill.runtime.retraining.collecting import CollectSettings
 from kubestill.runtime.retraining.history import Judgement
 from kubestill.runtime.retraining.outcomes import abandon, conclude
-from kubestill.runtime.retraining.request import Request
 from kubestill.runtime.retraining.windows import WindowStore
 from kubestill.runtime.steps import collect_fresh as task
 
@@ -120,7 +120,7 @@ class Run:
 
     def _work(self, registry: Registry) -> bool:
         try:
-            taken = task._collect(registry, self.world.request, self.run_id)
+            taken = task._collect(registry, self.world.settings, self.run_id)
             if taken.collected.status in ("waiting", "busy"):
                 return True
             judged = Judgement(
@@ -156,7 +156,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.store = self.scene.registry.store
-        self.request = Request(
+        self.settings = CollectSettings(
             source=str(self.scene.source),
             timestamp="t",
             target="y",

@@ -26,8 +26,8 @@ from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.identity import SPEC_FILE, model_digest
 from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.retraining import Champion, Registry, State, Window, open_registry
+from kubestill.runtime.retraining.collecting import parse_instant
 from kubestill.runtime.retraining.history import is_reserved
-from kubestill.runtime.retraining.request import parse_instant
 from kubestill.runtime.retraining.state import Half
 from kubestill.runtime.retraining.windows import WindowStore
 from kubestill.runtime.stores import open_store

@@ -3,7 +3,7 @@
 Reading order: `state` (champion, watermarks, claim), `decision` (why a champion became one),
 `transitions` (how the state may change), `history` (what the steps of each run recorded),
 `registry` (both of them in a store), `ownership` and `kubeflow_runs` (whose claim it is, and
-whether that run still lives), `outcomes`, `champions`. Then the rows: `request`, `files`,
+whether that run still lives), `outcomes`, `champions`. Then the rows: `collecting`, `files`,
 `windows`, `survey` (which are fresh), `conform` (bring them into the champion's form), `golden`,
 `outputs`.
 """

@@ -20,8 +20,8 @@ from kubestill.runtime.datasets.dataset import Dataset, DatasetWriter
 from kubestill.runtime.datasets.schema import Schema
 from kubestill.runtime.datasets.split import TRAIN, VALIDATION, entities, split_rows
 from kubestill.runtime.retraining import transitions
+from kubestill.runtime.retraining.collecting import CollectSettings
 from kubestill.runtime.retraining.registry import Registry
-from kubestill.runtime.retraining.request import Request
 from kubestill.runtime.retraining.state import Claim, Half, State, Window
 from kubestill.runtime.retraining.survey import Unlabelled
 from kubestill.runtime.retraining.windows import WindowStore
@@ -66,19 +66,19 @@ def write_unlabelled(found: Unlabelled, artifact: Artifact) -> None:
     _describe(artifact, writer.dataset, found.schema)
 
 
-def rebuilds(state: State, claim: Claim, request: Request) -> int:
+def rebuilds(state: State, claim: Claim, settings: CollectSettings) -> int:
     """Return how many challengers have lost, where it is time to train one from scratch; else 0.
 
     That is after `rebuild_after` of them; and after as many again, should that one lose as well.
     """
     lost = transitions.attempts(state.windows[: claim.after])
-    turn = request.rebuild_after + 1
-    return lost if claim.champion and request.rebuild_after and lost % turn == turn - 1 else 0
+    turn = settings.rebuild_after + 1
+    return lost if claim.champion and settings.rebuild_after and lost % turn == turn - 1 else 0
 
 
-def describe_rebuild(state: State, claim: Claim, request: Request) -> str:
+def describe_rebuild(state: State, claim: Claim, settings: CollectSettings) -> str:
     """Return in a sentence that a challenger would be trained from scratch, and on how much."""
-    lost = rebuilds(state, claim, request)
+    lost = rebuilds(state, claim, settings)
     if not lost:
         return ""
     every = sum(
@@ -95,13 +95,13 @@ def describe_rebuild(state: State, claim: Claim, request: Request) -> str:
 
 
 def write_outputs(
-    registry: Registry, state: State, claim: Claim, request: Request, outputs: Outputs
+    registry: Registry, state: State, claim: Claim, settings: CollectSettings, outputs: Outputs
 ) -> None:
     """Write all datasets; the same claim gives the same ones."""
     windows = WindowStore(registry, state)
     schema = Schema.from_json(claim.contract["schema"])
     mine = {half: Dataset.open(windows.uri(claim.window.id, half)) for half in ("train", "judge")}
-    anew = bool(rebuilds(state, claim, request))
+    anew = bool(rebuilds(state, claim, settings))
     pool = [
         windows.dataset(window, half)
         for window, half in _parts(state)
@@ -113,15 +113,15 @@ def write_outputs(
         if getattr(window, half) == "golden"
     ]
     names = list(schema.names)
-    judged = _entities(mine["judge"].to_table(), request)
+    judged = _entities(mine["judge"].to_table(), settings)
     # In order of time: the last ones are closest to those that judge.
     own = mine["train"].to_table()
-    near = own.num_rows - _gap(claim, request)
+    near = own.num_rows - _gap(claim, settings)
     known = [*(part.to_table() for part in pool), own.slice(0, near)]
     found = _joined(known, names)
-    learn = _without(found, judged, request)
-    parts = _split(learn, schema, request)
-    checked = _entities(learn.filter(pa.array(parts == VALIDATION)), request)
+    learn = _without(found, judged, settings)
+    parts = _split(learn, schema, settings)
+    checked = _entities(learn.filter(pa.array(parts == VALIDATION)), settings)
     _write(outputs.dataset, schema, [learn.filter(pa.array(parts == TRAIN))], "train", claim)
     _write(
         outputs.validation,
@@ -137,32 +137,32 @@ def write_outputs(
     left: list[pa.Table] = []
 
     def replayed() -> Iterator[pa.Table]:
-        for table in () if anew else _sample(windows, state, request):
-            left.append(_without(table, barred, request, turned=True))
-            yield _without(table, barred, request)
+        for table in () if anew else _sample(windows, state, settings):
+            left.append(_without(table, barred, settings, turned=True))
+            yield _without(table, barred, settings)
 
     _write(outputs.replay, schema, replayed(), "replay", claim)
     whole = [found, *left, own.slice(near), mine["judge"].to_table(), *golden]
     _write(outputs.whole, schema, [_joined(whole, names)], "whole", claim)
 
 
-def _gap(claim: Claim, request: Request) -> int:
+def _gap(claim: Claim, settings: CollectSettings) -> int:
     """Return how many of the window's rows lie too close to those that judge to be learned from."""
-    if request.group:  # entities, not times, keep them apart
+    if settings.group:  # entities, not times, keep them apart
         return 0
     window = claim.window
-    return min(int(request.judge_gap * window.rows), (window.rows - window.judge_rows) // 2)
+    return min(int(settings.judge_gap * window.rows), (window.rows - window.judge_rows) // 2)
 
 
-def _entities(table: pa.Table, request: Request) -> pa.Array | None:
+def _entities(table: pa.Table, settings: CollectSettings) -> pa.Array | None:
     """Return the entities of some rows; None where rows have none."""
-    if not request.group:
+    if not settings.group:
         return None
-    return pc.drop_null(_plain(table).column(request.group)).unique()
+    return pc.drop_null(_plain(table).column(settings.group)).unique()
 
 
 def _without(
-    table: pa.Table, entities: pa.Array | None, request: Request, *, turned: bool = False
+    table: pa.Table, entities: pa.Array | None, settings: CollectSettings, *, turned: bool = False
 ) -> pa.Table:
     """Return the rows of other entities: what is known of these would help to judge them.
 
@@ -170,7 +170,7 @@ def _without(
     """
     if entities is None or not table.num_rows:
         return table.slice(0, 0) if turned else table
-    theirs = pc.is_in(table.column(request.group), entities)
+    theirs = pc.is_in(table.column(settings.group), entities)
     return table.filter(theirs if turned else pc.invert(theirs))
 
 
@@ -195,40 +195,40 @@ def _plain(table: pa.Table) -> pa.Table:
     return table
 
 
-def _split(table: pa.Table, schema: Schema, request: Request) -> NDArray[np.int8]:
+def _split(table: pa.Table, schema: Schema, settings: CollectSettings) -> NDArray[np.int8]:
     target = schema.target
     classes = None
     if target is not None and target.categories is not None:
         classes = label_codes(table.column(target.name), target.categories)
     groups = None
-    if request.group:
-        groups = entities([table.column(request.group)])
+    if settings.group:
+        groups = entities([table.column(settings.group)])
     elif table.num_rows >= LEAST_ROWS:
         # In order of time: next to rows that were learned, validation would praise what overfits.
         groups = np.arange(table.num_rows) * STRETCHES // table.num_rows
     # The share is of all rows a user counts; the judging part is gone from these already.
-    share = request.validation_fraction / (1 - request.judge_fraction)
+    share = settings.validation_fraction / (1 - settings.judge_fraction)
     return split_rows(
         table.num_rows,
         validation=share,
         holdout=0.0,
-        seed=request.seed,
+        seed=settings.seed,
         classes=classes,
         groups=groups,
     )
 
 
-def _sample(windows: WindowStore, state: State, request: Request) -> Iterator[pa.Table]:
+def _sample(windows: WindowStore, state: State, settings: CollectSettings) -> Iterator[pa.Table]:
     trained = [
         windows.dataset(window, half)
         for window, half in _parts(state)
         if getattr(window, half) == "trained"
     ]
     total = sum(dataset.rows for dataset in trained)
-    wanted = min(request.replay_rows, total)
+    wanted = min(settings.replay_rows, total)
     if not wanted:
         return
-    chosen = np.random.Generator(np.random.Philox(request.seed)).choice(
+    chosen = np.random.Generator(np.random.Philox(settings.seed)).choice(
         total, size=wanted, replace=False
     )
     marks = np.zeros(total, bool)

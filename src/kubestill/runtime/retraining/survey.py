@@ -19,10 +19,10 @@ from kubestill.runtime.datasets.promotion import conformed, unified
 from kubestill.runtime.datasets.schema import Schema
 from kubestill.runtime.datasets.tables import read_table
 from kubestill.runtime.datasets.times import NO_TIME, Times, read_times
+from kubestill.runtime.retraining.collecting import CollectSettings, iso, micros, parse_instant
 from kubestill.runtime.retraining.conform import Drift, conform, widened
 from kubestill.runtime.retraining.files import SourceFile, find_files, read_file, versions
 from kubestill.runtime.retraining.identity import Identities, first_of_each, identify, known
-from kubestill.runtime.retraining.request import Request, iso, micros, parse_instant
 from kubestill.runtime.retraining.state import State
 from kubestill.runtime.retraining.windows import Seen, WindowStore
 
@@ -59,7 +59,7 @@ class Fresh:
         return sum(getattr(seen, what) for seen in self.files)
 
 
-def survey(request: Request, state: State, store: WindowStore) -> Fresh:
+def survey(settings: CollectSettings, state: State, store: WindowStore) -> Fresh:
     """Read every file that may hold rows that no run took, and find those rows.
 
     Raises:
@@ -67,23 +67,23 @@ def survey(request: Request, state: State, store: WindowStore) -> Fresh:
             meaning of the rows than earlier runs agreed on; all problems together.
     """
     contract = dict(state.contract)
-    _check_contract(request, contract)
-    files = [file for file in find_files(request.source) if not store.exhausted(file)]
-    batches = _read(files, request)
+    _check_contract(settings, contract)
+    files = [file for file in find_files(settings.source) if not store.exhausted(file)]
+    batches = _read(files, settings)
     schema = Schema.from_json(contract["schema"]) if contract else None
     found = {name for batch in batches for name in batch.table.column_names}
-    columns = list(request.keys) or contract.get("columns") or sorted(found)
-    end = micros(request.end)
+    columns = list(settings.keys) or contract.get("columns") or sorted(found)
+    end = micros(settings.end)
     for batch in batches:
-        batch.choose(request, end, columns)
+        batch.choose(settings, end, columns)
     later = [batch.later for batch in batches]
-    _drop_repeated(batches, store, keyed=bool(request.keys))
+    _drop_repeated(batches, store, keyed=bool(settings.keys))
     drift = Drift()
-    later += [batch.without_label(request.target) for batch in batches]
+    later += [batch.without_label(settings.target) for batch in batches]
     if schema is None:
         for batch in batches:
-            batch.drop_unlabelled(request.target)
-        schema = _inferred(batches, request)
+            batch.drop_unlabelled(settings.target)
+        schema = _inferred(batches, settings)
     tables = [batch.conformed(schema, drift) for batch in batches]
     schema = widened(schema, drift)
     now = versions(files)
@@ -97,7 +97,7 @@ def survey(request: Request, state: State, store: WindowStore) -> Fresh:
         identities=Identities.joined([batch.identities for batch in batches]),
         files=[batch.seen for batch in batches],
         drift=drift,
-        contract=_contract(request, contract, columns, schema),
+        contract=_contract(settings, contract, columns, schema),
         end=iso(end),
         changed=any(now.get(file.uri) != file.version for file in files),
         unlabelled=_unlabelled(later, schema),
@@ -132,20 +132,20 @@ class _Batch:
         if len(self.identities):
             self.identities = self.identities[rows]
 
-    def choose(self, request: Request, end: int, columns: Sequence[str]) -> None:
+    def choose(self, settings: CollectSettings, end: int, columns: Sequence[str]) -> None:
         """Keep what is due; equal rows are counted before, over the whole file."""
         self.identities = identify(
-            self.table, columns, self.micros, request.timestamp, counted=not request.keys
+            self.table, columns, self.micros, settings.timestamp, counted=not settings.keys
         )
         timeless = self.micros == NO_TIME
         not_due = ~timeless & (self.micros >= end)
-        since = micros(parse_instant(request.since)) if request.since else NO_TIME
+        since = micros(parse_instant(settings.since)) if settings.since else NO_TIME
         too_old = ~timeless & (self.micros < since)
         self.seen.timeless = int(timeless.sum())
         self.seen.not_due = int(not_due.sum())
         self.seen.too_old = int(too_old.sum())
         # A replay must not look into its future.
-        known = not_due & (self.micros < micros(request.now))
+        known = not_due & (self.micros < micros(settings.now))
         self.later = self.table.filter(pa.array(known)), self.identities[known]
         self.keep(~(timeless | not_due | too_old))
 
@@ -190,40 +190,42 @@ def _unlabelled(later: Sequence[Later], schema: Schema) -> Unlabelled:
     return Unlabelled(table=table, schema=widened(plain, drift))
 
 
-def _read(files: Sequence[SourceFile], request: Request) -> list[_Batch]:
+def _read(files: Sequence[SourceFile], settings: CollectSettings) -> list[_Batch]:
     problems = Problems()
-    wanted = {request.timestamp, request.target, *request.features, *request.keys}
+    wanted = {settings.timestamp, settings.target, *settings.features, *settings.keys}
     batches: list[_Batch] = []
     zoned: list[str] = []
     naive: list[str] = []
     for file in files:
         with problems.collect():
-            table = read_file(file, wanted, kinds=request.kinds, reading=request)
-            for field_, name in (("timestamp", request.timestamp), ("target", request.target)):
+            table = read_file(file, wanted, kinds=settings.kinds, reading=settings)
+            for field_, name in (("timestamp", settings.timestamp), ("target", settings.target)):
                 if name not in table.column_names:
                     remedy = f"{file.uri} has no such column; {nearest(name, table.column_names)}"
                     problems.add(field_, name, remedy)
-            if request.timestamp in table.column_names:
-                times = _times(table, file, request, problems)
+            if settings.timestamp in table.column_names:
+                times = _times(table, file, settings, problems)
                 zoned += [file.uri] * times.zoned
                 naive += [file.uri] * times.naive
-                batches.append(_batch(file, table, times.micros, request.timestamp))
-    if zoned and naive and not request.timezone:
+                batches.append(_batch(file, table, times.micros, settings.timestamp))
+    if zoned and naive and not settings.timezone:
         remedy = (
             f"{naive[0]} has times without a zone, {zoned[0]} has times with one; say what the "
             "former mean: settings={'timezone': 'Europe/Berlin'} or 'UTC'"
         )
-        problems.add("timestamp", request.timestamp, remedy)
+        problems.add("timestamp", settings.timestamp, remedy)
     problems.raise_if_any()
     return batches
 
 
-def _times(table: pa.Table, file: SourceFile, request: Request, problems: Problems) -> Times:
-    column = table.column(request.timestamp)
+def _times(
+    table: pa.Table, file: SourceFile, settings: CollectSettings, problems: Problems
+) -> Times:
+    column = table.column(settings.timestamp)
     try:
-        times = read_times(column, zone=request.timezone, form=request.timestamp_format)
+        times = read_times(column, zone=settings.timezone, form=settings.timestamp_format)
     except (ValueError, pa.ArrowException) as error:
-        problems.add(f"timestamp {request.timestamp!r}", file.uri, str(error))
+        problems.add(f"timestamp {settings.timestamp!r}", file.uri, str(error))
         return Times(micros=np.full(table.num_rows, NO_TIME), zoned=False, naive=False)
     if table.num_rows and (times.micros == NO_TIME).all():
         example = next((str(v) for v in column.to_pylist() if v is not None), "nothing")
@@ -231,7 +233,7 @@ def _times(table: pa.Table, file: SourceFile, request: Request, problems: Proble
             f"no time can be read from {example!r}; give another column, or "
             "settings={'timestamp_format': '%d.%m.%Y %H:%M'}"
         )
-        problems.add(f"timestamp {request.timestamp!r}", file.uri, remedy)
+        problems.add(f"timestamp {settings.timestamp!r}", file.uri, remedy)
     return times
 
 
@@ -260,7 +262,7 @@ def _drop_repeated(batches: Sequence[_Batch], store: WindowStore, *, keyed: bool
         batch.keep(mine)
 
 
-def _inferred(batches: Sequence[_Batch], request: Request) -> Schema:
+def _inferred(batches: Sequence[_Batch], settings: CollectSettings) -> Schema:
     problems = Problems()
     files = [batch.seen.uri for batch in batches]
     schema = unified([batch.table.schema for batch in batches], files, problems)
@@ -269,25 +271,25 @@ def _inferred(batches: Sequence[_Batch], request: Request) -> Schema:
     try:
         table = pa.concat_tables([conformed(batch.table, schema) for batch in batches])
     except pa.ArrowException as error:
-        problems.add("source", request.source, f"its files contradict each other: {error}")
+        problems.add("source", settings.source, f"its files contradict each other: {error}")
         problems.raise_if_any()
         raise AssertionError from error
     if not table.num_rows:
         return Schema(columns=())
     return read_table(
         table,
-        target=request.target,
-        task=request.task,
-        features=request.features,
-        kinds=request.kinds,
-        reading=Reading(roles=request.roles),
+        target=settings.target,
+        task=settings.task,
+        features=settings.features,
+        kinds=settings.kinds,
+        reading=Reading(roles=settings.roles),
     ).schema
 
 
-def _check_contract(request: Request, contract: Mapping[str, Any]) -> None:
+def _check_contract(settings: CollectSettings, contract: Mapping[str, Any]) -> None:
     problems = Problems()
     for name in ("timestamp", "target", "keys"):
-        asked = getattr(request, name)
+        asked = getattr(settings, name)
         asked = list(asked) if isinstance(asked, tuple) else asked
         if contract and asked != contract[name]:
             remedy = (
@@ -299,12 +301,12 @@ def _check_contract(request: Request, contract: Mapping[str, Any]) -> None:
 
 
 def _contract(
-    request: Request, before: Mapping[str, Any], columns: Sequence[str], schema: Schema
+    settings: CollectSettings, before: Mapping[str, Any], columns: Sequence[str], schema: Schema
 ) -> dict[str, Any]:
     return {
-        "timestamp": request.timestamp,
-        "target": request.target,
-        "keys": list(request.keys),
+        "timestamp": settings.timestamp,
+        "target": settings.target,
+        "keys": list(settings.keys),
         "columns": list(before.get("columns") or columns),
         "schema": schema.to_json(),
     }

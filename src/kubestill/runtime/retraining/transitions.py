@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import TypeAlias
 
 from kubestill.errors import Conflict, Fenced, InvalidInput, Problem, Problems
-from kubestill.runtime.retraining.request import parse_instant
+from kubestill.runtime.retraining.collecting import parse_instant
 from kubestill.runtime.retraining.state import Champion, Claim, Half, Part, State, Verdict, Window
 
 Transition: TypeAlias = Callable[[State], State]

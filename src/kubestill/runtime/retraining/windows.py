@@ -27,11 +27,11 @@ from kubestill.runtime.base import LARGEST
 from kubestill.runtime.base.values import Digest, Key, Time, Whole, parse_json, read_as
 from kubestill.runtime.datasets.dataset import Dataset, DatasetWriter
 from kubestill.runtime.datasets.schema import Schema
+from kubestill.runtime.retraining.collecting import iso, micros, parse_instant
 from kubestill.runtime.retraining.conform import Drift
 from kubestill.runtime.retraining.files import SourceFile
 from kubestill.runtime.retraining.identity import Identities
 from kubestill.runtime.retraining.registry import Registry
-from kubestill.runtime.retraining.request import iso, micros, parse_instant
 from kubestill.runtime.retraining.state import Half, State, Window
 from kubestill.runtime.stores import join_uri
 

@@ -18,6 +18,7 @@ from kubestill.runtime.datasets.schema import Schema
 from kubestill.runtime.reports.collected import collected_text
 from kubestill.runtime.retraining import Claim, Registry, State, open_registry, transitions
 from kubestill.runtime.retraining.champions import check_champion
+from kubestill.runtime.retraining.collecting import CollectSettings, check_placeholders
 from kubestill.runtime.retraining.golden import import_golden
 from kubestill.runtime.retraining.history import Collection
 from kubestill.runtime.retraining.identity import identify
@@ -29,7 +30,6 @@ from kubestill.runtime.retraining.outputs import (
     write_unlabelled,
 )
 from kubestill.runtime.retraining.ownership import find_end, find_owner, seems_alive
-from kubestill.runtime.retraining.request import Request, check_placeholders
 from kubestill.runtime.retraining.survey import Fresh, Unlabelled, survey
 from kubestill.runtime.retraining.windows import Seen, WindowStore
 
@@ -83,7 +83,7 @@ def collect_fresh(
         Conflict: Files kept changing while they were read.
         Fenced: The run has ended already.
     """
-    request = _check(
+    checked = _check(
         {
             "source": source,
             "timestamp": timestamp,
@@ -108,7 +108,7 @@ def collect_fresh(
         {"registry": registry, "run_id": run_id},
     )
     store = open_registry(registry)
-    result = _collect(store, request, run_id)
+    result = _collect(store, checked, run_id)
     if result.claim is not None:
         outputs = Outputs(
             dataset=dataset,
@@ -118,7 +118,7 @@ def collect_fresh(
             replay=replay,
             whole=whole,
         )
-        write_outputs(store, store.read(), result.claim, request, outputs)
+        write_outputs(store, store.read(), result.claim, checked, outputs)
     write_unlabelled(result.unlabelled, unlabelled)
     collected = result.collected
     text = collected_text(collected.status, collected.reason, result.files, collected.told)
@@ -126,13 +126,13 @@ def collect_fresh(
     print(f"{collected.status}: {collected.reason}", flush=True)
     for line in collected.told:
         print(f"drift: {line}", flush=True)
-    status = "late" if _tells(result, request) else collected.status
+    status = "late" if _tells(result, checked) else collected.status
     return status, collected.reason, collected.method
 
 
-def _tells(result: _Result, request: Request) -> bool:
+def _tells(result: _Result, settings: CollectSettings) -> bool:
     """Return whether rows without labels are all there is to tell how the champion does."""
-    return result.awaited and result.unlabelled.table.num_rows >= max(1, request.min_judge_rows)
+    return result.awaited and result.unlabelled.table.num_rows >= max(1, settings.min_judge_rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,28 +148,28 @@ class _Result:
 
 def _check(
     values: Mapping[str, Any], settings: Mapping[str, Any], names: Mapping[str, str]
-) -> Request:
+) -> CollectSettings:
     problems = Problems()
     check_placeholders(names, problems)
     for name, value in names.items():
         if not value:
             problems.add(name, value, "is empty; every run needs one")
-    request: Request | None = None
+    checked: CollectSettings | None = None
     with problems.collect():
-        request = Request.of(values, settings)
+        checked = CollectSettings.of(values, settings)
     problems.raise_if_any()
-    assert request
-    return request
+    assert checked
+    return checked
 
 
-def _collect(registry: Registry, request: Request, run_id: str) -> _Result:
+def _collect(registry: Registry, settings: CollectSettings, run_id: str) -> _Result:
     """Claim a window, or find that there is none to claim."""
     for _ in range(_TRIES):
         state = registry.read()
         if state.claim is not None and state.claim.run_id == run_id:
             # A retry: the window was taken, and the claim says which.
-            found = survey(request, state, WindowStore(registry, state))
-            return _claimed(registry, request, state, state.claim, found)
+            found = survey(settings, state, WindowStore(registry, state))
+            return _claimed(registry, settings, state, state.claim, found)
         _check_open(registry, state, run_id)
         if state.claim is not None and _freed(registry, state.claim):
             continue
@@ -178,15 +178,15 @@ def _collect(registry: Registry, request: Request, run_id: str) -> _Result:
         record_missing(registry, state)
         check_champion(registry, state)
         windows = WindowStore(registry, state)
-        found = survey(request, state, windows)
-        if why := _too_few(request, found):
+        found = survey(settings, state, windows)
+        if why := _too_few(settings, found):
             target = found.schema.target
             awaited = state.champion is not None and target is not None and target.kind != "numeric"
             return _waiting(registry, run_id, found, why, awaited=awaited)
         if found.changed:
             continue
         try:
-            return _take(registry, request, run_id, state, windows, found)
+            return _take(registry, settings, run_id, state, windows, found)
         except Conflict as conflict:
             print(f"{conflict}; looking again", flush=True)
     message = f"the source or the registry changed {_TRIES} times while rows were collected"
@@ -195,14 +195,14 @@ def _collect(registry: Registry, request: Request, run_id: str) -> _Result:
 
 def _take(
     registry: Registry,
-    request: Request,
+    settings: CollectSettings,
     run_id: str,
     state: State,
     windows: WindowStore,
     found: Fresh,
 ) -> _Result:
-    golden = import_golden(registry, state, request.golden_source, found.schema)
-    order, judge = _judging(request, found)
+    golden = import_golden(registry, state, settings.golden_source, found.schema)
+    order, judge = _judging(settings, found)
     window = windows.write(
         run_id,
         {
@@ -216,14 +216,14 @@ def _take(
         late=found.total("late"),
         files=found.files,
         drift=found.drift,
-        source=request.source,
+        source=settings.source,
     )
     held = state.claim
     claim = Claim(
         run_id=run_id,
         owner=find_owner(run_id),
         at=time.time(),
-        lease_seconds=request.lease_hours * 3600,
+        lease_seconds=settings.lease_hours * 3600,
         champion=state.champion.version if state.champion else 0,
         after=len(state.windows),
         window=window,
@@ -239,7 +239,7 @@ def _take(
         raise
     # A run that was taken over may still be reading its window: it is swept another day.
     WindowStore(registry, changed).sweep()
-    return _claimed(registry, request, changed, claim, found)
+    return _claimed(registry, settings, changed, claim, found)
 
 
 def _freed(registry: Registry, held: Claim) -> bool:
@@ -264,7 +264,7 @@ def _check_open(registry: Registry, state: State, run_id: str) -> None:
 
 
 def _claimed(
-    registry: Registry, request: Request, state: State, claim: Claim, found: Fresh
+    registry: Registry, settings: CollectSettings, state: State, claim: Claim, found: Fresh
 ) -> _Result:
     record_taken_over(registry, claim)
     window = claim.window
@@ -281,7 +281,7 @@ def _claimed(
         reason += (
             f" {counted(claim.golden.rows, 'golden row')} imported from {claim.golden.source}."
         )
-    anew = describe_rebuild(state, claim, request)
+    anew = describe_rebuild(state, claim, settings)
     collected = Collection(
         run_id=claim.run_id,
         status="ready" if claim.champion else "bootstrap",
@@ -297,7 +297,9 @@ def _claimed(
     return _Result(collected=collected, claim=claim, files=about.files, unlabelled=found.unlabelled)
 
 
-def _judging(request: Request, found: Fresh) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def _judging(
+    settings: CollectSettings, found: Fresh
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Return the order of the rows in time, int64 [n], and which of them judge, bool [n].
 
     The latest rows judge, as the present will. Where rows have an entity, all of some entities do.
@@ -305,50 +307,50 @@ def _judging(request: Request, found: Fresh) -> tuple[NDArray[np.int64], NDArray
     shares = found.identities.shares
     # Rows of one time are ordered by their identity: the same rows give the same window.
     order = np.lexsort((shares, found.micros))
-    if not request.group or not found.rows:
-        learned = found.rows - round(request.judge_fraction * found.rows)
+    if not settings.group or not found.rows:
+        learned = found.rows - round(settings.judge_fraction * found.rows)
         return order, np.arange(found.rows) >= learned
-    if request.group not in found.table.column_names:
-        near = nearest(request.group, found.table.column_names)
+    if settings.group not in found.table.column_names:
+        near = nearest(settings.group, found.table.column_names)
         remedy = f"no column of this name; {near}"
-        raise InvalidInput([Problem("settings.group", request.group, remedy)])
-    who = identify(found.table, [request.group], found.micros, request.timestamp, counted=False)
-    has = found.table.column(request.group).is_valid().to_numpy()
+        raise InvalidInput([Problem("settings.group", settings.group, remedy)])
+    who = identify(found.table, [settings.group], found.micros, settings.timestamp, counted=False)
+    has = found.table.column(settings.group).is_valid().to_numpy()
     # Other ones in each window: those that always judged could never be learned from.
     turn = np.frombuffer(hashlib.sha256(found.end.encode()).digest()[:8], "<u8")[0] / 2.0**64
     drawn = (np.where(has, who.shares, shares) + turn) % 1.0
-    return order, (drawn < request.judge_fraction)[order]
+    return order, (drawn < settings.judge_fraction)[order]
 
 
-def _too_few(request: Request, found: Fresh) -> str:
+def _too_few(settings: CollectSettings, found: Fresh) -> str:
     """Return why nothing could be decided on these rows; empty where something could."""
-    if found.rows < request.min_rows:
-        return f"a verdict needs {request.min_rows:,}"
-    order, judge = _judging(request, found)
+    if found.rows < settings.min_rows:
+        return f"a verdict needs {settings.min_rows:,}"
+    order, judge = _judging(settings, found)
     weight = found.schema.weight
     if weight is not None:
         counts = found.table.column(weight.name).take(pa.array(order)).to_numpy()
         # A row that counts for nothing does not judge; other values that are none are refused.
         judge = judge & (counts != 0)
-    rows, wanted = int(judge.sum()), max(request.min_judge_rows, int(weight is not None))
+    rows, wanted = int(judge.sum()), max(settings.min_judge_rows, int(weight is not None))
     if rows < wanted:
-        how = f"judge_fraction {request.judge_fraction:g}"
-        if request.group:
-            entities = len(found.table.column(request.group).unique())
-            how += f" of {counted(entities, 'value')} of {request.group!r}"
+        how = f"judge_fraction {settings.judge_fraction:g}"
+        if settings.group:
+            entities = len(found.table.column(settings.group).unique())
+            how += f" of {counted(entities, 'value')} of {settings.group!r}"
         how += f"; those with a {weight.name!r} of 0 do not" if weight else ""
         return f"{rows:,} of them would judge ({how}), where at least {wanted:,} have to"
     target = found.schema.target
-    if target is None or target.kind == "numeric" or found.rows >= 10 * request.min_rows:
+    if target is None or target.kind == "numeric" or found.rows >= 10 * settings.min_rows:
         return ""
     labels = found.table.column(target.name).take(pa.array(order[judge])).value_counts()
     counts = [one["counts"].as_py() for one in labels]
     rare = sum(counts) - max(counts, default=0)
-    if rare >= request.min_events:
+    if rare >= settings.min_events:
         return ""
     return (
         f"{rare:,} of the {rows:,} that would judge are outside of the most frequent class, where "
-        f"at least {request.min_events:,} have to be"
+        f"at least {settings.min_events:,} have to be"
     )
 
 

@@ -34,10 +34,10 @@ from kubestill.runtime.retraining.champions import (
     copy_model,
     copy_training,
 )
+from kubestill.runtime.retraining.collecting import check_placeholders
 from kubestill.runtime.retraining.decision import DecisionRecord, read_decision
 from kubestill.runtime.retraining.history import Promotion
 from kubestill.runtime.retraining.kubeflow import NotRegistered, check_address, register
-from kubestill.runtime.retraining.request import check_placeholders
 from kubestill.runtime.retraining.windows import WindowStore
 from kubestill.runtime.selection.criterion import Criterion, Evidence
 from kubestill.runtime.selection.rules import select

@@ -10,9 +10,9 @@ from kubestill.runtime.base.artifacts import Artifact, write_summary
 from kubestill.runtime.reports.page import complete
 from kubestill.runtime.reports.registry import registry_page
 from kubestill.runtime.retraining import Registry, open_registry
+from kubestill.runtime.retraining.collecting import check_placeholders
 from kubestill.runtime.retraining.notices import notify as tell
 from kubestill.runtime.retraining.outcomes import Outcome, conclude
-from kubestill.runtime.retraining.request import check_placeholders
 from kubestill.runtime.steps.failures import Failure, find_run_root, read_failures
 from kubestill.runtime.steps.tracking import mirror_champion
 

@@ -15,7 +15,7 @@ from kubestill.runtime.base.settings import validate
 from kubestill.runtime.datasets.options import Reading
 
 
-class Request(Reading):
+class CollectSettings(Reading):
     """Which rows, and what they mean."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -84,14 +84,14 @@ class Request(Reading):
         return self.now - timedelta(hours=self.label_delay_hours)
 
     @classmethod
-    def of(cls, values: Mapping[str, Any], settings: Mapping[str, Any]) -> Request:
+    def of(cls, values: Mapping[str, Any], settings: Mapping[str, Any]) -> CollectSettings:
         """Check parameters and settings together.
 
         Raises:
             InvalidInput: With every problem found.
         """
         problems = Problems()
-        parsed: Request | None = None
+        parsed: CollectSettings | None = None
         check_placeholders(values, problems)
         typed = {name: value for name, value in values.items() if not _unfilled(value)}
         names = ("timezone", "timestamp_format", "min_judge_rows", "min_events")
