@@ -23,6 +23,7 @@ from kubestill.runtime.retraining.history import (
     TakeOver,
     read_entry,
 )
+from kubestill.runtime.retraining.state import State
 from kubestill.runtime.retraining.windows import WindowRecord
 
 OLDER = Path(__file__).parents[2] / "older"
@@ -60,6 +61,26 @@ def test_an_older_window_is_a_record_and_written_again_byte_for_byte() -> None:
     window = read_as(WindowRecord, json.loads(content), source="older", what="window")
     assert [(file.rows, file.taken) for file in window.files] == [(100, 100)]
     assert window.to_bytes() == content
+
+
+def test_an_older_state_is_a_record_and_written_again_byte_for_byte() -> None:
+    content = (OLDER / "state.json").read_bytes()
+    state = read_as(State, json.loads(content), source="older", what="registry")
+    assert state.contract
+    assert state.claim
+    assert state.claim.contract == state.contract
+    assert state.contract.schema.target
+    assert state.model_dump_json(indent=1).encode() == content
+
+
+@pytest.mark.parametrize(
+    "damage", [{"extra": 1}, {"schema": {"task": "none", "columns": []}}, {"keys": "id"}]
+)
+def test_what_is_no_contract_is_corrupt(damage: dict[str, object]) -> None:
+    form = json.loads((OLDER / "state.json").read_bytes())
+    form["contract"] |= damage
+    with pytest.raises(CorruptData, match=f"contract.{next(iter(damage))}"):
+        read_as(State, form, source="older", what="registry")
 
 
 def test_every_kind_of_entry_is_among_the_older_ones() -> None:

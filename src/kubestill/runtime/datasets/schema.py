@@ -8,13 +8,15 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-import numpy as np
 from pydantic import Field
 
 from kubestill.errors import InvalidInput, Problem, Problems, nearest
 from kubestill.runtime.base.values import WholeFloat, read_as
+
+if TYPE_CHECKING:  # those who only read a registry have no numpy
+    import numpy as np
 
 MAX_WIDTH = 1 << 22
 """Numbers in one row: 16 MiB of float32. A schema of a few bytes may claim any number."""
@@ -97,11 +99,15 @@ class Column:
     @property
     def float_type(self) -> type[np.floating[Any]]:
         """The type in which numbers are read, and stored unless they are pixels."""
+        import numpy as np
+
         return np.float64 if self.exact or (self.as_given and not self.shape) else np.float32
 
     @property
     def stored_type(self) -> type[np.number[Any]]:
         """The type in which a file has them; where that is bytes, they are read as `float_type`."""
+        import numpy as np
+
         return np.uint8 if self.pixels else self.float_type
 
     def to_json(self) -> dict[str, Any]:

@@ -99,7 +99,8 @@ def write_outputs(
 ) -> None:
     """Write all datasets; the same claim gives the same ones."""
     windows = WindowStore(registry, state)
-    schema = Schema.from_json(claim.contract["schema"])
+    assert claim.contract
+    schema = claim.contract.schema
     mine = {half: Dataset.open(windows.uri(claim.window.id, half)) for half in ("train", "judge")}
     anew = bool(rebuilds(state, claim, settings))
     pool = [

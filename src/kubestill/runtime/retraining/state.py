@@ -8,11 +8,13 @@ A *window* is the rows that one run took. It has two parts: rows to *train* on, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from kubestill.runtime.base.values import Instant, Key, Seconds, Time, Whole
+from kubestill.runtime.datasets.schema import Schema
 from kubestill.runtime.retraining.decision import DecisionRecord
 
 FORMAT = "kubestill/registry/1"
@@ -98,6 +100,30 @@ class Golden(_Value):
     rows: Whole = Field(ge=1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Contract:
+    """What the rows mean, as the runs of a registry agreed on it."""
+
+    timestamp: str
+    target: str
+    keys: tuple[str, ...]
+    columns: tuple[str, ...] = ()
+    """What tells rows apart where there are no keys."""
+    schema: Schema
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {**vars(self), "schema": self.schema.to_json()}
+
+
+Agreed: TypeAlias = Annotated[
+    Contract | None,
+    BeforeValidator(lambda form: form or None),
+    PlainSerializer(lambda contract: contract.to_json() if contract else {}),
+]
+"""A contract; before there is one, an empty object."""
+
+
 class Claim(_Value):
     """A run under way, and the window it holds."""
 
@@ -116,8 +142,8 @@ class Claim(_Value):
     """Parts of earlier windows that the run trains on as well."""
     took_over: tuple[tuple[str, str], ...] = ()
     """Runs that seemed dead, and the windows that were taken from them: the rows are these now."""
-    contract: Mapping[str, Any] = Field(default_factory=dict[str, Any])
-    """What the rows mean; becomes the registry's when the run ends well."""
+    contract: Agreed = None
+    """Becomes the registry's when the run ends well."""
     golden: Golden | None = None
     """Rows that were imported for this run and those after it; they are the registry's at once."""
 
@@ -130,8 +156,7 @@ class State(_Value):
     """Grows with every change."""
     writer: str = ""
     """Unique to the change that wrote this: tells one's own success after a lost answer."""
-    contract: Mapping[str, Any] = Field(default_factory=dict[str, Any])
-    """What the rows mean: timestamp, target, keys and schema."""
+    contract: Agreed = None
     champion: Champion | None = None
     previous: tuple[Champion, ...] = ()
     """Former champions, newest first; those rolled back are gone from here."""

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,7 @@ from kubestill.runtime.retraining.collecting import CollectSettings, iso, micros
 from kubestill.runtime.retraining.conform import Drift, conform, widened
 from kubestill.runtime.retraining.files import SourceFile, find_files, read_file, versions
 from kubestill.runtime.retraining.identity import Identities, first_of_each, identify, known
-from kubestill.runtime.retraining.state import State
+from kubestill.runtime.retraining.state import Contract, State
 from kubestill.runtime.retraining.windows import Seen, WindowStore
 
 Later: TypeAlias = tuple[pa.Table, Identities]
@@ -42,8 +42,8 @@ class Fresh:
     identities: Identities
     files: list[Seen]
     drift: Drift
-    contract: dict[str, Any]
-    """What the rows mean, for the runs to come."""
+    contract: Contract
+    """For the runs to come."""
     end: str
     changed: bool
     """A file was replaced while it was read."""
@@ -66,13 +66,14 @@ def survey(settings: CollectSettings, state: State, store: WindowStore) -> Fresh
         InvalidInput: No file, unreadable files, no such column, times that cannot be read, another
             meaning of the rows than earlier runs agreed on; all problems together.
     """
-    contract = dict(state.contract)
-    _check_contract(settings, contract)
+    contract = state.contract
+    if contract:
+        _check_agreed(settings, contract)
     files = [file for file in find_files(settings.source) if not store.exhausted(file)]
     batches = _read(files, settings)
-    schema = Schema.from_json(contract["schema"]) if contract else None
+    schema = contract.schema if contract else None
     found = {name for batch in batches for name in batch.table.column_names}
-    columns = list(settings.keys) or contract.get("columns") or sorted(found)
+    columns = settings.keys or (contract and contract.columns) or tuple(sorted(found))
     end = micros(settings.end)
     for batch in batches:
         batch.choose(settings, end, columns)
@@ -97,7 +98,13 @@ def survey(settings: CollectSettings, state: State, store: WindowStore) -> Fresh
         identities=Identities.joined([batch.identities for batch in batches]),
         files=[batch.seen for batch in batches],
         drift=drift,
-        contract=_contract(settings, contract, columns, schema),
+        contract=Contract(
+            timestamp=settings.timestamp,
+            target=settings.target,
+            keys=settings.keys,
+            columns=(contract and contract.columns) or columns,
+            schema=schema,
+        ),
         end=iso(end),
         changed=any(now.get(file.uri) != file.version for file in files),
         unlabelled=_unlabelled(later, schema),
@@ -286,27 +293,15 @@ def _inferred(batches: Sequence[_Batch], settings: CollectSettings) -> Schema:
     ).schema
 
 
-def _check_contract(settings: CollectSettings, contract: Mapping[str, Any]) -> None:
+def _check_agreed(settings: CollectSettings, contract: Contract) -> None:
     problems = Problems()
     for name in ("timestamp", "target", "keys"):
-        asked = getattr(settings, name)
-        asked = list(asked) if isinstance(asked, tuple) else asked
-        if contract and asked != contract[name]:
+        asked, agreed = getattr(settings, name), getattr(contract, name)
+        if asked != agreed:
+            agreed = list(agreed) if isinstance(agreed, tuple) else agreed
             remedy = (
-                f"earlier runs with this registry agreed on {contract[name]!r}; keep that, or use "
+                f"earlier runs with this registry agreed on {agreed!r}; keep that, or use "
                 "another registry"
             )
-            problems.add(name, asked, remedy)
+            problems.add(name, list(asked) if isinstance(asked, tuple) else asked, remedy)
     problems.raise_if_any()
-
-
-def _contract(
-    settings: CollectSettings, before: Mapping[str, Any], columns: Sequence[str], schema: Schema
-) -> dict[str, Any]:
-    return {
-        "timestamp": settings.timestamp,
-        "target": settings.target,
-        "keys": list(settings.keys),
-        "columns": list(before.get("columns") or columns),
-        "schema": schema.to_json(),
-    }
