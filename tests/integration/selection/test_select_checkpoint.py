@@ -183,9 +183,9 @@ def test_what_checkpoints_are_listed_to_take_is_what_they_take_on_disk(history: 
 
 def test_reads_only_the_ledger_and_the_chosen_state(history: Ledger, tmp_path: Path):
     io = Io(tmp_path / "io", history)
-    job = check_inputs(io.ledger, None, "best", "", 0.0, {})
+    inputs = check_inputs(io.ledger, None, "best", "", 0.0, {})
     store = CountingStore(history.uri)
-    choice, _ = Selection(job, store, str(tmp_path)).run(io.model.path)
+    choice, _ = Selection(inputs, store, str(tmp_path)).run(io.model.path)
     manifest = choice.entry.manifest.key
     assert {os.path.dirname(key) for key in store.read} == {os.path.dirname(manifest)}
     assert sum(store.read.values()) == choice.entry.bytes
@@ -325,8 +325,8 @@ def test_too_few_rows_for_a_standard_error_are_reported_before_any_state_is_read
     io = Io(tmp_path / "io", history)
     with pytest.raises(InvalidInput, match="insufficient: one standard error takes 30 .* has 29"):
         io.select(dataset=few, rule="earliest-within")
-    job = check_inputs(io.ledger, few, "earliest-within", "", 0.1, {})
-    assert not job.criterion.measures_error
+    inputs = check_inputs(io.ledger, few, "earliest-within", "", 0.1, {})
+    assert not inputs.criterion.measures_error
 
 
 def test_a_damaged_state_is_left_out_loudly(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -72,24 +72,24 @@ def certify_surrogate(
         "on_failure": on_failure,
         "seed": seed,
     }
-    job = _check(model, dataset, system, system_args or {}, typed, settings or {})
+    inputs = _check(model, dataset, system, system_args or {}, typed, settings or {})
     weights = weights_bytes(model.path)
     with ExitStack() as stack:
         keep = None
-        if job.system is not None:
+        if inputs.system is not None:
             place = checkpoint_uri or f"{certificate.uri}.d"
-            keep = stack.enter_context(Keep(place, job.system, job.system_args))
+            keep = stack.enter_context(Keep(place, inputs.system, inputs.system_args))
         found = certify(
-            job.predictor,
-            job.dataset,
-            job.system,
-            job.settings,
+            inputs.predictor,
+            inputs.dataset,
+            inputs.system,
+            inputs.settings,
             weights=weights,
             told=lambda said: print(said, flush=True),
             keep=keep,
         )
         # Its pictures solve rows as well.
-        _write(found, job.dataset, certificate, metrics, report, summary)
+        _write(found, inputs.dataset, certificate, metrics, report, summary)
         if found.bands is not None:
             _export_bands(found.bands, model.path, certificate.path)
     if found.truth:
@@ -109,7 +109,7 @@ def certify_surrogate(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Job:
+class _Inputs:
     """Checked inputs."""
 
     predictor: Predictor
@@ -126,7 +126,7 @@ def _check(
     system_args: Mapping[str, Any],
     typed: Mapping[str, Any],
     settings: Mapping[str, Any],
-) -> _Job:
+) -> _Inputs:
     """Find every problem that can be found before anything is solved, and raise them together."""
     problems = Problems()
     predictor = rows = parsed = solver = None
@@ -164,7 +164,9 @@ def _check(
     assert predictor
     assert rows
     assert parsed
-    return _Job(predictor=predictor, dataset=rows, system=solver, system_args=args, settings=parsed)
+    return _Inputs(
+        predictor=predictor, dataset=rows, system=solver, system_args=args, settings=parsed
+    )
 
 
 def _export_bands(bands: Bands, model: str, certificate: str) -> None:

@@ -132,19 +132,19 @@ def select_checkpoint(
         CorruptData: Rows of the dataset, or every state that could be chosen, are damaged.
         StoreError: The store did not answer.
     """
-    job = check_inputs(ledger, dataset, rule, metric, tolerance, settings or {})
+    inputs = check_inputs(ledger, dataset, rule, metric, tolerance, settings or {})
     with tempfile.TemporaryDirectory(prefix="kubestill-select-") as folder:
-        selection = Selection(job, open_store(job.ledger.uri), folder)
+        selection = Selection(inputs, open_store(inputs.ledger.uri), folder)
         choice, exported = selection.run(model.path)
-    add_serving_file(model.path, job.serving)
-    chosen = next(entry for entry in job.entries if entry.step == choice.entry.step)
-    _describe(job, Checkpoint.of(job.ledger, chosen, reason=choice.reason), checkpoint)
+    add_serving_file(model.path, inputs.serving)
+    chosen = next(entry for entry in inputs.entries if entry.step == choice.entry.step)
+    _describe(inputs, Checkpoint.of(inputs.ledger, chosen, reason=choice.reason), checkpoint)
     model.metadata.update(
         kind="model",
         digest=exported.digest,
         parameters=exported.spec.parameters,
-        fingerprint=job.ledger.fingerprint,
-        checkpoint_uri=job.ledger.uri,
+        fingerprint=inputs.ledger.fingerprint,
+        checkpoint_uri=inputs.ledger.uri,
     )
     _write_report(selection, choice, report, summary)
     print(f"{rule}: {choice.reason}", flush=True)
@@ -152,7 +152,7 @@ def select_checkpoint(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class SelectionInputs:
     """Checked inputs."""
 
     ledger: Ledger
@@ -174,7 +174,7 @@ class Job:
 class Selection:
     """One selection under way: reads no more states than it must, and remembers which."""
 
-    job: Job
+    inputs: SelectionInputs
     store: Store
     """Rooted at the training's place."""
     folder: str
@@ -192,24 +192,24 @@ class Selection:
             CorruptData: Every state that could be chosen is damaged.
             InvalidInput: Nothing is left that the rule could choose.
         """
-        entries, evidence = self.job.entries, self.job.evidence
-        if self.job.dataset is not None:
-            entries, evidence = self._score_again(entries, self.job.dataset)
+        entries, evidence = self.inputs.entries, self.inputs.evidence
+        if self.inputs.dataset is not None:
+            entries, evidence = self._score_again(entries, self.inputs.dataset)
         while True:
-            choice = select(entries, self.job.criterion, evidence)
+            choice = select(entries, self.inputs.criterion, evidence)
             try:
                 return choice, self._export(choice, path)
             except CorruptData as error:
                 entries = [entry for entry in entries if entry.step != choice.entry.step]
-                if self.job.criterion.rule == "step" or not _milestones(entries):
+                if self.inputs.criterion.rule == "step" or not _milestones(entries):
                     raise
                 self._leave_out(choice.entry, error)
 
     def _export(self, choice: Choice[LedgerEntry], path: str) -> Export:
-        step, record, training = choice.entry.step, self.job.record, None
+        step, record, training = choice.entry.step, self.inputs.record, None
         if record is not None:
             training = record.replace(chosen=Chosen(step=step, why=choice.reason)).to_json()
-        if self.job.dataset is not None:
+        if self.inputs.dataset is not None:
             return export_model(load_model(self._folder(step)).model, path, training=training)
         state = self._state(choice.entry)
         return export_from_state(state.tensors, state.model_spec, path, training=training)
@@ -218,7 +218,7 @@ class Selection:
         self, entries: Sequence[LedgerEntry], dataset: Dataset
     ) -> tuple[list[LedgerEntry], Evidence]:
         """Replace the metrics of every milestone by scores on `dataset`, one state at a time."""
-        criterion, moved = self.job.criterion, dict[int, Floats]()
+        criterion, moved = self.inputs.criterion, dict[int, Floats]()
         scored: list[LedgerEntry] = []
         for entry in _milestones(entries):
             try:
@@ -227,16 +227,16 @@ class Selection:
             except CorruptData as error:
                 self._leave_out(entry, error)
                 continue
-            predictor = load_model(self._folder(entry.step), device=self.job.device)
+            predictor = load_model(self._folder(entry.step), device=self.inputs.device)
             found = evaluate(predictor, dataset)
             scored.append(replace(entry, metrics=finite(found.metrics)))
             if criterion.measures_error:
-                metric = metric_of(criterion, self.job.evidence, found.metrics)
+                metric = metric_of(criterion, self.inputs.evidence, found.metrics)
                 # A candidate whose answers are not finite has none, and does not compete.
                 if math.isfinite(found.metrics[metric]):
                     moved[entry.step] = METRICS[metric].influences(found.outcome)
             print(f"step {entry.step:,} scored on {counted(dataset.rows, 'row')}", flush=True)
-        return scored, replace(self.job.evidence, influences=moved)
+        return scored, replace(self.inputs.evidence, influences=moved)
 
     def _state(self, entry: LedgerEntry) -> TrainingState:
         self.bytes_read += entry.bytes
@@ -257,7 +257,7 @@ def check_inputs(
     metric: str,
     tolerance: float,
     settings: Mapping[str, Any],
-) -> Job:
+) -> SelectionInputs:
     """Find every problem that can be found without reading state, and raise them together."""
     problems = Problems()
     device, history, record = "cpu", None, None
@@ -301,7 +301,7 @@ def check_inputs(
     problems.raise_if_any()
     assert history
     assert evidence
-    return Job(
+    return SelectionInputs(
         ledger=history,
         record=record,
         criterion=criterion,
@@ -376,7 +376,7 @@ def _milestones(entries: Sequence[LedgerEntry]) -> list[LedgerEntry]:
     return [entry for entry in entries if entry.kind == "milestone"]
 
 
-def _describe(job: Job, chosen: Checkpoint, artifact: Artifact) -> None:
+def _describe(inputs: SelectionInputs, chosen: Checkpoint, artifact: Artifact) -> None:
     write_checkpoint_artifact(chosen, artifact.path)
     manifest = chosen.entry.manifest
     artifact.metadata.update(
@@ -385,7 +385,7 @@ def _describe(job: Job, chosen: Checkpoint, artifact: Artifact) -> None:
         step=chosen.entry.step,
         digest=manifest.sha256,
         fingerprint=chosen.fingerprint,
-        rule=job.criterion.rule,
+        rule=inputs.criterion.rule,
         reason=chosen.reason,
     )
 
@@ -393,16 +393,16 @@ def _describe(job: Job, chosen: Checkpoint, artifact: Artifact) -> None:
 def _write_report(
     selection: Selection, choice: Choice[LedgerEntry], report: Artifact, summary: Artifact
 ) -> None:
-    job = selection.job
-    again = job.dataset and f"scored again on {counted(job.dataset.rows, 'row')}"
+    inputs = selection.inputs
+    again = inputs.dataset and f"scored again on {counted(inputs.dataset.rows, 'row')}"
     pages = selection_report(
         Account(
             choice=choice,
-            phases=job.evidence.phases,
+            phases=inputs.evidence.phases,
             scored_on=again or "as recorded when the checkpoints were saved",
             bytes_read=selection.bytes_read,
-            bytes_kept=sum(entry.bytes for entry in job.ledger.entries),
+            bytes_kept=sum(entry.bytes for entry in inputs.ledger.entries),
             notices=selection.notices,
         )
     )
-    write_pages(pages, report, summary, job.dataset)
+    write_pages(pages, report, summary, inputs.dataset)
