@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from kubestill.runtime.datasets.cache import load_decoded
 from kubestill.runtime.datasets.decode import RawLayout
 from kubestill.runtime.datasets.schema import Column, Schema
-from kubestill.runtime.sanity import Check, Findings, GateSettings, HeldOut, Rows, examine
+from kubestill.runtime.sanity import Check, Findings, GateData, GateSettings, HeldOut, examine
 from kubestill.runtime.sanity.heldout import check_held_out
 from kubestill.runtime.training.device import arithmetic, choose_machine
 from kubestill.runtime.training.prepare import prepare, resolve_loss
@@ -180,7 +180,7 @@ def examined(drawn: SetUp, gate: GateSettings) -> Findings:
         with arithmetic(settings):
             prepared = prepare(dataset, None, settings, machine, loss_name=loss)
             decoded = load_decoded(dataset, RawLayout(dataset.schema))
-            rows = Rows(labels=decoded.target, soft=decoded.soft, complete=False)
+            rows = GateData(labels=decoded.target, soft=decoded.soft, complete=False)
             return examine(prepared, rows, settings, machine, gate)
 
 

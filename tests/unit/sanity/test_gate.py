@@ -12,7 +12,7 @@ from gated_rows import write
 
 from kubestill.runtime.datasets.cache import load_decoded
 from kubestill.runtime.datasets.decode import RawLayout
-from kubestill.runtime.sanity import CODES, Findings, GateSettings, Rows, examine
+from kubestill.runtime.sanity import CODES, Findings, GateData, GateSettings, examine
 from kubestill.runtime.training.device import arithmetic, choose_machine
 from kubestill.runtime.training.prepare import prepare, resolve_loss
 from kubestill.runtime.training.settings import TrainingSettings
@@ -38,7 +38,7 @@ def examined(case: Case) -> Findings:
         with arithmetic(settings):
             prepared = case.tamper(prepare(dataset, None, settings, machine, loss_name=loss_name))
             decoded = load_decoded(dataset, RawLayout(dataset.schema))
-            rows = Rows(labels=decoded.target, soft=decoded.soft, complete=False)
+            rows = GateData(labels=decoded.target, soft=decoded.soft, complete=False)
             return examine(prepared, rows, settings, machine, GateSettings(**case.gate))
 
 

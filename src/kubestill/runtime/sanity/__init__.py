@@ -6,7 +6,7 @@ their loss can go), `rows`, `contract` and `network` (what shows without trainin
 """
 
 from kubestill.runtime.sanity.findings import CODES, Check, Findings, HeldOut, Trace
-from kubestill.runtime.sanity.gate import Rows, examine
+from kubestill.runtime.sanity.gate import GateData, examine
 from kubestill.runtime.sanity.settings import GateSettings
 
-__all__ = ["CODES", "Check", "Findings", "GateSettings", "HeldOut", "Rows", "Trace", "examine"]
+__all__ = ["CODES", "Check", "Findings", "GateData", "GateSettings", "HeldOut", "Trace", "examine"]

@@ -38,7 +38,7 @@ _SAMPLE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
+class GateData:
     """What the gate knows of the dataset beside what training gets."""
 
     labels: NDArray[Any] | None
@@ -51,7 +51,7 @@ class Rows:
 
 def examine(
     prepared: Prepared,
-    rows: Rows,
+    data: GateData,
     settings: TrainingSettings,
     machine: Machine,
     gate: GateSettings,
@@ -60,7 +60,7 @@ def examine(
 
     Args:
         prepared: Model, rows and loss, as training gets them from `prepare`.
-        rows: Labels of the dataset.
+        data: Labels of the dataset.
         settings: Of the training run that is to come.
         machine: Where both run.
         gate: Of this gate.
@@ -68,7 +68,7 @@ def examine(
     begun, deadline = time.monotonic(), time.thread_time() + gate.seconds
     index = first_rows(prepared, _SAMPLE, batch_size=settings.batch_size, seed=settings.seed)
     features, *targets = (tensor.clone() for tensor in prepared.rows.gather(index))
-    batch = draw(prepared, index, rows.labels, gate.rows)
+    batch = draw(prepared, index, data.labels, gate.rows)
     findings = Findings(rows=batch.rows, loss=prepared.loss_name)
     attempt = Attempt(
         loss=prepared.loss,
@@ -78,11 +78,11 @@ def examine(
         near=gate.excess,
         deadline=deadline,
     )
-    findings.checks += _look(prepared, rows, features, targets[0], batch, attempt, gate)
+    findings.checks += _look(prepared, data, features, targets[0], batch, attempt, gate)
     if findings.verdict == "pass":
         _learn(findings, prepared, batch, attempt)
     if findings.verdict == "pass":
-        held_out = _held_out(findings, prepared, rows, index, features, attempt, gate)
+        held_out = _held_out(findings, prepared, data, index, features, attempt, gate)
         findings.checks.append(held_out)
     if findings.verdict == "pass":
         _compare(findings, prepared, batch, attempt)
@@ -99,7 +99,7 @@ def _steps(prepared: Prepared, settings: TrainingSettings) -> int:
 
 def _look(
     prepared: Prepared,
-    rows: Rows,
+    data: GateData,
     features: Tensor,
     targets: Tensor,
     batch: Batch,
@@ -109,9 +109,9 @@ def _look(
     """Everything that can be seen without memorising: milliseconds."""
     model = prepared.model
     task, outputs = model.spec.task, len(model.spec.outputs) if model.spec.task != "binary" else 1
-    checks = [check_labels(rows.labels), check_features(features, model.encoder)]
+    checks = [check_labels(data.labels), check_features(features, model.encoder)]
     if task == "regression":
-        checks.append(check_target_scale(targets, rows.labels))
+        checks.append(check_target_scale(targets, data.labels))
     if any(check.status == "fail" for check in checks):
         return checks
     temperature = attempt.settings.temperature if "distil" in prepared.loss_name else 1.0
@@ -181,13 +181,13 @@ def _compare(findings: Findings, prepared: Prepared, batch: Batch, attempt: Atte
 def _held_out(
     findings: Findings,
     prepared: Prepared,
-    rows: Rows,
+    data: GateData,
     index: Tensor,
     features: Tensor,
     attempt: Attempt,
     gate: GateSettings,
 ) -> Check:
-    labels = rows.soft if rows.soft is not None and "distil" in prepared.loss_name else rows.labels
+    labels = data.soft if data.soft is not None and "distil" in prepared.loss_name else data.labels
     name = "labels belong to their rows"
     if labels is None or not gate.held_out_rows:
         return Check(name=name, status="skipped", said="Not asked.")
@@ -197,7 +197,7 @@ def _held_out(
         labels,
         index[:count].numpy(),
         codes=len(prepared.model.encoder.vocabulary),
-        complete=rows.complete,
+        complete=data.complete,
         seed=attempt.settings.seed % 2**31,
         deadline=attempt.deadline,
     )

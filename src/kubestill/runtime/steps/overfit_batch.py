@@ -16,7 +16,7 @@ from kubestill.runtime.datasets.decode import RawLayout
 from kubestill.runtime.evaluation.slices import check_slices
 from kubestill.runtime.evaluation.thresholds import parse_thresholds
 from kubestill.runtime.reports.overfit_batch import gate_report
-from kubestill.runtime.sanity import Findings, GateSettings, Rows, examine
+from kubestill.runtime.sanity import Findings, GateData, GateSettings, examine
 from kubestill.runtime.steps.pages import write_pages
 from kubestill.runtime.steps.train_student import MODES
 from kubestill.runtime.steps.train_teacher import TYPED
@@ -155,7 +155,9 @@ def examine_job(job: Job, gate: GateSettings) -> Findings:
             weighted=False,
         )
         decoded = load_decoded(job.dataset, RawLayout(job.dataset.schema))
-        rows = Rows(labels=decoded.target, soft=decoded.soft, complete=job.dataset.complete_domain)
+        rows = GateData(
+            labels=decoded.target, soft=decoded.soft, complete=job.dataset.complete_domain
+        )
         return examine(prepared, rows, job.settings, job.machine, gate)
 
 
