@@ -16,7 +16,7 @@ from kubestill.runtime.base.artifacts import LocalArtifact
 from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.identity import read_digest
 from kubestill.runtime.steps.finetune_fresh import finetune_fresh
-from kubestill.runtime.steps.refit import Rows, train_once_more
+from kubestill.runtime.steps.refit import RefitInputs, train_once_more
 from kubestill.runtime.stores import open_store
 from kubestill.runtime.training.record import TrainingRecord, read_training
 from kubestill.runtime.training.schedules import LearningRates
@@ -45,7 +45,9 @@ def again(tmp_path: Path) -> Callable[..., tuple[Any, str]]:
     """Repeats the training run of a model on other rows."""
 
     def run(model: LocalArtifact, whole: LocalArtifact, name: str = "again", **more: Any) -> Any:
-        rows = Rows(whole=whole, checkpoint=more.get("checkpoint"), replay=more.get("replay"))
+        rows = RefitInputs(
+            whole=whole, checkpoint=more.get("checkpoint"), replay=more.get("replay")
+        )
         folder = str(tmp_path / name)
         store = str(tmp_path / more.get("store", "store"))
         return train_once_more(

@@ -41,7 +41,7 @@ from kubestill.runtime.retraining.kubeflow import NotRegistered, check_address, 
 from kubestill.runtime.retraining.windows import WindowStore
 from kubestill.runtime.selection.criterion import Criterion, Evidence
 from kubestill.runtime.selection.rules import select
-from kubestill.runtime.steps.refit import Rows, train_once_more
+from kubestill.runtime.steps.refit import RefitInputs, train_once_more
 from kubestill.runtime.stores import open_store
 from kubestill.runtime.training.record import read_training, training_of
 from kubestill.supervision import TRAINJOB_VARIABLE
@@ -125,7 +125,7 @@ def promote_model(
         if refit and whole:
             chosen, told = _refit(
                 model,
-                Rows(whole=whole, checkpoint=checkpoint, replay=replay),
+                RefitInputs(whole=whole, checkpoint=checkpoint, replay=replay),
                 WindowStore(store, state).dataset(window, "judge"),
                 device=device,
                 checkpoint_uri=checkpoint_uri,
@@ -224,9 +224,11 @@ def _check_judged(decision: DecisionRecord, digest: str, state: State, held: Cla
     problems.raise_if_any()
 
 
-def _refit(model: Artifact, rows: Rows, judging: Dataset, **how: str) -> tuple[Artifact, str]:
+def _refit(
+    model: Artifact, inputs: RefitInputs, judging: Dataset, **how: str
+) -> tuple[Artifact, str]:
     """Train a model once more with all rows; return which of the two to promote, and why."""
-    refit, why = train_once_more(model, rows, **how)
+    refit, why = train_once_more(model, inputs, **how)
     if TRAINJOB_VARIABLE in os.environ:  # a pod that helps to train: the step goes on
         return model, ""
     if refit:

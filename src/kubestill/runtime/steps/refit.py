@@ -22,7 +22,7 @@ from kubestill.supervision import TRAINJOB_VARIABLE
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
+class RefitInputs:
     """What a refit learns from, and what it starts with."""
 
     whole: Artifact
@@ -34,13 +34,13 @@ class Rows:
 
 
 def train_once_more(
-    model: Artifact, rows: Rows, *, device: str, checkpoint_uri: str, folder: str, uri: str
+    model: Artifact, inputs: RefitInputs, *, device: str, checkpoint_uri: str, folder: str, uri: str
 ) -> tuple[Artifact | None, str]:
     """Repeat the training run of a model on more rows: resumes, and gives the same bits.
 
     Args:
         model: Of train-teacher or finetune-fresh.
-        rows: To learn from.
+        inputs: What to learn from, and what to start with.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
         checkpoint_uri: Root of the checkpoints; empty keeps them below `uri`.
         folder: Local, where the export goes.
@@ -60,9 +60,9 @@ def train_once_more(
         return None, "it is the very model that its training started from"
     if record.preset == "finetune" and not record.recipe:
         return None, "an older version trained it, which did not keep how"
-    tuning, job = _check(before, rows, device)
+    tuning, job = _check(before, inputs, device)
     ports = Ports(
-        dataset=rows.whole,
+        dataset=inputs.whole,
         validation=None,
         **{
             name: LocalArtifact(os.path.join(folder, name), f"{uri}/{name}")
@@ -83,19 +83,19 @@ def train_once_more(
 
 
 def _check(
-    before: Before, rows: Rows, device: str
+    before: Before, inputs: RefitInputs, device: str
 ) -> tuple[tuple[Recipe, Checkpoint, Dataset | None] | None, Job]:
     """Find every problem before training; returns what only fine-tuning needs, and the job."""
     problems = Problems()
     recipe = chosen = start = older = job = None
     if before.record.preset == "finetune":
         recipe = Recipe(**before.record.recipe)
-        if rows.checkpoint is None:
+        if inputs.checkpoint is None:
             remedy = "the model was fine-tuned; connect the checkpoint that it started from"
             problems.add("checkpoint", "not connected", remedy)
         else:
-            chosen, start = read_start(rows.checkpoint, problems)
-        older = read_older(rows.replay, recipe, problems)
+            chosen, start = read_start(inputs.checkpoint, problems)
+        older = read_older(inputs.replay, recipe, problems)
     spec = ModelSpec.from_json(start["model_spec"]) if start else None
     settings = {**without_guidance(before.record.settings), "device": device}
     with problems.collect():
@@ -105,12 +105,12 @@ def _check(
             {},
             settings,
             problems,
-            dataset=rows.whole,
+            dataset=inputs.whole,
             start=spec,
             trains=True,
         )
     with suppress(InvalidInput, CorruptData):  # then it has been told
-        fresh = Dataset.open(rows.whole.path)
+        fresh = Dataset.open(inputs.whole.path)
         if older and spec:
             with problems.collect():
                 check_replay(fresh, older, spec.schema)
