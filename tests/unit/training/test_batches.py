@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from kubestill.runtime.training.batches import Batches, Order, ResidentRows, Source, StreamedRows
+from kubestill.runtime.training.batches import (
+    Batches,
+    Order,
+    ResidentRows,
+    StoredArray,
+    StreamedRows,
+)
 
 
 def order(**changes) -> Order:
@@ -114,8 +120,8 @@ def test_a_batch_of_fewer_rows_than_ranks_is_every_ranks(rows: int) -> None:
 def test_streamed_rows_are_the_resident_ones() -> None:
     raw = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32)
     target = np.arange(500)
-    features = Source(stored=raw, convert=lambda x: x * 2)
-    streamed = StreamedRows(features, [Source(stored=target)], device=torch.device("cpu"))
+    features = StoredArray(stored=raw, convert=lambda x: x * 2)
+    streamed = StreamedRows(features, [StoredArray(stored=target)], device=torch.device("cpu"))
     resident = ResidentRows([torch.from_numpy(raw) * 2, torch.from_numpy(target)])
     index = torch.randperm(500)[:100]
     for one, two in zip(streamed.gather(index), resident.gather(index), strict=True):
@@ -129,7 +135,7 @@ def test_of_an_epoch_of_two_rows_few_are_ordered_ahead(kind: str, batch_size: in
     rows = numbers(2)
     if kind == "streamed":
         stored = [tensor.numpy() for tensor in rows.tensors]
-        features, labels = (Source(stored=values) for values in stored)
+        features, labels = (StoredArray(stored=values) for values in stored)
         rows = StreamedRows(features, [labels], device=torch.device("cpu"))
     plan = order(rows=2, batch_size=batch_size, window_rows=batch_size)
     ordered: list[int] = []

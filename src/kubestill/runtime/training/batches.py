@@ -90,7 +90,7 @@ class ResidentRows(Rows):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class StoredArray:
     """An array as it is stored, and how its rows become what is trained on."""
 
     stored: np.ndarray
@@ -143,7 +143,9 @@ class StreamedRows(Rows):
 
     whole_windows = True
 
-    def __init__(self, features: Source, targets: Sequence[Source], *, device: torch.device):
+    def __init__(
+        self, features: StoredArray, targets: Sequence[StoredArray], *, device: torch.device
+    ):
         self._sources = (features, *targets)
         self._device = device
         self.count = len(features.stored)

@@ -27,7 +27,7 @@ from kubestill.runtime.models.model import Model
 from kubestill.runtime.models.predict import probabilities
 from kubestill.runtime.models.tabular import TabM, fit_bins
 from kubestill.runtime.training.augment import Augmentation, check_augment
-from kubestill.runtime.training.batches import ResidentRows, Rows, Source, StreamedRows
+from kubestill.runtime.training.batches import ResidentRows, Rows, StoredArray, StreamedRows
 from kubestill.runtime.training.demands import check_demands, freeze
 from kubestill.runtime.training.device import Machine
 from kubestill.runtime.training.imitation import Answer, Imitation, build_imitation
@@ -225,7 +225,7 @@ def prepare(
     loss = build_loss(loss_name, temperature=settings.temperature, hard_weight=settings.hard_weight)
     weights = _loss_weights(counts, decoded, layout, settings) if weighted else None
     if weights is not None:
-        targets.append(Source(stored=weights))
+        targets.append(StoredArray(stored=weights))
         loss = Weighted(loss=loss)
     if any(isinstance(module, TabM) for module in model.network.modules()):
         loss = Ensemble(loss=loss)
@@ -246,11 +246,11 @@ def prepare(
         held = load_decoded(validation, RawLayout(model.spec.schema))
         assert held.target is not None
         held_counts = validation.weights() if weighted else None
-        sources = [_relative(held.target, model)]
+        arrays = [_relative(held.target, model)]
         if held_counts is not None:
-            sources.append(Source(stored=held_counts))
+            arrays.append(StoredArray(stored=held_counts))
         followed = Validation(
-            _rows(held, sources, model, settings, machine),
+            _rows(held, arrays, model, settings, machine),
             task=task,
             decoder=model.decoder,
             weighted=held_counts is not None,
@@ -416,7 +416,7 @@ def _fit_decoder(
 
 def _targets(
     decoded: Decoded, model: Model, loss_name: str, settings: TrainingSettings, task: str
-) -> list[Source]:
+) -> list[StoredArray]:
     """Return what the loss is told about each row, [N, ...] each."""
     target, soft = decoded.target, decoded.soft
     if loss_name.startswith("distillation"):
@@ -425,24 +425,24 @@ def _targets(
         hard = [target] if heeded and target is not None else []
         if loss_name == "distillation_mse":
             return [_standardised(values, model) for values in (soft, *hard)]
-        return [_softened(soft, settings.temperature), *(Source(stored=each) for each in hard)]
+        return [_softened(soft, settings.temperature), *(StoredArray(stored=each) for each in hard)]
     assert target is not None
     if task == "binary":
-        return [Source(stored=target, convert=lambda rows: rows.float()[:, None])]
-    return [Source(stored=target)] if task == "multiclass" else [_standardised(target, model)]
+        return [StoredArray(stored=target, convert=lambda rows: rows.float()[:, None])]
+    return [StoredArray(stored=target)] if task == "multiclass" else [_standardised(target, model)]
 
 
-def _features(dataset: Dataset, model: Model, machine: Machine) -> Source:
+def _features(dataset: Dataset, model: Model, machine: Machine) -> StoredArray:
     """Return the rows as another model reads them, [N, F]."""
     read = Schema(columns=model.spec.schema.features, task=None)
     raw = load_decoded(dataset, RawLayout(read)).raw
-    return Source(stored=raw, convert=lambda rows: model.encoder(rows.to(machine.device)))
+    return StoredArray(stored=raw, convert=lambda rows: model.encoder(rows.to(machine.device)))
 
 
-def _softened(logits: np.ndarray, temperature: float) -> Source:
+def _softened(logits: np.ndarray, temperature: float) -> StoredArray:
     """Return the teacher's probabilities at a temperature (Hinton et al. 2015, eq. 1), [N, K]."""
     normalise = _sigmoid if logits.shape[1] == 1 else partial(torch.softmax, dim=1)
-    return Source(stored=logits, convert=lambda rows: normalise(rows / temperature))
+    return StoredArray(stored=logits, convert=lambda rows: normalise(rows / temperature))
 
 
 def _sigmoid(logits: Tensor) -> Tensor:
@@ -455,22 +455,22 @@ def _sigmoid(logits: Tensor) -> Tensor:
     return torch.cat(parts)[: len(logits), None]
 
 
-def _standardised(values: np.ndarray, model: Model) -> Source:
+def _standardised(values: np.ndarray, model: Model) -> StoredArray:
     device = next(model.parameters()).device
     plain = _relative(values, model)
-    return Source(
+    return StoredArray(
         stored=values,
         convert=lambda rows: model.decoder.standardise(plain.convert(rows).to(device)),
     )
 
 
-def _relative(values: np.ndarray, model: Model) -> Source:
+def _relative(values: np.ndarray, model: Model) -> StoredArray:
     """Return the values of a target in float32, less what they have in common; classes as ever."""
     target = model.spec.schema.target
     offset = target.offset if target else 0.0
     if values.dtype != np.float64 and not offset:
-        return Source(stored=values)
-    return Source(
+        return StoredArray(stored=values)
+    return StoredArray(
         stored=values,
         convert=lambda rows: torch.from_numpy(centred(rows.double().numpy(), offset)),
     )
@@ -478,14 +478,14 @@ def _relative(values: np.ndarray, model: Model) -> Source:
 
 def _rows(
     decoded: Decoded,
-    targets: list[Source],
+    targets: list[StoredArray],
     model: Model,
     settings: TrainingSettings,
     machine: Machine,
 ) -> Rows:
     """Keep the rows in memory where they fit beside everything else, else stream them."""
     device = machine.device
-    features = Source(stored=decoded.raw, convert=lambda rows: model.encoder(rows.to(device)))
+    features = StoredArray(stored=decoded.raw, convert=lambda rows: model.encoder(rows.to(device)))
     needed = decoded.rows * sum(source.row_bytes for source in (features, *targets))
     # Rows, a shuffled copy of a window of them, and room for the network's own buffers.
     ranks = Ranks.current()
