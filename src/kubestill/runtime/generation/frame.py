@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
-Rows = NDArray[np.int64]
+RowNumbers = NDArray[np.int64]
 
 CHUNK_ROWS = 65_536
 """Rows measured at a time, to bound the memory of temporaries."""
@@ -39,7 +39,7 @@ class Frame:
     def __len__(self) -> int:
         return len(self.numeric)
 
-    def take(self, rows: Rows) -> Frame:
+    def take(self, rows: RowNumbers) -> Frame:
         """Return copies of these rows, in this order."""
         return Frame(
             numeric=self.numeric[rows],

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from kubestill.errors import InvalidInput, Problem
-from kubestill.runtime.generation.frame import Codes, Floats, Originals, Rows
+from kubestill.runtime.generation.frame import Codes, Floats, Originals, RowNumbers
 
 TREE_DIMENSIONS = 12
 """Dimensions up to which a k-d tree is faster than brute force."""
@@ -40,9 +40,9 @@ class Points:
     """[U, D] standardised, missing as the mean."""
     codes: Codes
     """[U, C] categories, booleans and whether each number is missing."""
-    row: Rows
+    row: RowNumbers
     """[U] the lowest original row at each point, ascending."""
-    of_row: Rows
+    of_row: RowNumbers
     """[N] the point of each original row."""
 
 
@@ -71,7 +71,7 @@ class Neighbours:
         self._known = np.full(count, UNKNOWN)
         self._search = (_TreeSearch if by_tree else _BruteSearch)(points, candidates)
 
-    def nearest(self, rows: Rows) -> Rows:
+    def nearest(self, rows: RowNumbers) -> RowNumbers:
         """Return the nearest different original [N] of each of these originals [N]."""
         points = self._points.of_row[rows]
         wanted = np.unique(points[self._known[points] == UNKNOWN])
@@ -80,7 +80,7 @@ class Neighbours:
             self._known[query] = best
         return self._points.row[self._known[points]]
 
-    def _judge(self, query: Rows, candidate: Rows) -> tuple[Rows, Rows]:
+    def _judge(self, query: RowNumbers, candidate: RowNumbers) -> tuple[RowNumbers, RowNumbers]:
         """Return each different query and its best candidate."""
         distance = np.empty(len(query))
         for at in range(0, len(query), PAIRS):
@@ -106,7 +106,7 @@ def fold(originals: Originals) -> Points:
     return Points(numbers=number[row], codes=codes[row], row=row, of_row=of_row)
 
 
-def _first_of_each(numbers: Floats, codes: Codes) -> tuple[Rows, Rows]:
+def _first_of_each(numbers: Floats, codes: Codes) -> tuple[RowNumbers, RowNumbers]:
     """Return the first row [U] of each point, ascending, and the point [N] of each row."""
     packed = np.ascontiguousarray(np.hstack([numbers.view(np.int64), codes]))
     keys = packed.view(np.dtype((np.void, packed.itemsize * packed.shape[1]))).ravel()
@@ -122,7 +122,7 @@ def _varied(codes: Codes) -> NDArray[np.bool_]:
     return np.any(codes != codes[:1], axis=0)
 
 
-def _distance(points: Points, left: Rows, right: Rows) -> Floats:
+def _distance(points: Points, left: RowNumbers, right: RowNumbers) -> Floats:
     """Return the squared distance [P] of each pair, summed column by column."""
     total = np.zeros(len(left))
     for column in points.numbers.T:
@@ -132,14 +132,14 @@ def _distance(points: Points, left: Rows, right: Rows) -> Floats:
     return total
 
 
-Pairs = Iterator[tuple[Rows, Rows]]
+Pairs = Iterator[tuple[RowNumbers, RowNumbers]]
 """(query point, candidate point) [P] each; all candidates of a query come together."""
 
 
 class _BruteSearch:
     """Compares every query with the whole pool, by a matrix product."""
 
-    def __init__(self, points: Points, pool: Rows):
+    def __init__(self, points: Points, pool: RowNumbers):
         varied = _varied(points.codes)
         self._points = points
         self._pool = pool
@@ -148,7 +148,7 @@ class _BruteSearch:
         self._codes = points.codes[:, varied].T
         self._pooled_codes = np.ascontiguousarray(self._codes[:, pool])
 
-    def __call__(self, queries: Rows) -> Pairs:
+    def __call__(self, queries: RowNumbers) -> Pairs:
         for at in range(0, len(queries), QUERY_ROWS):
             query = queries[at : at + QUERY_ROWS]
             numbers = self._points.numbers[query].astype(np.float32)
@@ -169,18 +169,18 @@ class _BruteSearch:
 class _TreeSearch:
     """Walks a k-d tree: for few dimensions and many rows."""
 
-    def __init__(self, points: Points, pool: Rows):
+    def __init__(self, points: Points, pool: RowNumbers):
         self._numbers = points.numbers
         self._tree = KDTree(points.numbers[pool])
         self._pool = pool
 
-    def __call__(self, queries: Rows) -> Pairs:
+    def __call__(self, queries: RowNumbers) -> Pairs:
         for at in range(0, len(queries), PAIRS):
             query = queries[at : at + PAIRS]
             # A query in the pool finds itself first; the third tells whether there is a tie.
             near: Any = self._tree.query(self._numbers[query], k=3, workers=-1)
             distance: Floats = near[0]
-            found: Rows = near[1]
+            found: RowNumbers = near[1]
             reach = distance[:, 1] * (1 + SLACK)
             tied = distance[:, 2] <= reach
             hits: list[list[int]] = list(
