@@ -32,7 +32,7 @@ from kubestill.runtime.datasets.text import text_rows
 if TYPE_CHECKING:
     import pandas as pd
 
-Rows: TypeAlias = "Dataset | pa.Table | pd.DataFrame"
+Tabular: TypeAlias = "Dataset | pa.Table | pd.DataFrame"
 
 _TILE_ROWS = 8192
 """Rows written column by column before moving on, so that the output tile stays in the cache."""
@@ -122,7 +122,7 @@ class Decoded:
         return len(self.raw)
 
 
-def decode_features(data: Rows, layout: RawLayout) -> NDArray[np.float32]:
+def decode_features(data: Tabular, layout: RawLayout) -> NDArray[np.float32]:
     """Return the raw feature matrix [N, R].
 
     Raises:
@@ -132,7 +132,7 @@ def decode_features(data: Rows, layout: RawLayout) -> NDArray[np.float32]:
     return decode(data, layout, ("raw",)).raw
 
 
-def decode_target(data: Rows, layout: RawLayout) -> NDArray[Any]:
+def decode_target(data: Tabular, layout: RawLayout) -> NDArray[Any]:
     """Return the targets: int64 [N] (-1 where null) for classes, [N, T] for regression.
 
     Raises:
@@ -143,7 +143,7 @@ def decode_target(data: Rows, layout: RawLayout) -> NDArray[Any]:
     return target
 
 
-def decode_soft(data: Rows, layout: RawLayout) -> NDArray[np.floating[Any]]:
+def decode_soft(data: Tabular, layout: RawLayout) -> NDArray[np.floating[Any]]:
     """Return the teacher's outputs [N, K].
 
     Raises:
@@ -155,7 +155,7 @@ def decode_soft(data: Rows, layout: RawLayout) -> NDArray[np.floating[Any]]:
 
 
 def decode(
-    data: Rows, layout: RawLayout, wanted: Sequence[str] = ("raw",), *, verify: bool = False
+    data: Tabular, layout: RawLayout, wanted: Sequence[str] = ("raw",), *, verify: bool = False
 ) -> Decoded:
     """Decode in memory, in parallel over row groups.
 
@@ -320,7 +320,7 @@ def _columns(layout: RawLayout, wanted: Sequence[str]) -> list[Column]:
     return [column for column in layout.schema.columns if column.role in roles]
 
 
-def check_columns(data: Rows, layout: RawLayout, wanted: Sequence[str]) -> None:
+def check_columns(data: Tabular, layout: RawLayout, wanted: Sequence[str]) -> None:
     """Check that every column is there, and in a dataset of a kind that can be read as wanted.
 
     Args:
@@ -360,7 +360,7 @@ def check_columns(data: Rows, layout: RawLayout, wanted: Sequence[str]) -> None:
     problems.raise_if_any()
 
 
-def _names(data: Rows) -> list[str]:
+def _names(data: Tabular) -> list[str]:
     if isinstance(data, Dataset):
         return list(data.schema.names)
     return [
