@@ -12,7 +12,7 @@ from kubestill.runtime.models.networks import mlp
 from kubestill.runtime.sanity.batch import Batch, make_batch
 from kubestill.runtime.sanity.findings import LEARNED, Check, Findings, Trace
 from kubestill.runtime.sanity.floor import Floor, find_floor
-from kubestill.runtime.sanity.memorise import Attempt, memorise
+from kubestill.runtime.sanity.memorise import Setup, memorise
 from kubestill.runtime.sanity.network import ENORMOUS
 from kubestill.runtime.training.prepare import Prepared
 
@@ -28,7 +28,7 @@ OFF_SCALE = 10.0
 
 
 def find_cause(
-    findings: Findings, prepared: Prepared, batch: Batch, floor: Floor, attempt: Attempt
+    findings: Findings, prepared: Prepared, batch: Batch, floor: Floor, setup: Setup
 ) -> Check:
     """Change one thing at a time until the batch is learned: that was it.
 
@@ -45,7 +45,7 @@ def find_cause(
             f"Before any training the loss is {real.excess[0]:.3g} times a constant answer's.",
             "Look at the initial weights, and add normalisation layers.",
         )
-    search = _Search(findings, prepared, batch, floor, attempt)
+    search = _Search(findings, prepared, batch, floor, setup)
     try:
         if real.ended == "time":
             raise _OutOfTime
@@ -56,7 +56,7 @@ def find_cause(
             or search.find(real)
         )
     except _OutOfTime:
-        told = f"After {real.steps[-1]} of {attempt.steps} steps the time was over"
+        told = f"After {real.steps[-1]} of {setup.steps} steps the time was over"
         if real.ended != "time":
             told = f"The time was over before it showed why {real.steps[-1]} steps are too few"
         return _failed(
@@ -78,10 +78,10 @@ class _Search:
         prepared: Prepared,
         batch: Batch,
         floor: Floor,
-        attempt: Attempt,
+        setup: Setup,
     ):
         self._findings, self._batch, self._floor = findings, batch, floor
-        self._attempt, self._network = attempt, prepared.model.network
+        self._setup, self._network = setup, prepared.model.network
         self._outputs = (
             1 if prepared.model.spec.task == "binary" else len(prepared.model.spec.outputs)
         )
@@ -129,14 +129,14 @@ class _Search:
             if rows < 2:
                 break
             self._batch = whole.spread(rows)
-            self._floor = find_floor(self._attempt.loss, self._batch, self._outputs)
+            self._floor = find_floor(self._setup.loss, self._batch, self._outputs)
             if self._floor.gap > 0 and self._plain_learns(f"a plain MLP, {rows} rows"):
-                return self._try(f"{rows} rows", steps=self._attempt.steps)
+                return self._try(f"{rows} rows", steps=self._setup.steps)
         return None
 
     def settled_in_training(self, real: Trace) -> Check | None:
         excess = self._floor.excess(real.final_train_loss)
-        if real.ended == "diverged" or excess > 2 * self._attempt.near:
+        if real.ended == "diverged" or excess > 2 * self._setup.near:
             return None
         if real.excess[-1] <= 2 * excess:  # not far apart: it is slow, not of two minds
             return None
@@ -160,7 +160,7 @@ class _Search:
         )
 
     def other_rates(self, real: Trace) -> Check | None:
-        own = self._attempt.settings.learning_rate
+        own = self._setup.settings.learning_rate
         for rate in RATES:
             if 1 / 3 < rate / own < 3:
                 continue
@@ -195,7 +195,7 @@ class _Search:
         values = target.is_floating_point() and len(self._batch.targets) == 1
         if values and float(target.abs().max()) > OFF_SCALE and float(target.min()) < 0:
             scaled = make_batch(features, (_standardised(target),))
-            floor = find_floor(self._attempt.loss, scaled, self._outputs)
+            floor = find_floor(self._setup.loss, scaled, self._outputs)
             if self._try("targets standardised", batch=scaled, floor=floor).reached is not None:
                 return _failed(
                     "target-scale",
@@ -207,7 +207,7 @@ class _Search:
     def broken(self, real: Trace) -> Check:
         """Tell a network that is too small from one that does not learn what a plain one does."""
         few = self._batch.spread(max(2, self._batch.rows // 8))
-        floor = find_floor(self._attempt.loss, few, self._outputs)
+        floor = find_floor(self._setup.loss, few, self._outputs)
         trace = self._try(f"{few.rows} rows", batch=few, floor=floor) if floor.gap > 0 else None
         learned = trace is not None and trace.reached is not None
         if learned or self._parameters < self._wanted:
@@ -237,7 +237,7 @@ class _Search:
         return self._batch.rows * self._outputs
 
     def _near(self, trace: Trace) -> bool:
-        return trace.excess[-1] <= NEARLY * self._attempt.near
+        return trace.excess[-1] <= NEARLY * self._setup.near
 
     def _plain_learns(self, name: str) -> bool:
         plain = self._plain_mlp().to(self._batch.features.device)
@@ -267,13 +267,13 @@ class _Search:
         learning_rate: float = 0.0,
         steps: int = 0,
     ) -> Trace:
-        attempt = self._attempt
+        setup = self._setup
         if learning_rate:
-            told = attempt.settings.model_copy(update={"learning_rate": learning_rate})
-            attempt = replace(attempt, settings=told)
-        attempt = replace(attempt, steps=steps or max(500, attempt.steps // 2))
+            told = setup.settings.model_copy(update={"learning_rate": learning_rate})
+            setup = replace(setup, settings=told)
+        setup = replace(setup, steps=steps or max(500, setup.steps // 2))
         trace = memorise(
-            name, network or self._network, batch or self._batch, floor or self._floor, attempt
+            name, network or self._network, batch or self._batch, floor or self._floor, setup
         )
         self._findings.traces.append(trace)
         if trace.ended == "time":

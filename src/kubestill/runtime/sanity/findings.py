@@ -54,7 +54,7 @@ class Check:
 
 @dataclass(kw_only=True)
 class Trace:
-    """One attempt at memorising a batch."""
+    """One trial at memorising a batch."""
 
     name: str
     rows: int
@@ -99,11 +99,11 @@ class Findings:
     checks: list[Check] = field(default_factory=list[Check])
     traces: list[Trace] = field(default_factory=list[Trace])
     learned: Trace | None = None
-    """The attempt that the verdict rests on; None where none succeeded."""
+    """The trial that the verdict rests on; None where none succeeded."""
     floor: Floor | None = None
     """What the batch's loss can be reduced to; None where nothing was memorised."""
     steps: int = 0
-    """How many steps one attempt had."""
+    """How many steps one trial had."""
     excess: float = 0.0
     """How near to the floor is near enough."""
     held_out: HeldOut | None = None

@@ -15,7 +15,7 @@ from kubestill.runtime.sanity.diagnosis import find_cause
 from kubestill.runtime.sanity.findings import LEARNED, Check, Findings
 from kubestill.runtime.sanity.floor import find_floor
 from kubestill.runtime.sanity.heldout import check_held_out
-from kubestill.runtime.sanity.memorise import Attempt, gradients, memorise
+from kubestill.runtime.sanity.memorise import Setup, gradients, memorise
 from kubestill.runtime.sanity.network import (
     check_gradients,
     check_outputs,
@@ -70,7 +70,7 @@ def examine(
     features, *targets = (tensor.clone() for tensor in prepared.rows.gather(index))
     batch = draw(prepared, index, data.labels, gate.rows)
     findings = Findings(rows=batch.rows, loss=prepared.loss_name)
-    attempt = Attempt(
+    setup = Setup(
         loss=prepared.loss,
         settings=settings,
         machine=machine,
@@ -78,14 +78,14 @@ def examine(
         near=gate.excess,
         deadline=deadline,
     )
-    findings.checks += _look(prepared, data, features, targets[0], batch, attempt, gate)
+    findings.checks += _look(prepared, data, features, targets[0], batch, setup, gate)
     if findings.verdict == "pass":
-        _learn(findings, prepared, batch, attempt)
+        _learn(findings, prepared, batch, setup)
     if findings.verdict == "pass":
-        held_out = _held_out(findings, prepared, data, index, features, attempt, gate)
+        held_out = _held_out(findings, prepared, data, index, features, setup, gate)
         findings.checks.append(held_out)
     if findings.verdict == "pass":
-        _compare(findings, prepared, batch, attempt)
+        _compare(findings, prepared, batch, setup)
     findings.seconds = time.monotonic() - begun
     return findings
 
@@ -103,7 +103,7 @@ def _look(
     features: Tensor,
     targets: Tensor,
     batch: Batch,
-    attempt: Attempt,
+    setup: Setup,
     gate: GateSettings,
 ) -> list[Check]:
     """Everything that can be seen without memorising: milliseconds."""
@@ -114,27 +114,27 @@ def _look(
         checks.append(check_target_scale(targets, data.labels))
     if any(check.status == "fail" for check in checks):
         return checks
-    temperature = attempt.settings.temperature if "distil" in prepared.loss_name else 1.0
+    temperature = setup.settings.temperature if "distil" in prepared.loss_name else 1.0
     perfect = right_answers(batch, task=task, outputs=outputs, temperature=temperature)
     checks.append(check_loss(prepared.loss, batch, perfect, outputs=outputs))
     checks.append(check_reduction(prepared.loss, batch, outputs=outputs))
-    untrained = [*gate.untrained, *attempt.settings.freeze]
+    untrained = [*gate.untrained, *setup.settings.freeze]
     checks.append(check_trainable(model.network, untrained))
     if not any(parameter.requires_grad for parameter in model.network.parameters()):
         return checks
     checks.append(check_rows_apart(model.network, batch))
     checks.append(check_outputs(model.network, batch, task, perfect))
     if all(check.status != "fail" for check in checks):
-        checks.append(check_gradients(gradients(model.network, batch, attempt), untrained))
+        checks.append(check_gradients(gradients(model.network, batch, setup), untrained))
     return checks
 
 
-def _learn(findings: Findings, prepared: Prepared, batch: Batch, attempt: Attempt) -> None:
+def _learn(findings: Findings, prepared: Prepared, batch: Batch, setup: Setup) -> None:
     """Memorise the batch."""
     network = prepared.model.network
     outputs = 1 if prepared.model.spec.task == "binary" else len(prepared.model.spec.outputs)
     floor = findings.floor = find_floor(prepared.loss, batch, outputs)
-    findings.steps, findings.excess = attempt.steps, attempt.near
+    findings.steps, findings.excess = setup.steps, setup.near
     if floor.gap < 1e-6 * max(abs(floor.baseline), 1e-6):
         said = (
             "In this batch no function of the features beats a constant: equal features have "
@@ -150,27 +150,27 @@ def _learn(findings: Findings, prepared: Prepared, batch: Batch, attempt: Attemp
             )
         )
         return
-    real = memorise("the batch", network, batch, floor, attempt)
+    real = memorise("the batch", network, batch, floor, setup)
     findings.traces.append(real)
     if real.reached is None:
-        findings.checks.append(find_cause(findings, prepared, batch, floor, attempt))
+        findings.checks.append(find_cause(findings, prepared, batch, floor, setup))
         return
     findings.learned = real
     said = f"To {100 * real.best:.2g}% above its floor in {real.reached} steps."
     findings.checks.append(Check(name=LEARNED, status="ok", said=said))
 
 
-def _compare(findings: Findings, prepared: Prepared, batch: Batch, attempt: Attempt) -> None:
+def _compare(findings: Findings, prepared: Prepared, batch: Batch, setup: Setup) -> None:
     """Memorise the same rows under each other's labels, to compare with."""
     real = findings.traces[0]
     if real.reached is None:
         return
     outputs = 1 if prepared.model.spec.task == "binary" else len(prepared.model.spec.outputs)
-    mixed = batch.shuffled(attempt.settings.seed + 1)
+    mixed = batch.shuffled(setup.settings.seed + 1)
     # Ten times as long is long enough.
-    attempt = replace(attempt, steps=min(attempt.steps, max(200, 10 * real.reached)))
+    setup = replace(setup, steps=min(setup.steps, max(200, 10 * real.reached)))
     floor = find_floor(prepared.loss, mixed, outputs)
-    control = memorise("shuffled labels", prepared.model.network, mixed, floor, attempt)
+    control = memorise("shuffled labels", prepared.model.network, mixed, floor, setup)
     findings.traces.append(control)
     steps = control.steps[-1]
     ended = f"takes {control.reached}" if control.reached else f"is not reached in {steps}"
@@ -184,7 +184,7 @@ def _held_out(
     data: GateData,
     index: Tensor,
     features: Tensor,
-    attempt: Attempt,
+    setup: Setup,
     gate: GateSettings,
 ) -> Check:
     labels = data.soft if data.soft is not None and "distil" in prepared.loss_name else data.labels
@@ -198,8 +198,8 @@ def _held_out(
         index[:count].numpy(),
         codes=len(prepared.model.encoder.vocabulary),
         complete=data.complete,
-        seed=attempt.settings.seed % 2**31,
-        deadline=attempt.deadline,
+        seed=setup.settings.seed % 2**31,
+        deadline=setup.deadline,
     )
     if check.status == "undetermined" and gate.undetermined == "accept":
         return replace(check, status="note")

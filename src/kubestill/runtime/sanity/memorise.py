@@ -25,8 +25,8 @@ _LOOKS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attempt:
-    """What all attempts of one gate share."""
+class Setup:
+    """What all trials of one gate share."""
 
     loss: Loss
     settings: TrainingSettings
@@ -38,42 +38,42 @@ class Attempt:
     """Of `time.thread_time`: a starved pod must not be taken for a model that cannot learn."""
 
 
-def memorise(name: str, network: nn.Module, batch: Batch, floor: Floor, attempt: Attempt) -> Trace:
+def memorise(name: str, network: nn.Module, batch: Batch, floor: Floor, setup: Setup) -> Trace:
     """Train a copy of the network on the batch, without regularisation, and look at every 20 steps.
 
     The optimizer, the schedule in miniature, clipping and precision are those of the real run.
     Dropout and weight decay are off: they are there to keep a network from doing this.
     """
-    settings = _unregularised(attempt.settings)
+    settings = _unregularised(setup.settings)
     network = without_regularisation(deepcopy(network)).train()
-    _, step = build_step(network, attempt.loss, settings, attempt.machine)
+    _, step = build_step(network, setup.loss, settings, setup.machine)
     rates = LearningRates(
         settings.schedule,
         settings.schedule_args,
         peak=settings.learning_rate,
-        steps=attempt.steps,
-        warmup=min(settings.warmup_steps, attempt.steps // 10),
-        steps_per_tick=1 if settings.schedule_unit == "step" else max(1, attempt.steps // 20),
+        steps=setup.steps,
+        warmup=min(settings.warmup_steps, setup.steps // 10),
+        steps_per_tick=1 if settings.schedule_unit == "step" else max(1, setup.steps // 20),
     )
     trace, begun = Trace(name=name, rows=batch.rows), time.monotonic()
     done, train_loss = 0, torch.zeros(())
     while True:
-        excess = floor.excess(_answers_cost(network, batch, attempt.loss))
+        excess = floor.excess(_answers_cost(network, batch, setup.loss))
         trace.steps.append(done)
         trace.excess.append(excess)
         if not math.isfinite(excess) or not math.isfinite(float(train_loss)):
             trace.excess[-1] = float("inf")
             trace.ended = "diverged"
-        elif excess <= attempt.near:
+        elif excess <= setup.near:
             trace.reached, trace.ended = done, "reached"
-        elif done < attempt.steps and time.thread_time() < attempt.deadline:
-            for _ in range(min(_LOOKS, attempt.steps - done)):
+        elif done < setup.steps and time.thread_time() < setup.deadline:
+            for _ in range(min(_LOOKS, setup.steps - done)):
                 train_loss = step(batch.step_input, rates.at(done))
                 done += 1
-                if time.thread_time() > attempt.deadline:
+                if time.thread_time() > setup.deadline:
                     break
             continue
-        elif done < attempt.steps:
+        elif done < setup.steps:
             trace.ended = "time"
         break
     trace.seconds = time.monotonic() - begun
@@ -82,22 +82,22 @@ def memorise(name: str, network: nn.Module, batch: Batch, floor: Floor, attempt:
 
 
 def gradients(
-    network: nn.Module, batch: Batch, attempt: Attempt, *, steps: tuple[int, ...] = (0, 1, 3, 10)
+    network: nn.Module, batch: Batch, setup: Setup, *, steps: tuple[int, ...] = (0, 1, 3, 10)
 ) -> list[dict[str, float | None]]:
     """Return the gradient norm of every parameter that may learn, after each of `steps` steps.
 
     None: the loss does not reach the parameter at all.
     """
     network = without_regularisation(deepcopy(network)).train()
-    _, step = build_step(network, attempt.loss, _unregularised(attempt.settings), attempt.machine)
+    _, step = build_step(network, setup.loss, _unregularised(setup.settings), setup.machine)
     found: list[dict[str, float | None]] = []
     done = 0
     for wanted in steps:
         for _ in range(wanted - done):
-            step(batch.step_input, attempt.settings.learning_rate)
+            step(batch.step_input, setup.settings.learning_rate)
         done = wanted
         # A copy: a look must not move running statistics.
-        found.append(_norms(deepcopy(network), batch, attempt.loss))
+        found.append(_norms(deepcopy(network), batch, setup.loss))
     return found
 
 
