@@ -31,7 +31,7 @@ from kubestill.runtime.training.engine import Start, below
 from kubestill.runtime.training.job import Job, Preset, check_job
 from kubestill.runtime.training.prepare import resolve_loss
 from kubestill.runtime.training.record import PresetName
-from kubestill.runtime.training.repeat import Before, repeat
+from kubestill.runtime.training.repeat import OriginalRun, repeat
 from kubestill.runtime.training.replay import check_replay, mix
 from kubestill.runtime.training.run import Keeping, Origin, check_resume, say
 from kubestill.runtime.training.saved import read_saved
@@ -140,7 +140,7 @@ def tune(
     *,
     ports: Ports,
     keeping: Keeping,
-    before: Before | None = None,
+    original: OriginalRun | None = None,
 ) -> tuple[str]:
     """Go on training from a checkpoint, on the job's rows and some of the older ones.
 
@@ -151,7 +151,7 @@ def tune(
         older: Rows to replay some of; None for none.
         ports: Outputs.
         keeping: Where checkpoints are kept.
-        before: The training run to repeat on these rows; None to find out how long to train.
+        original: The training run to repeat on these rows; None to find out how long to train.
 
     Returns:
         (model URI,).
@@ -181,7 +181,7 @@ def tune(
         for warning in describe_unfamiliar(job.dataset, begun) if origin else ():
             say(f"WARNING: {warning}")
         name: PresetName = "finetune"
-        job = repeat(job, before) if before else job
+        job = repeat(job, original) if original else job
         return train_and_write(name, job, ports=ports, keeping=keeping, origin=origin)
 
 

@@ -15,7 +15,7 @@ from kubestill.runtime.models.model import ModelSpec
 from kubestill.runtime.steps.finetune_fresh import Recipe, read_older, read_start, tune
 from kubestill.runtime.steps.train_model import Ports, train_and_write
 from kubestill.runtime.training.job import Job, Preset, check_job
-from kubestill.runtime.training.repeat import Before, read_before, repeat, without_guidance
+from kubestill.runtime.training.repeat import OriginalRun, read_original, repeat, without_guidance
 from kubestill.runtime.training.replay import check_replay
 from kubestill.runtime.training.run import Keeping
 from kubestill.supervision import TRAINJOB_VARIABLE
@@ -54,13 +54,13 @@ def train_once_more(
         InvalidInput: The rows do not fit the model's training run.
         CorruptData: Model, rows or checkpoint are damaged.
     """
-    before = read_before(model)
-    record = before.record
+    original = read_original(model)
+    record = original.record
     if not record.chosen.step:
         return None, "it is the very model that its training started from"
     if record.preset == "finetune" and not record.recipe:
         return None, "an older version trained it, which did not keep how"
-    tuning, job = _check(before, inputs, device)
+    tuning, job = _check(original, inputs, device)
     ports = Ports(
         dataset=inputs.whole,
         validation=None,
@@ -72,9 +72,9 @@ def train_once_more(
     keeping = Keeping(checkpoint_uri=checkpoint_uri, experiment="refit", resume="auto")
     try:
         if tuning:
-            tune(job, *tuning, ports=ports, keeping=keeping, before=before)
+            tune(job, *tuning, ports=ports, keeping=keeping, original=original)
         else:
-            train_and_write(record.preset, repeat(job, before), ports=ports, keeping=keeping)
+            train_and_write(record.preset, repeat(job, original), ports=ports, keeping=keeping)
     except (Diverged, TrainingFailed) as error:
         if TRAINJOB_VARIABLE in os.environ:  # the step that made the pods hears of it
             raise
@@ -83,13 +83,13 @@ def train_once_more(
 
 
 def _check(
-    before: Before, inputs: RefitInputs, device: str
+    original: OriginalRun, inputs: RefitInputs, device: str
 ) -> tuple[tuple[Recipe, Checkpoint, Dataset | None] | None, Job]:
     """Find every problem before training; returns what only fine-tuning needs, and the job."""
     problems = Problems()
     recipe = chosen = start = older = job = None
-    if before.record.preset == "finetune":
-        recipe = Recipe(**before.record.recipe)
+    if original.record.preset == "finetune":
+        recipe = Recipe(**original.record.recipe)
         if inputs.checkpoint is None:
             remedy = "the model was fine-tuned; connect the checkpoint that it started from"
             problems.add("checkpoint", "not connected", remedy)
@@ -97,11 +97,11 @@ def _check(
             chosen, start = read_start(inputs.checkpoint, problems)
         older = read_older(inputs.replay, recipe, problems)
     spec = ModelSpec.from_json(start["model_spec"]) if start else None
-    settings = {**without_guidance(before.record.settings), "device": device}
+    settings = {**without_guidance(original.record.settings), "device": device}
     with problems.collect():
         check_trusted(str(settings["network"]), field="model.network", group=NETWORKS)
         job = check_job(
-            Preset(name=before.record.preset),
+            Preset(name=original.record.preset),
             {},
             settings,
             problems,

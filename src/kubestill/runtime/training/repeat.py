@@ -25,7 +25,7 @@ _REPEATABLE = ("teacher", "finetune")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Before:
+class OriginalRun:
     """The training run to repeat."""
 
     digest: str
@@ -33,7 +33,7 @@ class Before:
     record: TrainingRecord
 
 
-def read_before(like: Artifact) -> Before:
+def read_original(like: Artifact) -> OriginalRun:
     """Read which training run to repeat.
 
     Raises:
@@ -46,7 +46,7 @@ def read_before(like: Artifact) -> Before:
         how = f"was trained as a {record.preset}" if record else "does not say how it was trained"
         remedy = f"{how}; connect a model of train-teacher or finetune-fresh"
         raise InvalidInput([Problem("like", like.uri, remedy)])
-    return Before(digest=read_digest(open_store(like.path)), record=record)
+    return OriginalRun(digest=read_digest(open_store(like.path)), record=record)
 
 
 def without_guidance(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,14 +56,14 @@ def without_guidance(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, "checkpoints": saving, "choose": "last"}
 
 
-def repeat(job: Job, before: Before) -> Job:
+def repeat(job: Job, original: OriginalRun) -> Job:
     """Return the job that makes as many passes over its own rows as the one before took.
 
     Args:
         job: The same recipe on other rows, without guidance.
-        before: What to repeat.
+        original: What to repeat.
     """
-    record, settings = before.record, job.settings
+    record, settings = original.record, job.settings
     first = Plan(rows=record.rows, settings=settings)
     whole = Plan(rows=job.dataset.rows, settings=settings).finish_from
     # A network that drops the last rows of an epoch takes a step less than the plan says. The curve
@@ -79,5 +79,5 @@ def repeat(job: Job, before: Before) -> Job:
     return replace(
         job,
         settings=settings.model_copy(update=length),
-        repeated=Repeated(digest=before.digest, schedule_steps=whole),
+        repeated=Repeated(digest=original.digest, schedule_steps=whole),
     )
