@@ -50,7 +50,7 @@ def agreement_matrix(first: Outcome, second: Outcome) -> npt.NDArray[np.int64]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibration:
+class Reliability:
     """What was promised against what came true, in bins of stated probability."""
 
     stated: Floats
@@ -61,7 +61,7 @@ class Calibration:
     """[B] rows of each."""
 
 
-def calibration(outcome: Outcome, least: int = 12) -> Calibration:
+def reliability(outcome: Outcome, least: int = 12) -> Reliability:
     """Return the reliability of a classifier's probabilities.
 
     Bins with fewer than `least` rows say nothing and are joined with their neighbour below. Rows
@@ -71,7 +71,7 @@ def calibration(outcome: Outcome, least: int = 12) -> Calibration:
     stated, hits = confidences(known)
     bins = _joined(np.bincount(bin_of(stated), minlength=CALIBRATION_BINS), least)[bin_of(stated)]
     held = np.bincount(bins, known.counts)
-    return Calibration(
+    return Reliability(
         stated=np.bincount(bins, known.counts * stated) / held,
         observed=np.bincount(bins, known.counts * hits) / held,
         rows=np.bincount(bins),

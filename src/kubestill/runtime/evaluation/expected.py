@@ -33,7 +33,7 @@ the rows say nothing about."""
 _ITERATIONS = 50
 
 
-class Before(Protocol):
+class PastScore(Protocol):
     """A score at promotion."""
 
     @property
@@ -77,7 +77,7 @@ class Expectation:
     rows: int
     scores: Mapping[str, Interval] = field(default_factory=dict[str, Interval])
     """`log_loss` and `accuracy`, each with its band; none where nothing can be expected."""
-    before: Mapping[str, Before] = field(default_factory=dict[str, Before])
+    before: Mapping[str, PastScore] = field(default_factory=dict[str, PastScore])
     """The same at the champion's promotion."""
     sentence: str
     """All of it in words, or why there is nothing to expect."""
@@ -177,7 +177,7 @@ def expect(
 def describe(
     rows: int,
     scores: Mapping[str, Interval],
-    before: Mapping[str, Before],
+    before: Mapping[str, PastScore],
     *,
     confidence: float,
     tolerance: float,
