@@ -30,7 +30,7 @@ _TOLD_BY: dict[Task, str] = {"regression": "rmse", "binary": "auc", "multiclass"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class FrontierEntry:
     """One model: what it scores, and what that costs."""
 
     name: str
@@ -47,7 +47,7 @@ class Entry:
 class Frontier:
     """Several models by size, and which of them was chosen."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[FrontierEntry, ...]
     """The candidates from the smallest to the largest, then the reference if it is none of them."""
     reference: str
     chosen: str
@@ -61,7 +61,7 @@ class Frontier:
     reason: str
 
     @property
-    def choice(self) -> Entry:
+    def choice(self) -> FrontierEntry:
         """The chosen model."""
         return next(one for one in self.entries if one.name == self.chosen)
 
@@ -71,7 +71,7 @@ class Frontier:
         return self.choice.standing
 
     @property
-    def candidates(self) -> tuple[Entry, ...]:
+    def candidates(self) -> tuple[FrontierEntry, ...]:
         """Those that could be chosen."""
         return tuple(one for one in self.entries if one.standing != "reference")
 
@@ -150,9 +150,9 @@ def choose_smallest(
         value = scores.points[name][metric.name]
         return metric.sign * value if math.isfinite(value) else -math.inf
 
-    def entry(name: str, standing: Standing, gain: Interval) -> Entry:
+    def entry(name: str, standing: Standing, gain: Interval) -> FrontierEntry:
         smaller = [one for one in candidates if costs[one].bytes < costs[name].bytes]
-        return Entry(
+        return FrontierEntry(
             name=name,
             standing=standing,
             score=scores.interval(name, metric.name),
@@ -166,7 +166,7 @@ def choose_smallest(
     against = reference or best
     allowed = tolerance * abs(scores.points[against][metric.name])
     confidence = 1 - (1 - scores.confidence) / len(candidates)
-    entries: list[Entry] = []
+    entries: list[FrontierEntry] = []
     for name in by_size:
         gain = scores.improvement(name, against, metric, confidence)
         standing = "within" if name == against else _standing(gain, allowed)
@@ -195,7 +195,7 @@ def _standing(gain: Interval, allowed: float) -> Standing:
 
 
 def _reason(
-    chosen: Entry, against: str, metric: Metric, allowed: float, rows: int, scores: Measured
+    chosen: FrontierEntry, against: str, metric: Metric, allowed: float, rows: int, scores: Measured
 ) -> str:
     """Return in sentences why this one."""
     on = f"on {counted(rows, 'row')}"

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from kubestill.errors import counted
-from kubestill.runtime.evaluation.frontier import Entry, Frontier, Standing
+from kubestill.runtime.evaluation.frontier import Frontier, FrontierEntry, Standing
 from kubestill.runtime.reports.canvas import PAINT, draw_row, log_axis, plain_axis
 from kubestill.runtime.reports.markdown import bullet_list, document, markdown_table
 from kubestill.runtime.reports.numbers import (
@@ -196,7 +196,7 @@ def _plot(frontier: Frontier) -> Html:
 def _draw(axes: Axes, frontier: Frontier, key: str) -> None:
     metric = frontier.metric
 
-    def cost(one: Entry) -> float:
+    def cost(one: FrontierEntry) -> float:
         return float(one.cost.bytes) if key == "bytes" else one.cost.latency[1]
 
     against = next(one for one in frontier.entries if one.name == frontier.reference)
