@@ -48,7 +48,7 @@ class Page:
         self.written = time.monotonic()
 
 
-class Answers:
+class AnswerCache:
     """What one endpoint said to one kind of question, below a root that the user owns."""
 
     def __init__(self, root: str, identity: str, budget: float | None):

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from kubestill.errors import InvalidInput, Problem, Problems, Refused, counted
 from kubestill.runtime.base.values import Number, Whole, parse_json, read_as
-from kubestill.runtime.models.foreign.answers import Answers, Outputs
+from kubestill.runtime.models.foreign.answers import AnswerCache, Outputs
 from kubestill.runtime.models.foreign.asking import TOKEN, Client
 from kubestill.runtime.models.foreign.dialects import (
     Asked,
@@ -185,7 +185,9 @@ class Endpoint:
         identity = sealed.model_dump(include={"url", "output", "classes"})
         identity |= options.model_dump(include={"model", "prompt", "words", "extra"})
         text = json.dumps(identity, sort_keys=True).encode()
-        self._answers = Answers(options.answers, hashlib.sha256(text).hexdigest(), options.budget)
+        self._answers = AnswerCache(
+            options.answers, hashlib.sha256(text).hexdigest(), options.budget
+        )
         self._client = _client(options)
         self._pool: ThreadPoolExecutor | None = None
         self._lock, self._comparing = threading.Lock(), threading.Lock()
