@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from kubestill.runtime.datasets.cache import load_decoded
 from kubestill.runtime.datasets.decode import RawLayout
 from kubestill.runtime.datasets.schema import Column, Schema
-from kubestill.runtime.sanity import Check, Findings, GateData, GateSettings, HeldOut, examine
+from kubestill.runtime.sanity import Check, GateData, GateFindings, GateSettings, HeldOut, examine
 from kubestill.runtime.sanity.heldout import check_held_out
 from kubestill.runtime.training.device import arithmetic, choose_machine
 from kubestill.runtime.training.prepare import prepare, resolve_loss
@@ -168,7 +168,7 @@ def _fields(set_up: SetUp, random: np.random.Generator) -> Table:
     return Schema(columns=columns, task="regression"), frame
 
 
-def examined(drawn: SetUp, gate: GateSettings) -> Findings:
+def examined(drawn: SetUp, gate: GateSettings) -> GateFindings:
     """Run the gate on a set-up as a training run's step does."""
     with TemporaryDirectory() as folder:
         dataset = write(drawn.table(), folder, lambda frame: frame)

@@ -12,7 +12,7 @@ from gated_rows import write
 
 from kubestill.runtime.datasets.cache import load_decoded
 from kubestill.runtime.datasets.decode import RawLayout
-from kubestill.runtime.sanity import CODES, Findings, GateData, GateSettings, examine
+from kubestill.runtime.sanity import CODES, GateData, GateFindings, GateSettings, examine
 from kubestill.runtime.training.device import arithmetic, choose_machine
 from kubestill.runtime.training.prepare import prepare, resolve_loss
 from kubestill.runtime.training.settings import TrainingSettings
@@ -22,12 +22,12 @@ UPDATE = "KUBESTILL_UPDATE_DOCS"
 
 
 @cache
-def run(name: str) -> Findings:
+def run(name: str) -> GateFindings:
     """Examine one set-up."""
     return examined(next(case for case in [*BUGS, *HEALTHY] if case.name == name))
 
 
-def examined(case: Case) -> Findings:
+def examined(case: Case) -> GateFindings:
     """Examine a set-up through the training's own parts."""
     with TemporaryDirectory() as folder:
         dataset = write(case.table(), folder, case.change)
@@ -42,7 +42,7 @@ def examined(case: Case) -> Findings:
             return examine(prepared, rows, settings, machine, GateSettings(**case.gate))
 
 
-def told(findings: Findings) -> str:
+def told(findings: GateFindings) -> str:
     lines = [f"{c.status:12} {c.code:16} {c.said} {c.remedy}" for c in findings.checks]
     for trace in findings.traces:
         ended = f"{trace.ended:8} {trace.reached} {trace.best:.3g} {trace.seconds:.2f} s"

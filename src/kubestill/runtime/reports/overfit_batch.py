@@ -25,7 +25,7 @@ from kubestill.runtime.reports.page import (
     table,
     tiles,
 )
-from kubestill.runtime.sanity.findings import CODES, Check, Findings, Trace
+from kubestill.runtime.sanity.findings import CODES, Check, GateFindings, Trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +44,7 @@ LOWEST = 1e-4
 """Excesses are drawn from here up."""
 
 
-def gate_report(findings: Findings, told: Mapping[str, Any]) -> tuple[str, str]:
+def gate_report(findings: GateFindings, told: Mapping[str, Any]) -> tuple[str, str]:
     """Return (HTML, Markdown).
 
     Args:
@@ -63,7 +63,7 @@ def gate_report(findings: Findings, told: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def gates_report(
-    title: str, verdict: str, gates: Mapping[str, tuple[Findings, Mapping[str, Any]]]
+    title: str, verdict: str, gates: Mapping[str, tuple[GateFindings, Mapping[str, Any]]]
 ) -> tuple[str, str]:
     """Return (HTML, Markdown) of several trainings' gates on one page.
 
@@ -95,7 +95,7 @@ def gates_report(
     return html, document(f"{title}: {verdict}", *parts)
 
 
-def _body(findings: Findings, told: Mapping[str, Any], suffix: str = "") -> list[Html]:
+def _body(findings: GateFindings, told: Mapping[str, Any], suffix: str = "") -> list[Html]:
     body = [tiles(_facts(findings))]
     if findings.traces:
         note = (
@@ -109,7 +109,7 @@ def _body(findings: Findings, told: Mapping[str, Any], suffix: str = "") -> list
     return body
 
 
-def _headline(findings: Findings) -> str:
+def _headline(findings: GateFindings) -> str:
     if findings.verdict == "pass":
         assert findings.learned
         rows, steps = findings.learned.rows, findings.learned.steps[-1]
@@ -123,7 +123,7 @@ def _headline(findings: Findings) -> str:
     return f"Stopped before the expensive step: {meaning}."
 
 
-def _lead(findings: Findings) -> str:
+def _lead(findings: GateFindings) -> str:
     if findings.verdict != "pass":
         return " ".join(f"{check.said} {check.remedy}" for check in findings.diagnoses)
     return (
@@ -132,7 +132,7 @@ def _lead(findings: Findings) -> str:
     )
 
 
-def _facts(findings: Findings) -> list[Tile]:
+def _facts(findings: GateFindings) -> list[Tile]:
     found: list[Tile] = []
     if findings.traces:
         best = findings.traces[0]
@@ -166,7 +166,7 @@ def _checks(checks: Sequence[Check]) -> Html:
     return table(["question", "answer"], rows, prose=True)
 
 
-def _plot(findings: Findings, name: str) -> Html:
+def _plot(findings: GateFindings, name: str) -> Html:
     traces = sorted(findings.traces[:8], key=lambda trace: trace.steps[-1])
 
     def build(figure: Figure) -> None:
@@ -200,7 +200,7 @@ def _curve(axes: Axes, trace: Trace, colour: str) -> None:
     )
 
 
-def _markdown(findings: Findings) -> list[str]:
+def _markdown(findings: GateFindings) -> list[str]:
     rows = [[check.name, _WORDS[check.status][0], check.said] for check in findings.checks]
     reasons = (
         [f"{c.said} {c.remedy}" for c in findings.diagnoses] if findings.verdict != "pass" else []

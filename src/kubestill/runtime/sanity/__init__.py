@@ -5,8 +5,17 @@ their loss can go), `rows`, `contract` and `network` (what shows without trainin
 `diagnosis` (one experiment at a time), `heldout` (labels of rows never seen) and `findings`.
 """
 
-from kubestill.runtime.sanity.findings import CODES, Check, Findings, HeldOut, Trace
+from kubestill.runtime.sanity.findings import CODES, Check, GateFindings, HeldOut, Trace
 from kubestill.runtime.sanity.gate import GateData, examine
 from kubestill.runtime.sanity.settings import GateSettings
 
-__all__ = ["CODES", "Check", "Findings", "GateData", "GateSettings", "HeldOut", "Trace", "examine"]
+__all__ = [
+    "CODES",
+    "Check",
+    "GateFindings",
+    "GateData",
+    "GateSettings",
+    "HeldOut",
+    "Trace",
+    "examine",
+]

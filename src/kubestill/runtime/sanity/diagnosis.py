@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kubestill.runtime.models.embed import Embed
 from kubestill.runtime.models.networks import mlp
 from kubestill.runtime.sanity.batch import Batch, make_batch
-from kubestill.runtime.sanity.findings import LEARNED, Check, Findings, Trace
+from kubestill.runtime.sanity.findings import LEARNED, Check, GateFindings, Trace
 from kubestill.runtime.sanity.floor import Floor, find_floor
 from kubestill.runtime.sanity.memorise import Setup, memorise
 from kubestill.runtime.sanity.network import ENORMOUS
@@ -28,7 +28,7 @@ OFF_SCALE = 10.0
 
 
 def find_cause(
-    findings: Findings, prepared: Prepared, batch: Batch, floor: Floor, setup: Setup
+    findings: GateFindings, prepared: Prepared, batch: Batch, floor: Floor, setup: Setup
 ) -> Check:
     """Change one thing at a time until the batch is learned: that was it.
 
@@ -74,7 +74,7 @@ class _OutOfTime(Exception):
 class _Search:
     def __init__(
         self,
-        findings: Findings,
+        findings: GateFindings,
         prepared: Prepared,
         batch: Batch,
         floor: Floor,

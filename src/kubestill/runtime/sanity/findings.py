@@ -89,7 +89,7 @@ class HeldOut:
 
 
 @dataclass(kw_only=True)
-class Findings:
+class GateFindings:
     """The gate's whole answer."""
 
     rows: int

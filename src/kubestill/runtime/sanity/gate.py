@@ -12,7 +12,7 @@ from torch import Tensor
 from kubestill.runtime.sanity.batch import Batch, draw, first_rows
 from kubestill.runtime.sanity.contract import check_loss, check_reduction, right_answers
 from kubestill.runtime.sanity.diagnosis import find_cause
-from kubestill.runtime.sanity.findings import LEARNED, Check, Findings
+from kubestill.runtime.sanity.findings import LEARNED, Check, GateFindings
 from kubestill.runtime.sanity.floor import find_floor
 from kubestill.runtime.sanity.heldout import check_held_out
 from kubestill.runtime.sanity.memorise import Setup, gradients, memorise
@@ -55,7 +55,7 @@ def examine(
     settings: TrainingSettings,
     machine: Machine,
     gate: GateSettings,
-) -> Findings:
+) -> GateFindings:
     """Ask everything; stop asking where an answer makes the next question meaningless.
 
     Args:
@@ -69,7 +69,7 @@ def examine(
     index = first_rows(prepared, _SAMPLE, batch_size=settings.batch_size, seed=settings.seed)
     features, *targets = (tensor.clone() for tensor in prepared.rows.gather(index))
     batch = draw(prepared, index, data.labels, gate.rows)
-    findings = Findings(rows=batch.rows, loss=prepared.loss_name)
+    findings = GateFindings(rows=batch.rows, loss=prepared.loss_name)
     setup = Setup(
         loss=prepared.loss,
         settings=settings,
@@ -129,7 +129,7 @@ def _look(
     return checks
 
 
-def _learn(findings: Findings, prepared: Prepared, batch: Batch, setup: Setup) -> None:
+def _learn(findings: GateFindings, prepared: Prepared, batch: Batch, setup: Setup) -> None:
     """Memorise the batch."""
     network = prepared.model.network
     outputs = 1 if prepared.model.spec.task == "binary" else len(prepared.model.spec.outputs)
@@ -160,7 +160,7 @@ def _learn(findings: Findings, prepared: Prepared, batch: Batch, setup: Setup) -
     findings.checks.append(Check(name=LEARNED, status="ok", said=said))
 
 
-def _compare(findings: Findings, prepared: Prepared, batch: Batch, setup: Setup) -> None:
+def _compare(findings: GateFindings, prepared: Prepared, batch: Batch, setup: Setup) -> None:
     """Memorise the same rows under each other's labels, to compare with."""
     real = findings.traces[0]
     if real.reached is None:
@@ -179,7 +179,7 @@ def _compare(findings: Findings, prepared: Prepared, batch: Batch, setup: Setup)
 
 
 def _held_out(
-    findings: Findings,
+    findings: GateFindings,
     prepared: Prepared,
     data: GateData,
     index: Tensor,

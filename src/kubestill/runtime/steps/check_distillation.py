@@ -14,7 +14,7 @@ from kubestill.runtime.datasets.manifest import Dataset, open_input
 from kubestill.runtime.generation.generate import check_varies
 from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.reports.overfit_batch import gates_report
-from kubestill.runtime.sanity import Findings, GateSettings
+from kubestill.runtime.sanity import GateFindings, GateSettings
 from kubestill.runtime.steps.overfit_batch import (
     check_gate,
     check_vouched,
@@ -253,7 +253,7 @@ def _examine(
     strict: bool,
 ) -> tuple[str, str]:
     """Run the gate on both, one after the other; return the verdict and the reason."""
-    found: dict[str, Findings] = {}
+    found: dict[str, GateFindings] = {}
     for name, (job, asked) in gates.items():
         found[name] = examine_job(job, asked)
         for check in found[name].checks:

@@ -16,7 +16,7 @@ from kubestill.runtime.datasets.decode import RawLayout
 from kubestill.runtime.evaluation.slices import check_slices
 from kubestill.runtime.evaluation.thresholds import parse_thresholds
 from kubestill.runtime.reports.overfit_batch import gate_report
-from kubestill.runtime.sanity import Findings, GateData, GateSettings, examine
+from kubestill.runtime.sanity import GateData, GateFindings, GateSettings, examine
 from kubestill.runtime.steps.pages import write_pages
 from kubestill.runtime.steps.train_student import MODES
 from kubestill.runtime.steps.train_teacher import TYPED
@@ -142,7 +142,7 @@ def check_vouched(network: str, problems: Problems) -> None:
         problems.add("network", network, remedy)
 
 
-def examine_job(job: Job, gate: GateSettings) -> Findings:
+def examine_job(job: Job, gate: GateSettings) -> GateFindings:
     """Run the gate on a checked training job."""
     with arithmetic(job.settings):
         # Whether anything can be learned does not depend on what a row counts for.
@@ -175,7 +175,7 @@ def describe(job: Job, gate: GateSettings) -> dict[str, Any]:
     }
 
 
-def log_facts(findings: Findings, metrics: MetricsArtifact, prefix: str = "") -> None:
+def log_facts(findings: GateFindings, metrics: MetricsArtifact, prefix: str = "") -> None:
     """Record the gate's finite numbers as metrics."""
     found = (
         {**findings.facts, "steps_to_floor": findings.learned.steps[-1]}
