@@ -50,7 +50,7 @@ from kubestill.runtime.certification.labels import (
     check_reference,
     check_reproducible,
 )
-from kubestill.runtime.certification.plan import Plan, finite_points, plan_solves
+from kubestill.runtime.certification.plan import SolvePlan, finite_points, plan_solves
 from kubestill.runtime.certification.settings import CertificateSettings
 from kubestill.runtime.certification.truth import Truth
 from kubestill.runtime.datasets.cache import load_decoded
@@ -160,7 +160,7 @@ def certify(
     assert decoded.target is not None
     raw, labels = decoded.raw, decoded.target
     truth = Truth(system, predictor, settings.on_failure) if system else None
-    plan: Plan | None = None
+    plan: SolvePlan | None = None
     known: pd.DataFrame | None = None
     points, finite = None, finite_points(system, settings)
     conditions = [check_conflicts(raw, labels)]
@@ -309,7 +309,7 @@ class _Seen:
 
 
 def _measure(
-    truth: Truth | None, on_rows: OnRows, settings: CertificateSettings, plan: Plan | None
+    truth: Truth | None, on_rows: OnRows, settings: CertificateSettings, plan: SolvePlan | None
 ) -> _Seen:
     """Measure the error on rows, between them, and at the worst point that can be found."""
     errors = Errors(data=domain_errors(on_rows))

@@ -37,7 +37,7 @@ _TIMING = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class SolvePlan:
     """How many rows are solved for each purpose, at most."""
 
     seconds: float
@@ -115,7 +115,7 @@ def plan_solves(
     *,
     points: int | None,
     missing: int = 0,
-) -> Plan:
+) -> SolvePlan:
     """Time the solver on a few rows, and plan what it is asked for.
 
     Args:
@@ -158,7 +158,7 @@ def plan_rows(
     probed: int = 2 * _PROBED,
     points: int | None,
     missing: int = 0,
-) -> Plan:
+) -> SolvePlan:
     """Plan what a solver is asked for that takes so many seconds for a row.
 
     Args:
@@ -177,7 +177,7 @@ def plan_rows(
     labels = min(settings.resolve_rows, rows)
     sampled = points is None and settings.samples > 0
     hunts = settings.hunts if sampled else 0
-    full = Plan(
+    full = SolvePlan(
         seconds=seconds,
         probed=probed,
         labels=labels,
