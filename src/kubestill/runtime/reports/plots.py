@@ -59,7 +59,7 @@ class Phase:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Marks:
+class CurveMarks:
     """What happened at which step."""
 
     milestones: Sequence[float] = ()
@@ -69,7 +69,7 @@ class Marks:
     chosen: float | None = None
 
 
-def training_plot(panels: Sequence[Panel], marks: Marks) -> Html:
+def training_plot(panels: Sequence[Panel], marks: CurveMarks) -> Html:
     """Draw loss (and a validation metric, where there is one) over the optimizer steps."""
 
     def build(axes: Axes, panel: Panel) -> None:
@@ -138,7 +138,7 @@ def _curve(axes: Axes, curve: Curve) -> None:
         axes.plot(x, y, curve.marker, color=paint, markersize=6, zorder=4, **edge)
 
 
-def _mark(axes: Axes, panel: Panel, marks: Marks) -> None:
+def _mark(axes: Axes, panel: Panel, marks: CurveMarks) -> None:
     for phase in marks.phases:
         label, _, colour = PHASES[phase.number - 1]
         axes.axvspan(phase.start, phase.end, color=PAINT[colour], alpha=0.09, linewidth=0, zorder=0)

@@ -26,7 +26,7 @@ from kubestill.runtime.reports.page import (
     section,
     tiles,
 )
-from kubestill.runtime.reports.plots import PHASES, Curve, Marks, Panel, Phase, training_plot
+from kubestill.runtime.reports.plots import PHASES, Curve, CurveMarks, Panel, Phase, training_plot
 from kubestill.runtime.training.record import TrainingRecord
 
 _PRESETS = {
@@ -188,11 +188,11 @@ def _cost_curves(record: TrainingRecord) -> list[Curve]:
     ]
 
 
-def _marks(record: TrainingRecord) -> Marks:
+def _marks(record: TrainingRecord) -> CurveMarks:
     def steps(kind: str) -> list[float]:
         return [float(kept.step) for kept in record.checkpoints if kept.kind == kind]
 
-    return Marks(
+    return CurveMarks(
         milestones=steps("milestone"),
         recovery=steps("recovery"),
         resumed=resumed_steps(record.attempts),
