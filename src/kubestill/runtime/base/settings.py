@@ -5,21 +5,27 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kubestill.errors import InvalidInput, Problems
 from kubestill.runtime.base.complaints import complaints
 
-Settings = TypeVar("Settings", bound=BaseModel)
+M = TypeVar("M", bound=BaseModel)
+
+
+class Settings(BaseModel):
+    """What a user sets: no other keys, and a docstring a field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 def validate(
-    model: type[Settings],
+    model: type[M],
     values: Mapping[str, Any],
     *,
     prefixed: Mapping[str, str] | None = None,
     prefix: str = "",
-) -> Settings:
+) -> M:
     """Build a pydantic model from a user's values.
 
     Args:
@@ -39,13 +45,13 @@ def validate(
 
 
 def read(
-    model: type[Settings],
+    model: type[M],
     values: Mapping[str, Any],
     problems: Problems,
     *,
     prefixed: Mapping[str, str] | None = None,
     prefix: str = "",
-) -> Settings | None:
+) -> M | None:
     """Do what `validate` does, but note what is wrong and leave that at its default.
 
     So whoever called can go on and find what else is wrong. None where a field that has no default

@@ -23,6 +23,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar, cast
 from pydantic import (
     AfterValidator,
     AllowInfNan,
+    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -42,6 +43,18 @@ _GREATEST_INT = 1 << 64
 
 JsonObject: TypeAlias = dict[str, Any]
 T = TypeVar("T")
+
+
+class Value(BaseModel):
+    """A value in a store. A later version may add facts, which are nothing to fail over."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class StrictValue(BaseModel):
+    """A value in a store. Fields that this version does not know would change what it means."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 def _checked_key(key: str) -> str:

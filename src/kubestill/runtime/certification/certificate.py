@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from kubestill.errors import CorruptData
-from kubestill.runtime.base.values import Number, Whole, check_format, read_as
+from kubestill.runtime.base.values import Number, Value, Whole, check_format, read_as
 from kubestill.runtime.certification.settings import CertificateSettings
 from kubestill.runtime.generation.systems.left_out import LeftOut
 
@@ -39,12 +39,7 @@ CODES: dict[str, str] = {
 """Every reason to refuse."""
 
 
-class _Value(BaseModel):
-    # A later version may add facts, which are nothing to fail over.
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
-
-
-class Condition(_Value):
+class Condition(Value):
     """One thing that has to hold, and whether it was shown to."""
 
     name: str
@@ -56,7 +51,7 @@ class Condition(_Value):
     remedy: str = ""
 
 
-class Box(_Value):
+class Box(Value):
     """An axis-parallel box of the domain that holds no row."""
 
     share: Number
@@ -65,7 +60,7 @@ class Box(_Value):
     high: dict[str, Number]
 
 
-class Levels(_Value):
+class Levels(Value):
     """The values of a discrete input: which of them have rows."""
 
     drawn: Whole
@@ -74,7 +69,7 @@ class Levels(_Value):
     """The first of those without a row."""
 
 
-class LookedAt(_Value):
+class LookedAt(Value):
     """What was examined to say that samples cover a domain, and what was not."""
 
     ends: tuple[str, ...] = ()
@@ -89,14 +84,14 @@ class LookedAt(_Value):
     """Inputs that nobody examined: fields."""
 
 
-class Share(_Value):
+class Share(Value):
     """A share of random points, and its upper bound for the whole domain."""
 
     observed: Number
     bound: Number
 
 
-class Quantile(_Value):
+class Quantile(Value):
     """A quantile of the error over the domain."""
 
     quantile: Number
@@ -106,7 +101,7 @@ class Quantile(_Value):
     samples_needed: Whole
 
 
-class DomainErrors(_Value):
+class DomainErrors(Value):
     """Errors on rows that were all compared: of the dataset, or every point of a finite domain.
 
     Values stored as float32 count with half of the distance to the next one: the original number
@@ -127,7 +122,7 @@ class DomainErrors(_Value):
     """What the answers were compared with."""
 
 
-class SampledErrors(_Value):
+class SampledErrors(Value):
     """Errors at independent random points of the domain."""
 
     rows: Whole
@@ -145,14 +140,14 @@ class SampledErrors(_Value):
     """Share that errs by more than the tolerance; of classes, that disagrees. None without one."""
 
 
-class HuntedErrors(_Value):
+class HuntedErrors(Value):
     """What a search around the worst points found: about the maximum, and no other statistic."""
 
     max: Number
     around: Whole
 
 
-class Proven(_Value):
+class Proven(Value):
     """A bound on the error over the whole domain, as `proof.Proof` holds it."""
 
     status: Literal["proven", "refuted", "unfinished"]
@@ -172,7 +167,7 @@ class Proven(_Value):
     """Whether it rests on a promise of the user's (`lipschitz`) that nothing checks."""
 
 
-class Errors(_Value):
+class Errors(Value):
     """Errors in the output's unit, by where they were measured."""
 
     data: DomainErrors
@@ -181,7 +176,7 @@ class Errors(_Value):
     proven: Proven | None = None
 
 
-class Worst(_Value):
+class Worst(Value):
     """The worst point found."""
 
     found: str
@@ -195,7 +190,7 @@ class Worst(_Value):
     """Which number of a tensor."""
 
 
-class Size(_Value):
+class Size(Value):
     """Bytes of the surrogate, and of what would be shipped in its place."""
 
     surrogate_bytes: Whole
@@ -211,7 +206,7 @@ class Size(_Value):
     """`table_bytes` over `surrogate_bytes`."""
 
 
-class TimedBatch(_Value):
+class TimedBatch(Value):
     """Seconds that both take for one batch."""
 
     batch: Whole
@@ -220,7 +215,7 @@ class TimedBatch(_Value):
     ratio: Number
 
 
-class Speed(_Value):
+class Speed(Value):
     """Times of solver and surrogate, in turns and at equal batch."""
 
     batches: tuple[TimedBatch, ...]
@@ -230,7 +225,7 @@ class Speed(_Value):
     threads: Whole
 
 
-class Solves(_Value):
+class Solves(Value):
     """Rows that the solver was asked for."""
 
     planned: dict[str, Whole]
@@ -243,7 +238,7 @@ class Solves(_Value):
     """Rows that had been solved before, and were not solved again."""
 
 
-class Excluded(_Value):
+class Excluded(Value):
     """The part of the domain that a certificate says nothing of: the solver fails there."""
 
     left_out: LeftOut
@@ -254,7 +249,7 @@ class Excluded(_Value):
     """Upper bound of that share of the domain, at the certificate's confidence."""
 
 
-class Band(_Value):
+class Band(Value):
     """The error bands of one coverage."""
 
     coverage: Number
@@ -264,7 +259,7 @@ class Band(_Value):
     largest: Number
 
 
-class About(_Value):
+class About(Value):
     """What was certified, and how."""
 
     coverage: str
@@ -281,7 +276,7 @@ class About(_Value):
     settings: CertificateSettings
 
 
-class Certificate(_Value):
+class Certificate(Value):
     """What is certified, of which model, for which domain."""
 
     assurance: Assurance | None = None

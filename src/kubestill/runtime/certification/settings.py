@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from kubestill.runtime.base.settings import Settings
 from kubestill.runtime.generation.systems.solving import OnFailure
 
 
-class CertificateSettings(BaseModel):
+class CertificateSettings(Settings):
     """Parameters of `certify-surrogate`; the last ones arrive in its `settings`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     assurance: Literal["auto", "enumerated", "proven", "sampled"] = "auto"
     """What the certificate has to rest on. `auto` takes `enumerated` where the domain is finite,

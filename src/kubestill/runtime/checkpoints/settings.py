@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from kubestill.runtime.base.settings import Settings
 
 
-class CheckpointSettings(BaseModel):
+class CheckpointSettings(Settings):
     """Checkpoint policy: none of it changes the result of a training run, or its fingerprint."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     recovery_seconds: float = Field(default=120.0, ge=0)
     """Seconds between two recovery checkpoints: the most work a kill can cost. 0 turns them off."""

@@ -10,22 +10,20 @@ from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeInt,
     PositiveInt,
     field_validator,
 )
 
+from kubestill.runtime.base.settings import Settings
+
 ROLES = ("weight", "group", "time", "soft", "ignored")
 """What a column can be besides a feature and the target."""
 
 
-class TextOptions(BaseModel):
+class TextOptions(Settings):
     """How text of one column becomes numbers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     words: tuple[NonNegativeInt, NonNegativeInt] = (1, 2)
     """Shortest and longest n-gram of words; `[0, 0]` for none."""
@@ -36,10 +34,8 @@ class TextOptions(BaseModel):
     """Most n-grams of a text, from its beginning; the rest is cut off."""
 
 
-class Reading(BaseModel):
+class Reading(Settings):
     """Options of reading a table; what is left out is detected, and what was detected is told."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     format: Literal["auto", "csv", "parquet", "images", "idx"] = "auto"
     """Format of the files. `auto` goes by their endings, or by how a file without one begins."""

@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from kubestill.errors import counted
+from kubestill.runtime.base.values import StrictValue
 from kubestill.runtime.metrics.catalog import METRICS
 from kubestill.runtime.metrics.intervals import EVENTS, Interval, events
 from kubestill.runtime.metrics.outcome import Floats, Ints, Outcome
@@ -47,10 +47,8 @@ class PastScore(Protocol):
         ...
 
 
-class Calibration(BaseModel):
+class Calibration(StrictValue):
     """How a champion's probabilities came true: softmax(slope · log p + offsets)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     slope: float
     offsets: tuple[float, ...]

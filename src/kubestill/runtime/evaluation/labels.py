@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
 from scipy.special import ndtr
 
+from kubestill.runtime.base.values import StrictValue
 from kubestill.runtime.evaluation.fitness import Shift
 from kubestill.runtime.evaluation.profile import FEW, is_number
 from kubestill.runtime.evaluation.significance import adjusted, independence
@@ -35,14 +35,12 @@ SAMPLE = 20_000
 """Rows that associations are tested on: enough to see any that matters."""
 
 
-class Skill(BaseModel):
+class Skill(StrictValue):
     """Measure how much a model's answers reveal about the labels.
 
     The covariance of answers and labels, summed over outputs. For log-probabilities it is the
     information, in nats a row, that is lost when the labels are shuffled among the rows.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     mean: float
     spread: float

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
 
+from kubestill.runtime.base.values import StrictValue
 from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.datasets.schema import Column
 
@@ -38,11 +38,7 @@ LEAST_ROWS = 100
 _DIGITS = 6
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Sketch(_Value):
+class Sketch(StrictValue):
     """One column of some rows."""
 
     rows: int
@@ -74,7 +70,7 @@ class Sketch(_Value):
         return bool(self.quantiles)
 
 
-class Profile(_Value):
+class Profile(StrictValue):
     """What some rows look like: their columns by name."""
 
     rows: int

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from kubestill.errors import CorruptData
+from kubestill.runtime.base.values import StrictValue
 from kubestill.runtime.evaluation.expected import Calibration
 from kubestill.runtime.evaluation.labels import Skill
 from kubestill.runtime.evaluation.profile import Profile
@@ -32,11 +33,7 @@ from kubestill.runtime.metrics.outcome import Ints, Outcome
 FORMAT = "kubestill/record/1"
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Mark(_Value):
+class Mark(StrictValue):
     """One score with its sampling noise."""
 
     value: float
@@ -54,7 +51,7 @@ class Mark(_Value):
         return self.skew * self.error**3
 
 
-class GoldenMark(_Value):
+class GoldenMark(StrictValue):
     """A champion's score on the fixed set."""
 
     fingerprint: str
@@ -65,7 +62,7 @@ class GoldenMark(_Value):
     many small steps down are seen as the long one that they are."""
 
 
-class Record(_Value):
+class Record(StrictValue):
     """A champion's scores at its promotion."""
 
     format: Literal["kubestill/record/1"] = FORMAT

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from kubestill.errors import InvalidInput, Problem, nearest
+from kubestill.runtime.base.settings import Settings
 from kubestill.runtime.datasets.schema import Task
 from kubestill.runtime.evaluation.findings import Role
 from kubestill.runtime.evaluation.fitness import STABILITY
 from kubestill.runtime.metrics.catalog import metrics_of
 
 
-class EvaluationSettings(BaseModel):
+class EvaluationSettings(Settings):
     """The `settings` of `continuous-eval`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     metric: str = ""
     """Metric in which an improvement is measured; empty uses log loss, or RMSE."""

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
 
 from kubestill.errors import Problems, nearest
+from kubestill.runtime.base.values import StrictValue
 from kubestill.runtime.datasets.schema import Schema, sort_labels
 from kubestill.runtime.evaluation.profile import is_number
 from kubestill.runtime.evaluation.significance import adjusted
@@ -32,10 +32,8 @@ LARGEST = 12
 """Values of a column shown on their own, by rows; the rest is pooled as 'other'."""
 
 
-class Cut(BaseModel):
+class Cut(StrictValue):
     """The parts into which one column is cut."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     edges: tuple[float, ...] = ()
     """Ascending inner edges, of a column of many numbers; a part takes in its upper edge."""

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from scipy.stats import qmc
 
 from kubestill.runtime.base.random import uniforms
+from kubestill.runtime.base.settings import Settings
 from kubestill.runtime.generation.systems.solving import OnFailure, Solving
 from kubestill.runtime.generation.systems.system import Output, System
 
@@ -26,35 +27,27 @@ SMALLEST = 2.0**-53
 """Distance of unit numbers from 0 and 1, so that every inverse distribution is finite."""
 
 
-class GridSettings(BaseModel):
+class GridSettings(Settings):
     """A full grid over the domain; with all levels of all discrete inputs it is complete."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     points: int | dict[str, int] | None = None
     """Points along every continuous input, or a dict by the input's name; by default as many as
     keep the grid within `rows`. Discrete inputs take all their levels."""
 
 
-class SobolSettings(BaseModel):
+class SobolSettings(Settings):
     """A Sobol sequence (Sobol 1967; direction numbers of Joe & Kuo 2008)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     scramble: bool = True
     """Random linear scrambling and a digital shift (Matousek 1998), from the seed."""
 
 
-class PlainSettings(BaseModel):
+class PlainSettings(Settings):
     """Methods without options: `latin-hypercube`, `random`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-
-class AdaptiveSettings(BaseModel):
+class AdaptiveSettings(Settings):
     """Sobol candidates, of which those with the largest error of a surrogate are kept."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     oversample: int = Field(default=8, ge=2, le=1024)
     """Candidates per row that is kept."""

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from kubestill.runtime.base.random import Draws, normals
+from kubestill.runtime.base.settings import Settings
 from kubestill.runtime.generation.frame import Floats, Frame, Originals, Spread, Tensor
 
 Images = NDArray[np.float32]
 
 
-class JitterSettings(BaseModel):
+class JitterSettings(Settings):
     """How much rows change."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     noise: float = Field(default=0.05, ge=0)
     """Standard deviation of the noise on numbers, in standard deviations of the column."""

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from scipy.special import betaincinv
 
 from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.base.random import Draws
+from kubestill.runtime.base.settings import Settings
 from kubestill.runtime.generation.frame import Frame, Originals, Tensor
 
 
-class MixupSettings(BaseModel):
+class MixupSettings(Settings):
     """How strongly rows mix."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     alpha: float = Field(default=1.0, gt=0, le=100)
     """Shares are drawn from Beta(alpha, alpha): 1 is uniform, lower stays near the originals."""

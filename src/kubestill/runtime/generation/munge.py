@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from kubestill.runtime.base.random import Draws, normals
+from kubestill.runtime.base.settings import Settings
 from kubestill.runtime.generation.frame import Frame, Originals, Tensor
 from kubestill.runtime.generation.neighbours import Neighbours
 
 
-class MungeSettings(BaseModel):
+class MungeSettings(Settings):
     """How far rows move."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     swap_probability: float = Field(default=0.5, ge=0, le=1)
     """The paper's p: how often an attribute takes (a draw around) its neighbour's value."""

@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from kubestill.errors import InvalidInput, Problem, Problems, nearest
 from kubestill.runtime.base.random import MAX_SEED
-from kubestill.runtime.base.settings import validate
+from kubestill.runtime.base.settings import Settings, validate
 from kubestill.runtime.generation.covering import COVERINGS, MAX_SOBOL_WIDTH, SOBOL_BITS
 from kubestill.runtime.generation.jitter import JitterSettings
 from kubestill.runtime.generation.mixup import MixupSettings
@@ -27,10 +27,8 @@ AUGMENTATIONS: dict[str, type[BaseModel]] = {
 """The settings of each method that starts from a dataset."""
 
 
-class Request(BaseModel):
+class Request(Settings):
     """One shard of one generation."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: str = "auto"
     """One of `AUGMENTATIONS` or `COVERINGS`, or `package.module:Name` of a source of one's own.

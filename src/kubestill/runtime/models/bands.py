@@ -11,10 +11,18 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from kubestill.errors import CorruptData, InvalidInput, NotFound, Problem
-from kubestill.runtime.base.values import Digest, Number, Whole, check_format, parse_json, read_as
+from kubestill.runtime.base.values import (
+    Digest,
+    Number,
+    Value,
+    Whole,
+    check_format,
+    parse_json,
+    read_as,
+)
 from kubestill.runtime.stores.base import Store
 
 BANDS_FILE = "bands.json"
@@ -23,11 +31,7 @@ _MOST = 64 << 20
 """Bytes of the file."""
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
-
-
-class Scale(_Value):
+class Scale(Value):
     """A binary tree over raw features: the size of errors in each of its leaves.
 
     Node 0 is the root; children have higher numbers than their parents.
@@ -69,7 +73,7 @@ class Scale(_Value):
             raise CorruptData(f"{BANDS_FILE}: its tree is damaged")
 
 
-class Bands(_Value):
+class Bands(Value):
     """The bands of one model, for each coverage that was asked for."""
 
     model: Digest

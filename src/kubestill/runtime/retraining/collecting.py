@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from kubestill.errors import Problems, nearest
 from kubestill.runtime.base.settings import validate
@@ -17,8 +17,6 @@ from kubestill.runtime.datasets.options import Reading
 
 class CollectSettings(Reading):
     """Which rows, and what they mean."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     source: str = Field(min_length=1)
     timestamp: str = Field(min_length=1)

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer
 
-from kubestill.runtime.base.values import Instant, Key, Seconds, Time, Whole
+from kubestill.runtime.base.values import Instant, Key, Seconds, StrictValue, Time, Whole
 from kubestill.runtime.datasets.schema import Schema
 from kubestill.runtime.retraining.decision import DecisionRecord
 
@@ -29,12 +29,7 @@ Verdict: TypeAlias = Literal["", "healthy", "inconclusive", "rejected", "unfit",
 challenger, `unfit` are the rows."""
 
 
-class _Value(BaseModel):
-    # A field that this version does not know was written by a newer one.
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Champion(_Value):
+class Champion(StrictValue):
     """The model in production, or one that was."""
 
     version: Whole = Field(ge=1)
@@ -60,7 +55,7 @@ class Champion(_Value):
     """What continuous-eval decided when it was judged, with its scores then."""
 
 
-class Window(_Value):
+class Window(StrictValue):
     """The rows that one run took."""
 
     id: Key
@@ -89,7 +84,7 @@ class Window(_Value):
     """Version of the first champion that learned from a part."""
 
 
-class Golden(_Value):
+class Golden(StrictValue):
     """The user's own fixed rows, as they were when they were imported."""
 
     source: str
@@ -124,7 +119,7 @@ Agreed: TypeAlias = Annotated[
 """A contract; before there is one, an empty object."""
 
 
-class Claim(_Value):
+class Claim(StrictValue):
     """A run under way, and the window it holds."""
 
     run_id: str
@@ -148,7 +143,7 @@ class Claim(_Value):
     """Rows that were imported for this run and those after it; they are the registry's at once."""
 
 
-class State(_Value):
+class State(StrictValue):
     """Everything that must never disagree with itself."""
 
     format: Literal["kubestill/registry/1"] = FORMAT

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from kubestill.runtime.base.settings import Settings
 
 
-class GateSettings(BaseModel):
+class GateSettings(Settings):
     """The `gate` parameter of `overfit-batch`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     rows: int = Field(default=64, ge=2, le=4096)
     """Rows of the batch."""

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from kubestill.errors import Problems, counted
 from kubestill.runtime.base.artifacts import Artifact
-from kubestill.runtime.base.settings import read
+from kubestill.runtime.base.settings import Settings, read
 from kubestill.runtime.datasets.builtin import BUILTIN
 from kubestill.runtime.datasets.canonical import canonical_table
 from kubestill.runtime.datasets.columns import floats, label_codes, tensors
@@ -43,9 +43,7 @@ class ImportOutputs(NamedTuple):
     dataset_uri: str
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _Settings(Settings):
     source: str = ""
     target: str = ""
     task: str = "auto"

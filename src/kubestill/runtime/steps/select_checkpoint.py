@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from kubestill.errors import CorruptData, InvalidInput, KubestillError, Problems, counted
 from kubestill.runtime.base.artifacts import Artifact, check_kind
 from kubestill.runtime.base.device import choose_device
-from kubestill.runtime.base.settings import read
+from kubestill.runtime.base.settings import Settings, read
 from kubestill.runtime.checkpoints.ledger import (
     Checkpoint,
     Ledger,
@@ -67,10 +67,8 @@ LEAST_ROWS = 30
 """Labelled rows below which a standard error is itself a guess."""
 
 
-class SelectionSettings(BaseModel):
+class SelectionSettings(Settings):
     """The `settings` of `select-checkpoint`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     step: int | None = Field(default=None, ge=0)
     """Step of the milestone, for rule `step`."""

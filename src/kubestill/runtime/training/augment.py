@@ -16,12 +16,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from scipy.special import betaincinv
 from torch import Tensor
 
 from kubestill.errors import Problems
 from kubestill.runtime.base.random import Draws
+from kubestill.runtime.base.settings import Settings
 from kubestill.runtime.datasets.schema import Schema
 
 _STREAM = 0x6175676D656E74
@@ -32,12 +33,10 @@ _ROWS_BITS = 32
 """A batch has fewer rows than two to this power."""
 
 
-class AugmentSettings(BaseModel):
+class AugmentSettings(Settings):
     """What is drawn for each image of each step; at its defaults nothing is."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
+    model_config = ConfigDict(allow_inf_nan=False)
 
     flip_horizontal: float = Field(default=0.0, ge=0, le=1)
     """Probability of mirroring an image, left to right."""

@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from kubestill.runtime.base.settings import Settings
+
 _Weight = Annotated[float, Field(ge=0)]
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
+class _Settings(Settings):
+    model_config = ConfigDict(allow_inf_nan=False)
 
 
 class FeatureSettings(_Settings):

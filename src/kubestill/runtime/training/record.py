@@ -13,10 +13,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from kubestill.errors import NotFound
-from kubestill.runtime.base.values import Instant, Number, Whole, check_format, parse_json, read_as
+from kubestill.runtime.base.values import (
+    Instant,
+    Number,
+    Value,
+    Whole,
+    check_format,
+    parse_json,
+    read_as,
+)
 from kubestill.runtime.checkpoints.ledger import (
     Attempt,
     CheckpointKind,
@@ -34,12 +42,7 @@ PresetName = Literal["teacher", "student", "control", "finetune", "overfit"]
 """Which component trained, in which mode."""
 
 
-class _Value(BaseModel):
-    # A later version may add facts, which are nothing to fail over.
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
-
-
-class _Point(_Value):
+class _Point(Value):
     """One milestone on a curve."""
 
     step: Whole
@@ -77,7 +80,7 @@ class ValidationPoint(_Point):
         return self.__pydantic_extra__
 
 
-class Curves(_Value):
+class Curves(Value):
     """What was followed while the model learned, one point a milestone, pruned ones included."""
 
     train: tuple[TrainPoint, ...]
@@ -90,7 +93,7 @@ class Curves(_Value):
         return self.model_dump(mode="json")
 
 
-class Stop(_Value):
+class Stop(Value):
     """Why training ended."""
 
     reason: Literal["budget", "early-stopping", "tolerance", "converged"]
@@ -99,7 +102,7 @@ class Stop(_Value):
     """What the rule saw, in words and numbers."""
 
 
-class Chosen(_Value):
+class Chosen(Value):
     """The milestone that was exported."""
 
     step: Whole
@@ -108,7 +111,7 @@ class Chosen(_Value):
     """What made it the one."""
 
 
-class AttemptRecord(_Value):
+class AttemptRecord(Value):
     """One process (group) that worked on the training run."""
 
     number: Whole
@@ -137,7 +140,7 @@ class AttemptRecord(_Value):
         )
 
 
-class KeptCheckpoint(_Value):
+class KeptCheckpoint(Value):
     """One checkpoint that was left in the ledger when training ended."""
 
     step: Whole
@@ -155,7 +158,7 @@ class KeptCheckpoint(_Value):
         return cls(step=entry.step, kind=entry.kind, phase=entry.phase, metrics=dict(entry.metrics))
 
 
-class Learned(_Value):
+class Learned(Value):
     """What the engine did, from the first step to the last; the engine alone writes it."""
 
     format: Literal["kubestill/training/1"]

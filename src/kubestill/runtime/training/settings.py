@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from kubestill.errors import Problems, nearest
-from kubestill.runtime.base.settings import check_overlap, read
+from kubestill.runtime.base.settings import Settings, check_overlap, read
 from kubestill.runtime.checkpoints.settings import CheckpointSettings
 from kubestill.runtime.models.serve import Serving, check_serving
 from kubestill.runtime.training import losses, optimizers, schedules
@@ -23,12 +23,10 @@ from kubestill.runtime.training.trainjob_settings import TrainJobSettings
 Seconds = Annotated[float, Field(gt=0)]
 
 
-class TrainingSettings(BaseModel):
+class TrainingSettings(Settings):
     """One training run, fully described: equal settings on equal data give equal bits."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
+    model_config = ConfigDict(allow_inf_nan=False)
 
     network: str = "mlp"
     """Built-in name, or import path `package.module:attribute` of a class or factory."""

@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
+from kubestill.runtime.base.settings import Settings
 from kubestill.runtime.training.nodes import RESERVED
 
 
-class TrainJobSettings(BaseModel):
+class TrainJobSettings(Settings):
     """Placement of the pods: none of it changes the result of a training run."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     runtime: str = "torch-distributed"
     """The training runtime, whose policy must be torch."""

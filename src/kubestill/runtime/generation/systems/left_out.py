@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from kubestill.errors import counted
-from kubestill.runtime.base.values import Number, Whole
+from kubestill.runtime.base.values import Number, Value, Whole
 from kubestill.runtime.generation.systems.domain import Domain
 from kubestill.runtime.generation.systems.inputs import Choice, Continuous, Integer, Levels
 
@@ -25,11 +25,7 @@ _SHOWN = 6
 """Inputs of a point that are shown."""
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
-
-
-class Side(_Value):
+class Side(Value):
     """One input's side of a box."""
 
     low: Number
@@ -40,7 +36,7 @@ class Side(_Value):
     """Share of the range up to the end of the box."""
 
 
-class Region(_Value):
+class Region(Value):
     """The inputs on which the solver fails in one way."""
 
     reason: str
@@ -71,7 +67,7 @@ class Region(_Value):
         return f"It {self.reason} on {self.rows:,}, {where}, such as {named}."
 
 
-class LeftOut(_Value):
+class LeftOut(Value):
     """The inputs that were left out, because the solver fails on them."""
 
     rows: Whole

@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from kubestill.errors import InvalidInput, Problem, Problems, Refused, counted
+from kubestill.runtime.base.settings import Settings
 from kubestill.runtime.base.values import Number, Whole, parse_json, read_as
 from kubestill.runtime.models.foreign.answers import AnswerCache, Outputs
 from kubestill.runtime.models.foreign.asking import TOKEN, Client
@@ -38,10 +39,8 @@ _NUMBERS = 500_000
 """Numbers that are, which is well within what a record may hold."""
 
 
-class EndpointOptions(BaseModel):
+class EndpointOptions(Settings):
     """How a teacher behind an address is asked."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     model: str = ""
     """Log-probabilities: the name of the model, as the server has it."""
@@ -78,18 +77,14 @@ class EndpointOptions(BaseModel):
     """Largest difference between two answers to the same row, of numbers above 1 as a share."""
 
 
-class _Probe(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _Probe(Settings):
     body: str
     rows: Whole
     outputs: Outputs
 
 
-class _Sealed(BaseModel):
+class _Sealed(Settings):
     """The content of the file beside `model.json`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal["kubestill/endpoint/1"] = "kubestill/endpoint/1"
     url: str

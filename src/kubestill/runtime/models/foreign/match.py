@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
 
 from kubestill.errors import Problems, nearest_of
+from kubestill.runtime.base.settings import Settings
 from kubestill.runtime.datasets.columns import label_strings
 from kubestill.runtime.datasets.schema import Column, Schema
 from kubestill.runtime.datasets.text import packed_form
@@ -19,10 +19,8 @@ from kubestill.runtime.models.foreign.several import SeveralOptions
 from kubestill.runtime.models.foreign.spec import Answers, Input
 
 
-class Options(BaseModel):
+class Options(Settings):
     """What a user says about a model that its file does not."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     format: str = "auto"
     """`auto` tells by the content: `lightgbm`, `xgboost`, `catboost`, `onnx`, `skops`,

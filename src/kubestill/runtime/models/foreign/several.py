@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from kubestill.errors import CorruptData, Problems, nearest
+from kubestill.runtime.base.settings import Settings
 from kubestill.runtime.base.values import parse_json, read_as
 from kubestill.runtime.datasets.schema import Schema
 from kubestill.runtime.models.foreign.packing import unpack
@@ -26,10 +26,8 @@ RULES = "several.json"
 _CERTAIN = 1e-7
 
 
-class SeveralOptions(BaseModel):
+class SeveralOptions(Settings):
     """How several teachers answer as one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     teachers: list[dict[str, Any]] = []
     """Where the source is `several`: the `source` of each teacher, and whichever of these settings
@@ -45,9 +43,7 @@ class SeveralOptions(BaseModel):
     """Teacher of each label, counted from 0; other labels and missing ones go to the first."""
 
 
-class _Rules(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _Rules(Settings):
     format: Literal["kubestill/several/1"] = "kubestill/several/1"
     members: int
     combine: Literal["average", "confidence", "route"]
