@@ -24,7 +24,7 @@ def record_outcome(
         registry: Folder that all runs share, local, gs:// or s3://.
         run_id: Id of the pipeline run: `dsl.PIPELINE_JOB_ID_PLACEHOLDER`.
         final_status: What Kubeflow says about the steps before; filled in by Kubeflow.
-        notify: Address of an HTTP webhook that is told what needs attention; empty takes that of
+        notify: Address of an HTTP webhook that gets what needs attention; empty takes that of
             the environment variable KUBESTILL_NOTIFY, if it is set.
 
     Returns:

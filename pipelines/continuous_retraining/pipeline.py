@@ -131,7 +131,7 @@ def continuous_retraining(
         model_registry: Address of the Kubeflow Model Registry where promoted models are registered;
             empty skips registration.
         model_name: Name of the model there; empty uses the last folder of `registry`.
-        notify: Address of an HTTP webhook that is told of promotions, rejections, failures and
+        notify: Address of an HTTP webhook that gets promotions, rejections, failures and
             unfit rows; empty takes that of the last step's environment variable KUBESTILL_NOTIFY.
         seed: Seeds splits and training runs.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.

@@ -243,7 +243,7 @@ def _says(there: dict[str, Any], wanted: dict[str, Any]) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Without the empty fields and start times that servers fill in."""
+    """Leave out the empty fields and start times that servers fill in."""
     if isinstance(value, dict):
         parts = {name: _plain(part) for name, part in value.items() if name != "start_time"}
         return {name: part for name, part in parts.items() if part not in (None, "", {})}

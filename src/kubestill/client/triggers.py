@@ -211,7 +211,7 @@ def _expand(field: str, low: int, high: int) -> list[int]:
 
 
 def _next_shift(home: ZoneInfo, cluster: ZoneInfo, now: datetime) -> datetime | None:
-    """The first day within a year on which the offset between two zones differs from today's."""
+    """Return the first day within a year on which the zones' offset differs from today's."""
     today = _offset(home, now) - _offset(cluster, now)
     days = (now + timedelta(days=count) for count in range(1, 366))
     return next((day for day in days if _offset(home, day) - _offset(cluster, day) != today), None)

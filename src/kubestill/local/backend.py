@@ -310,7 +310,7 @@ def _read_output(path: str) -> str:
 
 
 def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _read_text(name: str, path: str, kind: int) -> Any:

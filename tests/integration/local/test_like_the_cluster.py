@@ -204,8 +204,8 @@ def scoring(value: str):
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        pytest.param("nan", "NaN is no JSON", id="not-a-number"),
-        pytest.param("inf", "Infinity is no JSON", id="infinite"),
+        pytest.param("nan", "NaN is not JSON", id="not-a-number"),
+        pytest.param("inf", "Infinity is not JSON", id="infinite"),
         pytest.param("none", "metadata['loss'] is None", id="null"),
     ],
 )

@@ -150,7 +150,8 @@ def test_a_finite_domain_without_some_points_is_not_complete(tmp_path: Path) -> 
     assert not made.complete_domain
     told = LeftOut.model_validate(made.provenance["left_out"])
     assert (
-        "It gives what is none of its classes on 500, within a 191 to 200, b 51 to 100" in told.said
+        "It gives a value that is not one of its classes on 500, within a 191 to 200, b 51 to 100"
+        in told.said
     )
     assert "(a box of 2.5% of the domain)" in told.said
     parts = [make(tmp_path / f"{n}", system=GRID, shard=n, shards=2) for n in range(2)]

@@ -218,7 +218,7 @@ def test_a_folder_that_is_no_model_is_refused(
     ("inputs", "said"),
     [
         ([], "the file does not name its inputs; list the columns"),
-        (["size"], "the model reads text, and this is none"),
+        (["size"], "the model reads text, and this is not text"),
         (["txet"], "did you mean 'text'"),
     ],
 )

@@ -511,7 +511,7 @@ def test_naive_times_mean_what_the_settings_say(scene: Scene) -> None:
         pytest.param({"registry": "gs://b/[[x]]"}, "registry = 'gs://b/[[x]]'", id="registry"),
         pytest.param({"run_id": "{{$.pipeline_job_uuid}}"}, "a placeholder", id="run-id"),
         pytest.param({"source": "data-[[Date]]/"}, "a placeholder", id="source"),
-        pytest.param({"as_of": "soon"}, "is no date; write 2013-04-01", id="no-date"),
+        pytest.param({"as_of": "soon"}, "is not a date; write 2013-04-01", id="no-date"),
         pytest.param({"since": "2014-01-01"}, "no row is from after it and before", id="since"),
         pytest.param({"target": "yy"}, "did you mean 'y'", id="no-target"),
         pytest.param({"timestamp": "tt"}, "did you mean 't'", id="no-timestamp"),

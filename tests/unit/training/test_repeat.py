@@ -170,7 +170,7 @@ def test_a_starting_point_that_nothing_bettered_is_not_repeated(
     assert record_in(fine).chosen.step == 0
     refit, why = again(fine, rows, checkpoint=start)
     assert refit is None
-    assert why == "it is the very model that its training started from"
+    assert why == "it is the model that its training run started from"
 
 
 def test_the_last_state_of_a_repeated_run_goes_on(

@@ -48,7 +48,7 @@ def local_rank() -> int:
 
 
 def _accelerators() -> str:
-    """How many accelerators the pipeline asked for on behalf of this task; empty for none.
+    """Return how many accelerators the pipeline requested for this task; empty for none.
 
     Kubeflow hands each task, beside its own inputs, the pipeline's parameters that its resources
     name. It is the only trace of them in a pod: a node without GPUs leaves no other.

@@ -54,7 +54,7 @@ def read(
 ) -> M | None:
     """Do what `validate` does, but note what is wrong and leave that at its default.
 
-    So whoever called can go on and find what else is wrong. None where a field that has no default
+    The caller can go on and find what else is wrong. None where a field that has no default
     is wrong or missing.
     """
     try:

@@ -135,7 +135,7 @@ def check_defined(found: Any, path: str, *, field: str, group: str, trust: Itera
 
 
 def _is_installed(point: EntryPoint) -> bool:
-    """Whether an entry point is an installed package's, not of something in the current folder."""
+    """Return whether an entry point is an installed package's, not the current folder's."""
     here = os.path.realpath(os.getcwd())
     if point.dist is not None and os.path.realpath(str(point.dist.locate_file(""))) == here:
         return False

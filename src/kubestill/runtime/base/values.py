@@ -36,7 +36,7 @@ from kubestill.errors import CorruptData, InvalidInput, Problem
 from kubestill.runtime.base import LARGEST
 
 MAX_DEPTH = 100
-"""Objects and lists inside of one another. Deeper JSON exhausts the stack of whoever walks it."""
+"""Objects and lists inside one another. Deeper JSON exhausts the reader's stack."""
 MAX_ITEMS = 4_000_000
 """Values in a record: Python needs up to 60 times the bytes that a small one takes as text."""
 _GREATEST_INT = 1 << 64

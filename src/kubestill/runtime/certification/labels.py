@@ -76,7 +76,7 @@ def check_reproducible(
             f"{float(apart[~lost].max(initial=0.0)):.3g}"
             + (f", or none: on {int(lost.sum()):,} the solver fails." if lost.any() else ".")
         ),
-        remedy="Label them with this very system: noise cannot be told from error.",
+        remedy="Label them with this very system: noise cannot be distinguished from error.",
     )
 
 

@@ -37,7 +37,7 @@ class CertificateSettings(Settings):
     """Confidence of the bounds between the rows."""
     solves: int = Field(default=0, ge=0)
     """Budget: rows that the solver solves at most, for all purposes together; 0 sets no limit. What
-    is needed otherwise is told before the first is solved."""
+    is needed otherwise is printed before the first is solved."""
     resolve_rows: int = Field(default=2048, ge=16)
     """Rows of the dataset that are solved again."""
     reference_rows: int = Field(default=256, ge=16)

@@ -72,7 +72,7 @@ class Map:
 
 def image(found: Examined) -> Image | None:
     """Return the plane of the two inputs that the error depends on most; None without two."""
-    truth, axes = found.truth, _lively(found)
+    truth, axes = found.truth, _active_axes(found)
     if truth is None or len(axes) < 2 or truth.system.output.shape:
         return None
     across, up = axes[:2]
@@ -96,7 +96,7 @@ def lines(found: Examined, count: int = 4) -> list[Line]:
     if truth is None or truth.system.output.shape:
         return []
     made: list[Line] = []
-    for along in _lively(found)[:count]:
+    for along in _active_axes(found)[:count]:
         x = _places(along, 2 * found.side + 16)
         solution, surrogate = _both(truth, found.worst, {along.name: x})
         at = float(found.worst[along.name].iloc[0])
@@ -128,7 +128,7 @@ def cases(found: Examined) -> Cases | None:
 
 def error_map(found: Examined) -> Map | None:
     """Return the map over the two inputs that the error depends on most."""
-    axes = _lively(found)
+    axes = _active_axes(found)
     if found.truth is None or not axes:
         return None
     across, up = axes[0], axes[1] if len(axes) > 1 else None
@@ -182,7 +182,7 @@ def _drawable(found: Examined) -> list[Drawn]:
     ]
 
 
-def _lively(found: Examined) -> list[Drawn]:
+def _active_axes(found: Examined) -> list[Drawn]:
     """Return the inputs that can be drawn, first those between whose values the error differs."""
     if found.truth is None:
         return []

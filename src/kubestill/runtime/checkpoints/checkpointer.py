@@ -585,7 +585,7 @@ def _schedule_of(settings: CheckpointSettings, seconds: float) -> RecoverySchedu
 
 
 def _starts_afresh(ledger: Ledger, owner: str) -> bool:
-    """Whether a claim would begin a new training now, rather than adopt, wait for or resume one."""
+    """Return whether a claim would begin a new training run, not adopt, await or resume one."""
     if ledger.finished is not None or ledger.failed or ledger.newest_first:
         return False
     return protocol.judge(ledger, owner=owner, now=time.time()).act == "claim"

@@ -78,7 +78,7 @@ class Phases(BaseModel):
 
     boundaries: Boundaries
     rule: str
-    """How the phases are told apart."""
+    """How the phases are distinguished."""
     why: str
     """What the curves showed, in words and numbers."""
 

@@ -308,7 +308,7 @@ def _scalars(values: pa.ChunkedArray, column: Column) -> NDArray[np.float32]:
     if column.kind == "boolean":
         return read.floats(read.flags(values))
     codes = read.label_codes(values, column.categories or ())
-    # A label that the model does not know is encoded as a missing one, but can be told from it.
+    # A label that the model does not know is encoded as a missing one, but is not the same.
     found = codes.astype(np.float32)
     found[codes == read.MISSING] = np.nan
     found[codes == read.UNSEEN] = -1.0

@@ -39,7 +39,7 @@ def write_dataset(
 
     Args:
         rows: The rows; the index of a DataFrame is left out.
-        to: Folder, URI, or the artifact of an output port, which is told what it is.
+        to: Folder, URI, or the artifact of an output port, whose metadata is set.
         target: Column to predict; empty for none.
         task: `regression`, `binary`, `multiclass`, or `auto`.
         features: Columns to learn from; empty uses all but the target.

@@ -35,7 +35,7 @@ class TextOptions(Settings):
 
 
 class Reading(Settings):
-    """Options of reading a table; what is left out is detected, and what was detected is told."""
+    """Options of reading a table; what is left out is detected and reported."""
 
     format: Literal["auto", "csv", "parquet", "images", "idx"] = "auto"
     """Format of the files. `auto` goes by their endings, or by how a file without one begins."""

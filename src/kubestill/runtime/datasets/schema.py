@@ -154,9 +154,7 @@ class Schema:
         problems = Problems()
         for name, count in Counter(column.name for column in self.columns).items():
             if count > 1:
-                problems.add(
-                    "columns", name, f"stands there {count} times; rename or drop the others"
-                )
+                problems.add("columns", name, f"occurs {count} times; rename or drop the others")
         for column in self.columns:
             _check_column(column, problems)
         width = sum(min(column.width, MAX_WIDTH + 1) for column in self.columns)

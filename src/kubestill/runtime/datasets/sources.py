@@ -36,7 +36,7 @@ class Opened:
     """A source whose rows can be read, as often as wanted."""
 
     rows: pads.Dataset
-    """As they are stored, without `notes.doubled`, which cannot be told apart."""
+    """As they are stored, without `notes.doubled`, which cannot be distinguished."""
     readers: Mapping[str, TextReader] = field(default_factory=dict[str, TextReader])
     """What turns stored text into what the user said it is."""
     unlearned: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -337,7 +337,7 @@ def _with_text(schema: pa.Schema, names: Collection[str]) -> pa.Schema:
 
 
 def _expression(partition: Mapping[str, str | None]) -> pads.Expression | None:
-    """Return what holds of every row of a file, which is how Arrow is told of its partition."""
+    """Return what holds of every row of a file, which is how Arrow learns of its partition."""
     parts = [
         pads.field(name).is_null() if value is None else pads.field(name) == value
         for name, value in partition.items()

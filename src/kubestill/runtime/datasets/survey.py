@@ -143,7 +143,7 @@ class Rounding:
             said += f"; {counted(self.merged, 'different number')} {verb}"
         if self.alike:
             first, second = self.alike
-            # Whole numbers beyond 2^53 are told digit by digit.
+            # Whole numbers beyond 2^53 are compared digit by digit.
             form = ".17g" if isinstance(first, float) else "d"
             said += f", as {first:{form}} and {second:{form}}"
         return said

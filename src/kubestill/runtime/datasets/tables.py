@@ -365,7 +365,7 @@ def _notes(
 
 
 def _text_notes(words: NDArray[np.int32], form: TextForm | None) -> Iterator[str]:
-    """Yield which texts are read in part, or say nothing."""
+    """Yield which texts are read in part or not at all."""
     if empty := int((words == 0).sum()):
         yield f"{counted(empty, 'text')} without a word, which a model cannot tell apart"
     if form and (cut := int((least_ngrams(words, form) > form.length).sum())):

@@ -24,7 +24,7 @@ class Threshold:
         return f"{self.metric} {'≥' if self.kind == 'min' else '≤'} {self.limit:g}"
 
     def met(self, value: float) -> bool:
-        """Whether `value` keeps the limit; NaN never does."""
+        """Return whether `value` keeps the limit; NaN never does."""
         return value >= self.limit if self.kind == "min" else value <= self.limit
 
 

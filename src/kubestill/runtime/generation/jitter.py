@@ -73,7 +73,7 @@ class Jitter:
 
 
 def is_image(shape: tuple[int, ...]) -> bool:
-    """Whether a tensor is a picture that may be moved: [H, W], or [C, H, W] with C up to 4."""
+    """Return whether a tensor is a picture that may be moved: [H, W], or [C <= 4, H, W]."""
     return len(shape) in (2, 3) and min(shape[-2:]) >= 4 and (len(shape) == 2 or shape[0] <= 4)
 
 

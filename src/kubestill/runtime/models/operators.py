@@ -126,7 +126,7 @@ class FNO(nn.Module):
         modes: Fourier modes kept in each layer, along each dimension.
         layers: Layers of the operator.
         projection: Units of the hidden layer that maps channels to values.
-        places: Whether it is told where a point lies, by sine and cosine along each dimension.
+        places: Whether it gets a point's position, as sine and cosine along each dimension.
         padding: Points of zeros behind the field along each dimension, while layers work on it.
     """
 

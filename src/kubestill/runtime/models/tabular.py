@@ -39,7 +39,7 @@ class PiecewiseLinear(nn.Module):
         self.numbers, self.bins = numbers, bins
         self.register_buffer("lower", torch.zeros(numbers, bins))
         self.register_buffer("per_width", torch.zeros(numbers, bins))
-        # Of standardised numbers, until `fit` is told better.
+        # Of standardised numbers, until `fit` sets them.
         self.fit(np.tile(np.linspace(-2.0, 2.0, bins + 1), (numbers, 1)))
 
     @torch.no_grad()

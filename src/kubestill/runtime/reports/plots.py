@@ -1,4 +1,4 @@
-"""Lines over a training: loss and metric, with phases shaded and checkpoints marked."""
+"""Lines over a training run: loss and metric, with phases shaded and checkpoints marked."""
 
 from __future__ import annotations
 

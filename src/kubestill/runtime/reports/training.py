@@ -202,7 +202,7 @@ def _marks(record: TrainingRecord) -> CurveMarks:
 
 
 def _phases(record: TrainingRecord) -> list[Phase]:
-    """Return where the three phases lie; none where they could not be told apart."""
+    """Return where the three phases lie; none where they could not be distinguished."""
     structure, detail = record.phases.boundaries.structure, record.phases.boundaries.detail
     if structure is None and detail is None:
         return []

@@ -157,7 +157,7 @@ def parse_instant(text: str) -> datetime:
     try:
         found = datetime.fromisoformat(text)
     except ValueError as error:
-        message = "is no date; write 2013-04-01 or 2013-04-01T06:00:00+02:00"
+        message = "is not a date; write 2013-04-01 or 2013-04-01T06:00:00+02:00"
         raise ValueError(message) from error
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 

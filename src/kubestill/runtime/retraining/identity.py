@@ -2,9 +2,9 @@
 
 A row's identity is a 128-bit hash of its values, by column name. It does not depend on the type a
 file reader chose (3, 3.0 and a null beside it), on the order of columns, nor on columns without a
-value. Rows that are equal in every column are told apart by their count within one file: a file may
-hold the same row k times, and another file, or the same one written anew, adds none while it holds
-no more than k.
+value. Rows that are equal in every column are distinguished by their count within one file: a file
+may hold the same row k times, and another file, or the same one written anew, adds none while it
+holds no more than k.
 """
 
 # pyarrow and pandas come without types.

@@ -300,7 +300,7 @@ def unlock(uri: str, *, confirm: Callable[[str], object] = lambda held: None) ->
         What was done, in a sentence.
 
     Raises:
-        InvalidInput: The run is alive, as far as can be told from here; or as `free_claim`.
+        InvalidInput: The run seems to be alive; or as `free_claim`.
         CorruptData: As `free_claim`.
         StoreError: As `free_claim`.
     """

@@ -45,7 +45,7 @@ def notify(registry: Registry, run_id: str, done: Outcome, url: str) -> str:
 
     Returns:
         What came of it, in a sentence without the address's path, which may be a secret; empty
-        where nobody is to be told.
+        where nobody is notified.
     """
     url = url or os.environ.get(URL, "")
     if not url:

@@ -184,7 +184,7 @@ class _Batch:
 
 
 def _unlabelled(later: Sequence[Later], schema: Schema) -> Unlabelled:
-    """Bring rows into the agreed form, each once; what is odd about them is told when they come."""
+    """Bring rows into the agreed form, each once; what is odd about them is reported then."""
     drift = Drift()
     plain = Schema(columns=tuple(column for column in schema.columns if column.role != "target"))
     tables = [conform(table, plain, drift)[0] for table, _ in later if table.num_rows]

@@ -36,7 +36,7 @@ def check_loss(loss: Loss, batch: Batch, perfect: Tensor | None, *, outputs: int
 
 
 def check_reduction(loss: Loss, batch: Batch, *, outputs: int) -> Check:
-    """Every row twice must cost what every row once does: a mean, whatever the batch size."""
+    """Check that the loss is a mean: every row twice costs what every row once does."""
     name = "the loss is a mean over rows"
     targets = in_double(batch.targets)
     guess = torch.full((batch.rows, outputs), 0.5, dtype=torch.float64)

@@ -76,7 +76,7 @@ class Trace:
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """How well labels can be told on rows that were never seen."""
+    """How well labels can be predicted on rows that were never seen."""
 
     skill: float
     """Share of the labels that the features explain."""
@@ -125,7 +125,7 @@ class GateFindings:
 
     @property
     def verdict(self) -> str:
-        """`fail` where anything failed, else `undetermined` where something could not be told."""
+        """`fail` where anything failed, else `undetermined` where something was not determined."""
         found = {check.status for check in self.checks}
         return next((word for word in ("fail", "undetermined") if word in found), "pass")
 

@@ -91,7 +91,7 @@ def examine(
 
 
 def _steps(prepared: Prepared, settings: TrainingSettings) -> int:
-    """As many as the training run has, within reason: a rate is slow or not in its own time."""
+    """Return the training run's own number, within reason: a slow rate needs its time."""
     per_epoch = -(-prepared.rows.count // settings.batch_size)
     own = settings.steps or round(settings.epochs * per_epoch)
     return min(max(own, 2000), 4000)

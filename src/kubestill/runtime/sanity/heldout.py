@@ -47,8 +47,8 @@ _CATEGORIES = 63
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
-    """How well the labels of held-out rows are told."""
+class Predicted:
+    """How well the labels of held-out rows are predicted."""
 
     share: float
     """Of their variance, by the trees: the squared correlation of answers and labels."""
@@ -73,7 +73,7 @@ def check_held_out(
     seed: int,
     deadline: float,
 ) -> tuple[Check, HeldOut | None]:
-    """Ask whether labels can be told on rows never seen, as they lie and moved by a few rows.
+    """Test whether labels can be predicted on rows never seen, in place and moved by a few rows.
 
     Args:
         features: Encoded features [n, F] of the rows `index`.
@@ -117,7 +117,7 @@ def check_held_out(
             remedy="Look for a join, a sort or a roll that moved one column.",
         ), found
     if known:
-        said = f"Rows never seen are told from their features: {100 * here.share:.0f}% explained."
+        said = f"On rows never seen, the features explain {100 * here.share:.0f}%."
         return Check(name=name, status="ok", said=said), found
     if complete:
         said = "Neighbours tell nothing about a row; all rows there are will be learned by heart."
@@ -154,18 +154,18 @@ class Question:
         self._longest = 0.0
         """Seconds that trees took at most."""
 
-    def ask(self, targets: Floats) -> Told:
-        """Return how well targets [n, k] are told on rows held out."""
+    def ask(self, targets: Floats) -> Predicted:
+        """Return how well targets [n, k] are predicted on rows held out."""
         p_values = [self._scan(targets), self._ridge(targets)]
         share = 0.0
         # The trees take longest.
         if time.thread_time() + self._longest < self._deadline:
             told, share = self._forest(targets)
             p_values.append(told)
-        return Told(share=share, p_value=min(1.0, 3 * min(p_values)))
+        return Predicted(share=share, p_value=min(1.0, 3 * min(p_values)))
 
     def would_tell(self, targets: Floats) -> bool:
-        """Return whether labels with a faint signal, otherwise like these, are told."""
+        """Return whether labels with a faint signal, otherwise like these, are predicted."""
         for planted in self._planted(targets):
             if 3 * min(self._scan(planted), self._ridge(planted)) > SURELY:
                 return False

@@ -82,7 +82,7 @@ def check_gradients(looks: Sequence[Mapping[str, float | None]], untrained: Sequ
 
 @torch.no_grad()
 def check_rows_apart(network: nn.Module, batch: Batch) -> Check:
-    """A row must get the same answer whatever rows stand beside it."""
+    """Check that a row gets the same answer whatever rows are in its batch."""
     name = "rows do not see each other"
     network = deepcopy(network).eval()
     half = batch.rows // 2

@@ -114,7 +114,7 @@ def _no_table(body: bytes, remedy: str) -> InvalidInput:
 
 
 def _is_compressed(metadata: memoryview) -> bool:
-    """Whether a message of Arrow's stream holds a compressed batch: pyarrow does not say.
+    """Return whether a message of Arrow's stream holds a compressed batch: pyarrow does not say.
 
     The metadata is a flatbuffer, of which these are the two tables: `Message` with its `header`,
     and `RecordBatch`, in a `DictionaryBatch` where the header is one, with its `compression`.

@@ -2,5 +2,5 @@
 
 No algorithms live here. `train_model` is what the three training components share, `pages` what
 people read of a step, `frontier` what choices by size share, `failures` the record that a step
-leaves when it fails, `tracking` what MLflow is told where there is one.
+leaves when it fails, `tracking` what is logged to MLflow where there is one.
 """

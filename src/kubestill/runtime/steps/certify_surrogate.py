@@ -181,7 +181,7 @@ def _export_bands(bands: Bands, model: str, certificate: str) -> None:
 def _check_fit(
     predictor: Predictor, dataset: Dataset, system: System | None, problems: Problems
 ) -> None:
-    """The three must speak of the same inputs and the same output."""
+    """Check that model, dataset and system have the same inputs and the same output."""
     mine = predictor.spec.schema
     for name, schema in (("dataset", dataset.schema), ("system", system and system.schema)):
         if schema is None:

@@ -120,7 +120,7 @@ def finetune_fresh(
         start=spec,
         trains=True,
     )
-    with suppress(InvalidInput, CorruptData):  # then it has been told
+    with suppress(InvalidInput, CorruptData):  # reported already
         fresh = Dataset.open(dataset.path)
         if older and spec:
             with problems.collect():

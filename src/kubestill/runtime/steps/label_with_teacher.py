@@ -139,7 +139,7 @@ def _pass_on(
         remedy = "there is no teacher, and these rows carry no answers of one"
         problems.add("dataset", dataset.uri, remedy)
     if not 0 <= shard < shards:
-        problems.add("shard", shard, f"is no number of {counted(shards, 'shard')}, counted from 0")
+        problems.add("shard", shard, f"must be below {shards}: shards are counted from 0")
     problems.raise_if_any()
     assert given
     start, stop = shard_rows(given.rows, shard, shards)

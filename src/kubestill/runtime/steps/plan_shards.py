@@ -150,7 +150,7 @@ def take(found: Problems, settings: str, problems: Problems) -> None:
     noted = {problem.field for problem in problems}
     for problem in found:
         field = re.sub(r"^settings\b", settings, problem.field)
-        # What the rows are has been told where they are asked for.
+        # What the rows are is reported where they are requested.
         if field not in noted and field != "dataset":
             problems.add(field, problem.value, problem.remedy)
 

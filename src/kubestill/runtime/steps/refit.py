@@ -57,7 +57,7 @@ def train_once_more(
     original = read_original(model)
     record = original.record
     if not record.chosen.step:
-        return None, "it is the very model that its training started from"
+        return None, "it is the model that its training run started from"
     if record.preset == "finetune" and not record.recipe:
         return None, "an older version trained it, which did not keep how"
     tuning, job = _check(original, inputs, device)
@@ -109,7 +109,7 @@ def _check(
             start=spec,
             trains=True,
         )
-    with suppress(InvalidInput, CorruptData):  # then it has been told
+    with suppress(InvalidInput, CorruptData):  # reported already
         fresh = Dataset.open(inputs.whole.path)
         if older and spec:
             with problems.collect():

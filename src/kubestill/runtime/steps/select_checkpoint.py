@@ -104,17 +104,17 @@ def select_checkpoint(
     tolerance: float = 0.0,
     settings: Mapping[str, Any] | None = None,
 ) -> tuple[str, str, str]:
-    """Choose one milestone of a training by a rule, export it, and write down why.
+    """Choose one milestone of a training run by a rule, export it, and write down why.
 
     Args:
-        ledger: The training's checkpoints.
+        ledger: The training run's checkpoints.
         checkpoint: Output: the chosen one, as a reference.
         model: Output: the chosen one, exported.
         report: Output: HTML.
         summary: Output: Markdown.
         dataset: Labelled rows to score the candidates on again.
         rule: best, last, earliest-within, before-overfitting, pareto or step.
-        metric: What to compare; empty takes the training's own.
+        metric: What to compare; empty takes the training run's own.
         tolerance: For `earliest-within`: share of the best value that may be lost; 0 is one
             standard error of the difference to the best on the rows of `dataset`, or the scatter of
             the curve without one.
@@ -174,7 +174,7 @@ class Selection:
 
     inputs: SelectionInputs
     store: Store
-    """Rooted at the training's place."""
+    """Rooted at the training run's place."""
     folder: str
     """For exports of candidates that are scored."""
     notices: list[str] = field(default_factory=list[str])

@@ -60,7 +60,7 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """What a step tells MLflow."""
+    """What a step logs to MLflow."""
 
     step: str
     """Names the MLflow run."""
@@ -89,7 +89,7 @@ class _Missing(Exception):
 def training_results(
     record: TrainingRecord, scores: Mapping[str, float], model: Artifact
 ) -> Results:
-    """Return what MLflow is told of a training run: settings, both curves, final scores."""
+    """Return what MLflow logs of a training run: settings, both curves, final scores."""
     train = [
         Point(name="train/loss", step=point.step, value=point.loss) for point in record.curves.train
     ]

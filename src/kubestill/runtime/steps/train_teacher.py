@@ -87,7 +87,7 @@ def train_teacher(
 
 
 def have_answers(*artifacts: Artifact | None) -> bool:
-    """Whether rows carry what a teacher put out for them: generated rows do not."""
+    """Return whether rows carry what a teacher put out for them: generated rows do not."""
     problems = Problems()
     opened = [open_input(one, "dataset", problems) for one in artifacts]
     problems.raise_if_any()

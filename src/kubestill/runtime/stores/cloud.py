@@ -36,11 +36,11 @@ class Service(Protocol):
         ...
 
     def is_transient(self, error: Exception) -> bool:
-        """Whether the same request may well succeed a little later."""
+        """Return whether the same request may well succeed a little later."""
         ...
 
     def is_refusal(self, error: Exception) -> bool:
-        """Whether it says that a condition of the request does not hold."""
+        """Return whether it says that a condition of the request does not hold."""
         ...
 
     def translate(self, error: Exception, what: str, action: str) -> StoreError | None:

@@ -111,7 +111,7 @@ def translated(root: str, key: str) -> Generator[None]:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file of this name is an unfinished write."""
+    """Return whether a file of this name is an unfinished write."""
     return _TEMPORARY.match(name) is not None
 
 

@@ -40,7 +40,7 @@ def understood(call: Callable[[], T]) -> T:
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether the same request may well succeed a little later."""
+    """Return whether the same request may well succeed a little later."""
     code = _status(error)
     if code is not None:
         return code in PASSING
@@ -59,7 +59,7 @@ def is_transient(error: Exception) -> bool:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether it says that a condition of the request does not hold."""
+    """Return whether it says that a condition of the request does not hold."""
     return _status(error) == 412
 
 

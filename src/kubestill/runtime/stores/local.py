@@ -169,7 +169,7 @@ class LocalStore:
         return names
 
     def _holds(self, folder: str) -> bool:
-        """Whether a folder lies below the root itself, and not behind a link."""
+        """Return whether a folder lies below the root itself, and not behind a link."""
         below = os.path.relpath(folder, self._root)
         plain = os.path.normpath(os.path.join(os.path.realpath(self._root), below))
         return os.path.realpath(folder) == plain
@@ -203,7 +203,7 @@ class LocalCell:
 
 
 def _leads_up(entry: os.DirEntry[str]) -> bool:
-    """Whether a link leads nowhere, or to a folder that it lies in: a walk would never end."""
+    """Return whether a link leads nowhere, or to a folder around it: a walk would never end."""
     if not entry.is_symlink():
         return False
     target, here = os.path.realpath(entry.path), os.path.realpath(os.path.dirname(entry.path))

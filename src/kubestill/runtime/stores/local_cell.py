@@ -26,7 +26,7 @@ from kubestill.runtime.stores.files import fsync_folder, temporary_beside, write
 
 KEPT = 64
 """Sequences that pruning leaves. A winner held up between its link and its look for so many commits
-is told `Conflict` although it won; reading the cell again tells it, as after any conflict."""
+gets `Conflict` although it won; reading the cell again shows it, as after any conflict."""
 
 _SEQUENCE = re.compile(r"^(.+)\.(\d{10})$")
 

@@ -56,7 +56,7 @@ def code_of(error: Exception) -> str:
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether the same request may well succeed a little later."""
+    """Return whether the same request may well succeed a little later."""
     if isinstance(error, ClientError):
         return status_of(error) in PASSING or code_of(error) in _PASSING_CODES
     return isinstance(
@@ -72,7 +72,7 @@ def is_transient(error: Exception) -> bool:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether it says that a condition of the request does not hold."""
+    """Return whether it says that a condition of the request does not hold."""
     return status_of(error) == 412
 
 

@@ -137,7 +137,7 @@ class StreamedRows(Rows):
 
     Args:
         features: Raw features [N, R], and how they are encoded.
-        targets: Targets [N, ...], and what the loss is told of them.
+        targets: Targets [N, ...] of the loss.
         device: Where the batches are wanted.
     """
 

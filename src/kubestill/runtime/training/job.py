@@ -41,7 +41,7 @@ _ADOPTING = Machine(device=torch.device("cpu"), precision="float32")
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """What tells the training of a teacher, of a student and fine-tuning apart."""
+    """What distinguishes training a teacher, training a student, and fine-tuning."""
 
     name: PresetName
     distil: bool = False

@@ -292,7 +292,7 @@ def _augmentation(
 
 
 def _answer(teacher: Model, student: Model, settings: TrainingSettings) -> Answer | None:
-    """Return what makes the teacher's answers to changed images what the loss is told of them.
+    """Return what turns the teacher's answers to changed images into targets of the loss.
 
     None where nothing changes them: their answers are stored.
     """
@@ -417,7 +417,7 @@ def _fit_decoder(
 def _targets(
     decoded: Decoded, model: Model, loss_name: str, settings: TrainingSettings, task: str
 ) -> list[StoredArray]:
-    """Return what the loss is told about each row, [N, ...] each."""
+    """Return the targets of the loss, [N, ...] each."""
     target, soft = decoded.target, decoded.soft
     if loss_name.startswith("distillation"):
         assert soft is not None

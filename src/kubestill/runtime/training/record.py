@@ -148,7 +148,7 @@ class KeptCheckpoint(Value):
     kind: CheckpointKind
     """`milestone` or `recovery`."""
     phase: Phase | None
-    """1 structure, 2 detail, 3 overfitting; None where they could not be told apart."""
+    """1 structure, 2 detail, 3 overfitting; None where they could not be distinguished."""
     metrics: dict[str, Number] = {}
     """Metric → value, finite; empty for a recovery checkpoint."""
 

@@ -52,7 +52,7 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One training run, as every process that shares it is told."""
+    """One training run, as every process that shares it gets it."""
 
     name: PresetName
     """The preset, which also names the experiment where `keeping` does not."""

@@ -54,7 +54,7 @@ _SAME = 1e-9
 
 
 class Unknown(Exception):
-    """What a system is cannot be told; says why."""
+    """A system cannot be identified; says why."""
 
 
 class KeptRows:
@@ -220,7 +220,7 @@ def identify(system: System, args: Mapping[str, Any]) -> str | Unknown:
     except Unknown as error:
         return error
     except (TypeError, ValueError) as error:
-        return Unknown(f"its arguments cannot be told apart ({error})")
+        return Unknown(f"its arguments cannot be identified ({error})")
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -260,7 +260,7 @@ def _sources(found: type) -> list[str]:
         if name not in seen:
             files = _code(name)
             digests.append(f"{name} {_digest(files)}")
-            # Whatever else is installed is told by its version.
+            # Other installed packages are identified by their version.
             left += [other for other in _imported(files) if other not in seen and _is_own(other)]
         seen.add(name)
     return sorted(digests)
@@ -298,7 +298,7 @@ def _imported(files: Sequence[str]) -> set[str]:
 
 
 def _is_own(name: str) -> bool:
-    """Whether a package lies where no installation put it: its version says nothing."""
+    """Return whether a package lies where no installation put it: its version says nothing."""
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError, AttributeError):

@@ -18,9 +18,9 @@ from kubestill.runtime.generation.systems.inputs import Choice, Continuous, Inte
 FIRST = 3
 """Inputs that are named of each reason."""
 _REASONS = 5
-"""Reasons that are told apart in the end."""
+"""Reasons that are reported one by one."""
 _TOLD_APART = 100
-"""Messages that are told apart on the way; further ones count by their type."""
+"""Messages that are counted one by one; further ones count by their type."""
 _SHOWN = 6
 """Inputs of a point that are shown."""
 

@@ -185,7 +185,7 @@ class Solving:
         if output.classes:
             codes = pd.Index(output.classes).get_indexer_for(solution)
             answers = np.where(codes < 0, np.nan, codes.astype(np.float64))[:, None]
-            reason = "gives what is none of its classes"
+            reason = "gives a value that is not one of its classes"
         else:
             answers = np.array(solution, np.float64).reshape(count, self._width)
             answers[~np.isfinite(answers).all(axis=1)] = np.nan

@@ -99,7 +99,7 @@ class _Sealed(Settings):
 
 
 def names_endpoint(source: str) -> bool:
-    """Whether a source is an address that is asked, and not one that is read."""
+    """Return whether a source is an address that is asked, and not one that is read."""
     return source.startswith(("http://", "https://"))
 
 
@@ -124,7 +124,7 @@ class Endpoint:
         Args:
             url: `http://host/v2/models/name`, or `https://host/v1/chat/completions`.
             options: How it is asked.
-            classes: Of the target; for a model that has to be told its answers.
+            classes: Of the target; for a model that has to be given its answers.
             output: Which output to learn from.
 
         Raises:

@@ -167,7 +167,7 @@ def _read_as(
         known = tuple(map(str, label_strings(pa.array(given)).to_pylist()))
     if declared.reads == "text":
         if column.kind not in ("text", "categorical"):
-            remedy = "the model reads text, and this is none; name columns of text in `inputs`"
+            remedy = "the model reads text, and this is not text; name columns of text in `inputs`"
             problems.add(f"column {column.name!r}", column.kind, remedy)
         return _packed(column, notes), one
     if column.text and declared.reads == "labels" and known is None and name not in declared.coded:

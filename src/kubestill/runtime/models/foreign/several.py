@@ -87,7 +87,7 @@ class Several:
                 problems.add("several.column", options.column, f"holds no labels: {known.kind}")
         for label, place in options.routes.items():
             if not 0 <= place < count:
-                remedy = f"is no number of {count} teachers, counted from 0"
+                remedy = f"is not a number of {count} teachers, counted from 0"
                 problems.add(f"several.routes.{label}", place, remedy)
         problems.raise_if_any()
         self.members, self.options = members, options
