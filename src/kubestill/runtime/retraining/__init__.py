@@ -4,8 +4,8 @@ Reading order: `state` (champion, watermarks, claim), `decision` (why a champion
 `transitions` (how the state may change), `history` (what the steps of each run recorded),
 `registry` (both of them in a store), `ownership` and `kubeflow_runs` (whose claim it is, and
 whether that run still lives), `outcomes`, `champions`. Then the rows: `collecting`, `files`,
-`windows`, `survey` (which are fresh), `conform` (bring them into the champion's form), `golden`,
-`outputs`.
+`windows`, `fresh` (which no run has taken), `conform` (bring them into the champion's form),
+`golden`, `outputs`.
 """
 
 from kubestill.runtime.retraining.registry import Registry, open_registry

@@ -21,9 +21,9 @@ from kubestill.runtime.datasets.schema import Schema
 from kubestill.runtime.datasets.split import TRAIN, VALIDATION, entities, split_rows
 from kubestill.runtime.retraining import transitions
 from kubestill.runtime.retraining.collecting import CollectSettings
+from kubestill.runtime.retraining.fresh import Unlabelled
 from kubestill.runtime.retraining.registry import Registry
 from kubestill.runtime.retraining.state import Claim, Half, State, Window
-from kubestill.runtime.retraining.survey import Unlabelled
 from kubestill.runtime.retraining.windows import WindowStore
 
 STRETCHES = 100

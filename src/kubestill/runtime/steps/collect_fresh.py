@@ -19,6 +19,7 @@ from kubestill.runtime.reports.collected import collected_text
 from kubestill.runtime.retraining import Claim, Registry, State, open_registry, transitions
 from kubestill.runtime.retraining.champions import check_champion
 from kubestill.runtime.retraining.collecting import CollectSettings, check_placeholders
+from kubestill.runtime.retraining.fresh import Fresh, Unlabelled, find_fresh
 from kubestill.runtime.retraining.golden import import_golden
 from kubestill.runtime.retraining.history import Collection
 from kubestill.runtime.retraining.identity import identify
@@ -30,7 +31,6 @@ from kubestill.runtime.retraining.outputs import (
     write_unlabelled,
 )
 from kubestill.runtime.retraining.ownership import find_end, find_owner, seems_alive
-from kubestill.runtime.retraining.survey import Fresh, Unlabelled, survey
 from kubestill.runtime.retraining.windows import Seen, WindowStore
 
 _TRIES = 5
@@ -168,7 +168,7 @@ def _collect(registry: Registry, settings: CollectSettings, run_id: str) -> _Res
         state = registry.read()
         if state.claim is not None and state.claim.run_id == run_id:
             # A retry: the window was taken, and the claim says which.
-            found = survey(settings, state, WindowStore(registry, state))
+            found = find_fresh(settings, state, WindowStore(registry, state))
             return _claimed(registry, settings, state, state.claim, found)
         _check_open(registry, state, run_id)
         if state.claim is not None and _freed(registry, state.claim):
@@ -178,7 +178,7 @@ def _collect(registry: Registry, settings: CollectSettings, run_id: str) -> _Res
         record_missing(registry, state)
         check_champion(registry, state)
         windows = WindowStore(registry, state)
-        found = survey(settings, state, windows)
+        found = find_fresh(settings, state, windows)
         if why := _too_few(settings, found):
             target = found.schema.target
             awaited = state.champion is not None and target is not None and target.kind != "numeric"

@@ -59,7 +59,7 @@ class Fresh:
         return sum(getattr(seen, what) for seen in self.files)
 
 
-def survey(settings: CollectSettings, state: State, store: WindowStore) -> Fresh:
+def find_fresh(settings: CollectSettings, state: State, store: WindowStore) -> Fresh:
     """Read every file that may hold rows that no run took, and find those rows.
 
     Raises:
