@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
 import torch
 
 from kubestill.errors import CorruptData, InvalidInput
@@ -20,6 +21,7 @@ from kubestill.runtime.datasets.decode import decode_features
 from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.datasets.schema import Column, Schema, TextForm
 from kubestill.runtime.datasets.writer import DatasetWriter
+from kubestill.runtime.generation.labelling import label
 from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.foreign.bring import bring
 from kubestill.runtime.models.foreign.match import Options
@@ -164,6 +166,123 @@ def test_the_same_folder_is_the_same_model(saved: Path, rows: Dataset, tmp_path:
     assert first is not None
     assert second is not None
     assert first.content == second.content
+
+
+@pytest.fixture(scope="module")
+def sentence(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the same BERT as a sentence model with a head."""
+    folder = tmp_path_factory.mktemp("sentence")
+    transformers.BertModel.from_pretrained(saved).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    names = ("Transformer", "Pooling", "Normalize", "Dense", "Dense")
+    kinds = [f"sentence_transformers.models.{name}" for name in names]
+    paths = ["", *(f"{at}_{name}" for at, name in enumerate(names[1:], 1))]
+    parts = [
+        {"idx": at, "name": str(at), "path": path, "type": kind}
+        for at, (path, kind) in enumerate(zip(paths, kinds, strict=True))
+    ]
+    write(folder / "modules.json", parts)
+    write(folder / "sentence_bert_config.json", {"max_seq_length": 6, "do_lower_case": False})
+    write(folder / "1_Pooling" / "config.json", {"pooling_mode_mean_tokens": True})
+    torch.manual_seed(1)
+    for path, sizes, name in (("3_Dense", (16, 8), "Tanh"), ("4_Dense", (8, 2), "Identity")):
+        said = "torch.nn.modules.activation." + name
+        write(folder / path / "config.json", {"activation_function": said, "bias": True})
+        weights = {f"linear.{n}": one for n, one in torch.nn.Linear(*sizes).state_dict().items()}
+        safetensors.torch.save_file(weights, folder / path / "model.safetensors")
+    return folder
+
+
+def write(path: Path, form: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(form))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
+def test_a_sentence_model_with_a_head_is_a_teacher(
+    pooling: str, sentence: Path, rows: Dataset, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(sentence, tmp_path / "sentence")
+    told = {"pooling_mode": pooling} if pooling == "cls" else {f"pooling_mode_{pooling}_tokens": 1}
+    write(folder / "1_Pooling" / "config.json", told)
+    brought = bring(str(folder), rows, Options(inputs=["text"], classes=["good", "bad"]))
+    assert brought is not None
+    brought.write(str(tmp_path / "model"))
+    model = load_model(str(tmp_path / "model"))
+    block = next(rows.iter_blocks())
+    found = model.logits(decode_features(block, model.layout))
+    own = transformers.AutoTokenizer.from_pretrained(folder)
+    body = transformers.BertModel.from_pretrained(folder).eval()
+    layers = [
+        safetensors.torch.load_file(folder / f"{at}_Dense/model.safetensors") for at in (3, 4)
+    ]
+    wanted: list[float] = []
+    with torch.no_grad():
+        for text in block["text"].cast("string").to_pylist():
+            tokens = own(text, truncation=True, max_length=6, return_tensors="pt")
+            hidden = body(**tokens).last_hidden_state[0]
+            pooled = {"mean": hidden.mean(0), "cls": hidden[0], "max": hidden.amax(0)}[pooling]
+            pooled = pooled / pooled.norm()
+            for weights, after in zip(layers, (torch.tanh, lambda x: x), strict=True):
+                pooled = after(weights["linear.weight"] @ pooled + weights["linear.bias"])
+            wanted.append(float(pooled[0] - pooled[1]))
+    np.testing.assert_allclose(found[:, 0], wanted, atol=1e-5)
+
+
+def without_head(folder: Path) -> None:
+    parts = json.loads((folder / "modules.json").read_text())
+    write(folder / "modules.json", parts[:3])
+
+
+def no_logits(folder: Path) -> None:
+    write(folder / "4_Dense" / "config.json", {"activation_function": "torch.nn.Sigmoid"})
+
+
+def weighted(folder: Path) -> None:
+    write(folder / "1_Pooling" / "config.json", {"pooling_mode_weightedmean_tokens": True})
+
+
+def own_part(folder: Path) -> None:
+    parts = json.loads((folder / "modules.json").read_text())
+    write(folder / "modules.json", [*parts, parts[0] | {"type": "evil.models.Layer"}])
+
+
+def cut_head(folder: Path) -> None:
+    path = folder / "4_Dense" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-4])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (without_head, "gives embeddings; a teacher ends in a head"),
+        (no_logits, "gives embeddings; a teacher ends in a head"),
+        (weighted, "use one of cls, mean, max"),
+        (own_part, "modules = 'Layer'"),
+        (cut_head, "no whole layer of a sentence model"),
+    ],
+)
+def test_a_sentence_model_that_does_not_classify_is_refused(
+    spoil: Callable[[Path], None], said: str, sentence: Path, rows: Dataset, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(sentence, tmp_path / "spoilt")
+    spoil(folder)
+    with pytest.raises((InvalidInput, CorruptData), match=said):
+        bring(str(folder), rows, Options(inputs=["text"], classes=["good", "bad"]))
+
+
+def test_batches_share_the_threads_of_labelling(saved: Path, rows: Dataset, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        brought = bring(str(saved), rows, Options(inputs=["text"]))
+        assert brought is not None
+        made = label(brought.predictor, rows, str(tmp_path / "labelled")).to_pandas()
+    finally:
+        torch.set_num_threads(before)
+    found = np.stack(made["teacher_logits"])
+    raw = decode_features(next(rows.iter_blocks()), brought.predictor.layout)
+    np.testing.assert_allclose(found, brought.predictor.logits(raw), atol=1e-5)
 
 
 def change(**fields: Any) -> Callable[[Path], None]:

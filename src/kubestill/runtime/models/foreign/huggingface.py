@@ -1,4 +1,8 @@
-"""Transformers that classify text: a folder of Hugging Face's, with its weights in safetensors."""
+"""Transformers that classify text: a folder of Hugging Face's, with its weights in safetensors.
+
+Its model is one of `...ForSequenceClassification`, or a sentence model as sentence-transformers
+saves it whose last module is a `Dense` with an output for each class: embeddings with a head.
+"""
 
 # transformers is imported where it is needed, and so has no types here.
 # pyright: reportUnknownVariableType=false, reportUnknownMemberType=false
@@ -7,32 +11,46 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from kubestill.errors import CorruptData, InvalidInput, KubestillError, Problem
-from kubestill.runtime.base.values import JsonObject, parse_json
+from kubestill.errors import CorruptData, InvalidInput, KubestillError, Problem, nearest
+from kubestill.runtime.base.values import JsonObject, parse_json, read_as
 from kubestill.runtime.models.foreign.packing import pack, unpack
 from kubestill.runtime.models.foreign.runtime import MOST, Block, Declared, need
 from kubestill.runtime.models.sizes import build_bounded
 from kubestill.runtime.stores import Store
 
 CONFIG = "config.json"
+_MODULES = "modules.json"
+"""What a sentence model is made of, and in which folder each part lies."""
+_SENTENCE = "sentence_bert_config.json"
 _TOKENIZER = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model"),
 )
 _WEIGHTS = ".safetensors"
+_POOLING = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens"} | {
+    "max": "pooling_mode_max_tokens"
+}
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    one.__name__: one for one in (nn.Identity, nn.Tanh, nn.ReLU, nn.GELU, nn.Sigmoid)
+}
 _BATCH = 32
 """Texts that are computed together, of similar length."""
 _LONGEST = 512
 """Tokens of a text, where neither tokenizer nor model says."""
+_MOST_TOKENS = 1 << 20
 
 
 def read_folder(store: Store, names: list[str], uri: str) -> bytes:
@@ -41,7 +59,7 @@ def read_folder(store: Store, names: list[str], uri: str) -> bytes:
     Raises:
         InvalidInput: Its weights are not in safetensors, or are more than a model may have.
     """
-    chosen = [n for n in sorted(names) if n in (CONFIG, *_TOKENIZER) or n.endswith(_WEIGHTS)]
+    chosen = [name for name in sorted(names) if _counts(name, _MODULES in names)]
     if not any(name.endswith(_WEIGHTS) for name in chosen):
         remedy = (
             "holds no weights in safetensors, and those of torch.save are a pickle, which runs "
@@ -58,53 +76,51 @@ def read_folder(store: Store, names: list[str], uri: str) -> bytes:
     return pack(files)
 
 
+def _counts(name: str, sentence: bool) -> bool:
+    """Return whether a file is part of the model; of a sentence model, parts have folders."""
+    folder, _, file = name.rpartition("/")
+    if folder:
+        return sentence and "/" not in folder and file in (CONFIG, f"model{_WEIGHTS}")
+    known = (CONFIG, *_TOKENIZER, *((_MODULES, _SENTENCE) if sentence else ()))
+    return name in known or name.endswith(_WEIGHTS)
+
+
 class HuggingFace:
-    """A model of the kind `...ForSequenceClassification`, of one text or a pair."""
+    """A model that classifies one text or a pair."""
 
     def __init__(self, content: bytes, device: str = "cpu"):
-        # One thread: blocks are computed side by side.
+        # One thread: batches are computed side by side.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         transformers = need("transformers", "huggingface", extra="huggingface")
         files = unpack(content, "model of Hugging Face")
         form = parse_json(files.get(CONFIG, b""), source=CONFIG, what="configuration")
-        kind = ", ".join(map(str, form.get("architectures") or ["none"]))
-        if not kind.endswith("ForSequenceClassification") or "auto_map" in form:
-            own = "code of its own" if "auto_map" in form else kind
-            remedy = (
-                "only ...ForSequenceClassification of transformers itself can be brought in; for "
-                "anything else write a kubestill.teachers.Teacher that loads it"
-            )
-            raise InvalidInput([Problem("architectures", own, remedy)])
-        if form.get("problem_type") == "multi_label_classification":
-            remedy = "a row may have several of its labels, and a student learns one of them"
-            raise InvalidInput([Problem("problem_type", form["problem_type"], remedy)])
+        sentence = _Sentence.read(files)
+        if sentence is None:
+            _check_kind(form)
         weights: dict[str, Tensor] = {}
         try:
             for name, one in files.items():
-                if name.endswith(_WEIGHTS):
+                if name.endswith(_WEIGHTS) and "/" not in name:
                     weights |= safetensors.torch.load(one)
-            self._tokenizer, self._model = _build(transformers, files, form, weights)
+            kind = "AutoModel" if sentence else "AutoModelForSequenceClassification"
+            self._tokenizer, body = _build(transformers, kind, files, form, weights)
         except KubestillError:
             raise
         except Exception as error:  # whatever a damaged file makes of it
             told = f"{type(error).__name__}: {error}"
             raise CorruptData(f"transformers cannot load it: {told:.600}") from error
         self._device = torch.device(device)
-        self._model.to(self._device)
-        config = self._model.config
-        self._longest = _longest(self._tokenizer, config)
-        outputs = int(config.num_labels)
-        labels = [str(config.id2label[place]) for place in range(outputs)]
-        generic = labels == [f"LABEL_{place}" for place in range(outputs)]
-        classes = outputs > 1 and form.get("problem_type") != "regression"
-        self.declared = Declared(
-            inputs=None,
-            width=None,
-            reads="text",
-            classes=tuple(labels) if classes and not generic else None,
-            outputs=outputs,
-            answers="logit" if classes else "value",
-            parameters=sum(one.numel() for one in self._model.parameters()),
+        self._model = _Classifier(body, sentence).to(self._device)
+        self._longest = min(
+            _longest(self._tokenizer, body.config), sentence.longest if sentence else _MOST_TOKENS
+        )
+        # A tokenizer of Hugging Face's is not to be used by two threads at a time.
+        self._lock = threading.Lock()
+        self._threads = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="kubestill-transformer")
+        self.declared = sentence.declare() if sentence else _declare(body.config, form)
+        self.declared = replace(
+            self.declared, parameters=sum(one.numel() for one in self._model.parameters())
         )
 
     def predict(self, rows: Block) -> NDArray[np.float32]:
@@ -113,24 +129,202 @@ class HuggingFace:
         texts = list(zip(*columns, strict=True))
         # Texts of similar length need little padding.
         different = sorted(set(texts), key=lambda text: (sum(map(len, text)), text))
-        found: list[NDArray[np.float32]] = []
-        with torch.inference_mode():
-            for start in range(0, len(different), _BATCH):
-                part = zip(*different[start : start + _BATCH], strict=True)
-                tokens = self._tokenizer(
-                    *map(list, part),
-                    padding=True,
-                    truncation=True,
-                    max_length=self._longest,
-                    return_tensors="pt",
-                )
-                found.append(self._model(**tokens.to(self._device)).logits.float().cpu().numpy())
+        batches = [different[at : at + _BATCH] for at in range(0, len(different), _BATCH)]
+        if self._device.type == "cpu" and torch.get_num_threads() < self._threads:
+            # Labelling gives each block one thread. A few thousand texts are a block or two, and
+            # take minutes: their batches share all threads.
+            found = list(self._pool.map(self._answer, batches))
+        else:
+            found = [self._answer(one) for one in batches]
         place = {text: at for at, text in enumerate(different)}
         return np.concatenate(found)[[place[text] for text in texts]]
 
+    def _answer(self, texts: Sequence[tuple[str, ...]]) -> NDArray[np.float32]:
+        """Return the logits of one batch."""
+        with self._lock:
+            tokens = self._tokenizer(
+                *map(list, zip(*texts, strict=True)),
+                padding=True,
+                truncation=True,
+                max_length=self._longest,
+                return_tensors="pt",
+            )
+        with torch.inference_mode():
+            return self._model(dict(tokens.to(self._device))).float().cpu().numpy()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    idx: int
+    name: str
+    path: str
+    type: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Modules:
+    modules: tuple[_Part, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sentence:
+    """What makes classes of the tokens of a sentence model."""
+
+    pooling: str
+    """One of `_POOLING`."""
+    layers: nn.Sequential
+    """Behind it, a head at the end."""
+    outputs: int
+    longest: int
+    """Tokens of a text."""
+
+    @classmethod
+    def read(cls, files: Mapping[str, bytes]) -> _Sentence | None:
+        """Read its description; None where the folder is that of transformers alone.
+
+        Raises:
+            InvalidInput: It has parts that are not known here, or no head.
+            CorruptData: It is damaged.
+        """
+        if _MODULES not in files:
+            return None
+        pooling, layers, outputs = "", [], 0
+        wrapped = b'{"modules": ' + files[_MODULES] + b"}"
+        form = parse_json(wrapped, source=_MODULES, what="list of modules")
+        for part in read_as(_Modules, form, source=_MODULES, what="list of modules").modules:
+            kind, where = part.type.rpartition(".")[2], f"{part.path}/{CONFIG}"
+            outputs = 0
+            if kind == "Pooling":
+                told = parse_json(files.get(where, b""), source=where, what="pooling")
+                named = [name for name, key in _POOLING.items() if told.get(key)]
+                pooling = str(told.get("pooling_mode") or ", ".join(named))
+                if pooling not in _POOLING:
+                    remedy = f"of tokens is not known here; use one of {', '.join(_POOLING)}"
+                    raise InvalidInput([Problem("pooling", pooling, remedy)])
+            elif kind == "Normalize":
+                layers.append(_Normalize())
+            elif kind == "Dense":
+                told = parse_json(files.get(where, b""), source=where, what="layer")
+                layers += _dense(told, files.get(f"{part.path}/model{_WEIGHTS}", b""), where)
+                outputs = layers[-2].out_features if type(layers[-1]) is nn.Identity else 0
+            elif kind not in ("Transformer", "Dropout"):
+                known = ("Transformer", "Pooling", "Normalize", "Dense", "Dropout")
+                raise InvalidInput([Problem("modules", kind, nearest(kind, known))])
+        if not outputs or not pooling:
+            remedy = (
+                "gives embeddings; a teacher ends in a head: sentence_transformers' Dense, with "
+                "one output for each class and activation_function=torch.nn.Identity()"
+            )
+            raise InvalidInput([Problem("modules", _MODULES, remedy)])
+        told = parse_json(files.get(_SENTENCE, b"{}"), source=_SENTENCE, what="configuration")
+        longest = told.get("max_seq_length")
+        return cls(
+            pooling=pooling,
+            layers=nn.Sequential(*layers),
+            outputs=outputs,
+            longest=longest if type(longest) is int and longest > 0 else _MOST_TOKENS,
+        )
+
+    def declare(self) -> Declared:
+        """Return what is known of its outputs: how many logits, not of which classes."""
+        return Declared(
+            inputs=None,
+            width=None,
+            reads="text",
+            classes=None,
+            outputs=self.outputs,
+            # A single one is the logit of the second of two classes, or a value.
+            answers="logit" if self.outputs > 1 else None,
+        )
+
+
+class _Normalize(nn.Module):
+    def forward(self, rows: Tensor) -> Tensor:
+        return F.normalize(rows, dim=1)
+
+
+def _dense(told: JsonObject, weights: bytes, where: str) -> list[nn.Module]:
+    """Return a linear layer and its activation, no larger than the weights that are there."""
+    name = str(told.get("activation_function", "")).rpartition(".")[2]
+    if name not in _ACTIVATIONS:
+        raise InvalidInput([Problem("activation_function", name, nearest(name, _ACTIVATIONS))])
+    try:
+        found = safetensors.torch.load(weights)
+        rows, columns = found["linear.weight"].shape
+        layer = nn.Linear(columns, rows, bias="linear.bias" in found)
+        layer.load_state_dict({key.removeprefix("linear."): one for key, one in found.items()})
+    except Exception as error:  # whatever a damaged file makes of it
+        said = f"{type(error).__name__}: {error}"
+        raise CorruptData(f"{where}: no whole layer of a sentence model: {said:.600}") from error
+    return [layer, _ACTIVATIONS[name]()]
+
+
+class _Classifier(nn.Module):
+    """Tokens in, logits [B, K] out."""
+
+    def __init__(self, body: nn.Module, sentence: _Sentence | None):
+        super().__init__()
+        self.body = body
+        self.layers = sentence.layers if sentence else None
+        self.pooling = sentence.pooling if sentence else ""
+        self.eval()
+
+    def forward(self, tokens: dict[str, Tensor]) -> Tensor:
+        found = self.body(**tokens)
+        if self.layers is None:
+            return found.logits
+        hidden, mask = found.last_hidden_state, tokens["attention_mask"][:, :, None]
+        if self.pooling == "cls":
+            pooled = hidden[:, 0]
+        elif self.pooling == "mean":
+            pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
+        else:
+            pooled = hidden.masked_fill(mask == 0, -torch.inf).amax(1)
+        return self.layers(pooled)
+
+
+def _check_kind(form: JsonObject) -> None:
+    """Refuse a model that does not classify.
+
+    Raises:
+        InvalidInput: It does not.
+    """
+    kind = ", ".join(map(str, form.get("architectures") or ["none"]))
+    if not kind.endswith("ForSequenceClassification") or "auto_map" in form:
+        own = "code of its own" if "auto_map" in form else kind
+        remedy = (
+            "only ...ForSequenceClassification of transformers itself can be brought in, and "
+            "sentence models that end in a head; for anything else write a "
+            "kubestill.teachers.Teacher that loads it"
+        )
+        raise InvalidInput([Problem("architectures", own, remedy)])
+    if form.get("problem_type") == "multi_label_classification":
+        remedy = "a row may have several of its labels, and a student learns one of them"
+        raise InvalidInput([Problem("problem_type", form["problem_type"], remedy)])
+
+
+def _declare(config: Any, form: JsonObject) -> Declared:
+    """Return what the configuration of `...ForSequenceClassification` says."""
+    outputs = int(config.num_labels)
+    labels = [str(config.id2label[place]) for place in range(outputs)]
+    generic = labels == [f"LABEL_{place}" for place in range(outputs)]
+    classes = outputs > 1 and form.get("problem_type") != "regression"
+    return Declared(
+        inputs=None,
+        width=None,
+        reads="text",
+        classes=tuple(labels) if classes and not generic else None,
+        outputs=outputs,
+        answers="logit" if classes else "value",
+    )
+
 
 def _build(
-    transformers: Any, files: Mapping[str, bytes], form: JsonObject, weights: Mapping[str, Tensor]
+    transformers: Any,
+    kind: str,
+    files: Mapping[str, bytes],
+    form: JsonObject,
+    weights: Mapping[str, Tensor],
 ) -> tuple[Any, Any]:
     """Return tokenizer and model, which takes no more memory than the weights that are there."""
     with tempfile.TemporaryDirectory(prefix="kubestill-tokenizer-") as folder:
@@ -146,11 +340,13 @@ def _build(
         raise InvalidInput([Problem("tokenizer", "no padding token", remedy)])
 
     def build(prove: bool = False) -> Any:
-        return transformers.AutoModelForSequenceClassification.from_config(config)
+        return getattr(transformers, kind).from_config(config)
 
     layers = [value for name, value in form.items() if "layers" in name and type(value) is int]
     if max(layers, default=0) > len(weights):
         raise CorruptData(f"it claims {max(layers):,} layers and holds {len(weights):,} tensors")
+    # Earlier versions of transformers saved the places of tokens, which are 0, 1, 2, ...
+    weights = {name: one for name, one in weights.items() if not name.endswith("position_ids")}
     model = build_bounded(build, weights)
     model.load_state_dict(weights)
     return tokenizer, model.float().eval()
