@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from kubestill.errors import InvalidInput, Problem, Problems
@@ -38,6 +39,10 @@ class Teacher(ABC):
     """Labels in the order of the outputs; none for a regression."""
     output: Answers = "logit"
     """What `predict` returns."""
+    parallel: bool = False
+    """Whether several threads may call `predict` at a time. Then each block is computed on one
+    thread, so that answers have the same bits on any number of cores; else one block at a time gets
+    all threads of torch."""
 
     @abstractmethod
     def predict(self, rows: pd.DataFrame) -> NDArray[Any]:
@@ -87,6 +92,7 @@ class PythonTeacher:
         content: bytes,
     ):
         self._lock = threading.Lock()
+        self._threads = torch.get_num_threads()
         offers: dict[str, Any] = {}
         if content:
             folder = tempfile.mkdtemp(prefix="kubestill-teacher-")
@@ -121,6 +127,15 @@ class PythonTeacher:
         )
 
     def predict(self, rows: Block) -> NDArray[Any]:
-        """Ask the teacher, one block at a time: it may not expect threads."""
+        """Ask the teacher, one block at a time unless it says that it expects threads."""
+        frame = rows.frame
+        if self._teacher.parallel:
+            return np.asarray(self._teacher.predict(frame))
         with self._lock:
-            return np.asarray(self._teacher.predict(rows.frame))
+            # Where blocks are labelled side by side, each has one thread; here the others wait.
+            before = torch.get_num_threads()
+            torch.set_num_threads(self._threads)
+            try:
+                return np.asarray(self._teacher.predict(frame))
+            finally:
+                torch.set_num_threads(before)
