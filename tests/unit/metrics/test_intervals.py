@@ -202,6 +202,17 @@ def test_a_perfect_accuracy_still_has_a_width():
     assert 0.9 < found.low < 0.95
 
 
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_every_score_of_a_perfect_model_has_an_interval(classes: int):
+    targets = np.repeat(np.arange(classes), 30)
+    outcome = Outcome.from_logits("multiclass", 20 * np.eye(classes)[targets], targets)
+    scores = measure({"a": outcome})
+    found = {metric: scores.interval("a", metric) for metric in scores.points["a"]}
+    # The error of 3 and of 5 classes is one of rounding.
+    assert found["macro_f1"].value == found["macro_f1"].high == 1
+    assert 0.8 < found["macro_f1"].low < 1
+
+
 def test_the_recovered_gap(random):
     targets = random.integers(0, 4, 3000)
     noise = random.normal(size=(3000, 4))

@@ -157,7 +157,8 @@ class Measured:
         if known.range is not None:
             return Interval(value, *known.range(self.outcomes[model], self.groups, confidence))
         spread = self.spread(model, known)
-        if not spread.error and not known.link.skewed:
+        # An error of rounding alone is none: a score at its bound has no slope.
+        if (not spread.error or value in known.bounds) and not known.link.skewed:
             # Perfect on these rows, as is a share of right answers whose rows are the events.
             rows = events(self.outcomes[model], self.groups)
             return Interval(value, *_share_of(value, rows, confidence))
