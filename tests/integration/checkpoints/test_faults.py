@@ -34,6 +34,12 @@ ALWAYS = 1_000_000
 STATE_BYTES = 4 * toy.SIZE
 
 
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry as often as ever, sooner."""
+    monkeypatch.setattr("kubestill.runtime.stores.retry.FIRST_WAIT", 0.01)
+
+
 class Said(list[str]):
     def __call__(self, line: str) -> None:
         self.append(line)
@@ -274,7 +280,7 @@ def test_a_store_that_refuses_connections_for_a_while(gcs_proxy: FaultProxy, gcs
     with opened(place, said) as checkpointer:
         save(checkpointer, 1)
         checkpointer.flush()
-        gcs_proxy.refuse_for(3.0)
+        gcs_proxy.refuse_for(1.5)
         started = time.monotonic()
         save(checkpointer, 2)
         save(checkpointer, 3)

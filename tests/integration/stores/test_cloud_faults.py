@@ -30,6 +30,12 @@ BIG = 80_000_000
 """Bytes: more than two parts."""
 
 
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry as often as ever, sooner."""
+    monkeypatch.setattr("kubestill.runtime.stores.retry.FIRST_WAIT", 0.01)
+
+
 @pytest.fixture
 def store(proxy: FaultProxy, cloud: Any) -> Store:
     return open_store(f"{cloud.uri}/root", deadline=20)

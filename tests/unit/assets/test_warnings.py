@@ -17,6 +17,11 @@ def command(*arguments: str) -> Result:
     return CliRunner().invoke(main, list(arguments))
 
 
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kubestill.client.api.PAUSE_S", 0.0)
+
+
 @pytest.fixture
 def resources(tmp_path: Path) -> str:
     """Variables for every task, of which Argo keeps eight copies each."""
