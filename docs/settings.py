@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from kubestill.runtime.certification.settings import CertificateSettings
 from kubestill.runtime.datasets.options import Reading
 from kubestill.runtime.evaluation.settings import EvaluationSettings
-from kubestill.runtime.generation.request import AUGMENTATIONS, COVERINGS
+from kubestill.runtime.generation.request import AUGMENTATIONS, COVERINGS, GIVEN
 from kubestill.runtime.generation.systems.load import BUILTIN, import_system
 from kubestill.runtime.models.foreign.match import Options
 from kubestill.runtime.models.networks import ACTIVATIONS, NETWORKS, NORMS
@@ -69,7 +69,7 @@ Your own system, `package.module:Name`, takes the arguments of its class.
 """
 
 
-_FILLED = ("in_features", "out_features", "input_shape", "output_shape")
+_FILLED = ("in_features", "out_features", "input_shape", "output_shape", "vocabulary", "texts")
 """Arguments of the built-in networks that follow from the data."""
 
 
@@ -78,7 +78,7 @@ def page() -> str:
     parts = [TRAINING, settings(TrainingSettings, without=parameters("train_teacher"))]
     parts += ["## overfit-batch: `gate`\n", settings(GateSettings)]
     parts += ["## Generating rows\n", GENERATING]
-    for method, model in (AUGMENTATIONS | COVERINGS).items():
+    for method, model in (AUGMENTATIONS | GIVEN | COVERINGS).items():
         if model.model_fields:
             parts += [f"### `{method}`\n", settings(model)]
     for name, model in SINGLE.items():

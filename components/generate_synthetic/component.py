@@ -37,7 +37,8 @@ def generate_synthetic(
     Args:
         original: The dataset to augment, or to put before the rows of a system.
         model: A surrogate trained so far, which the method `adaptive` improves on.
-        method: For a dataset `munge` (Bucila et al. 2006), `mixup` (Zhang et al. 2018) or `jitter`;
+        method: For a dataset `munge` (Bucila et al. 2006), `mixup` (Zhang et al. 2018), `jitter`
+            or `files`, which takes rows without a label from files of yours;
             for a system `grid` (complete), `sobol`, `latin-hypercube`, `random`, or `adaptive`
             (more rows where a surrogate's error is largest); or the import path of your own source,
             `package.module:Name`. `auto` means `munge` for a dataset; for a system it means `grid`

@@ -34,8 +34,9 @@ def label_with_teacher(
         dataset: Rows to label; with a `method`, the real rows to generate from.
         device: `auto`, `cpu`, `cuda` or `cuda:1`; requesting a GPU that is missing is an error.
         settings: Has no options yet; any name is refused.
-        method: How to generate rows: `munge`, `mixup`, `jitter`, or the import path of your own
-            source, `package.module:Name`; empty labels the rows of the dataset.
+        method: How to generate rows: `munge`, `mixup`, `jitter`, `files` to take rows without a
+            label from files of yours (`synthetic_settings={"source": ...}`), or the import path of
+            your own source, `package.module:Name`; empty labels the rows of the dataset.
         rows: Generated rows over all shards together; the real ones are added to them.
         shard: Index of this shard, from 0.
         shards: Number of shards.

@@ -95,7 +95,8 @@ def distillation(
         teacher_settings: Further settings of the teacher's training run.
         teacher_cross_fit: Folds of further teachers, so that each real row is labelled by one that
             has not seen it; 0 for none, 5 where real rows are few.
-        method: How synthetic rows are made: `jitter` suits images, `munge` and `mixup` tables.
+        method: How synthetic rows are made: `jitter` suits images, `munge` and `mixup` tables;
+            `files` takes rows that you have without a label, such as texts, from files.
         rows: Synthetic rows in total; the real rows are added to them.
         shards: Tasks that generate and label in parallel.
         synthetic_settings: Options of the method.

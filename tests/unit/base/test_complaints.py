@@ -14,7 +14,7 @@ from kubestill.runtime.base.settings import read
 from kubestill.runtime.certification.settings import CertificateSettings
 from kubestill.runtime.checkpoints.settings import CheckpointSettings
 from kubestill.runtime.evaluation.settings import EvaluationSettings
-from kubestill.runtime.generation.request import AUGMENTATIONS, COVERINGS
+from kubestill.runtime.generation.request import AUGMENTATIONS, COVERINGS, GIVEN
 from kubestill.runtime.generation.request import Request as GenerationRequest
 from kubestill.runtime.retraining.collecting import CollectSettings
 from kubestill.runtime.sanity.settings import GateSettings
@@ -32,6 +32,7 @@ SETTINGS: list[type[BaseModel]] = [
     GenerationRequest,
     *COVERINGS.values(),
     *AUGMENTATIONS.values(),
+    *GIVEN.values(),
 ]
 FIELDS = [(kind, name) for kind in dict.fromkeys(SETTINGS) for name in kind.model_fields]
 WRONG: list[Any] = ["x", -1, -1.5, 1e18, None, True, [], ["x"], {}, {"x": "y"}, float("nan"), [1]]

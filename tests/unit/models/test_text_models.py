@@ -40,6 +40,8 @@ WORDS = "the parcel came late broken early whole again and never thank you a pit
 GOOD = {"early", "whole", "thank", "joy"}
 FORM = TextForm(words=(1, 2), chars=(3, 3), length=24)
 ARGS = {"text_buckets": 300, "text_dim": 5, "hidden": [8]}
+SMALL = {"text_buckets": 300, "width": 8, "layers": 1, "heads": 2, "dropout": 0.0}
+"""A transformer."""
 
 
 def texts(rows: int = 120) -> list[str]:
@@ -71,7 +73,7 @@ SCHEMA = Schema(
 def make(schema: Schema = SCHEMA, network: str = "mlp", **args: Any) -> Model:
     layout = RawLayout(schema)
     encoder = Encoder.fit([decode_features(frame(), layout)], layout)
-    given = {**ARGS, **args}
+    given = {**(SMALL if network == "transformer" else ARGS), **args}
     return Model.create(
         schema, encoder=encoder, decoder=Decoder(), network=network, network_args=given
     ).eval()
@@ -105,10 +107,10 @@ def test_every_form_of_rows_gives_the_same_answers(tmp_path: Path, dataset: Data
     assert make().spec.to_json() == {**model.spec.to_json(), "digest": None}
 
 
-@pytest.mark.parametrize("network", ["mlp", "tabm", "resmlp", "siren", "fourier"])
+@pytest.mark.parametrize("network", ["mlp", "tabm", "resmlp", "siren", "fourier", "transformer"])
 def test_every_network_reads_text_beside_other_columns(network: str, tmp_path: Path) -> None:
     args = {"hidden": None} if network == "resmlp" else {}
-    given = {**ARGS, **args}
+    given = {**(SMALL if network == "transformer" else ARGS), **args}
     model = Model.create(
         SCHEMA,
         encoder=make().encoder,
@@ -141,9 +143,31 @@ def test_a_bag_is_the_sum_over_the_root_of_the_number() -> None:
     torch.testing.assert_close(bag.weight.grad, own.grad)
 
 
+def test_a_transformer_sees_the_order_and_nothing_behind_the_end() -> None:
+    model = make(network="transformer", layers=2)
+    with torch.no_grad():  # embeddings begin near nothing, and what follows them could not matter
+        model.network.grams.normal_()
+    rows = frame().assign(size=1.0, city="city01")
+    made = lambda *bodies: rows.iloc[: len(bodies)].assign(body=list(bodies))  # noqa: E731
+    long = "pity " + "joy " * 30
+    alone = Predictor(model)(made("never late"))["p_good"][0]
+    found = Predictor(model)(made("never late", "late never", long, "", None))["p_good"].tolist()
+    assert found[0] == pytest.approx(alone, abs=1e-6)
+    assert abs(found[0] - found[1]) > 1e-4
+    assert found[3] == pytest.approx(found[4], abs=1e-6)
+    assert make(network="transformer").spec.network["reads"] == "ids"
+
+
+def test_a_transformer_without_text_is_refused() -> None:
+    columns = tuple(column for column in SCHEMA.columns if column.kind != "text")
+    with pytest.raises(InvalidInput, match="no column is; import one with kinds"):
+        make(Schema(columns=columns, task="binary"), network="transformer")
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [
+        ({"network": "transformer", "heads": 3}, "network_args.width = 8: must be a multiple"),
         ({"text_buckets": 0}, "network_args.text_buckets = 0: give a whole number from 1"),
         ({"text_dim": 2.5}, "network_args.text_dim = 2.5"),
         ({"text_dims": 8}, "text_dims"),
@@ -211,10 +235,11 @@ def test_profiles_compare_the_length_of_texts(dataset: Dataset) -> None:
     assert found.quantiles[-1] == frame()["body"].str.len().max()
 
 
-def test_onnx_takes_the_ids_that_the_tokenizer_describes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("network", ["mlp", "transformer"])
+def test_onnx_takes_the_ids_that_the_tokenizer_describes(network: str, tmp_path: Path) -> None:
     onnxruntime: Any = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    export_model(make(), str(tmp_path))
+    export_model(make(network=network), str(tmp_path))
     add_serving_file(str(tmp_path), "onnx")
     told = json.loads((tmp_path / TOKENIZER_FILE).read_text())["body"]
     form = TextForm(words=tuple(told["words"]), chars=tuple(told["chars"]), length=told["length"])

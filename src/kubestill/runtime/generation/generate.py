@@ -19,10 +19,11 @@ from kubestill.runtime.datasets.schema import Schema
 from kubestill.runtime.datasets.writer import DatasetWriter
 from kubestill.runtime.generation.covering import Covering
 from kubestill.runtime.generation.frame import Frame, Originals
+from kubestill.runtime.generation.given import FilesSettings, Given
 from kubestill.runtime.generation.jitter import Jitter, JitterSettings
 from kubestill.runtime.generation.mixup import Mixup, MixupSettings
 from kubestill.runtime.generation.munge import Munge, MungeSettings
-from kubestill.runtime.generation.request import AUGMENTATIONS, Request
+from kubestill.runtime.generation.request import AUGMENTATIONS, GIVEN, Request
 from kubestill.runtime.generation.source import Source, load_source
 from kubestill.runtime.generation.systems.kept import SLOW, Keep
 from kubestill.runtime.generation.systems.solving import Solving, probe_inputs
@@ -81,6 +82,8 @@ def generate(
     """
     maker = _maker(request, system, surrogate)
     table, maker = _prepare(request, original, maker)
+    if isinstance(maker, Given):
+        request = request.model_copy(update={"rows": len(maker)})
     if system is not None and keep is not None and maker.solving is not None and request.rows:
         _reuse(maker.solving, system, keep)
     schema = maker.schema
@@ -96,7 +99,7 @@ def generate(
         schema,
         provenance=_provenance(request, original, surrogate, complete=complete),
         complete_domain=complete and request.shards == 1,
-        unlabelled=isinstance(maker, _FromOriginals) and not maker.keeps_label,
+        unlabelled=isinstance(maker, _FromOriginals | Given) and not maker.keeps_label,
     )
     with writing as writer:
         if start < min(stop, originals.num_rows):
@@ -224,6 +227,8 @@ def _prepare(
         remedy = f"its schema differs from that of {request.system or request.method}; leave it out"
         raise InvalidInput([Problem("original", original.root, remedy)])
     table = original.to_table(schema.names)
+    if request.method in GIVEN:
+        return table, Given(FilesSettings(**request.settings), schema, most=request.rows)
     return table, maker or _FromOriginals(table, schema, request)
 
 
@@ -269,7 +274,7 @@ def check_varies(schema: Schema, *, method: str, rows: int) -> None:
     if len(texts) == len(schema.features):
         remedy = (
             f"cannot vary text, and there is nothing else ({listed}); have the teacher label more "
-            "texts, which need no target, or set rows to 0"
+            "texts, which need no target, by the method 'files', or set rows to 0"
         )
         raise InvalidInput([Problem("method", method, remedy)])
     print(f"text is not varied: new rows keep that of their original ({listed})", flush=True)

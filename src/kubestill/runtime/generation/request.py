@@ -12,6 +12,7 @@ from kubestill.errors import InvalidInput, Problem, Problems, nearest
 from kubestill.runtime.base.random import MAX_SEED
 from kubestill.runtime.base.settings import Settings, validate
 from kubestill.runtime.generation.covering import COVERINGS, MAX_SOBOL_WIDTH, SOBOL_BITS
+from kubestill.runtime.generation.given import FilesSettings
 from kubestill.runtime.generation.jitter import JitterSettings
 from kubestill.runtime.generation.mixup import MixupSettings
 from kubestill.runtime.generation.munge import MungeSettings
@@ -24,17 +25,21 @@ AUGMENTATIONS: dict[str, type[BaseModel]] = {
     "mixup": MixupSettings,
     "jitter": JitterSettings,
 }
-"""The settings of each method that starts from a dataset."""
+"""The settings of each method that varies the rows of a dataset."""
+GIVEN: dict[str, type[BaseModel]] = {"files": FilesSettings}
+"""Those of the method that adds rows that people have."""
 
 
 class Request(Settings):
     """One shard of one generation."""
 
     method: str = "auto"
-    """One of `AUGMENTATIONS` or `COVERINGS`, or `package.module:Name` of a source of one's own.
-    `auto` is munge for a dataset; for a system grid where every input is discrete, else sobol."""
+    """One of `AUGMENTATIONS`, `GIVEN` or `COVERINGS`, or `package.module:Name` of a source of one's
+    own. `auto` is munge for a dataset; for a system grid where every input is discrete, else sobol.
+    """
     rows: int = Field(default=32_768, ge=0)
-    """Generated rows over all shards together; originals come on top. A grid has its own number."""
+    """Generated rows over all shards together; originals come on top. A grid has its own number,
+    and files may hold fewer."""
     shard: int = Field(default=0, ge=0)
     """Which shard to make, counted from 0."""
     shards: int = Field(default=1, ge=1)
@@ -86,7 +91,7 @@ def parse_request(
         problems.add("on_failure", "leave-out", "there is no system that could fail; use stop")
     method = _method(str(values.get("method", "auto")), name, system, has_original, problems)
     settings: Any = values.get("settings", {})
-    known = (AUGMENTATIONS | COVERINGS).get(method)
+    known = (AUGMENTATIONS | GIVEN | COVERINGS).get(method)
     if known and isinstance(settings, dict):
         given = cast(dict[str, Any], settings)
         with problems.collect():
@@ -117,14 +122,14 @@ def _method(
     if method == "auto" and name:
         return "grid" if system and system.domain.grid_rows is not None else "sobol"
     method = "munge" if method == "auto" else method
-    known = COVERINGS if name else AUGMENTATIONS
+    known = COVERINGS if name else AUGMENTATIONS | GIVEN
     if ":" in method:
         if name:
             problems.add("method", method, "a source labels its own rows; leave `system` empty")
     elif method in COVERINGS and not name:
         problems.add("method", method, "it covers a system's domain; name one in `system`")
-    elif method in AUGMENTATIONS and name:
-        problems.add("method", method, "it varies a dataset; " + nearest(method, known))
+    elif method in AUGMENTATIONS | GIVEN and name:
+        problems.add("method", method, "it starts from a dataset; " + nearest(method, known))
     elif method not in known:
         source = "" if name else "; or a source as 'package.module:Name'"
         problems.add("method", method, nearest(method, known) + source)

@@ -4,6 +4,8 @@ What a network receives is its contract, `reads`:
 
 - `rows`: features [B, F].
 - `tensor`: the only feature, in its own shape [B, *shape].
+- `ids`: features [B, F] whose last are codes of categories and ids of n-grams, as the encoder gives
+  them (see `encoder`): 0 where there is none, which is the mask.
 - `1d`, `2d`, `3d`: fields with their channels in front, [B, C, L], [B, C, H, W], [B, C, D, H, W].
   All features are tensors on one grid; their channels are joined in schema order, and a tensor
   without a dimension for channels is one.
@@ -20,10 +22,11 @@ Arguments that a factory names in its signature are filled in unless the user ga
 `in_features`, `numeric_features` (how many of them, the first, are numbers that were scaled),
 `input_shape` (as in the schema), `in_channels` (the first of three dimensions, else
 1; what it reads where that is known), `out_features` and `num_classes` (both the number of outputs:
-1 for binary), and for a target of two dimensions and more `output_shape` and `out_channels`.
+1 for binary), `vocabulary` and `texts` (categories of each code, ids of each text), and for a
+target of two dimensions and more `output_shape` and `out_channels`.
 
-Where columns of text are among the features, every network takes `text_buckets` and `text_dim`
-beside its own arguments: text reaches it embedded, as numbers behind the others.
+Where columns of text are among the features, every network that reads no ids takes `text_buckets`
+and `text_dim` beside its own arguments: text reaches it embedded, as numbers behind the others.
 """
 
 from __future__ import annotations
@@ -46,7 +49,7 @@ from kubestill.runtime.models.resolve import Factory, resolve_network
 if TYPE_CHECKING:
     from kubestill.runtime.datasets.decode import RawLayout
 
-Reads = Literal["rows", "tensor", "1d", "2d", "3d"]
+Reads = Literal["rows", "ids", "tensor", "1d", "2d", "3d"]
 
 DRY_ROWS = 3
 
@@ -82,7 +85,7 @@ class Built:
     """The user's and those filled in; giving them again builds the same architecture."""
     factory: Factory
     reads: str | tuple[int, ...]
-    """`rows`, or the shape of a row as the network gets it."""
+    """`rows`, `ids`, or the shape of a row as the network gets it."""
 
 
 def build_network(
@@ -128,16 +131,20 @@ def build(
     factory = resolve_network(network)
     embed, own = None, dict(network_args)
     text = TextArgs()
-    if encoder.texts:
+    ids = (reads or _declared(factory)) == "ids"
+    if ids and not encoder.texts:
+        remedy = "reads the n-grams of text, and no column is; import one with kinds={...: 'text'}"
+        raise InvalidInput([Problem("network", network, remedy)])
+    if encoder.texts and not ids:
         text, own = TextArgs.split(network_args)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        if encoder.vocabulary or encoder.texts:
+        if (encoder.vocabulary or encoder.texts) and not ids:
             embed = Embed(encoder.width, encoder.vocabulary, encoder.texts, text)
         width = embed.out_features if embed else encoder.width
         earlier = reads is None
         if reads == "":
-            reads = "rows" if network in NETWORKS else _declared(factory)
+            reads = _declared(factory) or ("rows" if network in NETWORKS else "")
         seen = _shape(reads, layout, width) if reads else None
         offers = _offers(layout, encoder, width, seen)
         arguments = fit_arguments(factory, own, offers, prefix="network_args.")
@@ -156,8 +163,8 @@ def build(
         whole = nn.Sequential(embed, made) if embed else made
         if prove:
             _prove(network, whole, made, torch.zeros(DRY_ROWS, encoder.width), seen, layout)
-    arguments |= vars(text) if encoder.texts else {}
-    return Built(whole, arguments, factory, "rows" if rows else seen)
+    arguments |= vars(text) if encoder.texts and not ids else {}
+    return Built(whole, arguments, factory, "ids" if ids else "rows" if rows else seen)
 
 
 def _offers(
@@ -169,6 +176,8 @@ def _offers(
         "numeric_features": encoder.scaled,
         "out_features": layout.outputs,
         "num_classes": layout.outputs,
+        "vocabulary": list(encoder.vocabulary),
+        "texts": list(encoder.texts),
     }
     features, target = layout.features, layout.schema.target
     if len(features) == 1 and features[0].kind == "tensor":
@@ -194,7 +203,7 @@ def _shape(reads: str | Sequence[int], layout: RawLayout, width: int) -> tuple[i
     shapes = [column.shape for column in layout.features]
     if reads not in get_args(Reads):
         raise _cannot_read(reads, nearest(str(reads), get_args(Reads)))
-    if reads == "rows":
+    if reads in ("rows", "ids"):
         return (width,)
     if reads == "tensor":
         if len(shapes) != 1 or not shapes[0]:

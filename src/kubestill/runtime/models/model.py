@@ -107,7 +107,7 @@ class _Network:
     factory: str
     args: JsonObject
     source: Digest | None
-    reads: Literal["rows"] | tuple[WholeFloat, ...] | None = None
+    reads: Literal["rows", "ids"] | tuple[WholeFloat, ...] | None = None
     """None in files of earlier versions."""
 
 

@@ -12,6 +12,7 @@ from kubestill.runtime.models.functions import fourier, resmlp, siren
 from kubestill.runtime.models.layers import ACTIVATIONS
 from kubestill.runtime.models.operators import fno
 from kubestill.runtime.models.tabular import tabm
+from kubestill.runtime.models.transformer import Transformer
 
 __all__ = ["ACTIVATIONS", "NETWORKS", "NORMS", "Residual", "mlp"]
 
@@ -98,5 +99,6 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resmlp": resmlp,
     "siren": siren,
     "tabm": tabm,
+    "transformer": Transformer,
 }
 """Every network that has a name; anything else is given as `package.module:attribute`."""

@@ -9,9 +9,12 @@ from typing import Any
 
 from kubestill.errors import InvalidInput, Problem, Problems, Refused
 from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact, write_record
+from kubestill.runtime.base.settings import validate
 from kubestill.runtime.base.trust import TEACHERS, check_trusted
 from kubestill.runtime.datasets.manifest import Dataset, open_input
 from kubestill.runtime.generation.generate import check_varies
+from kubestill.runtime.generation.given import FilesSettings, Given
+from kubestill.runtime.generation.request import GIVEN
 from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.reports.overfit_batch import gates_report
 from kubestill.runtime.sanity import GateFindings, GateSettings
@@ -146,7 +149,10 @@ def check_distillation(
         indices = plan_shards(shards, method, rows, synthetic_settings)
     with generating.collect():
         if (found := open_input(dataset, "dataset", Problems())) and found.schema.soft is None:
-            check_varies(found.schema, method=method, rows=rows)
+            if method in GIVEN and indices:
+                Given(validate(FilesSettings, synthetic_settings), found.schema, most=rows)
+            elif method not in GIVEN:
+                check_varies(found.schema, method=method, rows=rows)
     problems += [_with_own_name(problem, "synthetic") for problem in generating]
     if problems:
         raise InvalidInput(problems)

@@ -115,7 +115,8 @@ def _find_unseen(folds: Folds, given: Dataset, rows: Dataset, request: Request |
     """
     fold = folds.assign(given)[rows_made_from(count_originals(given), 0, given.rows)]
     if request:
-        start, stop = shard_rows(given.rows + request.rows, request.shard, request.shards)
+        made = int(rows.provenance["rows"])  # files may hold fewer than were asked for
+        start, stop = shard_rows(given.rows + made, request.shard, request.shards)
         fold = fold[rows_made_from(given.rows, start, stop)]
     target = rows.schema.target
     if target is not None:
