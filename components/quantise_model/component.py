@@ -28,14 +28,16 @@ def quantise_model(
 
     Weights of matrix products and convolutions become int8, with a scale for each output channel.
     `dynamic` scales activations batch by batch; `static` fixes their ranges beforehand, from rows
-    that the model has learned from. Both are compared with the float32 file, row by row. The result
-    is an ONNX model that goes wherever a model goes: continuous-eval judges it on hold-out rows.
+    that the model has learned from. A model that learned in 8 bits (`settings.quantise_aware` of
+    the training components) has a third form, `trained`, with the scales that it learned with. Each
+    is compared with the float32 file, row by row. The result is an ONNX model that goes wherever a
+    model goes: continuous-eval judges it on hold-out rows.
 
     Args:
         model: A model of this package, or an ONNX file that import-model brought in.
         calibration: Rows that the model has learned from; never those that judge it.
         dataset: Labelled rows that it has not learned from, for the comparison and the choice.
-        scheme: `dynamic`, `static`, or `auto` for the smaller of the two that is within tolerance.
+        scheme: `dynamic`, `static`, `trained`, or `auto` for the smallest that is within tolerance.
         metric: Metric that is compared; empty uses accuracy, AUC for two classes, or RMSE.
         tolerance: Share of the float32 score that may be lost.
         confidence: Confidence of all statements together.
@@ -44,7 +46,7 @@ def quantise_model(
     Returns:
         quantised: The int8 model, the one file `model.onnx` with its description.
         metrics: Its score, its difference to float32, its size and its latency.
-        report: Scores against size and latency of all three, as an HTML page.
+        report: Scores against size and latency of each and of float32, as an HTML page.
         summary: The same in short, as Markdown.
         record: The same as JSON.
         verdict: `within`, `unproven` (too few rows to show it) or `outside`.

@@ -137,7 +137,7 @@ def test_settings_that_came_later_leave_earlier_training_runs_in_their_places() 
     """The fingerprint that version 0.1 gave to these settings, by its own code."""
     settings = parse_settings({}, {}).model_dump(mode="json")
     later = {"virtual_workers", "processes", "rank_timeout", "class_weights", "nodes", "trainjob"}
-    later |= {"augment", "imitate"}
+    later |= {"augment", "imitate", "quantise_aware"}
     ignored = {"checkpoints", "deterministic", "device", "log_seconds", "serving"}
     ignored |= {"step_path", "threads"}
     content = {
@@ -174,3 +174,18 @@ def test_what_processes_cannot_share(typed: dict, settings: dict, field: str, sa
     (problem,) = caught.value.problems
     assert problem.field == field
     assert says in problem.remedy
+
+
+@pytest.mark.parametrize(
+    ("typed", "settings", "says"),
+    [
+        ({}, {"precision": "bf16"}, "whole numbers need float32"),
+        ({}, {"step_path": "fused"}, "has no layers in 8 bits"),
+        ({}, {"finish_steps": 3}, "L-BFGS needs a smooth loss"),
+    ],
+)
+def test_what_layers_in_8_bits_have_no_place_for(typed: dict, settings: dict, says: str) -> None:
+    with pytest.raises(InvalidInput, match=says):
+        parse_settings(typed, {"quantise_aware": 0.5, **settings})
+    with pytest.raises(InvalidInput, match=r"quantise_aware.*= 1\.5"):
+        parse_settings(typed, {"quantise_aware": 1.5})

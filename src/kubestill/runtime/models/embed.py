@@ -74,10 +74,18 @@ class Bag(nn.Module):
         places = torch.where(there, (ids - 1) % self.buckets + 1, 0)
         if torch.compiler.is_exporting():
             # The same without an operator that other runtimes lack.
-            total = F.embedding(places, self.weight).sum(1)
+            total = self.look_up(places).sum(1)
         else:
-            total = F.embedding_bag(places, self.weight, mode="sum", padding_idx=0)
+            total = F.embedding_bag(places, self.table(), mode="sum", padding_idx=0)
         return total * (_GAIN / there.sum(1, keepdim=True).clamp(min=1).sqrt())
+
+    def table(self) -> Tensor:
+        """Return the embeddings, [buckets + 1, width]."""
+        return self.weight
+
+    def look_up(self, places: Tensor) -> Tensor:
+        """Return the embeddings at places [B, L], [B, L, width]."""
+        return F.embedding(places, self.table())
 
 
 class Embed(nn.Module):

@@ -15,12 +15,13 @@ from torch.nn.parameter import is_lazy
 
 from kubestill.errors import CorruptData, InvalidInput, Problem
 from kubestill.runtime.base import trust as trusted
-from kubestill.runtime.base.values import Digest, JsonObject, WholeFloat, read_as
+from kubestill.runtime.base.values import Digest, Flag, JsonObject, WholeFloat, read_as
 from kubestill.runtime.datasets.decode import RawLayout
 from kubestill.runtime.datasets.schema import Schema
 from kubestill.runtime.models.build import build
 from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.encoder import Encoder
+from kubestill.runtime.models.fake_quantise import quantise_layers
 from kubestill.runtime.models.resolve import resolve_network, source_digest
 from kubestill.runtime.models.sizes import build_bounded
 
@@ -40,8 +41,9 @@ class ModelSpec:
     schema: Schema
     """Features and target only."""
     network: JsonObject
-    """`factory` (a name or an import path), `args`, `source` (the digest of its file's text), and
-    `reads`: `rows`, or the shape of a row as it gets it."""
+    """`factory` (a name or an import path), `args`, `source` (the digest of its file's text),
+    `reads` (`rows`, or the shape of a row as it gets it), and `quantised` where its layers compute
+    in 8 bits."""
     encoder: JsonObject
     decoder: JsonObject
     parameters: WholeFloat
@@ -109,6 +111,8 @@ class _Network:
     source: Digest | None
     reads: Literal["rows", "ids"] | tuple[WholeFloat, ...] | None = None
     """None in files of earlier versions."""
+    quantised: Flag = False
+    """See `models.fake_quantise`."""
 
 
 def _targets(schema: Schema) -> int:
@@ -143,6 +147,7 @@ class Model(nn.Module):
         network_reads: str | Sequence[int] | None = "",
         seed: int = 0,
         prove: bool = True,
+        quantised: bool = False,
     ) -> Model:
         """Build a new model with seeded initial weights, on the CPU.
 
@@ -155,6 +160,7 @@ class Model(nn.Module):
             network_reads: What it receives; see `build`.
             seed: Seeds the initial weights.
             prove: Send one batch through the network; see `build`.
+            quantised: Have its layers compute in 8 bits; see `fake_quantise`.
 
         Raises:
             InvalidInput: There is no target or no feature, or the network does not fit; see
@@ -175,6 +181,8 @@ class Model(nn.Module):
             reads=network_reads,
             prove=prove,
         )
+        if quantised:
+            quantise_layers(built.network)
         reads = built.reads if isinstance(built.reads, str) else list(built.reads)
         spec = ModelSpec(
             schema=schema,
@@ -183,6 +191,7 @@ class Model(nn.Module):
                 "args": built.arguments,
                 "source": source_digest(built.factory),
                 "reads": reads,
+                **({"quantised": True} if quantised else {}),
             },
             encoder=encoder.to_spec(),
             decoder=decoder.to_spec(),
@@ -227,6 +236,7 @@ class Model(nn.Module):
             network=factory,
             network_args=network.args,
             network_reads=network.reads,
+            quantised=network.quantised,
         )
         model = build() if weights is None else build_bounded(build, weights)
         if model.spec.parameters != spec.parameters:

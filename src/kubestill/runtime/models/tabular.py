@@ -68,10 +68,12 @@ class Members(nn.Module):
         members: Of the ensemble.
         inputs: Width below.
         outputs: Width above.
+        shared: Whether all members are given the same, as the first layer's are.
     """
 
-    def __init__(self, members: int, inputs: int, outputs: int):
+    def __init__(self, members: int, inputs: int, outputs: int, *, shared: bool = False):
         super().__init__()
+        self.in_features, self.shared = inputs, shared
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
         self.below = nn.Parameter(torch.ones(members, inputs))
         self.above = nn.Parameter(torch.ones(members, outputs))
@@ -82,15 +84,21 @@ class Members(nn.Module):
             self.bias.uniform_(-bound, bound)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Map [B, M, inputs], or [B, inputs] for all members alike, to [B, M, outputs]."""
-        if hidden.dim() == 2:
+        """Map [B, M, inputs], or [B, inputs] where it is shared, to [B, M, outputs]."""
+        if self.shared:
             # One product with all members' matrices: copies of wide rows would cost more.
-            members, inputs = self.below.shape
-            matrices = (self.below[:, None] * self.weight).view(-1, inputs)
-            products = F.linear(hidden, matrices).unflatten(1, (members, -1))
+            products = self.matmul(hidden, self.matrices()).unflatten(1, (len(self.below), -1))
         else:
-            products = F.linear(hidden * self.below, self.weight)
+            products = self.matmul(hidden * self.below, self.weight)
         return products * self.above + self.bias
+
+    def matrices(self) -> Tensor:
+        """Return the matrices of all members, [M * outputs, inputs]."""
+        return (self.below[:, None] * self.weight).flatten(0, 1)
+
+    def matmul(self, hidden: Tensor, matrices: Tensor) -> Tensor:
+        """Return hidden [..., inputs] times matrices [outputs, inputs]."""
+        return F.linear(hidden, matrices)
 
 
 class TabM(nn.Module):
@@ -116,13 +124,14 @@ class TabM(nn.Module):
         width = in_features
         layers: list[nn.Module] = []
         for units in hidden:
-            layers += [Members(members, width, units), ACTIVATIONS[activation]()]
+            first = not layers
+            layers += [Members(members, width, units, shared=first), ACTIVATIONS[activation]()]
             layers += [nn.Dropout(dropout)] if dropout else []
             width = units
-        first = layers[0]
-        assert isinstance(first, Members)
+        lowest = layers[0]
+        assert isinstance(lowest, Members)
         with torch.no_grad():  # what makes the members differ: each weighs the features its own way
-            first.below.normal_()
+            lowest.below.normal_()
         self.body = nn.Sequential(*layers)
         bound = 1 / math.sqrt(width)
         self.head = nn.Parameter(torch.empty(members, width, out_features).uniform_(-bound, bound))

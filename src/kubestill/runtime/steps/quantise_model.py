@@ -13,13 +13,20 @@ from kubestill.runtime.datasets.decode import check_columns, decode_features
 from kubestill.runtime.datasets.manifest import Dataset, open_input
 from kubestill.runtime.evaluation.frontier import find_frontier
 from kubestill.runtime.models.export import load_model
+from kubestill.runtime.models.fake_quantise import is_quantised, without_ranges
 from kubestill.runtime.models.foreign.bring import Brought, bring
 from kubestill.runtime.models.foreign.match import Options
-from kubestill.runtime.models.foreign.model import ForeignPredictor
+from kubestill.runtime.models.foreign.model import ForeignModel, ForeignPredictor
 from kubestill.runtime.models.foreign.onnx_file import OnnxFile
 from kubestill.runtime.models.foreign.runtime import Block
-from kubestill.runtime.models.predict import Predictor
-from kubestill.runtime.models.quantised import SCHEMES, quantisable, quantise_onnx
+from kubestill.runtime.models.model import Model
+from kubestill.runtime.models.quantised import (
+    SCHEMES,
+    compact,
+    left_in_float,
+    quantisable,
+    quantise_onnx,
+)
 from kubestill.runtime.models.serve import check_serving, export_onnx
 from kubestill.runtime.reports.numbers import count, size
 from kubestill.runtime.steps.frontier import check_alike, check_choice, write_frontier
@@ -27,7 +34,8 @@ from kubestill.runtime.stores.files import write_file
 
 BATCH = 256
 """Rows that are calibrated with at a time."""
-_FLOAT = "float32"
+_FLOAT, _TRAINED = "float32", "int8 trained"
+_ASKED = ("auto", *SCHEMES, "trained")
 
 
 def quantise_model(
@@ -62,8 +70,8 @@ def quantise_model(
     problems = Problems()
     with problems.collect():
         check_serving("onnx", "quantise-model")
-    if scheme not in ("auto", *SCHEMES):
-        problems.add("scheme", scheme, nearest(scheme, ["auto", *SCHEMES]))
+    if scheme not in _ASKED:
+        problems.add("scheme", scheme, nearest(scheme, _ASKED))
     if calibration_rows < 1:
         problems.add("calibration_rows", calibration_rows, "must be 1 or more")
     check_choice(tolerance, confidence, problems)
@@ -73,6 +81,10 @@ def quantise_model(
     with problems.collect("model", model.uri):
         check_kind(model, "model")
         given = load_model(model.path)
+    trained = bool(given and type(given.model) is Model and is_quantised(given.model.network))
+    if given and scheme == "trained" and not trained:
+        remedy = "the model has not learned in 8 bits; train it with settings.quantise_aware"
+        problems.add("scheme", scheme, f"{remedy}, or use 'auto'")
     if given and learned:
         with problems.collect():
             check_columns(learned, given.layout, ["raw"])
@@ -84,7 +96,7 @@ def quantise_model(
     assert given
     assert learned
     assert rows
-    whole = _as_onnx(given, model.path)
+    whole = _as_onnx(without_ranges(given.model) if trained else given.model, model.path)
     held = quantisable(whole)
     if not held:
         remedy = "has no matrix product or convolution with weights, so nothing can become int8"
@@ -97,6 +109,8 @@ def quantise_model(
         for one in SCHEMES
         if scheme in ("auto", one)
     }
+    if trained and scheme in ("auto", "trained"):
+        made[_TRAINED] = _bring(compact(_as_onnx(given.model, model.path)), learned)
     found = find_frontier(
         {name: one.predictor for name, one in made.items()},
         plain.predictor,
@@ -119,26 +133,28 @@ def quantise_model(
         f"{counted(min(calibration_rows, learned.rows), 'row')} that the model has learned from.",
     ]
     outputs = (metrics, report, summary, record)
+    if left := left_in_float(whole, "dynamic" if found.chosen == "int8 dynamic" else "static"):
+        notes.append(f"These stay in float32: {', '.join(left)}.")
     write_frontier(found, "int8", rows, *outputs, notes=notes, times_smaller=times)
     return found.verdict, found.reason
 
 
-def _as_onnx(model: Predictor, folder: str) -> bytes:
+def _as_onnx(model: Model, folder: str) -> bytes:
     """Return a model as an ONNX file.
 
     Raises:
         InvalidInput: It cannot be one.
     """
-    if isinstance(model, ForeignPredictor):
-        if model.foreign.foreign.kind != "onnx":
+    if isinstance(model, ForeignModel):
+        if model.foreign.kind != "onnx":
             remedy = "is no network; give a model of this package, or an ONNX file"
-            raise InvalidInput([Problem("model", model.foreign.foreign.kind, remedy)])
+            raise InvalidInput([Problem("model", model.foreign.kind, remedy)])
         with open(os.path.join(folder, "model.onnx"), "rb") as file:
             return file.read()
     with tempfile.TemporaryDirectory(prefix="kubestill-onnx-") as place:
         path = os.path.join(place, "model.onnx")
         try:
-            export_onnx(model.model, path)
+            export_onnx(model, path)
         except Exception as error:  # of the exporter, which wraps them in its own
             said = f"{type(error).__name__}: {error}"
             network = model.spec.network["factory"]

@@ -41,7 +41,8 @@ def choose_machine(settings: TrainingSettings) -> Machine:
     device, precision = choose_device(settings.device), settings.precision
     if precision == "auto":
         native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = "bf16" if native else "float32"
+        # Whole numbers times a scale are exact in float32 alone.
+        precision = "bf16" if native and not settings.quantise_aware else "float32"
     if precision == "fp16" and device.type == "cpu":
         raise InvalidInput(
             [Problem("precision", precision, "fp16 needs a GPU; use bf16 or float32")]

@@ -25,6 +25,7 @@ from kubestill.runtime.checkpoints.ledger import finite
 from kubestill.runtime.checkpoints.ranks import Ranks
 from kubestill.runtime.checkpoints.state import TrainingState
 from kubestill.runtime.curves.phases import boundary_candidates, detect_phases, phase_of
+from kubestill.runtime.models.fake_quantise import start_after
 from kubestill.runtime.training import random_state
 from kubestill.runtime.training.batches import Batches, Order, choose_window
 from kubestill.runtime.training.device import Machine
@@ -110,6 +111,9 @@ class Trainer:
             rows=prepared.rows.count, settings=settings, least_rows=prepared.least_rows
         )
         self.total_steps = self._plan.steps
+        if settings.quantise_aware:
+            plain = round((1 - settings.quantise_aware) * self.total_steps)
+            start_after(prepared.model.network, plain)
         self._finish: Finish | None = None
         self._stopping = Stopping(
             metric=prepared.metric,

@@ -39,6 +39,7 @@ _AS_BEFORE: dict[str, Any] = {
     "augment": AugmentSettings().model_dump(mode="json"),
     "class_weights": "",
     "imitate": ImitateSettings().model_dump(mode="json"),
+    "quantise_aware": 0.0,
     "virtual_workers": 1,
 }
 """Settings that came later: at these values a training run is what it was, and keeps its place."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -23,6 +23,7 @@ from kubestill.runtime.metrics.catalog import TASKS, TRAIN_LOSS
 from kubestill.runtime.models.build import build_network
 from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.encoder import Encoder
+from kubestill.runtime.models.fake_quantise import fit_ranges, is_quantised, quantise_layers
 from kubestill.runtime.models.model import Model
 from kubestill.runtime.models.predict import probabilities
 from kubestill.runtime.models.tabular import TabM, fit_bins
@@ -37,6 +38,8 @@ from kubestill.runtime.training.settings import TrainingSettings
 from kubestill.runtime.training.validation import Validation
 
 _CHUNK = 65536
+_RANGE_ROWS = 4096
+"""Rows that the first ranges of activations are from."""
 _LANES, _ONE_THREAD = 64, 1 << 14
 """Numbers that fill the vectors of any CPU, and that torch leaves to a single thread."""
 
@@ -218,6 +221,8 @@ def prepare(
     decoded = load_decoded(dataset, layout)
     counts = dataset.weights() if weighted else None
     model = start or _build(dataset, decoded, layout, settings, counts)
+    if settings.quantise_aware and not is_quantised(model.network):
+        _quantise(model, decoded.raw)
     freeze(model.network, settings.freeze)
     model.to(machine.device)
     task = str(dataset.schema.task)
@@ -280,6 +285,21 @@ def prepare(
         imitation=imitation,
         least_rows=check_demands(model.network, features, settings, rows=rows.count),
     )
+
+
+def _quantise(model: Model, raw: np.ndarray) -> None:
+    """Have the layers of a model compute in 8 bits, in ranges that some of its rows have."""
+    plain = quantise_layers(model.network)
+    if not is_quantised(model.network):
+        remedy = "the network has no linear layer, convolution or embedding; leave it out"
+        raise InvalidInput(
+            [Problem("settings.quantise_aware", model.spec.network["factory"], remedy)]
+        )
+    if plain and Ranks.current().rank == 0:
+        print(f"WARNING: these stay in float32: {', '.join(plain)}", flush=True)
+    model.spec = replace(model.spec, network={**model.spec.network, "quantised": True})
+    sample = torch.from_numpy(np.asarray(raw[:: max(1, len(raw) // _RANGE_ROWS)]))
+    fit_ranges(model.network, model.encoder(sample.to(model.device)))
 
 
 def _augmentation(

@@ -170,6 +170,11 @@ def _read_as(
             remedy = "the model reads text, and this is not text; name columns of text in `inputs`"
             problems.add(f"column {column.name!r}", column.kind, remedy)
         return _packed(column, notes), one
+    if name in declared.ids:
+        if not column.text:
+            remedy = f"the model reads text; import the rows with kinds={{{column.name!r}: 'text'}}"
+            problems.add(f"column {column.name!r}", column.kind, remedy)
+        return replace(column, text=declared.ids[name]), one
     if column.text and declared.reads == "labels" and known is None and name not in declared.coded:
         return _packed(column, notes), one
     if column.text:

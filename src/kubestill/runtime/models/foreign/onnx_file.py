@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kubestill.errors import CorruptData, InvalidInput, Problem, nearest
-from kubestill.runtime.base.values import parse_json, read_as
-from kubestill.runtime.datasets.schema import Schema
+from kubestill.runtime.base.values import JsonObject, parse_json, read_as
+from kubestill.runtime.datasets.schema import Schema, TextForm
 from kubestill.runtime.models.foreign.runtime import Block, Declared, need
 from kubestill.runtime.models.foreign.spec import Answers
 
@@ -111,6 +111,7 @@ class OnnxFile:
         for one in self._feeds:
             if one.name in told:
                 one.missing = told[one.name].missing or ""
+                one.ids = told[one.name].tokenizer is not None
         last = signature.outputs[-1]
         classes = last.parameters.names if len(signature.outputs) > 1 else None
         return Declared(
@@ -121,6 +122,7 @@ class OnnxFile:
             categories={
                 name: one.labels for name, one in told.items() if one.labels and name not in numeric
             },
+            ids={name: _form(one.tokenizer) for name, one in told.items() if one.tokenizer},
             classes=classes,
             outputs=math.prod(last.shape[1:]),
             answers="value" if classes is None else "probability",
@@ -134,6 +136,7 @@ class _Told:
     missing: str | None = None
     labels: tuple[str, ...] | None = None
     names: tuple[str, ...] | None = None
+    tokenizer: JsonObject | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +160,7 @@ class _feed:
         self.name: str = one.name
         self.shape: list[Any] = one.shape
         self.missing = ""
+        self.ids = False
         self.dtype = _NUMBERS.get(one.type)
         if self.dtype is None and one.type != _TEXT:
             remedy = f"is {one.type}; export it with numbers, truth values or text"
@@ -169,12 +173,30 @@ class _feed:
             raise InvalidInput([Problem(f"input {one.name!r}", self.shape, remedy)])
 
     def __call__(self, rows: Block) -> NDArray[Any]:
+        if self.ids:
+            return rows.ids(self.name)
         column = (
             rows.labels(self.name, missing=self.missing)
             if self.dtype is None
             else rows.numbers(self.name).astype(self.dtype)
         )
         return column[:, None] if len(self.shape) == 2 and column.ndim == 1 else column
+
+
+def _form(tokenizer: JsonObject) -> TextForm:
+    """Return how a file that this package exported wants text as ids.
+
+    Raises:
+        CorruptData: It describes no n-grams.
+    """
+    source = "the ONNX file's metadata"
+    if (found := tokenizer.get("format")) != "kubestill/ngrams/1":
+        raise CorruptData(f"{source} has a tokenizer of the format {found!r:.80}")
+    kept = {name: tokenizer.get(name) for name in ("words", "chars", "length")}
+    form = read_as(TextForm, kept, source=source, what="tokenizer")
+    if complaint := form.complaint():
+        raise CorruptData(f"{source} has a tokenizer that is none: {complaint}")
+    return form
 
 
 def _read_graph(content: bytes) -> tuple[bytes, tuple[str, ...] | None, int]:

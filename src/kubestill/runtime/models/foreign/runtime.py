@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.datasets.decode import RawLayout
-from kubestill.runtime.datasets.schema import Column
+from kubestill.runtime.datasets.schema import Column, TextForm
 from kubestill.runtime.datasets.text import packed_texts
 from kubestill.runtime.models.foreign.spec import Answers, Input
 
@@ -42,6 +42,8 @@ class Declared:
     """Labels by input, each at the place of its code."""
     coded: frozenset[str] = frozenset()
     """Inputs that take codes of categories, whether or not the file knows the labels."""
+    ids: Mapping[str, TextForm] = field(default_factory=dict[str, TextForm])
+    """Inputs that take the ids of text, and how they are made."""
     classes: tuple[str, ...] | None
     """Labels in the order of the outputs."""
     outputs: int | None
@@ -110,6 +112,10 @@ class Block:
             return found
         # The last place is for missing labels. float64, since a label such as 0.1 is looked up.
         return np.array([*codes, np.nan], np.float64)[_places(found)]
+
+    def ids(self, name: str) -> NDArray[np.int64]:
+        """Return a column of text as the ids of its n-grams [B, length]."""
+        return self._raw[:, self._layout.slices[name]].astype(np.int64)
 
     def labels(self, name: str, missing: Any = np.nan) -> NDArray[Any]:
         """Return a categorical column as its labels [B], or text as it is."""
