@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 WORDS_PER_STEP = 4
 """Philox4x64 yields four 64-bit words for each value of its counter."""
@@ -40,6 +39,8 @@ def uniforms(seed: int, stream: int, start: int, stop: int, *, width: int) -> ND
 
 def normals(uniform: NDArray[np.float64]) -> NDArray[np.float64]:
     """Turn uniforms in (0, 1) into standard normals, one for one (by the inverse distribution)."""
+    from scipy.special import ndtri  # every step imports this module, and few draw normals
+
     values: NDArray[np.float64] = ndtri(uniform)
     return values
 
