@@ -6,8 +6,11 @@ CLIENT = ["kubestill.assets", "kubestill.cli", "kubestill.components", "kubestil
 CLIENT += ["kubestill.pipelines", "kubestill.errors", "kubestill.client", "kubestill.client.doctor"]
 LEDGERS = ["kubestill.runtime.checkpoints", "kubestill.runtime.checkpoints.protocol"]
 LEDGERS += ["kubestill.runtime.selection", "kubestill.runtime.stores"]
+LEDGERS += ["kubestill.runtime.retraining"]
 IMPORT_ALL = """
-import importlib, pkgutil, kubestill.runtime
+import importlib, pkgutil, sys, kubestill.runtime
+import kubestill.runtime.steps.train_teacher
+assert "scipy" not in sys.modules  # it would take longer to import than all else beside torch
 modules = [m.name for m in pkgutil.walk_packages(kubestill.runtime.__path__, "kubestill.runtime.")]
 for name in modules:
     importlib.import_module(name)
