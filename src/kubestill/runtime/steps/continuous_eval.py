@@ -52,33 +52,7 @@ def continuous_eval(
 ) -> tuple[str, str]:
     """Score a model with confidence intervals, compare it with others, and decide.
 
-    Args:
-        dataset: Labelled rows that no training has seen. With a registry, rows without a target
-            column tell what to expect of the champion.
-        metrics: Output: scalars.
-        report: Output: HTML.
-        summary: Output: Markdown.
-        record: Output: JSON; `decision` is bound to digests, `scores` holds everything.
-        model: The model to judge; the registry's champion where not connected.
-        baseline: What the model would replace, or its control; the registry's champion where not
-            connected.
-        teacher: What the model imitates.
-        golden: A fixed second dataset that must not get worse.
-        unlabelled: Rows whose labels are late: what to expect of a classifier there is reported.
-        thresholds: Limits by metric, such as `{"accuracy": {"min": 0.95}}`.
-        slices: Columns by whose values the scores are broken down.
-        registry: Root of champions and history; empty keeps none.
-        run_id: Of the pipeline run, for the history; empty makes one of models and rows.
-        step: What the history calls this evaluation; empty: `judge` for a champion, else
-            `challenge`.
-        settings: See `EvaluationSettings`.
-
-    Returns:
-        decision: With a baseline or for a first champion `promote`, `reject` (it lost),
-            `insufficient`, `unfit` (the rows) or `broken` (it gives NaN or infinity); otherwise
-            `healthy`, `degraded`, `insufficient` or `unfit`; `bootstrap` where there is no champion
-            to judge.
-        reason: Why, in sentences.
+    The component documents parameters and outputs.
 
     Raises:
         InvalidInput: With everything that is wrong, before anything is scored.

@@ -69,28 +69,7 @@ def promote_model(
 ) -> tuple[int, str]:
     """Copy the challenger or its refit into the registry and swap the state, in one change.
 
-    Args:
-        model: The challenger.
-        ledger: Of its training run.
-        registry: Folder that holds champions and history.
-        run_id: The run whose rows judged it.
-        summary: Output: Markdown.
-        record: Of the continuous-eval that judged it: it holds the decision.
-        metrics: Of the same continuous-eval, where an older version kept the decision in their
-            metadata.
-        whole: Every row, those that judged included: the challenger is trained once more on them,
-            and promoted so unless something speaks against it. None promotes it as it was judged.
-        checkpoint: Where finetune-fresh started from, if it trained the challenger.
-        replay: Older rows that it mixed in.
-        refit: False promotes the challenger as it was judged, whatever is connected.
-        model_registry: Registers the model at this Kubeflow Model Registry; empty skips that.
-        model_name: Name of the model there; empty takes the registry's last folder.
-        device: Where to train.
-        checkpoint_uri: Root of the checkpoints; empty keeps them beside the summary.
-
-    Returns:
-        version: Of the new champion.
-        model_uri: Where it lies.
+    The component documents parameters and outputs.
 
     Raises:
         InvalidInput: The challenger, its rows or its opponent are not those of the decision, or the

@@ -106,24 +106,7 @@ def select_checkpoint(
 ) -> tuple[str, str, str]:
     """Choose one milestone of a training run by a rule, export it, and write down why.
 
-    Args:
-        ledger: The training run's checkpoints.
-        checkpoint: Output: the chosen one, as a reference.
-        model: Output: the chosen one, exported.
-        report: Output: HTML.
-        summary: Output: Markdown.
-        dataset: Labelled rows to score the candidates on again.
-        rule: best, last, earliest-within, before-overfitting, pareto or step.
-        metric: What to compare; empty takes the training run's own.
-        tolerance: For `earliest-within`: share of the best value that may be lost; 0 is one
-            standard error of the difference to the best on the rows of `dataset`, or the scatter of
-            the curve without one.
-        settings: See `SelectionSettings`.
-
-    Returns:
-        checkpoint_uri: Folder of the chosen state.
-        model_uri: The export.
-        reason: Why this one.
+    The component documents parameters and outputs.
 
     Raises:
         InvalidInput: Everything wrong with the inputs, at once, before any state is read.
