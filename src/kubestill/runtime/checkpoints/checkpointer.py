@@ -26,7 +26,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Literal
 
-from kubestill.errors import Fenced, InvalidInput, Problem, StoreError
+from kubestill.errors import Fenced, InvalidInput, Problem, StoreError, StoreUnavailable
 from kubestill.runtime.checkpoints import protocol
 from kubestill.runtime.checkpoints.commits import LedgerCell
 from kubestill.runtime.checkpoints.ledger import (
@@ -47,6 +47,7 @@ from kubestill.runtime.checkpoints.near import (
 )
 from kubestill.runtime.checkpoints.place import Announce, Place
 from kubestill.runtime.checkpoints.ranks import Ranks
+from kubestill.runtime.checkpoints.restore import Wanted
 from kubestill.runtime.checkpoints.resuming import newest_whole, same_bits
 from kubestill.runtime.checkpoints.retention import policy_of
 from kubestill.runtime.checkpoints.saver import Saver
@@ -82,14 +83,16 @@ class Checkpointer:
         resume: Resume,
         numerics: dict[str, Any],
         replicated: bool,
+        sharded: bool,
         announce: Announce,
     ):
         self._place = place
         self._cell = cell
         self._attempt = attempt
         self._ranks = ranks
-        self._writers = 1 if replicated else ranks.world
+        self._writers = 1 if replicated and not sharded else ranks.world
         """Ranks that save a part of the state."""
+        self._replicated, self._sharded = replicated, sharded and ranks.world > 1
         self._resume = resume
         self._numerics = numerics
         self._announce = announce
@@ -99,6 +102,8 @@ class Checkpointer:
         self._saves = 0
         self._unasked, self._asked = 0, (time.monotonic(), 1)
         self._closed = threading.Event()
+        self._failed = False
+        """Whether the training run ends by an error, here: the other ranks may be gone."""
         self._flag = TerminationFlag()
         self._schedule = _schedule_of(settings, settings.recovery_seconds)
         self._near: Near | None = None
@@ -123,6 +128,7 @@ class Checkpointer:
         resume: Resume = "auto",
         numerics: Mapping[str, Any],
         replicated: bool = False,
+        sharded: bool = False,
         announce: Announce = print,
     ) -> Checkpointer:
         """Become the next attempt at this training run, or adopt the result of one that finished.
@@ -139,6 +145,7 @@ class Checkpointer:
             numerics: Everything besides state and data that changes bits. Plain JSON.
             replicated: The state is the same on every rank, and their number changes no bit: rank 0
                 saves it alone, and any number of ranks resumes from it.
+            sharded: As `replicated`, but each rank has, and saves, tensors that no other has.
             announce: Takes progress and warnings, one line each.
 
         Raises:
@@ -177,7 +184,8 @@ class Checkpointer:
             ranks=ranks,
             resume=resume,
             numerics=json.loads(json.dumps(dict(numerics))),
-            replicated=replicated,
+            replicated=replicated or sharded,
+            sharded=sharded,
             announce=announce,
         )
 
@@ -209,8 +217,11 @@ class Checkpointer:
         """
         return self._exact
 
-    def restore(self) -> TrainingState | None:
+    def restore(self, wanted: Wanted | None = None) -> TrainingState | None:
         """Read the newest checkpoint that is whole, or None where there is none.
+
+        Args:
+            wanted: What this rank needs of a state that is shared out; None for all.
 
         One that any rank finds missing, torn or altered is skipped loudly by all, and the ledger
         says so. All tensors are on the CPU, in fresh memory. Bytes are checked by CRC-32C;
@@ -234,6 +245,7 @@ class Checkpointer:
             **own,
             near=near_store(self._settings.near, self._place) if self._settings.near else None,
             near_states=self._near_states,
+            wanted=wanted,
         )
         self._near_states = []
         if found is None and self._resume == "must":
@@ -248,7 +260,8 @@ class Checkpointer:
         if chosen is not None:
             # Not the state, which would take as much memory again for as long as training goes on.
             self._resumed = chosen.entry
-            self._exact = same_bits(chosen, self._numerics, self._writers, self._announce)
+            world = None if self._replicated else self._writers
+            self._exact = same_bits(chosen, self._numerics, world, self._announce)
             self._note(resumed_from=chosen.entry.step, exact=self._exact)
         # From here on there is something to save before a signal ends the process.
         self._flag.install()
@@ -351,7 +364,8 @@ class Checkpointer:
             self._near.save(view.of_rank(0), snapshot, after=self._milestone)
             if not self._due_at_the_place():
                 return
-        while not saver.submit(view.of_rank(self._ranks.rank), snapshot):
+        own = view.tensors if self._sharded else view.of_rank(self._ranks.rank)
+        while not saver.submit(own, snapshot):
             self._announce(f"SIGTERM: there is no more room for step {step}, which is not saved")
             saver.flush()
             self._flag.pass_on()
@@ -455,7 +469,10 @@ class Checkpointer:
     def __enter__(self) -> Checkpointer:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and self._writers > 1 and self._saver is not None:
+            self._failed = True
+            self._saver.stop(StoreUnavailable("the training run has ended by an error"))
         self.close()
 
     def _start(self, attempt: Attempt, settings: CheckpointSettings) -> None:
@@ -467,6 +484,8 @@ class Checkpointer:
             attempt,
             rank=self._ranks.rank,
             world=self._writers,
+            sharded=self._sharded,
+            leaves=lambda: self._failed,
             numerics=self._numerics,
             keep=policy_of(settings),
         )
@@ -475,7 +494,8 @@ class Checkpointer:
             self._writer,
             buffers=settings.buffers,
             outage_seconds=settings.outage_seconds,
-            spill=None if self._ranks.rank else spill,
+            # A shard is no state.
+            spill=None if self._ranks.rank or self._sharded else spill,
             backlog=spill.folder,
             backlog_bytes=settings.backlog_bytes,
             measured=self._schedule.measured,

@@ -87,6 +87,8 @@ class Manifest:
     """`TrainingState.meta` of rank 0."""
     rank_meta: tuple[Any, ...]
     """`meta["rank"]` of every rank."""
+    sharded: bool = False
+    """Whether each file has tensors that no other has, and all of them are the state."""
 
     @property
     def bytes(self) -> int:
@@ -138,6 +140,8 @@ def encode_manifest(manifest: Manifest, *, meta: str, rank_meta: list[str]) -> b
         "fingerprint": manifest.fingerprint,
         "numerics": dict(manifest.numerics),
     }
+    # Versions that know nothing of shards read all other manifests.
+    fields |= {"sharded": True} if manifest.sharded else {}
     head = json.dumps(fields, sort_keys=True, allow_nan=False)
     return f'{head[:-1]}, "meta": {meta}, "rank_meta": [{", ".join(rank_meta)}]}}\n'.encode()
 

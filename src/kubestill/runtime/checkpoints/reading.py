@@ -6,7 +6,7 @@ import hashlib
 import mmap
 import os
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Literal, TypeAlias
@@ -57,6 +57,46 @@ def verify_file(store: Store, file: StateFile) -> None:
             found = hashlib.file_digest(opened, "sha256").hexdigest()
     if found != file.sha256:
         raise CorruptData(f"{file.key} does not match its sha256")
+
+
+def scan(
+    store: Store,
+    file: StateFile,
+    *,
+    proof: Proof,
+    begin: Callable[[memoryview], None],
+    take: Callable[[int, memoryview], None],
+) -> None:
+    """Go through a state file once, in little memory, and check that it is as recorded.
+
+    Args:
+        store: Where it lies.
+        file: The file.
+        proof: What it is checked with.
+        begin: Gets its header. Nothing is to be believed before this returns.
+        take: Gets each piece of it, from the first on, and the byte at which it begins.
+
+    Raises:
+        CorruptData: The file is missing, truncated or altered.
+        StoreError: The store did not answer.
+    """
+    sha256, crc, piece = hashlib.sha256(), 0, memoryview(bytearray(_READ_CHUNK))
+    with _local_file(store, file) as path, translated(store.uri, file.key):
+        with open(path, "rb", buffering=0) as opened:
+            length = 8 + int.from_bytes(os.pread(opened.fileno(), 8, 0), "little")
+            header = memoryview(bytearray(min(length, file.bytes)))
+            _read_at(opened.fileno(), 0, header, file.key)
+            begin(header)
+            for start in range(0, file.bytes, _READ_CHUNK):
+                chunk = piece[: min(_READ_CHUNK, file.bytes - start)]
+                _read_at(opened.fileno(), start, chunk, file.key)
+                if proof == "crc32c":
+                    crc = checksum.extend(crc, chunk)
+                else:
+                    sha256.update(chunk)
+                take(start, chunk)
+    if (crc != file.crc32c) if proof == "crc32c" else (sha256.hexdigest() != file.sha256):
+        raise CorruptData(f"{file.key} does not match its {proof}")
 
 
 def digests(parts: Sequence[Content]) -> tuple[str, int]:

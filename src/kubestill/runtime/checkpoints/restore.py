@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from kubestill.errors import CorruptData
 from kubestill.runtime.checkpoints.ledger import Checkpoint, LedgerEntry
 from kubestill.runtime.checkpoints.manifest import Manifest, StateFile, read_manifest
-from kubestill.runtime.checkpoints.reading import Proof, read_verified
+from kubestill.runtime.checkpoints.reading import Proof, read_verified, scan
 from kubestill.runtime.checkpoints.state import RANK_PREFIX, Layout, TrainingState
 from kubestill.runtime.stores import open_store
 from kubestill.runtime.stores.base import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What one of several processes, which share out the state, needs of it."""
+
+    names: frozenset[str]
+    """Tensors that it must have."""
+    takes: Callable[[str], bool]
+    """Which tensors it takes; what belongs to one of the names lies in the same file."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +50,19 @@ def load_state(checkpoint: Checkpoint) -> TrainingState:
 
 
 def read_state(
-    store: Store, entry: LedgerEntry, *, rank: int, world: int, proof: Proof = "sha256"
+    store: Store,
+    entry: LedgerEntry,
+    *,
+    rank: int,
+    world: int,
+    proof: Proof = "sha256",
+    wanted: Wanted | None = None,
 ) -> Restored:
     """Read one checkpoint for one of `world` ranks, and verify it by the given `proof`.
 
     Where the checkpoint was written by another number of ranks, only what they shared comes back,
-    but for a lone reader, which also gets rank 0's own.
+    but for a lone reader, which also gets rank 0's own. One in shards comes back whole, or what is
+    `wanted` of it, which files that have none of it need not be read for.
 
     Raises:
         CorruptData: A file is missing, truncated or altered.
@@ -50,6 +70,10 @@ def read_state(
         StoreError: The store did not answer.
     """
     manifest = read_manifest(store, entry.manifest)
+    if manifest.sharded or wanted:
+        wanted = wanted or Wanted(names=frozenset(), takes=lambda name: True)
+        tensors = _gather_shards(store, manifest, rank, proof, wanted)
+        return Restored(entry, manifest, TrainingState(tensors, dict(manifest.meta)))
     own: int | None = 0 if world == 1 else None
     if len(manifest.files) == world:
         own = rank
@@ -62,6 +86,51 @@ def read_state(
     if own is not None and manifest.rank_meta[own] is not None:
         meta["rank"] = manifest.rank_meta[own]
     return Restored(entry, manifest, TrainingState(tensors, meta))
+
+
+def _gather_shards(
+    store: Store, manifest: Manifest, rank: int, proof: Proof, wanted: Wanted
+) -> dict[str, torch.Tensor]:
+    # Most likely in the file of the same rank; what all have is in the first one.
+    files = sorted(manifest.files, key=lambda file: (file.rank != rank, file.rank))
+    tensors: dict[str, torch.Tensor] = {}
+    for i, file in enumerate(files):
+        if i > 1 and wanted.names and wanted.names <= tensors.keys():
+            break
+        tensors |= read_some(store, file, proof, wanted.takes)
+    if missing := sorted(wanted.names - tensors.keys()):
+        raise CorruptData(f"{manifest.files[0].key} and those beside it have no {missing[0]}")
+    return tensors
+
+
+def read_some(
+    store: Store, file: StateFile, proof: Proof, takes: Callable[[str], bool]
+) -> dict[str, torch.Tensor]:
+    """Read some tensors of a state file that is as recorded, in memory for no more than those.
+
+    Raises:
+        CorruptData: It is missing, truncated or altered.
+        StoreError: The store did not answer.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    places: list[tuple[int, memoryview]] = []
+
+    def begin(header: memoryview) -> None:
+        layout = Layout.parse(header, source=file.key, total=file.bytes)
+        for slot in layout.slots:
+            if takes(slot.name):
+                tensors[slot.name] = torch.empty(slot.shape, dtype=slot.dtype)
+                into: Any = tensors[slot.name].reshape(-1).view(torch.uint8).numpy()
+                places.append((len(layout.header) + slot.start, memoryview(into)))
+
+    def take(start: int, chunk: memoryview) -> None:
+        for place, into in places:
+            first, last = max(place, start), min(place + len(into), start + len(chunk))
+            if first < last:
+                into[first - place : last - place] = chunk[first - start : last - start]
+
+    scan(store, file, proof=proof, begin=begin, take=take)
+    return tensors
 
 
 def read_tensors(store: Store, file: StateFile, proof: Proof) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ from kubestill.runtime.checkpoints.ledger import Attempt, LedgerEntry
 from kubestill.runtime.checkpoints.near import NearState
 from kubestill.runtime.checkpoints.place import Announce
 from kubestill.runtime.checkpoints.ranks import Ranks
-from kubestill.runtime.checkpoints.restore import Restored, read_state
+from kubestill.runtime.checkpoints.restore import Restored, Wanted, read_state
 from kubestill.runtime.stores.base import Store
 
 
@@ -30,6 +30,7 @@ def newest_whole(
     world: int,
     near: Store | None = None,
     near_states: Sequence[NearState] = (),
+    wanted: Wanted | None = None,
 ) -> tuple[Restored, bool] | None:
     """Read the newest state that is whole for every rank; None where there is none.
 
@@ -48,6 +49,7 @@ def newest_whole(
         world: Of so many readers.
         near: This node's disk.
         near_states: The states there, as rank 0 sees them.
+        wanted: What this rank needs of the state; None for all.
 
     Returns:
         What was read, and whether it was near.
@@ -69,7 +71,8 @@ def newest_whole(
         # Let go of what only this rank could read: two states may not fit into memory.
         restored, why = None, ""
         try:
-            restored = read_state(lies_in, entry, rank=rank, world=world, proof="crc32c")
+            reader = {"rank": rank, "world": world}
+            restored = read_state(lies_in, entry, **reader, proof="crc32c", wanted=wanted)
         except CorruptData as error:
             why = str(error)
         except StoreError as error:
@@ -94,9 +97,16 @@ def newest_whole(
 
 
 def same_bits(
-    restored: Restored, numerics: Mapping[str, Any], world: int, announce: Announce
+    restored: Restored, numerics: Mapping[str, Any], world: int | None, announce: Announce
 ) -> bool:
-    """Say, and announce, whether training continues with the bits of an uninterrupted one."""
+    """Say, and announce, whether training continues with the bits of an uninterrupted one.
+
+    Args:
+        restored: What was read.
+        numerics: Of this attempt.
+        world: Ranks that each save a state; None where their number decides no bit.
+        announce: Takes one line.
+    """
     saved = restored.manifest.numerics
     differ = [
         f"{name}: {saved.get(name)!r} then, {numerics.get(name)!r} now"
@@ -104,7 +114,7 @@ def same_bits(
         if saved.get(name) != numerics.get(name)
     ]
     ranks = len(restored.manifest.files)
-    if ranks != world:
+    if world is not None and ranks != world:
         differ.append(f"ranks: {ranks} then, {world} now")
     step = restored.entry.step
     if differ:

@@ -90,7 +90,7 @@ class Saver:
             writer: Writes one checkpoint.
             buffers: Arenas in memory.
             outage_seconds: How long what fails is tried again.
-            spill: Keeps what the store never took; None where another rank does.
+            spill: Keeps what the store never took; None where another rank does, or none can.
             backlog: Gives a folder on local disk for copies that wait while the store hangs.
             backlog_bytes: How much they may take there.
             measured: Takes what each save cost.
@@ -343,7 +343,7 @@ class Saver:
         that is not: who resumed from it would miss that one for good.
         """
         if self._spill is None:
-            return "rank 0 keeps the state"
+            return "this process keeps nothing on local disk"
         kept: list[int] = []
         root = lost = ""
         while not lost and (pending := [one for one in self._unsaved(job) if not one.done]):

@@ -124,16 +124,21 @@ class Layout:
         )
 
     @classmethod
-    def parse(cls, content: memoryview, *, source: str) -> Layout:
-        """Read the header of a whole file.
+    def parse(cls, content: memoryview, *, source: str, total: int | None = None) -> Layout:
+        """Read the header of a file.
+
+        Args:
+            content: The file, or its beginning.
+            source: Where it comes from, for messages.
+            total: Bytes of the file, where `content` is not all of it.
 
         Raises:
             CorruptData: It is no safetensors file, or one that lies about where its tensors are.
         """
         try:
-            length = 8 + int.from_bytes(content[:8], "little")
+            length, total = 8 + int.from_bytes(content[:8], "little"), total or len(content)
             if length > len(content):
-                raise ValueError(f"a header of {length} bytes in a file of {len(content)}")
+                raise ValueError(f"a header of {length} bytes in a file of {total}")
             header = bytes(content[:length])
             parsed = parse_json(header[8:], source=source, what="safetensors file")
             slots = tuple(
@@ -143,7 +148,7 @@ class Layout:
             )
         except (ValueError, KeyError) as error:
             raise CorruptData(f"{source} is not a safetensors file: {error}") from error
-        size = len(content) - length
+        size = total - length
         if any(not 0 <= slot.start <= slot.end <= size for slot in slots):
             raise CorruptData(f"{source} places tensors outside of itself")
         return cls(slots, header, size)

@@ -76,6 +76,8 @@ class StateWriter:
         numerics: dict[str, Any],
         rank: int = 0,
         world: int = 1,
+        sharded: bool = False,
+        leaves: Callable[[], bool] = lambda: False,
     ):
         self._store = store
         self._place = place
@@ -83,6 +85,7 @@ class StateWriter:
         self._numerics = numerics
         self._rank = rank
         self._world = world
+        self._sharded, self._leaves = sharded, leaves
         self._progress = _Progress(0)
 
     def put(self, snapshot: Snapshot, parts: Sequence[Content]) -> LedgerEntry | None:
@@ -136,6 +139,8 @@ class StateWriter:
                 form = parse_json(content, source=source, what=what)
                 return read_as(_RankFile, form, source=source, what=what)
             except NotFound:
+                if self._leaves():
+                    raise StoreUnavailable(f"rank {rank} is not waited for any more") from None
                 if time.monotonic() > deadline:
                     message = f"rank {rank} did not write its state to {folder} in {RANK_SECONDS} s"
                     raise StoreUnavailable(message) from None
@@ -154,6 +159,7 @@ class StateWriter:
             numerics=self._numerics,
             meta={},
             rank_meta=(),
+            sharded=self._sharded,
         )
         content = encode_manifest(manifest, meta=snapshot.meta, rank_meta=rank_meta)
         key = f"{folder}/{MANIFEST_NAME}"
@@ -172,12 +178,21 @@ class CheckpointWriter:
         *,
         rank: int,
         world: int,
+        sharded: bool = False,
+        leaves: Callable[[], bool] = lambda: False,
         numerics: dict[str, Any],
         keep: protocol.Keep,
         clock: Callable[[], float] = time.time,
     ):
         self._states = StateWriter(
-            place.store, place, attempt, numerics=numerics, rank=rank, world=world
+            place.store,
+            place,
+            attempt,
+            numerics=numerics,
+            rank=rank,
+            world=world,
+            sharded=sharded,
+            leaves=leaves,
         )
         self._store = place.store
         self._cell = cell
