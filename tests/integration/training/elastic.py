@@ -89,6 +89,17 @@ CASES = [
     ),
     Case(name="batches too short", network=CONV, batch_size=16, settings={"shuffle": "none"}),
     Case(name="momentum", network={**CONV, "optimizer": "SGD"}),
+    Case(
+        name="sharded transformer, recomputed",
+        network=TRANSFORMER,
+        settings={"shard": ["layer", "last"], "recompute": ["layer"], "gradient_clip": 0.5},
+    ),
+    Case(
+        name="sharded convolutions of 8",
+        network=CONV,
+        leaves=8,
+        settings={"shard": ["body", "head"]},
+    ),
     Case(name="L-BFGS", network={"network": "mlp"}, settings={"finish_steps": 2}),
 ]
 
@@ -150,6 +161,7 @@ def _train(
     from kubestill.runtime.steps import train_model
     from kubestill.runtime.steps.train_teacher import train_teacher
     from kubestill.runtime.training.micro_batches import MicroBatches
+    from kubestill.runtime.training.shards import ShardedStep
     from kubestill.runtime.training.steps import AutogradStep
 
     os.environ |= environment
@@ -157,6 +169,8 @@ def _train(
     train_model.training_report = lambda *_: ("", "")
     if dies is not None:
         kind = MicroBatches if case.leaves > 1 else AutogradStep
+        if "shard" in case.settings and environment["WORLD_SIZE"] != "1":
+            kind = ShardedStep
         step, taken = kind.__call__, 0
 
         def counted(self: Any, *args: Any) -> Any:

@@ -199,6 +199,8 @@ class Order:
     world_size: int = 1
     virtual_workers: int = 1
     """Micro-batches that a batch is cut into; 1 has each process take its share as a whole."""
+    in_turn: bool = False
+    """Whether micro-batches go to the ranks in turn; if not, each has neighbouring ones."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -249,10 +251,12 @@ class Order:
             return Cut(position=position, leaves=((0, rows, 1.0),), shared=False), batch
         edges = [rows * leaf // leaves for leaf in range(leaves + 1)]
         own = owned(leaves, self.rank, self.world_size)
+        if self.in_turn:
+            own = range(self.rank, leaves, self.world_size)
         sizes = ((leaf, edges[leaf + 1] - edges[leaf]) for leaf in own)
         parts = tuple((leaf, size, size / rows) for leaf, size in sizes)
-        first, last = edges[own.start], edges[own.stop]
-        return Cut(position=position, leaves=parts, shared=True), batch[first:last]
+        mine = [batch[edges[leaf] : edges[leaf + 1]] for leaf in own]
+        return Cut(position=position, leaves=parts, shared=True), torch.cat(mine)
 
     def share(self, batch: Tensor) -> tuple[float, Tensor]:
         """Return (weight, this rank's row numbers) of a batch.

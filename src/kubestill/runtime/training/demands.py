@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kubestill.errors import InvalidInput, Problem, Problems, nearest
 from kubestill.runtime.checkpoints.ranks import Ranks
+from kubestill.runtime.training.blocks import find_blocks
 from kubestill.runtime.training.settings import TrainingSettings
 
 
@@ -62,6 +63,9 @@ def check_demands(
     if settings.finish_steps and (refused := _why_no_finish(network, features)):
         steps = settings.finish_steps
         raise InvalidInput([Problem("settings.finish_steps", steps, f"{refused}; use 0")])
+    for field in ("recompute", "shard"):
+        if asked := getattr(settings, field):
+            find_blocks(network, asked, field=f"settings.{field}")
     batch_size = settings.batch_size
     smallest = min(rows, rows % batch_size or batch_size)
     leaves = settings.virtual_workers

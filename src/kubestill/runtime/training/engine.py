@@ -18,11 +18,12 @@ from typing import Literal, NoReturn
 import torch
 from torch import Tensor
 
-from kubestill.errors import Diverged, StoreError
+from kubestill.errors import Diverged, InvalidInput, Problem, Problems, StoreError
 from kubestill.heartbeat import Pulse
 from kubestill.runtime.checkpoints.checkpointer import Checkpointer
 from kubestill.runtime.checkpoints.ledger import finite
 from kubestill.runtime.checkpoints.ranks import Ranks
+from kubestill.runtime.checkpoints.restore import Wanted
 from kubestill.runtime.checkpoints.state import TrainingState
 from kubestill.runtime.curves.phases import boundary_candidates, detect_phases, phase_of
 from kubestill.runtime.models.fake_quantise import start_after
@@ -40,6 +41,7 @@ from kubestill.runtime.training.record import FORMAT, Chosen, Curves, Learned, S
 from kubestill.runtime.training.saved import read_saved
 from kubestill.runtime.training.schedules import CONSTANT, LearningRates
 from kubestill.runtime.training.settings import TrainingSettings
+from kubestill.runtime.training.shards import ShardedStep, Shards
 from kubestill.runtime.training.steps import Step, build_step
 from kubestill.runtime.training.stopping import Stopping, what_is_broken
 from kubestill.runtime.training.tree import Groups
@@ -135,6 +137,8 @@ class Trainer:
             warmup=settings.warmup_steps,
             steps_per_tick=1 if settings.schedule_unit == "step" else self._steps_per_epoch,
         )
+        self._shards: Shards | None = None
+        """Who owns which parameter, where each process keeps a share."""
         self._costs = prepared.costs
         # The loss alone, or the loss and what it consists of.
         shape = (1 + len(self._costs),) if self._costs else ()
@@ -151,7 +155,8 @@ class Trainer:
             Fenced: A newer attempt took over.
             StoreError: The store was gone for longer than training may continue without it.
         """
-        saved = self._checkpointer.restore()
+        self._shards = self._share_out()
+        saved = self._checkpointer.restore(self._shards and self._wanted())
         self._set_up(saved)
         self._clock = time.monotonic()
         # Where somebody else hangs, an exchange fails first, and says who it is.
@@ -180,6 +185,7 @@ class Trainer:
         resolved = read_saved(saved.meta, "the checkpoint").resolved if saved else {}
         shuffle = resolved.get("shuffle", self._prepared.shuffle)
         self.step_path, self._train_step = self._build_step(resolved.get("step_path"))
+        self._check_path(resolved.get("step_path"))
         own = 0 if self._elastic else self._ranks.rank
         random_state.seed_everything(self._settings.seed + own)
         self._average = deepcopy(self.model.network) if self._settings.ema_decay else None
@@ -201,6 +207,7 @@ class Trainer:
             rank=self._ranks.rank,
             world_size=self._ranks.world,
             virtual_workers=self._settings.virtual_workers,
+            in_turn=self._shards is not None,
         )
         self._resolved = {
             "shuffle": shuffle,
@@ -219,9 +226,82 @@ class Trainer:
             f"{self._machine.describe()}, {self.step_path} step{position}"
         )
 
+    def _share_out(self) -> Shards | None:
+        """Let go of what other processes keep, where the settings say so and there are any.
+
+        Raises:
+            InvalidInput: Something needs all of the state in one process.
+        """
+        settings, ranks = self._settings, self._ranks
+        if not settings.shard or ranks.world == 1:
+            return None
+        problems = Problems()
+        if self._prepared.imitation is not None:
+            remedy = "a teacher that stands beside the student is not shared out; leave it out"
+            problems.add("settings.shard", settings.shard, remedy)
+        kinds = {parameter.dtype for parameter in self.model.network.parameters()}
+        if settings.gradient_clip and len(kinds) > 1:
+            remedy = "parameters of several types have no order in which norms add up; use 0"
+            problems.add("gradient_clip", settings.gradient_clip, remedy)
+        listed = {id(tensor) for tensor in self.model.state_dict(keep_vars=True).values()}
+        if any(id(parameter) not in listed for parameter in self.model.network.parameters()):
+            remedy = "the network saves something else than its parameters; leave shard out"
+            problems.add("settings.shard", settings.shard, remedy)
+        problems.raise_if_any()
+        world, timeout = ranks.world, settings.rank_timeout
+        shards = Shards(
+            self.model.network, settings.shard, rank=ranks.rank, world=world, timeout=timeout
+        )
+        self._say(shards.describe())
+        return shards
+
+    def _wanted(self) -> Wanted:
+        """Return what this process needs of a state."""
+        assert self._shards
+        held = self._weights()
+        trained = {self._shards.names[i] for i in self._shards.owned}
+
+        def takes(name: str) -> bool:
+            kind, _, own = name.partition("/")
+            if kind == "model":
+                return own in held
+            return kind != "optimizer" or own.rpartition("/")[0] in trained
+
+        return Wanted(names=frozenset(f"model/{name}" for name in held), takes=takes)
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Return the live weights that this process keeps, by their names in the model."""
+        absent = self._shards.absent if self._shards else set[int]()
+        every = self.model.state_dict(keep_vars=True)
+        return {name: tensor.detach() for name, tensor in every.items() if id(tensor) not in absent}
+
+    def _give_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Give the model weights, of which it takes those that this process keeps."""
+        if self._shards is None:
+            self.model.load_state_dict(weights)
+            return
+        for name, tensor in self._weights().items():
+            tensor.copy_(weights[name])
+
+    def _check_path(self, before: str | None) -> None:
+        """Refuse settings that take another step than the training run began with.
+
+        Raises:
+            InvalidInput: They round in another way.
+        """
+        for name in ("shard", "recompute"):
+            asked = getattr(self._settings, name)
+            if asked and before == "fused" and self.step_path != before:
+                remedy = "this training run began with the fused step, which rounds otherwise; "
+                remedy += "leave it out, or begin anew with resume 'never'"
+                raise InvalidInput([Problem(f"settings.{name}", asked, remedy)])
+
     def _build_step(self, path: str | None) -> tuple[str, Step]:
         """Return what `build_step` does, on micro-batches where the settings ask for them."""
         network, settings, ranks = self.model.network, self._settings, self._ranks
+        if self._shards is not None:
+            loss, machine = self._prepared.loss, self._machine
+            return "autograd", ShardedStep(network, loss, settings, machine, self._shards)
         parts = (network, self._prepared.loss, settings, self._machine)
         imitation = self._prepared.imitation
         build = partial(build_imitating_step, imitation) if imitation else build_step
@@ -254,7 +334,7 @@ class Trainer:
             self._add_loss_of_first_rows()
             self._milestone()
             return
-        begun = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        begun = {name: tensor.clone() for name, tensor in self._weights().items()}
         self._load_weights(self._start.untouched)
         self._add_loss_of_first_rows()
         metrics = self._score()
@@ -265,7 +345,7 @@ class Trainer:
 
     def _load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Give the model weights, and its average the same."""
-        self.model.load_state_dict(weights)
+        self._give_weights(weights)
         if self._average is not None:
             self._average.load_state_dict(self.model.network.state_dict())
 
@@ -397,7 +477,11 @@ class Trainer:
             Diverged: The loss or a weight is not finite.
         """
         loss = self._mean_losses()[0]
-        if broken := what_is_broken(loss, self.model.network):
+        absent = self._shards.absent if self._shards else ()
+        broken = what_is_broken(loss, self.model.network, absent)
+        if self._shards is not None:
+            broken = next(filter(None, self._ranks.gather(broken)), "")
+        if broken:
             self._diverge(broken)
         return loss
 
@@ -448,10 +532,16 @@ class Trainer:
     def _state(self) -> TrainingState:
         """Return a view of everything that resuming needs; the tensors are live."""
         tensors: dict[str, Tensor] = {
-            **{f"model/{name}": tensor for name, tensor in self.model.state_dict().items()},
+            **{f"model/{name}": tensor for name, tensor in self._weights().items()},
             **{f"optimizer/{name}": tensor for name, tensor in self._train_step.state().items()},
         }
-        if self._elastic:
+        if self._shards is not None and self._ranks.rank:
+            # What all have is in the file of rank 0.
+            own = {id(parameter) for parameter in self._shards.parameters} - self._shards.absent
+            every = self.model.state_dict(keep_vars=True)
+            kept = {f"model/{name}" for name, tensor in every.items() if id(tensor) in own}
+            tensors = {k: t for k, t in tensors.items() if k in kept or not k.startswith("model/")}
+        elif self._elastic:
             tensors["loss_sum"] = self._loss_sum
         else:
             generators = random_state.capture()
@@ -493,7 +583,7 @@ class Trainer:
         # may not be those that training begins with, which the model has already.
         if saved.meta["step"]:
             self._train_step.load_state(below("optimizer/", saved))
-            self.model.load_state_dict(below("model/", saved))
+            self._give_weights(below("model/", saved))
             if self._prepared.imitation is not None:
                 self._prepared.imitation.learned.load_state_dict(below("imitation/", saved))
             if self._average is not None:
@@ -516,9 +606,9 @@ class Trainer:
 
     def _keep_optimizer(self, state: dict[str, Tensor]) -> None:
         """Take over the optimizer of the starting point; loading it may touch the weights."""
-        weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        weights = {name: tensor.clone() for name, tensor in self._weights().items()}
         self._train_step.load_state(state)
-        self.model.load_state_dict(weights)
+        self._give_weights(weights)
 
     @torch.no_grad()
     def _update_average(self, average: torch.nn.Module) -> None:

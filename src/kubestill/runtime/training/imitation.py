@@ -8,7 +8,7 @@ with each batch as the last of its targets.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from kubestill.errors import InvalidInput, Problem, Problems, nearest
 from kubestill.runtime.base.arguments import fit_arguments, import_factory
-from kubestill.runtime.models.build import Shaped
+from kubestill.runtime.training.blocks import module_names, recomputing
 from kubestill.runtime.training.device import Machine
 from kubestill.runtime.training.kernels import gradients
 from kubestill.runtime.training.losses import Loss, Targets, differentiable
@@ -126,7 +126,7 @@ class ImitatingStep(AutogradStep):
         imitation = self._imitation
         with self._autocast():
             teacher, told = imitation.ask(tuple(targets))
-            with watch(imitation.layers) as layers:
+            with watch(imitation.layers) as layers, self._around():
                 outputs = self._network(features)
         answers = differentiable(self._loss, outputs, told)
         parts = imitation.costs(_seen(outputs, layers), teacher, told)
@@ -161,6 +161,7 @@ def build_imitating_step(
         clip=settings.gradient_clip,
         precision=machine.precision,
         world_size=world_size,
+        around=recomputing(network, settings.recompute) if settings.recompute else nullcontext,
     )
     return "autograd", step
 
@@ -356,7 +357,7 @@ class _Layers:
     """The layers of one network that are looked at."""
 
     def __init__(self, network: nn.Module, whose: str):
-        self._network, self._whose, self._known = network, whose, _modules(network)
+        self._network, self._whose, self._known = network, whose, module_names(network)
         self.modules: dict[str, nn.Module] = {}
         self._parts: dict[str, str] = {}
         """The part that looks at each of them first."""
@@ -435,14 +436,6 @@ def watch(layers: Mapping[str, nn.Module]) -> Generator[Watched]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _modules(network: nn.Module) -> dict[str, nn.Module]:
-    """Return every layer by its name, also by that within a network of the user's."""
-    found = {name: module for name, module in network.named_modules() if name}
-    if isinstance(network, Shaped):
-        found |= {name: module for name, module in network.network.named_modules() if name}
-    return found
 
 
 def _only(seen: Seen, names: Collection[str]) -> Seen:

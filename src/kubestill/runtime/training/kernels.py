@@ -43,9 +43,18 @@ def gradients(output: Tensor, upstream: Tensor, inputs: Sequence[Tensor]) -> lis
             (output,), (upstream,), False, False, tuple(inputs), True, accumulate_grad=False
         )
     return [
-        torch.zeros_like(given) if gradient is None else gradient.contiguous()
+        torch.zeros_like(given) if gradient is None else gradient.contiguous().resolve_conj()
         for gradient, given in zip(found, inputs, strict=True)
     ]
+
+
+def backward(output: Tensor, upstream: Tensor, inputs: Sequence[Tensor]) -> None:
+    """Do what `torch.autograd.backward` does: the inputs, which are leaves, get their gradients."""
+    if _run_backward is None:
+        torch.autograd.backward(output, upstream, inputs=inputs)
+    else:
+        given = (output,), (upstream,), False, False, tuple(inputs), True
+        _run_backward(*given, accumulate_grad=True)
 
 
 def set_deterministic(on: bool) -> None:

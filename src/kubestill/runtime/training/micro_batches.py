@@ -58,7 +58,7 @@ class MicroBatches(Step):
     ):
         self._step, self._leaves, self._groups = step, leaves, groups
         self._streams = Streams(seed, leaves, next(network.parameters()).device)
-        self._buffers = _Buffers(network)
+        self._buffers = WrittenBuffers(network)
         self._sums: Tree | Buckets | None = None
 
     @override
@@ -66,14 +66,14 @@ class MicroBatches(Step):
         assert isinstance(part, Cut)
         if not part.shared:
             self._streams.seed(part.position, 0)
-            loss, gradients = self._step.gradient(tuple(map(_aligned, batch)))
+            loss, gradients = self._step.gradient(tuple(map(aligned, batch)))
             self._step.update(gradients, learning_rate)
             return loss
         begun, first, count = self._buffers.begin(), 0, 0
         for leaf, rows, weight in part.leaves:
             if first:
                 self._buffers.restore(begun)
-            own = tuple(_aligned(tensor[first : first + rows]) for tensor in batch)
+            own = tuple(aligned(tensor[first : first + rows]) for tensor in batch)
             first += rows
             self._streams.seed(part.position, leaf)
             if isinstance(self._sums, Buckets):
@@ -148,7 +148,7 @@ class _Place:
         return found
 
 
-class _Buffers:
+class WrittenBuffers:
     """The buffers that a network writes to while it trains, such as the statistics of batch norm.
 
     Which others they are shows at the first micro-batch.
@@ -242,6 +242,6 @@ def _refused(place: _Place, why: str) -> InvalidInput:
     return InvalidInput([Problem("settings.virtual_workers", "above 1", remedy)])
 
 
-def _aligned(tensor: Tensor) -> Tensor:
+def aligned(tensor: Tensor) -> Tensor:
     """Return a tensor that begins where every process's does."""
     return tensor.clone() if tensor.data_ptr() % _BYTES else tensor

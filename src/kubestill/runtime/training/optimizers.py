@@ -107,15 +107,25 @@ class Optimizer(Protocol):
 
 
 def build_optimizer(
-    name: str, arguments: Mapping[str, Any], parameters: Sequence[Tensor]
+    name: str,
+    arguments: Mapping[str, Any],
+    parameters: Sequence[Tensor],
+    *,
+    among: Sequence[Tensor] = (),
 ) -> Optimizer:
     """Return the optimizer `torch.optim.<name>` over `parameters`.
+
+    Args:
+        name: Of the class.
+        arguments: Its own.
+        parameters: What it updates.
+        among: All that are trained, where others update the rest: which kernels run depends on all.
 
     Raises:
         InvalidInput: Some parameters are complex, and torch's optimizer takes only real ones.
     """
     arguments = _canonical(arguments)
-    if any(p.is_complex() for p in parameters):
+    if any(p.is_complex() for p in among or parameters):
         _check_complex(name, arguments)
         return _TorchOptimizer(parameters, getattr(torch.optim, name), arguments)
     adam = fused_adamw_ if name == "AdamW" else fused_adam_

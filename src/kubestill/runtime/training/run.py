@@ -141,6 +141,7 @@ def _train(
             processors=Ranks.current().gather(describe_processor()),
         ),
         replicated=settings.virtual_workers > 1,
+        sharded=bool(settings.shard),
         announce=say,
     )
     with opened as checkpointer:

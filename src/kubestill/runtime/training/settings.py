@@ -135,6 +135,14 @@ class TrainingSettings(Settings):
     """Use only kernels that give the same bits every time (matters on GPUs)."""
     step_path: Literal["auto", "autograd", "fused"] = "auto"
     """`fused` is the hand-written step for plain MLPs; `auto` uses it wherever it applies."""
+    recompute: Literal["", "auto"] | list[str] = ""
+    """Modules of the network whose activations are not kept but computed again in the backward pass
+    (activation checkpointing): less memory, a forward pass more, the same bits. Names, where
+    `layers.*` matches many, or `auto` for the blocks that the network repeats."""
+    shard: Literal["", "auto"] | list[str] = ""
+    """Modules of the network whose weights processes gather one at a time, while each keeps a share
+    of weights, gradients and optimizer state: less memory, more traffic, the same bits. Names as in
+    `recompute`; empty has every process keep everything."""
     threads: int = Field(default=0, ge=0)
     """CPU threads of one process; 0 uses torch's default, or 1 with `virtual_workers` on CPUs."""
     virtual_workers: int = Field(default=1, ge=1)
@@ -248,12 +256,31 @@ def read_settings(
     return parsed
 
 
+def _check_shard(settings: TrainingSettings, problems: Problems) -> None:
+    """Note what needs all of the state in one process."""
+    for field, value, remedy in (
+        ("step_path", settings.step_path == "fused" and "fused", "has one flat vector; use 'auto'"),
+        ("ema_decay", settings.ema_decay, "the average is not shared out; use 0"),
+        ("finish_steps", settings.finish_steps, "L-BFGS takes all weights at once; use 0"),
+        ("precision", settings.precision == "fp16" and "fp16", "looks at all gradients; use bf16"),
+        ("imitate", ", ".join(settings.imitate.asked()), "a student's parts are not shared out"),
+        ("quantise_aware", settings.quantise_aware, "ranges are not shared out; use 0"),
+    ):
+        if value:
+            problems.add(f"settings.{field}", value, f"{remedy}, or leave out shard")
+    if settings.virtual_workers == 1:
+        remedy = "shares a training run between processes; set virtual_workers to their number"
+        problems.add("settings.shard", settings.shard, remedy)
+
+
 def _check_shares(settings: TrainingSettings, problems: Problems) -> None:
     """Note what keeps processes from sharing the training run."""
     leaves, processes, nodes = settings.virtual_workers, settings.processes, settings.nodes
     if leaves > settings.batch_size:
         remedy = f"a batch has {settings.batch_size} rows; use at most so many, or larger batches"
         problems.add("settings.virtual_workers", leaves, remedy)
+    if settings.shard:
+        _check_shard(settings, problems)
     if processes > leaves:
         fitting = 1 << (processes - 1).bit_length()
         remedy = f"each takes one of {leaves} virtual_workers; set virtual_workers to {fitting}"

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -26,6 +26,7 @@ from typing_extensions import override
 
 from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.training.batches import Cut, Part
+from kubestill.runtime.training.blocks import recomputing
 from kubestill.runtime.training.device import Machine
 from kubestill.runtime.training.distributed import average_, share_buffers
 from kubestill.runtime.training.kernels import foreach_div_, foreach_mul_, gradients
@@ -104,7 +105,9 @@ def build_step(
         "world_size": world_size,
     }
     if unfit or (path or settings.step_path) == "autograd":
-        return "autograd", AutogradStep(network, loss, precision=machine.precision, **options)
+        around = recomputing(network, settings.recompute) if settings.recompute else nullcontext
+        options |= {"precision": machine.precision, "around": around}
+        return "autograd", AutogradStep(network, loss, **options)
     return "fused", FusedStep(network, loss, **options)  # pyright: ignore
 
 
@@ -115,6 +118,10 @@ def check_step_path(network: nn.Module, settings: TrainingSettings, machine: Mac
         InvalidInput: Something does, and the settings ask for that step.
     """
     reason = why_not_fusible(network, optimizer=settings.optimizer, precision=machine.precision)
+    if settings.shard:
+        reason = "shard keeps weights apart, and the fused step has one flat vector"
+    elif settings.recompute:
+        reason = "recompute is a matter of autograd, which the fused step does without"
     if reason and settings.step_path == "fused":
         raise InvalidInput([Problem("step_path", "fused", f"{reason}; use 'auto' or 'autograd'")])
     return reason
@@ -132,6 +139,7 @@ class AutogradStep(SplitStep):
         precision: `float32`, `bf16` or `fp16` (forward and backward; parameters stay float32).
         world_size: Processes whose gradients are averaged.
         beside: What learns with the network and is no part of it, by name.
+        around: Makes what stands around each forward pass.
     """
 
     def __init__(
@@ -145,10 +153,12 @@ class AutogradStep(SplitStep):
         precision: str = "float32",
         world_size: int = 1,
         beside: Mapping[str, nn.Parameter] = {},
+        around: Callable[[], AbstractContextManager[None]] = nullcontext,
     ):
         named = {name: p for name, p in network.named_parameters() if p.requires_grad}
         named |= beside
         self._network, self._loss, self._clip = network, loss, clip
+        self._around = around
         self._names, self._parameters = list(named), list(named.values())
         self._optimizer = build_optimizer(optimizer, optimizer_args, self._parameters)
         self._world_size = world_size
@@ -177,10 +187,10 @@ class AutogradStep(SplitStep):
     @override
     def gradient(self, batch: Batch, weight: float = 1.0) -> tuple[Tensor, list[Tensor]]:
         features, *targets = batch
-        with self._autocast():
+        with self._autocast(), self._around():
             outputs = self._network(features)
         # The loss brings its own gradient: autograd starts at the outputs.
-        loss, upstream = _weighted(weight, *self._loss(outputs.detach().float(), tuple(targets)))
+        loss, upstream = weighted(weight, *self._loss(outputs.detach().float(), tuple(targets)))
         upstream = upstream.to(outputs.dtype)
         if self._scaler is not None:
             upstream = upstream * self._scaler.scale
@@ -204,7 +214,7 @@ class AutogradStep(SplitStep):
     @override
     def load_state(self, saved: Mapping[str, Tensor]) -> None:
         self._optimizer.materialise()
-        _load(self.state(), saved)
+        copy_state(self.state(), saved)
 
 
 class FusedStep(SplitStep):
@@ -269,7 +279,7 @@ class FusedStep(SplitStep):
             buffers = _Buffers(len(features), self._weights, self._activations)
             self._buffers[len(features)] = buffers
         outputs = self._forward(features, buffers)
-        loss, upstream = _weighted(weight, *self._loss(outputs, tuple(targets)))
+        loss, upstream = weighted(weight, *self._loss(outputs, tuple(targets)))
         self._backward(features, upstream, buffers)
         return loss
 
@@ -314,7 +324,7 @@ class FusedStep(SplitStep):
     @override
     def load_state(self, saved: Mapping[str, Tensor]) -> None:
         self._optimizer.materialise()
-        _load(self.state(), saved)
+        copy_state(self.state(), saved)
 
     def _views(self, flat: Tensor) -> Iterator[Tensor]:
         sizes = [shape.numel() for shape in self._shapes]
@@ -470,7 +480,7 @@ class _Scaler:
         return {"scaler/scale": self.scale, "scaler/good_steps": self._good_steps}
 
 
-def _load(live: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+def copy_state(live: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
     """Copy saved optimizer state; a scaler is taken over where both have one."""
 
     def slots(names: Iterable[str]) -> str:
@@ -501,7 +511,8 @@ def _clip(gradients: list[Tensor], limit: float) -> None:
         foreach_mul_(gradients, torch.clamp(limit / (norm + 1e-6), max=1.0))
 
 
-def _weighted(weight: float, loss: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+def weighted(weight: float, loss: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a loss and its gradient, which may be overwritten, both times `weight`."""
     return (loss, gradient) if weight == 1.0 else (loss * weight, gradient.mul_(weight))
 
 
@@ -510,13 +521,14 @@ def _averaged(gradients: list[Tensor], world_size: int) -> list[Tensor]:
     averaged = list(gradients)
     for dtype in dict.fromkeys(g.dtype for g in gradients):
         alike = [i for i, g in enumerate(gradients) if g.dtype == dtype]
-        real = [_real(gradients[i]).flatten() for i in alike]
-        parts = average_(torch.cat(real), world_size).split([len(part) for part in real])
+        flat = [real(gradients[i]).flatten() for i in alike]
+        parts = average_(torch.cat(flat), world_size).split([len(part) for part in flat])
         for i, part in zip(alike, parts, strict=True):
-            whole = part.view_as(_real(gradients[i]))
+            whole = part.view_as(real(gradients[i]))
             averaged[i] = torch.view_as_complex(whole) if dtype.is_complex else whole
     return averaged
 
 
-def _real(tensor: Tensor) -> Tensor:
+def real(tensor: Tensor) -> Tensor:
+    """Return a tensor, of complex numbers their parts [..., 2]."""
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -113,21 +114,26 @@ class Stopping:
         return asdict(self)
 
 
-def what_is_broken(loss: float, network: nn.Module) -> str:
+def what_is_broken(loss: float, network: nn.Module, absent: Collection[int] = ()) -> str:
     """Return what makes a training run not worth saving, or nothing.
 
     A loss is that before its step's update: weights that the last one broke show in none yet. A
     buffer may be infinite on purpose, as the mask of attention is.
+
+    Args:
+        loss: Mean since the last milestone.
+        network: What is trained.
+        absent: Identities of parameters that other processes keep, and look at.
     """
     if not math.isfinite(loss):
         return f"the loss became {loss}"
-    real = {
-        k: torch.view_as_real(t) if t.is_complex() else t for k, t in network.state_dict().items()
-    }
+    every = network.state_dict(keep_vars=True).items()
+    here = {name: tensor.detach() for name, tensor in every if id(tensor) not in absent}
+    real = {k: torch.view_as_real(t) if t.is_complex() else t for k, t in here.items()}
     learned = {name for name, _ in network.named_parameters()}
     broken = [
         ~tensor.float().sum().isfinite() if name in learned else tensor.isnan().any()
         for name, tensor in real.items()
         if tensor.is_floating_point()
     ]
-    return "weights became infinite or NaN" if bool(torch.stack(broken).any()) else ""
+    return "weights became infinite or NaN" if bool(sum(broken)) else ""
