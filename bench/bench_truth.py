@@ -24,11 +24,13 @@ from bench.results import Measure, write
 from kubestill.runtime.evaluation.decay import find_decay
 from kubestill.runtime.evaluation.decision import Rules, judge_challenger
 from kubestill.runtime.evaluation.expected import calibrate, expect
+from kubestill.runtime.evaluation.pooling import Pool, gain_of, pool
 from kubestill.runtime.evaluation.record import Mark, bias_of, marks_of
 from kubestill.runtime.evaluation.settings import EvaluationSettings
 from kubestill.runtime.metrics.catalog import BIAS, METRICS, TASKS, point
 from kubestill.runtime.metrics.intervals import Interval, Measured, measure
 from kubestill.runtime.metrics.outcome import Outcome
+from kubestill.runtime.retraining.history import Gain
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -372,6 +374,148 @@ def year(
     return decayed, promoted, silent
 
 
+@dataclass(kw_only=True)
+class Champion:
+    """A model that stands while challengers are tried in every window, as continuous-eval tries."""
+
+    alpha: float
+    """Chance of a false alarm that a window may spend."""
+    pools: bool
+    """Whether gains are added up over windows."""
+    budget: float = PER_YEAR / 4
+    gains: list[Gain] = field(default_factory=list[Gain])
+
+    def falls(
+        self, outcomes: dict[str, Outcome], groups: Ints | None, names: list[str] | None
+    ) -> bool:
+        """Return whether a challenger takes its place."""
+        scores = measure(outcomes, groups=groups)
+        metric, most = METRICS["log_loss"], PER_WINDOW / 4
+        pooled = None
+        if self.pools:
+            gain = gain_of(scores, "challenger", "champion", metric, names)
+            assert gain
+            self.gains.append(gain)
+            alone = len(self.gains) < 2
+            added = Pool(windows=1) if alone else pool(self.gains, budget=self.budget, most=most)
+            pooled = added
+        rules = Rules(min_rows=100, confidence=1 - self.alpha)
+        told = judge_challenger(
+            scores, "challenger", "champion", rules, metric=metric, pooled=pooled
+        )
+        return told.verdict == "promote"
+
+
+def reign(
+    cell: tuple[float, int, int],
+    random: np.random.Generator,
+    *,
+    pools: bool,
+    entities: bool,
+    better: bool,
+) -> int:
+    """Return the window of a year in which the champion is replaced; 0 if it never is.
+
+    Args:
+        cell: Share of positives, rows in a window, windows in a year.
+        random: Draws the year.
+        pools: Whether gains are added up over windows.
+        entities: Whether rows belong to entities that come back in every window.
+        better: Whether challengers are right and the champion is off, or both are off as much.
+    """
+    balance, rows, looks = cell
+    world, (up, down) = World.of(balance), turned(balance)
+    champion = Champion(alpha=min(PER_WINDOW, PER_YEAR / looks), pools=pools)
+    groups = grouped(random, rows) if entities else None
+    names = [str(code) for code in range(int(groups.max()) + 1)] if groups is not None else None
+    lasting = [random.normal(size=len(names)) if names else None for _ in range(2)]
+
+    def draw(common: Floats | None) -> Floats:
+        own = random.normal(size=rows)
+        if common is None:
+            return own
+        return SHARED**0.5 * common[groups] + (1 - SHARED) ** 0.5 * own
+
+    for look in range(1, looks + 1):
+        margin = world.intercept + SKILL * draw(lasting[0])
+        luck = stats.norm.cdf(draw(lasting[1]))
+        targets = (luck < logistic(margin)).astype(np.int64)
+        drawn = Draw(z=margin, margin=margin, targets=targets)
+        rivals = {
+            "champion": drawn.outcome(margin + (down if better else up)),
+            "challenger": drawn.outcome(margin + (0.0 if better else down)),
+        }
+        if champion.falls(rivals, groups, names):
+            return look
+    return 0
+
+
+def reigns(years: int) -> Iterator[Measure]:
+    """Count years with a false promotion, and windows until a true one, with and without a sum."""
+    yield forgetful(100_000)
+    for looks in SCHEDULES[1:]:
+        for balance in BALANCES:
+            for entities in (False, True):
+                cell = (balance, 300, looks)
+                name = f"{balance:.1%} positives, 300 rows{', entities' if entities else ''}"
+                name += f", {looks} windows a year"
+                count = years // looks
+                seed = [int(1000 * balance), looks, entities, 19]
+                for pools, better in ((True, False), (True, True), (False, True)):
+                    how = "added up" if pools else "each window alone"
+                    random = np.random.default_rng(seed)
+                    kinds = {"pools": pools, "entities": entities, "better": better}
+                    ends = [reign(cell, random, **kinds) for _ in range(count)]
+                    yield from told_of(ends, f"{how}, {name}", looks, better=better)
+
+
+def forgetful(years: int) -> Measure:
+    """Return how often a sum promotes that begins anew after a rejection, at a limit for each look.
+
+    Gains are normal and their mean is zero. An improvement worth having is as large as the limit of
+    one window, so that about half of the windows reject.
+    """
+    stated, looks = PER_YEAR / 4, 12
+    reach = float(stats.norm.isf(stated / looks))
+    random = np.random.default_rng(19)
+    held, number, promoted = np.zeros(years), np.zeros(years), np.zeros(years, bool)
+    for _ in range(looks):
+        held, number = held + random.normal(size=years), number + 1
+        z = held / np.sqrt(number)
+        promoted |= z > reach
+        rejected = z + reach < reach * np.sqrt(number)
+        held, number = np.where(rejected, 0, held), np.where(rejected, 0, number)
+    return Measure(
+        name="false promotion by sums that forget rejected windows, 12 windows a year",
+        value=float(promoted.mean()),
+        unit="of years",
+        peer=f"{stated:.3g} stated; {years} years; why sums do not",
+    )
+
+
+def told_of(ends: list[int], name: str, looks: int, *, better: bool) -> Iterator[Measure]:
+    share = sum(end > 0 for end in ends) / len(ends)
+    peer = f"{len(ends)} years"
+    if not better:
+        bar = float(stats.binom.ppf(0.95, len(ends), PER_YEAR / 2)) / len(ends)
+        yield Measure(
+            name=f"false promotion, {name}",
+            value=share,
+            bar=max(bar, PER_YEAR / 2),
+            at_least=False,
+            unit="of years",
+            peer=f"{PER_YEAR / 2:.3g} stated; {peer}",
+        )
+        return
+    yield Measure(name=f"true promotion, {name}", value=share, unit="of years", peer=peer)
+    yield Measure(
+        name=f"windows until a true promotion, {name}",
+        value=float(np.median([end or looks + 1 for end in ends])),
+        unit="windows",
+        peer=f"median of {peer}, {looks + 1} where there is none",
+    )
+
+
 def verdicts(windows: int, sizes: tuple[int, ...] = (300, 1000)) -> Iterator[Measure]:
     """Count years with a false alarm or a false promotion, at several schedules."""
     for looks in SCHEDULES:
@@ -421,10 +565,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--windows", type=int, default=2000, help="in each cell")
     parser.add_argument("--only-expected", action="store_true", help="leave the other cells")
+    parser.add_argument("--only-reigns", action="store_true", help="leave the other cells")
     told = parser.parse_args()
+    if told.only_reigns:
+        write("truth", list(reigns(4 * told.windows)), keep=True)
+        return
     if not told.only_expected:
         write("truth", simulate(told.windows))
         write("truth", list(verdicts(told.windows)), keep=True)
+        write("truth", list(reigns(4 * told.windows)), keep=True)
     write("truth", list(expectations(told.windows // 4)), keep=True)
 
 

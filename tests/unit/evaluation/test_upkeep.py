@@ -3,6 +3,7 @@
 import hashlib
 import html
 import shutil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.encoder import Encoder
 from kubestill.runtime.models.export import export_model
 from kubestill.runtime.models.model import Model
-from kubestill.runtime.retraining import Champion, open_registry
+from kubestill.runtime.retraining import Champion, Claim, Window, open_registry, transitions
 from kubestill.runtime.retraining.decision import read_decision
 from kubestill.runtime.steps.continuous_eval import continuous_eval
 
+BEGUN = datetime(2026, 1, 1, tzinfo=UTC)
 LABELS = ("no", "yes")
 PLACES = ("north", "south")
 SCHEMA = Schema(
@@ -555,3 +557,59 @@ def test_a_registry_of_a_newer_version_is_not_guessed_at(line):
     cell.swap(content.encode(), expect=cell.read()[1])
     with pytest.raises(InvalidInput, match="newer"):
         line.eval(line.rows(frame_of(300, seed=3)), run_id="r1")
+
+
+def hold(house: House, number: int) -> tuple[LocalArtifact, str]:
+    """Let a run hold rows as its window, a week after the one before; return those that judge."""
+    id, run = f"w{number}", f"run{number}"
+    for half, seed in (("train", 170), ("judge", 80)):
+        place = str(house.root / "registry" / "windows" / id / half)
+        with DatasetWriter(place, SCHEMA) as writer:
+            writer.write(frame_of(100, seed=seed + number, shift=0.5))
+    promoted, end = ((BEGUN + timedelta(weeks=week)).isoformat() for week in (0, number + 1))
+    window = Window(
+        id=id,
+        run_id=run,
+        end=end,
+        first=end,
+        last=end,
+        rows=200,
+        judge_rows=100,
+        manifest="",
+        holdout=writer.dataset.fingerprint,
+    )
+    claim = Claim(run_id=run, at=0, lease_seconds=1, champion=1, after=number + 1, window=window)
+    judged = {"verdict": "promoted", "train": "quarantined", "judge": "quarantined"}
+    first = window.model_copy(update={"id": "w", "run_id": "run", "end": promoted, **judged})
+    house.registry.change(
+        lambda state: state.model_copy(
+            update={"claim": claim, "windows": state.windows or (first,)}
+        )
+    )
+    return LocalArtifact(place, metadata={"kind": "dataset"}), run
+
+
+def test_windows_of_a_schedule_are_evidence_together_until_one_promotes(line) -> None:
+    """As runs do it: each holds its window, judges once more after a kill, and closes it."""
+    better = line.model(frame_of(3000, seed=60, shift=0.6))
+    told: list[tuple[str, str]] = []
+    while len(told) < 8 and (not told or told[-1][0] == "insufficient"):
+        rows, run = hold(line, len(told))
+        given = {"model": better, "run_id": run, "step": "challenge"}
+        told.append(line.eval(rows, **given)[:2])
+        kept = line.registry.run(run).judged("challenge")
+        assert kept.gain.rows == 100
+        if len(told) > 1:
+            assert line.eval(rows, **given)[:2] == told[-1]
+            assert line.registry.run(run).judged("challenge") == kept
+        if told[-1][0] == "insufficient":
+            line.registry.change(lambda now, run=run: transitions.close(now, run, "inconclusive"))
+    assert told[-1][0] == "promote"
+    assert len(told) > 1
+    assert f"Challengers of {len(told)} windows ({100 * len(told):,} rows) together" in told[-1][1]
+    alone = line.eval(rows, model=better, run_id=run, step="other", settings={"pool_days": 0})
+    assert alone[0] == "insufficient"
+    assert "together" not in alone[1]
+    # A challenger that is tried only because its champion did badly says nothing about others.
+    line.eval(rows, **given | {"step": "challenge-other"}, settings={"max_unlearned": 0})
+    assert line.registry.run(run).judgements[-1].gain is None

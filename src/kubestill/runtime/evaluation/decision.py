@@ -26,6 +26,7 @@ from typing import Literal
 from kubestill.errors import counted
 from kubestill.runtime.evaluation.decay import Decay
 from kubestill.runtime.evaluation.fitness import Shift
+from kubestill.runtime.evaluation.pooling import Pool
 from kubestill.runtime.evaluation.record import GoldenMark
 from kubestill.runtime.evaluation.thresholds import Threshold
 from kubestill.runtime.metrics.catalog import METRICS, Metric
@@ -186,6 +187,7 @@ def judge_challenger(
     best: GoldenMark | None = None,
     worse_slices: Sequence[str] = (),
     shifts: Sequence[Shift] = (),
+    pooled: Pool | None = None,
 ) -> Decision:
     """Decide whether `model` should replace `baseline`.
 
@@ -200,6 +202,8 @@ def judge_challenger(
         best: The best score a champion ever had on that set.
         worse_slices: Sentences on slices where it is worse than the baseline.
         shifts: How the rows differ from those the baseline was promoted on.
+        pooled: What challengers gained since the last promotion, this one included; None where
+            windows are not added up. It takes half of the chance of a wrong promotion.
 
     Returns:
         `promote`, `reject`, `insufficient`, `unfit` or `broken`.
@@ -215,8 +219,9 @@ def judge_challenger(
         return judge_first(scores, model, rules, guessing=guessing, shifts=shifts, vacant=lost)
     rows = scores.outcomes[model].rows
     limits = check_limits(scores, model, rules)
-    gain = scores.improvement(model, baseline, metric, rules.confidence)
-    text = _gain_text(gain, model, baseline, metric, rules.confidence)
+    confidence = rules.confidence if pooled is None else (1 + rules.confidence) / 2
+    gain = scores.improvement(model, baseline, metric, confidence)
+    text = _gain_text(gain, model, baseline, metric, confidence)
     harm, forgotten = _forgotten(golden, model, baseline, metric, best, rules.max_forgetting)
     weight = rules.golden_weight
     outweighed = bool(forgotten) and weight is not None and harm * weight < gain.value
@@ -231,20 +236,24 @@ def judge_challenger(
         cause: Cause = "limits" if limits.broken else "golden" if vetoed else "slices"
         return Decision(verdict="reject", reasons=reasons, cause=cause)
     worth = rules.min_improvement * abs(scores.points[baseline][metric.name])
-    if gain.low > 0:
-        if limits.doubtful:
-            return Decision(verdict="insufficient", reasons=(text, *limits.doubtful))
-        return Decision(verdict="promote", reasons=(text, *limits.kept, *forgotten))
-    if gain.high <= worth:
+    if gain.high <= worth and not gain.low > 0:
         why = f"An improvement worth having (more than {worth:.3g}) is ruled out."
         return Decision(verdict="reject", reasons=(text, why), cause="gain")
+    added = (text,) if pooled is None or pooled.windows < 2 else (text, pooled.sentence)
+    # What others gained is no reason for one that does not: it may be the odd one out.
+    together = pooled is not None and gain.value > 0 and pooled.gain.low > 0
+    if gain.low > 0 or together:
+        told = (text,) if gain.low > 0 else added
+        if limits.doubtful:
+            return Decision(verdict="insufficient", reasons=(*told, *limits.doubtful))
+        return Decision(verdict="promote", reasons=(*told, *limits.kept, *forgotten))
     if missing := scores.missing(model, metric, baseline):
-        return Decision(verdict="insufficient", reasons=(text, missing))
+        return Decision(verdict="insufficient", reasons=(*added, missing))
     why = (
         f"{counted(rows, 'row')} cannot tell: no improvement and one worth having "
         f"(more than {worth:.3g}) are both still possible."
     )
-    return Decision(verdict="insufficient", reasons=(text, why))
+    return Decision(verdict="insufficient", reasons=(*added, why))
 
 
 def _settled(

@@ -107,13 +107,20 @@ def groups_of(dataset: Dataset, rows: npt.NDArray[np.int64], name: str = "") -> 
         name: Column of the groups; empty takes the one with the role `group`, if there is one. A
             row without a value is a group of its own.
     """
-    declared = dataset.schema.group
-    if not (name := name or (declared.name if declared else "")):
+    entity = entities_of(dataset, rows, name)
+    if entity is None:
         return None
     import pandas as pd
 
-    entity = dataset.to_pandas(columns=[name])[name]
-    codes = pd.factorize(entity.iloc[rows])[0].astype(np.int64)
+    codes = pd.factorize(entity)[0].astype(np.int64)
     alone = codes < 0
     codes[alone] = codes.max(initial=-1) + 1 + np.arange(alone.sum())
     return codes
+
+
+def entities_of(dataset: Dataset, rows: npt.NDArray[np.int64], name: str = "") -> Any:
+    """Return the column that `groups_of` numbers, [N] as pandas' series, or None."""
+    declared = dataset.schema.group
+    if not (name := name or (declared.name if declared else "")):
+        return None
+    return dataset.to_pandas(columns=[name])[name].iloc[rows]

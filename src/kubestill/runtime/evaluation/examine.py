@@ -25,18 +25,20 @@ from kubestill.runtime.evaluation.decision import (
     judge_challenger,
     judge_first,
 )
-from kubestill.runtime.evaluation.evaluate import Evaluation, evaluate, groups_of
+from kubestill.runtime.evaluation.evaluate import Evaluation, entities_of, evaluate, groups_of
 from kubestill.runtime.evaluation.expected import Expectation, calibrate, describe, expect
 from kubestill.runtime.evaluation.findings import Findings, Role, ScoredRows, Subject
 from kubestill.runtime.evaluation.fitness import Shift, compare_rows
 from kubestill.runtime.evaluation.inputs import Candidate, Job
 from kubestill.runtime.evaluation.labels import check_labels, skill
+from kubestill.runtime.evaluation.pooling import Pool, entity_name, gain_of, pool
 from kubestill.runtime.evaluation.profile import columns_of, is_number, profile_of
 from kubestill.runtime.evaluation.record import GoldenMark, Mark, Record, bias_of, mark_of, marks_of
 from kubestill.runtime.evaluation.slices import Cut, cut_of, parts_of, slice_scores, worse_slices
 from kubestill.runtime.metrics.catalog import BIAS, METRICS, TASKS, metrics_of
 from kubestill.runtime.metrics.intervals import Interval, Measured, measure
 from kubestill.runtime.metrics.outcome import Ints, Outcome
+from kubestill.runtime.retraining.history import Gain
 
 Masks = Mapping[str, np.ndarray[Any, np.dtype[np.bool_]]]
 ROUNDS = 60
@@ -59,6 +61,7 @@ def examine(job: Job) -> Findings:
     decay = _decay(job, evaluations, scores, masks)
     outcomes = {job.candidates[role].name: one.outcome for role, one in evaluations.items()}
     mine = evaluations["model"]
+    gain = _gain(job, mine, scores)
     expected = expected_of(job, evaluations, scores.groups)
     classes = job.question == "compare" and job.task != "regression"
     subjects = _subjects(job, evaluations)
@@ -68,7 +71,7 @@ def examine(job: Job) -> Findings:
         subjects=subjects,
         scores=scores,
         metric=job.metric,
-        decision=_decide(job, evaluations, scores, golden, masks, shifts, decay, expected),
+        decision=_decide(job, evaluations, scores, golden, masks, shifts, decay, expected, gain),
         dataset=ScoredRows(
             rows=job.dataset.rows,
             labelled=len(mine.rows),
@@ -83,6 +86,9 @@ def examine(job: Job) -> Findings:
         decay=decay,
         record=_record(job, subjects["model"], scores, golden, values),
         expected=expected,
+        # A window counts for later ones if it was chosen by how many rows there were: where a
+        # champion is tried because it does badly, challengers seem good.
+        gain=gain if gain and unlearned(job) else None,
         agreement=(
             agreement(mine.outcome, evaluations["teacher"].outcome)
             if "teacher" in evaluations
@@ -193,6 +199,7 @@ def _decide(
     shifts: tuple[Shift, ...],
     decay: tuple[Decay, ...],
     expected: Expectation | None,
+    gain: Gain | None,
 ) -> Decision:
     settings, model = job.settings, job.candidates["model"].name
     rules = Rules(
@@ -205,11 +212,11 @@ def _decide(
         golden_weight=job.golden_weight,
     )
     mine = evaluations["model"].outcome
-    gain = _over_constant(job, mine, scores)
+    skilled = _over_constant(job, mine, scores)
     primary = METRICS[TASKS[job.task].primary]
     if job.question == "alone":
         beaten = (
-            f"A constant answer does better: its {primary.title} is lower by {-gain.value:.3g}."
+            f"A constant answer does better: its {primary.title} is lower by {-skilled.value:.3g}."
         )
         return judge_alone(
             scores,
@@ -217,12 +224,12 @@ def _decide(
             rules,
             shifts=shifts,
             decay=decay,
-            constant=beaten if gain.high < 0 else "",
+            constant=beaten if skilled.high < 0 else "",
             missing=scores.missing(model, primary),
             unlearned=unlearned(job),
             expected=expected.worse if expected and settings.gate_expected else "",
         )
-    guessing = gain.value <= 0 or (job.question == "first" and skill(mine).z < NO_SKILL)
+    guessing = skilled.value <= 0 or (job.question == "first" and skill(mine).z < NO_SKILL)
     if job.question == "first":
         return judge_first(scores, model, rules, guessing=guessing, shifts=shifts)
     worse: tuple[str, ...] = ()
@@ -248,7 +255,33 @@ def _decide(
         best=_best(job),
         worse_slices=worse,
         shifts=shifts,
+        pooled=_pooled(job, gain) if job.pools else None,
     )
+
+
+def _gain(job: Job, mine: Evaluation, scores: Measured) -> Gain | None:
+    """Return what the challenger gained on the rows that its run holds."""
+    if not job.pools:
+        return None
+    model, champion = job.candidates["model"].name, job.candidates["baseline"].name
+    who = None
+    if scores.groups is not None:
+        column = entities_of(job.dataset, mine.rows, job.settings.group)
+        first = np.unique(scores.groups, return_index=True)[1]
+        window = job.lineage.window if job.lineage else ""
+        who = [entity_name(column.iloc[place], window, int(place)) for place in first]
+    return gain_of(scores, model, champion, job.metric, who)
+
+
+def _pooled(job: Job, gain: Gain | None) -> Pool:
+    """Add it to what others gained before it in this champion's time."""
+    before: list[Gain] = []
+    if job.lineage and gain and unlearned(job):
+        found = job.lineage.gains(job.metric.name, job.settings.pool_days)
+        before = [one for one in found if bool(one.entities) == bool(gain.entities)]
+    if not gain or not before:
+        return Pool(windows=1)
+    return pool([*before, gain], budget=job.pool_budget, most=(1 - job.settings.confidence) / 4)
 
 
 def unlearned(job: Job) -> str:

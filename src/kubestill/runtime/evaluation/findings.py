@@ -19,6 +19,7 @@ from kubestill.runtime.evaluation.record import Record
 from kubestill.runtime.evaluation.slices import Slice
 from kubestill.runtime.metrics.catalog import Metric, metrics_of
 from kubestill.runtime.metrics.intervals import Interval, Measured
+from kubestill.runtime.retraining.history import Gain
 from kubestill.runtime.training.record import TrainingRecord
 
 Role = Literal["model", "baseline", "teacher"]
@@ -71,6 +72,8 @@ class Findings:
     """What the judged model is to be remembered by, where a registry may remember it."""
     expected: Expectation | None = None
     """What is expected of rows whose labels are late; None where there are none."""
+    gain: Gain | None = None
+    """Of a challenger, where later windows may add to it."""
     agreement: float = float("nan")
     """Of model and teacher: share of equal classes, or R² of its values by the teacher's."""
     mcnemar: McNemar | None = None

@@ -27,7 +27,7 @@ from kubestill.runtime.models.identity import SPEC_FILE, model_digest
 from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.retraining import Champion, Registry, State, Window, open_registry
 from kubestill.runtime.retraining.collecting import parse_instant
-from kubestill.runtime.retraining.history import is_reserved
+from kubestill.runtime.retraining.history import Gain, is_reserved
 from kubestill.runtime.retraining.state import Half
 from kubestill.runtime.retraining.windows import WindowStore
 from kubestill.runtime.stores import open_store
@@ -80,6 +80,37 @@ class Lineage:
         judged = [part for part in self._sound() if part[1] == "judge" and part[0].judge_rows]
         latest = max(judged, key=lambda part: part[0].end, default=None)
         return self._open(*latest) if latest else None
+
+    def gains(self, metric: str, days: float) -> list[Gain]:
+        """Return what challengers of this champion gained in earlier windows, oldest first.
+
+        Only those since the last promotion are, though it was rolled back since: who gives up a
+        champion gives up the evidence that made it one.
+
+        Args:
+            metric: What it was measured in.
+            days: Length of the stretches into which the time since then is cut: gains of the
+                stretch that this window is in are added up.
+        """
+        windows, champion = self.state.windows, self.champion
+        made = [place for place, one in enumerate(windows) if one.verdict == "promoted"]
+        if not made or not champion:
+            return []
+        begun = parse_instant(windows[made[-1]].end)
+
+        def stretch(end: str) -> int:
+            return (parse_instant(end) - begun) // timedelta(days=days)
+
+        found: list[Gain] = []
+        for window in windows[made[-1] + 1 :]:
+            if window.judge == "quarantined" or stretch(window.end) != stretch(self.end):
+                continue
+            told = self.registry.run(window.run_id).judged("challenge")
+            if not told or not told.gain or told.window != window.id:
+                continue
+            if (told.baseline, told.metric) == (champion.model_digest, metric):
+                found.append(told.gain)
+        return found
 
     def _sound(self, *more: Window) -> list[tuple[Window, Half]]:
         halves: tuple[Half, ...] = ("train", "judge")
@@ -168,6 +199,32 @@ class Job:
         once = 1 - self.settings.confidence
         years = self.lineage.years if self.lineage else None
         return once if years is None else min(once, self.settings.yearly_alarms * years)
+
+    @property
+    def challenges(self) -> bool:
+        """Whether a run judges a challenger, by the rows of its window that are there to judge."""
+        lineage = self.lineage
+        held = lineage.state.claim if lineage and lineage.window else None
+        return bool(
+            self.question == "compare"
+            and self.champion_role == "baseline"
+            and held
+            and held.window.holdout == self.dataset.fingerprint
+        )
+
+    @property
+    def pools(self) -> bool:
+        """Whether what challengers gain is added up over windows."""
+        return bool(self.settings.pool_days) and self.challenges
+
+    @property
+    def pool_budget(self) -> float:
+        """Chance that added-up gains ever promote a challenger that is no better.
+
+        That is half of a year's, which is half of that of all false alarms; less for stretches of
+        less than a year, as each has its own.
+        """
+        return self.settings.yearly_alarms / 4 * min(1.0, self.settings.pool_days / 365.25)
 
 
 def check_inputs(

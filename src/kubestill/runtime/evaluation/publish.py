@@ -55,6 +55,7 @@ def judgement(
         unfit=tuple(shift.statement for shift in findings.shifts if shift.unfit),
         drift=tuple(shift.statement for shift in findings.shifts if not shift.unfit),
         decay=tuple(decay.sentence for decay in findings.decay if decay.evident),
+        gain=findings.gain,
     )
 
 

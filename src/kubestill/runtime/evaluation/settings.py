@@ -61,6 +61,10 @@ class EvaluationSettings(Settings):
     """Chance of a false alarm in a year in which nothing changes, however many windows it has; half
     of it for promoting a challenger that is no better. A window may spend the part of it that its
     time is of a year, so that a schedule of many windows asks for more evidence in each."""
+    pool_days: float = Field(default=365.0, ge=0)
+    """Days after a promotion over which the gains of challengers are added up, until they are
+    evidence together; then the sum begins anew. It spends half of what may be spent on promotions.
+    0 leaves each window to itself."""
     resamples: int = Field(default=2000, ge=100, le=100_000)
     """No effect since intervals are computed without resampling; accepted as before."""
     group: str = ""

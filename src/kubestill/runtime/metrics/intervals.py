@@ -16,7 +16,7 @@ what another training seed would give.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -60,6 +60,29 @@ class Interval:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Moments:
+    """What is known of [G] influences when they are gone; their mean is zero."""
+
+    groups: int
+    second: float
+    """Sum of squares."""
+    third: float
+    """Sum of cubes, over `second` to the power of 1.5: powers of tiny influences underflow."""
+    fourth: float
+    """Sum of fourth powers, over the square of `second`."""
+
+    @classmethod
+    def of(cls, influence: Floats) -> Moments:
+        """Add them up."""
+        second = float(np.square(influence).sum())
+        if second == 0:
+            return cls(groups=len(influence), second=0.0, third=0.0, fourth=0.0)
+        unit = influence / math.sqrt(second)
+        third, fourth = float((unit**3).sum()), float((unit**4).sum())
+        return cls(groups=len(influence), second=second, third=third, fourth=fourth)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Spread:
     """Sampling noise of a score or a difference."""
 
@@ -79,16 +102,22 @@ class Spread:
             influence: With mean zero.
             skewness: Part of the skewness that is corrected for.
         """
-        groups = len(influence)
-        second = float(np.square(influence).sum())
+        return cls.together([Moments.of(influence)], skewness=skewness)
+
+    @classmethod
+    def together(cls, parts: Sequence[Moments], *, skewness: float = 1.0) -> Spread:
+        """Measure the spread of the mean over several sets of groups from the moments of each."""
+        groups = sum(part.groups for part in parts)
+        second = sum(part.second for part in parts)
         if groups < 2 or second == 0:
             return cls(error=0.0, skew=0.0, carriers=math.inf, groups=groups)
-        # Shares of the second moment: powers of tiny influences would underflow.
-        unit = influence / math.sqrt(second)
+        shares = [part.second / second for part in parts]
+        third = sum(part.third * share**1.5 for part, share in zip(parts, shares, strict=True))
+        fourth = sum(part.fourth * share**2 for part, share in zip(parts, shares, strict=True))
         return cls(
             error=math.sqrt(second / (groups * (groups - 1))),
-            skew=skewness * float((unit**3).sum()),
-            carriers=1 / float((unit**4).sum()),
+            skew=skewness * third,
+            carriers=1 / fourth,
             groups=groups,
         )
 
@@ -185,13 +214,17 @@ class Measured:
             return Interval(value)
         if not metric.decides:
             return Interval(value)
-        difference = metric.sign * (self._influence(model, metric) - self._influence(other, metric))
+        difference = self.difference(model, other, metric)
         if metric.proportion:
             return Interval(
                 value, *self._agresti_min(model, other, metric, difference, value, confidence)
             )
         spread = Spread.of(difference, skewness=PAIRED)
         return Interval(value, *spread.range(value, confidence, skewed=metric.link.skewed))
+
+    def difference(self, model: str, other: str, metric: Metric) -> Floats:
+        """Return the [G] influences of the groups on how much better `model` is than `other`."""
+        return metric.sign * (self._influence(model, metric) - self._influence(other, metric))
 
     def recovered_gap(self, student: str, control: str, teacher: str, metric: Metric) -> Interval:
         """Return (student - control) / (teacher - control): 1 is all that the teacher adds.

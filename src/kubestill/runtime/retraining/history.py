@@ -14,7 +14,14 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from kubestill.errors import CorruptData
-from kubestill.runtime.base.values import Whole, WholeFloat, check_format, parse_json, read_as
+from kubestill.runtime.base.values import (
+    Number,
+    Whole,
+    WholeFloat,
+    check_format,
+    parse_json,
+    read_as,
+)
 from kubestill.runtime.retraining.decision import DECISION_FORMAT, Score
 from kubestill.runtime.retraining.state import FORMAT
 
@@ -66,6 +73,28 @@ class Collection(Entry):
     """How a challenger is made, should one be needed."""
 
 
+class Gain(BaseModel):
+    """How much better than the champion a challenger was in one window, to be added up.
+
+    Its noise is kept as the moments of what each row adds to it, or, where rows have entities that
+    come back in later windows, as what each entity adds.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
+
+    value: Number
+    """In the unit of the metric; negative where the challenger is worse."""
+    rows: Whole = Field(ge=1)
+    events: Whole
+    """Rows, or entities with rows, outside of the most frequent class."""
+    second: Number = 0.0
+    """See `metrics.intervals.Moments`."""
+    third: Number = 0.0
+    fourth: Number = 0.0
+    entities: Mapping[str, Number] = {}
+    """By a digest of the entity; empty where each row stands for itself."""
+
+
 class Judgement(Entry):
     """What one evaluation decided, and what its plot is drawn from."""
 
@@ -92,6 +121,8 @@ class Judgement(Entry):
     scores: Mapping[str, Score] = {}
     """By metric."""
     baseline_scores: Mapping[str, Score] = {}
+    gain: Gain | None = None
+    """Of a challenger that was due whatever the scores of its window: what later ones add to."""
     expected: Mapping[str, Score] = {}
     """Scores to expect of rows whose labels are late, by metric."""
     unfit: tuple[str, ...] = ()
