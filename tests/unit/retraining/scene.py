@@ -15,7 +15,7 @@ from kubestill.runtime.base.artifacts import LocalArtifact
 from kubestill.runtime.datasets.dataset import Dataset
 from kubestill.runtime.retraining import Champion, Registry, open_registry, transitions
 from kubestill.runtime.retraining.decision import DecisionRecord
-from kubestill.runtime.retraining.history import Judgement, Outcome
+from kubestill.runtime.retraining.history import Judgement, RunOutcome
 from kubestill.runtime.retraining.outcomes import conclude
 from kubestill.runtime.steps.collect_fresh import collect_fresh
 
@@ -72,7 +72,7 @@ class Scene:
 
     def judged(
         self, taken: Taken, decision: str, *, unfit: Sequence[str] = (), succeeded: bool = True
-    ) -> Outcome:
+    ) -> RunOutcome:
         """End a run that leaves the champion alone; `unfit` is what is wrong with its rows."""
         reason = f"It is {decision}."
         judged = Judgement(
@@ -81,7 +81,7 @@ class Scene:
         self.registry.append(judged)
         return conclude(self.registry, taken.run_id, succeeded=succeeded)
 
-    def promote(self, taken: Taken, *, refit: bool = False) -> Outcome:
+    def promote(self, taken: Taken, *, refit: bool = False) -> RunOutcome:
         """End a run with a new champion, or with the refit of the one that was judged."""
         held = transitions.holding(self.registry.read(), taken.run_id)
         champion = self.champion(taken.run_id, held.window.id, refit=refit)

@@ -16,10 +16,10 @@ from kubestill.runtime.reports.history import history_section
 from kubestill.runtime.retraining import Registry, open_registry
 from kubestill.runtime.retraining.history import (
     Collection,
-    Entry,
+    HistoryEntry,
     Judgement,
-    Outcome,
     Promotion,
+    RunOutcome,
     TakeOver,
     read_entry,
 )
@@ -33,7 +33,7 @@ KINDS = {
     "judge": Judgement,
     "challenge": Judgement,
     "promote": Promotion,
-    "outcome": Outcome,
+    "outcome": RunOutcome,
     "taken-over": TakeOver,
 }
 
@@ -115,7 +115,7 @@ def test_what_a_later_version_adds_is_kept_and_a_step_it_adds_is_no_error() -> N
     content = json.dumps(later, indent=1, sort_keys=True).encode()
     assert read_entry(content, source="later").to_bytes() == content
     unknown = {"format": later["format"], "at": "2027", "run_id": "r", "step": "sing"}
-    assert type(read_entry(json.dumps(unknown).encode(), source="later")) is Entry
+    assert type(read_entry(json.dumps(unknown).encode(), source="later")) is HistoryEntry
 
 
 @pytest.mark.parametrize(
@@ -138,15 +138,15 @@ def test_an_entry_that_lacks_a_fact_is_corrupt_not_a_key_error(
 
 def test_a_run_whose_name_begins_another_ones_has_its_own_entries(registry: Registry) -> None:
     registry.append(judgement("r"))
-    registry.append(Outcome(run_id="r-2", outcome="healthy", reason="Well."))
+    registry.append(RunOutcome(run_id="r-2", outcome="healthy", reason="Well."))
     registry.append(judgement("r-2"))
     assert [entry.step for entry in registry.run("r").entries] == ["judge"]
     assert registry.run("r").outcome is None
 
 
 def test_the_first_attempt_stands(registry: Registry) -> None:
-    first = registry.append(Outcome(run_id="r", outcome="failed", reason="The disk is full."))
-    again = registry.append(Outcome(run_id="r", outcome="healthy", reason="Well."))
+    first = registry.append(RunOutcome(run_id="r", outcome="failed", reason="The disk is full."))
+    again = registry.append(RunOutcome(run_id="r", outcome="healthy", reason="Well."))
     assert again == first
     assert first.at
 
@@ -181,7 +181,9 @@ def test_the_report_draws_rows_once_that_a_run_gave_back(tmp_path: Path) -> None
             facts: dict[str, Any] = {"end": end, "scores": {"log_loss": score}, "cause": "golden"}
             registry.append(judgement(run, "challenge", **facts))
             if run in killed:
-                registry.append(Outcome(run_id=run, outcome="abandoned", reason="It was killed."))
+                registry.append(
+                    RunOutcome(run_id=run, outcome="abandoned", reason="It was killed.")
+                )
         return str(history_section(registry.runs(), METRICS["log_loss"])[0])
 
     assert drawn("dead") == drawn()

@@ -20,7 +20,7 @@ from scene import Scene  # pyright: ignore[reportMissingImports]
 from kubestill.runtime.base.artifacts import LocalArtifact
 from kubestill.runtime.base.patience import Patience
 from kubestill.runtime.retraining import notices
-from kubestill.runtime.retraining.history import Judgement, Outcome
+from kubestill.runtime.retraining.history import Judgement, RunOutcome
 from kubestill.runtime.retraining.notices import notify
 from kubestill.runtime.steps.record_outcome import record_outcome
 
@@ -81,7 +81,7 @@ def scene(tmp_path: Path) -> Scene:
 
 
 def tell(scene: Scene, url: str, outcome: str = "rejected") -> str:
-    done = Outcome(run_id="r-1", outcome=outcome, reason="a < b & c", at="2026-01-01T00:00:00Z")
+    done = RunOutcome(run_id="r-1", outcome=outcome, reason="a < b & c", at="2026-01-01T00:00:00Z")
     return notify(scene.registry, "r-1", done, url)
 
 

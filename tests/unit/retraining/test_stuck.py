@@ -10,11 +10,11 @@ from scene import Scene, rows
 
 from kubestill.cli.main import main
 from kubestill.runtime.evaluation.decision import Cause
-from kubestill.runtime.retraining.history import Judgement, Outcome
+from kubestill.runtime.retraining.history import Judgement, RunOutcome
 from kubestill.runtime.retraining.outcomes import REMEDIES, STUCK, conclude
 
 
-def end_alike(scene: Scene, number: int, decision: str, cause: str = "") -> Outcome:
+def end_alike(scene: Scene, number: int, decision: str, cause: str = "") -> RunOutcome:
     """Take the rows of a month, and end the run as continuous-eval decided."""
     scene.deliver(f"{number}.parquet", rows(100 * number, 30, day=f"2013-{number:02d}-01"))
     taken = scene.run(f"2013-{number + 1:02d}-01")

@@ -28,7 +28,7 @@ from kubestill.runtime.retraining.state import FORMAT
 _TAKEN_OVER = "taken-over"
 
 
-class Entry(BaseModel):
+class HistoryEntry(BaseModel):
     """What one step of a run left behind."""
 
     # A later version may add facts: they are kept, so that an entry is written as it was read.
@@ -51,10 +51,10 @@ class Entry(BaseModel):
         return json.dumps(told, indent=1, sort_keys=True, allow_nan=False).encode()
 
 
-E = TypeVar("E", bound=Entry)
+E = TypeVar("E", bound=HistoryEntry)
 
 
-class Collection(Entry):
+class Collection(HistoryEntry):
     """Which rows a run took."""
 
     step: str = "collect"
@@ -95,7 +95,7 @@ class Gain(BaseModel):
     """By a digest of the entity; empty where each row stands for itself."""
 
 
-class Judgement(Entry):
+class Judgement(HistoryEntry):
     """What one evaluation decided, and what its plot is drawn from."""
 
     decision: str
@@ -136,7 +136,7 @@ class Judgement(Entry):
         return "unfit" if self.decision == "reject" and self.unfit else self.decision
 
 
-class Promotion(Entry):
+class Promotion(HistoryEntry):
     """Which champion a run made."""
 
     step: str = "promote"
@@ -151,7 +151,7 @@ class Promotion(Entry):
     reason: str
 
 
-class TakeOver(Entry):
+class TakeOver(HistoryEntry):
     """Which window another run took from this one."""
 
     window: str
@@ -163,7 +163,7 @@ class TakeOver(Entry):
         return cls(run_id=run_id, step=f"{_TAKEN_OVER}-{window}", window=window, reason=reason)
 
 
-class Outcome(Entry):
+class RunOutcome(HistoryEntry):
     """The end of a run, or what a person changed."""
 
     step: str = "outcome"
@@ -182,10 +182,10 @@ class Outcome(Entry):
     """Those that a person released or quarantined."""
 
 
-_KINDS: Mapping[str, type[Entry]] = {
+_KINDS: Mapping[str, type[HistoryEntry]] = {
     "collect": Collection,
     "promote": Promotion,
-    "outcome": Outcome,
+    "outcome": RunOutcome,
 }
 
 
@@ -194,8 +194,8 @@ def is_reserved(step: str) -> bool:
     return step in _KINDS or step.startswith(_TAKEN_OVER)
 
 
-def read_entry(content: bytes, *, source: str) -> Entry:
-    """Read one entry; a step that this version does not know gives a plain `Entry`.
+def read_entry(content: bytes, *, source: str) -> HistoryEntry:
+    """Read one entry; a step that this version does not know gives a plain `HistoryEntry`.
 
     Raises:
         CorruptData: It is no entry.
@@ -209,8 +209,8 @@ def read_entry(content: bytes, *, source: str) -> Entry:
         if not isinstance(form.get(name), str):
             raise CorruptData(f"{source} is no entry of the history: it lacks {name!r}")
     step = form["step"]
-    kind = TakeOver if step.startswith(_TAKEN_OVER) else _KINDS.get(step, Entry)
-    if kind is Entry and "decision" in form:
+    kind = TakeOver if step.startswith(_TAKEN_OVER) else _KINDS.get(step, HistoryEntry)
+    if kind is HistoryEntry and "decision" in form:
         kind = Judgement
     return read_as(kind, form, source=source, what=what)
 
@@ -220,7 +220,7 @@ class RunHistory:
     """Everything that the steps of one run left behind."""
 
     run_id: str
-    entries: Sequence[Entry]
+    entries: Sequence[HistoryEntry]
     """In the order in which they were written."""
 
     @property
@@ -234,9 +234,9 @@ class RunHistory:
         return next(iter(self._all(Promotion)), None)
 
     @property
-    def outcome(self) -> Outcome | None:
+    def outcome(self) -> RunOutcome | None:
         """The end of the run; None while it is under way."""
-        return next(iter(self._all(Outcome)), None)
+        return next(iter(self._all(RunOutcome)), None)
 
     @property
     def taken_over(self) -> list[TakeOver]:

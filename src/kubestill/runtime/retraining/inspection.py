@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from kubestill.errors import InvalidInput, Problem, counted
 from kubestill.runtime.retraining import transitions
 from kubestill.runtime.retraining.champions import check_champion, find_damage
-from kubestill.runtime.retraining.history import Outcome
+from kubestill.runtime.retraining.history import RunOutcome
 from kubestill.runtime.retraining.outcomes import abandon
 from kubestill.runtime.retraining.ownership import find_end, is_alive
 from kubestill.runtime.retraining.registry import Registry, open_registry
@@ -266,7 +266,7 @@ def quarantine(uri: str, windows: Sequence[str]) -> str:
     return _record(registry, "quarantine", reason, windows=tuple(windows))
 
 
-def free_claim(uri: str, run_id: str) -> Outcome | None:
+def free_claim(uri: str, run_id: str) -> RunOutcome | None:
     """Give back the rows of a run that was terminated by hand, and write that to the history.
 
     May be repeated. No other run's rows are touched, and a run that ended by itself keeps its own
@@ -332,7 +332,7 @@ def _describe(claim: Claim) -> str:
 def _record(registry: Registry, what: str, reason: str, **facts: Any) -> str:
     """Add what a person did to the history, as a run of its own."""
     name = f"{what}-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"
-    registry.append(Outcome(run_id=name, outcome=what, reason=reason, **facts))
+    registry.append(RunOutcome(run_id=name, outcome=what, reason=reason, **facts))
     return reason
 
 

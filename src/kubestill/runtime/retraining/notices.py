@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from kubestill.errors import counted
 from kubestill.runtime.base.patience import Patience, do_within
-from kubestill.runtime.retraining.history import Outcome
+from kubestill.runtime.retraining.history import RunOutcome
 from kubestill.runtime.retraining.registry import Registry
 
 URL = "KUBESTILL_NOTIFY"
@@ -34,7 +34,7 @@ _AGAIN = frozenset({408, 425, 429})
 PATIENCE = Patience()
 
 
-def notify(registry: Registry, run_id: str, done: Outcome, url: str) -> str:
+def notify(registry: Registry, run_id: str, done: RunOutcome, url: str) -> str:
     """Send what there is to tell about the end of a run; nothing that goes wrong is raised.
 
     Args:

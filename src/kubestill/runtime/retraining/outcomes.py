@@ -9,8 +9,8 @@ from kubestill.runtime.retraining import transitions
 from kubestill.runtime.retraining.history import (
     Collection,
     Judgement,
-    Outcome,
     RunHistory,
+    RunOutcome,
     TakeOver,
 )
 from kubestill.runtime.retraining.registry import Registry
@@ -54,7 +54,7 @@ REMEDIES: Mapping[str, str] = {
 """What to change, by the cause of a rejection, or by the verdict."""
 
 
-def conclude(registry: Registry, run_id: str, *, succeeded: bool, failure: str = "") -> Outcome:
+def conclude(registry: Registry, run_id: str, *, succeeded: bool, failure: str = "") -> RunOutcome:
     """End a run: close its window or give it back, and write its outcome to the history.
 
     May be repeated, and says the same each time.
@@ -73,7 +73,7 @@ def conclude(registry: Registry, run_id: str, *, succeeded: bool, failure: str =
     return standing
 
 
-def abandon(registry: Registry, run_id: str, reason: str) -> Outcome | None:
+def abandon(registry: Registry, run_id: str, reason: str) -> RunOutcome | None:
     """End a run from outside: give back the window it holds, and write its outcome.
 
     May be repeated. A run that comes back later, or is still at work, is refused from here on; one
@@ -96,7 +96,7 @@ def abandon(registry: Registry, run_id: str, reason: str) -> Outcome | None:
     if run.outcome is not None:
         return run.outcome
     lines = _left(run.collection, run.judgement, held)
-    given_up = Outcome(run_id=run_id, outcome="abandoned", reason=" ".join([reason, *lines]))
+    given_up = RunOutcome(run_id=run_id, outcome="abandoned", reason=" ".join([reason, *lines]))
     return registry.append(_closed(run, state) or given_up)
 
 
@@ -119,7 +119,7 @@ def record_taken_over(registry: Registry, claim: Claim) -> None:
         registry.append(TakeOver.of(run_id, window, reason))
 
 
-def _settle(registry: Registry, run_id: str, *, succeeded: bool, failure: str) -> Outcome:
+def _settle(registry: Registry, run_id: str, *, succeeded: bool, failure: str) -> RunOutcome:
     # In this order: who takes a window over changes the state, and then tells the history.
     state = registry.read()
     run = registry.run(run_id)
@@ -132,27 +132,27 @@ def _settle(registry: Registry, run_id: str, *, succeeded: bool, failure: str) -
         # What is expected of rows whose labels are late, where somebody asked.
         told = [one.reason for one in run.judgements if one.expected]
         reason = " ".join([collected.reason, *told])
-        return Outcome(run_id=run_id, outcome=collected.status, reason=reason)
+        return RunOutcome(run_id=run_id, outcome=collected.status, reason=reason)
     if not held and run.taken_over:
-        return Outcome(run_id=run_id, outcome="abandoned", reason=run.taken_over[-1].reason)
+        return RunOutcome(run_id=run_id, outcome="abandoned", reason=run.taken_over[-1].reason)
     verdict = _VERDICTS.get(judged.verdict) if judged else None
     if succeeded and judged and verdict and state.claim is not None and held:
         if not state.claim.champion:
             # Nothing was judged but the first candidate: the rows are needed for the next one.
             reason = f"{judged.reason} There is no champion yet, so its rows were given back."
-            return Outcome(run_id=run_id, outcome=verdict, reason=reason)
+            return RunOutcome(run_id=run_id, outcome=verdict, reason=reason)
         try:
             registry.change(lambda now: transitions.close(now, run_id, verdict))
             return _repeated(registry, state, run_id, verdict, judged)
         except Fenced as fenced:
-            return Outcome(run_id=run_id, outcome="failed", reason=str(fenced))
+            return RunOutcome(run_id=run_id, outcome="failed", reason=str(fenced))
     lines = [failure or _silence(run, succeeded), *_left(collected, judged, held)]
-    return Outcome(run_id=run_id, outcome="failed", reason=" ".join(lines))
+    return RunOutcome(run_id=run_id, outcome="failed", reason=" ".join(lines))
 
 
 def _repeated(
     registry: Registry, state: State, run_id: str, verdict: Verdict, judged: Judgement
-) -> Outcome:
+) -> RunOutcome:
     """Return the outcome of a run: `stuck` where it ends as the runs before it did, and why."""
     cause = _cause(registry.run(run_id), judged)
     same = 1
@@ -164,9 +164,9 @@ def _repeated(
             break
         same += 1
     if cause not in REMEDIES or same < STUCK:
-        return Outcome(run_id=run_id, outcome=verdict, reason=judged.reason)
+        return RunOutcome(run_id=run_id, outcome=verdict, reason=judged.reason)
     told = f"So end {counted(same, 'window')} in a row. What helps: {REMEDIES[cause]}."
-    return Outcome(run_id=run_id, outcome="stuck", reason=f"{judged.reason} {told}")
+    return RunOutcome(run_id=run_id, outcome="stuck", reason=f"{judged.reason} {told}")
 
 
 def _cause(run: RunHistory, judged: Judgement) -> str:
@@ -177,14 +177,14 @@ def _cause(run: RunHistory, judged: Judgement) -> str:
     return judged.cause or judged.verdict
 
 
-def _closed(run: RunHistory, state: State) -> Outcome | None:
+def _closed(run: RunHistory, state: State) -> RunOutcome | None:
     """Return the outcome of a run whose window is closed."""
     closed = next((window for window in state.windows if window.run_id == run.run_id), None)
     if closed is None:
         return None
     reason = run.judgement.reason if run.judgement else ""
     refit = run.promotion.refit if run.promotion else ""
-    return Outcome(run_id=run.run_id, outcome=closed.verdict, reason=f"{reason} {refit}".strip())
+    return RunOutcome(run_id=run.run_id, outcome=closed.verdict, reason=f"{reason} {refit}".strip())
 
 
 def _holds(state: State, run_id: str) -> bool:

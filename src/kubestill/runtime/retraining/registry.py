@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 from kubestill.errors import Conflict, CorruptData, InvalidInput, Problem
 from kubestill.runtime.base.values import check_format, parse_json, read_as
-from kubestill.runtime.retraining.history import E, Entry, RunHistory, read_entry
+from kubestill.runtime.retraining.history import E, HistoryEntry, RunHistory, read_entry
 from kubestill.runtime.retraining.state import FORMAT, Champion, State
 from kubestill.runtime.retraining.transitions import Transition
 from kubestill.runtime.stores import Store, join_uri, open_store
@@ -115,7 +115,7 @@ class Registry:
 
     def runs(self) -> list[RunHistory]:
         """Return every run, in the order in which they began."""
-        runs: dict[str, list[Entry]] = {}
+        runs: dict[str, list[HistoryEntry]] = {}
         entries = [self._entry(found.key) for found in self.store.list("history/")]
         for entry in sorted(entries, key=lambda entry: entry.at):
             runs.setdefault(entry.run_id, []).append(entry)
@@ -133,7 +133,7 @@ class Registry:
         """Return the folder that a champion's ledger lists states below."""
         return join_uri(self.uri, f"{champion.folder}/training")
 
-    def _entry(self, key: str) -> Entry:
+    def _entry(self, key: str) -> HistoryEntry:
         return read_entry(self.store.get(key), source=f"{self.uri}/{key}")
 
     def _read(self) -> tuple[State, str]:

@@ -12,7 +12,7 @@ from kubestill.runtime.reports.registry import registry_page
 from kubestill.runtime.retraining import Registry, open_registry
 from kubestill.runtime.retraining.collecting import check_placeholders
 from kubestill.runtime.retraining.notices import notify as tell
-from kubestill.runtime.retraining.outcomes import Outcome, conclude
+from kubestill.runtime.retraining.outcomes import RunOutcome, conclude
 from kubestill.runtime.steps.failures import Failure, find_run_root, read_failures
 from kubestill.runtime.steps.tracking import mirror_champion
 
@@ -102,7 +102,7 @@ def _why(final_status: FinalStatus, failures: list[Failure]) -> str:
     return "It was canceled." if final_status.state == "CANCELED" else ""
 
 
-def _text(registry: Registry, run_id: str, done: Outcome) -> str:
+def _text(registry: Registry, run_id: str, done: RunOutcome) -> str:
     state = registry.read()
     lines = [f"**{done.outcome}**: {done.reason}", ""]
     if state.champion is None:
