@@ -15,6 +15,8 @@ from torch import Tensor
 
 from kubestill.runtime.training.parts import (
     Attention,
+    Consistency,
+    Contrast,
     DecoupledDistillation,
     Features,
     Relations,
@@ -201,6 +203,8 @@ PUBLISHED = {
     "dkd 4": 39.08930589284286,
 }
 """What megvii-research/mdistiller gives, commit e8c5bb3, for the numbers below, in float64."""
+CONTRAST = [6.834631370295072, 12.690540983168445, 10.785472274109903]
+"""What HobbitLong/RepDistiller gives, commit b84f547, for three batches, in float64."""
 
 
 @pytest.mark.parametrize(
@@ -243,3 +247,90 @@ def test_gradients_are_those_of_the_costs(kind: str) -> None:
         return parts[kind](student, seen(theirs, name="theirs"), (soft,))
 
     assert torch.autograd.gradcheck(cost, own)
+
+
+class Given(Contrast):
+    """With others that are given, batch by batch."""
+
+    batch = 0
+
+    def draw(self, count: int) -> Tensor:
+        others = (torch.arange(count * 7).reshape(count, 7) * 3 + self.batch) % 10
+        self.batch += 1
+        return others
+
+
+def contrast() -> Given:
+    part = Given(
+        PAIR, [(12, 20)], rows=10, dim=6, negatives=7, temperature=0.5, momentum=0.3
+    ).double()
+    for side, width in enumerate((12, 20)):
+        linear = part.maps[0][side]  # pyright: ignore
+        linear.weight.data = numbers(6, width, seed=3 + 2 * side)  # pyright: ignore
+        linear.bias.data = numbers(6, seed=4 + 2 * side)  # pyright: ignore
+        part.memory[0, side] = numbers(10, 6, seed=7 + side)
+    return part
+
+
+def contrasted(part: Contrast, batch: int) -> Tensor:
+    own, theirs = numbers(4, 3, 2, 2, seed=10 + batch), numbers(4, 5, 2, 2, seed=20 + batch)
+    rows = torch.arange(4) + 2 * batch
+    teacher = Seen(outputs=theirs, layers={"theirs": theirs}, rows=rows)
+    return part(seen(own, name="own"), teacher, ())
+
+
+def test_contrast_is_that_of_tian_et_al() -> None:
+    """Eqs. 10 and 19, and the authors' memory, row by row."""
+    part = contrast()
+    memory = [part.memory[0, side].clone().numpy() for side in (0, 1)]
+    scales: list[float] = [0.0, 0.0]
+    maps = [[p.detach().numpy() for p in part.maps[0][side].parameters()] for side in (0, 1)]  # pyright: ignore
+    for batch in range(3):
+        layers = [
+            numbers(4, 3, 2, 2, seed=10 + batch).numpy().reshape(4, -1),
+            numbers(4, 5, 2, 2, seed=20 + batch).numpy().reshape(4, -1),
+        ]
+        unit = [x @ w.T + b for x, (w, b) in zip(layers, maps, strict=True)]
+        unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in unit]
+        each = np.zeros(4)
+        for side in (0, 1):
+            chance = np.zeros((4, 8))
+            for row, k in np.ndindex(4, 8):
+                other = row + 2 * batch if k == 0 else ((row * 7 + k - 1) * 3 + batch) % 10
+                chance[row, k] = math.exp(unit[side][row] @ memory[1 - side][other] / 0.5)
+            scales[side] = scales[side] or chance.mean() * 10
+            chance /= scales[side]
+            for row in range(4):
+                each[row] -= math.log(chance[row, 0] / (chance[row, 0] + 0.7 + 1e-7))
+                each[row] -= sum(math.log(0.7 / (c + 0.7 + 1e-7)) for c in chance[row, 1:])
+        for side, row in itertools.product((0, 1), range(4)):
+            kept = 0.3 * memory[side][row + 2 * batch] + 0.7 * unit[side][row]
+            memory[side][row + 2 * batch] = kept / np.linalg.norm(kept)
+        compare(contrasted(part, batch), each.tolist(), torch.float64)
+
+
+def test_contrast_costs_what_is_published() -> None:
+    part = contrast()
+    found = [contrasted(part, batch).mean().item() for batch in range(3)]
+    assert found == pytest.approx(CONTRAST, rel=1e-9)
+
+
+@pytest.mark.parametrize("task", ["regression", "binary", "multiclass"])
+def test_consistency_is_that_of_xie_et_al(task: str) -> None:
+    outputs = 1 if task == "binary" else CLASSES
+    own = numbers(ROWS, outputs, seed=1).requires_grad_()
+    changed = numbers(ROWS, outputs, seed=2).requires_grad_()
+    each: list[float] = []
+    for a, b in zip(own.tolist(), changed.tolist(), strict=True):
+        if task == "regression":
+            each.append(sum((x - y) ** 2 for x, y in zip(a, b, strict=True)) / outputs)
+            continue
+        if task == "binary":
+            a, b = [0.0, *a], [0.0, *b]
+        p, q = ([math.exp(x) / sum(map(math.exp, one)) for x in one] for one in (a, b))
+        each.append(sum(x * math.log(x / y) for x, y in zip(p, q, strict=True)))
+    cost = Consistency(task)(Seen(outputs=own, layers={}, changed=changed), None, ())
+    compare(cost, each, torch.float64)
+    cost.sum().backward()
+    assert own.grad is None
+    assert changed.grad is not None

@@ -73,7 +73,7 @@ def check_beside(
     """
     problems = Problems()
     need = needs_teacher(settings)
-    field = f"settings.{need or 'imitate.dkd'}"
+    field = f"settings.{need or 'imitate.' + next(iter(settings.imitate.asked()), 'dkd')}"
     if settings.finish_steps:
         remedy = f"L-BFGS minimises the loss of the answers alone; use 0, or leave {field} out"
         problems.add("settings.finish_steps", settings.finish_steps, remedy)
@@ -89,6 +89,7 @@ def check_beside(
                 task=str(rows.schema.task),
                 features=torch.zeros(2, unread_encoder(rows).width),
                 teacher_features=torch.zeros(2, width) if teacher is not None else None,
+                rows=rows.rows,
             )
     problems.raise_if_any()
 

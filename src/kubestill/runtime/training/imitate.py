@@ -63,6 +63,36 @@ class DecoupledSettings(_Settings):
     """Share of the other classes among themselves."""
 
 
+class ContrastSettings(_Settings):
+    """Which row is which (Tian et al. 2020)."""
+
+    weight: _Weight = 0.0
+    """Weight of telling a row from others by what the teacher makes of it (CRD, Tian et al. 2020),
+    0.8 in the paper; 0 turns it off."""
+    layers: dict[str, str] = {}
+    """Which layers, as above; the paper takes the last before the answer."""
+    dim: int = Field(default=128, ge=1)
+    """Numbers that both layers are mapped to."""
+    negatives: int = Field(default=16384, ge=1)
+    """Other rows that each row is told from, drawn from all rows."""
+    temperature: float = Field(default=0.07, gt=0)
+    """Of the scores."""
+    momentum: float = Field(default=0.5, ge=0, lt=1)
+    """What the memory of a row keeps of what it held."""
+
+
+class ConsistencySettings(_Settings):
+    """Equal answers to rows that hardly differ (Xie et al. 2020)."""
+
+    weight: _Weight = 0.0
+    """Weight of the student's answer to a row changed at random against that to the row itself
+    (UDA, Xie et al. 2020), which needs no label and no teacher; 0 turns it off."""
+    noise: float = Field(default=0.1, ge=0)
+    """Standard deviation of what is added to numbers, in units of theirs."""
+    drop: float = Field(default=0.1, ge=0, lt=1)
+    """Share of n-grams of text, and of labels of more than 16 kinds, that are left out."""
+
+
 class OwnSettings(_Settings):
     """A part of the user's."""
 
@@ -81,6 +111,8 @@ class ImitateSettings(_Settings):
     attention: AttentionSettings = AttentionSettings()
     relations: RelationSettings = RelationSettings()
     dkd: DecoupledSettings = DecoupledSettings()
+    contrast: ContrastSettings = ContrastSettings()
+    consistency: ConsistencySettings = ConsistencySettings()
     own: dict[str, OwnSettings] = {}
     """Parts of your own, by import path: `{"my_pkg.losses:Mine": {"weight": 0.1, "layers": {},
     "args": {}}}`."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -18,12 +19,16 @@ from typing_extensions import override
 
 from kubestill.errors import InvalidInput, Problem, Problems, nearest
 from kubestill.runtime.base.arguments import fit_arguments, import_factory
+from kubestill.runtime.checkpoints.ranks import Ranks
 from kubestill.runtime.training.blocks import module_names, recomputing
 from kubestill.runtime.training.device import Machine
+from kubestill.runtime.training.imitate import ContrastSettings
 from kubestill.runtime.training.kernels import gradients
 from kubestill.runtime.training.losses import Loss, Targets, differentiable
 from kubestill.runtime.training.parts import (
     Attention,
+    Consistency,
+    Contrast,
     DecoupledDistillation,
     Features,
     Part,
@@ -35,6 +40,10 @@ from kubestill.runtime.training.steps import AutogradStep, Batch
 
 Answer = Callable[[Tensor], Tensor]
 
+_ALONE = ("dkd", "consistency")
+"""Parts that need no teacher beside the student."""
+_MOST_SCORES = 1 << 28
+"""Scores of a batch against all rows: 1 GB."""
 _MOST_ANGLES = 512
 """Rows whose angles take 1 GB, in float64, each time that they are held."""
 
@@ -72,6 +81,10 @@ class Imitation:
     """Turns the teacher's outputs into the first target; None leaves the one that is stored."""
     weighted: bool = False
     """Whether the last of the loss's targets is a weight for each row."""
+    numbered: bool = False
+    """Whether the numbers of the rows follow the loss's targets."""
+    change: Callable[[Tensor], Tensor] | None = None
+    """Changes features at random, where the answers to both are compared."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -82,14 +95,16 @@ class Imitation:
         """Return what the teacher makes of the rows, and what the loss is told of them.
 
         Args:
-            targets: What the loss is told, and last the rows as the teacher reads them.
+            targets: What the loss is told, the numbers of the rows where they are asked for, and
+                last the rows as the teacher reads them.
         """
         if self.teacher is None:
             return None, targets
         *given, features = targets
+        rows = given.pop() if self.numbered else None
         with torch.no_grad(), watch(self.teacher_layers) as layers:
             outputs = self.teacher(features)
-        seen = _seen(outputs, layers)
+        seen = replace(_seen(outputs, layers), rows=rows)
         if self.answer is not None:
             given[0] = self.answer(seen.outputs)
         return seen, tuple(given)
@@ -128,14 +143,24 @@ class ImitatingStep(AutogradStep):
             teacher, told = imitation.ask(tuple(targets))
             with watch(imitation.layers) as layers, self._around():
                 outputs = self._network(features)
+            changed = self._changed(features)
         answers = differentiable(self._loss, outputs, told)
-        parts = imitation.costs(_seen(outputs, layers), teacher, told)
+        student = replace(_seen(outputs, layers), changed=changed)
+        parts = imitation.costs(student, teacher, told)
         total = torch.stack([answers, *parts]).sum()
         upstream = torch.full_like(total, weight)
         if self._scaler is not None:
             upstream = upstream * self._scaler.scale
         values = torch.stack([total, answers, *parts]).detach() * weight
         return values, gradients(total, upstream, self._parameters)
+
+    def _changed(self, features: Tensor) -> Tensor | None:
+        """Return the outputs for rows changed at random; None where nobody compares them."""
+        change = self._imitation.change
+        if change is None:
+            return None
+        with self._around():
+            return self._network(change(features)).float()
 
 
 def build_imitating_step(
@@ -170,7 +195,8 @@ def needs_teacher(settings: TrainingSettings) -> str:
     """Return the first setting for which a student needs its teacher in each step, or ""."""
     if settings.augment.describe():
         return "augment"
-    return next((f"imitate.{name}" for name in settings.imitate.asked() if name != "dkd"), "")
+    asked = settings.imitate.asked()
+    return next((f"imitate.{name}" for name in asked if name not in _ALONE), "")
 
 
 def build_imitation(
@@ -183,6 +209,9 @@ def build_imitation(
     teacher_features: Tensor | None = None,
     answer: Answer | None = None,
     weighted: bool = False,
+    rows: int = 2,
+    scaled: int = 0,
+    plain: int = 0,
 ) -> Imitation | None:
     """Return what the settings ask a student to imitate; None where that is nothing.
 
@@ -195,6 +224,9 @@ def build_imitation(
         teacher_features: The same rows as the teacher reads them.
         answer: As of `Imitation`, where the rows are changed at random.
         weighted: As of `Imitation`.
+        rows: Rows of the dataset.
+        scaled: How many of the student's features are numbers, the first ones.
+        plain: How many are numbers or marks; codes and ids follow.
 
     Raises:
         InvalidInput: A layer is not there (with the nearest), or gives what a part cannot compare;
@@ -218,7 +250,7 @@ def build_imitation(
     if theirs and teacher_features is not None:
         teacher_seen = theirs.probe(teacher_features, problems)
     problems.raise_if_any()
-    builder = _Builder(settings, task, student_seen, teacher_seen, problems)
+    builder = _Builder(settings, task, rows, student_seen, teacher_seen, problems)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(settings.seed)
         built = [builder(name, part) for name, part in asked.items()]
@@ -236,7 +268,21 @@ def build_imitation(
         teacher_layers=theirs.modules if theirs else {},
         answer=answer,
         weighted=weighted,
+        numbered="contrast" in asked,
+        change=_change(settings, scaled, plain) if "consistency" in asked else None,
     )
+
+
+def _change(settings: TrainingSettings, scaled: int, plain: int) -> Callable[[Tensor], Tensor]:
+    """Return what changes features [B, F] at random: adds to numbers, leaves out codes and ids."""
+    asked = settings.imitate.consistency
+
+    def change(features: Tensor) -> Tensor:
+        numbers, marks, codes = features.tensor_split((scaled, plain), dim=1)
+        numbers = numbers + asked.noise * torch.randn_like(numbers)
+        return torch.cat([numbers, marks, codes * (torch.rand_like(codes) >= asked.drop)], dim=1)
+
+    return change
 
 
 class _Builder:
@@ -246,11 +292,12 @@ class _Builder:
         self,
         settings: TrainingSettings,
         task: str,
+        rows: int,
         student: Seen,
         teacher: Seen | None,
         problems: Problems,
     ):
-        self._settings, self._task = settings, task
+        self._settings, self._task, self._rows = settings, task, rows
         self._student, self._teacher, self._problems = student, teacher, problems
 
     def __call__(self, name: str, asked: Any) -> Weighed | None:
@@ -270,8 +317,12 @@ class _Builder:
         soft = outputs.softmax(1) if self._task == "multiclass" else outputs.sigmoid()
         told = soft, torch.zeros(rows, dtype=torch.int64, device=outputs.device)
         field = f"settings.imitate.{name}"
+        own = part.part
+        begun = deepcopy(own.state_dict()) if isinstance(own, nn.Module) else {}
         try:
             cost = part(self._student, self._teacher, told)
+            if isinstance(own, nn.Module):  # it may remember what it is shown
+                own.load_state_dict(begun)
         except Exception as error:
             said = f"{type(error).__name__}: {error}"
             self._problems.add(field, asked.model_dump(), f"raised on two rows {said}; mend it")
@@ -283,7 +334,7 @@ class _Builder:
         return part
 
     def _make(self, name: str, asked: Any) -> Part:
-        pairs = tuple(asked.layers.items()) if name != "dkd" else ()
+        pairs = tuple(getattr(asked, "layers", {}).items())
         match name:
             case "features":
                 return cast(Part, Features(pairs, self._widths(name, pairs, least=2)))
@@ -300,6 +351,10 @@ class _Builder:
                 return DecoupledDistillation(
                     temperature=self._settings.temperature, alpha=asked.alpha, beta=asked.beta
                 )
+            case "contrast":
+                return cast(Part, self._contrast(pairs, asked))
+            case "consistency":
+                return Consistency(self._task)
             case _:
                 return self._own(name, asked.args)
 
@@ -325,6 +380,39 @@ class _Builder:
                 found.append((mine[1], wanted[1]))
         problems.raise_if_any()
         return found
+
+    def _contrast(self, pairs: Sequence[tuple[str, str]], asked: ContrastSettings) -> Contrast:
+        """Return the part, and refuse where rows have no place in its memory."""
+        problems, settings = Problems(), self._settings
+        field = "settings.imitate.contrast"
+        if not pairs:
+            remedy = 'name at least one pair, {"of the student": "of the teacher"}'
+            problems.add(f"{field}.layers", {}, remedy)
+        if settings.virtual_workers > 1 or Ranks.current().world > 1:
+            remedy = "its memory of rows is one process's; use virtual_workers 1"
+            problems.add(field, asked.weight, remedy)
+        if settings.augment.mixup or settings.augment.cutmix:
+            remedy = "a mixture of images is no row to remember; leave mixup and cutmix out"
+            problems.add(field, asked.weight, remedy)
+        if (scores := settings.batch_size * self._rows) > _MOST_SCORES:
+            remedy = f"a batch has {scores:,} scores against {self._rows:,} rows; use at most "
+            remedy += f"{max(1, _MOST_SCORES // self._rows)} rows a batch"
+            problems.add(field, settings.batch_size, remedy)
+        problems.raise_if_any()
+        assert self._teacher
+        widths = [
+            (self._student.layers[own][0].numel(), self._teacher.layers[theirs][0].numel())
+            for own, theirs in pairs
+        ]
+        return Contrast(
+            pairs,
+            widths,
+            rows=self._rows,
+            dim=asked.dim,
+            negatives=asked.negatives,
+            temperature=asked.temperature,
+            momentum=asked.momentum,
+        )
 
     def _check_angles(self, angle: float) -> None:
         rows = -(-self._settings.batch_size // self._settings.virtual_workers)
@@ -397,7 +485,9 @@ class _Layers:
             if why:
                 field = f"settings.imitate.{part}.layers"
                 problems.add(field, name, f"this layer of the {self._whose} {why}")
-        return _seen(outputs, {} if len(problems) else seen)
+        found = _seen(outputs, {} if len(problems) else seen)
+        numbers = torch.arange(len(rows), device=rows.device)
+        return replace(found, rows=numbers, changed=found.outputs)
 
 
 class Watched(dict[str, Any]):
@@ -439,7 +529,7 @@ def watch(layers: Mapping[str, nn.Module]) -> Generator[Watched]:
 
 
 def _only(seen: Seen, names: Collection[str]) -> Seen:
-    return Seen(outputs=seen.outputs, layers={name: seen.layers[name] for name in names})
+    return replace(seen, layers={name: seen.layers[name] for name in names})
 
 
 def _seen(outputs: Tensor, layers: Mapping[str, Tensor]) -> Seen:

@@ -37,6 +37,10 @@ class Seen:
     """Logits [B, K], [B, 1] for two classes, or standardised predictions [B, T]."""
     layers: Mapping[str, Tensor]
     """What the layers give that the part names, [B, ...]."""
+    rows: Tensor | None = None
+    """Numbers of the rows in the dataset, int64 [B], where a part remembers rows."""
+    changed: Tensor | None = None
+    """Outputs for the same rows changed at random, where a part compares them."""
 
 
 class Part(Protocol):
@@ -176,6 +180,121 @@ class DecoupledDistillation:
         log_share = (scaled - left[..., None]).masked_fill(is_target, 0.0)
         among = _divergence(share, log_share).sum(-1)
         cost = self._temperature**2 * (self._alpha * target + self._beta * among)
+        return cost if cost.dim() == 1 else cost.mean(1)
+
+
+class Contrast(nn.Module):
+    """Tell a row from others by what the other network makes of it (Tian et al. 2020, CRD).
+
+    Learned linear maps take both layers to vectors of length 1. Student and teacher are each asked
+    which of 1 + `negatives` vectors of the other is that of the same row (eq. 10 and 19). Those
+    vectors are remembered from batches before, as the authors' code has it: a memory of both for
+    each row of the dataset moves towards what is new, and the mean over the first batch normalises
+    the scores. Others are drawn from all rows, with replacement. Pairs are added up.
+
+    Args:
+        pairs: Which layers; each is taken as one vector a row.
+        widths: Numbers of the student's and of the teacher's layer of each pair.
+        rows: Rows of the dataset.
+        dim: Numbers of a vector.
+        negatives: Others that a row is told from.
+        temperature: Of the scores.
+        momentum: What the memory keeps of what it held.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        widths: Sequence[tuple[int, int]],
+        *,
+        rows: int,
+        dim: int,
+        negatives: int,
+        temperature: float,
+        momentum: float,
+    ):
+        super().__init__()
+        self._pairs = tuple(pairs)
+        self._negatives, self._temperature, self._momentum = negatives, temperature, momentum
+        self.maps = nn.ModuleList(
+            nn.ModuleList(nn.Linear(width, dim) for width in both) for both in widths
+        )
+        bound = math.sqrt(3 / dim)
+        self.memory: Tensor
+        self.register_buffer("memory", torch.empty(len(pairs), 2, rows, dim))
+        self.memory.uniform_(-bound, bound)
+        self.scale: Tensor
+        self.register_buffer("scale", torch.zeros(len(pairs), 2))
+
+    def forward(self, student: Seen, teacher: Seen, targets: Targets) -> Tensor:
+        """Return the cost of each row [B]."""
+        places = teacher.rows
+        assert places is not None
+        rows, costs = self.memory.shape[2], list[Tensor]()
+        asked = torch.cat([places[:, None], self.draw(len(places)).to(places)], dim=1)
+        for pair, (own, theirs) in enumerate(self._pairs):
+            layers = (student.layers[own], teacher.layers[theirs])
+            maps: Any = self.maps[pair]
+            both = [
+                F.normalize(linear(one.flatten(1)))
+                for linear, one in zip(maps, layers, strict=True)
+            ]
+            for side, vectors in enumerate(both):
+                remembered = self.memory[pair, 1 - side].clone()
+                scores = (vectors @ remembered.t()).gather(1, asked)
+                chances = (scores / self._temperature).exp()
+                costs.append(self._tell_apart(chances, rows, self.scale[pair, side]))
+            for side, vectors in enumerate(both):
+                self._remember(self.memory[pair, side], places, vectors.detach())
+        return torch.stack(costs).sum(0)
+
+    def draw(self, count: int) -> Tensor:
+        """Return the others that each of so many rows is told from, int64 [count, negatives]."""
+        device = self.memory.device
+        return torch.randint(self.memory.shape[2], (count, self._negatives), device=device)
+
+    def _tell_apart(self, chances: Tensor, rows: int, scale: Tensor) -> Tensor:
+        """Return how badly the first of 1 + negatives is told from the others, [B]."""
+        with torch.no_grad():
+            scale.copy_(torch.where(scale > 0, scale, chances.mean() * rows))
+        chances = chances / scale.clone()
+        noise = self._negatives / rows
+        there, others = chances[:, 0], chances[:, 1:]
+        least = 1e-7  # of the authors' code
+        right = (there / (there + noise + least)).log()
+        return -right - (noise / (others + noise + least)).log().sum(1)
+
+    @torch.no_grad()
+    def _remember(self, memory: Tensor, places: Tensor, vectors: Tensor) -> None:
+        kept = memory[places] * self._momentum + vectors * (1 - self._momentum)
+        memory.index_copy_(0, places, F.normalize(kept))
+
+
+class Consistency:
+    """Give a row that is changed at random the answer to the row itself (Xie et al. 2020, eq. 1).
+
+    Classes cost KL(p(row) || p(changed row)), values their mean squared difference. The answer to
+    the row itself is taken as given: no gradient goes through it. Labels play no part.
+
+    Args:
+        task: `regression`, `binary` or `multiclass`.
+    """
+
+    def __init__(self, task: str):
+        self._task = task
+
+    def __call__(self, student: Seen, teacher: Seen | None, targets: Targets) -> Tensor:
+        """Return the cost of each row [B]; of an ensemble's members [B, M, K] the mean."""
+        wanted, given = student.outputs.detach(), student.changed
+        assert given is not None
+        if self._task == "regression":
+            cost = (given - wanted).square().mean(-1)
+        elif self._task == "binary":
+            sure = torch.sigmoid(wanted)
+            cost = _divergence(sure, F.logsigmoid(given))
+            cost = (cost + _divergence(1 - sure, F.logsigmoid(-given))).sum(-1)
+        else:
+            cost = _divergence(wanted.softmax(-1), given.log_softmax(-1)).sum(-1)
         return cost if cost.dim() == 1 else cost.mean(1)
 
 

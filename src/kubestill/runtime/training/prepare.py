@@ -234,6 +234,8 @@ def prepare(
         loss = Weighted(loss=loss)
     if any(isinstance(module, TabM) for module in model.network.modules()):
         loss = Ensemble(loss=loss)
+    if settings.imitate.contrast.weight and teacher is not None:
+        targets.append(StoredArray(stored=np.arange(decoded.rows)))
     if teacher is not None:
         # As it reads them itself: other columns perhaps, and scaled by the rows that it learned.
         targets.append(_features(dataset, teacher.to(machine.device).eval(), machine))
@@ -272,6 +274,9 @@ def prepare(
             teacher_features=told[-1],
             answer=_answer(teacher, model, settings) if teacher else None,
             weighted=weights is not None,
+            rows=rows.count,
+            scaled=model.encoder.scaled,
+            plain=model.encoder.plain,
         )
     return Prepared(
         model=model,
