@@ -559,13 +559,19 @@ def test_a_registry_of_a_newer_version_is_not_guessed_at(line):
         line.eval(line.rows(frame_of(300, seed=3)), run_id="r1")
 
 
-def hold(house: House, number: int) -> tuple[LocalArtifact, str]:
-    """Let a run hold rows as its window, a week after the one before; return those that judge."""
+def hold(house: House, number: int, *, calm: bool = False) -> tuple[LocalArtifact, str]:
+    """Let a run hold rows as its window, a week after the one before; return those that judge.
+
+    Where these are calm nothing is known of their labels, which are those of other rows.
+    """
     id, run = f"w{number}", f"run{number}"
     for half, seed in (("train", 170), ("judge", 80)):
+        frame = frame_of(100, seed=seed + number, shift=0.5)
+        if calm and half == "judge":
+            frame["sold"] = np.roll(frame["sold"], 1)
         place = str(house.root / "registry" / "windows" / id / half)
         with DatasetWriter(place, SCHEMA) as writer:
-            writer.write(frame_of(100, seed=seed + number, shift=0.5))
+            writer.write(frame)
     promoted, end = ((BEGUN + timedelta(weeks=week)).isoformat() for week in (0, number + 1))
     window = Window(
         id=id,
@@ -613,3 +619,18 @@ def test_windows_of_a_schedule_are_evidence_together_until_one_promotes(line) ->
     # A challenger that is tried only because its champion did badly says nothing about others.
     line.eval(rows, **given | {"step": "challenge-other"}, settings={"max_unlearned": 0})
     assert line.registry.run(run).judgements[-1].gain is None
+
+
+@pytest.mark.parametrize("judged", [True, False], ids=["judged as a whole", "not judged"])
+def test_a_part_of_a_sound_window_may_be_hard_to_tell(line, judged) -> None:
+    """The first rows of a month had storms, by which lateness is told, the last ones had none."""
+    rows, run = hold(line, 0, calm=True)
+    if judged:
+        windows = line.root / "registry" / "windows" / "w0"
+        halves = [Dataset.open(str(windows / half)).to_pandas() for half in ("train", "judge")]
+        every = line.rows(pd.concat(halves, ignore_index=True))
+        assert line.eval(every, run_id=run, step="judge")[0] != "unfit"
+    challenger = line.model(frame_of(500, seed=61))
+    verdict, reason, _ = line.eval(rows, model=challenger, run_id=run, step="challenge")
+    assert (verdict == "unfit") == (not judged)
+    assert ("labels have nothing to do with the rows" in reason) == (not judged)

@@ -153,7 +153,9 @@ def _shifts(job: Job, evaluations: Mapping[Role, Evaluation]) -> tuple[Shift, ..
         return found
     champion = evaluations[job.champion_role]
     labelled = {name: column.iloc[champion.rows] for name, column in values.items()}
-    return (*check_labels(champion.outcome, record.skill, labelled, target), *found)
+    whole = not (job.challenges and lineage.is_sound())
+    labels = check_labels(champion.outcome, record.skill, labelled, target, whole=whole)
+    return (*labels, *found)
 
 
 def _decay(

@@ -81,6 +81,11 @@ class Lineage:
         latest = max(judged, key=lambda part: part[0].end, default=None)
         return self._open(*latest) if latest else None
 
+    def is_sound(self) -> bool:
+        """Return whether this very run has judged all rows of its window, and found them fit."""
+        told = self.registry.run(self.run_id).judged("judge")
+        return told is not None and told.window == self.window and told.verdict != "unfit"
+
     def gains(self, metric: str, days: float) -> list[Gain]:
         """Return what challengers of this champion gained in earlier windows, oldest first.
 

@@ -72,7 +72,12 @@ def skill(outcome: Outcome) -> Skill:
 
 
 def check_labels(
-    outcome: Outcome, record: Skill | None, values: Mapping[str, pd.Series], target: str
+    outcome: Outcome,
+    record: Skill | None,
+    values: Mapping[str, pd.Series],
+    target: str,
+    *,
+    whole: bool = True,
 ) -> tuple[Shift, ...]:
     """Return what is wrong with the labels as a whole; empty where nothing is.
 
@@ -81,6 +86,8 @@ def check_labels(
         record: Its skill when it was promoted.
         values: Column → [N] values of the same rows, the target among them.
         target: The target's name.
+        whole: Whether these are all rows of a window. In a part of one in which labels do have
+            something to do with rows they may have less: there, only that they are wrong counts.
     """
     if record is None:
         return ()
@@ -95,7 +102,7 @@ def check_labels(
             f"{record.mean:.3g} at its promotion): labels inverted or swapped?"
         )
         p_value = float(ndtr(now.z))
-    elif not informative(values, target):
+    elif whole and not informative(values, target):
         statement = (
             f"{target}: labels have nothing to do with the rows, neither with what the champion "
             f"says (skill {now.mean:.2g}, {record.mean:.2g} at its promotion) nor with any "
