@@ -26,6 +26,7 @@ from kubestill.runtime.steps.train_student import train_student
 from kubestill.runtime.steps.train_teacher import train_teacher
 from kubestill.runtime.training.batches import Batches, Order
 from kubestill.runtime.training.device import Machine
+from kubestill.runtime.training.imitate import ImitateSettings
 from kubestill.runtime.training.imitation import Imitation, build_imitating_step
 from kubestill.runtime.training.micro_batches import MicroBatches
 from kubestill.runtime.training.parts import Seen
@@ -133,6 +134,75 @@ def test_dying_within_an_epoch_costs_no_bit(taught: Path, tmp_path: Path, worker
     assert [r.curves.train[-16:] for r in records if r] == [records[0].curves.train[8:]] * 2  # pyright: ignore
 
 
+REMEMBERING: dict[str, Any] = {
+    "contrast": {"weight": 0.1, "layers": {"body.12": "body.12"}, "dim": 8, "negatives": 50},
+    "consistency": {"weight": 1.0, "noise": 0.2},
+}
+
+
+@pytest.mark.parametrize(
+    ("imitate", "share", "workers"),
+    [
+        (REMEMBERING, 0.0, 1),
+        ({"consistency": {"weight": 1.0}, "attention": EVERYTHING["attention"]}, 0.6, 2),
+        (REMEMBERING, 0.6, 1),
+    ],
+    ids=["remembering", "8 bits, 2 workers", "8 bits, remembering"],
+)
+def test_what_remembers_rows_or_ranges_dies_and_costs_no_bit(
+    taught: Path, tmp_path: Path, imitate: dict[str, Any], share: float, workers: int
+) -> None:
+    settings = {
+        "imitate": imitate,
+        "quantise_aware": share,
+        "augment": {"shift": 1},
+        "ema_decay": 0.9,
+        "virtual_workers": workers,
+    }
+    whole = teach(taught, tmp_path / "whole", settings=settings)
+    with dies_after(16):
+        teach(taught, tmp_path / "resumed", settings=settings)
+    resumed = teach(taught, tmp_path / "resumed", settings=settings, resume="must")
+    assert same(weights(resumed), weights(whole))
+    assert same(last_state(resumed).tensors, last_state(whole).tensors)
+    names = set(last_state(whole).tensors)
+    assert ("imitation/part0.memory" in names) == ("contrast" in imitate)
+    assert ("model/network.head.entry.low" in names) == bool(share)
+    record = read_training(str(whole / "model"))
+    assert record
+    costs = record.curves.train[-1].costs
+    assert list(costs) == [
+        "distillation",
+        *(n for n in ImitateSettings.model_fields if n in imitate),
+    ]
+    assert all(cost > 0 for cost in costs.values())
+
+
+PRUNED: dict[str, Any] = {"settings": {"prune": {"parameters": 1800}}, "network_args": {}}
+
+
+def test_a_student_begins_as_its_teacher_with_fewer_units(taught: Path, tmp_path: Path) -> None:
+    given = {**PRUNED, "settings": {**PRUNED["settings"], "quantise_aware": 0.5}}
+    whole = teach(taught, tmp_path / "whole", **given)
+    with dies_after(16):
+        teach(taught, tmp_path / "resumed", **given)
+    resumed = teach(taught, tmp_path / "resumed", **given, resume="must")
+    assert same(weights(resumed), weights(whole))
+    plain = teach(taught, tmp_path / "plain", **PRUNED)
+    found = load_model(str(plain / "model"))
+    assert 1500 < found.spec.parameters <= 1800
+    channels = found.spec.network["args"]["channels"]
+    fresh = teach(taught, tmp_path / "fresh", network_args={"channels": channels})
+    records = [read_training(str(out / "model")) for out in (plain, fresh)]
+    first, second = (record.curves.train[0].loss for record in records if record)
+    assert first < second
+    parts = {"imitate": {"relations": {"weight": 1.0}}, **PRUNED["settings"]}
+    both = teach(taught, tmp_path / "both", settings=parts, network_args={})
+    record = read_training(str(both / "model"))
+    assert record
+    assert list(record.curves.train[-1].costs) == ["distillation", "relations"]
+
+
 def test_the_report_shows_what_the_loss_consists_of(taught: Path, tmp_path: Path) -> None:
     out = teach(taught, tmp_path, settings={"imitate": EVERYTHING})
     record = read_training(str(out / "model"))
@@ -235,6 +305,7 @@ def refused(taught: Path, tmp_path: Path, **given: Any) -> str:
     return str(caught.value)
 
 
+CONTRAST = {"contrast": REMEMBERING["contrast"]}
 FEATURES = {"imitate": {"features": {"weight": 1.0, "layers": {"body.5": "body.5"}}}}
 
 
@@ -284,6 +355,23 @@ FEATURES = {"imitate": {"features": {"weight": 1.0, "layers": {"body.5": "body.5
             {"settings": {"imitate": {"own": {"test_imitation:Missing": {}}}}},
             "has no 'Missing'",
         ),
+        ({"settings": {"imitate": {"contrast": {"weight": 1}}}}, "name at least one pair"),
+        (
+            {"settings": {"imitate": CONTRAST, "virtual_workers": 2}},
+            "its memory of rows is one process's",
+        ),
+        (
+            {"settings": {"imitate": CONTRAST, "augment": {"mixup": 0.2}}},
+            "a mixture of images is no row to remember",
+        ),
+        ({"settings": {"imitate": CONTRAST}, "teacher": None}, "connect `teacher`"),
+        ({**PRUNED, "teacher": None}, "begins as the teacher; connect `teacher`"),
+        ({**PRUNED, "settings": {"prune": {"bytes": 40}}}, "where each layer has one unit"),
+        ({**PRUNED, "settings": {"prune": {"bytes": 1 << 20}}}, "parameters; give fewer"),
+        ({**PRUNED, "network_args": {"channels": [4]}}, "the teacher brings the network"),
+        ({**PRUNED, "network": "tabm"}, "the teacher is a conv, and the student begins as it"),
+        ({**PRUNED, "mode": "overfit"}, "only train-student in mode 'distil'"),
+        ({"settings": {"imitate": {"consistency": {"weight": 1, "drop": 1}}}}, "in [0, 1)"),
         ({"settings": FEATURES, "mode": "overfit"}, "only train-student in mode 'distil'"),
     ],
 )

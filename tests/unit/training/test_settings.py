@@ -137,9 +137,9 @@ def test_settings_that_came_later_leave_earlier_training_runs_in_their_places() 
     """The fingerprint that version 0.1 gave to these settings, by its own code."""
     settings = parse_settings({}, {}).model_dump(mode="json")
     later = {"virtual_workers", "processes", "rank_timeout", "class_weights", "nodes", "trainjob"}
-    later |= {"augment", "imitate", "quantise_aware"}
+    later |= {"augment", "imitate", "prune", "quantise_aware"}
     ignored = {"checkpoints", "deterministic", "device", "log_seconds", "serving"}
-    ignored |= {"step_path", "threads"}
+    ignored |= {"step_path", "threads", "recompute", "shard"}
     content = {
         "engine": ENGINE,
         "settings": canonical({k: v for k, v in settings.items() if k not in later | ignored}),
@@ -182,6 +182,7 @@ def test_what_processes_cannot_share(typed: dict, settings: dict, field: str, sa
         ({}, {"precision": "bf16"}, "whole numbers need float32"),
         ({}, {"step_path": "fused"}, "has no layers in 8 bits"),
         ({}, {"finish_steps": 3}, "L-BFGS needs a smooth loss"),
+        ({}, {"recompute": "auto"}, "ranges would follow each batch twice"),
     ],
 )
 def test_what_layers_in_8_bits_have_no_place_for(typed: dict, settings: dict, says: str) -> None:

@@ -12,6 +12,7 @@ from kubestill.runtime.generation.labelling import check_fit
 from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.model import Model
 from kubestill.runtime.models.predict import Predictor
+from kubestill.runtime.models.prune import prune
 from kubestill.runtime.training.imitation import build_imitation, needs_teacher
 from kubestill.runtime.training.prepare import unread_encoder
 from kubestill.runtime.training.settings import TrainingSettings
@@ -20,7 +21,7 @@ from kubestill.runtime.training.settings import TrainingSettings
 def place_beside(
     teacher: Artifact | None, rows: Dataset, network: nn.Module | None, settings: TrainingSettings
 ) -> Predictor | None:
-    """Return the teacher, if the student needs it in each step.
+    """Return the teacher, if the student needs it in each step or begins as it.
 
     Args:
         teacher: The artifact, if one is connected.
@@ -32,22 +33,33 @@ def place_beside(
         InvalidInput: It is needed and not there, foreign, or of other rows; it lacks a layer; or
             other settings want a step without it.
     """
-    need, asked = needs_teacher(settings), settings.imitate.asked()
-    if not need and not asked:
+    need, asked, most = needs_teacher(settings), settings.imitate.asked(), settings.prune.most
+    if not need and not asked and not most:
         return None
     problems, found = Problems(), None
-    if need and (teacher is None or is_no_model(teacher)):
-        refuse_without(need, problems)
-    elif need and teacher:
+    wanted = need or ("prune" if most else "")
+    if wanted and (teacher is None or is_no_model(teacher)):
+        refuse_without(wanted, problems)
+    elif wanted and teacher:
         with problems.collect("teacher", teacher.uri):
             check_kind(teacher, "model", "teacher")
             found = load_model(teacher.path)
             check_fit(found.spec, rows.schema)
-            check_ours(found, need, teacher.uri, problems)
-    with problems.collect():
-        ours = found.model if found and not problems else None
-        width = ours.encoder.width if ours else 0
-        check_beside(rows, network, settings, ours and ours.network, width)
+            check_ours(found, wanted, teacher.uri, problems)
+    ours = found.model if found and not problems else None
+    if most and settings.network_args:
+        remedy = "the teacher brings the network; leave it out, or leave out settings.prune"
+        problems.add("network_args", settings.network_args, remedy)
+    if most and ours and settings.network not in ("mlp", ours.spec.network["factory"]):
+        remedy = f"the teacher is a {ours.spec.network['factory']}, and the student begins as it"
+        problems.add("network", settings.network, f"{remedy}; leave it out")
+    if most and ours:
+        with problems.collect():
+            network = prune(ours, most).network
+    if need or asked:
+        with problems.collect():
+            width = ours.encoder.width if ours else 0
+            check_beside(rows, network, settings, ours and ours.network, width)
     problems.raise_if_any()
     return found
 
@@ -107,6 +119,8 @@ def check_ours(found: Predictor, need: str, value: str, problems: Problems) -> N
         return
     kind = found.spec.network["factory"]
     remedy = f"is foreign ({kind}) and cannot stand beside the student, as {need} needs; "
+    if need == "prune":
+        remedy = f"is foreign ({kind}) and has no units to prune; "
     if need == "augment":
         remedy += "let generate-synthetic change the images, which it then labels"
     else:
@@ -122,4 +136,6 @@ def refuse_without(need: str, problems: Problems) -> None:
             "the answers stored beside images are not those to changed ones; connect `teacher`, "
             "which answers each changed image, or leave it out"
         )
+    if need == "prune":
+        remedy = "begins as the teacher; connect `teacher`, or leave it out"
     problems.add(f"settings.{need}", "no teacher", remedy)

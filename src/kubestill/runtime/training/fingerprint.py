@@ -14,7 +14,7 @@ from typing import Any
 
 from kubestill.runtime.training.augment import AugmentSettings
 from kubestill.runtime.training.imitate import ImitateSettings
-from kubestill.runtime.training.settings import TrainingSettings
+from kubestill.runtime.training.settings import PruneSettings, TrainingSettings
 
 ENGINE = "kubestill/engine/3"
 """Raised whenever the engine gives other results for the same settings and data."""
@@ -41,6 +41,7 @@ _AS_BEFORE: dict[str, Any] = {
     "augment": AugmentSettings().model_dump(mode="json"),
     "class_weights": "",
     "imitate": ImitateSettings().model_dump(mode="json"),
+    "prune": PruneSettings().model_dump(mode="json"),
     "quantise_aware": 0.0,
     "virtual_workers": 1,
 }

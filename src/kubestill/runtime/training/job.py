@@ -31,7 +31,7 @@ from kubestill.runtime.training.prepare import (
     resolve_loss,
 )
 from kubestill.runtime.training.record import PresetName
-from kubestill.runtime.training.settings import TrainingSettings, read_settings
+from kubestill.runtime.training.settings import PruneSettings, TrainingSettings, read_settings
 from kubestill.runtime.training.steps import check_step_path
 from kubestill.runtime.training.trainjob import check_nodes
 
@@ -184,18 +184,21 @@ def check_job(
 def _settle_imitation(
     preset: Preset, settings: TrainingSettings, trains: bool, problems: Problems
 ) -> TrainingSettings:
-    """Return the settings, without `imitate` where a run takes those of a student and has no use.
+    """Return the settings, without what a student has of its teacher where a run has no use for it.
 
     The control learns labels alone, and the gate asks whether a network can learn at all. Anywhere
     else but in a student it is a mistake.
     """
-    asked = settings.imitate.asked()
+    asked = {f"imitate.{name}": "imitate" for name in settings.imitate.asked()}
+    asked |= {"prune": "prune"} if settings.prune.most else {}
     if not asked or (preset.distil and trains):
         return settings
     if not preset.distil and preset.name != "control":
-        remedy = "only train-student in mode 'distil' has a teacher to imitate; leave it out"
-        problems.add("settings.imitate", ", ".join(asked), remedy)
-    return settings.model_copy(update={"imitate": ImitateSettings()})
+        for field in dict.fromkeys(asked.values()):
+            remedy = "only train-student in mode 'distil' has a teacher to imitate; leave it out"
+            told = ", ".join(name for name, one in asked.items() if one == field)
+            problems.add(f"settings.{field}", told, remedy)
+    return settings.model_copy(update={"imitate": ImitateSettings(), "prune": PruneSettings()})
 
 
 def _digest_sources(settings: TrainingSettings) -> str:

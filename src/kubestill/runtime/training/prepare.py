@@ -26,12 +26,13 @@ from kubestill.runtime.models.encoder import Encoder
 from kubestill.runtime.models.fake_quantise import fit_ranges, is_quantised, quantise_layers
 from kubestill.runtime.models.model import Model
 from kubestill.runtime.models.predict import probabilities
+from kubestill.runtime.models.prune import prune
 from kubestill.runtime.models.tabular import TabM, fit_bins
 from kubestill.runtime.training.augment import Augmentation, check_augment
 from kubestill.runtime.training.batches import ResidentRows, Rows, StoredArray, StreamedRows
 from kubestill.runtime.training.demands import check_demands, freeze
 from kubestill.runtime.training.device import Machine
-from kubestill.runtime.training.imitation import Answer, Imitation, build_imitation
+from kubestill.runtime.training.imitation import Answer, Imitation, build_imitation, needs_teacher
 from kubestill.runtime.training.losses import Ensemble, Loss, Weighted, build_loss, loss_names
 from kubestill.runtime.training.memory import available_bytes
 from kubestill.runtime.training.settings import TrainingSettings
@@ -208,7 +209,8 @@ def prepare(
         machine: Where it runs.
         loss_name: From `resolve_loss`.
         start: A model to go on from; its preprocessing is kept.
-        teacher: Stands beside the student in each step; see `imitation.needs_teacher`.
+        teacher: Stands beside the student in each step, see `imitation.needs_teacher`, or is what
+            the student begins as.
         whole_domain: The training rows are all there is: follow the error over all of them.
         weighted: Heed the weights of rows and classes.
 
@@ -217,6 +219,10 @@ def prepare(
             needs more rows together than a batch has, `freeze` names no parameter, or `imitate` no
             layer.
     """
+    if settings.prune.most and teacher is not None:
+        start = _prune(teacher, dataset, settings.prune.most)
+        # Its answers are stored with the rows.
+        teacher = teacher if needs_teacher(settings) else None
     layout = RawLayout(dataset.schema if start is None else _with_soft(start, dataset))
     decoded = load_decoded(dataset, layout)
     counts = dataset.weights() if weighted else None
@@ -290,6 +296,17 @@ def prepare(
         imitation=imitation,
         least_rows=check_demands(model.network, features, settings, rows=rows.count),
     )
+
+
+def _prune(teacher: Model, dataset: Dataset, parameters: int) -> Model:
+    """Return the teacher with fewer units, by what they do on some rows."""
+    raw = load_decoded(dataset, RawLayout(_with_soft(teacher, dataset))).raw
+    sample = torch.from_numpy(np.asarray(raw[:: max(1, len(raw) // _RANGE_ROWS)]))
+    found = prune(teacher, parameters, teacher.encoder(sample))
+    if Ranks.current().rank == 0:
+        before, after = teacher.spec.parameters, found.spec.parameters
+        print(f"pruned the teacher from {before:,} parameters to {after:,}", flush=True)
+    return found
 
 
 def _quantise(model: Model, raw: np.ndarray) -> None:

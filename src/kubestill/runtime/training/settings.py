@@ -23,6 +23,22 @@ from kubestill.runtime.training.trainjob_settings import TrainJobSettings
 Seconds = Annotated[float, Field(gt=0)]
 
 
+class PruneSettings(Settings):
+    """How small a student that begins as its teacher becomes."""
+
+    parameters: int = Field(default=0, ge=0)
+    """Parameters that it may have; 0 begins with a network of its own. Whole units and channels go,
+    those that give the layer above least, so that files and latency shrink."""
+    bytes: int = Field(default=0, ge=0)
+    """The same as the size of its weights in float32, 4 bytes each."""
+
+    @property
+    def most(self) -> int:
+        """Parameters that it may have; 0 where nothing is pruned."""
+        asked = [count for count in (self.parameters, self.bytes // 4) if count]
+        return min(asked, default=0)
+
+
 class TrainingSettings(Settings):
     """One training run, fully described: equal settings on equal data give equal bits."""
 
@@ -89,6 +105,10 @@ class TrainingSettings(Settings):
     """How many rows a row of a class counts for in the loss, such as `{"fraud": 20}`; 1 for classes
     left out, on top of the weights of rows. `balanced` gives all classes the same total. Metrics
     do not heed it."""
+
+    prune: PruneSettings = PruneSettings()
+    """Begin as the teacher, with fewer units (Sun et al. 2024; Muralidharan et al. 2024), in mode
+    `distil`: `teacher` brings network and preprocessing. Mode `hard` leaves it out."""
 
     quantise_aware: float = Field(default=0.0, ge=0, le=1)
     """Share of the training run, its end, in which layers compute in 8 bits as an int8 runtime does
