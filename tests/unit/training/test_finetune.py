@@ -23,6 +23,7 @@ from kubestill.runtime.checkpoints.ledger import (
 from kubestill.runtime.datasets.dataset import DatasetWriter
 from kubestill.runtime.datasets.schema import Column, Schema
 from kubestill.runtime.models.export import load_model
+from kubestill.runtime.models.fake_quantise import is_quantised, without_ranges
 from kubestill.runtime.models.model import Model, ModelSpec
 from kubestill.runtime.steps.finetune_fresh import finetune_fresh
 from kubestill.runtime.training.schedules import LearningRates
@@ -74,6 +75,25 @@ def test_what_is_frozen_is_neither_shrunk_nor_perturbed(
 ) -> None:
     with pytest.raises(InvalidInput, match="settings.freeze.*frozen parameters keep their values"):
         finetune(milestone(train(), 60), settings={"freeze": ["0.*"]}, **change)
+
+
+def test_a_model_learns_in_8_bits_from_a_checkpoint_of_float32(
+    train: Train, finetune: Train
+) -> None:
+    start = milestone(train(), 60)
+    settings = {"quantise_aware": 1.0}
+    tuned = finetune(start, learning_rate=1e-9, settings=settings)
+    found = load_model(str(tuned / "model")).model
+    assert is_quantised(found.network)
+    rows = torch.zeros(1, found.encoder.raw_width)
+    plain = without_ranges(found)
+    assert not torch.equal(found(rows), plain(rows))
+    torch.testing.assert_close(found(rows), plain(rows), atol=0.1, rtol=0.1)
+    again = finetune(milestone(tuned, 10), seed=1)  # stays as it is
+    assert is_quantised(load_model(str(again / "model")).model.network)
+    for change in ({"shrink": 0.5}, {"perturb": 0.1}):
+        with pytest.raises(InvalidInput, match=r"quantise_aware.*ranges are those of the"):
+            finetune(start, settings=settings, **change)
 
 
 def test_arguments_that_do_not_fit_what_is_kept(train: Train, finetune: Train) -> None:

@@ -6,11 +6,11 @@ a scale for each output channel (Jacob et al. 2018, "Quantization and Training o
 for Efficient Integer-Arithmetic-Only Inference"). Reading columns, normalisation and the answer
 itself stay as they are.
 
-Three things keep a static file close to its network: what a layer gives stays in float32, since it
-is what the next one is given that becomes int8, and the last one's are the answers; columns that
-reach unequally far are evened out before a matrix product (Xiao et al. 2023, "SmoothQuant"), since
-they share one scale; and stacks of matrices, which ONNX Runtime scales as one, stay in float32.
-Weights take 7 of the 8 bits, so that no processor cuts off a sum; see `fake_quantise.WEIGHT_STEPS`.
+Columns that reach unequally far are evened out before a matrix product (Xiao et al. 2023,
+"SmoothQuant"), since they share one scale. In a static file, what a layer gives stays in float32:
+it is what the next one is given that becomes int8, and the last one's are the answers. So do stacks
+of matrices, which ONNX Runtime scales as one. Weights take 7 of the 8 bits, so that no processor
+cuts off a sum; see `fake_quantise.WEIGHT_STEPS`.
 """
 
 # onnx and onnxruntime are only partly typed.
@@ -108,8 +108,9 @@ def quantise_onnx(content: bytes, scheme: Scheme, calibration: Iterable[Feeds]) 
     Args:
         content: A float32 ONNX file.
         scheme: `dynamic` or `static`.
-        calibration: Batches of the file's inputs by name, which set the ranges of activations for
-            `static`: rows that the model has learned from, never those that judge it.
+        calibration: Batches of the file's inputs by name, which even out columns and set the ranges
+            of activations for `static`: rows that the model has learned from, never those that
+            judge it.
 
     Raises:
         InvalidInput: A package is missing, or the graph cannot be quantised.
@@ -121,10 +122,9 @@ def quantise_onnx(content: bytes, scheme: Scheme, calibration: Iterable[Feeds]) 
     content = _folded(content)
     with tempfile.TemporaryDirectory(prefix="kubestill-int8-") as folder, _quiet():
         source, made = os.path.join(folder, "float32.onnx"), os.path.join(folder, "int8.onnx")
-        first, rest = [], iter(calibration)
-        if scheme == "static":
-            first = [*itertools.islice(rest, _EVEN_BATCHES)]
-            content = _evened(content, first)
+        rest = iter(calibration)
+        first = [*itertools.islice(rest, _EVEN_BATCHES)]
+        content = _evened(content, first)
         with open(source, "wb") as file:
             file.write(content)
         options: dict[str, Any] = {

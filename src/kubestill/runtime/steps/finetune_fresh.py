@@ -209,6 +209,9 @@ def _check_own(recipe: Recipe, settings: dict[str, Any], problems: Problems) -> 
     if settings.get("freeze") and (shrink != 1 or perturb):
         remedy = "frozen parameters keep their values; leave shrink at 1 and perturb at 0"
         problems.add("settings.freeze", settings["freeze"], remedy)
+    if settings.get("quantise_aware") and (shrink != 1 or perturb):
+        remedy = "ranges are those of the checkpoint's weights; leave shrink at 1 and perturb at 0"
+        problems.add("settings.quantise_aware", settings["quantise_aware"], remedy)
     if recipe.keep_schedule and settings.get("warmup_steps"):
         remedy = (
             "the schedule goes on after its own warm-up; leave it out, or use keep_schedule false"

@@ -319,10 +319,13 @@ def _check_shares(settings: TrainingSettings, problems: Problems) -> None:
 
 def _check_quantised(settings: TrainingSettings, problems: Problems) -> None:
     """Note what layers in 8 bits have no place for."""
+    half = settings.precision if settings.precision not in ("auto", "float32") else ""
+    fused = settings.step_path if settings.step_path == "fused" else ""
     for field, value, remedy in (
-        ("precision", settings.precision, "whole numbers need float32 to be exact; use 'auto'"),
-        ("step_path", settings.step_path, "the fused step has no layers in 8 bits; use 'auto'"),
+        ("precision", half, "whole numbers need float32 to be exact; use 'auto'"),
+        ("step_path", fused, "the fused step has no layers in 8 bits; use 'auto'"),
         ("finish_steps", settings.finish_steps, "L-BFGS needs a smooth loss, not steps; use 0"),
+        ("recompute", settings.recompute, "ranges would follow each batch twice; use ''"),
     ):
-        if value not in ("auto", "float32", "autograd", 0):
+        if value:
             problems.add(f"settings.{field}", value, f"{remedy}, or leave out quantise_aware")
