@@ -136,7 +136,7 @@ def test_a_column_names_the_teacher(target: str, folder: Path, tmp_path: Path) -
         ("label", {"column": "shop"}, "a column goes with"),
         ("label", {"combine": "route", "column": "shpo"}, "did you mean 'shop'"),
         ("label", {"combine": "route", "column": "amount"}, "holds no labels"),
-        ("label", {"combine": "route", "column": "shop", "routes": {"a": 2}}, "no number of 2"),
+        ("label", {"combine": "route", "column": "shop", "routes": {"a": 2}}, "must be below 2"),
     ],
 )
 def test_rules_that_do_not_suit_are_refused(

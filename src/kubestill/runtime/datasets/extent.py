@@ -63,7 +63,8 @@ def check_extent(
     # As dictionaries, so that a text is in memory once, however many rows have it. Columns that
     # are dictionaries by the file's own word stay that wherever they are read.
     types = metadata.schema.to_arrow_schema()
-    plain = [path for path in {path for _, path, _ in texts} if not _is_dictionary(types, path)]
+    paths = {path for _, path, _ in texts}
+    plain = [path for path in paths if not pa.types.is_dictionary(types.field(path).type)]
     file = pq.ParquetFile(source, metadata=metadata, read_dictionary=plain)
     for group, path, held in texts:
         if path in plain:
@@ -74,10 +75,6 @@ def check_extent(
                 raise CorruptData(
                     f"{name} repeats texts of column {path!r}: {length:,} bytes out of {size:,}"
                 )
-
-
-def _is_dictionary(types: pa.Schema, name: str) -> bool:
-    return pa.types.is_dictionary(types.field(name).type)
 
 
 def _expanded(column: pa.ChunkedArray) -> int:

@@ -97,7 +97,7 @@ class RunView(BaseModel):
     """Its rows are from before this instant; empty where it took none."""
     rows: int
     outcome: str
-    """One of `history.Outcome.outcome`; `at work` or `unknown` where there is none yet."""
+    """One of `history.RunOutcome.outcome`; `at work` or `unknown` where there is none yet."""
     version: int | None
     """Version of the champion that it made or returned to."""
     reason: str

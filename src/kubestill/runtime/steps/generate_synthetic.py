@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kubestill.errors import Problems
 from kubestill.runtime.base.artifacts import Artifact, check_kind
@@ -16,9 +16,6 @@ from kubestill.runtime.generation.generate import generate
 from kubestill.runtime.generation.request import parse_request
 from kubestill.runtime.generation.systems.kept import Keep
 from kubestill.runtime.steps.plan_shards import take
-
-if TYPE_CHECKING:
-    from kubestill.runtime.models.predict import Predictor
 
 
 def generate_synthetic(
@@ -56,7 +53,9 @@ def generate_synthetic(
     if model is not None:
         with problems.collect("model", model.uri):
             check_kind(model, "model")
-            surrogate = _surrogate(model)
+            from kubestill.runtime.models.export import load_model
+
+            surrogate = load_model(model.path)
     with problems.collect():
         values = {
             "method": method,
@@ -106,9 +105,3 @@ def generate_synthetic(
             print(said, flush=True)
     dataset.metadata |= {"kind": "dataset", "fingerprint": made.fingerprint, "rows": made.rows}
     return (dataset.uri,)
-
-
-def _surrogate(model: Artifact) -> Predictor:
-    from kubestill.runtime.models.export import load_model
-
-    return load_model(model.path)

@@ -137,7 +137,8 @@ def _find(name: str, schema: Schema, problems: Problems) -> Column | None:
     )
     features = [column.name for column in schema.features]
     if found is None:
-        remedy = f"the model reads it, but the dataset has no such column; {_near(name, features)}"
+        near = nearest_of(features)(name)
+        remedy = f"the model reads it, but the dataset has no such column; {near}"
         problems.add("inputs", name, remedy)
         return None
     if found.role != "feature":
@@ -145,10 +146,6 @@ def _find(name: str, schema: Schema, problems: Problems) -> Column | None:
         problems.add("inputs", name, remedy)
         return None
     return found
-
-
-def _near(name: str, features: list[str]) -> str:
-    return nearest_of(features)(name)
 
 
 def _read_as(

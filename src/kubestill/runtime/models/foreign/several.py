@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from kubestill.errors import CorruptData, Problems, nearest
 from kubestill.runtime.base.settings import Settings
 from kubestill.runtime.base.values import parse_json, read_as
-from kubestill.runtime.datasets.schema import Schema
 from kubestill.runtime.models.foreign.packing import unpack
 from kubestill.runtime.models.foreign.runtime import Block, Declared
 
@@ -87,7 +86,7 @@ class Several:
                 problems.add("several.column", options.column, f"holds no labels: {known.kind}")
         for label, place in options.routes.items():
             if not 0 <= place < count:
-                remedy = f"is not a number of {count} teachers, counted from 0"
+                remedy = f"must be below {count}: teachers are counted from 0"
                 problems.add(f"several.routes.{label}", place, remedy)
         problems.raise_if_any()
         self.members, self.options = members, options
@@ -100,7 +99,7 @@ class Several:
             width=None,
             reads="labels",
             classes=schema.classes if self._classes else None,
-            outputs=wide if self._classes else _target_width(schema),
+            outputs=wide if self._classes else schema.target.width if schema.target else 0,
             answers="logit" if self._classes else "value",
             parameters=sum(one.spec.parameters for one in members),
         )
@@ -188,7 +187,3 @@ def _chances(logits: NDArray[np.float64]) -> NDArray[np.float64]:
         logits = np.hstack([np.zeros_like(logits), logits])
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     return shifted / shifted.sum(axis=1, keepdims=True)
-
-
-def _target_width(schema: Schema) -> int:
-    return schema.target.width if schema.target else 0
