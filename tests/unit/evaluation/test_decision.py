@@ -13,7 +13,7 @@ from kubestill.runtime.evaluation.comparison import agreement, agreement_matrix,
 from kubestill.runtime.evaluation.decay import find_decay
 from kubestill.runtime.evaluation.decision import Rules, judge_alone, judge_challenger
 from kubestill.runtime.evaluation.examine import unlearned
-from kubestill.runtime.evaluation.inputs import Job, Lineage
+from kubestill.runtime.evaluation.inputs import EvaluationInputs, Lineage
 from kubestill.runtime.evaluation.record import GoldenMark, Mark
 from kubestill.runtime.evaluation.settings import EvaluationSettings
 from kubestill.runtime.evaluation.thresholds import parse_thresholds
@@ -182,8 +182,8 @@ def test_a_bias_may_point_either_way_and_be_of_any_class():
     assert decay_of(BIAS, before, now, classes=5) == pytest.approx(5 * one, rel=1e-6)
 
 
-def job_of(**lineage) -> Job:
-    return Job(
+def inputs_of(**lineage) -> EvaluationInputs:
+    return EvaluationInputs(
         settings=EvaluationSettings(),
         candidates={},
         dataset=cast("Dataset", None),
@@ -194,7 +194,7 @@ def job_of(**lineage) -> Job:
 
 
 def test_a_window_of_a_schedule_spends_its_part_of_the_year():
-    spent = {years: job_of(years=years).alpha for years in (None, 1.0, 1 / 12, 1 / 52)}
+    spent = {years: inputs_of(years=years).alpha for years in (None, 1.0, 1 / 12, 1 / 52)}
     assert spent == pytest.approx({None: 0.05, 1.0: 0.05, 1 / 12: 0.2 / 12, 1 / 52: 0.2 / 52})
 
 
@@ -226,7 +226,7 @@ def test_rows_that_wait_to_be_learned_from_ask_for_a_challenger(windows, held, m
     claim = Claim(run_id="r", at=0, lease_seconds=1, window=window("2013-05", "", held))
     state = State(windows=tuple(window(*one) for one in windows), claim=claim)
     asked = replace(
-        job_of(state=state), settings=EvaluationSettings.model_validate({"max_unlearned": most})
+        inputs_of(state=state), settings=EvaluationSettings.model_validate({"max_unlearned": most})
     )
     said = unlearned(asked)
     assert told in said
@@ -287,8 +287,8 @@ def test_what_is_forgotten_is_weighed_against_the_gain_and_its_age(weight, golde
     ("age", "weight"), [(None, None), (0.0, 1.0), (180.0, 0.5), (360.0, 0.25), (-5.0, 1.0)]
 )
 def test_golden_rows_count_half_after_their_half_life(age, weight):
-    job = job_of(golden_age=age)
-    assert job.golden_weight == (weight if weight is None else pytest.approx(weight))
+    inputs = inputs_of(golden_age=age)
+    assert inputs.golden_weight == (weight if weight is None else pytest.approx(weight))
 
 
 @pytest.mark.parametrize(("lead", "expected"), [(0.3, "reject"), (0.005, "promote")])

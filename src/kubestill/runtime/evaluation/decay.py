@@ -6,8 +6,8 @@ is tested one-sided against the hypothesis "worse by no more than the tolerance"
 all scores and slices are adjusted together (Benjamini & Hochberg 1995): where nothing has changed,
 the chance of any alarm stays at `alpha`, however many slices are looked at.
 
-A schedule looks again and again. `Job.alpha` is therefore what a window of its length may spend of
-the rate that is stated for a year.
+A schedule looks again and again. `EvaluationInputs.alpha` is therefore what a window of its length
+may spend of the rate that is stated for a year.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from kubestill.runtime.evaluation.evaluate import Evaluation, entities_of, evalu
 from kubestill.runtime.evaluation.expected import Expectation, calibrate, describe, expect
 from kubestill.runtime.evaluation.findings import Findings, Role, ScoredRows, Subject
 from kubestill.runtime.evaluation.fitness import Shift, compare_rows
-from kubestill.runtime.evaluation.inputs import Candidate, Job
+from kubestill.runtime.evaluation.inputs import Candidate, EvaluationInputs
 from kubestill.runtime.evaluation.labels import check_labels, skill
 from kubestill.runtime.evaluation.pooling import Pool, entity_name, gain_of, pool
 from kubestill.runtime.evaluation.profile import columns_of, is_number, profile_of
@@ -47,65 +47,71 @@ NO_SKILL = 3.0
 """Standard errors of skill below which a first model may be guessing."""
 
 
-def examine(job: Job) -> Findings:
+def examine(inputs: EvaluationInputs) -> Findings:
     """Score every model, compare, judge."""
-    evaluations = _evaluate(job.candidates, job.dataset)
-    scores = _scores(job, evaluations, job.dataset)
+    evaluations = _evaluate(inputs.candidates, inputs.dataset)
+    scores = _scores(inputs, evaluations, inputs.dataset)
     golden = None
-    if job.golden:
-        golden = _scores(job, _evaluate(job.golden_candidates, job.golden), job.golden)
-    values = _slice_values(job, evaluations["model"])
-    parts = _parts(values, job.record.cuts if job.record else {})
+    if inputs.golden:
+        golden = _scores(inputs, _evaluate(inputs.golden_candidates, inputs.golden), inputs.golden)
+    values = _slice_values(inputs, evaluations["model"])
+    parts = _parts(values, inputs.record.cuts if inputs.record else {})
     masks = _named(parts)
-    shifts = _shifts(job, evaluations)
-    decay = _decay(job, evaluations, scores, masks)
-    outcomes = {job.candidates[role].name: one.outcome for role, one in evaluations.items()}
+    shifts = _shifts(inputs, evaluations)
+    decay = _decay(inputs, evaluations, scores, masks)
+    outcomes = {inputs.candidates[role].name: one.outcome for role, one in evaluations.items()}
     mine = evaluations["model"]
-    gain = _gain(job, mine, scores)
-    expected = expected_of(job, evaluations, scores.groups)
-    classes = job.question == "compare" and job.task != "regression"
-    subjects = _subjects(job, evaluations)
+    gain = _gain(inputs, mine, scores)
+    expected = expected_of(inputs, evaluations, scores.groups)
+    classes = inputs.question == "compare" and inputs.task != "regression"
+    subjects = _subjects(inputs, evaluations)
     return Findings(
-        task=job.task,
-        classes=job.candidates["model"].predictor.spec.outputs,
+        task=inputs.task,
+        classes=inputs.candidates["model"].predictor.spec.outputs,
         subjects=subjects,
         scores=scores,
-        metric=job.metric,
-        decision=_decide(job, evaluations, scores, golden, masks, shifts, decay, expected, gain),
+        metric=inputs.metric,
+        decision=_decide(inputs, evaluations, scores, golden, masks, shifts, decay, expected, gain),
         dataset=ScoredRows(
-            rows=job.dataset.rows,
+            rows=inputs.dataset.rows,
             labelled=len(mine.rows),
-            fingerprint=job.dataset.fingerprint,
+            fingerprint=inputs.dataset.fingerprint,
         ),
-        settings=_shown_settings(job),
+        settings=_shown_settings(inputs),
         slices=tuple(
             scored for column in parts for scored in slice_scores(column, parts[column], outcomes)
         ),
         golden=golden,
         shifts=shifts,
         decay=decay,
-        record=_record(job, subjects["model"], scores, golden, values),
+        record=_record(inputs, subjects["model"], scores, golden, values),
         expected=expected,
         # A window counts for later ones if it was chosen by how many rows there were: where a
         # champion is tried because it does badly, challengers seem good.
-        gain=gain if gain and unlearned(job) else None,
+        gain=gain if gain and unlearned(inputs) else None,
         agreement=(
             agreement(mine.outcome, evaluations["teacher"].outcome)
             if "teacher" in evaluations
             else float("nan")
         ),
         mcnemar=mcnemar(mine.outcome, evaluations["baseline"].outcome) if classes else None,
-        images=_images(job, mine),
+        images=_images(inputs, mine),
         references={
-            **{candidate.name: candidate.digest for candidate in job.candidates.values()},
-            "dataset": job.dataset.fingerprint,
+            **{candidate.name: candidate.digest for candidate in inputs.candidates.values()},
+            "dataset": inputs.dataset.fingerprint,
         },
     )
 
 
-def _subjects(job: Job, evaluations: Mapping[Role, Evaluation]) -> dict[Role, Subject]:
-    predictors = {role: candidate.predictor for role, candidate in job.candidates.items()}
-    known = {job.champion_role: job.record.flops} if job.record and job.champion_role else {}
+def _subjects(
+    inputs: EvaluationInputs, evaluations: Mapping[Role, Evaluation]
+) -> dict[Role, Subject]:
+    predictors = {role: candidate.predictor for role, candidate in inputs.candidates.items()}
+    known = (
+        {inputs.champion_role: inputs.record.flops}
+        if inputs.record and inputs.champion_role
+        else {}
+    )
     # One alone is compared with nothing: a dozen rounds tell what it takes.
     rounds = ROUNDS if len(predictors) > 1 else ROUNDS // 5
     costs = running_costs(predictors, known=known, rounds=rounds)
@@ -117,7 +123,7 @@ def _subjects(job: Job, evaluations: Mapping[Role, Evaluation]) -> dict[Role, Su
             cost=costs[role],
             training=candidate.training,
         )
-        for role, candidate in job.candidates.items()
+        for role, candidate in inputs.candidates.items()
     }
 
 
@@ -125,58 +131,60 @@ def _evaluate(candidates: Mapping[Role, Candidate], dataset: Dataset) -> dict[Ro
     return {role: evaluate(candidate.predictor, dataset) for role, candidate in candidates.items()}
 
 
-def _scores(job: Job, evaluations: Mapping[Role, Evaluation], dataset: Dataset) -> Measured:
-    outcomes = {job.candidates[role].name: one.outcome for role, one in evaluations.items()}
-    groups = groups_of(dataset, evaluations["model"].rows, job.settings.group)
-    return measure(outcomes, confidence=job.settings.confidence, groups=groups)
+def _scores(
+    inputs: EvaluationInputs, evaluations: Mapping[Role, Evaluation], dataset: Dataset
+) -> Measured:
+    outcomes = {inputs.candidates[role].name: one.outcome for role, one in evaluations.items()}
+    groups = groups_of(dataset, evaluations["model"].rows, inputs.settings.group)
+    return measure(outcomes, confidence=inputs.settings.confidence, groups=groups)
 
 
-def _shifts(job: Job, evaluations: Mapping[Role, Evaluation]) -> tuple[Shift, ...]:
+def _shifts(inputs: EvaluationInputs, evaluations: Mapping[Role, Evaluation]) -> tuple[Shift, ...]:
     """Compare the rows with those the champion has learned from: labelled or not."""
-    record, schema, lineage = job.record, job.dataset.schema, job.lineage
-    if record is None or record.profile is None or job.champion_role is None or lineage is None:
+    record, schema, lineage = inputs.record, inputs.dataset.schema, inputs.lineage
+    if record is None or record.profile is None or inputs.champion_role is None or lineage is None:
         return ()
     if schema.target is None:
         return ()
-    target, ignore = schema.target.name, job.settings.ignore
-    values = columns_of(job.dataset)
+    target, ignore = schema.target.name, inputs.settings.ignore
+    values = columns_of(inputs.dataset)
     last = lineage.before()
     found = compare_rows(
         record.profile,
         values,
         target=target,
-        alpha=job.alpha,
+        alpha=inputs.alpha,
         ignore=ignore,
         before=(lambda: columns_of(last)) if last else None,
     )
     if target in ignore:
         return found
-    champion = evaluations[job.champion_role]
+    champion = evaluations[inputs.champion_role]
     labelled = {name: column.iloc[champion.rows] for name, column in values.items()}
-    whole = not (job.challenges and lineage.is_sound())
+    whole = not (inputs.challenges and lineage.is_sound())
     labels = check_labels(champion.outcome, record.skill, labelled, target, whole=whole)
     return (*labels, *found)
 
 
 def _decay(
-    job: Job, evaluations: Mapping[Role, Evaluation], scores: Measured, masks: Masks
+    inputs: EvaluationInputs, evaluations: Mapping[Role, Evaluation], scores: Measured, masks: Masks
 ) -> tuple[Decay, ...]:
     """Hold the champion against its own record."""
-    record, used = job.record, TASKS[job.task]
-    if record is None or job.champion_role is None:
+    record, used = inputs.record, TASKS[inputs.task]
+    if record is None or inputs.champion_role is None:
         return ()
-    now = marks_of(scores, job.candidates[job.champion_role].name, metrics_of(job.task))
-    watched = dict.fromkeys([*used.watched, job.metric.name])
+    now = marks_of(scores, inputs.candidates[inputs.champion_role].name, metrics_of(inputs.task))
+    watched = dict.fromkeys([*used.watched, inputs.metric.name])
     pairs = {
         (name, "all rows"): (record.metrics[name], now[name])
         for name in watched
         if name in record.metrics and name in now
     }
-    bias = bias_of(evaluations[job.champion_role].outcome, scores.groups)
+    bias = bias_of(evaluations[inputs.champion_role].outcome, scores.groups)
     if record.bias and bias:
         pairs["bias", "all rows"] = (record.bias, bias)
-    if job.settings.gate_slices:
-        marks = _slice_marks(job, evaluations[job.champion_role], masks, scores.groups)
+    if inputs.settings.gate_slices:
+        marks = _slice_marks(inputs, evaluations[inputs.champion_role], masks, scores.groups)
         pairs |= {
             (used.primary, part): (record.slices[part], mark)
             for part, mark in marks.items()
@@ -185,15 +193,15 @@ def _decay(
     return find_decay(
         pairs,
         {**METRICS, BIAS.name: BIAS},
-        alpha=job.alpha,
-        tolerance=job.settings.min_decay,
-        max_bias=job.settings.max_bias,
-        classes=len(job.candidates["model"].predictor.spec.outputs),
+        alpha=inputs.alpha,
+        tolerance=inputs.settings.min_decay,
+        max_bias=inputs.settings.max_bias,
+        classes=len(inputs.candidates["model"].predictor.spec.outputs),
     )
 
 
 def _decide(
-    job: Job,
+    inputs: EvaluationInputs,
     evaluations: Mapping[Role, Evaluation],
     scores: Measured,
     golden: Measured | None,
@@ -203,20 +211,20 @@ def _decide(
     expected: Expectation | None,
     gain: Gain | None,
 ) -> Decision:
-    settings, model = job.settings, job.candidates["model"].name
+    settings, model = inputs.settings, inputs.candidates["model"].name
     rules = Rules(
-        thresholds=job.thresholds,
+        thresholds=inputs.thresholds,
         min_rows=settings.min_rows,
-        confidence=1 - job.alpha,
+        confidence=1 - inputs.alpha,
         min_improvement=settings.min_improvement,
         max_shift=settings.max_shift,
         max_forgetting=settings.max_forgetting,
-        golden_weight=job.golden_weight,
+        golden_weight=inputs.golden_weight,
     )
     mine = evaluations["model"].outcome
-    skilled = _over_constant(job, mine, scores)
-    primary = METRICS[TASKS[job.task].primary]
-    if job.question == "alone":
+    skilled = _over_constant(inputs, mine, scores)
+    primary = METRICS[TASKS[inputs.task].primary]
+    if inputs.question == "alone":
         beaten = (
             f"A constant answer does better: its {primary.title} is lower by {-skilled.value:.3g}."
         )
@@ -228,11 +236,11 @@ def _decide(
             decay=decay,
             constant=beaten if skilled.high < 0 else "",
             missing=scores.missing(model, primary),
-            unlearned=unlearned(job),
+            unlearned=unlearned(inputs),
             expected=expected.worse if expected and settings.gate_expected else "",
         )
-    guessing = skilled.value <= 0 or (job.question == "first" and skill(mine).z < NO_SKILL)
-    if job.question == "first":
+    guessing = skilled.value <= 0 or (inputs.question == "first" and skill(mine).z < NO_SKILL)
+    if inputs.question == "first":
         return judge_first(scores, model, rules, guessing=guessing, shifts=shifts)
     worse: tuple[str, ...] = ()
     theirs = evaluations["baseline"].outcome
@@ -241,7 +249,7 @@ def _decide(
             masks,
             mine,
             theirs,
-            alpha=job.alpha,
+            alpha=inputs.alpha,
             tolerance=settings.slice_tolerance,
             min_rows=settings.min_slice_rows,
             groups=scores.groups,
@@ -249,46 +257,48 @@ def _decide(
     return judge_challenger(
         scores,
         model,
-        job.candidates["baseline"].name,
+        inputs.candidates["baseline"].name,
         rules,
-        metric=job.metric,
+        metric=inputs.metric,
         guessing=guessing,
         golden=golden,
-        best=_best(job),
+        best=_best(inputs),
         worse_slices=worse,
         shifts=shifts,
-        pooled=_pooled(job, gain) if job.pools else None,
+        pooled=_pooled(inputs, gain) if inputs.pools else None,
     )
 
 
-def _gain(job: Job, mine: Evaluation, scores: Measured) -> Gain | None:
+def _gain(inputs: EvaluationInputs, mine: Evaluation, scores: Measured) -> Gain | None:
     """Return what the challenger gained on the rows that its run holds."""
-    if not job.pools:
+    if not inputs.pools:
         return None
-    model, champion = job.candidates["model"].name, job.candidates["baseline"].name
+    model, champion = inputs.candidates["model"].name, inputs.candidates["baseline"].name
     who = None
     if scores.groups is not None:
-        column = entities_of(job.dataset, mine.rows, job.settings.group)
+        column = entities_of(inputs.dataset, mine.rows, inputs.settings.group)
         first = np.unique(scores.groups, return_index=True)[1]
-        window = job.lineage.window if job.lineage else ""
+        window = inputs.lineage.window if inputs.lineage else ""
         who = [entity_name(column.iloc[place], window, int(place)) for place in first]
-    return gain_of(scores, model, champion, job.metric, who)
+    return gain_of(scores, model, champion, inputs.metric, who)
 
 
-def _pooled(job: Job, gain: Gain | None) -> Pool:
+def _pooled(inputs: EvaluationInputs, gain: Gain | None) -> Pool:
     """Add it to what others gained before it in this champion's time."""
     before: list[Gain] = []
-    if job.lineage and gain and unlearned(job):
-        found = job.lineage.gains(job.metric.name, job.settings.pool_days)
+    if inputs.lineage and gain and unlearned(inputs):
+        found = inputs.lineage.gains(inputs.metric.name, inputs.settings.pool_days)
         before = [one for one in found if bool(one.entities) == bool(gain.entities)]
     if not gain or not before:
         return Pool(windows=1)
-    return pool([*before, gain], budget=job.pool_budget, most=(1 - job.settings.confidence) / 4)
+    return pool(
+        [*before, gain], budget=inputs.pool_budget, most=(1 - inputs.settings.confidence) / 4
+    )
 
 
-def unlearned(job: Job) -> str:
+def unlearned(inputs: EvaluationInputs) -> str:
     """Return in a sentence that many rows wait to be learned from; empty where few do."""
-    most, lineage = job.settings.max_unlearned, job.lineage
+    most, lineage = inputs.settings.max_unlearned, inputs.lineage
     held = lineage.state.claim if lineage else None
     if not most or lineage is None or held is None or held.run_id != lineage.run_id:
         return ""
@@ -306,23 +316,23 @@ def unlearned(job: Job) -> str:
 
 
 def expected_of(
-    job: Job,
+    inputs: EvaluationInputs,
     evaluations: Mapping[Role, Evaluation] | None = None,
     groups: Ints | None = None,
 ) -> Expectation | None:
     """Return what the champion, or a model alone, leads one to expect of rows without labels."""
-    if job.unlabelled is None or job.question not in ("alone", "expect"):
+    if inputs.unlabelled is None or inputs.question not in ("alone", "expect"):
         return None
-    rows, predictor = job.unlabelled.rows, job.candidates["model"].predictor
+    rows, predictor = inputs.unlabelled.rows, inputs.candidates["model"].predictor
     late = f"of {counted(rows, 'row')} whose labels are late"
-    if job.task == "regression":
+    if inputs.task == "regression":
         why = f"Nothing is expected {late}: a regression states no chances of being wrong."
         return Expectation(rows=rows, sentence=why)
-    calibration = job.record.calibration if job.record else None
+    calibration = inputs.record.calibration if inputs.record else None
     if calibration is None and evaluations:
         calibration = calibrate(evaluations["model"].outcome, groups)
-    raw = load_decoded(job.unlabelled, predictor.layout).raw
-    answers = Outcome.from_logits(job.task, predictor.logits(raw), np.zeros(rows, np.int64))
+    raw = load_decoded(inputs.unlabelled, predictor.layout).raw
+    answers = Outcome.from_logits(inputs.task, predictor.logits(raw), np.zeros(rows, np.int64))
     if calibration is None or not answers.finite.all():
         why = "it gives NaN or infinity there"
         if calibration is None and evaluations:
@@ -330,28 +340,28 @@ def expected_of(
         elif calibration is None:
             why = "its promotion did not keep how its probabilities came true, as a later one will"
         return Expectation(rows=rows, sentence=f"Nothing is expected {late}: {why}.")
-    confidence = 1 - job.alpha if job.settings.gate_expected else job.settings.confidence
+    confidence = 1 - inputs.alpha if inputs.settings.gate_expected else inputs.settings.confidence
     scores = expect(
         answers.predictions,
         calibration,
         confidence=confidence,
-        weights=job.unlabelled.weights(),
+        weights=inputs.unlabelled.weights(),
     )
-    marks = job.record.metrics if job.record else {}
+    marks = inputs.record.metrics if inputs.record else {}
     return describe(
         rows,
         scores,
         {name: marks[name] for name in scores if name in marks},
         confidence=confidence,
-        tolerance=job.settings.min_decay,
+        tolerance=inputs.settings.min_decay,
     )
 
 
-def _over_constant(job: Job, outcome: Outcome, scores: Measured) -> Interval:
+def _over_constant(inputs: EvaluationInputs, outcome: Outcome, scores: Measured) -> Interval:
     """Return how much better the answers are than the best one that is the same for every row."""
     if not outcome.finite.all():
         return Interval(float("nan"))
-    if job.task == "regression":
+    if inputs.task == "regression":
         answer = np.average(outcome.targets, axis=0, weights=outcome.weights)
     else:
         classes = outcome.predictions.shape[1]
@@ -359,50 +369,56 @@ def _over_constant(job: Job, outcome: Outcome, scores: Measured) -> Interval:
         with np.errstate(divide="ignore"):
             answer = np.log(counts / counts.sum())
     # A class that does not occur has no chance in it, and no row asks for one.
-    answer = np.maximum(answer, -1e3) if job.task != "regression" else answer
+    answer = np.maximum(answer, -1e3) if inputs.task != "regression" else answer
     constant = replace(outcome, predictions=np.tile(answer, (outcome.rows, 1)))
     found = measure({"": outcome, "constant": constant}, groups=scores.groups)
-    metric = METRICS[TASKS[job.task].primary]
-    return found.improvement("", "constant", metric, 1 - job.alpha)
+    metric = METRICS[TASKS[inputs.task].primary]
+    return found.improvement("", "constant", metric, 1 - inputs.alpha)
 
 
-def _best(job: Job) -> GoldenMark | None:
+def _best(inputs: EvaluationInputs) -> GoldenMark | None:
     """Return the best score a champion had on the golden set, if it was this very set."""
-    mark = job.record.golden if job.record else None
-    return mark if mark and job.golden and mark.fingerprint == job.golden.fingerprint else None
+    mark = inputs.record.golden if inputs.record else None
+    return (
+        mark if mark and inputs.golden and mark.fingerprint == inputs.golden.fingerprint else None
+    )
 
 
 def _record(
-    job: Job, subject: Subject, scores: Measured, golden: Measured | None, values: pd.DataFrame
+    inputs: EvaluationInputs,
+    subject: Subject,
+    scores: Measured,
+    golden: Measured | None,
+    values: pd.DataFrame,
 ) -> Record | None:
     """Return what the judged model is to be remembered by, should it be promoted."""
-    if job.lineage is None or job.champion_role == "model":
+    if inputs.lineage is None or inputs.champion_role == "model":
         return None
-    name, metric, mine = subject.name, job.metric, subject.evaluation
+    name, metric, mine = subject.name, inputs.metric, subject.evaluation
     mark = None
-    if golden is not None and job.golden is not None:
+    if golden is not None and inputs.golden is not None:
         value = golden.points[name][metric.name]
         reached = [value]
-        if job.champion_role:
-            reached.append(golden.points[job.candidates[job.champion_role].name][metric.name])
-        if before := _best(job):
+        if inputs.champion_role:
+            reached.append(golden.points[inputs.candidates[inputs.champion_role].name][metric.name])
+        if before := _best(inputs):
             reached.append(before.best)
         finite = filter(np.isfinite, reached)
         best = max(finite, key=lambda one: metric.sign * one, default=value)
-        mark = GoldenMark(fingerprint=job.golden.fingerprint, value=value, best=best)
+        mark = GoldenMark(fingerprint=inputs.golden.fingerprint, value=value, best=best)
     # The next windows are compared with these rows: cut anew, not as the champion's were.
     cuts = {str(column): cut_of(values[column]) for column in values}
     return Record(
         metric=metric.name,
-        metrics=marks_of(scores, name, metrics_of(job.task)),
-        slices=_slice_marks(job, mine, _named(_parts(values, cuts)), scores.groups),
+        metrics=marks_of(scores, name, metrics_of(inputs.task)),
+        slices=_slice_marks(inputs, mine, _named(_parts(values, cuts)), scores.groups),
         cuts=cuts,
         golden=mark if mark and np.isfinite(mark.value) else None,
         bias=bias_of(mine.outcome, scores.groups),
         skill=skill(mine.outcome),
         calibration=calibrate(mine.outcome, scores.groups),
         flops=subject.cost.flops,
-        profile=profile_of(*(job.lineage.learned() or [job.dataset])),
+        profile=profile_of(*(inputs.lineage.learned() or [inputs.dataset])),
     )
 
 
@@ -426,12 +442,12 @@ def _named(parts: Mapping[str, Masks]) -> Masks:
 
 
 def _slice_marks(
-    job: Job, evaluation: Evaluation, masks: Masks, groups: Ints | None
+    inputs: EvaluationInputs, evaluation: Evaluation, masks: Masks, groups: Ints | None
 ) -> dict[str, Mark]:
     found: dict[str, Mark] = {}
-    primary = METRICS[TASKS[job.task].primary]
+    primary = METRICS[TASKS[inputs.task].primary]
     for name, mask in masks.items():
-        if mask.sum() < job.settings.min_slice_rows:
+        if mask.sum() < inputs.settings.min_slice_rows:
             continue
         held = None if groups is None else np.unique(groups[mask], return_inverse=True)[1]
         scores = measure({name: evaluation.outcome.take(mask)}, groups=held)
@@ -441,26 +457,28 @@ def _slice_marks(
     return found
 
 
-def _slice_values(job: Job, evaluation: Evaluation) -> pd.DataFrame:
-    table = job.dataset.to_pandas(columns=list(job.slices)) if job.slices else pd.DataFrame()
-    return table.iloc[evaluation.rows].reset_index(drop=True) if job.slices else table
+def _slice_values(inputs: EvaluationInputs, evaluation: Evaluation) -> pd.DataFrame:
+    table = (
+        inputs.dataset.to_pandas(columns=list(inputs.slices)) if inputs.slices else pd.DataFrame()
+    )
+    return table.iloc[evaluation.rows].reset_index(drop=True) if inputs.slices else table
 
 
-def _images(job: Job, evaluation: Evaluation) -> np.ndarray | None:
+def _images(inputs: EvaluationInputs, evaluation: Evaluation) -> np.ndarray | None:
     """Return [N, H, W] of the scored rows where a row is one picture of at most 64 by 64."""
-    predictor = job.candidates["model"].predictor
+    predictor = inputs.candidates["model"].predictor
     features = predictor.layout.features
     shape = [size for size in features[0].shape if size != 1]
     if len(features) != 1 or len(shape) != 2 or max(shape) > 64 or min(shape) < 4:
         return None
-    raw = load_decoded(job.dataset, predictor.layout).raw
+    raw = load_decoded(inputs.dataset, predictor.layout).raw
     return np.asarray(raw)[evaluation.rows].reshape(-1, *shape)
 
 
-def _shown_settings(job: Job) -> dict[str, Any]:
+def _shown_settings(inputs: EvaluationInputs) -> dict[str, Any]:
     return {
-        **job.settings.model_dump(),
-        "metric": job.metric.name,
-        "thresholds": ", ".join(map(str, job.thresholds)),
-        "slices": list(job.slices),
+        **inputs.settings.model_dump(),
+        "metric": inputs.metric.name,
+        "thresholds": ", ".join(map(str, inputs.thresholds)),
+        "slices": list(inputs.slices),
     }

@@ -131,7 +131,7 @@ class Lineage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class EvaluationInputs:
     """Checked inputs."""
 
     settings: EvaluationSettings
@@ -244,7 +244,7 @@ def check_inputs(
     run_id: str,
     step: str,
     settings: Mapping[str, Any],
-) -> Job:
+) -> EvaluationInputs:
     """Find every problem that can be found before scoring, and raise them together.
 
     A registry's champion is the model where none is connected, and else the baseline where none is.
@@ -304,7 +304,7 @@ def check_inputs(
     assert rows is not None
     if lineage is not None and not lineage.run_id:
         lineage = replace(lineage, run_id=_name_of(rows, candidates))
-    return Job(
+    return EvaluationInputs(
         settings=parsed,
         candidates=candidates,
         dataset=rows,

@@ -8,22 +8,22 @@ from typing import Any
 from kubestill.runtime.base.artifacts import clean
 from kubestill.runtime.evaluation.expected import Expectation
 from kubestill.runtime.evaluation.findings import Findings
-from kubestill.runtime.evaluation.inputs import Job, Lineage
+from kubestill.runtime.evaluation.inputs import EvaluationInputs, Lineage
 from kubestill.runtime.metrics.catalog import metrics_of
 from kubestill.runtime.retraining.decision import DecisionRecord, Score
 from kubestill.runtime.retraining.history import Judgement
 
 
-def decision_record(job: Job, findings: Findings) -> DecisionRecord:
+def decision_record(inputs: EvaluationInputs, findings: Findings) -> DecisionRecord:
     """Return the decision, bound to what it was taken on."""
-    digests = {role: candidate.digest for role, candidate in job.candidates.items()}
+    digests = {role: candidate.digest for role, candidate in inputs.candidates.items()}
     return DecisionRecord(
         decision=findings.decision.verdict,
         reason=findings.decision.reason,
         cause=findings.decision.cause or "",
         model=digests["model"],
         baseline=digests.get("baseline", ""),
-        dataset=job.dataset.fingerprint,
+        dataset=inputs.dataset.fingerprint,
         scores=_scores(findings, findings.model.name),
         record=findings.record.model_dump(mode="json") if findings.record else {},
     )

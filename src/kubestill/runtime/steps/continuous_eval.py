@@ -14,7 +14,7 @@ from kubestill.runtime.base.artifacts import (
     write_record,
 )
 from kubestill.runtime.evaluation.examine import examine, expected_of
-from kubestill.runtime.evaluation.inputs import Job, Lineage, check_inputs
+from kubestill.runtime.evaluation.inputs import EvaluationInputs, Lineage, check_inputs
 from kubestill.runtime.evaluation.publish import (
     decision_record,
     expected_scores,
@@ -61,7 +61,7 @@ def continuous_eval(
     if is_no_model(teacher):
         teacher = None
         settings = {"model_name": "student", "baseline_name": "control", **(settings or {})}
-    job = check_inputs(
+    inputs = check_inputs(
         {"model": model, "baseline": baseline, "teacher": teacher},
         dataset,
         golden,
@@ -74,19 +74,19 @@ def continuous_eval(
         settings=settings or {},
     )
     metrics.metadata["kind"] = "metrics"
-    if job.question == "bootstrap":
-        return _no_champion(job, metrics, report, summary, record)
-    if job.question == "expect":
-        return _no_labels(job, metrics, report, summary, record)
-    findings = examine(job)
-    decision = decision_record(job, findings)
-    if job.lineage:
-        judged = judgement(decision, findings, job.lineage, step=job.step)
-        stands = _remember(job.lineage, judged)
+    if inputs.question == "bootstrap":
+        return _no_champion(inputs, metrics, report, summary, record)
+    if inputs.question == "expect":
+        return _no_labels(inputs, metrics, report, summary, record)
+    findings = examine(inputs)
+    decision = decision_record(inputs, findings)
+    if inputs.lineage:
+        judged = judgement(decision, findings, inputs.lineage, step=inputs.step)
+        stands = _remember(inputs.lineage, judged)
         found = {"decision": stands.decision, "reason": stands.reason}
         decision = decision.model_copy(update=found)
-    history = job.lineage.registry.runs() if job.lineage else []
-    write_pages(evaluation_report(findings, history), report, summary, job.dataset)
+    history = inputs.lineage.registry.runs() if inputs.lineage else []
+    write_pages(evaluation_report(findings, history), report, summary, inputs.dataset)
     scores = scalars(findings)
     for name, value in scores.items():
         metrics.log_metric(name, value)
@@ -95,30 +95,34 @@ def continuous_eval(
     print(scores_text(findings), flush=True)
     if findings.expected:
         print(findings.expected.sentence, flush=True)
-    _mirror(job, decision, scores, model, record)
+    _mirror(inputs, decision, scores, model, record)
     print(f"{decision.decision}: {decision.reason}", flush=True)
     return decision.decision, decision.reason
 
 
 def _no_labels(
-    job: Job, metrics: MetricsArtifact, report: Artifact, summary: Artifact, record: Artifact
+    inputs: EvaluationInputs,
+    metrics: MetricsArtifact,
+    report: Artifact,
+    summary: Artifact,
+    record: Artifact,
 ) -> tuple[str, str]:
     """Report what is expected of rows of which none has a label."""
-    expected = expected_of(job)
+    expected = expected_of(inputs)
     assert expected
-    worse = expected.worse if job.settings.gate_expected else ""
+    worse = expected.worse if inputs.settings.gate_expected else ""
     decision = "degraded" if worse else "insufficient"
     reasons = [worse] if worse else ["No row has a label yet."]
     reasons.append(expected.sentence)
     reason = " ".join(reasons)
-    facts = {"decision": decision, "reason": reason, "dataset": job.dataset.fingerprint}
-    facts |= {"model": job.candidates["model"].digest, "rows": 0}
+    facts = {"decision": decision, "reason": reason, "dataset": inputs.dataset.fingerprint}
+    facts |= {"model": inputs.candidates["model"].digest, "rows": 0}
     scores = {name: one.model_dump() for name, one in expected_scores(expected).items()}
-    if job.lineage:
-        champion = job.lineage.champion.version if job.lineage.champion else 0
-        named = {"run_id": job.lineage.run_id, "step": job.step, "champion": champion}
-        _remember(job.lineage, Judgement.model_validate(named | facts | {"expected": scores}))
-    write_pages(expected_report(expected, decision, reasons), report, summary, job.dataset)
+    if inputs.lineage:
+        champion = inputs.lineage.champion.version if inputs.lineage.champion else 0
+        named = {"run_id": inputs.lineage.run_id, "step": inputs.step, "champion": champion}
+        _remember(inputs.lineage, Judgement.model_validate(named | facts | {"expected": scores}))
+    write_pages(expected_report(expected, decision, reasons), report, summary, inputs.dataset)
     for name, one in expected.scores.items():
         metrics.log_metric(f"expected_{name}", one.value)
     write_record(record, "decision", {"decision": facts, "scores": {"expected": scores}})
@@ -127,27 +131,35 @@ def _no_labels(
 
 
 def _no_champion(
-    job: Job, metrics: MetricsArtifact, report: Artifact, summary: Artifact, record: Artifact
+    inputs: EvaluationInputs,
+    metrics: MetricsArtifact,
+    report: Artifact,
+    summary: Artifact,
+    record: Artifact,
 ) -> tuple[str, str]:
     """Report that there is nothing to judge yet."""
-    assert job.lineage is not None
+    assert inputs.lineage is not None
     reason = (
-        f"There is no champion in {job.lineage.registry.uri} yet: "
-        f"the first one is to be trained on {counted(job.dataset.rows, 'row')}."
+        f"There is no champion in {inputs.lineage.registry.uri} yet: "
+        f"the first one is to be trained on {counted(inputs.dataset.rows, 'row')}."
     )
-    facts = {"decision": "bootstrap", "reason": reason, "dataset": job.dataset.fingerprint}
-    facts |= {"rows": job.dataset.rows, "window": job.lineage.window, "end": job.lineage.end}
-    named = {"run_id": job.lineage.run_id, "step": job.step}
-    _remember(job.lineage, Judgement.model_validate(named | facts))
-    write_pages(bootstrap_report(job.dataset, reason), report, summary, job.dataset)
-    metrics.log_metric("rows", float(job.dataset.rows))
+    facts = {"decision": "bootstrap", "reason": reason, "dataset": inputs.dataset.fingerprint}
+    facts |= {
+        "rows": inputs.dataset.rows,
+        "window": inputs.lineage.window,
+        "end": inputs.lineage.end,
+    }
+    named = {"run_id": inputs.lineage.run_id, "step": inputs.step}
+    _remember(inputs.lineage, Judgement.model_validate(named | facts))
+    write_pages(bootstrap_report(inputs.dataset, reason), report, summary, inputs.dataset)
+    metrics.log_metric("rows", float(inputs.dataset.rows))
     write_record(record, "decision", {"decision": facts, "scores": {}})
     print(f"bootstrap: {reason}", flush=True)
     return "bootstrap", reason
 
 
 def _mirror(
-    job: Job,
+    inputs: EvaluationInputs,
     decision: DecisionRecord,
     scores: Mapping[str, float],
     model: Artifact | None,
@@ -156,7 +168,7 @@ def _mirror(
     """Tell MLflow, where there is one: the scores, and which model was tried as a challenger."""
     told = mirror_results(
         Results(
-            step=f"evaluate {job.step}" if job.lineage else "evaluate",
+            step=f"evaluate {inputs.step}" if inputs.lineage else "evaluate",
             output_uri=record.uri,
             metrics=scores,
             tags={"decision": decision.decision, "digest": decision.model},
@@ -164,9 +176,9 @@ def _mirror(
     )
     if told:
         print(told, flush=True)
-    if job.lineage and model and decision.baseline:
+    if inputs.lineage and model and decision.baseline:
         told = mirror_challenger(
-            job.lineage.registry,
+            inputs.lineage.registry,
             model,
             digest=decision.model,
             decision=decision.decision,
