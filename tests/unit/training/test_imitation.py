@@ -15,11 +15,12 @@ from ended import dies_after, last_state
 from torch import Tensor, nn
 
 from kubestill.errors import InvalidInput
-from kubestill.runtime.base.artifacts import LocalArtifact
+from kubestill.runtime.base.artifacts import LocalArtifact, read_record
 from kubestill.runtime.datasets.builtin import digits
 from kubestill.runtime.datasets.dataset import Dataset
 from kubestill.runtime.datasets.handover import write_dataset
 from kubestill.runtime.models.export import load_model
+from kubestill.runtime.steps.choose_student import choose_student
 from kubestill.runtime.steps.import_model import import_model
 from kubestill.runtime.steps.label_with_teacher import label_with_teacher
 from kubestill.runtime.steps.train_student import train_student
@@ -196,6 +197,17 @@ def test_a_student_begins_as_its_teacher_with_fewer_units(taught: Path, tmp_path
     records = [read_training(str(out / "model")) for out in (plain, fresh)]
     first, second = (record.curves.train[0].loss for record in records if record)
     assert first < second
+    names = ("model", "metrics", "report", "summary", "record")
+    outputs: Any = {name: LocalArtifact(str(tmp_path / "chosen" / name)) for name in names}
+    _, _, args = choose_student(
+        uris=[str(plain / "model")],
+        teacher=artifact(taught / "teacher" / "model", "model"),
+        dataset=artifact(taught / "rows"),
+        **outputs,
+    )
+    assert args == {"channels": channels}  # for a control of its size
+    small, large = read_record(outputs["record"])["models"].values()
+    assert small["bytes"] < large["bytes"] / 2
     parts = {"imitate": {"relations": {"weight": 1.0}}, **PRUNED["settings"]}
     both = teach(taught, tmp_path / "both", settings=parts, network_args={})
     record = read_training(str(both / "model"))

@@ -19,7 +19,7 @@ from kubestill.runtime.models.convolutional import Conv
 from kubestill.runtime.models.model import Model
 from kubestill.runtime.models.tabular import Members, TabM
 
-_WIDTHS = {"mlp": "hidden", "tabm": "hidden", "conv": "channels"}
+WIDTHS = {"mlp": "hidden", "tabm": "hidden", "conv": "channels"}
 """Networks that can be pruned, and the argument that holds the widths of their layers."""
 _GRAIN = 1000
 """Shares of the units that are tried: thousandths."""
@@ -55,14 +55,14 @@ def prune(model: Model, parameters: int, features: Tensor | None = None) -> Mode
     """
     factory, args = str(model.spec.network["factory"]), dict(model.spec.network["args"])
     field = "settings.prune"
-    if factory not in _WIDTHS or args.get("residual"):
-        what = f"{factory}, residual" if factory in _WIDTHS else factory
-        remedy = f"only {', '.join(_WIDTHS)} without skips can lose units; use such a teacher"
+    if factory not in WIDTHS or args.get("residual"):
+        what = f"{factory}, residual" if factory in WIDTHS else factory
+        remedy = f"only {', '.join(WIDTHS)} without skips can lose units; use such a teacher"
         raise InvalidInput([Problem(field, what, remedy)])
     if parameters >= model.spec.parameters:
         remedy = f"the teacher has {model.spec.parameters:,} parameters; give fewer"
         raise InvalidInput([Problem(field, parameters, remedy)])
-    name = _WIDTHS[factory]
+    name = WIDTHS[factory]
     widths: list[int] = [int(width) for width in args[name]]
 
     def sized(share: int) -> Model:

@@ -12,6 +12,7 @@ from kubestill.runtime.datasets.manifest import open_input
 from kubestill.runtime.evaluation.frontier import find_frontier
 from kubestill.runtime.models.export import copy_model, load_model
 from kubestill.runtime.models.predict import Predictor
+from kubestill.runtime.models.prune import WIDTHS
 from kubestill.runtime.reports.numbers import count
 from kubestill.runtime.steps.frontier import check_alike, check_choice, write_frontier
 from kubestill.runtime.training.record import read_training
@@ -91,7 +92,9 @@ def _network_args(uri: str, student: Predictor) -> dict[str, Any]:
     """Return the arguments that its network was asked for with, before any were filled in."""
     built: dict[str, Any] = student.spec.network["args"]
     training = read_training(uri)
-    asked = training.settings["network_args"] if training else built
+    asked: set[str] = {*(training.settings["network_args"] if training else built)}
+    if training and any(training.settings.get("prune", {}).values()):
+        asked |= {*WIDTHS.values()}  # a network that began as the teacher was not asked for
     # As they were built: Kubeflow hands whole numbers on as floats.
     return {name: value for name, value in built.items() if name in asked}
 
