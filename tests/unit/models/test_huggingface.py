@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import PIL.Image
 import pytest
 import safetensors.torch
 import torch
@@ -285,6 +286,84 @@ def test_batches_share_the_threads_of_labelling(saved: Path, rows: Dataset, tmp_
     np.testing.assert_allclose(found, brought.predictor.logits(raw), atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def vision(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a small ViT."""
+    folder = tmp_path_factory.mktemp("vit")
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=12,
+        patch_size=4,
+        id2label={0: "round", 1: "flat", 2: "odd"},
+        label2id={"round": 0, "flat": 1, "odd": 2},
+    )
+    transformers.ViTForImageClassification(config).eval().save_pretrained(folder)
+    processor = transformers.ViTImageProcessorPil(size={"height": 12, "width": 12})
+    processor.save_pretrained(folder)
+    return folder
+
+
+def pictures(folder: Path, channels: int, *, pixels: bool = True) -> Dataset:
+    images = np.random.default_rng(0).integers(0, 256, (70, channels, 8, 10)).astype(np.uint8)
+    frame = pd.DataFrame({"image": list(images), "kind": ["flat", "odd", "round"] * 23 + ["odd"]})
+    classes = ("flat", "odd", "round")
+    schema = Schema(
+        columns=(
+            Column(name="image", kind="tensor", shape=(channels, 8, 10), pixels=pixels),
+            Column(name="kind", kind="categorical", role="target", categories=classes),
+        ),
+        task="multiclass",
+    )
+    with DatasetWriter(str(folder), schema) as writer:
+        writer.write(frame)
+    return writer.dataset
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_model_of_images_labels_as_in_its_own_library(
+    channels: int, vision: Path, tmp_path: Path
+) -> None:
+    dataset = pictures(tmp_path / "rows", channels)
+    brought = bring(str(vision), dataset, Options(inputs=["image"]))
+    assert brought is not None
+    brought.write(str(tmp_path / "model"))
+    found = label(load_model(str(tmp_path / "model")), dataset, str(tmp_path / "soft")).to_pandas()
+    own = transformers.AutoImageProcessor.from_pretrained(vision, backend="pil")
+    model = transformers.AutoModelForImageClassification.from_pretrained(vision).eval()
+    for image, logits in zip(found["image"], found["teacher_logits"], strict=True):
+        bytes_ = np.asarray(image).reshape(channels, 8, 10).astype(np.uint8)
+        rgb = np.broadcast_to(bytes_, (3, 8, 10)).transpose(1, 2, 0)
+        with torch.no_grad():
+            wanted = model(**own(PIL.Image.fromarray(rgb.copy()), return_tensors="pt")).logits[0]
+        # Its own order is round, flat, odd.
+        np.testing.assert_allclose(logits, wanted[[1, 2, 0]], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("channels", "pixels", "spoil", "said"),
+    [
+        (2, True, None, "it reads 3 channels; 'image' has 2"),
+        (3, False, None, "reads images of bytes"),
+        (3, True, "preprocessor_config.json", "says how images are resized and scaled, and is"),
+    ],
+)
+def test_images_that_a_model_does_not_read_are_refused(
+    channels: int, pixels: bool, spoil: str | None, said: str, vision: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(vision, tmp_path / "vit")
+    if spoil:
+        (folder / spoil).unlink()
+    with pytest.raises(InvalidInput, match=said):
+        bring(str(folder), pictures(tmp_path / "rows", channels, pixels=pixels), IMAGE)
+
+
+IMAGE = Options(inputs=["image"])
+
+
 def change(**fields: Any) -> Callable[[Path], None]:
     def work(folder: Path) -> None:
         form = json.loads((folder / "config.json").read_text())
@@ -296,6 +375,12 @@ def change(**fields: Any) -> Callable[[Path], None]:
 def cut(folder: Path) -> None:
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[:-100])
+
+
+def other_names(folder: Path) -> None:
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    weights["of.another"] = weights.pop("classifier.bias")
+    safetensors.torch.save_file(weights, folder / "model.safetensors")
 
 
 def pickled(folder: Path) -> None:
@@ -314,6 +399,7 @@ def without_padding(folder: Path) -> None:
     [
         (pickled, "holds no weights in safetensors"),
         (cut, "transformers cannot load it"),
+        (other_names, "its weights are those of another model; missing_keys"),
         (change(hidden_size=1 << 20), "asks for more than 36,700,160 numbers"),
         (change(num_hidden_layers=10**9), "claims 1,000,000,000 layers"),
         (change(architectures=["BertForMaskedLM"]), "only ...ForSequenceClassification"),

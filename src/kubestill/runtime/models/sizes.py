@@ -35,7 +35,9 @@ _SPARE_NUMBERS = 1 << 25
 """Numbers that a network may hold besides its weights: masks, grids, frequencies. 128 MiB."""
 
 
-def build_bounded(build: Callable[..., Built], weights: Mapping[str, Tensor]) -> Built:
+def build_bounded(
+    build: Callable[..., Built], weights: Mapping[str, Tensor], *, named: bool = True
+) -> Built:
     """Build the module that these weights belong to, in little more memory than they take.
 
     A factory that cannot build on the meta device is called for real at once. Either way it is
@@ -46,6 +48,7 @@ def build_bounded(build: Callable[..., Built], weights: Mapping[str, Tensor]) ->
         build: Makes the module; with `prove=False` without sending a batch through it. Called
             twice.
         weights: Its whole state by name: what it is checked against, not loaded.
+        named: Whether names have to be the same: a library may know those of its earlier versions.
 
     Raises:
         CorruptData: The module has other or larger tensors than the file.
@@ -53,7 +56,9 @@ def build_bounded(build: Callable[..., Built], weights: Mapping[str, Tensor]) ->
     """
     try:
         with _bounded(weights), torch.device("meta"), _ShapesAlone():
-            _check_shapes(build(prove=False), weights)
+            shapes = build(prove=False)
+            if named:
+                _check_shapes(shapes, weights)
     except CorruptData:
         raise
     except Exception as error:  # a factory may not know the meta device; building it tells

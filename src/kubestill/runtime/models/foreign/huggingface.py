@@ -12,10 +12,10 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import safetensors.torch
@@ -31,6 +31,8 @@ from kubestill.runtime.models.foreign.runtime import MOST, Block, Declared, need
 from kubestill.runtime.models.sizes import build_bounded
 from kubestill.runtime.stores import Store
 
+T = TypeVar("T")
+
 CONFIG = "config.json"
 _MODULES = "modules.json"
 """What a sentence model is made of, and in which folder each part lies."""
@@ -39,6 +41,8 @@ _TOKENIZER = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model"),
 )
+PREPROCESSOR = "preprocessor_config.json"
+"""How images become what a model reads."""
 _WEIGHTS = ".safetensors"
 _POOLING = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens"} | {
     "max": "pooling_mode_max_tokens"
@@ -81,8 +85,29 @@ def _counts(name: str, sentence: bool) -> bool:
     folder, _, file = name.rpartition("/")
     if folder:
         return sentence and "/" not in folder and file in (CONFIG, f"model{_WEIGHTS}")
-    known = (CONFIG, *_TOKENIZER, *((_MODULES, _SENTENCE) if sentence else ()))
+    known = (CONFIG, PREPROCESSOR, *_TOKENIZER, *((_MODULES, _SENTENCE) if sentence else ()))
     return name in known or name.endswith(_WEIGHTS)
+
+
+class Batches:
+    """Where the batches of a block are computed: side by side if it has one thread of the CPU's.
+
+    Labelling gives each block one thread. A few thousand texts or images are a block or two, and
+    take minutes.
+    """
+
+    def __init__(self, device: str):
+        self.device = torch.device(device)
+        self._threads = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="kubestill-transformer")
+
+    def map(
+        self, work: Callable[[T], NDArray[np.float32]], batches: Sequence[T]
+    ) -> list[NDArray[np.float32]]:
+        """Return what `work` makes of each batch."""
+        if self.device.type == "cpu" and torch.get_num_threads() < self._threads:
+            return list(self._pool.map(work, batches))
+        return [work(one) for one in batches]
 
 
 class HuggingFace:
@@ -97,28 +122,19 @@ class HuggingFace:
         sentence = _Sentence.read(files)
         if sentence is None:
             _check_kind(form)
-        weights: dict[str, Tensor] = {}
-        try:
-            for name, one in files.items():
-                if name.endswith(_WEIGHTS) and "/" not in name:
-                    weights |= safetensors.torch.load(one)
-            kind = "AutoModel" if sentence else "AutoModelForSequenceClassification"
-            self._tokenizer, body = _build(transformers, kind, files, form, weights)
-        except KubestillError:
-            raise
-        except Exception as error:  # whatever a damaged file makes of it
-            told = f"{type(error).__name__}: {error}"
-            raise CorruptData(f"transformers cannot load it: {told:.600}") from error
-        self._device = torch.device(device)
-        self._model = _Classifier(body, sentence).to(self._device)
+        kind = "AutoModel" if sentence else "AutoModelForSequenceClassification"
+        self._tokenizer, body = load_parts(transformers, "AutoTokenizer", kind, files)
+        if self._tokenizer.pad_token is None:
+            remedy = "texts of a batch have to be filled up; set tokenizer.pad_token and save it"
+            raise InvalidInput([Problem("tokenizer", "no padding token", remedy)])
+        self._batches = Batches(device)
+        self._model = _Classifier(body, sentence).to(self._batches.device)
         self._longest = min(
             _longest(self._tokenizer, body.config), sentence.longest if sentence else _MOST_TOKENS
         )
         # A tokenizer of Hugging Face's is not to be used by two threads at a time.
         self._lock = threading.Lock()
-        self._threads = torch.get_num_threads()
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="kubestill-transformer")
-        self.declared = sentence.declare() if sentence else _declare(body.config, form)
+        self.declared = sentence.declare() if sentence else declare(body.config, form, "text")
         self.declared = replace(
             self.declared, parameters=sum(one.numel() for one in self._model.parameters())
         )
@@ -130,12 +146,7 @@ class HuggingFace:
         # Texts of similar length need little padding.
         different = sorted(set(texts), key=lambda text: (sum(map(len, text)), text))
         batches = [different[at : at + _BATCH] for at in range(0, len(different), _BATCH)]
-        if self._device.type == "cpu" and torch.get_num_threads() < self._threads:
-            # Labelling gives each block one thread. A few thousand texts are a block or two, and
-            # take minutes: their batches share all threads.
-            found = list(self._pool.map(self._answer, batches))
-        else:
-            found = [self._answer(one) for one in batches]
+        found = self._batches.map(self._answer, batches)
         place = {text: at for at, text in enumerate(different)}
         return np.concatenate(found)[[place[text] for text in texts]]
 
@@ -150,7 +161,7 @@ class HuggingFace:
                 return_tensors="pt",
             )
         with torch.inference_mode():
-            return self._model(dict(tokens.to(self._device))).float().cpu().numpy()
+            return self._model(dict(tokens.to(self._batches.device))).float().cpu().numpy()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,13 +309,22 @@ def _check_kind(form: JsonObject) -> None:
             "kubestill.teachers.Teacher that loads it"
         )
         raise InvalidInput([Problem("architectures", own, remedy)])
+    check_single(form)
+
+
+def check_single(form: JsonObject) -> None:
+    """Refuse a model that gives several labels to a row.
+
+    Raises:
+        InvalidInput: It does.
+    """
     if form.get("problem_type") == "multi_label_classification":
         remedy = "a row may have several of its labels, and a student learns one of them"
         raise InvalidInput([Problem("problem_type", form["problem_type"], remedy)])
 
 
-def _declare(config: Any, form: JsonObject) -> Declared:
-    """Return what the configuration of `...ForSequenceClassification` says."""
+def declare(config: Any, form: JsonObject, reads: Literal["text", "numbers"]) -> Declared:
+    """Return what the configuration of a classifier says."""
     outputs = int(config.num_labels)
     labels = [str(config.id2label[place]) for place in range(outputs)]
     generic = labels == [f"LABEL_{place}" for place in range(outputs)]
@@ -312,44 +332,74 @@ def _declare(config: Any, form: JsonObject) -> Declared:
     return Declared(
         inputs=None,
         width=None,
-        reads="text",
+        reads=reads,
         classes=tuple(labels) if classes and not generic else None,
         outputs=outputs,
         answers="logit" if classes else "value",
     )
 
 
-def _build(
-    transformers: Any,
-    kind: str,
-    files: Mapping[str, bytes],
-    form: JsonObject,
-    weights: Mapping[str, Tensor],
+def load_parts(
+    transformers: Any, first: str, kind: str, files: Mapping[str, bytes]
 ) -> tuple[Any, Any]:
-    """Return tokenizer and model, which takes no more memory than the weights that are there."""
-    with tempfile.TemporaryDirectory(prefix="kubestill-tokenizer-") as folder:
-        for name in (CONFIG, *_TOKENIZER):
-            if name in files:
-                with open(os.path.join(folder, name), "wb") as file:
-                    file.write(files[name])
-        given = {"local_files_only": True, "trust_remote_code": False}
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **given)
-        config = transformers.AutoConfig.from_pretrained(folder, **given)
-    if tokenizer.pad_token is None:
-        remedy = "texts of a batch have to be filled up; set tokenizer.pad_token and save it again"
-        raise InvalidInput([Problem("tokenizer", "no padding token", remedy)])
+    """Return the part that prepares what a model reads, and the model.
 
-    def build(prove: bool = False) -> Any:
-        return getattr(transformers, kind).from_config(config)
+    The model takes no more memory than the weights that are there.
 
-    layers = [value for name, value in form.items() if "layers" in name and type(value) is int]
-    if max(layers, default=0) > len(weights):
-        raise CorruptData(f"it claims {max(layers):,} layers and holds {len(weights):,} tensors")
-    # Earlier versions of transformers saved the places of tokens, which are 0, 1, 2, ...
-    weights = {name: one for name, one in weights.items() if not name.endswith("position_ids")}
-    model = build_bounded(build, weights)
-    model.load_state_dict(weights)
-    return tokenizer, model.float().eval()
+    Args:
+        transformers: The library.
+        first: Its class for that part: of a tokenizer, or an image processor.
+        kind: Its class for the model.
+        files: Of the folder.
+
+    Raises:
+        CorruptData: A file is damaged.
+    """
+    form = parse_json(files.get(CONFIG, b""), source=CONFIG, what="configuration")
+    weights: dict[str, Tensor] = {}
+    try:
+        for name, one in files.items():
+            if name.endswith(_WEIGHTS) and "/" not in name:
+                weights |= safetensors.torch.load(one)
+        # Earlier versions of transformers saved the places of tokens, which are 0, 1, 2, ...
+        weights = {name: w for name, w in weights.items() if not name.endswith("position_ids")}
+        given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        with tempfile.TemporaryDirectory(prefix="kubestill-transformer-") as folder:
+            for name in (CONFIG, PREPROCESSOR, *_TOKENIZER):
+                if name in files:
+                    with open(os.path.join(folder, name), "wb") as file:
+                        file.write(files[name])
+            more = {"backend": "pil"} if first == "AutoImageProcessor" else {}
+            before = getattr(transformers, first).from_pretrained(folder, **given, **more)
+            config = transformers.AutoConfig.from_pretrained(folder, **given)
+
+        def build(prove: bool = False) -> Any:
+            return getattr(transformers, kind).from_config(config)
+
+        layers = [value for name, value in form.items() if "layers" in name and type(value) is int]
+        if max(layers, default=0) > len(weights):
+            raise CorruptData(
+                f"it claims {max(layers):,} layers and holds {len(weights):,} tensors"
+            )
+        model = build_bounded(build, weights, named=False)
+        if model.state_dict().keys() == weights.keys():
+            model.load_state_dict(weights)
+        else:  # under the names of an earlier version, or none that the library knows
+            transformers.logging.disable_progress_bar()
+            model, found = type(model).from_pretrained(
+                None, config=config, state_dict=dict(weights), output_loading_info=True
+            )
+            told = [
+                f"{what} {sorted(map(str, names))[:3]}" for what, names in found.items() if names
+            ]
+            if told:
+                raise CorruptData(f"its weights are those of another model; {'; '.join(told)}")
+        return before, model.float().eval()
+    except KubestillError:
+        raise
+    except Exception as error:  # whatever a damaged file makes of it
+        told = f"{type(error).__name__}: {error}"
+        raise CorruptData(f"transformers cannot load it: {told:.600}") from error
 
 
 def _longest(tokenizer: Any, config: Any) -> int:

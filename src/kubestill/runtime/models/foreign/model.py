@@ -21,6 +21,7 @@ from kubestill.runtime.models.foreign.boosters import CatBoost, LightGbm, XgBoos
 from kubestill.runtime.models.foreign.endpoint import Endpoint
 from kubestill.runtime.models.foreign.huggingface import HuggingFace
 from kubestill.runtime.models.foreign.onnx_file import OnnxFile
+from kubestill.runtime.models.foreign.pictures import PictureClassifier, reads_pictures
 from kubestill.runtime.models.foreign.python import PythonTeacher, find_teacher
 from kubestill.runtime.models.foreign.runtime import Block, Runtime
 from kubestill.runtime.models.foreign.several import Several
@@ -86,7 +87,8 @@ def open_runtime(
     if kind == "several":
         return Several.load(content, trust, device)
     if kind == "huggingface":
-        return HuggingFace(content, device)
+        kind_of = PictureClassifier if reads_pictures(content) else HuggingFace
+        return kind_of(content, device)
     if kind == "endpoint":
         trusted.check_trusted(factory, field="teacher", group=trusted.TEACHERS, trust=trust)
         endpoint = Endpoint(content)
