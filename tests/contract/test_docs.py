@@ -4,6 +4,7 @@ import runpy
 import tomllib
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +67,27 @@ def test_the_architecture_draws_the_layers_that_are_enforced(root: Path) -> None
     assert [name for name in runtime if name] == enforced["kubestill.runtime"]
     packages = {path.parent.name for path in root.glob("src/kubestill/runtime/*/__init__.py")}
     assert packages == {name for layer in runtime if layer for name in layer.split(" | ")}
+
+
+def test_imports_lead_from_file_to_file_of_every_walk(root: Path) -> None:
+    text = (root / "docs" / "architecture.md").read_text()
+    walks = re.split(r"\n\*\*(?=[A-Z])", text.split("## Five walks")[1])[1:]
+    graph = grimp.build_graph("kubestill", cache_dir=None)
+    apart = set[str]()
+    for walk in walks:
+        files = dict.fromkeys(re.findall(r"`([\w/]+)\.py`", walk))
+        modules = [f"kubestill.{file.replace('/', '.')}" for file in files]
+        apart |= {
+            module
+            for number, module in enumerate(modules[1:], 1)
+            if not any(
+                graph.chain_exists(one, module) or graph.chain_exists(module, one)
+                for one in modules[:number]
+            )
+        }
+    assert len(walks) == 5
+    # Kubeflow starts a step by its name, and people start commands.
+    assert {one for one in apart if not re.search(r"\.(steps|cli)\.", one)} == set()
 
 
 PACKAGES = sorted(path.parent for path in ROOT.glob("src/kubestill/runtime/*/__init__.py"))

@@ -50,6 +50,7 @@ from kubestill.runtime.models.model import Model, ModelSpec
 from kubestill.runtime.retraining import Champion, Claim, Golden, State, Window, open_registry
 from kubestill.runtime.retraining.decision import DecisionRecord, Score, read_decision
 from kubestill.runtime.retraining.history import Judgement
+from kubestill.runtime.retraining.state import Contract
 from kubestill.runtime.steps.failures import read_failures
 from kubestill.runtime.stores.local import LocalStore
 from kubestill.runtime.training.record import AttemptRecord, KeptCheckpoint, read_training
@@ -130,6 +131,7 @@ CHAMPION = Champion(
 )
 STATE = State(
     sequence=4,
+    contract=Contract(timestamp="t", target="y", keys=("id",), schema=Schema(columns=())),
     champion=CHAMPION,
     previous=(CHAMPION,),
     versions=1,
