@@ -15,7 +15,7 @@ from kubestill.runtime.base.artifacts import LocalArtifact
 from kubestill.runtime.datasets.dataset import Dataset, DatasetWriter
 from kubestill.runtime.models.identity import read_digest
 from kubestill.runtime.reports.registry import registry_page
-from kubestill.runtime.retraining import transitions
+from kubestill.runtime.retraining import inspection, transitions
 from kubestill.runtime.retraining.champions import check_champion
 from kubestill.runtime.retraining.outcomes import abandon, conclude
 from kubestill.runtime.steps.continuous_eval import continuous_eval
@@ -94,6 +94,18 @@ def test_who_learned_from_what_follows_the_promotions(scene: Scene) -> None:
 def later_judges(window: Any, scene: Scene) -> list[int]:
     uri = f"{scene.registry.uri}/windows/{window.id}/judge"
     return [int(value) for value in Dataset.open(uri).to_pandas()["id"]]
+
+
+@pytest.mark.parametrize("refit", [True, False])
+def test_who_quarantines_what_a_refit_has_learned_hears_of_it(scene: Scene, refit: bool) -> None:
+    scene.started()
+    taken = later(scene, 2)
+    scene.promote(taken, refit=refit)
+    # Without a refit it has learned from the other half, which is not what is quarantined.
+    window = scene.registry.read().windows[1]
+    told = inspection.quarantine(scene.registry.uri, [window.id])
+    assert ("; champion 2 has learned from some of these rows already" in told) == refit
+    assert scene.registry.read().windows[1].judge == "quarantined"
 
 
 def test_a_rollback_quarantines_what_only_a_refit_learned(scene: Scene) -> None:

@@ -259,11 +259,28 @@ def release(uri: str, windows: Sequence[str]) -> str:
 
 
 def quarantine(uri: str, windows: Sequence[str]) -> str:
-    """Keep later runs from learning from windows; as `release`, the other way round."""
+    """Keep later runs from learning from windows; as `release`, the other way round.
+
+    What a champion has learned from them already stays with it, and the sentence says so.
+    """
     registry, _ = _open(uri)
-    registry.change(lambda now: transitions.quarantine(now, windows))
+    state = registry.change(lambda now: transitions.quarantine(now, windows))
     reason = f"quarantined by hand, no run learns from it: {', '.join(windows)}"
+    versions = {champion.version for champion in state.champions}
+    first = {version for id in windows for version in _learned(state, id) if version in versions}
+    if first:
+        reason += (
+            f"; champion {min(first)} has learned from some of these rows already: "
+            f"`kubestill registry rollback {uri}` gives a champion up"
+        )
     return _record(registry, "quarantine", reason, windows=tuple(windows))
+
+
+def _learned(state: State, window: str) -> Sequence[int]:
+    """Return the versions of the champions that first learned from what is quarantined of it."""
+    found = state.window(window)
+    by = found.trained_by if found else {}
+    return [version for half, version in by.items() if getattr(found, half) == "quarantined"]
 
 
 def free_claim(uri: str, run_id: str) -> RunOutcome | None:
