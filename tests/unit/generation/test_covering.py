@@ -140,7 +140,7 @@ def test_a_sobol_sequence_covers_more_evenly_than_chance(tmp_path: Path) -> None
     [
         ({"system": "hest"}, "system", "'heston'"),
         ({"system": OWN, "system_args": {"mots": 3}}, "system_args.mots", "'most'"),
-        ({"system": OWN, "method": "munge"}, "method", "varies a dataset"),
+        ({"system": OWN, "method": "munge"}, "method", "starts from a dataset"),
         ({"system": OWN, "method": "sobbol"}, "method", "'sobol'"),
         ({"method": "sobol"}, "method", "name one in `system`"),
         ({"system_args": {"most": 3}}, "system_args", "no system"),

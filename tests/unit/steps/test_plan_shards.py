@@ -89,7 +89,7 @@ def test_a_system_solves_a_few_rows_before_the_shards_start(capsys):
         ({"system": f"{__name__}:Fickle"}, "gave the same inputs other labels"),
         ({"system": f"{__name__}:Broken"}, "gives what is not finite in 8 of the rows"),
         ({"system": "haet"}, "did you mean 'heat'"),
-        ({"system": "heat", "method": "munge"}, "it varies a dataset"),
+        ({"system": "heat", "method": "munge"}, "it starts from a dataset"),
         ({"system": "heat", "method": "grid", "settings": {"point": 3}}, "settings.point"),
         ({"method": "jiter"}, "did you mean 'jitter'"),
     ],
