@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +18,10 @@ from model_samples import image_schema, images, make_model, mixed_frame, mixed_s
 
 import kubestill
 from kubestill.errors import CorruptData, InvalidInput
+from kubestill.runtime.checkpoints.state import _NAMES  # pyright: ignore[reportPrivateUsage]
 from kubestill.runtime.datasets.decode import RawLayout, decode_features
 from kubestill.runtime.models.export import (
+    Incoming,
     export_from_state,
     export_model,
     load_model,
@@ -181,6 +184,36 @@ def test_checkpoint_exports_like_the_model(plain: Model, tmp_path: Path, ema: bo
     meta = json.loads(json.dumps({"model_spec": plain.spec.to_json()}))
     found = export_from_state(state, meta["model_spec"], str(tmp_path / "a"))
     assert found == export_model(plain, str(tmp_path / "b"))
+
+
+def test_weights_that_come_in_pieces_make_the_same_files(plain: Model, tmp_path: Path) -> None:
+    """Of every type and with odd names, as safetensors itself writes them."""
+    every = {f"model/{dtype}": torch.arange(5).to(dtype) for dtype in _NAMES}
+    every |= {
+        'model/\u00e9"b': torch.rand(3),
+        "model/B": torch.rand(()),
+        "model/a.b": torch.rand(2, 0),
+    }
+    every |= {"ema/a/b": torch.rand(300_000), "model/a/b": torch.rand(7), "model/Z": torch.rand(2)}
+    spec = plain.spec.to_json()
+    whole = export_from_state(every, spec, str(tmp_path / "whole"), training={"steps": 3})
+    incoming = Incoming(str(tmp_path / "pieces"))
+    pieces: list[tuple[Any, int, bytes]] = []
+    for name, tensor in {**every, "optimizer/a/step": torch.rand(3)}.items():
+        content = tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+        dtype = _NAMES[tensor.dtype]
+        put = incoming.begin(name, dtype, tuple(tensor.shape), len(content))
+        assert (put is None) == name.startswith("optimizer")
+        starts = range(0, len(content), 100_000)
+        pieces += [(put, start, content[start : start + 100_000]) for start in starts if put]
+    random.Random(0).shuffle(pieces)
+    for put, start, content in pieces:
+        put(start, memoryview(content))
+    assert incoming.export(spec, training={"steps": 3}) == whole
+    files = sorted(os.listdir(tmp_path / "whole"))
+    assert sorted(os.listdir(tmp_path / "pieces")) == files
+    for name in files:
+        assert (tmp_path / "pieces" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 @pytest.mark.parametrize("meta", [{}, {"model_spec": {"format": "kubestill/model/9"}}], ids=str)

@@ -9,12 +9,15 @@ from typing import Any
 import torch
 
 from kubestill.errors import CorruptData
-from kubestill.runtime.checkpoints.ledger import Checkpoint, LedgerEntry
+from kubestill.runtime.checkpoints.ledger import Checkpoint, Json, LedgerEntry
 from kubestill.runtime.checkpoints.manifest import Manifest, StateFile, read_manifest
 from kubestill.runtime.checkpoints.reading import Proof, read_verified, scan
-from kubestill.runtime.checkpoints.state import RANK_PREFIX, Layout, TrainingState
+from kubestill.runtime.checkpoints.state import RANK_PREFIX, Layout, Slot, TrainingState
 from kubestill.runtime.stores import open_store
 from kubestill.runtime.stores.base import Store
+
+Take = Callable[[int, memoryview], None]
+"""Gets a piece of a tensor's content and the byte at which it begins; the piece is overwritten."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,24 +116,63 @@ def read_some(
         StoreError: The store did not answer.
     """
     tensors: dict[str, torch.Tensor] = {}
-    places: list[tuple[int, memoryview]] = []
 
-    def begin(header: memoryview) -> None:
+    def begin(slot: Slot) -> Take | None:
+        if not takes(slot.name):
+            return None
+        tensors[slot.name] = torch.empty(slot.shape, dtype=slot.dtype)
+        memory: Any = tensors[slot.name].reshape(-1).view(torch.uint8).numpy()
+        into = memoryview(memory)
+
+        def take(start: int, piece: memoryview) -> None:
+            into[start : start + len(piece)] = piece
+
+        return take
+
+    stream_file(store, file, proof, begin)
+    return tensors
+
+
+def stream_state(checkpoint: Checkpoint, begin: Callable[[Slot], Take | None]) -> Json:
+    """Go through a chosen checkpoint's state in little memory; return what is no tensor.
+
+    Args:
+        checkpoint: Chosen.
+        begin: Gets each tensor's name and form; returns what takes its content, or None.
+
+    Raises:
+        CorruptData: A file is missing, truncated or altered: nothing that was taken is to be used.
+        InvalidInput: It was written by another format version.
+        StoreError: The store did not answer.
+    """
+    store = open_store(checkpoint.uri)
+    manifest = read_manifest(store, checkpoint.entry.manifest)
+    # Elsewhere, what all ranks share is in the first file.
+    for file in manifest.files if manifest.sharded else manifest.files[:1]:
+        stream_file(store, file, "sha256", begin)
+    return dict(manifest.meta)
+
+
+def stream_file(
+    store: Store, file: StateFile, proof: Proof, begin: Callable[[Slot], Take | None]
+) -> None:
+    """Go through one state file in little memory; see `stream_state`."""
+    places: list[tuple[int, int, Take]] = []
+
+    def look(header: memoryview) -> None:
         layout = Layout.parse(header, source=file.key, total=file.bytes)
         for slot in layout.slots:
-            if takes(slot.name):
-                tensors[slot.name] = torch.empty(slot.shape, dtype=slot.dtype)
-                into: Any = tensors[slot.name].reshape(-1).view(torch.uint8).numpy()
-                places.append((len(layout.header) + slot.start, memoryview(into)))
+            if (take := begin(slot)) is not None:
+                first = len(layout.header)
+                places.append((first + slot.start, first + slot.end, take))
 
-    def take(start: int, chunk: memoryview) -> None:
-        for place, into in places:
-            first, last = max(place, start), min(place + len(into), start + len(chunk))
-            if first < last:
-                into[first - place : last - place] = chunk[first - start : last - start]
+    def pass_on(start: int, chunk: memoryview) -> None:
+        for first, last, take in places:
+            low, high = max(first, start), min(last, start + len(chunk))
+            if low < high:
+                take(low - first, chunk[low - start : high - start])
 
-    scan(store, file, proof=proof, begin=begin, take=take)
-    return tensors
+    scan(store, file, proof=proof, begin=look, take=pass_on)
 
 
 def read_tensors(store: Store, file: StateFile, proof: Proof) -> dict[str, torch.Tensor]:

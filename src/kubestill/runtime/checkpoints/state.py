@@ -82,6 +82,11 @@ class Slot:
     """Byte offset; a multiple of the item size."""
     end: int
 
+    @property
+    def type_name(self) -> str:
+        """What safetensors calls its type."""
+        return _NAMES[self.dtype]
+
 
 @dataclass(frozen=True)
 class Layout:

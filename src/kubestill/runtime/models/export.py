@@ -6,10 +6,12 @@ trusted on this side is not even imported (see `kubestill.runtime.base.trust`).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,13 +36,14 @@ from kubestill.runtime.models.identity import (
 from kubestill.runtime.models.model import Model, ModelSpec
 from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.stores import open_store
-from kubestill.runtime.stores.files import write_file
+from kubestill.runtime.stores.files import publish, temporary_beside, write_all, write_file
 
 __all__ = [
     "SPEC_FILE",
     "TRAINING_FILE",
     "WEIGHTS_FILE",
     "Export",
+    "Incoming",
     "copy_model",
     "export_from_state",
     "export_model",
@@ -93,13 +96,111 @@ def export_from_state(
     spec = ModelSpec.from_json(model_spec)
     weights = {
         name.removeprefix(prefix): tensor
-        for prefix in ("model/", "ema/")
+        for prefix in _PREFIXES
         for name, tensor in tensors.items()
         if name.startswith(prefix)
     }
     if not weights:
         raise CorruptData("checkpoint: no tensor named 'model/...'")
     return _write(spec, weights, folder, training)
+
+
+class Incoming:
+    """Weights that come in pieces, in any order, and become an export: in little memory.
+
+    Args:
+        folder: Of the export, as for `export_model`; until then the pieces lie there.
+    """
+
+    def __init__(self, folder: str):
+        os.makedirs(folder, exist_ok=True)
+        self._folder = folder
+        self._pieces = tempfile.TemporaryFile(dir=folder)
+        self._held: dict[str, _Held] = {}
+        self._end = 0
+
+    def begin(
+        self, name: str, dtype: str, shape: Sequence[int], size: int
+    ) -> Callable[[int, memoryview], None] | None:
+        """Return what takes the content of a checkpoint's tensor, from any byte on; None: nothing.
+
+        Args:
+            name: As for `export_from_state`.
+            dtype: What safetensors calls its type.
+            shape: Its own.
+            size: In bytes.
+        """
+        if not name.startswith(_PREFIXES):
+            return None
+        start, self._end = self._end, self._end + size
+        self._held[name] = _Held(dtype, tuple(shape), start, size)
+        return lambda offset, piece: self._put(start + offset, piece)
+
+    def export(
+        self, model_spec: Mapping[str, Any], *, training: Mapping[str, Any] | None = None
+    ) -> Export:
+        """Write the model, as `export_from_state` would.
+
+        Raises:
+            CorruptData: There were no weights.
+        """
+        weights = {
+            name.removeprefix(prefix): held
+            for prefix in _PREFIXES
+            for name, held in self._held.items()
+            if name.startswith(prefix)
+        }
+        if not weights:
+            raise CorruptData("checkpoint: no tensor named 'model/...'")
+        # The order and the form of safetensors' own writer.
+        ordered = sorted(weights.items(), key=lambda one: (_TYPES.index(one[1].dtype), one[0]))
+        header, end = dict[str, Any](), 0
+        for name, held in ordered:
+            place = [end, end := end + held.size]
+            header[name] = {"dtype": held.dtype, "shape": held.shape, "data_offsets": place}
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        _remove_stale(self._folder)
+        digest = hashlib.sha256()
+        with temporary_beside(path := os.path.join(self._folder, WEIGHTS_FILE)) as (temporary, fd):
+            for content in self._contents(text, [held for _, held in ordered]):
+                digest.update(content)
+                write_all(fd, content)
+            publish(temporary, fd, path)
+        self._pieces.close()
+        spec = replace(ModelSpec.from_json(model_spec), digest=digest.hexdigest())
+        return _write_rest(spec, self._folder, training, size=8 + len(text) + end)
+
+    def _contents(self, header: bytes, ordered: Iterable[_Held]) -> Iterator[bytes]:
+        yield len(header).to_bytes(8, "little") + header
+        for held in ordered:
+            for start in range(0, held.size, _PIECE):
+                size = min(_PIECE, held.size - start)
+                yield os.pread(self._pieces.fileno(), size, held.start + start)
+
+    def _put(self, place: int, piece: memoryview) -> None:
+        while piece:
+            done = os.pwrite(self._pieces.fileno(), piece, place)
+            place, piece = place + done, piece[done:]
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Where a weight lies that came in."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    size: int
+
+
+_PREFIXES = ("model/", "ema/")
+_PIECE = 1 << 20
+_TYPES = (
+    *("U64", "I64", "F64", "C64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16"),
+    *("F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL"),
+)
+"""As safetensors orders them in a file."""
 
 
 def copy_model(uri: str, folder: str) -> None:
@@ -124,17 +225,28 @@ def _write(
     training: Mapping[str, Any] | None,
 ) -> Export:
     os.makedirs(folder, exist_ok=True)
-    for stale in (SPEC_FILE, TRAINING_FILE):
-        if os.path.exists(os.path.join(folder, stale)):
-            os.remove(os.path.join(folder, stale))
+    _remove_stale(folder)
     content = safetensors.torch.save(_own_memory(weights))
     spec = replace(spec, digest=weights_digest(content))
     write_file(os.path.join(folder, WEIGHTS_FILE), content)
+    return _write_rest(spec, folder, training, size=len(content))
+
+
+def _remove_stale(folder: str) -> None:
+    for stale in (SPEC_FILE, TRAINING_FILE):
+        if os.path.exists(os.path.join(folder, stale)):
+            os.remove(os.path.join(folder, stale))
+
+
+def _write_rest(
+    spec: ModelSpec, folder: str, training: Mapping[str, Any] | None, *, size: int
+) -> Export:
+    """Write what belongs to weights that are there, `model.json` last."""
     if training is not None:
         write_file(os.path.join(folder, TRAINING_FILE), _json(training))
     form = _json(spec.to_json())
     write_file(os.path.join(folder, SPEC_FILE), form)
-    return Export(spec=spec, digest=model_digest(form), bytes=len(content))
+    return Export(spec=spec, digest=model_digest(form), bytes=size)
 
 
 def _own_memory(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,16 +12,17 @@ from kubestill.errors import CorruptData, NotFound, Problems
 from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact
 from kubestill.runtime.checkpoints.ledger import (
     Checkpoint,
+    Json,
     Ledger,
     LedgerEntry,
     write_ledger_artifact,
 )
 from kubestill.runtime.checkpoints.ranks import Ranks
-from kubestill.runtime.checkpoints.restore import load_state
-from kubestill.runtime.checkpoints.state import TrainingState
+from kubestill.runtime.checkpoints.restore import Take, stream_state
+from kubestill.runtime.checkpoints.state import Slot
 from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.metrics.catalog import direction
-from kubestill.runtime.models.export import Export, export_from_state
+from kubestill.runtime.models.export import Export, Incoming
 from kubestill.runtime.models.serve import add_serving_file
 from kubestill.runtime.reports.brought import no_model_report
 from kubestill.runtime.reports.training import training_report
@@ -161,11 +162,9 @@ def train_and_write(
 
 
 def _write_outputs(record: TrainingRecord, ledger: Ledger, ports: Ports, rows: Dataset) -> Export:
-    chosen, entry, state = _read_chosen(record, ledger)
+    chosen, entry, incoming, spec = _read_chosen(record, ledger, ports.model.path)
     record = record.replace(chosen=chosen, checkpoints=ledger.entries)
-    exported = export_from_state(
-        state.tensors, state.model_spec, ports.model.path, training=record.to_json()
-    )
+    exported = incoming.export(spec, training=record.to_json())
     parameters = exported.spec.parameters
     ports.model.metadata.update(
         kind="model",
@@ -193,9 +192,11 @@ def _write_outputs(record: TrainingRecord, ledger: Ledger, ports: Ports, rows: D
 
 
 def _read_chosen(
-    record: TrainingRecord, ledger: Ledger
-) -> tuple[Chosen, LedgerEntry, TrainingState]:
+    record: TrainingRecord, ledger: Ledger, folder: str
+) -> tuple[Chosen, LedgerEntry, Incoming, Json]:
     """Read the milestone to export: the chosen one, or loudly the next best that can be read.
+
+    Its weights may be more than fit into memory, and go to disk.
 
     The chosen one is missing where training resumed from a spilled state, in another place than it
     began in, and damaged where somebody or a disk damaged it.
@@ -211,14 +212,20 @@ def _read_chosen(
         return entry.step != chosen.step, score
 
     for entry in sorted(ledger.milestones, key=rank):
+        incoming = Incoming(folder)
+
+        def begin(slot: Slot, incoming: Incoming = incoming) -> Take | None:
+            return incoming.begin(slot.name, slot.type_name, slot.shape, slot.end - slot.start)
+
         try:
-            state = load_state(Checkpoint.of(ledger, entry))
+            meta = stream_state(Checkpoint.of(ledger, entry), begin)
         except (CorruptData, NotFound) as error:
             say(f"WARNING: step {entry.step:,} cannot be exported: {error}")
             continue
         if entry.step == chosen.step:
-            return chosen, entry, state
+            return chosen, entry, incoming, meta.get("model_spec", {})
         why = f"step {chosen.step:,}, the {chosen.why}, is gone or damaged"
         say(f"WARNING: {why}: exporting step {entry.step:,}")
-        return Chosen(step=entry.step, why=f"{why}; the next best"), entry, state
+        found = Chosen(step=entry.step, why=f"{why}; the next best")
+        return found, entry, incoming, meta.get("model_spec", {})
     raise CorruptData(f"no milestone below {ledger.uri} can be read; train with resume='never'")
