@@ -43,7 +43,9 @@ class LocalStore:
         with translated(self._root, key):
             try:
                 with open(path, "rb") as file:
-                    content = file.read(-1 if most is None else most + 1)
+                    # No more than there is: Python takes memory for all that it is asked to read.
+                    size = os.fstat(file.fileno()).st_size
+                    content = file.read(-1 if most is None else min(most, size) + 1)
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 content, _ = CellFiles(path).read(most)
                 if content is None:
