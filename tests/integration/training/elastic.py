@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
+import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -67,6 +69,7 @@ class Case:
     leaves: int = 4
     settings: dict[str, Any] = field(default_factory=dict[str, Any])
     batch_size: int = 33
+    steps: int = 30
 
     def __str__(self) -> str:
         return self.name
@@ -104,6 +107,20 @@ CASES = [
 ]
 
 
+SHARDED = Case(
+    name="sharded transformer",
+    network=TRANSFORMER,
+    settings={"shard": ["layer", "last"], "rank_timeout": 60.0},
+    steps=15,
+)
+LARGE = Case(
+    name="30 MB of weights",
+    network={"network": "mlp", "network_args": {"hidden": [1024] * 8}},
+    settings={"shard": "auto", "step_path": "autograd", "rank_timeout": 60.0},
+    steps=8,
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
     """So many processes, and how they end."""
@@ -113,6 +130,12 @@ class Attempt:
     """Ranks that are killed."""
     at: int = 0
     """After so many steps of the attempt."""
+    put: int = 0
+    """Instead: before they write so many objects below the place, 1 for the first."""
+    limit: int = 0
+    """Bytes that each process may take once its network is built; 0 sets no limit."""
+    says: str = ""
+    """How it fails; empty where it does not."""
 
 
 def run(case: Case, data: Path, root: Path, attempts: Sequence[Attempt]) -> dict[str, Any]:
@@ -129,14 +152,17 @@ def run(case: Case, data: Path, root: Path, attempts: Sequence[Attempt]) -> dict
             process.join(timeout=120)
         codes = [process.exitcode for process in processes]
         log = (root / "log-0").read_text()
-        if attempt.kill:
+        if attempt.says:
+            assert all(codes)
+            assert attempt.says in log
+        elif attempt.kill:
             assert all(codes), f"{attempt}: {codes}\n{log}"
             for rank in attempt.kill:
                 assert codes[rank] == -signal.SIGKILL, f"{attempt}: {codes}\n{log}"
         else:
             assert not any(codes), f"{attempt}: {codes}\n{log}"
         assert "NOT with the same bits" not in log
-    return outcome(root)
+    return {} if attempts[-1].says else outcome(root)
 
 
 def _start(
@@ -149,25 +175,62 @@ def _start(
     group |= {"KUBESTILL_OWNER": OWNER, "KUBESTILL_CACHE": str(root.parent / "cache")}
     environment = {name: str(value) for name, value in group.items()}
     dies = attempt.at if rank in attempt.kill else None
-    process = context.Process(target=_train, args=(case, data, root, rank, environment, dies))
+    told = (case, data, root, rank, environment, dies, attempt.put, attempt.limit)
+    process = context.Process(target=_train, args=told)
     process.start()
     return process
 
 
 def _train(
-    case: Case, data: Path, root: Path, rank: int, environment: dict[str, str], dies: int | None
+    case: Case,
+    data: Path,
+    root: Path,
+    rank: int,
+    environment: dict[str, str],
+    dies: int | None,
+    put: int,
+    limit: int,
 ) -> None:
     from kubestill.runtime.base.artifacts import LocalArtifact
     from kubestill.runtime.steps import train_model
     from kubestill.runtime.steps.train_teacher import train_teacher
+    from kubestill.runtime.stores.local import LocalStore
+    from kubestill.runtime.training.engine import Trainer
     from kubestill.runtime.training.micro_batches import MicroBatches
     from kubestill.runtime.training.shards import ShardedStep
     from kubestill.runtime.training.steps import AutogradStep
 
+    if limit:
+        fit = Trainer.fit
+
+        def limited(self: Trainer) -> Any:
+            # Of private memory that can be written to: torch maps gigabytes of other memory.
+            (taken,) = re.findall(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text())
+            resource.setrlimit(resource.RLIMIT_DATA, (1024 * int(taken) + limit,) * 2)
+            return fit(self)
+
+        Trainer.fit = limited
     os.environ |= environment
     sys.stdout = sys.stderr = (root / f"log-{rank}").open("w", buffering=1)
     train_model.training_report = lambda *_: ("", "")
-    if dies is not None:
+    if dies is not None and put:
+        done = 0
+
+        def written(act: Any) -> Any:
+            def counted(self: LocalStore, key: str, *args: Any, **options: Any) -> Any:
+                nonlocal done
+                done += bool(re.match(r"\d+-a", key))
+                if done == put:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return act(self, key, *args, **options)
+
+            return counted
+
+        LocalStore.put, LocalStore.put_parts = (
+            written(LocalStore.put),
+            written(LocalStore.put_parts),
+        )
+    elif dies is not None:
         kind = MicroBatches if case.leaves > 1 else AutogradStep
         if "shard" in case.settings and environment["WORLD_SIZE"] != "1":
             kind = ShardedStep
@@ -189,7 +252,7 @@ def _train(
         dataset=LocalArtifact(str(data / "dataset"), metadata={"kind": "dataset"}),
         validation=LocalArtifact(str(data / "validation"), metadata={"kind": "dataset"}),
         checkpoint_uri=str(root / "store"),
-        steps=30,
+        steps=case.steps,
         batch_size=case.batch_size,
         **case.network,
         **outputs,

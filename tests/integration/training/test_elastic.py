@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from chaos import digest
-from elastic import CASES, Attempt, Case, run
+from elastic import CASES, LARGE, SHARDED, Attempt, Case, run
 from test_restarts import PARAMETERS, child_of, command, wait_for
 
 from kubestill.runtime.base.artifacts import LocalArtifact
@@ -75,6 +75,28 @@ def test_whoever_is_lost_and_however_many_go_on(
 def test_processes_change_after_every_step(at: int, data: Path, tmp_path: Path, alone: Any) -> None:
     attempts = [Attempt(world=2 + at % 2, kill=(at % 2,), at=at), Attempt(world=1 + at % 4)]
     assert run(EVERY_STEP, data, tmp_path / "run", attempts) == alone(EVERY_STEP)
+
+
+def test_state_larger_than_a_process_may_have_is_shared_out(
+    data: Path, tmp_path: Path, alone: Any
+) -> None:
+    limit = 180_000_000
+    run(
+        LARGE, data, tmp_path / "one", [Attempt(world=1, limit=limit, says="annot allocate memory")]
+    )
+    attempts = [Attempt(world=2, kill=(1,), at=4, limit=limit), Attempt(world=3, limit=limit)]
+    assert run(LARGE, data, tmp_path / "shared", attempts) == alone(LARGE)
+
+
+@pytest.mark.parametrize(
+    ("rank", "put"),
+    [(1, 2), *(pytest.param(rank, put, marks=CHAOS) for rank in (0, 1) for put in range(1, 10))],
+)
+def test_a_process_killed_while_it_writes_its_shard_costs_that_state_alone(
+    rank: int, put: int, data: Path, tmp_path: Path, alone: Any
+) -> None:
+    attempts = [Attempt(world=2, kill=(rank,), put=put), Attempt(world=3)]
+    assert run(SHARDED, data, tmp_path / "run", attempts) == alone(SHARDED)
 
 
 AGAIN = "starting the step again"

@@ -16,10 +16,11 @@ what is not its own, and the sum is that of the unsharded run, bit for bit.
 # pyright: reportPrivateImportUsage=false, reportPrivateUsage=false
 from __future__ import annotations
 
+import ctypes
 import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -44,6 +45,8 @@ from kubestill.runtime.training.steps import Batch, Step, copy_state, real, weig
 from kubestill.runtime.training.tree import Tree
 
 FIELD = "settings.shard"
+_MMAP_THRESHOLD = -3
+"""`M_MMAP_THRESHOLD` of mallopt(3)."""
 _GONE = re.compile("data is not allocated yet|out of bounds for storage of size 0")
 """What torch says of a tensor without memory."""
 
@@ -94,6 +97,7 @@ class Shards:
         world: int,
         timeout: float,
     ):
+        _return_what_is_freed()
         self.rank, self.world = rank, world
         named = dict(network.named_parameters())
         self.names, self.parameters = [*named], [*named.values()]
@@ -391,15 +395,21 @@ class ShardedStep(Step):
 
     def _exchange(self, there: range, unit: Unit) -> None:
         """Bring the gradients of a unit, of as many micro-batches, to those who own them."""
-        shards, works = self._shards, list[Any]()
+        shards, sent = self._shards, list[dist.P2POp]()
         boxes: dict[int, list[Tensor]] = {}
         for i in unit.trained:
             given, owner = real(unit.got[i]), shards.owners[i]
-            if owner == shards.rank:
-                boxes[i] = [torch.empty_like(given) for _ in range(shards.world)]
             shards.note(~i & 0xFFFFFFFF)
-            works.append(dist.gather(given, boxes.get(i), owner, group=shards.group, async_op=True))
-        for work in works:
+            if owner != shards.rank:
+                sent.append(dist.P2POp(dist.isend, given, owner, shards.group, tag=i))
+                continue
+            others = [rank for rank in range(shards.world) if rank != owner]
+            boxes[i] = [given] * shards.world
+            for rank in others:
+                boxes[i][rank] = torch.empty_like(given)
+                into = boxes[i][rank]
+                sent.append(dist.P2POp(dist.irecv, into, rank, shards.group, tag=i))
+        for work in dist.batch_isend_irecv(sent) if sent else ():
             work.wait()
         for rank, leaf in enumerate(there):
             if unit in self._trees:
@@ -459,6 +469,16 @@ class ShardedStep(Step):
         if self._optimizer is not None:
             self._optimizer.materialise()
             copy_state(self.state(), saved)
+
+
+def _return_what_is_freed() -> None:
+    """Have large blocks of host memory returned to the system once they are freed.
+
+    The C library of Linux keeps freed blocks of up to 32 MB for itself otherwise, and weights that
+    come and go leave holes between what stays.
+    """
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 20)
 
 
 def share_out(sizes: Sequence[int], world: int) -> list[int]:
