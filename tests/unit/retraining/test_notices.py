@@ -127,18 +127,21 @@ def test_what_needs_nobody_is_not_sent(
 
 
 @pytest.mark.parametrize(
-    ("decision", "outcome", "event"),
+    ("step", "decision", "outcome", "event"),
     [
-        ("degraded", "inconclusive", "degraded"),
-        ("degraded", "failed", "failed"),
-        ("degraded", "promoted", "promoted"),
-        ("healthy", "healthy", ""),
+        ("judge", "degraded", "inconclusive", "degraded"),
+        ("judge", "degraded", "failed", "failed"),
+        ("judge", "degraded", "promoted", "promoted"),
+        ("judge", "healthy", "healthy", ""),
+        # Labels are late, and `gate_expected` says that what is expected decides.
+        ("expect", "degraded", "waiting", "degraded"),
+        ("expect", "insufficient", "waiting", ""),
     ],
 )
 def test_a_champion_that_stays_degraded_is_an_event(
-    scene: Scene, receiver: Receiver, decision: str, outcome: str, event: str
+    scene: Scene, receiver: Receiver, step: str, decision: str, outcome: str, event: str
 ) -> None:
-    scene.registry.append(Judgement(run_id="r-1", step="judge", decision=decision, reason="x"))
+    scene.registry.append(Judgement(run_id="r-1", step=step, decision=decision, reason="x"))
     tell(scene, receiver.url, outcome)
     events = [json.loads(body) for _, body in receiver.got]
     assert [one["type"].rpartition(".")[2] for one in events] == [event] * bool(event)

@@ -248,8 +248,10 @@ class RunHistory:
         """Every evaluation."""
         return self._all(Judgement)
 
-    def judged(self, step: Literal["judge", "challenge"]) -> Judgement | None:
+    def judged(self, step: Literal["judge", "challenge", "expect"]) -> Judgement | None:
         """Return what was decided on the champion (`judge`) or on its challenger (`challenge`).
+
+        `expect` is what is expected of the champion where no row has a label.
 
         A retry that judged another model has an entry beside that of the attempt before; the last
         one counts.

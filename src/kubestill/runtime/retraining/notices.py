@@ -51,7 +51,8 @@ def notify(registry: Registry, run_id: str, done: RunOutcome, url: str) -> str:
     if not url:
         return ""
     try:
-        judged = registry.run(run_id).judged("judge")
+        run = registry.run(run_id)
+        judged = run.judged("judge") or run.judged("expect")
         degraded = judged is not None and judged.verdict == "degraded"
         event = done.outcome if done.outcome in _EVENTS else "degraded" if degraded else ""
         if not event:
