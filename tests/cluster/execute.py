@@ -28,7 +28,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from podspec import build_pod_spec, why_unschedulable
 
 from kubestill.local import run_pipeline, runner, tasks, with_defaults
-from kubestill.local.backend import Artifact, read_outputs
+from kubestill.local.backend import StoredArtifact, read_outputs
 
 _DONE = ".succeeded"
 DELETED = ".deleted"
@@ -195,7 +195,7 @@ _choose_folder = tasks.choose_folder
 
 
 def _without_metadata(value: Any) -> Any:
-    return replace(value, metadata={}) if isinstance(value, Artifact) else value
+    return replace(value, metadata={}) if isinstance(value, StoredArtifact) else value
 
 
 def _forget_messages(run: Path, folder: Path) -> None:

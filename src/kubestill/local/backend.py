@@ -42,7 +42,7 @@ _LONGEST_WHOLE = 1e21
 
 
 @dataclass(frozen=True, kw_only=True)
-class Artifact:
+class StoredArtifact:
     """One artifact as ML Metadata returns it."""
 
     number: int
@@ -79,7 +79,7 @@ class Backend:
         metadata = {"display_name": port, "store_session_info": _SESSION} | metadata
         with self._lock:
             number = next(self._numbers)
-        return Artifact(number=number, uri=value.uri, metadata=dict(sorted(metadata.items())))
+        return StoredArtifact(number=number, uri=value.uri, metadata=dict(sorted(metadata.items())))
 
     def end(self, task: str, state: str) -> None:
         """Note how a task ended; a task whose condition is false never ends."""
@@ -186,7 +186,7 @@ def build_input(
     for name in sorted(defined.artifacts):
         given = arguments.get(name)
         if given is not None:
-            listed = [given] if isinstance(given, Artifact) else given
+            listed = [given] if isinstance(given, StoredArtifact) else given
             for one in listed:
                 # ML Metadata takes an artifact once as the input of an execution.
                 if one.number in ports:
@@ -329,9 +329,9 @@ def _read_text(name: str, path: str, kind: int) -> Any:
 
 
 def _seen(value: Any, *, from_above: bool) -> Any:
-    if isinstance(value, Artifact):
+    if isinstance(value, StoredArtifact):
         return replace(value, from_above=from_above)
-    if isinstance(value, list) and any(isinstance(one, Artifact) for one in value):
+    if isinstance(value, list) and any(isinstance(one, StoredArtifact) for one in value):
         return [_seen(one, from_above=from_above) for one in value]
     return value
 

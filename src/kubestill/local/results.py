@@ -8,7 +8,7 @@ import shutil
 from typing import Any
 
 from kubestill.errors import CorruptData
-from kubestill.local.tasks import Run
+from kubestill.local.tasks import LocalRun
 from kubestill.runtime.base.values import parse_json, read_file
 
 _SCORES = "kubestill/scores/1"
@@ -16,7 +16,7 @@ _ROLES = ("model", "baseline", "teacher")
 """In the scores of an evaluation, the judged one first."""
 
 
-def name_models(run: Run) -> dict[str, str]:
+def name_models(run: LocalRun) -> dict[str, str]:
     """Name the models of the last step that had any, and put a link to each into the run's folder.
 
     Returns:
@@ -33,7 +33,7 @@ def name_models(run: Run) -> dict[str, str]:
     return named
 
 
-def collect_reports(run: Run) -> dict[str, str]:
+def collect_reports(run: LocalRun) -> dict[str, str]:
     """Copy the reports to files that a browser opens as HTML; return their paths by task."""
     folder = os.path.join(run.folder, "reports")
     paths: dict[str, str] = {}
@@ -46,26 +46,26 @@ def collect_reports(run: Run) -> dict[str, str]:
     return paths
 
 
-def find_output(run: Run, port: str) -> str:
+def find_output(run: LocalRun, port: str) -> str:
     """Return the path of an output of the last task that wrote one so called; empty without one."""
     paths = (os.path.join(task.folder, port) for task in reversed(run.tasks))
     return next((path for path in paths if os.path.isfile(path)), "")
 
 
-def read_scores(run: Run) -> dict[str, Any] | None:
+def read_scores(run: LocalRun) -> dict[str, Any] | None:
     """Return the scores of the last evaluation, as its record holds them; None without one."""
     found = (_scores_in(task.folder) for task in reversed(run.tasks))
     return next((scores for scores in found if scores), None)
 
 
-def explain_failure(run: Run) -> str:
+def explain_failure(run: LocalRun) -> str:
     """Return why a run failed and where the whole output of that step is; empty if it did not."""
     if run.failed is None:
         return run.error
     return f"{name_cause(run)}\n\nIts whole output: {os.path.relpath(run.failed.log)}"
 
 
-def name_cause(run: Run) -> str:
+def name_cause(run: LocalRun) -> str:
     """Return the step that failed and what it said; empty if the run went well."""
     return f"{run.failed.name} failed: {run.failed.error}" if run.failed else run.error
 

@@ -37,7 +37,7 @@ from kubestill.local.containers import Containers
 from kubestill.local.processes import Processes, ending_on_signals
 from kubestill.local.records import RunRecord, StepRecord, alive, now, plain
 from kubestill.local.results import collect_reports, name_cause, name_models
-from kubestill.local.tasks import Run, Tasks
+from kubestill.local.tasks import LocalRun, Tasks
 from kubestill.terminal import Lines, Steps
 
 
@@ -49,7 +49,7 @@ def run_pipeline(
     verbose: bool = False,
     containers: Containers | None = None,
     server: ForkServer | None = None,
-) -> Run:
+) -> LocalRun:
     """Run a pipeline to its end or to its first failure, as the cluster does.
 
     Args:
@@ -135,7 +135,7 @@ def run_pipeline(
     return tasks.result
 
 
-def _close(record: RunRecord, ended: Run) -> None:
+def _close(record: RunRecord, ended: LocalRun) -> None:
     """Name what a run made, and write down how it ended."""
     ended.reports = collect_reports(ended)
     ended.models = name_models(ended)

@@ -55,7 +55,7 @@ class TaskRun:
 
 
 @dataclass(kw_only=True)
-class Run:
+class LocalRun:
     """One local run of a pipeline, in the order in which its tasks ended."""
 
     folder: str = ""
@@ -123,7 +123,7 @@ class Tasks:
         environment: Mapping[str, str] | None = None,
         begun: Callable[[str], None] = lambda _: None,
     ):
-        self.result = Run()
+        self.result = LocalRun()
         self.run_id = str(uuid.uuid4())
         self._specs = _tasks(spec)
         self._backend = backend

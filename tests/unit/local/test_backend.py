@@ -6,7 +6,7 @@ import pytest
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from kubestill.errors import KubestillError
-from kubestill.local.backend import Artifact, build_input, read_outputs
+from kubestill.local.backend import StoredArtifact, build_input, read_outputs
 
 _DEEP, _LARGE = "[" * 100_000, "x" * (9 << 20)
 
@@ -34,7 +34,9 @@ def test_an_artifact_that_comes_twice_is_refused_as_by_kubeflow(tmp_path, listed
     component = pipeline_spec_pb2.ComponentSpec()
     for name in ("first", "second"):
         component.input_definitions.artifacts[name].is_artifact_list = listed
-    one, other = (Artifact(number=number, uri=f"/rows/{number}", metadata={}) for number in (7, 8))
+    one, other = (
+        StoredArtifact(number=number, uri=f"/rows/{number}", metadata={}) for number in (7, 8)
+    )
     fine = {"first": [one] if listed else one, "second": [other] if listed else other}
     assert set(build_input(component, fine, str(tmp_path))["inputs"]["artifacts"]) == set(fine)
     twice = fine | {"second": [other, one] if listed else one}
