@@ -19,7 +19,7 @@ from kubestill.pipelines._policy import using
 
 
 @dataclass(frozen=True)
-class Change:
+class GeneratedFile:
     """A generated file and what it should hold."""
 
     path: str
@@ -35,7 +35,7 @@ class Change:
 
 def build(
     output: str = "", image: str = "", gpu_image: str = "", resources: str = ""
-) -> list[Change]:
+) -> list[GeneratedFile]:
     """Generate all files, without writing any.
 
     Args:
@@ -45,16 +45,16 @@ def build(
         gpu_image: The image of steps that have a device; empty stands for `image`.
         resources: File of compile-time resources; empty stands for the defaults.
     """
-    changes: list[Change] = []
+    changes: list[GeneratedFile] = []
     for asset in find_assets():
         content = compile_yaml(asset, image, gpu_image, resources)
         if output:
             path = os.path.join(output, f"{asset.kind}s", f"{asset.name}.yaml")
-            changes.append(Change(path, content, asset.kind == "pipeline"))
+            changes.append(GeneratedFile(path, content, asset.kind == "pipeline"))
         else:
             readme = render_readme(asset, previous=_read(asset.readme_path) or "")
-            changes.append(Change(asset.yaml_path, content, asset.kind == "pipeline"))
-            changes.append(Change(asset.readme_path, readme))
+            changes.append(GeneratedFile(asset.yaml_path, content, asset.kind == "pipeline"))
+            changes.append(GeneratedFile(asset.readme_path, readme))
     return changes
 
 

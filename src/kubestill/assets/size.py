@@ -26,7 +26,7 @@ from typing import Any
 
 from kubestill.assets.pods import to_json
 from kubestill.assets.spec import spec_size
-from kubestill.assets.workflow import Run, whole_numbers
+from kubestill.assets.workflow import SimulatedRun, whole_numbers
 
 LIMIT = 1024 * 1024
 """Bytes of a workflow above which Argo compresses its nodes, and above which those that are
@@ -77,7 +77,7 @@ def measure(
     documents = whole_numbers(documents)
     platforms = (documents.get("platform_spec") or {}).get("platforms", {})
     executors = platforms.get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
-    run = Run(
+    run = SimulatedRun(
         pipeline=documents["pipeline_spec"],
         kubernetes=executors,
         iterations=iterations,

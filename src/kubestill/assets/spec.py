@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 
 from kubestill.assets.pods import Json, to_json
-from kubestill.assets.workflow import Run, is_exit, retry_parameters
+from kubestill.assets.workflow import SimulatedRun, is_exit, retry_parameters
 
 _SYSTEM = {
     "system-dag-driver": 2310,
@@ -25,7 +25,7 @@ _ENVELOPE = 2500
 """Bytes of the workflow's metadata, settings and own status."""
 
 
-def spec_size(run: Run) -> int:
+def spec_size(run: SimulatedRun) -> int:
     """Count the bytes of a run's workflow without its nodes."""
     writer = _Writer(run)
     writer.dag("root", run.pipeline["root"])
@@ -39,7 +39,7 @@ def spec_size(run: Run) -> int:
 
 
 class _Writer:
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: SimulatedRun) -> None:
         self.run = run
         self.arguments: dict[str, str] = {}
         self.templates: list[Json] = []

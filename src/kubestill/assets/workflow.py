@@ -74,7 +74,7 @@ def is_exit(task: Json) -> bool:
 
 
 @dataclass(kw_only=True)
-class Run:
+class SimulatedRun:
     """A run in which every step succeeds at once.
 
     Every branch is taken, but of those that exclude each other only the largest.

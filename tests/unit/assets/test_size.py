@@ -16,7 +16,7 @@ from kubestill.assets import compile_yaml, find_assets
 from kubestill.assets.packages import Package
 from kubestill.assets.pods import to_json
 from kubestill.assets.size import LIMIT, measure, size_warnings
-from kubestill.assets.workflow import Run, whole_numbers
+from kubestill.assets.workflow import SimulatedRun, whole_numbers
 
 MEASURED = Path(__file__).parent / "measured"
 """The pipelines of 7a8c949 as they ran, and the nodes that the API told of one run."""
@@ -65,7 +65,7 @@ def test_the_model_starts_as_many_pods_as_the_real_run_did():
 
 def test_the_model_has_the_nodes_that_the_api_told_of():
     documents = whole_numbers(as_it_ran("surrogate"))
-    run = Run(pipeline=documents["pipeline_spec"], iterations=2)
+    run = SimulatedRun(pipeline=documents["pipeline_spec"], iterations=2)
     run.execute()
     told = json.loads((MEASURED / "surrogate.nodes.json").read_text())
     assert Counter(node["displayName"] for node in run.nodes.values()) == Counter(told)
@@ -141,7 +141,7 @@ def test_argo_keeps_eight_copies_of_a_command_and_of_an_interface(tmp_path):
     spec["components"]["comp-square"]["inputDefinitions"]["parameters"]["number"] |= {
         "description": "TOLD"
     }
-    run = Run(pipeline=whole_numbers(spec), iterations=1)
+    run = SimulatedRun(pipeline=whole_numbers(spec), iterations=1)
     run.execute()
     assert to_json(run.nodes).count("MARKED") == 8
     assert to_json(run.nodes).count("TOLD") == 8
