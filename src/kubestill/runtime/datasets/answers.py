@@ -28,7 +28,7 @@ _ROUNDED = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answers:
+class AnswerColumns:
     """Columns of one teacher's answers, and how they are read."""
 
     columns: tuple[str, ...]
@@ -142,7 +142,7 @@ def find_answers(
     values: SoftValues,
     taken: Sequence[str],
     problems: Problems,
-) -> Answers | None:
+) -> AnswerColumns | None:
     """Return how the columns are read that hold a teacher's answers.
 
     Args:
@@ -179,7 +179,7 @@ def find_answers(
     if len(problems) > before:
         return None
     stored = 1 if len(classes) == 2 else wanted
-    return Answers(
+    return AnswerColumns(
         columns=tuple(asked),
         places=places,
         width=width,

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kubestill.errors import InvalidInput, Problems, counted, nearest, nearest_of
-from kubestill.runtime.datasets.answers import Answers, find_answers
+from kubestill.runtime.datasets.answers import AnswerColumns, find_answers
 from kubestill.runtime.datasets.columns import floats
 from kubestill.runtime.datasets.options import Reading, TextOptions
 from kubestill.runtime.datasets.schema import (
@@ -102,7 +102,7 @@ class UserTable:
     rows: int
     stories: tuple[ColumnStory, ...]
     """Every column of the source, in its order."""
-    answers: Answers | None = None
+    answers: AnswerColumns | None = None
     """A teacher's, which the source has in other columns than the schema."""
     times: NDArray[Any] | None = None
     """[rows] when each row is from, in any unit; None without a column of that role."""
@@ -309,7 +309,7 @@ def _stories(
     schema: Schema,
     left_out: Mapping[str, str],
     kinds: Collection[str],
-    answers: Answers | None,
+    answers: AnswerColumns | None,
 ) -> tuple[ColumnStory, ...]:
     kept = {column.name: column for column in schema.columns}
     if answers:
