@@ -139,7 +139,7 @@ def test_settings_that_came_later_leave_earlier_training_runs_in_their_places() 
     later = {"virtual_workers", "processes", "rank_timeout", "class_weights", "nodes", "trainjob"}
     later |= {"augment", "imitate", "prune", "quantise_aware"}
     ignored = {"checkpoints", "deterministic", "device", "log_seconds", "serving"}
-    ignored |= {"step_path", "threads", "recompute", "shard"}
+    ignored |= {"step_path", "threads", "recompute", "shard", "initial_weights"}
     content = {
         "engine": ENGINE,
         "settings": canonical({k: v for k, v in settings.items() if k not in later | ignored}),

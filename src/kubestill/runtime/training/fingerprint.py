@@ -25,6 +25,8 @@ _NO_INFLUENCE = {
     "checkpoints",
     "deterministic",
     "device",
+    # What lies there decides, and is among the data.
+    "initial_weights",
     "log_seconds",
     "nodes",
     "processes",

@@ -20,6 +20,7 @@ from kubestill.runtime.datasets.manifest import open_input
 from kubestill.runtime.metrics.catalog import TRAIN_LOSS, resolve_direction
 from kubestill.runtime.models.model import ModelSpec
 from kubestill.runtime.models.resolve import resolve_network, source_digest
+from kubestill.runtime.models.weights import digest_weights, load_weights
 from kubestill.runtime.training.beside import place_beside
 from kubestill.runtime.training.device import Machine, choose_machine
 from kubestill.runtime.training.imitate import ImitateSettings
@@ -84,6 +85,8 @@ class Job:
     """Folder of the teacher that stands beside the student in each step; empty where none does."""
     teacher_digest: str = ""
     """Of that model."""
+    weights_digest: str = ""
+    """Of the weights that training begins with, where another trainer wrote them."""
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -92,6 +95,7 @@ class Job:
         # What is followed decides when training stops and which milestone is exported.
         found |= {"followed": "whole domain"} if self.whole_domain else {}
         found |= {"teacher": self.teacher_digest} if self.teacher else {}
+        found |= {"weights": self.weights_digest} if self.weights_digest else {}
         if again := self.repeated:
             found |= {"repeated": again.digest, "schedule": str(again.schedule_steps)}
         return found | ({"validation": self.validation.fingerprint} if self.validation else {})
@@ -162,6 +166,16 @@ def check_job(
             loss_name = resolve_loss(
                 parsed, rows, distil=preset.distil, whole_domain=preset.whole_domain
             )
+    weights_digest = ""
+    if parsed.initial_weights and start:
+        remedy = "fine-tuning begins with the weights of its checkpoint; leave it out"
+        problems.add("settings.initial_weights", parsed.initial_weights, remedy)
+    elif parsed.initial_weights and trains:
+        with problems.collect():
+            field = "settings.initial_weights"
+            weights_digest = digest_weights(parsed.initial_weights, field)
+            if network:
+                load_weights(network, parsed.initial_weights, field)
     beside = None
     if trains and rows and loss_name and loss_name.startswith("distillation"):
         with problems.collect():
@@ -178,6 +192,7 @@ def check_job(
         whole_domain=preset.whole_domain,
         teacher=teacher.path if teacher and beside else "",
         teacher_digest=beside.digest if beside else "",
+        weights_digest=weights_digest,
     )
 
 

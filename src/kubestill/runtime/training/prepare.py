@@ -28,6 +28,7 @@ from kubestill.runtime.models.model import Model
 from kubestill.runtime.models.predict import probabilities
 from kubestill.runtime.models.prune import prune
 from kubestill.runtime.models.tabular import TabM, fit_bins
+from kubestill.runtime.models.weights import load_weights
 from kubestill.runtime.training.augment import Augmentation, check_augment
 from kubestill.runtime.training.batches import ResidentRows, Rows, StoredArray, StreamedRows
 from kubestill.runtime.training.demands import check_demands, freeze
@@ -227,6 +228,8 @@ def prepare(
     decoded = load_decoded(dataset, layout)
     counts = dataset.weights() if weighted else None
     model = start or _build(dataset, decoded, layout, settings, counts)
+    if settings.initial_weights and start is None:
+        load_weights(model.network, settings.initial_weights, "settings.initial_weights")
     if settings.quantise_aware and not is_quantised(model.network):
         _quantise(model, decoded.raw)
     freeze(model.network, settings.freeze)

@@ -80,6 +80,10 @@ class TrainingSettings(Settings):
     """Decay per step of the exponential moving average that is evaluated and exported; 0 turns it
     off. Early on it is (1 + step) / (10 + step), as long as that is less."""
 
+    initial_weights: str = ""
+    """Folder of safetensors files, local or in a store, with the weights that training begins with,
+    by their names in the network: what `torch.distributed.checkpoint` writes by its
+    `HuggingFaceStorageWriter`, or this package as checkpoints and models. Empty draws them."""
     freeze: list[str] = []
     """Parameters that keep their values, by their names in the network; `0.*` matches many. Weight
     decay does not change them; the running statistics of batch norm still follow the rows."""
@@ -271,6 +275,9 @@ def read_settings(
         check_serving(parsed.serving, "settings.serving")
     if parsed.quantise_aware:
         _check_quantised(parsed, problems)
+    if parsed.initial_weights and parsed.prune.most:
+        remedy = "prune begins with the teacher's; leave one of them out"
+        problems.add("settings.initial_weights", parsed.initial_weights, remedy)
     if not wrong & {"virtual_workers", "processes", "nodes", "batch_size", "device"}:
         _check_shares(parsed, problems)
     return parsed
