@@ -69,7 +69,8 @@ class Transformer(nn.Module):
         self.plain = in_features - len(vocabulary) - sum(texts)
         self.texts, self.buckets = tuple(texts), text_buckets
         self.tables = nn.ModuleList(nn.Embedding(n + 1, embedding_size(n)) for n in vocabulary)
-        self.grams = nn.Parameter(torch.empty(text_buckets + 1, width).normal_(std=0.02 / _GAIN))
+        grams = torch.empty(text_buckets + 1, width).normal_(std=0.02 / _GAIN)
+        self.grams = nn.Embedding(text_buckets + 1, width, _weight=grams)
         self.places = nn.Parameter(torch.empty(max(texts), width).normal_(std=0.02))
         self.blocks = nn.ModuleList(_Block(width, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
@@ -96,7 +97,7 @@ class Transformer(nn.Module):
             longest = max(int(there.sum(1).max()), 1) if len(ids) else 1
             ids, there = ids[:, :longest], there[:, :longest]
         places = torch.where(there, (ids - 1) % self.buckets + 1, 0)
-        hidden = F.embedding(places, self.grams) * _GAIN + self.places[: ids.shape[1]]
+        hidden = self.grams(places) * _GAIN + self.places[: ids.shape[1]]
         mask = torch.where(there, 0.0, _NEVER)[:, None, None, :]
         for block in self.blocks:
             hidden = block(hidden, mask)

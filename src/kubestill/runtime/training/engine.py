@@ -220,6 +220,8 @@ class Trainer:
         position = f", from step {self.step:,}" if self.step else ""
         if drawn := self._settings.augment.describe():
             position = f", each row augmented ({drawn}){position}"
+        if share := self._settings.quantise_aware:
+            position = f", in 8 bits for the last {share:.0%} of them{position}"
         self._say(
             f"training {self.model.spec.parameters:,} parameters on {rows.count:,} rows for "
             f"{self.total_steps:,} steps of {self._settings.batch_size}: "
