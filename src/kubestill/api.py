@@ -82,7 +82,7 @@ class Run:
     """The last step's result in short, as Markdown."""
     trusted: tuple[str, ...] = ()
     """Modules that the run's own parameters name, whose networks may be loaded."""
-    _ended: local.Run
+    _ended: local.LocalRun
 
     @cached_property
     def student(self) -> Predictor:

@@ -13,7 +13,7 @@ import pytest
 from kfp import compiler, dsl
 
 from kubestill.components._image import IMAGE
-from kubestill.local import Containers, Run, run_pipeline
+from kubestill.local import Containers, LocalRun, run_pipeline
 
 pytestmark = pytest.mark.container
 DOCKER = os.environ.get("DOCKER", "docker")
@@ -50,7 +50,7 @@ def acting(what: str, where: str = ""):
     task.set_retry(num_retries=2)
 
 
-def run(tmp_path: Path, what: str, *arguments: str, where: str = "") -> Run:
+def run(tmp_path: Path, what: str, *arguments: str, where: str = "") -> LocalRun:
     return run_pipeline(
         acting.pipeline_spec,
         {"what": what, "where": where},
@@ -59,7 +59,7 @@ def run(tmp_path: Path, what: str, *arguments: str, where: str = "") -> Run:
     )
 
 
-def output(result: Run) -> str:
+def output(result: LocalRun) -> str:
     written = Path(result.tasks[0].folder, "output_metadata.json").read_text()
     return json.loads(written)["parameterValues"]["Output"]
 

@@ -58,7 +58,7 @@ def test_a_failure_carries_the_reports_of_the_steps_that_ran(tmp_path):
     (tmp_path / "gate").mkdir()
     (tmp_path / "gate" / "report").write_text("<!doctype html><p>a &amp; b</p>")
     task = TaskRun(name="gate", folder=str(tmp_path / "gate"), log="x", ok=False, error="no")
-    ended = local.Run(folder=str(tmp_path), tasks=[task])
+    ended = local.LocalRun(folder=str(tmp_path), tasks=[task])
     reports = {name: api.Report(path) for name, path in collect_reports(ended).items()}
     assert "&lt;p&gt;a &amp;amp; b&lt;/p&gt;" in reports["gate"]._repr_html_()
     error = api.RunFailed(local.explain_failure(ended), reports)
@@ -72,12 +72,12 @@ def test_a_model_gets_a_short_path_where_no_step_has_that_name(tmp_path, taken):
     model.mkdir(parents=True)
     if taken:
         (tmp_path / "model").mkdir()
-    ended = local.Run(folder=str(tmp_path), models={"model": str(model)})
+    ended = local.LocalRun(folder=str(tmp_path), models={"model": str(model)})
     (path,) = name_models(ended).values()
     assert path == str(model if taken else tmp_path / "model")
     assert (tmp_path / "model").is_symlink() == (not taken)
 
 
 def test_a_model_in_a_store_keeps_its_address(tmp_path):
-    ended = local.Run(folder=str(tmp_path), models={"model": "gs://bucket/models/3"})
+    ended = local.LocalRun(folder=str(tmp_path), models={"model": "gs://bucket/models/3"})
     assert name_models(ended) == {"model": "gs://bucket/models/3"}

@@ -5,11 +5,11 @@ from .parameters import check_parameters, default_places, read_parameters, with_
 from .records import RunRecord, find_record, list_records
 from .results import explain_failure, find_output, read_scores
 from .runner import run_pipeline, typed_modules
-from .tasks import Run, TaskRun
+from .tasks import LocalRun, TaskRun
 
 __all__ = [
     "Containers",
-    "Run",
+    "LocalRun",
     "RunRecord",
     "TaskRun",
     "check_parameters",

@@ -12,7 +12,7 @@ import pytest
 from kfp import dsl
 
 from kubestill.errors import InvalidInput
-from kubestill.local import Run, run_pipeline
+from kubestill.local import LocalRun, run_pipeline
 
 IMAGE = "kubestill:test"
 
@@ -101,16 +101,16 @@ def tell(status: dsl.PipelineTaskFinalStatus) -> str:
     return f"{status.state} {status.error_code} {status.error_message} {status.pipeline_task_name}"
 
 
-def go(pipeline, folder: Path, **arguments) -> Run:
+def go(pipeline, folder: Path, **arguments) -> LocalRun:
     return run_pipeline(pipeline.pipeline_spec, arguments, root=str(folder))
 
 
-def outputs(result: Run, name: str) -> dict:
+def outputs(result: LocalRun, name: str) -> dict:
     (task,) = [task for task in result.tasks if task.name == name]
     return json.loads(Path(task.folder, "output_metadata.json").read_text())
 
 
-def well(result: Run) -> Run:
+def well(result: LocalRun) -> LocalRun:
     assert (result.failed, result.error) == (None, "")
     return result
 
