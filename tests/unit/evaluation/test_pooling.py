@@ -107,6 +107,22 @@ def test_a_gain_is_read_as_it_was_written(entities: bool) -> None:
     assert Gain.model_validate_json(gain.model_dump_json()) == gain
 
 
+def test_an_entity_with_events_in_every_window_counts_once() -> None:
+    """As in one window: nine customers are too few, however often each of them comes back."""
+    targets = np.zeros(300, np.int64)
+    targets[:36] = 1
+    margins = np.linspace(-1, 1, 300)
+    models = {
+        name: Outcome.from_logits("binary", (margins + by)[:, None], targets)
+        for name, by in (("champion", 0.0), ("challenger", -1.0))
+    }
+    found = [
+        pool([gained(models, [f"e{place // of}" for place in range(300)])] * 8, budget=0.05, most=1)
+        for of in (4, 3)
+    ]
+    assert [one.gain.known for one in found] == [False, True]
+
+
 def test_entities_have_one_name_for_ever_and_rows_without_one_stand_for_themselves() -> None:
     assert entity_name("a", "w1", 3) == entity_name("a", "w2", 7)
     assert entity_name(7, "w1", 3) == entity_name("7", "w2", 7)

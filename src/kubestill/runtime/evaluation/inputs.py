@@ -110,6 +110,8 @@ class Lineage:
         for window in windows[made[-1] + 1 :]:
             if window.judge == "quarantined" or stretch(window.end) != stretch(self.end):
                 continue
+            if window.verdict not in ("inconclusive", "rejected"):  # no challenger was judged
+                continue
             told = self.registry.run(window.run_id).judged("challenge")
             if not told or not told.gain or told.window != window.id:
                 continue

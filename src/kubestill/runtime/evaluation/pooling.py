@@ -35,6 +35,7 @@ from kubestill.runtime.metrics.intervals import (
     Moments,
     Spread,
     events,
+    rarer,
 )
 from kubestill.runtime.retraining.history import Gain
 
@@ -98,7 +99,16 @@ def gain_of(
     # Summed over the rows of an entity, as those of later windows will be.
     summed = moved * (outcome.rows / len(moved))
     named = {name: float(one) for name, one in zip(entities, summed, strict=True)}
-    return Gain(value=value, rows=outcome.rows, events=rare, entities=named)
+    codes: list[int] = []
+    if not math.isinf(happened):
+        codes = np.unique(scores.groups[rarer(outcome)]).tolist()
+    return Gain(
+        value=value,
+        rows=outcome.rows,
+        events=rare,
+        entities=named,
+        rare=tuple(entities[code] for code in codes),
+    )
 
 
 def entity_name(value: object, window: str, place: int) -> str:
@@ -128,7 +138,8 @@ def pool(gains: Sequence[Gain], *, budget: float, most: float) -> Pool:
     level = min(most, _level(rows / gains[0].rows, budget))
     confidence = 1 - 2 * level
     spread = _spread(gains, rows)
-    there = sum(gain.events for gain in gains)
+    named = {name for gain in gains for name in gain.rare}
+    there = len(named) if named else sum(gain.events for gain in gains)
     found = Interval(value)
     if (
         there >= EVENTS

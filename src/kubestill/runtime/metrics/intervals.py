@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kubestill.errors import counted
 from kubestill.runtime.metrics.catalog import METRICS, Metric, metrics_of, point
@@ -384,8 +385,13 @@ def events(outcome: Outcome, groups: Ints | None = None) -> float:
     """
     if outcome.task == "regression" or not outcome.rows:
         return math.inf if outcome.rows else 0
-    rare = outcome.targets != np.bincount(outcome.targets, outcome.weights).argmax()
+    rare = rarer(outcome)
     return int(rare.sum()) if groups is None else len(np.unique(groups[rare]))
+
+
+def rarer(outcome: Outcome) -> NDArray[np.bool_]:
+    """Return which rows of a classification, [N], are not of the most frequent class."""
+    return outcome.targets != np.bincount(outcome.targets, outcome.weights).argmax()
 
 
 def paired_error(first: Floats, second: Floats) -> float:

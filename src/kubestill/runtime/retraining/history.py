@@ -93,6 +93,8 @@ class Gain(BaseModel):
     fourth: Number = 0.0
     entities: Mapping[str, Number] = {}
     """By a digest of the entity; empty where each row stands for itself."""
+    rare: tuple[str, ...] = ()
+    """The entities with such rows: over several windows each of them counts once."""
 
 
 class Judgement(HistoryEntry):
