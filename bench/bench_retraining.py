@@ -20,8 +20,13 @@ of up to 9,000 rows learned from, 25% scored), `tabm` against the default before
 Boosting learns from every row, and so does a promoted model, since it is refitted with the rows
 that judged it: nothing was tuned for that, and it brought electricity from 16% above boosting to
 0.1%. Where nothing is promoted, nothing is refitted. A window of shuttle has a few dozen anomalies,
-on which the champion errs once or twice: that a challenger is better cannot be shown there, and the
-first champion stays, which was as good as boosting on the first period.
+on which the champion errs once or twice. What challengers gain there is added up over windows, and
+eight of them do not show that it is no accident: more than half of it is one row, of which the
+champion was sure. The first champion stays, which was as good as boosting on the first period.
+
+Adding up was tuned on no stream. That the labels of a window are judged once, in all of its rows,
+was changed after two windows of flights (every 20th row) had been called unfit for the last third
+of them, and so was seen there.
 """
 
 from __future__ import annotations
@@ -324,9 +329,12 @@ def figures(stream: Stream, found: Found, every: int) -> list[Measure]:
         Measure(name=f"{stream.name}: {arm}", value=value, unit=unit, peer=peer)
         for arm, value in means.items()
     ]
-    limits = [("retrained boosting", fresh / trees - 1, 0.02), ("static", fresh / static - 1, 0.0)]
-    if trees < last:
-        limits.append(("last value", fresh / last - 1, 0.0))
+    limits = (
+        ("retrained boosting", fresh / trees - 1, 0.02),
+        ("static", fresh / static - 1, 0.0),
+        # A bar where boosting is better than that.
+        ("last value", fresh / last - 1, 0.0 if trees < last else None),
+    )
     return [
         *measures,
         *(

@@ -465,7 +465,9 @@ def reigns(years: int) -> Iterator[Measure]:
                     how = "added up" if pools else "each window alone"
                     random = np.random.default_rng(seed)
                     kinds = {"pools": pools, "entities": entities, "better": better}
-                    ends = [reign(cell, random, **kinds) for _ in range(count)]
+                    # Rare ends take more years to count.
+                    drawn = count if better else 4 * count
+                    ends = [reign(cell, random, **kinds) for _ in range(drawn)]
                     yield from told_of(ends, f"{how}, {name}", looks, better=better)
 
 
