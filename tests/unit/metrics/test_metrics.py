@@ -5,7 +5,7 @@ import pytest
 from scipy.special import expit, softmax
 from sklearn import metrics as reference
 
-from kubestill.runtime.evaluation.comparison import reliability
+from kubestill.runtime.evaluation.comparison import calibration_curve
 from kubestill.runtime.metrics.catalog import METRICS, point, score
 from kubestill.runtime.metrics.formulas import CALIBRATION_BINS, Reliability, losses
 from kubestill.runtime.metrics.outcome import Outcome
@@ -125,7 +125,7 @@ def test_calibration_error_has_no_bias(random):
 
 def test_calibration_joins_thin_bins_and_keeps_every_row(random):
     targets, logits = multiclass(random)
-    curve = reliability(Outcome.from_logits("multiclass", logits * 4, targets), least=20)
+    curve = calibration_curve(Outcome.from_logits("multiclass", logits * 4, targets), least=20)
     assert curve.rows.sum() == len(targets)
     assert curve.rows.min() >= 20
     assert (np.diff(curve.stated) > 0).all()

@@ -50,7 +50,7 @@ def agreement_matrix(first: Outcome, second: Outcome) -> npt.NDArray[np.int64]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reliability:
+class CalibrationCurve:
     """What was promised against what came true, in bins of stated probability."""
 
     stated: Floats
@@ -61,7 +61,7 @@ class Reliability:
     """[B] rows of each."""
 
 
-def reliability(outcome: Outcome, least: int = 12) -> Reliability:
+def calibration_curve(outcome: Outcome, least: int = 12) -> CalibrationCurve:
     """Return the reliability of a classifier's probabilities.
 
     Bins with fewer than `least` rows say nothing and are joined with their neighbour below. Rows
@@ -71,7 +71,7 @@ def reliability(outcome: Outcome, least: int = 12) -> Reliability:
     stated, hits = confidences(known)
     bins = _joined(np.bincount(bin_of(stated), minlength=CALIBRATION_BINS), least)[bin_of(stated)]
     held = np.bincount(bins, known.counts)
-    return Reliability(
+    return CalibrationCurve(
         stated=np.bincount(bins, known.counts * stated) / held,
         observed=np.bincount(bins, known.counts * hits) / held,
         rows=np.bincount(bins),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from kubestill.runtime.evaluation.comparison import Reliability
+from kubestill.runtime.evaluation.comparison import CalibrationCurve
 from kubestill.runtime.metrics.intervals import Interval
 from kubestill.runtime.reports.canvas import (
     HALF,
@@ -184,7 +184,7 @@ def _cell(axes: Axes, cells: npt.NDArray[np.int64], row: int, column: int) -> No
         axes.text(column, row, count(value), color=PAINT["ink"], fontweight=weight, **style)
 
 
-def calibration_plot(curves: Sequence[tuple[Look, Reliability]], stated: str) -> Html:
+def calibration_plot(curves: Sequence[tuple[Look, CalibrationCurve]], stated: str) -> Html:
     """Draw how often each stated probability came true, and below how often it was stated."""
 
     def build(figure: Figure) -> None:

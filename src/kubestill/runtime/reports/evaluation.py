@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from kubestill.errors import counted
-from kubestill.runtime.evaluation.comparison import agreement_matrix, reliability
+from kubestill.runtime.evaluation.comparison import agreement_matrix, calibration_curve
 from kubestill.runtime.evaluation.findings import Findings, Subject
 from kubestill.runtime.metrics.catalog import Metric, metrics_of
 from kubestill.runtime.metrics.intervals import Measured
@@ -246,7 +246,7 @@ def _behaviour(findings: Findings) -> Html:
     if findings.task == "regression":
         return _values(findings)
     curves = [
-        (look, reliability(subject.evaluation.outcome))
+        (look, calibration_curve(subject.evaluation.outcome))
         for subject, look in subjects(findings)
         if subject.evaluation.outcome.finite.any()
     ]
