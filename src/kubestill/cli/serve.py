@@ -61,13 +61,13 @@ def serve(
     continuous-retraining: then its champion is served, and each that replaces it. Local, gs:// or
     s3://.
     """
-    from kubestill.runtime.serving.app import Settings
+    from kubestill.runtime.serving.app import ServingSettings
     from kubestill.runtime.serving.server import serve
     from kubestill.runtime.serving.source import ModelSource
 
     serve(
         ModelSource(source, trust=trust, device=device, strict=strict),
-        Settings(name=name, poll_seconds=poll, most_rows=batch_rows),
+        ServingSettings(name=name, poll_seconds=poll, most_rows=batch_rows),
         host=host,
         port=port,
         threads=threads,

@@ -34,7 +34,7 @@ from kubestill.errors import InvalidInput
 from kubestill.runtime.models.export import export_model
 from kubestill.runtime.retraining import Champion, open_registry
 from kubestill.runtime.retraining.decision import DecisionRecord
-from kubestill.runtime.serving.app import Settings, build_app
+from kubestill.runtime.serving.app import ServingSettings, build_app
 from kubestill.runtime.serving.server import claim_port
 from kubestill.runtime.serving.source import ModelSource
 
@@ -45,7 +45,7 @@ NUMBERS, TEXTS = ("area", "age", "garden"), ("colour", "city")
 def serving(uri: object, *, strict: bool = False, **settings: Any) -> Generator[str]:
     """Serve in a thread; gives the model's address."""
     source = ModelSource(str(uri), trust=("moody",), strict=strict)
-    chosen = Settings(**{"name": "m", "poll_seconds": 0.0, **settings})
+    chosen = ServingSettings(**{"name": "m", "poll_seconds": 0.0, **settings})
     taken = claim_port("127.0.0.1", 0)
     app = build_app(source, source.load(source.find()), chosen)
     taken.listen()

@@ -30,7 +30,7 @@ from kubestill.runtime.models.foreign.bring import bring
 from kubestill.runtime.models.foreign.endpoint import Endpoint
 from kubestill.runtime.models.foreign.match import Options
 from kubestill.runtime.models.predict import Predictor
-from kubestill.runtime.serving.app import Settings, build_app
+from kubestill.runtime.serving.app import ServingSettings, build_app
 from kubestill.runtime.serving.server import claim_port
 from kubestill.runtime.serving.source import ModelSource
 from kubestill.runtime.steps.check_distillation import check_distillation
@@ -100,7 +100,7 @@ def serving(folder: str) -> Generator[str]:
     """Serve a model as `kubestill serve` does; gives its address."""
     source = ModelSource(folder)
     taken = claim_port("127.0.0.1", 0)
-    settings = Settings(name="m", poll_seconds=0.0)
+    settings = ServingSettings(name="m", poll_seconds=0.0)
     app = build_app(source, source.load(source.find()), settings)
     taken.listen()
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))

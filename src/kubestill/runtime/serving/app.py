@@ -31,7 +31,7 @@ PLATFORM = "kubestill_pytorch"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class ServingSettings:
     """How a model is served."""
 
     name: str
@@ -109,7 +109,7 @@ class _Metrics:
 
 
 class _Server:
-    def __init__(self, source: ModelSource, served: Served, settings: Settings):
+    def __init__(self, source: ModelSource, served: Served, settings: ServingSettings):
         self.source, self.served, self.settings = source, served, settings
         self.metrics = _Metrics(settings.name)
         self.metrics.show(served)
@@ -242,7 +242,7 @@ async def _refuse(_: Request, error: Exception) -> Response:
     return _error(error.status_code, error.detail)
 
 
-def build_app(source: ModelSource, served: Served, settings: Settings) -> Starlette:
+def build_app(source: ModelSource, served: Served, settings: ServingSettings) -> Starlette:
     """Return the application that serves a model, and goes on with each that follows it.
 
     Args:

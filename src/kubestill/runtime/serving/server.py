@@ -12,7 +12,7 @@ import torch
 import uvicorn
 
 from kubestill.errors import InvalidInput, Problem
-from kubestill.runtime.serving.app import Settings, build_app
+from kubestill.runtime.serving.app import ServingSettings, build_app
 from kubestill.runtime.serving.source import ModelSource
 
 
@@ -43,7 +43,7 @@ def claim_port(host: str, port: int) -> socket.socket:
 
 def serve(
     source: ModelSource,
-    settings: Settings,
+    settings: ServingSettings,
     *,
     host: str,
     port: int,
