@@ -24,7 +24,7 @@ from kubestill.runtime.models.fake_quantise import (
     is_quantised,
     quantise_layers,
     restore_layers,
-    start_after,
+    wait,
 )
 from kubestill.runtime.models.model import Model
 from kubestill.runtime.models.predict import Predictor
@@ -131,9 +131,9 @@ def test_ranges_follow_and_numbers_stay_until_their_turn() -> None:
     plain.load_state_dict(network.state_dict())
     quantise_layers(network)
     fit_ranges(network, numbers(9, 4, seed=0))
-    start_after(network, 2)
     entry: Any = network.get_submodule("0.entry")
     for batch in range(4):
+        wait(network, batch < 2)
         x = numbers(9, 4, seed=batch, reach=2.0)
         before = entry.high.clone()
         same = torch.equal(network(x), plain(x))

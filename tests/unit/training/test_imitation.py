@@ -161,7 +161,7 @@ def test_what_remembers_rows_or_ranges_dies_and_costs_no_bit(
         "virtual_workers": workers,
     }
     whole = teach(taught, tmp_path / "whole", settings=settings)
-    with dies_after(16):
+    with dies_after(8):
         teach(taught, tmp_path / "resumed", settings=settings)
     resumed = teach(taught, tmp_path / "resumed", settings=settings, resume="must")
     assert same(weights(resumed), weights(whole))

@@ -83,16 +83,14 @@ class Entry(nn.Module):
     low: Tensor
     high: Tensor
     even: Tensor | None
-    num_batches_tracked: Tensor
 
     def __init__(self, width: int = 0):
         super().__init__()
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
         self.register_buffer("even", torch.ones(width) if width else None)
-        self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.int64))
-        self.starts_after = 0
-        """Batches of training in which numbers stay as they are, and ranges only follow."""
+        self.waits = False
+        """Whether numbers stay as they are in training, and ranges only follow."""
         self.seen: list[Tensor] | None = None
         """Takes the ends of each column, [2, width], while `fit_ranges` looks."""
 
@@ -116,17 +114,14 @@ class Entry(nn.Module):
         return scale, torch.round(-self.low / scale).clamp(0, STEPS)
 
     def settle(self, plain: Tensor, rounded: Tensor) -> Tensor:
-        """Return what counts at this batch."""
-        if not (self.training and self.starts_after):
-            return rounded
-        return torch.where(self.num_batches_tracked <= self.starts_after, plain, rounded)
+        """Return what counts now."""
+        return plain if self.training and self.waits else rounded
 
     @torch.no_grad()
     def _follow(self, x: Tensor) -> None:
         low, high = x.aminmax()
         self.low.lerp_(low.clamp(max=0.0).float(), RATE)
         self.high.lerp_(high.clamp(min=0.0).float(), RATE)
-        self.num_batches_tracked += 1
 
     def pack(self) -> None:
         """Write down what the ONNX file holds of it."""
@@ -351,10 +346,10 @@ def is_quantised(network: nn.Module) -> bool:
     return any(isinstance(module, _Quantised) for module in network.modules())
 
 
-def start_after(network: nn.Module, batches: int) -> None:
-    """Let a network learn as it is for so many batches, while ranges follow."""
+def wait(network: nn.Module, waits: bool) -> None:
+    """Let a network learn as it is while ranges follow, or no longer."""
     for entry in _entries(network):
-        entry.starts_after = batches
+        entry.waits = waits
 
 
 @torch.no_grad()

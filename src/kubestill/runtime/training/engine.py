@@ -26,7 +26,7 @@ from kubestill.runtime.checkpoints.ranks import Ranks
 from kubestill.runtime.checkpoints.restore import Wanted
 from kubestill.runtime.checkpoints.state import TrainingState
 from kubestill.runtime.curves.phases import boundary_candidates, detect_phases, phase_of
-from kubestill.runtime.models.fake_quantise import start_after
+from kubestill.runtime.models.fake_quantise import wait
 from kubestill.runtime.training import random_state
 from kubestill.runtime.training.batches import Batches, Order, choose_window
 from kubestill.runtime.training.device import Machine
@@ -113,9 +113,10 @@ class Trainer:
             rows=prepared.rows.count, settings=settings, least_rows=prepared.least_rows
         )
         self.total_steps = self._plan.steps
+        self._rounds_from = 0
+        """Step from which layers compute in 8 bits, where they do."""
         if settings.quantise_aware:
-            plain = round((1 - settings.quantise_aware) * self.total_steps)
-            start_after(prepared.model.network, plain)
+            self._rounds_from = round((1 - settings.quantise_aware) * self.total_steps)
         self._finish: Finish | None = None
         self._stopping = Stopping(
             metric=prepared.metric,
@@ -217,6 +218,7 @@ class Trainer:
         batches = Batches(rows, order, self._prepared.change)
         self._batches = batches.starting_at(self._data_offset + self.step)
         self.model.network.train()
+        wait(self.model.network, self.step < self._rounds_from)
         position = f", from step {self.step:,}" if self.step else ""
         if drawn := self._settings.augment.describe():
             position = f", each row augmented ({drawn}){position}"
@@ -374,9 +376,12 @@ class Trainer:
         step, rates, offset = self._train_step, self._rates, self._rate_offset
         loss_sum = self._loss_sum
         recovery_due, average = self._checkpointer.recovery_due, self._average
+        rounds_from = self._rounds_from
         beat = self._pulse.beat
         beat(self.step)
         while self.step < stop:
+            if self.step == rounds_from:
+                wait(self.model.network, False)
             part, batch = next(self._batches)
             loss_sum += step(batch, rates.at(offset + self.step), part)
             self.step += 1
