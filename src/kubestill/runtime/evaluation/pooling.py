@@ -58,12 +58,13 @@ class Pool:
     @property
     def sentence(self) -> str:
         """How much it is, in words."""
-        what = f"Challengers of {counted(self.windows, 'window')} ({self.rows:,} rows) together"
+        held = f"{counted(self.windows, 'window')} ({counted(self.rows, 'row')})"
         by = f"{abs(self.gain.value):.3g}"
         if self.gain.known:
             ends = f"{self.gain.low:.3g} to {self.gain.high:.3g}"
             by += f" ({100 * self.confidence:.4g}% interval of the gain {ends})"
-        return f"{what} are {'better' if self.gain.value >= 0 else 'worse'} by {by}."
+        better = "better" if self.gain.value >= 0 else "worse"
+        return f"Challengers of {held} together are {better} by {by}."
 
 
 def gain_of(
