@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 import yaml
 from model_samples import make_model  # pyright: ignore[reportMissingImports]
-from test_serving import serving  # pyright: ignore[reportMissingImports]
+from served import serving  # pyright: ignore[reportMissingImports]
 
 import kubestill
 from kubestill.cli.serve import serve

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import requests
-import uvicorn
 from click.testing import CliRunner
 from model_samples import (  # pyright: ignore[reportMissingImports]
     image_schema,
@@ -27,6 +25,7 @@ from model_samples import (  # pyright: ignore[reportMissingImports]
     mixed_frame,
     mixed_schema,
 )
+from served import serving  # pyright: ignore[reportMissingImports]
 
 import kubestill
 from kubestill.cli import main
@@ -34,30 +33,9 @@ from kubestill.errors import InvalidInput
 from kubestill.runtime.models.export import export_model
 from kubestill.runtime.retraining import Champion, open_registry
 from kubestill.runtime.retraining.decision import DecisionRecord
-from kubestill.runtime.serving.app import ServingSettings, build_app
 from kubestill.runtime.serving.server import claim_port
-from kubestill.runtime.serving.source import ModelSource
 
 NUMBERS, TEXTS = ("area", "age", "garden"), ("colour", "city")
-
-
-@contextmanager
-def serving(uri: object, *, strict: bool = False, **settings: Any) -> Generator[str]:
-    """Serve in a thread; gives the model's address."""
-    source = ModelSource(str(uri), trust=("moody",), strict=strict)
-    chosen = ServingSettings(**{"name": "m", "poll_seconds": 0.0, **settings})
-    taken = claim_port("127.0.0.1", 0)
-    app = build_app(source, source.load(source.find()), chosen)
-    taken.listen()
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{taken.getsockname()[1]}/v2/models/{chosen.name}"
-    finally:
-        server.should_exit = True
-        thread.join()
-        taken.close()
 
 
 def tensors(frame: pd.DataFrame) -> dict[str, Any]:
