@@ -98,6 +98,17 @@ CASES = [
         settings={"shard": ["layer", "last"], "recompute": ["layer"], "gradient_clip": 0.5},
     ),
     Case(
+        name="sharded, streamed, augmented, early stop",
+        network=CONV,
+        settings={
+            "shard": ["body", "head"],
+            "shuffle": "blocks",
+            "augment": {"shift": 1, "flip_horizontal": 0.5},
+            "patience": 2,
+            "min_delta": 0.2,
+        },
+    ),
+    Case(
         name="sharded convolutions of 8",
         network=CONV,
         leaves=8,

@@ -21,7 +21,6 @@ from kubestill.runtime.training.shards import ShardedStep, Shards
 from kubestill.runtime.training.steps import AutogradStep
 
 ROWS = 37
-CPU = Machine(device=torch.device("cpu"), precision="float32")
 
 
 class Attends(nn.Module):
@@ -78,6 +77,36 @@ def frozen() -> nn.Module:
     return network
 
 
+class Elsewhere(nn.Module):
+    """Uses a block's weight while that does not run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        for layer in self.layers:
+            rows = torch.tanh(rows @ layer.weight)
+        return rows[:, :3]
+
+
+class Otherwise(Elsewhere):
+    """Runs blocks that do not learn in another order in another process: nobody waits for long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers[0].requires_grad_(False)
+        self.layers[2].requires_grad_(False)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        for layer in self.layers if dist.get_rank() else reversed(self.layers):
+            rows = torch.tanh(layer(rows))
+        return rows[:, :3]
+
+
+FAULTS: dict[str, Any] = {"elsewhere": Elsewhere, "otherwise": Otherwise}
+
+
 def small() -> nn.Module:
     return nn.Sequential(nn.Linear(8, 8, bias=False), nn.Tanh(), nn.Linear(8, 3, bias=False))
 
@@ -108,6 +137,10 @@ CASES: list[dict[str, Any]] = [
         ("Adafactor", 0.0, 4, ""),
     ]
     if network != "twice" or (optimizer != "Adafactor" and not clip)
+] + [
+    {"network": network, "optimizer": "AdamW", "clip": 0.1, "leaves": 4, "recompute": again}
+    | {"precision": "bf16"}
+    for network, again in [("mlp", ""), ("attention", "auto")]
 ]
 SHARD = {"twice": ["twice", "turn", "outer"]}
 
@@ -129,16 +162,22 @@ def settings_of(case: dict[str, Any], **more: Any) -> TrainingSettings:
 def train(case: dict[str, Any], rank: int = 0, world: int = 1) -> dict[str, Tensor]:
     """Take steps, one of them on a batch that cannot be cut; return what this process holds."""
     torch.manual_seed(1)
-    network, loss = NETWORKS[case["network"]](), build_loss("mse")
+    network, loss = (NETWORKS | FAULTS)[case["network"]](), build_loss("mse")
     settings = settings_of(case)
+    precision = case.get("precision", "float32")
+    machine = Machine(device=torch.device("cpu"), precision=precision)
     shards = None
     if world > 1:
         asked = SHARD.get(case["network"], "auto")
         shards = Shards(network, asked, rank=rank, world=world, timeout=60.0)
-        step: Any = ShardedStep(network, loss, settings, CPU, shards)
+        step: Any = ShardedStep(network, loss, settings, machine, shards)
     else:
-        options = {"optimizer_args": settings.optimizer_args, "clip": settings.gradient_clip}
-        plain = AutogradStep(network, loss, optimizer=settings.optimizer, **options)
+        options: dict[str, Any] = {
+            "optimizer_args": settings.optimizer_args,
+            "clip": settings.gradient_clip,
+        }
+        options |= {"optimizer": settings.optimizer, "precision": precision}
+        plain = AutogradStep(network, loss, **options)
         step = MicroBatches(plain, network, leaves=case["leaves"], seed=0)
     order = Order(
         rows=ROWS,
@@ -168,12 +207,21 @@ def train(case: dict[str, Any], rank: int = 0, world: int = 1) -> dict[str, Tens
     return {"losses": torch.stack(losses), **step.state(), **weights}
 
 
-def work(rank: int, world: int, folder: Path) -> None:
+def fail(rank: int, name: str, folder: Path) -> None:
+    """Leave what the processes of a network say that cannot be shared out."""
+    case = {"network": name, "optimizer": "SGD", "clip": 0.0, "leaves": 2, "recompute": ""}
+    try:
+        work(rank, 2, folder, [case])
+    except Exception as error:
+        (folder / f"said-{rank}").write_text(f"{type(error).__name__}: {error}")
+
+
+def work(rank: int, world: int, folder: Path, cases: Any = CASES) -> None:
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / f"meet-{world}"), world)
     dist.init_process_group(
         "gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=60)
     )
-    found = [train(case, rank, world) for case in CASES]
+    found = [train(case, rank, world) for case in cases]
     torch.save(found, folder / f"{world}-{rank}")
     dist.destroy_process_group()

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from sharing import CASES, train, work
+from sharing import CASES, FAULTS, fail, work
+from sharing import train as train_case
 from torch import Tensor
+
+from kubestill.errors import InvalidInput
+from kubestill.runtime.training.micro_batches import MicroBatches
+from kubestill.runtime.training.settings import parse_settings
+from kubestill.runtime.training.shards import share_out
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +45,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[list[dict[
 def test_it_changes_no_bit(number: int, found: Any) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    alone = train(CASES[number])
+    alone = train_case(CASES[number])
     torch.set_num_threads(threads)
     for world in (2, 3, 4):
         ranks = [rank[number] for rank in found[world]]
@@ -47,3 +55,68 @@ def test_it_changes_no_bit(number: int, found: Any) -> None:
                 assert torch.equal(tensor, union.setdefault(name, tensor)), (world, name)
         assert union.keys() == alone.keys()
         assert [n for n in alone if not torch.equal(alone[n], union[n])] == [], world
+
+
+SAYS = {
+    "elsewhere": "InvalidInput.*a parameter is used while the block that has it does not run",
+    "otherwise": "InvalidInput.*other blocks ran in other processes, or in another order",
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_what_cannot_be_shared_out_is_refused(name: str, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    processes = [context.Process(target=fail, args=(rank, name, tmp_path)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=100)
+    said = [(tmp_path / f"said-{rank}").read_text() for rank in range(2)]
+    assert any(re.search(SAYS[name], one, re.DOTALL) for one in said), said
+
+
+def test_the_largest_go_to_whom_has_least() -> None:
+    assert share_out([1, 8, 4, 4, 1], 2) == [0, 0, 1, 1, 1]
+    assert share_out([5], 3) == [0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"step_path": "fused"}, "step_path"),
+        ({"ema_decay": 0.9}, "ema_decay"),
+        ({"finish_steps": 2}, "finish_steps"),
+        ({"precision": "fp16"}, "precision"),
+        ({"imitate": {"features": {"weight": 1.0}}}, "imitate"),
+        ({"quantise_aware": 0.5}, "quantise_aware"),
+        ({"virtual_workers": 1}, "shard"),
+    ],
+)
+def test_settings_that_need_all_of_the_state_are_refused(
+    settings: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(InvalidInput, match=f"settings.{field} "):
+        parse_settings({}, {"virtual_workers": 4, "shard": "auto", **settings})
+
+
+def test_a_run_that_began_with_the_fused_step_goes_on_with_it(
+    train: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sharded or recomputed, it would round otherwise from here on."""
+    given = {"network_args": {"hidden": [8, 8]}}
+    step, taken = MicroBatches.__call__, 0
+
+    def ends(self: Any, *args: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken > 20:
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    monkeypatch.setattr(MicroBatches, "__call__", ends)
+    with pytest.raises(KeyboardInterrupt):
+        train(**given, settings={"virtual_workers": 2})
+    monkeypatch.undo()
+    with pytest.raises(InvalidInput, match="settings.recompute.*began with the fused step"):
+        train(**given, settings={"virtual_workers": 2, "recompute": "auto"})
+    train(**given, settings={"virtual_workers": 2})
