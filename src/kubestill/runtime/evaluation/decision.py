@@ -1,6 +1,7 @@
 """From scores and their noise to one word, with the reasons in sentences.
 
-Against a baseline, `promote` takes evidence of an improvement, `reject` evidence that there is
+Against a baseline, `promote` takes evidence of an improvement, in this window or added up over
+several (see `pooling`), `reject` evidence that there is
 none worth having (or that a limit is broken, a slice or the golden set got worse); otherwise the
 rows are `insufficient`. Alone, a model is `degraded` on evidence of a broken limit, of decay since
 its promotion, that a constant answer does better, or, where asked for, of other rows than then or
