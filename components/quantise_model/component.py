@@ -38,6 +38,7 @@ def quantise_model(
         calibration: Rows that the model has learned from; never those that judge it.
         dataset: Labelled rows that it has not learned from, for the comparison and the choice.
         scheme: `dynamic`, `static`, `trained`, or `auto` for the smallest that is within tolerance.
+            `auto` leaves `dynamic` out where there are convolutions, which it makes slower.
         metric: Metric that is compared; empty uses accuracy, AUC for two classes, or RMSE.
         tolerance: Share of the float32 score that may be lost.
         confidence: Confidence of all statements together.

@@ -15,7 +15,7 @@ from kubestill.errors import InvalidInput
 from kubestill.runtime.base.artifacts import LocalArtifact, read_record
 from kubestill.runtime.datasets.schema import Column, Schema
 from kubestill.runtime.datasets.writer import DatasetWriter
-from kubestill.runtime.models.export import load_model
+from kubestill.runtime.models.export import export_model, load_model
 from kubestill.runtime.models.quantised import SCHEMES, quantisable, quantise_onnx
 from kubestill.runtime.models.serve import export_onnx
 from kubestill.runtime.steps.continuous_eval import continuous_eval
@@ -153,6 +153,17 @@ def test_a_student_that_learned_in_8_bits_stands_beside_those_quantised_after(
         session = onnxruntime.InferenceSession(path)
         found: Any = session.run(["probabilities"], {"pixels": pixels})[0]
         assert np.abs(found - here).max() < 1e-3
+
+
+def test_convolutions_are_not_scaled_batch_by_batch_unless_asked(digits, tmp_path: Path) -> None:
+    pixels = load_digits(return_X_y=True)[0][:200].astype(np.float32)
+    frame = pd.DataFrame({"pixels": pixels.tolist()})
+    model = make_model(DIGITS, frame, network="conv", network_args={"channels": [8]})
+    export_model(model, str(tmp_path / "model"))
+    given = LocalArtifact(str(tmp_path / "model"), metadata={"kind": "model"})
+    _, outputs = run(digits, model=given)
+    assert read_record(outputs["record"])["models"].keys() == {"int8 static", "float32"}
+    assert "it convolves several times slower" in Path(outputs["summary"].path).read_text()
 
 
 def test_only_a_model_that_learned_so_is_trained(digits) -> None:

@@ -61,6 +61,11 @@ def quantisable(content: bytes) -> int:
     return sum(math.prod(shape) for _, shape in _weights(_folded(content)))
 
 
+def convolves(content: bytes) -> bool:
+    """Return whether weights of an ONNX file are those of convolutions."""
+    return any(kind == "Conv" for kind, _ in _weights(_folded(content)))
+
+
 def left_in_float(content: bytes, scheme: Scheme) -> list[str]:
     """Return what of a float32 file has weights that no scheme, or this one, takes to int8.
 

@@ -23,6 +23,7 @@ from kubestill.runtime.models.model import Model
 from kubestill.runtime.models.quantised import (
     SCHEMES,
     compact,
+    convolves,
     left_in_float,
     quantisable,
     quantise_onnx,
@@ -102,12 +103,13 @@ def quantise_model(
         remedy = "has no matrix product or convolution with weights, so nothing can become int8"
         raise InvalidInput([Problem("model", model.uri, remedy)])
     plain = _bring(whole, learned)
+    slow = convolves(whole)
     made = {
         f"int8 {one}": _bring(
             quantise_onnx(whole, one, _feeds(plain.predictor, learned, calibration_rows)), learned
         )
         for one in SCHEMES
-        if scheme in ("auto", one)
+        if scheme == one or (scheme == "auto" and not (slow and one == "dynamic"))
     }
     if trained and scheme in ("auto", "trained"):
         made[_TRAINED] = _bring(compact(_as_onnx(given.model, model.path)), learned)
@@ -132,6 +134,10 @@ def quantise_model(
         "Ranges of activations are from "
         f"{counted(min(calibration_rows, learned.rows), 'row')} that the model has learned from.",
     ]
+    if slow and scheme == "auto":
+        notes.append(
+            "Left out is dynamic: it convolves several times slower. Ask for it by `scheme`."
+        )
     outputs = (metrics, report, summary, record)
     if left := left_in_float(whole, "dynamic" if found.chosen == "int8 dynamic" else "static"):
         notes.append(f"These stay in float32: {', '.join(left)}.")
