@@ -60,6 +60,7 @@ def test_it_changes_no_bit(number: int, found: Any) -> None:
 SAYS = {
     "elsewhere": "InvalidInput.*a parameter is used while the block that has it does not run",
     "otherwise": "InvalidInput.*other blocks ran in other processes, or in another order",
+    "overwrites": "RuntimeError.*modified by an inplace operation",
 }
 
 

@@ -263,21 +263,28 @@ class Shards:
         unit.got.clear()
         unit.delivered = True
 
-    def _pack(self, tensor: Tensor) -> Tensor | _Kept:
+    def _pack(self, tensor: Tensor) -> tuple[Tensor, int] | _Kept:
         """Keep of a parameter which one it is: its memory goes."""
-        if tensor.layout is not torch.strided:
-            return tensor
-        i = self._numbers.get(tensor.untyped_storage().data_ptr())
+        i = None
+        if tensor.layout is torch.strided:
+            i = self._numbers.get(tensor.untyped_storage().data_ptr())
         if i is None:
-            return tensor
+            return tensor, tensor._version
         if tensor.dtype != self.parameters[i].dtype or tensor.is_neg():
-            return tensor.clone()
+            return tensor.clone(), 0
         place = tensor.shape, tensor.stride(), int(tensor.storage_offset())
         return _Kept(i, *place, conjugate=tensor.is_conj())
 
-    def _unpack(self, kept: Tensor | _Kept) -> Tensor:
-        if isinstance(kept, Tensor):
-            return kept
+    def _unpack(self, kept: tuple[Tensor, int] | _Kept) -> Tensor:
+        if isinstance(kept, tuple):
+            tensor, version = kept
+            # Autograd does not look where somebody else keeps its tensors.
+            if tensor._version != version:
+                raise RuntimeError(
+                    f"a tensor {list(tensor.shape)} that the backward pass needs was modified by "
+                    "an inplace operation"
+                )
+            return tensor
         i = kept.number
         if i not in self._here:
             self._gather(self._unit_of[i], needed=i)
