@@ -103,7 +103,7 @@ def test_weights_that_do_not_fit_are_refused_before_training(train: Any, tmp_pat
     with pytest.raises(InvalidInput) as caught:
         train(**ARGS, settings={"initial_weights": str(tmp_path / "dcp")})
     said = str(caught.value)
-    assert "0.weight of [5, 1]': the network's 0.weight has [4, 1]" in said.replace('"', "'")
+    assert "'0.weight': has [5, 1], and the network's [4, 1]; mend" in said
     assert "does not have all of the network's 1.weight; did you mean" in said
     assert "'1.wieght'" in said
     assert not (tmp_path / "store").exists()

@@ -81,10 +81,10 @@ def _check_shapes(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
                 "file)"
             )
     for name in expected.keys() & found.keys():
-        if _kind(state[name]) != _kind(weights[name]):
+        if kind_of(state[name]) != kind_of(weights[name]):
             raise CorruptData(
                 f"the model spec does not fit its weights ({name[:100]} holds "
-                f"{_kind(state[name])} numbers by the spec, {weights[name].dtype} in the file)"
+                f"{kind_of(state[name])} numbers by the spec, {weights[name].dtype} in the file)"
             )
     held = sum(buffer.numel() for buffer in module.buffers() if not is_lazy(buffer))
     if held > _numbers(weights) + _SPARE_NUMBERS:
@@ -209,7 +209,7 @@ def _size_of_new(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
     return math.prod(shape)
 
 
-def _kind(tensor: Tensor) -> str:
+def kind_of(tensor: Tensor) -> str:
     """Return what loading may not change, as it may change the precision."""
     real = "floating" if tensor.is_floating_point() else "whole"
     return "complex" if tensor.is_complex() else real

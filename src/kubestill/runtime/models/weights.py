@@ -10,21 +10,25 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator, Set
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from kubestill.errors import InvalidInput, Problem, Problems, nearest_of
-from kubestill.runtime.base.values import parse_json
+from kubestill.errors import CorruptData, InvalidInput, Problem, Problems, nearest_of
+from kubestill.runtime.base.values import Value, Whole, parse_json, read_as
 from kubestill.runtime.models.build import Shaped
+from kubestill.runtime.models.sizes import kind_of
 from kubestill.runtime.stores import open_store
+from kubestill.runtime.stores.files import translated
 
 _PIECES = "DCP_SHARDING_INFO"
 """Where torch.distributed.checkpoint says at which indices a piece begins."""
-_CHUNK = 16 << 20
+_SHOWN = 100
+"""Characters of a name in a message."""
 
 
 def digest_weights(uri: str, field: str) -> str:
@@ -37,7 +41,7 @@ def digest_weights(uri: str, field: str) -> str:
     digest = hashlib.sha256()
     with _local_files(uri, field) as paths:
         for path in paths:
-            with open(path, "rb") as file:
+            with translated(uri, os.path.basename(path)), open(path, "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
@@ -55,66 +59,112 @@ def load_weights(network: nn.Module, uri: str, field: str) -> None:
         field: The setting that names it, for messages.
 
     Raises:
-        InvalidInput: A weight is missing, or has another shape: all of them.
+        InvalidInput: A weight is missing or there twice, has another shape or kind of numbers, or
+            some that are not finite: all of them. Or there are several networks like this one.
+        CorruptData: A file does not say where its pieces begin.
         StoreError: The store did not answer.
     """
     # Not with what this package puts around it.
     own = network.network if isinstance(network, Shaped) else network
-    wanted = {name: tensor for name, tensor in own.state_dict().items()}
+    wanted = own.state_dict()
     problems = Problems()
     with _local_files(uri, field) as paths:
         try:
-            pieces = [piece for path in paths for piece in _look(path)]
-            names = {name for _, name, _, _ in pieces}
-            before = _find_prefix(wanted, names)
-            left = {name: tensor.numel() for name, tensor in wanted.items()}
-            for path, name, offsets, shape in pieces:
-                short = name.removeprefix(before)
-                if not name.startswith(before) or short not in wanted:
-                    continue
-                into = wanted[short]
-                ends = [at + size for at, size in zip(offsets, shape, strict=False)]
-                fits = len(offsets) == len(shape) == into.dim()
-                if not fits or any(end > size for end, size in zip(ends, into.shape, strict=True)):
-                    told = f"{list(shape)} at {list(offsets)}" if any(offsets) else f"{list(shape)}"
-                    remedy = f"the network's {short} has {list(into.shape)}; mend network_args"
-                    problems.add(field, f"{name} of {told}", remedy)
-                    del left[short], wanted[short]
-                    continue
-                for dim, (at, size) in enumerate(zip(offsets, shape, strict=True)):
-                    into = into.narrow(dim, at, size)
-                with safe_open(path, framework="pt") as opened:
-                    into.copy_(opened.get_tensor(name))
-                left[short] -= into.numel()
-        except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
+            found: dict[str, list[_Piece]] = {}
+            for path in paths:
+                for piece in _look(path):
+                    found.setdefault(piece.name, []).append(piece)
+            near = nearest_of({name[:_SHOWN] for name in found})
+            before = _find_prefix(wanted, found.keys(), field)
+            for short, into in wanted.items():
+                name = before + short
+                if told := _fill(into, found.get(name, [])):
+                    problems.add(field, name[:_SHOWN], told)
+                elif told is None:
+                    remedy = f"does not have all of the network's {short}; {near(name[:_SHOWN])}"
+                    problems.add(field, uri, remedy)
+        except (SafetensorError, RuntimeError, KeyError, TypeError, OSError) as error:
             raise InvalidInput([Problem(field, uri, f"cannot be read: {error}")]) from error
-    near = nearest_of(names)
-    for name in [name for name, count in left.items() if count]:
-        problems.add(
-            field, uri, f"does not have all of the network's {name}; {near(before + name)}"
-        )
     problems.raise_if_any()
 
 
-def _find_prefix(wanted: dict[str, Tensor], names: set[str]) -> str:
-    """Return what stands before the names of the network in those of the files."""
-    first = next(iter(wanted), "")
-    found = [name.removesuffix(first) for name in names if name.endswith(first)]
-    found.sort(key=lambda before: (-sum(before + name in names for name in wanted), len(before)))
-    return found[0] if found else ""
+@dataclass(frozen=True, kw_only=True)
+class _Piece:
+    """A tensor of a file: a whole one, or a part that begins at `offsets`."""
+
+    path: str
+    name: str
+    offsets: tuple[int, ...]
+    shape: tuple[int, ...]
 
 
-def _look(path: str) -> Iterator[tuple[str, str, list[int], list[int]]]:
-    """Yield (path, name, first indices, shape) of every tensor of a file."""
+class _Begins(Value):
+    saved_offsets: tuple[Whole, ...]
+
+
+def _fill(into: Tensor, pieces: list[_Piece]) -> str | None:
+    """Put a tensor together; return what is wrong with it, or None where a part is missing."""
+    has = torch.zeros(into.shape, dtype=torch.bool)
+    plain = bool(into.isfinite().all())
+    for piece in pieces:
+        ends = [at + size for at, size in zip(piece.offsets, piece.shape, strict=True)]
+        if len(ends) != into.dim() or any(map(int.__gt__, ends, into.shape)):
+            where = f" at {list(piece.offsets)}" if any(piece.offsets) else ""
+            shapes = f"has {list(piece.shape)}{where}, and the network's {list(into.shape)}"
+            return f"{shapes}; mend network_args"
+        place = tuple(map(slice, piece.offsets, ends))
+        if has[place].any():
+            return "is there twice; give a folder in which every number is once"
+        with safe_open(piece.path, framework="pt") as opened:
+            given = opened.get_tensor(piece.name)
+        if kind_of(given) != kind_of(into):
+            return f"holds {given.dtype}, and the network's {into.dtype}; save it as that"
+        given = given.to(into.dtype)
+        if plain and not given.isfinite().all():
+            return "holds numbers that are not finite; give weights of a training run that went on"
+        into[place], has[place] = given, True
+    return "" if has.all() and (pieces or into.numel() == 0) else None
+
+
+def _find_prefix(wanted: Iterable[str], names: Set[str], field: str) -> str:
+    """Return what stands before the names of the network in those of the files.
+
+    Raises:
+        InvalidInput: There are several networks like it.
+    """
+    wanted = list(wanted)
+    if not wanted:
+        return ""
+    found = [name.removesuffix(wanted[0]) for name in names if name.endswith(wanted[0])]
+    counts = {before: sum(before + name in names for name in wanted) for before in found}
+    ranked = sorted(counts, key=lambda before: (-counts[before], len(before), before))
+    whole = [before for before in ranked if counts[before] == len(wanted)]
+    if len(whole) > 1 and whole[0]:
+        remedy = "are before the names of as many networks like it; give a folder with one"
+        raise InvalidInput([Problem(field, [before[:_SHOWN] for before in whole[:5]], remedy)])
+    return ranked[0] if ranked else ""
+
+
+def _look(path: str) -> Iterator[_Piece]:
+    """Yield every tensor of a file.
+
+    Raises:
+        CorruptData: It does not say where its pieces begin.
+    """
+    what = "table of pieces"
     with safe_open(path, framework="pt") as opened:
         told = (opened.metadata() or {}).get(_PIECES)
-        begins = parse_json(told, source=path, what="table of pieces") if told else {}
+        table = parse_json(told, source=path, what=what) if told is not None else None
         for name in opened.keys():  # noqa: SIM118
-            shape = opened.get_slice(name).get_shape()
-            offsets = begins[name]["saved_offsets"] if told else [0] * len(shape)
-            if not all(isinstance(at, int) and at >= 0 for at in offsets):
-                raise ValueError(f"{name} begins at {offsets!r:.80}")
-            yield path, name, list(offsets), list(shape)
+            shape = tuple(opened.get_slice(name).get_shape())
+            offsets = (0,) * len(shape)
+            if table is not None:
+                source = f"{path} {name[:_SHOWN]}"
+                begins = read_as(_Begins, table.get(name), source=source, what=what)
+                offsets = begins.saved_offsets
+                if len(offsets) != len(shape):
+                    raise CorruptData(f"{source} of {list(shape)} begins at {list(offsets)[:9]}")
+            yield _Piece(path=path, name=name, offsets=offsets, shape=shape)
 
 
 @contextmanager
