@@ -167,9 +167,13 @@ class Incoming:
                 digest.update(content)
                 write_all(fd, content)
             publish(temporary, fd, path)
-        self._pieces.close()
+        self.close()
         spec = replace(ModelSpec.from_json(model_spec), digest=digest.hexdigest())
         return _write_rest(spec, self._folder, training, size=8 + len(text) + end)
+
+    def close(self) -> None:
+        """Let go of what came in."""
+        self._pieces.close()
 
     def _contents(self, header: bytes, ordered: Iterable[_Held]) -> Iterator[bytes]:
         yield len(header).to_bytes(8, "little") + header

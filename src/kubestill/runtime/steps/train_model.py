@@ -220,6 +220,7 @@ def _read_chosen(
         try:
             meta = stream_state(Checkpoint.of(ledger, entry), begin)
         except (CorruptData, NotFound) as error:
+            incoming.close()
             say(f"WARNING: step {entry.step:,} cannot be exported: {error}")
             continue
         if entry.step == chosen.step:
