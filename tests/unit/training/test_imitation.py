@@ -382,6 +382,10 @@ FEATURES = {"imitate": {"features": {"weight": 1.0, "layers": {"body.5": "body.5
         ({**PRUNED, "settings": {"prune": {"bytes": 1 << 20}}}, "parameters; give fewer"),
         ({**PRUNED, "network_args": {"channels": [4]}}, "the teacher brings the network"),
         ({**PRUNED, "network": "tabm"}, "the teacher is a conv, and the student begins as it"),
+        (
+            {**PRUNED, "settings": {**PRUNED["settings"], "initial_weights": "/tmp/weights"}},
+            "the student begins with the teacher's weights",
+        ),
         ({**PRUNED, "mode": "overfit"}, "only train-student in mode 'distil'"),
         ({"settings": {"imitate": {"consistency": {"weight": 1, "drop": 1}}}}, "in [0, 1)"),
         ({"settings": FEATURES, "mode": "overfit"}, "only train-student in mode 'distil'"),

@@ -50,6 +50,9 @@ def place_beside(
     if most and settings.network_args:
         remedy = "the teacher brings the network; leave it out, or leave out settings.prune"
         problems.add("network_args", settings.network_args, remedy)
+    if most and settings.initial_weights:
+        remedy = "the student begins with the teacher's weights; leave it out"
+        problems.add("settings.initial_weights", settings.initial_weights, remedy)
     if most and ours and settings.network not in ("mlp", ours.spec.network["factory"]):
         remedy = f"the teacher is a {ours.spec.network['factory']}, and the student begins as it"
         problems.add("network", settings.network, f"{remedy}; leave it out")
