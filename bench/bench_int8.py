@@ -206,15 +206,15 @@ def pruned(root: Path, seed: int, told: argparse.Namespace) -> list[Measure]:
     fresh = student(root / "fresh", bench.labelled, {}, network_args=args, **given)
     most = fresh.metadata["parameters"]
     small = student(root / "pruned", bench.labelled, {"prune": {"parameters": most}}, **given)
-    names = ("model", "metrics", "report", "summary", "record")
-    ports: Any = {name: port(root / f"chosen-{name}") for name in names}
-    choose_student(
-        uris=[fresh.path, small.path], teacher=bench.teacher, dataset=bench.test, **ports
-    )
-    models = read_record(ports["record"])["models"]
-    large = models.pop("teacher")
-    by_size = {one["parameters"]: one for one in models.values()}
-    one, other = by_size[small.metadata["parameters"]], by_size[most]
+    found: dict[str, Any] = {}
+    for which, model in (("fresh", fresh), ("pruned", small)):
+        names = ("model", "metrics", "report", "summary", "record")
+        ports: Any = {name: port(root / f"{which}-{name}") for name in names}
+        choose_student(uris=[model.path], teacher=bench.teacher, dataset=bench.test, **ports)
+        models = read_record(ports["record"])["models"]
+        large = models.pop("teacher")
+        (found[which],) = models.values()
+    one, other = found["pruned"], found["fresh"]
     peer = f"seed {seed}, teacher of {large['parameters']:,} parameters"
     told_of = f"pruned to {one['parameters']:,} parameters, seed {seed}"
     return [
