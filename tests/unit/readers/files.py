@@ -37,6 +37,8 @@ from kubestill.runtime.checkpoints.manifest import (
     encode_manifest,
     parse_manifest,
 )
+from kubestill.runtime.checkpoints.reading import digests
+from kubestill.runtime.checkpoints.restore import read_some, read_tensors
 from kubestill.runtime.checkpoints.state import Layout
 from kubestill.runtime.datasets.canonical import fingerprint
 from kubestill.runtime.datasets.manifest import Dataset
@@ -287,7 +289,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
                 folder / "run/failures/train-1.json", lambda _: read_failures(str(folder / "run"))
             ),
         ),
-        "state": Kind(content=layout.header[8:].rstrip(), read=_read_state),
+        "state": Kind(content=layout.header[8:].rstrip(), read=partial(_read_state, folder)),
         "bands": Kind(
             content=json.dumps(BANDS.to_json()).encode(), read=partial(_read_bands, folder)
         ),
@@ -397,11 +399,15 @@ def _read_registry(folder: Path, content: bytes) -> None:
         datetime.fromisoformat(window.first).replace(tzinfo=UTC).timestamp()
 
 
-def _read_state(header: bytes) -> None:
-    data = bytes(24)
-    content = len(header).to_bytes(8, "little") + header + data
-    layout = Layout.parse(memoryview(content), source="state")
-    for slot in layout.slots:
-        if slot.start == slot.end:
-            torch.empty(slot.shape, dtype=slot.dtype)
-    layout.views(torch.zeros(layout.size, dtype=torch.uint8))
+def _read_state(folder: Path, header: bytes) -> None:
+    """As a whole file, and in pieces, as a shard: both say the same."""
+    content = len(header).to_bytes(8, "little") + header + bytes(24)
+    (folder / "state").write_bytes(content)
+    store = LocalStore(str(folder))
+    sha256, crc = digests([content])
+    file = StateFile(key="state", rank=0, bytes=len(content), sha256=sha256, crc32c=crc)
+    tensors = read_tensors(store, file, "crc32c")
+    some = read_some(store, file, "sha256", lambda name: True)
+    assert some.keys() == tensors.keys()
+    assert all(torch.equal(some[name], tensor) for name, tensor in tensors.items())
+    assert sum(tensor.nbytes for tensor in tensors.values()) <= 24

@@ -21,6 +21,9 @@ import torch
 from files import SCHEMA
 
 from kubestill.errors import CorruptData
+from kubestill.runtime.checkpoints.manifest import StateFile
+from kubestill.runtime.checkpoints.reading import digests
+from kubestill.runtime.checkpoints.restore import read_some
 from kubestill.runtime.datasets.schema import Column, Schema
 from kubestill.runtime.datasets.sources import open_source
 from kubestill.runtime.models.decoder import Decoder
@@ -28,6 +31,7 @@ from kubestill.runtime.models.encoder import ColumnEncoding, Encoder
 from kubestill.runtime.models.export import SPEC_FILE, export_model, load_model
 from kubestill.runtime.models.model import Model
 from kubestill.runtime.retraining.identity import Identities
+from kubestill.runtime.stores import open_store
 
 # The memory of whoever reads, besides what importing takes: in a process of its own, since the peak
 # of this one is that of every test before.
@@ -231,6 +235,23 @@ def test_tables_that_compress_well_are_read(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "a.parquet", compression="zstd", store_schema=False)
     assert (tmp_path / "a.parquet").stat().st_size < 50_000
     assert open_source(str(tmp_path / "a.parquet")).rows.count_rows() == 10**6
+
+
+def test_a_shard_takes_no_more_memory_than_its_header_may() -> None:
+    """A bit turns in the length of a header, or many tensors lie in the same bytes."""
+    place = {"dtype": "U8", "shape": [1 << 20], "data_offsets": [0, 1 << 20]}
+    many = json.dumps({f"t{number}": place for number in range(300)}).encode()
+    for length, content, says in (
+        (1 << 40, b"{}" + bytes(1 << 20), "a header of"),
+        (len(many), many + bytes(1 << 20), "where another tensor is"),
+    ):
+        store = open_store("memory://extent/shards")
+        store.put("state", whole := struct.pack("<Q", length) + content)
+        sha256, crc = digests([whole])
+        file = StateFile(key="state", rank=0, bytes=len(whole), sha256=sha256, crc32c=crc)
+        for proof in ("crc32c", "sha256"):
+            with pytest.raises(CorruptData, match=says):
+                read_some(store, file, proof, lambda name: True)
 
 
 def test_row_identities_that_are_too_many_for_their_bytes_are_refused() -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
 from kubestill.errors import CorruptData, NotFound
+from kubestill.runtime.base import LARGEST
 from kubestill.runtime.checkpoints import checksum
 from kubestill.runtime.checkpoints.manifest import StateFile
 from kubestill.runtime.stores.base import Content, Store
@@ -84,7 +85,8 @@ def scan(
     with _local_file(store, file) as path, translated(store.uri, file.key):
         with open(path, "rb", buffering=0) as opened:
             length = 8 + int.from_bytes(os.pread(opened.fileno(), 8, 0), "little")
-            header = memoryview(bytearray(min(length, file.bytes)))
+            # Damage may make it as long as the file; what is cut short is refused.
+            header = memoryview(bytearray(min(length, file.bytes, 8 + LARGEST)))
             _read_at(opened.fileno(), 0, header, file.key)
             begin(header)
             for start in range(0, file.bytes, _READ_CHUNK):

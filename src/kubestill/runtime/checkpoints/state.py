@@ -156,6 +156,12 @@ class Layout:
         size = total - length
         if any(not 0 <= slot.start <= slot.end <= size for slot in slots):
             raise CorruptData(f"{source} places tensors outside of itself")
+        end = 0
+        for slot in sorted(slots, key=lambda slot: (slot.start, slot.end)):
+            # Each of many may be as large as the file: a reader has memory for all of them.
+            if slot.start < end:
+                raise CorruptData(f"{source} places {slot.name[:100]!r} where another tensor is")
+            end = slot.end
         return cls(slots, header, size)
 
     def views(self, data: torch.Tensor) -> list[torch.Tensor]:
