@@ -25,7 +25,10 @@ from kubestill.runtime.datasets.writer import DatasetWriter
 from kubestill.runtime.generation.labelling import label
 from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.foreign.bring import bring
+from kubestill.runtime.models.foreign.huggingface import HuggingFace, read_folder
 from kubestill.runtime.models.foreign.match import Options
+from kubestill.runtime.models.foreign.pictures import PictureClassifier
+from kubestill.runtime.stores import open_store
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 transformers: Any = pytest.importorskip("transformers")
@@ -417,6 +420,63 @@ def test_a_folder_that_is_no_model_is_refused(
     spoil(tmp_path / "spoilt")
     with pytest.raises((InvalidInput, CorruptData), match=said):
         bring(str(tmp_path / "spoilt"), rows, Options(inputs=["text"]))
+
+
+def twice(folder: Path) -> None:
+    shutil.copy(folder / "model.safetensors", folder / "other.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (twice, "is in another file, too"),
+        (change(num_labels=10**9), "num_labels 1000000000 is no number of classes"),
+        (change(vision_config={"num_labels": 10**9}), "is no number of classes"),
+        (change(model_type="qwen2", num_hidden_layers=10**9), "claims 1,000,000,000 layers"),
+        (change(model_type="swin", depths=[10**9, 1]), "claims 1,000,000,001 layers"),
+        (change(attn_implementation="evil/kernel"), "may be code from elsewhere"),
+        (change(_attn_implementation="evil/kernel"), "may be code from elsewhere"),
+        (change(use_pretrained_backbone=True), "takes weights from elsewhere"),
+        (change(model_type="timm_wrapper"), "is built by timm"),
+        (change(quantization_config={"quant_method": "gptq"}), "in few bits"),
+        (change(architectures=5), "architectures: Input should be"),
+        (change(architectures={"0": 1}), "architectures: Input should be"),
+    ],
+)
+def test_a_configuration_loads_nothing_else_and_fills_no_memory(
+    spoil: Callable[[Path], None], said: str, saved: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(saved, tmp_path / "spoilt")
+    spoil(tmp_path / "spoilt")
+    store = open_store(str(tmp_path / "spoilt"))
+    content = read_folder(store, [one.key for one in store.list()], "spoilt")
+    with pytest.raises(CorruptData, match=said):
+        HuggingFace(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("size", 50_000),
+        ("size", {"shortest_edge": 50_000}),
+        ("size", {"height": 0, "width": 12}),
+        ("crop_size", {"height": 50_000, "width": 12}),
+        ("pad_size", {"height": 12, "width": 50_000}),
+        ("crop_pct", 1e-4),
+        ("max_num_patches", 10**8),
+        ("patch_size", 2_000),
+    ],
+)
+def test_images_are_not_made_to_fill_the_memory(
+    name: str, value: Any, vision: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(vision, tmp_path / "spoilt")
+    path = tmp_path / "spoilt" / "preprocessor_config.json"
+    write(path, json.loads(path.read_text()) | {name: value})
+    store = open_store(str(tmp_path / "spoilt"))
+    content = read_folder(store, [one.key for one in store.list()], "spoilt")
+    with pytest.raises(CorruptData, match="images would fill the memory"):
+        PictureClassifier(content)
 
 
 @pytest.mark.parametrize(

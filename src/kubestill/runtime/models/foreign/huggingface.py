@@ -12,10 +12,10 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import safetensors.torch
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kubestill.errors import CorruptData, InvalidInput, KubestillError, Problem, nearest
-from kubestill.runtime.base.values import JsonObject, parse_json, read_as
+from kubestill.runtime.base.values import JsonObject, Value, parse_json, read_as
 from kubestill.runtime.models.foreign.packing import pack, unpack
 from kubestill.runtime.models.foreign.runtime import MOST, Block, Declared, need
 from kubestill.runtime.models.sizes import build_bounded
@@ -55,6 +55,7 @@ _BATCH = 32
 _LONGEST = 512
 """Tokens of a text, where neither tokenizer nor model says."""
 _MOST_TOKENS = 1 << 20
+_MOST_CLASSES = 1 << 20
 
 
 def read_folder(store: Store, names: list[str], uri: str) -> bytes:
@@ -118,10 +119,13 @@ class HuggingFace:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         transformers = need("transformers", "huggingface", extra="huggingface")
         files = unpack(content, "model of Hugging Face")
-        form = parse_json(files.get(CONFIG, b""), source=CONFIG, what="configuration")
+        form = read_config(files)
         sentence = _Sentence.read(files)
         if sentence is None:
             _check_kind(form)
+        elif "auto_map" in form:
+            remedy = "has code of its own; write a kubestill.teachers.Teacher that loads it"
+            raise InvalidInput([Problem("config.json", "auto_map", remedy)])
         kind = "AutoModel" if sentence else "AutoModelForSequenceClassification"
         self._tokenizer, body = load_parts(transformers, "AutoTokenizer", kind, files)
         if self._tokenizer.pad_token is None:
@@ -294,6 +298,64 @@ class _Classifier(nn.Module):
         return self.layers(pooled)
 
 
+def read_config(files: Mapping[str, bytes]) -> JsonObject:
+    """Return what a model is by its configuration.
+
+    Raises:
+        CorruptData: It is none, or has the library load what lies elsewhere, or fill the memory
+            before there is anything that could be bounded.
+    """
+    form = parse_json(files.get(CONFIG, b""), source=CONFIG, what="configuration")
+    read_as(_Config, form, source=CONFIG, what="configuration")
+    for name, value in settings_of(form):
+        if name.endswith("attn_implementation") and value not in (None, "eager", "sdpa"):
+            # "owner/name" is code on the Hub.
+            rule = "may be code from elsewhere; remove it, and torch computes attention"
+        elif name.endswith("_backbone") and name.startswith("use_") and value:
+            rule = "takes weights from elsewhere; save the model with its own"
+        elif name == "model_type" and str(value).startswith("timm"):
+            rule = "is built by timm; write a kubestill.teachers.Teacher that loads it"
+        elif name == "quantization_config" and value:
+            rule = "is of weights in few bits; save the model dequantised"
+        elif name == "num_labels" and value is not None and not _is_count(value, _MOST_CLASSES):
+            rule = f"is no number of classes up to {_MOST_CLASSES:,}"  # it makes each a name
+        else:
+            continue
+        raise CorruptData(f"{CONFIG}: {name} {value!r:.100} {rule}")
+    return form
+
+
+class _Config(Value):
+    architectures: tuple[str, ...] | None = None
+    model_type: str
+
+
+def settings_of(form: JsonObject) -> Iterator[tuple[str, Any]]:
+    """Yield every setting of a configuration and of those in it."""
+    for name, value in form.items():
+        yield name, value
+        if isinstance(value, dict):
+            yield from settings_of(cast(JsonObject, value))
+
+
+def _is_count(value: object, most: int) -> bool:
+    return type(value) is int and 0 <= value <= most
+
+
+def _check_layers(form: JsonObject, tensors: int) -> None:
+    """Refuse more layers than there are weights, for which the library makes lists beforehand.
+
+    Raises:
+        CorruptData: There are more.
+    """
+    for name, value in settings_of(form):
+        if "layers" in name or name.endswith(("n_layer", "depth", "depths")):
+            given = cast(list[Any], value if isinstance(value, list) else [value])
+            most = sum(one for one in given if type(one) is int)
+            if most > tensors:
+                raise CorruptData(f"it claims {most:,} layers and holds {tensors:,} tensors")
+
+
 def _check_kind(form: JsonObject) -> None:
     """Refuse a model that does not classify.
 
@@ -355,14 +417,18 @@ def load_parts(
     Raises:
         CorruptData: A file is damaged.
     """
-    form = parse_json(files.get(CONFIG, b""), source=CONFIG, what="configuration")
+    form = read_config(files)
     weights: dict[str, Tensor] = {}
     try:
         for name, one in files.items():
             if name.endswith(_WEIGHTS) and "/" not in name:
-                weights |= safetensors.torch.load(one)
+                part = safetensors.torch.load(one)
+                if double := sorted(part.keys() & weights.keys()):
+                    raise CorruptData(f"{name}: {double[0]:.100} is in another file, too")
+                weights |= part
         # Earlier versions of transformers saved the places of tokens, which are 0, 1, 2, ...
         weights = {name: w for name, w in weights.items() if not name.endswith("position_ids")}
+        _check_layers(form, len(weights))
         given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         with tempfile.TemporaryDirectory(prefix="kubestill-transformer-") as folder:
             for name in (CONFIG, PREPROCESSOR, *_TOKENIZER):
@@ -376,11 +442,6 @@ def load_parts(
         def build(prove: bool = False) -> Any:
             return getattr(transformers, kind).from_config(config)
 
-        layers = [value for name, value in form.items() if "layers" in name and type(value) is int]
-        if max(layers, default=0) > len(weights):
-            raise CorruptData(
-                f"it claims {max(layers):,} layers and holds {len(weights):,} tensors"
-            )
         model = build_bounded(build, weights, named=False)
         if model.state_dict().keys() == weights.keys():
             model.load_state_dict(weights)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from kubestill.errors import CorruptData, InvalidInput, Problem
-from kubestill.runtime.base.values import parse_json
+from kubestill.runtime.base.values import JsonObject, parse_json
 from kubestill.runtime.models.foreign.huggingface import (
     CONFIG,
     PREPROCESSOR,
@@ -21,12 +21,21 @@ from kubestill.runtime.models.foreign.huggingface import (
     check_single,
     declare,
     load_parts,
+    read_config,
+    settings_of,
 )
 from kubestill.runtime.models.foreign.packing import unpack
 from kubestill.runtime.models.foreign.runtime import Block, need
 
 _BATCH = 32
 """Images that are computed together."""
+_MOST_SIDE = 2048
+"""Pixels along an image that a model reads."""
+_RANGES = {"crop_pct": (0.1, 1.0), "patch_size": (1, 128)} | {
+    name: (1, _MOST_SIDE) for name in ("size", "crop_size", "pad_size", "height", "width")
+}
+_VALUES = ("rescale_factor",)
+"""What no image grows by."""
 
 
 def reads_pictures(content: bytes) -> bool:
@@ -36,7 +45,8 @@ def reads_pictures(content: bytes) -> bool:
         form = parse_json(files.get(CONFIG, b""), source=CONFIG, what="configuration")
     except CorruptData:
         return False  # said by whoever loads it
-    return str((form.get("architectures") or [""])[0]).endswith("ForImageClassification")
+    kinds = form.get("architectures")
+    return isinstance(kinds, list) and str([*kinds, ""][0]).endswith("ForImageClassification")
 
 
 class PictureClassifier:
@@ -45,7 +55,7 @@ class PictureClassifier:
     def __init__(self, content: bytes, device: str = "cpu"):
         transformers = need("transformers", "huggingface", extra="huggingface")
         files = unpack(content, "model of Hugging Face")
-        form = parse_json(files.get(CONFIG, b""), source=CONFIG, what="configuration")
+        form = read_config(files)
         if PREPROCESSOR not in files:
             remedy = (
                 "says how images are resized and scaled, and is missing; save it beside the "
@@ -56,6 +66,7 @@ class PictureClassifier:
             remedy = "has code of its own; write a kubestill.teachers.Teacher that loads it"
             raise InvalidInput([Problem("architectures", form["architectures"], remedy)])
         check_single(form)
+        _check_sides(parse_json(files[PREPROCESSOR], source=PREPROCESSOR, what="configuration"))
         kind = "AutoModelForImageClassification"
         self._processor, model = load_parts(transformers, "AutoImageProcessor", kind, files)
         self._channels = int(getattr(model.config, "num_channels", 3))
@@ -93,3 +104,18 @@ class PictureClassifier:
         with torch.inference_mode():
             pixels = given["pixel_values"].to(self._batches.device)
             return self._model(pixels).logits.float().cpu().numpy()
+
+
+def _check_sides(form: JsonObject) -> None:
+    """Refuse images that would fill the memory.
+
+    Raises:
+        CorruptData: They are that large.
+    """
+    for name, value in settings_of(form):
+        if type(value) not in (int, float) or name in _VALUES:
+            continue
+        least, most = _RANGES.get(name, (-1, _MOST_SIDE))
+        if not least <= value <= most:
+            rule = f"is not in [{least:g}, {most:g}]: images would fill the memory"
+            raise CorruptData(f"{PREPROCESSOR}: {name} {value!r:.100} {rule}")
