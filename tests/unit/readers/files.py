@@ -231,6 +231,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
     for name in ("place/exp/f00", "dataset", "registry/history", "run/failures"):
         (folder / name).mkdir(parents=True)
     model, weights = _model()
+    quantised, steps = _model(quantised=True)
     write_checkpoint_artifact(Checkpoint.of(LEDGER, ENTRY), str(folder / "checkpoint"))
     judged = Judgement(
         run_id="run1",
@@ -263,6 +264,10 @@ def kinds(folder: Path) -> dict[str, Kind]:
         "model": Kind(
             content=json.dumps(model.spec.to_json()).encode(),
             read=partial(_read_model, weights),
+        ),
+        "quantised": Kind(
+            content=json.dumps(quantised.spec.to_json()).encode(),
+            read=partial(_read_model, steps),
         ),
         "registry": Kind(
             content=STATE.model_dump_json().encode(), read=partial(_read_registry, folder)
@@ -363,7 +368,7 @@ def _read_dataset(folder: Path) -> None:
         dataset.to_json()
 
 
-def _model() -> tuple[Model, Mapping[str, Tensor]]:
+def _model(**more: Any) -> tuple[Model, Mapping[str, Tensor]]:
     encoder = Encoder(
         [
             ColumnEncoding(name="size", kind="numeric", mean=(1.0,), std=(2.0,), indicator=True),
@@ -373,7 +378,7 @@ def _model() -> tuple[Model, Mapping[str, Tensor]]:
     )
     decoder = Decoder([3.0], [4.0])
     args = {"hidden": [3]}
-    model = Model.create(SCHEMA, encoder=encoder, decoder=decoder, network_args=args)
+    model = Model.create(SCHEMA, encoder=encoder, decoder=decoder, network_args=args, **more)
     return model, model.state_dict()
 
 

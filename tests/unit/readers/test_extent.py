@@ -20,12 +20,13 @@ import pytest
 import torch
 from files import SCHEMA
 
-from kubestill.errors import CorruptData
+from kubestill.errors import CorruptData, InvalidInput
 from kubestill.runtime.checkpoints.manifest import StateFile
 from kubestill.runtime.checkpoints.reading import digests
 from kubestill.runtime.checkpoints.restore import read_some
 from kubestill.runtime.datasets.schema import Column, Schema
 from kubestill.runtime.datasets.sources import open_source
+from kubestill.runtime.generation.given import FilesSettings, Given
 from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.encoder import ColumnEncoding, Encoder
 from kubestill.runtime.models.export import SPEC_FILE, export_model, load_model
@@ -235,6 +236,21 @@ def test_tables_that_compress_well_are_read(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "a.parquet", compression="zstd", store_schema=False)
     assert (tmp_path / "a.parquet").stat().st_size < 50_000
     assert open_source(str(tmp_path / "a.parquet")).rows.count_rows() == 10**6
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"colour": ["red"]}), path := tmp_path / "a.parquet")
+    path.write_bytes(path.read_bytes().replace(b"colour", b"colou\xec"))
+    with pytest.raises(InvalidInput, match="cannot be read as Parquet"):
+        open_source(str(path))
+
+
+@pytest.mark.parametrize("values", [[b"\xff"], [{"a": 1}]], ids=["bytes", "structs"])
+def test_rows_without_a_label_have_labels_of_text(tmp_path: Path, values: list[Any]) -> None:
+    pq.write_table(pa.table({"colour": values}), path := tmp_path / "a.parquet")
+    schema = Schema(columns=(SCHEMA.column("colour"), SCHEMA.column("price")), task="regression")
+    with pytest.raises(InvalidInput, match="settings.source = 'colour': holds .* give them as"):
+        Given(FilesSettings(source=str(path)), schema, most=9)
 
 
 def test_a_shard_takes_no_more_memory_than_its_header_may() -> None:

@@ -23,6 +23,7 @@ KINDS = [
     "checkpoint",
     "dataset",
     "model",
+    "quantised",
     "registry",
     "history",
     "training",
@@ -36,7 +37,7 @@ SECONDS = float(os.environ.get("KUBESTILL_FUZZ_SECONDS", "0"))
 """For each kind of file; 0 for a few examples that are always the same."""
 ALL = SECONDS > 0
 # The readers that build and look at most take a sample of the mutations, unless time is given.
-EVERY = {"ledger": 7, "model": 5, "registry": 3}
+EVERY = {"ledger": 7, "model": 5, "quantised": 3, "registry": 3}
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from pydantic import Field, Strict
 from kubestill.errors import CorruptData, NotFound
 from kubestill.runtime.base.values import (
     Digest,
+    Flag,
     Instant,
     Key,
     Number,
@@ -87,7 +88,7 @@ class Manifest:
     """`TrainingState.meta` of rank 0."""
     rank_meta: tuple[Any, ...]
     """`meta["rank"]` of every rank."""
-    sharded: bool = False
+    sharded: Flag = False
     """Whether each file has tensors that no other has, and all of them are the state."""
 
     @property

@@ -275,7 +275,7 @@ def _open_parquet(
             notes.parts.append((file.name, metadata.num_rows))
         except CorruptData as error:
             problems.add("source", file.name, f"is refused: {error}")
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             remedy = f"cannot be read as Parquet (cut off, or not Parquet): {error}"
             problems.add("source", file.name, remedy)
     names = [name for schema in schemas for name, n in Counter(schema.names).items() if n > 1]

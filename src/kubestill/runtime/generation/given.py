@@ -115,7 +115,11 @@ def _missing(rows: int, column: Column, kind: pa.DataType) -> pa.Array:
 
 def _known(values: pa.ChunkedArray, column: Column, unseen: Counter[str]) -> pa.Array:
     """Return labels without those that the column does not have, which are counted."""
-    codes = read.label_codes(values, column.categories or ())
+    try:
+        codes = read.label_codes(values, column.categories or ())
+    except ValueError as error:
+        remedy = f"{error}; give them as text"
+        raise InvalidInput([Problem("settings.source", column.name, remedy)]) from error
     strange = codes == read.UNSEEN
     if strange.any():
         unseen[column.name] += int(strange.sum())

@@ -87,7 +87,7 @@ class Identities:
                 )
             table = file.read()
             return cls(table.column("a").to_numpy(), table.column("b").to_numpy())
-        except (pa.ArrowException, OSError, KeyError) as error:
+        except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
             raise CorruptData(f"{source} holds no row identities: {error}") from error
 
 
