@@ -101,7 +101,7 @@ def test_texts_without_a_label_teach_a_small_transformer(kubestill, tmp_path: Pa
     told = json.loads(gathered.read_text())["parameterValues"]["dataset_uri"]
     learned = Dataset.open(told).to_pandas()
     assert learned["body"].tolist()[-1400:] == rows(1500, 1)["body"].tolist()[:1400]
-    assert learned["mood"].isna().sum() == 1400
+    assert not any(isinstance(mood, str) for mood in learned["mood"][-1400:])
     student, fresh = load_model(place), rows(200, 2)
     assert student.spec.network["factory"] == "transformer"
     add_serving_file(place, "onnx")
@@ -170,4 +170,4 @@ def test_a_stranger_needs_kfp_and_our_yaml_alone(kubestill, tmp_path: Path) -> N
         one.parent for one in (tmp_path / "runs").glob("**/train-student/*/model/model.json")
     }
     answers = load_model(str(place))(frame)["prediction"]
-    assert (answers == np.where(fraud, "yes", "no")).mean() > 0.9
+    assert (np.array(answers) == np.where(fraud, "yes", "no")).mean() > 0.9

@@ -217,7 +217,8 @@ def _train(
         def limited(self: Trainer) -> Any:
             # Of private memory that can be written to: torch maps gigabytes of other memory.
             (taken,) = re.findall(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text())
-            resource.setrlimit(resource.RLIMIT_DATA, (1024 * int(taken) + limit,) * 2)
+            most = 1024 * int(taken) + limit
+            resource.setrlimit(resource.RLIMIT_DATA, (most, most))
             return fit(self)
 
         Trainer.fit = limited

@@ -284,7 +284,7 @@ def test_batches_share_the_threads_of_labelling(saved: Path, rows: Dataset, tmp_
         made = label(brought.predictor, rows, str(tmp_path / "labelled")).to_pandas()
     finally:
         torch.set_num_threads(before)
-    found = np.stack(made["teacher_logits"])
+    found = np.stack(list(made["teacher_logits"]))
     raw = decode_features(next(rows.iter_blocks()), brought.predictor.layout)
     np.testing.assert_allclose(found, brought.predictor.logits(raw), atol=1e-5)
 

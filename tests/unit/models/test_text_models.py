@@ -145,8 +145,9 @@ def test_a_bag_is_the_sum_over_the_root_of_the_number() -> None:
 
 def test_a_transformer_sees_the_order_and_nothing_behind_the_end() -> None:
     model = make(network="transformer", layers=2)
+    grams = model.network.get_submodule("grams")
     with torch.no_grad():  # embeddings begin near nothing, and what follows them could not matter
-        model.network.grams.weight.normal_()
+        grams.get_parameter("weight").normal_()
     rows = frame().assign(size=1.0, city="city01")
     made = lambda *bodies: rows.iloc[: len(bodies)].assign(body=list(bodies))  # noqa: E731
     long = "pity " + "joy " * 30

@@ -67,11 +67,12 @@ def conv() -> nn.Module:
         return [nn.Conv1d(4, 4, 3, padding=1), nn.BatchNorm1d(4, momentum=None), nn.ReLU()]
 
     layers = [nn.Unflatten(1, (4, 2)), *block(), *block(), nn.Flatten(), nn.Linear(8, 3)]
-    return nn.Sequential(*layers).to(memory_format=torch.channels_last)
+    network: Any = nn.Sequential(*layers)
+    return network.to(memory_format=torch.channels_last)
 
 
 def frozen() -> nn.Module:
-    network = resmlp(8, 3, width=16)
+    network: Any = resmlp(8, 3, width=16)
     network[1].requires_grad_(False)
     network[2][0].requires_grad_(False) if isinstance(network[2], nn.Sequential) else None
     return network
@@ -86,6 +87,7 @@ class Elsewhere(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         for layer in self.layers:
+            assert isinstance(layer, nn.Linear)
             rows = torch.tanh(rows @ layer.weight)
         return rows[:, :3]
 
@@ -232,9 +234,12 @@ def fail(rank: int, name: str, folder: Path) -> None:
 
 def work(rank: int, world: int, folder: Path, cases: Any = CASES) -> None:
     torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / f"meet-{world}"), world)
     dist.init_process_group(
-        "gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=60)
+        "gloo",
+        init_method=f"file://{folder}/meet-{world}",
+        rank=rank,
+        world_size=world,
+        timeout=timedelta(seconds=60),
     )
     found = [train(case, rank, world) for case in cases]
     torch.save(found, folder / f"{world}-{rank}")

@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from kubestill.errors import InvalidInput
 from kubestill.runtime.models.networks import mlp
@@ -24,7 +28,9 @@ ARGS = {"network_args": {"hidden": [4], "norm": "batch"}, "batch_size": 64}
 def network() -> nn.Module:
     torch.manual_seed(7)
     made = mlp(1, 1, hidden=[4], norm="batch")
-    made[1].running_mean.fill_(0.25)
+    for name, buffer in made.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.fill_(0.25)
     return made
 
 
@@ -39,7 +45,7 @@ def test_training_begins_with_what_dcp_wrote(
 ) -> None:
     wanted = network().state_dict()
     files = {f"{prefix}{name}": 1 + i % 2 for i, name in enumerate(wanted)} if spread else None
-    dcp.save(
+    save(
         {f"{prefix}{name}": tensor for name, tensor in wanted.items()},
         storage_writer=HuggingFaceStorageWriter(str(tmp_path / "dcp"), files),
         no_dist=True,
@@ -88,7 +94,7 @@ def test_dcp_reads_a_checkpoint(train: Any, tmp_path: Path) -> None:
         f"model/network.{name}": torch.zeros_like(t) for name, t in network().state_dict().items()
     }
     wanted["optimizer/0.weight/exp_avg"] = torch.zeros(4, 1)
-    dcp.load(wanted, storage_reader=HuggingFaceStorageReader(str(state.parent)), no_dist=True)
+    load(wanted, storage_reader=HuggingFaceStorageReader(str(state.parent)), no_dist=True)
     saved = load_file(state)
     for name, tensor in wanted.items():
         assert torch.equal(tensor, saved[name]), name
@@ -113,6 +119,6 @@ def test_weights_that_do_not_fit_are_refused_before_training(train: Any, tmp_pat
 def test_pickles_are_not_read(train: Any, tmp_path: Path, pickled: bool, says: str) -> None:
     (tmp_path / "dcp").mkdir()
     if pickled:
-        dcp.save(network().state_dict(), checkpoint_id=str(tmp_path / "dcp"), no_dist=True)
+        save(network().state_dict(), checkpoint_id=str(tmp_path / "dcp"), no_dist=True)
     with pytest.raises(InvalidInput, match=f"settings.initial_weights.*{says}"):
         train(**ARGS, settings={"initial_weights": str(tmp_path / "dcp")})
