@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -598,38 +598,47 @@ def learn(folder: Path, seed: int, told: argparse.Namespace) -> Iterator[list[Me
 
 def figures(rows: int) -> list[Measure]:
     """Return average precisions over the seeds, and what each student lacks and gains."""
-    found: dict[str, list[float]] = {}
+    found: dict[str, dict[str, float]] = {}
     for one in json.loads((RESULTS / "teachers.json").read_text()):
         seed, colon, name = one["name"].partition(": ")
         if colon and seed.startswith("seed ") and one["peer"] == f"{rows:,}":
-            found.setdefault(name, []).append(one["value"])
-    mean = {name: statistics.mean(values) for name, values in found.items()}
-    told = f"{len(found['control'])} seeds, {rows:,} rows"
+            found.setdefault(name, {})[seed] = one["value"]
+
+    def mean(name: str, seeds: Collection[str]) -> float:
+        return statistics.mean(found[name][seed] for seed in seeds)
+
+    def told(name: str) -> str:
+        return f"{len(found[name])} seeds, {rows:,} rows"
+
     made = [
-        Measure(name="AP of the true chances", value=mean["chance"], unit="", peer=told),
-        Measure(name="AP of the student on hard labels", value=mean["control"], unit="", peer=told),
+        Measure(name=f"AP of {what}", value=mean(name, found[name]), unit="", peer=told(name))
+        for what, name in {
+            "the true chances": "chance",
+            "the student on hard labels": "control",
+        }.items()
     ]
     for name in TEACHERS:
-        if name not in mean:
+        if name not in found:
             continue
-        theirs, its = mean[name], mean[f"{name}: student"]
-        peer = f"{name}, {told}"
+        # Each is compared on the seeds that it has.
+        seeds = found[name]
+        theirs, its = mean(name, seeds), mean(f"{name}: student", seeds)
         made += [
-            Measure(name=f"AP of {name}", value=theirs, unit="", peer=told),
-            Measure(name=f"AP of the student of {name}", value=its, unit="", peer=told),
+            Measure(name=f"AP of {name}", value=theirs, unit="", peer=told(name)),
+            Measure(name=f"AP of the student of {name}", value=its, unit="", peer=told(name)),
             Measure(
                 name=f"the student of {name}: AP below its teacher's",
                 value=theirs - its,
                 bar=WITHIN,
                 at_least=False,
                 unit="",
-                peer=peer,
+                peer=f"{name}, {told(name)}",
             ),
             Measure(
                 name=f"the student of {name}: AP above hard labels",
-                value=its - mean["control"],
+                value=its - mean("control", seeds),
                 unit="",
-                peer="the same student on hard labels",
+                peer="the same student on hard labels, the same seeds",
             ),
         ]
     return made
