@@ -148,7 +148,11 @@ def test_a_killed_run_is_interrupted_and_a_running_one_stays(tmp_path):
         refused = ask("rm", one.id, "--output", str(tmp_path), "--yes")
         assert f"nothing is deleted: {one.id[:8]} is running" in refused
         process.send_signal(signal.SIGKILL)
-    (one,) = list_records(str(tmp_path))
+    deadline = time.monotonic() + 10
+    # Its steps hold the lock of the run's folder as well; the kernel ends them with it.
+    while (one := list_records(str(tmp_path))[0]).shown_state == "running":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     assert (one.state, one.shown_state, one.seconds) == ("running", "interrupted", None)
     assert "its process was killed" in ask("show", one.id, "--local", "--output", str(tmp_path))
 

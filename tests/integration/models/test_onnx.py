@@ -191,8 +191,8 @@ def fields() -> tuple[Schema, dict[str, list[Any]]]:
     return Schema(columns=columns, task="regression"), {"before": rows.tolist()}
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-def test_every_network_of_the_package_can_be_exported(network: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("network", [name for name in NETWORKS if name != "transformer"])
+def test_every_network_that_reads_numbers_can_be_exported(network: str, tmp_path: Path) -> None:
     smaller = {"fno": {"modes": 4, "channels": 8, "layers": 2}}
     form, rows = fields()
     session = check(tmp_path, form, rows, network=network, network_args=smaller.get(network, {}))

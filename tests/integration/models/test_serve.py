@@ -28,7 +28,7 @@ from kubestill.runtime.models.serve import (
     export_torch,
 )
 
-# The one kind of data that every built-in network takes: a field, and another on its grid.
+# What every built-in network for numbers takes: a field, and another on its grid.
 FIELDS = Schema(
     columns=(
         Column(name="before", kind="tensor", shape=(16,)),
@@ -59,6 +59,7 @@ def fields() -> pd.DataFrame:
 MODELS |= {
     f"field, {name}": (FIELDS, fields(), {"network": name, "network_args": SMALLER.get(name, {})})
     for name in NETWORKS
+    if name != "transformer"
 }
 PLANES = Schema(
     columns=(

@@ -51,7 +51,7 @@ def test_running_again_adopts_the_finished_training(kubestill, tmp_path):
     for text in shown:
         end = text[text.index("# The teacher") :].splitlines()
         assert len(end) < 34, "not the table of forty settings"
-        assert re.search(r"^\(\d\d rows of setting, value: .+/summary\)", "\n".join(end), re.M)
+        assert re.search(r"^\(\d+ rows of setting, value: .+/summary\)", "\n".join(end), re.M)
         (model,) = re.findall(r"^model: (.+)$", text, re.M)
         assert (tmp_path / model.partition(f"{tmp_path.name}/")[2] / "model.json").exists()
         assert f'model = kubestill.load_model("{model}")' in text

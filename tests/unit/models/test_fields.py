@@ -132,7 +132,7 @@ def test_numbers_and_classes_are_plain_arrays() -> None:
         ([(5, 4), ()], PLANES, "", {}, "all tensors"),
         ([(5, 4), (5, 4)], FIELDS, "tensor", {}, "a single feature"),
         ([(5, 4)], FIELDS, "2D", {}, "did you mean '2d'"),
-        ([(5, 4)], FIELDS, "", {}, "set network_reads to one of rows, tensor, 1d, 2d, 3d"),
+        ([(5, 4)], FIELDS, "", {}, "set network_reads to one of rows, ids, tensor, 1d, 2d, 3d"),
         ([(5, 4)], "own_networks:Sides", "", {}, "expected [3, 20] or [3, 5, 4] or [3, 1, 5, 4]"),
         ([(5, 4)], "own_networks:Tied", "", {}, "failed on a batch of shape [3, 5, 4]"),
     ],
