@@ -42,7 +42,8 @@ def train_student(
 
     For classification the loss is that of Hinton et al. 2015: the cross-entropy between softened
     outputs, times the squared temperature, plus the hard-label loss. A retried or re-submitted
-    training run resumes from its last checkpoint and produces a bit-identical model.
+    training run resumes from its last checkpoint and, on the same kind of machine, produces a
+    bit-identical model.
 
     Args:
         dataset: Rows to learn from: with soft outputs for `distil`, with labels otherwise.

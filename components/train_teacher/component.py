@@ -39,8 +39,8 @@ def train_teacher(
     """Train a large, accurate model on real labels, or bring in the teacher that you have.
 
     All parameters are checked before any data is read, and all problems are reported together. A
-    retried or re-submitted training run resumes from its last checkpoint and produces a
-    bit-identical model.
+    retried or re-submitted training run resumes from its last checkpoint and, on the same kind of
+    machine, produces a bit-identical model.
 
     Args:
         dataset: Labelled rows to learn from.
