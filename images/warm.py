@@ -21,11 +21,11 @@ import scipy.stats
 import sklearn.datasets
 import torch
 import torch.utils.flop_counter
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, PlainSerializer, TypeAdapter
 
 assert all((google.cloud.storage, kfp.dsl.executor_main, matplotlib.pyplot, pandas))
 assert all((google_crc32c, pyarrow.csv, pyarrow.dataset, pyarrow.parquet, safetensors.torch))
-assert all((PIL.ImageOps, scipy.stats, sklearn.datasets, torch.utils.flop_counter))
+assert all((PIL.ImageOps, scipy.stats, sklearn.datasets, torch.utils.flop_counter, PlainSerializer))
 assert botocore.session.get_session().create_client("s3", region_name="us-east-1")
 
 

@@ -10,6 +10,7 @@ holds the artifacts that it downloaded; nothing else may be written but scratch 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ import yaml
 from pods import COMPONENTS, DOCKER
 
 from emulators import S3Server
+from kubestill.runtime.base.processor import STEERING
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration" / "recordings"))
 pytest.register_assert_rewrite("comparing")
@@ -65,7 +67,9 @@ def environment(seaweedfs: S3Server) -> Iterator[dict[str, str]]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in found.items():
             patch.setenv(name, value)
-        yield {**found, "OMP_NUM_THREADS": "1"}
+        # numpy computes other bits in a container that is not told what this machine is told.
+        told = {name: os.environ[name] for name in STEERING if name in os.environ}
+        yield {**found, **told, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,9 @@ STEERING = (
     "MKL_ENABLE_INSTRUCTIONS",
     "ONEDNN_DEFAULT_FPMATH_MODE",
     "ONEDNN_MAX_CPU_ISA",
+    "OPENBLAS_BLOCK_FACTOR",
     "OPENBLAS_CORETYPE",
+    "OPENBLAS_L2_SIZE",
 )
 """Variables by which these libraries are told to take other kernels."""
 
