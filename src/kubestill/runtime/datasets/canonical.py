@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,7 +42,11 @@ def storage_schema(columns: Sequence[Column]) -> pa.Schema:
 
 
 def canonical_table(
-    data: pa.Table | pd.DataFrame, schema: Schema, *, unlabelled: bool = False
+    data: pa.Table | pd.DataFrame,
+    schema: Schema,
+    *,
+    unlabelled: bool = False,
+    stored: Collection[str] = (),
 ) -> pa.Table:
     """Check rows against a schema and return them in canonical form.
 
@@ -51,6 +55,7 @@ def canonical_table(
             read as the column's kind.
         schema: What the columns mean.
         unlabelled: Rows may lack a target although there are no soft outputs yet.
+        stored: Columns as a dataset gave them, which are in this form and not checked again.
 
     Raises:
         InvalidInput: Missing, duplicate or unknown columns, values that do not fit the column's
@@ -62,9 +67,12 @@ def canonical_table(
     _check_names([str(name) for name in names], schema, problems)
     problems.raise_if_any()
     table = read.arrow_table(data)
-    arrays: list[pa.Array] = []
+    arrays: list[pa.Array | pa.ChunkedArray] = []
     labelled = schema.soft is None and not unlabelled
     for column in schema.columns:
+        if column.name in stored:
+            arrays.append(table.column(column.name))
+            continue
         try:
             array = _canonical_array(table.column(column.name), column)
         except (pa.ArrowException, ValueError) as error:

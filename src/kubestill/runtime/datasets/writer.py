@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Self
 
@@ -98,13 +98,15 @@ class DatasetWriter:
         else:
             self.abort()
 
-    def write(self, rows: pa.Table | pd.DataFrame) -> None:
+    def write(self, rows: pa.Table | pd.DataFrame, *, stored: Collection[str] = ()) -> None:
         """Append rows, in any number at a time.
+
+        `stored` names columns that are as a dataset with the same column gave them.
 
         Raises:
             InvalidInput: The rows do not fit the schema (see `canonical_table`).
         """
-        table = canonical_table(rows, self._schema, unlabelled=self._unlabelled)
+        table = canonical_table(rows, self._schema, unlabelled=self._unlabelled, stored=stored)
         if not table.num_rows:
             return
         self._held.append(table)

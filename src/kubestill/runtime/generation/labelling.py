@@ -153,13 +153,14 @@ def _write(
     writer: DatasetWriter, schema: Schema, block: pa.Table, outputs: NDArray[np.floating[Any]]
 ) -> None:
     arrays: list[pa.Array | pa.ChunkedArray] = []
-    there = set(block.column_names)
+    there, stored = set(block.column_names), list[str]()
     for column, field in zip(schema.columns, storage_schema(schema.columns), strict=True):
         if column.role == "soft":
             flat = pa.array(outputs.reshape(-1))
             arrays.append(pa.FixedSizeListArray.from_arrays(flat, column.width))
         elif column.name in there:
             arrays.append(block.column(column.name))
+            stored.append(column.name)
         else:
             arrays.append(pa.nulls(block.num_rows, field.type))
-    writer.write(pa.Table.from_arrays(arrays, names=list(schema.names)))
+    writer.write(pa.Table.from_arrays(arrays, names=list(schema.names)), stored=stored)

@@ -291,7 +291,9 @@ class CatBoost:
         for place, (given, name) in enumerate(zip(rows.names, self._names, strict=True)):
             if place not in self._coded:
                 columns[name] = rows.numbers(given)
-            elif rows.column(given).kind in ("categorical", "text"):
+            elif rows.column(given).kind == "categorical":
+                columns[name] = rows.categorical(given, missing="nan")
+            elif rows.column(given).kind == "text":
                 columns[name] = rows.labels(given, missing="nan")
             else:
                 # A whole number is a category by its digits.

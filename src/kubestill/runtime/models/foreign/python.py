@@ -6,10 +6,10 @@ import inspect
 import os
 import shutil
 import tempfile
-import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,7 +91,8 @@ class PythonTeacher:
         args: Mapping[str, Any],
         content: bytes,
     ):
-        self._lock = threading.Lock()
+        # Threads of OpenMP belong to the thread that asks for them, and wait for it in a loop.
+        self._alone = ThreadPoolExecutor(1, thread_name_prefix="kubestill-teacher")
         self._threads = torch.get_num_threads()
         offers: dict[str, Any] = {}
         if content:
@@ -128,14 +129,15 @@ class PythonTeacher:
 
     def predict(self, rows: Block) -> NDArray[Any]:
         """Ask the teacher, one block at a time unless it says that it expects threads."""
-        frame = rows.frame
         if self._teacher.parallel:
+            return np.asarray(self._teacher.predict(rows.frame))
+        return self._alone.submit(self._ask, rows.frame).result()
+
+    def _ask(self, frame: pd.DataFrame) -> NDArray[Any]:
+        # Where blocks are labelled side by side, each has one thread; here the others wait.
+        before = torch.get_num_threads()
+        torch.set_num_threads(self._threads)
+        try:
             return np.asarray(self._teacher.predict(frame))
-        with self._lock:
-            # Where blocks are labelled side by side, each has one thread; here the others wait.
-            before = torch.get_num_threads()
-            torch.set_num_threads(self._threads)
-            try:
-                return np.asarray(self._teacher.predict(frame))
-            finally:
-                torch.set_num_threads(before)
+        finally:
+            torch.set_num_threads(before)

@@ -127,6 +127,18 @@ class Block:
         lookup = np.array([*categories, missing], dtype=object)
         return lookup[_places(self._raw[:, self._layout.slices[name].start])]
 
+    def categorical(self, name: str, missing: str) -> pd.Categorical:
+        """Return a categorical column as its labels [B], each of which is there once."""
+        import pandas as pd
+
+        labels = list(self._layout.schema.column(name).categories or ())
+        if missing not in labels:
+            labels.append(missing)
+        places = _places(self._raw[:, self._layout.slices[name].start])
+        return pd.Categorical.from_codes(
+            np.where(places < 0, labels.index(missing), places), categories=labels
+        )
+
     @cached_property
     def frame(self) -> pd.DataFrame:
         """A DataFrame: labels as text or as their numbers, a cell of a tensor an array."""
