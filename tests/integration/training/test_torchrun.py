@@ -81,7 +81,9 @@ def test_one_process_goes_on_where_two_were(data: Path, tmp_path: Path) -> None:
     root = copy_of(data, tmp_path / "run")
     interrupt(root, 1)
     assert launch(root, 1).wait(timeout=240) == 0, (root / "log").read_text()
-    assert "ranks: 2 then, 1 now" in (root / "log").read_text()
+    # Where rank 0 had time to keep its state on local disk, that is the newest, and a file of one.
+    said = r"NOT with the same bits: .*(ranks|world_size): '?2'? then, '?1'? now"
+    assert re.search(said, (root / "log").read_text())
     assert digest(root)[1] > 0
 
 
