@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "counted",
     "nearest",
     "nearest_of",
+    "renaming",
 ]
 
 
@@ -54,6 +55,17 @@ _COMPARED = 200_000
 
 class KubestillError(Exception):
     """Base of everything this package raises on purpose."""
+
+
+@contextmanager
+def renaming(own: Callable[[str], str]) -> Generator[None]:
+    """Give the fields of an `InvalidInput` raised inside the names that the caller has for them."""
+    try:
+        yield
+    except InvalidInput as error:
+        raise InvalidInput(
+            replace(problem, field=own(problem.field)) for problem in error.problems
+        ) from error
 
 
 @dataclass(frozen=True)

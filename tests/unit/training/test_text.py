@@ -115,6 +115,14 @@ def test_texts_of_files_are_labelled_in_place_of_rows_that_are_made(
         )
         parts.append(soft.path)
     assert "the first 8,500 rows without a label from" in capsys.readouterr().out
+    with pytest.raises(InvalidInput, match="synthetic_settings.source = 'nowhere.csv'"):
+        label_with_teacher(
+            model=model,
+            dataset=original,
+            labelled=LocalArtifact(str(tmp_path / "none")),
+            method="files",
+            synthetic_settings={"source": "nowhere.csv"},
+        )
     gathered = LocalArtifact(str(tmp_path / "gathered"))
     gather_shards(uris=parts, dataset=gathered)
     found = Dataset.open(gathered.path).to_pandas()

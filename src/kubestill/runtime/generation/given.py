@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from kubestill.errors import InvalidInput, Problem, Problems, counted, nearest_of
+from kubestill.errors import InvalidInput, Problem, Problems, counted, nearest_of, renaming
 from kubestill.runtime.base.settings import Settings
 from kubestill.runtime.datasets import columns as read
 from kubestill.runtime.datasets.canonical import canonical_table, storage_schema
@@ -48,13 +48,8 @@ class Given:
         self.schema = schema
         self.width = sum(column.width for column in schema.columns)
         kinds = {c.name: c.kind for c in schema.features if c.kind != "tensor"}
-        try:
+        with renaming("settings.{}".format):
             opened = open_source(settings.source, kinds=kinds)
-        except InvalidInput as error:
-            raise InvalidInput(
-                Problem(f"settings.{problem.field}", problem.value, problem.remedy)
-                for problem in error.problems
-            ) from error
         there, problems = opened.types, Problems()
         near = nearest_of(list(there))
         for column in schema.features:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel, Field
 
-from kubestill.errors import InvalidInput, Problem, Problems, nearest
+from kubestill.errors import Problems, nearest, renaming
 from kubestill.runtime.base.random import MAX_SEED
 from kubestill.runtime.base.settings import Settings, validate
 from kubestill.runtime.generation.covering import COVERINGS, MAX_SOBOL_WIDTH, SOBOL_BITS
@@ -157,12 +157,7 @@ def _covered(request: Request, system: System) -> Request:
     problems.raise_if_any()
     if request.method != "grid":
         return request
-    try:
+    with renaming("settings.{}".format):
         points = system.domain.points(request.settings["points"], rows=max(request.rows, 1))
-    except InvalidInput as error:
-        raise InvalidInput(
-            Problem(f"settings.{problem.field}", problem.value, problem.remedy)
-            for problem in error.problems
-        ) from error
     resolved = {"settings": {"points": points}, "rows": math.prod(points.values())}
     return request.model_copy(update=resolved)

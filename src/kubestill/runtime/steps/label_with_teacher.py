@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kubestill.errors import Problems, counted
+from kubestill.errors import Problems, counted, renaming
 from kubestill.runtime.base.artifacts import Artifact, check_kind, is_no_model
 from kubestill.runtime.base.device import choose_device
 from kubestill.runtime.datasets.manifest import BLOCK_ROWS, Dataset, open_input
@@ -73,14 +73,10 @@ def label_with_teacher(
     request = None
     if method:
         asked = {"method": method, "rows": rows, "shard": shard, "shards": shards, "seed": seed}
-        generating = Problems()
-        with generating.collect():
+        with problems.collect(), renaming(_own_name):
             request, _ = parse_request(
                 {**asked, "settings": synthetic_settings or {}}, has_original=True
             )
-        for problem in generating:
-            own = "synthetic_" if problem.field.startswith("settings") else ""
-            problems.add(own + problem.field, problem.value, problem.remedy)
     problems.raise_if_any()
     assert teacher
     assert given
@@ -91,7 +87,8 @@ def label_with_teacher(
     with tempfile.TemporaryDirectory(dir=beside) as folder:
         unlabelled = given
         if request:
-            unlabelled = generate(folder, request, given)
+            with renaming(_own_name):
+                unlabelled = generate(folder, request, given)
             check_fit(teacher.spec, unlabelled.schema)
         seen = given.fingerprint in str(model.metadata.get("fitted_on", "")).split()
         unseen = _find_unseen(folds, given, unlabelled, request) if folds else None
@@ -105,6 +102,11 @@ def label_with_teacher(
         made = label(teacher, unlabelled, labelled.path, unseen)
     labelled.metadata |= {"kind": "dataset", "fingerprint": made.fingerprint, "rows": made.rows}
     return (labelled.uri,)
+
+
+def _own_name(field: str) -> str:
+    """Return what this step calls a parameter of generating rows: its own settings are others."""
+    return f"synthetic_{field}" if field.startswith("settings") else field
 
 
 def _find_unseen(folds: Folds, given: Dataset, rows: Dataset, request: Request | None) -> Unseen:
