@@ -15,13 +15,13 @@ import pyarrow as pa
 import pytest
 import yaml
 from model_samples import make_model  # pyright: ignore[reportMissingImports]
-from served import serving  # pyright: ignore[reportMissingImports]
 
 import kubestill
 from kubestill.cli.serve import serve
 from kubestill.runtime.datasets.schema import Column, Schema
 from kubestill.runtime.models.export import export_model
 from kubestill.runtime.models.serve import add_serving_file
+from served import serving
 
 PAGE = (Path(__file__).parents[3] / "docs" / "serving.md").read_text()
 

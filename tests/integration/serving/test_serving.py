@@ -25,7 +25,6 @@ from model_samples import (  # pyright: ignore[reportMissingImports]
     mixed_frame,
     mixed_schema,
 )
-from served import serving  # pyright: ignore[reportMissingImports]
 
 import kubestill
 from kubestill.cli import main
@@ -34,6 +33,7 @@ from kubestill.runtime.models.export import export_model
 from kubestill.runtime.retraining import Champion, open_registry
 from kubestill.runtime.retraining.decision import DecisionRecord
 from kubestill.runtime.serving.server import claim_port
+from served import serving
 
 NUMBERS, TEXTS = ("area", "age", "garden"), ("colour", "city")
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import urllib3
-import uvicorn
 from endpoint_server import Fake, language_model
 from foreign_samples import dataset, features, table
 
@@ -30,11 +27,9 @@ from kubestill.runtime.models.foreign.bring import bring
 from kubestill.runtime.models.foreign.endpoint import Endpoint
 from kubestill.runtime.models.foreign.match import Options
 from kubestill.runtime.models.predict import Predictor
-from kubestill.runtime.serving.app import ServingSettings, build_app
-from kubestill.runtime.serving.server import claim_port
-from kubestill.runtime.serving.source import ModelSource
 from kubestill.runtime.steps.check_distillation import check_distillation
 from kubestill.runtime.steps.import_model import import_model
+from served import serving
 
 PROMPT = "Amount {amount:.4f} at {shop}. Is it bad? Answer yes or no."
 ASKED: dict[str, Any] = {
@@ -93,25 +88,6 @@ def test_log_probabilities_of_words_are_the_chances_of_classes(
     first = next(rows.iter_blocks()).slice(0, 1).to_pylist()[0]
     asked = f"Amount {first['amount']:.4f} at {first['shop']}. Is it bad? Answer yes or no."
     assert asked in server.prompts
-
-
-@contextmanager
-def serving(folder: str) -> Generator[str]:
-    """Serve a model as `kubestill serve` does; gives its address."""
-    source = ModelSource(folder)
-    taken = claim_port("127.0.0.1", 0)
-    settings = ServingSettings(name="m", poll_seconds=0.0)
-    app = build_app(source, source.load(source.find()), settings)
-    taken.listen()
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{taken.getsockname()[1]}/v2/models/m"
-    finally:
-        server.should_exit = True
-        thread.join()
-        taken.close()
 
 
 @pytest.mark.parametrize("target", ["label", "grade", "price"])

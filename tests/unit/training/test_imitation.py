@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from ended import dies_after, last_state
+from ended import dies_after, last_state, same_states
 from torch import Tensor, nn
 
 from kubestill.errors import InvalidInput
@@ -111,6 +111,17 @@ def same(these: Mapping[str, Tensor], those: Mapping[str, Tensor]) -> bool:
     return these.keys() == those.keys() and all(torch.equal(these[n], those[n]) for n in these)
 
 
+def dies_and_goes_on(taught: Path, folder: Path, settings: Mapping[str, Any]) -> tuple[Path, Path]:
+    """Train undisturbed, and with a death within an epoch: both end with the same bits."""
+    whole = teach(taught, folder / "whole", settings=settings)
+    with dies_after(8):
+        teach(taught, folder / "resumed", settings=settings)
+    resumed = teach(taught, folder / "resumed", settings=settings, resume="must")
+    assert same(weights(resumed), weights(whole))
+    same_states(resumed, whole)
+    return whole, resumed
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_dying_within_an_epoch_costs_no_bit(taught: Path, tmp_path: Path, workers: int) -> None:
     settings = {
@@ -119,12 +130,7 @@ def test_dying_within_an_epoch_costs_no_bit(taught: Path, tmp_path: Path, worker
         "ema_decay": 0.9,
         "virtual_workers": workers,
     }
-    whole = teach(taught, tmp_path / "whole", settings=settings)
-    with dies_after(8):
-        teach(taught, tmp_path / "resumed", settings=settings)
-    resumed = teach(taught, tmp_path / "resumed", settings=settings, resume="must")
-    assert same(weights(resumed), weights(whole))
-    assert same(last_state(resumed).tensors, last_state(whole).tensors)
+    whole, resumed = dies_and_goes_on(taught, tmp_path, settings)
     state = {name for name in last_state(whole).tensors if "imitation" in name}
     # Two maps of the features and one of the user's, each with its weight, bias and moments.
     assert len([name for name in state if name.startswith("imitation/")]) == 6
@@ -160,12 +166,7 @@ def test_what_remembers_rows_or_ranges_dies_and_costs_no_bit(
         "ema_decay": 0.9,
         "virtual_workers": workers,
     }
-    whole = teach(taught, tmp_path / "whole", settings=settings)
-    with dies_after(8):
-        teach(taught, tmp_path / "resumed", settings=settings)
-    resumed = teach(taught, tmp_path / "resumed", settings=settings, resume="must")
-    assert same(weights(resumed), weights(whole))
-    assert same(last_state(resumed).tensors, last_state(whole).tensors)
+    whole, _ = dies_and_goes_on(taught, tmp_path, settings)
     names = set(last_state(whole).tensors)
     assert ("imitation/part0.memory" in names) == ("contrast" in imitate)
     assert ("model/network.head.entry.low" in names) == bool(share)
