@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import re
 import resource
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -70,6 +71,8 @@ class Case:
     settings: dict[str, Any] = field(default_factory=dict[str, Any])
     batch_size: int = 33
     steps: int = 30
+    nodes: bool = False
+    """Whether each process is the only one of a node, which has a disk of its own for states."""
 
     def __str__(self) -> str:
         return self.name
@@ -124,6 +127,19 @@ SHARDED = Case(
     settings={"shard": ["layer", "last"], "rank_timeout": 60.0},
     steps=15,
 )
+NODES = Case(
+    name="nodes",
+    network=MLP,
+    settings={
+        "checkpoints": {
+            "recovery_seconds": 3600,
+            "heartbeat_seconds": 300,
+            "near": "disk",
+            "near_seconds": 1e-4,
+        }
+    },
+    nodes=True,
+)
 LARGE = Case(
     name="30 MB of weights",
     network={"network": "mlp", "network_args": {"hidden": [1024] * 8}},
@@ -147,6 +163,10 @@ class Attempt:
     """Bytes that each process may take once its network is built; 0 sets no limit."""
     says: str = ""
     """How it fails; empty where it does not."""
+    begins: int | None = None
+    """The step that it has to resume from; None for any."""
+    lost: tuple[int, ...] = ()
+    """Nodes that take their disks along."""
 
 
 def run(case: Case, data: Path, root: Path, attempts: Sequence[Attempt]) -> dict[str, Any]:
@@ -173,6 +193,10 @@ def run(case: Case, data: Path, root: Path, attempts: Sequence[Attempt]) -> dict
         else:
             assert not any(codes), f"{attempt}: {codes}\n{log}"
         assert "NOT with the same bits" not in log
+        if attempt.begins is not None:
+            assert f"resuming from step {attempt.begins}," in log, log
+        for rank in attempt.lost:
+            shutil.rmtree(root / f"node-{rank}")
     return {} if attempts[-1].says else outcome(root)
 
 
@@ -181,7 +205,8 @@ def _start(
 ) -> BaseProcess:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["kubestill.runtime.steps.train_teacher", "matplotlib.pyplot"])
-    group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": attempt.world, "MASTER_PORT": port}
+    local = 0 if case.nodes else rank
+    group = {"RANK": rank, "LOCAL_RANK": local, "WORLD_SIZE": attempt.world, "MASTER_PORT": port}
     group |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_USE_AGENT_STORE": "True"}
     group |= {"KUBESTILL_OWNER": OWNER, "KUBESTILL_CACHE": str(root.parent / "cache")}
     environment = {name: str(value) for name, value in group.items()}
@@ -225,6 +250,8 @@ def _train(
     os.environ |= environment
     sys.stdout = sys.stderr = (root / f"log-{rank}").open("w", buffering=1)
     train_model.training_report = lambda *_: ("", "")
+    if case.nodes:
+        _stay_on(root / f"node-{rank}")
     if dies is not None and put:
         done = 0
 
@@ -276,3 +303,19 @@ def _train(
             **case.settings,
         },
     )
+
+
+def _stay_on(disk: Path) -> None:
+    """Have this process find its node's disk here, and let each step's state get there."""
+    from kubestill.runtime.checkpoints import checkpointer
+
+    disk.mkdir(exist_ok=True)
+    os.chdir(disk)
+    checkpointer._ASKED_SECONDS = 0.0  # pyright: ignore[reportPrivateUsage]
+    saved = checkpointer.Checkpointer.save
+
+    def save(self: checkpointer.Checkpointer, *args: Any, **named: Any) -> None:
+        saved(self, *args, **named)
+        self.flush()
+
+    checkpointer.Checkpointer.save = save

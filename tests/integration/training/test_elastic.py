@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from chaos import digest
-from elastic import CASES, LARGE, SHARDED, Attempt, Case, run
+from elastic import CASES, LARGE, NODES, SHARDED, Attempt, Case, run
 from test_restarts import PARAMETERS, child_of, command, wait_for
 
 from kubestill.runtime.base.artifacts import LocalArtifact
@@ -97,6 +97,20 @@ def test_a_process_killed_while_it_writes_its_shard_costs_that_state_alone(
 ) -> None:
     attempts = [Attempt(world=2, kill=(rank,), put=put), Attempt(world=3)]
     assert run(SHARDED, data, tmp_path / "run", attempts) == alone(SHARDED)
+
+
+def test_nodes_that_take_their_disks_along_cost_no_step_while_one_that_kept_it_is_left(
+    data: Path, tmp_path: Path, alone: Any
+) -> None:
+    attempts = [
+        Attempt(world=2, kill=(0,), at=8, lost=(0,)),
+        Attempt(world=3, begins=8, kill=(0, 1, 2), at=6, lost=(1,)),
+        Attempt(world=4, begins=14, kill=(3,), at=4, lost=(0, 1)),
+        # Of two that keep it, both are lost: what the bucket has.
+        Attempt(world=2, begins=15),
+    ]
+    assert run(NODES, data, tmp_path / "run", attempts) == alone(NODES)
+    assert not list(tmp_path.glob("run/node-*/disk/*/*")), "the end of the run clears all disks"
 
 
 AGAIN = "starting the step again"

@@ -229,7 +229,7 @@ def test_the_end_of_the_run_clears_the_disk(tmp_path: Path, end: str) -> None:
     with opened(tmp_path) as running:
         running.restore()
         save(running, 11)
-        assert near_states(str(tmp_path / "near"), running.place, running.ledger, print)
+        assert near_states(str(tmp_path / "near"), running.place, print)
         if end == "finished":
             running.finish({})
         elif end == "failed":

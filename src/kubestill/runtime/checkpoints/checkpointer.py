@@ -27,6 +27,7 @@ from contextlib import suppress
 from typing import Any, Literal
 
 from kubestill.errors import Fenced, InvalidInput, Problem, StoreError, StoreUnavailable
+from kubestill.runtime.base.device import local_rank
 from kubestill.runtime.checkpoints import protocol
 from kubestill.runtime.checkpoints.commits import LedgerCell
 from kubestill.runtime.checkpoints.ledger import (
@@ -38,13 +39,8 @@ from kubestill.runtime.checkpoints.ledger import (
     finite,
 )
 from kubestill.runtime.checkpoints.manifest import Stamp
-from kubestill.runtime.checkpoints.near import (
-    Near,
-    NearState,
-    near_states,
-    near_store,
-    remove_near,
-)
+from kubestill.runtime.checkpoints.near import Committed, Near, near_store, remove_near
+from kubestill.runtime.checkpoints.peers import Copies, list_copies
 from kubestill.runtime.checkpoints.place import Announce, Place
 from kubestill.runtime.checkpoints.ranks import Ranks
 from kubestill.runtime.checkpoints.restore import Wanted
@@ -107,8 +103,10 @@ class Checkpointer:
         self._flag = TerminationFlag()
         self._schedule = _schedule_of(settings, settings.recovery_seconds)
         self._near: Near | None = None
-        self._near_states: list[NearState] = []
-        """Those on this node's disk that an attempt before left, as rank 0 sees them."""
+        self._found: Committed | None = None
+        """What the ledger listed before this attempt; rank 0 alone knows."""
+        self._told: Committed | None = None
+        """What it lists, as rank 0 said last."""
         self._milestone: int | None = None
         """Step of the last one."""
         self._marks = protocol.Marks()
@@ -116,7 +114,7 @@ class Checkpointer:
         self._saver: Saver | None = None
         if attempt is not None:
             self._start(attempt, settings)
-        elif ranks.rank == 0:
+        else:
             self._remove_near()
 
     @classmethod
@@ -158,12 +156,15 @@ class Checkpointer:
             place = place.fresh(ranks.share)
         cell = LedgerCell(place)
         attempt = None
+        copies: list[Copies] = []
+        if resume == "must" and settings.near and (ranks.world == 1 or replicated):
+            copies = list_copies(settings.near, place, ranks, announce)
         if ranks.rank == 0:
             must = resume == "must"
             if must and (ranks.world == 1 or replicated):
                 must = not waits(settings.spill_folder, place, announce)
-                if settings.near:
-                    must &= not near_states(settings.near, place, cell.read()[0], announce)
+                committed = Committed.of(cell.read()[0])
+                must &= all(committed.outdates(one.any) for one in copies)
             if must and _starts_afresh(cell.read()[0], place.owner):
                 raise _nothing_to_resume(place)
             attempt = cell.claim(
@@ -236,21 +237,25 @@ class Checkpointer:
         ranks = self._ranks
         store = self._place.store
         own = {"rank": ranks.rank if self._writers > 1 else 0, "world": self._writers}
-        found = newest_whole(
+        near, copies = self._settings.near, list[Copies]()
+        if near and self._writers == 1:
+            copies = list_copies(near, self._place, ranks, self._announce)
+            if (found := self._found) is not None:
+                copies = [one for one in copies if not found.outdates(one.any)]
+        restored = newest_whole(
             store,
             self._cell,
             self._mine(),
             ranks,
             self._announce,
             **own,
-            near=near_store(self._settings.near, self._place) if self._settings.near else None,
-            near_states=self._near_states,
+            near=near_store(near, self._place) if near else None,
+            copies=copies,
             wanted=wanted,
         )
-        self._near_states = []
-        if found is None and self._resume == "must":
+        if restored is None and self._resume == "must":
             raise _nothing_to_resume(self._place, "every checkpoint there is damaged")
-        chosen, is_near = found or (None, False)
+        chosen, is_near = restored or (None, False)
         newest = chosen.entry.step if chosen else -1
         self._milestone = max(
             (entry.step for entry in self.ledger.milestones if entry.step <= newest), default=None
@@ -283,8 +288,10 @@ class Checkpointer:
         if self._unasked > 0:
             return False
         due = self._saves_here and self._due()
-        told = self._ranks.share(json.dumps([due, self._steps_until_asked()]))
-        due, self._unasked = json.loads(told)
+        listed = vars(Committed.of(self.ledger))
+        told = self._ranks.share(json.dumps([due, self._steps_until_asked(), listed]))
+        due, self._unasked, listed = json.loads(told)
+        self._told = Committed(**listed)
         return due
 
     def _due(self) -> bool:
@@ -339,11 +346,10 @@ class Checkpointer:
             StoreError: The store refused everything for longer than the bound.
         """
         self._saves += 1
-        if not self._saves_here:
+        if not self._saves_here and self._near is None:
             if self._flag.raised:
                 self._flag.pass_on()
             return
-        saver = self._running()
         snapshot = Snapshot(
             stamp=Stamp(
                 step=step,
@@ -362,8 +368,13 @@ class Checkpointer:
             self._milestone = step
         elif self._near is not None:
             self._near.save(view.of_rank(0), snapshot, after=self._milestone)
-            if not self._due_at_the_place():
+            if self._saves_here and not self._due_at_the_place():
                 return
+        if not self._saves_here:
+            if self._flag.raised:
+                self._flag.pass_on()
+            return
+        saver = self._running()
         own = view.tensors if self._sharded else view.of_rank(self._ranks.rank)
         while not saver.submit(own, snapshot):
             self._announce(f"SIGTERM: there is no more room for step {step}, which is not saved")
@@ -434,8 +445,8 @@ class Checkpointer:
         if self._ranks.rank == 0:
             self._running().call(lambda: self._conclude(result=body), what="the result")
             self.flush()
-            self._remove_near()
         self._ranks.share("")
+        self._remove_near()
         if self._ranks.rank:
             self._cell.refresh()
         return self.ledger
@@ -455,6 +466,7 @@ class Checkpointer:
                 self._conclude(failed=reason)
             except StoreError as error:
                 self._announce(f"WARNING: the failure could not be recorded: {error}")
+        if self._attempt is not None:
             self._remove_near()
 
     def close(self) -> None:
@@ -476,6 +488,8 @@ class Checkpointer:
         self.close()
 
     def _start(self, attempt: Attempt, settings: CheckpointSettings) -> None:
+        if settings.near:
+            self._start_near(attempt, settings)
         if not self._saves_here:
             return
         self._writer = CheckpointWriter(
@@ -512,8 +526,6 @@ class Checkpointer:
             # Before the sweep, which may take longer than others wait for a sign of life.
             beating.start()
             try:
-                if settings.near:
-                    self._start_near(attempt, settings)
                 if self._writers == 1:
                     self._bring_back(attempt, settings)
                 sweep(self._place.store, self.ledger.entries, attempt)
@@ -522,21 +534,33 @@ class Checkpointer:
                 raise
 
     def _start_near(self, me: Attempt, settings: CheckpointSettings) -> None:
-        folder, place, say = settings.near, self._place, self._announce
+        say, rank = self._announce, self._ranks.rank
         if self._writers > 1:
-            say("WARNING: checkpoints.near is not used: each rank has state of its own")
+            if rank == 0:
+                say("WARNING: checkpoints.near is not used: each rank has state of its own")
             return
-        # Before what was spilled comes back, which this attempt then has committed.
-        self._near_states = near_states(folder, place, self.ledger, say)
+        if rank == 0:
+            # Before what was spilled comes back, which this attempt then has committed.
+            self._found = Committed.of(self.ledger)
+        firsts = [i for i, told in enumerate(self._ranks.gather(str(local_rank()))) if told == "0"]
+        if self._ranks.world > 1 and rank not in firsts[: settings.near_copies]:
+            return
         self._near = Near(
-            folder,
-            place,
+            settings.near,
+            self._place,
             me,
             self._numerics,
+            rank=rank,
             schedule=_schedule_of(settings, settings.near_seconds),
-            ledger=lambda: self.ledger,
-            announce=say,
+            committed=self._listed,
+            # Rank 0 alone announces; this is about another node.
+            announce=(lambda text: print(f"rank {rank}: {text}", flush=True)) if rank else say,
         )
+
+    def _listed(self) -> Committed:
+        """Return what the ledger lists; other ranks than 0 know what that said last."""
+        told = None if self._ranks.rank == 0 else self._told
+        return told or Committed.of(self.ledger)
 
     def _remove_near(self) -> None:
         if self._near is not None:

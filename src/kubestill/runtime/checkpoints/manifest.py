@@ -159,9 +159,19 @@ def read_manifest(store: Store, ref: ManifestRef) -> Manifest:
         content = store.get(ref.key)
     except NotFound as error:
         raise CorruptData(f"{ref.key} is missing") from error
+    return check_manifest(content, ref, source=f"{store.uri}/{ref.key}")
+
+
+def check_manifest(content: bytes, ref: ManifestRef, *, source: str) -> Manifest:
+    """Read a manifest that is to be the one that a ledger entry lists.
+
+    Raises:
+        CorruptData: It is another.
+        InvalidInput: It was written by another format version.
+    """
     if hashlib.sha256(content).hexdigest() != ref.sha256:
         raise CorruptData(f"{ref.key} does not match its sha256")
-    manifest = parse_manifest(content, source=f"{store.uri}/{ref.key}")
+    manifest = parse_manifest(content, source=source)
     folder = ref.key.rpartition("/")[0]
     if manifest.files[0].key.rpartition("/")[0] != folder:
         raise CorruptData(f"{ref.key} lists state files that do not lie beside it")

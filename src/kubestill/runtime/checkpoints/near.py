@@ -10,6 +10,9 @@ training run that was never interrupted:
 
     every milestone before the state is in the ledger, or it would be lost for good
     no later attempt has committed anything: the training run went on elsewhere
+
+Where several nodes share the training run, each has the whole state in memory, equal in every bit:
+the first process of some of them writes it, and none sends it. `peers` says who restores what.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,7 +32,7 @@ import torch
 from kubestill.errors import CorruptData, InvalidInput, NotFound, StoreError
 from kubestill.runtime.base.values import Whole, parse_json, read_as
 from kubestill.runtime.checkpoints.arena import Arena
-from kubestill.runtime.checkpoints.ledger import Attempt, Ledger, LedgerEntry, check_format
+from kubestill.runtime.checkpoints.ledger import Attempt, Json, Ledger, LedgerEntry, check_format
 from kubestill.runtime.checkpoints.manifest import attempt_number
 from kubestill.runtime.checkpoints.place import Announce, Place
 from kubestill.runtime.checkpoints.schedule import RecoverySchedule, SaveCost, SavingReport
@@ -49,6 +52,34 @@ _PATIENCE = 10
 
 
 @dataclass(frozen=True, kw_only=True)
+class Committed:
+    """What the ledger lists, as far as it decides which states near count."""
+
+    milestone: Whole | None
+    """Step of the newest milestone; None where there is none."""
+    attempt: Whole
+    """The last one that committed a state; 0 where none did."""
+
+    @classmethod
+    def of(cls, ledger: Ledger) -> Committed:
+        """Return what a ledger lists."""
+        return cls(
+            milestone=max((entry.step for entry in ledger.milestones), default=None),
+            attempt=max((entry.attempt for entry in ledger.entries), default=0),
+        )
+
+    def outdates(self, state: NearState) -> bool:
+        """Return whether a later attempt than the one that wrote a state has committed one."""
+        return state.entry.attempt < self.attempt
+
+    def precedes(self, state: NearState) -> bool:
+        """Return whether the ledger lists every milestone before a state."""
+        if state.after is None:
+            return True
+        return self.milestone is not None and state.after <= self.milestone
+
+
+@dataclass(frozen=True, kw_only=True)
 class NearState:
     """A complete state on this node's disk."""
 
@@ -57,9 +88,22 @@ class NearState:
     after: Whole | None
     """Step of the last milestone before it; None where there was none."""
 
+    def to_json(self) -> Json:
+        """Return plain JSON."""
+        return {"entry": self.entry.to_json(), "after": self.after}
+
+    @classmethod
+    def from_json(cls, form: Mapping[str, Any], *, source: str = "a state near") -> NearState:
+        """Read what `to_json` gave.
+
+        Raises:
+            CorruptData: It is none.
+        """
+        return read_as(cls, form, source=source, what="record of a state")
+
     def to_bytes(self) -> bytes:
         """Return its record: a line with the SHA-256 of what follows, then JSON."""
-        form = {"format": NEAR_FORMAT, "entry": self.entry.to_json(), "after": self.after}
+        form = {"format": NEAR_FORMAT, **self.to_json()}
         body = json.dumps(form, sort_keys=True, allow_nan=False).encode()
         return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
 
@@ -76,12 +120,7 @@ class NearState:
             raise CorruptData(f"{source} does not match its sha256")
         form = parse_json(body, source=source, what="record of a state")
         check_format(form.pop("format", None), NEAR_FORMAT, source, "state")
-        return read_as(cls, form, source=source, what="record of a state")
-
-    def follows(self, ledger: Ledger) -> bool:
-        """Return whether the ledger lists every milestone before this state."""
-        newest = max((entry.step for entry in ledger.milestones), default=None)
-        return self.after is None or (newest is not None and self.after <= newest)
+        return cls.from_json(form, source=source)
 
 
 def near_store(folder: str, place: Place) -> Store:
@@ -90,15 +129,12 @@ def near_store(folder: str, place: Place) -> Store:
     return open_store(os.path.join(_ours(folder), name))
 
 
-def near_states(folder: str, place: Place, ledger: Ledger, announce: Announce) -> list[NearState]:
+def near_states(folder: str, place: Place, announce: Announce) -> list[NearState]:
     """Return the complete states of a place on this node's disk, in no order.
-
-    Those of an attempt after which another has committed something are left out.
 
     Args:
         folder: `near` of the settings.
         place: Whose states they are.
-        ledger: As this attempt found it, before it committed anything itself.
         announce: Takes warnings, one line each.
     """
     if not os.path.lexists(_ours(folder)):
@@ -117,8 +153,7 @@ def near_states(folder: str, place: Place, ledger: Ledger, announce: Announce) -
                 found.append(state)
     except StoreError as error:
         announce(f"WARNING: states on this node's disk are not looked for: {error}")
-    last = max((entry.attempt for entry in ledger.entries), default=0)
-    return [state for state in found if state.entry.attempt >= last]
+    return found
 
 
 def remove_near(folder: str, place: Place) -> None:
@@ -140,8 +175,9 @@ class Near:
         attempt: Attempt,
         numerics: dict[str, Any],
         *,
+        rank: int = 0,
         schedule: RecoverySchedule,
-        ledger: Callable[[], Ledger],
+        committed: Callable[[], Committed],
         announce: Announce,
     ):
         """Describe the folder; nothing is made yet.
@@ -151,18 +187,23 @@ class Near:
             place: Whose states they are.
             attempt: The attempt that owns it.
             numerics: What each state records as its numerics key.
+            rank: Of this process: those of two pods may find the same disk.
             schedule: When states are due.
-            ledger: Gives the place's ledger as this process knows it.
+            committed: Gives what the place's ledger lists, as this process knows it.
             announce: Takes warnings, one line each.
         """
+        if rank:
+            attempt = replace(attempt, id=f"{attempt.id}{rank:04x}")
         self._folder, self._place, self._attempt = folder, place, attempt
         self._store = near_store(folder, place)
         self._writer = StateWriter(self._store, place, attempt, numerics=numerics)
-        self._schedule, self._ledger, self._announce = schedule, ledger, announce
+        self._schedule, self._committed, self._announce = schedule, committed, announce
         self._arena = Arena()
         self._thread: threading.Thread | None = None
         self._made = False
         self._refused = False
+        self._asked_again = 0.0
+        """When a disk that refused a state gets the next, by the monotonic clock."""
         self._error: BaseException | None = None
 
     @property
@@ -172,8 +213,7 @@ class Near:
 
     def due(self, now: float) -> bool:
         """Say whether to save a state now."""
-        if self._error is not None:
-            raise self._error
+        self._check()
         return self._schedule.due(now) and not self.busy
 
     def save(
@@ -186,9 +226,10 @@ class Near:
             snapshot: What else there is to say of it.
             after: Step of the last milestone before it.
         """
-        if self.busy:
-            return
+        self._check()
         started = time.monotonic()
+        if self.busy or started < self._asked_again:
+            return
         self._arena.fill(tensors)
         copied = time.monotonic()
         self._schedule.saved(copied)
@@ -206,6 +247,10 @@ class Near:
     def report(self, now: float) -> SavingReport:
         """Return how often states were saved here, and what that cost."""
         return self._schedule.report(now)
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
 
     def _write(self, snapshot: Snapshot, after: int | None, blocked: float, copied: float) -> None:
         cpu = time.thread_time()
@@ -227,6 +272,7 @@ class Near:
                     f"tries again later: {error}"
                 )
             self._refused = True
+            self._asked_again = copied + _PATIENCE * self._schedule.interval
             self._schedule.saved(copied + (_PATIENCE - 1) * self._schedule.interval)
             return
         except BaseException as error:  # what is no fault of the disk must reach training
@@ -241,17 +287,22 @@ class Near:
 
     def _prune(self) -> None:
         """Remove what nobody will resume from, and what earlier attempts left."""
-        ledger = self._ledger()
+        committed, mine = self._committed(), f"-{self._attempt.id}-"
+
+        def is_ours(folder: str) -> bool:
+            number = attempt_number(folder)
+            return number is not None and (number < self._attempt.number or mine in folder)
+
         # Read again: a damaged record must not keep its state for ever.
-        states = near_states(self._folder, self._place, ledger, lambda _: None)
+        found = near_states(self._folder, self._place, lambda _: None)
+        states = [one for one in found if is_ours(_folder_of(one)) and not committed.outdates(one)]
         newest = sorted(states, key=lambda one: (one.entry.step, one.entry.created), reverse=True)
         kept = newest[:_KEPT]
         # A milestone that the place has not taken yet makes those behind it useless so far.
-        kept += [one for one in newest if one.follows(ledger)][:1]
+        kept += [one for one in newest if committed.precedes(one)][:1]
         folders = {_folder_of(state) for state in kept}
         for folder in dict.fromkeys(listed.key.partition("/")[0] for listed in self._store.list()):
-            number = attempt_number(folder)
-            if number is not None and number <= self._attempt.number and folder not in folders:
+            if is_ours(folder) and folder not in folders:
                 remove_checkpoint(self._store, f"{folder}/{_RECORD}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 import torch.distributed as dist
 
 
@@ -14,6 +15,10 @@ def _alone(text: str) -> str:
 
 def _only(text: str) -> list[str]:
     return [text]
+
+
+def _nobody(content: memoryview, rank: int) -> None:
+    raise AssertionError("there is no other process")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +31,10 @@ class Ranks:
     """Gives every rank the text that rank 0 passes in; all ranks call it at the same points."""
     gather: Callable[[str], list[str]] = _only
     """Gives every rank the texts of all, in order of rank; all call it at the same points."""
+    send: Callable[[memoryview, int], None] = _nobody
+    """Sends bytes that can be written to, to the rank that receives as many at the same point."""
+    receive: Callable[[memoryview, int], None] = _nobody
+    """Fills bytes with what that rank sends."""
 
     @classmethod
     def current(cls) -> Ranks:
@@ -37,6 +46,8 @@ class Ranks:
             world=dist.get_world_size(),
             share=_broadcast,
             gather=_all_gather,
+            send=lambda content, rank: dist.send(_tensor(content), rank),
+            receive=_receive,
         )
 
 
@@ -50,3 +61,11 @@ def _all_gather(text: str) -> list[str]:
     texts = [""] * dist.get_world_size()
     dist.all_gather_object(texts, text)
     return texts
+
+
+def _receive(content: memoryview, rank: int) -> None:
+    dist.recv(_tensor(content), rank)
+
+
+def _tensor(content: memoryview) -> torch.Tensor:
+    return torch.frombuffer(content, dtype=torch.uint8)

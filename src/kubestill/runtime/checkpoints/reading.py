@@ -35,7 +35,7 @@ def read_verified(store: Store, file: StateFile, *, proof: Proof) -> mmap.mmap:
         StoreError: The store did not answer.
     """
     with _local_file(store, file) as path, translated(store.uri, file.key):
-        memory = _large_pages(file.bytes)
+        memory = large_pages(file.bytes)
         crc = _fill(memory, path, file)
     if proof == "crc32c":
         altered = crc != file.crc32c
@@ -146,7 +146,7 @@ def _read_at(descriptor: int, start: int, chunk: memoryview, key: str) -> None:
         done += count
 
 
-def _large_pages(size: int) -> mmap.mmap:
+def large_pages(size: int) -> mmap.mmap:
     """Return fresh memory, which the system can hand out in few large steps."""
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):

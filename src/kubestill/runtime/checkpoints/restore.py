@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -183,8 +184,16 @@ def read_tensors(store: Store, file: StateFile, proof: Proof) -> dict[str, torch
         StoreError: The store did not answer.
     """
     # A mapping of the file itself would die with it: the store may prune it while training runs.
-    memory = read_verified(store, file, proof=proof)
-    layout = Layout.parse(memoryview(memory), source=file.key)
+    return tensors_in(read_verified(store, file, proof=proof), source=file.key)
+
+
+def tensors_in(memory: mmap.mmap, *, source: str) -> dict[str, torch.Tensor]:
+    """Return the tensors of a state file that was read into memory; they lie there.
+
+    Raises:
+        CorruptData: It is no safetensors file.
+    """
+    layout = Layout.parse(memoryview(memory), source=source)
     tensors: dict[str, torch.Tensor] = {}
     for slot in layout.slots:
         if slot.start == slot.end:

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from kubestill.errors import CorruptData, StoreError
+from kubestill.errors import CorruptData
 from kubestill.runtime.checkpoints import protocol
 from kubestill.runtime.checkpoints.commits import LedgerCell
 from kubestill.runtime.checkpoints.ledger import Attempt, LedgerEntry
-from kubestill.runtime.checkpoints.near import NearState
+from kubestill.runtime.checkpoints.near import Committed, NearState
+from kubestill.runtime.checkpoints.peers import Copies, read_copy
 from kubestill.runtime.checkpoints.place import Announce
 from kubestill.runtime.checkpoints.ranks import Ranks
 from kubestill.runtime.checkpoints.restore import Restored, Wanted, read_state
@@ -29,7 +30,7 @@ def newest_whole(
     rank: int,
     world: int,
     near: Store | None = None,
-    near_states: Sequence[NearState] = (),
+    copies: Sequence[Copies] = (),
     wanted: Wanted | None = None,
 ) -> tuple[Restored, bool] | None:
     """Read the newest state that is whole for every rank; None where there is none.
@@ -48,7 +49,7 @@ def newest_whole(
         rank: Whose state to read.
         world: Of so many readers.
         near: This node's disk.
-        near_states: The states there, as rank 0 sees them.
+        copies: The states on the disks of all nodes that count, as rank 0 sees them.
         wanted: What this rank needs of the state; None for all.
 
     Returns:
@@ -59,34 +60,39 @@ def newest_whole(
         StoreError: The store did not answer.
         Fenced: Another attempt owns the training run.
     """
-    found = [(entry, False) for entry in cell.latest.newest_first]
-    found += [(one.entry, True) for one in near_states if one.follows(cell.latest)]
+    committed = Committed.of(cell.latest)
+    found = [(entry, False, dict[int, Any]()) for entry in cell.latest.newest_first]
+    found += [
+        (one.any.entry, True, {rank: state.to_json() for rank, state in one.of.items()})
+        for one in copies
+        if committed.precedes(one.any)
+    ]
     # Of one step, what the ledger lists: a milestone counts as scored.
     found.sort(key=lambda one: (one[0].step, not one[1], one[0].attempt, one[0].created))
     # Rank 0's list: what another rank knows of the ledger may be older.
-    told = ranks.share(json.dumps([(entry.to_json(), is_near) for entry, is_near in found[::-1]]))
-    for form, is_near in json.loads(told):
-        entry, lies_in = LedgerEntry.from_json(form), near if is_near else store
-        assert lies_in is not None, "every rank has the same settings"
+    told = [(entry.to_json(), is_near, of) for entry, is_near, of in found[::-1]]
+    for form, is_near, of in json.loads(ranks.share(json.dumps(told))):
+        entry = LedgerEntry.from_json(form)
         # Let go of what only this rank could read: two states may not fit into memory.
         restored, why = None, ""
-        try:
-            reader = {"rank": rank, "world": world}
-            restored = read_state(lies_in, entry, **reader, proof="crc32c", wanted=wanted)
-        except CorruptData as error:
-            why = str(error)
-        except StoreError as error:
-            if not is_near:
-                raise
-            why = str(error)
-        # Ranks that read the same file say the same of it.
-        why = "; ".join(dict.fromkeys(filter(None, ranks.gather(why))))
+        if is_near:
+            assert near is not None, "every rank has the same settings"
+            states = {int(rank): NearState.from_json(one) for rank, one in of.items()}
+            restored, why = read_copy(Copies(of=states), near, ranks, announce)
+        else:
+            try:
+                reader = {"rank": rank, "world": world}
+                restored = read_state(store, entry, **reader, proof="crc32c", wanted=wanted)
+            except CorruptData as error:
+                why = str(error)
+            # Ranks that read the same file say the same of it.
+            why = "; ".join(dict.fromkeys(filter(None, ranks.gather(why))))
         if not why:
             assert restored
             return restored, is_near
         if ranks.rank:
             continue
-        what = f"the state of step {entry.step} on this node's disk cannot be used"
+        what = f"the state of step {entry.step} on the nodes' disks cannot be used"
         if not is_near:
             what = f"the checkpoint of step {entry.step} is damaged"
         announce(f"WARNING: {what} ({why}); trying the one before it")

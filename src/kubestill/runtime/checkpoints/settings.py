@@ -47,9 +47,12 @@ class CheckpointSettings(Settings):
     outage_seconds: float = Field(default=600.0, ge=0)
     """Seconds that training continues while the store refuses every save, before it stops."""
     near: str = ""
-    """Folder on this node's own disk for recovery states between those of the store; empty: none.
-    It takes three states, four while one is written, and the host one copy more. A restart on this
-    node resumes from there; one elsewhere, from the store."""
+    """Folder on the node's own disk for recovery states between those of the store; empty: none.
+    It takes three states, four while one is written, and the host one copy more. A restart resumes
+    from there where one of its nodes still has them, else from the store."""
+    near_copies: int = Field(default=2, ge=1)
+    """Nodes that keep them, of those that share a training run: with 2, one may lose its disk.
+    Nothing is sent: each writes its own copy of the state, which is the same."""
     near_seconds: float = Field(default=10.0, gt=0)
     """Seconds between two states in `near`; with `recovery_auto`, what their own cost makes it."""
     buffers: Literal[1, 2] = 2
