@@ -192,7 +192,9 @@ def test_rows_of_which_none_has_a_label_say_what_to_expect_and_decide_only_if_as
     assert verdict == "degraded"
     assert reason.startswith("Its log loss is expected to be higher: log loss 0.")
     with open(out["report"].path, encoding="utf-8") as file:
-        assert "While labels are late" in file.read()
+        html = file.read()
+    assert "While labels are late" in html
+    assert "expected while labels are late" in html, "the plot of both runs"
 
 
 def test_rows_to_judge_by_need_labels_where_others_are_connected_as_the_late_ones(line) -> None:

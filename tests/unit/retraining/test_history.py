@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -188,3 +189,34 @@ def test_the_report_draws_rows_once_that_a_run_gave_back(tmp_path: Path) -> None
 
     assert drawn("dead") == drawn()
     assert "3 windows, 0 promotions, 3 challengers vetoed by golden rows" in drawn()
+
+
+def test_the_report_draws_what_was_expected_while_labels_were_late(tmp_path: Path) -> None:
+    """In a run that judged and in one that only waited, by both scores, at the time of the rows."""
+
+    def drawn(*late: str) -> list[str]:
+        registry = open_registry(str(tmp_path / f"registry-{len(late)}"))
+        band = {"value": 0.5, "low": 0.4, "high": 0.6, "rows": 100}
+        both = {"log_loss": band, "accuracy": band}
+        for month in (1, 2):
+            told = both if f"m{month}" in late else {}
+            end = f"2013-0{month}-01T00:00:00Z"
+            registry.append(judgement(f"m{month}", end=end, scores=both, expected=told))
+        if "m3" in late:
+            waited = {"status": "waiting", "reason": "Labels.", "end": "2013-03-01T00:00:00Z"}
+            registry.append(Collection.model_validate({"run_id": "m3", **waited}))
+            registry.append(judgement("m3", "expect", expected=both))
+        html = str(history_section(registry.runs(), METRICS["log_loss"])[0])
+        assert "2 windows, 0 promotions" in html
+        assert ("expected while labels are late" in html) is bool(late)
+        return re.findall("<svg[^>]* aria-label.*?</svg>", html, re.DOTALL)
+
+    (plain,) = drawn()
+    for late in (("m2",), ("m2", "m3")):
+        found = drawn(*late)
+        assert ["log loss of" in found[0], "accuracy of" in found[1]] == [True, True]
+        for plot in found:
+            # Each a band and a square.
+            assert plot.count("var(--fifth)") >= 2 * len(late)
+            assert ("2013-03-01" in plot) is ("m3" in late)
+    assert "var(--fifth)" not in plain

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from kubestill.errors import counted
 from kubestill.runtime.evaluation.expected import Expectation
 from kubestill.runtime.metrics.catalog import METRICS
+from kubestill.runtime.reports.history import history_section
 from kubestill.runtime.reports.markdown import document
 from kubestill.runtime.reports.numbers import range_text, score_text
 from kubestill.runtime.reports.page import Cell, Html, emphasised, page, pill, section, table
+from kubestill.runtime.retraining.history import RunHistory
 
 
 def expected_section(expectation: Expectation | None) -> list[Html]:
@@ -39,9 +41,18 @@ def expected_section(expectation: Expectation | None) -> list[Html]:
 
 
 def expected_report(
-    expectation: Expectation, verdict: str, reasons: Sequence[str]
+    expectation: Expectation,
+    verdict: str,
+    reasons: Sequence[str],
+    history: Sequence[RunHistory] = (),
 ) -> tuple[str, str]:
     """Write the report of rows of which none has a label.
+
+    Args:
+        expectation: What is expected of them.
+        verdict: What was decided.
+        reasons: Why, in sentences.
+        history: Every run of the registry, this one among them.
 
     Returns:
         The HTML page and the short Markdown.
@@ -54,6 +65,9 @@ def expected_report(
         badge=pill(verdict, "bad" if verdict == "degraded" else "doubt"),
         headline=emphasised(headline),
         lead=reason,
-        body=expected_section(expectation),
+        body=[
+            *expected_section(expectation),
+            *history_section(history, METRICS["log_loss"]),
+        ],
     )
     return html, document(headline, f"**{verdict}**", reason)

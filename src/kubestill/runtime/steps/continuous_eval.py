@@ -122,7 +122,9 @@ def _no_labels(
         champion = inputs.lineage.champion.version if inputs.lineage.champion else 0
         named = {"run_id": inputs.lineage.run_id, "step": inputs.step, "champion": champion}
         _remember(inputs.lineage, Judgement.model_validate(named | facts | {"expected": scores}))
-    write_pages(expected_report(expected, decision, reasons), report, summary, inputs.dataset)
+    history = inputs.lineage.registry.runs() if inputs.lineage else []
+    pages = expected_report(expected, decision, reasons, history)
+    write_pages(pages, report, summary, inputs.dataset)
     for name, one in expected.scores.items():
         metrics.log_metric(f"expected_{name}", one.value)
     write_record(record, "decision", {"decision": facts, "scores": {"expected": scores}})
