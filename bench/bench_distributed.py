@@ -2,8 +2,8 @@
 
 Two processes on two cores, one thread each, over gloo: a step on V = 2 micro-batches against one of
 torch's DistributedDataParallel with the same network, loss, optimizer (fused) and rows. Both live
-in the same pair of processes and take turns there. Then one process: V = 8 micro-batches against
-the batch as a whole.
+in the same pair of processes, which keep freed memory as a training run does, and take turns there.
+Then one process: V = 8 micro-batches against the batch as a whole.
 
     python -m bench.bench_distributed [--rounds 7] [--steps 60] [--network NAME]
     python -m bench.bench_distributed --shards
@@ -46,6 +46,7 @@ from kubestill.runtime.models.networks import mlp as mlp_of
 from kubestill.runtime.training.batches import Order
 from kubestill.runtime.training.device import Machine
 from kubestill.runtime.training.losses import build_loss
+from kubestill.runtime.training.memory import keep_freed_memory
 from kubestill.runtime.training.micro_batches import MicroBatches
 from kubestill.runtime.training.settings import parse_settings
 from kubestill.runtime.training.shards import ShardedStep, Shards, share_out
@@ -140,6 +141,7 @@ def main() -> None:
 def two(rank: int, name: str, folder: str, rounds: int, steps: int) -> None:
     """Be one of two processes that take turns with both rivals."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     network = NETWORKS[name]()
     groups = Groups(2, rank=rank, world=2, timeout=60.0)
@@ -176,6 +178,7 @@ def two(rank: int, name: str, folder: str, rounds: int, steps: int) -> None:
 def one(name: str, rounds: int, steps: int) -> Turns:
     """Let one process take turns with a whole batch and with one cut into 2 and 8."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     network, rows = NETWORKS[name](), batch()
     whole = plain_step(deepcopy(network))
 
@@ -231,6 +234,7 @@ def shards(rounds: int) -> list[Measure]:
 def learn(rank: int, way: str, folder: str, rounds: int) -> None:
     """Be one of two processes that train and save; leave what it took."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     meet = f"file://{folder}/meet-{way}"
     dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=2)
     torch.manual_seed(0)

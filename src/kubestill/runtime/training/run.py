@@ -20,6 +20,7 @@ from kubestill.runtime.training.distributed import process_group
 from kubestill.runtime.training.engine import Start, Trainer
 from kubestill.runtime.training.fingerprint import fingerprint
 from kubestill.runtime.training.job import Job
+from kubestill.runtime.training.memory import keep_freed_memory
 from kubestill.runtime.training.prepare import main_metric, prepare
 from kubestill.runtime.training.record import AttemptRecord, PresetName, TrainingRecord, training_of
 
@@ -90,6 +91,7 @@ def train(
         Diverged: The loss or a weight became NaN or infinite.
         TrainingFailed: An earlier attempt recorded that this training run cannot succeed.
     """
+    keep_freed_memory()
     with process_group(), arithmetic(task.job.settings):
         place = find_place(task)
         try:
