@@ -19,7 +19,7 @@ from torch import Tensor
 from kubestill.runtime.training.tree import Groups, Tree
 
 BUCKET_BYTES = 1 << 20
-"""What a bucket holds, unless one parameter has more."""
+"""A bucket is full once it holds as much."""
 
 
 class Buckets:
@@ -111,12 +111,11 @@ def share_out(like: Sequence[Tensor], parameters: int) -> list[list[int]]:
     """Return the members of each bucket: parameters from the last on, and at the end the others."""
     buckets, size = [list[int]()], 0
     for i in reversed(range(parameters)):
-        more = like[i].numel() * like[i].element_size()
-        if size and size + more > BUCKET_BYTES:
+        if size >= BUCKET_BYTES:
             buckets.append([])
             size = 0
         buckets[-1].append(i)
-        size += more
+        size += like[i].numel() * like[i].element_size()
     buckets[-1] += range(parameters, len(like))
     return buckets
 
