@@ -9,14 +9,18 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from sharing import CASES, FAULTS, fail, work
 from sharing import train as train_case
-from torch import Tensor
+from torch import Tensor, nn
 
 from kubestill.errors import InvalidInput
+from kubestill.runtime.training.batches import Order
+from kubestill.runtime.training.device import Machine
+from kubestill.runtime.training.losses import build_loss
 from kubestill.runtime.training.micro_batches import MicroBatches
 from kubestill.runtime.training.settings import parse_settings
-from kubestill.runtime.training.shards import share_out
+from kubestill.runtime.training.shards import ShardedStep, Shards, _Spare, share_out
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +78,77 @@ def test_what_cannot_be_shared_out_is_refused(name: str, tmp_path: Path) -> None
         process.join(timeout=100)
     said = [(tmp_path / f"said-{rank}").read_text() for rank in range(2)]
     assert any(re.search(SAYS[name], one, re.DOTALL) for one in said), said
+
+
+FORWARD = "get 0, get 1, run 0, get 2, run 1, get 3, run 2, run 3, get 2, "
+
+
+@pytest.mark.parametrize(
+    ("recompute", "expected"),
+    [
+        ("", FORWARD + "get 1, get 0"),
+        ("auto", FORWARD + "run 3, get 1, run 2, get 0, run 1, run 0"),
+    ],
+    ids=["kept", "recomputed"],
+)
+def test_the_next_block_comes_while_one_runs(
+    recompute: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the second micro-batch on; what the forward pass ends with stays for the backward."""
+    seen: list[str] = []
+    broadcast, learn = dist.broadcast, Shards.learn
+    monkeypatch.setattr(
+        dist,
+        "broadcast",
+        lambda flat, *args, **named: (
+            seen.append(f"get {len(flat) // 64 - 1}"),
+            broadcast(flat, *args, **named),
+        )[1],
+    )
+    monkeypatch.setattr(Shards, "learn", lambda *args: (seen.append("begin"), learn(*args))[1])
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        network = nn.Sequential(*[Wide(8 * (i + 1)) for i in range(4)])
+        for i, block in enumerate(network):
+            block.register_forward_pre_hook(lambda *_, i=i: seen.append(f"run {i}"))
+        given = {"virtual_workers": 2, "shard": "auto"}
+        if recompute:
+            given |= {"recompute": [str(i) for i in range(4)]}
+        settings = parse_settings({"optimizer": "SGD", "batch_size": 4}, given)
+        shards = Shards(network, "auto", rank=0, world=1, timeout=20.0)
+        machine = Machine(device=torch.device("cpu"), precision="float32")
+        step = ShardedStep(network, build_loss("mse"), settings, machine, shards)
+        plan: dict[str, Any] = {"rows": 4, "batch_size": 4, "seed": 0, "shuffle": "none"}
+        plan |= {"window_rows": 4, "rank": 0, "world_size": 1, "virtual_workers": 2}
+        order = Order(**plan, in_turn=True)
+        for position in range(2):
+            part, _ = order.cut(torch.arange(4), position)
+            step((torch.ones(4, 8), torch.ones(4, 8)), 0.1, part)
+    finally:
+        dist.destroy_process_group()
+    first, *later = ", ".join(seen).removeprefix("begin, ").split(", begin, ")
+    assert first.startswith("get 0, run 0, get 1, run 1")
+    assert later == [expected] * 3
+
+
+class Wide(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(8, width))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return torch.tanh(rows @ self.weight @ self.weight.T)
+
+
+def test_memory_that_somebody_still_sees_is_not_used_again() -> None:
+    spare, wanted = _Spare(1 << 20), torch.empty(4)
+    first = spare.take(wanted)
+    seen = torch.empty(0).set_(first)  # pyright: ignore
+    spare.give(first)
+    second = spare.take(wanted)
+    spare.give(second)
+    assert seen.untyped_storage().nbytes() == 0
+    assert spare.take(wanted) is second
 
 
 def test_the_largest_go_to_whom_has_least() -> None:

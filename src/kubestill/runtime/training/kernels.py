@@ -2,7 +2,7 @@
 
 The `_foreach` kernels update many tensors in one call; the fused ones are what `fused=True` of
 `torch.optim.Adam`, `AdamW` and `SGD` runs; `gradients` starts the engine behind
-`torch.autograd.grad`.
+`torch.autograd.grad`; `holders` is what torch's CUDA graphs ask before they use memory again.
 """
 
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
@@ -55,6 +55,11 @@ def backward(output: Tensor, upstream: Tensor, inputs: Sequence[Tensor]) -> None
     else:
         given = (output,), (upstream,), False, False, tuple(inputs), True
         _run_backward(*given, accumulate_grad=True)
+
+
+def holders(storage: torch.UntypedStorage) -> int:
+    """Return how many hold a tensor's memory, the caller included."""
+    return torch._C._storage_Use_Count(storage._cdata)
 
 
 def set_deterministic(on: bool) -> None:

@@ -3,7 +3,9 @@
 It takes the memory of ZeRO-3 (Rajbhandari et al. 2020) and torch's `fully_shard`. A parameter
 belongs to one process, as a whole: its norm, and an optimizer's kernel, round by where a number
 lies in it. The owner has its value, the sum of its gradients and its optimizer state. The others
-get the value when a block of the network runs, forward or backward, and drop it again.
+get the value when a block of the network runs, forward or backward, and drop it again. While it
+runs, the values of the block after it are under way, and so are the gradients of the one before:
+which block that is shows in the first micro-batch, and all processes expect the same.
 
 Micro-batches go in turn to the processes, so that after each round the owner of a parameter has
 the gradients of neighbouring ones, from the left to the right. It adds them along the tree of
@@ -36,7 +38,7 @@ from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.training.batches import Cut, Part
 from kubestill.runtime.training.blocks import find_blocks, recomputing
 from kubestill.runtime.training.device import Machine
-from kubestill.runtime.training.kernels import backward, foreach_mul_
+from kubestill.runtime.training.kernels import backward, foreach_mul_, holders
 from kubestill.runtime.training.losses import Loss
 from kubestill.runtime.training.micro_batches import Streams, WrittenBuffers, aligned
 from kubestill.runtime.training.optimizers import build_optimizer
@@ -101,7 +103,7 @@ class Shards:
         self.rank, self.world = rank, world
         named = dict(network.named_parameters())
         self.names, self.parameters = [*named], [*named.values()]
-        self.owners = share_out([p.numel() * p.element_size() for p in self.parameters], world)
+        self.owners = share_out([_bytes(p) for p in self.parameters], world)
         self.group: Any = dist.new_group(timeout=timedelta(seconds=timeout))
         self.trace = 0
         """Stands for what was exchanged so far, in which order: it is the same everywhere."""
@@ -109,13 +111,22 @@ class Shards:
         """Parameters whose values every process has now."""
         self._numbers: dict[int, int] = {}
         """Of those, by the address of their memory."""
+        self._coming: dict[Unit, list[Any]] = {}
+        """Broadcasts of units that are under way."""
+        self._made: list[Unit] = []
+        """Units that were gathered in this micro-batch, in their order."""
+        self._plan: list[Unit] = []
+        """Those of the first."""
         self._learns = self._goes_back = False
         self._deliver: Callable[[Unit], None] = lambda unit: None
         self._ran = 0
         self.units = self._divide(network, find_blocks(network, asked, field=FIELD))
         self._unit_of = {i: unit for unit in self.units for i in unit.members}
+        self._spare = _Spare(2 * max(map(self._foreign_bytes, self.units)))
+        self._blanks: dict[int, Tensor] = {}
+        """What stands for the values of those that other processes own."""
         for i, parameter in enumerate(self.parameters):
-            self._settle(parameter, own=self.owners[i] == rank)
+            self._settle(i, parameter)
             if parameter.requires_grad:
                 parameter.register_post_accumulate_grad_hook(partial(self._take, i))
 
@@ -131,7 +142,7 @@ class Shards:
 
     def describe(self) -> str:
         """Return one line for people."""
-        sizes = [p.numel() * p.element_size() for p in self.parameters]
+        sizes = [_bytes(p) for p in self.parameters]
         pairs = [*zip(sizes, self.owners, strict=True)]
         held = [sum(size for size, owner in pairs if owner == rank) for rank in range(self.world)]
         most = max(sum(sizes[i] for i in unit.members) for unit in self.units[:-1])
@@ -139,7 +150,7 @@ class Shards:
         return (
             f"each process keeps {min(held) / 1e6:,.1f} to {max(held) / 1e6:,.1f} MB of "
             f"{sum(sizes) / 1e6:,.1f} MB of weights, and gathers up to {most / 1e6:,.1f} MB for a "
-            f"block beside {always / 1e6:,.1f} MB for what is in none"
+            f"block, two at a time, beside {always / 1e6:,.1f} MB for what is in none"
         )
 
     def _divide(self, network: nn.Module, blocks: Mapping[str, nn.Module]) -> list[Unit]:
@@ -161,14 +172,17 @@ class Shards:
             module._call_impl = partial(self._run, unit, module._call_impl)
         return units
 
-    def _settle(self, parameter: nn.Parameter, *, own: bool) -> None:
+    def _foreign_bytes(self, unit: Unit) -> int:
+        foreign = [self.parameters[i] for i in unit.members if self.owners[i] != self.rank]
+        return sum(_bytes(parameter) for parameter in foreign)
+
+    def _settle(self, i: int, parameter: nn.Parameter) -> None:
         """Let a parameter have memory of its own, or none."""
-        size = parameter.numel() * parameter.element_size()
-        if not own:
+        if self.owners[i] != self.rank:
             blank = torch.empty_like(parameter.data)
             blank.untyped_storage().resize_(0)
-            parameter.data = blank
-        elif parameter.untyped_storage().nbytes() != size:
+            parameter.data = self._blanks[i] = blank
+        elif parameter.untyped_storage().nbytes() != _bytes(parameter):
             parameter.data = parameter.data.clone()
 
     def _run(self, unit: Unit, call: Callable[..., Any], *given: Any, **named: Any) -> Any:
@@ -179,36 +193,70 @@ class Shards:
         try:
             return call(*given, **named)
         finally:
+            if self._learns and self._expected() is unit:
+                # The backward pass begins with what the forward pass ended with.
+                self._go_on(unit)
             # What is in no block would be needed again at once; so is what runs a second time, for
             # the backward pass.
-            if not self._learns or not (self._goes_back or unit is self.units[-1]):
+            elif not self._learns or not (self._goes_back or unit is self.units[-1]):
                 self._release(unit.members)
 
     def _gather(self, unit: Unit, needed: int = -1) -> None:
         """Have all processes get the values of a unit, except what has its gradient already."""
+        self._launch(unit, needed)
+        if unit in self._coming:
+            if self._learns:
+                self._go_on(unit)
+            self._arrive(unit)
+
+    def _launch(self, unit: Unit, needed: int = -1) -> None:
         works: list[Any] = []
         for i in unit.members:
             if i in self._here or ((i in unit.got or unit.delivered) and i != needed):
                 continue
             parameter, owner = self.parameters[i], self.owners[i]
-            storage = parameter.untyped_storage()
             if owner != self.rank:
-                storage.resize_(parameter.numel() * parameter.element_size())
+                blank, storage = self._blanks[i], self._spare.take(parameter)
+                place = 0, blank.shape, blank.stride()
+                parameter.data = blank.new_empty(0).set_(storage, *place)  # pyright: ignore
             self._here.add(i)
-            self._numbers[storage.data_ptr()] = i
+            self._numbers[parameter.untyped_storage().data_ptr()] = i
             self.note(i)
             works.append(dist.broadcast(_flat(parameter), owner, self.group, async_op=True))
-        for work in works:
+        if works:
+            self._coming.setdefault(unit, []).extend(works)
+
+    def _arrive(self, unit: Unit) -> None:
+        for work in self._coming.pop(unit, ()):
             work.wait()
+
+    def _expected(self) -> Unit | None:
+        """Return what the first micro-batch gathered next, while this one does as that did."""
+        done = len(self._made)
+        same = self._plan[:done] == self._made
+        return self._plan[done] if same and done < len(self._plan) else None
+
+    def _go_on(self, unit: Unit) -> None:
+        """Note that a unit is needed now, and have the next one come meanwhile."""
+        self._made.append(unit)
+        if (following := self._expected()) is not None:
+            self._launch(following)
 
     def _release(self, members: Iterable[int]) -> None:
         """Let go of what is not this process's own."""
         for i in self._here.intersection(members):
-            self._here.remove(i)
-            storage = self.parameters[i].untyped_storage()
-            del self._numbers[storage.data_ptr()]
-            if self.owners[i] != self.rank:
-                storage.resize_(0)
+            self._arrive(self._unit_of[i])
+            self._forget(i)
+
+    def _forget(self, i: int) -> None:
+        self._here.remove(i)
+        parameter = self.parameters[i]
+        storage = parameter.untyped_storage()
+        del self._numbers[storage.data_ptr()]
+        if self.owners[i] != self.rank:
+            parameter.data = self._blanks[i]
+            if self._unit_of[i] not in self._coming:
+                self._spare.give(storage)
 
     def note(self, number: int) -> None:
         """Take an exchange into the trace."""
@@ -222,6 +270,9 @@ class Shards:
                 the backward pass gives them. They are gone afterwards.
         """
         self._learns, self._deliver, self._ran = True, deliver, 0
+        self._made.clear()
+        if self._plan:
+            self._launch(self._plan[0])
         return saved_tensors_hooks(self._pack, self._unpack)
 
     def go_back(self, outputs: Tensor, upstream: Tensor) -> None:
@@ -235,11 +286,17 @@ class Shards:
                     if i not in unit.got:
                         unit.got[i] = torch.zeros_like(self.parameters[i].data)
                 self._hand_over(unit)
+        for unit in [*self._coming]:
+            self._arrive(unit)
+        self._plan = self._plan or [*self._made]
 
     def rest(self) -> None:
         """Let go of everything, after a micro-batch or in the middle of one."""
         self._learns = self._goes_back = False
-        self._release([*self._here])
+        for i in [*self._here]:
+            self._forget(i)
+        # Of what failed nobody waits for the rest: its memory is freed when it has come.
+        self._coming.clear()
         for unit in self.units:
             unit.delivered = False
             unit.got.clear()
@@ -286,10 +343,39 @@ class Shards:
                 )
             return tensor
         i = kept.number
-        if i not in self._here:
+        if i not in self._here or self._unit_of[i] in self._coming:
             self._gather(self._unit_of[i], needed=i)
         found = self.parameters[i].data.as_strided(kept.shape, kept.stride, kept.offset)
         return found.conj() if kept.conjugate else found
+
+
+class _Spare:
+    """Memory of values that went, for those that come: fresh pages are cleared one by one.
+
+    Args:
+        most: Bytes that are kept.
+    """
+
+    def __init__(self, most: int):
+        self._most, self._kept = most, list[torch.UntypedStorage]()
+
+    def take(self, parameter: Tensor) -> torch.UntypedStorage:
+        """Return memory for the values of a parameter."""
+        size = _bytes(parameter)
+        for place, storage in enumerate(self._kept):
+            if storage.nbytes() == size:
+                return self._kept.pop(place)
+        return torch.UntypedStorage(size, device=parameter.device)
+
+    def give(self, storage: torch.UntypedStorage) -> None:
+        """Take memory back, the longest unused of which goes when there is too much."""
+        if holders(storage) > 1:
+            # Somebody has kept a view of it, and must not see the values of another.
+            storage.resize_(0)
+            return
+        self._kept.append(storage)
+        while sum(one.nbytes() for one in self._kept) > self._most:
+            self._kept.pop(0)
 
 
 class ShardedStep(Step):
@@ -333,6 +419,8 @@ class ShardedStep(Step):
         }
         self._rest: Tree | None = None
         """Sums the loss, and what the network writes to its buffers."""
+        self._complete: Callable[[], None] | None = None
+        """Awaits the exchange that is under way, and adds what it brings."""
 
     def _held(self, unit: Unit) -> list[int]:
         """Return the parameters of a unit that learn, and that this process owns."""
@@ -384,6 +472,7 @@ class ShardedStep(Step):
                 outputs = self._network(features)
             loss, upstream = weighted(weight, *self._loss(outputs.detach().float(), tuple(targets)))
             shards.go_back(outputs, upstream.to(outputs.dtype))
+            self._complete_exchange()
         except RuntimeError as error:
             if not _GONE.search(str(error)):
                 raise
@@ -393,6 +482,7 @@ class ShardedStep(Step):
             )
             raise InvalidInput([Problem(FIELD, "blocks", remedy)]) from error
         finally:
+            self._complete = None
             shards.rest()
         return loss
 
@@ -401,7 +491,11 @@ class ShardedStep(Step):
         found |= {i: unit.got[i] for i in self._held(unit)}
 
     def _exchange(self, there: range, unit: Unit) -> None:
-        """Bring the gradients of a unit, of as many micro-batches, to those who own them."""
+        """Bring the gradients of a unit, of as many micro-batches, to those who own them.
+
+        They travel while the backward pass of the next unit runs.
+        """
+        self._complete_exchange()
         shards, sent = self._shards, list[dist.P2POp]()
         boxes: dict[int, list[Tensor]] = {}
         for i in unit.trained:
@@ -416,12 +510,22 @@ class ShardedStep(Step):
                 boxes[i][rank] = torch.empty_like(given)
                 into = boxes[i][rank]
                 sent.append(dist.P2POp(dist.irecv, into, rank, shards.group, tag=i))
-        for work in dist.batch_isend_irecv(sent) if sent else ():
-            work.wait()
-        for rank, leaf in enumerate(there):
-            if unit in self._trees:
-                got = (_like(box[rank], shards.parameters[i]) for i, box in boxes.items())
-                self._trees[unit].add(leaf, [*got])
+        works = dist.batch_isend_irecv(sent) if sent else ()
+
+        def complete() -> None:
+            for work in works:
+                work.wait()
+            for rank, leaf in enumerate(there):
+                if unit in self._trees:
+                    got = (_like(box[rank], shards.parameters[i]) for i, box in boxes.items())
+                    self._trees[unit].add(leaf, [*got])
+
+        self._complete = complete
+
+    def _complete_exchange(self) -> None:
+        if self._complete is not None:
+            self._complete()
+        self._complete = None
 
     def _add_rest(self, there: range, summands: list[Tensor]) -> None:
         """Add what every process needs the sum of.
@@ -481,11 +585,11 @@ class ShardedStep(Step):
 def _return_what_is_freed() -> None:
     """Have large blocks of host memory returned to the system once they are freed.
 
-    The C library of Linux keeps freed blocks of up to 32 MB for itself otherwise, and weights that
-    come and go leave holes between what stays.
+    Gradients that come and go leave holes between what stays, a fifth of a process's memory. It
+    costs a fiftieth of a step to clear their pages again; activations are mostly smaller.
     """
     with suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 20)
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 21)
 
 
 def share_out(sizes: Sequence[int], world: int) -> list[int]:
@@ -495,6 +599,10 @@ def share_out(sizes: Sequence[int], world: int) -> list[int]:
         owners[i] = min(range(world), key=lambda rank: (held[rank], rank))
         held[owners[i]] += sizes[i]
     return owners
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 def _flat(parameter: Tensor) -> Tensor:
