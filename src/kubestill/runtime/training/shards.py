@@ -47,8 +47,8 @@ from kubestill.runtime.training.steps import Batch, Step, copy_state, real, weig
 from kubestill.runtime.training.tree import Tree
 
 FIELD = "settings.shard"
-_MMAP_THRESHOLD = -3
-"""`M_MMAP_THRESHOLD` of mallopt(3)."""
+_TOP_PAD, _MMAP_THRESHOLD = -2, -3
+"""`M_TOP_PAD` and `M_MMAP_THRESHOLD` of mallopt(3)."""
 _GONE = re.compile("data is not allocated yet|out of bounds for storage of size 0")
 """What torch says of a tensor without memory."""
 
@@ -586,10 +586,13 @@ def _return_what_is_freed() -> None:
     """Have large blocks of host memory returned to the system once they are freed.
 
     Gradients that come and go leave holes between what stays, a fifth of a process's memory. It
-    costs a fiftieth of a step to clear their pages again; activations are mostly smaller.
+    costs a fiftieth of a step to clear their pages again; activations are mostly smaller. Nor may a
+    thread have much more than it uses.
     """
     with suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 21)
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_MMAP_THRESHOLD, 1 << 21)
+        mallopt(_TOP_PAD, 1 << 17)
 
 
 def share_out(sizes: Sequence[int], world: int) -> list[int]:
