@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from kubestill.errors import Problems
+from kubestill.runtime.base.memory import keep_freed_memory
 from kubestill.runtime.datasets.canonical import BLOCK_ROWS, storage_schema
 from kubestill.runtime.datasets.decode import RawLayout, decode_features
 from kubestill.runtime.datasets.manifest import Dataset
@@ -66,6 +67,7 @@ def label(
         Refused: The teacher's answers cost more than its budget.
     """
     predictor.announce(dataset.rows)
+    keep_freed_memory()
     schema = labelled_schema(predictor.spec, dataset.schema)
     provenance = {
         "made_by": "label-with-teacher",
@@ -154,7 +156,7 @@ def _write(
 ) -> None:
     arrays: list[pa.Array | pa.ChunkedArray] = []
     there, stored = set(block.column_names), list[str]()
-    for column, field in zip(schema.columns, storage_schema(schema.columns), strict=True):
+    for column in schema.columns:
         if column.role == "soft":
             flat = pa.array(outputs.reshape(-1))
             arrays.append(pa.FixedSizeListArray.from_arrays(flat, column.width))
@@ -162,5 +164,5 @@ def _write(
             arrays.append(block.column(column.name))
             stored.append(column.name)
         else:
-            arrays.append(pa.nulls(block.num_rows, field.type))
+            arrays.append(pa.nulls(block.num_rows, storage_schema([column]).types[0]))
     writer.write(pa.Table.from_arrays(arrays, names=list(schema.names)), stored=stored)

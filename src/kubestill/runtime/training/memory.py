@@ -1,32 +1,12 @@
-"""How much memory a training run may take, and that it keeps what it has."""
+"""How much memory a training run may take."""
 
 from __future__ import annotations
 
-import ctypes
 import os
-from contextlib import suppress
 
 import torch
 
 _CGROUP = "/sys/fs/cgroup"
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""`M_TRIM_THRESHOLD` and `M_MMAP_THRESHOLD` of mallopt(3)."""
-_NEVER = -1
-
-
-def keep_freed_memory() -> None:
-    """Have the C library keep freed memory of this process for the next step.
-
-    A step allocates and frees the same activations as the one before. Linux's C library gives large
-    blocks back to the system meanwhile, which then clears every page of them anew: a tenth of the
-    step of a small transformer. Tensors begin where they would otherwise, so no bit changes.
-    """
-    with suppress(OSError, AttributeError, TypeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_TRIM_THRESHOLD, _NEVER)
-        # Libraries before 2.35 take no more than half of 64 MB.
-        if not mallopt(_MMAP_THRESHOLD, 1 << 30):
-            mallopt(_MMAP_THRESHOLD, 1 << 25)
 
 
 def available_bytes(device: torch.device) -> int:

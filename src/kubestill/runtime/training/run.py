@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from kubestill.errors import Diverged, InvalidInput, Problems, TrainingFailed, nearest
+from kubestill.runtime.base.memory import keep_freed_memory
 from kubestill.runtime.base.processor import describe_processor
 from kubestill.runtime.checkpoints.checkpointer import Checkpointer, Resume
 from kubestill.runtime.checkpoints.commits import LedgerCell
@@ -20,7 +21,6 @@ from kubestill.runtime.training.distributed import process_group
 from kubestill.runtime.training.engine import Start, Trainer
 from kubestill.runtime.training.fingerprint import fingerprint
 from kubestill.runtime.training.job import Job
-from kubestill.runtime.training.memory import keep_freed_memory
 from kubestill.runtime.training.prepare import main_metric, prepare
 from kubestill.runtime.training.record import AttemptRecord, PresetName, TrainingRecord, training_of
 
