@@ -65,8 +65,25 @@ def test_few_values_are_the_edges_themselves() -> None:
     np.testing.assert_allclose(back, wanted, atol=1e-6)
 
 
+@pytest.mark.parametrize("mostly", [[0.0], [0.0, 5.0], [-1.0, 0.0, 1.0, 2.0]])
+def test_a_frequent_value_is_one_edge_and_leaves_the_bins_to_the_others(mostly: list) -> None:
+    """Nine rows in ten say the same: quantiles of all rows would be that value, and two others."""
+    raw = DRAW.normal(scale=20, size=(5000, 1))
+    raw[:4500, 0] = DRAW.choice(mostly, 4500)
+    edges, encoder = encode(raw.astype(np.float32), 16)
+    (mean,), (std,) = encoder.columns[0].mean, encoder.columns[0].std
+    back = edges[0] * std + mean
+    assert len(np.unique(edges)) == 17
+    for value in mostly:
+        assert np.isclose(back, value, atol=1e-5).sum() == 1
+    others = back[~np.isclose(back[:, None], mostly, atol=1e-5).any(1)]
+    wanted = np.quantile(raw[4500:], np.linspace(0, 1, len(others)), method="inverted_cdf")
+    np.testing.assert_allclose(others, wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_a_row_of_weight_two_is_two_rows() -> None:
     raw = DRAW.normal(size=(999, 1)).astype(np.float32)
+    raw[::2] = 0
     weights = DRAW.integers(0, 4, 999).astype(np.float32)
     encoder = encode(raw, 7)[1]
     repeated = encoder.find_edges(np.repeat(raw, weights.astype(int), axis=0), 7)

@@ -173,8 +173,9 @@ class Encoder(nn.Module):
     ) -> np.ndarray:
         """Return edges of bins for each scaled feature, float64 [S, bins + 1] in rising order.
 
-        They are the values themselves where those are few, else quantiles. Where quantiles are
-        equal, or values fewer than edges, the last edge is repeated.
+        They are the values themselves where those are few, else quantiles; a value with more rows
+        than a bin is an edge of its own, and the quantiles are those of the other rows. Where
+        values are fewer than edges, the last edge is repeated.
 
         Args:
             raw: Rows [N, R], float32; of many, a regular sample is looked at.
@@ -190,11 +191,9 @@ class Encoder(nn.Module):
         for i, place in enumerate(places):
             there = np.isfinite(sample[:, place]) & (counts > 0)
             values = (sample[there, place].astype(np.float64) - mean[i]) * scale[i]
-            found = np.unique(values)
+            found, at = np.unique(values, return_inverse=True)
             if len(found) > bins + 1:
-                shares = np.linspace(0.0, 1.0, bins + 1)
-                method = "inverted_cdf"  # a row of weight 2 is two rows
-                found = np.unique(np.quantile(values, shares, weights=counts[there], method=method))
+                found = _cut(found, np.bincount(at, counts[there]), bins)
             if len(found):
                 edges[i] = np.pad(found, (0, bins + 1 - len(found)), mode="edge")
         return edges
@@ -233,6 +232,35 @@ class Encoder(nn.Module):
 @dataclass(frozen=True, kw_only=True)
 class _Spec:
     columns: tuple[ColumnEncoding, ...]
+
+
+def _cut(values: np.ndarray, counts: np.ndarray, bins: int) -> np.ndarray:
+    """Return at most bins + 1 of many values, as the edges of bins with equally many rows.
+
+    Of a column that is 0 in most rows, most quantiles are 0: all else would share a few bins. So
+    each value with more rows than a bin becomes an edge, and the rest is cut without them, as in a
+    compressed histogram (Poosala et al. 1996).
+
+    Args:
+        values: [V] in rising order, more than edges.
+        counts: [V] rows of each, above 0.
+        bins: At least 1.
+    """
+    alone = np.zeros(len(values), bool)
+    while True:
+        free = bins - int(alone.sum())
+        frequent = ~alone & (counts > counts[~alone].sum() / free)
+        if not frequent.any():
+            break
+        alone |= frequent
+    # A row of weight 2 is two rows.
+    quantiles = np.quantile(
+        values[~alone],
+        np.linspace(0.0, 1.0, free + 1),
+        weights=counts[~alone],
+        method="inverted_cdf",
+    )
+    return np.union1d(values[alone], quantiles)
 
 
 def _claim(column: ColumnEncoding) -> tuple[Any, ...]:

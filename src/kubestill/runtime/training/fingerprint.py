@@ -16,7 +16,7 @@ from kubestill.runtime.training.augment import AugmentSettings
 from kubestill.runtime.training.imitate import ImitateSettings
 from kubestill.runtime.training.settings import PruneSettings, TrainingSettings
 
-ENGINE = "kubestill/engine/3"
+ENGINE = "kubestill/engine/4"
 """Raised whenever the engine gives other results for the same settings and data."""
 
 # The numerics key tells whether these changed, and a resume says so; they do not make another
