@@ -11,8 +11,9 @@ from torch import nn
 from kubestill.errors import InvalidInput
 from kubestill.runtime.datasets.decode import RawLayout
 from kubestill.runtime.datasets.schema import Column, Schema
+from kubestill.runtime.models.build import build_network
 from kubestill.runtime.models.encoder import Encoder
-from kubestill.runtime.models.tabular import PiecewiseLinear, fit_bins, tabm
+from kubestill.runtime.models.tabular import PiecewiseLinear, TabM, fit_bins, tabm
 from kubestill.runtime.training.losses import Ensemble, Weighted, build_loss
 
 DRAW = np.random.default_rng(0)
@@ -119,6 +120,31 @@ def test_a_member_is_a_network_of_its_own_on_shared_matrices(bins: int) -> None:
         torch.testing.assert_close(together[:, member], alone)
     torch.testing.assert_close(network.eval()(rows), together.mean(1))
     assert not torch.allclose(together[:, 0], together[:, 1], atol=1e-3)
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_the_answer_is_the_mean_of_probabilities_where_there_are_classes(task: str) -> None:
+    """As built for the task; a member that is sure does not overrule the others."""
+    labels = {"binary": ("a", "b"), "multiclass": ("a", "b", "c"), "regression": None}[task]
+    kind = "categorical" if labels else "numeric"
+    target = Column(name="y", kind=kind, role="target", categories=labels)
+    layout = RawLayout(Schema(columns=(Column(name="x", kind="numeric"), target), task=task))
+    rows = torch.linspace(-2, 2, 50)[:, None]
+    encoder = Encoder.fit([rows.numpy()], layout)
+    arguments = {"members": 3, "hidden": [8], "bins": 4, "dropout": 0.0}
+    network = build_network("tabm", arguments, layout=layout, encoder=encoder, seed=0)
+    assert isinstance(network, TabM)
+    with torch.no_grad():
+        network.head.mul_(40)
+        network.head[0].mul_(40)  # sure of everything
+        each, answer = network(rows), network.eval()(rows)
+    shares = {
+        "binary": torch.sigmoid,
+        "multiclass": lambda logits: logits.softmax(-1),
+        "regression": lambda values: values,
+    }[task]
+    torch.testing.assert_close(shares(answer), shares(each).mean(1))
+    assert answer.isfinite().all()
 
 
 @pytest.mark.parametrize("weighted", [False, True])

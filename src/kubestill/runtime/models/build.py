@@ -22,8 +22,8 @@ Arguments that a factory names in its signature are filled in unless the user ga
 `in_features`, `numeric_features` (how many of them, the first, are numbers that were scaled),
 `input_shape` (as in the schema), `in_channels` (the first of three dimensions, else
 1; what it reads where that is known), `out_features` and `num_classes` (both the number of outputs:
-1 for binary), `vocabulary` and `texts` (categories of each code, ids of each text), and for a
-target of two dimensions and more `output_shape` and `out_channels`.
+1 for binary), `target_task` (as in the schema), `vocabulary` and `texts` (categories of each code,
+ids of each text), and for a target of two dimensions and more `output_shape` and `out_channels`.
 
 Where columns of text are among the features, every network that reads no ids takes `text_buckets`
 and `text_dim` beside its own arguments: text reaches it embedded, as numbers behind the others.
@@ -178,6 +178,7 @@ def _offers(
         "num_classes": layout.outputs,
         "vocabulary": list(encoder.vocabulary),
         "texts": list(encoder.texts),
+        "target_task": layout.schema.task or "",
     }
     features, target = layout.features, layout.schema.target
     if len(features) == 1 and features[0].kind == "tensor":

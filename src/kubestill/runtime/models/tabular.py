@@ -105,7 +105,9 @@ class TabM(nn.Module):
     """TabM (Gorishniy et al. 2024): members that share their matrices, and learn one by one.
 
     In training it gives every member's answer, and the loss is the mean of theirs
-    (`losses.Ensemble`); in evaluation it gives the mean answer.
+    (`losses.Ensemble`); in evaluation it gives the mean answer: of a regression the mean of values,
+    of classes that of probabilities, as logits. The mean of logits would be as sure as the surest
+    member, of rows that no member has seen the like of (Lakshminarayanan et al. 2017, section 2.4).
     """
 
     def __init__(
@@ -118,9 +120,10 @@ class TabM(nn.Module):
         members: int,
         activation: str,
         dropout: float,
+        task: str,
     ):
         super().__init__()
-        self.encoding, self.members = encoding, members
+        self.encoding, self.members, self.task = encoding, members, task
         width = in_features
         layers: list[nn.Module] = []
         for units in hidden:
@@ -142,7 +145,15 @@ class TabM(nn.Module):
         encoded = features if self.encoding is None else self.encoding(features)
         hidden = self.body(encoded)
         answers = torch.matmul(hidden[:, :, None], self.head)[:, :, 0] + self.bias
-        return answers if self.training else answers.mean(1)
+        if self.training:
+            return answers
+        if self.members > 1 and self.task == "binary":
+            chances = [F.logsigmoid(answers), F.logsigmoid(-answers)]
+            yes, no = (torch.logsumexp(chance, 1) for chance in chances)
+            return yes - no
+        if self.members > 1 and self.task == "multiclass":
+            return torch.logsumexp(F.log_softmax(answers, 2), 1) - math.log(self.members)
+        return answers.mean(1)
 
 
 def tabm(
@@ -154,6 +165,7 @@ def tabm(
     bins: int = 48,
     activation: str = "relu",
     dropout: float = 0.1,
+    target_task: str = "",
 ) -> TabM:
     """Build an ensemble of MLPs that share most weights, on binned numbers, for tables.
 
@@ -170,6 +182,8 @@ def tabm(
             Each has fewer where there are many numbers: together they have at most 4,096.
         activation: One of the activations of `mlp`.
         dropout: Probability of dropping a hidden unit, in [0, 1).
+        target_task: Of `binary` and `multiclass`, the members' probabilities are averaged; of
+            anything else, their outputs.
 
     Raises:
         InvalidInput: Listing every argument that cannot work.
@@ -199,6 +213,7 @@ def tabm(
         members=members,
         activation=activation,
         dropout=dropout,
+        task=target_task,
     )
 
 
