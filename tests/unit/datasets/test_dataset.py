@@ -70,6 +70,15 @@ def test_wide_rows_make_small_row_groups(tmp_path: Path) -> None:
     assert sum(pieces) == 3000
 
 
+def test_row_groups_begin_small_and_grow_to_the_end_of_their_part(tmp_path: Path) -> None:
+    narrow = Schema(columns=(Column(name="x", kind="numeric"),))
+    with DatasetWriter(str(tmp_path), narrow, part_rows=85 * BLOCK_ROWS) as writer:
+        writer.write(pa.table({"x": np.zeros(101 * BLOCK_ROWS, np.float32)}))
+    assert [part.rows // BLOCK_ROWS for part in writer.dataset.parts] == [85, 16]
+    pieces = [piece.num_rows // BLOCK_ROWS for piece in writer.dataset.iter_tables()]
+    assert pieces == [4, 4, 4, 4, 4, 5, 7, 8, 10, 13, 16, 6, 4, 4, 4, 4]
+
+
 @pytest.mark.parametrize("name", ["size", "open", "colour", "field", "note", "serial", "grade"])
 def test_every_column_is_in_the_fingerprint(
     tmp_path: Path, schema: Schema, make_rows: MakeRows, write: Write, name: str

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 _GROUP_BYTES = 32 << 20
 """Decoded bytes of a row group: the unit of reading, so it bounds every reader's memory."""
+_FIRST_GROUP = 4 * BLOCK_ROWS
+"""Rows of a part's first row group, at most. Nothing is read or written beside other work before
+the first group is whole, nor after the last one is: in a small dataset both are small."""
 _PART_GROUPS = 16
 _QUEUE = 4
 """Blocks that may wait for the background thread before `write` blocks."""
@@ -185,7 +188,8 @@ class _PartFiles:
     def add(self, block: pa.Table) -> None:
         """Take one more block."""
         self._group.append(block)
-        if sum(table.num_rows for table in self._group) >= self._group_rows:
+        most = min(max(_FIRST_GROUP, self._file_rows // 4), self._part_rows - self._file_rows)
+        if sum(table.num_rows for table in self._group) >= min(most, self._group_rows):
             self._write_group()
 
     def finish(self) -> list[Part]:
