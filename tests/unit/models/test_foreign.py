@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import pickle
@@ -24,8 +25,13 @@ from foreign_samples import dataset, features, table
 from model_samples import make_model
 from skl2onnx import to_onnx
 from skl2onnx.common.data_types import FloatTensorType, Int64TensorType, StringTensorType
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_transformer
-from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.ensemble import (
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+)
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -34,14 +40,18 @@ from sklearn.svm import LinearSVC
 
 from kubestill.datasets import write_dataset
 from kubestill.errors import CorruptData, InvalidInput
-from kubestill.runtime.datasets.decode import decode_features
+from kubestill.runtime.datasets.decode import RawLayout, decode_features
 from kubestill.runtime.datasets.manifest import Dataset
+from kubestill.runtime.datasets.schema import Column, Schema
 from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.foreign.bring import Brought, bring
 from kubestill.runtime.models.foreign.match import Options
 from kubestill.runtime.models.foreign.model import ForeignPredictor
+from kubestill.runtime.models.foreign.onnx_file import OnnxFile
 from kubestill.runtime.models.foreign.recognise import recognise
+from kubestill.runtime.models.foreign.runtime import Block
 from kubestill.runtime.models.foreign.skops_file import HARMLESS
+from kubestill.runtime.models.foreign.spec import Input
 from kubestill.runtime.models.serve import SPEC_KEY
 
 Truth = np.ndarray
@@ -111,6 +121,17 @@ def save_xgboost_ubj(path: Path) -> tuple[Path, dict[str, Any], Truth]:
     return path / "model.ubj", options, truth
 
 
+def save_xgboost_stopped(path: Path) -> tuple[Path, dict[str, Any], Truth]:
+    model = xgboost.XGBClassifier(
+        n_estimators=60, enable_categorical=True, n_jobs=1, early_stopping_rounds=5
+    )
+    held = [(frame()[400:], labels()[400:])]
+    model.fit(frame()[:400], labels()[:400], eval_set=held, verbose=False)
+    assert model.best_iteration + 1 < model.get_booster().num_boosted_rounds()
+    model.save_model(path / "model.json")
+    return path / "model.json", {"classes": ["ok", "bad"]}, model.predict_proba(frame())[:, 1]
+
+
 def save_skops(path: Path) -> tuple[Path, dict[str, Any], Truth]:
     encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
     columns = make_column_transformer((encoder, ["shop", "code"]), remainder="passthrough")
@@ -118,6 +139,23 @@ def save_skops(path: Path) -> tuple[Path, dict[str, Any], Truth]:
     model.fit(features(), table()["label"])
     skops.io.dump(model, path / "model.skops")
     return path / "model.skops", {}, model.predict_proba(features())[:, 0]
+
+
+def save_skops_categories(path: Path) -> tuple[Path, dict[str, Any], Truth]:
+    given = frame().assign(code=pd.Categorical(features()["code"]))
+    model = HistGradientBoostingClassifier(max_iter=8).fit(given, table()["label"])
+    skops.io.dump(model, path / "model.skops")
+    return path / "model.skops", {}, model.predict_proba(given)[:, 0]
+
+
+def save_skops_nested(path: Path) -> tuple[Path, dict[str, Any], Truth]:
+    """Codes are numbers to an encoder within a calibrated pipeline."""
+    given = features().filter(["shop", "code"])
+    columns = make_column_transformer((OneHotEncoder(handle_unknown="ignore"), ["shop", "code"]))
+    model = CalibratedClassifierCV(make_pipeline(columns, LogisticRegression()), cv=2)
+    model.fit(given, table()["label"])
+    skops.io.dump(model, path / "model.skops")
+    return path / "model.skops", {}, model.predict_proba(given)[:, 0]
 
 
 def save_skops_unnamed(path: Path) -> tuple[Path, dict[str, Any], Truth]:
@@ -161,7 +199,10 @@ SAVERS = [
     save_lightgbm_forest,
     save_xgboost,
     save_xgboost_ubj,
+    save_xgboost_stopped,
     save_skops,
+    save_skops_categories,
+    save_skops_nested,
     save_skops_unnamed,
     save_onnx_columns,
     save_onnx_matrix,
@@ -259,6 +300,74 @@ def test_a_model_of_numbers_far_from_zero_reads_and_gives_them_as_they_are(tmp_p
     truth = line.predict(given)
     np.testing.assert_allclose(answers["prediction"], truth, rtol=0, atol=1e-5)
     assert np.ptp(truth) > 1
+
+
+def test_numbers_at_the_very_threshold_fall_where_they_fell_in_training(tmp_path: Path) -> None:
+    """Boosting of scikit-learn compares in float64, and splits at numbers of the table."""
+    rng = np.random.default_rng(0)
+    given = pd.DataFrame({"amount": rng.lognormal(3, 1, 600).round(2), "x": rng.normal(size=600)})
+    given["x"] = given["x"].round(4)
+    target = np.log(given["amount"]) + given["x"]
+    model = HistGradientBoostingRegressor(max_iter=20).fit(given, target)
+    narrow = model.predict(given.astype(np.float32))
+    truth = model.predict(given)
+    assert np.mean(np.abs(narrow - truth) > 1e-3) > 0.05
+    made = write_dataset(given.assign(y=target), str(tmp_path / "rows"), target="y")
+    skops.io.dump(model, tmp_path / "model.skops")
+    answers = loaded(brought(tmp_path / "model.skops", made), tmp_path / "model")(given)
+    np.testing.assert_allclose(answers["prediction"], truth, rtol=1e-5)
+    # Of one that was fitted on arrays, too.
+    model.fit(given.to_numpy(), target)
+    skops.io.dump(model, tmp_path / "model.skops")
+    told = {"inputs": ["amount", "x"]}
+    answers = loaded(brought(tmp_path / "model.skops", made, **told), tmp_path / "model")(given)
+    np.testing.assert_allclose(answers["prediction"], model.predict(given.to_numpy()), rtol=1e-5)
+
+
+@pytest.mark.parametrize("number", [0.0, 12.34, -0.1, 1e-12, 16777217.0, 3e38, np.nan, -np.inf])
+def test_a_number_of_seven_digits_is_what_was_written(number: float) -> None:
+    layout = RawLayout(
+        Schema(
+            columns=(
+                Column(name="x", kind="numeric"),
+                Column(name="y", kind="numeric", role="target"),
+            ),
+            task="regression",
+        )
+    )
+    raw = np.array([[number]], np.float32)
+    kept = Block(raw, layout, (Input(name="x", decimal=True),)).in_float64()
+    wanted = raw.astype(np.float64) if number == 16777217.0 else [[number]]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["x"], ["y"])],
+        "double",
+        [onnx.helper.make_tensor_value_info("x", 11, ["rows", 1])],
+        [onnx.helper.make_tensor_value_info("y", 11, ["rows", 1])],
+    )
+    opset = onnx.helper.make_opsetid("", 18)
+    double = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10)
+    fed = OnnxFile(double.SerializeToString()).predict(kept)
+    for found in (kept.matrix, kept.frame.to_numpy(), kept.numbers("x")[:, None], fed):
+        assert found.dtype == np.float64
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_column_whose_name_has_blanks_is_found_in_a_file_that_has_none(tmp_path: Path) -> None:
+    given = pd.DataFrame({"net price": np.arange(8.0, dtype=np.float32), "shop": list("abab" * 2)})
+    encoder = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+    columns = make_column_transformer((encoder, ["shop"]), (SimpleImputer(), ["net price"]))
+    model = make_pipeline(columns, LinearRegression()).fit(given, given["net price"])
+    kinds: Any = [("net price", FloatTensorType([None, 1])), ("shop", StringTensorType([None, 1]))]
+    made = to_onnx(model, initial_types=kinds)
+    (tmp_path / "model.onnx").write_bytes(made.SerializeToString())  # pyright: ignore
+    rows = write_dataset(given.assign(y=given["net price"]), str(tmp_path / "rows"), target="y")
+    found = loaded(brought(tmp_path / "model.onnx", rows), tmp_path / "model")
+    np.testing.assert_allclose(found(given)["prediction"], given["net price"], atol=1e-5)
+    numbered = write_dataset(
+        given.assign(shop=np.arange(8.0), y=given["net price"]), str(tmp_path / "n"), target="y"
+    )
+    with pytest.raises(InvalidInput, match=r"takes it as a category.*kinds=\{'shop'"):
+        brought(tmp_path / "model.onnx", numbered)
 
 
 def test_labels_that_the_model_does_not_know_count_as_missing(
@@ -452,6 +561,14 @@ def own_step(values: Any) -> Any:
     return values
 
 
+def test_a_partial_function_is_no_better_than_its_function(tmp_path: Path, rows: Dataset) -> None:
+    step = FunctionTransformer(functools.partial(np.sort, axis=0))
+    steps = make_pipeline(step, LogisticRegression()).fit(features()[["code"]], table()["label"])
+    skops.io.dump(steps, tmp_path / "model.skops")
+    with pytest.raises(InvalidInput, match="type = 'numpy:sort'"):
+        brought(tmp_path / "model.skops", rows)
+
+
 def test_types_that_nobody_vouches_for_are_not_loaded(
     tmp_path: Path, rows: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -467,7 +584,8 @@ def test_types_that_nobody_vouches_for_are_not_loaded(
 def test_the_types_that_count_as_harmless_are_what_fitted_models_hold() -> None:
     fitted = HistGradientBoostingClassifier(max_iter=2).fit([[0.0], [1.0]] * 20, [0, 1] * 20)
     forest = RandomForestClassifier(2).fit([[0.0], [1.0]], [0, 1])
-    for model in (fitted, forest):
+    coded = HistGradientBoostingClassifier(max_iter=2).fit(frame()[["shop"]], labels())
+    for model in (fitted, forest, coded):
         assert set(skops.io.get_untrusted_types(data=skops.io.dumps(model))) <= set(HARMLESS)
 
 

@@ -181,6 +181,10 @@ class XgBoost:
             booster = str(learner["gradient_booster"]["name"])
             count = int(learner["learner_model_param"]["num_class"])
             targets = int(learner["learner_model_param"].get("num_target", "1"))
+            told: dict[str, str] = self._booster.attributes()
+            # scikit-learn's wrapper answers with the best of early stopping; a Booster with all.
+            best = told.get("best_iteration") if "scikit_learn" in told else None
+            self._rounds = (0, int(best) + 1 if best and booster != "gblinear" else 0)
         except (xgboost.core.XGBoostError, KeyError, ValueError) as error:
             said = str(error).partition("\nStack trace")[0]
             raise CorruptData(f"this is no whole XGBoost model: {said}") from error
@@ -224,7 +228,10 @@ class XgBoost:
             return self._booster.predict(matrix, output_margin=self._margin)
         told = "margin" if self._margin else "value"
         return self._booster.inplace_predict(
-            rows.matrix, predict_type=told, validate_features=False
+            rows.matrix,
+            iteration_range=self._rounds,
+            predict_type=told,
+            validate_features=False,
         )
 
 

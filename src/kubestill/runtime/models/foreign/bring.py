@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -34,9 +34,9 @@ from kubestill.runtime.models.foreign.model import ForeignPredictor, ask, open_r
 from kubestill.runtime.models.foreign.packing import pack
 from kubestill.runtime.models.foreign.python import find_teacher
 from kubestill.runtime.models.foreign.recognise import recognise
-from kubestill.runtime.models.foreign.runtime import MOST, Block, Runtime
+from kubestill.runtime.models.foreign.runtime import MOST, Block, Runtime, are_decimals
 from kubestill.runtime.models.foreign.several import RULES, SEVERAL, Several, SeveralOptions
-from kubestill.runtime.models.foreign.spec import ForeignSpec, Format
+from kubestill.runtime.models.foreign.spec import ForeignSpec, Format, Input
 from kubestill.runtime.models.identity import (
     FOREIGN,
     SPEC_FILE,
@@ -129,6 +129,9 @@ def bring(
     matched = match(runtime.declared, dataset.schema, options, certain=certain)
     layout = RawLayout(matched.schema)
     rows = _some_rows(dataset, layout, runtime.declared.tried)
+    if kind in ("skops", "onnx"):  # which may compare in float64
+        inputs = tuple(_with_decimals(one, rows, layout) for one in matched.inputs)
+        matched = replace(matched, inputs=inputs)
     outputs = ask(runtime, Block(rows, layout, matched.inputs), kind)
     if isinstance(runtime, Endpoint):
         content = runtime.seal(Block(rows[:PROBED], layout, matched.inputs))
@@ -273,6 +276,14 @@ def _some_rows(dataset: Dataset, layout: RawLayout, rows: int) -> NDArray[np.flo
         remedy = "has no rows; the model is tried on a few before it is taken"
         raise InvalidInput([Problem("dataset", dataset.root, remedy)])
     return decode_features(block.slice(0, rows), layout)
+
+
+def _with_decimals(one: Input, rows: NDArray[np.float32], layout: RawLayout) -> Input:
+    """Return how a column is read, once it is known whether its numbers are decimals."""
+    column = layout.schema.column(one.name)
+    if column.kind != "numeric" or column.offset:
+        return one
+    return replace(one, decimal=are_decimals(rows[:, layout.slices[one.name].start]))
 
 
 def _describe(

@@ -182,7 +182,7 @@ def _read_as(
         problems.add(f"column {column.name!r}", column.kind, remedy)
         return column, one
     if column.kind != "categorical":
-        if known is not None:
+        if known is not None or name in declared.worded:
             remedy = (
                 f"the model takes it as a category; import the rows with "
                 f"kinds={{{column.name!r}: 'categorical'}}"

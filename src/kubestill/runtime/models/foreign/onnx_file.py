@@ -79,6 +79,7 @@ class OnnxFile:
             width=width,
             reads="numbers" if self._whole else "labels",
             numeric=frozenset() if self._whole else numeric,
+            worded=frozenset(names) - numeric,
             classes=classes,
             outputs=outputs,
             answers=_guess_answers(self._output.name, classes),
@@ -92,8 +93,12 @@ class OnnxFile:
 
     def feeds(self, rows: Block) -> dict[str, NDArray[Any]]:
         """Return rows as the file's inputs, by their names."""
+        if any(one.dtype == np.float64 for one in self._feeds):
+            rows = rows.in_float64()
         if not self._whole:
-            return {one.name: one(rows) for one in self._feeds}
+            # By place: a column may have blanks where the input has underscores.
+            pairs = zip(self._feeds, rows.names, strict=True)
+            return {one.name: one(rows, column) for one, column in pairs}
         one = self._feeds[0]
         matrix = rows.matrix.astype(one.dtype, copy=False)
         if len(one.shape) > 2:
@@ -119,6 +124,7 @@ class OnnxFile:
             width=None,
             reads="labels",
             numeric=numeric,
+            worded=frozenset(names) - numeric,
             categories={
                 name: one.labels for name, one in told.items() if one.labels and name not in numeric
             },
@@ -172,13 +178,13 @@ class _feed:
             )
             raise InvalidInput([Problem(f"input {one.name!r}", self.shape, remedy)])
 
-    def __call__(self, rows: Block) -> NDArray[Any]:
+    def __call__(self, rows: Block, name: str) -> NDArray[Any]:
         if self.ids:
-            return rows.ids(self.name)
+            return rows.ids(name)
         column = (
-            rows.labels(self.name, missing=self.missing)
+            rows.labels(name, missing=self.missing)
             if self.dtype is None
-            else rows.numbers(self.name).astype(self.dtype)
+            else rows.numbers(name).astype(self.dtype)
         )
         return column[:, None] if len(self.shape) == 2 and column.ndim == 1 else column
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ class Declared:
     """
     numeric: frozenset[str] = frozenset()
     """Inputs whose labels have to be numbers although others need not."""
+    worded: frozenset[str] = frozenset()
+    """Inputs that take labels as text, and no numbers."""
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     """Labels by input, each at the place of its code."""
     coded: frozenset[str] = frozenset()
@@ -77,6 +80,20 @@ class Block:
     def __init__(self, raw: NDArray[np.float32], layout: RawLayout, inputs: tuple[Input, ...]):
         self._raw, self._layout = _as_given(raw, layout), layout
         self._codes = {one.name: one.codes for one in inputs if one.codes is not None}
+        self._decimal = [one.name for one in inputs if one.decimal]
+        self._wide = False
+
+    def in_float64(self) -> Block:
+        """Return the same rows with their numbers in float64, decimals as they were written.
+
+        A model that compares in float64 may split at a number of the table: 12.34 is below a
+        threshold of 12.34, and the nearest float32 is above it.
+        """
+        block = copy.copy(self)
+        block._wide = True
+        for name in ("matrix", "frame"):
+            block.__dict__.pop(name, None)
+        return block
 
     def __len__(self) -> int:
         return len(self._raw)
@@ -84,10 +101,11 @@ class Block:
     @cached_property
     def matrix(self) -> NDArray[np.floating[Any]]:
         """[B, R], NaN where missing: numbers, 0 and 1, codes of categories, flattened tensors."""
-        if not self._codes:
+        decimal = self._decimal if self._wide else ()
+        if not self._codes and not decimal:
             return self._raw
-        matrix = self._raw.copy()
-        for name in self._codes:
+        matrix = self._raw.astype(np.float64 if decimal else self._raw.dtype)
+        for name in (*self._codes, *decimal):
             matrix[:, self._layout.slices[name].start] = self.numbers(name)
         return matrix
 
@@ -109,7 +127,10 @@ class Block:
         found = self._raw[:, place.start]
         codes = self._codes.get(name)
         if codes is None:
-            return found
+            if not self._wide or name not in self._decimal:
+                return found
+            decimals, same = _decimals(found)
+            return np.where(same, decimals, found)
         # The last place is for missing labels. float64, since a label such as 0.1 is looked up.
         return np.array([*codes, np.nan], np.float64)[_places(found)]
 
@@ -146,7 +167,7 @@ class Block:
 
         names = [column.name for column in self._layout.features]
         if all(column.kind in ("numeric", "boolean") for column in self._layout.features):
-            return pd.DataFrame(self._raw, columns=names)
+            return pd.DataFrame(self.matrix, columns=names)
         columns: dict[str, Any] = {}
         for column in self._layout.features:
             text = column.kind in ("categorical", "text")
@@ -172,6 +193,28 @@ def _as_given(raw: NDArray[np.float32], layout: RawLayout) -> NDArray[Any]:
             rows = rows.copy() if rows is raw else rows
             rows[:, place][raw[:, place] < 0] = np.nan
     return rows
+
+
+def are_decimals(numbers: NDArray[np.floating[Any]]) -> bool:
+    """Return whether all numbers could have been written with seven digits, as prices are.
+
+    Of any other float32, every tenth to nearly every one could, depending on its size.
+    """
+    counted = numbers[np.isfinite(numbers) & (numbers != 0)]
+    return bool(len(counted) and _decimals(counted)[1].all())
+
+
+def _decimals(
+    numbers: NDArray[np.floating[Any]],
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the nearest numbers of seven digits, and where float32 cannot tell them apart."""
+    wide = numbers.astype(np.float64)
+    with np.errstate(all="ignore"):  # of 0, infinity and NaN
+        digits = 6 - np.floor(np.log10(np.abs(wide)))
+        scale = 10.0 ** np.abs(digits)
+        # A power of ten is exact up to 10^22, so that the quotient is the nearest to the decimal.
+        found = np.where(digits >= 0, np.rint(wide * scale) / scale, np.rint(wide / scale) * scale)
+        return found, found.astype(np.float32) == numbers
 
 
 def _places(codes: NDArray[np.floating[Any]]) -> NDArray[np.int64]:

@@ -23,6 +23,7 @@ from kubestill.runtime.datasets.columns import label_strings
 from kubestill.runtime.models.foreign.runtime import MOST, Block, Declared, need
 
 HARMLESS = (
+    "functools.partial",
     "numpy.dtype",
     "sklearn._loss.loss.HalfTweedieLossIdentity",
     "sklearn.calibration._CalibratedClassifier",
@@ -30,8 +31,10 @@ HARMLESS = (
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
     "sklearn.tree._tree.Tree",
+    "sklearn.utils.validation.check_array",
 )
-"""Parts of scikit-learn's models that skops does not list, and that hold numbers only."""
+"""Parts of scikit-learn's models that skops does not list, and that hold numbers only, or of
+boosting with categories, whose partial functions are listed by themselves."""
 
 
 class SkopsFile:
@@ -79,7 +82,8 @@ class SkopsFile:
 
     def predict(self, rows: Block) -> NDArray[Any]:
         """Return probabilities of classes, or values."""
-        given = rows.frame if self._named else rows.matrix
+        wide = rows.in_float64()  # boosting compares in float64
+        given = wide.frame if self._named else wide.matrix
         if self.declared.classes is not None:
             return self._model.predict_proba(given)
         return self._model.predict(given)
@@ -142,15 +146,26 @@ def _check_array(file: Any, member: zipfile.ZipInfo) -> int:
     return math.prod(shape) * len(dtype.names or (0,))
 
 
-def _numeric_labels(model: Any) -> Iterator[str]:
-    """Yield the columns whose encoder learned numbers as categories, and knows no text."""
-    names = getattr(model, "feature_names_in_", None)
-    learned = getattr(model, "categories_", None)
-    if names is not None and learned is not None:
-        for name, labels in zip(names, learned, strict=False):
-            if getattr(labels, "dtype", np.dtype(object)).kind in "iufb":
-                yield str(name)
-    for _, step in getattr(model, "steps", ()):
-        yield from _numeric_labels(step)
-    for _, step, _ in getattr(model, "transformers_", ()):
-        yield from _numeric_labels(step)
+def _numeric_labels(model: Any, seen: set[int] | None = None) -> Iterator[str]:
+    """Yield the columns whose encoder learned numbers as categories, and knows no text.
+
+    Encoders are anywhere: in pipelines, in a search's best estimator, in boosting itself.
+    """
+    seen = set() if seen is None else seen
+    if id(model) in seen:
+        return
+    seen.add(id(model))
+    if isinstance(model, list | tuple | dict):
+        parts = model.values() if isinstance(model, dict) else model
+    elif type(model).__module__.startswith("sklearn."):
+        names = getattr(model, "feature_names_in_", None)
+        learned = getattr(model, "categories_", None)
+        if names is not None and learned is not None:
+            for name, labels in zip(names, learned, strict=False):
+                if getattr(labels, "dtype", np.dtype(object)).kind in "iufb":
+                    yield str(name)
+        parts = getattr(model, "__dict__", {}).values()
+    else:
+        return
+    for part in parts:
+        yield from _numeric_labels(part, seen)

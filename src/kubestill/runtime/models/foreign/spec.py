@@ -36,6 +36,9 @@ class Input:
     codes: tuple[Number, ...] | None = None
     """The number that it reads in place of each category, in the schema's order. None where it
     reads the column's own code, number or label."""
+    decimal: bool = False
+    """Whether the numbers of the column have seven digits at most, and are read as they were
+    written and not as float32 holds them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +73,9 @@ class ForeignSpec(ModelSpec):
             "layout": RawLayout(self.schema).to_json(),
             "network": self.network,
             "inputs": [
-                {"name": one.name} | ({"codes": list(one.codes)} if one.codes is not None else {})
+                {"name": one.name}
+                | ({"codes": list(one.codes)} if one.codes is not None else {})
+                | ({"decimal": True} if one.decimal else {})
                 for one in self.inputs
             ],
             "order": list(self.order),
