@@ -66,6 +66,12 @@ def test_text_in_a_numeric_column_is_refused() -> None:
         predictor("binary")(mixed_frame().assign(area="large"))
 
 
+def test_numbers_and_truth_values_that_pandas_keeps_as_categories_are_what_they_are() -> None:
+    frame, model = mixed_frame(), predictor("regression")
+    kept = frame.assign(age=pd.Categorical(frame["age"]), garden=pd.Categorical(frame["garden"]))
+    pd.testing.assert_frame_equal(model(kept), model(frame))
+
+
 @pytest.mark.parametrize(
     ("column", "value"),
     [("colour", "ultraviolet"), ("city", "Atlantis")],

@@ -90,6 +90,7 @@ def is_list(kind: pa.DataType) -> bool:
 def floats(values: Values, dtype: type[np.number[Any]] = np.float32) -> NDArray[Any]:
     """Return numbers [n] as floats, NaN where missing; perhaps a read-only view of Arrow memory."""
     wanted = pa.from_numpy_dtype(np.dtype(dtype))
+    values = _plain(values)
     if values.type != wanted:
         kind = values.type
         if not _is_number(kind):
@@ -112,7 +113,7 @@ def centred(numbers: NDArray[Any], offset: float) -> NDArray[np.float32]:
 
 def flags(values: Values) -> pa.Array:
     """Return truth values [n] as Arrow booleans; numbers count when they are 0 and 1."""
-    joined = _joined(values)
+    joined = _joined(_plain(values))
     if pa.types.is_boolean(joined.type):
         return joined
     if _is_number(joined.type):
@@ -146,6 +147,10 @@ def label_codes(values: Values, categories: Sequence[str]) -> NDArray[np.int32]:
         chunks = [label_codes(chunk, categories) for chunk in values.chunks]
         return np.concatenate(chunks) if chunks else np.empty(0, np.int32)
     if pa.types.is_dictionary(values.type):
+        if values.dictionary.equals(pa.array(categories, pa.string())):
+            # As a dataset of the same categories holds them.
+            codes = pc.fill_null(pc.cast(values.indices, pa.int32()), MISSING)
+            return codes.to_numpy(zero_copy_only=False)
         known = {label: code for code, label in enumerate(categories)}
         labels = label_strings(values.dictionary).to_pylist()
         codes = [MISSING if label is None else known.get(label, UNSEEN) for label in labels]
@@ -237,6 +242,13 @@ def _arrow_array(series: pd.Series) -> pa.Array:
 def _joined(values: Values) -> pa.Array:
     if isinstance(values, pa.ChunkedArray):
         return values.combine_chunks()
+    return values
+
+
+def _plain(values: Values) -> Values:
+    """Return numbers or truth values that pandas keeps as categories as what they are."""
+    if pa.types.is_dictionary(values.type) and _is_number(values.type.value_type):
+        return pc.cast(values, values.type.value_type)
     return values
 
 
