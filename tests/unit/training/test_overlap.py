@@ -152,3 +152,13 @@ def test_an_exchange_that_fails_fails_the_step() -> None:
     part, own = Order(**plan, rank=0, world_size=2, virtual_workers=2).cut(torch.arange(8), 0)
     with pytest.raises(RuntimeError, match="Connection closed"):
         shared(tuple(tensor[:8][own] for tensor in batch()), 0.1, part)
+
+
+def test_the_thread_has_ended_when_the_sums_are_gone() -> None:
+    """Else a process that ends with its training run aborts, in one of torch's destructors."""
+    parameters = [nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))]
+    before, groups = {*threading.enumerate()}, Rank(Threads(2, 1), 0)
+    buckets = overlap.Buckets(parameters, parameters, [[0], [1]], leaves=2, groups=groups)  # pyright: ignore
+    (thread,) = {*threading.enumerate()} - before
+    del buckets
+    assert not thread.is_alive()

@@ -20,6 +20,8 @@ from kubestill.runtime.training.tree import Groups, Tree
 
 BUCKET_BYTES = 1 << 20
 """A bucket is full once it holds as much."""
+_PATIENCE = 5.0
+"""Seconds that the end of a training run waits for the thread."""
 
 
 class Buckets:
@@ -57,10 +59,11 @@ class Buckets:
         self._totals: queue.SimpleQueue[list[Tensor] | BaseException] = queue.SimpleQueue()
         for i, parameter in enumerate(parameters):
             parameter.register_hook(partial(_take, weakref.ref(self), i))
-        threading.Thread(
+        thread = threading.Thread(
             target=_exchange, args=(self._ready, self._totals), name="exchange", daemon=True
-        ).start()
-        weakref.finalize(self, self._ready.put, None)
+        )
+        thread.start()
+        weakref.finalize(self, _end, self._ready, thread)
 
     def expect(self, leaf: int) -> None:
         """Prepare for the gradients of a leaf: the last one's are taken as autograd gives them."""
@@ -123,6 +126,16 @@ def share_out(like: Sequence[Tensor], parameters: int) -> list[list[int]]:
 def _take(buckets: weakref.ref[Buckets], i: int, gradient: Tensor) -> None:
     if (found := buckets()) is not None:
         found.take(i, gradient)
+
+
+def _end(ready: queue.SimpleQueue[Tree | None], thread: threading.Thread) -> None:
+    """End the thread, and wait until it has let go of tensors and groups.
+
+    A process that ends before that aborts: torch's destructors cannot be interrupted. An exchange
+    that nobody answers is not waited for.
+    """
+    ready.put(None)
+    thread.join(_PATIENCE)
 
 
 def _exchange(
