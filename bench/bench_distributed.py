@@ -34,6 +34,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bench.harness import Turns, clock, take_turns
 from bench.results import Measure, write
+from kubestill.runtime.base.memory import keep_freed_memory
 from kubestill.runtime.checkpoints import (
     Checkpointer,
     CheckpointSettings,
@@ -46,7 +47,6 @@ from kubestill.runtime.models.networks import mlp as mlp_of
 from kubestill.runtime.training.batches import Order
 from kubestill.runtime.training.device import Machine
 from kubestill.runtime.training.losses import build_loss
-from kubestill.runtime.training.memory import keep_freed_memory
 from kubestill.runtime.training.micro_batches import MicroBatches
 from kubestill.runtime.training.settings import parse_settings
 from kubestill.runtime.training.shards import ShardedStep, Shards, share_out
