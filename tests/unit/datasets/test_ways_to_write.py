@@ -192,6 +192,7 @@ WAYS: dict[str, Callable[[Path], Source]] = {
     "line feeds of Windows": text(lineterminator="\r\n"),
     "the index written": text(index=True, like={"index_col": 0}),
     **{f"missing is {word!r}": text(na_rep=word) for word in ("NA", "NULL", "NaN", "n/a", "#N/A")},
+    "missing is \\N": text(na_rep="\\N", like={"na_values": "\\N"}),
     "missing is -999": text(
         na_rep="-999", options={"settings": {"null_words": ["-999"]}}, like={"na_values": "-999"}
     ),

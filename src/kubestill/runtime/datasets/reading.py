@@ -18,9 +18,10 @@ from kubestill.errors import counted
 
 NULL_WORDS = (
     *("", "NA", "N/A", "n/a", "#NA", "#N/A", "#N/A N/A", "NULL", "null", "nan", "NaN", "-nan"),
-    *("-NaN", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"),
+    *("-NaN", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN", "\\N"),
 )
-"""What CSV readers take for a missing value; the same as Arrow's and nearly those of pandas."""
+"""What CSV readers take for a missing value: Arrow's words, which are nearly those of pandas, and
+what Hive and the COPY of PostgreSQL and MySQL write."""
 _TRUTHS = {
     **dict.fromkeys(("true", "yes", "y", "t", "1", "on"), True),
     **dict.fromkeys(("false", "no", "n", "f", "0", "off"), False),
