@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -248,11 +249,18 @@ def test_names_of_columns_get_in_nobodys_way(tmp_path: Path) -> None:
     np.testing.assert_allclose(chances, expected[["p_no", "p_yes"]], rtol=0, atol=1e-5)
 
 
-def test_the_file_says_what_it_takes_and_one_file_is_all(tmp_path: Path) -> None:
+def test_the_file_says_what_it_takes_and_one_file_is_all(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     frame = mixed_frame()
     model = make_model(mixed_schema("multiclass"), frame)
     export_model(model, str(tmp_path))
+    torch_says = logging.getLogger("torch.onnx")
+    torch_says.addHandler(caplog.handler)
     add_serving_file(str(tmp_path), "onnx")
+    torch_says.removeHandler(caplog.handler)
+    # A step's last line is its result: what the exporter says about itself would take its place.
+    assert not [one.message for one in caplog.records if one.name.startswith("torch.onnx")]
     session = open_session(tmp_path)
     kept = session.get_modelmeta().custom_metadata_map
     spec = json.loads((tmp_path / "model.json").read_text())

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import math
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable
-from contextlib import redirect_stderr, suppress
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager, redirect_stderr, suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -134,7 +135,7 @@ def export_onnx(model: Model, path: str) -> None:
     import onnx
     from torch.export import Dim
 
-    with warnings.catch_warnings(), whole_numbers(model.network):
+    with warnings.catch_warnings(), _quiet(), whole_numbers(model.network):
         # The exporter warns about its own future, which its caller can do nothing about.
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -166,6 +167,21 @@ def export_onnx(model: Model, path: str) -> None:
     if forms := {one.name: one.tokenizer for one in signature.inputs if one.tokenizer}:
         with open(os.path.join(os.path.dirname(path), TOKENIZER_FILE), "w") as file:
             json.dump(forms, file, indent=1)
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Leave out what the exporter says of packages that no model of ours needs.
+
+    The last line that a step prints counts as its result.
+    """
+    exporter = logging.getLogger("torch.onnx")
+    before = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        exporter.setLevel(before)
 
 
 def _strip(model: ModelProto) -> None:
