@@ -31,10 +31,16 @@ def fitted(target: str, **options: Any) -> Any:
     return kind(**told).fit(given(), table()[target])
 
 
-@pytest.mark.parametrize("target", ["label", "grade", "price"])
-def test_a_model_answers_as_it_does_in_its_own_library(target: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("target", "options"),
+    [("label", {}), ("label", {"loss_function": "MultiClass"}), ("grade", {}), ("price", {})],
+    ids=["label", "label of several", "grade", "price"],
+)
+def test_a_model_answers_as_it_does_in_its_own_library(
+    target: str, options: dict[str, Any], tmp_path: Path
+) -> None:
     rows = dataset(tmp_path / "rows", target)
-    own = fitted(target)
+    own = fitted(target, **options)
     own.save_model(str(tmp_path / "model.cbm"))
     brought = bring(str(tmp_path / "model.cbm"), rows, Options())
     assert brought is not None

@@ -31,9 +31,12 @@ from sklearn.ensemble import (
     HistGradientBoostingClassifier,
     HistGradientBoostingRegressor,
     RandomForestClassifier,
+    StackingClassifier,
+    VotingClassifier,
 )
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder
 from sklearn.svm import LinearSVC
@@ -585,7 +588,12 @@ def test_the_types_that_count_as_harmless_are_what_fitted_models_hold() -> None:
     fitted = HistGradientBoostingClassifier(max_iter=2).fit([[0.0], [1.0]] * 20, [0, 1] * 20)
     forest = RandomForestClassifier(2).fit([[0.0], [1.0]], [0, 1])
     coded = HistGradientBoostingClassifier(max_iter=2).fit(frame()[["shop"]], labels())
-    for model in (fitted, forest, coded):
+    line = LogisticRegression()
+    given = features()[["code"]]
+    others = (VotingClassifier([("one", line)]), StackingClassifier([("one", line)], cv=2))
+    search = GridSearchCV(line, {"C": [1.0]}, cv=2)
+    others = [model.fit(given, table()["label"]) for model in (*others, search)]
+    for model in (fitted, forest, coded, *others):
         assert set(skops.io.get_untrusted_types(data=skops.io.dumps(model))) <= set(HARMLESS)
 
 

@@ -276,7 +276,8 @@ class CatBoost:
         self._coded = frozenset(self._model.get_cat_feature_indices())
         named = self._names != [str(place) for place in range(len(self._names))]
         classes = label_strings(pa.array(list(self._model.classes_))).to_pylist()
-        outputs = len(classes) if len(classes) > 2 else 1
+        # One for each class, two classes included, where the loss is that of several.
+        outputs = (len(classes) or None) if loss == "MultiClass" else 1
         self.declared = Declared(
             inputs=tuple(self._names) if named else None,
             width=len(self._names),

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 
 from kubestill.errors import CorruptData, InvalidInput, Problem, Problems
@@ -25,16 +26,22 @@ from kubestill.runtime.models.foreign.runtime import MOST, Block, Declared, need
 HARMLESS = (
     "functools.partial",
     "numpy.dtype",
+    "sklearn._loss.loss.HalfTweedieLoss",
     "sklearn._loss.loss.HalfTweedieLossIdentity",
     "sklearn.calibration._CalibratedClassifier",
     "sklearn.calibration._SigmoidCalibration",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.metrics._scorer._PassthroughScorer",
+    "sklearn.model_selection._split.KFold",
+    "sklearn.model_selection._split.StratifiedKFold",
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+    "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
     "sklearn.tree._tree.Tree",
+    "sklearn.utils._bunch.Bunch",
     "sklearn.utils.validation.check_array",
 )
-"""Parts of scikit-learn's models that skops does not list, and that hold numbers only, or of
-boosting with categories, whose partial functions are listed by themselves."""
+"""Parts of scikit-learn's models that skops does not list. They hold numbers, names and models; the
+function of a partial one is listed by itself."""
 
 
 class SkopsFile:
@@ -55,6 +62,8 @@ class SkopsFile:
             raise
         except Exception as error:  # whatever a damaged file makes of constructors
             raise CorruptData(f"skops cannot load it: {type(error).__name__}: {error}") from error
+        libraries = need("threadpoolctl", "skops").ThreadpoolController()
+        self._threads: Any = libraries.select(user_api="openmp")
         names = getattr(self._model, "feature_names_in_", None)
         self._named = names is not None
         classes = getattr(self._model, "classes_", None)
@@ -84,9 +93,12 @@ class SkopsFile:
         """Return probabilities of classes, or values."""
         wide = rows.in_float64()  # boosting compares in float64
         given = wide.frame if self._named else wide.matrix
-        if self.declared.classes is not None:
-            return self._model.predict_proba(given)
-        return self._model.predict(given)
+        # As many threads as torch has: one, where blocks are computed side by side. Boosting meets
+        # its threads after every tree, and waits for those of another block.
+        with self._threads.limit(limits=torch.get_num_threads()):
+            if self.declared.classes is not None:
+                return self._model.predict_proba(given)
+            return self._model.predict(given)
 
 
 def _check_types(types: list[str], trusted: Iterable[str]) -> None:
