@@ -28,8 +28,9 @@ def test_it_computes_what_torch_does_by_its_layers() -> None:
     first, second = (m for m in network.modules() if isinstance(m, nn.Conv2d))
     rows = torch.randn(6, 48)
     maps = second(first(rows.view(6, 3, 4, 4)).relu()).relu()
-    means = network.get_submodule("head")(maps.mean((2, 3)))
-    assert torch.allclose(network(rows), means, atol=1e-6)
+    below = maps.mean((2, 3))
+    assert torch.allclose(network.get_submodule("mean")(maps), below)
+    assert torch.allclose(network(rows), network.get_submodule("head")(below), atol=1e-6)
 
 
 def test_its_weights_do_not_depend_on_the_size_of_the_image() -> None:

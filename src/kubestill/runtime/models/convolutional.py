@@ -16,6 +16,14 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _NORMS = ("batch", "layer", "none")
 
 
+class GlobalMean(nn.Module):
+    """The mean over the grid, as a layer that can be named."""
+
+    def forward(self, field: Tensor) -> Tensor:
+        """Map [B, C, *grid] to [B, C]."""
+        return field.flatten(2).mean(2)
+
+
 class Conv(nn.Module):
     """Stages of two 3 x 3 convolutions, each but the last halved by its maxima, then their mean.
 
@@ -60,12 +68,13 @@ class Conv(nn.Module):
                 layers.append(activation())
             below = width
         self.body = nn.Sequential(*layers)
+        self.mean = GlobalMean()
         self.head = nn.Linear(below, outputs)
         self.dropout = nn.Dropout(dropout) if dropout else None
 
     def forward(self, features: Tensor) -> Tensor:
         """Map [B, C * H * W] to [B, outputs]."""
-        means = self.body(features.reshape(-1, *self.shape)).flatten(2).mean(2)
+        means = self.mean(self.body(features.reshape(-1, *self.shape)))
         return self.head(means if self.dropout is None else self.dropout(means))
 
 
