@@ -71,6 +71,8 @@ class Case:
     settings: dict[str, Any] = field(default_factory=dict[str, Any])
     batch_size: int = 33
     steps: int = 30
+    tunes: str = ""
+    """Path of the checkpoint that it fine-tunes; empty trains from the beginning."""
     nodes: bool = False
     """Whether each process is the only one of a node, which has a disk of its own for states."""
 
@@ -140,12 +142,47 @@ NODES = Case(
     },
     nodes=True,
 )
+_IN_SHARES = {
+    "shard": "auto",
+    "step_path": "autograd",
+    "rank_timeout": 60.0,
+    # With two, how much memory a run takes depends on how fast the disk is.
+    "checkpoints": {"recovery_seconds": 1e-4, "heartbeat_seconds": 300, "buffers": 1},
+}
 LARGE = Case(
     name="30 MB of weights",
     network={"network": "mlp", "network_args": {"hidden": [1024] * 8}},
-    settings={"shard": "auto", "step_path": "autograd", "rank_timeout": 60.0},
+    settings=_IN_SHARES,
     steps=8,
 )
+
+
+TUNED = Case(
+    name="30 MB of weights, fine-tuned",
+    network={"learning_rate": 1e-3, "shrink": 0.9},
+    settings=_IN_SHARES,
+    steps=5,
+)
+
+
+def select_within(limit: int, ledger: str, folder: Path) -> int:
+    """Select the best checkpoint in a process of its own, within so many bytes; its exit code."""
+    context = multiprocessing.get_context("forkserver")
+    process = context.Process(target=_select, args=(limit, ledger, folder))
+    process.start()
+    process.join(timeout=120)
+    return -1 if process.exitcode is None else process.exitcode
+
+
+def _select(limit: int, ledger: str, folder: Path) -> None:
+    from kubestill.runtime.base.artifacts import LocalArtifact
+    from kubestill.runtime.steps.select_checkpoint import select_checkpoint
+
+    sys.stdout = sys.stderr = (folder / "log").open("w", buffering=1)
+    names = ("checkpoint", "model", "report", "summary")
+    outputs: dict[str, Any] = {name: LocalArtifact(str(folder / name)) for name in names}
+    limit_memory(limit)
+    select_checkpoint(ledger=LocalArtifact(ledger, metadata={"kind": "ledger"}), **outputs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +265,7 @@ def _train(
     limit: int,
 ) -> None:
     from kubestill.runtime.base.artifacts import LocalArtifact
-    from kubestill.runtime.steps import train_model
+    from kubestill.runtime.steps import finetune_fresh, train_model
     from kubestill.runtime.steps.train_teacher import train_teacher
     from kubestill.runtime.stores.local import LocalStore
     from kubestill.runtime.training.engine import Trainer
@@ -240,10 +277,7 @@ def _train(
         fit = Trainer.fit
 
         def limited(self: Trainer) -> Any:
-            # Of private memory that can be written to: torch maps gigabytes of other memory.
-            (taken,) = re.findall(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text())
-            most = 1024 * int(taken) + limit
-            resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+            limit_memory(limit)
             return fit(self)
 
         Trainer.fit = limited
@@ -287,22 +321,35 @@ def _train(
         name: LocalArtifact(str(root / name))
         for name in ("model", "ledger", "metrics", "report", "summary")
     }
-    train_teacher(
-        dataset=LocalArtifact(str(data / "dataset"), metadata={"kind": "dataset"}),
-        validation=LocalArtifact(str(data / "validation"), metadata={"kind": "dataset"}),
-        checkpoint_uri=str(root / "store"),
-        steps=case.steps,
-        batch_size=case.batch_size,
+    given: dict[str, Any] = {
+        "dataset": LocalArtifact(str(data / "dataset"), metadata={"kind": "dataset"}),
+        "validation": LocalArtifact(str(data / "validation"), metadata={"kind": "dataset"}),
+        "checkpoint_uri": str(root / "store"),
+        "steps": case.steps,
+        "batch_size": case.batch_size,
         **case.network,
         **outputs,
-        settings={
+        "settings": {
             "virtual_workers": case.leaves,
             "milestone_every": 5,
             "milestone_unit": "steps",
             "checkpoints": {"recovery_seconds": 1e-4, "heartbeat_seconds": 300},
             **case.settings,
         },
-    )
+    }
+    if case.tunes:
+        given["checkpoint"] = LocalArtifact(case.tunes, metadata={"kind": "checkpoint"})
+        finetune_fresh.finetune_fresh(**given)
+    else:
+        train_teacher(**given)
+
+
+def limit_memory(more: int) -> None:
+    """Limit this process to so many bytes more than it has, of private memory to write to."""
+    # Torch maps gigabytes of other memory.
+    (taken,) = re.findall(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    most = 1024 * int(taken) + more
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
 def _stay_on(disk: Path) -> None:

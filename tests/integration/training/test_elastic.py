@@ -7,12 +7,13 @@ import os
 import re
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from chaos import digest
-from elastic import CASES, LARGE, NODES, SHARDED, Attempt, Case, run
+from elastic import CASES, LARGE, NODES, SHARDED, TUNED, Attempt, Case, run, select_within
 from test_restarts import PARAMETERS, child_of, command, wait_for
 
 from kubestill.runtime.base.artifacts import LocalArtifact
@@ -77,15 +78,36 @@ def test_processes_change_after_every_step(at: int, data: Path, tmp_path: Path, 
     assert run(EVERY_STEP, data, tmp_path / "run", attempts) == alone(EVERY_STEP)
 
 
+@pytest.fixture(scope="module")
+def large(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A run whose state no process of it may hold, and what came of it."""
+    root = tmp_path_factory.mktemp("large") / "shared"
+    attempts = [Attempt(world=2, kill=(1,), at=4, limit=LIMIT), Attempt(world=3, limit=LIMIT)]
+    return root, run(LARGE, data, root, attempts)
+
+
+LIMIT = 210_000_000
+
+
 def test_state_larger_than_a_process_may_have_is_shared_out(
-    data: Path, tmp_path: Path, alone: Any
+    data: Path, tmp_path: Path, alone: Any, large: tuple[Path, dict[str, Any]]
 ) -> None:
-    limit = 180_000_000
-    run(
-        LARGE, data, tmp_path / "one", [Attempt(world=1, limit=limit, says="annot allocate memory")]
-    )
-    attempts = [Attempt(world=2, kill=(1,), at=4, limit=limit), Attempt(world=3, limit=limit)]
-    assert run(LARGE, data, tmp_path / "shared", attempts) == alone(LARGE)
+    says = "annot allocate memory"
+    run(LARGE, data, tmp_path / "one", [Attempt(world=1, limit=LIMIT, says=says)])
+    assert large[1] == alone(LARGE)
+
+
+def test_a_state_that_no_process_holds_is_selected_and_fine_tuned(
+    data: Path, tmp_path: Path, large: tuple[Path, dict[str, Any]]
+) -> None:
+    root, _ = large
+    assert select_within(50_000_000, str(root / "ledger"), tmp_path) == 0
+    weights = "model.safetensors"
+    selected, trained = (path / "model" / weights for path in (tmp_path, root))
+    assert selected.read_bytes() == trained.read_bytes()
+    case = replace(TUNED, tunes=str(tmp_path / "checkpoint"))
+    shared = run(case, data, tmp_path / "shared", [Attempt(world=2, limit=LIMIT)])
+    assert shared == run(case, data, tmp_path / "one", [Attempt(world=1)])
 
 
 @pytest.mark.parametrize(

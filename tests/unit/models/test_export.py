@@ -7,6 +7,7 @@ import pickle
 import random
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from kubestill.errors import CorruptData, InvalidInput
 from kubestill.runtime.checkpoints.state import _NAMES  # pyright: ignore[reportPrivateUsage]
 from kubestill.runtime.datasets.decode import RawLayout, decode_features
 from kubestill.runtime.models.export import (
+    Export,
     Incoming,
-    export_from_state,
+    copy_export,
     export_model,
     load_model,
 )
@@ -181,8 +183,8 @@ def test_checkpoint_exports_like_the_model(plain: Model, tmp_path: Path, ema: bo
             **{f"ema/{name}": tensor for name, tensor in plain.state_dict().items()},
         }
     state["optimizer/0/exp_avg"] = torch.ones(3)
-    meta = json.loads(json.dumps({"model_spec": plain.spec.to_json()}))
-    found = export_from_state(state, meta["model_spec"], str(tmp_path / "a"))
+    spec = json.loads(json.dumps(plain.spec.to_json()))
+    found = streamed(state, spec, tmp_path / "a")
     assert found == export_model(plain, str(tmp_path / "b"))
 
 
@@ -195,11 +197,28 @@ def test_weights_that_come_in_pieces_make_the_same_files(plain: Model, tmp_path:
         "model/a.b": torch.rand(2, 0),
     }
     every |= {"ema/a/b": torch.rand(300_000), "model/a/b": torch.rand(7), "model/Z": torch.rand(2)}
-    spec = plain.spec.to_json()
-    whole = export_from_state(every, spec, str(tmp_path / "whole"), training={"steps": 3})
-    incoming = Incoming(str(tmp_path / "pieces"))
+    whole = {name.partition("/")[2]: tensor for name, tensor in every.items()}
+    whole["a/b"] = every["ema/a/b"]
+    tensors = {**every, "optimizer/a/step": torch.rand(3)}
+    found = streamed(tensors, plain.spec.to_json(), tmp_path / "one", training={"steps": 3})
+    content = (tmp_path / "one" / WEIGHTS_FILE).read_bytes()
+    assert content == safetensors.torch.save(whole)
+    assert found.bytes == len(content)
+    # Again with another record, as selection writes what it has scored.
+    again = copy_export(str(tmp_path / "one"), str(tmp_path / "two"), training={"steps": 4})
+    assert again == found
+    for name in (WEIGHTS_FILE, SPEC_FILE):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    assert json.loads((tmp_path / "two" / TRAINING_FILE).read_bytes()) == {"steps": 4}
+
+
+def streamed(
+    tensors: dict[str, torch.Tensor], spec: dict[str, Any], folder: Path, **options: Any
+) -> Export:
+    """Export tensors that come in pieces, in any order."""
+    incoming = Incoming(str(folder))
     pieces: list[tuple[Any, int, bytes]] = []
-    for name, tensor in {**every, "optimizer/a/step": torch.rand(3)}.items():
+    for name, tensor in tensors.items():
         content = tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
         dtype = _NAMES[tensor.dtype]
         put = incoming.begin(name, dtype, tuple(tensor.shape), len(content))
@@ -209,17 +228,19 @@ def test_weights_that_come_in_pieces_make_the_same_files(plain: Model, tmp_path:
     random.Random(0).shuffle(pieces)
     for put, start, content in pieces:
         put(start, memoryview(content))
-    assert incoming.export(spec, training={"steps": 3}) == whole
-    files = sorted(os.listdir(tmp_path / "whole"))
-    assert sorted(os.listdir(tmp_path / "pieces")) == files
-    for name in files:
-        assert (tmp_path / "pieces" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    with closing(incoming):
+        return incoming.export(spec, **options)
 
 
 @pytest.mark.parametrize("meta", [{}, {"model_spec": {"format": "kubestill/model/9"}}], ids=str)
 def test_checkpoint_without_a_model(meta: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(CorruptData, match="model spec"):
-        export_from_state({}, meta.get("model_spec", {}), str(tmp_path))
+        streamed({"model/w": torch.ones(1)}, meta.get("model_spec", {}), tmp_path)
+
+
+def test_checkpoint_without_weights(plain: Model, tmp_path: Path) -> None:
+    with pytest.raises(CorruptData, match="no tensor named 'model/"):
+        streamed({}, plain.spec.to_json(), tmp_path)
 
 
 def _flip(path: Path) -> None:

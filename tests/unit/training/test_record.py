@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from kubestill.errors import CorruptData, InvalidInput
 from kubestill.runtime.checkpoints.ledger import read_ledger_artifact
-from kubestill.runtime.models.export import export_from_state
+from kubestill.runtime.models.export import Incoming
 from kubestill.runtime.models.model import ModelSpec
 from kubestill.runtime.training.record import TrainingRecord, read_training, training_of
 
@@ -48,8 +47,9 @@ def shape(value: Any, *, within: str = "") -> Any:
 def test_an_older_record_is_written_again_byte_for_byte(tmp_path: Path) -> None:
     content = (OLDER / "model" / "training.json").read_bytes()
     spec = ModelSpec.from_json(json.loads((OLDER / "model" / "model.json").read_text()))
-    tensors = {"model/network.weight": torch.zeros(1)}
-    export_from_state(tensors, spec.to_json(), str(tmp_path), training=older().to_json())
+    incoming = Incoming(str(tmp_path))
+    incoming.begin("model/network.weight", "F32", (0,), 0)
+    incoming.export(spec.to_json(), training=older().to_json())
     assert (tmp_path / "training.json").read_bytes() == content
 
 

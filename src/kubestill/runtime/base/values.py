@@ -121,7 +121,8 @@ def read_file(path: str, *, what: str) -> bytes:
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            content = b"" if size > LARGEST else file.read(LARGEST + 1)
+            # No more than there is: Python takes memory for all that it is asked to read.
+            content = b"" if size > LARGEST else file.read(size + 1)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise FileNotFoundError(*error.args) from error
     except (OSError, ValueError) as error:

@@ -14,6 +14,7 @@ from kubestill.runtime.checkpoints.ledger import Checkpoint, Json, LedgerEntry
 from kubestill.runtime.checkpoints.manifest import Manifest, StateFile, read_manifest
 from kubestill.runtime.checkpoints.reading import Proof, read_verified, scan
 from kubestill.runtime.checkpoints.state import RANK_PREFIX, Layout, Slot, TrainingState
+from kubestill.runtime.models.export import Incoming
 from kubestill.runtime.stores import open_store
 from kubestill.runtime.stores.base import Store
 
@@ -40,17 +41,28 @@ class Restored:
     state: TrainingState
 
 
-def load_state(checkpoint: Checkpoint) -> TrainingState:
+def load_state(checkpoint: Checkpoint, takes: Callable[[str], bool] | None = None) -> TrainingState:
     """Read a chosen checkpoint's state: what all ranks share, and what was rank 0's own.
 
     Downloads this one state and nothing else of the history, and checks its SHA-256.
+
+    Args:
+        checkpoint: Chosen.
+        takes: Which of the shared tensors are wanted, in memory for no more than those; None for
+            all, and for what was rank 0's own.
 
     Raises:
         CorruptData: A file is missing, truncated or altered.
         InvalidInput: It was written by another format version.
         StoreError: The store did not answer.
     """
-    return read_state(open_store(checkpoint.uri), checkpoint.entry, rank=0, world=1).state
+    store = open_store(checkpoint.uri)
+    if takes is None:
+        return read_state(store, checkpoint.entry, rank=0, world=1).state
+    manifest, tensors = read_manifest(store, checkpoint.entry.manifest), dict[str, torch.Tensor]()
+    for file in _shared_files(manifest):
+        tensors |= read_some(store, file, "sha256", takes)
+    return TrainingState(tensors, dict(manifest.meta))
 
 
 def read_state(
@@ -134,11 +146,12 @@ def read_some(
     return tensors
 
 
-def stream_state(checkpoint: Checkpoint, begin: Callable[[Slot], Take | None]) -> Json:
-    """Go through a chosen checkpoint's state in little memory; return what is no tensor.
+def stream_state(store: Store, entry: LedgerEntry, begin: Callable[[Slot], Take | None]) -> Json:
+    """Go through a checkpoint's state in little memory; return what is no tensor.
 
     Args:
-        checkpoint: Chosen.
+        store: The training run's place.
+        entry: The checkpoint.
         begin: Gets each tensor's name and form; returns what takes its content, or None.
 
     Raises:
@@ -146,12 +159,43 @@ def stream_state(checkpoint: Checkpoint, begin: Callable[[Slot], Take | None]) -
         InvalidInput: It was written by another format version.
         StoreError: The store did not answer.
     """
-    store = open_store(checkpoint.uri)
-    manifest = read_manifest(store, checkpoint.entry.manifest)
-    # Elsewhere, what all ranks share is in the first file.
-    for file in manifest.files if manifest.sharded else manifest.files[:1]:
+    manifest = read_manifest(store, entry.manifest)
+    for file in _shared_files(manifest):
         stream_file(store, file, "sha256", begin)
     return dict(manifest.meta)
+
+
+def stream_weights(store: Store, entry: LedgerEntry, folder: str) -> tuple[Incoming, Json]:
+    """Bring a checkpoint's weights to disk, in little memory, to be exported there.
+
+    Args:
+        store: The training run's place.
+        entry: The checkpoint.
+        folder: Of the export.
+
+    Returns:
+        The weights, and what the state holds beside its tensors.
+
+    Raises:
+        CorruptData: A file is missing, truncated or altered.
+        InvalidInput: It was written by another format version.
+        StoreError: The store did not answer.
+    """
+    incoming = Incoming(folder)
+
+    def begin(slot: Slot) -> Take | None:
+        return incoming.begin(slot.name, slot.type_name, slot.shape, slot.end - slot.start)
+
+    try:
+        return incoming, stream_state(store, entry, begin)
+    except BaseException:
+        incoming.close()
+        raise
+
+
+def _shared_files(manifest: Manifest) -> tuple[StateFile, ...]:
+    """Return the files with what all ranks share: the first one, where there are no shards."""
+    return manifest.files if manifest.sharded else manifest.files[:1]
 
 
 def stream_file(

@@ -44,8 +44,8 @@ __all__ = [
     "WEIGHTS_FILE",
     "Export",
     "Incoming",
+    "copy_export",
     "copy_model",
-    "export_from_state",
     "export_model",
     "load_model",
 ]
@@ -74,39 +74,30 @@ def export_model(model: Model, folder: str, *, training: Mapping[str, Any] | Non
     return _write(model.spec, model.state_dict(), folder, training)
 
 
-def export_from_state(
-    tensors: Mapping[str, Tensor],
-    model_spec: Mapping[str, Any],
-    folder: str,
-    *,
-    training: Mapping[str, Any] | None = None,
-) -> Export:
-    """Export a checkpoint, without building the network.
+def copy_export(source: str, folder: str, *, training: Mapping[str, Any] | None = None) -> Export:
+    """Write an export again, with another record, in little memory.
 
     Args:
-        tensors: The checkpoint's. The weights are `model/<key of Model.state_dict()>`, replaced by
-            `ema/<key>` where the training run kept an exponential moving average.
-        model_spec: What the checkpoint's `meta` holds under this name.
+        source: The folder of what `Incoming.export` or `export_model` wrote.
         folder: As for `export_model`.
         training: As for `export_model`.
-
-    Raises:
-        CorruptData: The checkpoint holds no model.
     """
-    spec = ModelSpec.from_json(model_spec)
-    weights = {
-        name.removeprefix(prefix): tensor
-        for prefix in _PREFIXES
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
-    if not weights:
-        raise CorruptData("checkpoint: no tensor named 'model/...'")
-    return _write(spec, weights, folder, training)
+    spec_file, weights_file = (os.path.join(source, name) for name in (SPEC_FILE, WEIGHTS_FILE))
+    with open(spec_file, "rb") as file:
+        spec = ModelSpec.from_json(parse_json(file.read(), source=spec_file, what="model"))
+    os.makedirs(folder, exist_ok=True)
+    _remove_stale(folder)
+    with temporary_beside(path := os.path.join(folder, WEIGHTS_FILE)) as (temporary, fd):
+        shutil.copyfile(weights_file, temporary)
+        publish(temporary, fd, path)
+    return _write_rest(spec, folder, training, size=os.path.getsize(path))
 
 
 class Incoming:
     """Weights that come in pieces, in any order, and become an export: in little memory.
+
+    They are a checkpoint's `model/<key of Model.state_dict()>`, replaced by `ema/<key>` where the
+    training run kept an exponential moving average.
 
     Args:
         folder: Of the export, as for `export_model`; until then the pieces lie there.
@@ -125,7 +116,7 @@ class Incoming:
         """Return what takes the content of a checkpoint's tensor, from any byte on; None: nothing.
 
         Args:
-            name: As for `export_from_state`.
+            name: With its prefix.
             dtype: What safetensors calls its type.
             shape: Its own.
             size: In bytes.
@@ -139,7 +130,11 @@ class Incoming:
     def export(
         self, model_spec: Mapping[str, Any], *, training: Mapping[str, Any] | None = None
     ) -> Export:
-        """Write the model, as `export_from_state` would.
+        """Write the model, without building the network.
+
+        Args:
+            model_spec: What the checkpoint's `meta` holds under this name.
+            training: As for `export_model`.
 
         Raises:
             CorruptData: There were no weights.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -19,9 +18,9 @@ from kubestill.runtime.base.trust import NETWORKS, check_trusted
 from kubestill.runtime.checkpoints.ledger import Checkpoint, read_checkpoint_artifact
 from kubestill.runtime.checkpoints.manifest import read_manifest
 from kubestill.runtime.checkpoints.restore import load_state
-from kubestill.runtime.checkpoints.state import TrainingState
 from kubestill.runtime.datasets.dataset import Dataset
 from kubestill.runtime.datasets.manifest import open_input
+from kubestill.runtime.datasets.schema import Schema
 from kubestill.runtime.models.model import Model, ModelSpec
 from kubestill.runtime.steps.train_model import Ports, train_and_write
 from kubestill.runtime.steps.train_teacher import TYPED
@@ -156,17 +155,8 @@ def tune(
     Returns:
         (model URI,).
     """
-    state, seed, shrink = load_state(chosen), job.settings.seed, recipe.shrink
-    start = _start(state, recipe)
-    # Where there is an average, it is what was scored and chosen.
-    weights = {**below("model/", state), **below("ema/", state)}
-    begun = _model(state, weights)
-    if 0 < shrink < 1 or recipe.perturb:
-        _shrink_and_perturb(begun, shrink, recipe.perturb, _noise_seed(chosen, seed))
-        start = replace(start, untouched=weights)
-    # Nothing of the checkpoint is kept where its weights are not: the preprocessing is new, too.
-    origin = Origin(model=begun, start=start, digest=_digest(chosen, recipe)) if shrink else None
-    known = begun.spec.schema
+    seed = job.settings.seed
+    known, origin = _begin(chosen, recipe, seed)
     # Outside of the group every process would take itself for the only one, and speak.
     with process_group(), tempfile.TemporaryDirectory(prefix="kubestill-replay-") as folder:
         if older:
@@ -178,7 +168,7 @@ def tune(
             resolve_loss(job.settings, mixed, distil=False)
             job = replace(job, dataset=mixed)
         job = replace(job, recipe=asdict(recipe))
-        for warning in describe_unfamiliar(job.dataset, begun) if origin else ():
+        for warning in describe_unfamiliar(job.dataset, origin.model) if origin else ():
             say(f"WARNING: {warning}")
         name: PresetName = "finetune"
         job = repeat(job, original) if original else job
@@ -249,20 +239,33 @@ def read_older(replay: Artifact | None, recipe: Recipe, problems: Problems) -> D
     return older if older and older.rows else None
 
 
-def _start(state: TrainingState, recipe: Recipe) -> Start:
+def _begin(chosen: Checkpoint, recipe: Recipe, seed: int) -> tuple[Schema, Origin | None]:
+    """Rebuild the model as it was, from its weights alone; return its schema and where to begin.
+
+    Nothing of the checkpoint is kept where its weights are not: the preprocessing is new, too.
+    """
+    prefixes = ("model/", "ema/") if recipe.shrink else ()
+    # Here, and only here, the weights are in memory twice.
+    state = load_state(chosen, lambda name: name.startswith(prefixes))
+    spec = ModelSpec.from_json(state.model_spec)
+    if not recipe.shrink:
+        return spec.schema, None
+    # Where there is an average, it is what was scored and chosen.
+    weights = {**below("model/", state), **below("ema/", state)}
+    model = Model.from_spec(spec, weights=weights)
+    model.load_state_dict(weights)
+    touched = recipe.shrink < 1 or bool(recipe.perturb)
+    if touched:
+        _shrink_and_perturb(model, recipe.shrink, recipe.perturb, _noise_seed(chosen, seed))
     names = _SCHEDULE_POSITION if recipe.keep_schedule else ()
     names += ("data_from",) if recipe.keep_position else ()
-    return Start(
-        optimizer=below("optimizer/", state) if recipe.keep_optimizer else {},
+    start = Start(
+        checkpoint=chosen,
+        keeps_optimizer=recipe.keep_optimizer,
+        touched=touched,
         **{name: state.meta["kept"][name] for name in names},
     )
-
-
-def _model(state: TrainingState, weights: Mapping[str, torch.Tensor]) -> Model:
-    """Rebuild the model as it was."""
-    model = Model.from_spec(ModelSpec.from_json(state.model_spec), weights=weights)
-    model.load_state_dict(weights)
-    return model
+    return spec.schema, Origin(model=model, start=start, digest=_digest(chosen, recipe))
 
 
 @torch.no_grad()

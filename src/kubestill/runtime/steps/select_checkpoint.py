@@ -1,6 +1,7 @@
 """Run `select-checkpoint`: choose one milestone, export it, say why.
 
 Reads the small ledger and the chosen state; more states only where candidates are scored again.
+Weights go through files, a piece at a time: only a model that is scored is ever in memory.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -28,16 +29,14 @@ from kubestill.runtime.checkpoints.ledger import (
     write_checkpoint_artifact,
 )
 from kubestill.runtime.checkpoints.manifest import read_manifest
-from kubestill.runtime.checkpoints.restore import read_state
-from kubestill.runtime.checkpoints.state import TrainingState
+from kubestill.runtime.checkpoints.restore import stream_weights
 from kubestill.runtime.datasets.manifest import Dataset, open_input
 from kubestill.runtime.evaluation.evaluate import evaluate
 from kubestill.runtime.metrics.catalog import METRICS, TRAIN_LOSS, metrics_of
 from kubestill.runtime.metrics.outcome import Floats
 from kubestill.runtime.models.export import (
     Export,
-    export_from_state,
-    export_model,
+    copy_export,
     load_model,
 )
 from kubestill.runtime.models.serve import Serving, add_serving_file, check_serving
@@ -191,9 +190,8 @@ class Selection:
         if record is not None:
             training = record.replace(chosen=Chosen(step=step, why=choice.reason)).to_json()
         if self.inputs.dataset is not None:
-            return export_model(load_model(self._folder(step)).model, path, training=training)
-        state = self._state(choice.entry)
-        return export_from_state(state.tensors, state.model_spec, path, training=training)
+            return copy_export(self._folder(step), path, training=training)
+        return self._stream(choice.entry, path, training)
 
     def _score_again(
         self, entries: Sequence[LedgerEntry], dataset: Dataset
@@ -203,8 +201,7 @@ class Selection:
         scored: list[LedgerEntry] = []
         for entry in _milestones(entries):
             try:
-                state = self._state(entry)
-                export_from_state(state.tensors, state.model_spec, self._folder(entry.step))
+                self._stream(entry, self._folder(entry.step))
             except CorruptData as error:
                 self._leave_out(entry, error)
                 continue
@@ -219,9 +216,14 @@ class Selection:
             print(f"step {entry.step:,} scored on {counted(dataset.rows, 'row')}", flush=True)
         return scored, replace(self.inputs.evidence, influences=moved)
 
-    def _state(self, entry: LedgerEntry) -> TrainingState:
+    def _stream(
+        self, entry: LedgerEntry, path: str, training: Mapping[str, Any] | None = None
+    ) -> Export:
+        """Export a state in little memory: it may be in shards, and larger than this process."""
         self.bytes_read += entry.bytes
-        return read_state(self.store, entry, rank=0, world=1).state
+        incoming, meta = stream_weights(self.store, entry, path)
+        with closing(incoming):
+            return incoming.export(meta.get("model_spec", {}), training=training)
 
     def _folder(self, step: int) -> str:
         return os.path.join(self.folder, str(step))

@@ -11,15 +11,13 @@ from typing import Any
 from kubestill.errors import CorruptData, NotFound, Problems
 from kubestill.runtime.base.artifacts import Artifact, MetricsArtifact
 from kubestill.runtime.checkpoints.ledger import (
-    Checkpoint,
     Json,
     Ledger,
     LedgerEntry,
     write_ledger_artifact,
 )
 from kubestill.runtime.checkpoints.ranks import Ranks
-from kubestill.runtime.checkpoints.restore import Take, stream_state
-from kubestill.runtime.checkpoints.state import Slot
+from kubestill.runtime.checkpoints.restore import stream_weights
 from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.metrics.catalog import direction
 from kubestill.runtime.models.export import Export, Incoming
@@ -28,6 +26,7 @@ from kubestill.runtime.reports.brought import no_model_report
 from kubestill.runtime.reports.training import training_report
 from kubestill.runtime.steps.pages import write_pages
 from kubestill.runtime.steps.tracking import mirror_results, training_results
+from kubestill.runtime.stores import open_store
 from kubestill.runtime.training.job import Job, Preset, check_job
 from kubestill.runtime.training.nodes import leads_pods
 from kubestill.runtime.training.processes import joined
@@ -212,15 +211,9 @@ def _read_chosen(
         return entry.step != chosen.step, score
 
     for entry in sorted(ledger.milestones, key=rank):
-        incoming = Incoming(folder)
-
-        def begin(slot: Slot, incoming: Incoming = incoming) -> Take | None:
-            return incoming.begin(slot.name, slot.type_name, slot.shape, slot.end - slot.start)
-
         try:
-            meta = stream_state(Checkpoint.of(ledger, entry), begin)
+            incoming, meta = stream_weights(open_store(ledger.uri), entry, folder)
         except (CorruptData, NotFound) as error:
-            incoming.close()
             say(f"WARNING: step {entry.step:,} cannot be exported: {error}")
             continue
         if entry.step == chosen.step:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NoReturn
 
@@ -21,9 +21,9 @@ from torch import Tensor
 from kubestill.errors import Diverged, InvalidInput, Problem, Problems, StoreError
 from kubestill.heartbeat import Pulse
 from kubestill.runtime.checkpoints.checkpointer import Checkpointer
-from kubestill.runtime.checkpoints.ledger import finite
+from kubestill.runtime.checkpoints.ledger import Checkpoint, finite
 from kubestill.runtime.checkpoints.ranks import Ranks
-from kubestill.runtime.checkpoints.restore import Wanted
+from kubestill.runtime.checkpoints.restore import Wanted, load_state
 from kubestill.runtime.checkpoints.state import TrainingState
 from kubestill.runtime.curves.phases import boundary_candidates, detect_phases, phase_of
 from kubestill.runtime.models.fake_quantise import wait
@@ -57,10 +57,18 @@ _MISSED_SECONDS = 15.0
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What fine-tuning keeps of the checkpoint it starts from, besides the model."""
+    """What fine-tuning keeps of the checkpoint it starts from, besides the model.
 
-    optimizer: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
-    """Optimizer state; empty starts a fresh one."""
+    Of the checkpoint itself each process reads what it needs, when it needs it.
+    """
+
+    checkpoint: Checkpoint | None = None
+    """That checkpoint; None where nothing is read of it."""
+    keeps_optimizer: bool = False
+    """Whether the optimizer goes on from its state; otherwise it starts a fresh one."""
+    touched: bool = False
+    """Whether the model that training begins with has other weights than the checkpoint: shrunk or
+    perturbed ones."""
     schedule_from: int = 0
     """Step at which the learning-rate schedule continues."""
     schedule_steps: int = 0
@@ -69,9 +77,6 @@ class Start:
     """Of the training run that made the checkpoint; 0 takes this one's."""
     data_from: int = 0
     """Step at which the order of the data continues."""
-    untouched: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
-    """Weights of the checkpoint, where the model that training begins with has others: shrunk or
-    perturbed ones. Empty where they are the same."""
 
 
 class Trainer:
@@ -192,8 +197,8 @@ class Trainer:
         self._average = deepcopy(self.model.network) if self._settings.ema_decay else None
         if saved:
             self._restore(saved)
-        if self.step == 0 and self._start.optimizer:
-            self._keep_optimizer(self._start.optimizer)
+        if self.step == 0 and self._start.keeps_optimizer:
+            self._keep_optimizer()
         rows = self._prepared.rows
         # The order of `blocks` depends on the window, and a window on how the rows are kept.
         chosen = choose_window(rows, self._settings.batch_size)
@@ -334,18 +339,36 @@ class Trainer:
         Where training begins with other weights, the milestone holds those of the checkpoint, and
         is not part of the curves, which would leap.
         """
-        if not self._start.untouched:
+        if not self._start.touched:
             self._add_loss_of_first_rows()
             self._milestone()
             return
         begun = {name: tensor.clone() for name, tensor in self._weights().items()}
-        self._load_weights(self._start.untouched)
+        # Where there is an average, it is what was scored and chosen.
+        self._load_weights(self._read_start("model/", "ema/"))
         self._add_loss_of_first_rows()
         metrics = self._score()
         self._stopping.start = finite(metrics).get(self._prepared.metric)
         self._save("milestone", metrics)
         self._progress(metrics)
         self._load_weights(begun)
+
+    def _read_start(self, *prefixes: str) -> dict[str, Tensor]:
+        """Read of the starting point what this process needs below prefixes; the last one counts.
+
+        The prefixes are not part of the names that it returns.
+        """
+        assert self._start.checkpoint
+        takes = self._wanted().takes if self._shards else lambda name: True
+
+        def needed(name: str) -> bool:
+            # A process has the average of what it has the weights of.
+            return name.startswith(prefixes) and takes(name.replace("ema/", "model/", 1))
+
+        found = load_state(self._start.checkpoint, needed)
+        return {
+            name: tensor for prefix in prefixes for name, tensor in below(prefix, found).items()
+        }
 
     def _load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Give the model weights, and its average the same."""
@@ -611,8 +634,10 @@ class Trainer:
         if self.curves["train"]:
             self._mark_phases()
 
-    def _keep_optimizer(self, state: dict[str, Tensor]) -> None:
+    def _keep_optimizer(self) -> None:
         """Take over the optimizer of the starting point; loading it may touch the weights."""
+        if not (state := self._read_start("optimizer/")):
+            return
         weights = {name: tensor.clone() for name, tensor in self._weights().items()}
         self._train_step.load_state(state)
         self._give_weights(weights)

@@ -159,7 +159,9 @@ class _Others:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         self._workers = [_Worker(rank, rank - first, self._folder) for rank in ranks]
         for worker in self._workers:
-            threading.Thread(target=self._watch, args=[worker, content], daemon=True).start()
+            # In a thread of its own, for the content may hold a model that fine-tuning begins with.
+            threading.Thread(target=worker.tell, args=[content], daemon=True).start()
+            threading.Thread(target=self._watch, args=[worker], daemon=True).start()
 
     def await_start(self) -> None:
         """Wait until the others have imported what they need: from then on they miss each other.
@@ -178,8 +180,7 @@ class _Others:
                     raise RankLost(f"rank {worker.rank} has not started in {self._patience:g} s")
                 time.sleep(0.02)
 
-    def _watch(self, worker: _Worker, content: bytes) -> None:
-        worker.tell(content)
+    def _watch(self, worker: _Worker) -> None:
         code = worker.process.wait()
         self._ended.append(worker)
         if not code or self.leaving:
