@@ -1,7 +1,7 @@
 """All that a person sees of a command: text that cannot act on the terminal, tables, steps at work.
 
-`echo`, `print_table` and `Steps` are the only ways to a terminal, and each of them passes `clean`:
-what is shown may come from a server, a store or a step.
+`echo`, `print_summary`, `print_table` and `Steps` are the only ways to a terminal, and each of them
+passes `clean`: what is shown may come from a server, a store or a step.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 QUIET_S = 10.0
 """Where no terminal is, a step that is at work gets a line no more often than this."""
 _BAR = 20
+_LONGEST_TABLE = 16
+"""Most rows of a table in a summary that is shown whole."""
 _LEAST_WIDTH = 24
 """Characters into which the widest column of a table may wrap."""
 _ESCAPES = re.compile(
@@ -64,6 +66,18 @@ def clean(text: object, *, lines: bool = False) -> str:
 def echo(text: object = "", *, err: bool = False) -> None:
     """Print lines that stay, to standard output or standard error."""
     click.echo(clean(text, lines=True), err=err)
+
+
+def print_summary(markdown: str, whole: str) -> None:
+    """Print a summary; in the place of each long table stands where the whole of it lies."""
+    blocks = markdown.strip().split("\n\n")
+    for number, block in enumerate(blocks):
+        heading, _, rows = block.partition("\n")
+        count = len(rows.splitlines()) - 1  # the first of them is the rule below the heading
+        if heading.startswith("|") and count > _LONGEST_TABLE:
+            names = ", ".join(name.strip() for name in heading.strip("|").split("|"))
+            blocks[number] = f"({count} rows of {names}: {os.path.relpath(whole)})"
+    echo("\n" + "\n\n".join(blocks) + "\n")
 
 
 def print_table(table: Sequence[Sequence[str]]) -> None:

@@ -11,13 +11,10 @@ import click
 
 from kubestill.cli.connection import compile_options, connect, with_connection
 from kubestill.forkserver import ForkServer, serve_while
-from kubestill.terminal import echo
+from kubestill.terminal import echo, print_summary
 
 if TYPE_CHECKING:
     from kubestill.assets.packages import Package
-
-_LONGEST_TABLE = 16
-"""Most rows of a table in a summary that is shown whole."""
 
 
 @click.command()
@@ -141,7 +138,9 @@ def _run_here(
     )
     failure = explain_failure(result)
     if not failure:
-        _show_summary(find_output(result, "summary"))
+        if path := find_output(result, "summary"):
+            with open(path, encoding="utf-8") as file:
+                print_summary(file.read(), path)
     # A step that refused, such as a gate, has written down why.
     paths = [os.path.relpath(path) for path in result.reports.values()]
     if len(paths) > 1:
@@ -151,21 +150,6 @@ def _run_here(
     if failure:
         raise click.ClickException(failure)
     _show_models(result.models, read_scores(result))
-
-
-def _show_summary(path: str) -> None:
-    """Print the last summary, without its long tables."""
-    if not path:
-        return
-    with open(path, encoding="utf-8") as file:
-        blocks = file.read().strip().split("\n\n")
-    for number, block in enumerate(blocks):
-        heading, _, rows = block.partition("\n")
-        count = len(rows.splitlines()) - 1  # the first of them is the rule below the heading
-        if heading.startswith("|") and count > _LONGEST_TABLE:
-            names = ", ".join(name.strip() for name in heading.strip("|").split("|"))
-            blocks[number] = f"({count} rows of {names}: {os.path.relpath(path)})"
-    echo("\n" + "\n\n".join(blocks) + "\n")
 
 
 def _show_models(models: Mapping[str, str], scores: Mapping[str, Any] | None) -> None:

@@ -21,7 +21,7 @@ from kubestill.client.progress import Progress, Status, read_progress, read_time
 from kubestill.client.results import explain_failure, fetch_results, places_of
 from kubestill.client.steps import Step, fetch_spec, read_steps
 from kubestill.errors import ClusterError, KubestillError, counted
-from kubestill.terminal import Steps, clean, draw_bar, echo, interrupt, show_duration
+from kubestill.terminal import Steps, clean, draw_bar, echo, interrupt, print_summary, show_duration
 
 PENDING_S = 30.0
 """Seconds that a pod may take to start before that is worth a line."""
@@ -281,15 +281,15 @@ def _show_results(files: RunFiles, progress: Progress, folder: str) -> None:
         echo("\n".join(clean(line) for line in places_of(files, progress)))
         return
     if results.summary:
-        echo("\n" + clean(results.summary, lines=True) + "\n")
+        print_summary(results.summary, results.summary_file)
     if len(results.reports) > 1:
         echo(f"all reports: {os.path.dirname(results.reports[-1])}")
     if results.reports:
         echo(f"report: {results.reports[-1]}")
     if results.model:
-        echo(f"model: {results.model} ({clean(results.model_uri)})")
+        echo(f"model of {results.model_step}: {results.model} ({clean(results.model_uri)})")
     elif results.model_uri:
-        echo(f"model: {clean(results.model_uri)}")
+        echo(f"model of {results.model_step}: {clean(results.model_uri)}")
     if not (results.summary or results.reports or results.model_uri):
         echo("\n".join(clean(line) for line in places_of(files, progress)))
 

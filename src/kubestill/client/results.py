@@ -28,10 +28,14 @@ class Results:
 
     summary: str
     """Markdown of the last step that wrote one."""
+    summary_file: str
+    """Its path here."""
     reports: tuple[str, ...]
     """Paths here, in the order of the steps."""
     model_uri: str
     """Of the last model that the run made; empty where it made none."""
+    model_step: str
+    """Name of the step that made it: a challenger that lost is a model, too."""
     model: str
     """The same as a folder here; empty where it was not copied."""
     how: str
@@ -61,22 +65,25 @@ def fetch_results(files: RunFiles, progress: Progress, folder: str) -> Results:
     Raises:
         NotReadable: This machine cannot read them.
     """
-    summary, reports, model_uri, model = "", list[str](), "", ""
+    summary, reports, model_uri, model_step, model = b"", list[str](), "", "", ""
     over = [one for one in progress.steps if one.state == "succeeded" or progress.stands_still]
     for one in over:
         key, outputs = one.step.key, one.step.outputs
         if "summary" in outputs and (found := files.read(key, "summary")):
-            summary = found.decode("utf-8", "replace").strip()
+            summary = found
         if "report" in outputs and (found := files.read(key, "report")):
             reports.append(_write(folder, f"reports/{_plain(one.step.name)}.html", found))
     for one in reversed(over):
         if "model" in one.step.outputs and (path := files.find(one.step.key, "model")):
-            model_uri, model = files.uri(path), _copy(files, path, os.path.join(folder, "model"))
+            model_uri, model_step = files.uri(path), one.step.name
+            model = _copy(files, path, os.path.join(folder, "model"))
             break
     return Results(
-        summary=summary,
+        summary=summary.decode("utf-8", "replace").strip(),
+        summary_file=_write(folder, "summary.md", summary) if summary else "",
         reports=tuple(reports),
         model_uri=model_uri,
+        model_step=model_step,
         model=model,
         how=files.how,
     )

@@ -122,12 +122,14 @@ def test_verbose_shows_every_shard(server, command, start):
     ]
 
 
+SETTINGS = "\n| name | value |\n| --- | --- |\n" + "| rows | 1 |\n" * 17
 OUTPUTS = {
     "train/u-1/model/model.json": b"{}",
     "train/u-1/model/weights.safetensors": b"\0" * 20,
     "train/u-1/report": b"<html>of train</html>",
     "judge-2/u-2/report": b"<html>of judge</html>",
-    "judge-2/u-2/summary": b"# Scores\n\n0.93 \x1b]0;evil\x07\x1b[31mred\x1b[0m",
+    "judge-2/u-2/summary": b"# Scores\n\n0.93 \x1b]0;evil\x07\x1b[31mred\x1b[0m\n"
+    + SETTINGS.encode(),
 }
 
 
@@ -151,7 +153,8 @@ def test_the_end_has_scores_reports_and_the_model(server, command, tmp_path, way
     folder = f"runs/greet/{next(iter(server.runs))}"
     assert "# Scores\n\n0.93 red\n" in output
     assert f"all reports: {folder}/reports\nreport: {folder}/reports/judge.html\n" in output
-    assert f"model: {folder}/model (" in output
+    assert f"\n(17 rows of name, value: {folder}/summary.md)\n" in output
+    assert f"model of train: {folder}/model (" in output
     assert Path(folder, "reports", "train.html").read_bytes() == OUTPUTS["train/u-1/report"]
     assert Path(folder, "model", "weights.safetensors").stat().st_size == 20
     assert output.splitlines()[-1].startswith(f"run {next(iter(server.runs))} succeeded")
