@@ -162,7 +162,8 @@ def text(root: Path, seed: int, told: argparse.Namespace) -> Case:
 
 
 def images(root: Path, seed: int, told: argparse.Namespace) -> Case:
-    bench = bench_images.Bench(root, told.idx or bench_images.download(root))
+    data = told.idx or bench_images.download(root)
+    bench = bench_images.Bench(root, data, bench_images.HALF)
 
     def train(name: str, settings: dict[str, Any]) -> LocalArtifact:
         return student(
@@ -191,7 +192,8 @@ CASES: dict[str, Callable[[Path, int, argparse.Namespace], Case]] = {
 
 def pruned(root: Path, seed: int, told: argparse.Namespace) -> list[Measure]:
     """Return what a student that began as its teacher scores and costs, at the size of another."""
-    bench = bench_images.Bench(root, told.idx or bench_images.download(root))
+    data = told.idx or bench_images.download(root)
+    bench = bench_images.Bench(root, data, bench_images.HALF)
     given: dict[str, Any] = {
         "network": "conv",
         "steps": bench_images.STEPS,

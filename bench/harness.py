@@ -89,3 +89,23 @@ def slow_down(name: str, turns: Turns, *, bar: float, peer: str) -> list[Measure
         Measure(name=f"{name}, low end of its interval", value=low, unit="%", peer=pairs),
         Measure(name=f"{name}, high end of its interval", value=high, unit="%", peer=pairs),
     ]
+
+
+def paired_gains(
+    name: str, errors: Mapping[str, Sequence[float]], *, unit: str, control: str = "soft targets"
+) -> list[Measure]:
+    """Return how much less each other arm errs than the control, seed by seed, in percent.
+
+    The interval is Student's of the mean of the differences: wide, since the seeds are few.
+    """
+    found: list[Measure] = []
+    for arm, values in errors.items():
+        gains = [100 * (a - b) for a, b in zip(errors[control], values, strict=True)]
+        if arm == control or len(gains) < 2:
+            continue
+        mean, spread = statistics.mean(gains), statistics.stdev(gains) / len(gains) ** 0.5
+        half = float(stats.t.ppf(0.975, len(gains) - 1)) * spread
+        peer = f"{control} alone; {len(gains)} paired seeds, 95% of their mean: "
+        peer += f"{mean - half:+.2f} to {mean + half:+.2f}"
+        found.append(Measure(name=f"{name}: {arm} errs less by", value=mean, unit=unit, peer=peer))
+    return found
