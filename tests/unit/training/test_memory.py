@@ -76,4 +76,5 @@ def test_a_step_uses_the_memory_of_the_step_before(thread, sizes):
     arguments = [thread, *map(str, sizes)]
     said = subprocess.check_output([sys.executable, "-c", STEPS, *arguments])
     before, after = map(int, said.split())
-    assert after < 1_000 < 10_000 < before
+    # A heap may still grow once.
+    assert max(10_000, 10 * after) < before
