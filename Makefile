@@ -129,6 +129,11 @@ bench-mnist: setup ## Hinton 2015 on MNIST: DATA=folder of the IDX files, SCALE=
 	$(BIN)/python -m bench.bench_mnist --data "$(DATA)" --scale $(SCALE)
 	$(BIN)/python -m bench.table
 
+.PHONY: bench-gpu
+bench-gpu: setup ## on a machine with a GPU: its tests, bf16, small steps, saves; DATA=MNIST's folder adds that in full
+	$(BIN)/python -m bench.bench_gpu $(if $(DATA),--data "$(DATA)")
+	$(BIN)/python -m bench.table
+
 .PHONY: bench-retraining
 bench-retraining: setup ## three real streams through continuous-retraining, on its defaults
 	$(BIN)/python -m bench.bench_retraining

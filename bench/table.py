@@ -44,6 +44,7 @@ over to other machines, absolute numbers do not. A bar that is missed says so.
 | `python -m bench.bench_overfit` | overfit-batch: healthy set-ups refused, labels without meaning |
 | `make bench-retraining` | three real streams through the real pipeline, on its defaults |
 | `make bench-mnist DATA=…` | Hinton et al. 2015 on MNIST (IDX files); `SCALE=small` for 2 cores |
+| `make bench-gpu` | tests, bf16, small steps and saves on a GPU; `DATA=…` adds MNIST in full |
 | `make bench-chaos` | training ended at every listed point, then 200 random kills |
 """
 
