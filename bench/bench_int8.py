@@ -172,7 +172,7 @@ def images(root: Path, seed: int, told: argparse.Namespace) -> Case:
             settings,
             network="conv",
             network_args={"channels": [16, 32]},
-            steps=bench_images.STEPS,
+            steps=bench_images.HALF.steps,
             batch_size=bench_images.BATCH,
             learning_rate=0.01,
             temperature=4.0,
@@ -196,7 +196,7 @@ def pruned(root: Path, seed: int, told: argparse.Namespace) -> list[Measure]:
     bench = bench_images.Bench(root, data, bench_images.HALF)
     given: dict[str, Any] = {
         "network": "conv",
-        "steps": bench_images.STEPS,
+        "steps": bench_images.HALF.steps,
         "batch_size": bench_images.BATCH,
         "learning_rate": 0.01,
         "temperature": 4.0,
