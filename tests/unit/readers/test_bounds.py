@@ -49,6 +49,7 @@ BOUNDED = {
         "lzma.LZMADecompressor": "never more than what was declared, and that is bounded"
     },
     "runtime/checkpoints/checkpointer.py": {"json.loads": OWN},
+    "runtime/checkpoints/peers.py": {"json.loads": "what the other processes of this run say"},
     "runtime/checkpoints/resuming.py": {"json.loads": OWN},
     "api.py": {"json.load": OWN},
     "runtime/datasets/csvs.py": {"pacsv.read_csv": "`_Unpacked`, or a file of that size"},
