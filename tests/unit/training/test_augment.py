@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageEnhance
 from scipy import ndimage
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from kubestill.runtime.datasets.dataset import Dataset
 from kubestill.runtime.datasets.handover import write_dataset
 from kubestill.runtime.models.export import load_model
 from kubestill.runtime.steps.train_teacher import train_teacher
-from kubestill.runtime.training.augment import Augmentation, AugmentSettings
+from kubestill.runtime.training.augment import Augmentation, AugmentSettings, Scale
 from kubestill.runtime.training.batches import Batches, Cut, Order, ResidentRows
 from kubestill.runtime.training.losses import Distillation, build_loss, differentiable
 from kubestill.runtime.training.prepare import resolve_loss
@@ -85,6 +86,37 @@ def test_rotations_stay_within_their_angle() -> None:
     turned = augment(rotation=10)((plane.flatten(1),), 0)[0].view_as(plane)
     assert (turned - plane).abs().amax((1, 2, 3)).max() < 0.8
     assert turned.flatten(1).unique(dim=0).shape[0] > 50
+
+
+@pytest.mark.parametrize(
+    ("kind", "channels"),
+    [("brightness", 1), ("brightness", 3), ("contrast", 1), ("contrast", 3), ("saturation", 3)],
+)
+def test_colours_change_as_pillow_changes_them(kind: str, channels: int) -> None:
+    shape = (channels, HEIGHT, WIDTH)
+    # So far from black and white that nothing is cut off.
+    pixels = torch.randint(80, 150, (ROWS, *shape), generator=GENERATOR).float()
+    scale = Scale(mean=[90.0, 110.0, 120.0][:channels], std=[20.0, 30.0, 40.0][:channels])
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (scale.mean, scale.std))
+    change = Augmentation(
+        AugmentSettings(**{kind: 0.4}), shape, CLASSES, 5, scales=[scale, Scale()]
+    )
+    features, plain = change((((pixels - mean) / std).flatten(1), pixels.flatten(1)), 3)
+    ours = plain.view_as(pixels)
+    assert torch.allclose(features.view_as(pixels) * std + mean, ours, atol=1e-3)
+    enhance = {"brightness": "Brightness", "contrast": "Contrast", "saturation": "Color"}[kind]
+    factors: list[float] = []
+    for image, changed_one in zip(pixels.numpy(), ours.numpy(), strict=True):
+        array = image.astype(np.uint8).transpose(1, 2, 0)
+        given = getattr(ImageEnhance, enhance)(Image.fromarray(array.squeeze()))
+        # The factor that it drew is the one at which both agree.
+        tried = np.linspace(0.6, 1.4, 161)
+        theirs = np.stack([np.asarray(given.enhance(factor), np.float32) for factor in tried])
+        theirs = theirs.reshape(len(tried), HEIGHT, WIDTH, channels).transpose(0, 3, 1, 2)
+        apart = np.abs(theirs - changed_one).max((1, 2, 3))
+        assert apart.min() < 2
+        factors.append(float(tried[apart.argmin()]))
+    assert 0.6 <= min(factors) < 0.7 < 1.3 < max(factors) <= 1.4
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
@@ -155,6 +187,8 @@ ALL: dict[str, Any] = {
     "flip_vertical": 0.3,
     "shift": 2,
     "rotation": 20,
+    "brightness": 0.2,
+    "contrast": 0.3,
     "mixup": 1.0,
     "cutmix": 0.5,
 }
@@ -234,6 +268,9 @@ def test_what_cannot_be_augmented_is_refused(images: Dataset, line: Any) -> None
         Dataset.open(line("rows").path), {"shift": 1}
     )
     assert "leaves nothing of an image [8, 8]; use at most 7" in refused(images, {"shift": 8})
+    assert "needs red, green and blue, an image [3, H, W]; this is [8, 8]" in refused(
+        images, {"saturation": 0.2}
+    )
     assert "the finish needs the rows as they are" in refused(images, {"shift": 1}, finish_steps=1)
     with pytest.raises(InvalidInput, match="learning the whole domain needs the rows as they are"):
         resolve_loss(

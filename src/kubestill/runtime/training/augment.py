@@ -11,6 +11,7 @@ as they are.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,10 +27,12 @@ from kubestill.runtime.datasets.schema import Schema
 
 _STREAM = 0x6175676D656E74
 """Sets these numbers apart from others that Philox makes of the same seed."""
-_WIDTH = 12
-"""Numbers that a row owns: ten are used."""
+_WIDTH = 16
+"""Numbers that a row owns: thirteen are used."""
 _ROWS_BITS = 32
 """A batch has fewer rows than two to this power."""
+_GREY = (0.299, 0.587, 0.114)
+"""Shares of red, green and blue in how bright a pixel looks (ITU-R BT.601)."""
 
 
 class AugmentSettings(Settings):
@@ -47,6 +50,14 @@ class AugmentSettings(Settings):
     rotation: float = Field(default=0.0, ge=0, le=180)
     """Largest rotation, in degrees either way; bilinear, and the pixels at the edge are
     repeated."""
+    brightness: float = Field(default=0.0, ge=0, le=1)
+    """Largest change of the factor by which all values of an image are multiplied: 0.2 draws it
+    between 0.8 and 1.2. Values are not cut off where they leave the range of the pixels."""
+    contrast: float = Field(default=0.0, ge=0, le=1)
+    """The same for the distances of all values from the mean grey of the image."""
+    saturation: float = Field(default=0.0, ge=0, le=1)
+    """The same for the distances of red, green and blue from the pixel's grey; needs three
+    channels, in this order."""
     mixup: float = Field(default=0.0, ge=0)
     """Parameter alpha of the Beta distribution of the share by which an image and its target are
     mixed with another of the batch (Zhang et al. 2018); 0 turns it off."""
@@ -83,11 +94,22 @@ def check_augment(
     elif asked.shift >= min(shape[-2:]):
         remedy = f"leaves nothing of an image {list(shape)}; use at most {min(shape[-2:]) - 1}"
         problems.add("settings.augment.shift", asked.shift, remedy)
+    elif asked.saturation and (len(shape) == 2 or shape[0] != 3):
+        remedy = f"needs red, green and blue, an image [3, H, W]; this is {list(shape)}"
+        problems.add("settings.augment.saturation", asked.saturation, f"{remedy}; leave it out")
     if target is not None and len(target.shape) > 1:
         remedy = f"the target {target.name!r} is a field that does not move along; leave it out"
         problems.add("settings.augment", drawn, remedy)
     if exact:
         problems.add("settings.augment", drawn, f"{exact} needs the rows as they are; leave it out")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What an encoder made of each channel: the pixel less the mean, over the deviation."""
+
+    mean: Sequence[float] = (0.0,)
+    std: Sequence[float] = (1.0,)
 
 
 class Augmentation:
@@ -98,8 +120,8 @@ class Augmentation:
         shape: Of an image: [H, W] or [C, H, W].
         outputs: K, the outputs of a row.
         seed: Of the training run.
-        taught: Whether the last target of a row is its image as a teacher reads it, which is
-            changed in the same way: both encodings scale an image by its channels.
+        scales: Of the features. A second one says that the last target of a row is its image as
+            a teacher reads it, which is changed in the same way.
     """
 
     def __init__(
@@ -109,9 +131,9 @@ class Augmentation:
         outputs: int,
         seed: int,
         *,
-        taught: bool = False,
+        scales: Sequence[Scale] = (Scale(),),
     ):
-        self._asked, self._outputs, self._seed, self._taught = asked, outputs, seed, taught
+        self._asked, self._outputs, self._seed, self._scales = asked, outputs, seed, scales
         self._shape = tuple(shape) if len(shape) == 3 else (1, *shape)
 
     def __call__(self, rows: tuple[Tensor, ...], number: int) -> tuple[Tensor, ...]:
@@ -122,12 +144,15 @@ class Augmentation:
             number: Of this part of a batch, among all parts of all batches.
         """
         features, *targets = rows
-        views = [features, targets.pop()] if self._taught else [features]
+        views = [features, *(targets.pop() for _ in self._scales[1:])]
         start = number << _ROWS_BITS
         draws = Draws(self._seed, _STREAM, start, start + len(features), width=_WIDTH)
         flips, places, turns = draws.take(2), draws.take(2), draws.take(1)[:, 0]
-        shares = draws.take(6)
+        shares, colours = draws.take(6), draws.take(3)
         images = [self._moved(one.view(-1, *self._shape), flips, places, turns) for one in views]
+        if self._asked.brightness or self._asked.contrast or self._asked.saturation:
+            pairs = zip(images, self._scales, strict=True)
+            images = [self._coloured(one, scale, colours) for one, scale in pairs]
         if self._asked.mixup or self._asked.cutmix:
             images, targets = self._mixed(images, targets, shares)
         first, *others = (one.reshape(len(features), -1) for one in images)
@@ -157,6 +182,25 @@ class Augmentation:
             chosen = torch.from_numpy(index).to(device).view(along).expand(images.shape)
             images = images.gather(2 + axis, chosen)
         return images
+
+    def _coloured(self, images: Tensor, scale: Scale, draws: NDArray[np.float64]) -> Tensor:
+        """Change brightness, then contrast, then saturation, of the pixels as they were read."""
+        asked, channels = self._asked, images.shape[1]
+        most = np.array([asked.brightness, asked.contrast, asked.saturation])
+        factors = torch.from_numpy((1 + most * (2 * draws - 1)).astype(np.float32))
+        brightness, contrast, saturation = factors.to(images.device).T[..., None, None, None]
+        mean, std, shares = (
+            torch.tensor(values, dtype=torch.float32, device=images.device).view(1, -1, 1, 1)
+            for values in (scale.mean, scale.std, _GREY if channels == 3 else [1 / channels])
+        )
+        pixels = (images * std + mean) * brightness
+        if asked.contrast:
+            middle = (pixels * shares).sum(1, keepdim=True).mean((2, 3), keepdim=True)
+            pixels = middle + (pixels - middle) * contrast
+        if asked.saturation:
+            grey = (pixels * shares).sum(1, keepdim=True)
+            pixels = grey + (pixels - grey) * saturation
+        return (pixels - mean) / std
 
     def _mixed(
         self, views: list[Tensor], targets: list[Tensor], draws: NDArray[np.float64]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -29,7 +29,7 @@ from kubestill.runtime.models.predict import probabilities
 from kubestill.runtime.models.prune import prune
 from kubestill.runtime.models.tabular import TabM, fit_bins
 from kubestill.runtime.models.weights import load_weights
-from kubestill.runtime.training.augment import Augmentation, check_augment
+from kubestill.runtime.training.augment import Augmentation, Scale, check_augment
 from kubestill.runtime.training.batches import ResidentRows, Rows, StoredArray, StreamedRows
 from kubestill.runtime.training.demands import check_demands, freeze
 from kubestill.runtime.training.device import Machine
@@ -295,7 +295,7 @@ def prepare(
         validation=followed,
         metric=settings.metric or main_metric(task, followed is not None, whole_domain),
         shuffle=_shuffle(rows, settings),
-        change=_augmentation(settings, layout, taught=teacher is not None),
+        change=_augmentation(settings, layout, [model, teacher] if teacher else [model]),
         imitation=imitation,
         least_rows=check_demands(model.network, features, settings, rows=rows.count),
     )
@@ -328,12 +328,14 @@ def _quantise(model: Model, raw: np.ndarray) -> None:
 
 
 def _augmentation(
-    settings: TrainingSettings, layout: RawLayout, *, taught: bool
+    settings: TrainingSettings, layout: RawLayout, readers: Sequence[Model]
 ) -> Augmentation | None:
     if not settings.augment.describe():
         return None
     shape = layout.features[0].shape
-    return Augmentation(settings.augment, shape, layout.outputs, settings.seed, taught=taught)
+    images = [reader.encoder.columns[0] for reader in readers]
+    scales = [Scale(image.mean, image.std) for image in images]
+    return Augmentation(settings.augment, shape, layout.outputs, settings.seed, scales=scales)
 
 
 def _answer(teacher: Model, student: Model, settings: TrainingSettings) -> Answer | None:
