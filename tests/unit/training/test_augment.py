@@ -99,7 +99,7 @@ def test_colours_change_as_pillow_changes_them(kind: str, channels: int) -> None
     scale = Scale(mean=[90.0, 110.0, 120.0][:channels], std=[20.0, 30.0, 40.0][:channels])
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (scale.mean, scale.std))
     change = Augmentation(
-        AugmentSettings(**{kind: 0.4}), shape, CLASSES, 5, scales=[scale, Scale()]
+        AugmentSettings.model_validate({kind: 0.4}), shape, CLASSES, 5, scales=[scale, Scale()]
     )
     features, plain = change((((pixels - mean) / std).flatten(1), pixels.flatten(1)), 3)
     ours = plain.view_as(pixels)

@@ -94,7 +94,7 @@ def check_augment(
     elif asked.shift >= min(shape[-2:]):
         remedy = f"leaves nothing of an image {list(shape)}; use at most {min(shape[-2:]) - 1}"
         problems.add("settings.augment.shift", asked.shift, remedy)
-    elif asked.saturation and (len(shape) == 2 or shape[0] != 3):
+    elif asked.saturation and tuple(shape[:-2]) != (3,):
         remedy = f"needs red, green and blue, an image [3, H, W]; this is {list(shape)}"
         problems.add("settings.augment.saturation", asked.saturation, f"{remedy}; leave it out")
     if target is not None and len(target.shape) > 1:
