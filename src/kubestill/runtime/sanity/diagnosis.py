@@ -23,6 +23,8 @@ NEARLY = 5.0
 network from learning leaves far more, and which side of the line a sound one ends on is chance."""
 HALFWAY = 0.5
 """Excess below which a network is small, smooth or slow, and not broken."""
+SLOW = 0.75
+"""The same where a higher learning rate learns the batch, so that nothing else is in the way."""
 OFF_SCALE = 10.0
 """Standardised values beyond which it is worth a try to normalise the batch by itself."""
 
@@ -165,6 +167,13 @@ class _Search:
             if 1 / 3 < rate / own < 3:
                 continue
             trace = self._try(f"learning rate {rate:g}", learning_rate=rate)
+            if trace.reached is not None and rate > own and real.excess[-1] <= SLOW:
+                return self._learned(
+                    real,
+                    f"In part: to {_percent(real)} above its floor in {real.steps[-1]:,} steps at "
+                    f"a learning rate of {own:g}; at {rate:g} the batch is learned in "
+                    f"{trace.reached}. Use a higher rate, or train for longer.",
+                )
             if trace.reached is not None:
                 how = (
                     "diverges" if real.ended == "diverged" else f"stays at {_percent(real)} excess"
