@@ -8,7 +8,7 @@ drawn independently: what is done after any time is a fair sample of the zoo, an
 finished. What is in the log is not examined again, so that the work may be cut into pieces.
 
 Chosen in hindsight: of the first 300, three were refused. Two learned in part, with a learning rate
-ten times too low for their eight units, which is now a note; those two and the bugs were asked again.
+too low for their eight units, which is now a note; those two and the bugs were asked again.
 
 Each worker has one thread. The gate measures its time by that thread's, as these figures do, so
 that set-ups side by side, or a machine in use, change no verdict but for what its caches cost.
