@@ -120,8 +120,8 @@ def _run_here(
         explain_failure,
         find_output,
         read_parameters,
-        read_scores,
         run_pipeline,
+        scores_of_models,
     )
 
     root = os.path.abspath(output or os.path.join("runs", package.name))
@@ -149,7 +149,7 @@ def _run_here(
         echo(f"report: {paths[-1]}")
     if failure:
         raise click.ClickException(failure)
-    _show_models(result.models, read_scores(result))
+    _show_models(result.models, scores_of_models(result))
 
 
 def _show_models(models: Mapping[str, str], scores: Mapping[str, Any] | None) -> None:

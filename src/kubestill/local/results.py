@@ -23,8 +23,7 @@ def name_models(run: LocalRun) -> dict[str, str]:
         Paths, or URIs of models elsewhere, by names such as `student`, `control` and `teacher`; the
         one that the run is about comes first. A model without a name of its own is called `model`.
     """
-    # Of that step: an earlier evaluation may have called other models so.
-    told = (_scores_in(run.judged) or {"models": {}})["models"]
+    told = (scores_of_models(run) or {"models": {}})["models"]
     named: dict[str, str] = {}
     for role in sorted(run.models, key=lambda one: (*_ROLES, one).index(one)):
         name = told[role]["name"] if role in told else role
@@ -56,6 +55,14 @@ def read_scores(run: LocalRun) -> dict[str, Any] | None:
     """Return the scores of the last evaluation, as its record holds them; None without one."""
     found = (_scores_in(task.folder) for task in reversed(run.tasks))
     return next((scores for scores in found if scores), None)
+
+
+def scores_of_models(run: LocalRun) -> dict[str, Any] | None:
+    """Return the scores of the models that a run names; None where that step scored none.
+
+    An earlier evaluation may have called others so, such as a model whose refit was promoted.
+    """
+    return _scores_in(run.judged)
 
 
 def explain_failure(run: LocalRun) -> str:
