@@ -10,7 +10,7 @@ from torch import nn
 
 from kubestill.errors import InvalidInput
 from kubestill.runtime.datasets.decode import RawLayout
-from kubestill.runtime.datasets.schema import Column, Schema
+from kubestill.runtime.datasets.schema import Column, Schema, Task
 from kubestill.runtime.models.build import build_network
 from kubestill.runtime.models.encoder import Encoder
 from kubestill.runtime.models.tabular import PiecewiseLinear, TabM, fit_bins, tabm
@@ -123,7 +123,7 @@ def test_a_member_is_a_network_of_its_own_on_shared_matrices(bins: int) -> None:
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
-def test_the_answer_is_the_mean_of_probabilities_where_there_are_classes(task: str) -> None:
+def test_the_answer_is_the_mean_of_probabilities_where_there_are_classes(task: Task) -> None:
     """As built for the task; a member that is sure does not overrule the others."""
     labels = {"binary": ("a", "b"), "multiclass": ("a", "b", "c"), "regression": None}[task]
     kind = "categorical" if labels else "numeric"

@@ -92,7 +92,7 @@ FORWARD = "get 0, get 1, run 0, get 2, run 1, get 3, run 2, run 3, get 2, "
     ids=["kept", "recomputed"],
 )
 def test_the_next_block_comes_while_one_runs(
-    recompute: str, expected: str, monkeypatch: pytest.MonkeyPatch
+    recompute: str, expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """From the second micro-batch on; what the forward pass ends with stays for the backward."""
     seen: list[str] = []
@@ -106,7 +106,7 @@ def test_the_next_block_comes_while_one_runs(
         )[1],
     )
     monkeypatch.setattr(Shards, "learn", lambda *args: (seen.append("begin"), learn(*args))[1])
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         network = nn.Sequential(*[Wide(8 * (i + 1)) for i in range(4)])
         for i, block in enumerate(network):
