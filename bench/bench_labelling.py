@@ -21,7 +21,7 @@ from kubestill.runtime.datasets.decode import RawLayout, decode_features
 from kubestill.runtime.datasets.manifest import BLOCK_ROWS, Dataset
 from kubestill.runtime.datasets.schema import Column, Schema
 from kubestill.runtime.datasets.writer import DatasetWriter
-from kubestill.runtime.generation.labelling import label
+from kubestill.runtime.generation.labelling import TeacherCopy, label
 from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.encoder import Encoder
 from kubestill.runtime.models.model import Model
@@ -44,7 +44,9 @@ def main() -> None:
         turns = take_turns(
             {
                 "bare": clock(lambda: bare_loop(predictor, raw)),
-                "labelling": clock(lambda: label(predictor, dataset, f"{folder}/labelled")),
+                "labelling": clock(
+                    lambda: label([TeacherCopy(predictor)], dataset, f"{folder}/labelled")
+                ),
             },
             told.rounds,
         )

@@ -62,7 +62,7 @@ from kubestill.runtime.datasets.columns import pandas_frame
 from kubestill.runtime.datasets.manifest import BLOCK_ROWS, Dataset
 from kubestill.runtime.datasets.schema import Column, Schema, TextForm
 from kubestill.runtime.datasets.writer import DatasetWriter
-from kubestill.runtime.generation.labelling import label
+from kubestill.runtime.generation.labelling import TeacherCopy, label
 from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.foreign.bring import bring
 from kubestill.runtime.models.foreign.match import Options
@@ -481,7 +481,7 @@ def compare(
 def labelled(predictor: Predictor, dataset: Dataset, folder: str) -> Callable[[], object]:
     """Return what labels a dataset each time to a place where nothing was."""
     places = count()
-    return lambda: label(predictor, dataset, f"{folder}-{next(places)}")
+    return lambda: label([TeacherCopy(predictor)], dataset, f"{folder}-{next(places)}")
 
 
 def speeds(trial: Trial, name: str, fitted: Fitted, model: str, rounds: int) -> list[Measure]:

@@ -32,7 +32,8 @@ def label_with_teacher(
     Args:
         model: The teacher.
         dataset: Rows to label; with a `method`, the real rows to generate from.
-        device: `auto`, `cpu`, `cuda` or `cuda:1`; requesting a GPU that is missing is an error.
+        device: `auto`, `cpu`, `cuda` or `cuda:1`; `auto` and `cuda` use all GPUs of the pod.
+            Requesting a GPU that is missing is an error.
         settings: Has no options yet; any name is refused.
         method: How to generate rows: `munge`, `mixup`, `jitter`, `files` to take rows without a
             label from files of yours (`synthetic_settings={"source": ...}`), or the import path of

@@ -13,6 +13,8 @@ from kubestill.runtime.datasets.decode import RawLayout, decode_features, decode
 from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.datasets.schema import Column, Schema
 from kubestill.runtime.datasets.writer import DatasetWriter
+from kubestill.runtime.generation.labelling import TeacherCopy
+from kubestill.runtime.generation.labelling import label as label_rows
 from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.encoder import Encoder
 from kubestill.runtime.models.export import export_model, load_model
@@ -92,6 +94,21 @@ def test_labels_do_not_depend_on_parts_or_threads_ahead(tmp_path: Path):
     assert len(Dataset.open(parts.path).parts) > 1 == len(Dataset.open(whole.path).parts)
     first = label(tmp_path / "a", model, whole).fingerprint
     assert label(tmp_path / "b", model, parts).fingerprint == first
+
+
+def test_copies_of_a_teacher_take_turns_and_change_no_bit(tmp_path: Path):
+    """As every visible GPU has one."""
+    model = teacher(tmp_path / "m", "multiclass")
+    dataset = write(tmp_path / "d", SCHEMAS["multiclass"], rows("multiclass"))
+    copies, asked = [load_model(model.path) for _ in range(3)], list[int]()
+    for number, copy in enumerate(copies):
+        own = copy.logits
+        copy.logits = lambda raw, number=number, own=own: (asked.append(number), own(raw))[1]  # pyright: ignore
+    given, root = Dataset.open(dataset.path), str(tmp_path / "shared")
+    shared = label_rows([TeacherCopy(copy) for copy in copies], given, root)
+    assert sorted(asked) == [0, 1, 2]
+    alone = label(tmp_path, model, dataset)
+    assert shared.fingerprint == alone.fingerprint
 
 
 def test_an_empty_dataset_stays_empty(tmp_path: Path):

@@ -20,7 +20,7 @@ from kubestill.runtime.base.artifacts import LocalArtifact
 from kubestill.runtime.datasets.decode import decode_features
 from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.evaluation.cost import running_costs
-from kubestill.runtime.generation.labelling import label
+from kubestill.runtime.generation.labelling import TeacherCopy, label
 from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.foreign.asking import Client
 from kubestill.runtime.models.foreign.bring import bring
@@ -209,11 +209,13 @@ def test_a_step_that_failed_asks_only_for_what_is_missing(
     model = found(server, rows, tmp_path / "model", **kept)
     server.fails_after = 30
     with pytest.raises(InvalidInput, match="400"):
-        label(model, rows, str(tmp_path / "first"))
+        label([TeacherCopy(model)], rows, str(tmp_path / "first"))
     answered = set(server.prompts)
     server.fails_after = None
     server.prompts.clear()
-    made = label(reloaded(server, tmp_path / "model"), rows, str(tmp_path / "second"))
+    made = label(
+        [TeacherCopy(reloaded(server, tmp_path / "model"))], rows, str(tmp_path / "second")
+    )
     asked_again = [prompt for prompt in server.prompts if prompt in answered]
     # The four by which it is known again, and nothing that was answered by the step that failed.
     assert len(server.prompts) == rows.rows - len(answered) + 4
@@ -221,7 +223,7 @@ def test_a_step_that_failed_asks_only_for_what_is_missing(
     outputs = np.vstack([block["teacher_logits"].to_pylist() for block in made.iter_blocks()])
     np.testing.assert_allclose(outputs, logits_of(rows), atol=1e-4)
     server.prompts.clear()
-    label(reloaded(server, tmp_path / "model"), rows, str(tmp_path / "third"))
+    label([TeacherCopy(reloaded(server, tmp_path / "model"))], rows, str(tmp_path / "third"))
     assert server.prompts == []
 
 
@@ -231,13 +233,13 @@ def test_the_budget_is_never_exceeded(
     prices = {"price_per_row": 0.01, "budget": 0.5}
     model = found(server, rows, tmp_path / "model", **prices)
     with pytest.raises(Refused, match=r"60 rows cost about 0\.6, more than 0\.5; raise it"):
-        label(model, rows, str(tmp_path / "labelled"))
+        label([TeacherCopy(model)], rows, str(tmp_path / "labelled"))
     assert server.prompts == []
     # By then the import has cost 0.24, and 0.04 goes for rows that it is known again by.
     kept = {"answers": str(tmp_path / "answers"), "budget": 0.7}
     model = found(server, rows, tmp_path / "kept", **prices | kept)
     with pytest.raises(Refused, match=r"0\.28 is spent, and the next requests cost 0\.6; raise"):
-        label(model, rows, str(tmp_path / "labelled"))
+        label([TeacherCopy(model)], rows, str(tmp_path / "labelled"))
     assert "60 rows costs 0.6 at most; 0.24 is spent of a budget of 0.7" in capsys.readouterr().out
     assert len(server.prompts) == 4
 

@@ -22,7 +22,7 @@ from kubestill.runtime.datasets.decode import decode_features
 from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.datasets.schema import Column, Schema, TextForm
 from kubestill.runtime.datasets.writer import DatasetWriter
-from kubestill.runtime.generation.labelling import label
+from kubestill.runtime.generation.labelling import TeacherCopy, label
 from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.foreign.bring import bring
 from kubestill.runtime.models.foreign.huggingface import HuggingFace, read_folder
@@ -281,7 +281,7 @@ def test_batches_share_the_threads_of_labelling(saved: Path, rows: Dataset, tmp_
     try:
         brought = bring(str(saved), rows, Options(inputs=["text"]))
         assert brought is not None
-        made = label(brought.predictor, rows, str(tmp_path / "labelled")).to_pandas()
+        made = label([TeacherCopy(brought.predictor)], rows, str(tmp_path / "labelled")).to_pandas()
     finally:
         torch.set_num_threads(before)
     found = np.stack(list(made["teacher_logits"]))
@@ -334,7 +334,9 @@ def test_a_model_of_images_labels_as_in_its_own_library(
     brought = bring(str(vision), dataset, Options(inputs=["image"]))
     assert brought is not None
     brought.write(str(tmp_path / "model"))
-    found = label(load_model(str(tmp_path / "model")), dataset, str(tmp_path / "soft")).to_pandas()
+    found = label(
+        [TeacherCopy(load_model(str(tmp_path / "model")))], dataset, str(tmp_path / "soft")
+    ).to_pandas()
     own = transformers.AutoImageProcessor.from_pretrained(vision, backend="pil")
     model = transformers.AutoModelForImageClassification.from_pretrained(vision).eval()
     for image, logits in zip(found["image"], found["teacher_logits"], strict=True):

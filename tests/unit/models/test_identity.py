@@ -17,7 +17,7 @@ from kubestill.runtime.certification.certify import certify
 from kubestill.runtime.certification.settings import CertificateSettings
 from kubestill.runtime.datasets.dataset import Dataset, DatasetWriter
 from kubestill.runtime.evaluation.inputs import check_inputs
-from kubestill.runtime.generation.labelling import label
+from kubestill.runtime.generation.labelling import TeacherCopy, label
 from kubestill.runtime.models.export import export_model, load_model
 from kubestill.runtime.models.identity import read_digest
 from kubestill.runtime.retraining import Champion, State, open_registry
@@ -55,7 +55,8 @@ def evaluated(rows: Dataset, tmp_path: Path) -> str:
 
 
 def labelled(rows: Dataset, tmp_path: Path) -> str:
-    return label(load_model(MODEL), rows, str(tmp_path / "labelled")).provenance["teacher"]
+    copy = TeacherCopy(load_model(MODEL))
+    return label([copy], rows, str(tmp_path / "labelled")).provenance["teacher"]
 
 
 def promoted(rows: Dataset, tmp_path: Path) -> str:

@@ -22,7 +22,7 @@ from kubestill.runtime.datasets.schema import Column, Schema, TextForm
 from kubestill.runtime.datasets.text import text_rows
 from kubestill.runtime.datasets.writer import DatasetWriter
 from kubestill.runtime.evaluation.profile import profile_of
-from kubestill.runtime.generation.labelling import label
+from kubestill.runtime.generation.labelling import TeacherCopy, label
 from kubestill.runtime.models.decoder import Decoder
 from kubestill.runtime.models.embed import Bag
 from kubestill.runtime.models.encoder import Encoder
@@ -262,7 +262,7 @@ def test_a_teacher_gets_the_text_itself(dataset: Dataset, tmp_path: Path) -> Non
     assert brought is not None
     brought.write(str(tmp_path / "model"))
     teacher = load_model(str(tmp_path / "model"), trust=("foreign_teachers",))
-    found = label(teacher, dataset, str(tmp_path / "soft")).to_pandas()
+    found = label([TeacherCopy(teacher)], dataset, str(tmp_path / "soft")).to_pandas()
     good = [isinstance(one, str) and bool(GOOD & set(one.split())) for one in frame()["body"]]
     assert [logit[0] for logit in found["teacher_logits"]] == [2.0 if one else -2.0 for one in good]
     student = load_model(exported(make(), tmp_path / "student"))

@@ -42,6 +42,20 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
+def choose_devices(name: str) -> list[torch.device]:
+    """Return every device that `name` stands for: `auto` and `cuda` are all visible GPUs.
+
+    A process of several on its machine has one GPU, by its rank.
+
+    Raises:
+        InvalidInput: As of `choose_device`.
+    """
+    first = choose_device(name)
+    if name not in ("auto", "cuda") or first.type != "cuda" or "LOCAL_RANK" in os.environ:
+        return [first]
+    return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+
+
 def local_rank() -> int:
     """Return the index of this process on its machine, which is the index of its GPU."""
     return int(os.environ.get("LOCAL_RANK", "0"))

@@ -3,15 +3,17 @@
 A thread reads blocks ahead, every core computes a block of its own, and others write Parquet
 behind. Cores that shared each product would wait for the one that reading or writing has just
 interrupted. The batch is the dataset's own block of 8,192 rows, counted from its first row, so that
-labels depend neither on how rows were cut into shards or parts, nor on the number of cores.
+labels depend neither on how rows were cut into shards or parts, nor on the number of cores or GPUs:
+several GPUs have a copy of the teacher each, and blocks take turns among them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -39,17 +41,21 @@ DEPTH = 2
 """Blocks that may wait to be written, per block that is computed at a time."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Unseen:
-    """Which of several teachers has not seen a row."""
+@dataclass(frozen=True)
+class TeacherCopy:
+    """Who answers, on one device."""
 
-    folds: Folds
-    fold: NDArray[np.int64]
-    """[N] of each row: that of the row it was made from; -1 where the whole teacher answers."""
+    predictor: Predictor
+    """`check_fit` says whether it can."""
+    folds: Folds | None = None
+    """Who answers for rows that it was fitted on; None leaves that to itself."""
 
 
 def label(
-    predictor: Predictor, dataset: Dataset, root: str, unseen: Unseen | None = None
+    teachers: Sequence[TeacherCopy],
+    dataset: Dataset,
+    root: str,
+    fold: NDArray[np.int64] | None = None,
 ) -> Dataset:
     """Write the dataset with the teacher's outputs as its soft column.
 
@@ -57,15 +63,17 @@ def label(
     with no value in it, so that a student knows what it learns.
 
     Args:
-        predictor: The teacher, on the device that is to compute; `check_fit` says whether it can.
+        teachers: The same one on each device that is to compute.
         dataset: Rows to label; none is fine.
         root: Where the labelled dataset goes.
-        unseen: Who answers for rows that the teacher was fitted on; None leaves that to itself.
+        fold: [N] the fold of the row that each was made from, of which one of the teacher's folds
+            has seen nothing; -1 where the whole teacher answers. None where it does so for all.
 
     Raises:
         CorruptData: The dataset is damaged.
         Refused: The teacher's answers cost more than its budget.
     """
+    predictor = teachers[0].predictor
     predictor.announce(dataset.rows)
     keep_freed_memory()
     schema = labelled_schema(predictor.spec, dataset.schema)
@@ -77,11 +85,14 @@ def label(
     with DatasetWriter(
         root, schema, provenance=provenance, complete_domain=dataset.complete_domain
     ) as writer:
+        folds = (None if fold is None else fold[i:] for i in range(0, dataset.rows, BLOCK_ROWS))
         jobs = (
-            partial(_compute, predictor, block, number * BLOCK_ROWS, unseen)
-            for number, block in enumerate(dataset.iter_blocks())
+            partial(_compute, teacher, block, numbers)
+            for teacher, block, numbers in zip(
+                cycle(teachers), dataset.iter_blocks(), folds, strict=False
+            )
         )
-        with _a_thread_each(predictor.model.device) as workers:
+        with _threads([one.predictor.model.device for one in teachers]) as workers:
             for block, outputs in ahead(jobs, workers=workers, depth=DEPTH * workers):
                 _write(writer, schema, block, outputs)
     return writer.dataset
@@ -125,11 +136,11 @@ def labelled_schema(spec: ModelSpec, schema: Schema) -> Schema:
 
 
 @contextmanager
-def _a_thread_each(device: torch.device) -> Generator[int]:
+def _threads(devices: Sequence[torch.device]) -> Generator[int]:
     """Give every block its own thread, and return how many may be computed at a time."""
     threads = torch.get_num_threads()
-    if device.type != "cpu":
-        yield 2  # one decodes while the device computes for the other
+    if devices[0].type != "cpu":
+        yield 2 * len(devices)  # one decodes while the device computes for the other
         return
     torch.set_num_threads(1)
     try:
@@ -139,15 +150,15 @@ def _a_thread_each(device: torch.device) -> Generator[int]:
 
 
 def _compute(
-    predictor: Predictor, block: pa.Table, start: int, unseen: Unseen | None
+    teacher: TeacherCopy, block: pa.Table, fold: NDArray[np.int64] | None
 ) -> tuple[pa.Table, NDArray[np.floating[Any]]]:
-    raw = decode_features(block, predictor.layout)
-    outputs = predictor.logits(raw)
-    if unseen is not None:
-        fold = unseen.fold[start : start + block.num_rows]
+    raw = decode_features(block, teacher.predictor.layout)
+    outputs = teacher.predictor.logits(raw)
+    if teacher.folds is not None and fold is not None:
+        fold = fold[: block.num_rows]
         for number in np.unique(fold[fold >= 0]):
             rows = np.flatnonzero(fold == number)
-            outputs[rows] = unseen.folds.members[number].logits(raw[rows])
+            outputs[rows] = teacher.folds.members[number].logits(raw[rows])
     return block, outputs
 
 

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kubestill.errors import Problems, counted, renaming
 from kubestill.runtime.base.artifacts import Artifact, check_kind, is_no_model
-from kubestill.runtime.base.device import choose_device
+from kubestill.runtime.base.device import choose_devices
 from kubestill.runtime.datasets.manifest import BLOCK_ROWS, Dataset, open_input
 from kubestill.runtime.datasets.writer import DatasetWriter
 from kubestill.runtime.generation.generate import (
@@ -21,7 +22,7 @@ from kubestill.runtime.generation.generate import (
     rows_made_from,
     shard_rows,
 )
-from kubestill.runtime.generation.labelling import Unseen, check_fit, label
+from kubestill.runtime.generation.labelling import TeacherCopy, check_fit, label
 from kubestill.runtime.generation.request import Request, parse_request
 from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.folds import Folds, load_folds
@@ -54,20 +55,21 @@ def label_with_teacher(
         CorruptData: Rows of the dataset are damaged.
     """
     problems = Problems()
-    place = "cpu"
+    places = ["cpu"]
     with problems.collect():
-        place = str(choose_device(device))
+        places = [str(one) for one in choose_devices(device)]
     if is_no_model(model):
         return _pass_on(dataset, labelled, shard, shards, problems)
-    teacher = folds = None
+    teachers: list[TeacherCopy] = []
     with problems.collect("model", model.uri):
         check_kind(model, "model")
-        teacher = load_model(model.path, device=place)
-        folds = load_folds(model.path, device=place)
+        teachers.append(_load(model.path, places[0]))
+        if teachers[0].predictor.model.device.type != "cpu":  # as one behind an address is
+            teachers += (_load(model.path, place) for place in places[1:])
     given = open_input(dataset, "dataset", problems)
-    if teacher and given:
+    if teachers and given:
         with problems.collect():
-            check_fit(teacher.spec, given.schema)
+            check_fit(teachers[0].predictor.spec, given.schema)
     for key, value in (settings or {}).items():
         problems.add(f"settings.{key}", value, "unknown; labelling has no further options")
     request = None
@@ -78,9 +80,9 @@ def label_with_teacher(
                 {**asked, "settings": synthetic_settings or {}}, has_original=True
             )
     problems.raise_if_any()
-    assert teacher
     assert given
-    log.info("labelling on %s", place)
+    spec, folds = teachers[0].predictor.spec, teachers[0].folds
+    log.info("labelling on %s", ", ".join(places[: len(teachers)]))
     beside = os.path.dirname(labelled.path) or "."
     os.makedirs(beside, exist_ok=True)
     # Generated rows stay here: Kubeflow stores what lies at an output's path and nothing beside it.
@@ -89,9 +91,9 @@ def label_with_teacher(
         if request:
             with renaming(_own_name):
                 unlabelled = generate(folder, request, given)
-            check_fit(teacher.spec, unlabelled.schema)
+            check_fit(spec, unlabelled.schema)
         seen = given.fingerprint in str(model.metadata.get("fitted_on", "")).split()
-        unseen = _find_unseen(folds, given, unlabelled, request) if folds else None
+        fold = _find_unseen(folds, given, unlabelled, request) if folds else None
         if seen and not folds and not shard:
             print(
                 f"the teacher has learned from these {counted(given.rows, 'row')}: its answers for "
@@ -99,9 +101,13 @@ def label_with_teacher(
                 "one that has not seen it",
                 flush=True,
             )
-        made = label(teacher, unlabelled, labelled.path, unseen)
+        made = label(teachers, unlabelled, labelled.path, fold)
     labelled.metadata |= {"kind": "dataset", "fingerprint": made.fingerprint, "rows": made.rows}
     return (labelled.uri,)
+
+
+def _load(model: str, device: str) -> TeacherCopy:
+    return TeacherCopy(load_model(model, device=device), load_folds(model, device=device))
 
 
 def _own_name(field: str) -> str:
@@ -109,8 +115,10 @@ def _own_name(field: str) -> str:
     return f"synthetic_{field}" if field.startswith("settings") else field
 
 
-def _find_unseen(folds: Folds, given: Dataset, rows: Dataset, request: Request | None) -> Unseen:
-    """Return who has not seen each of the rows that are to be labelled.
+def _find_unseen(
+    folds: Folds, given: Dataset, rows: Dataset, request: Request | None
+) -> NDArray[np.int64]:
+    """Return the fold of each of the rows that are to be labelled; -1 where there is none.
 
     Only rows with a label are what a teacher learned from, or copies of that: what is generated
     without one is new to all, and the whole teacher knows most about it.
@@ -130,7 +138,7 @@ def _find_unseen(folds: Folds, given: Dataset, rows: Dataset, request: Request |
         f"{counted(answered, 'row')} of {rows.rows:,} answered by teachers that have not seen them"
     )
     print(f"cross-fitted: {said}", flush=True)
-    return Unseen(folds=folds, fold=fold)
+    return fold
 
 
 def _pass_on(
