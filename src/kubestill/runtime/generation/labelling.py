@@ -13,7 +13,6 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -85,12 +84,9 @@ def label(
     with DatasetWriter(
         root, schema, provenance=provenance, complete_domain=dataset.complete_domain
     ) as writer:
-        folds = (None if fold is None else fold[i:] for i in range(0, dataset.rows, BLOCK_ROWS))
         jobs = (
-            partial(_compute, teacher, block, numbers)
-            for teacher, block, numbers in zip(
-                cycle(teachers), dataset.iter_blocks(), folds, strict=False
-            )
+            partial(_compute, teachers[number % len(teachers)], block, number * BLOCK_ROWS, fold)
+            for number, block in enumerate(dataset.iter_blocks())
         )
         with _threads([one.predictor.model.device for one in teachers]) as workers:
             for block, outputs in ahead(jobs, workers=workers, depth=DEPTH * workers):
@@ -150,12 +146,12 @@ def _threads(devices: Sequence[torch.device]) -> Generator[int]:
 
 
 def _compute(
-    teacher: TeacherCopy, block: pa.Table, fold: NDArray[np.int64] | None
+    teacher: TeacherCopy, block: pa.Table, start: int, fold: NDArray[np.int64] | None
 ) -> tuple[pa.Table, NDArray[np.floating[Any]]]:
     raw = decode_features(block, teacher.predictor.layout)
     outputs = teacher.predictor.logits(raw)
     if teacher.folds is not None and fold is not None:
-        fold = fold[: block.num_rows]
+        fold = fold[start : start + block.num_rows]
         for number in np.unique(fold[fold >= 0]):
             rows = np.flatnonzero(fold == number)
             outputs[rows] = teacher.folds.members[number].logits(raw[rows])

@@ -18,11 +18,10 @@ what is not its own, and the sum is that of the unsharded run, bit for bit.
 # pyright: reportPrivateImportUsage=false, reportPrivateUsage=false
 from __future__ import annotations
 
-import ctypes
 import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -35,6 +34,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from typing_extensions import override
 
 from kubestill.errors import InvalidInput, Problem
+from kubestill.runtime.base.memory import return_large_blocks
 from kubestill.runtime.training.batches import Cut, Part
 from kubestill.runtime.training.blocks import find_blocks, recomputing
 from kubestill.runtime.training.device import Machine
@@ -47,8 +47,6 @@ from kubestill.runtime.training.steps import Batch, Step, copy_state, real, weig
 from kubestill.runtime.training.tree import Tree
 
 FIELD = "settings.shard"
-_TOP_PAD, _MMAP_THRESHOLD = -2, -3
-"""`M_TOP_PAD` and `M_MMAP_THRESHOLD` of mallopt(3)."""
 _GONE = re.compile("data is not allocated yet|out of bounds for storage of size 0")
 """What torch says of a tensor without memory."""
 
@@ -99,7 +97,7 @@ class Shards:
         world: int,
         timeout: float,
     ):
-        _return_what_is_freed()
+        return_large_blocks()
         self.rank, self.world = rank, world
         named = dict(network.named_parameters())
         self.names, self.parameters = [*named], [*named.values()]
@@ -580,19 +578,6 @@ class ShardedStep(Step):
         if self._optimizer is not None:
             self._optimizer.materialise()
             copy_state(self.state(), saved)
-
-
-def _return_what_is_freed() -> None:
-    """Have large blocks of host memory returned to the system once they are freed.
-
-    Gradients that come and go leave holes between what stays, a fifth of a process's memory. It
-    costs a fiftieth of a step to clear their pages again; activations are mostly smaller. Nor may a
-    thread have much more than it uses.
-    """
-    with suppress(OSError, AttributeError, TypeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_MMAP_THRESHOLD, 1 << 21)
-        mallopt(_TOP_PAD, 1 << 17)
 
 
 def share_out(sizes: Sequence[int], world: int) -> list[int]:
