@@ -123,13 +123,7 @@ def steps(root: Path, device: str, shrink: int) -> list[Measure]:
 
 def stall(root: Path, device: str, millions: int) -> list[Measure]:
     """Return what a save blocks whose state lies on the device."""
-    model, _ = savers.build(millions, 1000)
-    model.to(device)
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    for parameter in model.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
-    live = savers.state_of(model, optimizer)
+    live = savers.state_of(*savers.build(millions, 1000, device))
     pinned = device == "cuda"
     copies = {
         name: torch.empty_like(tensor, device="cpu", pin_memory=pinned)

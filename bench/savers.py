@@ -22,9 +22,9 @@ from kubestill.runtime.checkpoints.settings import CheckpointSettings
 from kubestill.runtime.checkpoints.state import TrainingState
 
 
-def build(layers: int, width: int) -> tuple[nn.Module, torch.optim.Adam]:
+def build(layers: int, width: int, device: str = "cpu") -> tuple[nn.Module, torch.optim.Adam]:
     """Return a model of layers x width^2 parameters, and Adam after its first step."""
-    model = nn.Sequential(*(nn.Linear(width, width, bias=False) for _ in range(layers)))
+    model = nn.Sequential(*(nn.Linear(width, width, bias=False) for _ in range(layers))).to(device)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
