@@ -7,7 +7,6 @@ at that moment, so the moments of a save are copied, and every restart starts fr
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
 import sys
 import uuid
@@ -28,9 +27,8 @@ from kubestill.runtime.checkpoints.ranks import Ranks
 
 sys.path.insert(0, str(Path(__file__).parent))
 import node_worker  # noqa: E402
+from forks import run_ranks  # noqa: E402
 
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["kubestill.runtime.checkpoints.checkpointer", "torch.distributed"])
 EMPTY = "/nonexistent"
 """Where the disk of a new node is."""
 
@@ -39,21 +37,11 @@ def run(root: Path, world: int, act: str, lost: int | None = None, **told: Any) 
     """Have so many nodes do something; returns what each did, but for one that is `lost`."""
     run_id = uuid.uuid4().hex
     logs = [root / f"log-{run_id}-{rank}" for rank in range(world)]
-    processes = [
-        FORKS.Process(
-            target=node_worker.process,
-            args=(act, told, f"file://{root}/meet-{run_id}", rank, world, str(logs[rank])),
-            daemon=True,
-        )
+    given = [
+        (act, told, f"file://{root}/meet-{run_id}", rank, world, str(logs[rank]))
         for rank in range(world)
     ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    codes = [process.exitcode for process in processes]
-    for process in processes:
-        process.kill()
+    codes = run_ranks(node_worker.process, given)
     if lost is None:
         assert codes == [0] * world
     return [json.loads(log.read_text()) for log in logs if log.exists()]

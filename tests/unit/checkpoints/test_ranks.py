@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import sys
 import uuid
 from pathlib import Path
@@ -15,9 +14,7 @@ from kubestill.runtime.checkpoints.inspection import describe, ledgers, verify
 
 sys.path.insert(0, str(Path(__file__).parent))
 import rank_worker  # noqa: E402
-
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["kubestill.runtime.checkpoints.checkpointer", "torch.distributed"])
+from forks import run_ranks  # noqa: E402
 
 
 def run(root: Path, *steps: int, resume: str = "auto") -> list[dict[str, Any]]:
@@ -25,22 +22,8 @@ def run(root: Path, *steps: int, resume: str = "auto") -> list[dict[str, Any]]:
     store, run_id = str(root / "store"), uuid.uuid4().hex
     logs = [root / f"log-{run_id}-{rank}" for rank in range(2)]
     meet = f"file://{root}/meet-{run_id}"
-    processes = [
-        FORKS.Process(
-            target=rank_worker.process,
-            args=(store, meet, rank, resume, list(steps), str(logs[rank])),
-            daemon=True,
-        )
-        for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    # One may still wait for the other, which failed.
-    codes = [process.exitcode for process in processes]
-    for process in processes:
-        process.kill()
+    given = [(store, meet, rank, resume, list(steps), str(logs[rank])) for rank in range(2)]
+    codes = run_ranks(rank_worker.process, given)
     assert codes == [0, 0]
     return [json.loads(log.read_text()) for log in logs]
 
