@@ -1,15 +1,20 @@
-"""What only a GPU can show: the fused step there, bf16, and a resume with the same bits."""
+"""What only a GPU can show: the fused step and its graph, bf16, a resume with the same bits."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from kubestill.runtime.base.artifacts import LocalArtifact
 from kubestill.runtime.models.export import load_model
 from kubestill.runtime.steps.import_dataset import import_dataset
 from kubestill.runtime.steps.train_teacher import train_teacher
+from kubestill.runtime.training.graphs import GraphedStep, cuda_graph
+from kubestill.runtime.training.losses import build_loss
+from kubestill.runtime.training.steps import FusedStep
 
 pytestmark = [
     pytest.mark.gpu,
@@ -74,8 +79,9 @@ def _interrupt_after(patch: pytest.MonkeyPatch, milestones: int) -> None:
         {"network_args": {"hidden": [64], "dropout": 0.3}},
         {"settings": {"precision": "fp16"}},
         {"settings": {"precision": "float32", "ema_decay": 0.9}},
+        {"settings": {"precision": "float32", "step_path": "graph"}},
     ],
-    ids=["bf16", "dropout", "fp16-scaler", "fused-float32-ema"],
+    ids=["bf16", "dropout", "fp16-scaler", "fused-float32-ema", "graph"],
 )
 def test_an_interrupted_training_ends_with_the_same_bits(
     data: dict[str, LocalArtifact], tmp_path: Path, options: dict[str, Any]
@@ -88,9 +94,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_fused_and_autograd_agree_on_the_gpu(
-    data: dict[str, LocalArtifact], tmp_path: Path
-) -> None:
+def test_all_steps_agree_on_the_gpu(data: dict[str, LocalArtifact], tmp_path: Path) -> None:
     models = [
         load_model(
             train(
@@ -99,7 +103,37 @@ def test_fused_and_autograd_agree_on_the_gpu(
                 settings={"step_path": path, "precision": "float32"},
             ).path
         ).model.state_dict()
-        for path in ("fused", "autograd")
+        for path in ("fused", "autograd", "graph")
     ]
     for name, tensor in models[0].items():
-        torch.testing.assert_close(tensor, models[1][name], rtol=1e-3, atol=1e-4)
+        for other in models[1:]:
+            torch.testing.assert_close(tensor, other[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["mse", "huber", "distillation_mse"])
+@pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "SGD"])
+def test_a_cuda_graph_is_recorded_and_gives_the_bits_of_its_kernels(
+    loss: str, optimizer: str
+) -> None:
+    def refuse(work: Callable[[], torch.Tensor]) -> Any:
+        raise RuntimeError("told not to")
+
+    torch.manual_seed(0)
+    rows = [(torch.randn(n, 8).cuda(), torch.randn(n, 3).cuda()) for n in (64, 64, 17, 64)]
+    found: list[list[torch.Tensor]] = []
+    for record, wanted in ((cuda_graph, 0), (refuse, 2)):
+        torch.manual_seed(1)
+        network = nn.Sequential(nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 3)).cuda()
+        step = FusedStep(
+            network, build_loss(loss), optimizer=optimizer, optimizer_args={}, clip=0.1
+        )
+        said: list[str] = []
+        graphed = GraphedStep(step, said.append, record=record)
+        losses = [
+            graphed((x, *([y, y] if loss.startswith("distil") else [y])), 0.01 / (1 + i))
+            for i, (x, y) in enumerate(rows * 5)
+        ]
+        assert len(said) == wanted, said
+        found.append([*losses, *(p.detach() for p in network.parameters())])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)

@@ -18,7 +18,7 @@ from kubestill.runtime.training.device import Machine
 from kubestill.runtime.training.losses import Loss, differentiable
 from kubestill.runtime.training.schedules import LearningRates
 from kubestill.runtime.training.settings import TrainingSettings
-from kubestill.runtime.training.steps import build_step
+from kubestill.runtime.training.step_choice import build_step
 
 _LOOKS = 20
 """Steps between two looks at the loss."""

@@ -15,7 +15,7 @@ from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.models.prune import prune
 from kubestill.runtime.training.imitation import build_imitation, needs_teacher
 from kubestill.runtime.training.prepare import unread_encoder
-from kubestill.runtime.training.settings import TrainingSettings
+from kubestill.runtime.training.settings import FUSED, TrainingSettings
 
 
 def place_beside(
@@ -92,9 +92,9 @@ def check_beside(
     if settings.finish_steps:
         remedy = f"L-BFGS minimises the loss of the answers alone; use 0, or leave {field} out"
         problems.add("settings.finish_steps", settings.finish_steps, remedy)
-    if settings.step_path == "fused":
+    if settings.step_path in FUSED:
         remedy = f"the fused step has no room for {field}; use 'auto'"
-        problems.add("settings.step_path", "fused", remedy)
+        problems.add("settings.step_path", settings.step_path, remedy)
     if network is not None and (teacher is not None or not need):
         with problems.collect():
             build_imitation(

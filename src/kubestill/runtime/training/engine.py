@@ -40,9 +40,10 @@ from kubestill.runtime.training.prepare import Prepared
 from kubestill.runtime.training.record import FORMAT, Chosen, Curves, Learned, Stop
 from kubestill.runtime.training.saved import read_saved
 from kubestill.runtime.training.schedules import CONSTANT, LearningRates
-from kubestill.runtime.training.settings import TrainingSettings
+from kubestill.runtime.training.settings import FUSED, TrainingSettings
 from kubestill.runtime.training.shards import ShardedStep, Shards
-from kubestill.runtime.training.steps import Step, build_step
+from kubestill.runtime.training.step_choice import build_step
+from kubestill.runtime.training.steps import Step
 from kubestill.runtime.training.stopping import Stopping, what_is_broken
 from kubestill.runtime.training.tree import Groups
 
@@ -300,8 +301,8 @@ class Trainer:
         """
         for name in ("shard", "recompute"):
             asked = getattr(self._settings, name)
-            if asked and before == "fused" and self.step_path != before:
-                remedy = "this training run began with the fused step, which rounds otherwise; "
+            if asked and before in FUSED and self.step_path != before:
+                remedy = f"this training run began with the {before} step, which rounds otherwise; "
                 remedy += "leave it out, or begin anew with resume 'never'"
                 raise InvalidInput([Problem(f"settings.{name}", asked, remedy)])
 
@@ -313,7 +314,11 @@ class Trainer:
             return "autograd", ShardedStep(network, loss, settings, machine, self._shards)
         parts = (network, self._prepared.loss, settings, self._machine)
         imitation = self._prepared.imitation
-        build = partial(build_imitating_step, imitation) if imitation else build_step
+        build = (
+            partial(build_imitating_step, imitation)
+            if imitation
+            else partial(build_step, say=self._say)
+        )
         if not self._elastic:
             return build(*parts, path=path, world_size=ranks.world)
         name, step = build(*parts, path=path)

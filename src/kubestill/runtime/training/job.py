@@ -33,7 +33,7 @@ from kubestill.runtime.training.prepare import (
 )
 from kubestill.runtime.training.record import PresetName
 from kubestill.runtime.training.settings import PruneSettings, TrainingSettings, read_settings
-from kubestill.runtime.training.steps import check_step_path
+from kubestill.runtime.training.step_choice import check_step_path
 from kubestill.runtime.training.trainjob import check_nodes
 
 _ADOPTING = Machine(device=torch.device("cpu"), precision="float32")

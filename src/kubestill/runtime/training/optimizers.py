@@ -48,6 +48,14 @@ ELEMENTWISE = frozenset(
     }
 )
 
+_OF_ADAM = frozenset({"betas", "eps", "weight_decay"})
+_KERNELS: dict[str, tuple[Kernel | None, frozenset[str]]] = {
+    "Adam": (fused_adam_, _OF_ADAM),
+    "AdamW": (fused_adamw_, _OF_ADAM),
+    "SGD": (fused_sgd_, frozenset({"momentum", "weight_decay", "nesterov"})),
+}
+"""By optimizer, torch's kernel, if it has one, and the arguments that are known here."""
+
 
 def names() -> list[str]:
     """Return the optimizers that training can use, by their names in `torch.optim`."""
@@ -86,10 +94,14 @@ def check_arguments(optimizer: str, arguments: Mapping[str, Any]) -> None:
     problems.raise_if_any()
 
 
+Rate = float | Tensor
+"""A learning rate; where `has_kernel` says so, also one that lies on the parameters' device []."""
+
+
 class Optimizer(Protocol):
     """Updates a fixed list of parameters in place."""
 
-    def step(self, gradients: Sequence[Tensor], learning_rate: float) -> None:
+    def step(self, gradients: Sequence[Tensor], learning_rate: Rate) -> None:
         """Apply one update; `gradients` match the parameters in order and shape."""
         ...
 
@@ -128,14 +140,20 @@ def build_optimizer(
     if any(p.is_complex() for p in among or parameters):
         _check_complex(name, arguments)
         return _TorchOptimizer(parameters, getattr(torch.optim, name), arguments)
-    adam = fused_adamw_ if name == "AdamW" else fused_adam_
-    if name in ("Adam", "AdamW") and adam and set(arguments) <= {"betas", "eps", "weight_decay"}:
-        options: dict[str, Any] = {"weight_decay": 1e-2 if name == "AdamW" else 0.0, **arguments}
-        return _FusedAdam(parameters, adam, **options)
-    usual = set(arguments) <= {"momentum", "weight_decay", "nesterov"}
-    if name == "SGD" and fused_sgd_ and usual:
-        return _FusedSGD(parameters, fused_sgd_, **arguments)
-    return _TorchOptimizer(parameters, getattr(torch.optim, name), arguments)
+    if not has_kernel(name, arguments):
+        return _TorchOptimizer(parameters, getattr(torch.optim, name), arguments)
+    kernel, _ = _KERNELS[name]
+    assert kernel
+    if name == "SGD":
+        return _FusedSGD(parameters, kernel, **arguments)
+    options: dict[str, Any] = {"weight_decay": 1e-2 if name == "AdamW" else 0.0, **arguments}
+    return _FusedAdam(parameters, kernel, **options)
+
+
+def has_kernel(name: str, arguments: Mapping[str, Any]) -> bool:
+    """Return whether one kernel of torch makes the whole update of real parameters."""
+    kernel, usual = _KERNELS.get(name, (None, frozenset[str]()))
+    return kernel is not None and set(arguments) <= usual
 
 
 def _check_complex(name: str, arguments: Mapping[str, Any]) -> None:
@@ -176,7 +194,7 @@ class _FusedAdam:
             "maximize": False,
         }
 
-    def step(self, gradients: Sequence[Tensor], learning_rate: float) -> None:
+    def step(self, gradients: Sequence[Tensor], learning_rate: Rate) -> None:
         self._count.add_(1)
         self._kernel(
             self._parameters,
@@ -224,7 +242,7 @@ class _FusedSGD:
             "is_first_step": False,
         }
 
-    def step(self, gradients: Sequence[Tensor], learning_rate: float) -> None:
+    def step(self, gradients: Sequence[Tensor], learning_rate: Rate) -> None:
         self._kernel(self._parameters, gradients, self._buffers, lr=learning_rate, **self._options)
 
     def materialise(self) -> None:
@@ -248,7 +266,7 @@ class _TorchOptimizer:
         self._parameters = [torch.nn.Parameter(p.detach()) for p in parameters]
         self._optimizer = cls(self._parameters, **arguments)
 
-    def step(self, gradients: Sequence[Tensor], learning_rate: float) -> None:
+    def step(self, gradients: Sequence[Tensor], learning_rate: Rate) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         for parameter, gradient in zip(self._parameters, gradients, strict=True):

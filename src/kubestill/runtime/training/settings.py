@@ -22,6 +22,9 @@ from kubestill.runtime.training.trainjob_settings import TrainJobSettings
 
 Seconds = Annotated[float, Field(gt=0)]
 
+FUSED = frozenset({"fused", "graph"})
+"""Values of `step_path` for which a network has to be a plain MLP."""
+
 
 class PruneSettings(Settings):
     """How small a student that begins as its teacher becomes."""
@@ -157,8 +160,10 @@ class TrainingSettings(Settings):
     float32. Mode `overfit` uses float32 by default. On a CPU, bf16 pays if it has matrix units."""
     deterministic: bool = True
     """Use only kernels that give the same bits every time (matters on GPUs)."""
-    step_path: Literal["auto", "autograd", "fused"] = "auto"
-    """`fused` is the hand-written step for plain MLPs; `auto` uses it wherever it applies."""
+    step_path: Literal["auto", "autograd", "fused", "graph"] = "auto"
+    """`fused` is the hand-written step for plain MLPs; `auto` uses it wherever it applies. `graph`
+    plays it as one CUDA graph, with the learning rate in float32: one process on a GPU, Adam, AdamW
+    or SGD. Not tried on a GPU yet: each recording is held against the kernels before it is used."""
     recompute: Literal["", "auto"] | list[str] = ""
     """Modules of the network whose activations are not kept but computed again in the backward pass
     (activation checkpointing): less memory, a forward pass more, the same bits. Names, where
@@ -285,8 +290,9 @@ def read_settings(
 
 def _check_shard(settings: TrainingSettings, problems: Problems) -> None:
     """Note what needs all of the state in one process."""
+    fused = settings.step_path if settings.step_path in FUSED else ""
     for field, value, remedy in (
-        ("step_path", settings.step_path == "fused" and "fused", "has one flat vector; use 'auto'"),
+        ("step_path", fused, "has one flat vector; use 'auto'"),
         ("ema_decay", settings.ema_decay, "the average is not shared out; use 0"),
         ("finish_steps", settings.finish_steps, "L-BFGS takes all weights at once; use 0"),
         ("precision", settings.precision == "fp16" and "fp16", "looks at all gradients; use bf16"),
@@ -327,7 +333,7 @@ def _check_shares(settings: TrainingSettings, problems: Problems) -> None:
 def _check_quantised(settings: TrainingSettings, problems: Problems) -> None:
     """Note what layers in 8 bits have no place for."""
     half = settings.precision if settings.precision not in ("auto", "float32") else ""
-    fused = settings.step_path if settings.step_path == "fused" else ""
+    fused = settings.step_path if settings.step_path in FUSED else ""
     for field, value, remedy in (
         ("precision", half, "whole numbers need float32 to be exact; use 'auto'"),
         ("step_path", fused, "the fused step has no layers in 8 bits; use 'auto'"),

@@ -26,13 +26,10 @@ from typing_extensions import override
 
 from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.training.batches import Cut, Part
-from kubestill.runtime.training.blocks import recomputing
-from kubestill.runtime.training.device import Machine
 from kubestill.runtime.training.distributed import average_, share_buffers
 from kubestill.runtime.training.kernels import foreach_div_, foreach_mul_, gradients
 from kubestill.runtime.training.losses import Loss
-from kubestill.runtime.training.optimizers import ELEMENTWISE, build_optimizer
-from kubestill.runtime.training.settings import TrainingSettings
+from kubestill.runtime.training.optimizers import ELEMENTWISE, Rate, build_optimizer
 
 aten = torch.ops.aten
 
@@ -72,59 +69,6 @@ class SplitStep(Step, Protocol):
     def update(self, gradients: list[Tensor], learning_rate: float) -> None:
         """Move the parameters by the gradients of a whole batch, which it may change."""
         ...
-
-
-def build_step(
-    network: nn.Module,
-    loss: Loss,
-    settings: TrainingSettings,
-    machine: Machine,
-    *,
-    path: str | None = None,
-    world_size: int = 1,
-) -> tuple[str, SplitStep]:
-    """Return ("fused" or "autograd", the step that trains `network` as the settings say).
-
-    Args:
-        network: Trained in place.
-        loss: What to minimise.
-        settings: Optimizer and its arguments, gradient clipping, `step_path`.
-        machine: Precision.
-        path: What an earlier attempt took; it overrides `settings.step_path` where it still fits:
-            on a machine of another precision the fused step may not.
-        world_size: Processes whose gradients are averaged.
-
-    Raises:
-        InvalidInput: The fused step was asked for and does not fit.
-    """
-    unfit = check_step_path(network, settings, machine)
-    options: dict[str, Any] = {
-        "optimizer": settings.optimizer,
-        "optimizer_args": settings.optimizer_args,
-        "clip": settings.gradient_clip,
-        "world_size": world_size,
-    }
-    if unfit or (path or settings.step_path) == "autograd":
-        around = recomputing(network, settings.recompute) if settings.recompute else nullcontext
-        options |= {"precision": machine.precision, "around": around}
-        return "autograd", AutogradStep(network, loss, **options)
-    return "fused", FusedStep(network, loss, **options)  # pyright: ignore
-
-
-def check_step_path(network: nn.Module, settings: TrainingSettings, machine: Machine) -> str:
-    """Return what keeps training from the fused step, or an empty string where nothing does.
-
-    Raises:
-        InvalidInput: Something does, and the settings ask for that step.
-    """
-    reason = why_not_fusible(network, optimizer=settings.optimizer, precision=machine.precision)
-    if settings.shard:
-        reason = "shard keeps weights apart, and the fused step has one flat vector"
-    elif settings.recompute:
-        reason = "recompute is a matter of autograd, which the fused step does without"
-    if reason and settings.step_path == "fused":
-        raise InvalidInput([Problem("step_path", "fused", f"{reason}; use 'auto' or 'autograd'")])
-    return reason
 
 
 class AutogradStep(SplitStep):
@@ -252,9 +196,14 @@ class FusedStep(SplitStep):
         self._optimizer = build_optimizer(optimizer, optimizer_args, [self._flat])
         self._buffers: dict[int, _Buffers] = {}
 
+    @property
+    def weights(self) -> Tensor:
+        """All parameters, flat and live."""
+        return self._flat
+
     @torch.no_grad()
     @override
-    def __call__(self, batch: Batch, learning_rate: float, part: Part = 1.0) -> Tensor:
+    def __call__(self, batch: Batch, learning_rate: Rate, part: Part = 1.0) -> Tensor:
         assert not isinstance(part, Cut)
         loss = self._differentiate(batch, part)
         average_(self._gradient, self._world_size)
@@ -268,7 +217,7 @@ class FusedStep(SplitStep):
 
     @torch.no_grad()
     @override
-    def update(self, gradients: list[Tensor], learning_rate: float) -> None:
+    def update(self, gradients: list[Tensor], learning_rate: Rate) -> None:
         self._move(gradients, learning_rate)
 
     def _differentiate(self, batch: Batch, weight: float) -> Tensor:
@@ -283,7 +232,7 @@ class FusedStep(SplitStep):
         self._backward(features, upstream, buffers)
         return loss
 
-    def _move(self, gradients: list[Tensor], learning_rate: float) -> None:
+    def _move(self, gradients: list[Tensor], learning_rate: Rate) -> None:
         (whole,) = gradients
         if self._clip:
             parts = self._gradients if whole is self._gradient else list(self._views(whole))
