@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -65,6 +65,30 @@ def process_group(together: Together | None = None) -> Generator[None, None, Non
         yield
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def exchanges_within(seconds: float) -> Generator[None]:
+    """Have exchanges between all processes fail after so many seconds, for the duration.
+
+    Before it they wait for those that start later, and after it for what rank 0 writes.
+    """
+    if not dist.is_initialized():
+        yield
+        return
+    group = cast(dist.ProcessGroup, dist.group.WORLD)
+    before = group._get_backend(torch.device("cpu")).options._timeout
+    _limit(timedelta(seconds=seconds))
+    try:
+        yield
+    finally:
+        _limit(before)
+
+
+def _limit(timeout: timedelta) -> None:
+    # A group of its own would have this timeout from the start, but what restores and saves states
+    # knows one group.
+    dist.distributed_c10d._set_pg_timeout(timeout)  # pyright: ignore[reportPrivateUsage]
 
 
 @cache

@@ -30,7 +30,7 @@ from kubestill.runtime.models.fake_quantise import wait
 from kubestill.runtime.training import random_state
 from kubestill.runtime.training.batches import Batches, Order, choose_window
 from kubestill.runtime.training.device import Machine
-from kubestill.runtime.training.distributed import average_
+from kubestill.runtime.training.distributed import average_, exchanges_within
 from kubestill.runtime.training.finish import Finish
 from kubestill.runtime.training.imitation import build_imitating_step
 from kubestill.runtime.training.kernels import foreach_lerp_
@@ -176,10 +176,11 @@ class Trainer:
             self._milestone()
         while self.step < self.total_steps and self.stop is None:
             stop = self._plan.next_milestone(self.step)
-            if self.step < self._plan.finish_from:
-                self._run_until(stop)
-            else:
-                self._finish_until(stop)
+            with exchanges_within(self._settings.rank_timeout):
+                if self.step < self._plan.finish_from:
+                    self._run_until(stop)
+                else:
+                    self._finish_until(stop)
             # As long as the rows take, and the store: only steps have a usual length.
             self._pulse.rest()
             self._milestone()
