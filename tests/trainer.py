@@ -15,7 +15,7 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -123,17 +123,35 @@ class Trainer:
             log = self.logs.setdefault(f"{name}-node-0-{index}{container}", [])
             log += [(_now(), line) for line in lines]
 
-    def runs(self, name: str, index: int, port: int, folder: Path) -> subprocess.Popen[bytes]:
-        """Start what a pod of a TrainJob runs, as the torch plugin and the kubelet do."""
+    def runs(
+        self,
+        name: str,
+        index: int,
+        port: int,
+        folder: Path,
+        *,
+        first: str = "127.0.0.1",
+        enter: Sequence[str] = (),
+    ) -> subprocess.Popen[bytes]:
+        """Start what a pod of a TrainJob runs, as the torch plugin and the kubelet do.
+
+        Args:
+            name: The TrainJob.
+            index: Which of its pods.
+            port: At which the first one is found.
+            folder: Where what it prints goes, to `pod-<index>`.
+            first: Host of the first one.
+            enter: What a command begins with that runs on the pod's host.
+        """
         trainer = self.jobs[name]["spec"]["trainer"]
         count, processes = trainer["numNodes"], trainer["numProcPerNode"]
         given = {one["name"]: one["value"] for one in trainer["env"] if "value" in one}
         given |= {"PET_NNODES": f"{count}", "PET_NPROC_PER_NODE": f"{processes}"}
-        given |= {"PET_NODE_RANK": f"{index}", "PET_MASTER_ADDR": "127.0.0.1"}
+        given |= {"PET_NODE_RANK": f"{index}", "PET_MASTER_ADDR": first}
         given |= {"PET_MASTER_PORT": f"{port}", "OMP_NUM_THREADS": "1"}
         kept = ("PATH", "HOME", "PYTHONPATH", "KUBESTILL_TRUST")
         environment = {one: os.environ[one] for one in kept if one in os.environ} | given
-        command = [part.replace("$$", "$") for part in trainer["command"]]
+        command = [*enter, *(part.replace("$$", "$") for part in trainer["command"])]
         with (folder / f"pod-{index}").open("ab") as log:
             process = subprocess.Popen(
                 command, env=environment, stdout=log, stderr=log, start_new_session=True

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 from chaos import digest
-from test_elastic import CHAOS, SHARED, teach
+from hosts import Host, Switch, on_switch, why_no_hosts
+from test_elastic import AGAIN, CHAOS, SHARED, teach
 from test_restarts import PARAMETERS, command
 
 from kubestill.errors import ClusterError, InvalidInput
@@ -518,52 +519,148 @@ def test_the_devices_of_the_pods_are_not_looked_for_here(
 
 
 class Pods:
-    """A controller that runs a TrainJob's pods as processes, and starts again what ends."""
+    """A controller that runs a TrainJob's pods as processes, and what happens to them meanwhile."""
 
-    def __init__(self, folder: Path, kill: bool = False):
-        self.folder, self.kill = folder, kill
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.hosts: list[Host] = []
+        """What each pod runs on; none for this machine."""
 
     def __call__(self, trainer: Trainer, name: str) -> None:
+        self.trainer, self.name = trainer, name
         with socket.socket() as one:
             one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1]
-        pods = [trainer.runs(name, index, port, self.folder) for index in (0, 1)]
-        told = [0, 0]
+            self.port = one.getsockname()[1]
+        self.running = [self.start(index) for index in (0, 1)]
+        happens, told = self.happens(), [0, 0]
         while not trainer.gone(name):
-            for index, process in enumerate(pods):
-                lines = (self.folder / f"pod-{index}").read_text().splitlines()
+            for index, process in enumerate(self.running):
+                lines = self.said(index).splitlines()
                 trainer.says(name, index, *lines[told[index] :])
                 told[index] = len(lines)
                 phase = {None: "Running", 0: "Succeeded"}.get(process.poll(), "Failed")
                 trainer.pod(name, index, phase)
-            said = (self.folder / "pod-0").read_text()
-            if self.kill and re.search(r"step +[1-9]\d*/", said):
-                self.kill = False
-                os.killpg(pods[1].pid, signal.SIGKILL)
-                pods[1].wait()
-                pods[1] = trainer.runs(name, 1, port, self.folder)
-            codes = [process.poll() for process in pods]
+            next(happens, None)
+            codes = [process.poll() for process in self.running]
             if None not in codes:
                 trainer.condition(name, "Complete" if codes == [0, 0] else "Failed")
                 return
             time.sleep(0.05)
 
+    def happens(self) -> Iterator[None]:
+        """Let something happen to the pods, a little at each look at them; nothing."""
+        yield from ()
 
-@pytest.mark.parametrize("kill", [False, pytest.param(True, marks=CHAOS)], ids=["", "one killed"])
+    def start(self, index: int) -> subprocess.Popen[bytes]:
+        host: dict[str, Any] = {}
+        if self.hosts:
+            host = {"first": self.hosts[0].name, "enter": self.hosts[index].enter}
+        return self.trainer.runs(self.name, index, self.port, self.folder, **host)
+
+    def replace(self, index: int) -> None:
+        """Start a pod again, as soon as the one before it is gone."""
+        os.killpg(self.running[index].pid, signal.SIGKILL)
+        self.running[index].wait()
+        self.running[index] = self.start(index)
+
+    def said(self, index: int) -> str:
+        return (self.folder / f"pod-{index}").read_text()
+
+    def trains(self) -> bool:
+        """Whether the pods have made some steps."""
+        return len(re.findall(r"step +[1-9]\d*/", self.said(0))) > 4
+
+
+class Killed(Pods):
+    """One pod is killed, and starts again."""
+
+    def happens(self) -> Iterator[None]:
+        while not self.trains():
+            yield
+        self.replace(1)
+
+
+class CutOff(Pods):
+    """One pod's host is cut off; then it comes back, or the pod starts on another."""
+
+    def __init__(self, folder: Path, switch: Switch, lost: int, back: bool):
+        super().__init__(folder)
+        self.switch, self.lost, self.back = switch, lost, back
+        self.hosts = [switch.add(name) for name in HOSTS]
+
+    def happens(self) -> Iterator[None]:
+        while not self.trains():
+            yield
+        host = self.hosts[self.lost]
+        host.cut_off()
+        while AGAIN not in self.said(1 - self.lost):
+            yield
+        if self.back:
+            host.reconnect()
+        else:
+            self.hosts[self.lost] = self.switch.add(host.name)
+            self.replace(self.lost)
+
+
+HOSTS = {"job-node-0-0": "10.77.0.1", "job-node-0-1": "10.77.0.2"}
+HERE = pytest.mark.skipif(
+    "KUBESTILL_CHAOS_KILLS" not in os.environ and not why_no_hosts(),
+    reason="test_a_pod_whose_host_is_cut_off shows it, too",
+)
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(Pods, marks=HERE), pytest.param(Killed, marks=CHAOS)]
+)
 def test_two_pods_give_the_bits_of_one_process(
-    data: Path, tmp_path: Path, trainer: Trainer, kill: bool
+    data: Path, tmp_path: Path, trainer: Trainer, kind: type[Pods]
 ) -> None:
-    trainer.controller = Pods(tmp_path, kill=kill)
-    task = tmp_path / "run" / "task"
+    trainer.controller = kind(tmp_path)
+    said = train_on_two_pods(data, tmp_path)
+    assert (AGAIN in said) == (kind is Killed)
+
+
+@pytest.mark.skipif(bool(why_no_hosts()), reason=f"no network namespaces: {why_no_hosts()}")
+@pytest.mark.parametrize(
+    ("lost", "back"),
+    [
+        (0, False),
+        pytest.param(0, True, marks=CHAOS),
+        pytest.param(1, False, marks=CHAOS),
+        pytest.param(1, True, marks=CHAOS),
+    ],
+    ids=["first, replaced", "first, back", "second, replaced", "second, back"],
+)
+def test_a_pod_whose_host_is_cut_off(
+    data: Path, tmp_path: Path, trainer: Trainer, lost: int, back: bool
+) -> None:
+    disk = tmp_path / "near"
+    with on_switch(HOSTS, disk, tmp_path) as switch:
+        trainer.controller = pods = CutOff(tmp_path, switch, lost, back)
+        near = {"near": str(disk), "near_seconds": 0.05, "recovery_seconds": 600.0}
+        said = train_on_two_pods(data, tmp_path, checkpoints=near, rank_timeout=2.0)
+    missed = "RankLost: a process of another pod did not take part for 2 s, the setting rank_timeo"
+    for index in {1 - lost, int(back) * lost}:
+        assert f"{missed}ut: {AGAIN}" in pods.said(index)
+    step = re.search(r"resuming from step (\d+), with the same bits", said)
+    assert step, "the bucket has nothing"
+    received = f"ranks {lost} get the state of step {step[1]} from the disks of ranks {1 - lost}"
+    assert (received in said) == (not back)
+
+
+def train_on_two_pods(data: Path, root: Path, **settings: Any) -> str:
+    """Run a step to its end and return what it said; its bits are those of one process."""
+    task = root / "run" / "task"
     task.mkdir(parents=True)
-    given = command(data, task, epochs=1.0, settings={**SHARED, "nodes": 2})
-    done = subprocess.run(given, capture_output=True, text=True, timeout=200)
+    shared = {**SHARED, "milestone_every": 8.0}
+    given = {**shared, "nodes": 2, "log_seconds": 0.02, **settings}
+    step = command(data, task, epochs=8.0, settings=given)
+    done = subprocess.run(step, capture_output=True, text=True, timeout=200)
     said = done.stdout + done.stderr
-    assert done.returncode == 0, said + (tmp_path / "pod-1").read_text()
+    assert done.returncode == 0, said + (root / "pod-1").read_text()
     assert "2 processes of 2 pods share 2 micro-batches a step" in said
     assert "stopped: budget" in said, "the log of rank 0 is the step's own"
-    assert ("starting the step again" in said) == kill
     assert "its result is adopted" in said
-    assert len(trainer.created) == 1
-    teach(data, tmp_path, **{**PARAMETERS, "epochs": 1.0}, settings=SHARED)
-    assert digest(task) == digest(tmp_path)
+    teach(data, root, **{**PARAMETERS, "epochs": 8.0}, settings=shared)
+    assert digest(task) == digest(root)
+    return said
