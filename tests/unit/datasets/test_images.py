@@ -202,15 +202,20 @@ def _damaged() -> bytes:
 
 
 GOOD = encoded(colours())
+GIF = encoded(colours(), "GIF")
+AVIF = b"\0\0\0\x20ftypavif" + bytes(20)
 BAD: dict[str, tuple[bytes | None, str]] = {
     "null": (None, "hold no image"),
     "empty": (b"", "hold no image"),
     "text": (b"not an image at all", "are no images"),
-    "header only": (GOOD[:20], "are no images, or cut off"),
+    "header only": (GOOD[:20], "are no images of a known format, or cut off"),
+    "of another format": (AVIF, "are no images of a known format"),
     "truncated": (GOOD[:-40], "are cut off or damaged; copy them again"),
     "without its end": (GOOD[:-5], "are cut off or damaged"),
     "truncated jpeg": (encoded(colours(64, 64), "JPEG")[:-200], "are cut off or damaged"),
     "one bit": (_damaged(), "are cut off or damaged"),
+    "a frame cut off": (GIF[:-1] + b",", "are cut off or damaged"),
+    "an extension cut off": (GIF[:-1] + b"!", "are cut off or damaged"),
     "animated": (_animated(), "are animated"),
     "cmyk": (encoded(np.zeros((6, 5, 4), np.uint8), "TIFF"), "have transparent pixels"),
     "16 bit grey": (encoded(np.zeros((6, 5), np.uint16)), "have more than 8 bits a channel"),
@@ -270,6 +275,31 @@ def test_a_path_without_bytes_is_refused() -> None:
     cells = [{"bytes": GOOD, "path": "a.png"}, {"bytes": None, "path": "b.png"}]
     with pytest.raises(InvalidInput, match=r"row 2 \(b.png\).*have a path and no bytes"):
         opened_table(pa.table({"image": cells}))
+
+
+@pytest.mark.parametrize(
+    ("cells", "rule"),
+    [
+        ([None] * 300 + [GOOD], "300 of 301: row 1, .*hold no image"),
+        ([AVIF] * 3, "3 of 3: .*are no images of a known format"),
+        ([{"bytes": None, "path": "a.png"}] * 3, r"3 of 3: row 1 \(a.png\).*no bytes"),
+    ],
+    ids=["first in row 301", "of another format", "paths alone"],
+)
+def test_a_column_of_images_that_begins_without_one_is_not_left_out(
+    cells: list[Any], rule: str
+) -> None:
+    with pytest.raises(InvalidInput, match=rule):
+        opened_table(pa.table({"image": cells}))
+
+
+def test_an_orientation_that_does_not_exist_turns_nothing(tmp_path: Path) -> None:
+    made = Image.Exif()
+    made[0x0112] = 9
+    table = pa.table({"image": [encoded(colours(), exif=made.tobytes())], "y": [1.0]})
+    opened = opened_table(table)
+    assert np.array_equal(opened.images["image"].pixels[0], colours().transpose(2, 0, 1))
+    assert "EXIF" not in str(opened.notes.columns)
 
 
 def test_bytes_that_are_no_images_are_left_out_as_ever() -> None:

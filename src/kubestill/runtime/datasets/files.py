@@ -49,7 +49,9 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _FOREIGN = (b"ARROW1", b"PK\x03\x04", b"\x89HDF", b"Obj\x01", b"ORC", b"SQLite format 3")
 """How files of other formats begin: Arrow, Excel, HDF5, Avro, ORC, SQLite."""
 _IMAGE = re.compile(
-    rb"\x89PNG\r\n|\xff\xd8\xff|GIF8[79]a|RIFF....WEBP|BM....\0\0\0\0|II\*\0|MM\0\*|P[1-6]\s",
+    rb"\x89PNG\r\n|\xff\xd8\xff|GIF8[79]a|RIFF....WEBP|BM....\0\0\0\0|II\*\0|MM\0\*|P[1-6]\s|"
+    # AVIF, HEIC and JPEG 2000, which are not decoded: images that are refused, not other data.
+    rb"....ftyp(avi[fs]|hei[cxmsfv]|mif1|msf1)|\0\0\0\x0cjP  ",
     re.DOTALL,
 )
 

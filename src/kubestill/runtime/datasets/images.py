@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from kubestill.errors import Problems, counted
 from kubestill.runtime.datasets import columns as read
 from kubestill.runtime.datasets.csvs import Notes
-from kubestill.runtime.datasets.files import DataFile, is_image
+from kubestill.runtime.datasets.files import DataFile, format_of, is_image
 from kubestill.runtime.datasets.idx import pair_up, read_idx
 from kubestill.runtime.datasets.options import Reading
 from kubestill.runtime.datasets.parts import workers
@@ -37,7 +37,7 @@ Batches = Callable[[list[str], int], Iterator[pa.RecordBatch]]
 
 _BATCH_ROWS = 256
 _LOOKED_AT = 100
-"""Values of a column of bytes whose beginnings say whether it holds images."""
+"""Values of a column of bytes whose beginnings say whether it holds images; null is none."""
 _NAMED = 3
 _MOST_CHANNELS = 4
 _SAY_CHANNELS = (
@@ -322,16 +322,32 @@ def _content(path: str) -> bytes:
 def _is_encoded(kind: pa.DataType) -> bool:
     types = pa.types
     if types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0 and _is_encoded(kind.field("bytes").type)
+        held = kind.field("bytes").type if kind.get_field_index("bytes") >= 0 else None
+        return held is not None and (_is_encoded(held) or types.is_null(held))
     return types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
 
 
 def _holds_images(batches: Batches, name: str) -> bool:
-    """Tell whether some of the first values of a column begin as images do."""
-    first = next(batches([name], _BATCH_ROWS), None)
-    cells = first.column(0)[:_LOOKED_AT].to_pylist() if first is not None else []
-    contents = [cell.get("bytes") if isinstance(cell, dict) else cell for cell in cells]
-    return any(is_image(content[:32]) for content in contents if content)
+    """Tell whether some of the first values of a column that are there begin as images do.
+
+    So does a path whose ending is that of an image, where there are no bytes.
+    """
+    seen = 0
+    for batch in batches([name], _BATCH_ROWS):
+        for cell in batch.column(0):
+            # Of a large value only its beginning is copied.
+            content, path = cell, None
+            if cell.is_valid and pa.types.is_struct(cell.type):
+                content = cell["bytes"]
+                path = cell["path"].as_py() if "path" in cell else None
+            start = content.as_buffer()[:32].to_pybytes() if content.is_valid else b""
+            named = not start and path and format_of(str(path)) == "images"
+            if named or is_image(start):
+                return True
+            seen += bool(start)
+            if seen == _LOOKED_AT:
+                return False
+    return False
 
 
 def _cells(batches: Batches, name: str) -> Iterator[Item]:

@@ -25,6 +25,8 @@ MAX_PIXELS = 50_000_000
 """Of one image, by its header: 150 MB of RGB."""
 
 _ORIENTATION = 0x0112
+_TURNED = range(2, 9)
+"""Orientations that are not upright; anything else says nothing."""
 _GREY, _RGB = ("L", "1", "LA"), ("RGB", "P", "PA", "RGBA", "RGBX")
 
 
@@ -76,15 +78,17 @@ def decode(
     if not content:
         raise Broken("hold no image, null or without a byte; drop these rows")
     image = _opened(content)
-    _check_header(image)
     try:
+        _check_header(image)
         if image.format == "PNG":
             # Decoding stops at the last pixel; this reads on, and compares every checksum.
             Image.open(io.BytesIO(content), formats=["PNG"]).verify()
-        turned = image.getexif().get(_ORIENTATION, 1) not in (0, 1)
+        turned = image.getexif().get(_ORIENTATION, 1) in _TURNED
         image.load()
         upright = ImageOps.exif_transpose(image) if turned else image
-    except (OSError, SyntaxError, ValueError, EOFError, OverflowError) as error:
+    except (Broken, MemoryError):
+        raise
+    except Exception as error:  # whatever a parser makes of a damaged file: any kind, any message
         raise Broken("are cut off or damaged; copy them again") from error
     notes = ["turned as its EXIF orientation says"] if turned else []
     if image.has_transparency_data:
@@ -113,7 +117,8 @@ def _opened(content: bytes) -> ImageFile.ImageFile:
         raise _too_large() from error
     except Exception as error:  # Headers of strangers: whatever a parser says, it is no image.
         known = ", ".join(FORMATS)
-        raise Broken(f"are no images, or cut off before their sizes; give {known}") from error
+        rule = f"are no images of a known format, or cut off before their sizes; give {known}"
+        raise Broken(rule) from error
 
 
 def _check_header(image: ImageFile.ImageFile) -> None:

@@ -40,6 +40,9 @@ _PIECE_BYTES = 1 << 20
 _PACKED_LEAST, _PACKED_MOST = 6 << 10, 32 << 10
 """Bytes of a text that a foreign model gets, depending on the longest one: the rest is cut off."""
 
+_PACKED_PADDING = 0xFFFFFF
+"""Stands behind the last bytes of a packed text: three that are in no UTF-8, unlike 0."""
+
 Ids = NDArray[np.uint64]
 Places = NDArray[np.int64]
 
@@ -126,7 +129,7 @@ def text_rows(values: pa.ChunkedArray | pa.Array, form: TextForm) -> NDArray[np.
         ValueError: They are no text.
     """
     texts = text_strings(values)
-    fill = PADDING if form.form == "ngrams" else 0.0
+    fill = PADDING if form.form == "ngrams" else _PACKED_PADDING
     rows = np.full((len(texts), form.length), fill, np.float32)
     fill_rows = _ngram_rows if form.form == "ngrams" else _packed_rows
     start = 0
@@ -149,7 +152,7 @@ def packed_texts(rows: NDArray[np.floating[Any]]) -> list[str | None]:
     numbers = np.where(missing[:, None], 0, rows).astype("<u4")
     cells = numbers.view(np.uint8).reshape(len(rows), -1, 4)[:, :, :3].reshape(len(rows), -1)
     # A character that was cut in half goes with the rest.
-    texts = [cell.tobytes().rstrip(b"\0").decode(errors="ignore") for cell in cells]
+    texts = [cell.tobytes().rstrip(b"\xff").decode(errors="ignore") for cell in cells]
     return [None if gone else text for gone, text in zip(missing, texts, strict=True)]
 
 
@@ -169,7 +172,8 @@ def _packed_rows(
     for row, (start, stop) in enumerate(zip(offsets, offsets[1:], strict=False)):
         cell = data[start : min(stop, start + 3 * form.length)]
         if len(cell):
-            three = np.pad(cell, (0, -len(cell) % 3)).reshape(-1, 3).astype(np.float32)
+            whole = np.pad(cell, (0, -len(cell) % 3), constant_values=0xFF)
+            three = whole.reshape(-1, 3).astype(np.float32)
             out[row, : len(three)] = three @ _BYTE
 
 
