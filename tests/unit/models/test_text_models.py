@@ -29,6 +29,7 @@ from kubestill.runtime.models.encoder import Encoder
 from kubestill.runtime.models.export import export_model, load_model
 from kubestill.runtime.models.foreign.bring import bring
 from kubestill.runtime.models.foreign.match import Options
+from kubestill.runtime.models.foreign.runtime import Block
 from kubestill.runtime.models.model import Model
 from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.models.serve import TOKENIZER_FILE, add_serving_file
@@ -237,7 +238,9 @@ def test_profiles_compare_the_length_of_texts(dataset: Dataset) -> None:
 
 
 @pytest.mark.parametrize("network", ["mlp", "transformer"])
-def test_onnx_takes_the_ids_that_the_tokenizer_describes(network: str, tmp_path: Path) -> None:
+def test_onnx_takes_the_ids_that_the_tokenizer_describes(
+    network: str, dataset: Dataset, tmp_path: Path
+) -> None:
     onnxruntime: Any = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     export_model(make(network=network), str(tmp_path))
@@ -255,6 +258,13 @@ def test_onnx_takes_the_ids_that_the_tokenizer_describes(network: str, tmp_path:
     request = json.loads((tmp_path / "request.json").read_text())
     body = next(one for one in request["inputs"] if one["name"] == "body")
     assert (body["datatype"], body["shape"], set(body["data"])) == ("INT64", [1, 24], {-1})
+    # As a model that is brought in; a missing text has no ids on any processor.
+    brought = bring(str(tmp_path / "model.onnx"), dataset, Options())
+    assert brought
+    again = brought.predictor(rows)[["p_bad", "p_good"]]
+    np.testing.assert_allclose(again, wanted[["p_bad", "p_good"]], atol=1e-6)
+    block = Block(decode_features(rows, brought.predictor.layout), brought.predictor.layout, ())
+    assert set(block.ids("body")[3]) == {-1}
 
 
 def test_a_teacher_gets_the_text_itself(dataset: Dataset, tmp_path: Path) -> None:

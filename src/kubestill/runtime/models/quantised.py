@@ -9,8 +9,8 @@ itself stay as they are.
 Columns that reach unequally far are evened out before a matrix product (Xiao et al. 2023,
 "SmoothQuant"), since they share one scale. In a static file, what a layer gives stays in float32:
 it is what the next one is given that becomes int8, and the last one's are the answers. So do stacks
-of matrices, which ONNX Runtime scales as one. Weights take 7 of the 8 bits, so that no processor
-cuts off a sum; see `fake_quantise.WEIGHT_STEPS`.
+of matrices, which ONNX Runtime scales as one, or cannot multiply by at all. Weights take 7 of the 8
+bits, so that no processor cuts off a sum; see `fake_quantise.WEIGHT_STEPS`.
 """
 
 # onnx and onnxruntime are only partly typed.
@@ -23,6 +23,7 @@ import logging
 import math
 import os
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -79,7 +80,7 @@ def left_in_float(content: bytes, scheme: Scheme) -> list[str]:
         for one in graph.initializer
         if one.data_type == onnx.TensorProto.FLOAT and len(one.dims) > 1
     }
-    stacks = set(_stacked(content)) if scheme == "static" else set[str]()
+    stacks = set(_stacked(content, scheme))
     found: Counter[str] = Counter()
     for node in graph.node:
         place = _WEIGHTS.get(node.op_type)
@@ -140,15 +141,19 @@ def quantise_onnx(content: bytes, scheme: Scheme, calibration: Iterable[Feeds]) 
         }
         try:
             if scheme == "dynamic":
-                tools.quantize_dynamic(source, made, **options)
+                stacks = _stacked(content, scheme)
+                tools.quantize_dynamic(source, made, nodes_to_exclude=stacks, **options)
             else:
                 reader: Any = _Reader(itertools.chain(first, rest))
                 tools.quantize_static(
                     source,
                     made,
                     reader,
-                    nodes_to_exclude=_stacked(content),
-                    extra_options={"OpTypesToExcludeOutputQuantization": _PRODUCTS},
+                    nodes_to_exclude=_stacked(content, scheme),
+                    extra_options={
+                        "OpTypesToExcludeOutputQuantization": _PRODUCTS,
+                        "TensorQuantOverrides": _unranged(content),
+                    },
                     **options,
                 )
         except Exception as error:  # its own, of any kind, for a graph that it does not understand
@@ -200,12 +205,38 @@ def _folded(content: bytes) -> bytes:
     return model.SerializeToString()
 
 
-def _stacked(content: bytes) -> list[str]:
-    """Return the names of products with stacks of matrices."""
+def _stacked(content: bytes, scheme: Scheme) -> list[str]:
+    """Return the names of products with stacks of matrices that have to stay in float32.
+
+    A dynamic product has one scale for all matrices or none: those of a single column do.
+    """
     onnx = need("onnx", "onnx", extra="onnx")
     graph = onnx.load_model_from_string(content).graph
-    stacks = {one.name for one in graph.initializer if len(one.dims) > 2}
+    stacks = {
+        one.name
+        for one in graph.initializer
+        if len(one.dims) > 2 and (scheme == "static" or one.dims[-1] > 1)
+    }
     return [one.name for one in graph.node if one.op_type == "MatMul" and one.input[1] in stacks]
+
+
+def _unranged(content: bytes) -> dict[str, list[dict[str, Any]]]:
+    """Return a range for what is gathered from other than weights, and so stays as it is.
+
+    The tools measure it as well, and stumble over columns with gaps, whose range is NaN.
+    """
+    onnx = need("onnx", "onnx", extra="onnx")
+    graph = onnx.load_model_from_string(content).graph
+    held = {one.name for one in graph.initializer}
+    found = {
+        name
+        for node in graph.node
+        if node.op_type == "Gather" and node.input[0] not in held
+        for name in (node.input[0], node.output[0])
+    }
+    multiplied = {node.input[0] for node in graph.node if node.op_type in _PRODUCTS}
+    ends = {"rmin": np.float32(0), "rmax": np.float32(1)}
+    return {name: [dict(ends)] for name in sorted(found - multiplied)}
 
 
 def _evened(content: bytes, batches: Iterable[Feeds]) -> bytes:
@@ -295,7 +326,9 @@ def _quiet() -> Generator[None]:
     root.setLevel(logging.ERROR)
     onnxruntime.set_default_logger_severity(3)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)  # of `_unranged`
+            yield
     finally:
         onnxruntime.set_default_logger_severity(2)
         root.setLevel(before)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.datasets.decode import RawLayout
 from kubestill.runtime.datasets.schema import Column, TextForm
-from kubestill.runtime.datasets.text import packed_texts
+from kubestill.runtime.datasets.text import PADDING, packed_texts
 from kubestill.runtime.models.foreign.spec import Answers, Input
 
 if TYPE_CHECKING:
@@ -135,8 +135,10 @@ class Block:
         return np.array([*codes, np.nan], np.float64)[_places(found)]
 
     def ids(self, name: str) -> NDArray[np.int64]:
-        """Return a column of text as the ids of its n-grams [B, length]."""
-        return self._raw[:, self._layout.slices[name]].astype(np.int64)
+        """Return a column of text as the ids of its n-grams [B, length]; a missing one has none."""
+        # Each processor makes another whole number of NaN.
+        ids = self._raw[:, self._layout.slices[name]]
+        return np.where(np.isnan(ids), PADDING, ids).astype(np.int64)
 
     def labels(self, name: str, missing: Any = np.nan) -> NDArray[Any]:
         """Return a categorical column as its labels [B], or text as it is."""
