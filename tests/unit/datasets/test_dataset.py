@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -76,7 +77,10 @@ def test_row_groups_begin_small_and_grow_to_the_end_of_their_part(tmp_path: Path
         writer.write(pa.table({"x": np.zeros(101 * BLOCK_ROWS, np.float32)}))
     assert [part.rows // BLOCK_ROWS for part in writer.dataset.parts] == [85, 16]
     pieces = [piece.num_rows // BLOCK_ROWS for piece in writer.dataset.iter_tables()]
-    assert pieces == [4, 4, 4, 4, 4, 5, 7, 8, 10, 13, 16, 6, 4, 4, 4, 4]
+    assert pieces == [2, 2, 2, 2, 2, 3, 4, 5, 6, 7, 9, 11, 14, 16, 2, 2, 2, 2, 2, 3, 3]
+    for part in writer.dataset.parts:
+        content = (tmp_path / part.path).read_bytes()
+        assert (part.bytes, part.sha256) == (len(content), hashlib.sha256(content).hexdigest())
 
 
 @pytest.mark.parametrize("name", ["size", "open", "colour", "field", "note", "serial", "grade"])

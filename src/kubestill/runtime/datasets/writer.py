@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import shutil
 import tempfile
@@ -23,16 +25,18 @@ from kubestill.runtime.datasets.canonical import (
     unlabelled_rows,
 )
 from kubestill.runtime.datasets.manifest import MANIFEST, Dataset, write_manifest
-from kubestill.runtime.datasets.parts import Part, absolute, file_digest, is_remote
+from kubestill.runtime.datasets.parts import Part, absolute, is_remote
 from kubestill.runtime.datasets.schema import Schema
 from kubestill.runtime.stores import open_store
+from kubestill.runtime.stores.files import write_all
 
 if TYPE_CHECKING:
     import pandas as pd
+    from typing_extensions import Buffer
 
 _GROUP_BYTES = 32 << 20
 """Decoded bytes of a row group: the unit of reading, so it bounds every reader's memory."""
-_FIRST_GROUP = 4 * BLOCK_ROWS
+_FIRST_GROUP = 2 * BLOCK_ROWS
 """Rows of a part's first row group, at most. Nothing is read or written beside other work before
 the first group is whole, nor after the last one is: in a small dataset both are small."""
 _PART_GROUPS = 16
@@ -135,7 +139,8 @@ class DatasetWriter:
                 self._submit(pa.concat_tables(self._held))
             while self._encoded:
                 self._encoded.popleft().result()
-            parts = self._files.finish()
+            # On the thread whose memory and tables are warm.
+            parts = self._encoder.submit(self._files.finish).result()
             self.dataset = Dataset(
                 root=self._root,
                 schema=self._schema,
@@ -184,6 +189,7 @@ class _PartFiles:
         self._parts: list[Part] = []
         self._file: pq.ParquetWriter | None = None
         self._file_rows = 0
+        self._sink: _HashedFile | None = None
 
     def add(self, block: pa.Table) -> None:
         """Take one more block."""
@@ -204,6 +210,8 @@ class _PartFiles:
         """Let go of a file that is still open."""
         if self._file:
             self._file.close()
+        if self._sink:
+            self._sink.close()
 
     def _write_group(self) -> None:
         table = pa.concat_tables(self._group)
@@ -216,22 +224,42 @@ class _PartFiles:
 
     def _open_part(self) -> pq.ParquetWriter:
         labels = [c.name for c in self._schema.columns if c.kind == "categorical"]
+        numbers = [c.name for c in self._schema.columns if c.kind == "numeric"]
+        self._sink = _HashedFile(os.path.join(self._folder, _part_name(len(self._parts))))
         self._file = pq.ParquetWriter(
-            os.path.join(self._folder, _part_name(len(self._parts))),
+            self._sink,
             storage_schema(self._schema.columns),
             # A dictionary of random floats is half as large again as the floats.
             use_dictionary=labels,  # pyright: ignore[reportArgumentType]
+            # Those of labels take longer than the labels themselves, and rule out no row group.
+            write_statistics=numbers,  # pyright: ignore[reportArgumentType]
             write_page_checksum=True,
         )
         return self._file
 
     def _finish_part(self, file: pq.ParquetWriter) -> None:
+        sink = self._sink
+        assert sink
         file.close()
-        name = _part_name(len(self._parts))
-        path = os.path.join(self._folder, name)
-        size, digest = os.path.getsize(path), file_digest(path)
+        name, size, digest = _part_name(len(self._parts)), sink.tell(), sink.digest.hexdigest()
+        sink.close()
         self._parts.append(Part(path=name, rows=self._file_rows, bytes=size, sha256=digest))
-        self._file, self._file_rows = None, 0
+        self._file, self._file_rows, self._sink = None, 0, None
+
+
+class _HashedFile(io.FileIO):
+    """A new file, hashed as it is written: nothing is left to read again at its end."""
+
+    def __init__(self, path: str):
+        super().__init__(path, "wb")
+        self.digest = hashlib.sha256()
+
+    def write(self, content: Buffer) -> int:
+        """Write all of `content`."""
+        with memoryview(content) as view:
+            write_all(self.fileno(), view)
+            self.digest.update(view)
+            return view.nbytes
 
 
 def _part_name(number: int) -> str:
