@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
+import socket
+import struct
 import threading
 import time
 from collections.abc import Generator
@@ -15,6 +17,9 @@ from typing import Any
 
 class Fake:
     """How the server behaves, and what it was asked."""
+
+    usage = True
+    """Whether it says how many tokens it took."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -53,7 +58,8 @@ class Fake:
             choices.append({"index": place, "logprobs": said})
         usage = {"total_tokens": 10 * len(prompts)}
         # A server may answer in any order.
-        return {"model": self.model, "choices": choices[::-1], "usage": usage}
+        form = {"model": self.model, "choices": choices[::-1]}
+        return form | ({"usage": usage} if self.usage else {})
 
 
 @contextmanager
@@ -102,3 +108,54 @@ def language_model() -> Generator[Fake]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def scripted(*answers: bytes | None) -> Generator[tuple[str, list[float]]]:
+    """Answer each request with the next of these, byte for byte, the last one for good.
+
+    What ends without a line end is torn off there, None resets the connection, and what begins
+    with a blank is sent a byte at a time.
+
+    Yields:
+        The address, and when each request came.
+    """
+    came: list[float] = []
+    script = iter(answers)
+    last = answers[-1]
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            came.append(time.monotonic())
+            said = next(script, last)
+            if said is None:
+                linger = struct.pack("ii", 1, 0)
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            elif said.startswith(b" "):
+                for byte in said.strip():
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(0.02)
+            else:
+                self.wfile.write(said)
+            self.close_connection = said is None or not said.endswith(b"\n")
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            pass
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/v1/completions", came
+        finally:
+            server.shutdown()
+            thread.join()

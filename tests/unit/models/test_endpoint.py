@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import os
+import signal
 import time
+import traceback
 from collections.abc import Generator
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +17,22 @@ import lightgbm
 import numpy as np
 import pandas as pd
 import pytest
-import urllib3
-from endpoint_server import Fake, language_model
+from endpoint_server import Fake, language_model, scripted
 from foreign_samples import dataset, features, table
 
 from kubestill.errors import CorruptData, InvalidInput, KubestillError, Refused
 from kubestill.runtime.base.artifacts import LocalArtifact
-from kubestill.runtime.datasets.decode import decode_features
+from kubestill.runtime.datasets.decode import RawLayout, decode_features
 from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.evaluation.cost import running_costs
 from kubestill.runtime.generation.labelling import TeacherCopy, label
 from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.foreign.asking import Client
 from kubestill.runtime.models.foreign.bring import bring
+from kubestill.runtime.models.foreign.dialects import Asked, LogProbabilities, OpenInference
 from kubestill.runtime.models.foreign.endpoint import Endpoint
-from kubestill.runtime.models.foreign.match import Options
+from kubestill.runtime.models.foreign.match import Options, match
+from kubestill.runtime.models.foreign.runtime import Block
 from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.steps.check_distillation import check_distillation
 from kubestill.runtime.steps.import_model import import_model
@@ -139,10 +146,91 @@ def test_a_server_that_throttles_is_waited_for(
     np.testing.assert_allclose(model.logits(raw_of(rows, model)), logits_of(rows), atol=1e-4)
 
 
-def test_no_server_makes_a_step_wait_for_a_day() -> None:
+def http(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
+    lines = [f"HTTP/1.1 {status}", *headers, f"Content-Length: {len(body)}", "", ""]
+    return "\r\n".join(lines).encode() + body + b"\n" * body.endswith(b"}")
+
+
+def chunks(body: bytes) -> bytes:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+
+
+GOOD = http(b'{"a": 1}')
+LATER = formatdate(time.time() + 86400, usegmt=True)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        None,
+        http(b'{"a": 1}')[:-4],
+        chunks(b'{"a": 1}')[:-6],
+        b" " + http(b" " * 200),
+        b"no HTTP\r\n\r\n",
+        http(b"not gzip", "Content-Encoding: gzip"),
+        *(http(b"{}", status=f"{status} no") for status in (408, 500, 502, 504, 520, 529)),
+        *(
+            http(b"{}", f"Retry-After: {asked}", status="429 no")
+            for asked in ("0", "0.1", "-5", "soon", "", formatdate(0, usegmt=True))
+        ),
+    ],
+    ids=str,
+)
+def test_what_goes_wrong_once_is_asked_again_in_bounded_time(bad: bytes | None) -> None:
     client = Client(parallel=1, timeout=1, retries=1, per_second=0, token="KUBESTILL_TOKEN")
-    response = urllib3.HTTPResponse(headers={"Retry-After": "86400"})
-    assert client._retries.get_retry_after(response) == 30
+    with scripted(bad, GOOD) as (url, came):
+        begun = time.monotonic()
+        assert client.ask(url, b"{}") == {"a": 1}
+        assert client.ask(url, b"{}") == {"a": 1}  # the connection is of use still
+        assert len(came) == 3
+        assert time.monotonic() - begun < 4
+
+
+@pytest.mark.parametrize(
+    ("answer", "said", "asked"),
+    [
+        (http(b"[" + b" " * (16 << 20)), "larger than 16 MiB; ask for fewer rows", 1),
+        (http(gzip.compress(b" " * (17 << 20)), "Content-Encoding: gzip"), "larger than 16", 1),
+        (http(b"<html>", "Content-Type: text/html"), "it begins with '<html>'", 1),
+        (http(b'{"a": NaN}'), "NaN, which is not finite", 1),
+        (http(b"no", status="404 no"), "the server answers 404: no", 1),
+        (http(b"Bearer let-me-in-please", status="401 no"), r"refuses; .* 401: Bearer \*\*\*$", 1),
+        (http(b'{"token": "let-me-in-please"}', status="500 no"), r"500: {\"token\": \"\*\*\*", 2),
+        (http(b'{"let-me-in-please": 1, "let-me-in-please": 2}'), r"'\*\*\*' .*twice", 1),
+    ],
+    ids=str,
+)
+def test_an_answer_of_no_use_is_told_without_the_token(
+    answer: bytes, said: str, asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBESTILL_TOKEN", "let-me-in-please")
+    client = Client(parallel=1, timeout=5, retries=1, per_second=0, token="KUBESTILL_TOKEN")
+    with scripted(answer) as (url, came), pytest.raises(KubestillError, match=said) as caught:
+        client.ask(url, b"{}")
+    assert len(came) == asked
+    assert "let-me-in" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_no_server_makes_a_step_wait_for_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("kubestill.runtime.models.foreign.asking.time.sleep", slept.append)
+    client = Client(parallel=1, timeout=5, retries=2, per_second=0, token="KUBESTILL_TOKEN")
+    days = [http(b"{}", f"Retry-After: {one}", status="503 no") for one in ("86400", LATER)]
+    with scripted(*days, GOOD) as (url, _):
+        client.ask(url, b"{}")
+    assert [one for one in slept if one > 1] == [30, 30]
+
+
+@pytest.mark.parametrize("token", ["two words", "two\nlines-of-a-file", "schlüssel"])
+def test_a_token_that_no_header_takes_is_refused_unseen(
+    token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBESTILL_TOKEN", token)
+    client = Client(parallel=1, timeout=5, retries=1, per_second=0, token="KUBESTILL_TOKEN")
+    with pytest.raises(InvalidInput, match="set it to the token alone") as caught:
+        client.ask("http://127.0.0.1:9/v1/completions", b"{}")
+    assert token not in str(caught.value)
 
 
 def test_a_server_that_is_slow_or_down_ends_the_step_in_words(
@@ -232,7 +320,7 @@ def test_the_budget_is_never_exceeded(
 ) -> None:
     prices = {"price_per_row": 0.01, "budget": 0.5}
     model = found(server, rows, tmp_path / "model", **prices)
-    with pytest.raises(Refused, match=r"60 rows cost about 0\.6, more than 0\.5; raise it"):
+    with pytest.raises(Refused, match=r"60 rows cost about 0\.64, more than 0\.5; raise it"):
         label([TeacherCopy(model)], rows, str(tmp_path / "labelled"))
     assert server.prompts == []
     # By then the import has cost 0.24, and 0.04 goes for rows that it is known again by.
@@ -240,8 +328,26 @@ def test_the_budget_is_never_exceeded(
     model = found(server, rows, tmp_path / "kept", **prices | kept)
     with pytest.raises(Refused, match=r"0\.28 is spent, and the next requests cost 0\.6; raise"):
         label([TeacherCopy(model)], rows, str(tmp_path / "labelled"))
-    assert "60 rows costs 0.6 at most; 0.24 is spent of a budget of 0.7" in capsys.readouterr().out
+    assert "60 rows costs 0.64 at most; 0.24 is spent of a budget of 0.7" in capsys.readouterr().out
     assert len(server.prompts) == 4
+
+
+def spent(model: Predictor) -> float:
+    return model.foreign.runtime._answers.spent()  # pyright: ignore
+
+
+@pytest.mark.parametrize("price", [0.1, 0.01, 1 / 3])
+def test_a_budget_that_is_met_exactly_is_enough(
+    price: float, server: Fake, rows: Dataset, tmp_path: Path
+) -> None:
+    asked = {"price_per_row": price, "budget": 64 * price}  # 60 rows, and the four that are known
+    model = found(server, rows, tmp_path / "model", **asked)
+    label([TeacherCopy(model)], rows, str(tmp_path / "labelled"))
+    assert len(server.prompts) == 64
+    model = found(server, rows, tmp_path / "less", **asked | {"budget": 63.9 * price})
+    with pytest.raises(Refused):
+        label([TeacherCopy(model)], rows, str(tmp_path / "labelled"))
+    assert server.prompts == []
 
 
 def test_tokens_are_paid_as_the_server_counts_them(
@@ -249,10 +355,101 @@ def test_tokens_are_paid_as_the_server_counts_them(
 ) -> None:
     asked = {"price_per_million_tokens": 1e6, "answers": str(tmp_path / "answers")}
     model = found(server, rows, tmp_path / "model", **asked)
-    before = model.foreign.runtime._answers.spent()  # pyright: ignore
+    assert spent(model) == pytest.approx(10 * (16 + 8))  # tried, and asked twice
     model.logits(raw_of(rows, model))
-    paid = model.foreign.runtime._answers.spent() - before  # pyright: ignore
-    assert paid == pytest.approx(10 * rows.rows, rel=0.2)
+    assert spent(model) == pytest.approx(10 * (24 + rows.rows + 4))
+    # Nobody counts: then half the letters are tokens, and the budget holds all the same.
+    server.usage = False
+    asked |= {"budget": 2500, "answers": str(tmp_path / "others")}
+    model = found(server, rows, tmp_path / "uncounted", **asked)
+    assert spent(model) > 10 * 24
+    with pytest.raises(Refused, match="60 rows cost about"):
+        label([TeacherCopy(model)], rows, str(tmp_path / "labelled"))
+    assert server.prompts == []
+
+
+def test_answers_that_were_lost_are_paid_and_refused_ones_are_not(
+    server: Fake, rows: Dataset, tmp_path: Path
+) -> None:
+    asked = {"price_per_row": 1.0, "parallel": 1, "answers": str(tmp_path / "answers")}
+    model = found(server, rows, tmp_path / "model", **asked)
+    before = spent(model)
+    server.statuses = [200, 504, 200, 504]
+    model.logits(raw_of(rows, model))
+    assert spent(model) - before == 64 + 2
+    server.statuses, server.headers = [429] * 3, {"Retry-After": "0"}
+    with pytest.raises(KubestillError, match="tried 3 times"):
+        reloaded(server, tmp_path / "model").logits(raw_of(rows, model)[:30])
+    server.statuses = [400]
+    with pytest.raises(InvalidInput, match="400"):
+        reloaded(server, tmp_path / "model").logits(raw_of(rows, model)[:30])
+    assert spent(model) - before == 64 + 2
+
+
+def test_another_model_at_the_address_does_not_get_the_kept_answers(
+    server: Fake, rows: Dataset, tmp_path: Path
+) -> None:
+    server.model = ""  # no version tells them apart
+    kept = {"answers": str(tmp_path / "answers")}
+    model = found(server, rows, tmp_path / "model", **kept)
+    np.testing.assert_allclose(model.logits(raw_of(rows, model)), logits_of(rows), atol=1e-4)
+    server.shift = 0.001  # within the tolerance: the same, asked about other rows
+    fewer = dataset(tmp_path / "fewer", rows=table().dropna(subset="amount").iloc[100:130])
+    found(server, fewer, tmp_path / "again", **kept)
+    again = reloaded(server, tmp_path / "again")
+    np.testing.assert_allclose(again.logits(raw_of(rows, again)), logits_of(rows), atol=1e-4)
+    assert server.prompts == []
+    server.shift = 0.7
+    other = found(server, rows, tmp_path / "other", **kept)
+    np.testing.assert_allclose(other.logits(raw_of(rows, other)), logits_of(rows) - 0.7, atol=1e-4)
+    assert len(server.prompts) == rows.rows + 4
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "other rows", "wider", "NaN"])
+def test_kept_answers_that_are_damaged_are_asked_again(
+    damage: str, server: Fake, rows: Dataset, tmp_path: Path
+) -> None:
+    model = found(server, rows, tmp_path / "model", answers=str(tmp_path / "answers"))
+    raw = raw_of(rows, model)[:9]
+    expected = model.logits(raw)
+    (page,) = (one for one in tmp_path.glob("answers/*/*.json") if len(one.name) > 60)
+    content, form = page.read_text(), json.loads(page.read_text())
+    if damage == "other rows":
+        form["answers"] = {str(int(at) + 9): said for at, said in form["answers"].items()}
+    elif damage in ("wider", "NaN"):
+        more = [0.5, 0.2, 0.3] if damage == "wider" else [float("nan")] * 2
+        form["answers"] = {at: [more] for at in form["answers"]}
+    text = {"cut": content[: len(content) // 2], "empty": ""}.get(damage, json.dumps(form))
+    page.write_text(text)
+    server.prompts.clear()
+    np.testing.assert_array_equal(reloaded(server, tmp_path / "model").logits(raw), expected)
+    assert len(server.prompts) == 9 + 4
+
+
+def test_a_killed_step_loses_what_was_under_way(
+    server: Fake, rows: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kubestill.runtime.models.foreign.answers._EVERY", 0.0)
+    asked = {"price_per_row": 1.0, "parallel": 2, "answers": str(tmp_path / "answers")}
+    model = found(server, rows, tmp_path / "model", **asked)
+    before, raw = spent(model), raw_of(rows, model)
+    server.delay = 0.01
+    child = os.fork()
+    if not child:
+        try:
+            reloaded(server, tmp_path / "model").logits(raw)
+        finally:
+            os._exit(0)
+    while len(server.prompts) < 40:
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    np.testing.assert_allclose(
+        reloaded(server, tmp_path / "model").logits(raw), logits_of(rows), atol=1e-4
+    )
+    twice = len(server.prompts) - rows.rows - 2 * 4
+    assert twice <= 20  # without pages that are not whole it would be all 36
+    assert spent(model) - before < 2 * len(server.prompts)
 
 
 def test_a_token_is_sent_and_a_refused_one_is_named(
@@ -301,6 +498,12 @@ def test_a_file_may_neither_name_any_host_nor_any_secret(
         ("", {"words": {"bad": ["No"], "ok": ["no "]}}, "words of its own"),
         ("", {"words": {"bad": ["wrong"], "ok": ["fine"]}}, "begins its answer with 'Yes'"),
         ("", {"budget": 3.0}, "needs a price"),
+        ("http://host/v1/completions?api_key=abc", {}, "holds a secret, which files and logs"),
+        ("", {"extra": {"api_key": "abc"}}, "a model remembers these fields"),
+        ("", {"extra": {"n": 2}}, "the package sets these itself"),
+        ("", {"words": {"bad": [], "ok": ["no"]}}, "one word or more"),
+        ("", {"words": {"bad": [" "], "ok": ["no"]}}, "which are not empty"),
+        ("", {"words": {"bad": ["yes, bad"], "ok": ["yes, ok"]}}, "does not tell them apart"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(
@@ -317,10 +520,131 @@ def test_options_of_an_endpoint_are_for_one(rows: Dataset) -> None:
 
 
 def test_requests_keep_their_pace(server: Fake, rows: Dataset, tmp_path: Path) -> None:
-    model = found(server, rows, tmp_path / "model", requests_per_second=200)
+    model = found(server, rows, tmp_path / "model", requests_per_second=200, retries=20)
+    server.statuses, server.headers = [503, 503, 200] * 60, {"Retry-After": "0"}
+    before = len(server.tokens)
     begun = time.monotonic()
     model.logits(raw_of(rows, model))
-    assert time.monotonic() - begun > 0.95 * (rows.rows + 3) / 200
+    asked = len(server.tokens) - before  # further tries count
+    assert asked > 2 * rows.rows
+    assert time.monotonic() - begun > (asked - 1) / 200
+
+
+FLAT = {"inputs": [{"name": "a", "datatype": "FP32", "shape": [-1]}]}
+
+
+@pytest.mark.parametrize(
+    ("tensor", "said"),
+    [
+        ({"shape": [2, 3], "data": [1, 2, 3, 4, 5, 6]}, None),
+        ({"shape": [2, 3], "data": [[1, 2, 3], [4, 5, 6]]}, None),
+        ({"data": [1, 2, 3, 4, 5, 6]}, None),
+        ({"shape": [3, 2], "data": [1, 2, 3, 4, 5, 6]}, r"6 numbers in the shape \[3, 2\]"),
+        ({"shape": [3, 3], "data": [1] * 9}, "9 numbers"),
+        ({"shape": [1, 3], "data": [1] * 3}, "3 numbers"),
+        ({"shape": [2, 3], "data": [1] * 5}, "5 numbers"),
+        ({"shape": [2, 3], "data": [1, 2, None, 4, 5, 6]}, "it holds None"),
+        ({"shape": [2, 3], "data": ["1"] * 6}, "it holds '1'"),
+        ({"shape": [2, 3], "data": [1] * 6, "datatype": "BYTES"}, "it holds"),
+        ({"shape": [2, 3], "parameters": {"binary_data_size": 24}}, "it lacks 'data'"),
+        ({"name": "q", "shape": [2, 3], "data": [1] * 6}, "without the output 'p'"),
+    ],
+    ids=str,
+)
+def test_a_tensor_is_read_by_its_shape(tensor: dict[str, Any], said: str | None) -> None:
+    outputs = [{"name": "p", "datatype": "FP32", "shape": [-1, 3]}]
+    dialect = OpenInference("http://h/v2/models/m", FLAT | {"outputs": outputs}, output="", rows=9)
+    other = {"name": "other", "datatype": "FP32", "shape": [1], "data": [9.0]}
+    form = {"outputs": [other, {"name": "p", "datatype": "FP32"} | tensor]}
+    asked = Asked(body=b"{}", rows=2)
+    if said is None:
+        assert dialect.read(form, asked, "h").outputs.tolist() == [[1, 2, 3], [4, 5, 6]]
+    else:
+        with pytest.raises(KubestillError, match=said):
+            dialect.read(form, asked, "h")
+
+
+@pytest.mark.parametrize(
+    ("amount", "datatype", "shape", "sent"),
+    [
+        (1.0, "INT64", [-1], ([1], 1)),
+        (1.0, "BOOL", [-1, 1], ([1, 1], True)),
+        (None, "FP32", [-1, -1], ([1, 1], None)),
+        (1.5, "INT32", [-1], "values are nothing that INT32 holds"),
+        (300.0, "UINT8", [-1], "nothing that UINT8 holds"),
+        (-1.0, "UINT32", [-1], "nothing that UINT32 holds"),
+        (2.0, "BOOL", [-1], "nothing that BOOL holds"),
+        (7e4, "FP16", [-1], "nothing that FP16 holds"),
+        (None, "INT64", [-1], "missing"),
+        (1.0, "FP32", [-1, 3], r"the server takes \[3\]"),
+        (1.0, "BYTES", [-1], "takes it as a category"),
+    ],
+    ids=str,
+)
+def test_a_column_is_sent_as_its_datatype_holds_it(
+    amount: float | None, datatype: str, shape: list[int], sent: Any, tmp_path: Path
+) -> None:
+    frame = table().head(1).assign(amount=amount)
+    rows = dataset(tmp_path, "price", frame)
+    flag = {"name": "flag", "datatype": "BOOL", "shape": [-1]}
+    given = {"inputs": [{"name": "amount", "datatype": datatype, "shape": shape}, flag]}
+    outputs = [{"name": "price", "datatype": "FP32", "shape": [-1]}]
+    dialect = OpenInference("http://h/v2/models/m", given | {"outputs": outputs}, output="", rows=9)
+
+    def requests() -> Any:
+        matched = match(dialect.declared, rows.schema, Options(), certain=False)
+        layout = RawLayout(matched.schema)
+        raw = decode_features(next(rows.iter_blocks()), layout)
+        (asked,) = dialect.requests(Block(raw, layout, matched.inputs))
+        return json.loads(asked.body)["inputs"][0]
+
+    if isinstance(sent, str):
+        with pytest.raises(InvalidInput, match=sent):
+            requests()
+    else:
+        assert (requests()["shape"], requests()["data"]) == (sent[0], [sent[1]])
+
+
+@pytest.mark.parametrize(
+    ("told", "shares"),
+    [
+        ({"bad": 0.6, "ok": 0.3}, [2 / 3, 1 / 3]),
+        ({" bad": 0.4, "Bad": 0.2, "\u0120ok": 0.3}, [2 / 3, 1 / 3]),
+        ({"bad": 0.9, "x": 0.06}, [15 / 16, 1 / 16]),  # the other is likelier than no other is
+        ({"bad": 0.5, "ba": 0.1, "ok": 0.2}, [0.75, 0.25]),
+        ({"b": 0.9, "ok": 0.1}, [0.9, 0.1]),
+        ({"x": 1.0}, [0.5, 0.5]),
+    ],
+    ids=str,
+)
+def test_shares_are_those_of_the_words(told: dict[str, float], shares: list[float]) -> None:
+    np.testing.assert_allclose(ask_once(told, bad=["bad", " BAD"], ok=["ok"]), shares)
+
+
+def test_a_beginning_that_classes_share_counts_for_each() -> None:
+    words = {"bad": ["very bad"], "good": ["very good"], "fair": ["fair"]}
+    found = ask_once({"very": 0.9, "fair": 0.05}, **words)
+    np.testing.assert_allclose(found, np.array([0.45, 0.45, 0.05]) / 0.95)
+
+
+@pytest.mark.parametrize("places", [(0, 0), (1, 2), (0,), (0, 1, 2)])
+def test_answers_that_cannot_be_told_apart_are_refused(places: tuple[int, ...]) -> None:
+    said = {"top_logprobs": [{"bad": -0.1}]}
+    form = {"choices": [{"index": place, "logprobs": said} for place in places]}
+    dialect = asker({"bad": ["bad"], "ok": ["ok"]}, "completions")
+    with pytest.raises(KubestillError, match="choices"):
+        dialect.read(form, Asked(body=b"{}", rows=2), "h")
+
+
+def asker(words: dict[str, list[str]], api: str) -> LogProbabilities:
+    asked: dict[str, Any] = {"model": "m", "prompt": "{a}", "extra": {}, "rows": 2}
+    return LogProbabilities(f"http://h/v1/{api}", words=words, strict=False, **asked)
+
+
+def ask_once(told: dict[str, float], **words: list[str]) -> np.ndarray:
+    top = [{"token": token, "logprob": float(np.log(value))} for token, value in told.items()]
+    form = {"choices": [{"logprobs": {"content": [{"top_logprobs": top}]}}]}
+    return asker(words, "chat/completions").read(form, Asked(body=b"{}", rows=1), "h").outputs[0]
 
 
 def ports(folder: Path, *names: str) -> dict[str, Any]:
@@ -333,7 +657,7 @@ def test_the_check_of_a_distillation_says_what_the_labels_cost(
     monkeypatch.setenv("KUBESTILL_TYPED", server.url.partition("/v1")[0])
     given = LocalArtifact(rows.root, metadata={"kind": "dataset"})
     asked = ASKED | {"price_per_row": 0.01, "budget": 5.0}
-    with pytest.raises(Refused, match=r"1,060 rows cost about 10\.6, more than 5"):
+    with pytest.raises(Refused, match=r"1,060 rows cost about 10\.64, more than 5"):
         check_distillation(
             dataset=given,
             validation=given,

@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from kubestill.errors import Conflict, CorruptData, NotFound, Refused
@@ -16,8 +16,12 @@ from kubestill.runtime.base.values import Number, parse_json, read_as
 from kubestill.runtime.stores import open_store
 
 _FORMAT = "kubestill/answers/1"
-_EVERY = 30.0
-"""Seconds after which a page that is not whole is written again."""
+_KNOWN = "model.json"
+_EVERY = 1.0
+"""Seconds after which a page that is not whole is written again: what a step loses when it is
+killed. Where writing takes its time, it takes a twentieth of it at most."""
+_ROUNDING = 1e-9
+"""Share by which sums of many prices may miss the sum that they are."""
 
 Outputs = tuple[tuple[Number, ...], ...]
 """[B][K], for the rows of one request."""
@@ -29,6 +33,20 @@ class _Kept:
     version: str
     answers: Mapping[str, Outputs]
     """By the number of the request in its page."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """The model whose answers are kept, as it answered when it was brought in."""
+
+    format: Literal["kubestill/known/1"] = "kubestill/known/1"
+    version: str
+    """As the server calls it."""
+    mark: str
+    """That its answers are kept under."""
+    bodies: tuple[str, ...]
+    """Requests that it is known again by."""
+    outputs: tuple[Outputs, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +63,8 @@ class Page:
         self.key = key
         self.version = version
         self.answers = answers
-        self.written = time.monotonic()
+        self.due = time.monotonic() + _EVERY
+        """When it is written, if it is not whole by then."""
 
 
 class AnswerCache:
@@ -74,7 +93,7 @@ class AnswerCache:
 
         Args:
             bodies: In their order.
-            version: Of the model that answers; what another one said does not count.
+            version: Of the model that answers, and its mark; what another one said does not count.
         """
         if not self.kept:
             return Page("", version, {})
@@ -92,7 +111,8 @@ class AnswerCache:
 
     def write(self, page: Page, *, whole: bool) -> None:
         """Keep a page; one that is not whole only now and then."""
-        if not self.kept or not (whole or time.monotonic() - page.written > _EVERY):
+        begun = time.monotonic()
+        if not page.key or not (whole or begun > page.due):
             return
         form = {
             "format": _FORMAT,
@@ -100,11 +120,36 @@ class AnswerCache:
             "answers": {str(place): page.answers[place] for place in sorted(page.answers)},
         }
         self._store.put(page.key, json.dumps(form, allow_nan=False).encode())
-        page.written = time.monotonic()
+        now = time.monotonic()
+        page.due = now + max(_EVERY, 20 * (now - begun))
+
+    def known(self) -> Known | None:
+        """Return the model that was brought in last; None where none was."""
+        source = f"{self._root}/{_KNOWN}"
+        try:
+            form = parse_json(self._store.get(_KNOWN), source=source, what="model")
+            return read_as(Known, form, source=source, what="model")
+        except NotFound:
+            return None
+        except CorruptData:  # a model that no other is like: what it answered is asked again
+            return Known(version="", mark="", bodies=(), outputs=())
+
+    def know(self, model: Known) -> None:
+        """Remember the model that was brought in."""
+        self._store.put(_KNOWN, json.dumps(asdict(model), allow_nan=False).encode())
 
     def spent(self) -> float:
         """Return what has been spent so far, by everybody who shares the root."""
         return self._read()[0]
+
+    def check(self, sum_: float) -> None:
+        """Check that what is left of the budget covers a sum, which is not counted yet.
+
+        Raises:
+            Refused: It does not.
+        """
+        if sum_ > 0:
+            self._check(sum_, self._read()[0])
 
     def spend(self, sum_: float) -> None:
         """Count what requests cost, before they are sent; a negative sum was not needed after all.
@@ -117,13 +162,7 @@ class AnswerCache:
         with self._lock:
             while True:
                 spent, version = self._read()
-                if self._budget is not None and sum_ > 0 and spent + sum_ > self._budget:
-                    raise Refused(
-                        f"endpoint.budget: {self._budget:g} is what the teacher may cost; "
-                        f"{spent:.4g} is spent, and the next requests cost {sum_:.4g}; raise it, "
-                        "or label fewer rows"
-                        + (" (what was answered is kept)" if self.kept else "")
-                    )
+                self._check(sum_, spent)
                 self._commits += 1
                 form = {"spent": max(spent + sum_, 0.0), "by": f"{self._writer}:{self._commits}"}
                 try:
@@ -131,6 +170,15 @@ class AnswerCache:
                     return
                 except Conflict:
                     continue
+
+    def _check(self, sum_: float, spent: float) -> None:
+        if self._budget is None or sum_ <= 0 or spent + sum_ <= self._budget * (1 + _ROUNDING):
+            return
+        kept = " (what was answered is kept)" if self.kept else ""
+        raise Refused(
+            f"endpoint.budget: {self._budget:g} is what the teacher may cost; {spent:.4g} is "
+            f"spent, and the next requests cost {sum_:.4g}; raise it, or label fewer rows{kept}"
+        )
 
     def _read(self) -> tuple[float, str]:
         content, version = self._cell.read()

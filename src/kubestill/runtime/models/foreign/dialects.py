@@ -25,6 +25,9 @@ from kubestill.runtime.models.foreign.runtime import Block, Declared
 
 log = logging.getLogger(__name__)
 
+_SHARED = 0.05
+"""Share of tokens that begin words of several classes, from which on an import is refused."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
@@ -42,8 +45,8 @@ class Reply:
     """[B, K]"""
     version: str
     """Of the model that answered, as the server calls it."""
-    tokens: int
-    """That the server counted; 0 where it says nothing."""
+    tokens: int | None
+    """That the server counted; None where it says nothing."""
 
 
 class Dialect(Protocol):
@@ -99,6 +102,7 @@ class OpenInference:
             width=width if self._whole else None,
             reads="numbers" if self._whole else "labels",
             numeric=frozenset(one.name for one in inputs if one.datatype != "BYTES"),
+            worded=frozenset(one.name for one in inputs if one.datatype == "BYTES"),
             categories={
                 one.name: one.labels for one in inputs if one.labels and one.datatype == "BYTES"
             },
@@ -112,18 +116,16 @@ class OpenInference:
         """Return requests of the same number of rows each, but for the last."""
         found: list[Asked] = []
         columns = [] if self._whole else [_column(one, rows) for one in self._inputs]
-        matrix = rows.matrix if self._whole else None
+        matrix = _as_json(self._inputs[0], rows.matrix) if self._whole else None
         asked = [{"name": self._output.name}]
         for start in range(0, len(rows), self._rows):
             part = slice(start, min(start + self._rows, len(rows)))
             count = part.stop - part.start
             tensors: list[dict[str, Any]] = []
-            for one, values in zip(self._inputs, columns, strict=False):
-                shape = [count, *one.shape[1:]]
-                tensors.append(one.form(shape, values[part]))
+            for one, (shape, values) in zip(self._inputs, columns, strict=False):
+                tensors.append(one.form([count, *shape], values[part]))
             if matrix is not None:
-                shape = [count, matrix.shape[1]]
-                tensors.append(self._inputs[0].form(shape, _numbers(matrix[part].reshape(-1))))
+                tensors.append(self._inputs[0].form([count, matrix.shape[1]], matrix[part]))
             form = {"inputs": tensors, "outputs": asked}
             body = json.dumps(form, allow_nan=False, ensure_ascii=False).encode()
             found.append(Asked(body=body, rows=count))
@@ -131,17 +133,37 @@ class OpenInference:
 
     def read(self, form: JsonObject, asked: Asked, source: str) -> Reply:
         """Return what the chosen output holds."""
-        outputs = cast(list[Any], form.get("outputs") or [])
-        for one in outputs:
-            if isinstance(one, dict) and one.get("name") == self._output.name:
-                try:
-                    values = np.asarray(one["data"], dtype=np.float64).reshape(asked.rows, -1)
-                except (KeyError, TypeError, ValueError) as error:
-                    told = f"{source}: {self._output.name} is not numbers for {asked.rows} rows"
-                    raise KubestillError(f"{told}: {error}") from error
-                version = str(form.get("model_version") or "")
-                return Reply(outputs=values, version=version, tokens=0)
-        raise KubestillError(f"{source} answered without the output {self._output.name!r}")
+        name, outputs = self._output.name, cast(list[Any], form.get("outputs") or [])
+        found = [one for one in outputs if isinstance(one, dict) and one.get("name") == name]
+        if len(found) != 1:
+            many = "without the output" if not found else "more than once with the output"
+            raise KubestillError(f"{source} answered {many} {name!r}")
+        version = str(form.get("model_version") or "")
+        try:
+            values = self._values(found[0], asked.rows)
+        except (KeyError, TypeError, ValueError) as error:
+            said = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+            told = f"{source}: {name} is not numbers for {asked.rows} rows"
+            raise KubestillError(f"{told}: {said}") from error
+        return Reply(outputs=values, version=version, tokens=None)
+
+    def _values(self, told: Mapping[str, Any], rows: int) -> NDArray[np.float64]:
+        """Return what a tensor holds, [rows, K].
+
+        Raises:
+            ValueError: It is no such tensor; KeyError and TypeError likewise.
+        """
+        # Arrays of any nesting hold the same numbers, but "1" is text, and null is no number.
+        data = np.asarray(told["data"])
+        if told.get("datatype") == "BYTES" or data.dtype.kind not in "biuf":
+            odd = next((one for one in data.reshape(-1).tolist() if not _is_number(one)), "text")
+            raise ValueError(f"it holds {odd!r}")
+        width = self.declared.outputs
+        shape = told.get("shape", [rows, width] if width else [rows])
+        shape = tuple(int(size) for size in shape)
+        if shape[:1] != (rows,) or math.prod(shape) != data.size:
+            raise ValueError(f"it holds {data.size} numbers in the shape {list(shape)}")
+        return data.astype(np.float64).reshape(rows, -1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,8 +178,9 @@ class _Tensor:
     """Of an input its categories, of an output the names of its columns; None where not told."""
     missing: str
 
-    def form(self, shape: list[int], data: list[Any]) -> dict[str, Any]:
-        return {"name": self.name, "datatype": self.datatype, "shape": shape, "data": data}
+    def form(self, shape: list[int], data: NDArray[Any]) -> dict[str, Any]:
+        flat = data.reshape(-1).tolist()
+        return {"name": self.name, "datatype": self.datatype, "shape": shape, "data": flat}
 
 
 def _tensors(described: JsonObject, which: str, url: str) -> list[_Tensor]:
@@ -191,32 +214,66 @@ def _choose(outputs: Sequence[_Tensor], wanted: str) -> _Tensor:
         if wanted not in names:
             raise InvalidInput([Problem("output_name", wanted, nearest(wanted, names))])
         return outputs[names.index(wanted)]
-    found = [one for one in outputs if one.datatype.startswith("FP")]
+    found = [one for one in outputs if one.datatype.startswith(("FP", "BF"))]
     likely = [one for one in found if "prob" in one.name.lower()]
     if len(found) == 1 or len(likely) == 1:
         return (likely or found)[0]
     remedy = f"name the one to learn from; the endpoint has {', '.join(map(repr, names))}"
+    if not found:
+        shown = ", ".join(f"{one.name!r} ({one.datatype})" for one in outputs)
+        remedy = f"none of {shown} holds FP numbers; serve the model with its probabilities"
     raise InvalidInput([Problem("output_name", "", remedy)])
 
 
-def _column(one: _Tensor, rows: Block) -> list[Any]:
-    """Return a column as JSON has it: null for a missing number, the server's word for text."""
-    if one.datatype == "BYTES":
-        return rows.labels(one.name, missing=one.missing).tolist()
-    values = rows.numbers(one.name)
-    if one.datatype.startswith("FP"):
-        return _numbers(values) if values.ndim == 1 else values.tolist()
-    if np.isnan(values).any():
-        remedy = f"has missing values, which {one.datatype} cannot hold"
-        raise InvalidInput([Problem(f"column {one.name!r}", "missing", remedy)])
-    return values.astype(bool if one.datatype == "BOOL" else np.int64).tolist()
+def _column(one: _Tensor, rows: Block) -> tuple[tuple[int, ...], NDArray[Any]]:
+    """Return the shape of a row, and a column [B, ...] of what JSON has for it.
+
+    A missing number is null, a missing label the server's word for that.
+
+    Raises:
+        InvalidInput: It has another shape, or holds what its datatype does not.
+    """
+    text = one.datatype == "BYTES"
+    found = rows.labels(one.name, missing=one.missing) if text else rows.numbers(one.name)
+    own, wanted = found.shape[1:], one.shape[1:]
+    # What the server leaves open is the column's own, and 1 of a plain value.
+    same = own or (1,) * len(wanted)
+    if len(same) == len(wanted):
+        wanted = tuple(mine if size < 0 else size for mine, size in zip(same, wanted, strict=True))
+    if math.prod(wanted) != math.prod(own):
+        remedy = f"is the shape of a row, and the server takes {list(one.shape[1:])}"
+        raise InvalidInput([Problem(f"column {one.name!r}", list(own), remedy)])
+    return wanted, found if text else _as_json(one, found)
 
 
-def _numbers(values: NDArray[Any]) -> list[Any]:
-    found = values.tolist()
-    if np.isnan(values).any():
-        return [value if value == value else None for value in found]
-    return found
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
+def _as_json(one: _Tensor, values: NDArray[Any]) -> NDArray[Any]:
+    """Return numbers as a tensor of this datatype has them in JSON: whole, truth values, or null.
+
+    Raises:
+        InvalidInput: It cannot hold them.
+    """
+    kind, gaps = one.datatype, np.isnan(values)
+    if kind.startswith(("FP", "BF")):
+        off = np.isinf(values) if kind != "FP16" else np.abs(values) > 65504
+    else:
+        bits = int("".join(filter(str.isdigit, kind)) or 1)
+        low = 0.0 if kind == "BOOL" or kind.startswith("U") else -(2.0 ** (bits - 1))
+        off = gaps | (values < low) | (values >= low + 2.0**bits) | (values != np.trunc(values))
+    if off.any():
+        first = values[off][0]
+        shown = "missing" if first != first else f"{first:.6g}"
+        remedy = f"{int(off.sum())} of {values.size} values are nothing that {kind} holds"
+        raise InvalidInput([Problem(f"input {one.name!r}", shown, remedy)])
+    if kind.startswith(("FP", "BF")):
+        if gaps.any():
+            values = values.astype(object)
+            values[gaps] = None
+        return values
+    return values.astype(bool if kind == "BOOL" else np.int64)
 
 
 class LogProbabilities:
@@ -252,10 +309,14 @@ class LogProbabilities:
         self._chat = url.partition("?")[0].endswith("/chat/completions")
         self._rows, self._strict = (1 if self._chat else rows), strict
         self._model, self._prompt, self._extra = model, prompt, dict(extra)
-        self._words = [[_plain(word) for word in words[name]] for name in words]
+        self._words = [list(dict.fromkeys(map(_plain, words[name]))) for name in words]
         self._pieces = _pieces(prompt)
         self._wordless = 0
-        if len({word for some in self._words for word in some}) < sum(map(len, self._words)):
+        all_ = [word for some in self._words for word in some]
+        if not all(self._words) or not all(all_):
+            remedy = "give each class one word or more, which are not empty"
+            raise InvalidInput([Problem("endpoint.words", dict(words), remedy)])
+        if len(set(all_)) < len(all_):
             remedy = "give each class words of its own; case and blanks around them do not count"
             raise InvalidInput([Problem("endpoint.words", dict(words), remedy)])
         self.declared = Declared(
@@ -290,9 +351,12 @@ class LogProbabilities:
             choices = sorted(form["choices"], key=lambda one: int(one.get("index", 0)))
             if len(choices) != asked.rows:
                 raise ValueError(f"it holds {len(choices)} choices")
+            places = {int(one["index"]) for one in choices if "index" in one}
+            if places and places != set(range(asked.rows)):
+                raise ValueError(f"its choices are numbered {sorted(places)}")
             likely = [self._likely(one["logprobs"]) for one in choices]
             outputs = np.array([self._shares(one) for one in likely])
-            tokens = int((form.get("usage") or {}).get("total_tokens") or 0)
+            tokens = _count_tokens(form.get("usage"))
         except InvalidInput:
             raise  # which is a ValueError, too
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -306,18 +370,31 @@ class LogProbabilities:
         """Return the likeliest first tokens and their log-probabilities."""
         if self._chat:
             top = told["content"][0]["top_logprobs"]
-            return [(str(one["token"]), float(one["logprob"])) for one in top]
-        return [(str(token), float(value)) for token, value in told["top_logprobs"][0].items()]
+            found = [(str(one["token"]), float(one["logprob"])) for one in top]
+        else:
+            found = [(str(name), float(one)) for name, one in told["top_logprobs"][0].items()]
+        if max(value for _, value in found) > 1e-3:  # what rounding adds to 0 at most
+            raise ValueError(f"these are no logarithms of probabilities: {found[:3]}")
+        return found
 
     def _shares(self, likely: list[tuple[str, float]]) -> NDArray[np.float64]:
         """Return the share of each class; one that is not among the likeliest is below them all."""
         # No token that is not listed is likelier than the last one that is.
         floor = min(value for _, value in likely)
         found = np.full(len(self._words), -np.inf)
+        shared, by = -np.inf, ""
         for token, value in likely:
             classes = self._classes_of(_plain(token))
-            if len(classes) == 1:
-                found[classes[0]] = np.logaddexp(found[classes[0]], value)
+            for place in classes:  # of which it begins any, nobody knows with which chance
+                found[place] = np.logaddexp(found[place], value - math.log(len(classes)))
+            if len(classes) > 1:
+                shared, by = np.logaddexp(shared, value), by or token
+        if self._strict and shared > np.logaddexp.reduce(found) + math.log(_SHARED):
+            remedy = (
+                f"words of several classes begin with {by!r}, which does not tell them apart; ask "
+                "in the prompt for words whose beginnings differ, and say them for the classes"
+            )
+            raise InvalidInput([Problem("endpoint.words", [w[0] for w in self._words], remedy)])
         if np.isneginf(found).all() and not self._strict:
             self._wordless += 1
             if self._wordless & (self._wordless - 1) == 0:  # 1, 2, 4, ...: not every one
@@ -367,7 +444,8 @@ def _texts(rows: Block, name: str, shape: str) -> list[str]:
         words = {0.0: "false", 1.0: "true"}
         return [words.get(value, "unknown") for value in values.tolist()]
     if column.kind == "tensor":
-        return [json.dumps(_numbers(value.reshape(-1))) for value in values]
+        flat = values.reshape(len(values), -1)
+        return [json.dumps([None if x != x else x for x in row]) for row in flat.tolist()]
     return ["unknown" if value != value else format(value, shape or ".6g") for value in values]
 
 
@@ -389,6 +467,15 @@ def _pieces(prompt: str) -> list[tuple[str, str | None, str]]:
         )
         raise InvalidInput([Problem("endpoint.prompt", prompt, remedy)])
     return found
+
+
+def _count_tokens(usage: object) -> int | None:
+    """Return what a server counted; None where that is nothing that anybody could be charged."""
+    told = cast(dict[str, Any], usage) if isinstance(usage, dict) else {}
+    names = ("total_tokens", "prompt_tokens", "completion_tokens")
+    total, *parts = (one if isinstance(one := told.get(name), int) else 0 for name in names)
+    found = total or sum(parts)
+    return found if found > 0 else None
 
 
 def _plain(word: str) -> str:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import statistics
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, replace
+from itertools import islice
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -18,9 +22,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from kubestill.errors import InvalidInput, Problem, Problems, Refused, counted
+from kubestill.runtime.base.redaction import redact
 from kubestill.runtime.base.settings import Settings
 from kubestill.runtime.base.values import Number, Whole, parse_json, read_as
-from kubestill.runtime.models.foreign.answers import AnswerCache, Outputs
+from kubestill.runtime.models.foreign.answers import AnswerCache, Known, Outputs, Page
 from kubestill.runtime.models.foreign.asking import TOKEN, Client
 from kubestill.runtime.models.foreign.dialects import (
     Asked,
@@ -37,6 +42,11 @@ _PAGE = 256
 """Requests whose answers are kept together, at most."""
 _NUMBERS = 500_000
 """Numbers that are, which is well within what a record may hold."""
+_AHEAD = 2.0
+"""Seconds of requests for which the cost is set aside at a time: a step that is killed has counted
+what it did not ask, and a store takes no more than a write of that each second."""
+_FRESH = 600.0
+"""Seconds for which a model is trusted to be the same still."""
 
 
 class EndpointOptions(Settings):
@@ -94,7 +104,10 @@ class _Sealed(Settings):
     described: dict[str, Any]
     """What a server of the Open Inference Protocol says of its model."""
     version: str
+    mark: str = ""
+    """Under which its answers are kept, apart from those of another model at the same address."""
     tokens_per_row: Number
+    """What the server counted, or half the letters that it was sent where it counts none."""
     probes: tuple[_Probe, ...]
 
 
@@ -144,6 +157,16 @@ class Endpoint:
         if parts.username or parts.password:
             remedy = f"holds credentials; put a token into the environment variable {TOKEN}"
             problems.add("source", f"{parts.scheme}://…@{parts.hostname}", remedy)
+        elif redact(url) != url or _SECRET.search(f"&{parts.query}"):
+            remedy = f"holds a secret, which files and logs would repeat; put it into {TOKEN}"
+            problems.add("source", url.partition("?")[0] + "?…", remedy)
+        secret = sorted(name for name in options.extra if _SECRET.search(f"&{name}="))
+        if secret:
+            remedy = f"a model remembers these fields; put a token into the variable {TOKEN}"
+            problems.add("endpoint.extra", secret, remedy)
+        own = sorted(_OWN & set(options.extra))
+        if own:
+            problems.add("endpoint.extra", own, "the package sets these itself; leave them out")
         for name in ("model", "prompt"):
             if words and not getattr(options, name):
                 problems.add(f"endpoint.{name}", "", "an address for log-probabilities needs it")
@@ -186,7 +209,8 @@ class Endpoint:
         self._client = _client(options)
         self._pool: ThreadPoolExecutor | None = None
         self._lock, self._comparing = threading.Lock(), threading.Lock()
-        self._compared = False
+        self._compared = -math.inf
+        """When it was last found to be the same still."""
         self._seconds: list[tuple[int, float]] = []
         """Rows and seconds of every request that was answered."""
 
@@ -217,16 +241,19 @@ class Endpoint:
             Refused: It is more than the budget.
         """
         options = self._options
-        cost = self._price(rows, rows * self._sealed.tokens_per_row)
+        again = sum(probe.rows for probe in self._sealed.probes)
+        cost = self._price(rows + again, (rows + again) * self._sealed.tokens_per_row)
         told = f"asking {self.url} about {counted(rows, 'row')}"
         if not cost:
             print(told, flush=True)
             return
         spent = self._answers.spent()
         limit = "" if options.budget is None else f" of a budget of {options.budget:g}"
-        print(f"{told} costs {cost:.4g} at most; {spent:.4g} is spent{limit}", flush=True)
+        sure = "about {:.4g}" if _token_price(options) else "{:.4g} at most"
+        print(f"{told} costs {sure.format(cost)}; {spent:.4g} is spent{limit}", flush=True)
         # Kept answers were paid for out of the same budget, so that all rows have to fit into it.
-        if options.budget is not None and cost + spent * (not self._answers.kept) > options.budget:
+        left = math.inf if options.budget is None else options.budget * (1 + 1e-9)
+        if cost + spent * (not self._answers.kept) > left:
             raise Refused(
                 f"endpoint.budget: {counted(rows, 'row')} cost about {cost:.4g}, more than "
                 f"{options.budget:g}; raise it, or label fewer rows"
@@ -246,63 +273,140 @@ class Endpoint:
             InvalidInput: It does not answer the same question alike.
         """
         probes: list[_Probe] = []
-        tokens = 0
+        tokens = 0.0
         for asked in self._dialect.requests(rows):
-            self._answers.spend(2 * self._expected(asked))
-            first, second = self._ask(asked), self._ask(asked)
+            first, second = self._ask_apart(asked), self._ask_apart(asked)
             self._alike(first.outputs, second.outputs, "answers the same rows differently")
-            tokens += first.tokens
+            tokens += len(asked.body) / 2 if first.tokens is None else first.tokens
             outputs = _plain(first.outputs)
             probes.append(_Probe(body=asked.body.decode(), rows=asked.rows, outputs=outputs))
         changed = {"probes": tuple(probes), "tokens_per_row": tokens / max(len(rows), 1)}
-        self._sealed = self._sealed.model_copy(update=changed)
+        self._sealed = self._sealed.model_copy(update=changed | {"mark": self._mark(probes)})
         self._dialect = _dialect(self._sealed)
-        self._compared = True
+        self._compared = time.monotonic()
         return self._sealed.model_dump_json(indent=1).encode() + b"\n"
+
+    def _mark(self, probes: Sequence[_Probe]) -> str:
+        """Return the mark under which this model's answers are kept.
+
+        It is that of the model which was brought in before, if this one answers as it did then.
+        """
+        if not self._answers.kept:
+            return ""
+        version, known = self._sealed.version, self._answers.known()
+        mine = Known(
+            version=version,
+            mark="",
+            bodies=tuple(probe.body for probe in probes),
+            outputs=tuple(probe.outputs for probe in probes),
+        )
+        if known is not None and not self._is(known, mine):
+            text = json.dumps(asdict(mine), sort_keys=True)
+            mine = replace(mine, mark=hashlib.sha256(text.encode()).hexdigest()[:16])
+        elif known is not None:
+            mine = replace(mine, mark=known.mark)
+        self._answers.know(mine)
+        return mine.mark
+
+    def _is(self, known: Known, mine: Known) -> bool:
+        """Return whether the model that was brought in before is this one."""
+        if not known.bodies or known.version != mine.version:
+            return False
+        now = dict(zip(mine.bodies, mine.outputs, strict=True))
+        for body, said in zip(known.bodies, known.outputs, strict=False):
+            if body not in now:
+                now[body] = _plain(
+                    self._ask_apart(Asked(body=body.encode(), rows=len(said))).outputs
+                )
+            if self._far(np.asarray(said), np.asarray(now[body])) is not None:
+                return False
+        return True
 
     def _read(self, asked: Sequence[Asked]) -> list[Outputs]:
         """Return the answers of one page."""
-        page = self._answers.open([one.body for one in asked], self._sealed.version)
-        missing = [
-            place for place, one in enumerate(asked) if len(page.answers.get(place, ())) != one.rows
-        ]
-        if not missing:
-            return [page.answers[place] for place in range(len(asked))]
-        self._compare()
-        page.version = self._sealed.version
+        # Before it is brought in, nobody knows whose answers those are that are kept.
+        sealed = self._sealed
+        page = Page("", "", {})
+        if sealed.probes:
+            page = self._answers.open([one.body for one in asked], self._version)
+        width = len(sealed.probes[0].outputs[0]) if sealed.probes else 0
+        missing = deque(
+            place
+            for place, one in enumerate(asked)
+            if len(kept := page.answers.get(place, ())) != one.rows
+            or any(len(row) != width for row in kept)
+        )
+        if missing:
+            self._compare()
+            self._fill(page, asked, missing)
+        return [page.answers[place] for place in range(len(asked))]
+
+    def _fill(self, page: Page, asked: Sequence[Asked], missing: deque[int]) -> None:
+        """Ask what is missing in a page."""
+        page.version = self._version
         expected = {place: self._expected(asked[place]) for place in missing}
-        self._answers.spend(sum(expected.values()))
-        pool = self._threads()
-        waiting: dict[Future[Reply], int] = {
-            pool.submit(self._ask, asked[place]): place for place in missing
-        }
-        unspent, failure = 0.0, None
+        self._answers.check(sum(expected.values()))
+        pool, waiting = self._threads(), dict[Future[Reply], int]()
+        most = self._options.parallel
+        paid, unspent = 0, 0.0
+        """Requests whose cost is set aside, and what is set aside and not needed."""
+        counted_at, failure = time.monotonic(), None
         try:
-            # Of what is under way when one fails, the answers are kept: they are paid for.
-            for future in as_completed(waiting):
-                place = waiting[future]
-                if future.cancelled():
-                    unspent += expected[place]
-                elif (error := future.exception()) is not None:
-                    failure = failure or error
-                    for other in waiting:
-                        other.cancel()
-                else:
+            while missing or waiting:
+                while missing and failure is None and len(waiting) < 2 * self._options.parallel:
+                    if not paid:
+                        # Twice as many as the last time, if those took less than they may.
+                        now = time.monotonic()
+                        most = max(1, 2 * most if now - counted_at < _AHEAD else most // 2)
+                        paid = min(most, len(missing))
+                        some = sum(expected[place] for place in islice(missing, paid))
+                        self._answers.spend(some - unspent)
+                        counted_at, unspent = now, 0.0
+                    place = missing.popleft()
+                    waiting[pool.submit(self._ask, asked[place])] = place
+                    paid -= 1
+                # Of what is under way when one fails, the answers are kept: they are paid for.
+                done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in done:
+                    place = waiting.pop(future)
+                    if (error := future.exception()) is not None:
+                        failure = failure or error
+                        continue
                     reply = future.result()
                     page.answers[place] = _plain(reply.outputs)
-                    unspent += expected[place] - self._price(asked[place].rows, reply.tokens)
+                    unspent += expected[place] - self._cost(asked[place], reply)
                     self._answers.write(page, whole=False)
+                if failure is not None:
+                    unspent += sum(expected[place] for place in islice(missing, paid))
+                    missing.clear()
+                    paid = 0
         finally:
-            page.version = self._sealed.version
+            page.version = self._version
             self._answers.write(page, whole=True)
             self._answers.spend(-unspent)
         if failure is not None:
             raise failure
-        return [page.answers[place] for place in range(len(asked))]
+
+    @property
+    def _version(self) -> str:
+        """Of the model and its mark."""
+        sealed = self._sealed
+        return f"{sealed.version}|{sealed.mark}" if sealed.mark else sealed.version
+
+    def _ask_apart(self, asked: Asked) -> Reply:
+        """Ask, and count what it costs."""
+        expected = self._expected(asked)
+        self._answers.spend(expected)
+        reply = self._ask(asked)
+        self._answers.spend(self._cost(asked, reply) - expected)
+        return reply
 
     def _ask(self, asked: Asked) -> Reply:
-        begun = time.perf_counter()
-        form = self._client.ask(self._dialect.address, asked.body)
+        """Ask; what one answer costs is set aside."""
+        begun, expected = time.perf_counter(), self._expected(asked)
+        form = self._client.ask(
+            self._dialect.address, asked.body, lambda more: self._answers.spend(more * expected)
+        )
         reply = self._dialect.read(form, asked, self.url)
         self._seconds.append((asked.rows, time.perf_counter() - begun))
         with self._lock:
@@ -318,32 +422,44 @@ class Endpoint:
         return reply
 
     def _compare(self) -> None:
-        """Ask the rows of the import again, once in a process, before anything else is asked."""
+        """Ask the rows of the import again, before anything else is asked and every ten minutes."""
         with self._comparing:
-            if self._compared:
+            if time.monotonic() - self._compared < _FRESH:
                 return
             for probe in self._sealed.probes:
                 asked = Asked(body=probe.body.encode(), rows=probe.rows)
-                self._answers.spend(self._expected(asked))
                 told = "answers otherwise than when it was brought in; import it again"
                 known = np.asarray(probe.outputs, np.float64)
-                self._alike(known, self._ask(asked).outputs, told)
-            self._compared = True
+                self._alike(known, self._ask_apart(asked).outputs, told)
+            self._compared = time.monotonic()
 
     def _alike(self, first: NDArray[Any], second: NDArray[Any], told: str) -> None:
-        far = np.abs(first - second) / np.maximum(np.abs(first), 1.0)
-        if not far.max(initial=0.0) <= self._options.tolerance:
-            at = tuple(np.argwhere(~(far <= self._options.tolerance))[0])
+        at = self._far(first, second)
+        if at is not None:
             remedy = (
-                f"it {told}: {first[at]:.6g} and {second[at]:.6g}, further apart than the "
+                f"it {told}: {_shown(first, at)} and {_shown(second, at)}, further apart than the "
                 f"tolerance {self._options.tolerance:g}"
             )
             raise InvalidInput([Problem("endpoint", self.url, remedy)])
+
+    def _far(self, first: NDArray[Any], second: NDArray[Any]) -> tuple[int, ...] | None:
+        """Return where two answers differ by more than the tolerance; () where in their shapes."""
+        if first.shape != second.shape:
+            return ()
+        apart = np.abs(first - second) / np.maximum(np.abs(first), 1.0)
+        far = np.argwhere(~(apart <= self._options.tolerance))  # NaN is not within it either
+        return tuple(far[0]) if len(far) else None
 
     def _expected(self, asked: Asked) -> float:
         # A token is seldom shorter than two letters; what is too much is given back.
         known = asked.rows * self._sealed.tokens_per_row
         return self._price(asked.rows, 1.5 * known if known else len(asked.body) / 2)
+
+    def _cost(self, asked: Asked, reply: Reply) -> float:
+        """Return what an answer cost: by the tokens that the server counted, if it counts any."""
+        if reply.tokens is None:
+            return self._expected(asked)
+        return self._price(asked.rows, reply.tokens)
 
     def _price(self, rows: int, tokens: float) -> float:
         return rows * self._options.price_per_row + tokens * _token_price(self._options)
@@ -355,6 +471,17 @@ class Endpoint:
                     self._options.parallel, thread_name_prefix="kubestill-endpoint"
                 )
             return self._pool
+
+
+_SECRET = re.compile(
+    r"[?&](?:x[-_])?(?:api[-_]?key|key|(?:access[-_]?|auth[-_]?|bearer[-_]?)?token|secret|password"
+    r"|authorization|sig|signature)=",
+    re.IGNORECASE,
+)
+_OWN = frozenset(
+    ("messages", "model", "n", "prompt", "logprobs", "top_logprobs", "stream", "best_of", "echo")
+)
+"""Fields without which an answer is not what it is read as."""
 
 
 def _token_price(options: EndpointOptions) -> float:
@@ -389,6 +516,10 @@ def _dialect(sealed: _Sealed) -> Dialect:
         rows=options.rows_per_request,
         strict=not sealed.probes,
     )
+
+
+def _shown(outputs: NDArray[Any], at: tuple[int, ...]) -> str:
+    return f"{outputs[at]:.6g}" if at else f"{list(outputs.shape)} numbers"
 
 
 def _plain(outputs: NDArray[np.float64]) -> Outputs:
