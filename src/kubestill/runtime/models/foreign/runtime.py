@@ -173,7 +173,12 @@ class Block:
         columns: dict[str, Any] = {}
         for column in self._layout.features:
             text = column.kind in ("categorical", "text")
-            if text and column.name not in self._codes:
+            if column.categories and column.name not in self._codes:
+                # Thousands of rows share a few labels, which pandas makes its own text once.
+                labels = pd.Series(np.array([*column.categories, np.nan], dtype=object)).array
+                places = _places(self._raw[:, self._layout.slices[column.name].start])
+                columns[column.name] = labels.take(places % len(labels))
+            elif text and column.name not in self._codes:
                 columns[column.name] = self.labels(column.name)
             elif column.kind == "tensor":
                 columns[column.name] = list(self.numbers(column.name))
