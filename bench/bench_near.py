@@ -5,27 +5,39 @@ takes and gives so many MB a second and is else this process's memory; the disk 
 a kill costs is half of the time between two states, at the default pace, until one is safe, and
 until it is read back.
 
+Then two processes on two nodes, each with a disk of its own, over gloo on this machine: they
+restore that state, once whole and once shared out between them, from their disks, from one disk
+where the other is lost, and from the bucket, which gives each of them so many MB a second.
+
     python -m bench.bench_near [--rounds 5] [--megabytes 50] [--folder FOLDER]
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch import Tensor
 
 from bench import savers
 from bench.harness import Clocked, Turns, clock, take_turns
 from bench.results import Measure, write
 from kubestill.runtime.checkpoints.checkpointer import Checkpointer
+from kubestill.runtime.checkpoints.ledger import CheckpointKind
 from kubestill.runtime.checkpoints.place import Place
+from kubestill.runtime.checkpoints.restore import Wanted
 from kubestill.runtime.checkpoints.settings import CheckpointSettings
+from kubestill.runtime.checkpoints.state import TrainingState
 from kubestill.runtime.stores.base import Content, Entry
+from kubestill.runtime.stores.local import LocalStore
 from kubestill.runtime.stores.memory import MemoryStore
 
 DEFAULTS = CheckpointSettings()
@@ -51,6 +63,22 @@ class Bucket(MemoryStore):
         time.sleep(max(0.0, started + size / self._rate - time.monotonic()))
 
 
+class SharedBucket(LocalStore):
+    """A folder that several processes read as they would a bucket, each at its own rate."""
+
+    def __init__(self, root: str, bytes_per_second: float):
+        self._rate = bytes_per_second
+        super().__init__(root)
+
+    def local_path(self, key: str) -> str | None:
+        return None
+
+    def download(self, key: str, path: str) -> None:
+        started = time.monotonic()
+        super().download(key, path)
+        time.sleep(max(0.0, started + os.path.getsize(path) / self._rate - time.monotonic()))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
@@ -72,7 +100,89 @@ def main() -> None:
         reads = {name: reading(places[name], settings[name]) for name in settings}
         back = take_turns(reads, told.rounds)
     assert disk
-    write("near", measures(stalls, back, bucket.seconds_behind, disk.seconds_behind))
+    found = measures(stalls, back, bucket.seconds_behind, disk.seconds_behind)
+    for way in ("whole", "shared out"):
+        with tempfile.TemporaryDirectory(dir=told.folder) as folder:
+            given = (way, folder, told.megabytes, told.rounds)
+            mp.spawn(be_node, args=given, nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
+            found += of_nodes(way, torch.load(f"{folder}/turns", weights_only=False))
+    write("near", found)
+
+
+def of_nodes(way: str, turns: Turns) -> list[Measure]:
+    title, peer = f"120 MB {way}, two nodes", "from the bucket"
+    names = {"disks": "both disks", "other": "one disk, the other lost", "bucket": "the bucket"}
+    found = [
+        Measure(name=f"{title}: restored from {told}", value=turns.median(name), unit="s", peer="")
+        for name, told in names.items()
+    ]
+    ratio = turns.ratio("other", "bucket")
+    name = f"{title}: from one disk, over that"
+    return [*found, Measure(name=name, value=ratio, bar=1, at_least=False, unit="times", peer=peer)]
+
+
+def be_node(rank: int, way: str, folder: str, megabytes: float, rounds: int) -> None:
+    """Be one of two nodes that save a state, near and in the bucket, and restore it in turn."""
+    os.environ["LOCAL_RANK"] = "0"
+    if rank:
+        sys.stdout = None  # one of them tells
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    live = savers.state_of(*savers.build(10, 1000))
+    sharded = way != "whole"
+    wanted = None
+    if sharded:
+        # Of ten layers, with their moments, each keeps five.
+        live = {name: one for i, (name, one) in enumerate(live.items()) if i % 2 == rank}
+        wanted = Wanted(names=frozenset(live), takes=live.__contains__)
+    store = SharedBucket(f"{folder}/bucket", 1e6 * megabytes)
+    place = Place(store=store, experiment="bench", fingerprint="bench", owner="bench")
+
+    def opened(near: str) -> Checkpointer:
+        return Checkpointer.open(
+            place,
+            settings_of(near),
+            numerics={},
+            replicated=True,
+            sharded=sharded,
+            announce=lambda _: None,
+        )
+
+    disk = f"{folder}/disk-{rank}"
+    with opened(disk) as running:
+        running.restore(wanted)
+        saved: tuple[tuple[int, CheckpointKind], ...] = ((1, "milestone"), (2, "recovery"))
+        for step, kind in saved:
+            while not running.recovery_due():
+                pass
+            view = TrainingState(live, {"step": step})
+            running.save(view, kind=kind, step=step, epoch=0, examples=0)
+            running.flush()
+            dist.barrier()
+
+    def reading(near: str, step: int) -> Clocked:
+        def read() -> float:
+            with opened(near) as after:
+                dist.barrier()
+                started = time.perf_counter()
+                state = after.restore(wanted)
+                dist.barrier()
+                taken = time.perf_counter() - started
+            assert state
+            assert state.meta["step"] == step
+            return taken
+
+        return read
+
+    reads = {
+        "disks": reading(disk, 2),
+        "other": reading(disk if rank == 0 else f"{folder}/new", 2),
+        "bucket": reading("", 1),
+    }
+    turns = take_turns(reads, rounds)
+    if rank == 0:
+        torch.save(turns, f"{folder}/turns")
+    dist.destroy_process_group()
 
 
 def measures(stalls: Turns, back: Turns, bucket: float | None, disk: float | None) -> list[Measure]:

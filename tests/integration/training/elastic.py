@@ -142,6 +142,12 @@ NODES = Case(
     },
     nodes=True,
 )
+PIECES = Case(
+    name="sharded nodes",
+    network=TRANSFORMER,
+    settings={**SHARDED.settings, **NODES.settings},
+    nodes=True,
+)
 _IN_SHARES = {
     "shard": "auto",
     "step_path": "autograd",

@@ -13,7 +13,18 @@ from typing import Any
 
 import pytest
 from chaos import digest
-from elastic import CASES, LARGE, NODES, SHARDED, TUNED, Attempt, Case, run, select_within
+from elastic import (
+    CASES,
+    LARGE,
+    NODES,
+    PIECES,
+    SHARDED,
+    TUNED,
+    Attempt,
+    Case,
+    run,
+    select_within,
+)
 from test_restarts import PARAMETERS, child_of, command, wait_for
 
 from kubestill.runtime.base.artifacts import LocalArtifact
@@ -133,6 +144,32 @@ def test_nodes_that_take_their_disks_along_cost_no_step_while_one_that_kept_it_i
     ]
     assert run(NODES, data, tmp_path / "run", attempts) == alone(NODES)
     assert not list(tmp_path.glob("run/node-*/disk/*/*")), "the end of the run clears all disks"
+
+
+def test_nodes_that_share_a_state_out_lose_none_with_one_of_their_disks(
+    data: Path, tmp_path: Path, alone: Any
+) -> None:
+    attempts = [
+        Attempt(world=2, kill=(0,), at=8, lost=(0,)),
+        # Both pieces are on the disk that is left; the state goes on in three.
+        Attempt(world=3, begins=8, kill=(0, 1, 2), at=6, lost=(1,)),
+        Attempt(world=4, begins=14, kill=(3,), at=4, lost=(0, 1)),
+        # Of two neighbours both disks are lost: what the bucket has.
+        Attempt(world=4, begins=15),
+    ]
+    assert run(PIECES, data, tmp_path / "run", attempts) == alone(PIECES)
+    assert not list(tmp_path.glob("run/node-*/disk/*/*")), "the end of the run clears all disks"
+
+
+@CHAOS
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("put", range(1, 25))
+def test_a_process_killed_while_it_writes_its_piece_near_costs_that_state_alone(
+    rank: int, put: int, data: Path, tmp_path: Path, alone: Any
+) -> None:
+    lost = (rank,) if put % 2 else ()
+    attempts = [Attempt(world=2, kill=(rank,), put=put, lost=lost), Attempt(world=1 + put % 3)]
+    assert run(PIECES, data, tmp_path / "run", attempts) == alone(PIECES)
 
 
 AGAIN = "starting the step again"

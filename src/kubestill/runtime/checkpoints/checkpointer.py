@@ -22,8 +22,9 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from kubestill.errors import Fenced, InvalidInput, Problem, StoreError, StoreUnavailable
@@ -39,6 +40,7 @@ from kubestill.runtime.checkpoints.ledger import (
     finite,
 )
 from kubestill.runtime.checkpoints.manifest import Stamp
+from kubestill.runtime.checkpoints.mirror import Mirror
 from kubestill.runtime.checkpoints.near import Committed, Near, near_store, remove_near
 from kubestill.runtime.checkpoints.peers import Copies, list_copies
 from kubestill.runtime.checkpoints.place import Announce, Place
@@ -61,6 +63,38 @@ _ASKED_SECONDS = 0.1
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Vote:
+    """What a rank says of the next save; rank 0's word counts but where all are needed."""
+
+    place: bool = False
+    """Whether a state is due at the place."""
+    near: bool = False
+    """Whether one is due on the nodes' disks."""
+    ready: bool = True
+    """Whether this node's disk takes one."""
+    ends: bool = False
+    """Whether this process was told to end."""
+    steps: int = 1
+    """After how many steps they are asked again."""
+    listed: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What the ledger lists."""
+    written: tuple[str, ...] = ()
+    """Names of the states of which this rank's piece is on its node's disk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Agreed:
+    """Where the next recovery state goes: all ranks write a part of it there, or none does."""
+
+    place: bool
+    """To the place."""
+    near: bool
+    """To the nodes' disks."""
+    complete: frozenset[str]
+    """Names of those there that have all their pieces."""
+
+
 class Checkpointer:
     """One attempt at one training run.
 
@@ -80,6 +114,7 @@ class Checkpointer:
         numerics: dict[str, Any],
         replicated: bool,
         sharded: bool,
+        copies: Sequence[Copies] | None,
         announce: Announce,
     ):
         self._place = place
@@ -107,6 +142,10 @@ class Checkpointer:
         """What the ledger listed before this attempt; rank 0 alone knows."""
         self._told: Committed | None = None
         """What it lists, as rank 0 said last."""
+        self._agreed: _Agreed | None = None
+        """What ranks that write pieces of near states agreed on; None where they do not."""
+        self._copies = copies
+        """The states on the nodes' disks, where they are known already."""
         self._milestone: int | None = None
         """Step of the last one."""
         self._marks = protocol.Marks()
@@ -155,24 +194,24 @@ class Checkpointer:
         if resume == "never":
             place = place.fresh(ranks.share)
         cell = LedgerCell(place)
-        attempt = None
-        copies: list[Copies] = []
-        if resume == "must" and settings.near and (ranks.world == 1 or replicated):
-            copies = list_copies(settings.near, place, ranks, announce)
-        if ranks.rank == 0:
-            must = resume == "must"
-            if must and (ranks.world == 1 or replicated):
-                must = not waits(settings.spill_folder, place, announce)
+        attempt, copies = None, None
+        if resume == "must":
+            shared = ranks.world == 1 or replicated or sharded
+            lost = False
+            if ranks.rank == 0 and _starts_afresh(cell.read()[0], place.owner):
+                lost = not shared or not waits(settings.spill_folder, place, announce)
+            lost = json.loads(ranks.share(json.dumps(lost)))
+            if lost and shared and settings.near:
+                copies = list_copies(settings.near, place, ranks, announce)
                 committed = Committed.of(cell.read()[0])
-                must &= all(committed.outdates(one.any) for one in copies)
-            if must and _starts_afresh(cell.read()[0], place.owner):
+                lost = all(committed.outdates(one.any) for one in copies)
+                lost = json.loads(ranks.share(json.dumps(lost)))
+            if lost:
                 raise _nothing_to_resume(place)
+        if ranks.rank == 0:
             attempt = cell.claim(
                 owner=place.owner, beat_seconds=settings.heartbeat_seconds, announce=announce
             )
-            # Again: the claim may have waited for another run that died before it saved anything.
-            if must and attempt is not None and not cell.latest.newest_first:
-                raise _nothing_to_resume(place)
         told = json.loads(ranks.share(json.dumps(vars(attempt) if attempt else None)))
         if ranks.rank:
             cell.refresh()
@@ -187,6 +226,7 @@ class Checkpointer:
             numerics=json.loads(json.dumps(dict(numerics))),
             replicated=replicated or sharded,
             sharded=sharded,
+            copies=copies,
             announce=announce,
         )
 
@@ -237,9 +277,10 @@ class Checkpointer:
         ranks = self._ranks
         store = self._place.store
         own = {"rank": ranks.rank if self._writers > 1 else 0, "world": self._writers}
-        near, copies = self._settings.near, list[Copies]()
-        if near and self._writers == 1:
-            copies = list_copies(near, self._place, ranks, self._announce)
+        near, copies = self._settings.near, self._copies or ()
+        if near and self._is_one:
+            if self._copies is None:
+                copies = list_copies(near, self._place, ranks, self._announce)
             if (found := self._found) is not None:
                 copies = [one for one in copies if not found.outdates(one.any)]
         restored = newest_whole(
@@ -254,7 +295,9 @@ class Checkpointer:
             wanted=wanted,
         )
         if restored is None and self._resume == "must":
-            raise _nothing_to_resume(self._place, "every checkpoint there is damaged")
+            damaged = bool(self.ledger.entries or copies)
+            why = "every checkpoint there is damaged" if damaged else ""
+            raise _nothing_to_resume(self._place, why)
         chosen, is_near = restored or (None, False)
         newest = chosen.entry.step if chosen else -1
         self._milestone = max(
@@ -262,6 +305,9 @@ class Checkpointer:
         )
         if is_near:
             self._schedule.hurry()
+        if self._near is not None:
+            older = [one for one in copies if one.any.entry.step <= newest]
+            self._near.found(name for one in older for name in one.names)
         if chosen is not None:
             # Not the state, which would take as much memory again for as long as training goes on.
             self._resumed = chosen.entry
@@ -287,12 +333,43 @@ class Checkpointer:
         self._unasked -= 1
         if self._unasked > 0:
             return False
-        due = self._saves_here and self._due()
-        listed = vars(Committed.of(self.ledger))
-        told = self._ranks.share(json.dumps([due, self._steps_until_asked(), listed]))
-        due, self._unasked, listed = json.loads(told)
-        self._told = Committed(**listed)
-        return due
+        pieces = self._near is not None and self._writers > 1
+        mine = json.dumps(vars(self._vote()))
+        votes = self._ranks.gather(mine) if pieces else [self._ranks.share(mine)]
+        said = [_Vote(**json.loads(vote)) for vote in votes]
+        first = said[0]
+        self._unasked, self._told = first.steps, Committed(**first.listed)
+        if not pieces:
+            return first.place or first.near
+        complete = set(said[0].written).intersection(*(vote.written for vote in said))
+        self._agreed = _Agreed(
+            place=first.place or any(vote.ends for vote in said),
+            near=first.near and all(vote.ready for vote in said),
+            complete=frozenset(complete),
+        )
+        return self._agreed.place or self._agreed.near
+
+    def _vote(self) -> _Vote:
+        near = self._near
+        if self._saves_here:
+            self._running().check()
+        if near is not None:
+            near.check()
+        if self._ranks.rank:
+            return _Vote(
+                ready=near is None or near.ready,
+                ends=self._flag.raised,
+                written=near.written if near else (),
+            )
+        return _Vote(
+            place=self._due_at_the_place(),
+            near=near is not None and near.due(time.monotonic()),
+            ready=near is None or near.ready,
+            ends=self._flag.raised,
+            steps=self._steps_until_asked(),
+            listed=vars(Committed.of(self.ledger)),
+            written=near.written if near else (),
+        )
 
     def _due(self) -> bool:
         self._running().check()
@@ -311,6 +388,11 @@ class Checkpointer:
         steps = max(1, min(fitting, 2 * steps))
         self._asked = now, steps
         return steps
+
+    @property
+    def _is_one(self) -> bool:
+        """Whether all ranks resume from one state, however many there are."""
+        return self._ranks.world == 1 or self._replicated
 
     @property
     def _saves_here(self) -> bool:
@@ -346,36 +428,46 @@ class Checkpointer:
             StoreError: The store refused everything for longer than the bound.
         """
         self._saves += 1
-        if not self._saves_here and self._near is None:
-            if self._flag.raised:
-                self._flag.pass_on()
-            return
-        snapshot = Snapshot(
-            stamp=Stamp(
+        if kind == "milestone":
+            self._milestone = step
+        if self._saves_here or self._near is not None:
+            stamp = Stamp(
                 step=step,
                 epoch=epoch,
                 examples=examples,
                 kind=kind,
                 metrics=finite(metrics),
                 created=time.time(),
-            ),
+            )
+            self._put(view, stamp)
+        if self._flag.raised and not self._saves_here:
+            self._flag.pass_on()
+
+    def _put(self, view: TrainingState, stamp: Stamp) -> None:
+        """Copy the state for the node's disk, the place, or both, as each is due."""
+        snapshot = Snapshot(
+            stamp=stamp,
             save=self._saves,
             meta=json.dumps({k: v for k, v in view.meta.items() if k != "rank"}),
             rank_meta=json.dumps(view.meta.get("rank")),
             marks=self._marks,
         )
-        if kind == "milestone":
-            self._milestone = step
-        elif self._near is not None:
-            self._near.save(view.of_rank(0), snapshot, after=self._milestone)
-            if self._saves_here and not self._due_at_the_place():
+        own = view.tensors if self._sharded else view.of_rank(self._ranks.rank)
+        if stamp.kind == "recovery" and self._near is not None:
+            agreed = self._agreed
+            if agreed is None:
+                self._near.save(view.of_rank(0), snapshot, after=self._milestone)
+                here = self._saves_here and self._due_at_the_place()
+            else:
+                if agreed.near:
+                    after, complete = self._milestone, agreed.complete
+                    self._near.save(own, snapshot, after=after, complete=complete)
+                here = agreed.place
+            if not here:
                 return
         if not self._saves_here:
-            if self._flag.raised:
-                self._flag.pass_on()
             return
-        saver = self._running()
-        own = view.tensors if self._sharded else view.of_rank(self._ranks.rank)
+        saver, step = self._running(), stamp.step
         while not saver.submit(own, snapshot):
             self._announce(f"SIGTERM: there is no more room for step {step}, which is not saved")
             saver.flush()
@@ -535,22 +627,32 @@ class Checkpointer:
 
     def _start_near(self, me: Attempt, settings: CheckpointSettings) -> None:
         say, rank = self._announce, self._ranks.rank
-        if self._writers > 1:
+        if not self._is_one:
             if rank == 0:
                 say("WARNING: checkpoints.near is not used: each rank has state of its own")
             return
         if rank == 0:
             # Before what was spilled comes back, which this attempt then has committed.
             self._found = Committed.of(self.ledger)
-        firsts = [i for i, told in enumerate(self._ranks.gather(str(local_rank()))) if told == "0"]
-        if self._ranks.world > 1 and rank not in firsts[: settings.near_copies]:
-            return
+        nodes: list[list[int]] = []
+        for one, told in enumerate(self._ranks.gather(str(local_rank()))):
+            if told == "0" or not nodes:
+                nodes.append([])
+            nodes[-1].append(one)
+        mirror = None
+        if self._writers == 1:
+            if self._ranks.world > 1 and rank not in [n[0] for n in nodes[: settings.near_copies]]:
+                return
+        elif min(settings.near_copies, len(nodes)) > 1:
+            mirror = Mirror(nodes, rank=rank, copies=settings.near_copies)
         self._near = Near(
             settings.near,
             self._place,
             me,
             self._numerics,
             rank=rank,
+            pieces=self._writers,
+            mirror=mirror,
             schedule=_schedule_of(settings, settings.near_seconds),
             committed=self._listed,
             # Rank 0 alone announces; this is about another node.

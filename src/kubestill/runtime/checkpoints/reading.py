@@ -84,11 +84,7 @@ def scan(
     sha256, crc, piece = hashlib.sha256(), 0, memoryview(bytearray(_READ_CHUNK))
     with _local_file(store, file) as path, translated(store.uri, file.key):
         with open(path, "rb", buffering=0) as opened:
-            length = 8 + int.from_bytes(os.pread(opened.fileno(), 8, 0), "little")
-            # Damage may make it as long as the file; what is cut short is refused.
-            header = memoryview(bytearray(min(length, file.bytes, 8 + LARGEST)))
-            _read_at(opened.fileno(), 0, header, file.key)
-            begin(header)
+            begin(read_header(opened.fileno(), file))
             for start in range(0, file.bytes, _READ_CHUNK):
                 chunk = piece[: min(_READ_CHUNK, file.bytes - start)]
                 _read_at(opened.fileno(), start, chunk, file.key)
@@ -99,6 +95,19 @@ def scan(
                 take(start, chunk)
     if (crc != file.crc32c) if proof == "crc32c" else (sha256.hexdigest() != file.sha256):
         raise CorruptData(f"{file.key} does not match its {proof}")
+
+
+def read_header(descriptor: int, file: StateFile) -> memoryview:
+    """Return the header of an open state file, with its length before it; nothing is checked.
+
+    Raises:
+        CorruptData: The file ends before.
+    """
+    length = 8 + int.from_bytes(os.pread(descriptor, 8, 0), "little")
+    # Damage may make it as long as the file; what is cut short is refused.
+    header = memoryview(bytearray(min(length, file.bytes, 8 + LARGEST)))
+    _read_at(descriptor, 0, header, file.key)
+    return header
 
 
 def digests(parts: Sequence[Content]) -> tuple[str, int]:

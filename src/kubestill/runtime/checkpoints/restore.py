@@ -129,6 +129,14 @@ def read_some(
         StoreError: The store did not answer.
     """
     tensors: dict[str, torch.Tensor] = {}
+    stream_file(store, file, proof, collect(tensors, takes))
+    return tensors
+
+
+def collect(
+    tensors: dict[str, torch.Tensor], takes: Callable[[str], bool]
+) -> Callable[[Slot], Take | None]:
+    """Return what begins with each tensor that is wanted, in fresh memory among `tensors`."""
 
     def begin(slot: Slot) -> Take | None:
         if not takes(slot.name):
@@ -142,8 +150,7 @@ def read_some(
 
         return take
 
-    stream_file(store, file, proof, begin)
-    return tensors
+    return begin
 
 
 def stream_state(store: Store, entry: LedgerEntry, begin: Callable[[Slot], Take | None]) -> Json:
@@ -202,6 +209,14 @@ def stream_file(
     store: Store, file: StateFile, proof: Proof, begin: Callable[[Slot], Take | None]
 ) -> None:
     """Go through one state file in little memory; see `stream_state`."""
+    look, pass_on = sort_out(file, begin)
+    scan(store, file, proof=proof, begin=look, take=pass_on)
+
+
+def sort_out(
+    file: StateFile, begin: Callable[[Slot], Take | None]
+) -> tuple[Callable[[memoryview], None], Take]:
+    """Return what gets a state file's header, and then what gets its pieces, for its tensors."""
     places: list[tuple[int, int, Take]] = []
 
     def look(header: memoryview) -> None:
@@ -217,7 +232,7 @@ def stream_file(
             if low < high:
                 take(low - first, chunk[low - start : high - start])
 
-    scan(store, file, proof=proof, begin=look, take=pass_on)
+    return look, pass_on
 
 
 def read_tensors(store: Store, file: StateFile, proof: Proof) -> dict[str, torch.Tensor]:

@@ -11,8 +11,8 @@ from typing import Any
 from kubestill.errors import CorruptData
 from kubestill.runtime.checkpoints import protocol
 from kubestill.runtime.checkpoints.commits import LedgerCell
-from kubestill.runtime.checkpoints.ledger import Attempt, LedgerEntry
-from kubestill.runtime.checkpoints.near import Committed, NearState
+from kubestill.runtime.checkpoints.ledger import Attempt, Json, LedgerEntry
+from kubestill.runtime.checkpoints.near import Committed
 from kubestill.runtime.checkpoints.peers import Copies, read_copy
 from kubestill.runtime.checkpoints.place import Announce
 from kubestill.runtime.checkpoints.ranks import Ranks
@@ -61,12 +61,8 @@ def newest_whole(
         Fenced: Another attempt owns the training run.
     """
     committed = Committed.of(cell.latest)
-    found = [(entry, False, dict[int, Any]()) for entry in cell.latest.newest_first]
-    found += [
-        (one.any.entry, True, {rank: state.to_json() for rank, state in one.of.items()})
-        for one in copies
-        if committed.precedes(one.any)
-    ]
+    found = [(entry, False, list[Json]()) for entry in cell.latest.newest_first]
+    found += [(one.any.entry, True, one.to_json()) for one in copies if committed.precedes(one.any)]
     # Of one step, what the ledger lists: a milestone counts as scored.
     found.sort(key=lambda one: (one[0].step, not one[1], one[0].attempt, one[0].created))
     # Rank 0's list: what another rank knows of the ledger may be older.
@@ -77,8 +73,7 @@ def newest_whole(
         restored, why = None, ""
         if is_near:
             assert near is not None, "every rank has the same settings"
-            states = {int(rank): NearState.from_json(one) for rank, one in of.items()}
-            restored, why = read_copy(Copies(of=states), near, ranks, announce)
+            restored, why = read_copy(Copies.from_json(of), near, ranks, announce, wanted)
         else:
             try:
                 reader = {"rank": rank, "world": world}

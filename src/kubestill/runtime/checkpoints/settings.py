@@ -51,8 +51,9 @@ class CheckpointSettings(Settings):
     It takes three states, four while one is written, and the host one copy more. A restart resumes
     from there where one of its nodes still has them, else from the store."""
     near_copies: int = Field(default=2, ge=1)
-    """Nodes that keep them, of those that share a training run: with 2, one may lose its disk.
-    Nothing is sent: each writes its own copy of the state, which is the same."""
+    """Nodes that keep each of them, of those that share a training run: with 2, one may lose its
+    disk. Without `shard` nothing is sent: each writes its own copy of the state, which is the same.
+    With it, each process sends its share to the next node, or nodes; 1 sends none."""
     near_seconds: float = Field(default=10.0, gt=0)
     """Seconds between two states in `near`; with `recovery_auto`, what their own cost makes it."""
     buffers: Literal[1, 2] = 2
