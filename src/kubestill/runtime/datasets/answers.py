@@ -70,8 +70,9 @@ class AnswerColumns:
         return np.stack(flat, axis=1)
 
     def stored_rows(self, table: pa.Table) -> pa.Array:
-        """Return the answers as the dataset stores them, float32 [stored width] a row."""
-        found = self.outputs(self.read(table)).astype(np.float32)
+        """Return the answers as the dataset stores them, [stored width] a row."""
+        exact = np.float64 if self.stored.exact else np.float32
+        found = self.outputs(self.read(table)).astype(exact)
         return pa.FixedSizeListArray.from_arrays(pa.array(found.reshape(-1)), found.shape[1])
 
     def outputs(self, given: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -90,7 +91,7 @@ class AnswerColumns:
 
     def check(self, tables: Iterable[pa.Table], problems: Problems) -> None:
         """Note answers that are missing, not finite, or no probabilities."""
-        missing = infinite = outside = unsummed = 0
+        missing = infinite = outside = unsummed = rows = shares = 0
         example = sums = ""
         for table in tables:
             try:
@@ -101,10 +102,14 @@ class AnswerColumns:
             missing += int(np.isnan(found).any(axis=1).sum())
             infinite += int(np.isinf(found).any(axis=1).sum())
             found = found[np.isfinite(found).all(axis=1)]
-            if not self.classes or self.values == "logit":
+            if not self.classes:
                 continue
             wrong = ((found < 0) | (found > 1)).any(axis=1)
             total = found.sum(axis=1)
+            if self.values == "logit":
+                rows += len(found)
+                shares += int((~wrong & (np.abs(total - 1) <= _ROUNDED)).sum())
+                continue
             off = (np.abs(total - 1) > _ROUNDED) & ~wrong if found.shape[1] > 1 else wrong & False
             if wrong.any() and not example:
                 worst = found[wrong][0]
@@ -113,6 +118,11 @@ class AnswerColumns:
                 sums = f"{total[off][0]:g}"
             outside, unsummed = outside + int(wrong.sum()), unsummed + int(off.sum())
         field = f"soft {self._name}"
+        if shares == rows > 1 and len(self.places or self.classes) > 1:
+            remedy = (
+                "logits do not add up to 1 in every row; these are probabilities, so leave it out"
+            )
+            problems.add("soft_values", self.values, remedy)
         if missing:
             remedy = "a teacher answers every row; drop these rows"
             problems.add(field, f"{missing} missing or NaN values", remedy)
@@ -155,6 +165,11 @@ def find_answers(
         problems: Takes what keeps them from being read; None is returned then.
     """
     classes = target.categories or ()
+    for name in asked:
+        if pa.types.is_struct(types[name]) or pa.types.is_map(types[name]):
+            remedy = "give a column for each class, or one with a list of all in their order"
+            problems.add(f"soft {name!r}", str(types[name]), remedy)
+            return None
     lists = [name for name in asked if read.is_list(types[name]) or shapes.get(name)]
     wanted = len(classes) or target.width
     name = next(iter(asked))
@@ -168,24 +183,38 @@ def find_answers(
         for extra in list(asked)[1:]:
             remedy = "one column holds all that a teacher says; give one, as a list of numbers"
             problems.add(f"soft {extra!r}", asked[extra], remedy)
+        role = asked[name] if len(asked) == 1 else "soft"
+        if role != "soft" and (not classes or width > 1):
+            remedy = "a list holds all classes in their order; use 'soft'"
+            remedy = remedy if classes else "a regression has no classes; use 'soft'"
+            problems.add(f"roles[{name!r}]", role, remedy)
         fits = (wanted, 1) if len(classes) == 2 else (wanted,)
         if width not in fits:
             what = f"{wanted} classes: {', '.join(classes[:8])}" if classes else f"{wanted} values"
             problems.add(f"soft {name!r}", said, f"the target {target.name!r} has {what}")
         if classes and width == 1:
-            places = (1,)
+            places = _places(asked, classes, target, problems)
     else:
         places = _places(asked, classes, target, problems)
     if len(problems) > before:
         return None
     stored = 1 if len(classes) == 2 else wanted
+    offset = 0.0 if classes else target.offset
     return AnswerColumns(
         columns=tuple(asked),
         places=places,
         width=width,
         classes=classes,
         values=values,
-        stored=Column(name=name, kind="tensor", role="soft", shape=(stored,)),
+        # As far from 0 as the target, so that float32 would hold as little of it.
+        stored=Column(
+            name=name,
+            kind="tensor",
+            role="soft",
+            shape=(stored,),
+            exact=bool(offset),
+            offset=offset,
+        ),
     )
 
 
@@ -194,11 +223,18 @@ def _places(
 ) -> tuple[int, ...]:
     """Return the class of each column, by what was said or by the end of its name."""
     if len(asked) == 1 and len(classes) == 2 and next(iter(asked.values())) == "soft":
+        name, first, second = next(iter(asked)), *classes
+        if _ends_in(name, first) and not _ends_in(name, second):
+            remedy = (
+                f"its name ends in {first!r}, but one column alone is of {second!r}; say which, as "
+                f"{{{name!r}: 'soft:{first}'}}"
+            )
+            problems.add(f"roles[{name!r}]", "soft", remedy)
         return (1,)
     places: list[int] = []
     for name, role in asked.items():
         said = role.partition(":")[2]
-        fits = [one for one in classes if name == one or name.endswith((f"_{one}", f" {one}"))]
+        fits = [one for one in classes if _ends_in(name, one)]
         if said and said not in classes:
             remedy = f"the target {target.name!r} has no such class; {nearest(said, classes)}"
             problems.add(f"roles[{name!r}]", role, remedy)
@@ -216,3 +252,7 @@ def _places(
         remedy = f"give a column for each of {', '.join(classes)}"
         problems.add("roles", held, remedy)
     return tuple(places)
+
+
+def _ends_in(name: str, label: str) -> bool:
+    return name == label or name.endswith((f"_{label}", f" {label}"))
