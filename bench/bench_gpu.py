@@ -2,8 +2,9 @@
 
 A large teacher is trained in bf16 and in float32. A small student's step, fused and as a graph
 (`step_path`), is held against the same step by torch alone, eager and as a CUDA graph. A save of
-1.2 GB that lies on the device is held against a bare copy into pinned memory. MNIST after Hinton et
-al. is `bench_mnist`, and runs where its files are given.
+1.2 GB that lies on the device is held against a bare copy into pinned memory. Where several GPUs
+are visible, all of them label and score, by the bits of one. MNIST after Hinton et al. is
+`bench_mnist`, and runs where its files are given.
 
     python -m bench.bench_gpu [--data FOLDER_OF_IDX_FILES] [--device cpu]
 
@@ -20,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from copy import deepcopy
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -30,9 +32,14 @@ import torch
 from torch import nn
 
 from bench import savers
+from bench.bench_labelling import make_dataset, make_teacher
 from bench.harness import Clocked, clock, take_turns
 from bench.results import Measure, write
 from kubestill.runtime.base.artifacts import LocalArtifact
+from kubestill.runtime.base.device import choose_devices
+from kubestill.runtime.datasets.decode import decode_features
+from kubestill.runtime.generation.labelling import TeacherCopy, label
+from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.steps.import_dataset import import_dataset
 from kubestill.runtime.steps.train_teacher import train_teacher
 
@@ -62,6 +69,7 @@ def main() -> None:
         measures = [
             *steps(Path(folder), told.device, shrink),
             *stall(Path(folder), told.device, 100 // shrink),
+            *answers(Path(folder), told.device, 4_000_000 // shrink**2),
         ]
     if trial:
         print(*measures, sep="\n")
@@ -202,6 +210,51 @@ def _of_a_step(step: Callable[[], None], times: int, device: str) -> float:
 def _wait(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
+
+
+def answers(root: Path, device: str, rows: int) -> list[Measure]:
+    """Return how much faster all devices answer than one; nothing where there is one.
+
+    On CPUs, which share their cores, two copies only show that it runs.
+    """
+    places = choose_devices(device) * (2 if device == "cpu" else 1)
+    if len(places) < 2:
+        print("one GPU is visible: several are not tried")
+        return []
+    dataset = make_dataset(str(root / "to-label"), rows)
+    model = make_teacher(dataset, "cpu").model
+    one, *others = (Predictor(deepcopy(model).to(place)) for place in places)
+    every = Predictor(one.model)
+    every.copies = tuple(other.model for other in others)
+    raw = decode_features(dataset, one.layout)
+    labelled = {
+        name: label([TeacherCopy(each) for each in some], dataset, str(root / name)).fingerprint
+        for name, some in {"one": [one], "all": [one, *others]}.items()
+    }
+    if labelled["one"] != labelled["all"]:
+        sys.exit("several GPUs label by other bits than one")
+    if not np.array_equal(one.logits(raw), every.logits(raw)):
+        sys.exit("several GPUs answer by other bits than one")
+    turns = take_turns(
+        {
+            "label, one": clock(lambda: label([TeacherCopy(one)], dataset, str(root / "one"))),
+            "label, all": clock(
+                lambda: label(list(map(TeacherCopy, [one, *others])), dataset, str(root / "all"))
+            ),
+            "score, one": clock(lambda: one.logits(raw)),
+            "score, all": clock(lambda: every.logits(raw)),
+        },
+        ROUNDS,
+    )
+    return [
+        Measure(
+            name=f"{what} {rows:,} rows by {len(places)} devices",
+            value=turns.ratio(f"{what}, one", f"{what}, all"),
+            unit="times as fast",
+            peer="one of them",
+        )
+        for what in ("label", "score")
+    ]
 
 
 def _rows(root: Path) -> LocalArtifact:

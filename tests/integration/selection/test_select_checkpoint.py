@@ -273,7 +273,14 @@ def rows(tmp_path: Path) -> LocalArtifact:
     return LocalArtifact(str(tmp_path / "rows"), metadata={"kind": "dataset"})
 
 
-def test_scores_candidates_again(tmp_path: Path, rows: LocalArtifact):
+@pytest.mark.parametrize("devices", [1, 3])
+def test_scores_candidates_again(
+    tmp_path: Path, rows: LocalArtifact, devices: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(
+        "kubestill.runtime.steps.select_checkpoint.choose_devices",
+        lambda name: [torch.device("cpu")] * devices,
+    )
     slopes = [0.2, 0.7, 0.95, 1.0, 1.3, 1.6]
     misleading = write_history(tmp_path / "h", slopes, lambda n: {"rmse": 1.0 / n})
     io = Io(tmp_path / "io", misleading)

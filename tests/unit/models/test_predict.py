@@ -121,3 +121,30 @@ def test_dropout_is_off() -> None:
     raw = torch.zeros(4, 5).numpy()
     serve = Predictor(model)
     np.testing.assert_array_equal(serve.logits(raw), serve.logits(raw))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_copies_take_turns_and_change_no_bit(count: int) -> None:
+    """As every visible GPU has one."""
+    alone, shared = predictor("multiclass"), predictor("multiclass")
+    shared.copies = tuple(predictor("multiclass").model for _ in range(count))
+    asked: list[int] = []
+    for number, model in enumerate((shared.model, *shared.copies)):
+        model.network.register_forward_hook(lambda *_, number=number: asked.append(number))
+    blocks = 4
+    raw = np.tile(alone.read(mixed_frame()), (blocks * BATCH_ROWS // 300, 1))
+    np.testing.assert_array_equal(shared.logits(raw), alone.logits(raw))
+    assert sorted(asked) == sorted(number % (count + 1) for number in range(blocks))
+
+
+def test_the_cause_of_a_copy_that_fails_is_told() -> None:
+    shared = predictor("multiclass")
+    shared.copies = (predictor("multiclass").model,)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA error: the device is lost")
+
+    shared.copies[0].network.register_forward_hook(fail)
+    raw = np.tile(shared.read(mixed_frame()), (100, 1))
+    with pytest.raises(RuntimeError, match="the device is lost"):
+        shared.logits(raw)

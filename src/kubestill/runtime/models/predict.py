@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from kubestill.runtime.datasets.decode import RawLayout
+from kubestill.runtime.datasets.stream import ahead
 from kubestill.runtime.models.bands import Bands
 from kubestill.runtime.models.familiar import Familiar
 from kubestill.runtime.models.model import Model, ModelSpec
@@ -48,6 +49,8 @@ class Predictor:
         self.layout = RawLayout(model.spec.schema)
         self.digest = digest
         """Of the export that it was loaded from; empty where it was built in memory."""
+        self.copies: tuple[Model, ...] = ()
+        """The same model on other devices: blocks of rows take turns among all of them."""
         self.bands: Bands | None = None
         """Error bands; None unless `load_model` was asked for them."""
         self.familiar = Familiar(model.encoder.columns)
@@ -170,15 +173,20 @@ class Predictor:
         if not len(raw):
             return np.zeros((0, self.layout.outputs), np.float32)
         model, device = self.model, self.model.device
-        with torch.inference_mode():
-            if len(raw) <= self._encode_few.most and device.type == "cpu":
+        if len(raw) <= self._encode_few.most and device.type == "cpu":
+            with torch.inference_mode():
                 features = torch.tensor(self._encode_few(raw))
                 return model.decoder(model.network(features)).float().numpy()
-            parts: list[Tensor] = []
-            for start in range(0, len(raw), BATCH_ROWS):
-                block = np.ascontiguousarray(raw[start : start + BATCH_ROWS])
-                parts.append(model(torch.from_numpy(block).to(device)).float().cpu())
-        return torch.cat(parts).numpy()
+        models, starts = (model, *self.copies), range(0, len(raw), BATCH_ROWS)
+        jobs = (
+            partial(_compute, models[number % len(models)], raw[start : start + BATCH_ROWS])
+            for number, start in enumerate(starts)
+        )
+        if not self.copies:
+            return np.concatenate([job() for job in jobs])
+        # While a device computes for one thread, another has the next block ready for it.
+        workers = 2 * len(models)
+        return np.concatenate(list(ahead(jobs, workers=workers, depth=workers)))
 
     def answers(self, raw: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Return what a call answers to raw rows [N, R]: arrays [N, ...] by their names."""
@@ -210,6 +218,13 @@ class Predictor:
         elif self._classes:
             columns["prediction"] = pd.array(answers["prediction"], dtype="str")
         return pd.DataFrame(columns, index=index, copy=False)
+
+
+def _compute(model: Model, block: NDArray[np.float32]) -> NDArray[np.float32]:
+    # Each thread has a mode of its own.
+    with torch.inference_mode():
+        given = torch.from_numpy(np.ascontiguousarray(block)).to(model.device)
+        return model(given).float().cpu().numpy()
 
 
 def arrow_array(values: NDArray[Any]) -> pa.Array:

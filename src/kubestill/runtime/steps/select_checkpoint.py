@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from kubestill.errors import CorruptData, InvalidInput, KubestillError, Problems, counted
 from kubestill.runtime.base.artifacts import Artifact, check_kind
-from kubestill.runtime.base.device import choose_device
+from kubestill.runtime.base.device import choose_devices
 from kubestill.runtime.base.settings import Settings, read
 from kubestill.runtime.checkpoints.ledger import (
     Checkpoint,
@@ -74,7 +74,8 @@ class SelectionSettings(Settings):
     mode: Literal["auto", "min", "max"] = "auto"
     """Which way the metric is better; `auto` knows every metric that is measured here."""
     device: str = "auto"
-    """Device that re-scores candidates: `auto`, `cpu`, `cuda` or `cuda:1`."""
+    """Device that re-scores candidates: `auto`, `cpu`, `cuda` or `cuda:1`; without a number all
+    visible GPUs compute."""
     serving: Serving | Literal["auto"] = "auto"
     """A file beside the model that serves it without this package: `onnx`, `torch`, `none`; `auto`
     uses the setting of the training run."""
@@ -141,7 +142,8 @@ class SelectionInputs:
     criterion: Criterion
     evidence: Evidence
     dataset: Dataset | None
-    device: str
+    devices: Sequence[str]
+    """Where candidates are scored: each has a copy of one."""
     serving: Serving
 
     @property
@@ -205,7 +207,10 @@ class Selection:
             except CorruptData as error:
                 self._leave_out(entry, error)
                 continue
-            predictor = load_model(self._folder(entry.step), device=self.inputs.device)
+            predictor, *copies = (
+                load_model(self._folder(entry.step), device=one) for one in self.inputs.devices
+            )
+            predictor.copies = tuple(copy.model for copy in copies)
             found = evaluate(predictor, dataset)
             scored.append(replace(entry, metrics=finite(found.metrics)))
             if criterion.measures_error:
@@ -243,12 +248,12 @@ def check_inputs(
 ) -> SelectionInputs:
     """Find every problem that can be found without reading state, and raise them together."""
     problems = Problems()
-    device, history, record = "cpu", None, None
+    devices, history, record = ["cpu"], None, None
     asked = {"rule": rule, "metric": metric, "tolerance": tolerance}
     typed = read(_Typed, asked, problems) or _Typed()
     parsed = read(SelectionSettings, settings, problems, prefix="settings.") or SelectionSettings()
     with problems.collect():
-        device = str(choose_device(parsed.device))
+        devices = [str(one) for one in choose_devices(parsed.device)]
     rows = open_input(dataset, "dataset", problems)
     with problems.collect("ledger", ledger.uri):
         check_kind(ledger, "ledger")
@@ -290,7 +295,7 @@ def check_inputs(
         criterion=criterion,
         evidence=evidence,
         dataset=rows,
-        device=device,
+        devices=devices,
         serving=serving,
     )
 
