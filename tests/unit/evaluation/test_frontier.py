@@ -1,5 +1,6 @@
 """The smallest of several models that is good enough: by evidence, and never by chance."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from kubestill.runtime.metrics.catalog import METRICS
 from kubestill.runtime.metrics.intervals import measure
 from kubestill.runtime.metrics.outcome import Outcome
 from kubestill.runtime.models.export import load_model
+from kubestill.runtime.reports.frontier import frontier_report, frontier_text
 from kubestill.runtime.steps.choose_student import choose_student
 from kubestill.runtime.steps.train_student import train_student
 
@@ -92,6 +94,39 @@ def test_a_model_that_answers_with_nan_is_never_chosen() -> None:
         tolerance=0.5,
     )
     assert found.chosen == "large"
+
+
+@pytest.mark.parametrize("reference", ["", "teacher"])
+def test_where_there_is_no_score_to_compare_with_nothing_is_called_within(reference: str) -> None:
+    random = np.random.default_rng(0)
+    scores = {  # of rows of one class, which have no AUC
+        name: Outcome.from_logits("binary", random.normal(size=(50, 1)), np.zeros(50, np.int64))
+        for name in ("large", "small", "teacher")
+    }
+    costs = {
+        name: RunningCost(parameters=size, flops=0, bytes=size, latency={1: 1.0, 1024: 1.0})
+        for name, size in (("large", 2), ("small", 1), ("teacher", 3))
+    }
+    auc = METRICS["auc"]
+    found = choose_smallest(
+        measure(scores), costs, ["large", "small"], reference, metric=auc, tolerance=0.1
+    )
+    assert (found.chosen, found.verdict) == ("small", "unproven")
+    assert not any(one.on_front for one in found.entries)
+    assert "has no AUC on 50 rows" in found.reason
+    assert "nan" not in found.reason
+    assert "unproven" in frontier_text(found)
+    assert frontier_report(found, "students")
+
+
+def test_of_models_of_one_size_the_better_is_chosen_whatever_their_times() -> None:
+    hits = rates(20_000, 0, first=0.90, second=0.95, teacher=0.95)
+    cost = RunningCost(parameters=1, flops=0, bytes=1, latency={1: 2.0, 1024: 1.0})
+    costs = dict.fromkeys(hits, cost) | {"first": replace(cost, latency={1: 1.0, 1024: 1.0})}
+    scores = measure({name: outcome(one) for name, one in hits.items()})
+    names, accuracy = ["first", "second"], METRICS["accuracy"]
+    found = choose_smallest(scores, costs, names, "teacher", metric=accuracy, tolerance=0.2)
+    assert found.chosen == "second"
 
 
 @pytest.mark.parametrize("candidates", [1, 5])

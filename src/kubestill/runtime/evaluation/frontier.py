@@ -158,10 +158,13 @@ def choose_smallest(
             score=scores.interval(name, metric.name),
             gain=gain,
             cost=costs[name],
-            on_front=name in candidates and all(rank(name) > rank(one) for one in smaller),
+            on_front=name in candidates
+            and math.isfinite(rank(name))
+            and all(rank(name) > rank(one) for one in smaller),
         )
 
-    by_size = sorted(candidates, key=lambda name: (costs[name].bytes, costs[name].latency[1]))
+    # Of equal ones the better: times are noise, and a retried step must choose alike.
+    by_size = sorted(candidates, key=lambda name: (costs[name].bytes, -rank(name)))
     best = max(by_size, key=rank)
     against = reference or best
     allowed = tolerance * abs(scores.points[against][metric.name])
@@ -169,7 +172,8 @@ def choose_smallest(
     entries: list[FrontierEntry] = []
     for name in by_size:
         gain = scores.improvement(name, against, metric, confidence)
-        standing = "within" if name == against else _standing(gain, allowed)
+        known_best = name == against and math.isfinite(allowed)
+        standing = "within" if known_best else _standing(gain, allowed)
         entries.append(entry(name, standing, gain))
     within = [one.name for one in entries if one.standing == "within"]
     chosen = next(one for one in entries if one.name == (within[0] if within else best))
@@ -199,6 +203,12 @@ def _reason(
 ) -> str:
     """Return in sentences why this one."""
     on = f"on {counted(rows, 'row')}"
+    if not math.isfinite(allowed):
+        best = "best" if math.isfinite(chosen.score.value) else "smallest"
+        return (
+            f"{against} has no {metric.title} {on}, whose targets may be all alike or its answers "
+            f"NaN or infinite, so nothing is shown of any; {chosen.name} is the {best}."
+        )
     limit = f"within {allowed:.3g} of the {metric.title} of {against}"
     if chosen.name == against:
         return (

@@ -129,10 +129,14 @@ def bring(
     matched = match(runtime.declared, dataset.schema, options, certain=certain)
     layout = RawLayout(matched.schema)
     rows = _some_rows(dataset, layout, runtime.declared.tried)
-    if kind in ("skops", "onnx"):  # which may compare in float64
+    if kind in ("skops", "onnx", "pt2"):  # which may compare in float64
         inputs = tuple(_with_decimals(one, rows, layout) for one in matched.inputs)
         matched = replace(matched, inputs=inputs)
     outputs = ask(runtime, Block(rows, layout, matched.inputs), kind)
+    # They may compute anything; what int8 files of the dynamic kind do with a batch is known.
+    if kind in ("onnx", "pt2") and b"DynamicQuantizeLinear" not in content:
+        half = ask(runtime, Block(rows[: len(rows) // 2 + 1], layout, matched.inputs), kind)
+        _check_by_row(outputs, half)
     if isinstance(runtime, Endpoint):
         content = runtime.seal(Block(rows[:PROBED], layout, matched.inputs))
     if isinstance(runtime, Several):
@@ -284,6 +288,21 @@ def _with_decimals(one: Input, rows: NDArray[np.float32], layout: RawLayout) -> 
     if column.kind != "numeric" or column.offset:
         return one
     return replace(one, decimal=are_decimals(rows[:, layout.slices[one.name].start]))
+
+
+def _check_by_row(outputs: NDArray[np.floating], fewer: NDArray[np.floating]) -> None:
+    """Compare answers with those for fewer of the same rows.
+
+    Raises:
+        InvalidInput: They differ by more than rounding.
+    """
+    off = float(np.abs(outputs[: len(fewer)] - fewer).max(initial=0.0))
+    if off > 1e-3 * float(np.abs(outputs).max(initial=0.0)):
+        remedy = (
+            f"answers of a row change by up to {off:.3g} with the rows beside it; a model has to "
+            "answer each row by itself (no statistics over a batch: call model.eval() first)"
+        )
+        raise InvalidInput([Problem("model", f"{len(outputs)} rows tried", remedy)])
 
 
 def _describe(

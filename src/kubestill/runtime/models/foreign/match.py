@@ -23,9 +23,9 @@ class Options(Settings):
     """What a user says about a model that its file does not."""
 
     format: str = "auto"
-    """`auto` tells by the content: `lightgbm`, `xgboost`, `catboost`, `onnx`, `skops`,
-    `huggingface`, `python`, which is an import path, `endpoint`, which is an address, or
-    `several`."""
+    """`auto` tells by the content: `lightgbm`, `xgboost`, `catboost`, `onnx`, `pt2`,
+    `skops`, `huggingface`, `python`, which is an import path, `endpoint`, which is an address,
+    or `several`."""
     inputs: list[str] = []
     """Columns that it reads, in the order it was fitted on; for files that do not name them."""
     classes: list[Any] = []
@@ -33,8 +33,8 @@ class Options(Settings):
     output: Literal["auto", "logit", "probability", "value"] = "auto"
     """What it puts out, where the file does not say."""
     output_name: str = ""
-    """Which output of an ONNX file or a server to learn from; empty takes the only one of
-    numbers."""
+    """Which output of an ONNX file, a `.pt2` or a server to learn from; empty takes the only one
+    of numbers."""
     categories: dict[str, list[Any]] = {}
     """Labels by column, in the order of the codes 0, 1, ... that the model was fitted on."""
     args: dict[str, Any] = {}

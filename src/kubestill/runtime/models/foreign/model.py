@@ -22,6 +22,7 @@ from kubestill.runtime.models.foreign.endpoint import Endpoint
 from kubestill.runtime.models.foreign.huggingface import HuggingFace
 from kubestill.runtime.models.foreign.onnx_file import OnnxFile
 from kubestill.runtime.models.foreign.pictures import PictureClassifier, reads_pictures
+from kubestill.runtime.models.foreign.pt2_file import ExportedProgram
 from kubestill.runtime.models.foreign.python import PythonTeacher, find_teacher
 from kubestill.runtime.models.foreign.runtime import Block, Runtime
 from kubestill.runtime.models.foreign.several import Several
@@ -67,8 +68,8 @@ def open_runtime(
         output: Name of the output to read.
         vouched: The user typed the import path.
         trust: Packages that the caller vouches for.
-        device: Where transformers and models of this package compute, the latter as one of several
-            teachers; all others compute on the CPU.
+        device: Where transformers, programs of torch.export and models of this package compute, the
+            latter as one of several teachers; all others compute on the CPU.
 
     Raises:
         InvalidInput: What runs it is not installed, or nobody vouches for what it names.
@@ -82,6 +83,8 @@ def open_runtime(
         return CatBoost(content)
     if kind == "onnx":
         return OnnxFile(content, output)
+    if kind == "pt2":
+        return ExportedProgram(content, output, device)
     if kind == "skops":
         return SkopsFile(content, trust)
     if kind == "several":

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.datasets.decode import RawLayout
-from kubestill.runtime.datasets.schema import Column, TextForm
+from kubestill.runtime.datasets.schema import Column, Schema, TextForm
 from kubestill.runtime.datasets.text import PADDING, packed_texts
 from kubestill.runtime.models.foreign.spec import Answers, Input
 
@@ -58,6 +58,26 @@ class Declared:
     """Learned numbers: of trees, their leaves and thresholds. 0 where nobody can tell."""
     tried: int = 256
     """Rows that it answers before it is taken."""
+
+
+def declare_own(schema: Schema, parameters: int) -> Declared:
+    """Return what a file says of a model of this package, which takes one matrix of all columns."""
+    classes = schema.classes if schema.task != "regression" else None
+    target = schema.target
+    width = target.width if target and schema.task == "regression" else len(schema.classes)
+    return Declared(
+        inputs=tuple(column.name for column in schema.features),
+        width=sum(1 if column.text else column.width for column in schema.features),
+        reads="numbers",
+        categories={c.name: c.categories for c in schema.features if c.categories},
+        coded=frozenset(c.name for c in schema.features if c.categories),
+        ids={c.name: c.text for c in schema.features if c.text},
+        classes=classes,
+        outputs=1 if schema.task == "binary" else width,
+        answers="value" if schema.task == "regression" else "logit",
+        output="outputs",
+        parameters=parameters,
+    )
 
 
 class Runtime(Protocol):

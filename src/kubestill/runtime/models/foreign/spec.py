@@ -17,6 +17,7 @@ Format = Literal[
     "xgboost",
     "catboost",
     "onnx",
+    "pt2",
     "skops",
     "huggingface",
     "python",
