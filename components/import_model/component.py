@@ -29,8 +29,8 @@ def import_model(
     The result goes wherever a model goes: it labels rows for a student, and continuous-eval scores
     it. Its inputs are the dataset's columns of the same names, and its outputs are put into the
     order of the dataset's classes, by their labels. It answers a few rows of the dataset before it
-    is taken. Files that run code when they are loaded (pickle, joblib, TorchScript, torch.export)
-    are refused; docs/teachers.md says what to write in their place.
+    is taken. Files that run code when they are loaded (pickle, joblib, TorchScript) are refused;
+    docs/teachers.md says what to write in their place.
 
     Args:
         dataset: Rows whose columns the model reads, with the target that it predicts.
@@ -40,8 +40,8 @@ def import_model(
             `package.module:Name`; or an address, `http://host/v2/models/name` or
             `https://host/v1/chat/completions`; or `several`, for those that the settings list. A
             folder that this package exported is copied.
-        format: `auto` recognises the content: `lightgbm`, `xgboost`, `catboost`, `onnx`, `skops`,
-            `huggingface`, `python`, `endpoint` or `several`.
+        format: `auto` recognises the content: `lightgbm`, `xgboost`, `catboost`, `onnx`, `pt2`,
+            `skops`, `huggingface`, `python`, `endpoint` or `several`.
         inputs: Columns that the model reads, in the order it was fitted on; only for files that do
             not name their inputs.
         classes: Class labels in the order of the model's outputs; only for files that do not name

@@ -465,15 +465,16 @@ def test_files_that_run_code_or_that_nobody_knows_are_refused(
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_torchscript_and_torch_export_are_refused_with_what_to_write_instead(
+def test_torchscript_and_programs_of_an_old_torch_are_refused_with_what_to_write_instead(
     tmp_path: Path, rows: Dataset
 ) -> None:
     network = torch.nn.Linear(3, 1)
     traced: Any = torch.jit.trace(network, torch.zeros(1, 3))
     traced.save(str(tmp_path / "script.pt"))
-    program = torch.export.export(network, (torch.zeros(2, 3),))
-    torch.export.save(program, tmp_path / "model.pt2")
-    for name, said in (("script.pt", "is TorchScript"), ("model.pt2", "is a file of torch.export")):
+    with zipfile.ZipFile(tmp_path / "model.pt2", "w") as old:
+        old.writestr("serialized_exported_program.json", "{}")
+        old.writestr("serialized_state_dict.pt", "")
+    for name, said in (("script.pt", "is TorchScript"), ("model.pt2", "an older torch saves it")):
         with pytest.raises(InvalidInput, match=rf"{said}.*torch\.onnx\.export"):
             brought(tmp_path / name, rows)
 

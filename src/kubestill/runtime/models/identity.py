@@ -26,6 +26,7 @@ _FOREIGN_FILES = {
     "xgboost": "model.xgb",
     "catboost": "model.cbm",
     "onnx": "model.onnx",
+    "pt2": "model.pt2",
     "skops": "model.skops",
     "python": "model.weights",
     "endpoint": "endpoint.json",

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from kubestill.errors import CorruptData, InvalidInput, Problem, nearest
 from kubestill.runtime.base.values import JsonObject, parse_json, read_as
 from kubestill.runtime.datasets.schema import Schema, TextForm
-from kubestill.runtime.models.foreign.runtime import Block, Declared, need
+from kubestill.runtime.models.foreign.runtime import Block, Declared, declare_own, need
 from kubestill.runtime.models.foreign.spec import Answers
 
 SPEC_KEY = "kubestill/model.json"
@@ -71,7 +71,7 @@ class OnnxFile:
         told = _own_spec(metadata)
         if told is not None:
             self._whole = True
-            self.declared = _declare_own(told, held)
+            self.declared = declare_own(told, held)
             return
         self.declared = Declared(
             # The name of one that takes all columns is not that of a column.
@@ -274,21 +274,3 @@ def _own_spec(metadata: dict[str, str]) -> Schema | None:
         return None
     form = parse_json(metadata[SPEC_KEY], source="the ONNX file's metadata", what="model")
     return Schema.from_json(form.get("schema", {}))
-
-
-def _declare_own(schema: Schema, held: int) -> Declared:
-    classes = schema.classes if schema.task != "regression" else None
-    target = schema.target
-    width = target.width if target and schema.task == "regression" else len(schema.classes)
-    return Declared(
-        inputs=tuple(column.name for column in schema.features),
-        width=sum(column.width for column in schema.features),
-        reads="numbers",
-        categories={c.name: c.categories for c in schema.features if c.categories},
-        coded=frozenset(c.name for c in schema.features if c.categories),
-        classes=classes,
-        outputs=1 if schema.task == "binary" else width,
-        answers="value" if schema.task == "regression" else "logit",
-        output="outputs",
-        parameters=held,
-    )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 
-from kubestill.errors import CorruptData
+from kubestill.errors import CorruptData, KubestillError
 
 
 def pack(files: Mapping[str, bytes]) -> bytes:
@@ -29,6 +30,21 @@ def unpack(content: bytes, what: str) -> dict[str, bytes]:
     Raises:
         CorruptData: It is no such zip.
     """
+    with opened(content, what) as archive:
+        return {one.filename: archive.read(one) for one in archive.infolist()}
+
+
+@contextmanager
+def opened(content: bytes, what: str) -> Generator[zipfile.ZipFile]:
+    """Open a zip whose files are not compressed, and together not larger than it.
+
+    Args:
+        content: All of it.
+        what: What it should be, for messages.
+
+    Raises:
+        CorruptData: It is no such zip, or a file of it is damaged or there twice.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = archive.infolist()
@@ -36,6 +52,10 @@ def unpack(content: bytes, what: str) -> dict[str, bytes]:
                 raise ValueError("its files are compressed")
             if sum(one.file_size for one in members) > len(content):
                 raise ValueError("it claims more bytes than it has")
-            return {one.filename: archive.read(one) for one in members}
-    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as error:
+            if len({one.filename for one in members}) < len(members):
+                raise ValueError("it holds a file twice")
+            yield archive
+    except KubestillError:
+        raise
+    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
         raise CorruptData(f"this is no whole {what}: {error}") from error

@@ -26,13 +26,15 @@ _TORCHSCRIPT = (
     f"is TorchScript, which holds pickles and code, and torch no longer develops it: {_RUNS_CODE}"
     "export the network with torch.onnx.export(..., dynamo=True)"
 )
-_TORCH_EXPORT = (
-    f"is a file of torch.export, which torch unpickles (see torch.export.load): {_RUNS_CODE}"
-    "export the same program with torch.onnx.export(..., dynamo=True)"
+_OLD_EXPORT = (
+    f"is a program as an older torch saves it, with its weights as a pickle: {_RUNS_CODE}"
+    "load it there and save it again with torch 2.13 (torch.export.save), or export the same "
+    "program with torch.onnx.export(..., dynamo=True)"
 )
 _OTHER = (
     "is none of the formats that can be brought in: LightGBM's text, XGBoost's JSON or UBJSON, "
-    "CatBoost's .cbm, ONNX, skops, or a folder of Hugging Face's with safetensors"
+    "CatBoost's .cbm, ONNX, torch.export's .pt2, skops, or a folder of Hugging Face's with "
+    "safetensors"
 )
 _PACKED = re.compile(rb"\x1f\x8b|BZh|\xfd7zXZ|\x04\x22M\x18|\x28\xb5\x2f\xfd|x[\x01\x5e\x9c\xda]")
 _PICKLE_ENDINGS = (".pkl", ".pickle", ".joblib", ".sav", ".p", ".dill", ".cloudpickle")
@@ -96,8 +98,10 @@ def _find_in_zip(content: bytes, uri: str) -> Format:
     ends = {name.partition("/")[2] for name in names} | set(names)
     if "constants.pkl" in ends or any(name.startswith("code/") for name in ends):
         raise _refuse(uri, _TORCHSCRIPT)
-    if "archive_format" in ends or "serialized_exported_program.json" in ends:
-        raise _refuse(uri, _TORCH_EXPORT)
+    if "serialized_exported_program.json" in ends:
+        raise _refuse(uri, _OLD_EXPORT)
+    if "archive_format" in ends:
+        return "pt2"
     if "config.json" in names and any(name.endswith(".safetensors") for name in names):
         return "huggingface"
     if any(name.endswith(".pkl") for name in ends):

@@ -1,0 +1,478 @@
+"""Run a program of torch.export, operation by operation.
+
+A target is looked up in a list of operators that compute and nothing else. They are functions of
+their operands: none draws random numbers, none has a result whose size depends on values, none
+reads or writes anything but tensors. Those that write to their first operand (`relu_`) may do so,
+unless it is a weight. Whatever else a file names is refused before anything runs.
+
+Before a program gets rows it runs on tensors without values (torch's device `meta`), which takes no
+memory. That shows that its operands fit, what its outputs are, whether it writes to its weights,
+and how many bytes a row takes, so that batches are as large as memory allows.
+"""
+
+# Storages have no public identity, nor tensors a public count of what was written to them.
+# pyright: reportPrivateUsage=false
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from kubestill.errors import CorruptData, KubestillError
+from kubestill.runtime.models.foreign.pt2_read import (
+    AGAIN,
+    DEVICE,
+    Call,
+    Name,
+    Operand,
+    Outputs,
+    Program,
+    names_in,
+    refuse,
+)
+from kubestill.runtime.models.foreign.runtime import MOST
+
+BATCH_BYTES = 256 << 20
+"""What the tensors of a batch should take together."""
+_MOST_PARTS = 10_000
+"""Tensors into which one is cut."""
+
+# By what they do. An operator's overloads are all meant (`add.Tensor`, `add.Scalar`).
+OPERATORS = frozenset(
+    """
+    abs acos acosh add addcdiv addcmul alias angle asin asinh atan atan2 atanh bitwise_and
+    bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor ceil celu clamp
+    clamp_max clamp_min clip conj copysign cos cosh deg2rad digamma div divide elu eq erf erfc
+    erfinv exp exp2 expm1 fix floor floor_divide fmax fmin fmod frac gelu glu greater greater_equal
+    gt ge hardshrink hardsigmoid hardswish hardtanh heaviside hypot i0 isclose isfinite isinf isnan
+    isneginf isposinf ldexp le leaky_relu lerp less less_equal lgamma log log10 log1p log2
+    log_sigmoid logaddexp logaddexp2 logical_and logical_not logical_or logical_xor logit lt
+    masked_fill maximum minimum mish mul multiply nan_to_num ne neg negative nextafter not_equal
+    polygamma positive pow prelu rad2deg real reciprocal relu relu6 remainder round rsqrt rsub
+    rrelu selu sgn sigmoid sign signbit silu sin sinc sinh softplus softshrink special_entr
+    special_erf special_erfc special_expit special_expm1 special_log1p special_logit
+    special_ndtr special_xlogy sqrt square sub subtract tan tanh threshold true_divide trunc where
+    xlogy __and__ __lshift__ __or__ __rshift__ __xor__
+
+    addbmm addmm addmv addr baddbmm bilinear bmm cdist chain_matmul conv1d conv2d conv3d
+    conv_transpose1d conv_transpose2d conv_transpose3d convolution _convolution
+    cosine_similarity cross dot einsum inner kron linalg_cross linalg_matmul linalg_norm
+    linalg_vecdot linalg_vector_norm linear matmul mm mv norm outer pairwise_distance tensordot
+    trapezoid trace vdot _cdist_forward _euclidean_dist _trilinear
+
+    all amax amin aminmax any argmax argmin argsort cummax cummin cumprod cumsum dist
+    frobenius_norm histc kthvalue log_softmax logcumsumexp logsumexp max mean median min msort
+    nanmean nanmedian nansum nuclear_norm prod quantile nanquantile softmax sort std
+    std_mean sum topk var var_mean _log_softmax _softmax _safe_softmax special_log_softmax
+    special_softmax count_nonzero
+
+    alpha_dropout dropout feature_alpha_dropout feature_dropout batch_norm group_norm instance_norm
+    layer_norm native_batch_norm native_group_norm native_layer_norm
+    _native_batch_norm_legit _native_batch_norm_legit_no_training _batch_norm_no_update
+    rms_norm _fused_rms_norm renorm _weight_norm _weight_norm_interface
+    embedding embedding_bag _embedding_bag _embedding_bag_forward_only one_hot
+    gru gru_cell lstm lstm_cell rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell
+    scaled_dot_product_attention _scaled_dot_product_attention_math
+    _scaled_dot_product_flash_attention_for_cpu _native_multi_head_attention
+    _transformer_encoder_layer_fwd
+
+    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d
+    adaptive_max_pool2d adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d
+    max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices
+    max_unpool2d max_unpool3d _adaptive_avg_pool2d _adaptive_avg_pool3d
+    affine_grid_generator grid_sampler grid_sampler_2d grid_sampler_3d
+    pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle im2col col2im unfold
+    unfold_copy
+    upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d upsample_nearest2d
+    upsample_nearest3d upsample_trilinear3d _upsample_bicubic2d_aa _upsample_bilinear2d_aa
+    _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d
+    constant_pad_nd pad reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d
+    replication_pad2d replication_pad3d _pad_circular _pad_enum
+
+    as_strided as_strided_copy atleast_1d atleast_2d atleast_3d block_diag broadcast_tensors
+    broadcast_to bucketize cat chunk clone column_stack concat concatenate contiguous
+    copy detach diag diag_embed diagonal diagonal_scatter dsplit dstack expand expand_as fill
+    flatten flip fliplr flipud gather hsplit hstack index index_add index_copy index_fill index_put
+    index_reduce index_select isin lift_fresh lift_fresh_copy masked_scatter meshgrid moveaxis
+    movedim mT mH narrow numpy_T permute ravel repeat repeat_interleave reshape reshape_as roll
+    rot90 scatter scatter_add scatter_reduce searchsorted select select_scatter slice slice_scatter
+    split split_with_sizes squeeze stack swapaxes swapdims t take take_along_dim tensor_split tile
+    to transpose tril triu type_as unbind unflatten unsafe_chunk unsafe_split
+    unsafe_split_with_sizes unsqueeze vander view view_as view_as_complex view_as_real vsplit
+    vstack zero _conj _reshape_alias _to_copy _unsafe_index _unsafe_index_put _unsafe_masked_index
+    _unsafe_view resolve_conj resolve_neg diagonal_copy expand_copy permute_copy select_copy
+    slice_copy squeeze_copy t_copy transpose_copy unsqueeze_copy view_copy alias_copy detach_copy
+    split_copy split_with_sizes_copy unbind_copy
+
+    arange empty empty_like empty_strided eye full full_like linspace logspace new_empty
+    new_empty_strided new_full new_ones new_zeros ones ones_like
+    scalar_tensor tril_indices triu_indices zeros zeros_like bartlett_window blackman_window
+    hamming_window hann_window kaiser_window complex polar fft_fft fft_ifft fft_rfft fft_irfft
+    fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_fftn fft_ifftn fft_rfftn fft_irfftn fft_fftshift
+    fft_ifftshift fft_fftfreq fft_rfftfreq _fft_c2c _fft_c2r _fft_r2c imag
+
+    fake_quantize_per_channel_affine fake_quantize_per_tensor_affine
+    fake_quantize_per_channel_affine_cachemask fake_quantize_per_tensor_affine_cachemask
+    sym_numel sym_size sym_storage_offset sym_stride sym_is_contiguous
+    _assert_async _assert_scalar _assert_tensor_metadata sym_constrain_range
+    sym_constrain_range_for_size
+    """.split()
+)
+"""Of the namespace `aten`. Those that write to their first operand have `_` at the end."""
+
+
+def _of_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
+    def compute(*numbers: Any) -> Any:
+        if not all(isinstance(one, int | float) for one in numbers):
+            raise TypeError("sizes are computed of numbers")
+        found = function(*numbers)
+        if abs(found) >= 1 << 63:
+            raise ValueError("a size takes more than 64 bits")
+        return found
+
+    return compute
+
+
+_META = torch.device("meta")
+_SIZES: dict[str, Callable[..., Any]] = {
+    **{
+        f"_operator.{name}": _of_numbers(getattr(operator, name))
+        for name in "add sub mul floordiv mod neg truediv eq ne lt le gt ge and_ or_".split()
+    },
+    "torch.sym_max": _of_numbers(max),
+    "torch.sym_min": _of_numbers(min),
+    "torch.sym_not": _of_numbers(operator.not_),
+    "torch.sym_int": _of_numbers(int),
+    "torch.sym_float": _of_numbers(float),
+    "math.ceil": _of_numbers(math.ceil),
+    "math.floor": _of_numbers(math.floor),
+    "math.trunc": _of_numbers(math.trunc),
+}
+"""What computes sizes, on numbers."""
+_TARGET = re.compile(r"torch\.ops\.aten\.(\w{1,80})\.(\w{1,60})")
+_TRAINING = ("training", "train", "use_input_stats")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Step:
+    """A call, ready to be made."""
+
+    target: str
+    function: Callable[..., Any]
+    positional: tuple[Operand, ...]
+    named: tuple[tuple[str, Operand], ...] = ()
+    outputs: Outputs
+    done: tuple[str, ...]
+    """Names that no later call needs."""
+    lists: bool = False
+    """Whether it returns a list of tensors."""
+
+    def call(self, values: Mapping[str, Any], device: torch.device) -> Any:
+        positional = [_resolve(one, values, device) for one in self.positional]
+        if not self.named:
+            return self.function(*positional)
+        named = {name: _resolve(one, values, device) for name, one in self.named}
+        return self.function(*positional, **named)
+
+    def store(self, made: Any, values: dict[str, Any]) -> dict[str, Any]:
+        """Keep what the call returned under the names of its outputs, and return it so."""
+        if self.lists or len(self.outputs) == 1:
+            made = (made,)
+        found: dict[str, Any] = {}
+        for name, one in zip(self.outputs, made or (), strict=True):
+            if isinstance(name, tuple):
+                found.update(zip(name, one, strict=True))
+            elif name is not None:
+                found[name] = one
+        values.update(found)
+        return found
+
+    def check_parts(self, values: Mapping[str, Any]) -> None:
+        """Refuse to cut a tensor into more parts than a program has names for.
+
+        Raises:
+            ValueError: It would.
+        """
+        if not self.lists:
+            return
+        whole, how, axis, *_ = *(_resolve(one, values, _META) for one in self.positional), 0, 0
+        parts = how if isinstance(how, int) else 0
+        if "unbind" in self.target:
+            parts = whole.shape[how]
+        elif "split" in self.target and "tensor_split" not in self.target and parts > 0:
+            parts = -(-whole.shape[axis] // parts)
+        if parts > _MOST_PARTS:
+            raise ValueError(f"it makes {parts:,} tensors of one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rehearsal:
+    """What a program does with so many rows."""
+
+    outputs: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+    """Sizes and type of each."""
+    peak: int
+    """Bytes of the tensors that are there at a time, besides weights."""
+    writes_inputs: bool
+
+
+class Runner:
+    """A program on a device."""
+
+    def __init__(self, program: Program, device: torch.device):
+        self._program = program
+        self._device = device
+        self._steps = _bind(program)
+        self._held = {name: one.to(device) for name, one in program.held.items()}
+
+    def run(self, given: Mapping[str, Tensor], output: str) -> Tensor:
+        """Return one output for rows.
+
+        Args:
+            given: A tensor for each input, on the device; see `Rehearsal.writes_inputs`.
+            output: Its name in the program.
+        """
+        values: dict[str, Any] = {**self._held, **self._program.scalars, **given}
+        with torch.inference_mode():
+            for step in self._steps:
+                step.store(step.call(values, self._device), values)
+                for name in step.done:
+                    del values[name]
+        return values[output]
+
+    def rehearse(self, rows: int) -> Rehearsal:
+        """Return what becomes of so many rows, without computing it.
+
+        Raises:
+            CorruptData: An operator does not take its operands.
+            InvalidInput: The program writes to its weights, or takes too much memory.
+        """
+        fixed = {
+            name: torch.empty_strided(one.shape, one.stride(), dtype=one.dtype, device=_META)
+            for name, one in self._program.held.items()
+        }
+        given = {
+            one.name: torch.empty((rows, *one.sizes), dtype=one.dtype, device=_META)
+            for one in self._program.given
+        }
+        values: dict[str, Any] = {**fixed, **self._program.scalars, **given}
+        memory = _Memory()
+        memory.keep(given)
+        with torch.no_grad():
+            for step in self._steps:
+                try:
+                    step.check_parts(values)
+                    with memory:
+                        made = step.store(step.call(values, _META), values)
+                except KubestillError:
+                    raise
+                except (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError) as error:
+                    said = f"{type(error).__name__}: {error}"
+                    raise CorruptData(
+                        f"{step.target} does not take what the program gives it: {said:.300}"
+                    ) from error
+                memory.keep(made)
+                for name in step.done:
+                    memory.drop(name, values.pop(name))
+        written = [name for name, one in fixed.items() if one._version]
+        if written:
+            remedy = (
+                "is overwritten as the program answers, so that later answers differ; call "
+                f"model.eval() before the export, or {AGAIN}"
+            )
+            raise refuse(f"{written[0]!r:.80}", remedy)
+        return Rehearsal(
+            outputs={
+                name: (tuple(values[one].shape), values[one].dtype)
+                for name, one in self._program.outputs.items()
+                if isinstance(values[one], Tensor)
+            },
+            peak=memory.peak,
+            writes_inputs=any(one._version for one in given.values()),
+        )
+
+
+class _Memory(TorchDispatchMode):
+    """Counts the bytes of tensors while they run without values, those inside of operators too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._live: dict[int, set[str]] = {}
+        self._size = self._within = self.peak = 0
+
+    def __enter__(self) -> Self:
+        self._within = 0
+        return super().__enter__()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        named = dict(kwargs or {})
+        if any(one.name == "device" for one in func._schema.arguments):
+            named["device"] = _META  # else an operator's own tensors would take memory
+        made = func(*args, **named)
+        for one in made if isinstance(made, list | tuple) else (made,):
+            if not isinstance(one, Tensor):
+                continue
+            if one.numel() * one.itemsize > MOST:
+                size = f"{list(one.shape)} of {one.dtype}"
+                raise refuse(f"{func} of {size}", f"takes more than {MOST >> 30} GiB of memory")
+            self._within += one.untyped_storage().nbytes()
+            self.peak = max(self.peak, self._size + self._within)
+        return made
+
+    def keep(self, made: Mapping[str, Any]) -> None:
+        for name, one in made.items():
+            if isinstance(one, Tensor):
+                storage = one.untyped_storage()
+                if storage._cdata not in self._live:
+                    self._size += storage.nbytes()
+                self._live.setdefault(storage._cdata, set()).add(name)
+        self.peak = max(self.peak, self._size)
+
+    def drop(self, name: str, one: Any) -> None:
+        if isinstance(one, Tensor):
+            storage = one.untyped_storage()
+            names = self._live.get(storage._cdata, set())
+            names.discard(name)
+            if not names and self._live.pop(storage._cdata, None) is not None:
+                self._size -= storage.nbytes()
+
+
+def _bind(program: Program) -> tuple[_Step, ...]:
+    """Look up what each call means; all that is not on the list together.
+
+    Raises:
+        InvalidInput: There is something else.
+        CorruptData: An operand is missing or unknown.
+    """
+    kept = set(program.outputs.values())
+    last: dict[str, int] = {}
+    for place, call in enumerate(program.calls):
+        for _, operand in call.operands:
+            last.update(dict.fromkeys(names_in(operand), place))
+        for one in call.outputs:  # of which some are never used
+            last.update(
+                dict.fromkeys(one if isinstance(one, tuple) else [one] if one else [], place)
+            )
+    done: dict[int, list[str]] = {}
+    for name, place in last.items():
+        if name not in kept and name not in program.held:
+            done.setdefault(place, []).append(name)
+    steps: list[_Step] = []
+    unknown: dict[str, None] = {}
+    for place, call in enumerate(program.calls):
+        function = _SIZES.get(call.target) or _operator(call.target)
+        if function is None:
+            unknown[call.target] = None
+        elif not unknown:
+            steps.append(_bind_call(call, function, tuple(done.get(place, ()))))
+    if unknown:
+        shown = ", ".join(f"{one:.80}" for one in list(unknown)[:5])
+        shown += f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        remedy = (
+            "only operators of torch that compute, and nothing else, are run here; try "
+            f"program.run_decompositions() before saving, or {AGAIN}"
+        )
+        raise refuse(shown, remedy)
+    return tuple(steps)
+
+
+def _operator(target: str) -> Any:
+    """Return an operator that is on the list; None for all else."""
+    found = _TARGET.fullmatch(target)
+    if found is None:
+        return None
+    name, overload = found.groups()
+    inplace = name.endswith("_") and name[:-1] in OPERATORS
+    if name not in OPERATORS and not inplace:
+        return None
+    packet = getattr(torch.ops.aten, name, None)
+    if packet is None or overload not in packet.overloads():
+        return None
+    function = getattr(packet, overload)
+    written = [
+        place
+        for place, one in enumerate(function._schema.arguments)
+        if one.alias_info is not None and one.alias_info.is_write
+    ]
+    return function if written == ([0] if inplace else []) else None
+
+
+def _bind_call(call: Call, function: Callable[..., Any], done: tuple[str, ...]) -> _Step:
+    operands = dict(call.operands)
+    if call.target in _SIZES:
+        return _Step(
+            target=call.target,
+            function=function,
+            positional=tuple(operands.values()),
+            outputs=call.outputs,
+            done=done,
+        )
+    schema: Any = function._schema  # pyright: ignore[reportFunctionMemberAccess]
+    names = [one.name for one in schema.arguments]
+    strange = [one for one in operands if one not in names]
+    missing = [
+        one.name
+        for one in schema.arguments
+        if one.name not in operands and not one.has_default_value()
+    ]
+    if strange or missing:
+        said = f"has no {strange[0]!r:.40}" if strange else f"needs {missing[0]!r:.40}"
+        raise CorruptData(f"the program calls {call.target}, which {said}")
+    _check_still(call, operands)
+    if "device" in names:
+        operands["device"] = DEVICE  # else it makes its tensor on the processor
+    operands.pop("pin_memory", None)
+    if "empty" in call.target:
+        function = _zeroed(function)
+    positional: list[Operand] = []
+    for one in schema.arguments:
+        if one.kwarg_only or one.name not in operands:
+            break
+        positional.append(operands.pop(one.name))
+    returns = schema.returns
+    return _Step(
+        target=call.target,
+        function=function,
+        positional=tuple(positional),
+        named=tuple(operands.items()),
+        outputs=call.outputs,
+        done=done,
+        lists=len(returns) == 1 and isinstance(returns[0].type, torch.ListType),
+    )
+
+
+def _zeroed(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return zeros in place of whatever this process had in that memory before."""
+    return lambda *positional, **named: function(*positional, **named).zero_()
+
+
+def _check_still(call: Call, operands: Mapping[str, Operand]) -> None:
+    """Refuse what only a network in training does.
+
+    Raises:
+        InvalidInput: It drops out at random, or learns from the rows.
+    """
+    training = any(operands.get(one) is True for one in _TRAINING)
+    if "instance_norm" in call.target or call.target.endswith(".no_stats"):
+        training = training and operands.get("running_mean") is not None
+    if training or operands.get("dropout_p", 0.0) != 0.0:
+        remedy = "was exported in training, where answers are random; call model.eval() first"
+        raise refuse(call.target, remedy)
+
+
+def _resolve(operand: Operand, values: Mapping[str, Any], device: torch.device) -> Any:
+    kind = type(operand)
+    if kind is Name:
+        return values[operand.name]
+    if kind is list:
+        return [_resolve(one, values, device) for one in operand]
+    return device if operand is DEVICE else operand
