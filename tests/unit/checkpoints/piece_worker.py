@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -103,10 +104,11 @@ def train(
     copies: int = 2,
     sharded: bool = True,
     slow: int | None = None,
+    ends: int | None = None,
 ) -> list[Any]:
     """Go on, save some steps, and copy this node's disk at each moment of the last; names them.
 
-    `slow`: the rank whose disk takes long.
+    `slow`: the rank whose disk takes long. `ends`: the rank that is told to end before the last.
     """
     moments: list[str] = []
 
@@ -129,6 +131,8 @@ def train(
         running._schedule.saved(time.monotonic())  # pyright: ignore[reportPrivateUsage]
         for step in steps[:-1]:
             save(running, step, rank, world, sharded, waits=slow is None)
+        if rank == ends:
+            os.kill(os.getpid(), signal.SIGTERM)
         if slow is None:
             picture("at first")
             with pictures_of(disks[rank], picture), deletions_of(disks[rank], picture):

@@ -32,8 +32,13 @@ ALL = "KUBESTILL_CHAOS_KILLS" in os.environ
 """Whether every combination is tried: minutes (make bench-chaos)."""
 
 
-def run(root: Path, act: str, nodes: Sequence[int], **told: Any) -> list[Any]:
-    """Have so many processes on each node do something; returns what each did."""
+def run(
+    root: Path, act: str, nodes: Sequence[int], codes: Sequence[int] = (), **told: Any
+) -> list[Any]:
+    """Have so many processes on each node do something; returns what each did.
+
+    `codes`: with which each ends, where any does not end well.
+    """
     run_id = uuid.uuid4().hex
     locals_ = [local for count in nodes for local in range(count)]
     logs = [root / f"log-{run_id}-{rank}" for rank in range(len(locals_))]
@@ -41,8 +46,8 @@ def run(root: Path, act: str, nodes: Sequence[int], **told: Any) -> list[Any]:
         (act, told, f"file://{root}/meet-{run_id}", rank, len(locals_), local, str(logs[rank]))
         for rank, local in enumerate(locals_)
     ]
-    assert run_ranks(piece_worker.process, given) == [0] * len(locals_)
-    return [json.loads(log.read_text()) for log in logs]
+    assert run_ranks(piece_worker.process, given) == list(codes or [0] * len(locals_))
+    return [] if codes else [json.loads(log.read_text()) for log in logs]
 
 
 @dataclass(frozen=True)
@@ -229,6 +234,15 @@ def test_processes_of_one_node_keep_its_disk_together(tmp_path: Path) -> None:
     assert [step for step, _ in got] == [10]
     names = {path.parent.name for path in Path(disk).glob("*/*/*/near.json")}
     assert {int(name[:9]) for name in names} == {13, 14, 15}, "three states, and no more"
+
+
+def test_who_is_told_to_end_alone_has_all_save_to_the_bucket(tmp_path: Path) -> None:
+    """Its pod takes the disk along, and the others cannot go on without its share."""
+    disks, images = [f"{tmp_path}/disk-{node}" for node in (0, 1)], f"{tmp_path}/images"
+    told: dict[str, Any] = {"bucket": f"{tmp_path}/bucket", "disks": disks, "images": images}
+    run(tmp_path, "train", [1, 1], [1, -15], steps=[10, 11, 12], ends=1, slow=0, **told)
+    left = Trained(tmp_path, told["bucket"], [])
+    assert [step for step, _ in left.restore([EMPTY, EMPTY])] == [12]
 
 
 def test_without_copies_a_lost_disk_leaves_the_bucket(tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
 """Preemption-proof checkpoints: state in a store, listed by a ledger that is swapped atomically.
 
 Reading order: `ledger` (the values), `protocol` (how they may change), `commits` (swapping them in
-a store), `place`, `manifest`, `saver` (copy fast, write behind), `restore`, `near` and `peers`
-(what nodes keep on their own disks), and `checkpointer`, which is what a training loop holds.
-`state`, `arena`, `saver`, `restore`, `near`, `peers` and `checkpointer` need torch; the rest does
-not, so that clients can read ledgers.
+a store), `place`, `manifest`, `saver` (copy fast, write behind), `restore`, `near`, `mirror` and
+`peers` (what nodes keep on their own disks), and `checkpointer`, which is what a training loop
+holds. `state`, `arena`, `saver`, `restore`, `near`, `mirror`, `peers` and `checkpointer` need
+torch; the rest does not, so that clients can read ledgers.
 """
 
 from __future__ import annotations

@@ -91,6 +91,8 @@ class _Agreed:
     """To the place."""
     near: bool
     """To the nodes' disks."""
+    ends: bool
+    """Whether any rank was told to end: none trains on before it is durable."""
     complete: frozenset[str]
     """Names of those there that have all their pieces."""
 
@@ -342,8 +344,10 @@ class Checkpointer:
         if not pieces:
             return first.place or first.near
         complete = set(said[0].written).intersection(*(vote.written for vote in said))
+        ends = any(vote.ends for vote in said)
         self._agreed = _Agreed(
-            place=first.place or any(vote.ends for vote in said),
+            place=first.place or ends,
+            ends=ends,
             near=first.near and all(vote.ready for vote in said),
             complete=frozenset(complete),
         )
@@ -452,7 +456,7 @@ class Checkpointer:
             rank_meta=json.dumps(view.meta.get("rank")),
             marks=self._marks,
         )
-        own = view.tensors if self._sharded else view.of_rank(self._ranks.rank)
+        own, ends = view.tensors if self._sharded else view.of_rank(self._ranks.rank), False
         if stamp.kind == "recovery" and self._near is not None:
             agreed = self._agreed
             if agreed is None:
@@ -462,7 +466,7 @@ class Checkpointer:
                 if agreed.near:
                     after, complete = self._milestone, agreed.complete
                     self._near.save(own, snapshot, after=after, complete=complete)
-                here = agreed.place
+                here, ends = agreed.place, agreed.ends
             if not here:
                 return
         if not self._saves_here:
@@ -478,6 +482,8 @@ class Checkpointer:
             saver.call(lambda: self._note_end(step), what="the end of this attempt")
             saver.flush()
             self._flag.pass_on()
+        elif ends:
+            saver.flush()
 
     def flush(self) -> None:
         """Wait until everything that was saved is durable and committed.
