@@ -387,7 +387,11 @@ class Near:
                 for got in self._mirror.swap(sent):
                     if got and refused is None:
                         refused = self._take(*got)
-            if refused is None:
+        except StoreError as error:
+            refused = refused or error
+        try:
+            # Above all where the disk is full: what was not finished goes, too.
+            if self._made:
                 self._prune(name, complete)
         except StoreError as error:
             refused = refused or error
