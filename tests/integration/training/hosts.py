@@ -6,15 +6,18 @@ side, as behind a switch that has failed; its processes go on.
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 
 _NAMESPACES = ("--net", "--mount", "--uts")
 _STARTED = "started"
 
 
+@cache
 def why_no_hosts() -> str:
     """Return why this machine has no such hosts; empty where it has."""
     tried = ["unshare", *_NAMESPACES, "ip", "link", "add", "tried", "type", "bridge"]
@@ -28,10 +31,15 @@ def why_no_hosts() -> str:
 class Host:
     """One host; `enter` is what a command on it begins with."""
 
-    def __init__(self, name: str, process: int, switch: int, port: str):
+    def __init__(self, name: str, disk: Path, process: int, switch: int, port: str):
         self.name = name
+        self._disk = disk
         self.enter = ["nsenter", "--target", str(process), *_NAMESPACES]
         self._port = ["nsenter", "--target", str(switch), "--net", "ip", "link", "set", port]
+
+    def has(self, name: str) -> bool:
+        """Whether a file of this name is anywhere on its disk, where files come and go."""
+        return any(name in files for *_, files in os.walk(self._disk))
 
     def cut_off(self) -> None:
         """Lose what this host sends, and what is sent to it."""
@@ -71,7 +79,7 @@ class Switch:
         subprocess.run([*within, wired], check=True)
         up = f"ip address add {self._names[name]}/24 dev eth0 && ip link set eth0 up"
         subprocess.run([*network, up], check=True)
-        return Host(name, process, self._process, port)
+        return Host(name, disk, process, self._process, port)
 
     def _hold(self, setup: str) -> int:
         """Start a process in namespaces of its own, set them up, and return its id."""
