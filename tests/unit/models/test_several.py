@@ -10,14 +10,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import skops.io
+from endpoint_server import language_model
 from foreign_samples import dataset, features, table
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from kubestill.errors import CorruptData, InvalidInput
+from kubestill.errors import CorruptData, InvalidInput, Refused
 from kubestill.runtime.datasets.decode import decode_features
 from kubestill.runtime.datasets.manifest import Dataset
+from kubestill.runtime.evaluation.cost import running_costs
+from kubestill.runtime.generation.labelling import TeacherCopy, label
 from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.foreign.bring import bring
 from kubestill.runtime.models.foreign.match import Options
@@ -124,12 +127,58 @@ def test_a_column_names_the_teacher(target: str, folder: Path, tmp_path: Path) -
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_route_that_no_label_takes_is_told(folder: Path, tmp_path: Path) -> None:
+    rules = {"combine": "route", "column": "shop", "routes": {"b": 1, "B": 1}}
+    _, brought = together(folder, "label", tmp_path / "model", **rules)
+    assert "'B' in routes is no label of 'shop': known: a, b, c" in brought.notes[0]
+
+
+@pytest.mark.parametrize("combine", ["average", "route"])
+def test_a_teacher_behind_an_address_is_asked_about_its_rows_and_keeps_its_budget(
+    combine: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = table().dropna(subset="amount").head(60).reset_index(drop=True)
+    rows = dataset(tmp_path / "rows", rows=frame)
+    rules: dict[str, Any] = {"combine": combine}
+    if combine == "route":
+        rules |= {"column": "shop", "routes": {"b": 1}}
+    with language_model() as server:
+        asked = {
+            "model": "small",
+            "prompt": "Amount {amount:.4f} at {shop}?",
+            "words": {"bad": ["yes"], "ok": ["no"]},
+            "price_per_row": 0.01,
+            "budget": 0.62,
+        }
+        members = [teachers(folder, "label")[0], {"source": server.url, "endpoint": asked}]
+        told = {"several": {"teachers": members} | rules}
+        brought = bring("several", rows, Options.model_validate(told))
+        assert brought is not None
+        brought.write(str(tmp_path / "model"))
+        server.prompts.clear()
+        model = load_model(str(tmp_path / "model"), trust=[server.url.partition("/v1")[0]])
+        assert model.remote
+        capsys.readouterr()
+        if combine == "average":
+            with pytest.raises(Refused, match="60 rows cost about 0.64, more than 0.62"):
+                label([TeacherCopy(model)], rows, str(tmp_path / "labelled"))
+            assert server.prompts == []
+        else:
+            label([TeacherCopy(model)], rows, str(tmp_path / "labelled"))
+            assert len(server.prompts) == (frame["shop"] == "b").sum() + 4
+        assert "60 rows costs 0.64 at most" in capsys.readouterr().out
+        assert running_costs({"m": model}, batches=(1, 1024))["m"].latency[1024] > 0
+        assert len(server.prompts) < 70
+
+
 @pytest.mark.parametrize(
     ("target", "rules", "said"),
     [
         ("label", {"teachers": []}, "name at least two"),
         ("label", {"shares": [1.0]}, "give 2 weights"),
         ("label", {"shares": [0.0, 0.0]}, "give 2 weights"),
+        ("label", {"shares": [float("nan"), 1.0]}, "give 2 weights"),
+        ("label", {"shares": [float("inf"), 1.0]}, "give 2 weights"),
         ("label", {"shares": [1.0, 1.0], "combine": "confidence"}, "only an average has weights"),
         ("price", {"combine": "confidence"}, "values have no confidence"),
         ("label", {"combine": "route"}, "a column goes with"),

@@ -69,12 +69,21 @@ class Predictor:
         """What the model is."""
         return self.model.spec
 
-    def announce(self, rows: int) -> None:
+    def announce(self, rows: int, *, most: bool = False) -> None:
         """Say what answers for so many rows cost, where somebody charges for them.
+
+        Args:
+            rows: How many.
+            most: It may be asked about fewer, so that nothing is refused yet.
 
         Raises:
             Refused: It is more than the budget.
         """
+
+    @property
+    def remote(self) -> bool:
+        """Whether somebody else computes its answers, and may charge for them."""
+        return False
 
     def latency(self, rows: int) -> float | None:
         """Return the seconds that so many rows take elsewhere; None where this process computes."""

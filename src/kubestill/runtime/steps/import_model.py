@@ -172,7 +172,7 @@ def write_taken(
     if judged is not None and judged.rows:
         found = evaluate(predictor, judged)
         scores = found.metrics
-        if getattr(predictor.spec, "kind", "") != "endpoint":  # whose answers may cost
+        if not predictor.remote:  # whose answers may cost
             warning = fitted_on(predictor, taken.dataset, found.per_row)
             notes += [warning] * bool(warning)
     model.metadata.update(

@@ -234,8 +234,12 @@ class Endpoint:
         parts = [part for start in pages for part in self._read(asked[start : start + size])]
         return np.concatenate([np.asarray(part, np.float64) for part in parts])
 
-    def announce(self, rows: int) -> None:
+    def announce(self, rows: int, *, most: bool = False) -> None:
         """Say what so many rows may cost, before any is asked.
+
+        Args:
+            rows: How many.
+            most: It may be asked about fewer, so that nothing is refused yet.
 
         Raises:
             Refused: It is more than the budget.
@@ -253,7 +257,7 @@ class Endpoint:
         print(f"{told} costs {sure.format(cost)}; {spent:.4g} is spent{limit}", flush=True)
         # Kept answers were paid for out of the same budget, so that all rows have to fit into it.
         left = math.inf if options.budget is None else options.budget * (1 + 1e-9)
-        if cost + spent * (not self._answers.kept) > left:
+        if not most and cost + spent * (not self._answers.kept) > left:
             raise Refused(
                 f"endpoint.budget: {counted(rows, 'row')} cost about {cost:.4g}, more than "
                 f"{options.budget:g}; raise it, or label fewer rows"

@@ -192,19 +192,25 @@ class ForeignPredictor(Predictor):
             return np.zeros((0, self.layout.outputs), np.float32)
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
-    def announce(self, rows: int) -> None:
-        """Say what answers for so many rows may cost, of an endpoint.
+    def announce(self, rows: int, *, most: bool = False) -> None:
+        """Say what answers for so many rows may cost, of an endpoint or of those among several.
 
         Raises:
             Refused: It is more than the budget.
         """
-        if isinstance(self.foreign.runtime, Endpoint):
-            self.foreign.runtime.announce(rows)
+        if isinstance(self.foreign.runtime, Endpoint | Several):
+            self.foreign.runtime.announce(rows, most=most)
 
     def latency(self, rows: int) -> float | None:
-        """Return the seconds that so many rows take an endpoint."""
+        """Return the seconds that so many rows take an endpoint, or those among several."""
         runtime = self.foreign.runtime
-        return runtime.latency(rows) if isinstance(runtime, Endpoint) else None
+        return runtime.latency(rows) if isinstance(runtime, Endpoint | Several) else None
+
+    @property
+    def remote(self) -> bool:
+        """Whether it is an endpoint, or has one among several."""
+        runtime = self.foreign.runtime
+        return isinstance(runtime, Endpoint) or (isinstance(runtime, Several) and runtime.remote)
 
 
 def ask(runtime: Runtime, rows: Block, kind: str) -> NDArray[np.floating[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -23,6 +24,8 @@ SEVERAL = "several"
 """The source that stands for the teachers in the options."""
 RULES = "several.json"
 _CERTAIN = 1e-7
+_TRIED = 16
+"""Rows that are tried where somebody charges for each."""
 
 
 class SeveralOptions(Settings):
@@ -65,7 +68,9 @@ class Several:
         problems = Problems()
         count = len(members)
         if options.shares and (
-            len(options.shares) != count or min(options.shares) < 0 or sum(options.shares) <= 0
+            len(options.shares) != count
+            or not all(0 <= share < math.inf for share in options.shares)
+            or sum(options.shares) <= 0
         ):
             remedy = f"give {count} weights from 0, one a teacher, that are not all 0"
             problems.add("several.shares", options.shares, remedy)
@@ -102,6 +107,7 @@ class Several:
             outputs=wide if self._classes else schema.target.width if schema.target else 0,
             answers="logit" if self._classes else "value",
             parameters=sum(one.spec.parameters for one in members),
+            tried=_TRIED if any(one.remote for one in members) else 256,
         )
 
     @classmethod
@@ -144,29 +150,67 @@ class Several:
 
     def predict(self, rows: Block) -> NDArray[np.float64]:
         """Return logits [B, K], [B, 1] of two classes, or values [B, T]."""
+        if self.options.combine == "route":
+            return self._route(rows)
         answers = self._ask(rows)
         if self.options.combine == "average":
             return self._average(answers)
-        if self.options.combine == "route":
-            labels = rows.labels(self.options.column, missing=None).tolist()
-            chosen = np.array([self.options.routes.get(label, 0) for label in labels])
-        else:
-            chosen = np.stack([_chances(one).max(axis=1) for one in answers]).argmax(axis=0)
+        chosen = np.stack([_chances(one).max(axis=1) for one in answers]).argmax(axis=0)
         return np.stack(answers)[chosen, np.arange(len(chosen))]
 
+    def _route(self, rows: Block) -> NDArray[np.float64]:
+        """Return what the teacher of each row says, who is asked about no other."""
+        labels = rows.labels(self.options.column, missing=None).tolist()
+        chosen = np.array([self.options.routes.get(label, 0) for label in labels])
+        found = np.zeros((len(rows), self.declared.outputs or 1))
+        for place, one in enumerate(self.members):
+            mine = np.flatnonzero(chosen == place)
+            if len(mine):
+                found[mine] = one.logits(one.read(rows.frame.iloc[mine]))
+        return found
+
+    @property
+    def remote(self) -> bool:
+        """Whether one of them is behind an address."""
+        return any(one.remote for one in self.members)
+
+    def announce(self, rows: int, *, most: bool = False) -> None:
+        """Say what those cost that are behind an address.
+
+        Args:
+            rows: How many.
+            most: They may be asked about fewer.
+
+        Raises:
+            Refused: It is more than a budget, and all rows reach that teacher.
+        """
+        for one in self.members:
+            one.announce(rows, most=most or self.options.combine == "route")
+
+    def latency(self, rows: int) -> float | None:
+        """Return the seconds that so many rows take those behind an address; None without one."""
+        found = [one.latency(rows) for one in self.members if one.remote]
+        return sum(seconds for seconds in found if seconds is not None) if found else None
+
     def disagreement(self, rows: Block) -> str:
-        """Say how far apart the teachers are on some rows."""
+        """Say how far apart the teachers are on some rows, and which routes no label takes."""
+        column, lost = self.options.column, ""
+        known = rows.column(column).categories or () if column else ()
+        strange = [label for label in self.options.routes if label not in known]
+        if strange:
+            near = nearest(strange[0], known)
+            lost = f"; {', '.join(map(repr, strange))} in routes is no label of {column!r}: {near}"
         answers = self._ask(rows)
         if not self._classes:
             spread = np.stack(answers).std(axis=0).mean()
-            return f"values of the teachers have a standard deviation of {spread:.3g}"
+            return f"values of the teachers have a standard deviation of {spread:.3g}{lost}"
         chances = np.stack([_chances(one) for one in answers])
         split = (chances.argmax(axis=2) != chances[0].argmax(axis=1)).any(axis=0).mean()
         # Half the sum of differences: the mass that one would have to move to agree.
         far = np.abs(chances - chances.mean(axis=0)).sum(axis=2).mean() / 2
         return (
             f"the {len(answers)} teachers name different classes on {split:.1%} of the rows tried, "
-            f"and their probabilities lie {far:.3f} from their mean (total variation)"
+            f"and their probabilities lie {far:.3f} from their mean (total variation){lost}"
         )
 
     def _ask(self, rows: Block) -> list[NDArray[np.float64]]:
