@@ -19,6 +19,9 @@ from model_samples import (  # pyright: ignore[reportMissingImports]
 from kubestill.runtime.datasets.decode import RawLayout, decode_features
 from kubestill.runtime.datasets.schema import Column, Schema
 from kubestill.runtime.models.export import export_model
+from kubestill.runtime.models.foreign.pt2_file import ExportedProgram
+from kubestill.runtime.models.foreign.runtime import Block
+from kubestill.runtime.models.foreign.spec import Input
 from kubestill.runtime.models.networks import NETWORKS
 from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.models.serve import (
@@ -98,6 +101,11 @@ def test_torch_export_gives_what_the_predictor_gives(
         found = program(torch.from_numpy(raw[:rows])).detach().numpy()
         np.testing.assert_allclose(found, predictor.logits(raw[:rows]), rtol=1e-6, atol=1e-6)
     assert json.loads(extra["model.json"])["task"] == predictor.spec.task
+    # The file comes back as a teacher, without torch's loader.
+    inputs = tuple(Input(name=column.name) for column in predictor.spec.schema.features)
+    back = ExportedProgram(Path(path).read_bytes())
+    found = back.predict(Block(raw, predictor.layout, inputs))
+    np.testing.assert_allclose(found, predictor.logits(raw), rtol=1e-6, atol=1e-6)
 
 
 def test_complex_weights_are_served_by_torch_and_refused_by_onnx(

@@ -17,9 +17,11 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from foreign_samples import dataset, features, table
+from model_samples import make_model
 from torch import Tensor, nn
 from torch.export import Dim
 
+from kubestill.datasets import write_dataset
 from kubestill.errors import CorruptData, InvalidInput
 from kubestill.runtime.base.artifacts import LocalArtifact
 from kubestill.runtime.datasets.decode import decode_features
@@ -31,6 +33,8 @@ from kubestill.runtime.models.foreign.packing import pack
 from kubestill.runtime.models.foreign.pt2_file import ExportedProgram
 from kubestill.runtime.models.foreign.pt2_read import read_program
 from kubestill.runtime.models.foreign.pt2_run import OPERATORS, Runner
+from kubestill.runtime.models.predict import Predictor
+from kubestill.runtime.models.serve import export_torch
 from kubestill.runtime.steps.import_model import import_model
 from kubestill.runtime.steps.label_with_teacher import label_with_teacher
 
@@ -133,16 +137,28 @@ def numbers() -> tuple[nn.Module, tuple[int, ...]]:
 
 def blocks() -> tuple[nn.Module, tuple[int, ...]]:
     def views(x: Tensor, spread: nn.Module, look: nn.Module, last: nn.Module) -> Tensor:
-        with torch.no_grad():  # which torch keeps as a program in the program, if not decomposed
-            scale = x.mean()
-        return last(look(spread(x).flatten(2)) + 0 * scale).softmax(-1)
+        return last(look(spread(x))).softmax(-1)
 
     spread = nn.Sequential(nn.Conv1d(5, 5, 3, padding=1), nn.BatchNorm1d(5), nn.ReLU())
     look = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
     return Of(views, spread, look, nn.Linear(8, 2)), (5, 8)
 
 
-@pytest.mark.parametrize("make", [convolutions, sequences, numbers, blocks])
+def wrapped() -> tuple[nn.Module, tuple[int, ...]]:
+    """Return what torch keeps as programs inside of the program, of the same names."""
+
+    def views(x: Tensor, layer: nn.Module) -> Tensor:
+        with torch.no_grad():
+            mean = x.mean(1, keepdim=True)
+            with torch.autocast("cpu", enabled=False):
+                wide = layer(x).relu()
+        with torch.autocast("cpu", enabled=False):
+            return layer(wide).relu() + mean + mean * 2
+
+    return Of(views, nn.Linear(3, 3)), (3,)
+
+
+@pytest.mark.parametrize("make", [convolutions, sequences, numbers, blocks, wrapped])
 def test_a_program_answers_as_its_module(make: Callable[[], Any]) -> None:
     torch.manual_seed(0)
     module, shape = make()
@@ -292,6 +308,26 @@ def test_a_program_with_several_inputs_reads_a_column_for_each(
     assert np.array_equal(raw, before)
 
 
+@pytest.mark.parametrize("target", ["label", "grade", "later"])
+def test_a_student_of_ours_comes_back(target: str, tmp_path: Path) -> None:
+    frame = features().assign(when=1.7e9 + np.arange(600))  # far from 0: read less an offset
+    frame[target] = frame["when"] + 1e6 if target == "later" else table()[target]
+    made = write_dataset(frame, str(tmp_path / "rows"), target=target)
+    assert made.schema.column("when").offset > 0
+    model = make_model(made.schema, frame, network_args={"hidden": [8]})
+    export_torch(model, str(tmp_path / "model.pt2"))
+    found = brought((tmp_path / "model.pt2").read_bytes(), made, tmp_path)
+    found.write(str(tmp_path / "model"))
+    answers = load_model(str(tmp_path / "model"))(frame)
+    for name, wanted in Predictor(model)(frame).items():
+        if wanted.dtype.kind == "f":
+            np.testing.assert_allclose(
+                answers[name], wanted, rtol=1e-12 if name == target else 1e-6
+            )
+        else:
+            assert (answers[name] == wanted).all()
+
+
 class Counting(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -317,6 +353,11 @@ def branching() -> bytes:
     return exported(Of(chosen), 3)
 
 
+def halved(x: Tensor, layer: nn.Module) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return layer(x)
+
+
 def large(x: Tensor) -> Tensor:
     wide = x.new_zeros((1 << 20, 1)).expand(1 << 20, 1 << 20) + 0
     return x + wide.sum()
@@ -328,6 +369,10 @@ UNFIT: dict[str, tuple[Callable[[], bytes], str]] = {
     "batch norm": (lambda: exported(nn.BatchNorm1d(3).train(), 3), "in training.*model.eval"),
     "state": (lambda: exported(Counting(), 3), "'b_seen'.*is overwritten as the program answers"),
     "branch": (branching, "kind 'graph'.*higher_order.cond.*torch.onnx.export"),
+    "autocast": (
+        lambda: exported(Of(halved, nn.Linear(3, 2)), 3),
+        "wrap_with_autocast.*half precision",
+    ),
     "random": (lambda: exported(Of(torch.rand_like), 3), "rand_like.*only operators"),
     "values": (lambda: exported(Of(lambda x: x + x.sum().long().item()), 3), "item.*only oper"),
     "memory": (lambda: exported(Of(large), 3), "takes more than 2 GiB"),

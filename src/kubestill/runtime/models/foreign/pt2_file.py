@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,8 @@ class ExportedProgram:
                 self._own = Schema.from_json(form["schema"])
         self._whole = len(program.given) == 1 and bool(program.given[0].sizes)
         if self._own is not None:
-            self.declared = declare_own(self._own, program.parameters)
+            own = declare_own(self._own, program.parameters)
+            self.declared = replace(own, output=name)
             self._check_own(width)
             return
         read = math.prod(program.given[0].sizes) if self._whole else None

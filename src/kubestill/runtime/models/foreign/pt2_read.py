@@ -59,6 +59,11 @@ _MEMORY_FORMATS = {
 }
 _STRIDED = 7
 _SYMBOL = re.compile(r"(?:Symbol\('(\w{1,60})'(?:, \w+=\w+)*\)|(\w{1,60}))")
+_NAME = re.compile(r"\w{1,200}")
+_AUTOCAST = "torch.ops.higher_order.wrap_with_autocast"
+_ENABLED = 2
+_WRAPPERS = {"torch.ops.higher_order.wrap_with_set_grad_enabled": 1, _AUTOCAST: 4}
+"""What holds a program as one of its operands, at this place, and computes that one as it is."""
 _FLOATS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 
 
@@ -157,6 +162,12 @@ class _Node(Value):
     outputs: tuple[JsonObject, ...]
 
 
+class _Inner(Value):
+    inputs: tuple[JsonObject, ...]
+    outputs: tuple[JsonObject, ...]
+    nodes: tuple[_Node, ...]
+
+
 class _Graph(Value):
     nodes: tuple[_Node, ...]
     tensor_values: dict[str, _Meta]
@@ -242,14 +253,15 @@ class _Reader:
         told = read_as(_Exported, form, source=names[0], what="program")
         model = names[0].removeprefix("models/").removesuffix(".json")
         graph, signature = told.graph_module.graph, told.graph_module.signature
-        if len(graph.nodes) > MOST_CALLS:
-            raise refuse(f"{len(graph.nodes):,} operations", f"has more than {MOST_CALLS:,}")
         held, scalars, given, ranges = self._inputs(model, told)
-        known = {*held, *scalars, *(one.name for one in given)}
-        if len(known) < len(signature.input_specs):
+        scope: dict[str, Operand] = {}
+        for one in (*held, *scalars, *(one.name for one in given)):
+            _define(one, Name(one), scope)
+        if len(scope) < len(signature.input_specs):
             raise CorruptData(f"{names[0]} gives two inputs one name")
-        calls = tuple(_read_call(one, known) for one in graph.nodes)
-        outputs = _outputs(signature, told.graph_module.module_call_graph, known)
+        calls: list[Call] = []
+        _read_calls(graph.nodes, scope, calls)
+        outputs = _outputs(signature, told.graph_module.module_call_graph, scope)
         spec = self._bytes(_SPEC, LARGEST) if _SPEC in self._members else None
         least = max([1, *(one.min_val or 0 for one in ranges)])
         mosts = [one.max_val for one in ranges if one.max_val is not None]
@@ -259,7 +271,7 @@ class _Reader:
             held=held,
             scalars=scalars,
             given=given,
-            calls=calls,
+            calls=tuple(calls),
             outputs=outputs,
             least=least,
             most=min(mosts) if mosts else None,
@@ -428,24 +440,90 @@ def _read_given(form: JsonObject, graph: _Graph) -> tuple[Given, str]:
     return given, symbol[1] or symbol[2]
 
 
-def _read_call(node: _Node, known: set[str]) -> Call:
-    """Return an operation, every operand of which is known by now; its outputs are from now on."""
-    operands = tuple((one.name, _operand(one.arg, node.target)) for one in node.inputs)
-    if len({name for name, _ in operands}) < len(operands):
-        raise CorruptData(f"{node.target[:80]} gets an argument twice")
-    for _, operand in operands:
-        for one in names_in(operand):
-            if one not in known:
-                raise CorruptData(
-                    f"{node.target[:80]} needs {one!r:.80}, which nothing gave so far"
-                )
-    outputs = tuple(_output(one) for one in node.outputs)
-    for one in outputs:
-        for name in (one,) if isinstance(one, str) else one or ():
-            if name in known:
-                raise CorruptData(f"{node.target[:80]} gives {name!r:.80}, which is there already")
-            known.add(name)
-    return Call(node.target, operands, outputs)
+def _read_calls(
+    nodes: Sequence[_Node], scope: dict[str, Operand], found: list[Call], within: str = ""
+) -> None:
+    """Add operations in their order, those of a program inside of the program among them.
+
+    Args:
+        nodes: As the file has them.
+        scope: What each name means; gains the names of their outputs.
+        found: Gains the operations.
+        within: Begins names that are given inside of the program.
+    """
+    for node in nodes:
+        if node.target in _WRAPPERS:
+            _read_wrapped(node, scope, found)
+            continue
+        if len(found) >= MOST_CALLS:
+            raise refuse(f"more than {MOST_CALLS:,} operations", "is too large to be read here")
+        operands = tuple((one.name, _known(one.arg, scope, node.target)) for one in node.inputs)
+        if len({name for name, _ in operands}) < len(operands):
+            raise CorruptData(f"{node.target[:80]} gets an argument twice")
+        outputs: list[str | None | tuple[str, ...]] = []
+        for one in map(_output, node.outputs):
+            for name in [one] if isinstance(one, str) else one or ():
+                _define(name, Name(within + name), scope)
+            if isinstance(one, tuple):
+                outputs.append(tuple(within + name for name in one))
+            else:
+                outputs.append(None if one is None else within + one)
+        found.append(Call(node.target, operands, tuple(outputs)))
+
+
+def _read_wrapped(node: _Node, scope: dict[str, Operand], found: list[Call]) -> None:
+    """Add the operations of a program that only says how gradients or autocasts are set."""
+    place = _WRAPPERS[node.target]
+    kind, form = _one(node.inputs[place].arg, "program") if place < len(node.inputs) else ("", {})
+    if kind != "as_graph":
+        raise CorruptData(f"{node.target} has no program")
+    if place == _WRAPPERS[_AUTOCAST] and node.inputs[_ENABLED].arg != {"as_bool": False}:
+        raise refuse(
+            node.target, f"computes in half precision; leave torch.autocast out, or {AGAIN}"
+        )
+    inner = read_as(_Inner, form.get("graph"), source=node.target, what="program")
+    given = [_known(one.arg, scope, node.target) for one in node.inputs[place + 1 :]]
+    if len(given) != len(inner.inputs):
+        raise CorruptData(f"{node.target} gives its program {len(given)} operands")
+    inside: dict[str, Operand] = {}
+    for one, value in zip(map(_output, inner.inputs), given, strict=True):
+        _define(one if isinstance(one, str) else "", value, inside)
+    _read_calls(inner.nodes, inside, found, f"{len(found)}:")
+    outputs = [_output(one) for one in node.outputs]
+    flat = [name for one in outputs for name in (one if isinstance(one, tuple) else (one,))]
+    if len(flat) != len(inner.outputs):
+        raise CorruptData(
+            f"{node.target} returns {len(inner.outputs)} values for {len(flat)} names"
+        )
+    for name, one in zip(flat, inner.outputs, strict=True):
+        if name is not None:
+            _define(name, _known(one, inside, node.target), scope)
+
+
+def _define(name: str, value: Operand, scope: dict[str, Operand]) -> None:
+    """Give a value a name."""
+    if not _NAME.fullmatch(name):
+        raise CorruptData(f"the program has the name {name!r:.80}, which is none of torch's")
+    if name in scope:
+        raise CorruptData(f"the program gives {name!r:.80}, which is there already")
+    scope[name] = value
+
+
+def _known(form: object, scope: Mapping[str, Operand], target: str) -> Operand:
+    """Return a value as an operation gets it, what it names being there by now."""
+
+    def resolve(operand: Operand) -> Operand:
+        if isinstance(operand, list):
+            return [resolve(one) for one in operand]
+        if not isinstance(operand, Name):
+            return operand
+        if operand.name not in scope:
+            raise CorruptData(
+                f"{target[:80]} needs {operand.name!r:.80}, which nothing gave so far"
+            )
+        return scope[operand.name]
+
+    return resolve(_operand(form, target))
 
 
 def names_in(operand: Operand) -> list[str]:
@@ -470,7 +548,7 @@ def _output(form: JsonObject) -> str | None | tuple[str, ...]:
 
 
 def _outputs(
-    signature: _Signature, modules: Sequence[_ModuleCall], known: set[str]
+    signature: _Signature, modules: Sequence[_ModuleCall], scope: Mapping[str, Operand]
 ) -> dict[str, str]:
     found: list[str] = []
     for spec in signature.output_specs:
@@ -491,11 +569,11 @@ def _outputs(
             found.append(_tensor_name(form["as_tensor"]))
         else:
             found.append("")  # a number or nothing beside the answers: kept for its place
-    if missing := [one for one in found if one and one not in known]:
+    if missing := [one for one in found if one and not isinstance(scope.get(one), Name)]:
         raise CorruptData(f"the program returns {missing[0]!r:.80}, which nothing gave")
     told = next((one.signature for one in modules if one.fqn == "" and one.signature), None)
     names = _keys(told.out_spec if told else "", len(found)) or found
-    pairs = {name: one for name, one in zip(names, found, strict=True) if one}
+    pairs = {name: scope[one].name for name, one in zip(names, found, strict=True) if one}
     if not pairs:
         raise refuse("no output", "returns no tensor; let forward return the scores")
     return pairs
