@@ -172,7 +172,7 @@ LATER = formatdate(time.time() + 86400, usegmt=True)
         *(http(b"{}", status=f"{status} no") for status in (408, 500, 502, 504, 520, 529)),
         *(
             http(b"{}", f"Retry-After: {asked}", status="429 no")
-            for asked in ("0", "0.1", "-5", "soon", "", formatdate(0, usegmt=True))
+            for asked in ("0", "0.1", "-5", "nan", "soon", "", formatdate(0, usegmt=True))
         ),
     ],
     ids=str,
@@ -195,16 +195,24 @@ def test_what_goes_wrong_once_is_asked_again_in_bounded_time(bad: bytes | None) 
         (http(b"<html>", "Content-Type: text/html"), "it begins with '<html>'", 1),
         (http(b'{"a": NaN}'), "NaN, which is not finite", 1),
         (http(b"no", status="404 no"), "the server answers 404: no", 1),
-        (http(b"Bearer let-me-in-please", status="401 no"), r"refuses; .* 401: Bearer \*\*\*$", 1),
-        (http(b'{"token": "let-me-in-please"}', status="500 no"), r"500: {\"token\": \"\*\*\*", 2),
-        (http(b'{"let-me-in-please": 1, "let-me-in-please": 2}'), r"'\*\*\*' .*twice", 1),
+        (
+            http(b"Bearer let-me-in-please/now", status="401 no"),
+            r"refuses; .* 401: Bearer \*\*\*$",
+            1,
+        ),
+        (
+            http(b'{"token": "let-me-in-please\\/now"}', status="500 no"),
+            r"500: {\"token\": \"\*\*\*",
+            2,
+        ),
+        (http(b'{"let-me-in-please/now": 1, "let-me-in-please\\/now": 2}'), r"'\*\*\*' .*twice", 1),
     ],
     ids=str,
 )
 def test_an_answer_of_no_use_is_told_without_the_token(
     answer: bytes, said: str, asked: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("KUBESTILL_TOKEN", "let-me-in-please")
+    monkeypatch.setenv("KUBESTILL_TOKEN", "let-me-in-please/now")
     client = Client(parallel=1, timeout=5, retries=1, per_second=0, token="KUBESTILL_TOKEN")
     with scripted(answer) as (url, came), pytest.raises(KubestillError, match=said) as caught:
         client.ask(url, b"{}")
@@ -384,6 +392,30 @@ def test_answers_that_were_lost_are_paid_and_refused_ones_are_not(
     with pytest.raises(InvalidInput, match="400"):
         reloaded(server, tmp_path / "model").logits(raw_of(rows, model)[:30])
     assert spent(model) - before == 64 + 2
+
+
+def test_a_budget_that_others_spend_meanwhile_ends_the_step_with_what_is_paid_kept(
+    server: Fake, rows: Dataset, tmp_path: Path
+) -> None:
+    asked = {"price_per_row": 1.0, "parallel": 1, "budget": 94, "answers": str(tmp_path / "kept")}
+    model = found(server, rows, tmp_path / "model", **asked)
+    assert spent(model) == 24
+    answer = server.answer
+
+    def shared(body: dict[str, Any]) -> dict[str, Any]:
+        if len(server.prompts) == 10:
+            model.foreign.runtime._answers.spend(30.0)  # pyright: ignore
+        return answer(body)
+
+    server.answer = shared  # pyright: ignore
+    with pytest.raises(Refused, match="94 is what the teacher may cost"):
+        model.logits(raw_of(rows, model))
+    told = len(server.prompts)
+    assert spent(model) == 24 + 30 + told <= 94
+    server.answer = answer
+    model = found(server, rows, tmp_path / "more", **asked | {"budget": 1000})
+    model.logits(raw_of(rows, model))
+    assert len(server.prompts) == rows.rows - (told - 4) + 4
 
 
 def test_another_model_at_the_address_does_not_get_the_kept_answers(

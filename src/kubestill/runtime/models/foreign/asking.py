@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import threading
@@ -165,7 +166,7 @@ class Client:
                 "a time (endpoint.rows_per_request)"
             )
         if len(token) >= _SHORT:  # which a server may repeat
-            content = content.replace(token.encode(), b"***")
+            content = content.replace(token.encode(), b"***").replace(_escaped(token), b"***")
         try:
             return parse_json(content, source=url, what="JSON answer")
         except CorruptData as error:
@@ -204,14 +205,22 @@ _UNSENT = (NewConnectionError, ConnectTimeoutError)
 
 def _said(answer: _Answer, token: str) -> str:
     """Return the beginning of an answer for people, without the token that a server may repeat."""
-    text = answer.content[:4096].decode(errors="replace").strip()
-    return redact(text.replace(token, "***") if token else text)[:300]
+    content = answer.content[:4096]
+    if token:
+        content = content.replace(token.encode(), b"***").replace(_escaped(token), b"***")
+    return redact(content.decode(errors="replace").strip())[:300]
+
+
+def _escaped(token: str) -> bytes:
+    """Return a token as some servers write it in JSON."""
+    return token.replace("/", "\\/").encode()
 
 
 def _parse_wait(asked: str | None) -> float | None:
     """Return the seconds of a Retry-After, which are a number or a date; None of anything else."""
     try:
-        return max(float(asked or ""), 0.0)
+        seconds = float(asked or "")
+        return None if math.isnan(seconds) else max(seconds, 0.0)
     except ValueError:
         pass
     try:

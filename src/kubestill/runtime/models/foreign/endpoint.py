@@ -364,7 +364,11 @@ class Endpoint:
                         most = max(1, 2 * most if now - counted_at < _AHEAD else most // 2)
                         paid = min(most, len(missing))
                         some = sum(expected[place] for place in islice(missing, paid))
-                        self._answers.spend(some - unspent)
+                        try:
+                            self._answers.spend(some - unspent)
+                        except Refused as error:  # others spend as well
+                            failure, paid = error, 0
+                            break
                         counted_at, unspent = now, 0.0
                     place = missing.popleft()
                     waiting[pool.submit(self._ask, asked[place])] = place
@@ -383,8 +387,8 @@ class Endpoint:
                 if failure is not None:
                     unspent += sum(expected[place] for place in islice(missing, paid))
                     missing.clear()
-                    paid = 0
         finally:
+            unspent += sum(expected[place] for place in islice(missing, paid))
             page.version = self._version
             self._answers.write(page, whole=True)
             self._answers.spend(-unspent)
