@@ -47,8 +47,8 @@ def import_model(
         classes: Class labels in the order of the model's outputs; only for files that do not name
             them.
         output: `logit`, `probability` or `value`; `auto` reads it from the file.
-        settings: `categories`, `output_name`, `args`, `weights`, `endpoint` and `several`; see
-            docs/settings.md.
+        settings: `categories`, `missing`, `output_name`, `args`, `weights`, `endpoint` and
+            `several`; see docs/settings.md.
 
     Returns:
         model: The model: its own file, and a description that binds it to columns and classes.

@@ -25,6 +25,7 @@ import importlib
 import importlib.util
 import io
 import json
+import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -299,7 +300,8 @@ def _write_teacher(model: Any, folder: str) -> tuple[str, dict[str, Any]]:
     """Write a fitted model in its library's own format, under a name made of its content.
 
     Returns:
-        The path, and what the file does not say: the classes of LightGBM's classifiers.
+        The path, and what the file does not say: the classes of LightGBM's classifiers, and which
+        number is missing to a wrapper of XGBoost.
     """
     library, told = type(model).__module__.partition(".")[0], {}
     if library == "lightgbm":
@@ -307,8 +309,16 @@ def _write_teacher(model: Any, folder: str) -> tuple[str, dict[str, Any]]:
         if hasattr(model, "classes_"):
             told = {"classes": model.classes_.tolist()}
     elif library == "xgboost":
-        booster = model.get_booster() if hasattr(model, "get_booster") else model
-        packed = bytes(booster.save_raw("json"))
+        missing = getattr(model, "missing", None)
+        if missing is not None and math.isfinite(missing):
+            told = {"missing": float(missing)}
+        if not hasattr(model, "get_booster"):
+            packed = bytes(model.save_raw("json"))
+        else:  # whose own file says that the best round of early stopping answers
+            with tempfile.TemporaryDirectory(prefix="kubestill-teacher-") as scratch:
+                model.save_model(os.path.join(scratch, "model.json"))
+                with open(os.path.join(scratch, "model.json"), "rb") as file:
+                    packed = file.read()
     elif library == "catboost":
         with tempfile.TemporaryDirectory(prefix="kubestill-teacher-") as scratch:
             model.save_model(os.path.join(scratch, "model"))

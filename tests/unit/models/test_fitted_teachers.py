@@ -16,6 +16,8 @@ from sklearn.ensemble import RandomForestClassifier
 from kubestill.api import _write_teacher
 from kubestill.errors import InvalidInput
 from kubestill.local import typed_modules
+from kubestill.runtime.base.settings import validate
+from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.foreign.bring import bring
 from kubestill.runtime.models.foreign.match import Options
 
@@ -56,6 +58,64 @@ def test_a_fitted_model_is_written_in_its_own_format(kind: str, tmp_path: Path) 
     if hasattr(model, "predict_proba"):
         truth = pd.DataFrame(model.predict_proba(rows[NUMBERS]), columns=["p_bad", "p_ok"])
         np.testing.assert_allclose(answers[["p_bad", "p_ok"]], truth.clip(1e-7, 1), atol=1e-6)
+
+
+def marked(mark: float) -> pd.DataFrame:
+    """Return the rows with a number in place of some, beside those that are NaN."""
+    rows = table()
+    return rows.assign(amount=rows["amount"].mask(np.arange(len(rows)) % 3 == 0, mark))
+
+
+@pytest.mark.parametrize(
+    ("mark", "booster"), [(-999.0, "gbtree"), (0.0, "dart"), (-999.0, "gblinear")]
+)
+def test_what_is_missing_to_a_wrapper_of_xgboost_is_missing_here(
+    mark: float, booster: str, tmp_path: Path
+) -> None:
+    rows, coded = marked(mark), booster != "gblinear"
+    given = rows[["amount", "shop"]].astype({"shop": "category"}) if coded else rows[["amount"]]
+    kind = {"enable_categorical": coded, "booster": booster, "n_jobs": 1}
+    model = xgboost.XGBRegressor(n_estimators=8, missing=mark, **kind).fit(given, rows["price"])
+    path, told = _write_teacher(model, str(tmp_path))
+    assert told == {"missing": mark}
+    filled = dataset(tmp_path / "rows", "price", rows)
+    found = bring(path, filled, Options(**told))
+    assert found is not None
+    assert not [note for note in found.notes if "missing" in note]
+    found.write(str(tmp_path / "model"))
+    expected = model.predict(given)
+    said = load_model(str(tmp_path / "model"))(rows)["prediction"]
+    np.testing.assert_allclose(said, expected, rtol=1e-5, atol=1e-6)
+    unsaid = bring(path, filled, Options())
+    assert unsaid is not None
+    assert np.abs(unsaid.predictor(rows)["prediction"] - expected).max() > 0.01
+    looked = "'amount' hold -999, which is read as a number"
+    assert [note for note in unsaid.notes if looked in note] == list(unsaid.notes)[: mark != 0]
+
+
+def test_a_wrapper_of_xgboost_answers_with_the_best_round_of_early_stopping(tmp_path: Path) -> None:
+    rows, price = features()[["amount"]], table()["price"]
+    model = xgboost.XGBRegressor(n_estimators=60, early_stopping_rounds=2, n_jobs=1)
+    model.fit(rows[:400], price[:400], eval_set=[(rows[400:], price[400:])], verbose=False)
+    assert model.best_iteration + 1 < model.get_booster().num_boosted_rounds()
+    path, told = _write_teacher(model, str(tmp_path))
+    found = bring(path, dataset(tmp_path / "rows", "price"), Options(**told))
+    assert found is not None
+    said = found.predictor(features())["prediction"]
+    np.testing.assert_allclose(said, model.predict(rows), rtol=1e-5, atol=1e-6)
+
+
+def test_what_another_kind_of_teacher_is_told_is_refused(tmp_path: Path) -> None:
+    model, options = fitted("booster")
+    path, _ = _write_teacher(model, str(tmp_path))
+    told = Options(**options, missing=-1, args={"limit": 2}, weights="w.bin")
+    with pytest.raises(InvalidInput) as caught:
+        bring(path, dataset(tmp_path / "rows"), told)
+    said = [(one.field, one.remedy) for one in caught.value.problems]
+    assert [field for field, _ in said] == ["missing", "args", "weights"]
+    assert all("and this is lightgbm" in remedy for _, remedy in said)
+    with pytest.raises(InvalidInput, match="missing = inf"):
+        validate(Options, {"missing": float("inf")})
 
 
 def test_anything_else_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ LightGBM's text, XGBoost's JSON or UBJSON, and CatBoost's binary, which is a fla
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +20,8 @@ from numpy.typing import NDArray
 from kubestill.errors import CorruptData, InvalidInput, Problem, Problems
 from kubestill.runtime.base.values import parse_json
 from kubestill.runtime.datasets.columns import label_strings
-from kubestill.runtime.models.foreign.runtime import Block, Declared, need
+from kubestill.runtime.models.foreign.runtime import Block, Declared, need, spell
+from kubestill.runtime.models.foreign.spec import Input, Spelling
 
 
 class LightGbm:
@@ -167,7 +170,8 @@ def _check_tree(tree: dict[str, str], features: int) -> int:
 class XgBoost:
     """What `Booster.save_model` of XGBoost writes."""
 
-    def __init__(self, content: bytes):
+    def __init__(self, content: bytes, missing: Any = None):
+        """Load it; `missing` is a number that counts as missing, as NaN does."""
         xgboost = need("xgboost", "xgboost")
         self._xgboost: Any = xgboost
         self._booster: Any = xgboost.Booster()
@@ -185,7 +189,8 @@ class XgBoost:
             # scikit-learn's wrapper answers with the best of early stopping; a Booster with all.
             best = told.get("best_iteration") if "scikit_learn" in told else None
             self._rounds = (0, int(best) + 1 if best and booster != "gblinear" else 0)
-        except (xgboost.core.XGBoostError, KeyError, ValueError) as error:
+            self._missing = float("nan" if missing is None else missing)
+        except (xgboost.core.XGBoostError, KeyError, TypeError, ValueError) as error:
             said = str(error).partition("\nStack trace")[0]
             raise CorruptData(f"this is no whole XGBoost model: {said}") from error
         if objective == "binary:hinge":
@@ -223,7 +228,10 @@ class XgBoost:
         """Return margins of classes, or values."""
         if self._linear:
             matrix = self._xgboost.DMatrix(
-                rows.matrix, feature_names=self._booster.feature_names, nthread=1
+                rows.matrix,
+                missing=self._missing,
+                feature_names=self._booster.feature_names,
+                nthread=1,
             )
             return self._booster.predict(matrix, output_margin=self._margin)
         told = "margin" if self._margin else "value"
@@ -232,6 +240,7 @@ class XgBoost:
             iteration_range=self._rounds,
             predict_type=told,
             validate_features=False,
+            missing=self._missing,
         )
 
 
@@ -249,6 +258,16 @@ def _count_nodes(content: bytes) -> int:
 
 _LOGIT = ("Logloss", "CrossEntropy", "MultiClass")
 _VALUE = ("RMSE", "MAE", "MAPE", "Quantile", "Expectile", "Huber", "Lq", "MultiRMSE")
+
+
+_STRANGE = "\x1f no label of anybody's \x1f"
+_PROBED = 32
+"""Labels of a column that a model is asked about."""
+_REMEDY = (
+    "import the column as 'categorical' from rows that spell it as it was when the model was fitted"
+)
+_GAPS = ("nan", "NaN", "None", "<NA>", "", "NA", "missing")
+"""What people and libraries write for a missing label."""
 
 
 class CatBoost:
@@ -274,6 +293,7 @@ class CatBoost:
         problems.raise_if_any()
         self._names: list[str] = list(self._model.feature_names_)
         self._coded = frozenset(self._model.get_cat_feature_indices())
+        self._error: type[Exception] = catboost.CatBoostError
         named = self._names != [str(place) for place in range(len(self._names))]
         classes = label_strings(pa.array(list(self._model.classes_))).to_pylist()
         # One for each class, two classes included, where the loss is that of several.
@@ -293,20 +313,104 @@ class CatBoost:
 
     def predict(self, rows: Block) -> NDArray[Any]:
         """Return raw values: logits of classes, or predictions."""
+        return self._ask(self._columns(rows))
+
+    def find_spellings(self, rows: Block) -> tuple[tuple[Input, ...], list[str]]:
+        """Find out how categories were spelled when the model was fitted, by what it answers.
+
+        Its file keeps hashes of them. A label that it knows moves its answers away from those that
+        it gives for a label that nobody has.
+
+        Args:
+            rows: Some, for the other columns of a question.
+
+        Returns:
+            The inputs with the spellings found, and what a reader should know.
+        """
+        columns = self._columns(rows)
+        found, notes, read = dict(rows.inputs), list[str](), self._read()
+        for place, (given, name) in enumerate(zip(rows.names, self._names, strict=True)):
+            kind = rows.column(given).kind
+            if place not in read or kind == "text":
+                continue
+            held: Any = columns[name].categories
+            labels = ["0", "1"] if kind == "boolean" else [one for one in held if one != "nan"]
+            told, note = self._find_spelling(name, labels, columns)
+            found[given] = replace(found[given], **told)
+            notes += [f"column {given!r} {note}"] * bool(note)
+        return tuple(found.values()), notes
+
+    def _find_spelling(
+        self, name: str, labels: Sequence[str], columns: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], str]:
+        """Return what to change of an input whose dataset has these labels, and a note."""
+        few = labels[:_PROBED]
+        shown = ", ".join(map(repr, few[:3]))
+        spellings = {one: [spell(label, one) for label in few] for one in get_args(Spelling)[1:]}
+        known = self._known(name, {*few, *_GAPS}.union(*spellings.values()), columns)
+        gaps = [word for word in _GAPS if word not in labels and word in known]
+        told = {"missing": gaps[0]} if len(gaps) == 1 and gaps != ["nan"] else {}
+        others: list[Spelling] = []
+        doubted = False
+        for spelling, spelled in spellings.items():
+            pairs = [pair for pair in zip(few, spelled, strict=True) if pair[0] != pair[1]]
+            same = len({spell(label, spelling) for label in labels}) < len(labels)
+            if not same and any(other in known for _, other in pairs):
+                others.append(spelling)
+                doubted |= any(label in known for label, _ in pairs)
+        if len(others) == 1 and not doubted:
+            as_known = ", ".join(map(repr, spellings[others[0]][:3]))
+            note = f"is read as {as_known}, which the model knows; it does not know {shown}"
+            return told | {"spelling": others[0]}, note
+        if others:
+            also = ", ".join(repr(spellings[one][-1]) for one in others)
+            return told, f"is read as {shown}, and the model also knows {also}: {_REMEDY}"
+        if few and not known.intersection(few):
+            return told, (
+                f"is read as {shown}, and the model answers as to labels that it has never seen: "
+                f"{_REMEDY}"
+            )
+        if told:
+            return told, f"has its missing labels read as {gaps[0]!r}, as the model knows them"
+        return told, ""
+
+    def _known(self, name: str, labels: Collection[str], columns: Mapping[str, Any]) -> set[str]:
+        """Return those labels of a column that are answered otherwise than one that nobody has."""
         import pandas as pd
 
+        asked = [_STRANGE, *labels]
+        rows = pd.DataFrame(columns)
+        many = rows.iloc[np.tile(np.arange(len(rows)), len(asked))]
+        answers = self._ask(many.assign(**{name: np.repeat(asked, len(rows))}))
+        strange, *found = answers.reshape(len(asked), -1)
+        return {
+            label
+            for label, answer in zip(labels, found, strict=True)
+            if not np.allclose(answer, strange, rtol=1e-9, atol=1e-12)
+        }
+
+    def _read(self) -> set[int]:
+        """Return the columns that answers depend on, as far as the file says."""
+        try:
+            found = self._model.get_feature_importance(thread_count=1)
+        except self._error:
+            return set(self._coded)
+        return {*self._coded} & {*np.flatnonzero(found).tolist()}
+
+    def _columns(self, rows: Block) -> dict[str, Any]:
         columns: dict[str, Any] = {}
         for place, (given, name) in enumerate(zip(rows.names, self._names, strict=True)):
             if place not in self._coded:
                 columns[name] = rows.numbers(given)
-            elif rows.column(given).kind == "categorical":
-                columns[name] = rows.categorical(given, missing="nan")
             elif rows.column(given).kind == "text":
                 columns[name] = rows.labels(given, missing="nan")
             else:
-                # A whole number is a category by its digits.
-                values = rows.numbers(given).tolist()
-                columns[name] = [f"{one:.0f}" if one % 1 == 0 else str(one) for one in values]
+                columns[name] = rows.categorical(given)
+        return columns
+
+    def _ask(self, columns: Any) -> NDArray[Any]:
+        import pandas as pd
+
         # One thread: blocks are computed side by side.
         return self._model.predict(
             pd.DataFrame(columns), prediction_type="RawFormulaVal", thread_count=1

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,7 @@ from kubestill.runtime.datasets.columns import label_strings
 from kubestill.runtime.datasets.decode import RawLayout, decode_features
 from kubestill.runtime.datasets.manifest import Dataset
 from kubestill.runtime.models.export import copy_model, load_model
+from kubestill.runtime.models.foreign.boosters import CatBoost
 from kubestill.runtime.models.foreign.endpoint import (
     PROBED,
     Endpoint,
@@ -50,6 +52,9 @@ from kubestill.runtime.models.resolve import source_digest
 from kubestill.runtime.stores import open_store, split_uri
 from kubestill.runtime.stores.files import write_file
 
+_PROBED = 64
+"""Rows with which CatBoost is asked what it knows."""
+_SENTINELS = (-99.0, -999.0, -9999.0, -99999.0, -999999.0, 999.0, 9999.0, 99999.0, 999999.0)
 _IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
@@ -119,7 +124,7 @@ def bring(
             kind,
             content,
             factory=factory,
-            args=options.args,
+            args=_arguments(options),
             output=options.output_name,
             vouched=True,
             trust=trust,
@@ -137,6 +142,13 @@ def bring(
     if kind in ("onnx", "pt2") and b"DynamicQuantizeLinear" not in content:
         half = ask(runtime, Block(rows[: len(rows) // 2 + 1], layout, matched.inputs), kind)
         _check_by_row(outputs, half)
+    if isinstance(runtime, CatBoost):
+        inputs, told = runtime.find_spellings(Block(rows[:_PROBED], layout, matched.inputs))
+        matched = replace(matched, inputs=inputs)
+        outputs = ask(runtime, Block(rows, layout, inputs), kind)
+        notes += told
+    if kind == "xgboost" and options.missing is None:
+        notes += _note_sentinels(rows, layout)
     if isinstance(runtime, Endpoint):
         content = runtime.seal(Block(rows[:PROBED], layout, matched.inputs))
     if isinstance(runtime, Several):
@@ -218,7 +230,41 @@ def _check_meant(kind: Format, options: Options) -> None:
     if kind != "several" and options.several != SeveralOptions():
         remedy = f"goes with the source {SEVERAL!r}, and this is {kind}; leave it out"
         problems.add("several", options.several, remedy)
+    if kind != "xgboost" and options.missing is not None:
+        remedy = f"is for XGBoost, and this is {kind}; leave it out"
+        problems.add("missing", options.missing, remedy)
+    for field in ("args", "weights"):
+        told = getattr(options, field)
+        if kind != "python" and told:
+            remedy = f"is for a class of your own, and this is {kind}; leave it out"
+            problems.add(field, told, remedy)
     problems.raise_if_any()
+
+
+def _arguments(options: Options) -> dict[str, Any]:
+    """Return what a runtime is told besides its file."""
+    told = {} if options.missing is None else {"missing": options.missing}
+    return options.args | told
+
+
+def _note_sentinels(rows: NDArray[np.float32], layout: RawLayout) -> list[str]:
+    """Note numbers that look like missing values, which no file of XGBoost's says."""
+    found: dict[float, list[str]] = {}
+    for column in layout.features:
+        if column.kind == "numeric":
+            numbers = rows[:, layout.slices[column.name].start].astype(np.float64) + column.offset
+            for mark in _SENTINELS:
+                at_an_end = mark in (
+                    np.nanmin(numbers, initial=mark),
+                    np.nanmax(numbers, initial=mark),
+                )
+                if at_an_end and (numbers == mark).sum() > len(numbers) // 100:
+                    found.setdefault(mark, []).append(column.name)
+    return [
+        f"{', '.join(map(repr, names[:5]))} hold {mark:g}, which is read as a number: if the model "
+        f"was fitted with missing={mark:g}, say so (`missing`), since its file does not"
+        for mark, names in found.items()
+    ]
 
 
 def _find_file(source: str, options: Options) -> tuple[Format, str, bytes] | None:
@@ -325,7 +371,7 @@ def _describe(
         raise InvalidInput([Problem("model", f"{outputs.shape[1]} numbers for a row", remedy)])
     return ForeignSpec(
         schema=matched.schema,
-        network={"factory": factory or kind, "args": dict(options.args), "source": source},
+        network={"factory": factory or kind, "args": _arguments(options), "source": source},
         encoder={},
         decoder={},
         parameters=runtime.declared.parameters,

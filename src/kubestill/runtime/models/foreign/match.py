@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import pyarrow as pa
+from pydantic import Field
 
 from kubestill.errors import Problems, nearest_of
 from kubestill.runtime.base.settings import Settings
@@ -37,6 +38,9 @@ class Options(Settings):
     of numbers."""
     categories: dict[str, list[Any]] = {}
     """Labels by column, in the order of the codes 0, 1, ... that the model was fitted on."""
+    missing: float | None = Field(default=None, allow_inf_nan=False)
+    """Number that stood for a missing value where XGBoost was fitted, as its own `missing=-999`
+    says; no file keeps it. NaN is missing either way."""
     args: dict[str, Any] = {}
     """Keyword arguments of a teacher given by import path."""
     weights: str = ""

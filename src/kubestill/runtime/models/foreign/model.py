@@ -64,7 +64,7 @@ def open_runtime(
         kind: The format of its file.
         content: Of that file.
         factory: Import path of a teacher of the user's own, or the address of an endpoint.
-        args: Its arguments.
+        args: Its arguments, or what a user said that the file does not.
         output: Name of the output to read.
         vouched: The user typed the import path.
         trust: Packages that the caller vouches for.
@@ -78,7 +78,7 @@ def open_runtime(
     if kind == "lightgbm":
         return LightGbm(content)
     if kind == "xgboost":
-        return XgBoost(content)
+        return XgBoost(content, (args or {}).get("missing"))
     if kind == "catboost":
         return CatBoost(content)
     if kind == "onnx":

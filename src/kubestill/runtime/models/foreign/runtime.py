@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +18,7 @@ from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.datasets.decode import RawLayout
 from kubestill.runtime.datasets.schema import Column, Schema, TextForm
 from kubestill.runtime.datasets.text import PADDING, packed_texts
-from kubestill.runtime.models.foreign.spec import Answers, Input
+from kubestill.runtime.models.foreign.spec import Answers, Input, Spelling
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,6 +102,7 @@ class Block:
         self._raw, self._layout = _as_given(raw, layout), layout
         self._codes = {one.name: one.codes for one in inputs if one.codes is not None}
         self._decimal = [one.name for one in inputs if one.decimal]
+        self.inputs = {one.name: one for one in inputs}
         self._wide = False
 
     def in_float64(self) -> Block:
@@ -170,16 +172,26 @@ class Block:
         lookup = np.array([*categories, missing], dtype=object)
         return lookup[_places(self._raw[:, self._layout.slices[name].start])]
 
-    def categorical(self, name: str, missing: str) -> pd.Categorical:
-        """Return a categorical column as its labels [B], each of which is there once."""
+    def categorical(self, name: str) -> pd.Categorical:
+        """Return a column as labels [B], each of which is there once, in the model's spelling."""
         import pandas as pd
 
-        labels = list(self._layout.schema.column(name).categories or ())
-        if missing not in labels:
-            labels.append(missing)
-        places = _places(self._raw[:, self._layout.slices[name].start])
+        one, column = self.inputs[name], self.column(name)
+        if column.kind == "categorical":
+            labels = list(column.categories or ())
+            places = _places(self._raw[:, self._layout.slices[name].start])
+        else:
+            # A whole number is a category by its digits.
+            numbers, places = np.unique(self.numbers(name), return_inverse=True)
+            labels = [
+                f"{number:.0f}" if number % 1 == 0 else str(number) for number in numbers.tolist()
+            ]
+            places = np.where(np.isnan(numbers)[places], -1, places)
+        labels = [spell(label, one.spelling) for label in labels]
+        if one.missing not in labels:
+            labels.append(one.missing)
         return pd.Categorical.from_codes(
-            np.where(places < 0, labels.index(missing), places), categories=labels
+            np.where(places < 0, labels.index(one.missing), places), categories=labels
         )
 
     @cached_property
@@ -246,6 +258,24 @@ def _decimals(
 
 def _places(codes: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
     return np.where(np.isnan(codes), -1, codes).astype(np.int64)
+
+
+_TRUTHS = {
+    **{"1": ("0", "1"), "1.0": ("0.0", "1.0")},
+    **{"True": ("False", "True"), "true": ("false", "true")},
+    **{"TRUE": ("FALSE", "TRUE"), "yes": ("no", "yes"), "Yes": ("No", "Yes"), "YES": ("NO", "YES")},
+    **{"y": ("n", "y"), "Y": ("N", "Y"), "t": ("f", "t"), "T": ("F", "T")},
+}
+
+
+def spell(label: str, spelling: Spelling) -> str:
+    """Return a label of a dataset as a model was given it."""
+    if not spelling:
+        return label
+    no, yes = _TRUTHS[spelling]
+    if spelling == "1.0" and re.fullmatch(r"-?\d+", label):
+        return f"{label}.0"
+    return {"0": no, "false": no, "1": yes, "true": yes}.get(label, label)
 
 
 def need(module: str, kind: str, *, extra: str = "teachers") -> ModuleType:

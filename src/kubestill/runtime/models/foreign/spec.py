@@ -25,6 +25,9 @@ Format = Literal[
     "several",
 ]
 """Of the file beside `model.json`."""
+Spelling = Literal["", "1", "1.0", "True", "true", "TRUE", "yes", "Yes", "YES", "y", "Y", "t", "T"]
+"""How a model was given truth values, by its word for what is true; `1.0` is also of whole numbers.
+Empty: as the labels of a dataset are, and by digits where it holds numbers or truth values."""
 Answers = Literal["logit", "probability", "value"]
 """What a model puts out: logits or probabilities of classes, or values in target units."""
 
@@ -40,6 +43,10 @@ class Input:
     decimal: bool = False
     """Whether the numbers of the column have seven digits at most, and are read as they were
     written and not as float32 holds them."""
+    spelling: Spelling = ""
+    """Of its labels, where the model knows them by text."""
+    missing: str = "nan"
+    """Text of a missing label."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +84,8 @@ class ForeignSpec(ModelSpec):
                 {"name": one.name}
                 | ({"codes": list(one.codes)} if one.codes is not None else {})
                 | ({"decimal": True} if one.decimal else {})
+                | ({"spelling": one.spelling} if one.spelling else {})
+                | ({"missing": one.missing} if one.missing != "nan" else {})
                 for one in self.inputs
             ],
             "order": list(self.order),
