@@ -259,10 +259,23 @@ class Fault:
 
 
 class FaultProxy:
-    """An HTTP proxy in front of a server, whose `faults` are used up in order; see `Fault`."""
+    """An HTTP proxy in front of a server, whose `faults` are used up in order; see `Fault`.
 
-    def __init__(self, upstream: str):
+    Args:
+        upstream: Address of the server.
+        address: At which it listens.
+        within: Calls what listens, in another network say.
+    """
+
+    def __init__(
+        self,
+        upstream: str,
+        *,
+        address: str = "127.0.0.1",
+        within: Callable[[Callable[[], Any]], Any] = lambda act: act(),
+    ):
         self.upstream = urlsplit(upstream).netloc
+        self.address, self._within = address, within
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
         self.resumed = threading.Event()
@@ -274,14 +287,15 @@ class FaultProxy:
     @property
     def host(self) -> str:
         """The address to use instead of the server's."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://{self.address}:{self._port}"
 
     def start(self) -> None:
         """Listen (again)."""
         if self._server is not None:
             return
-        self._server = _Server(self, self._port)
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        server: _Server = self._within(lambda: _Server(self, self._port))
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        self._server = server
 
     def stop(self) -> None:
         """Refuse connections from now on, and break those that are open."""
@@ -331,7 +345,7 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, proxy: FaultProxy, port: int):
         self.proxy = proxy
         self._open: set[socket.socket] = set()
-        super().__init__(("127.0.0.1", port), _Handler)
+        super().__init__((proxy.address, port), _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self._open.add(request)

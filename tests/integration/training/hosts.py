@@ -6,13 +6,18 @@ side, as behind a switch that has failed; its processes go on.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
-from collections.abc import Generator, Mapping
+import threading
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+BEHIND = "10.77.0.254"
+"""What is behind the switch, for all hosts."""
 _NAMESPACES = ("--net", "--mount", "--uts")
 _STARTED = "started"
 
@@ -59,7 +64,10 @@ class Switch:
         lines = ["127.0.0.1 localhost", *(f"{at} {name}" for name, at in names.items())]
         self._names = names
         (folder / "names").write_text("\n".join(lines))
-        self._process = self._hold("ip link add switch type bridge && ip link set switch up")
+        self._process = self._hold(
+            f"ip link add switch type bridge && ip address add {BEHIND}/24 dev switch && "
+            "ip link set switch up"
+        )
 
     def add(self, name: str) -> Host:
         """Start a host, with an empty disk."""
@@ -80,6 +88,21 @@ class Switch:
         up = f"ip address add {self._names[name]}/24 dev eth0 && ip link set eth0 up"
         subprocess.run([*network, up], check=True)
         return Host(name, disk, process, self._process, port)
+
+    def within(self, act: Callable[[], Any]) -> Any:
+        """Call something that opens sockets: they stay behind the switch, at `BEHIND`."""
+        results: list[Any] = []
+
+        def enter() -> None:
+            with open(f"/proc/{self._process}/ns/net") as network:
+                if ctypes.CDLL(None, use_errno=True).setns(network.fileno(), 0):
+                    raise OSError(ctypes.get_errno(), "setns")
+            results.append(act())
+
+        thread = threading.Thread(target=enter)
+        thread.start()
+        thread.join()
+        return results[0]
 
     def _hold(self, setup: str) -> int:
         """Start a process in namespaces of its own, set them up, and return its id."""

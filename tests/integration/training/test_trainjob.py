@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 from chaos import digest
-from hosts import Host, Switch, on_switch, why_no_hosts
+from hosts import BEHIND, Host, Switch, on_switch, why_no_hosts
 from test_elastic import AGAIN, CHAOS, SHARED, teach
 from test_restarts import PARAMETERS, command
 
+from emulators import FaultProxy
 from kubestill.errors import ClusterError, InvalidInput
 from kubestill.runtime.checkpoints.checkpointer import Checkpointer
 from kubestill.runtime.checkpoints.place import Place, resolve_place
@@ -632,13 +633,22 @@ def test_two_pods_give_the_bits_of_one_process(
     ids=["first, replaced", "first, back", "second, replaced", "second, back"],
 )
 def test_a_pod_whose_host_is_cut_off(
-    data: Path, tmp_path: Path, trainer: Trainer, lost: int, back: bool
+    data: Path, tmp_path: Path, trainer: Trainer, gcs: Any, lost: int, back: bool
 ) -> None:
     disk = tmp_path / "near"
     with on_switch(HOSTS, disk, tmp_path) as switch:
+        bucket = FaultProxy(gcs.emulator.host, address=BEHIND, within=switch.within)
         trainer.controller = pods = CutOff(tmp_path, switch, lost, back)
         near = {"near": str(disk), "near_seconds": 0.05, "recovery_seconds": 600.0}
-        said = train_on_two_pods(data, tmp_path, checkpoints=near, rank_timeout=2.0)
+        said = train_on_two_pods(
+            data,
+            tmp_path,
+            gcs.uri,
+            trainjob={"env": {"STORAGE_EMULATOR_HOST": bucket.host}},
+            checkpoints=near,
+            rank_timeout=2.0,
+        )
+        bucket.stop()
     missed = "RankLost: a process of another pod did not take part for 2 s, the setting rank_timeo"
     for index in {1 - lost, int(back) * lost}:
         assert f"{missed}ut: {AGAIN}" in pods.said(index)
@@ -648,19 +658,19 @@ def test_a_pod_whose_host_is_cut_off(
     assert (received in said) == (not back)
 
 
-def train_on_two_pods(data: Path, root: Path, **settings: Any) -> str:
+def train_on_two_pods(data: Path, root: Path, uri: str = "", **settings: Any) -> str:
     """Run a step to its end and return what it said; its bits are those of one process."""
     task = root / "run" / "task"
     task.mkdir(parents=True)
-    shared = {**SHARED, "milestone_every": 12.0}
+    shared = {**SHARED, "milestone_every": 8.0}
     given = {**shared, "nodes": 2, "log_seconds": 0.02, **settings}
-    step = command(data, task, epochs=12.0, settings=given)
+    step = command(data, task, epochs=8.0, checkpoint_uri=uri, settings=given)
     done = subprocess.run(step, capture_output=True, text=True, timeout=200)
     said = done.stdout + done.stderr
     assert done.returncode == 0, said + (root / "pod-1").read_text()
     assert "2 processes of 2 pods share 2 micro-batches a step" in said
     assert "stopped: budget" in said, "the log of rank 0 is the step's own"
     assert "its result is adopted" in said
-    teach(data, root, **{**PARAMETERS, "epochs": 12.0}, settings=shared)
+    teach(data, root, **{**PARAMETERS, "epochs": 8.0}, settings=shared)
     assert digest(task) == digest(root)
     return said
