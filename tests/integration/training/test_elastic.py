@@ -243,6 +243,22 @@ def test_a_step_starts_its_processes_and_outlives_one(data: Path, tmp_path: Path
 
 
 @CHAOS
+def test_processes_of_a_pod_share_a_state_out_on_its_disk(data: Path, tmp_path: Path) -> None:
+    """The bucket has few milestones alone; what came since is on the disk, in two pieces."""
+    near = {"near": str(tmp_path / "near"), "near_seconds": 0.01, "recovery_seconds": 3600}
+    in_pieces: dict[str, Any] = {"shard": "auto", "milestone_every": 3.0, "checkpoints": near}
+    shared = Shared(data, tmp_path, **in_pieces)
+    os.kill(shared.other(), signal.SIGKILL)
+    said = shared.finish()
+    (begun,) = map(int, re.findall(r"resuming from step (\d+), with the same bits", said))
+    ledger = json.loads((shared.task / "ledger").read_text())
+    assert begun not in [entry["step"] for entry in ledger["entries"]], "a state of the bucket"
+    assert not list(tmp_path.glob("near/*/*")), "the end of the run clears the disk"
+    teach(data, tmp_path, **{**PARAMETERS, "epochs": 6.0}, settings={**SHARED, **in_pieces})
+    assert digest(shared.task) == digest(tmp_path)
+
+
+@CHAOS
 def test_a_process_that_hangs_ends_the_attempt(data: Path, tmp_path: Path) -> None:
     shared = Shared(data, tmp_path, rank_timeout=3.0)
     hanging = shared.other()

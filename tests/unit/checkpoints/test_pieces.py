@@ -228,10 +228,8 @@ def test_processes_of_one_node_keep_its_disk_together(tmp_path: Path) -> None:
     told: dict[str, Any] = {"bucket": f"{tmp_path}/bucket", "disks": [disk] * 2, "images": images}
     run(tmp_path, "train", [2], steps=[10, 11, 12, 13, 14, 15], **told, slow=1)
     left = Trained(tmp_path, told["bucket"], [])
-    assert [step for step, _ in left.restore([disk])] == [15]
-    assert [step for step, _ in left.restore([EMPTY, disk, EMPTY])] == [15]
-    got = left.restore([EMPTY, EMPTY])
-    assert [step for step, _ in got] == [10]
+    got = left.restore([EMPTY, disk, EMPTY], [disk] * 3, [EMPTY] * 3)
+    assert [step for step, _ in got] == [15, 15, 10]
     names = {path.parent.name for path in Path(disk).glob("*/*/*/near.json")}
     assert {int(name[:9]) for name in names} == {13, 14, 15}, "three states, and no more"
 
