@@ -77,7 +77,9 @@ def exchanges_within(seconds: float) -> Generator[None]:
         yield
         return
     group = cast(dist.ProcessGroup, dist.group.WORLD)
-    before = group._get_backend(torch.device("cpu")).options._timeout
+    cpu, kinds = torch.device("cpu"), group._device_types
+    # Somebody else may have begun it, for GPUs alone.
+    before = group._get_backend(cpu if cpu in kinds else kinds[0]).options._timeout
     _limit(timedelta(seconds=seconds))
     try:
         yield
