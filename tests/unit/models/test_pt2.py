@@ -450,6 +450,8 @@ OTHER_TARGETS = [
     "torch.ops.aten.from_file.default",
     "torch.ops.aten.resize_.default",
     "torch.ops.aten.set_.source_Storage",
+    "torch.ops.aten.as_strided_.default",
+    "torch.ops.aten._reshape_alias.default",
     "torch.ops.aten.add.out",
     "torch.ops.aten.add.__class__",
     "torch.ops.aten.__class__.default",
@@ -549,6 +551,34 @@ ATTACKS: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
     "before the bytes": (
         lambda: changed(WEIGHTS, meta(storage_offset={"as_int": -1})),
         "greater than or equal to 0",
+    ),
+    "sizes that no kernel checks": (
+        lambda: changed(
+            PROGRAM,
+            call(
+                "torch.ops.aten._native_batch_norm_legit_no_training.default",
+                input=X,
+                weight={"as_none": True},
+                bias={"as_none": True},
+                running_mean={"as_tensor": {"name": "p_layer_bias"}},
+                running_var={"as_tensor": {"name": "p_layer_bias"}},
+                momentum={"as_float": 0.1},
+                eps={"as_float": 0.1},
+            ),
+        ),
+        "it gets .2. for .2, 3.",
+    ),
+    "beyond the bytes": (
+        lambda: changed(
+            PROGRAM,
+            call(
+                "torch.ops.aten.as_strided.default",
+                self={"as_tensor": {"name": "p_layer_bias"}},
+                size={"as_ints": [1000]},
+                stride={"as_ints": [1]},
+            ),
+        ),
+        "out of bounds",
     ),
     "an unknown type": (lambda: changed(WEIGHTS, meta(dtype=29)), "is of a type that is not read"),
     "sparse": (lambda: changed(WEIGHTS, meta(layout=1)), "is sparse"),

@@ -15,7 +15,8 @@ from kubestill.errors import CorruptData, InvalidInput, Problem, nearest
 from kubestill.runtime.base.values import parse_json
 from kubestill.runtime.datasets.decode import RawLayout
 from kubestill.runtime.datasets.schema import Schema
-from kubestill.runtime.models.foreign.pt2_read import Given, read_program, refuse
+from kubestill.runtime.models.foreign.pt2_graph import refuse
+from kubestill.runtime.models.foreign.pt2_read import Given, read_program
 from kubestill.runtime.models.foreign.pt2_run import BATCH_BYTES, Rehearsal, Runner
 from kubestill.runtime.models.foreign.runtime import Block, Declared, declare_own
 from kubestill.runtime.models.foreign.spec import Answers

@@ -26,17 +26,17 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kubestill.errors import CorruptData, KubestillError
-from kubestill.runtime.models.foreign.pt2_read import (
+from kubestill.runtime.models.foreign.pt2_graph import (
     AGAIN,
     DEVICE,
     Call,
     Name,
     Operand,
     Outputs,
-    Program,
     names_in,
     refuse,
 )
+from kubestill.runtime.models.foreign.pt2_read import Program
 from kubestill.runtime.models.foreign.runtime import MOST
 
 BATCH_BYTES = 256 << 20
@@ -80,8 +80,7 @@ OPERATORS = frozenset(
     embedding embedding_bag _embedding_bag _embedding_bag_forward_only one_hot
     gru gru_cell lstm lstm_cell rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell
     scaled_dot_product_attention _scaled_dot_product_attention_math
-    _scaled_dot_product_flash_attention_for_cpu _native_multi_head_attention
-    _transformer_encoder_layer_fwd
+    _scaled_dot_product_flash_attention_for_cpu
 
     adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d
     adaptive_max_pool2d adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d
@@ -106,7 +105,7 @@ OPERATORS = frozenset(
     split split_with_sizes squeeze stack swapaxes swapdims t take take_along_dim tensor_split tile
     to transpose tril triu type_as unbind unflatten unsafe_chunk unsafe_split
     unsafe_split_with_sizes unsqueeze vander view view_as view_as_complex view_as_real vsplit
-    vstack zero _conj _reshape_alias _to_copy _unsafe_index _unsafe_index_put _unsafe_masked_index
+    vstack zero _conj _to_copy _unsafe_index _unsafe_index_put _unsafe_masked_index
     _unsafe_view resolve_conj resolve_neg diagonal_copy expand_copy permute_copy select_copy
     slice_copy squeeze_copy t_copy transpose_copy unsqueeze_copy view_copy alias_copy detach_copy
     split_copy split_with_sizes_copy unbind_copy
@@ -194,6 +193,19 @@ class _Step:
         values.update(found)
         return found
 
+    def check_norm(self, values: Mapping[str, Any]) -> None:
+        """Compare the sizes of what a batch norm reads, which some of its kernels do not.
+
+        Raises:
+            ValueError: They differ.
+        """
+        if "batch_norm" not in self.target:
+            return
+        whole, *others = (_resolve(one, values, _META) for one in self.positional)
+        for one in others:
+            if isinstance(one, Tensor) and one.shape != whole.shape[1:2]:
+                raise ValueError(f"it gets {list(one.shape)} for {list(whole.shape)}")
+
     def check_parts(self, values: Mapping[str, Any]) -> None:
         """Refuse to cut a tensor into more parts than a program has names for.
 
@@ -269,6 +281,7 @@ class Runner:
             for step in self._steps:
                 try:
                     step.check_parts(values)
+                    step.check_norm(values)
                     with memory:
                         made = step.store(step.call(values, _META), values)
                 except KubestillError:
@@ -398,6 +411,8 @@ def _operator(target: str) -> Any:
     if packet is None or overload not in packet.overloads():
         return None
     function = getattr(packet, overload)
+    if name != "detach_" and torch.Tag.inplace_view in function.tags:
+        return None  # it would change what a weight is for all later rows
     written = [
         place
         for place, one in enumerate(function._schema.arguments)
@@ -431,6 +446,8 @@ def _bind_call(call: Call, function: Callable[..., Any], done: tuple[str, ...]) 
     if "device" in names:
         operands["device"] = DEVICE  # else it makes its tensor on the processor
     operands.pop("pin_memory", None)
+    if "flash_attention" in call.target:
+        function = _attention
     if "empty" in call.target:
         function = _zeroed(function)
     positional: list[Operand] = []
@@ -448,6 +465,16 @@ def _bind_call(call: Call, function: Callable[..., Any], done: tuple[str, ...]) 
         done=done,
         lists=len(returns) == 1 and isinstance(returns[0].type, torch.ListType),
     )
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, *how: Any, **named: Any) -> Any:
+    """Compute what a kernel that checks nothing computes, through the operator that does check.
+
+    Its second result is for gradients: NaN, so that nobody learns from it.
+    """
+    told = dict(zip(("dropout_p", "is_causal"), how, strict=False)) | named
+    made = torch.ops.aten.scaled_dot_product_attention.default(query, key, value, **told)
+    return made, query.new_full(query.shape[:-1], math.nan)
 
 
 def _zeroed(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
