@@ -124,6 +124,35 @@ def ask_each(folder: Path, *columns: list[str]) -> np.ndarray:
         )
 
 
+@pytest.mark.parametrize(("family", "tokens"), [("Roberta", 7), ("MPNet", 6)])
+def test_texts_are_cut_where_the_places_of_tokens_end(
+    family: str, tokens: int, rows: Dataset, tmp_path: Path
+) -> None:
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=len(WORDS) + 4,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=8,  # the first ones are for padding
+        pad_token_id=0,
+        id2label={0: "good", 1: "bad"},
+        label2id={"good": 0, "bad": 1},
+    )
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{family}ForSequenceClassification")(config).eval()
+    model.save_pretrained(tmp_path)
+    plain = tokenizer()
+    plain.model_max_length = int(1e30)  # as one is saved that was never told
+    plain.save_pretrained(tmp_path)
+    brought = bring(str(tmp_path), rows, Options(inputs=["text"]))
+    assert brought
+    found = brought.predictor(pd.DataFrame({"text": texts()}))[["p_good", "p_bad"]]
+    given = plain(texts(), padding=True, truncation=True, max_length=tokens, return_tensors="pt")
+    wanted = model(**given).logits.softmax(1).detach().numpy()
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
 @pytest.mark.parametrize("inputs", [["text"], ["text", "title"]], ids=["text", "pair"])
 def test_a_transformer_labels_as_it_does_in_its_own_library(
     inputs: list[str], saved: Path, rows: Dataset, tmp_path: Path

@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from kubestill.errors import Problems
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -29,10 +31,22 @@ Values: TypeAlias = "pa.ChunkedArray | pa.Array"
 
 
 def arrow_table(data: pa.Table | pd.DataFrame) -> pa.Table:
-    """Return `data` as an Arrow table; NaN of a DataFrame becomes null, arrays become lists."""
+    """Return `data` as an Arrow table; NaN of a DataFrame becomes null, arrays become lists.
+
+    Raises:
+        InvalidInput: Columns of a DataFrame hold values of different kinds; all are listed.
+    """
     if isinstance(data, pa.Table):
         return data
-    arrays = [_arrow_array(data.iloc[:, place]) for place in range(data.shape[1])]
+    problems = Problems()
+    arrays: list[pa.Array] = []
+    for place, name in enumerate(data.columns):
+        try:
+            arrays.append(_arrow_array(data.iloc[:, place]))
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            remedy = f"holds values of different kinds ({error}); give a column one kind of value"
+            problems.add(f"column {str(name)!r}", str(data.dtypes.iloc[place]), remedy)
+    problems.raise_if_any()
     return pa.Table.from_arrays(arrays, names=[str(name) for name in data.columns])
 
 

@@ -155,7 +155,10 @@ class RowReader:
                 value = given[column.name]
                 if column.kind == "text":
                     return _is_list(value)
-                shape = np.shape(value)
+                try:
+                    shape = np.shape(value)
+                except ValueError:  # lists of unequal lengths: no tensor, as the reader will say
+                    return False
                 return len(shape) > 1 and shape != column.shape
         return False
 

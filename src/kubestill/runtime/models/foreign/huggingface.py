@@ -134,7 +134,7 @@ class HuggingFace:
         self._batches = Batches(device)
         self._model = _Classifier(body, sentence).to(self._batches.device)
         self._longest = min(
-            _longest(self._tokenizer, body.config), sentence.longest if sentence else _MOST_TOKENS
+            _longest(self._tokenizer, body), sentence.longest if sentence else _MOST_TOKENS
         )
         # A tokenizer of Hugging Face's is not to be used by two threads at a time.
         self._lock = threading.Lock()
@@ -463,10 +463,16 @@ def load_parts(
         raise CorruptData(f"transformers cannot load it: {told:.600}") from error
 
 
-def _longest(tokenizer: Any, config: Any) -> int:
+def _longest(tokenizer: Any, model: nn.Module) -> int:
     """Return how many tokens a text may have; the rest is cut off."""
+    config: Any = model.config
     places = getattr(config, "max_position_embeddings", None)
-    # RoBERTa and its relatives count their places from the padding token on.
-    offset = (config.pad_token_id or 0) + 1 if "roberta" in config.model_type else 0
-    told = [tokenizer.model_max_length, places - offset if places else _LONGEST]
+    # RoBERTa, MPNet and their relatives count their places from the padding token on.
+    paddings: list[Any] = [
+        getattr(one, "padding_idx", None)
+        for name, one in model.named_modules()
+        if name.endswith("position_embeddings")
+    ]
+    first = max((place + 1 for place in paddings if place is not None), default=0)
+    told = [tokenizer.model_max_length, places - first if places else _LONGEST]
     return int(min(one for one in told if one > 0))
