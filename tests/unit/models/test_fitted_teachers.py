@@ -11,7 +11,11 @@ import pandas as pd
 import pytest
 import xgboost
 from foreign_samples import dataset, features, table
+from sklearn.compose import make_column_transformer
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
 
 from kubestill.api import _write_teacher
 from kubestill.errors import InvalidInput
@@ -103,6 +107,25 @@ def test_a_wrapper_of_xgboost_answers_with_the_best_round_of_early_stopping(tmp_
     assert found is not None
     said = found.predictor(features())["prediction"]
     np.testing.assert_allclose(said, model.predict(rows), rtol=1e-5, atol=1e-6)
+
+
+def test_labels_that_an_encoder_of_scikit_learn_has_not_learned_are_told(tmp_path: Path) -> None:
+    filled = dataset(tmp_path / "rows")
+
+    def fit(column: str, labels: pd.Series) -> str:
+        encoder = OneHotEncoder(handle_unknown="ignore")
+        model = make_pipeline(make_column_transformer((encoder, [column])), LogisticRegression())
+        model.fit(labels.to_frame(column), table()["label"])
+        return _write_teacher(model, str(tmp_path))[0]
+
+    other = bring(fit("code", table()["code"].astype(float).astype(str)), filled, Options())
+    same = bring(fit("code", table()["code"].replace(7, 13)), filled, Options())
+    assert other is not None
+    assert same is not None
+    assert "3 of 3 labels of 'code' are none" in other.notes[0]
+    assert "1 of 3 labels of 'code' are none" in same.notes[0]
+    with pytest.raises(InvalidInput, match="import the rows with kinds={'flag': 'categorical'}"):
+        bring(fit("flag", table()["flag"].astype(str)), filled, Options())
 
 
 def test_what_another_kind_of_teacher_is_told_is_refused(tmp_path: Path) -> None:

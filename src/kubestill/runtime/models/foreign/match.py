@@ -213,6 +213,15 @@ def _read_as(
                 one, codes=tuple(map(float, range(len(known))))
             )
         return replace(column, categories=known), one
+    if declared.reads == "labels" and name in declared.learned:
+        unknown = [label for label in labels if label not in declared.learned[name]]
+        if unknown:
+            shown = ", ".join(map(repr, unknown[:5]))
+            learned = ", ".join(map(repr, sorted(declared.learned[name])[:5]))
+            notes.append(
+                f"{len(unknown)} of {len(labels)} labels of {column.name!r} are none that the "
+                f"model's encoder has learned: {shown}; it has learned {learned}"
+            )
     if declared.reads == "labels" and name not in declared.numeric:
         return column, one
     try:

@@ -40,6 +40,8 @@ class Declared:
     """
     numeric: frozenset[str] = frozenset()
     """Inputs whose labels have to be numbers although others need not."""
+    learned: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
+    """Labels by input that an encoder inside the model has learned, and reads itself."""
     worded: frozenset[str] = frozenset()
     """Inputs that take labels as text, and no numbers."""
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])

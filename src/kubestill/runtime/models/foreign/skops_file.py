@@ -76,11 +76,22 @@ class SkopsFile:
         if not hasattr(self._model, "predict"):
             remedy = "is no model that predicts; save the fitted pipeline with its last step"
             raise InvalidInput([Problem("model", type(self._model).__name__, remedy)])
+        numeric: set[str] = set()
+        learned: dict[str, frozenset[str]] = {}
+        for name, labels in _encoded(self._model):
+            if getattr(labels, "dtype", np.dtype(object)).kind in "iufb":
+                numeric.add(name)
+                told = label_strings(pa.array(labels)).drop_null().to_pylist()
+            else:
+                told = [label for label in labels if isinstance(label, str)]
+            learned[name] = learned.get(name, frozenset()) | frozenset(told)
         self.declared = Declared(
             inputs=tuple(map(str, names)) if names is not None else None,
             width=getattr(self._model, "n_features_in_", None),
             reads="labels" if self._named else "numbers",
-            numeric=frozenset(_numeric_labels(self._model)),
+            numeric=frozenset(numeric),
+            learned=learned,
+            worded=frozenset(name for name in learned if learned[name] and name not in numeric),
             classes=None
             if classes is None
             else tuple(label_strings(pa.array(classes.tolist())).to_pylist()),
@@ -158,8 +169,8 @@ def _check_array(file: Any, member: zipfile.ZipInfo) -> int:
     return math.prod(shape) * len(dtype.names or (0,))
 
 
-def _numeric_labels(model: Any, seen: set[int] | None = None) -> Iterator[str]:
-    """Yield the columns whose encoder learned numbers as categories, and knows no text.
+def _encoded(model: Any, seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
+    """Yield the columns that an encoder makes numbers of, and the categories that it has learned.
 
     Encoders are anywhere: in pipelines, in a search's best estimator, in boosting itself.
     """
@@ -173,11 +184,9 @@ def _numeric_labels(model: Any, seen: set[int] | None = None) -> Iterator[str]:
         names = getattr(model, "feature_names_in_", None)
         learned = getattr(model, "categories_", None)
         if names is not None and learned is not None:
-            for name, labels in zip(names, learned, strict=False):
-                if getattr(labels, "dtype", np.dtype(object)).kind in "iufb":
-                    yield str(name)
+            yield from zip(map(str, names), learned, strict=False)
         parts = getattr(model, "__dict__", {}).values()
     else:
         return
     for part in parts:
-        yield from _numeric_labels(part, seen)
+        yield from _encoded(part, seen)
