@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import shutil
 import tempfile
@@ -28,11 +27,9 @@ from kubestill.runtime.datasets.manifest import MANIFEST, Dataset, write_manifes
 from kubestill.runtime.datasets.parts import Part, absolute, is_remote
 from kubestill.runtime.datasets.schema import Schema
 from kubestill.runtime.stores import open_store
-from kubestill.runtime.stores.files import write_all
 
 if TYPE_CHECKING:
     import pandas as pd
-    from typing_extensions import Buffer
 
 _GROUP_BYTES = 32 << 20
 """Decoded bytes of a row group: the unit of reading, so it bounds every reader's memory."""
@@ -40,6 +37,8 @@ _FIRST_GROUP = 2 * BLOCK_ROWS
 """Rows of a part's first row group, at most. Nothing is read or written beside other work before
 the first group is whole, nor after the last one is: in a small dataset both are small."""
 _PART_GROUPS = 16
+_CHUNK = 1 << 22
+"""Bytes of a part that are hashed at a time."""
 _QUEUE = 4
 """Blocks that may wait for the background thread before `write` blocks."""
 
@@ -189,7 +188,7 @@ class _PartFiles:
         self._parts: list[Part] = []
         self._file: pq.ParquetWriter | None = None
         self._file_rows = 0
-        self._sink: _HashedFile | None = None
+        self._hashed = _GrowingFile("")
 
     def add(self, block: pa.Table) -> None:
         """Take one more block."""
@@ -210,14 +209,13 @@ class _PartFiles:
         """Let go of a file that is still open."""
         if self._file:
             self._file.close()
-        if self._sink:
-            self._sink.close()
 
     def _write_group(self) -> None:
         table = pa.concat_tables(self._group)
         self._group = []
         file = self._file or self._open_part()
         file.write_table(table, row_group_size=self._group_rows)
+        self._hashed.hash_more()
         self._file_rows += table.num_rows
         if self._file_rows >= self._part_rows:
             self._finish_part(file)
@@ -225,9 +223,9 @@ class _PartFiles:
     def _open_part(self) -> pq.ParquetWriter:
         labels = [c.name for c in self._schema.columns if c.kind == "categorical"]
         numbers = [c.name for c in self._schema.columns if c.kind == "numeric"]
-        self._sink = _HashedFile(os.path.join(self._folder, _part_name(len(self._parts))))
+        self._hashed = _GrowingFile(os.path.join(self._folder, _part_name(len(self._parts))))
         self._file = pq.ParquetWriter(
-            self._sink,
+            self._hashed.path,
             storage_schema(self._schema.columns),
             # A dictionary of random floats is half as large again as the floats.
             use_dictionary=labels,  # pyright: ignore[reportArgumentType]
@@ -238,28 +236,29 @@ class _PartFiles:
         return self._file
 
     def _finish_part(self, file: pq.ParquetWriter) -> None:
-        sink = self._sink
-        assert sink
         file.close()
-        name, size, digest = _part_name(len(self._parts)), sink.tell(), sink.digest.hexdigest()
-        sink.close()
+        self._hashed.hash_more()
+        name, digest = _part_name(len(self._parts)), self._hashed.digest.hexdigest()
+        size = self._hashed.size
         self._parts.append(Part(path=name, rows=self._file_rows, bytes=size, sha256=digest))
-        self._file, self._file_rows, self._sink = None, 0, None
+        self._file, self._file_rows = None, 0
 
 
-class _HashedFile(io.FileIO):
-    """A new file, hashed as it is written: nothing is left to read again at its end."""
+class _GrowingFile:
+    """Hashes a file as it grows, so that little of it is left to be read at its end."""
 
     def __init__(self, path: str):
-        super().__init__(path, "wb")
+        self.path = path
+        self.size = 0
         self.digest = hashlib.sha256()
 
-    def write(self, content: Buffer) -> int:
-        """Write all of `content`."""
-        with memoryview(content) as view:
-            write_all(self.fileno(), view)
-            self.digest.update(view)
-            return view.nbytes
+    def hash_more(self) -> None:
+        """Hash what was written since the last time."""
+        with open(self.path, "rb", buffering=0) as file:
+            file.seek(self.size)
+            while content := file.read(_CHUNK):
+                self.digest.update(content)
+                self.size += len(content)
 
 
 def _part_name(number: int) -> str:
