@@ -58,7 +58,7 @@ def check_trainer(runtimes: Set[str]) -> str:
     """Return that Kubeflow Trainer has the runtimes, in a sentence.
 
     Raises:
-        ClusterError: There is no Kubeflow Trainer, or no such runtime.
+        ClusterError: There is no Kubeflow Trainer, or no such runtime for torch.
         NotChecked: Kubernetes cannot be asked from here.
     """
     try:
@@ -74,10 +74,16 @@ def check_trainer(runtimes: Set[str]) -> str:
             f"a step has nodes above 1, and this cluster has no Kubeflow Trainer of version 2 (no "
             f"{_GROUP}/{_VERSION}): install it, or use nodes=1"
         ) from error
-    there = sorted(one["metadata"]["name"] for one in answer["items"])
-    if missing := sorted({*runtimes} - {"", *there}):
+    policies = {
+        one["metadata"]["name"]: (one.get("spec") or {}).get("mlPolicy") or {}
+        for one in answer["items"]
+    }
+    for_torch = [name for name, policy in sorted(policies.items()) if "torch" in policy]
+    told = ", ".join(for_torch) or "none"
+    for name in sorted({*runtimes} - {"", *for_torch}):
+        what = "is not one for torch" if name in policies else "is not in this cluster"
         raise ClusterError(
-            f"trainjob.runtime: the cluster has no ClusterTrainingRuntime {missing[0]}; it has "
-            f"{', '.join(there) or 'none'}"
+            f"trainjob.runtime: ClusterTrainingRuntime {name} {what}; name one whose mlPolicy is "
+            f"torch, of which it has {told}"
         )
-    return f"Kubeflow Trainer is there, with {', '.join(there) or 'no runtime of the cluster'}"
+    return f"Kubeflow Trainer is there, with {', '.join(for_torch) or 'no runtime for torch'}"

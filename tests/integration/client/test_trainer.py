@@ -22,11 +22,15 @@ PATH = "/apis/trainer.kubeflow.org/v1alpha1/clustertrainingruntimes"
 
 
 class _Kubernetes(BaseHTTPRequestHandler):
-    runtimes: list[str] | None
+    runtimes: dict[str, str] | None
+    """Kinds of policy of the cluster's runtimes, by their names."""
 
     def do_GET(self) -> None:  # noqa: N802
         there = self.path == PATH and self.runtimes is not None
-        items = [{"metadata": {"name": name}} for name in self.runtimes or ()]
+        items = [
+            {"metadata": {"name": name}, "spec": {"mlPolicy": {"numNodes": 1, kind: {}}}}
+            for name, kind in (self.runtimes or {}).items()
+        ]
         content = json.dumps({"items": items} if there else {"message": "not found"}).encode()
         self.send_response(200 if there else 404)
         self.send_header("Content-Type", "application/json")
@@ -40,7 +44,7 @@ class _Kubernetes(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def cluster(serve_kubernetes: Any) -> type[_Kubernetes]:
-    handler = type("Kubernetes", (_Kubernetes,), {"runtimes": ["torch-distributed"]})
+    handler = type("Kubernetes", (_Kubernetes,), {"runtimes": {"torch-distributed": "torch"}})
     serve_kubernetes(handler)
     return handler
 
@@ -86,7 +90,7 @@ def test_the_upload_and_the_run_are_refused(cluster: Any, server: Any, tmp_path:
         assert done.exit_code, done.output
         assert "has no Kubeflow Trainer of version 2" in done.output
     assert not server.pipelines
-    cluster.runtimes = ["torch-distributed"]
+    cluster.runtimes = {"torch-distributed": "torch"}
     done = CliRunner().invoke(main, ["upload", own, "--host", server.host])
     assert not done.exit_code, done.output
 
@@ -94,17 +98,24 @@ def test_the_upload_and_the_run_are_refused(cluster: Any, server: Any, tmp_path:
 @pytest.mark.parametrize(
     ("there", "said"),
     [
-        (["torch-distributed"], "✓ trainer: Kubeflow Trainer is there, with torch-distributed"),
         (
-            ["mpi"],
-            "✗ trainer: trainjob.runtime: the cluster has no ClusterTrainingRuntime torch-di",
+            {"torch-distributed": "torch"},
+            "✓ trainer: Kubeflow Trainer is there, with torch-distributed",
+        ),
+        (
+            {"mpi": "mpi"},
+            "✗ trainer: trainjob.runtime: ClusterTrainingRuntime torch-distributed is not in this",
+        ),
+        (
+            {"torch-distributed": "mpi"},
+            "✗ trainer: trainjob.runtime: ClusterTrainingRuntime torch-distributed is not one for",
         ),
         (None, "✗ trainer: a step has nodes above 1, and this cluster has no Kubeflow Trainer"),
     ],
-    ids=["there", "another", "none"],
+    ids=["there", "another", "not for torch", "none"],
 )
 def test_the_doctor(
-    cluster: Any, server: Any, there: list[str] | None, said: str, tmp_path: Path
+    cluster: Any, server: Any, there: dict[str, str] | None, said: str, tmp_path: Path
 ) -> None:
     cluster.runtimes = there
     given = f"teacher_settings={json.dumps(NODES)}"
