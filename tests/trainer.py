@@ -54,6 +54,9 @@ def _fields(version: str) -> Json:
     return {"apiVersion": None, "kind": None, "metadata": metadata, "spec": spec}
 
 
+_VALIDATOR = "validator.trainjob.trainer.kubeflow.org"
+
+
 class Refused(Exception):
     """An answer other than 200."""
 
@@ -76,10 +79,13 @@ class Trainer:
         self.jobs: dict[str, Json] = {}
         self.pods: dict[str, Json] = {}
         self.workloads: list[Json] = []
+        self.events: list[Json] = []
         self.logs: dict[str, list[tuple[str, str]]] = {}
         """Lines of each pod's container with their times; `<pod>/previous` of the one before."""
         self.created: list[Json] = []
         self.deleted: list[str] = []
+        self.looks = 0
+        """How often somebody has looked at a TrainJob."""
         self.trouble: list[BaseException] = []
         """What went wrong in a controller."""
         self.controller: Callable[[Trainer, str], None] = lambda trainer, name: None
@@ -168,10 +174,17 @@ class Trainer:
     def answer(self, method: str, path: str, query: Mapping[str, str], body: Json) -> Json | str:
         if self.down:
             raise Refused(503, "the server is currently unable to handle the request")
+        if path == f"/apis/{GROUP}":
+            if self.version:
+                return {"kind": "APIResourceList"}
+            raise Refused(404, "404 page not found")
         root, kind, name, sub = _parts(path)
         verb = {"POST": "create", "DELETE": "delete"}.get(method, "get" if name else "list")
         if f"{verb} {kind}" in self.forbidden:
-            raise Refused(403, f"{kind} is forbidden: User cannot {verb} resource {kind!r}")
+            who = f'User "system:serviceaccount:{NAMESPACE}:step" cannot {verb} resource "{kind}"'
+            raise Refused(
+                403, f'{kind} "{name}" is forbidden: {who} in the namespace "{NAMESPACE}"'
+            )
         if kind == "workloads" and "v1beta2" in root:
             raise Refused(404, "the server could not find the requested resource")
         with self.lock:
@@ -183,6 +196,7 @@ class Trainer:
                 case "trainjobs", "DELETE":
                     return self._delete(name, body)
                 case "trainjobs", "GET":
+                    self.looks += 1
                     return _found(self.jobs, name)
                 case "pods", "GET" if sub == "log":
                     return self._log(name, query)
@@ -193,7 +207,10 @@ class Trainer:
                 case "workloads", "GET":
                     return {"items": _selected(self.workloads, query["labelSelector"])}
                 case "events", "GET":
-                    return {"items": []}
+                    about = query["fieldSelector"].removeprefix("involvedObject.name=")
+                    name = about.removesuffix(",type=Warning")
+                    found = [one for one in self.events if one["involvedObject"]["name"] == name]
+                    return {"items": found}
                 case _:
                     raise Refused(405, f"{method} {path}")
 
@@ -222,6 +239,7 @@ class Trainer:
 
     def _delete(self, name: str, body: Json) -> Json:
         job = _found(self.jobs, name)
+        assert body["propagationPolicy"] == "Background"
         if body["preconditions"]["uid"] != job["metadata"]["uid"]:
             raise Refused(409, "the UID in the precondition does not match")
         self.remove(name)
@@ -265,8 +283,11 @@ def _check(job: Json) -> None:
     for patch in job["spec"].get("runtimePatches", []):
         if not re.fullmatch(r"[a-z0-9.-]+/[\w.-]+", patch["manager"]):
             raise Refused(403, "manager must be a domain-prefixed path")
-    if job["spec"]["runtimeRef"]["name"] != "torch-distributed":
-        raise Refused(403, "spec.runtimeRef: must refer to a ClusterTrainingRuntime that exists")
+    if (runtime := job["spec"]["runtimeRef"])["name"] != "torch-distributed":
+        missing = f'{runtime["kind"]}.{GROUP.partition("/")[0]} "{runtime["name"]}" not found'
+        must = "specified clusterTrainingRuntime must be created before the TrainJob is created"
+        why = f"spec.RuntimeRef: Invalid value: {json.dumps(runtime)}: {missing}: {must}"
+        raise Refused(403, f'admission webhook "{_VALIDATOR}" denied the request: {why}')
 
 
 def _unknown(value: Any, known: Any, path: str) -> set[str]:

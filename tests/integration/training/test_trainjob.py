@@ -22,6 +22,7 @@ from test_restarts import PARAMETERS, command
 
 from emulators import FaultProxy
 from kubestill.errors import ClusterError, InvalidInput
+from kubestill.runtime.base.kubernetes import Cluster
 from kubestill.runtime.checkpoints.checkpointer import Checkpointer
 from kubestill.runtime.checkpoints.place import Place, resolve_place
 from kubestill.runtime.checkpoints.settings import CheckpointSettings
@@ -233,11 +234,14 @@ def test_a_queue_admits_preempts_and_admits_again(trainer: Trainer, run: Run) ->
         trainer.pod(name, 0)
         trainer.pod(name, 1)
         until(lambda: sum("2 of 2" in one for one in run.said) == 1)
-        quota["message"] = "preempted by a job of higher priority"
+        why = "Preempted to accommodate a workload"
+        evicted = {"type": "Evicted", "status": "True", "reason": "Preempted", "message": why}
+        trainer.workloads[0]["status"]["conditions"].append(evicted)
         trainer.condition(name, "Suspended")
         trainer.pods.pop(f"{name}-node-0-0")
         trainer.pods.pop(f"{name}-node-0-1")
-        until(lambda: "preempted" in run.last)
+        until(lambda: "suspended: Preempted to accommodate a workload; waits for 8" in run.last)
+        evicted["status"] = "False"
         trainer.condition(name, "Suspended", holds=False)
         trainer.pod(name, 0)
         trainer.pod(name, 1)
@@ -248,7 +252,7 @@ def test_a_queue_admits_preempts_and_admits_again(trainer: Trainer, run: Run) ->
     said = run(trainjob={"queue": "team-queue"})
     states = re.findall(r"suspended: \w+|2 of 2 pods run|complete", said)
     assert states == [
-        *("suspended: waits", "2 of 2 pods run", "suspended: preempted", "2 of 2 pods run"),
+        *("suspended: waits", "2 of 2 pods run", "suspended: Preempted", "2 of 2 pods run"),
         "complete",
     ]
 
@@ -440,15 +444,84 @@ def test_a_name_that_is_another_jobs(
     assert trainer.jobs.pop(name), "it is not ours to remove"
 
 
-def test_kubernetes_is_away_for_a_while(trainer: Trainer, run: Run) -> None:
+def test_kubernetes_is_away_for_a_while(
+    trainer: Trainer, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainjob, "_SILENT_SECONDS", 0.0)
+
     def controller(trainer: Trainer, name: str) -> None:
         until(lambda: run.said)
         trainer.down = True
         complete(trainer, name, run)
+        until(lambda: "asking for up to 600 s: Kubernetes answers 503" in run.last)
         trainer.down = False
 
     trainer.controller = controller
     assert run().endswith("complete")
+
+
+def test_the_pods_of_a_removed_job_go_first(trainer: Trainer, run: Run) -> None:
+    """Those of the new one would meet them under the same names."""
+    name = trainjob._TrainJob(Cluster.here(), None, run.place, print, print)._name
+    old = trainer.pod(name, 0)["metadata"]["name"]
+
+    def go() -> None:
+        until(lambda: "waits for the pods of an earlier one to go" in run.last)
+        del trainer.pods[old]
+
+    threading.Thread(target=go).start()
+    trainer.controller = lambda trainer, name: complete(trainer, name, run)
+    assert run().endswith("complete")
+
+
+@pytest.mark.parametrize("kind", ["Complete", "Failed"])
+def test_the_end_of_a_removed_job_is_not_the_new_ones(
+    trainer: Trainer, run: Run, kind: str
+) -> None:
+    """Kubeflow Trainer copies it from the JobSet of that name, while that is still there."""
+
+    def controller(trainer: Trainer, name: str) -> None:
+        if len(trainer.created) > 1:
+            return complete(trainer, name, run)
+        trainer.condition(name, kind, lastTransitionTime="2026-01-01T00:00:00Z")
+
+    trainer.controller = controller
+    assert run().endswith("complete")
+    assert len(trainer.created) == 2
+
+
+def test_why_there_are_no_pods(trainer: Trainer, run: Run) -> None:
+    def controller(trainer: Trainer, name: str) -> None:
+        trainer.jobs[name]["status"] = {"jobsStatus": [{"name": "node", "active": 0}]}
+        event = {"type": "Warning", "reason": "FailedCreate", "message": "exceeded quota: gpus"}
+        event["eventTime"] = "2026-01-01T00:00:00.000000Z"
+        trainer.events = [event | {"involvedObject": {"kind": "Job", "name": f"{name}-node-0"}}]
+        until(lambda: "without pods: exceeded quota" in run.last)
+        complete(trainer, name, run)
+
+    trainer.controller = controller
+    run()
+
+
+def test_a_failed_job_whose_pods_are_gone(trainer: Trainer, run: Run) -> None:
+    """A Job that gives up removes those that it would have started again."""
+
+    def controller(trainer: Trainer, name: str) -> None:
+        trainer.pod(name, 0)
+        trainer.pod(name, 1)
+        until(lambda: run.last.endswith("2 of 2 pods run"))
+        trainer.says(name, 1, *TRACE, container="/previous")
+        trainer.pod(name, 1, **trainer.ended(1, restarts=1))
+        until(lambda: "pod 1 is started again" in run.last)
+        for index in (0, 1):
+            del trainer.pods[f"{name}-node-0-{index}"]
+        why = "jobset failed due to one or more job failures"
+        trainer.condition(name, "Failed", reason="FailedJobs", message=why)
+
+    trainer.controller = controller
+    told = "failed: FailedJobs: .*; pod 1 ended with status 1: ValueError: only here"
+    with pytest.raises(ClusterError, match=told):
+        run()
 
 
 class Cancelled(BaseException):
@@ -475,6 +548,12 @@ def test_a_step_that_is_stopped_takes_its_job_along(trainer: Trainer, run: Run, 
         signal.signal(signal.SIGTERM, before)
 
 
+def missing_and_no_right(trainer: Trainer) -> None:
+    """Kubernetes asks for the right first, and says that it is missing for what is not there."""
+    trainer.version = ""
+    trainer.forbidden |= {"get trainjobs", "create trainjobs"}
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -483,8 +562,9 @@ def test_a_step_that_is_stopped_takes_its_job_along(trainer: Trainer, run: Run, 
         (lambda one: one.forbidden.add("create trainjobs"), "403 .*Let the step's service account"),
         (lambda one: one.forbidden.add("list pods"), "403 .*Let the step's service account"),
         (lambda one: one.pods.clear(), "knows no pod step-pod in team"),
+        (missing_and_no_right, "has no Kubeflow Trainer of version 2"),
     ],
-    ids=["missing", "old", "no right to create", "no right to look", "no pod"],
+    ids=["missing", "old", "no right to create", "no right to look", "no pod", "neither"],
 )
 def test_a_cluster_that_cannot(
     trainer: Trainer, run: Run, change: Callable[[Trainer], None], said: str
@@ -495,8 +575,9 @@ def test_a_cluster_that_cannot(
 
 
 def test_a_runtime_that_is_missing(trainer: Trainer, run: Run) -> None:
-    with pytest.raises(ClusterError, match="must refer to a ClusterTrainingRuntime that exists"):
+    with pytest.raises(ClusterError, match='"torch-disturbed" not found: specified') as caught:
         run(trainjob={"runtime": "torch-disturbed"})
+    assert "service account" not in str(caught.value), "a webhook's 403 is about no right"
 
 
 def test_a_place_that_only_the_step_can_see(trainer: Trainer, run: Run) -> None:
@@ -515,7 +596,7 @@ def test_the_devices_of_the_pods_are_not_looked_for_here(
 ) -> None:
     trainer.forbidden.add("create trainjobs")
     settings = {"nodes": 2, "virtual_workers": 2, "precision": "fp16"}
-    with pytest.raises(ClusterError, match="cannot create resource 'trainjobs'"):
+    with pytest.raises(ClusterError, match='cannot create resource "trainjobs"'):
         teach(data, tmp_path, device="cuda", settings=settings)
 
 

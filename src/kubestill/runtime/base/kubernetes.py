@@ -72,6 +72,8 @@ class Cluster:
 
     def delete(self, path: str, uid: str) -> None:
         """Remove the object that has this uid, and all that it owns; one that is gone is fine."""
+        # In the foreground an owner stays until what it owns has gone. Kubeflow Trainer goes on to
+        # make what such a TrainJob lacks: new pods, for as long as old ones are removed.
         body = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
         try:
             self._send("DELETE", path, {}, body)

@@ -45,9 +45,11 @@ from kubestill.runtime.training.trainjob_status import (
     exit_status,
     find_error,
     index_of,
+    is_of_another,
     phase,
     restarts,
     time_of,
+    why_not_admitted,
     why_pending,
 )
 from kubestill.supervision import FAILED_FOR_GOOD
@@ -62,11 +64,15 @@ _UNNOTICED_SECONDS = 300.0
 """How long a TrainJob may have no status, or not hear that its pods have ended."""
 _UNREACHABLE = 503
 """Status of an error that says that."""
+_SILENT_SECONDS = 10.0
+"""How long it may not answer before the step says so."""
 _GONE_SECONDS = 120.0
 """How long a TrainJob that was removed may take to go."""
 _NEVER_ADMITTED = "maximum capacity"
 """What Kueue says of a job that asks for more than its queue can ever have."""
 _TAIL_LINES = 60
+_NO_RIGHT = 'is forbidden: User "'
+"""What Kubernetes says to who lacks a right; webhooks and quotas refuse with the same status."""
 _NO_TRAINER = (
     "this cluster has no Kubeflow Trainer of version 2: it knows no TrainJob of "
     f"{GROUP}; install it, or use nodes=1"
@@ -170,6 +176,8 @@ class _Seen:
     """Times of the lines that were printed last."""
     containers: int = 0
     """How often its container had been started again."""
+    said: str = ""
+    """Why a pod ended that was started again: when the job has failed it may be gone."""
     ran: bool = False
     """Whether any pod has run."""
     since: dict[str, float] = field(default_factory=dict[str, float])
@@ -196,8 +204,9 @@ class _TrainJob:
     ):
         self._cluster, self._settings, self._place = cluster, settings, place
         self._say, self._pause = say, pause
+        # Names of pods, which have `-node-0-`, an index and six characters more, end at 63.
         digest = hashlib.sha256(place.uri.encode()).hexdigest()[:16]
-        words = re.sub(r"[^a-z0-9]+", "-", place.experiment.lower()).strip("-")[:20].strip("-")
+        words = re.sub(r"[^a-z0-9]+", "-", place.experiment.lower()).strip("-")[:16].strip("-")
         self._name = "-".join(filter(None, ("kubestill", words, digest)))
         self._pods_path = f"/api/v1/namespaces/{cluster.namespace}/pods"
         self._path = f"/apis/{GROUP}/namespaces/{cluster.namespace}/trainjobs"
@@ -220,9 +229,17 @@ class _TrainJob:
 
     def _attach(self) -> str:
         """Return the uid of the TrainJob, which may have been there."""
-        until = time.monotonic() + _GONE_SECONDS
+        until, told = time.monotonic() + _GONE_SECONDS, False
         while True:
             job = self._patiently(lambda: self._cluster.get(f"{self._path}/{self._name}"))
+            # Kubernetes removes the TrainJob, then its JobSet, then the pods. A new one of that
+            # name takes an old JobSet's end for its own, and its pods would meet the old ones.
+            if job is None and self._patiently(self._pods) and time.monotonic() < until:
+                if not told:
+                    self._say(f"TrainJob {self._name}: waits for the pods of an earlier one to go")
+                    told = True
+                self._pause(_FIRST_PAUSE)
+                continue
             if job is None:
                 job = self._patiently(self._create)
                 if job is not None:
@@ -308,7 +325,12 @@ class _TrainJob:
         seen, pause = _Seen(), _FIRST_PAUSE
         while True:
             job = self._patiently(lambda: self._cluster.get(f"{self._path}/{self._name}"))
-            if job is None or job["metadata"]["uid"] != uid:
+            # Removed in the foreground it stays for a while, and its pods come and go.
+            if (
+                job is None
+                or job["metadata"]["uid"] != uid
+                or "deletionTimestamp" in job["metadata"]
+            ):
                 # Whoever shares this training run removes its TrainJob at the end.
                 if self._finished():
                     return
@@ -316,20 +338,23 @@ class _TrainJob:
                     f"TrainJob {self._name} was removed: by hand, or by another run of the same "
                     "training run that was stopped"
                 )
+            if is_of_another(job):
+                self._cluster.delete(f"{self._path}/{self._name}", uid)
+                return self._follow(self._attach())
             pods = self._patiently(self._pods)
             state = self._describe(job, pods)
             if state != seen.state:
                 self._say(f"TrainJob {self._name}: {state}")
                 seen.state, pause = state, _FIRST_PAUSE
             printed = self._print_log(pods, seen)
-            self._tell_restarts(pods, seen)
             if condition(job, "Complete"):
                 return self._check_finished("is complete")
             if failed := condition(job, "Failed"):
                 why = f"{failed.get('reason', '')}: {failed.get('message', '')}"
-                return self._fail(f"failed: {why.removeprefix(': ')}", pods)
+                return self._fail(f"failed: {why.removeprefix(': ')}", pods, seen)
             if any(exit_status(pod) == FAILED_FOR_GOOD for pod in pods):
-                return self._fail("cannot succeed", pods)
+                return self._fail("cannot succeed", pods, seen)
+            self._tell_restarts(pods, seen)
             if self._look_after(job, pods, seen):
                 return self._check_finished("has pods that all ended well")
             pause = _FIRST_PAUSE if printed else min(pause * _GROWTH, _LONGEST_PAUSE)
@@ -368,7 +393,7 @@ class _TrainJob:
             reason = self._why_suspended(job)
             return f"suspended{f': {reason}' if reason else ', until its queue admits it'}"
         if not pods:
-            reason = "" if job.get("status") else self._newest_event("TrainJob", self._name)
+            reason = self._why_no_pods()
             return f"created, without pods{f': {reason}' if reason else ''}"
         phases = [phase(pod) for pod in pods]
         running = phases.count("Running") + phases.count("Succeeded")
@@ -386,19 +411,21 @@ class _TrainJob:
                 selector = f"kueue.x-k8s.io/job-uid={job['metadata']['uid']}"
                 found = self._cluster.get(f"{path}/workloads", labelSelector=selector)
                 for workload in (found or {}).get("items") or ():
-                    for condition in (workload.get("status") or {}).get("conditions") or ():
-                        if condition["type"] == "QuotaReserved" and condition["status"] == "False":
-                            return str(condition.get("message") or "")
+                    if why := why_not_admitted(workload):
+                        return why
         return ""
 
-    def _newest_event(self, kind: str, name: str) -> str:
+    def _why_no_pods(self) -> str:
+        """Return the newest warning of the TrainJob, or of the JobSet and the Job made for it."""
+        events: list[Json] = []
         with suppress(ClusterError):
-            selector = f"involvedObject.kind={kind},involvedObject.name={name},type=Warning"
-            path = f"/api/v1/namespaces/{self._cluster.namespace}/events"
-            found = self._cluster.get(path, fieldSelector=selector) or {}
-            newest: Json = max(found.get("items") or (), key=time_of, default={})
-            return str(newest.get("message") or "")
-        return ""
+            for name in (self._name, f"{self._name}-{CONTAINER}-0"):
+                path = f"/api/v1/namespaces/{self._cluster.namespace}/events"
+                selector = f"involvedObject.name={name},type=Warning"
+                events += (self._cluster.get(path, fieldSelector=selector) or {}).get("items") or ()
+        newest: Json = max(events, key=time_of, default={})
+        # Each try to make a pod has another name for it.
+        return re.sub(rf' "{self._name}-[^"]+"', "", str(newest.get("message") or ""))
 
     def _pods(self) -> list[Json]:
         selector = f"jobset.sigs.k8s.io/jobset-name={self._name}"
@@ -414,8 +441,12 @@ class _TrainJob:
             index = index_of(pod)
             start = pod["metadata"]["uid"], restarts(pod)
             if seen.starts.get(index, start) != start:
-                ended = describe_exit(pod)
-                why = f", as it ended with {ended}" if ended else ""
+                why = ""
+                if ended := describe_exit(pod):
+                    why = f", as it ended with {ended}"
+                    if lines := self._tail(pod):
+                        why += f": {find_error(lines)}"
+                    seen.said = f"; pod {index}{why.replace(', as it', '', 1)}"
                 self._say(f"TrainJob {self._name}: pod {index} is started again{why}")
             seen.starts[index] = start
 
@@ -475,11 +506,11 @@ class _TrainJob:
                 "write to the same place?"
             )
 
-    def _fail(self, what: str, pods: list[Json]) -> None:
+    def _fail(self, what: str, pods: list[Json], seen: _Seen) -> None:
         """Raise the error that says what the pods said; return where their ledger says it."""
         if self._finished():
             return
-        said = ""
+        said = seen.said
         for pod in sorted(pods, key=lambda pod: exit_status(pod) != FAILED_FOR_GOOD):
             if not (ended := describe_exit(pod)) or not (lines := self._tail(pod)):
                 continue
@@ -510,20 +541,34 @@ class _TrainJob:
 
     def _patiently(self, ask: Callable[[], T]) -> T:
         """Ask Kubernetes, again while it does not answer."""
-        until = time.monotonic() + _OUTAGE_SECONDS
+        since, told = time.monotonic(), False
         pause = _FIRST_PAUSE
         while True:
             try:
                 return ask()
             except ClusterError as error:
-                if error.status == 403:
-                    raise ClusterError(f"{error}. {_RIGHTS}", 403) from error
+                if error.status == 403 and _NO_RIGHT in str(error):
+                    raise self._explain(error) from error
                 if error.status != 429 and error.status < 500:
                     raise
-                if time.monotonic() > until:
+                waited = time.monotonic() - since
+                if waited > _OUTAGE_SECONDS:
                     raise ClusterError(str(error), _UNREACHABLE) from error
+                if waited > _SILENT_SECONDS and not told:
+                    self._say(f"asking for up to {_OUTAGE_SECONDS:g} s: {error}")
+                    told = True
             self._pause(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _explain(self, error: ClusterError) -> ClusterError:
+        """Say what is missing where Kubernetes says that a right is.
+
+        It says so of what it does not have as well; whoever has an account may see what there is.
+        """
+        with suppress(ClusterError):
+            if self._cluster.get(f"/apis/{GROUP}") is None:
+                return ClusterError(_NO_TRAINER)
+        return ClusterError(f"{error}. {_RIGHTS}", error.status)
 
 
 def _command_of_this_step() -> list[str]:

@@ -17,6 +17,16 @@ def condition(job: Json, kind: str) -> Json | None:
     return None
 
 
+def is_of_another(job: Json) -> bool:
+    """Return whether a TrainJob ended before it was made.
+
+    Kubeflow Trainer copies the end of the JobSet of that name, which may be a removed TrainJob's.
+    """
+    made = str(job["metadata"].get("creationTimestamp", ""))
+    ends = (condition(job, "Complete"), condition(job, "Failed"))
+    return any(end and end.get("lastTransitionTime", made) < made for end in ends)
+
+
 def index_of(pod: Json) -> int:
     """Return a pod's place among those that train; -1 where it is none of them."""
     labels = pod["metadata"].get("labels") or {}
@@ -76,6 +86,15 @@ def why_pending(pod: Json) -> str:
     if not reason or reason in _HARMLESS:
         return ""
     return f"{reason}: {waiting['message']}" if waiting.get("message") else reason
+
+
+def why_not_admitted(workload: Json) -> str:
+    """Return why Kueue does not admit a workload, and why it has ended one that ran; or nothing."""
+    found = {one["type"]: one for one in (workload.get("status") or {}).get("conditions") or ()}
+    waits, evicted = found.get("QuotaReserved", {}), found.get("Evicted", {})
+    told = [evicted.get("message")] if evicted.get("status") == "True" else []
+    told += [waits.get("message")] if waits.get("status") == "False" else []
+    return "; ".join(dict.fromkeys(str(one) for one in told if one))
 
 
 def find_error(lines: list[str]) -> str:
