@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,12 +20,13 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from kubestill.errors import Problems
+from kubestill.errors import Problems, counted
 from kubestill.runtime.base.memory import keep_freed_memory
 from kubestill.runtime.datasets.canonical import BLOCK_ROWS, storage_schema
+from kubestill.runtime.datasets.columns import floats
 from kubestill.runtime.datasets.decode import RawLayout, decode_features
 from kubestill.runtime.datasets.manifest import Dataset
-from kubestill.runtime.datasets.schema import Schema
+from kubestill.runtime.datasets.schema import Column, Schema
 from kubestill.runtime.datasets.stream import ahead
 from kubestill.runtime.datasets.writer import DatasetWriter
 from kubestill.runtime.models.folds import Folds
@@ -36,6 +37,8 @@ LOGITS = "teacher_logits"
 """Column of a classifier's outputs: [K], or [1] for two classes."""
 PREDICTION = "teacher_prediction"
 """Column of a regression's outputs [T], in target units."""
+WEIGHT = "teacher_weight"
+"""Column of what a row weighs: its own weight, if any, times the agreement of several teachers."""
 DEPTH = 2
 """Blocks that may wait to be written, per block that is computed at a time."""
 
@@ -59,7 +62,8 @@ def label(
     """Write the dataset with the teacher's outputs as its soft column.
 
     Soft outputs of an earlier teacher are replaced. A dataset without a target gains the teacher's,
-    with no value in it, so that a student knows what it learns.
+    with no value in it, so that a student knows what it learns. Where several teachers weigh rows
+    by their agreement, the weights, times the dataset's own, take the place of those.
 
     Args:
         teachers: The same one on each device that is to compute.
@@ -69,13 +73,18 @@ def label(
             has seen nothing; -1 where the whole teacher answers. None where it does so for all.
 
     Raises:
+        InvalidInput: The rows were weighed by teachers before; see `check_weights`.
         CorruptData: The dataset is damaged.
         Refused: The teacher's answers cost more than its budget.
     """
     predictor = teachers[0].predictor
+    check_weights(predictor, dataset.schema)
     predictor.announce(dataset.rows)
     keep_freed_memory()
     schema = labelled_schema(predictor.spec, dataset.schema)
+    if predictor.weighs:
+        schema = _weighed_schema(schema)
+    total, least = 0.0, 1.0
     provenance = {
         "made_by": "label-with-teacher",
         "teacher": predictor.digest,
@@ -89,8 +98,13 @@ def label(
             for number, block in enumerate(dataset.iter_blocks())
         )
         with _threads([one.predictor.model.device for one in teachers]) as workers:
-            for block, outputs in ahead(jobs, workers=workers, depth=DEPTH * workers):
-                _write(writer, schema, block, outputs)
+            for block, outputs, weights in ahead(jobs, workers=workers, depth=DEPTH * workers):
+                _write(writer, schema, dataset.schema.weight, block, outputs, weights)
+                if weights is not None and len(weights):
+                    total, least = total + weights.sum(), min(least, float(weights.min()))
+    if predictor.weighs and dataset.rows:
+        said = f"{total / dataset.rows:.3f} on average, {least:.3f} at least"
+        print(f"{counted(dataset.rows, 'row')} weighed by agreement: {said}", flush=True)
     return writer.dataset
 
 
@@ -115,6 +129,31 @@ def check_fit(spec: ModelSpec, schema: Schema) -> None:
     if any(c.name == name and c.role != "soft" for c in schema.columns):
         problems.add("dataset", name, "rename this column: the teacher's outputs go there")
     problems.raise_if_any()
+
+
+def check_weights(predictor: Predictor, schema: Schema) -> None:
+    """Check that no teachers weighed rows of this schema yet, whose agreement would stay in it.
+
+    Raises:
+        InvalidInput: They did, or the column that weights would go to is another.
+    """
+    problems = Problems()
+    role = next((c.role for c in schema.columns if c.name == WEIGHT), None)
+    if role == "weight":
+        remedy = (
+            "several teachers weighed these rows before, which labels of others would keep; label "
+            "the rows that have not been, or rename the column if it is your own"
+        )
+        problems.add("dataset", WEIGHT, remedy)
+    elif role and predictor.weighs:
+        problems.add("dataset", WEIGHT, "rename this column: what rows weigh goes there")
+    problems.raise_if_any()
+
+
+def _weighed_schema(schema: Schema) -> Schema:
+    own, weight = schema.weight, Column(name=WEIGHT, kind="numeric", role="weight")
+    columns = tuple(weight if column is own else column for column in schema.columns)
+    return replace(schema, columns=columns if own else (*columns, weight))
 
 
 def soft_name(spec: ModelSpec) -> str:
@@ -147,19 +186,24 @@ def _threads(devices: Sequence[torch.device]) -> Generator[int]:
 
 def _compute(
     teacher: TeacherCopy, block: pa.Table, start: int, fold: NDArray[np.int64] | None
-) -> tuple[pa.Table, NDArray[np.floating[Any]]]:
+) -> tuple[pa.Table, NDArray[np.floating[Any]], NDArray[np.float64] | None]:
     raw = decode_features(block, teacher.predictor.layout)
-    outputs = teacher.predictor.logits(raw)
+    outputs, weights = teacher.predictor.weighed(raw)
     if teacher.folds is not None and fold is not None:
         fold = fold[start : start + block.num_rows]
         for number in np.unique(fold[fold >= 0]):
             rows = np.flatnonzero(fold == number)
             outputs[rows] = teacher.folds.members[number].logits(raw[rows])
-    return block, outputs
+    return block, outputs, weights
 
 
 def _write(
-    writer: DatasetWriter, schema: Schema, block: pa.Table, outputs: NDArray[np.floating[Any]]
+    writer: DatasetWriter,
+    schema: Schema,
+    own: Column | None,
+    block: pa.Table,
+    outputs: NDArray[np.floating[Any]],
+    weights: NDArray[np.float64] | None,
 ) -> None:
     arrays: list[pa.Array | pa.ChunkedArray] = []
     there, stored = set(block.column_names), list[str]()
@@ -167,6 +211,9 @@ def _write(
         if column.role == "soft":
             flat = pa.array(outputs.reshape(-1))
             arrays.append(pa.FixedSizeListArray.from_arrays(flat, column.width))
+        elif column.role == "weight" and weights is not None:
+            mine = floats(block.column(own.name), np.float64) if own else 1.0
+            arrays.append(pa.array((weights * mine).astype(np.float32)))
         elif column.name in there:
             arrays.append(block.column(column.name))
             stored.append(column.name)

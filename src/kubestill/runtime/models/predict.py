@@ -85,6 +85,17 @@ class Predictor:
         """Whether somebody else computes its answers, and may charge for them."""
         return False
 
+    @property
+    def weighs(self) -> bool:
+        """Whether it says what rows weigh for a student beside what it answers."""
+        return False
+
+    def weighed(
+        self, raw: NDArray[np.float32]
+    ) -> tuple[NDArray[np.floating[Any]], NDArray[np.float64] | None]:
+        """Return `logits`, and what each row weighs [N], 0 to 1; None where it says nothing."""
+        return self.logits(raw), None
+
     def latency(self, rows: int) -> float | None:
         """Return the seconds that so many rows take elsewhere; None where this process computes."""
         return None

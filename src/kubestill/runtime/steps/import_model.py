@@ -12,7 +12,7 @@ from kubestill.runtime.base.settings import check_overlap, validate
 from kubestill.runtime.datasets.manifest import Dataset, open_input
 from kubestill.runtime.evaluation.evaluate import evaluate
 from kubestill.runtime.evaluation.fitted import fitted_on
-from kubestill.runtime.generation.labelling import check_fit
+from kubestill.runtime.generation.labelling import check_fit, check_weights
 from kubestill.runtime.models.export import copy_model, load_model
 from kubestill.runtime.models.foreign.bring import bring
 from kubestill.runtime.models.foreign.match import Options
@@ -133,6 +133,8 @@ def _take(source: str, rows: Dataset, options: Options, folder: str) -> Taken:
     """Write the model at `source` into a folder, once it is found to fit the rows."""
     brought = bring(source, rows, options)
     if brought is not None:
+        if brought.predictor.weighs:
+            check_weights(brought.predictor, rows.schema)
         brought.write(folder)
         notes, tried = brought.notes, brought.tried
         return Taken(

@@ -22,7 +22,7 @@ from kubestill.runtime.generation.generate import (
     rows_made_from,
     shard_rows,
 )
-from kubestill.runtime.generation.labelling import TeacherCopy, check_fit, label
+from kubestill.runtime.generation.labelling import TeacherCopy, check_fit, check_weights, label
 from kubestill.runtime.generation.request import Request, parse_request
 from kubestill.runtime.models.export import load_model
 from kubestill.runtime.models.folds import Folds, load_folds
@@ -70,6 +70,8 @@ def label_with_teacher(
     if teachers and given:
         with problems.collect():
             check_fit(teachers[0].predictor.spec, given.schema)
+        with problems.collect():
+            check_weights(teachers[0].predictor, given.schema)
     for key, value in (settings or {}).items():
         problems.add(f"settings.{key}", value, "unknown; labelling has no further options")
     request = None

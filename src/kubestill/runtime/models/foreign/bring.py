@@ -105,11 +105,11 @@ def bring(
     """
     notes: list[str] = []
     factory, content = "", b""
+    members: list[tuple[Predictor, dict[str, bytes]]] = []
     if source == SEVERAL:
         kind = "several"
         members = _bring_members(dataset, options.several, trust)
         runtime = Several([one for one, _ in members], options.several)
-        content = pack({RULES: runtime.rules()} | _files(files for _, files in members))
     elif options.format == "endpoint" or names_endpoint(source):
         kind = "endpoint"
         told = label_strings(pa.array(options.classes)).to_pylist() or dataset.schema.classes
@@ -152,7 +152,8 @@ def bring(
     if isinstance(runtime, Endpoint):
         content = runtime.seal(Block(rows[:PROBED], layout, matched.inputs))
     if isinstance(runtime, Several):
-        notes.append(runtime.disagreement(Block(rows, layout, matched.inputs)))
+        notes.append(runtime.study(Block(rows, layout, matched.inputs)))
+        content = pack({RULES: runtime.rules()} | _files(files for _, files in members))
     spec = _describe(kind, content, runtime, matched, outputs, factory, options)
     answers = to_logits(outputs, spec)
     notes += matched.notes

@@ -176,6 +176,19 @@ class ForeignModel(Model):
         spec = self.foreign
         return to_logits(ask(self.runtime, Block(raw, self.layout, spec.inputs), spec.kind), spec)
 
+    def answer_weighed(
+        self, raw: NDArray[np.float32]
+    ) -> tuple[NDArray[np.floating[Any]], NDArray[np.float64]]:
+        """Return what `answer` does, and what several teachers have the rows weigh [B].
+
+        Raises:
+            InvalidInput: As of `answer`.
+        """
+        spec = self.foreign
+        assert isinstance(self.runtime, Several)
+        outputs, weights = self.runtime.predict_weighed(Block(raw, self.layout, spec.inputs))
+        return to_logits(_sound(outputs, len(raw)), spec), weights
+
 
 class ForeignPredictor(Predictor):
     """A foreign model as a function of a table; see `Predictor`."""
@@ -186,11 +199,25 @@ class ForeignPredictor(Predictor):
 
     def logits(self, raw: np.ndarray) -> np.ndarray:
         """Map raw [N, R] to logits [N, K] (binary: [N, 1]) or predictions [N, T], float32."""
-        starts = range(0, len(raw), BATCH_ROWS)
-        parts = [self.foreign.answer(raw[start : start + BATCH_ROWS]) for start in starts]
+        parts = [self.foreign.answer(rows) for rows in _batches(raw)]
         if not parts:
             return np.zeros((0, self.layout.outputs), np.float32)
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+    @property
+    def weighs(self) -> bool:
+        """Whether several teachers have rows weigh what they agree."""
+        return isinstance(self.foreign.runtime, Several) and self.foreign.runtime.weighs
+
+    def weighed(self, raw: np.ndarray) -> tuple[np.ndarray, NDArray[np.float64] | None]:
+        """Return `logits`, and what rows weigh by the agreement of several teachers."""
+        if not self.weighs:
+            return self.logits(raw), None
+        found = [self.foreign.answer_weighed(rows) for rows in _batches(raw)]
+        logits, weights = (
+            zip(*found, strict=True) if found else ((self.logits(raw),), (np.ones(0),))
+        )
+        return np.concatenate(logits), np.concatenate(weights)
 
     def announce(self, rows: int, *, most: bool = False) -> None:
         """Say what answers for so many rows may cost, of an endpoint or of those among several.
@@ -213,6 +240,10 @@ class ForeignPredictor(Predictor):
         return isinstance(runtime, Endpoint) or (isinstance(runtime, Several) and runtime.remote)
 
 
+def _batches(raw: np.ndarray) -> list[np.ndarray]:
+    return [raw[start : start + BATCH_ROWS] for start in range(0, len(raw), BATCH_ROWS)]
+
+
 def ask(runtime: Runtime, rows: Block, kind: str) -> NDArray[np.floating[Any]]:
     """Return the outputs [B, M] for some rows, all of them finite.
 
@@ -227,15 +258,19 @@ def ask(runtime: Runtime, rows: Block, kind: str) -> NDArray[np.floating[Any]]:
         said = f"{type(error).__name__}: {error}"
         remedy = f"its own library refuses {len(rows):,} rows of this dataset: {said:.600}"
         raise InvalidInput([Problem("model", kind, remedy)]) from error
+    return _sound(outputs, len(rows))
+
+
+def _sound(outputs: NDArray[Any], rows: int) -> NDArray[np.floating[Any]]:
     outputs = outputs[:, None] if outputs.ndim == 1 else outputs
-    if outputs.ndim != 2 or len(outputs) != len(rows) or outputs.dtype.kind not in "iuf":
+    if outputs.ndim != 2 or len(outputs) != rows or outputs.dtype.kind not in "iuf":
         found = f"{outputs.dtype} {list(outputs.shape)}"
-        remedy = f"it should put out numbers [{len(rows)}, K] for {len(rows)} rows"
+        remedy = f"it should put out numbers [{rows}, K] for {rows} rows"
         raise InvalidInput([Problem("model", found, remedy)])
     if not np.isfinite(outputs).all():
         broken = int((~np.isfinite(outputs)).any(axis=1).sum())
         remedy = "its answers are NaN or infinite; a student cannot learn from those"
-        raise InvalidInput([Problem("model", f"{broken:,} of {len(rows):,} rows", remedy)])
+        raise InvalidInput([Problem("model", f"{broken:,} of {rows:,} rows", remedy)])
     return outputs
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kubestill.errors import CorruptData, Problems, nearest
+from kubestill.errors import CorruptData, InvalidInput, Problem, Problems, nearest
 from kubestill.runtime.base.settings import Settings
 from kubestill.runtime.base.values import parse_json, read_as
 from kubestill.runtime.models.foreign.packing import unpack
@@ -43,6 +43,9 @@ class SeveralOptions(Settings):
     """Column of labels that names the teacher of a row."""
     routes: dict[str, int] = {}
     """Teacher of each label, counted from 0; other labels and missing ones go to the first."""
+    weigh: Literal["none", "agreement"] = "none"
+    """`agreement` has rows count less for a student the further the teachers are apart, from 1
+    where they say the same: times what the row weighs anyway."""
 
 
 class _Rules(Settings):
@@ -52,6 +55,8 @@ class _Rules(Settings):
     shares: tuple[float, ...]
     column: str
     routes: dict[str, int]
+    weigh: Literal["none", "agreement"] = "none"
+    spread: tuple[float, ...] = ()
 
 
 class Several:
@@ -93,8 +98,19 @@ class Several:
             if not 0 <= place < count:
                 remedy = f"must be below {count}: teachers are counted from 0"
                 problems.add(f"several.routes.{label}", place, remedy)
+        if options.weigh == "agreement" and options.combine == "route":
+            remedy = (
+                "a row has one teacher there, who agrees; use combine='average', or leave it out"
+            )
+            problems.add("several.weigh", options.weigh, remedy)
+        elif options.weigh == "agreement" and sum(share > 0 for share in options.shares) == 1:
+            remedy = (
+                "one teacher has all shares, and agrees; give another one some, or leave it out"
+            )
+            problems.add("several.weigh", options.weigh, remedy)
         problems.raise_if_any()
         self.members, self.options = members, options
+        self._spread = np.zeros(0)
         shares = np.asarray(options.shares or [1.0] * count, np.float64)
         self._shares = shares / shares.sum()
         self._classes = schema.task != "regression"
@@ -140,23 +156,65 @@ class Several:
         tasks = {(one.spec.task, one.spec.schema.classes) for one in members}
         if len(tasks) > 1:
             raise CorruptData("a model of several holds models of different targets")
-        kept = rules.model_dump(exclude={"format", "members"})
-        return cls(members, SeveralOptions.model_validate(kept))
+        kept = rules.model_dump(exclude={"format", "members", "spread"})
+        found = cls(members, SeveralOptions.model_validate(kept))
+        found._spread = np.array(rules.spread, np.float64)
+        wanted = found.declared.outputs if found.weighs and not found._classes else 0
+        if len(rules.spread) != wanted or not (0 <= found._spread).all():
+            raise CorruptData(f"a model of several has spreads {rules.spread} of {wanted} outputs")
+        if wanted and not 0 < found._spread.sum() < math.inf:
+            raise CorruptData(f"a model of several has spreads {rules.spread}")
+        return found
 
     def rules(self) -> bytes:
         """Return the file that `load` reads beside the members."""
         options = self.options.model_dump(exclude={"teachers"})
-        return _Rules(members=len(self.members), **options).model_dump_json().encode()
+        spread = tuple(self._spread.tolist())
+        rules = _Rules(members=len(self.members), spread=spread, **options)
+        # Models that weigh nothing keep the bytes, and so the digest, that they always had.
+        unused = set[str]() if self.weighs else {"weigh", "spread"}
+        return rules.model_dump_json(exclude=unused).encode()
+
+    @property
+    def weighs(self) -> bool:
+        """Whether rows count less on which the teachers disagree."""
+        return self.options.weigh == "agreement"
 
     def predict(self, rows: Block) -> NDArray[np.float64]:
         """Return logits [B, K], [B, 1] of two classes, or values [B, T]."""
         if self.options.combine == "route":
             return self._route(rows)
+        return self._combine(self._ask(rows))
+
+    def predict_weighed(self, rows: Block) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return what `predict` does and the agreement of the teachers [B], each asked once."""
         answers = self._ask(rows)
+        return self._combine(answers), self._agreement(answers)
+
+    def _combine(self, answers: list[NDArray[np.float64]]) -> NDArray[np.float64]:
         if self.options.combine == "average":
             return self._average(answers)
         chosen = np.stack([_chances(one).max(axis=1) for one in answers]).argmax(axis=0)
         return np.stack(answers)[chosen, np.arange(len(chosen))]
+
+    def _agreement(self, answers: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Return how far the teachers agree on each row [B], from 0 to 1, each by its share.
+
+        Of classes it is 1 less the generalised Jensen-Shannon divergence of their probabilities,
+        in parts of the most that it can be (Lin 1991): the entropy of the shares, or of equal
+        probabilities. Of values it is V / (V + v), with v the variance among the teachers and V
+        that of their average from row to row, over the rows tried: the form of the intraclass
+        correlation (Shrout & Fleiss 1979), for one row. Of several values, v / V is averaged.
+        """
+        said = np.stack([_chances(one) for one in answers] if self._classes else answers)
+        mean = np.average(said, axis=0, weights=self._shares)
+        if self._classes:
+            most = min(_entropy(self._shares), math.log(said.shape[2]))
+            divergence = _entropy(mean) - np.average(_entropy(said), axis=0, weights=self._shares)
+            return np.clip(1 - divergence / most, 0, 1)
+        apart = np.average(np.square(said - mean), axis=0, weights=self._shares)
+        moving = self._spread > 0
+        return 1 / (1 + (apart[:, moving] / self._spread[moving]).mean(axis=1))
 
     def _route(self, rows: Block) -> NDArray[np.float64]:
         """Return what the teacher of each row says, who is asked about no other."""
@@ -192,8 +250,15 @@ class Several:
         found = [one.latency(rows) for one in self.members if one.remote]
         return sum(seconds for seconds in found if seconds is not None) if found else None
 
-    def disagreement(self, rows: Block) -> str:
-        """Say how far apart the teachers are on some rows, and which routes no label takes."""
+    def study(self, rows: Block) -> str:
+        """Say how far apart the teachers are on some rows, and which routes no label takes.
+
+        Values are as far apart as their scale makes them, which is taken from these rows for all
+        later ones: agreement does not depend on which rows it is asked of together.
+
+        Raises:
+            InvalidInput: They are to weigh rows, and these have no scale.
+        """
         column, lost = self.options.column, ""
         known = rows.column(column).categories or () if column else ()
         strange = [label for label in self.options.routes if label not in known]
@@ -201,6 +266,17 @@ class Several:
             near = nearest(strange[0], known)
             lost = f"; {', '.join(map(repr, strange))} in routes is no label of {column!r}: {near}"
         answers = self._ask(rows)
+        if self.weighs and not self._classes:
+            mean = self._average(answers)
+            # Of equal numbers the variance is what rounding makes it.
+            self._spread = np.where(np.ptp(mean, axis=0) > 0, mean.var(axis=0), 0)
+            if not self._spread.any():
+                said = f"their average is the same for all {len(rows)} rows tried"
+                remedy = f"{said}, which says nothing of how far apart is far; leave it out"
+                raise InvalidInput([Problem("several.weigh", "agreement", remedy)])
+        if self.weighs:
+            weights = self._agreement(answers)
+            lost += f"; by agreement rows weigh {weights.mean():.3f}, at least {weights.min():.3f}"
         if not self._classes:
             spread = np.stack(answers).std(axis=0).mean()
             return f"values of the teachers have a standard deviation of {spread:.3g}{lost}"
@@ -231,3 +307,8 @@ def _chances(logits: NDArray[np.float64]) -> NDArray[np.float64]:
         logits = np.hstack([np.zeros_like(logits), logits])
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def _entropy(chances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the entropy [...] of probabilities [..., K], in nats."""
+    return -(chances * np.log(np.where(chances > 0, chances, 1))).sum(axis=-1)
