@@ -31,7 +31,8 @@ from kubestill.runtime.models.foreign.bring import Brought, bring
 from kubestill.runtime.models.foreign.match import Options
 from kubestill.runtime.models.foreign.packing import pack
 from kubestill.runtime.models.foreign.pt2_file import ExportedProgram
-from kubestill.runtime.models.foreign.pt2_read import read_program
+from kubestill.runtime.models.foreign.pt2_graph import Call, Name
+from kubestill.runtime.models.foreign.pt2_read import Given, Program, read_program
 from kubestill.runtime.models.foreign.pt2_run import OPERATORS, Runner
 from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.models.serve import export_torch
@@ -453,6 +454,10 @@ OTHER_TARGETS = [
     "torch.ops.aten.as_strided_.default",
     "torch.ops.aten._reshape_alias.default",
     "torch.ops.aten.add.out",
+    "torch.ops.aten.add.str",
+    "torch.ops.aten.mul.left_t",
+    "torch.ops.aten.to.prim_dtype",
+    "torch.ops.aten.lstm.data",
     "torch.ops.aten.add.__class__",
     "torch.ops.aten.__class__.default",
     "torch.ops.prims.add.default",
@@ -566,7 +571,7 @@ ATTACKS: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
                 eps={"as_float": 0.1},
             ),
         ),
-        "it gets .2. for .2, 3.",
+        "it gets .2. as running_mean for .2, 3.",
     ),
     "beyond the bytes": (
         lambda: changed(
@@ -579,6 +584,13 @@ ATTACKS: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
             ),
         ),
         "out of bounds",
+    ),
+    "a number as a constant of torch": (
+        lambda: changed(
+            PROGRAM,
+            call("torch.ops.aten.clone.default", self=X, memory_format={"as_int": -1}),
+        ),
+        "memory_format that is none",
     ),
     "an unknown type": (lambda: changed(WEIGHTS, meta(dtype=29)), "is of a type that is not read"),
     "sparse": (lambda: changed(WEIGHTS, meta(layout=1)), "is sparse"),
@@ -650,3 +662,130 @@ def test_a_batch_takes_no_more_memory_than_a_bound() -> None:
     wide = nn.Sequential(nn.Linear(4, 100_000), nn.ReLU(), nn.Linear(100_000, 2))
     program = ExportedProgram(exported(wide.eval(), 4))
     assert 100 < program._most < 1000
+
+
+def alone(
+    *calls: tuple[str, dict[str, Any], str], held: dict[str, Tensor] | None = None
+) -> Callable[[int], Tensor]:
+    """Return what computes the last of some calls on x [rows, 3]; operands of text are names.
+
+    As a file may have it that no exporter wrote.
+    """
+
+    def named(one: Any) -> Any:
+        if isinstance(one, list):
+            return [named(each) for each in one]
+        return Name(one) if isinstance(one, str) else one
+
+    program = Program(
+        held=held or {},
+        scalars={},
+        given=(Given("x", torch.float32, (3,)),),
+        calls=tuple(
+            Call(
+                target if target.startswith("_operator") else f"torch.ops.aten.{target}",
+                tuple((name, named(one)) for name, one in operands.items()),
+                (made,),
+            )
+            for target, operands, made in calls
+        ),
+        outputs={"made": calls[-1][2]},
+        least=1,
+        most=None,
+        parameters=0,
+        spec=None,
+    )
+    runner = Runner(program, CPU)
+    runner.rehearse(2)
+    return lambda rows: runner.run({"x": torch.zeros(rows, 3)}, calls[-1][2])
+
+
+WAVE = torch.zeros(3, 4, dtype=torch.complex64)
+SQUARE = torch.ones(1, 1, 4, 4)
+TRUSTING: dict[str, tuple[str, dict[str, Any]]] = {
+    "bags that begin before the codes": (
+        "embedding_bag.default",
+        {"weight": torch.ones(7, 3), "indices": torch.tensor([0, 1, 2, 5])}
+        | {"offsets": torch.tensor([0, -1000, 2])},
+    ),
+    "no bags": (
+        "_embedding_bag_forward_only.default",
+        {"weight": torch.ones(7, 3), "indices": torch.tensor([0, 1, 2, 5])}
+        | {"offsets": torch.zeros(0, dtype=torch.int64)},
+    ),
+    "an axis twice": ("_fft_c2c.default", {"self": WAVE, "dim": [1, 1]}),
+    "an axis from the end": ("_fft_c2c.default", {"self": WAVE, "dim": [-1]}),
+    "norms of another size": (
+        "_weight_norm_interface.default",
+        {"v": torch.ones(3, 4), "g": torch.ones(1, 1), "dim": 0},
+    ),
+    "norms of nothing": (
+        "_weight_norm.default",
+        {"v": torch.ones(0, 4), "g": torch.ones(0, 1), "dim": 0},
+    ),
+    "a scale that the size is not of": (
+        "_upsample_bilinear2d_aa.default",
+        {"self": SQUARE, "output_size": [8, 8], "align_corners": False, "scales_w": 0.5},
+    ),
+    "an unknown mode": (
+        "grid_sampler_3d.default",
+        {"input": SQUARE[None], "grid": torch.zeros(1, 1, 1, 1, 3)}
+        | {"interpolation_mode": 7, "padding_mode": 0, "align_corners": False},
+    ),
+    "an assertion in torch": (
+        "polar.default",
+        {"abs": torch.ones(2, dtype=torch.int64), "angle": torch.ones(2)},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TRUSTING)
+def test_operands_that_a_kernel_trusts_are_checked(kind: str) -> None:
+    """Each of these read or wrote outside of its tensors, or ended in an error of another kind."""
+    target, told = TRUSTING[kind]
+    held = {name: one for name, one in told.items() if isinstance(one, Tensor)}
+    operands = told | {name: name for name in held}
+    if "_fft_" in target:
+        operands |= {"normalization": 0, "forward": True}
+    with pytest.raises(
+        (CorruptData, ValueError), match="it gets|offsets do not rise|must be floating"
+    ):
+        alone((target, operands, "made"), held=held)(2)
+
+
+def test_a_view_that_hides_what_it_is_of_writes_to_no_weight() -> None:
+    with pytest.raises(InvalidInput, match="'w'.*is overwritten"):
+        alone(
+            ("_unsafe_view.default", {"self": "w", "size": [3]}, "v"),
+            ("add_.Scalar", {"self": "v", "other": 1}, "made"),
+            held={"w": torch.zeros(1, 3)},
+        )
+
+
+def test_memory_between_the_numbers_of_a_tensor_is_empty() -> None:
+    for _ in range(20):  # as what was freed before may be what is got
+        torch.full((1001,), 7.0)
+        found = alone(
+            ("empty_strided.default", {"size": [2], "stride": [1000]}, "e"),
+            ("as_strided.default", {"self": "e", "size": [1001], "stride": [1]}, "made"),
+        )(2)
+        assert not found.any()
+
+
+def test_tensors_take_no_more_than_a_bound_together() -> None:
+    most = [(1 << 29) - 1]
+    makes = [("full.default", {"size": most, "fill_value": 1.0}, f"t{i}") for i in range(3)]
+    with pytest.raises(InvalidInput, match="tensors at a time"):
+        alone(*makes, ("stack.default", {"tensors": ["t0", "t1", "t2"]}, "made"))
+
+
+def test_no_number_of_rows_is_computed_unrehearsed() -> None:
+    compute = alone(
+        ("sym_size.int", {"self": "x", "dim": 0}, "n"),
+        ("_operator.floordiv", {"a": "n", "b": 7}, "sevens"),
+        ("_operator.mul", {"a": "sevens", "b": 1 << 33}, "many"),
+        ("full.default", {"size": ["many"], "fill_value": 1}, "made"),
+    )
+    assert not len(compute(6))
+    with pytest.raises(InvalidInput, match="takes more than 2 GiB"):
+        compute(7)

@@ -140,6 +140,21 @@ def _of_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _META = torch.device("meta")
+_CONSTANTS = {
+    "ScalarType": torch.dtype,
+    "MemoryFormat": torch.memory_format,
+    "Layout": torch.layout,
+}
+_REFUSALS = (
+    RuntimeError,
+    TypeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+)
+"""What torch says of operands that do not fit."""
 _SIZES: dict[str, Callable[..., Any]] = {
     **{
         f"_operator.{name}": _of_numbers(getattr(operator, name))
@@ -172,6 +187,8 @@ class _Step:
     """Names that no later call needs."""
     lists: bool = False
     """Whether it returns a list of tensors."""
+    writes: bool = False
+    """Whether it writes to its first operand."""
 
     def call(self, values: Mapping[str, Any], device: torch.device) -> Any:
         positional = [_resolve(one, values, device) for one in self.positional]
@@ -193,18 +210,12 @@ class _Step:
         values.update(found)
         return found
 
-    def check_norm(self, values: Mapping[str, Any]) -> None:
-        """Compare the sizes of what a batch norm reads, which some of its kernels do not.
-
-        Raises:
-            ValueError: They differ.
-        """
-        if "batch_norm" not in self.target:
-            return
-        whole, *others = (_resolve(one, values, _META) for one in self.positional)
-        for one in others:
-            if isinstance(one, Tensor) and one.shape != whole.shape[1:2]:
-                raise ValueError(f"it gets {list(one.shape)} for {list(whole.shape)}")
+    def target_of(self, values: Mapping[str, Any]) -> int:
+        """Return which bytes it writes to."""
+        target = _resolve(self.positional[0], values, _META)
+        if not isinstance(target, Tensor):
+            raise TypeError("it writes to what is no tensor")
+        return target.untyped_storage()._cdata
 
     def check_parts(self, values: Mapping[str, Any]) -> None:
         """Refuse to cut a tensor into more parts than a program has names for.
@@ -243,6 +254,7 @@ class Runner:
         self._device = device
         self._steps = _bind(program)
         self._held = {name: one.to(device) for name, one in program.held.items()}
+        self._tried: set[int] = set()
 
     def run(self, given: Mapping[str, Tensor], output: str) -> Tensor:
         """Return one output for rows.
@@ -250,7 +262,12 @@ class Runner:
         Args:
             given: A tensor for each input, on the device; see `Rehearsal.writes_inputs`.
             output: Its name in the program.
+
+        Raises:
+            CorruptData, InvalidInput: As of `rehearse`, which comes before so many rows.
         """
+        for rows in {len(one) for one in given.values()} - self._tried:
+            self.rehearse(rows)  # sizes that follow from the rows may be any
         values: dict[str, Any] = {**self._held, **self._program.scalars, **given}
         with torch.inference_mode():
             for step in self._steps:
@@ -277,16 +294,21 @@ class Runner:
         values: dict[str, Any] = {**fixed, **self._program.scalars, **given}
         memory = _Memory()
         memory.keep(given)
+        # By what holds their bytes: a view need not tell what it is a view of that it was written.
+        weights = {one.untyped_storage()._cdata: name for name, one in fixed.items()}
+        rows_of = {one.untyped_storage()._cdata for one in given.values()}
+        written: set[int] = set()
         with torch.no_grad():
             for step in self._steps:
                 try:
                     step.check_parts(values)
-                    step.check_norm(values)
+                    if step.writes:
+                        written.add(step.target_of(values))
                     with memory:
                         made = step.store(step.call(values, _META), values)
                 except KubestillError:
                     raise
-                except (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError) as error:
+                except _REFUSALS as error:
                     said = f"{type(error).__name__}: {error}"
                     raise CorruptData(
                         f"{step.target} does not take what the program gives it: {said:.300}"
@@ -294,13 +316,13 @@ class Runner:
                 memory.keep(made)
                 for name in step.done:
                     memory.drop(name, values.pop(name))
-        written = [name for name, one in fixed.items() if one._version]
-        if written:
+        if changed := [name for one, name in weights.items() if one in written]:
             remedy = (
                 "is overwritten as the program answers, so that later answers differ; call "
                 f"model.eval() before the export, or {AGAIN}"
             )
-            raise refuse(f"{written[0]!r:.80}", remedy)
+            raise refuse(f"{changed[0]!r:.80}", remedy)
+        self._tried.add(rows)
         return Rehearsal(
             outputs={
                 name: (tuple(values[one].shape), values[one].dtype)
@@ -308,7 +330,7 @@ class Runner:
                 if isinstance(values[one], Tensor)
             },
             peak=memory.peak,
-            writes_inputs=any(one._version for one in given.values()),
+            writes_inputs=bool(written & rows_of),
         )
 
 
@@ -349,6 +371,9 @@ class _Memory(TorchDispatchMode):
                     self._size += storage.nbytes()
                 self._live.setdefault(storage._cdata, set()).add(name)
         self.peak = max(self.peak, self._size)
+        if self._size > 2 * MOST:
+            what = f"{self._size >> 30} GiB of tensors at a time"
+            raise refuse(what, f"takes more than {MOST >> 29} GiB of memory")
 
     def drop(self, name: str, one: Any) -> None:
         if isinstance(one, Tensor):
@@ -398,6 +423,10 @@ def _bind(program: Program) -> tuple[_Step, ...]:
     return tuple(steps)
 
 
+def _is_written(argument: Any) -> bool:
+    return argument.alias_info is not None and argument.alias_info.is_write
+
+
 def _operator(target: str) -> Any:
     """Return an operator that is on the list; None for all else."""
     found = _TARGET.fullmatch(target)
@@ -413,11 +442,13 @@ def _operator(target: str) -> Any:
     function = getattr(packet, overload)
     if name != "detach_" and torch.Tag.inplace_view in function.tags:
         return None  # it would change what a weight is for all later rows
-    written = [
-        place
-        for place, one in enumerate(function._schema.arguments)
-        if one.alias_info is not None and one.alias_info.is_write
-    ]
+    made = {str(one.type) for one in function._schema.returns}
+    scripted = not name.startswith("sym_") and not made <= {"Tensor", "List[Tensor]"}
+    if scripted or overload.startswith("prim_"):
+        return None  # TorchScript's of numbers, text and lists, whose length nothing bounds
+    if overload == "data":
+        return None  # packed sequences, whose kernels trust the lengths that they get
+    written = [place for place, one in enumerate(function._schema.arguments) if _is_written(one)]
     return function if written == ([0] if inplace else []) else None
 
 
@@ -442,10 +473,19 @@ def _bind_call(call: Call, function: Callable[..., Any], done: tuple[str, ...]) 
     if strange or missing:
         said = f"has no {strange[0]!r:.40}" if strange else f"needs {missing[0]!r:.40}"
         raise CorruptData(f"the program calls {call.target}, which {said}")
+    for one in schema.arguments:
+        kind = _CONSTANTS.get(str(one.real_type).removeprefix("Optional[").removesuffix("]"))
+        found = operands.get(one.name)
+        if kind is not None and found is not None and not isinstance(found, kind):
+            # torch takes any number for one, and looks up what it stands for without a check.
+            raise CorruptData(f"{call.target} has a {one.name} that is none: {found!r:.40}")
     _check_still(call, operands)
     if "device" in names:
         operands["device"] = DEVICE  # else it makes its tensor on the processor
     operands.pop("pin_memory", None)
+    for part, check in _CHECKS.items():
+        if part in call.target:
+            function = _checked(function, check, [one.name for one in schema.arguments])
     if "flash_attention" in call.target:
         function = _attention
     if "empty" in call.target:
@@ -464,6 +504,7 @@ def _bind_call(call: Call, function: Callable[..., Any], done: tuple[str, ...]) 
         outputs=call.outputs,
         done=done,
         lists=len(returns) == 1 and isinstance(returns[0].type, torch.ListType),
+        writes=_is_written(schema.arguments[0]) and call.target != "torch.ops.aten.detach_.default",
     )
 
 
@@ -479,7 +520,94 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *how: Any, **named: An
 
 def _zeroed(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Return zeros in place of whatever this process had in that memory before."""
-    return lambda *positional, **named: function(*positional, **named).zero_()
+
+    def make(*positional: Any, **named: Any) -> Tensor:
+        made = function(*positional, **named)
+        made.new_empty(0).set_(made.untyped_storage()).zero_()  # gaps between its numbers, too
+        return made
+
+    return make
+
+
+def _checked(
+    function: Callable[..., Any], check: Callable[..., str], names: Sequence[str]
+) -> Callable[..., Any]:
+    """Return a function that refuses operands of which a check says what is wrong."""
+
+    def call(*positional: Any, **named: Any) -> Any:
+        told = dict(zip(names, positional, strict=False)) | named
+        if said := check(**told):
+            raise ValueError(said)
+        return function(*positional, **named)
+
+    return call
+
+
+def _wrong_norm(input: Tensor, **others: Any) -> str:  # noqa: A002
+    wanted = input.shape[1:2]
+    for name, one in others.items():
+        if isinstance(one, Tensor) and one.shape != wanted:
+            return f"it gets {list(one.shape)} as {name} for {list(input.shape)}"
+    return ""
+
+
+def _wrong_weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> str:
+    if not v.numel() or v.dtype != g.dtype:
+        return f"it gets {list(v.shape)} of {v.dtype} and {list(g.shape)} of {g.dtype}"
+    sizes = [size if place == dim else 1 for place, size in enumerate(v.shape)]
+    known = dim == -1 and g.numel() == 1 or dim in (0, v.dim() - 1) and list(g.shape) == sizes
+    return "" if v.dim() and known else f"it gets {list(g.shape)} for {list(v.shape)}, axis {dim}"
+
+
+def _wrong_bags(weight: Tensor, indices: Tensor, offsets: Tensor, **others: Any) -> str:
+    if offsets.dim() != 1 or not offsets.numel():
+        return f"it gets offsets {list(offsets.shape)}"
+    if not offsets.is_meta:
+        ordered = bool((offsets[1:] >= offsets[:-1]).all())
+        if not ordered or int(offsets[0]) != 0 or int(offsets[-1]) > indices.numel():
+            return "its offsets do not rise from 0 to the number of codes"
+    return ""
+
+
+def _wrong_axes(self: Tensor, dim: Sequence[int], **others: Any) -> str:
+    wrong = [one for one in dim if not 0 <= one < self.dim()]
+    return f"it gets axes {dim} of {self.dim()}" if wrong or len(set(dim)) < len(dim) else ""
+
+
+def _wrong_scales(**told: Any) -> str:
+    if "scale_factors" in told:  # of which the sizes are computed
+        return ""
+    sizes = told["self"].shape[2:]
+    axes = ("scales_d", "scales_h", "scales_w")[-len(sizes) :] if len(sizes) > 1 else ("scales",)
+    for size, axis, whole in zip(told["output_size"], axes, sizes, strict=True):
+        scale = told.get(axis)
+        if scale is not None and not size - 1e-6 <= whole * scale < size + 1:
+            return f"it gets a scale of {scale} for {whole} to {size}"
+    return ""
+
+
+def _wrong_modes(
+    input: Tensor,  # noqa: A002
+    grid: Tensor,
+    interpolation_mode: int,
+    padding_mode: int,
+    **others: Any,
+) -> str:
+    known = (0, 1, 2) if input.dim() == 4 else (0, 1)
+    right = interpolation_mode in known and padding_mode in (0, 1, 2)
+    return "" if right else f"it gets modes {interpolation_mode} and {padding_mode}"
+
+
+_CHECKS: dict[str, Callable[..., str]] = {
+    "upsample": _wrong_scales,
+    "batch_norm": _wrong_norm,
+    "_weight_norm": _wrong_weight_norm,
+    "embedding_bag": _wrong_bags,
+    "._fft_": _wrong_axes,
+    "grid_sampler": _wrong_modes,
+}
+"""What kernels of these operators trust. Made with and without values: the sizes of some operators'
+results differ between the two, and those of values are known with values only."""
 
 
 def _check_still(call: Call, operands: Mapping[str, Operand]) -> None:
