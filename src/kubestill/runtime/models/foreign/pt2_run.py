@@ -569,9 +569,16 @@ def _wrong_bags(weight: Tensor, indices: Tensor, offsets: Tensor, **others: Any)
     return ""
 
 
-def _wrong_axes(self: Tensor, dim: Sequence[int], **others: Any) -> str:
+def _wrong_axes(
+    self: Tensor, dim: Sequence[int], last_dim_size: int | None = None, **others: Any
+) -> str:
     wrong = [one for one in dim if not 0 <= one < self.dim()]
-    return f"it gets axes {dim} of {self.dim()}" if wrong or len(set(dim)) < len(dim) else ""
+    if not dim or wrong or len(set(dim)) < len(dim):
+        return f"it gets axes {dim} of {self.dim()}"
+    half = self.shape[dim[-1]]
+    if last_dim_size is not None and half != last_dim_size // 2 + 1:
+        return f"it gets {half} for {last_dim_size} numbers"
+    return ""
 
 
 def _wrong_scales(**told: Any) -> str:
