@@ -645,6 +645,10 @@ class Pods:
         self.running[index].wait()
         self.running[index] = self.start(index)
 
+    def signal(self, number: int) -> None:
+        for process in self.running:
+            os.killpg(process.pid, number)
+
     def said(self, index: int) -> str:
         return (self.folder / f"pod-{index}").read_text()
 
@@ -673,14 +677,16 @@ class CutOff(Pods):
     def happens(self) -> Iterator[None]:
         while not (self.trains() and all(host.has("near.json") for host in self.hosts)):
             yield
-        host = self.hosts[self.lost]
-        host.cut_off()
+        # On a machine in use they would be done before.
+        self.signal(signal.SIGSTOP)
+        self.hosts[self.lost].cut_off()
+        self.signal(signal.SIGCONT)
         while AGAIN not in self.said(1 - self.lost):
             yield
         if self.back:
-            host.reconnect()
+            self.hosts[self.lost].reconnect()
         else:
-            self.hosts[self.lost] = self.switch.add(host.name)
+            self.hosts[self.lost] = self.switch.add(self.hosts[self.lost].name)
             self.replace(self.lost)
 
 
@@ -725,6 +731,7 @@ def test_a_pod_whose_host_is_cut_off(
             data,
             tmp_path,
             gcs.uri,
+            epochs=16.0,
             trainjob={"env": {"STORAGE_EMULATOR_HOST": bucket.host}},
             checkpoints=near,
             rank_timeout=2.0,
@@ -739,19 +746,21 @@ def test_a_pod_whose_host_is_cut_off(
     assert (received in said) == (not back)
 
 
-def train_on_two_pods(data: Path, root: Path, uri: str = "", **settings: Any) -> str:
+def train_on_two_pods(
+    data: Path, root: Path, uri: str = "", epochs: float = 8.0, **settings: Any
+) -> str:
     """Run a step to its end and return what it said; its bits are those of one process."""
     task = root / "run" / "task"
     task.mkdir(parents=True)
     shared = {**SHARED, "milestone_every": 8.0}
     given = {**shared, "nodes": 2, "log_seconds": 0.02, **settings}
-    step = command(data, task, epochs=8.0, checkpoint_uri=uri, settings=given)
+    step = command(data, task, epochs=epochs, checkpoint_uri=uri, settings=given)
     done = subprocess.run(step, capture_output=True, text=True, timeout=200)
     said = done.stdout + done.stderr
     assert done.returncode == 0, said + (root / "pod-1").read_text()
     assert "2 processes of 2 pods share 2 micro-batches a step" in said
     assert "stopped: budget" in said, "the log of rank 0 is the step's own"
     assert "its result is adopted" in said
-    teach(data, root, **{**PARAMETERS, "epochs": 8.0}, settings=shared)
+    teach(data, root, **{**PARAMETERS, "epochs": epochs}, settings=shared)
     assert digest(task) == digest(root)
     return said
