@@ -261,7 +261,7 @@ def test_a_program_goes_wherever_a_model_goes(tmp_path: Path, rows: Dataset) -> 
     made = {name: LocalArtifact(str(tmp_path / name)) for name in ports}
     here = LocalArtifact(rows.root, metadata={"kind": "dataset"})
     first = {name: made[name] for name in ports[:4]}
-    told = COLUMNS | {"output": "auto"}  # "logits" says it
+    told: dict[str, Any] = COLUMNS | {"output": "auto"}  # "logits" says it
     import_model(source=str(tmp_path / "model.pt2"), dataset=here, holdout=here, **first, **told)
     assert "pt2: 3 inputs" in Path(made["summary"].path).read_text()
     label_with_teacher(model=made["model"], dataset=here, labelled=made["labelled"])
@@ -326,7 +326,7 @@ def test_a_student_of_ours_comes_back(target: str, tmp_path: Path) -> None:
                 answers[name], wanted, rtol=1e-12 if name == target else 1e-6
             )
         else:
-            assert (answers[name] == wanted).all()
+            np.testing.assert_array_equal(answers[name], wanted)
 
 
 class Counting(nn.Module):
@@ -377,6 +377,18 @@ UNFIT: dict[str, tuple[Callable[[], bytes], str]] = {
     "random": (lambda: exported(Of(torch.rand_like), 3), "rand_like.*only operators"),
     "values": (lambda: exported(Of(lambda x: x + x.sum().long().item()), 3), "item.*only oper"),
     "memory": (lambda: exported(Of(large), 3), "takes more than 2 GiB"),
+    "rows before": (
+        lambda: exported(Of(lambda x: x.nan_to_num().cumsum(0)[:, :2]), 3),
+        "answers of a row change by up to .* with the rows beside it",
+    ),
+    "rows after": (
+        lambda: exported(Of(lambda x: x.nan_to_num().flip(0).cumsum(0).flip(0)[:, :2]), 3),
+        "answers of a row change by up to .* with the rows beside it",
+    ),
+    "place": (
+        lambda: exported(Of(lambda x: (x + torch.arange(x.shape[0])[:, None])[:, :2]), 3),
+        "answers of a row change by up to .* with the rows beside it",
+    ),
     "over rows": (lambda: exported(Of(lambda x: x.mean(0)), 3), "one entry a row"),
     "beside": (
         lambda: exported(Of(lambda x: (x - x.nan_to_num().mean(0))[:, :2]), 3),
@@ -473,7 +485,7 @@ OTHER_TARGETS = [
     "torch.ops.higher_order.cond",
     "",
 ]
-ATTACKS: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
+ATTACKS: dict[str, tuple[Callable[[], bytes], str]] = {
     **{
         f"calls {one}": (lambda one=one: changed(PROGRAM, call(one, self=X)), "only operators")
         for one in OTHER_TARGETS

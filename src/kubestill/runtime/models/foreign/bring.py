@@ -139,9 +139,10 @@ def bring(
         matched = replace(matched, inputs=inputs)
     outputs = ask(runtime, Block(rows, layout, matched.inputs), kind)
     # They may compute anything; what int8 files of the dynamic kind do with a batch is known.
-    if kind in ("onnx", "pt2") and b"DynamicQuantizeLinear" not in content:
-        half = ask(runtime, Block(rows[: len(rows) // 2 + 1], layout, matched.inputs), kind)
-        _check_by_row(outputs, half)
+    if kind == "pt2" or (kind == "onnx" and b"DynamicQuantizeLinear" not in content):
+        for part in (slice(len(rows) // 2 + 1), slice(len(rows) // 2, None)):
+            by_itself = ask(runtime, Block(rows[part], layout, matched.inputs), kind)
+            _check_by_row(outputs, outputs[part], by_itself)
     if isinstance(runtime, CatBoost):
         inputs, told = runtime.find_spellings(Block(rows[:_PROBED], layout, matched.inputs))
         matched = replace(matched, inputs=inputs)
@@ -337,13 +338,15 @@ def _with_decimals(one: Input, rows: NDArray[np.float32], layout: RawLayout) -> 
     return replace(one, decimal=are_decimals(rows[:, layout.slices[one.name].start]))
 
 
-def _check_by_row(outputs: NDArray[np.floating], fewer: NDArray[np.floating]) -> None:
-    """Compare answers with those for fewer of the same rows.
+def _check_by_row(
+    outputs: NDArray[np.floating], among: NDArray[np.floating], alone: NDArray[np.floating]
+) -> None:
+    """Compare what some of the rows are answered among all of them and by themselves.
 
     Raises:
         InvalidInput: They differ by more than rounding.
     """
-    off = float(np.abs(outputs[: len(fewer)] - fewer).max(initial=0.0))
+    off = float(np.abs(among - alone).max(initial=0.0))
     if off > 1e-3 * float(np.abs(outputs).max(initial=0.0)):
         remedy = (
             f"answers of a row change by up to {off:.3g} with the rows beside it; a model has to "
