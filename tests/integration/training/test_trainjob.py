@@ -462,7 +462,8 @@ def test_kubernetes_is_away_for_a_while(
 
 def test_the_pods_of_a_removed_job_go_first(trainer: Trainer, run: Run) -> None:
     """Those of the new one would meet them under the same names."""
-    name = trainjob._TrainJob(Cluster.here(), None, run.place, print, print)._name
+    given: Any = (Cluster.here(), None, run.place, print, print)
+    name = trainjob._TrainJob(*given)._name
     old = trainer.pod(name, 0)["metadata"]["name"]
 
     def go() -> None:

@@ -112,7 +112,7 @@ def test_a_wrapper_of_xgboost_answers_with_the_best_round_of_early_stopping(tmp_
 def test_labels_that_an_encoder_of_scikit_learn_has_not_learned_are_told(tmp_path: Path) -> None:
     filled = dataset(tmp_path / "rows")
 
-    def fit(column: str, labels: pd.Series) -> str:
+    def fit(column: str, labels: Any) -> str:
         encoder = OneHotEncoder(handle_unknown="ignore")
         model = make_pipeline(make_column_transformer((encoder, [column])), LogisticRegression())
         model.fit(labels.to_frame(column), table()["label"])
