@@ -1,5 +1,6 @@
 """Every built-in system against its reference, and against itself."""
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from scipy.fft import dctn
 
 from kubestill.errors import InvalidInput
 from kubestill.runtime.base.random import uniforms
-from kubestill.runtime.generation.systems import BUILTIN, System, load_system
+from kubestill.runtime.generation.systems import BUILTIN, System, load_system, solving
 from kubestill.runtime.generation.systems.domain import Domain
 from kubestill.runtime.generation.systems.inputs import Continuous, Integer
 
@@ -49,6 +50,52 @@ def test_a_row_alone_has_the_same_bits(system: System) -> None:
     for row in (0, ROWS // 2, ROWS - 1):
         alone = np.asarray(system.solve(inputs.iloc[row : row + 1]))[0]
         np.testing.assert_array_equal(alone, together[row])
+
+
+@pytest.mark.parametrize("cores", [2, 3])
+def test_rows_that_cores_share_have_the_same_bits(
+    system: System, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads, solve = set[int](), system.solve
+
+    met = threading.Barrier(cores if system.parallel else 1)
+
+    def watched(inputs: pd.DataFrame) -> Any:
+        met.wait(60)
+        threads.add(threading.get_ident())
+        return solve(inputs)
+
+    monkeypatch.setattr(system, "solve", watched)
+    monkeypatch.setattr(solving, "workers", lambda: cores)
+    monkeypatch.setattr(solving, "_FEWEST", 1)
+    inputs = some(system)
+    shared = solving.Solving(system)(inputs)
+    alone = np.asarray(solve(inputs))
+    if system.output.classes:
+        alone = pd.Index(system.output.classes).get_indexer_for(alone)
+    np.testing.assert_array_equal(shared, alone.reshape(ROWS, -1))
+    assert len(threads) == (cores if system.parallel else 1)
+
+
+def test_a_failure_on_one_core_names_its_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    system = load_system("heat")
+    inputs, solve = some(system), system.solve
+
+    def failing(rows: pd.DataFrame) -> Any:
+        if 20 in rows.index:
+            raise ArithmeticError("no convergence")
+        return solve(rows)
+
+    monkeypatch.setattr(system, "solve", failing)
+    monkeypatch.setattr(solving, "workers", lambda: 3)
+    asked = solving.Solving(system, "leave-out")
+    lost = np.isnan(asked(inputs)).any(axis=1)
+    assert list(np.flatnonzero(lost)) == [20]
+    assert [one.reason for one in asked.failures.record(ROWS).regions] == [
+        "raises ArithmeticError: no convergence"
+    ]
+    with pytest.raises(InvalidInput, match="ArithmeticError: no convergence"):
+        solving.Solving(system)(inputs)
 
 
 def test_it_agrees_with_its_reference(system: System) -> None:

@@ -39,6 +39,7 @@ class Burgers(System):
     """
 
     name = "burgers"
+    parallel = True
 
     def __init__(
         self, points: int = 256, viscosity: float = 0.1, time: float = 1.0, steps: int = 512

@@ -40,6 +40,7 @@ class Darcy(System):
     """
 
     name = "darcy"
+    parallel = True
 
     def __init__(
         self, points: int = 32, medium: str = "two-phase", low: float = 3.0, high: float = 12.0

@@ -44,6 +44,7 @@ class Heat(System):
     """
 
     name = "heat"
+    parallel = True
 
     def __init__(self) -> None:
         self.domain = Domain(

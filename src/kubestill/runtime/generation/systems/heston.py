@@ -50,6 +50,7 @@ class Heston(System):
     """
 
     name = "heston"
+    parallel = True
 
     def __init__(self, nodes: int = 48) -> None:
         self.domain = Domain(

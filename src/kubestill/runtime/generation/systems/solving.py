@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from kubestill.errors import InvalidInput, Problem
 from kubestill.runtime.base.random import uniforms
 from kubestill.runtime.datasets.canonical import BLOCK_ROWS
+from kubestill.runtime.datasets.parts import workers
 from kubestill.runtime.generation.systems.domain import Domain
 from kubestill.runtime.generation.systems.kept import Keep, KeptRows
 from kubestill.runtime.generation.systems.left_out import Failures, as_point
@@ -33,6 +35,8 @@ _CUT = 8
 _ALONE = 0.01
 """Seconds for a row from which on rows are solved one by one where the solver raises: repeating
 the rest of a batch would cost more than what is saved by solving it at once."""
+_FEWEST = 8
+"""Rows for which a thread is worth its start."""
 _LONGEST = 30.0
 """Seconds that a batch may take."""
 _STREAM = 1002
@@ -79,7 +83,7 @@ class Solving:
         """Rows that had been solved before."""
         self.failures = Failures(system.domain)
         self.kept: KeptRows | None = None
-        self._solver = solver or system.solve
+        self._solver = solver or (_on_all_cores(system.solve) if system.parallel else system.solve)
         self._width = math.prod(system.output.shape)
         self._most = self._batch = batch
         self._seconds = 0.0
@@ -199,6 +203,21 @@ class Solving:
             "domain smaller, or leave such inputs out: on_failure='leave-out'"
         )
         return InvalidInput([Problem("system", self.system.name, remedy)])
+
+
+def _on_all_cores(solver: Solver) -> Solver:
+    """Return what solves rows as `solver` does, some of them on each core."""
+
+    def solve(inputs: pd.DataFrame) -> NDArray[Any]:
+        threads = min(workers(), len(inputs) // _FEWEST)
+        if threads < 2:
+            return solver(inputs)
+        ends = [len(inputs) * number // threads for number in range(threads + 1)]
+        parts = [inputs.iloc[at:end] for at, end in zip(ends, ends[1:], strict=False)]
+        with ThreadPoolExecutor(threads) as pool:
+            return np.concatenate(list(pool.map(solver, parts)))
+
+    return solve
 
 
 def probe_inputs(domain: Domain, count: int) -> pd.DataFrame:

@@ -116,6 +116,10 @@ class System(ABC):
     """Largest slope of any output along each continuous input, by name. It is taken on trust: a
     proof that uses it is conditional, and used only where neither of the others is there."""
 
+    parallel: bool = False
+    """Whether several threads may call `solve` at once, each for some of the rows, and gain by it:
+    most of its time has to be in numpy, scipy or a program of its own, not in Python."""
+
     version: str | None = None
     """Stands for all that the solution depends on, and changes whenever `solve` would answer
     otherwise: solved rows are kept and found by it. None takes the class's package, the installed
