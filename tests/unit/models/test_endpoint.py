@@ -175,7 +175,7 @@ LATER = formatdate(time.time() + 86400, usegmt=True)
             for asked in ("0", "0.1", "-5", "nan", "soon", "", formatdate(0, usegmt=True))
         ),
     ],
-    ids=str,
+    ids=lambda sent: repr(sent)[:70],
 )
 def test_what_goes_wrong_once_is_asked_again_in_bounded_time(bad: bytes | None) -> None:
     client = Client(parallel=1, timeout=1, retries=1, per_second=0, token="KUBESTILL_TOKEN")
@@ -207,7 +207,7 @@ def test_what_goes_wrong_once_is_asked_again_in_bounded_time(bad: bytes | None) 
         ),
         (http(b'{"let-me-in-please/now": 1, "let-me-in-please\\/now": 2}'), r"'\*\*\*' .*twice", 1),
     ],
-    ids=str,
+    ids=["large", "large when unpacked", "HTML", "NaN", "404", "401", "500", "twice"],
 )
 def test_an_answer_of_no_use_is_told_without_the_token(
     answer: bytes, said: str, asked: int, monkeypatch: pytest.MonkeyPatch
