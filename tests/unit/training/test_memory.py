@@ -65,7 +65,7 @@ def steps(count):
 print(steps(2))
 keep_freed_memory()
 steps(6)  # by now the heap is as large as it gets
-print(steps(2))
+print(min(steps(2) for _ in range(4)))  # the machine may take pages away meanwhile
 """
 
 
