@@ -732,7 +732,7 @@ def test_a_pod_whose_host_is_cut_off(
             data,
             tmp_path,
             gcs.uri,
-            epochs=16.0,
+            epochs=10.0,
             trainjob={"env": {"STORAGE_EMULATOR_HOST": bucket.host}},
             checkpoints=near,
             rank_timeout=2.0,
