@@ -29,6 +29,7 @@ over to other machines, absolute numbers do not. A bar that is missed says so.
 | `python -m bench.bench_precision` | what bf16 gains in time and costs in quality |
 | `python -m bench.bench_digits` | what soft targets are worth on real digits: 20 paired seeds |
 | `python -m bench.bench_surrogates` | Heston and Burgers against published surrogates and pricers |
+| `python -m bench.bench_systems` | solving rows of the built-in systems on several cores |
 | `python -m bench.bench_darcy` | Darcy flow: our Fourier operator and neuraloperator's |
 | `python -m bench.bench_certificate` | bounds over whole domains, beside a long hunt |
 | `python -m bench.bench_zoo` | every verdict of a certificate, against an adversary |

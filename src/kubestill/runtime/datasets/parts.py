@@ -39,7 +39,7 @@ class Part:
 
 
 def workers() -> int:
-    """Return how many threads decoding can use: the cores this process may run on, at most 8."""
+    """Return how many threads share out rows: the cores this process may run on, at most 8."""
     return min(8, len(os.sched_getaffinity(0)))
 
 

@@ -83,7 +83,7 @@ class Solving:
         """Rows that had been solved before."""
         self.failures = Failures(system.domain)
         self.kept: KeptRows | None = None
-        self._solver = solver or (_on_all_cores(system.solve) if system.parallel else system.solve)
+        self._solver = solver or (_on_cores(system.solve) if system.parallel else system.solve)
         self._width = math.prod(system.output.shape)
         self._most = self._batch = batch
         self._seconds = 0.0
@@ -205,8 +205,8 @@ class Solving:
         return InvalidInput([Problem("system", self.system.name, remedy)])
 
 
-def _on_all_cores(solver: Solver) -> Solver:
-    """Return what solves rows as `solver` does, some of them on each core."""
+def _on_cores(solver: Solver) -> Solver:
+    """Return what solves rows as `solver` does, some of them on each of up to 8 cores."""
 
     def solve(inputs: pd.DataFrame) -> NDArray[Any]:
         threads = min(workers(), len(inputs) // _FEWEST)
