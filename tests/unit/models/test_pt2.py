@@ -32,8 +32,9 @@ from kubestill.runtime.models.foreign.match import Options
 from kubestill.runtime.models.foreign.packing import pack
 from kubestill.runtime.models.foreign.pt2_file import ExportedProgram
 from kubestill.runtime.models.foreign.pt2_graph import Call, Name
+from kubestill.runtime.models.foreign.pt2_operators import OPERATORS
 from kubestill.runtime.models.foreign.pt2_read import Given, Program, read_program
-from kubestill.runtime.models.foreign.pt2_run import OPERATORS, Runner
+from kubestill.runtime.models.foreign.pt2_run import Runner
 from kubestill.runtime.models.predict import Predictor
 from kubestill.runtime.models.serve import export_torch
 from kubestill.runtime.steps.import_model import import_model

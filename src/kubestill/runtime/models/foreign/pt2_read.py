@@ -6,7 +6,8 @@ unpickles the sample inputs, and hands expressions of sizes to sympy, which eval
 is needed to compute: sizes follow from the rows.
 
 `read_program` returns what the file says, checked as far as that goes without computing;
-`pt2_graph` reads the operations, and `pt2_run` computes.
+`pt2_graph` reads the operations, `pt2_operators` has those that may be called, and `pt2_run`
+computes.
 """
 
 from __future__ import annotations
