@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from kubestill.errors import Problems, counted, nearest
 from kubestill.runtime.datasets import columns as read
-from kubestill.runtime.datasets.schema import Column
+from kubestill.runtime.datasets.schema import Column, soft_column
 
 SoftValues = Literal["probability", "logit"]
 
@@ -199,22 +199,13 @@ def find_answers(
     if len(problems) > before:
         return None
     stored = 1 if len(classes) == 2 else wanted
-    offset = 0.0 if classes else target.offset
     return AnswerColumns(
         columns=tuple(asked),
         places=places,
         width=width,
         classes=classes,
         values=values,
-        # As far from 0 as the target, so that float32 would hold as little of it.
-        stored=Column(
-            name=name,
-            kind="tensor",
-            role="soft",
-            shape=(stored,),
-            exact=bool(offset),
-            offset=offset,
-        ),
+        stored=soft_column(name, stored, target),
     )
 
 

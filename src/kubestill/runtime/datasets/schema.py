@@ -137,6 +137,17 @@ class Column:
         return read_as(cls, form, source="the schema", what="column")
 
 
+def soft_column(name: str, width: int, target: Column | None) -> Column:
+    """Return the column of soft outputs [width].
+
+    Values lie as far from 0 as the target, so that float32 would hold as little of them.
+    """
+    offset = target.offset if target else 0.0
+    return Column(
+        name=name, kind="tensor", role="soft", shape=(width,), exact=bool(offset), offset=offset
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Schema:
     """The columns of a dataset in order, and what is to be predicted.
@@ -243,16 +254,7 @@ class Schema:
     def with_soft(self, name: str, width: int) -> Schema:
         """Return this schema with a teacher's outputs [width] in column `name`, in place of any."""
         kept = tuple(column for column in self.columns if column.role != "soft")
-        offset = self.target.offset if self.target and self.task == "regression" else 0.0
-        soft = Column(
-            name=name,
-            kind="tensor",
-            role="soft",
-            shape=(width,),
-            exact=bool(offset),
-            offset=offset,
-        )
-        return Schema(columns=(*kept, soft), task=self.task)
+        return Schema(columns=(*kept, soft_column(name, width, self.target)), task=self.task)
 
     @property
     def digest(self) -> str:
