@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_flatten
 from typing_extensions import override
 
 from kubestill.errors import InvalidInput
-from kubestill.runtime.training import step_choice
+from kubestill.runtime.training import losses, step_choice
 from kubestill.runtime.training.device import Machine
 from kubestill.runtime.training.graphs import GraphedStep
 from kubestill.runtime.training.losses import build_loss
@@ -33,16 +33,6 @@ from kubestill.runtime.training.settings import TrainingSettings
 from kubestill.runtime.training.step_choice import build_step, check_step_path
 from kubestill.runtime.training.steps import FusedStep
 
-LOSSES = (
-    "cross_entropy",
-    "binary_cross_entropy",
-    "mse",
-    "l1",
-    "huber",
-    "relative_l2",
-    "distillation",
-    "distillation_mse",
-)
 OPTIMIZERS: tuple[tuple[str, dict[str, Any], float], ...] = (
     ("Adam", {}, 0.0),
     ("Adam", {"betas": (0.8, 0.9), "eps": 1e-6, "weight_decay": 0.1}, 0.05),
@@ -128,7 +118,7 @@ def agree(one: nn.Module, other: nn.Module) -> bool:
 
 
 @pytest.mark.parametrize(("optimizer", "args", "clip"), OPTIMIZERS, ids=str)
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", losses.NAMES)
 def test_played_is_the_step_itself(
     loss: str, optimizer: str, args: dict[str, Any], clip: float
 ) -> None:
@@ -225,6 +215,13 @@ def test_a_graph_needs_a_gpu() -> None:
     machine, loss = Machine(device=torch.device("cpu"), precision="float32"), build_loss("mse")
     name, _ = build_step(network, loss, TrainingSettings(), machine, path="graph")
     assert name == "fused"
+
+
+def test_processes_that_somebody_else_started_have_no_graph() -> None:
+    machine = Machine(device=torch.device("cuda"), precision="float32")
+    settings, network = TrainingSettings(step_path="graph"), mlp(nn.ReLU, 3)
+    with pytest.raises(InvalidInput, match="one process's"):
+        build_step(network, build_loss("mse"), settings, machine, world_size=2)
 
 
 @pytest.mark.parametrize("optimizer", sorted({*names()} - {"Adam", "AdamW", "SGD"}))

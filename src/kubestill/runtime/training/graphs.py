@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from kubestill.runtime.training.batches import Cut, Part
+from kubestill.runtime.training.batches import Part
 from kubestill.runtime.training.steps import Batch, FusedStep, SplitStep
 
 _WARM_UP = 3
@@ -82,10 +82,8 @@ class GraphedStep(SplitStep):
 
     @override
     def __call__(self, batch: Batch, learning_rate: float, part: Part = 1.0) -> Tensor:
-        assert not isinstance(part, Cut)
+        assert part == 1.0, "one process has all rows of a batch"
         self._rate.fill_(learning_rate)
-        if part != 1.0:
-            return self._step(batch, self._rate, part)
         size = tuple((tensor.shape, tensor.dtype) for tensor in batch)
         if size not in self._recordings:
             self._recordings[size] = self._try(batch)

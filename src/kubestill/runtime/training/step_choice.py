@@ -43,7 +43,7 @@ def build_step(
     Raises:
         InvalidInput: The fused step, or a graph of it, was asked for and does not fit.
     """
-    unfit = check_step_path(network, settings, machine)
+    unfit = check_step_path(network, settings, machine, world_size=world_size)
     options: dict[str, Any] = {
         "optimizer": settings.optimizer,
         "optimizer_args": settings.optimizer_args,
@@ -61,8 +61,16 @@ def build_step(
     return "fused", step
 
 
-def check_step_path(network: nn.Module, settings: TrainingSettings, machine: Machine) -> str:
+def check_step_path(
+    network: nn.Module, settings: TrainingSettings, machine: Machine, *, world_size: int = 1
+) -> str:
     """Return what keeps training from the fused step, or an empty string where nothing does.
+
+    Args:
+        network: What is to be trained.
+        settings: How.
+        machine: Device and precision.
+        world_size: Processes that are there already, whatever the settings say of them.
 
     Raises:
         InvalidInput: Something does, and the settings ask for that step, or for a graph of it.
@@ -73,7 +81,8 @@ def check_step_path(network: nn.Module, settings: TrainingSettings, machine: Mac
     elif settings.recompute:
         reason = "recompute is a matter of autograd, which the fused step does without"
     asked = settings.step_path
-    unfit = reason or (asked == "graph" and _why_no_graph(settings, machine, settings.processes))
+    world_size = max(world_size, settings.processes)
+    unfit = reason or (asked == "graph" and _why_no_graph(settings, machine, world_size))
     if unfit and asked in FUSED:
         raise InvalidInput([Problem("step_path", asked, f"{unfit}; use 'auto' or 'autograd'")])
     return reason
