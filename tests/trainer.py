@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -22,6 +23,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+import pytest
 
 Json = dict[str, Any]
 NAMESPACE = "team"
@@ -389,3 +392,18 @@ def until(met: Callable[[], object], seconds: float = 30.0) -> None:
     while not met():
         assert time.monotonic() < end
         time.sleep(0.005)
+
+
+@contextmanager
+def seen_by_step(
+    pod: Json, folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: Sequence[str]
+) -> Generator[Trainer]:
+    """Yield a cluster of which this process is a step's pod; no TrainJob may be left at the end."""
+    made = Trainer()
+    monkeypatch.setattr(sys, "orig_argv", ["python3", *arguments])
+    with serving(made, folder / "account", pod) as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        yield made
+        assert not made.trouble
+        assert not made.jobs, "a TrainJob is left"

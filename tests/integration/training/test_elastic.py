@@ -132,16 +132,19 @@ def test_a_process_killed_while_it_writes_its_shard_costs_that_state_alone(
     assert run(SHARDED, data, tmp_path / "run", attempts) == alone(SHARDED)
 
 
+LOST = [
+    Attempt(world=2, kill=(0,), at=8, lost=(0,)),
+    # All of the state is on the disk that is left; it goes on in three.
+    Attempt(world=3, begins=8, kill=(0, 1, 2), at=6, lost=(1,)),
+    Attempt(world=4, begins=14, kill=(3,), at=4, lost=(0, 1)),
+]
+"""Nodes die, some with their disks; in the end both that keep a state, which leaves the bucket."""
+
+
 def test_nodes_that_take_their_disks_along_cost_no_step_while_one_that_kept_it_is_left(
     data: Path, tmp_path: Path, alone: Any
 ) -> None:
-    attempts = [
-        Attempt(world=2, kill=(0,), at=8, lost=(0,)),
-        Attempt(world=3, begins=8, kill=(0, 1, 2), at=6, lost=(1,)),
-        Attempt(world=4, begins=14, kill=(3,), at=4, lost=(0, 1)),
-        # Of two that keep it, both are lost: what the bucket has.
-        Attempt(world=2, begins=15),
-    ]
+    attempts = [*LOST, Attempt(world=2, begins=15)]
     assert run(NODES, data, tmp_path / "run", attempts) == alone(NODES)
     assert not list(tmp_path.glob("run/node-*/disk/*/*")), "the end of the run clears all disks"
 
@@ -149,14 +152,7 @@ def test_nodes_that_take_their_disks_along_cost_no_step_while_one_that_kept_it_i
 def test_nodes_that_share_a_state_out_lose_none_with_one_of_their_disks(
     data: Path, tmp_path: Path, alone: Any
 ) -> None:
-    attempts = [
-        Attempt(world=2, kill=(0,), at=8, lost=(0,)),
-        # Both pieces are on the disk that is left; the state goes on in three.
-        Attempt(world=3, begins=8, kill=(0, 1, 2), at=6, lost=(1,)),
-        Attempt(world=4, begins=14, kill=(3,), at=4, lost=(0, 1)),
-        # Of two neighbours both disks are lost: what the bucket has.
-        Attempt(world=4, begins=15),
-    ]
+    attempts = [*LOST, Attempt(world=4, begins=15)]
     assert run(PIECES, data, tmp_path / "run", attempts) == alone(PIECES)
     assert not list(tmp_path.glob("run/node-*/disk/*/*")), "the end of the run clears all disks"
 

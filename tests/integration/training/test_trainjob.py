@@ -7,7 +7,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +28,7 @@ from kubestill.runtime.checkpoints.settings import CheckpointSettings
 from kubestill.runtime.training import trainjob
 from kubestill.runtime.training.settings import TrainingSettings
 from kubestill.supervision import FAILED_FOR_GOOD
-from trainer import Json, Trainer, serving, until
+from trainer import Json, Trainer, seen_by_step, until
 
 NAME = re.compile(r"kubestill-digits-[0-9a-f]{16}")
 POD: Json = {
@@ -79,16 +78,9 @@ POD: Json = {
 
 @pytest.fixture
 def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trainer]:
-    """A cluster, as this process's pod sees it; no TrainJob may be left at the end."""
-    made = Trainer()
-    arguments = ["python3", "-m", "kubestill.step", "--executor_input", '{"$(HUB)": 1}']
-    monkeypatch.setattr(sys, "orig_argv", arguments)
-    with serving(made, tmp_path / "account", POD) as environment:
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
+    arguments = ["-m", "kubestill.step", "--executor_input", '{"$(HUB)": 1}']
+    with seen_by_step(POD, tmp_path, monkeypatch, arguments) as made:
         yield made
-        assert not made.trouble
-        assert not made.jobs, "a TrainJob is left"
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ conditions of Kueue's workload, and the pods.
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,22 +17,16 @@ from test_trainjob import POD, Run
 from kubestill.errors import ClusterError
 from kubestill.runtime.checkpoints.place import resolve_place
 from kubestill.runtime.training import trainjob
-from trainer import Json, Trainer, serving
+from trainer import Json, Trainer, seen_by_step
 
 RECORDINGS = Path(__file__).parent / "recordings"
 
 
 @pytest.fixture
 def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    made = Trainer()
     monkeypatch.setattr(trainjob, "_LONGEST_PAUSE", 0.02)
-    monkeypatch.setattr(sys, "orig_argv", ["python3", "--executor_input", "{}"])
-    with serving(made, tmp_path / "account", POD) as environment:
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
+    with seen_by_step(POD, tmp_path, monkeypatch, ["--executor_input", "{}"]) as made:
         yield made
-        assert not made.trouble
-        assert not made.jobs, "a TrainJob is left"
 
 
 _POD_SET = "couldn't assign flavors to pod set node: insufficient"
