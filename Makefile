@@ -114,7 +114,7 @@ test-cluster: setup ## the tests on the Kubeflow that KUBESTILL_HOST names; with
 
 .PHONY: bench
 bench: setup ## every bench that needs no special data, on a quiet machine; rewrites bench/README.md
-	for name in data labelling training precision digits stall transfer gate overfit scheduled truth table surrogates certificate zoo teachers int8 text images imitation serving near distributed scale; do $(BIN)/python -m bench.bench_$$name || exit 1; done
+	for name in data labelling training precision digits stall transfer gate overfit scheduled truth table surrogates certificate zoo teachers int8 text images imitation serving near distributed scale systems; do $(BIN)/python -m bench.bench_$$name || exit 1; done
 	$(BIN)/python -m bench.table
 
 .PHONY: bench-containers

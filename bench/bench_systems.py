@@ -46,8 +46,8 @@ def measure(name: str, count: int, rounds: int) -> Measure:
     one.parallel, several.parallel = False, True
     inputs = probe_inputs(one.domain, count)
     rivals = {"one core": Solving(one), "several": Solving(several)}
-    answers = [solve(inputs) for solve in rivals.values()]
-    assert np.array_equal(*answers), f"{name}: other bits"
+    alone, shared = (solve(inputs) for solve in rivals.values())
+    assert np.array_equal(alone, shared), f"{name}: other bits"
     timed = {who: clock(lambda solve=solve: solve(inputs)) for who, solve in rivals.items()}
     return Measure(
         name=f"{name}, {count:,} rows: on {workers()} cores",
